@@ -1,1 +1,3 @@
-//! core
+//! What oplog-producer and oplog-consumer share.
+
+pub mod document;

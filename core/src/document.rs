@@ -1,0 +1,610 @@
+//! Raw BSON, read in place.
+//!
+//! The project carries documents byte for byte, among them ones that typed BSON libraries refuse:
+//! strings that are no UTF-8, duplicate field names, deprecated types, arrays with odd keys. So it
+//! walks the bytes itself: a [`Document`] is a slice, an [`Element`] is three slices of it, and
+//! nothing is decoded before somebody asks. Lengths are checked on the way; the contents of an
+//! embedded document are checked when it is walked.
+
+use std::fmt;
+
+/// Why bytes are no BSON document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The document's length prefix does not fit its bytes.
+    #[error("document length {declared} does not fit its {actual} bytes")]
+    Length {
+        /// The length that the prefix declares.
+        declared: i64,
+        /// The bytes at hand.
+        actual: usize,
+    },
+    /// An element runs over the end of its document.
+    #[error("element {name:?} of type 0x{kind:02x} runs over the end of its document")]
+    Truncated {
+        /// The element's name, lossily as text.
+        name: String,
+        /// The BSON type byte.
+        kind: u8,
+    },
+    /// A type byte that BSON does not define.
+    #[error("element {name:?} has the unknown type 0x{kind:02x}")]
+    UnknownType {
+        /// The element's name, lossily as text.
+        name: String,
+        /// The BSON type byte.
+        kind: u8,
+    },
+    /// A field has another type than the format requires.
+    #[error("field {name:?} has type 0x{kind:02x}, which is not allowed there")]
+    WrongType {
+        /// The field.
+        name: String,
+        /// The BSON type byte found.
+        kind: u8,
+    },
+    /// A field that the format requires is missing.
+    #[error("field {0:?} is missing")]
+    Missing(&'static str),
+    /// Documents nested deeper than [`MAX_DEPTH`].
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+}
+
+/// Levels of nesting that recursive code accepts. Servers stop at 180 to 200; the margin is for
+/// entries that wrap a document (`applyOps` in `applyOps`).
+pub const MAX_DEPTH: usize = 512;
+
+/// BSON type bytes.
+pub mod kind {
+    #![allow(missing_docs, reason = "the names are those of the BSON specification")]
+    pub const DOUBLE: u8 = 0x01;
+    pub const STRING: u8 = 0x02;
+    pub const DOCUMENT: u8 = 0x03;
+    pub const ARRAY: u8 = 0x04;
+    pub const BINARY: u8 = 0x05;
+    pub const UNDEFINED: u8 = 0x06;
+    pub const OBJECT_ID: u8 = 0x07;
+    pub const BOOLEAN: u8 = 0x08;
+    pub const DATE: u8 = 0x09;
+    pub const NULL: u8 = 0x0a;
+    pub const REGEX: u8 = 0x0b;
+    pub const DB_POINTER: u8 = 0x0c;
+    pub const CODE: u8 = 0x0d;
+    pub const SYMBOL: u8 = 0x0e;
+    pub const CODE_WITH_SCOPE: u8 = 0x0f;
+    pub const INT32: u8 = 0x10;
+    pub const TIMESTAMP: u8 = 0x11;
+    pub const INT64: u8 = 0x12;
+    pub const DECIMAL128: u8 = 0x13;
+    pub const MAX_KEY: u8 = 0x7f;
+    pub const MIN_KEY: u8 = 0xff;
+}
+
+/// One BSON document (or array) as bytes: length prefix, elements, a zero byte.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Document<'a>(&'a [u8]);
+
+impl<'a> Document<'a> {
+    /// The empty document.
+    pub const EMPTY: Document<'static> = Document(&[5, 0, 0, 0, 0]);
+
+    /// Takes exactly the bytes of one document.
+    ///
+    /// # Errors
+    /// [`Malformed::Length`] if the prefix and the slice differ or the final zero is missing.
+    pub fn new(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (document, rest) = Self::split(bytes)?;
+        if rest.is_empty() {
+            Ok(document)
+        } else {
+            Err(length_error(bytes))
+        }
+    }
+
+    /// Takes the document at the front and returns what follows it.
+    ///
+    /// # Errors
+    /// [`Malformed::Length`] as in [`Document::new`].
+    pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Malformed> {
+        let length = bytes
+            .first_chunk::<4>()
+            .and_then(|prefix| usize::try_from(i32::from_le_bytes(*prefix)).ok());
+        let (document, rest) = length
+            .filter(|length| *length >= 5)
+            .and_then(|length| bytes.split_at_checked(length))
+            .ok_or_else(|| length_error(bytes))?;
+        if document.last() == Some(&0) {
+            Ok((Document(document), rest))
+        } else {
+            Err(length_error(bytes))
+        }
+    }
+
+    /// The document's bytes.
+    #[must_use]
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Whether it has no element.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0.len() == 5
+    }
+
+    /// Walks the elements in order.
+    #[must_use]
+    pub fn elements(self) -> Elements<'a> {
+        let end = self.0.len().saturating_sub(1);
+        Elements { rest: self.0.get(4..end).unwrap_or_default() }
+    }
+
+    /// The first element of that name.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the walk meets a damaged element before it.
+    pub fn get(self, name: &str) -> Result<Option<Element<'a>>, Malformed> {
+        for element in self.elements() {
+            let element = element?;
+            if element.name == name.as_bytes() {
+                return Ok(Some(element));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first element.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is damaged.
+    pub fn first(self) -> Result<Option<Element<'a>>, Malformed> {
+        self.elements().next().transpose()
+    }
+
+    /// Walks every level, so that later walks cannot fail.
+    ///
+    /// # Errors
+    /// The first [`Malformed`] place.
+    pub fn validate(self) -> Result<(), Malformed> {
+        self.validate_at(0)
+    }
+
+    fn validate_at(self, depth: usize) -> Result<(), Malformed> {
+        if depth > MAX_DEPTH {
+            return Err(Malformed::TooDeep);
+        }
+        for element in self.elements() {
+            let element = element?;
+            match element.kind {
+                kind::DOCUMENT | kind::ARRAY => element.document()?.validate_at(depth + 1)?,
+                kind::CODE_WITH_SCOPE => element.code_with_scope()?.1.validate_at(depth + 1)?,
+                kind::STRING | kind::CODE | kind::SYMBOL => {
+                    element.string_bytes()?;
+                }
+                kind::BINARY => {
+                    element.binary()?;
+                }
+                kind::DB_POINTER => {
+                    element.db_pointer()?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn length_error(bytes: &[u8]) -> Malformed {
+    let declared = bytes.first_chunk::<4>().map_or(-1, |prefix| i32::from_le_bytes(*prefix).into());
+    Malformed::Length { declared, actual: bytes.len() }
+}
+
+impl fmt::Debug for Document<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Document({} bytes)", self.0.len())
+    }
+}
+
+/// The elements of a [`Document`] in order. After an error it ends.
+#[derive(Debug, Clone)]
+pub struct Elements<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Elements<'a> {
+    fn fail(&mut self, error: Malformed) -> Option<Result<Element<'a>, Malformed>> {
+        self.rest = &[];
+        Some(Err(error))
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<Element<'a>, Malformed>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&kind, rest) = self.rest.split_first()?;
+        let Some(end) = rest.iter().position(|byte| *byte == 0) else {
+            return self.fail(Malformed::Truncated { name: lossy(rest), kind });
+        };
+        let (name, rest) = rest.split_at(end);
+        let rest = rest.get(1..).unwrap_or_default();
+        match value_length(kind, rest) {
+            ValueLength::Known(length) => {
+                if let Some((value, rest)) = rest.split_at_checked(length) {
+                    self.rest = rest;
+                    Some(Ok(Element { name, kind, value }))
+                } else {
+                    self.fail(Malformed::Truncated { name: lossy(name), kind })
+                }
+            }
+            ValueLength::Truncated => self.fail(Malformed::Truncated { name: lossy(name), kind }),
+            ValueLength::UnknownType => {
+                self.fail(Malformed::UnknownType { name: lossy(name), kind })
+            }
+        }
+    }
+}
+
+enum ValueLength {
+    Known(usize),
+    Truncated,
+    UnknownType,
+}
+
+#[inline]
+fn value_length(kind: u8, bytes: &[u8]) -> ValueLength {
+    let prefixed = |extra: usize, least: usize| match bytes.first_chunk::<4>() {
+        Some(prefix) => match usize::try_from(i32::from_le_bytes(*prefix)) {
+            Ok(length) if length >= least => ValueLength::Known(length.saturating_add(extra)),
+            _ => ValueLength::Truncated,
+        },
+        None => ValueLength::Truncated,
+    };
+    match kind {
+        kind::DOUBLE | kind::DATE | kind::TIMESTAMP | kind::INT64 => ValueLength::Known(8),
+        kind::STRING | kind::CODE | kind::SYMBOL => prefixed(4, 1),
+        kind::DOCUMENT | kind::ARRAY | kind::CODE_WITH_SCOPE => prefixed(0, 5),
+        kind::BINARY => prefixed(5, 0),
+        kind::UNDEFINED | kind::NULL | kind::MIN_KEY | kind::MAX_KEY => ValueLength::Known(0),
+        kind::OBJECT_ID => ValueLength::Known(12),
+        kind::BOOLEAN => ValueLength::Known(1),
+        kind::REGEX => {
+            let mut zeros = bytes.iter().enumerate().filter(|(_, byte)| **byte == 0);
+            match zeros.nth(1) {
+                Some((end, _)) => ValueLength::Known(end + 1),
+                None => ValueLength::Truncated,
+            }
+        }
+        kind::DB_POINTER => prefixed(4 + 12, 1),
+        kind::INT32 => ValueLength::Known(4),
+        kind::DECIMAL128 => ValueLength::Known(16),
+        _ => ValueLength::UnknownType,
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// One element: name, type and the bytes of the value (without type and name).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Element<'a> {
+    /// The field name, without its final zero. Not necessarily UTF-8.
+    pub name: &'a [u8],
+    /// The BSON type byte, one of [`kind`].
+    pub kind: u8,
+    /// The value's bytes as they stand in the document.
+    pub value: &'a [u8],
+}
+
+impl<'a> Element<'a> {
+    /// The embedded document or array.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`] if it is neither, [`Malformed::Length`] if it is damaged.
+    pub fn document(self) -> Result<Document<'a>, Malformed> {
+        match self.kind {
+            kind::DOCUMENT | kind::ARRAY => Document::new(self.value),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// The bytes of a string, symbol or code, without length and final zero.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`], or [`Malformed::Truncated`] where the final zero is missing.
+    pub fn string_bytes(self) -> Result<&'a [u8], Malformed> {
+        match (self.kind, self.value) {
+            (kind::STRING | kind::CODE | kind::SYMBOL, [_, _, _, _, text @ .., 0]) => Ok(text),
+            (kind::STRING | kind::CODE | kind::SYMBOL, _) => Err(self.truncated()),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// The string as text.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`] if it is no string or no UTF-8.
+    pub fn str(self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.string_bytes()?).map_err(|_| self.wrong_type())
+    }
+
+    /// The subtype and the bytes of a binary, as they stand (subtype 2 keeps its inner length).
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`] or [`Malformed::Truncated`].
+    pub fn binary(self) -> Result<(u8, &'a [u8]), Malformed> {
+        match (self.kind, self.value) {
+            (kind::BINARY, [_, _, _, _, subtype, bytes @ ..]) => Ok((*subtype, bytes)),
+            (kind::BINARY, _) => Err(self.truncated()),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// Pattern and options of a regular expression.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`].
+    pub fn regex(self) -> Result<(&'a [u8], &'a [u8]), Malformed> {
+        if self.kind != kind::REGEX {
+            return Err(self.wrong_type());
+        }
+        let end = self.value.iter().position(|byte| *byte == 0).ok_or_else(|| self.truncated())?;
+        let (pattern, rest) = self.value.split_at(end);
+        match rest {
+            [0, options @ .., 0] => Ok((pattern, options)),
+            _ => Err(self.truncated()),
+        }
+    }
+
+    /// Namespace and id of a DBPointer.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`] or [`Malformed::Truncated`].
+    pub fn db_pointer(self) -> Result<(&'a [u8], [u8; 12]), Malformed> {
+        if self.kind != kind::DB_POINTER {
+            return Err(self.wrong_type());
+        }
+        match self.value.split_last_chunk::<12>() {
+            Some(([_, _, _, _, ns @ .., 0], id)) => Ok((ns, *id)),
+            _ => Err(self.truncated()),
+        }
+    }
+
+    /// Code and scope.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`] or [`Malformed::Truncated`].
+    pub fn code_with_scope(self) -> Result<(&'a [u8], Document<'a>), Malformed> {
+        if self.kind != kind::CODE_WITH_SCOPE {
+            return Err(self.wrong_type());
+        }
+        let rest = self.value.get(4..).ok_or_else(|| self.truncated())?;
+        let prefix = rest.first_chunk::<4>().ok_or_else(|| self.truncated())?;
+        let length = usize::try_from(i32::from_le_bytes(*prefix)).map_err(|_| self.truncated())?;
+        let text = rest.get(4..).and_then(|rest| rest.split_at_checked(length));
+        match text {
+            Some(([code @ .., 0], scope)) => Ok((code, Document::new(scope)?)),
+            _ => Err(self.truncated()),
+        }
+    }
+
+    /// The value as an integer: int32, int64, or a double without fraction (what old servers and
+    /// shells write where an integer is meant).
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`].
+    pub fn integer(self) -> Result<i64, Malformed> {
+        match self.kind {
+            kind::INT32 => Ok(i32::from_le_bytes(self.fixed()?).into()),
+            kind::INT64 => Ok(i64::from_le_bytes(self.fixed()?)),
+            kind::DOUBLE => exact_integer(f64::from_le_bytes(self.fixed()?))
+                .ok_or_else(|| self.wrong_type()),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// The value as a boolean.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`].
+    pub fn boolean(self) -> Result<bool, Malformed> {
+        match (self.kind, self.value) {
+            (kind::BOOLEAN, [byte]) => Ok(*byte != 0),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// The milliseconds since 1970 of a date.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`].
+    pub fn date(self) -> Result<i64, Malformed> {
+        match self.kind {
+            kind::DATE => Ok(i64::from_le_bytes(self.fixed()?)),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// The value's bytes as an array of known size, whatever the type.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`] if the value has another size.
+    pub fn fixed<const N: usize>(self) -> Result<[u8; N], Malformed> {
+        self.value.try_into().map_err(|_| self.truncated())
+    }
+
+    /// The error for a value of a type that is not allowed in its place.
+    #[must_use]
+    pub fn wrong_type(self) -> Malformed {
+        Malformed::WrongType { name: lossy(self.name), kind: self.kind }
+    }
+
+    fn truncated(self) -> Malformed {
+        Malformed::Truncated { name: lossy(self.name), kind: self.kind }
+    }
+}
+
+/// The integer that a double stands for, if it is integral and an `i64` can hold it.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "the range is checked first")]
+pub fn exact_integer(double: f64) -> Option<i64> {
+    // 2^63 itself is the first double above the range; -2^63 is in it.
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    let integral = double.fract() == 0.0 && (-LIMIT..LIMIT).contains(&double);
+    integral.then_some(double as i64)
+}
+
+/// Builds a document into a buffer that is reused: [`DocumentBuilder::start`] … `finish`.
+#[derive(Debug)]
+pub struct DocumentBuilder<'b> {
+    out: &'b mut Vec<u8>,
+    start: usize,
+}
+
+impl<'b> DocumentBuilder<'b> {
+    /// Begins a document at the end of `out`.
+    pub fn start(out: &'b mut Vec<u8>) -> Self {
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        Self { out, start }
+    }
+
+    /// Appends an element as it stands elsewhere, under another name.
+    pub fn raw(&mut self, name: &str, kind: u8, value: &[u8]) -> &mut Self {
+        self.out.push(kind);
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.push(0);
+        self.out.extend_from_slice(value);
+        self
+    }
+
+    /// Appends an element under its own name.
+    pub fn element(&mut self, element: Element<'_>) -> &mut Self {
+        self.out.push(element.kind);
+        self.out.extend_from_slice(element.name);
+        self.out.push(0);
+        self.out.extend_from_slice(element.value);
+        self
+    }
+
+    /// Appends a document.
+    pub fn document(&mut self, name: &str, document: Document<'_>) -> &mut Self {
+        self.raw(name, kind::DOCUMENT, document.as_bytes())
+    }
+
+    /// Appends a string.
+    pub fn str(&mut self, name: &str, text: &str) -> &mut Self {
+        self.raw(name, kind::STRING, &length_prefix(text.len() + 1));
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.push(0);
+        self
+    }
+
+    /// Appends an int32.
+    pub fn int32(&mut self, name: &str, value: i32) -> &mut Self {
+        self.raw(name, kind::INT32, &value.to_le_bytes())
+    }
+
+    /// Appends an int64.
+    pub fn int64(&mut self, name: &str, value: i64) -> &mut Self {
+        self.raw(name, kind::INT64, &value.to_le_bytes())
+    }
+
+    /// Appends a boolean.
+    pub fn boolean(&mut self, name: &str, value: bool) -> &mut Self {
+        self.raw(name, kind::BOOLEAN, &[u8::from(value)])
+    }
+
+    /// Appends a date in milliseconds since 1970.
+    pub fn date(&mut self, name: &str, millis: i64) -> &mut Self {
+        self.raw(name, kind::DATE, &millis.to_le_bytes())
+    }
+
+    /// Appends a nested document (or array) that `build` fills.
+    pub fn nested(&mut self, name: &str, kind: u8, build: impl FnOnce(&mut DocumentBuilder<'_>)) {
+        self.raw(name, kind, &[]);
+        let mut inner = DocumentBuilder::start(self.out);
+        build(&mut inner);
+        inner.finish();
+    }
+
+    /// Writes the final zero and the length.
+    pub fn finish(self) {
+        self.out.push(0);
+        let length = length_prefix(self.out.len() - self.start);
+        if let Some(prefix) = self.out.get_mut(self.start..self.start + 4) {
+            prefix.copy_from_slice(&length);
+        }
+    }
+}
+
+/// A BSON length. Lengths come from buffers bounded far below 2 GiB; one beyond is written as a
+/// length that no reader accepts.
+fn length_prefix(length: usize) -> [u8; 4] {
+    i32::try_from(length).unwrap_or(-1).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut builder = DocumentBuilder::start(&mut out);
+        fill(&mut builder);
+        builder.finish();
+        out
+    }
+
+    #[test]
+    fn elements_come_in_order_with_their_values() {
+        let bytes = build(|doc| {
+            doc.int32("_id", 7).str("name", "naïve").boolean("ok", true).date("at", -1);
+            doc.nested("in", kind::DOCUMENT, |inner| {
+                inner.int64("n", 1 << 40);
+            });
+        });
+        let document = Document::new(&bytes).unwrap();
+        document.validate().unwrap();
+        let names: Vec<_> = document.elements().map(|e| lossy(e.unwrap().name)).collect();
+        assert_eq!(names, ["_id", "name", "ok", "at", "in"]);
+        assert_eq!(document.get("_id").unwrap().unwrap().integer(), Ok(7));
+        assert_eq!(document.get("name").unwrap().unwrap().str(), Ok("naïve"));
+        assert_eq!(document.get("at").unwrap().unwrap().date(), Ok(-1));
+        let inner = document.get("in").unwrap().unwrap().document().unwrap();
+        assert_eq!(inner.get("n").unwrap().unwrap().integer(), Ok(1 << 40));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error_and_never_a_panic() {
+        let bytes = build(|doc| {
+            doc.str("s", "text").int64("n", 1);
+            doc.nested("in", kind::ARRAY, |inner| {
+                inner.boolean("0", false);
+            });
+        });
+        for end in 0..bytes.len() {
+            assert!(Document::new(&bytes[..end]).is_err());
+            let mut cut = bytes[..end].to_vec();
+            if let Some(prefix) = cut.get_mut(..4) {
+                prefix.copy_from_slice(&(end as i32).to_le_bytes());
+            }
+            if let Ok(document) = Document::new(&cut) {
+                drop(document.validate());
+            }
+        }
+    }
+
+    #[test]
+    fn doubles_count_as_integers_only_without_loss() {
+        assert_eq!(exact_integer(3.0), Some(3));
+        assert_eq!(exact_integer(-0.0), Some(0));
+        assert_eq!(exact_integer(3.5), None);
+        assert_eq!(exact_integer(9_223_372_036_854_775_808.0), None);
+        assert_eq!(exact_integer(-9_223_372_036_854_775_808.0), Some(i64::MIN));
+        assert_eq!(exact_integer(f64::NAN), None);
+    }
+}
