@@ -1,0 +1,332 @@
+//! One oplog entry: the header fields that routing and replay need, read in one pass, beside the
+//! raw document that is carried on untouched.
+
+use crate::document::{Document, Element, Malformed, kind};
+use crate::position::Timestamp;
+
+/// What an entry does; the letter is the entry's `op`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// `i`
+    Insert,
+    /// `u`
+    Update,
+    /// `d`
+    Delete,
+    /// `c`: a command (DDL, or a transaction).
+    Command,
+    /// `n`: moves the position, changes nothing.
+    Noop,
+}
+
+impl Operation {
+    /// All operations, in the order of [`Operation::index`].
+    pub const ALL: [Self; 5] =
+        [Self::Insert, Self::Update, Self::Delete, Self::Command, Self::Noop];
+
+    /// A word for metrics and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Command => "command",
+            Self::Noop => "noop",
+        }
+    }
+
+    /// A small number for counting by operation.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Insert => 0,
+            Self::Update => 1,
+            Self::Delete => 2,
+            Self::Command => 3,
+            Self::Noop => 4,
+        }
+    }
+}
+
+/// Why a document is no oplog entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// The bytes are damaged, or a field has the wrong type.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// An `op` that is not one of `i u d c n`: `xi`, `ci`, `km` and their kind.
+    #[error("entry {ts} of {ns:?} has the unknown operation {op:?}")]
+    UnknownOperation {
+        /// The entry's time.
+        ts: Timestamp,
+        /// The entry's namespace.
+        ns: String,
+        /// The letters found.
+        op: String,
+    },
+    /// Oplog version other than 1 and 2.
+    #[error("entry {ts} has oplog version {version}; 1 and 2 are known")]
+    UnknownVersion {
+        /// The entry's time.
+        ts: Timestamp,
+        /// The version found.
+        version: i64,
+    },
+    /// An insert, update or delete without a field that it must have.
+    #[error("entry {ts} of {ns:?} lacks {field}")]
+    Lacks {
+        /// The entry's time.
+        ts: Timestamp,
+        /// The entry's namespace.
+        ns: String,
+        /// What is missing.
+        field: &'static str,
+    },
+    /// An update whose `$v` is neither 1 nor 2.
+    #[error("update {ts} of {ns:?} has $v {version}; 1 and 2 are known")]
+    UnknownUpdate {
+        /// The entry's time.
+        ts: Timestamp,
+        /// The entry's namespace.
+        ns: String,
+        /// The version found.
+        version: i64,
+    },
+}
+
+/// An oplog entry, borrowed from its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The whole entry.
+    pub raw: Document<'a>,
+    /// `ts`
+    pub ts: Timestamp,
+    /// `t`; -1 where missing (the first entry of a set; PV0 logs).
+    pub term: i64,
+    /// `op`
+    pub operation: Operation,
+    /// `ns`: `db.collection`, `db.$cmd`, or empty for most noops.
+    pub ns: &'a str,
+    /// `ui`: the collection's UUID.
+    pub ui: Option<[u8; 16]>,
+    /// `o`; empty where missing (a noop may lack it).
+    pub o: Document<'a>,
+    /// `o2`
+    pub o2: Option<Document<'a>>,
+    /// `wall`, milliseconds since 1970.
+    pub wall: Option<i64>,
+    /// `lsid`
+    pub lsid: Option<Document<'a>>,
+    /// `txnNumber`
+    pub txn_number: Option<i64>,
+    /// `txn {index, count}`: only in entries built from a transaction's operation (CONTRACT).
+    pub txn: Option<TxnPlace>,
+}
+
+/// The place of an operation in its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TxnPlace {
+    /// Index in the unfiltered transaction.
+    pub index: u32,
+    /// Number of operations in the unfiltered transaction.
+    pub count: u32,
+}
+
+/// The three forms of an update, told apart as the server's applier does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update<'a> {
+    /// The whole new document.
+    Replacement(Document<'a>),
+    /// `$v: 1`: `$set` and `$unset` with dotted paths. The document still has its `$v`.
+    Modifiers(Document<'a>),
+    /// `$v: 2`: the `diff` document.
+    Diff(Document<'a>),
+}
+
+impl<'a> Entry<'a> {
+    /// Reads the header fields. Unknown fields are kept in `raw` and otherwise ignored.
+    ///
+    /// # Errors
+    /// [`EntryError`] if a field that every entry has is missing or of the wrong type.
+    pub fn parse(raw: Document<'a>) -> Result<Self, EntryError> {
+        let mut fields = Fields::default();
+        for element in raw.elements() {
+            fields.take(element?)?;
+        }
+        let ts = fields.ts.ok_or(Malformed::Missing("ts"))?;
+        let ns = fields.ns.unwrap_or_default();
+        let op = fields.op.ok_or(Malformed::Missing("op"))?;
+        let operation = match op {
+            b"i" => Operation::Insert,
+            b"u" => Operation::Update,
+            b"d" => Operation::Delete,
+            b"c" => Operation::Command,
+            b"n" => Operation::Noop,
+            _ => {
+                let op = String::from_utf8_lossy(op).into_owned();
+                return Err(EntryError::UnknownOperation { ts, ns: ns.to_owned(), op });
+            }
+        };
+        // A missing version means 1 (servers before 2.2 wrote none).
+        let version = fields.version.unwrap_or(1);
+        if !(1..=2).contains(&version) {
+            return Err(EntryError::UnknownVersion { ts, version });
+        }
+        if operation != Operation::Noop && fields.o.is_none() {
+            return Err(EntryError::Lacks { ts, ns: ns.to_owned(), field: "o" });
+        }
+        Ok(Self {
+            raw,
+            ts,
+            term: fields.term.unwrap_or(-1),
+            operation,
+            ns,
+            ui: fields.ui,
+            o: fields.o.unwrap_or(Document::EMPTY),
+            o2: fields.o2,
+            wall: fields.wall,
+            lsid: fields.lsid,
+            txn_number: fields.txn_number,
+            txn: fields.txn,
+        })
+    }
+
+    /// Database and collection: split at the first dot, because collection names may have dots.
+    #[must_use]
+    pub fn namespace(&self) -> (&'a str, &'a str) {
+        self.ns.split_once('.').unwrap_or((self.ns, ""))
+    }
+
+    /// The `_id` of the document that the entry writes: of `o` for insert and delete, of `o2` for
+    /// update (the stored `_id`, which a replacement may rewrite with another numeric type).
+    ///
+    /// # Errors
+    /// [`EntryError::Lacks`] where there is none: such an entry is corrupt.
+    pub fn document_id(&self) -> Result<Element<'a>, EntryError> {
+        let (document, field) = match self.operation {
+            Operation::Update => (self.o2, "o2._id"),
+            _ => (Some(self.o), "o._id"),
+        };
+        match document.map(|document| document.get("_id")).transpose()?.flatten() {
+            Some(id) => Ok(id),
+            None => Err(self.lacks(field)),
+        }
+    }
+
+    /// Which form of update this entry has. Order of the tests as in CONTRACT: a replacement may
+    /// itself have a field `$v` (5.0+).
+    ///
+    /// # Errors
+    /// [`EntryError::UnknownUpdate`] for another `$v`, [`EntryError::Lacks`] for a diff without
+    /// its `diff`.
+    pub fn update(&self) -> Result<Update<'a>, EntryError> {
+        if self.o.get("_id")?.is_some() {
+            return Ok(Update::Replacement(self.o));
+        }
+        match self.o.get("$v")?.map(Element::integer).transpose()?.unwrap_or(1) {
+            1 => Ok(self.disguised_replacement()?.map_or(Update::Modifiers(self.o), Update::Replacement)),
+            2 => match self.o.get("diff")? {
+                Some(diff) => Ok(Update::Diff(diff.document()?)),
+                None => Err(self.lacks("o.diff")),
+            },
+            version => {
+                Err(EntryError::UnknownUpdate { ts: self.ts, ns: self.ns.to_owned(), version })
+            }
+        }
+    }
+
+    /// FerretDB logs a replacement as `{$v: 1, $set: <whole document with _id>}`; mongod never
+    /// sets `_id`, so this form is unambiguous.
+    fn disguised_replacement(&self) -> Result<Option<Document<'a>>, Malformed> {
+        let mut set = None;
+        for element in self.o.elements() {
+            let element = element?;
+            match element.name {
+                b"$v" => {}
+                b"$set" if set.is_none() => set = Some(element.document()?),
+                _ => return Ok(None),
+            }
+        }
+        let Some(set) = set else { return Ok(None) };
+        let stored = self.o2.map(|o2| o2.get("_id")).transpose()?.flatten();
+        let written = set.get("_id")?;
+        let same = matches!((stored, written), (Some(a), Some(b)) if a.kind == b.kind && a.value == b.value);
+        Ok(same.then_some(set))
+    }
+
+    /// The name of a command: the first key of `o`.
+    ///
+    /// # Errors
+    /// [`EntryError::Lacks`] if `o` is empty.
+    pub fn command(&self) -> Result<Element<'a>, EntryError> {
+        self.o.first()?.ok_or_else(|| self.lacks("a command name in o"))
+    }
+
+    fn lacks(&self, field: &'static str) -> EntryError {
+        EntryError::Lacks { ts: self.ts, ns: self.ns.to_owned(), field }
+    }
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    ts: Option<Timestamp>,
+    term: Option<i64>,
+    version: Option<i64>,
+    op: Option<&'a [u8]>,
+    ns: Option<&'a str>,
+    ui: Option<[u8; 16]>,
+    o: Option<Document<'a>>,
+    o2: Option<Document<'a>>,
+    wall: Option<i64>,
+    lsid: Option<Document<'a>>,
+    txn_number: Option<i64>,
+    txn: Option<TxnPlace>,
+}
+
+impl<'a> Fields<'a> {
+    #[inline]
+    fn take(&mut self, element: Element<'a>) -> Result<(), Malformed> {
+        match element.name {
+            b"ts" => {
+                if element.kind != kind::TIMESTAMP {
+                    return Err(element.wrong_type());
+                }
+                self.ts = Some(Timestamp::from_le_bytes(element.fixed()?));
+            }
+            b"t" => self.term = Some(element.integer()?),
+            b"v" => self.version = Some(element.integer()?),
+            b"op" => self.op = Some(element.string_bytes()?),
+            b"ns" => self.ns = Some(element.str()?),
+            b"ui" => {
+                let (_, bytes) = element.binary()?;
+                self.ui = Some(bytes.try_into().map_err(|_| element.wrong_type())?);
+            }
+            b"o" => self.o = Some(element.document()?),
+            // Old servers write `o2: true` on some commands and `null` on noops; only documents count.
+            b"o2" if element.kind == kind::DOCUMENT => self.o2 = Some(element.document()?),
+            b"wall" => self.wall = Some(element.date()?),
+            b"lsid" if element.kind == kind::DOCUMENT => self.lsid = Some(element.document()?),
+            b"txnNumber" if element.kind != kind::NULL => {
+                self.txn_number = Some(element.integer()?);
+            }
+            b"txn" if element.kind == kind::DOCUMENT => self.txn = txn_place(element.document()?)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn txn_place(document: Document<'_>) -> Result<Option<TxnPlace>, Malformed> {
+    let number = |name| -> Result<Option<u32>, Malformed> {
+        let number = document.get(name)?.map(Element::integer).transpose()?;
+        Ok(number.and_then(|number| u32::try_from(number).ok()))
+    };
+    Ok(match (number("index")?, number("count")?) {
+        (Some(index), Some(count)) => Some(TxnPlace { index, count }),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,358 @@
+//! The change event: MongoDB's change-stream shape, exact enough to replay.
+//!
+//! MongoDB's own fields and documents are Extended JSON v2 in the topic's mode; what the event
+//! adds of its own (`_id`, `txnIndex`, `txnCount`, `formatVersion`) are plain values in both
+//! modes. `rawUpdateDescription` is the entry's own `o`, so an update loses nothing. Where text
+//! would not parse back to the same bytes, and for every command, `rawEntry` carries the entry's
+//! BSON as base64; a replay prefers it.
+
+use std::ops::Range;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use crate::entry::{Entry, EntryError, Operation, Update};
+use crate::format::{FORMAT_VERSION, FormatError};
+use crate::json::{self, Exactness, Mode};
+use crate::position::{EntryId, Timestamp};
+
+/// Appends the change event of an entry.
+///
+/// # Errors
+/// [`EntryError`] if the entry is damaged; then `out` holds a part of the event.
+pub fn write_change_event(
+    entry: &Entry<'_>,
+    source: &str,
+    ord: u32,
+    mode: Mode,
+    out: &mut Vec<u8>,
+) -> Result<(), EntryError> {
+    let mut event = EventWriter { mode, out, exact: entry.operation != Operation::Command };
+    event.identity(entry, source, ord)?;
+    event.payload(entry)?;
+    event.transaction(entry)?;
+    if !event.exact {
+        event.name("rawEntry");
+        event.out.push(b'"');
+        append_base64(entry.raw.as_bytes(), event.out);
+        event.out.push(b'"');
+    }
+    event.name("formatVersion");
+    event.number(FORMAT_VERSION);
+    event.out.push(b'}');
+    Ok(())
+}
+
+fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    let length = bytes.len().div_ceil(3) * 4;
+    out.resize(start + length, 0);
+    let written = out
+        .get_mut(start..)
+        .and_then(|text| STANDARD.encode_slice(bytes, text).ok())
+        .unwrap_or_default();
+    out.truncate(start + written);
+}
+
+struct EventWriter<'o> {
+    mode: Mode,
+    out: &'o mut Vec<u8>,
+    exact: bool,
+}
+
+impl EventWriter<'_> {
+    fn identity(&mut self, entry: &Entry<'_>, source: &str, ord: u32) -> Result<(), EntryError> {
+        let id = EntryId { ts: entry.ts, ord };
+        self.text("{\"_id\":{\"source\":");
+        json::write_string(source.as_bytes(), self.out);
+        self.text(",\"ts\":\"");
+        id.write_ts(self.out);
+        self.text("\",\"ord\":");
+        self.number(ord);
+        self.text("},\"operationType\":");
+        json::write_string(operation_type(entry)?, self.out);
+        self.name("clusterTime");
+        self.value(kind::TIMESTAMP, &entry.ts.to_le_bytes())?;
+        if let Some(wall) = entry.wall {
+            self.name("wallTime");
+            self.value(kind::DATE, &wall.to_le_bytes())?;
+        }
+        self.namespace(entry)?;
+        if let Some(ui) = entry.ui {
+            let mut binary = [0; 21];
+            if let Some((head, tail)) = binary.split_first_chunk_mut::<5>() {
+                *head = [16, 0, 0, 0, 4];
+                tail.copy_from_slice(&ui);
+            }
+            self.name("collectionUUID");
+            self.value(kind::BINARY, &binary)?;
+        }
+        Ok(())
+    }
+
+    fn namespace(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
+        let (db, mut collection) = entry.namespace();
+        let mut to = None;
+        if entry.operation == Operation::Command {
+            let command = entry.command()?;
+            collection = command.str().unwrap_or_default();
+            if command.name == b"renameCollection" {
+                collection = collection.split_once('.').unwrap_or_default().1;
+                to = entry.o.get("to")?.and_then(|to| to.str().ok()?.split_once('.'));
+            }
+        }
+        self.name("ns");
+        self.namespace_value(db, collection);
+        if let Some((db, collection)) = to {
+            self.name("to");
+            self.namespace_value(db, collection);
+        }
+        Ok(())
+    }
+
+    fn namespace_value(&mut self, db: &str, collection: &str) {
+        self.text("{\"db\":");
+        json::write_string(db.as_bytes(), self.out);
+        if !collection.is_empty() {
+            self.text(",\"coll\":");
+            json::write_string(collection.as_bytes(), self.out);
+        }
+        self.out.push(b'}');
+    }
+
+    fn payload(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
+        match entry.operation {
+            Operation::Insert => {
+                self.document_key(entry)?;
+                self.document("fullDocument", entry.o)
+            }
+            Operation::Delete => self.document_key(entry),
+            Operation::Update => {
+                self.document_key(entry)?;
+                match entry.update()? {
+                    Update::Replacement(document) => self.document("fullDocument", document),
+                    Update::Modifiers(modifiers) => {
+                        self.modifiers(modifiers)?;
+                        self.document("rawUpdateDescription", modifiers)
+                    }
+                    Update::Diff(_) => self.document("rawUpdateDescription", entry.o),
+                }
+            }
+            Operation::Command => self.document("operationDescription", entry.o),
+            Operation::Noop => Ok(()),
+        }
+    }
+
+    /// `o2` where the entry has one (it has the shard key too), else `_id` alone: a delete's `o`
+    /// may be the whole old document.
+    fn document_key(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
+        let id = entry.document_id()?;
+        if let Some(o2) = entry.o2.filter(|_| entry.operation != Operation::Delete) {
+            return self.document("documentKey", o2);
+        }
+        self.name("documentKey");
+        self.text("{\"_id\":");
+        let exactness = json::write_value(id, self.mode, self.out)?;
+        self.out.push(b'}');
+        self.note(exactness);
+        Ok(())
+    }
+
+    /// `updateDescription` of `$set` and `$unset`; paths as the entry has them.
+    fn modifiers(&mut self, modifiers: Document<'_>) -> Result<(), EntryError> {
+        self.name("updateDescription");
+        self.text("{\"updatedFields\":{");
+        self.fields(modifiers, b"$set", |event, field| {
+            json::write_string(field.name, event.out);
+            event.out.push(b':');
+            json::write_value(field, event.mode, event.out).map(drop)
+        })?;
+        self.text("},\"removedFields\":[");
+        self.fields(modifiers, b"$unset", |event, field| {
+            json::write_string(field.name, event.out);
+            Ok(())
+        })?;
+        self.text("],\"truncatedArrays\":[]}");
+        Ok(())
+    }
+
+    /// Writes every field of every operator of that name (old logs may hold two `$set`).
+    fn fields(
+        &mut self,
+        modifiers: Document<'_>,
+        operator: &[u8],
+        mut write: impl FnMut(&mut Self, Element<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), EntryError> {
+        let mut first = true;
+        for element in modifiers.elements() {
+            let element = element?;
+            if element.name != operator {
+                continue;
+            }
+            for field in element.document()?.elements() {
+                if !first {
+                    self.out.push(b',');
+                }
+                first = false;
+                write(self, field?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn transaction(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
+        if let Some(lsid) = entry.lsid {
+            self.document("lsid", lsid)?;
+        }
+        if let Some(number) = entry.txn_number {
+            self.name("txnNumber");
+            self.value(kind::INT64, &number.to_le_bytes())?;
+        }
+        if let Some(place) = entry.txn {
+            self.name("txnIndex");
+            self.number(place.index);
+            self.name("txnCount");
+            self.number(place.count);
+        }
+        Ok(())
+    }
+
+    fn document(&mut self, name: &str, document: Document<'_>) -> Result<(), EntryError> {
+        self.name(name);
+        let exactness = json::write_document(document, self.mode, self.out)?;
+        self.note(exactness);
+        Ok(())
+    }
+
+    fn value(&mut self, kind: u8, value: &[u8]) -> Result<(), Malformed> {
+        json::write_value(Element { name: b"", kind, value }, self.mode, self.out).map(drop)
+    }
+
+    fn note(&mut self, exactness: Exactness) {
+        self.exact &= exactness == Exactness::Exact;
+    }
+
+    fn name(&mut self, name: &str) {
+        self.out.extend_from_slice(b",\"");
+        self.text(name);
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+
+    fn number(&mut self, number: u32) {
+        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+}
+
+fn operation_type<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
+    Ok(match entry.operation {
+        Operation::Insert => b"insert",
+        Operation::Delete => b"delete",
+        Operation::Noop => b"noop",
+        Operation::Update => match entry.update()? {
+            Update::Replacement(_) => b"replace",
+            Update::Modifiers(_) | Update::Diff(_) => b"update",
+        },
+        Operation::Command => match entry.command()?.name {
+            b"renameCollection" => b"rename",
+            b"collMod" => b"modify",
+            b"commitIndexBuild" => b"createIndexes",
+            b"deleteIndex" | b"deleteIndexes" | b"dropIndex" => b"dropIndexes",
+            name => name,
+        },
+    })
+}
+
+/// Decodes a change event; the entry is appended to the arena.
+pub(super) fn decode(
+    value: Range<usize>,
+    arena: &mut Vec<u8>,
+) -> Result<(EntryId, Range<usize>), FormatError> {
+    let mut scratch = Vec::new();
+    json::parse_document(arena.get(value).unwrap_or_default(), &mut scratch)?;
+    let event = Event::read(Document::new(&scratch)?)?;
+    let start = arena.len();
+    if let Some(raw) = event.raw_entry {
+        STANDARD
+            .decode_vec(raw, arena)
+            .map_err(|_| FormatError::Event("rawEntry is no base64"))?;
+    } else {
+        event.write_entry(arena)?;
+    }
+    let range = start..arena.len();
+    Document::new(arena.get(range.clone()).unwrap_or_default())?;
+    Ok((event.id, range))
+}
+
+/// The fields of a change event that make an entry.
+struct Event<'e> {
+    id: EntryId,
+    operation: &'e str,
+    ns: (&'e str, &'e str),
+    raw_entry: Option<&'e [u8]>,
+    fields: Document<'e>,
+}
+
+impl<'e> Event<'e> {
+    fn read(fields: Document<'e>) -> Result<Self, FormatError> {
+        let missing = FormatError::Event;
+        let id = fields.get("_id")?.ok_or(missing("it has no _id"))?.document()?;
+        let ts = id.get("ts")?.ok_or(missing("its _id has no ts"))?.str()?;
+        let ts: Timestamp = ts.parse().map_err(|_| missing("its _id.ts is no time"))?;
+        let ord = id.get("ord")?.ok_or(missing("its _id has no ord"))?.integer()?;
+        let ord = u32::try_from(ord).map_err(|_| missing("its _id.ord is out of range"))?;
+        let operation = fields.get("operationType")?.ok_or(missing("it has no operationType"))?;
+        let ns = fields.get("ns")?.ok_or(missing("it has no ns"))?.document()?;
+        let part = |name| -> Result<&'e str, FormatError> {
+            Ok(ns.get(name)?.map(Element::str).transpose()?.unwrap_or_default())
+        };
+        Ok(Self {
+            id: EntryId { ts, ord },
+            operation: operation.str()?,
+            ns: (part("db")?, part("coll")?),
+            raw_entry: fields.get("rawEntry")?.map(Element::string_bytes).transpose()?,
+            fields,
+        })
+    }
+
+    fn write_entry(&self, arena: &mut Vec<u8>) -> Result<(), FormatError> {
+        let (op, o) = match self.operation {
+            "insert" => ("i", "fullDocument"),
+            "replace" => ("u", "fullDocument"),
+            "update" => ("u", "rawUpdateDescription"),
+            "delete" => ("d", "documentKey"),
+            _ => return Err(FormatError::Event("its operationType needs a rawEntry")),
+        };
+        let o = self.fields.get(o)?.ok_or(FormatError::Event("it lacks its document"))?;
+        let mut entry = DocumentBuilder::start(arena);
+        entry.raw("ts", kind::TIMESTAMP, &self.id.ts.to_le_bytes());
+        entry.int32("v", 2).str("op", op).str("ns", &format!("{}.{}", self.ns.0, self.ns.1));
+        let mut copy = |name, field| -> Result<(), FormatError> {
+            if let Some(element) = self.fields.get(field)? {
+                entry.raw(name, element.kind, element.value);
+            }
+            Ok(())
+        };
+        copy("ui", "collectionUUID")?;
+        copy("wall", "wallTime")?;
+        copy("lsid", "lsid")?;
+        copy("txnNumber", "txnNumber")?;
+        entry.raw("o", o.kind, o.value);
+        if op != "d" && let Some(key) = self.fields.get("documentKey")? {
+            entry.raw("o2", key.kind, key.value);
+        }
+        if let (Some(index), Some(count)) =
+            (self.fields.get("txnIndex")?, self.fields.get("txnCount")?)
+        {
+            entry.nested("txn", kind::DOCUMENT, |txn| {
+                txn.raw("index", index.kind, index.value).raw("count", count.kind, count.value);
+            });
+        }
+        entry.finish();
+        Ok(())
+    }
+}

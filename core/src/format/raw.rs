@@ -1,0 +1,136 @@
+//! The raw frame: one partition's batch of untouched entries in one record.
+//!
+//! Little-endian:
+//!
+//! | bytes | field |
+//! | --- | --- |
+//! | 4 | magic `OPLR` |
+//! | 1 | version, 1 |
+//! | 1 | flags, 0 |
+//! | 2 | reserved, 0 |
+//! | 4 | count of documents |
+//! | 8 | first `ts`, as in BSON (increment, seconds) |
+//! | 8 | last `ts` |
+//! | 4 | CRC32C of what follows |
+//!
+//! then per document `u32` length of the BSON, `u32` ord, `u8` flags (bit 0: the entry was built
+//! from a transaction's operation), the BSON. No codec of its own: Kafka compresses.
+
+use std::ops::Range;
+
+use crate::document::Document;
+use crate::entry::Entry;
+use crate::format::{Decoded, FormatError};
+use crate::position::{EntryId, Timestamp};
+
+const MAGIC: [u8; 4] = *b"OPLR";
+const VERSION: u8 = 1;
+/// Bytes of the frame's header.
+pub const HEADER_BYTES: usize = 32;
+/// Bytes before each document.
+pub const DOCUMENT_HEADER_BYTES: usize = 9;
+const BUILT: u8 = 1;
+
+/// A frame being filled. Its buffer is reused.
+#[derive(Debug, Default)]
+pub struct Frame {
+    bytes: Vec<u8>,
+    count: u32,
+    first: Timestamp,
+    last: Timestamp,
+}
+
+impl Frame {
+    /// Adds an entry. `built` says that it was made from a transaction's operation.
+    pub fn push(&mut self, id: EntryId, document: Document<'_>, built: bool) {
+        if self.count == 0 {
+            self.bytes.clear();
+            self.bytes.resize(HEADER_BYTES, 0);
+            self.first = id.ts;
+        }
+        self.last = id.ts;
+        self.count += 1;
+        // A document's own length field has the same four bytes.
+        self.bytes.extend_from_slice(document.as_bytes().get(..4).unwrap_or_default());
+        self.bytes.extend_from_slice(&id.ord.to_le_bytes());
+        self.bytes.push(if built { BUILT } else { 0 });
+        self.bytes.extend_from_slice(document.as_bytes());
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        if self.count == 0 { 0 } else { self.bytes.len() }
+    }
+
+    /// Whether it has no entry.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Time of the first entry, of the last one, and the number of entries.
+    #[must_use]
+    pub const fn span(&self) -> (Timestamp, Timestamp, u32) {
+        (self.first, self.last, self.count)
+    }
+
+    /// Completes the header, appends the frame to `out` and empties it.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        let checksum = crc32c::crc32c(self.bytes.get(HEADER_BYTES..).unwrap_or_default());
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend_from_slice(&MAGIC);
+        header.extend_from_slice(&[VERSION, 0, 0, 0]);
+        header.extend_from_slice(&self.count.to_le_bytes());
+        header.extend_from_slice(&self.first.to_le_bytes());
+        header.extend_from_slice(&self.last.to_le_bytes());
+        header.extend_from_slice(&checksum.to_le_bytes());
+        if let Some(start) = self.bytes.get_mut(..HEADER_BYTES) {
+            start.copy_from_slice(&header);
+        }
+        out.extend_from_slice(&self.bytes);
+        self.bytes.clear();
+        self.count = 0;
+    }
+}
+
+/// Decodes a frame; the entries stay where they are in the arena.
+pub(super) fn decode(
+    value: Range<usize>,
+    arena: &[u8],
+    found: &mut Vec<Decoded>,
+) -> Result<(), FormatError> {
+    let frame = arena.get(value.clone()).unwrap_or_default();
+    let (header, body) =
+        frame.split_first_chunk::<HEADER_BYTES>().ok_or(FormatError::Frame("it is too short"))?;
+    let [m0, m1, m2, m3, version, flags, _, _, c0, c1, c2, c3, .., k0, k1, k2, k3] = *header;
+    if [m0, m1, m2, m3] != MAGIC {
+        return Err(FormatError::Frame("it does not begin with OPLR"));
+    }
+    if version != VERSION || flags != 0 {
+        return Err(FormatError::Frame("it has a version or flags that are unknown here"));
+    }
+    if u32::from_le_bytes([k0, k1, k2, k3]) != crc32c::crc32c(body) {
+        return Err(FormatError::Frame("its checksum is wrong"));
+    }
+    let count = u32::from_le_bytes([c0, c1, c2, c3]);
+    let mut at = value.start + HEADER_BYTES;
+    let mut rest = body;
+    for _ in 0..count {
+        let cut = FormatError::Frame("it ends inside a document");
+        let (head, documents) = rest.split_first_chunk::<DOCUMENT_HEADER_BYTES>().ok_or(cut)?;
+        let [l0, l1, l2, l3, o0, o1, o2, o3, _flags] = *head;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let (document, after) = Document::split(documents)?;
+        if usize::try_from(length) != Ok(document.as_bytes().len()) {
+            return Err(FormatError::Frame("a document's length differs from its frame's"));
+        }
+        let start = at + DOCUMENT_HEADER_BYTES;
+        at = start + document.as_bytes().len();
+        let ts = Entry::parse(document)?.ts;
+        let ord = u32::from_le_bytes([o0, o1, o2, o3]);
+        found.push(Decoded { id: EntryId { ts, ord }, range: start..at });
+        rest = after;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(FormatError::Frame("it goes on after its documents")) }
+}

@@ -1,0 +1,178 @@
+use super::*;
+use crate::document::{DocumentBuilder, kind};
+use crate::entry::Entry;
+use crate::position::Timestamp;
+
+fn document(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut builder = DocumentBuilder::start(&mut out);
+    fill(&mut builder);
+    builder.finish();
+    out
+}
+
+fn entry(increment: u32, op: &str, o: &[u8], o2: Option<&[u8]>) -> Vec<u8> {
+    document(|entry| {
+        entry.raw("ts", kind::TIMESTAMP, &Timestamp::new(1_700_000_000, increment).to_le_bytes());
+        entry.int64("t", 1).int32("v", 2).str("op", op).str("ns", "shop.orders");
+        let mut ui = vec![16, 0, 0, 0, 4];
+        ui.extend([7; 16]);
+        entry.raw("ui", kind::BINARY, &ui).date("wall", 1_700_000_000_123);
+        entry.document("o", Document::new(o).unwrap());
+        if let Some(o2) = o2 {
+            entry.document("o2", Document::new(o2).unwrap());
+        }
+    })
+}
+
+fn insert() -> Vec<u8> {
+    entry(
+        1,
+        "i",
+        &document(|o| {
+            o.int32("_id", 1).str("name", "Ada");
+        }),
+        None,
+    )
+}
+
+fn update() -> Vec<u8> {
+    let key = document(|o| {
+        o.int32("_id", 1);
+    });
+    let modifiers = document(|o| {
+        o.int32("$v", 1)
+            .nested("$set", kind::DOCUMENT, |set| {
+                set.int64("a.b", 5);
+            });
+        o.nested("$unset", kind::DOCUMENT, |unset| {
+            unset.boolean("name", true);
+        });
+    });
+    entry(2, "u", &modifiers, Some(&key))
+}
+
+fn event(bytes: &[u8], mode: Mode) -> String {
+    let entry = Entry::parse(Document::new(bytes).unwrap()).unwrap();
+    let mut out = Vec::new();
+    json::write_change_event(&entry, "rs0", 0, mode, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn change_events_have_their_frozen_form() {
+    assert_eq!(
+        event(&insert(), Mode::Relaxed),
+        r#"{"_id":{"source":"rs0","ts":"1700000000:1","ord":0},"operationType":"insert","clusterTime":{"$timestamp":{"t":1700000000,"i":1}},"wallTime":{"$date":"2023-11-14T22:13:20.123Z"},"ns":{"db":"shop","coll":"orders"},"collectionUUID":{"$binary":{"base64":"BwcHBwcHBwcHBwcHBwcHBw==","subType":"04"}},"documentKey":{"_id":1},"fullDocument":{"_id":1,"name":"Ada"},"formatVersion":1}"#
+    );
+    assert_eq!(
+        event(&update(), Mode::Canonical),
+        r#"{"_id":{"source":"rs0","ts":"1700000000:2","ord":0},"operationType":"update","clusterTime":{"$timestamp":{"t":1700000000,"i":2}},"wallTime":{"$date":{"$numberLong":"1700000000123"}},"ns":{"db":"shop","coll":"orders"},"collectionUUID":{"$binary":{"base64":"BwcHBwcHBwcHBwcHBwcHBw==","subType":"04"}},"documentKey":{"_id":{"$numberInt":"1"}},"updateDescription":{"updatedFields":{"a.b":{"$numberLong":"5"}},"removedFields":["name"],"truncatedArrays":[]},"rawUpdateDescription":{"$v":{"$numberInt":"1"},"$set":{"a.b":{"$numberLong":"5"}},"$unset":{"name":true}},"formatVersion":1}"#
+    );
+}
+
+#[test]
+fn canonical_change_events_restore_what_replay_needs() {
+    for bytes in [insert(), update()] {
+        let mut arena = event(&bytes, Mode::Canonical).into_bytes();
+        let mut found = Vec::new();
+        let value = 0..arena.len();
+        decode(Format::Json(Mode::Canonical), value, None, &mut arena, &mut found).unwrap();
+        let before = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
+        let after = Entry::parse(found[0].document(&arena).unwrap()).unwrap();
+        assert_eq!((after.o, after.ns, after.ui), (before.o, before.ns, before.ui));
+        assert_eq!((after.ts, after.wall), (before.ts, before.wall));
+        assert_eq!(after.document_id(), before.document_id());
+        assert_eq!(found[0].id, EntryId { ts: before.ts, ord: 0 });
+    }
+}
+
+#[test]
+fn an_entry_that_text_cannot_hold_travels_in_raw_entry() {
+    let bytes = entry(
+        3,
+        "i",
+        &document(|o| {
+            o.int32("_id", 1).raw("s", kind::STRING, &[2, 0, 0, 0, 0xff, 0]);
+        }),
+        None,
+    );
+    let mut arena = event(&bytes, Mode::Canonical).into_bytes();
+    let mut found = Vec::new();
+    let value = 0..arena.len();
+    decode(Format::Json(Mode::Canonical), value, None, &mut arena, &mut found).unwrap();
+    assert_eq!(found[0].document(&arena).unwrap().as_bytes(), bytes);
+}
+
+#[test]
+fn a_command_keeps_its_whole_entry() {
+    let bytes = entry(
+        4,
+        "c",
+        &document(|o| {
+            o.str("renameCollection", "shop.a").str("to", "other.b");
+        }),
+        None,
+    );
+    let text = event(&bytes, Mode::Relaxed);
+    assert!(text.contains(r#""operationType":"rename""#), "{text}");
+    assert!(text.contains(r#""ns":{"db":"shop","coll":"a"},"to":{"db":"other","coll":"b"}"#));
+    let mut arena = text.into_bytes();
+    let mut found = Vec::new();
+    let value = 0..arena.len();
+    decode(Format::Json(Mode::Relaxed), value, None, &mut arena, &mut found).unwrap();
+    assert_eq!(found[0].document(&arena).unwrap().as_bytes(), bytes);
+}
+
+#[test]
+fn raw_frames_have_their_frozen_form_and_keep_every_byte() {
+    let small = document(|entry| {
+        entry.raw("ts", kind::TIMESTAMP, &Timestamp::new(2, 1).to_le_bytes());
+        entry.str("op", "n").str("ns", "");
+    });
+    let mut frame = raw::Frame::default();
+    let id = EntryId { ts: Timestamp::new(2, 1), ord: 3 };
+    frame.push(id, Document::new(&small).unwrap(), false);
+    frame.push(id, Document::new(&small).unwrap(), true);
+    assert_eq!(frame.span(), (id.ts, id.ts, 2));
+    let mut arena = b"before".to_vec();
+    frame.finish(&mut arena);
+    assert!(frame.is_empty());
+
+    let hex: String = arena[6..].iter().map(|byte| format!("{byte:02x}")).collect();
+    let body = "1f0000000300000000\
+        1f000000117473000100000002000000026f7000020000006e00026e73000100000000 00";
+    let one = body.replace(' ', "").replace('\n', "");
+    assert!(hex.starts_with("4f504c5201000000020000000100000002000000010000000200000"), "{hex}");
+    assert!(hex.contains("11747300010000000200000002"), "{hex} {one}");
+
+    let mut found = Vec::new();
+    let value = 6..arena.len();
+    decode(Format::Raw, value.clone(), None, &mut arena, &mut found).unwrap();
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[1].id, id);
+    assert_eq!(found[1].document(&arena).unwrap().as_bytes(), small);
+
+    for at in value.clone() {
+        let mut damaged = arena.clone();
+        damaged[at] ^= 0x40;
+        let reserved = at - 6 == 6 || at - 6 == 7 || (12..28).contains(&(at - 6));
+        let result = decode(Format::Raw, value.clone(), None, &mut damaged, &mut Vec::new());
+        assert!(result.is_err() || reserved, "byte {at}");
+    }
+}
+
+#[test]
+fn bson_records_are_named_by_their_header() {
+    let mut arena = insert();
+    let mut found = Vec::new();
+    let value = 0..arena.len();
+    let header = b"rs0/1700000000:1/0";
+    decode(Format::Bson, value.clone(), Some(header), &mut arena, &mut found).unwrap();
+    assert_eq!(found[0].range, value);
+    for header in [None, Some(&b"rs0/1700000000/0"[..]), Some(b"\xff")] {
+        assert!(decode(Format::Bson, value.clone(), header, &mut arena, &mut found).is_err());
+    }
+    let cut = 0..value.end - 1;
+    assert!(decode(Format::Bson, cut, Some(b"a/1:1/0"), &mut arena, &mut found).is_err());
+}

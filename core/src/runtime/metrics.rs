@@ -1,0 +1,48 @@
+//! Metrics that every program has, and how the others are registered.
+
+use prometheus::core::Collector;
+use prometheus::{IntGaugeVec, Opts, Registry};
+
+/// Adds a metric and hands it back, so that a struct of metrics builds in one expression.
+///
+/// # Errors
+/// When a metric of this name and these labels is there already.
+pub fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+/// Registers `<prefix>_build_info`, the constant 1 with the program's and librdkafka's versions.
+///
+/// # Errors
+/// When it is registered already, or the prefix is no metric name.
+pub fn register_build_info(
+    registry: &Registry,
+    prefix: &str,
+    version: &str,
+) -> prometheus::Result<()> {
+    let opts = Opts::new(format!("{prefix}_build_info"), "Versions; the value is always 1.");
+    let gauge = registered(registry, IntGaugeVec::new(opts, &["version", "librdkafka"])?)?;
+    let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
+    gauge.with_label_values(&[version, &librdkafka]).set(1);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::TextEncoder;
+
+    #[test]
+    fn build_info_names_both_versions_and_is_there_once() {
+        let registry = Registry::new();
+        register_build_info(&registry, "oplog_producer", "1.2.3").unwrap();
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        assert!(text.contains("oplog_producer_build_info{librdkafka=\""));
+        assert!(text.contains("version=\"1.2.3\"} 1"));
+        assert!(register_build_info(&registry, "oplog_producer", "1.2.3").is_err());
+    }
+}

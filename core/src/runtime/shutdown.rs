@@ -1,0 +1,256 @@
+//! Shutdown: one flag that every loop looks at, set by a signal, an error or the end of the work.
+//!
+//! The first signal asks for an orderly end, for which there is [`GRACE`]; a second one, or the end
+//! of the grace, asks to leave at once. Nobody here ends the process: the program's outermost
+//! future selects on [`Shutdown::forced`] and returns.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::runtime::exit::ExitCode;
+
+/// How long an orderly end may take; container platforms kill after 30 s by default.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// Why the program is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// SIGINT, as by Ctrl-C.
+    Interrupt,
+    /// SIGTERM, as by a supervisor.
+    Terminate,
+    /// The program itself: it is done, or one of its tasks failed.
+    Program,
+}
+
+/// A flag to end, shared by all parts of a program. Clones are the same flag.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    state: Arc<State>,
+    /// Ends the signal task when the last clone goes.
+    _signals: Option<Arc<JoinSet<()>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// 0, or the cause's number: a hot loop reads no lock.
+    cause: AtomicU8,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Ending { deadline: Instant },
+    Forced,
+}
+
+const INTERRUPT: u8 = 1;
+const TERMINATE: u8 = 2;
+const PROGRAM: u8 = 3;
+
+impl Shutdown {
+    /// A flag that no signal sets, for tests and for parts with an end of their own.
+    #[must_use]
+    pub fn manual() -> Self {
+        Self { state: Arc::new(State::new()), _signals: None }
+    }
+
+    /// A flag that SIGINT and SIGTERM set. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn on_signals() -> io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        let state = Arc::new(State::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(listen(Arc::clone(&state), interrupt, terminate));
+        Ok(Self { state, _signals: Some(Arc::new(tasks)) })
+    }
+
+    /// Whether to end. Cheap enough for a hot loop.
+    #[must_use]
+    pub fn triggered(&self) -> bool {
+        self.state.cause.load(Ordering::Relaxed) != 0
+    }
+
+    /// Why the program is to end, once it is.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        match self.state.cause.load(Ordering::Acquire) {
+            INTERRUPT => Some(Cause::Interrupt),
+            TERMINATE => Some(Cause::Terminate),
+            PROGRAM => Some(Cause::Program),
+            _ => None,
+        }
+    }
+
+    /// The exit code of a program that ended for this reason alone: 130 or 143 after a signal,
+    /// else `None`, because then the work's own outcome counts.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<ExitCode> {
+        match self.cause()? {
+            Cause::Interrupt => Some(ExitCode::Interrupted),
+            Cause::Terminate => Some(ExitCode::Terminated),
+            Cause::Program => None,
+        }
+    }
+
+    /// Asks for an orderly end, as the program itself. Harmless when repeated.
+    pub fn trigger(&self) {
+        self.state.trigger(Cause::Program);
+    }
+
+    /// Asks for an orderly end, naming the cause. Only the first cause is kept.
+    pub fn trigger_as(&self, cause: Cause) {
+        self.state.trigger(cause);
+    }
+
+    /// Asks to leave at once.
+    pub fn force(&self) {
+        self.state.force();
+    }
+
+    /// Waits until the program is to end. Cancel-safe.
+    pub async fn wait(&self) {
+        let mut phase = self.state.phase.subscribe();
+        // The sender lives in `self`: an error cannot happen, and would mean the end as well.
+        drop(phase.wait_for(|phase| *phase != Phase::Running).await);
+    }
+
+    /// Waits until the program must leave at once: after a second signal, or when [`GRACE`] is
+    /// over. Cancel-safe.
+    pub async fn forced(&self) {
+        self.wait().await;
+        let left = self.time_left().unwrap_or_default();
+        let mut phase = self.state.phase.subscribe();
+        drop(tokio::time::timeout(left, phase.wait_for(|phase| *phase == Phase::Forced)).await);
+    }
+
+    /// Whether the program must leave at once.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.time_left().is_some_and(|left| left.is_zero())
+    }
+
+    /// When the orderly end must be over; `None` while the program runs.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match *self.state.phase.borrow() {
+            Phase::Running => None,
+            Phase::Ending { deadline } => Some(deadline),
+            Phase::Forced => Some(Instant::now()),
+        }
+    }
+
+    /// What is left of the grace; `None` while the program runs.
+    #[must_use]
+    pub fn time_left(&self) -> Option<Duration> {
+        self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self { cause: AtomicU8::new(0), phase: watch::Sender::new(Phase::Running) }
+    }
+
+    /// Returns whether this was the first.
+    fn trigger(&self, cause: Cause) -> bool {
+        let number = match cause {
+            Cause::Interrupt => INTERRUPT,
+            Cause::Terminate => TERMINATE,
+            Cause::Program => PROGRAM,
+        };
+        let first =
+            self.cause.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if first {
+            let deadline = Instant::now() + GRACE;
+            self.phase.send_if_modified(|phase| {
+                let running = *phase == Phase::Running;
+                if running {
+                    *phase = Phase::Ending { deadline };
+                }
+                running
+            });
+        }
+        first
+    }
+
+    fn force(&self) {
+        self.trigger(Cause::Program);
+        self.phase.send_replace(Phase::Forced);
+    }
+}
+
+/// Turns signals into the flag. A signal that comes while the program ends by itself counts as
+/// the first one: the operator has not seen an end begin.
+async fn listen(state: Arc<State>, mut interrupt: Signal, mut terminate: Signal) {
+    let mut signals = 0_u32;
+    loop {
+        let (cause, name) = tokio::select! {
+            _ = interrupt.recv() => (Cause::Interrupt, "SIGINT"),
+            _ = terminate.recv() => (Cause::Terminate, "SIGTERM"),
+        };
+        signals += 1;
+        if signals == 1 {
+            let first = state.trigger(cause);
+            tracing::info!(signal = name, first, grace_s = GRACE.as_secs(), "signal: ending");
+        } else {
+            tracing::warn!(signal = name, "second signal: leaving at once");
+            state.force();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_cause_is_kept() {
+        let shutdown = Shutdown::manual();
+        assert!(!shutdown.triggered());
+        assert_eq!(shutdown.exit_code(), None);
+        let other = shutdown.clone();
+        other.trigger_as(Cause::Terminate);
+        shutdown.trigger();
+        shutdown.wait().await;
+        assert!(shutdown.triggered());
+        assert_eq!(shutdown.exit_code(), Some(ExitCode::Terminated));
+        assert!(shutdown.time_left().unwrap() > GRACE / 2);
+        assert!(!shutdown.is_forced());
+    }
+
+    #[tokio::test]
+    async fn a_second_request_forces() {
+        let shutdown = Shutdown::manual();
+        let waiting = shutdown.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { waiting.forced().await });
+        shutdown.trigger();
+        assert!(tasks.try_join_next().is_none());
+        shutdown.force();
+        tasks.join_next().await.unwrap().unwrap();
+        assert!(shutdown.is_forced());
+        assert_eq!(shutdown.cause(), Some(Cause::Program));
+        assert_eq!(shutdown.exit_code(), None);
+    }
+
+    #[tokio::test]
+    async fn the_signal_task_ends_with_its_flag() {
+        let shutdown = Shutdown::on_signals().unwrap();
+        let state = Arc::downgrade(&shutdown.state);
+        drop(shutdown);
+        while state.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+}

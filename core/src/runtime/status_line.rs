@@ -1,0 +1,116 @@
+//! The status line: on a terminal one live line at the foot, elsewhere nothing.
+//!
+//! A process has one terminal, so the line at hand is process-wide: the log writer steps around it.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Redraws a second at most.
+const REDRAWS_PER_SECOND: u8 = 5;
+
+/// The line on the terminal now, if any.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// One live line at the foot of the terminal. Dropping it removes it.
+#[derive(Debug)]
+pub struct StatusLine {
+    bar: Option<ProgressBar>,
+}
+
+impl StatusLine {
+    /// Shows a line if `visible` and standard error is a terminal; else every call does nothing.
+    #[must_use]
+    pub fn new(visible: bool) -> Self {
+        if !visible || !io::stderr().is_terminal() {
+            return Self { bar: None };
+        }
+        let bar = ProgressBar::with_draw_target(
+            None,
+            ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND),
+        );
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(1000 / u64::from(REDRAWS_PER_SECOND)));
+        *shown() = Some(bar.clone());
+        Self { bar: Some(bar) }
+    }
+
+    /// Whether the line is on a terminal: worth making texts for.
+    #[must_use]
+    pub fn is_visible(&self) -> bool {
+        self.bar.is_some()
+    }
+
+    /// Sets the text; drawn with the next redraw.
+    pub fn update(&self, text: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
+        }
+    }
+
+    /// Removes the line.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+            *shown() = None;
+        }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// Writes log lines to standard error, above the status line where there is one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let bar = shown().clone();
+        match bar {
+            Some(bar) => bar.suspend(|| io::stderr().lock().write_all(line))?,
+            None => io::stderr().lock().write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+impl MakeWriter<'_> for LogWriter {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        *self
+    }
+}
+
+fn shown() -> MutexGuard<'static, Option<ProgressBar>> {
+    // A panic elsewhere leaves the line usable.
+    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invisible_line_does_nothing() {
+        let line = StatusLine::new(false);
+        assert!(!line.is_visible());
+        line.update("7 entries/s".to_owned());
+        line.finish();
+        assert!(shown().is_none());
+        assert_eq!(LogWriter.write(b"").unwrap(), 0);
+    }
+}

@@ -1,0 +1,126 @@
+//! Logs: one event a line on standard error, as text or JSON.
+//!
+//! The libraries' own events come the same way: librdkafka's through
+//! [`kafka::Context`](crate::runtime::kafka::Context), under the target `librdkafka`.
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::runtime::status_line::LogWriter;
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("expected text or json".to_owned()),
+        }
+    }
+}
+
+/// What to log, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogOptions {
+    /// How a line is written.
+    pub format: LogFormat,
+    /// A level, or directives such as `info,oplog_producer=debug,librdkafka=warn`.
+    pub level: String,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// Why logging could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The level is none.
+    #[error("log level {level:?} is neither a level nor a list of directives")]
+    Level {
+        /// What was given.
+        level: String,
+        /// Why it is none.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The process logs already.
+    #[error("logging was started twice")]
+    Twice(#[from] TryInitError),
+}
+
+/// Starts logging for the whole process; call it once, early in `main`.
+///
+/// # Errors
+/// When the level is none, or logging was started before.
+pub fn init(options: &LogOptions) -> Result<(), TelemetryError> {
+    let filter = filter(&options.level)?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(LogWriter);
+    match options.format {
+        LogFormat::Text => {
+            let colour = io::stderr().is_terminal() && no_color(env::var_os("NO_COLOR")).is_none();
+            registry.with(layer.with_ansi(colour)).try_init()?;
+        }
+        LogFormat::Json => {
+            let layer = layer.json().flatten_event(true).with_current_span(false);
+            registry.with(layer.with_span_list(false)).try_init()?;
+        }
+    }
+    Ok(())
+}
+
+/// no-color.org: set and not empty, whatever its value.
+fn no_color(value: Option<std::ffi::OsString>) -> Option<std::ffi::OsString> {
+    value.filter(|value| !value.is_empty())
+}
+
+fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::builder()
+        .parse(level)
+        .map_err(|source| TelemetryError::Level { level: level.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_directives_are_accepted_and_others_named() {
+        assert!(filter("info").is_ok());
+        assert!(filter("warn,librdkafka=debug").is_ok());
+        let refused = filter("info,oplog=loud").unwrap_err();
+        assert!(refused.to_string().contains("info,oplog=loud"));
+    }
+
+    #[test]
+    fn an_empty_no_color_counts_as_unset() {
+        assert_eq!(no_color(Some("".into())), None);
+        assert_eq!(no_color(Some("0".into())), Some("0".into()));
+    }
+
+    #[test]
+    fn formats_have_two_names() {
+        assert_eq!("json".parse(), Ok(LogFormat::Json));
+        assert_eq!("text".parse(), Ok(LogFormat::Text));
+        assert!("logfmt".parse::<LogFormat>().is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! Names in Kafka: which topic a namespace goes to, and the names of the internal topics.
+//!
+//! A data topic is `<prefix>.<db>.<collection>` with exactly two dots. In the database part `_`,
+//! in the collection part `.`, and in both every other byte outside `[A-Za-z0-9_]` is written
+//! `-XX` (upper-case hex of the UTF-8 byte, `-` itself too). So Kafka's collision of `.` and `_`
+//! cannot happen and common names stay readable. Nobody parses a namespace out of a topic name:
+//! it is in the value. A name over 249 bytes has its tail replaced by `-h` and a hash.
+
+use std::fmt::Write as _;
+
+/// Longest topic name that Kafka takes.
+const MAX_NAME: usize = 249;
+/// `-h`, 16 digits of FNV-1a and 8 of CRC32C.
+const HASH_SUFFIX: usize = 2 + 16 + 8;
+/// Longest prefix: leaves room for the longest escaped database name (63 bytes) and the hash.
+pub const MAX_PREFIX: usize = 32;
+
+/// The topic of a collection.
+#[must_use]
+pub fn collection_topic(prefix: &str, db: &str, collection: &str) -> String {
+    let mut name = database_part(prefix, db);
+    if is_temporary(collection) {
+        name.push_str("-tmp");
+        return name;
+    }
+    escape(collection, |byte| byte.is_ascii_alphanumeric() || byte == b'_', &mut name);
+    if name.len() > MAX_NAME {
+        let digest = format!("-h{:016x}{:08x}", fnv1a(&name), crc32c::crc32c(name.as_bytes()));
+        let mut kept = MAX_NAME - HASH_SUFFIX;
+        // Not inside an escape: a cut `-2` would be no escape at all.
+        if let Some(dash) = name.get(..kept).and_then(|head| head.rfind('-'))
+            && dash + 3 > kept
+        {
+            kept = dash;
+        }
+        name.truncate(kept);
+        name.push_str(&digest);
+    }
+    name
+}
+
+/// The topic of a database's commands.
+#[must_use]
+pub fn command_topic(prefix: &str, db: &str) -> String {
+    database_part(prefix, db) + "-cmd"
+}
+
+/// The topic of a source's positions: the last record is its checkpoint.
+#[must_use]
+pub fn position_topic(prefix: &str, source: &str) -> String {
+    format!("__{prefix}.position.{source}")
+}
+
+/// The compacted topic of a source's routing table and claims.
+#[must_use]
+pub fn state_topic(prefix: &str, source: &str) -> String {
+    format!("__{prefix}.state.{source}")
+}
+
+/// The source of a state topic of that prefix, or nothing.
+#[must_use]
+pub fn source_of_state_topic<'t>(prefix: &str, topic: &'t str) -> Option<&'t str> {
+    topic.strip_prefix("__")?.strip_prefix(prefix)?.strip_prefix(".state.")
+}
+
+/// Whether a topic carries records of that prefix (data or commands).
+#[must_use]
+pub fn is_data_topic(prefix: &str, topic: &str) -> bool {
+    topic
+        .strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .is_some_and(|rest| rest.matches('.').count() == 1)
+}
+
+/// Whether a topic carries a database's commands.
+#[must_use]
+pub fn is_command_topic(topic: &str) -> bool {
+    topic.ends_with(".-cmd")
+}
+
+/// Checks a `--topic-prefix`.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn check_prefix(prefix: &str) -> Result<(), String> {
+    if prefix.is_empty() || prefix.len() > MAX_PREFIX {
+        return Err(format!("must have 1 to {MAX_PREFIX} characters"));
+    }
+    if prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        Ok(())
+    } else {
+        Err("may have letters, digits and `-` only".to_owned())
+    }
+}
+
+/// Checks a `--source-name`.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn check_source_name(name: &str) -> Result<(), String> {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if name.is_empty() || name.len() > 64 {
+        return Err("must have 1 to 64 characters".to_owned());
+    }
+    if name.bytes().all(known) {
+        Ok(())
+    } else {
+        Err("may have lower-case letters, digits and `-` only".to_owned())
+    }
+}
+
+/// Collections that live for one operation (`$out`, cross-database rename, convertToCapped): one
+/// topic for all of a database, else every run leaves a dead topic behind.
+#[must_use]
+pub fn is_temporary(collection: &str) -> bool {
+    let Some(rest) = collection.strip_prefix("tmp") else { return false };
+    if rest.starts_with(".agg_out.") || rest.starts_with(".mr.") {
+        return true;
+    }
+    let Some((random, operation)) = rest.split_once('.') else { return false };
+    random.len() == 5
+        && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        && ["renameCollection", "convertToCapped", "create", "rename"]
+            .iter()
+            .any(|name| operation == *name || operation.starts_with(&format!("{name}.")))
+}
+
+fn database_part(prefix: &str, db: &str) -> String {
+    let mut name = format!("{prefix}.");
+    escape(db, |byte| byte.is_ascii_alphanumeric(), &mut name);
+    name.push('.');
+    name
+}
+
+fn escape(text: &str, plain: impl Fn(u8) -> bool, out: &mut String) {
+    for byte in text.bytes() {
+        if plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            drop(write!(out, "-{byte:02X}"));
+        }
+    }
+}
+
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped_as_frozen() {
+        let golden = [
+            ("shop", "orders", "cdc.shop.orders"),
+            ("shop", "order_items", "cdc.shop.order_items"),
+            ("shop", "order.items", "cdc.shop.order-2Eitems"),
+            ("my_shop", "orders", "cdc.my-5Fshop.orders"),
+            ("a-b", "-x", "cdc.a-2Db.-2Dx"),
+            ("db", "日", "cdc.db.-E6-97-A5"),
+            ("db", "system.views", "cdc.db.system-2Eviews"),
+            ("db", "tmp.agg_out.5", "cdc.db.-tmp"),
+            ("db", "tmpA1b2C.renameCollection", "cdc.db.-tmp"),
+            ("db", "tmpA1b2C.convertToCapped.c", "cdc.db.-tmp"),
+            ("db", "tmp", "cdc.db.tmp"),
+            ("db", "tmpfiles", "cdc.db.tmpfiles"),
+        ];
+        for (db, collection, topic) in golden {
+            assert_eq!(collection_topic("cdc", db, collection), topic);
+        }
+        assert_eq!(command_topic("cdc", "my_db"), "cdc.my-5Fdb.-cmd");
+        assert_eq!(position_topic("cdc", "rs0"), "__cdc.position.rs0");
+        assert_eq!(state_topic("cdc", "rs0"), "__cdc.state.rs0");
+        assert_eq!(source_of_state_topic("cdc", "__cdc.state.rs0"), Some("rs0"));
+        assert_eq!(source_of_state_topic("cdc", "__cdc2.state.rs0"), None);
+    }
+
+    #[test]
+    fn long_names_are_cut_and_stay_apart() {
+        let one = collection_topic("cdc", &"d_".repeat(31), &"é".repeat(120));
+        let two = collection_topic("cdc", &"d_".repeat(31), &("é".repeat(119) + "e"));
+        assert!(one.len() <= MAX_NAME && two.len() <= MAX_NAME);
+        assert_ne!(one, two);
+        assert_eq!(one.matches('.').count(), 2);
+        let longest = collection_topic(&"p".repeat(MAX_PREFIX), &"_".repeat(63), &"_".repeat(200));
+        assert!(longest.len() <= MAX_NAME);
+        assert_eq!(longest.matches('.').count(), 2);
+    }
+
+    #[test]
+    fn data_topics_are_recognised_by_their_two_dots() {
+        assert!(is_data_topic("cdc", "cdc.shop.orders"));
+        assert!(is_data_topic("cdc", "cdc.shop.-cmd"));
+        assert!(!is_data_topic("cdc", "cdc2.shop.orders"));
+        assert!(!is_data_topic("cdc", "__cdc.state.rs0"));
+        assert!(!is_data_topic("cdc", "cdc.shop"));
+    }
+
+    #[test]
+    fn prefixes_and_source_names_are_checked() {
+        assert!(check_prefix("cdc-1").is_ok());
+        assert!(check_prefix("").is_err());
+        assert!(check_prefix("a.b").is_err());
+        assert!(check_prefix("a_b").is_err());
+        assert!(check_source_name("rs0").is_ok());
+        assert!(check_source_name("RS0").is_err());
+    }
+}
