@@ -1,0 +1,169 @@
+//! One broker: its directory, its configuration, its command line, and when it is ready.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::services::kafka::KafkaOptions;
+use crate::services::kafka::home::Home;
+use crate::services::process;
+use crate::services::wait::wait_for;
+
+/// For one broker that is its own controller, quick to start, with little to keep in memory.
+///
+/// Internal topics have one replica and few partitions; a group waits for nobody before its first
+/// assignment, and tests may lose a member within half a second; records may be as large as the
+/// largest MongoDB document many times over. A killed broker comes back only when its controller
+/// session has run out, 9 seconds by default. The cleaner's map takes 128 MB of heap by default.
+const PROPERTIES: &str = "\
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+auto.create.topics.enable=false
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=5
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=5
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=500
+message.max.bytes=115343360
+replica.fetch.max.bytes=115343360
+socket.request.max.bytes=134217728
+log.cleaner.dedupe.buffer.size=8388608
+num.network.threads=2
+num.io.threads=4
+";
+
+/// A broker's place and shape; it may or may not be running.
+#[derive(Clone, Debug)]
+pub(crate) struct Broker {
+    home: Home,
+    directory: PathBuf,
+    port: u16,
+    controller_port: u16,
+    options: KafkaOptions,
+}
+
+impl Broker {
+    pub(crate) fn new(
+        home: Home,
+        directory: &Path,
+        port: u16,
+        controller_port: u16,
+        options: KafkaOptions,
+    ) -> Broker {
+        Broker {
+            home,
+            directory: directory.to_owned(),
+            port,
+            controller_port,
+            options,
+        }
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Writes the configuration, formats an empty data directory, and returns the command.
+    ///
+    /// A `tied` broker dies with this process.
+    pub(crate) fn prepare(&self, tied: bool) -> Result<Command> {
+        let properties = self.write_properties()?;
+        let data = self.data();
+        if !data.join("meta.properties").exists() {
+            self.home.copy_formatted(&data)?;
+        }
+        let java = self.home.java();
+        let mut command = if tied {
+            process::tied(java)
+        } else {
+            Command::new(java)
+        };
+        self.home.broker_args(&mut command, self.options.heap_mb);
+        command.arg("kafka.Kafka").arg(properties);
+        Ok(command)
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    pub(crate) fn write_properties(&self) -> Result<PathBuf> {
+        let (port, controller) = (self.port, self.controller_port);
+        let mut text = PROPERTIES.to_owned();
+        text += &format!("log.dirs={}\n", self.data().display());
+        text += &format!(
+            "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
+        );
+        text += &format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n");
+        text += &format!("controller.quorum.voters=1@127.0.0.1:{controller}\n");
+        for (name, value) in &self.options.properties {
+            text += &format!("{name}={value}\n");
+        }
+        fs::create_dir_all(&self.directory)?;
+        let path = self.directory.join("server.properties");
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// Waits until a client is told about the broker and about a leader for every partition.
+    pub(crate) fn wait_until_ready(
+        &self,
+        limit: Duration,
+        mut still_alive: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let client = self.client()?;
+        wait_for("a Kafka broker that serves", limit, || {
+            still_alive()?;
+            Ok(serves(&client, Duration::from_millis(500)).then_some(()))
+        })
+    }
+
+    /// Whether the broker answers now.
+    pub(crate) fn is_ready(&self) -> Result<bool> {
+        Ok(serves(&self.client()?, Duration::from_secs(2)))
+    }
+
+    fn client(&self) -> Result<BaseConsumer> {
+        let client = ClientConfig::new()
+            .set("bootstrap.servers", self.address())
+            .set("reconnect.backoff.ms", "20")
+            .set("reconnect.backoff.max.ms", "100")
+            .set_log_level(RDKafkaLogLevel::Emerg)
+            .create()?;
+        Ok(client)
+    }
+}
+
+fn serves(client: &BaseConsumer, limit: Duration) -> bool {
+    let Ok(metadata) = client.fetch_metadata(None, limit) else {
+        return false;
+    };
+    let led = metadata
+        .topics()
+        .iter()
+        .flat_map(rdkafka::metadata::MetadataTopic::partitions)
+        .all(|partition| partition.leader() >= 0);
+    led && !metadata.brokers().is_empty()
+}

@@ -1,0 +1,162 @@
+//! An installed Kafka: its jars from Maven, a formatted data directory to copy, and a class-data
+//! archive that halves the start of a broker.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::services::cache;
+use crate::services::kafka::{Broker, KafkaOptions};
+use crate::services::port::Port;
+use crate::services::process::{self, Process};
+
+const POM: &str = include_str!("../../../services/kafka/pom.xml");
+const LOGGING: &str = include_str!("../../../services/kafka/log4j2.properties");
+/// Raised when what is done with the inputs changes.
+const RECIPE: &str = "1";
+/// Any cluster id does: no two of these brokers ever meet.
+const CLUSTER_ID: &str = "b3Bsb2ctcmVsYXktdGVzdA";
+
+/// The folder of an installation.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    folder: PathBuf,
+}
+
+impl Home {
+    /// Finds the installation, or makes it.
+    pub(crate) fn install() -> Result<Home> {
+        let folder = cache::installed("kafka", &[POM, LOGGING, RECIPE], |folder| {
+            let home = Home {
+                folder: folder.to_owned(),
+            };
+            home.fetch()?;
+            home.format()?;
+            home.archive_classes()
+        })?;
+        Ok(Home { folder })
+    }
+
+    pub(crate) fn java(&self) -> PathBuf {
+        match std::env::var_os("JAVA_HOME") {
+            Some(home) => Path::new(&home).join("bin/java"),
+            None => PathBuf::from("java"),
+        }
+    }
+
+    /// The class path, as Java expands it.
+    pub(crate) fn class_path(&self) -> PathBuf {
+        self.folder.join("libs/*")
+    }
+
+    /// The Java options of a broker.
+    pub(crate) fn broker_args(&self, command: &mut Command, heap_mb: u32) {
+        command
+            .arg("-Xms128m")
+            .arg(format!("-Xmx{heap_mb}m"))
+            .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-Xshare:auto", "-Djava.awt.headless=true"]);
+        let archive = self.class_archive();
+        if archive.exists() {
+            command.arg(option("-XX:SharedArchiveFile=", &archive));
+        }
+        self.common_args(command, "INFO");
+    }
+
+    /// The Java options of everything.
+    pub(crate) fn common_args(&self, command: &mut Command, log_level: &str) {
+        command
+            .arg(option("-Dlog4j2.configurationFile=file:", &self.logging()))
+            .arg(format!("-Dkafka.log.level={log_level}"))
+            .arg("-cp")
+            .arg(self.class_path());
+    }
+
+    /// Makes `data` a freshly formatted data directory.
+    pub(crate) fn copy_formatted(&self, data: &Path) -> Result<()> {
+        fs::create_dir_all(data)?;
+        for entry in fs::read_dir(self.formatted())? {
+            let entry = entry?;
+            fs::copy(entry.path(), data.join(entry.file_name()))?;
+        }
+        Ok(())
+    }
+
+    fn fetch(&self) -> Result<()> {
+        fs::write(self.folder.join("pom.xml"), POM)?;
+        fs::write(self.logging(), LOGGING)?;
+        let libs = self.folder.join("libs");
+        cache::run(
+            Command::new("mvn")
+                .current_dir(&self.folder)
+                .args(["-q", "-B", "dependency:copy-dependencies"])
+                .arg(option("-DoutputDirectory=", &libs)),
+        )?;
+        Ok(())
+    }
+
+    /// Formats once and keeps the result: a Java start less for every broker. What is written
+    /// names neither a port nor a path.
+    fn format(&self) -> Result<()> {
+        let workshop = self.folder.join("format");
+        let broker = Broker::new(self.clone(), &workshop, 9092, 9093, KafkaOptions::default());
+        let properties = broker.write_properties()?;
+        let mut command = Command::new(self.java());
+        self.common_args(&mut command, "WARN");
+        command
+            .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
+            .arg(properties);
+        cache::run(&mut command)?;
+        fs::rename(broker.data(), self.formatted())?;
+        fs::remove_dir_all(workshop)?;
+        Ok(())
+    }
+
+    /// Runs a broker once and lets Java write down the classes that it loaded.
+    fn archive_classes(&self) -> Result<()> {
+        let workshop = self.folder.join("archive");
+        let ports = [Port::lease()?, Port::lease()?];
+        let broker = Broker::new(
+            self.clone(),
+            &workshop,
+            ports[0].number(),
+            ports[1].number(),
+            KafkaOptions::default(),
+        );
+        let properties = broker.write_properties()?;
+        self.copy_formatted(&broker.data())?;
+        let mut command = process::tied(self.java());
+        command.arg(option("-XX:ArchiveClassesAtExit=", &self.class_archive()));
+        self.broker_args(&mut command, KafkaOptions::default().heap_mb);
+        command.arg("kafka.Kafka").arg(properties);
+        let mut running = Process::spawn("kafka", command, &workshop)?;
+        broker
+            .wait_until_ready(Duration::from_secs(120), || running.expect_running())
+            .context("the first broker did not come up")?;
+        running.stop(Duration::from_secs(60))?;
+        fs::remove_dir_all(workshop)?;
+        Ok(())
+    }
+
+    fn logging(&self) -> PathBuf {
+        self.folder.join("log4j2.properties")
+    }
+
+    fn formatted(&self) -> PathBuf {
+        self.folder.join("formatted")
+    }
+
+    fn class_archive(&self) -> PathBuf {
+        self.folder.join("classes.jsa")
+    }
+}
+
+fn option(name: &str, path: &Path) -> OsString {
+    let mut option = OsString::from(name);
+    option.push(path);
+    option
+}

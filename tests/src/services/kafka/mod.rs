@@ -1,0 +1,149 @@
+//! Apache Kafka: private brokers for tests, and Kafka's own tools and partitioner.
+
+mod broker;
+mod home;
+mod tools;
+
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+pub(crate) use broker::Broker;
+pub use tools::java_partitions;
+
+use crate::services::port::Port;
+use crate::services::process::Process;
+use crate::services::workdir::Workdir;
+pub(crate) use home::Home;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+/// A start that fails is tried again on other ports: some other program may have taken one.
+const START_ATTEMPTS: usize = 3;
+
+/// What a test may want different in its broker.
+#[derive(Clone, Debug)]
+pub struct KafkaOptions {
+    /// Broker properties over the defaults of the tests.
+    pub properties: Vec<(String, String)>,
+    /// The upper bound of the Java heap, in megabytes.
+    pub heap_mb: u32,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> KafkaOptions {
+        KafkaOptions {
+            properties: Vec::new(),
+            heap_mb: 768,
+        }
+    }
+}
+
+/// A private broker in a temporary directory; killed when dropped.
+#[derive(Debug)]
+pub struct Kafka {
+    process: Option<Process>,
+    broker: Broker,
+    workdir: Workdir,
+    _ports: [Port; 2],
+}
+
+impl Kafka {
+    /// Installs Kafka when it is not there yet, starts a broker and waits until it serves.
+    pub fn start(options: &KafkaOptions) -> Result<Kafka> {
+        let home = Home::install()?;
+        let mut attempt = 1;
+        loop {
+            match Kafka::start_once(&home, options) {
+                Err(error) if attempt < START_ATTEMPTS => {
+                    eprintln!("kafka did not start, trying other ports: {error:#}");
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn start_once(home: &Home, options: &KafkaOptions) -> Result<Kafka> {
+        let ports = [Port::lease()?, Port::lease()?];
+        let workdir = Workdir::create("kafka")?;
+        let broker = Broker::new(
+            home.clone(),
+            workdir.path(),
+            ports[0].number(),
+            ports[1].number(),
+            options.clone(),
+        );
+        let mut kafka = Kafka {
+            process: None,
+            broker,
+            workdir,
+            _ports: ports,
+        };
+        match kafka.run() {
+            Ok(()) => Ok(kafka),
+            Err(error) => {
+                kafka.keep();
+                Err(error)
+            }
+        }
+    }
+
+    /// The address for clients.
+    #[must_use]
+    pub fn brokers(&self) -> String {
+        self.broker.address()
+    }
+
+    /// Stops the broker (SIGTERM, at last SIGKILL), keeping its data and ports.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.stop(STOPPED_WITHIN)?;
+        }
+        Ok(())
+    }
+
+    /// Kills the broker (SIGKILL), keeping its data and ports.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+        }
+        Ok(())
+    }
+
+    /// Stops the broker if it runs, and starts it on the same port with the same data.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.run()
+    }
+
+    /// Runs one of Kafka's tools (`kafka-topics`, `kafka-consumer-groups`, `kafka-get-offsets`,
+    /// `kafka-console-consumer`, …, or a class name) to its end, within a minute.
+    ///
+    /// `--bootstrap-server` is added to the tools known by name.
+    pub fn tool(&self, name: &str, args: &[&str]) -> Result<Output> {
+        tools::run(self.broker.home(), &self.brokers(), name, args)
+    }
+
+    /// The broker's directory: `server.properties`, `data`, and `logs` with its output.
+    #[must_use]
+    pub fn directory(&self) -> &std::path::Path {
+        self.workdir.path()
+    }
+
+    /// Keeps the directory after the end.
+    pub fn keep(&mut self) {
+        self.workdir.keep();
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let command = self.broker.prepare(true)?;
+        let mut process = Process::spawn("kafka", command, &self.workdir.path().join("logs"))?;
+        self.broker
+            .wait_until_ready(READY_WITHIN, || process.expect_running())
+            .with_context(|| format!("the broker's log ends:\n{}", process.stderr_tail()))?;
+        self.process = Some(process);
+        Ok(())
+    }
+}

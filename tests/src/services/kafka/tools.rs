@@ -1,0 +1,102 @@
+//! Kafka's own command-line tools, and its Java partitioner as the judge of ours.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::services::kafka::home::Home;
+use crate::services::process::{self, Process};
+use crate::services::workdir::Workdir;
+
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
+
+/// The scripts of Kafka's `bin` folder by the class that each runs.
+const TOOLS: &[(&str, &str)] = &[
+    ("kafka-topics", "org.apache.kafka.tools.TopicCommand"),
+    (
+        "kafka-consumer-groups",
+        "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+    ),
+    ("kafka-get-offsets", "org.apache.kafka.tools.GetOffsetShell"),
+    (
+        "kafka-console-consumer",
+        "org.apache.kafka.tools.consumer.ConsoleConsumer",
+    ),
+    (
+        "kafka-console-producer",
+        "org.apache.kafka.tools.ConsoleProducer",
+    ),
+    ("kafka-configs", "kafka.admin.ConfigCommand"),
+    (
+        "kafka-transactions",
+        "org.apache.kafka.tools.TransactionsCommand",
+    ),
+    (
+        "kafka-delete-records",
+        "org.apache.kafka.tools.DeleteRecordsCommand",
+    ),
+];
+
+/// Runs a tool to its end.
+pub(crate) fn run(home: &Home, brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
+    let known = TOOLS.iter().find(|(script, _)| *script == name);
+    let workdir = Workdir::create("kafka-tool")?;
+    let mut command = process::tied(home.java());
+    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+    home.common_args(&mut command, "WARN");
+    match known {
+        Some((_, class)) => command.args([class, "--bootstrap-server", brokers]),
+        None => command.arg(name),
+    };
+    command.args(args).stdin(Stdio::null());
+    finish(Process::spawn("tool", command, workdir.path())?)
+}
+
+/// The partitions that Kafka's Java producer chooses for these keys, each with the number of
+/// partitions of its topic.
+pub fn java_partitions(keys: &[(Vec<u8>, i32)]) -> Result<Vec<i32>> {
+    const SOURCE: &str = include_str!("../../../services/kafka/PartitionVectors.java");
+    let home = Home::install()?;
+    let workdir = Workdir::create("partitions")?;
+    let source = workdir.path().join("PartitionVectors.java");
+    fs::write(&source, SOURCE)?;
+    let mut input = String::new();
+    for (key, partitions) in keys {
+        for byte in key {
+            write!(input, "{byte:02x}")?;
+        }
+        writeln!(input, " {partitions}")?;
+    }
+    let input_path = workdir.path().join("keys");
+    fs::write(&input_path, input)?;
+
+    let mut command = process::tied(home.java());
+    home.common_args(&mut command, "WARN");
+    command.arg(source).stdin(File::open(input_path)?);
+    let output = finish(Process::spawn("partitions", command, workdir.path())?)?;
+    ensure!(
+        output.status.success(),
+        "the Java partitioner failed: {}",
+        String::from_utf8_lossy(&output.stderr),
+    );
+    let answer = String::from_utf8(output.stdout)?;
+    let partitions: Vec<i32> = answer
+        .lines()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("not a list of partitions: {answer}"))?;
+    ensure!(partitions.len() == keys.len(), "one partition for each key");
+    Ok(partitions)
+}
+
+fn finish(mut process: Process) -> Result<Output> {
+    let status = process.wait(ENDED_WITHIN)?;
+    Ok(Output {
+        status,
+        stdout: process.stdout()?,
+        stderr: process.stderr()?,
+    })
+}

@@ -1,0 +1,124 @@
+//! This workspace's own programs as processes that can be watched, ended and killed.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::services::process::{self, Process};
+use crate::services::workdir::Workdir;
+
+/// A run of `oplog-producer` or `oplog-consumer`; killed when dropped.
+#[derive(Debug)]
+pub struct Program {
+    // Dropped first, so that nothing writes into the directory any more.
+    process: Process,
+    workdir: Workdir,
+}
+
+impl Program {
+    /// Starts `oplog-producer` with these arguments.
+    pub fn producer(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<Program> {
+        Program::start("oplog-producer", args, &[])
+    }
+
+    /// Starts `oplog-consumer` with these arguments.
+    pub fn consumer(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<Program> {
+        Program::start("oplog-consumer", args, &[])
+    }
+
+    /// Starts a program of this workspace with arguments and variables; of the test's own
+    /// environment it sees everything but `OPLOG_…`.
+    pub fn start(
+        name: &str,
+        args: impl IntoIterator<Item: AsRef<OsStr>>,
+        variables: &[(&str, &str)],
+    ) -> Result<Program> {
+        let workdir = Workdir::create(name)?;
+        let mut command = process::tied(binary(name)?);
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("OPLOG_") {
+                command.env_remove(variable);
+            }
+        }
+        command
+            .args(args)
+            .envs(variables.iter().copied())
+            .current_dir(workdir.path())
+            .stdin(Stdio::null());
+        let process = Process::spawn(name, command, &workdir.path().join("logs"))?;
+        Ok(Program { process, workdir })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The directory it runs in; its output is in `logs`.
+    #[must_use]
+    pub fn directory(&self) -> &std::path::Path {
+        self.workdir.path()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.process.ended()?.is_none())
+    }
+
+    /// Asks it to end (SIGTERM) and returns at once.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.process.signal("TERM")
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    pub fn kill_9(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Sends any signal by its name: `STOP` and `CONT` make a process that lost its time.
+    pub fn signal(&mut self, signal: &str) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits for its end and returns the exit code (128 and the signal, when one ended it);
+    /// an error, with the end of its log, when it still runs after `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<i32> {
+        self.process.wait(limit).map(process::shell_code)
+    }
+
+    /// What it has written to standard output so far.
+    pub fn stdout_text(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.process.stdout()?).into_owned())
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr_text(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.process.stderr()?).into_owned())
+    }
+
+    /// Keeps its directory after the end.
+    pub fn keep(&mut self) {
+        self.workdir.keep();
+    }
+}
+
+/// Finds a program beside the running test, in `target/<profile>/`.
+fn binary(name: &str) -> Result<PathBuf> {
+    let mut folders = Vec::new();
+    if let Some(folder) = std::env::var_os("OPLOG_RELAY_BIN_DIR") {
+        folders.push(PathBuf::from(folder));
+    } else {
+        let test = std::env::current_exe()?;
+        folders.extend(test.ancestors().skip(1).take(2).map(PathBuf::from));
+    }
+    let found = folders
+        .iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found
+        .with_context(|| format!("{name} is not in {folders:?}: run `cargo build -p {name}` first"))
+}

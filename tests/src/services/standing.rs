@@ -1,0 +1,252 @@
+//! The standing servers of `make services-up`: one Kafka, one source with an oplog and one target,
+//! on fixed ports, outliving the process that starts them. Linux only: `/proc` tells whose a
+//! process is.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::services::cache;
+use crate::services::ferretdb::{self, FerretDbOptions, Server};
+use crate::services::kafka::{self, Broker, KafkaOptions};
+use crate::services::process::{append, send_signal, tail};
+use crate::services::wait::wait_until;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOPPED_WITHIN: Duration = Duration::from_secs(20);
+
+/// The ports of the standing servers; Kafka's controller takes the port after Kafka's.
+#[derive(Clone, Copy, Debug)]
+pub struct StandingPorts {
+    /// Kafka's port.
+    pub kafka: u16,
+    /// The port of the MongoDB that is read.
+    pub source: u16,
+    /// The port of the MongoDB that is written.
+    pub target: u16,
+}
+
+impl Default for StandingPorts {
+    fn default() -> StandingPorts {
+        StandingPorts {
+            kafka: 19_092,
+            source: 27_117,
+            target: 27_118,
+        }
+    }
+}
+
+/// How one standing server is.
+#[derive(Clone, Debug)]
+pub struct StandingState {
+    /// `kafka`, `source` or `target`.
+    pub name: &'static str,
+    /// The address for clients.
+    pub address: String,
+    /// The process id, when it runs.
+    pub id: Option<u32>,
+    /// Whether it answers at the address.
+    pub ready: bool,
+}
+
+enum Kind {
+    Kafka(Broker),
+    FerretDb(Server),
+}
+
+struct Member {
+    name: &'static str,
+    directory: PathBuf,
+    kind: Kind,
+}
+
+/// The three standing servers, running or not; held by one process at a time.
+pub struct Standing {
+    members: [Member; 3],
+    _lock: File,
+}
+
+impl std::fmt::Debug for Standing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Standing").finish_non_exhaustive()
+    }
+}
+
+impl Standing {
+    /// Installs what is missing and describes the servers; starts none.
+    pub fn open(ports: StandingPorts) -> Result<Standing> {
+        let root = cache::root()?.join("services");
+        fs::create_dir_all(&root)?;
+        let lock = File::create(root.join("lock"))?;
+        lock.lock()?;
+        let home = kafka::Home::install()?;
+        let program = ferretdb::install()?;
+        let kafka = Broker::new(
+            home,
+            &root.join("kafka"),
+            ports.kafka,
+            ports.kafka + 1,
+            KafkaOptions::default(),
+        );
+        let server = |name, port, options| {
+            let directory = root.join(name);
+            let server = Server::new(&program, &directory, port, options);
+            Member {
+                name,
+                directory,
+                kind: Kind::FerretDb(server),
+            }
+        };
+        let members = [
+            Member {
+                name: "kafka",
+                directory: root.join("kafka"),
+                kind: Kind::Kafka(kafka),
+            },
+            server("source", ports.source, FerretDbOptions::source()),
+            server("target", ports.target, FerretDbOptions::target()),
+        ];
+        Ok(Standing {
+            members,
+            _lock: lock,
+        })
+    }
+
+    /// Starts what does not run and waits until all serve; the data of the last run is kept.
+    pub fn up(&self) -> Result<Vec<StandingState>> {
+        for member in &self.members {
+            match member.running()? {
+                Some(_) => {}
+                None => member.spawn()?,
+            }
+        }
+        for member in &self.members {
+            member.wait_until_ready()?;
+        }
+        self.state()
+    }
+
+    /// Stops what runs, keeping the data; returns how the servers were.
+    pub fn down(&self) -> Result<Vec<StandingState>> {
+        let before = self.state()?;
+        for member in &self.members {
+            member.stop()?;
+        }
+        Ok(before)
+    }
+
+    /// How the servers are.
+    pub fn state(&self) -> Result<Vec<StandingState>> {
+        self.members.iter().map(Member::state).collect()
+    }
+}
+
+impl Member {
+    fn pid_file(&self) -> PathBuf {
+        self.directory.join("pid")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory
+            .join("logs")
+            .join(format!("{}.log", self.name))
+    }
+
+    fn address(&self) -> String {
+        match &self.kind {
+            Kind::Kafka(broker) => broker.address(),
+            Kind::FerretDb(server) => server.uri(),
+        }
+    }
+
+    /// The id of the server's process. A process id is used again by the system sooner or later,
+    /// so the command line must name this server's own directory.
+    fn running(&self) -> Result<Option<u32>> {
+        let Ok(text) = fs::read_to_string(self.pid_file()) else {
+            return Ok(None);
+        };
+        let id: u32 = text
+            .trim()
+            .parse()
+            .with_context(|| format!("{} holds no process id", self.pid_file().display()))?;
+        let command_line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let command_line = String::from_utf8_lossy(&command_line);
+        let ours = format!("{}/", self.directory.display());
+        Ok(command_line.contains(&ours).then_some(id))
+    }
+
+    fn spawn(&self) -> Result<()> {
+        let mut command: Command = match &self.kind {
+            Kind::Kafka(broker) => broker.prepare(false)?,
+            Kind::FerretDb(server) => server.prepare(false)?,
+        };
+        fs::create_dir_all(self.directory.join("logs"))?;
+        let log = append(&self.log_file())?;
+        // Its own process group: an interrupt typed into the starter's terminal is not for it.
+        let child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .current_dir(&self.directory)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.name))?;
+        fs::write(self.pid_file(), format!("{}\n", child.id()))?;
+        Ok(())
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let still_alive = || {
+            if self.running()?.is_none() {
+                bail!("it ended");
+            }
+            Ok(())
+        };
+        let ready = match &self.kind {
+            Kind::Kafka(broker) => broker.wait_until_ready(READY_WITHIN, still_alive),
+            Kind::FerretDb(server) => server.wait_until_ready(still_alive),
+        };
+        ready.with_context(|| {
+            let log = self.log_file();
+            format!(
+                "{} does not serve at {} (if it runs on another port, stop it first); \
+                 {} ends:\n{}",
+                self.name,
+                self.address(),
+                log.display(),
+                tail(&log),
+            )
+        })
+    }
+
+    fn stop(&self) -> Result<()> {
+        let Some(id) = self.running()? else {
+            return Ok(());
+        };
+        send_signal(id, "TERM")?;
+        let gone = || self.running().is_ok_and(|id| id.is_none());
+        if wait_until("the end of the server", STOPPED_WITHIN, gone).is_err() {
+            send_signal(id, "KILL")?;
+            wait_until("the end of the killed server", STOPPED_WITHIN, gone)?;
+        }
+        fs::remove_file(self.pid_file())?;
+        Ok(())
+    }
+
+    fn state(&self) -> Result<StandingState> {
+        let id = self.running()?;
+        let ready = id.is_some()
+            && match &self.kind {
+                Kind::Kafka(broker) => broker.is_ready()?,
+                Kind::FerretDb(server) => server.is_ready()?,
+            };
+        Ok(StandingState {
+            name: self.name,
+            address: self.address(),
+            id,
+            ready,
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! Waiting for a condition: polled at a short interval, bounded by a deadline.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Polls `probe` until it yields a value; fails at once on its error, or after `limit`.
+pub fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = probe()? {
+            return Ok(value);
+        }
+        if Instant::now() >= deadline {
+            bail!("waited {limit:?} in vain: {what}");
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+/// Polls `condition` until it holds; fails after `limit`.
+pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Result<()> {
+    wait_for(what, limit, || Ok(condition().then_some(())))
+}
+
+/// Polls an async `condition` until it holds; fails after `limit`, even inside the condition.
+pub async fn wait_until_async(
+    what: &str,
+    limit: Duration,
+    mut condition: impl AsyncFnMut() -> bool,
+) -> Result<()> {
+    let polling = async {
+        while !condition().await {
+            tokio::time::sleep(INTERVAL).await;
+        }
+    };
+    if tokio::time::timeout(limit, polling).await.is_err() {
+        bail!("waited {limit:?} in vain: {what}");
+    }
+    Ok(())
+}
