@@ -24,8 +24,14 @@ pub fn register_build_info(
     prefix: &str,
     version: &str,
 ) -> prometheus::Result<()> {
-    let opts = Opts::new(format!("{prefix}_build_info"), "Versions; the value is always 1.");
-    let gauge = registered(registry, IntGaugeVec::new(opts, &["version", "librdkafka"])?)?;
+    let opts = Opts::new(
+        format!("{prefix}_build_info"),
+        "Versions; the value is always 1.",
+    );
+    let gauge = registered(
+        registry,
+        IntGaugeVec::new(opts, &["version", "librdkafka"])?,
+    )?;
     let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
     gauge.with_label_values(&[version, &librdkafka]).set(1);
     Ok(())
@@ -40,7 +46,9 @@ mod tests {
     fn build_info_names_both_versions_and_is_there_once() {
         let registry = Registry::new();
         register_build_info(&registry, "oplog_producer", "1.2.3").unwrap();
-        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let text = TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
         assert!(text.contains("oplog_producer_build_info{librdkafka=\""));
         assert!(text.contains("version=\"1.2.3\"} 1"));
         assert!(register_build_info(&registry, "oplog_producer", "1.2.3").is_err());

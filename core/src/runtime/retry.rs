@@ -20,7 +20,12 @@ impl Backoff {
     /// Delays from `first` to `cap`.
     #[must_use]
     pub fn new(first: Duration, cap: Duration) -> Self {
-        Self { first, cap: cap.max(first), attempts: 0, seed: RandomState::new() }
+        Self {
+            first,
+            cap: cap.max(first),
+            attempts: 0,
+            seed: RandomState::new(),
+        }
     }
 
     /// Attempts since the start or the last [`reset`](Self::reset).
@@ -32,7 +37,11 @@ impl Backoff {
     /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
         let factor = 1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
-        let full = self.first.checked_mul(factor).unwrap_or(self.cap).min(self.cap);
+        let full = self
+            .first
+            .checked_mul(factor)
+            .unwrap_or(self.cap)
+            .min(self.cap);
         // 0..=255 of 256 parts of the half that may be taken away.
         let part = self.seed.hash_one(self.attempts).to_le_bytes()[0];
         self.attempts = self.attempts.saturating_add(1);
@@ -97,7 +106,10 @@ mod tests {
         shutdown.trigger();
         let mut backoff = Backoff::new(Duration::from_secs(3600), Duration::from_secs(3600));
         assert!(!backoff.sleep_blocking(&shutdown));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         assert!(!runtime.block_on(backoff.sleep(&shutdown)));
     }
 }

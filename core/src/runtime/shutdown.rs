@@ -59,7 +59,10 @@ impl Shutdown {
     /// A flag that no signal sets, for tests and for parts with an end of their own.
     #[must_use]
     pub fn manual() -> Self {
-        Self { state: Arc::new(State::new()), _signals: None }
+        Self {
+            state: Arc::new(State::new()),
+            _signals: None,
+        }
     }
 
     /// A flag that SIGINT and SIGTERM set. Must be called within a tokio runtime.
@@ -72,7 +75,10 @@ impl Shutdown {
         let state = Arc::new(State::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(listen(Arc::clone(&state), interrupt, terminate));
-        Ok(Self { state, _signals: Some(Arc::new(tasks)) })
+        Ok(Self {
+            state,
+            _signals: Some(Arc::new(tasks)),
+        })
     }
 
     /// Whether to end. Cheap enough for a hot loop.
@@ -153,13 +159,17 @@ impl Shutdown {
     /// What is left of the grace; `None` while the program runs.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
-        self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.deadline()
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }
 
 impl State {
     fn new() -> Self {
-        Self { cause: AtomicU8::new(0), phase: watch::Sender::new(Phase::Running) }
+        Self {
+            cause: AtomicU8::new(0),
+            phase: watch::Sender::new(Phase::Running),
+        }
     }
 
     /// Returns whether this was the first.
@@ -169,8 +179,10 @@ impl State {
             Cause::Terminate => TERMINATE,
             Cause::Program => PROGRAM,
         };
-        let first =
-            self.cause.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let first = self
+            .cause
+            .compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
         if first {
             let deadline = Instant::now() + GRACE;
             self.phase.send_if_modified(|phase| {
@@ -202,7 +214,12 @@ async fn listen(state: Arc<State>, mut interrupt: Signal, mut terminate: Signal)
         signals += 1;
         if signals == 1 {
             let first = state.trigger(cause);
-            tracing::info!(signal = name, first, grace_s = GRACE.as_secs(), "signal: ending");
+            tracing::info!(
+                signal = name,
+                first,
+                grace_s = GRACE.as_secs(),
+                "signal: ending"
+            );
         } else {
             tracing::warn!(signal = name, "second signal: leaving at once");
             state.force();

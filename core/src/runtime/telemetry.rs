@@ -46,7 +46,10 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -96,7 +99,10 @@ fn no_color(value: Option<std::ffi::OsString>) -> Option<std::ffi::OsString> {
 fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
         .parse(level)
-        .map_err(|source| TelemetryError::Level { level: level.to_owned(), source })
+        .map_err(|source| TelemetryError::Level {
+            level: level.to_owned(),
+            source,
+        })
 }
 
 #[cfg(test)]

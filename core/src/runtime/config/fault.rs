@@ -35,16 +35,17 @@ impl Faults {
 
     /// Adds one.
     pub fn add(&mut self, place: impl Into<String>, message: impl Into<String>) {
-        self.found.push(Fault { place: place.into(), message: message.into() });
+        self.found.push(Fault {
+            place: place.into(),
+            message: message.into(),
+        });
     }
 
     /// Takes the value, or adds the error and goes on.
-    pub fn take_or<T, E: fmt::Display>(
-        &mut self,
-        place: &str,
-        outcome: Result<T, E>,
-    ) -> Option<T> {
-        outcome.map_err(|error| self.add(place, error.to_string())).ok()
+    pub fn take_or<T, E: fmt::Display>(&mut self, place: &str, outcome: Result<T, E>) -> Option<T> {
+        outcome
+            .map_err(|error| self.add(place, error.to_string()))
+            .ok()
     }
 
     /// Whether there is none.
@@ -64,7 +65,11 @@ impl Faults {
     /// # Errors
     /// When any fault was added: all of them.
     pub fn finish(self) -> Result<(), ConfigError> {
-        if self.found.is_empty() { Ok(()) } else { Err(ConfigError::Faults(self.found)) }
+        if self.found.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Faults(self.found))
+        }
     }
 }
 
@@ -90,7 +95,9 @@ impl ConfigError {
             Self::Usage(error) => error.print(),
             Self::Faults(found) => {
                 let mut stderr = io::stderr().lock();
-                found.iter().try_for_each(|fault| writeln!(stderr, "error: {fault}"))
+                found
+                    .iter()
+                    .try_for_each(|fault| writeln!(stderr, "error: {fault}"))
             }
         }
     }
@@ -106,7 +113,11 @@ impl ConfigError {
 }
 
 fn lines(found: &[Fault]) -> String {
-    found.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n")
+    found
+        .iter()
+        .map(Fault::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]

@@ -86,26 +86,37 @@ impl Given {
             Self::One(value) => vec![value],
             Self::Many(values) if is_list(arg) => values.iter().map(String::as_str).collect(),
             Self::Many(_) => return Err("takes one value, not a list".to_owned()),
-            Self::Lines(text) if is_list(arg) => {
-                text.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
-            }
+            Self::Lines(text) if is_list(arg) => text
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .collect(),
             Self::Lines(text) => vec![text],
         };
         let Some(delimiter) = arg.get_value_delimiter() else {
             return Ok(raw.into_iter().map(str::to_owned).collect());
         };
-        Ok(raw.into_iter().flat_map(|value| value.split(delimiter)).map(str::to_owned).collect())
+        Ok(raw
+            .into_iter()
+            .flat_map(|value| value.split(delimiter))
+            .map(str::to_owned)
+            .collect())
     }
 }
 
 fn is_list(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Append)
-        || arg.get_num_args().is_some_and(|range| range.max_values() > 1)
+        || arg
+            .get_num_args()
+            .is_some_and(|range| range.max_values() > 1)
         || arg.get_value_delimiter().is_some()
 }
 
 fn with_config_flag(command: Command) -> Command {
-    if command.get_arguments().any(|arg| arg.get_long() == Some(CONFIG)) {
+    if command
+        .get_arguments()
+        .any(|arg| arg.get_long() == Some(CONFIG))
+    {
         return command;
     }
     let arg = Arg::new(CONFIG)
@@ -164,7 +175,9 @@ fn read_env(
         };
         match value.into_string() {
             Ok(value) => {
-                layer.values.insert((*key).clone(), (name, Given::Lines(value)));
+                layer
+                    .values
+                    .insert((*key).clone(), (name, Given::Lines(value)));
             }
             Err(_) => faults.add(name, "the value is no UTF-8"),
         }
@@ -223,16 +236,24 @@ fn read_file(path: &Path, known: &[String], faults: &mut Faults) -> Layer {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+    1 + text
+        .bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count()
 }
 
 fn given(value: toml::Value) -> Result<Given, String> {
     match value {
         toml::Value::Array(values) => {
             let texts: Option<Vec<String>> = values.into_iter().map(scalar).collect();
-            texts.map(Given::Many).ok_or_else(|| "a list holds plain values only".to_owned())
+            texts
+                .map(Given::Many)
+                .ok_or_else(|| "a list holds plain values only".to_owned())
         }
-        value => scalar(value).map(Given::One).ok_or_else(|| "tables are not used here".to_owned()),
+        value => scalar(value)
+            .map(Given::One)
+            .ok_or_else(|| "tables are not used here".to_owned()),
     }
 }
 
@@ -306,7 +327,9 @@ fn with_switch_value(arg: Arg) -> Arg {
 fn with_env_help(arg: Arg, name: &str) -> Arg {
     let with_name = |help: &clap::builder::StyledStr| format!("{help} [env: {name}]");
     let long = arg.get_long_help().map(with_name);
-    let short = arg.get_help().map_or_else(|| format!("[env: {name}]"), with_name);
+    let short = arg
+        .get_help()
+        .map_or_else(|| format!("[env: {name}]"), with_name);
     match long {
         Some(long) => arg.help(short).long_help(long),
         None => arg.help(short),
@@ -316,16 +339,25 @@ fn with_env_help(arg: Arg, name: &str) -> Arg {
 /// Tries the flag's parser on each value.
 fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
     let parser: ValueParser = arg.get_value_parser().clone();
-    let lone = Arg::new("value").long("value").value_parser(parser).allow_hyphen_values(true);
+    let lone = Arg::new("value")
+        .long("value")
+        .value_parser(parser)
+        .allow_hyphen_values(true);
     let command = Command::new("check").no_binary_name(true).arg(lone);
     for value in values {
-        command.clone().try_get_matches_from([format!("--value={value}")]).map_err(refusal)?;
+        command
+            .clone()
+            .try_get_matches_from([format!("--value={value}")])
+            .map_err(refusal)?;
     }
     Ok(())
 }
 
 /// Why a parser refused a value, without the value: it may be a secret.
-#[allow(clippy::needless_pass_by_value, reason = "it is the shape that map_err asks for")]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "it is the shape that map_err asks for"
+)]
 fn refusal(error: clap::Error) -> String {
     if let Some(source) = std::error::Error::source(&error) {
         return source.to_string();

@@ -81,11 +81,15 @@ pub fn resolve_secret(value: &str) -> Result<Secret, SecretError> {
     let Some(path) = value.strip_prefix("file:") else {
         return Ok(Secret::new(value));
     };
-    let text = fs::read_to_string(path)
-        .map_err(|error| SecretError::Unreadable { path: path.to_owned(), reason: error.kind() })?;
+    let text = fs::read_to_string(path).map_err(|error| SecretError::Unreadable {
+        path: path.to_owned(),
+        reason: error.kind(),
+    })?;
     let text = text.trim_end_matches(['\r', '\n']);
     if text.is_empty() {
-        return Err(SecretError::Empty { path: path.to_owned() });
+        return Err(SecretError::Empty {
+            path: path.to_owned(),
+        });
     }
     Ok(Secret::new(text))
 }
@@ -136,20 +140,39 @@ mod tests {
         let path = std::env::temp_dir().join(format!("oplog-secret-{}", std::process::id()));
         let value = format!("file:{}", path.display());
         fs::write(&path, "mongodb://a:b@c/\n").unwrap();
-        assert_eq!(value.parse::<Secret>().unwrap().expose(), "mongodb://a:b@c/");
+        assert_eq!(
+            value.parse::<Secret>().unwrap().expose(),
+            "mongodb://a:b@c/"
+        );
         fs::write(&path, "\n").unwrap();
-        assert!(resolve_secret(&value).unwrap_err().to_string().ends_with("is empty"));
+        assert!(
+            resolve_secret(&value)
+                .unwrap_err()
+                .to_string()
+                .ends_with("is empty")
+        );
         fs::remove_file(&path).unwrap();
-        assert!(resolve_secret(&value).unwrap_err().to_string().contains("not found"));
+        assert!(
+            resolve_secret(&value)
+                .unwrap_err()
+                .to_string()
+                .contains("not found")
+        );
         assert_eq!(resolve_secret("plain").unwrap().expose(), "plain");
     }
 
     #[test]
     fn connection_strings_lose_their_secrets_only() {
         let table = [
-            ("mongodb://h1:27017,h2/db?replicaSet=rs0", "mongodb://h1:27017,h2/db?replicaSet=rs0"),
+            (
+                "mongodb://h1:27017,h2/db?replicaSet=rs0",
+                "mongodb://h1:27017,h2/db?replicaSet=rs0",
+            ),
             ("mongodb://u:p@h/", "mongodb://***@h/"),
-            ("mongodb+srv://u:p/@?x@h/?tls=true", "mongodb+srv://***@h/?tls=true"),
+            (
+                "mongodb+srv://u:p/@?x@h/?tls=true",
+                "mongodb+srv://***@h/?tls=true",
+            ),
             (
                 "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:t&appName=a",
                 "mongodb://h/?authMechanismProperties=***&appName=a",

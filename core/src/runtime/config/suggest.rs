@@ -1,10 +1,7 @@
 //! "Did you mean": the known name nearest to a mistyped one.
 
 /// The nearest of `known`, if near enough to be a slip.
-pub(super) fn nearest<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     known
         .into_iter()
@@ -16,7 +13,9 @@ pub(super) fn nearest<'a>(
 
 /// `" (did you mean …?)"`, or nothing.
 pub(super) fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(name, known).map(|found| format!(" (did you mean {found}?)")).unwrap_or_default()
+    nearest(name, known)
+        .map(|found| format!(" (did you mean {found}?)"))
+        .unwrap_or_default()
 }
 
 /// Levenshtein's distance.

@@ -42,7 +42,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let mut total = 0_u64;
     while !rest.is_empty() {
         let (number, after) = number_and_unit(rest);
-        let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let unit_end = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (unit, next) = after.split_at_checked(unit_end).ok_or_else(expected)?;
         let factor: u64 = match unit {
             "ms" => 1,
@@ -59,11 +61,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             .ok_or_else(|| "the duration is too long".to_owned())?;
         rest = next;
     }
-    if text.is_empty() { Err(expected()) } else { Ok(Duration::from_millis(total)) }
+    if text.is_empty() {
+        Err(expected())
+    } else {
+        Ok(Duration::from_millis(total))
+    }
 }
 
 fn number_and_unit(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
@@ -104,11 +112,13 @@ pub fn parse_start(text: &str) -> Result<Start, String> {
     {
         return Ok(Start::Position(seconds, increment));
     }
-    text.parse::<Timestamp>().map(|time| Start::At(time.as_millisecond())).map_err(|_| {
-        "expected oldest, now, an RFC 3339 time such as 2026-01-31T14:03:00Z, or \
+    text.parse::<Timestamp>()
+        .map(|time| Start::At(time.as_millisecond()))
+        .map_err(|_| {
+            "expected oldest, now, an RFC 3339 time such as 2026-01-31T14:03:00Z, or \
          <seconds>:<increment>"
-            .to_owned()
-    })
+                .to_owned()
+        })
 }
 
 #[cfg(test)]
@@ -122,10 +132,22 @@ mod tests {
         assert_eq!(parse_bytes("16MiB"), Ok(16 << 20));
         assert_eq!(parse_bytes("500kB"), Ok(500_000));
         assert_eq!(parse_bytes("2GiB"), Ok(2 << 30));
-        for bad in ["", "MiB", "1.5MiB", "-1", "16 MiB", "1TiB!", "99999999999999999999", "1é"] {
+        for bad in [
+            "",
+            "MiB",
+            "1.5MiB",
+            "-1",
+            "16 MiB",
+            "1TiB!",
+            "99999999999999999999",
+            "1é",
+        ] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }
-        assert_eq!(parse_bytes("18446744073709551615k"), Err("the size is too large".to_owned()));
+        assert_eq!(
+            parse_bytes("18446744073709551615k"),
+            Err("the size is too large".to_owned())
+        );
     }
 
     #[test]
@@ -135,8 +157,18 @@ mod tests {
         assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
         assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
-        for bad in ["", "10", "s", "10 s", "1.5s", "-1s", "1h30", "1y", "99999999999999999d", "1é"]
-        {
+        for bad in [
+            "",
+            "10",
+            "s",
+            "10 s",
+            "1.5s",
+            "-1s",
+            "1h30",
+            "1y",
+            "99999999999999999d",
+            "1é",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
@@ -146,11 +178,26 @@ mod tests {
         assert_eq!(parse_start("oldest"), Ok(Start::Oldest));
         assert_eq!("earliest".parse(), Ok(Start::Oldest));
         assert_eq!(parse_start("now"), Ok(Start::Now));
-        assert_eq!(parse_start("1700000000:7"), Ok(Start::Position(1_700_000_000, 7)));
-        assert_eq!(parse_start("2023-11-14T22:13:20.5Z"), Ok(Start::At(1_700_000_000_500)));
-        assert_eq!(parse_start("2023-11-14T23:13:20+01:00"), Ok(Start::At(1_700_000_000_000)));
-        for bad in ["", "yesterday", "1:2:3", "2023-11-14", "2023-11-14T22:13:20", "5000000000:1"]
-        {
+        assert_eq!(
+            parse_start("1700000000:7"),
+            Ok(Start::Position(1_700_000_000, 7))
+        );
+        assert_eq!(
+            parse_start("2023-11-14T22:13:20.5Z"),
+            Ok(Start::At(1_700_000_000_500))
+        );
+        assert_eq!(
+            parse_start("2023-11-14T23:13:20+01:00"),
+            Ok(Start::At(1_700_000_000_000))
+        );
+        for bad in [
+            "",
+            "yesterday",
+            "1:2:3",
+            "2023-11-14",
+            "2023-11-14T22:13:20",
+            "5000000000:1",
+        ] {
             assert!(parse_start(bad).unwrap_err().contains("RFC 3339"), "{bad}");
         }
     }

@@ -51,7 +51,9 @@ enum Policy {
 
 fn parse(args: &str, env: &[(&str, &str)]) -> Result<Relay, ConfigError> {
     let args = std::iter::once("relay").chain(args.split_whitespace());
-    let env = env.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    let env = env
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()));
     parse_layered_from(args, env, &["OPLOG_NEIGHBOUR"])
 }
 
@@ -86,7 +88,10 @@ impl Drop for File {
 #[test]
 fn defaults_hold_where_nothing_is_given() {
     let replay = replay("replay --target t", &[("HOME", "/root")]);
-    assert_eq!((replay.partitions, replay.wait), (4, Duration::from_secs(10)));
+    assert_eq!(
+        (replay.partitions, replay.wait),
+        (4, Duration::from_secs(10))
+    );
     assert!(!replay.dry_run);
     assert!(replay.kafka_options.is_empty());
     assert_eq!(replay.policy, None);
@@ -103,7 +108,10 @@ fn flag_over_environment_over_file_over_default() {
     let args = format!("{} replay", file.flag());
     let from_file = replay(&args, &[]);
     assert_eq!(from_file.target.expose(), "from file");
-    assert_eq!((from_file.partitions, from_file.wait), (8, Duration::from_secs(60)));
+    assert_eq!(
+        (from_file.partitions, from_file.wait),
+        (8, Duration::from_secs(60))
+    );
     assert!(from_file.dry_run);
     assert_eq!(from_file.kafka_options, ["a=b,c", "d=e"]);
     assert_eq!(from_file.policy, Some(Policy::Stop));
@@ -118,7 +126,10 @@ fn flag_over_environment_over_file_over_default() {
         ("OPLOG_POLICY", "count"),
     ];
     let from_env = replay(&args, &env);
-    assert_eq!((from_env.partitions, from_env.wait), (16, Duration::from_secs(60)));
+    assert_eq!(
+        (from_env.partitions, from_env.wait),
+        (16, Duration::from_secs(60))
+    );
     assert!(!from_env.dry_run);
     assert_eq!(from_env.kafka_options, ["f=g", "h=i,j"]);
     assert_eq!(from_env.namespaces, ["a.b", "c.d"]);
@@ -146,9 +157,15 @@ fn the_environment_names_the_file_and_the_flag_wins() {
     let one = File::new("one", "target = \"one\"");
     let two = File::new("two", "target = \"two\"");
     let path = one.0.to_str().unwrap();
-    assert_eq!(replay("replay", &[("OPLOG_CONFIG", path)]).target.expose(), "one");
+    assert_eq!(
+        replay("replay", &[("OPLOG_CONFIG", path)]).target.expose(),
+        "one"
+    );
     let args = format!("replay --config={}", two.0.display());
-    assert_eq!(replay(&args, &[("OPLOG_CONFIG", path)]).target.expose(), "two");
+    assert_eq!(
+        replay(&args, &[("OPLOG_CONFIG", path)]).target.expose(),
+        "two"
+    );
 }
 
 #[test]
@@ -172,7 +189,10 @@ fn every_fault_is_reported_with_its_place_and_without_its_value() {
 #[test]
 fn a_key_of_another_subcommand_is_left_alone() {
     let file = File::new("other", "target = \"t\"\ngroup = \"g\"\nwait = \"never\"");
-    match parse(&format!("status {}", file.flag()), &[]).unwrap().command {
+    match parse(&format!("status {}", file.flag()), &[])
+        .unwrap()
+        .command
+    {
         Run::Status { group } => assert_eq!(group.as_deref(), Some("g")),
         Run::Replay(_) => panic!("another subcommand"),
     }
@@ -181,11 +201,18 @@ fn a_key_of_another_subcommand_is_left_alone() {
 #[test]
 fn a_broken_file_is_named_with_the_line_and_not_shown() {
     let file = File::new("broken", "target = \"t\"\nwait = hunter2\n");
-    let text = parse(&format!("replay {}", file.flag()), &[]).unwrap_err().to_string();
+    let text = parse(&format!("replay {}", file.flag()), &[])
+        .unwrap_err()
+        .to_string();
     assert!(text.contains(", line 2: "), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
-    let text = parse("status --config /nowhere/x.toml", &[]).unwrap_err().to_string();
-    assert!(text.starts_with("/nowhere/x.toml: cannot be read: "), "{text}");
+    let text = parse("status --config /nowhere/x.toml", &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.starts_with("/nowhere/x.toml: cannot be read: "),
+        "{text}"
+    );
 }
 
 #[test]

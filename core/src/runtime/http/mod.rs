@@ -1,0 +1,212 @@
+//! The HTTP side of a program: metrics, health and status, and whatever routes it adds.
+
+mod health;
+mod probe;
+
+pub use health::{DEFAULT_BEAT_LIMIT, Health};
+pub use probe::probe;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
+use tokio::net::TcpListener;
+
+use crate::runtime::shutdown::Shutdown;
+
+/// Makes the answer of `/status`; called for each request, so it must not block.
+pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Where to listen: the value of `--http`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HttpAddress {
+    /// Nowhere.
+    Off,
+    /// At `host:port`.
+    At(String),
+}
+
+impl FromStr for HttpAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::At(text.to_owned()))
+            }
+            _ => Err("expected host:port, such as 127.0.0.1:9464, or off".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for HttpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(address) => f.write_str(address),
+        }
+    }
+}
+
+/// Why HTTP could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}, the value of --http")]
+    Bind {
+        /// The address.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Accepting connections failed.
+    #[error("serving http failed")]
+    Serve(#[source] io::Error),
+}
+
+/// Takes the address, at the start, so that a taken port ends the program at once.
+/// `None` when HTTP is off.
+///
+/// # Errors
+/// When the address cannot be had.
+pub async fn bind(address: &HttpAddress) -> Result<Option<TcpListener>, HttpError> {
+    let HttpAddress::At(address) = address else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| HttpError::Bind {
+            address: address.clone(),
+            source,
+        })?;
+    let bound = listener
+        .local_addr()
+        .map_or_else(|_| address.clone(), |a: SocketAddr| a.to_string());
+    tracing::info!(address = bound, "serving http");
+    Ok(Some(listener))
+}
+
+/// What is served.
+#[derive(Clone)]
+pub struct Http {
+    /// The source of `/metrics`.
+    pub registry: Registry,
+    /// The source of `/livez`, `/readyz` and `/healthz`.
+    pub health: Health,
+    /// The source of `/status`.
+    pub status: Status,
+    /// The program's own routes.
+    pub routes: Router,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("health", &self.health)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    /// The common routes alone.
+    #[must_use]
+    pub fn new(registry: Registry, health: Health, status: Status) -> Self {
+        Self {
+            registry,
+            health,
+            status,
+            routes: Router::new(),
+        }
+    }
+
+    /// Adds routes of the program.
+    #[must_use]
+    pub fn with_routes(mut self, routes: Router) -> Self {
+        self.routes = self.routes.merge(routes);
+        self
+    }
+
+    /// All routes, as they are served.
+    pub fn into_router(self) -> Router {
+        let routes = self.routes.clone();
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/livez", get(livez))
+            .route("/readyz", get(readyz))
+            .route("/healthz", get(readyz))
+            .route("/status", get(status))
+            .with_state(Arc::new(self))
+            .merge(routes)
+    }
+
+    /// Serves until shutdown; requests under way are answered.
+    ///
+    /// # Errors
+    /// When accepting connections fails.
+    pub async fn serve(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), HttpError> {
+        axum::serve(listener, self.into_router())
+            .with_graceful_shutdown(async move { shutdown.wait().await })
+            .await
+            .map_err(HttpError::Serve)
+    }
+}
+
+/// [`Http::serve`] of the common routes alone.
+///
+/// # Errors
+/// When accepting connections fails.
+pub async fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    health: Health,
+    status: Status,
+    shutdown: Shutdown,
+) -> Result<(), HttpError> {
+    Http::new(registry, health, status)
+        .serve(listener, shutdown)
+        .await
+}
+
+async fn metrics(State(http): State<Arc<Http>>) -> Response {
+    match TextEncoder::new().encode_to_string(&http.registry.gather()) {
+        Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be encoded");
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+        }
+    }
+}
+
+async fn livez(State(http): State<Arc<Http>>) -> Response {
+    answer(http.health.live())
+}
+
+async fn readyz(State(http): State<Arc<Http>>) -> Response {
+    answer(http.health.live().and_then(|()| http.health.ready()))
+}
+
+async fn status(State(http): State<Arc<Http>>) -> Response {
+    Json((http.status)()).into_response()
+}
+
+fn answer(outcome: Result<(), String>) -> Response {
+    match outcome {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! The other end of `/readyz`: images without a shell or curl check a container's health with it.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a probe may take; container platforms give theirs 1 to 30 s.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// More than any answer of `/readyz`.
+const MAX_ANSWER_BYTES: u64 = 16 * 1024;
+
+/// Asks the program at `address` (`host:port`) whether it is ready.
+///
+/// # Errors
+/// When it is not, or does not answer: the reason.
+pub async fn probe(address: &str) -> Result<(), String> {
+    let address = reachable(address);
+    let answer = timeout(PATIENCE, ask(&address))
+        .await
+        .map_err(|_| format!("no answer from {address} within {} s", PATIENCE.as_secs()))?
+        .map_err(|error| format!("no answer from {address}: {error}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status_line = head.lines().next().unwrap_or_default();
+    if status_line.split(' ').nth(1) == Some("200") {
+        return Ok(());
+    }
+    Err(if body.trim().is_empty() {
+        status_line.to_owned()
+    } else {
+        body.trim().to_owned()
+    })
+}
+
+/// An address to listen on all interfaces is reached on the loopback.
+fn reachable(address: &str) -> String {
+    match address.rsplit_once(':') {
+        Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
+        Some(("[::]", port)) => format!("[::1]:{port}"),
+        _ => address.to_owned(),
+    }
+}
+
+async fn ask(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream
+        .take(MAX_ANSWER_BYTES)
+        .read_to_end(&mut answer)
+        .await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcard_addresses_become_loopback() {
+        assert_eq!(reachable("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(reachable("[::]:80"), "[::1]:80");
+        assert_eq!(reachable("producer:80"), "producer:80");
+    }
+}

@@ -1,0 +1,435 @@
+//! Topics: creating them, and what they are set to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::context::Context;
+use super::error::{KafkaFailure, is_transient};
+use super::options::{KafkaOptions, client_config};
+use crate::runtime::retry::Backoff;
+
+/// How long the first contact may take: a wrong address must be told within seconds.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long any other call may take, retries included.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Up to so many topics are asked for by name, more of them with the whole cluster's metadata.
+const ASKED_BY_NAME: usize = 8;
+
+/// Whether a topic was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Creation {
+    /// It is new.
+    Created,
+    /// It was there, with settings that may be others.
+    Existed,
+}
+
+/// What a topic is set to. `None` where the broker does not say, as older ones do not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// The number of partitions.
+    pub partitions: i32,
+    /// Replicas of the first partition.
+    pub replication_factor: usize,
+    /// `retention.ms`; −1 is for ever.
+    pub retention_ms: Option<i64>,
+    /// `retention.bytes`; −1 is without limit.
+    pub retention_bytes: Option<i64>,
+    /// `cleanup.policy`.
+    pub cleanup_policy: Option<String>,
+    /// `message.timestamp.type`.
+    pub timestamp_type: Option<String>,
+    /// `message.timestamp.after.max.ms`, since Kafka 3.6.
+    pub timestamp_after_max_ms: Option<i64>,
+    /// `max.message.bytes`.
+    pub max_message_bytes: Option<i64>,
+    /// `min.insync.replicas`.
+    pub min_insync_replicas: Option<i64>,
+}
+
+/// Administers topics. Clones share the connections.
+#[derive(Clone)]
+pub struct Admin {
+    brokers: String,
+    admin: Arc<AdminClient<Context>>,
+    /// Asks for metadata: unlike the admin client, which is a producer, it never creates a topic
+    /// by asking, and it hands out its errors.
+    metadata: Arc<BaseConsumer<Context>>,
+    context: Context,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("brokers", &self.brokers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// Connects, and sees that a broker answers.
+    ///
+    /// # Errors
+    /// When the options are wrong or no broker answers.
+    pub async fn connect(options: &KafkaOptions) -> Result<Self, KafkaFailure> {
+        let context = Context::new();
+        let mut config = client_config(options);
+        let metadata = config
+            .create_with_context(context.clone())
+            .map_err(KafkaFailure::Options)?;
+        // Nobody takes this client's log lines from their queue; the other one logs the same.
+        config.set_log_level(RDKafkaLogLevel::Emerg);
+        let admin = config
+            .create_with_context(Context::new())
+            .map_err(KafkaFailure::Options)?;
+        let brokers = options.brokers.clone();
+        let admin = Self {
+            brokers,
+            admin: Arc::new(admin),
+            metadata: Arc::new(metadata),
+            context,
+        };
+        // A topic name that cannot exist keeps the answer small: the brokers are what counts.
+        admin
+            .topic_metadata(vec!["-".to_owned()], CONNECT_PATIENCE)
+            .await?;
+        Ok(admin)
+    }
+
+    /// Creates a topic; `replication_factor` −1 leaves it to the broker. Settings of a topic that
+    /// is there already stay as they are.
+    ///
+    /// # Errors
+    /// When the cluster refuses, or does not answer in time.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        partitions: i32,
+        replication_factor: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<Creation, KafkaFailure> {
+        let action = format!("creating topic {name}");
+        let mut topic = NewTopic::new(
+            name,
+            partitions,
+            TopicReplication::Fixed(replication_factor),
+        );
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let options = request_options();
+        let mut attempts = Attempts::new(PATIENCE);
+        loop {
+            let error = match self.admin.create_topics([&topic], &options).await {
+                Ok(outcomes) => match outcomes.into_iter().next() {
+                    Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                        return Ok(Creation::Existed);
+                    }
+                    Some(Err((_, code))) => KafkaError::AdminOp(code),
+                    _ => return Ok(Creation::Created),
+                },
+                Err(error) => error,
+            };
+            attempts.again(&action, error).await?;
+        }
+    }
+
+    /// The settings of those topics that exist, by name.
+    ///
+    /// # Errors
+    /// When the cluster refuses, or does not answer in time.
+    pub async fn describe_topics(
+        &self,
+        names: &[&str],
+    ) -> Result<BTreeMap<String, TopicSettings>, KafkaFailure> {
+        let owned: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut found = self.topic_metadata(owned, PATIENCE).await?;
+        found.retain(|name, topic| names.contains(&name.as_str()) && topic.partitions > 0);
+        if found.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut settings = BTreeMap::new();
+        for resource in self.describe(found.keys().map(String::as_str)).await? {
+            if let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = &resource.specifier
+                && let Some(topic) = found.get(name)
+            {
+                settings.insert(name.clone(), topic_settings(*topic, &resource));
+            }
+        }
+        Ok(settings)
+    }
+
+    /// The settings of one topic, if it exists.
+    ///
+    /// # Errors
+    /// When the cluster refuses, or does not answer in time.
+    pub async fn topic_settings(&self, name: &str) -> Result<Option<TopicSettings>, KafkaFailure> {
+        Ok(self.describe_topics(&[name]).await?.remove(name))
+    }
+
+    /// How many partitions a topic has, if it exists.
+    ///
+    /// # Errors
+    /// When no broker answers in time, or access is refused.
+    pub async fn partitions(&self, name: &str) -> Result<Option<i32>, KafkaFailure> {
+        let topics = self.topic_metadata(vec![name.to_owned()], PATIENCE).await?;
+        Ok(topics
+            .get(name)
+            .map(|topic| topic.partitions)
+            .filter(|partitions| *partitions > 0))
+    }
+
+    /// All topics that we may see, with their partitions.
+    ///
+    /// # Errors
+    /// When no broker answers in time.
+    pub async fn topics(&self) -> Result<BTreeMap<String, i32>, KafkaFailure> {
+        let topics = self.topic_metadata(Vec::new(), PATIENCE).await?;
+        Ok(topics
+            .into_iter()
+            .map(|(name, topic)| (name, topic.partitions))
+            .collect())
+    }
+
+    /// Waits until every partition of a topic has a leader; returns their number.
+    ///
+    /// # Errors
+    /// When that takes longer than `patience`, or access is refused.
+    pub async fn wait_for_topic(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> Result<i32, KafkaFailure> {
+        let start = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            let left = patience.saturating_sub(start.elapsed());
+            let topics =
+                self.topic_metadata(vec![name.to_owned()], left.max(Duration::from_secs(1)));
+            let reason = match topics.await?.get(name) {
+                Some(topic) if topic.partitions > 0 && topic.led == topic.partitions => {
+                    return Ok(topic.partitions);
+                }
+                Some(topic) if topic.partitions > 0 => {
+                    format!(
+                        "{} of {} partitions have a leader",
+                        topic.led, topic.partitions
+                    )
+                }
+                _ => "it does not exist".to_owned(),
+            };
+            if start.elapsed() >= patience {
+                let action = format!("waiting for topic {name}");
+                return Err(KafkaFailure::Timeout {
+                    action,
+                    seconds: patience.as_secs(),
+                    reason,
+                });
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    async fn describe(
+        &self,
+        names: impl Iterator<Item = &str>,
+    ) -> Result<Vec<ConfigResource>, KafkaFailure> {
+        let topics: Vec<_> = names.map(ResourceSpecifier::Topic).collect();
+        let options = request_options();
+        let mut attempts = Attempts::new(PATIENCE);
+        let action = "reading topic settings";
+        'attempt: loop {
+            let outcomes = match self.admin.describe_configs(&topics, &options).await {
+                Ok(outcomes) => outcomes,
+                Err(error) => {
+                    attempts.again(action, error).await?;
+                    continue;
+                }
+            };
+            let mut resources = Vec::with_capacity(outcomes.len());
+            for outcome in outcomes {
+                match outcome {
+                    Ok(resource) => resources.push(resource),
+                    // Deleted since its metadata was read.
+                    Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+                    Err(code) => {
+                        attempts.again(action, KafkaError::AdminOp(code)).await?;
+                        continue 'attempt;
+                    }
+                }
+            }
+            return Ok(resources);
+        }
+    }
+
+    /// Metadata of the topics named, or of all where none or many are.
+    async fn topic_metadata(
+        &self,
+        names: Vec<String>,
+        patience: Duration,
+    ) -> Result<BTreeMap<String, TopicMetadata>, KafkaFailure> {
+        let this = self.clone();
+        let work = move || {
+            if names.is_empty() || names.len() > ASKED_BY_NAME {
+                return this
+                    .fetch(None, patience)
+                    .and_then(|metadata| collect(&metadata));
+            }
+            let mut topics = BTreeMap::new();
+            for name in &names {
+                topics.extend(collect(&this.fetch(Some(name), patience)?)?);
+            }
+            Ok(topics)
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| KafkaFailure::Abandoned("reading kafka metadata".to_owned()))?
+    }
+
+    fn fetch(&self, topic: Option<&str>, patience: Duration) -> Result<Metadata, KafkaFailure> {
+        let start = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        self.context.clear_last_error();
+        loop {
+            let left = patience.saturating_sub(start.elapsed());
+            let timeout = left.clamp(Duration::from_millis(100), REQUEST_TIMEOUT);
+            let outcome = self.metadata.fetch_metadata(topic, timeout);
+            // Hands log lines and errors to the context; there are no records.
+            while self.metadata.poll(Duration::ZERO).is_some() {}
+            let error = match outcome {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => error,
+            };
+            if !is_transient(&error) {
+                let action = "reading kafka metadata".to_owned();
+                return Err(KafkaFailure::Refused {
+                    action,
+                    source: error,
+                });
+            }
+            if start.elapsed() >= patience {
+                let last = self.context.last_error().map(|last| last.reason);
+                let reason = last.unwrap_or_else(|| error.to_string());
+                return Err(KafkaFailure::Unreachable {
+                    brokers: self.brokers.clone(),
+                    reason,
+                });
+            }
+            std::thread::sleep(backoff.next_delay());
+        }
+    }
+}
+
+/// What metadata says of a topic.
+#[derive(Debug, Clone, Copy)]
+struct TopicMetadata {
+    partitions: i32,
+    /// Partitions with a leader.
+    led: i32,
+    replication_factor: usize,
+}
+
+/// Topics that exist; one without a leader yet has fewer led partitions or none at all.
+fn collect(metadata: &Metadata) -> Result<BTreeMap<String, TopicMetadata>, KafkaFailure> {
+    let mut topics = BTreeMap::new();
+    for topic in metadata.topics() {
+        match topic.error() {
+            None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => {
+                topics.insert(topic.name().to_owned(), topic_metadata(topic));
+            }
+            Some(
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+            ) => {}
+            Some(error) => {
+                let action = format!("reading the metadata of topic {}", topic.name());
+                let source = KafkaError::MetadataFetch(error.into());
+                return Err(KafkaFailure::Refused { action, source });
+            }
+        }
+    }
+    Ok(topics)
+}
+
+fn topic_metadata(topic: &MetadataTopic) -> TopicMetadata {
+    let partitions = topic.partitions();
+    let led = partitions
+        .iter()
+        .filter(|partition| partition.leader() >= 0)
+        .count();
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    TopicMetadata {
+        partitions: count(partitions.len()),
+        led: count(led),
+        replication_factor: partitions
+            .first()
+            .map_or(0, |partition| partition.replicas().len()),
+    }
+}
+
+fn topic_settings(topic: TopicMetadata, resource: &ConfigResource) -> TopicSettings {
+    let entries = resource.entry_map();
+    let text = |name: &str| entries.get(name).and_then(|entry| entry.value.clone());
+    let number = |name: &str| text(name).and_then(|value| value.parse().ok());
+    TopicSettings {
+        partitions: topic.partitions,
+        replication_factor: topic.replication_factor,
+        retention_ms: number("retention.ms"),
+        retention_bytes: number("retention.bytes"),
+        cleanup_policy: text("cleanup.policy"),
+        timestamp_type: text("message.timestamp.type"),
+        timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
+        max_message_bytes: number("max.message.bytes"),
+        min_insync_replicas: number("min.insync.replicas"),
+    }
+}
+
+fn request_options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .operation_timeout(Some(REQUEST_TIMEOUT))
+}
+
+/// Attempts at one request, until it succeeds, is refused, or took too long.
+struct Attempts {
+    start: Instant,
+    patience: Duration,
+    backoff: Backoff,
+}
+
+impl Attempts {
+    fn new(patience: Duration) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        Self {
+            start: Instant::now(),
+            patience,
+            backoff,
+        }
+    }
+
+    /// Waits before the next attempt, or says why there is none.
+    async fn again(&mut self, action: &str, error: KafkaError) -> Result<(), KafkaFailure> {
+        if !is_transient(&error) || self.start.elapsed() >= self.patience {
+            return Err(KafkaFailure::Refused {
+                action: action.to_owned(),
+                source: error,
+            });
+        }
+        tracing::debug!(%error, action, "trying again");
+        tokio::time::sleep(self.backoff.next_delay()).await;
+        Ok(())
+    }
+}

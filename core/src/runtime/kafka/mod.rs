@@ -1,0 +1,21 @@
+//! Kafka: client configuration, administration, and reading of internal topics.
+//!
+//! Producing records and reading as a group are the programs' own business; they start from
+//! [`client_config`] and log through [`Context`].
+
+mod admin;
+mod context;
+mod error;
+mod options;
+mod reader;
+
+pub use admin::{Admin, Creation, TopicSettings};
+pub use context::{Context, LastError};
+pub use error::{KafkaFailure, error_code, is_fatal, is_fenced, is_transient};
+pub use options::{
+    CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, check_options, client_config, parse_option,
+};
+pub use reader::{Reader, Stored};
+
+#[cfg(test)]
+mod tests;

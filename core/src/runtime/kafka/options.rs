@@ -1,0 +1,293 @@
+//! Options of Kafka clients: ours, the operator's, and those that our guarantees need.
+
+use std::fmt;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use crate::runtime::config::{Faults, resolve_secret};
+
+/// The flag that passes options through.
+const FLAG: &str = "--kafka-option";
+
+/// Options that no client of ours leaves to the operator.
+const OWNED_BY_ALL: &[(&str, &str)] = &[
+    ("bootstrap.servers", "give the brokers by --brokers"),
+    ("log.queue", "client logs go where the program's logs go"),
+    (
+        "allow.auto.create.topics",
+        "topics are created with the settings that the data needs",
+    ),
+];
+
+/// Options of a producer that exactly-once delivery in order depends on, and why.
+pub const PRODUCER_OWNED: &[(&str, &str)] = &[
+    (
+        "enable.idempotence",
+        "without it a retry doubles or reorders records",
+    ),
+    (
+        "acks",
+        "a record that not all in-sync replicas have can be lost",
+    ),
+    (
+        "max.in.flight",
+        "more than the idempotent producer's limit reorders records",
+    ),
+    ("retries", "giving up on a record would lose it"),
+    (
+        "message.timeout.ms",
+        "a record that times out would be lost; it follows the transaction's",
+    ),
+    (
+        "transactional.id",
+        "it fences the former instance and is derived from the source",
+    ),
+    (
+        "enable.gapless.guarantee",
+        "it makes every failed record fatal",
+    ),
+    (
+        "partitioner",
+        "the program computes each record's partition from its key",
+    ),
+    ("message.max.bytes", "it follows the largest document"),
+];
+
+/// Options of a consumer that its offsets depend on, and why.
+pub const CONSUMER_OWNED: &[(&str, &str)] = &[
+    ("group.id", "give the group by --group"),
+    (
+        "enable.auto.commit",
+        "offsets are committed only after the target has acknowledged",
+    ),
+    (
+        "enable.auto.offset.store",
+        "offsets are committed only after the target has acknowledged",
+    ),
+    (
+        "auto.offset.reset",
+        "a lost offset must end the program, not skip or repeat data",
+    ),
+    ("isolation.level", "aborted records must not be replayed"),
+    (
+        "partition.assignment.strategy",
+        "all members of a group must use the same one",
+    ),
+    (
+        "group.protocol",
+        "all members of a group must use the same one",
+    ),
+    (
+        "group.remote.assignor",
+        "all members of a group must use the same one",
+    ),
+    (
+        "enable.partition.eof",
+        "it tells when a partition is caught up",
+    ),
+    ("check.crcs", "damaged records must not be replayed"),
+];
+
+/// Second names that librdkafka accepts.
+const ALIASES: &[(&str, &str)] = &[
+    ("metadata.broker.list", "bootstrap.servers"),
+    ("request.required.acks", "acks"),
+    ("max.in.flight.requests.per.connection", "max.in.flight"),
+    ("message.send.max.retries", "retries"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("auto.commit.enable", "enable.auto.commit"),
+];
+
+/// What all clients of a program share.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct KafkaOptions {
+    /// `host:port,host:port`.
+    pub brokers: String,
+    /// The operator's options for librdkafka, by name.
+    pub options: Vec<(String, String)>,
+}
+
+impl KafkaOptions {
+    /// The operator's options for logs: values of secrets hidden.
+    #[must_use]
+    pub fn shown(&self) -> Vec<(&str, &str)> {
+        self.options
+            .iter()
+            .map(|(name, value)| (name.as_str(), if is_secret(name) { "***" } else { value }))
+            .collect()
+    }
+}
+
+impl fmt::Debug for KafkaOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaOptions")
+            .field("brokers", &self.brokers)
+            .field("options", &self.shown())
+            .finish()
+    }
+}
+
+/// Reads `name=value`; the value of a secret may be `file:<path>`.
+///
+/// # Errors
+/// When it has no `=`, or the file cannot be read.
+pub fn parse_option(text: &str) -> Result<(String, String), String> {
+    let Some((name, value)) = text.split_once('=') else {
+        return Err("expected name=value".to_owned());
+    };
+    let (name, value) = (name.trim(), value.trim());
+    if name.is_empty() {
+        return Err("expected name=value".to_owned());
+    }
+    if !is_secret(name) {
+        return Ok((name.to_owned(), value.to_owned()));
+    }
+    let secret = resolve_secret(value).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), secret.expose().to_owned()))
+}
+
+/// Configuration that every client starts from; callers set what they own on top of it.
+#[must_use]
+pub fn client_config(options: &KafkaOptions) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("client.id", "oplog-relay")
+        // Firewalls and load balancers forget idle connections silently.
+        .set("socket.keepalive.enable", "true")
+        .set("socket.connection.setup.timeout.ms", "10000")
+        .set("reconnect.backoff.ms", "100")
+        .set("reconnect.backoff.max.ms", "5000")
+        // Brokers close idle connections as a matter of course.
+        .set("log.connection.close", "false");
+    for (name, value) in &options.options {
+        config.set(name, value);
+    }
+    config.set("bootstrap.servers", &options.brokers);
+    config
+}
+
+/// Refuses options that the program owns, and those that librdkafka does not know or accept.
+pub fn check_options(options: &[(String, String)], owned: &[(&str, &str)], faults: &mut Faults) {
+    for (name, value) in options {
+        let place = format!("{FLAG} {name}");
+        let canonical = canonical(name);
+        let owner = OWNED_BY_ALL
+            .iter()
+            .chain(owned)
+            .find(|(owned, _)| *owned == canonical);
+        if let Some((_, why)) = owner {
+            faults.add(place, format!("cannot be set: {why}"));
+        } else if let Err(error) = ClientConfig::new().set(name, value).create_native_config() {
+            faults.add(place, refusal(name, &error));
+        }
+    }
+}
+
+fn refusal(name: &str, error: &KafkaError) -> String {
+    match error {
+        // The description may quote the value.
+        KafkaError::ClientConfig(_, _, _, _) if is_secret(name) => {
+            "librdkafka does not accept the value".to_owned()
+        }
+        KafkaError::ClientConfig(_, description, _, _) => description.trim().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn canonical(name: &str) -> &str {
+    ALIASES
+        .iter()
+        .find(|(alias, _)| *alias == name)
+        .map_or(name, |(_, canonical)| canonical)
+}
+
+fn is_secret(name: &str) -> bool {
+    let parts = [
+        "password",
+        "secret",
+        "key.pem",
+        "sasl.oauthbearer.config",
+        "assertion.private",
+    ];
+    parts.iter().any(|part| name.contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(options: &[(&str, &str)], owned: &[(&str, &str)]) -> Vec<String> {
+        let mut faults = Faults::new();
+        let options: Vec<_> = options
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect();
+        check_options(&options, owned, &mut faults);
+        faults.found().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn owned_options_are_refused_with_the_reason_under_both_names() {
+        for name in ["acks", "request.required.acks"] {
+            let found = faults(&[(name, "1"), ("linger.ms", "5")], PRODUCER_OWNED);
+            let reason = "cannot be set: a record that not all in-sync replicas have can be lost";
+            assert_eq!(found, [format!("--kafka-option {name}: {reason}")]);
+        }
+        assert_eq!(
+            faults(&[("acks", "1")], CONSUMER_OWNED),
+            Vec::<String>::new()
+        );
+        assert_eq!(faults(&[("metadata.broker.list", "x")], &[]).len(), 1);
+    }
+
+    #[test]
+    fn unknown_options_and_bad_values_are_refused_without_secrets() {
+        let found = faults(&[("linger.mss", "5"), ("linger.ms", "soon")], &[]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("linger.mss"), "{found:?}");
+        let found = faults(&[("ssl.secret.nonsense", "hunter2")], &[]);
+        assert!(
+            found.len() == 1 && !found[0].contains("hunter2"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn every_owned_option_is_one_that_librdkafka_knows() {
+        let config = ClientConfig::new().create_native_config().unwrap();
+        for (name, _) in OWNED_BY_ALL
+            .iter()
+            .chain(PRODUCER_OWNED)
+            .chain(CONSUMER_OWNED)
+        {
+            // A known option without a value reads as an error of another kind.
+            let outcome = config.get(name);
+            let unknown = matches!(&outcome, Err(KafkaError::ClientConfig(kind, ..))
+                if *kind == rdkafka::types::RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN);
+            assert!(!unknown, "{name}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn options_are_passed_through_and_secrets_not_shown() {
+        let options = KafkaOptions {
+            brokers: "k1:9092".to_owned(),
+            options: vec![
+                parse_option("sasl.password=hunter2=").unwrap(),
+                parse_option("linger.ms = 7").unwrap(),
+            ],
+        };
+        let config = client_config(&options);
+        assert_eq!(config.get("sasl.password"), Some("hunter2="));
+        assert_eq!(config.get("linger.ms"), Some("7"));
+        assert_eq!(config.get("bootstrap.servers"), Some("k1:9092"));
+        let shown = format!("{options:?}");
+        assert!(
+            shown.contains("linger.ms") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+        assert!(parse_option("novalue").is_err() && parse_option("=x").is_err());
+        assert!(parse_option("ssl.key.password=file:/nowhere").is_err());
+    }
+}

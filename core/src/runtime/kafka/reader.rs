@@ -1,0 +1,275 @@
+//! Reading internal topics of one partition: what is committed in them, and nothing else.
+//!
+//! Between the last committed record and the end lie control records, records of aborted
+//! transactions and those of an open one. So the end is where the broker says so (the last stable
+//! offset, which a transaction that hangs holds back), never "the record at end − 1".
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::context::Context;
+use super::error::{KafkaFailure, error_code, is_transient};
+use super::options::{KafkaOptions, client_config};
+use crate::runtime::retry::Backoff;
+
+/// How long reading may take, whatever the topic's length.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one request or one wait for records may take.
+const STEP: Duration = Duration::from_secs(5);
+/// How far before the end the search for the last record begins.
+const FIRST_SPAN: i64 = 64;
+/// How much farther each further search begins.
+const SPAN_FACTOR: i64 = 16;
+/// The only partition of an internal topic.
+const PARTITION: i32 = 0;
+
+/// A committed record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp in milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value; none is a tombstone.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Reads internal topics. Each call has a connection of its own and commits nothing.
+#[derive(Clone)]
+pub struct Reader {
+    config: ClientConfig,
+    brokers: String,
+    patience: Duration,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("brokers", &self.brokers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// A reader; it connects when it reads.
+    #[must_use]
+    pub fn new(options: &KafkaOptions) -> Self {
+        let mut config = client_config(options);
+        // The library wants a group for its queue; nothing is joined or committed.
+        config
+            .set("group.id", "oplog-relay-reader")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            // What was removed since the offsets were read leaves the rest to be read.
+            .set("auto.offset.reset", "earliest")
+            // The end is told by an answer without records: don't wait for some.
+            .set("fetch.wait.max.ms", "10")
+            .set("queued.max.messages.kbytes", "16384");
+        Self {
+            config,
+            brokers: options.brokers.clone(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// Limits the time that one call may take; 30 s unless told.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Every committed record of a topic in order; of a compacted one a key's last counts.
+    ///
+    /// # Errors
+    /// When the topic does not exist, is refused, or cannot be read to its end in time.
+    pub async fn read_all(&self, topic: &str) -> Result<Vec<Stored>, KafkaFailure> {
+        let (this, topic) = (self.clone(), topic.to_owned());
+        blocking(move || this.read_all_blocking(&topic)).await
+    }
+
+    /// The last committed record of a topic.
+    ///
+    /// # Errors
+    /// When the topic does not exist, is refused, or cannot be read to its end in time.
+    pub async fn read_last_committed(&self, topic: &str) -> Result<Option<Stored>, KafkaFailure> {
+        let (this, topic) = (self.clone(), topic.to_owned());
+        blocking(move || this.read_last_committed_blocking(&topic)).await
+    }
+
+    /// [`read_all`](Self::read_all) for threads that may block.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_all_blocking(&self, topic: &str) -> Result<Vec<Stored>, KafkaFailure> {
+        let session = self.open(topic)?;
+        let (low, end) = session.bounds()?;
+        let mut records = Vec::new();
+        session.scan(low, end, |record| records.push(record))?;
+        Ok(records)
+    }
+
+    /// [`read_last_committed`](Self::read_last_committed) for threads that may block.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_last_committed_blocking(
+        &self,
+        topic: &str,
+    ) -> Result<Option<Stored>, KafkaFailure> {
+        let session = self.open(topic)?;
+        let (low, end) = session.bounds()?;
+        let mut span = FIRST_SPAN;
+        loop {
+            let from = end.saturating_sub(span).max(low);
+            let mut last = None;
+            session.scan(from, end, |record| last = Some(record))?;
+            if last.is_some() || from == low {
+                return Ok(last);
+            }
+            span = span.saturating_mul(SPAN_FACTOR);
+        }
+    }
+
+    fn open(&self, topic: &str) -> Result<Session, KafkaFailure> {
+        let context = Context::new();
+        let consumer = self
+            .config
+            .create_with_context(context.clone())
+            .map_err(KafkaFailure::Options)?;
+        Ok(Session {
+            consumer,
+            context,
+            topic: topic.to_owned(),
+            brokers: self.brokers.clone(),
+            start: Instant::now(),
+            patience: self.patience,
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, KafkaFailure> + Send + 'static,
+) -> Result<T, KafkaFailure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| KafkaFailure::Abandoned("reading a topic".to_owned()))?
+}
+
+/// One call's consumer and time.
+struct Session {
+    consumer: BaseConsumer<Context>,
+    context: Context,
+    topic: String,
+    brokers: String,
+    start: Instant,
+    patience: Duration,
+}
+
+impl Session {
+    /// The first offset, and the last stable one: the client asks for that, because it reads
+    /// committed records only (`rd_kafka_query_watermark_offsets` in librdkafka 2.12).
+    fn bounds(&self) -> Result<(i64, i64), KafkaFailure> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        loop {
+            let timeout = STEP.min(self.left().max(Duration::from_millis(100)));
+            let error = match self
+                .consumer
+                .fetch_watermarks(&self.topic, PARTITION, timeout)
+            {
+                Ok(bounds) => return Ok(bounds),
+                Err(error) => error,
+            };
+            self.judge(error)?;
+            std::thread::sleep(backoff.next_delay());
+        }
+    }
+
+    /// Hands over each committed record from `from` up to the end of the partition.
+    fn scan(&self, from: i64, end: i64, mut each: impl FnMut(Stored)) -> Result<(), KafkaFailure> {
+        if from >= end {
+            return Ok(());
+        }
+        self.assign(from)?;
+        let mut reached = from;
+        while !self.left().is_zero() {
+            match self.consumer.poll(STEP.min(self.left())) {
+                None => {}
+                Some(Ok(record)) => {
+                    reached = record.offset();
+                    each(Stored {
+                        offset: record.offset(),
+                        timestamp_ms: record.timestamp().to_millis(),
+                        key: record.key().map(<[u8]>::to_vec),
+                        value: record.payload().map(<[u8]>::to_vec),
+                    });
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) => self.judge(error)?,
+            }
+        }
+        Err(KafkaFailure::Timeout {
+            action: format!("reading topic {}", self.topic),
+            seconds: self.patience.as_secs(),
+            reason: format!("at offset {reached} of {end}{}", self.complaint()),
+        })
+    }
+
+    fn assign(&self, from: i64) -> Result<(), KafkaFailure> {
+        let mut partitions = TopicPartitionList::new();
+        partitions
+            .add_partition_offset(&self.topic, PARTITION, Offset::Offset(from))
+            .and_then(|()| self.consumer.assign(&partitions))
+            .map_err(|source| self.refused(source))
+    }
+
+    /// Goes on after errors that pass, while there is time.
+    fn judge(&self, error: KafkaError) -> Result<(), KafkaFailure> {
+        use RDKafkaErrorCode as Code;
+        match error_code(&error) {
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                Err(KafkaFailure::UnknownTopic(self.topic.clone()))
+            }
+            // We use no group: a cluster that allows us none does not matter.
+            Some(Code::GroupAuthorizationFailed) => Ok(()),
+            _ if !is_transient(&error) => Err(self.refused(error)),
+            _ if self.left().is_zero() => {
+                // Hands the client's last words to the context; no records are awaited here.
+                drop(self.consumer.poll(Duration::ZERO));
+                let reason = format!("{error}{}", self.complaint());
+                Err(KafkaFailure::Unreachable {
+                    brokers: self.brokers.clone(),
+                    reason,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refused(&self, source: KafkaError) -> KafkaFailure {
+        KafkaFailure::Refused {
+            action: format!("reading topic {}", self.topic),
+            source,
+        }
+    }
+
+    fn complaint(&self) -> String {
+        self.context
+            .last_error()
+            .map(|last| format!("; {}", last.reason))
+            .unwrap_or_default()
+    }
+
+    fn left(&self) -> Duration {
+        self.patience.saturating_sub(self.start.elapsed())
+    }
+}

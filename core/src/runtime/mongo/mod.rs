@@ -1,0 +1,235 @@
+//! MongoDB: connecting with errors that an operator can act on, and what a server says of itself.
+
+mod code;
+mod hello;
+
+pub use code::{error_code, is_cursor_gone, is_transient};
+pub use hello::{Hello, hello};
+
+use std::time::Duration;
+
+use mongodb::Client;
+use mongodb::error::ErrorKind;
+use mongodb::options::ClientOptions;
+
+use crate::runtime::config::Secret;
+
+/// How long one connection may take to open, unless the connection string says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to look for a usable server, unless the connection string says otherwise.
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why MongoDB could not be used. The texts name hosts and reasons, never secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum MongoError {
+    /// The connection string is wrong.
+    #[error("the MongoDB connection string is not valid: {reason}")]
+    ConnectionString {
+        /// Why.
+        reason: String,
+    },
+    /// No usable server answers.
+    #[error("no usable MongoDB server at {hosts}: {reason}")]
+    Unreachable {
+        /// The hosts tried.
+        hosts: String,
+        /// What each of them said.
+        reason: String,
+    },
+    /// The server does not accept our credentials, or these lack a privilege.
+    #[error("MongoDB at {hosts} refuses our credentials: {reason}")]
+    Authentication {
+        /// The hosts.
+        hosts: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// TLS does not come about.
+    #[error("no TLS connection to MongoDB at {hosts}: {reason}")]
+    Tls {
+        /// The hosts.
+        hosts: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The server is too old, too new, or lacks what we need.
+    #[error("MongoDB at {hosts} is not supported: {reason}")]
+    Unsupported {
+        /// The hosts.
+        hosts: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// Any other failure.
+    #[error("MongoDB at {hosts} failed: {reason}")]
+    Failed {
+        /// The hosts.
+        hosts: String,
+        /// What the server or the driver said.
+        reason: String,
+    },
+}
+
+impl MongoError {
+    /// Puts an error of the driver into an operator's words. `hosts` is what was asked for.
+    #[must_use]
+    pub fn from_driver(hosts: &str, error: &mongodb::error::Error) -> Self {
+        let hosts = hosts.to_owned();
+        let reason = error.kind.to_string();
+        match error.kind.as_ref() {
+            ErrorKind::InvalidTlsConfig { .. } => Self::Tls { hosts, reason },
+            ErrorKind::Authentication { .. } => Self::Authentication { hosts, reason },
+            ErrorKind::IncompatibleServer { .. } => Self::Unsupported { hosts, reason },
+            ErrorKind::ServerSelection { .. }
+            | ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::DnsResolve { .. } => {
+                if speaks_of_tls(&reason) {
+                    Self::Tls { hosts, reason }
+                } else if reason.contains("wire version") {
+                    Self::Unsupported { hosts, reason }
+                } else {
+                    Self::Unreachable { hosts, reason }
+                }
+            }
+            _ => match error_code(error) {
+                Some(11 | 13 | 18) => Self::Authentication { hosts, reason },
+                _ => Self::Failed { hosts, reason },
+            },
+        }
+    }
+
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// Connects, and asks the server for its `hello` to be sure of it.
+///
+/// What the connection string says is kept; `overrides` has the last word.
+///
+/// # Errors
+/// When the string is wrong or no server can be used.
+pub async fn connect(
+    uri: &Secret,
+    app_name: &str,
+    overrides: impl FnOnce(&mut ClientOptions),
+) -> Result<Client, MongoError> {
+    let mut options = ClientOptions::parse(uri.expose()).await.map_err(|error| {
+        match error.kind.as_ref() {
+            // The addresses of a mongodb+srv string are looked up while it is parsed.
+            ErrorKind::DnsResolve { .. } => {
+                MongoError::from_driver("the name's SRV record", &error)
+            }
+            kind => MongoError::ConnectionString {
+                reason: guarded(uri.expose(), kind.to_string()),
+            },
+        }
+    })?;
+    options.app_name.get_or_insert_with(|| app_name.to_owned());
+    options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
+    options
+        .server_selection_timeout
+        .get_or_insert(SELECTION_TIMEOUT);
+    overrides(&mut options);
+    let hosts = hosts(&options);
+    let client =
+        Client::with_options(options).map_err(|error| MongoError::from_driver(&hosts, &error))?;
+    hello(&client)
+        .await
+        .map_err(|error| MongoError::from_driver(&hosts, &error))?;
+    Ok(client)
+}
+
+/// The hosts of a connection string, as `host:port,host:port`.
+#[must_use]
+pub fn hosts(options: &ClientOptions) -> String {
+    options
+        .hosts
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn speaks_of_tls(reason: &str) -> bool {
+    ["certificate", "tls", "TLS", "corrupt message", "handshake"]
+        .iter()
+        .any(|word| reason.contains(word))
+}
+
+/// A parser's message, unless it quotes a part of what stands before the hosts.
+fn guarded(uri: &str, message: String) -> String {
+    let credentials = uri.rsplit_once('@').map_or("", |(before, _)| before);
+    let quotes = credentials
+        .split([':', '@', '/'])
+        .skip(1)
+        .any(|part| !part.is_empty() && message.contains(part));
+    if quotes {
+        "user name and password need their special characters percent-encoded".to_owned()
+    } else {
+        message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unreachable_host_is_named_without_the_password() {
+        let uri = Secret::new("mongodb://joe:hunter2@127.0.0.1:1/?serverSelectionTimeoutMS=200");
+        let error = connect(&uri, "test", |_| {}).await.unwrap_err();
+        assert!(error.is_transient());
+        let text = error.to_string();
+        assert!(
+            text.starts_with("no usable MongoDB server at 127.0.0.1:1: "),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_string_does_not_show_its_password() {
+        for uri in [
+            "nonsense",
+            "mongodb://joe:hun/ter2@host/",
+            "mongodb://joe:hunt:er2@host:x/",
+        ] {
+            let error = connect(&Secret::new(uri), "test", |_| {})
+                .await
+                .unwrap_err();
+            let text = error.to_string();
+            assert!(
+                matches!(error, MongoError::ConnectionString { .. }),
+                "{text}"
+            );
+            assert!(!text.contains("hun") && !text.contains("er2"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_string_says_is_kept_and_the_rest_is_ours() {
+        let uri = "mongodb://127.0.0.1:1/?connectTimeoutMS=7&serverSelectionTimeoutMS=20";
+        let mut seen = None;
+        let uri = Secret::new(uri);
+        let outcome = connect(&uri, "relay", |options| {
+            seen = Some((options.connect_timeout, options.app_name.clone()));
+            options.direct_connection = Some(true);
+        })
+        .await;
+        outcome.unwrap_err();
+        assert_eq!(
+            seen,
+            Some((Some(Duration::from_millis(7)), Some("relay".to_owned())))
+        );
+    }
+
+    #[test]
+    fn tls_troubles_are_told_from_absence() {
+        assert!(speaks_of_tls("invalid peer certificate: UnknownIssuer"));
+        assert!(!speaks_of_tls("Connection refused (os error 111)"));
+    }
+}
