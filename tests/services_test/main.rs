@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
 use oplog_relay_tests::services::{
-    FerretDb, FerretDbOptions, Kafka, KafkaOptions, compose_services, java_partitions, wait_for,
+    FerretDb, FerretDbOptions, Kafka, KafkaOptions, Program, compose_services, java_partitions,
+    wait_for,
 };
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -262,5 +263,21 @@ fn the_compose_file_is_valid_and_complete() -> Result<()> {
         assert_eq!(service["read_only"], true, "{name}");
     }
     ensure!(services["producer"]["depends_on"]["mongo"]["condition"] == "service_healthy");
+    Ok(())
+}
+
+#[test]
+fn a_programs_end_and_output_are_seen() -> Result<()> {
+    // Any program in the folder of the tests does; this one is always built with them.
+    let name = Path::new(env!("CARGO_BIN_EXE_services"))
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("a name")?;
+    let mut program = Program::start(name, ["sideways"], &[])?;
+    assert_eq!(program.wait(LIMIT)?, 1);
+    assert!(!program.is_running()?);
+    assert_eq!(program.stdout_text()?, "");
+    let error = program.stderr_text()?;
+    assert!(error.contains("unknown action sideways"), "{error}");
     Ok(())
 }

@@ -187,3 +187,49 @@ pub(crate) fn tail(path: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn shell(script: &str, logs: &Path) -> Process {
+        let mut command = tied("sh");
+        command.args(["-c", script]);
+        Process::spawn("shell", command, logs).expect("a shell")
+    }
+
+    #[test]
+    fn exit_codes_are_the_shells() {
+        let logs = tempfile::tempdir().expect("a directory");
+        let mut ended = shell("echo out; echo err >&2; exit 7", logs.path());
+        assert_eq!(shell_code(ended.wait(LIMIT).expect("an end")), 7);
+        assert_eq!(ended.stdout().expect("output"), b"out\n");
+        assert_eq!(ended.stderr_tail(), "err");
+        let mut killed = shell("exec sleep 600", logs.path());
+        killed.signal("TERM").expect("a signal");
+        assert_eq!(shell_code(killed.wait(LIMIT).expect("an end")), 143);
+    }
+
+    #[test]
+    fn what_ignores_the_stop_is_killed() {
+        let logs = tempfile::tempdir().expect("a directory");
+        let mut deaf = shell("trap '' TERM; echo ready; exec sleep 600", logs.path());
+        wait_for("the trap", LIMIT, || {
+            Ok((deaf.stdout()? == b"ready\n").then_some(()))
+        })
+        .expect("a trap");
+        assert!(deaf.stop(Duration::from_millis(100)).expect("a stop"));
+        assert!(deaf.expect_running().is_err());
+    }
+
+    #[test]
+    fn a_process_outlives_the_thread_that_started_it() {
+        let logs = tempfile::tempdir().expect("a directory");
+        let path = logs.path().to_owned();
+        let started = std::thread::spawn(move || shell("exec sleep 600", &path));
+        let mut process = started.join().expect("a process");
+        process.expect_running().expect("it runs");
+    }
+}

@@ -63,6 +63,11 @@ struct Member {
     kind: Kind,
 }
 
+struct Running {
+    id: u32,
+    address: String,
+}
+
 /// The three standing servers, running or not; held by one process at a time.
 pub struct Standing {
     members: [Member; 3],
@@ -118,10 +123,7 @@ impl Standing {
     /// Starts what does not run and waits until all serve; the data of the last run is kept.
     pub fn up(&self) -> Result<Vec<StandingState>> {
         for member in &self.members {
-            match member.running()? {
-                Some(_) => {}
-                None => member.spawn()?,
-            }
+            member.up()?;
         }
         for member in &self.members {
             member.wait_until_ready()?;
@@ -162,20 +164,35 @@ impl Member {
         }
     }
 
-    /// The id of the server's process. A process id is used again by the system sooner or later,
-    /// so the command line must name this server's own directory.
-    fn running(&self) -> Result<Option<u32>> {
+    /// The server's process and the address that it was started for. A process id is used again
+    /// by the system sooner or later, so the command line must name this server's own directory.
+    fn running(&self) -> Result<Option<Running>> {
         let Ok(text) = fs::read_to_string(self.pid_file()) else {
             return Ok(None);
         };
-        let id: u32 = text
+        let (id, address) = text
             .trim()
-            .parse()
-            .with_context(|| format!("{} holds no process id", self.pid_file().display()))?;
+            .split_once(' ')
+            .and_then(|(id, address)| Some((id.parse().ok()?, address)))
+            .with_context(|| format!("{} is damaged", self.pid_file().display()))?;
         let command_line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        let command_line = String::from_utf8_lossy(&command_line);
         let ours = format!("{}/", self.directory.display());
-        Ok(command_line.contains(&ours).then_some(id))
+        let running = String::from_utf8_lossy(&command_line).contains(&ours);
+        Ok(running.then(|| Running {
+            id,
+            address: address.to_owned(),
+        }))
+    }
+
+    /// Starts the server unless it runs.
+    fn up(&self) -> Result<()> {
+        let Some(running) = self.running()? else {
+            return self.spawn();
+        };
+        if running.address != self.address() {
+            bail!("{} runs at {}: stop it first", self.name, running.address);
+        }
+        Ok(())
     }
 
     fn spawn(&self) -> Result<()> {
@@ -193,7 +210,10 @@ impl Member {
             .current_dir(&self.directory)
             .spawn()
             .with_context(|| format!("cannot start {}", self.name))?;
-        fs::write(self.pid_file(), format!("{}\n", child.id()))?;
+        fs::write(
+            self.pid_file(),
+            format!("{} {}\n", child.id(), self.address()),
+        )?;
         Ok(())
     }
 
@@ -211,8 +231,7 @@ impl Member {
         ready.with_context(|| {
             let log = self.log_file();
             format!(
-                "{} does not serve at {} (if it runs on another port, stop it first); \
-                 {} ends:\n{}",
+                "{} does not serve at {}; {} ends:\n{}",
                 self.name,
                 self.address(),
                 log.display(),
@@ -222,11 +241,11 @@ impl Member {
     }
 
     fn stop(&self) -> Result<()> {
-        let Some(id) = self.running()? else {
+        let Some(Running { id, .. }) = self.running()? else {
             return Ok(());
         };
         send_signal(id, "TERM")?;
-        let gone = || self.running().is_ok_and(|id| id.is_none());
+        let gone = || self.running().is_ok_and(|running| running.is_none());
         if wait_until("the end of the server", STOPPED_WITHIN, gone).is_err() {
             send_signal(id, "KILL")?;
             wait_until("the end of the killed server", STOPPED_WITHIN, gone)?;
@@ -236,16 +255,19 @@ impl Member {
     }
 
     fn state(&self) -> Result<StandingState> {
-        let id = self.running()?;
-        let ready = id.is_some()
+        let running = self.running()?;
+        let here = running
+            .as_ref()
+            .is_some_and(|running| running.address == self.address());
+        let ready = here
             && match &self.kind {
                 Kind::Kafka(broker) => broker.is_ready()?,
                 Kind::FerretDb(server) => server.is_ready()?,
             };
         Ok(StandingState {
             name: self.name,
-            address: self.address(),
-            id,
+            id: running.as_ref().map(|running| running.id),
+            address: running.map_or_else(|| self.address(), |running| running.address),
             ready,
         })
     }
