@@ -59,7 +59,7 @@ pub fn parse_layered_from<T: Parser>(
         Err(error) if faults.is_empty() => {
             return Err(ConfigError::Usage(Box::new(error.format(&mut command))));
         }
-        Err(error) => faults.add("command line", first_line(&error)),
+        Err(error) => faults.add("command line", message(&error)),
         Ok(parsed) => return faults.finish().map(|()| parsed),
     }
     Err(ConfigError::Faults(faults.found().to_vec()))
@@ -370,10 +370,15 @@ fn refusal(error: clap::Error) -> String {
     }
 }
 
-fn first_line(error: &clap::Error) -> String {
+/// Clap's message on one line, without the advice that follows it.
+fn message(error: &clap::Error) -> String {
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 #[cfg(test)]

@@ -183,7 +183,16 @@ fn every_fault_is_reported_with_its_place_and_without_its_value() {
     let error = parse(&format!("replay {}", file.flag()), &env).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Usage);
     let text = error.to_string().replace(file.0.to_str().unwrap(), "FILE");
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @r"
+    OPLOG_GRUOP: no flag has this variable (did you mean OPLOG_GROUP?)
+    FILE, config: a file cannot name another one
+    FILE, kafka: no flag has this key
+    FILE, partitons: no flag has this key (did you mean partitions?)
+    OPLOG_PARTITIONS: invalid digit found in string
+    FILE, wait: expected a duration such as 500ms, 10s or 1h30m
+    FILE, policy: takes one value, not a list
+    command line: the following required arguments were not provided: --target <TARGET>
+    ");
 }
 
 #[test]
