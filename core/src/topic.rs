@@ -6,8 +6,6 @@
 //! cannot happen and common names stay readable. Nobody parses a namespace out of a topic name:
 //! it is in the value. A name over 249 bytes has its tail replaced by `-h` and a hash.
 
-use std::fmt::Write as _;
-
 /// Longest topic name that Kafka takes.
 const MAX_NAME: usize = 249;
 /// `-h`, 16 digits of FNV-1a and 8 of CRC32C.
@@ -137,8 +135,7 @@ fn escape(text: &str, plain: impl Fn(u8) -> bool, out: &mut String) {
         if plain(byte) {
             out.push(char::from(byte));
         } else {
-            // Writing to a String cannot fail.
-            drop(write!(out, "-{byte:02X}"));
+            out.push_str(&format!("-{byte:02X}"));
         }
     }
 }

@@ -1,1 +1,160 @@
-//! producer
+//! oplog-producer: a MongoDB oplog into Kafka, every entry exactly once, in order per document.
+//!
+//! # The map
+//!
+//! - [`args`] what can be typed → [`config`] what it means, all faults at once
+//! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump
+//! - [`route`] which topic; [`topics`] makes sure of it; [`encoder`] entries → records, in [`chunk`]s
+//! - [`publisher`] records and position in Kafka transactions; [`pipeline`] joins the threads
+//! - [`checkpoint`] what is saved; [`session`] one life between two failures
+//! - [`inspect`] looks without Kafka; [`metrics`] what is counted; [`error`] what to do about errors
+//!
+//! # The order of things
+//!
+//! A session opens the transactional producer first, which fences every older instance, and only
+//! then reads the checkpoint. It tails from there; the first entry must be the saved one, with the
+//! same term. Every Kafka transaction ends with the position that it reaches. On any error the
+//! client returns the producer is dropped and a new session begins at the checkpoint.
+
+pub mod args;
+pub mod checkpoint;
+pub mod chunk;
+pub mod config;
+pub mod encoder;
+pub mod error;
+pub mod inspect;
+pub mod metrics;
+pub mod origin;
+pub mod pipeline;
+pub mod publisher;
+pub mod route;
+pub mod session;
+pub mod source;
+pub mod status;
+pub mod topics;
+
+use std::sync::Arc;
+
+use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::http::{self, Health};
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::runtime::telemetry;
+use tokio::task::JoinSet;
+
+use crate::args::{Arguments, Command};
+use crate::config::{InspectConfig, RunConfig};
+use crate::error::{Directive, ProducerError};
+use crate::metrics::Metrics;
+use crate::origin::Origin;
+use crate::pipeline::Outcome;
+use crate::session::Producer;
+
+/// Does what the command line asks for and says how it ended. Errors are told on standard error.
+pub async fn main(arguments: Arguments) -> ExitCode {
+    let ended = match arguments.command {
+        Command::Run(arguments) => match RunConfig::check(&arguments) {
+            Ok(config) => run(config).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Inspect(arguments) => match InspectConfig::check(&arguments) {
+            Ok(config) => look(config).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Health(arguments) => return health(&arguments.http).await,
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => tell(&error),
+    }
+}
+
+/// Tells an error where the operator looks, and which code it ends with.
+fn tell(error: &ProducerError) -> ExitCode {
+    if let ProducerError::Config(error) = error {
+        // A closed standard error leaves nowhere to tell it.
+        drop(error.print());
+        return error.exit_code();
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.contains(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        cause = next.source();
+    }
+    let code = match error.directive() {
+        Directive::Stop(code) => code,
+        Directive::Retry => ExitCode::Failed,
+    };
+    tracing::error!(exit_code = code.code(), "{text}");
+    code
+}
+
+async fn look(config: InspectConfig) -> Result<ExitCode, ProducerError> {
+    start_logs(&config.log)?;
+    let shutdown = on_signals()?;
+    inspect::inspect(config, shutdown.clone()).await?;
+    Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
+}
+
+async fn health(address: &str) -> ExitCode {
+    match http::probe(address).await {
+        Ok(()) => ExitCode::Done,
+        Err(reason) => tell(&ProducerError::Usage(reason)),
+    }
+}
+
+async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
+    start_logs(&config.log)?;
+    let shutdown = on_signals()?;
+    let metrics = Metrics::new().map_err(|error| ProducerError::Usage(error.to_string()))?;
+    let metrics = Arc::new(metrics);
+    let health = Health::default();
+    let listener = http::bind(&config.http)
+        .await
+        .map_err(|error| ProducerError::Usage(error.to_string()))?;
+    let origin = Origin::open(&config.stream.origin, config.stream.source_name.as_deref()).await?;
+    let name = origin.name().to_owned();
+    let mut around = JoinSet::new();
+    if let Some(listener) = listener {
+        let (counted, name) = (Arc::clone(&metrics), name.clone());
+        let status: http::Status = Arc::new(move || counted.status(&name));
+        let registry = metrics.registry.clone();
+        let served = http::serve(listener, registry, health.clone(), status, shutdown.clone());
+        around.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "http ended");
+            }
+        });
+    }
+    around.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
+    let producer = Producer {
+        config: Arc::new(config),
+        origin: Arc::new(origin),
+        metrics,
+        health,
+        shutdown,
+    };
+    let shutdown = producer.shutdown.clone();
+    let outcome = tokio::select! {
+        outcome = producer.run() => outcome,
+        () = shutdown.forced() => Err(ProducerError::Ended("the orderly end took too long; it")),
+    };
+    let signalled = shutdown.exit_code();
+    shutdown.trigger();
+    around.shutdown().await;
+    match outcome? {
+        Outcome::Done => Ok(ExitCode::Done),
+        Outcome::Stopped => Ok(signalled.unwrap_or(ExitCode::Failed)),
+    }
+}
+
+fn start_logs(options: &telemetry::LogOptions) -> Result<(), ProducerError> {
+    telemetry::init(options).map_err(|error| ProducerError::Usage(format!("--log-level: {error}")))
+}
+
+fn on_signals() -> Result<Shutdown, ProducerError> {
+    Shutdown::on_signals().map_err(|error| ProducerError::Usage(format!("signals: {error}")))
+}

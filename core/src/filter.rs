@@ -1,0 +1,115 @@
+//! Which namespaces pass: patterns of include and exclude, and what never leaves a server.
+
+/// Decides by namespace. Without an include pattern everything passes that is not excluded.
+///
+/// A pattern is a namespace in which `*` stands for any number of characters: `shop.*`,
+/// `*.orders`, `shop.order*`. A database name alone means all of its collections.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceFilter {
+    include: Vec<String>,
+    exclude: Vec<String>,
+}
+
+impl NamespaceFilter {
+    /// Takes the patterns as they were given.
+    ///
+    /// # Errors
+    /// A sentence that names an empty pattern.
+    pub fn new<'p>(
+        include: impl IntoIterator<Item = &'p str>,
+        exclude: impl IntoIterator<Item = &'p str>,
+    ) -> Result<Self, String> {
+        let read = |patterns: &mut dyn Iterator<Item = &'p str>| {
+            patterns.map(normalise).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            include: read(&mut include.into_iter())?,
+            exclude: read(&mut exclude.into_iter())?,
+        })
+    }
+
+    /// Whether a collection's entries pass.
+    #[must_use]
+    pub fn passes(&self, ns: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, ns));
+        (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+    }
+}
+
+/// What a server keeps for itself: its databases `admin`, `config` and `local` (users, keys,
+/// session records, node-local logs) and the profiler's output.
+#[must_use]
+pub fn is_internal(ns: &str) -> bool {
+    let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+    matches!(db, "admin" | "config" | "local") || collection == "system.profile"
+}
+
+fn normalise(pattern: &str) -> Result<String, String> {
+    let pattern = pattern.trim();
+    if pattern.is_empty() {
+        return Err("a namespace pattern is empty".to_owned());
+    }
+    let whole_database = !pattern.contains('.') && pattern != "*";
+    Ok(if whole_database { format!("{pattern}.*") } else { pattern.to_owned() })
+}
+
+/// Glob match with `*` only, without backtracking further than the last star.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(head) else { return false };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return text.ends_with(part);
+        }
+        match text.split_once(part) {
+            Some((_, after)) => text = after,
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_namespaces() {
+        let cases = [
+            ("shop.orders", "shop.orders", true),
+            ("shop.orders", "shop.orders2", false),
+            ("shop", "shop.a.b", true),
+            ("shop", "shop2.a", false),
+            ("shop.*", "shop.a", true),
+            ("*.orders", "x.orders", true),
+            ("*.orders", "x.orders.old", false),
+            ("s*p.o*s", "shop.orders", true),
+            ("s*p.o*s", "shop.orders1", false),
+            ("*", "a.b", true),
+            ("a.*.*.d", "a.b.c.d", true),
+            ("a.*.*.d", "a.b.d", false),
+        ];
+        for (pattern, ns, expected) in cases {
+            let filter = NamespaceFilter::new([pattern], []).unwrap();
+            assert_eq!(filter.passes(ns), expected, "{pattern} {ns}");
+        }
+    }
+
+    #[test]
+    fn exclusion_wins_and_nothing_included_means_all() {
+        let filter = NamespaceFilter::new(["shop"], ["shop.secret*"]).unwrap();
+        assert!(filter.passes("shop.a") && !filter.passes("shop.secrets") && !filter.passes("b.c"));
+        let filter = NamespaceFilter::new([], ["shop"]).unwrap();
+        assert!(filter.passes("b.c") && !filter.passes("shop.a"));
+        assert!(NamespaceFilter::new([" "], []).is_err());
+    }
+
+    #[test]
+    fn servers_keep_their_own_namespaces() {
+        for ns in ["config.transactions", "admin.system.keys", "local.x", "a.system.profile"] {
+            assert!(is_internal(ns), "{ns}");
+        }
+        assert!(!is_internal("shop.system.views") && !is_internal("administration.x"));
+    }
+}

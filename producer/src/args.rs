@@ -1,0 +1,142 @@
+//! What can be typed. Nothing is checked here: [`crate::config`] does that, all faults at once.
+
+use clap::{Args, Parser, Subcommand};
+use oplog_relay_core::runtime::exit::ExitCode;
+
+/// Streams a MongoDB oplog into Kafka, every entry exactly once, in order per document.
+///
+/// Reads the oplog of a replica set (or a dump of one) and writes its entries to one topic per
+/// collection, keyed by `_id`. Records and position commit in one Kafka transaction: after a crash
+/// it goes on where Kafka says it was. It never writes to the source.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "oplog-producer", version, after_help = exit_codes(), max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Tail the source into Kafka until it is told to stop.
+    Run(RunArguments),
+    /// Print what `run` would produce, as JSON lines, without Kafka.
+    Inspect(InspectArguments),
+    /// Exit 0 if the instance that serves HTTP at an address is ready: for container health checks.
+    Health(HealthArguments),
+}
+
+/// Where entries come from and how they are written: common to `run` and `inspect`.
+#[derive(Debug, Clone, Args)]
+pub struct StreamArguments {
+    /// MongoDB connection string of a replica set (mongodb://…, mongodb+srv://…; behind a
+    /// port-forward with directConnection=true), or a dump: oplog.bson, oplog.bson.gz, a folder
+    /// of segments, or - for standard input. A connection string may be read from a file:
+    /// file:/run/secrets/source.
+    #[arg(long, value_name = "URI|PATH|-")]
+    pub source: Option<String>,
+    /// Name of the source in topics, records and the transactional id: lower-case letters, digits
+    /// and -. Default: the replica-set name. Needed for dumps and sources without a set name.
+    #[arg(long, value_name = "NAME")]
+    pub source_name: Option<String>,
+    /// First part of every topic name: letters, digits and -.
+    #[arg(long, value_name = "PREFIX")]
+    pub topic_prefix: Option<String>,
+    /// Format of the records' values: raw (frames of untouched entries, fastest, needs our
+    /// consumer), bson (one untouched entry each), json (change events).
+    #[arg(long, value_name = "FORMAT", default_value = "bson")]
+    pub format: String,
+    /// Extended JSON of --format json: relaxed (for people and other programs) or canonical
+    /// (keeps every type; can be replayed exactly).
+    #[arg(long, value_name = "MODE", default_value = "relaxed")]
+    pub json: String,
+    /// Partitions of topics that are created.
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub partitions: String,
+    /// Where to begin when no position is saved: oldest, now, an RFC 3339 time, or
+    /// <seconds>:<increment>.
+    #[arg(long, value_name = "START")]
+    pub start: Option<String>,
+    /// Only these namespaces: db.collection, db, or patterns with *. Repeat or separate by commas.
+    #[arg(long, value_name = "NS", value_delimiter = ',')]
+    pub include_namespaces: Vec<String>,
+    /// Not these namespaces; wins over --include-namespaces.
+    #[arg(long, value_name = "NS", value_delimiter = ',')]
+    pub exclude_namespaces: Vec<String>,
+}
+
+/// `oplog-producer run`
+#[derive(Debug, Clone, Args)]
+pub struct RunArguments {
+    /// Source and format.
+    #[command(flatten)]
+    pub stream: StreamArguments,
+    /// Kafka brokers: host:port,host:port.
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// Replication factor of topics that are created; -1 is the broker's default.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "-1",
+        allow_negative_numbers = true
+    )]
+    pub replication_factor: String,
+    /// Stop with exit code 0 when everything up to the source's newest entry at start is
+    /// committed. A dump always ends so.
+    #[arg(long)]
+    pub until_caught_up: bool,
+    /// An option for the Kafka client (librdkafka), as name=value. Repeat for more. Those that
+    /// exactly-once needs are refused.
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
+    pub kafka_option: Vec<String>,
+    /// Where to serve /metrics, /livez, /readyz and /status; off for nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
+    pub http: String,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `oplog-producer inspect`
+#[derive(Debug, Clone, Args)]
+pub struct InspectArguments {
+    /// Source and format.
+    #[command(flatten)]
+    pub stream: StreamArguments,
+    /// Stop after that many records.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `oplog-producer health`
+#[derive(Debug, Clone, Args)]
+pub struct HealthArguments {
+    /// The address that the instance serves HTTP at.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
+    pub http: String,
+}
+
+/// How to log. Logs go to standard error.
+#[derive(Debug, Clone, Args)]
+pub struct LogArguments {
+    /// text or json.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: String,
+    /// error, warn, info, debug, trace, or directives such as info,librdkafka=debug.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+fn exit_codes() -> String {
+    format!(
+        "Every flag --some-name may be given as OPLOG_SOME_NAME in the environment or as \
+         some_name in the TOML file named by --config; flags win over the environment, the \
+         environment over the file.\n\n{}",
+        ExitCode::table()
+    )
+}

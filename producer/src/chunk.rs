@@ -1,0 +1,86 @@
+//! Encoded records on their way from the encoder to the publisher.
+
+use std::ops::Range;
+
+use oplog_relay_core::position::Position;
+
+/// A topic as the encoder numbers it; the publisher learns the names from [`Chunk::new_topics`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TopicIndex(pub usize);
+
+/// One record, its parts as ranges of the chunk's arena.
+#[derive(Debug, Clone)]
+pub struct EncodedRecord {
+    /// Where it goes.
+    pub topic: TopicIndex,
+    /// The partition.
+    pub partition: i32,
+    /// Source time in milliseconds.
+    pub timestamp: i64,
+    /// The key; `None` for raw frames.
+    pub key: Option<Range<usize>>,
+    /// Name and value of the one header, if the format has one.
+    pub header: Option<(&'static str, Range<usize>)>,
+    /// The value.
+    pub value: Range<usize>,
+}
+
+/// Records of a stretch of the source, and the position that they reach. Reused.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// Keys, headers and values.
+    pub arena: Vec<u8>,
+    /// The records in order.
+    pub records: Vec<EncodedRecord>,
+    /// Topics that are first used here, in the order of their index.
+    pub new_topics: Vec<String>,
+    /// Everything up to here is in this chunk or before it; `None` if nothing was read.
+    pub end: Option<Position>,
+    /// The source had nothing more to give when this chunk ended.
+    pub idle: bool,
+    /// The source has ended (a dump).
+    pub finished: bool,
+    /// Version of the routing table after this chunk.
+    pub routing: u32,
+    /// Entries read, by `Operation::index`.
+    pub entries: [u64; 5],
+    /// Entries that the filter dropped.
+    pub filtered: u64,
+    /// Bytes of the entries read.
+    pub source_bytes: u64,
+    /// `wall` of the last entry, or the milliseconds of its `ts`.
+    pub last_wall: i64,
+}
+
+impl Chunk {
+    /// Forgets everything but the memory.
+    pub fn clear(&mut self) {
+        let Self {
+            arena,
+            records,
+            new_topics,
+            ..
+        } = std::mem::take(self);
+        *self = Self {
+            arena,
+            records,
+            new_topics,
+            ..Self::default()
+        };
+        self.arena.clear();
+        self.records.clear();
+        self.new_topics.clear();
+    }
+
+    /// Whether publishing it would do anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.end.is_none() && !self.idle && !self.finished
+    }
+
+    /// The bytes of a part.
+    #[must_use]
+    pub fn bytes(&self, range: &Range<usize>) -> &[u8] {
+        self.arena.get(range.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,274 @@
+//! What was typed, checked: nothing invalid can be built, and all faults are told at once.
+
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::format::Format;
+use oplog_relay_core::json::Mode;
+use oplog_relay_core::runtime::config::{
+    ConfigError, Faults, Secret, Start, parse_start, resolve_secret,
+};
+use oplog_relay_core::runtime::http::HttpAddress;
+use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, check_options, parse_option};
+use oplog_relay_core::runtime::telemetry::{LogFormat, LogOptions};
+use oplog_relay_core::topic::{check_prefix, check_source_name};
+
+use crate::args::{InspectArguments, LogArguments, RunArguments, StreamArguments};
+
+/// Where entries come from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A replica set.
+    Live(Secret),
+    /// A dump: path or `-`.
+    Dump(String),
+}
+
+/// The part of the configuration that decides what is produced.
+#[derive(Debug, Clone)]
+pub struct StreamConfig {
+    /// Where entries come from.
+    pub origin: Origin,
+    /// The name given to the source.
+    pub source_name: Option<String>,
+    /// First part of topic names.
+    pub topic_prefix: String,
+    /// Format of values.
+    pub format: Format,
+    /// Partitions of new topics.
+    pub partitions: u32,
+    /// Where to begin without a saved position.
+    pub start: Option<Start>,
+    /// Which namespaces pass.
+    pub filter: NamespaceFilter,
+}
+
+/// The configuration of `run`.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// What is produced.
+    pub stream: StreamConfig,
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// Replication factor of new topics; -1: the broker's default.
+    pub replication_factor: i32,
+    /// Stop when caught up.
+    pub until_caught_up: bool,
+    /// Where to serve HTTP.
+    pub http: HttpAddress,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// The configuration of `inspect`.
+#[derive(Debug, Clone)]
+pub struct InspectConfig {
+    /// What would be produced.
+    pub stream: StreamConfig,
+    /// Records at most.
+    pub limit: Option<u64>,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// Options of the Kafka client that this program needs, beside those that every producer needs.
+const OWNED: &[(&str, &str)] = &[
+    ("transaction.timeout.ms", "commits are timed by it"),
+    (
+        "queue.buffering.max.kbytes",
+        "it bounds memory and must hold the largest record",
+    ),
+    (
+        "delivery.report.only.error",
+        "delivery errors end the session",
+    ),
+];
+
+impl RunConfig {
+    /// Checks the arguments of `run`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &RunArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let stream = check_stream(&arguments.stream, true, &mut faults);
+        let log = check_log(&arguments.log, &mut faults);
+        let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
+        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
+        let options = check_kafka_options(&arguments.kafka_option, &mut faults);
+        let replication_factor = faults.take_or(
+            "--replication-factor",
+            match arguments.replication_factor.parse() {
+                Ok(factor) if factor == -1 || factor > 0 => Ok(factor),
+                _ => Err("must be -1 (the broker's default) or a positive number"),
+            },
+        );
+        faults.finish()?;
+        match (stream, log, http, brokers, replication_factor) {
+            (Some(stream), Some(log), Some(http), Some(brokers), Some(replication_factor)) => {
+                let kafka = KafkaOptions { brokers, options };
+                let until_caught_up = arguments.until_caught_up;
+                Ok(Self {
+                    stream,
+                    kafka,
+                    replication_factor,
+                    until_caught_up,
+                    http,
+                    log,
+                })
+            }
+            _ => Err(ConfigError::Faults(Vec::new())),
+        }
+    }
+}
+
+impl InspectConfig {
+    /// Checks the arguments of `inspect`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &InspectArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let stream = check_stream(&arguments.stream, false, &mut faults);
+        let log = check_log(&arguments.log, &mut faults);
+        faults.finish()?;
+        match (stream, log) {
+            (Some(stream), Some(log)) => Ok(Self {
+                stream,
+                limit: arguments.limit,
+                log,
+            }),
+            _ => Err(ConfigError::Faults(Vec::new())),
+        }
+    }
+}
+
+fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<String> {
+    match value.map(str::trim) {
+        Some(value) if !value.is_empty() => Some(value.to_owned()),
+        _ => {
+            faults.add(flag, "is required");
+            None
+        }
+    }
+}
+
+/// `inspect` has no topics, so it can do without a prefix.
+fn check_stream(
+    arguments: &StreamArguments,
+    needs_prefix: bool,
+    faults: &mut Faults,
+) -> Option<StreamConfig> {
+    let source = required("--source", arguments.source.as_deref(), faults);
+    let origin = source.and_then(|source| check_origin(&source, faults));
+    let prefix = match arguments.topic_prefix.as_deref() {
+        None if !needs_prefix => Some("oplog".to_owned()),
+        prefix => required("--topic-prefix", prefix, faults),
+    };
+    let topic_prefix = prefix.and_then(|prefix| {
+        faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
+    });
+    let source_name = check_name(arguments.source_name.as_deref(), origin.as_ref(), faults);
+    let format = faults.take_or("--format", check_format(&arguments.format, &arguments.json));
+    let partitions = faults.take_or(
+        "--partitions",
+        match arguments.partitions.parse() {
+            Ok(partitions @ 1..=10_000) => Ok(partitions),
+            _ => Err("must be a number from 1 to 10000"),
+        },
+    );
+    let start = check_start(arguments.start.as_deref(), origin.as_ref(), faults);
+    let include = arguments.include_namespaces.iter().map(String::as_str);
+    let exclude = arguments.exclude_namespaces.iter().map(String::as_str);
+    let filter = faults.take_or(
+        "--include-namespaces",
+        NamespaceFilter::new(include, exclude),
+    );
+    Some(StreamConfig {
+        origin: origin?,
+        source_name,
+        topic_prefix: topic_prefix?,
+        format: format?,
+        partitions: partitions?,
+        start,
+        filter: filter?,
+    })
+}
+
+fn check_origin(source: &str, faults: &mut Faults) -> Option<Origin> {
+    let secret = faults.take_or("--source", resolve_secret(source))?;
+    let uri = secret.expose();
+    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") {
+        return Some(Origin::Live(secret));
+    }
+    if source != "-" && !std::path::Path::new(source).exists() {
+        faults.add(
+            "--source",
+            "is neither a mongodb:// connection string nor an existing file or folder",
+        );
+        return None;
+    }
+    Some(Origin::Dump(source.to_owned()))
+}
+
+fn check_name(name: Option<&str>, origin: Option<&Origin>, faults: &mut Faults) -> Option<String> {
+    match (name, origin) {
+        (None, Some(Origin::Dump(_))) => {
+            faults.add(
+                "--source-name",
+                "is required for a dump, which does not say whose it is",
+            );
+            None
+        }
+        (None, _) => None,
+        (Some(name), _) => faults.take_or(
+            "--source-name",
+            check_source_name(name).map(|()| name.to_owned()),
+        ),
+    }
+}
+
+fn check_format(format: &str, mode: &str) -> Result<Format, String> {
+    let mode = match mode {
+        "relaxed" => Mode::Relaxed,
+        "canonical" => Mode::Canonical,
+        _ => return Err("--json must be relaxed or canonical".to_owned()),
+    };
+    match format {
+        "raw" => Ok(Format::Raw),
+        "bson" => Ok(Format::Bson),
+        "json" => Ok(Format::Json(mode)),
+        _ => Err("must be raw, bson or json".to_owned()),
+    }
+}
+
+fn check_start(start: Option<&str>, origin: Option<&Origin>, faults: &mut Faults) -> Option<Start> {
+    let start = faults.take_or("--start", start.map(parse_start).transpose())??;
+    if start == Start::Now && matches!(origin, Some(Origin::Dump(_))) {
+        faults.add(
+            "--start",
+            "now means nothing for a dump; oldest takes all of it",
+        );
+        return None;
+    }
+    Some(start)
+}
+
+fn check_kafka_options(given: &[String], faults: &mut Faults) -> Vec<(String, String)> {
+    let options: Vec<_> = given
+        .iter()
+        .filter_map(|option| faults.take_or("--kafka-option", parse_option(option)))
+        .collect();
+    let owned: Vec<_> = PRODUCER_OWNED.iter().chain(OWNED).copied().collect();
+    check_options(&options, &owned, faults);
+    options
+}
+
+fn check_log(arguments: &LogArguments, faults: &mut Faults) -> Option<LogOptions> {
+    let format = faults.take_or("--log-format", arguments.log_format.parse::<LogFormat>())?;
+    Some(LogOptions {
+        format,
+        level: arguments.log_level.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

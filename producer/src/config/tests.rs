@@ -1,0 +1,84 @@
+use clap::Parser;
+
+use super::*;
+use crate::args::{Arguments, Command};
+
+fn run(flags: &[&str]) -> Result<RunConfig, ConfigError> {
+    let flags = ["oplog-producer", "run"].iter().chain(flags);
+    let Command::Run(arguments) = Arguments::try_parse_from(flags).unwrap().command else {
+        panic!("not run");
+    };
+    RunConfig::check(&arguments)
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let error = run(&[
+        "--source-name=RS",
+        "--topic-prefix=a.b",
+        "--format=xml",
+        "--partitions=0",
+        "--start=yesterday",
+        "--replication-factor=0",
+        "--kafka-option=acks=1",
+        "--http=nowhere",
+    ])
+    .unwrap_err()
+    .to_string();
+    for flag in [
+        "--source: is required",
+        "--source-name",
+        "--topic-prefix",
+        "--format",
+        "--partitions",
+        "--start",
+        "--replication-factor",
+        "--brokers: is required",
+        "acks",
+        "--http",
+    ] {
+        assert!(error.contains(flag), "{flag} is not in:\n{error}");
+    }
+}
+
+#[test]
+fn a_live_source_needs_no_name_and_hides_its_password() {
+    let config = run(&[
+        "--source=mongodb://ada:secret@localhost/?directConnection=true",
+        "--brokers=localhost:9092",
+        "--topic-prefix=cdc",
+        "--format=json",
+        "--json=canonical",
+        "--start=1700000000:3",
+        "--include-namespaces=shop,web.*",
+    ])
+    .unwrap();
+    assert_eq!(config.stream.format, Format::Json(Mode::Canonical));
+    assert_eq!(config.stream.start, Some(Start::Position(1_700_000_000, 3)));
+    assert!(config.stream.filter.passes("web.x") && !config.stream.filter.passes("other.x"));
+    assert!(!format!("{config:?}").contains("secret"));
+}
+
+#[test]
+fn a_dump_needs_a_name_and_has_no_now() {
+    let common = ["--brokers=b", "--topic-prefix=cdc", "--source=-"];
+    let error = run(&[&common[..], &["--start=now"]].concat())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("--source-name") && error.contains("--start"),
+        "{error}"
+    );
+    assert!(run(&[&common[..], &["--source-name=d", "--start=oldest"]].concat()).is_ok());
+    let missing = [
+        "--brokers=b",
+        "--topic-prefix=cdc",
+        "--source=/no/such/file",
+    ];
+    assert!(
+        run(&missing)
+            .unwrap_err()
+            .to_string()
+            .contains("existing file")
+    );
+}

@@ -1,0 +1,316 @@
+//! Turns batches of entries into chunks of encoded records. No I/O but the creation of topics.
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::format::json::write_change_event;
+use oplog_relay_core::format::raw::Frame;
+use oplog_relay_core::format::{Format, ID_HEADER, RANGE_HEADER};
+use oplog_relay_core::key::{partition_for, write_key};
+use oplog_relay_core::position::{EntryId, Position};
+use oplog_relay_core::state::SourceRecord;
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
+use crate::error::ProducerError;
+use crate::route::{Decision, NewRoute, Router, Target};
+use crate::source::Batch;
+use crate::topics::Topics;
+
+/// A chunk is handed on when it has that many bytes,
+const CHUNK_BYTES: usize = 2 << 20;
+/// or that many records.
+const CHUNK_RECORDS: usize = 8192;
+
+/// Encodes the entries of one source.
+#[derive(Debug)]
+pub struct Encoder {
+    source: String,
+    format: Format,
+    router: Router,
+    topics: Topics,
+    /// Topics by name; the state topic is the first.
+    indexes: FxHashMap<String, (TopicIndex, u32)>,
+    /// Frames being filled: by topic, then by partition.
+    frames: Vec<Vec<Frame>>,
+    end: Option<Position>,
+    /// The greatest record timestamp so far: stamps never go back.
+    stamp: i64,
+    routing: u32,
+    /// Who the source is, until it is saved.
+    identity: Option<SourceRecord>,
+}
+
+impl Encoder {
+    /// Begins after `end` with the saved state in `router`; `identity` is to be saved.
+    #[must_use]
+    pub fn new(
+        source: &str,
+        format: Format,
+        router: Router,
+        topics: Topics,
+        end: Option<Position>,
+        identity: Option<SourceRecord>,
+    ) -> Self {
+        Self {
+            source: source.to_owned(),
+            format,
+            router,
+            topics,
+            indexes: FxHashMap::default(),
+            frames: Vec::new(),
+            end,
+            stamp: 0,
+            routing: 1,
+            identity,
+        }
+    }
+
+    /// Encodes a batch; `hand_on` gets full chunks and returns an empty one. What is left when
+    /// the batch ends stays in `chunk`.
+    ///
+    /// # Errors
+    /// [`ProducerError::Undecodable`] names the entry; other errors come from creating topics or
+    /// from `hand_on`.
+    pub fn encode(
+        &mut self,
+        batch: &Batch,
+        chunk: &mut Chunk,
+        hand_on: &mut dyn FnMut(&mut Chunk) -> Result<(), ProducerError>,
+    ) -> Result<(), ProducerError> {
+        for document in batch.documents()? {
+            let document = document.map_err(ProducerError::undecodable)?;
+            self.encode_entry(document, chunk)?;
+            if chunk.arena.len() >= CHUNK_BYTES || chunk.records.len() >= CHUNK_RECORDS {
+                self.complete(chunk);
+                hand_on(chunk)?;
+            }
+        }
+        self.complete(chunk);
+        Ok(())
+    }
+
+    /// Closes open frames and notes how far the chunk reaches.
+    pub fn complete(&mut self, chunk: &mut Chunk) {
+        for (topic, partitions) in self.frames.iter_mut().enumerate() {
+            for (partition, frame) in (0..).zip(partitions) {
+                if !frame.is_empty() {
+                    let record = finish_frame(frame, &self.source, &mut chunk.arena);
+                    let topic = TopicIndex(topic);
+                    let timestamp = self.stamp;
+                    chunk.records.push(EncodedRecord {
+                        topic,
+                        partition,
+                        timestamp,
+                        ..record
+                    });
+                }
+            }
+        }
+        chunk.end = self.end;
+        chunk.routing = self.routing;
+    }
+
+    #[inline]
+    fn encode_entry(
+        &mut self,
+        document: Document<'_>,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        let entry = Entry::parse(document)?;
+        if let Some(end) = self.end
+            && entry.ts <= end.ts
+        {
+            return Err(ProducerError::Undecodable(format!(
+                "ts goes backwards in the source: entry {} of {:?} after {end}. An oplog never \
+                 does this; several writers of a FerretDB can cause it",
+                entry.ts, entry.ns
+            )));
+        }
+        self.stamp = self.stamp.max(entry.ts.clamp_wall(entry.wall));
+        let target = match self.router.decide(&entry)? {
+            Decision::Known(target) => target,
+            Decision::Unknown(new) => self.learn(&entry, &new, chunk)?,
+        };
+        chunk.last_wall = entry.ts.clamp_wall(entry.wall);
+        chunk.source_bytes += document.as_bytes().len() as u64;
+        if let Some(count) = chunk.entries.get_mut(entry.operation.index()) {
+            *count += 1;
+        }
+        match target {
+            Target::Dropped if entry.operation == Operation::Noop => {}
+            Target::Dropped => chunk.filtered += 1,
+            Target::First(topic) => self.write_record(&entry, (topic, 0), None, chunk)?,
+            Target::Keyed { topic, partitions } => {
+                let start = chunk.arena.len();
+                write_key(entry.document_id()?, &mut chunk.arena)
+                    .map_err(|error| damaged(&entry, &error))?;
+                let end = chunk.arena.len();
+                let key = chunk.arena.get(start..end).unwrap_or_default();
+                let partition = i32::try_from(partition_for(key, partitions)).unwrap_or(0);
+                self.write_record(&entry, (topic, partition), Some(start..end), chunk)?;
+            }
+        }
+        self.end = Some(Position {
+            ts: entry.ts,
+            term: entry.term,
+            ord: 0,
+        });
+        Ok(())
+    }
+
+    #[inline]
+    fn write_record(
+        &mut self,
+        entry: &Entry<'_>,
+        (topic, partition): (TopicIndex, i32),
+        key: Option<std::ops::Range<usize>>,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        let id = EntryId {
+            ts: entry.ts,
+            ord: 0,
+        };
+        let arena = &mut chunk.arena;
+        let start = arena.len();
+        let mut header = None;
+        match self.format {
+            Format::Raw => {
+                let partition = usize::try_from(partition).unwrap_or(0);
+                let frames = self.frames.get_mut(topic.0);
+                if let Some(frame) = frames.and_then(|frames| frames.get_mut(partition)) {
+                    frame.push(id, entry.raw, false);
+                }
+                // The key only chose the partition.
+                arena.truncate(key.map_or(start, |key| key.start));
+                return Ok(());
+            }
+            Format::Bson => {
+                id.write_header(&self.source, arena);
+                header = Some((ID_HEADER, start..arena.len()));
+            }
+            Format::Json(_) => {}
+        }
+        let value = arena.len();
+        match self.format {
+            Format::Json(mode) => write_change_event(entry, &self.source, 0, mode, arena)?,
+            Format::Raw | Format::Bson => arena.extend_from_slice(entry.raw.as_bytes()),
+        }
+        let value = value..arena.len();
+        let timestamp = self.stamp;
+        chunk.records.push(EncodedRecord {
+            topic,
+            partition,
+            timestamp,
+            key,
+            header,
+            value,
+        });
+        Ok(())
+    }
+
+    /// Makes sure of the topic of a new route and saves both in the state topic, ahead of the
+    /// first record that depends on them.
+    fn learn(
+        &mut self,
+        entry: &Entry<'_>,
+        new: &NewRoute,
+        chunk: &mut Chunk,
+    ) -> Result<Target, ProducerError> {
+        let (topic, partitions) = self.topic(&new.record.topic, chunk)?;
+        let target = match entry.operation {
+            Operation::Command => Target::First(topic),
+            _ => Target::Keyed { topic, partitions },
+        };
+        if self.router.add(entry, new, target) {
+            let key = format!("route/{}", new.name);
+            write_state_record(&key, &new.record, (TopicIndex(0), self.stamp), chunk)?;
+        }
+        Ok(target)
+    }
+
+    fn topic(&mut self, name: &str, chunk: &mut Chunk) -> Result<(TopicIndex, u32), ProducerError> {
+        if let Some(known) = self.indexes.get(name) {
+            return Ok(*known);
+        }
+        if self.indexes.is_empty() && name != self.topics.state_topic() {
+            let state_topic = self.topics.state_topic().to_owned();
+            self.index(&state_topic, 1, chunk);
+            if let Some(identity) = self.identity.take() {
+                write_state_record("source", &identity, (TopicIndex(0), self.stamp), chunk)?;
+            }
+        }
+        let saved = self.router.state().topics.get(name).cloned();
+        let record = self.topics.ensure(name, saved.as_ref(), self.format)?;
+        let known = self.index(name, record.partitions, chunk);
+        if saved.as_ref() != Some(&record) {
+            self.router
+                .state_mut()
+                .topics
+                .insert(name.to_owned(), record.clone());
+            let key = format!("topic/{name}");
+            let state = (TopicIndex(0), self.stamp);
+            write_state_record(&key, &record, state, chunk)?;
+        }
+        Ok(known)
+    }
+
+    fn index(&mut self, name: &str, partitions: u32, chunk: &mut Chunk) -> (TopicIndex, u32) {
+        let known = (TopicIndex(self.indexes.len()), partitions);
+        self.indexes.insert(name.to_owned(), known);
+        self.frames
+            .push((0..partitions).map(|_| Frame::default()).collect());
+        chunk.new_topics.push(name.to_owned());
+        known
+    }
+}
+
+fn write_state_record(
+    key: &str,
+    record: &impl Serialize,
+    (topic, timestamp): (TopicIndex, i64),
+    chunk: &mut Chunk,
+) -> Result<(), ProducerError> {
+    let start = chunk.arena.len();
+    chunk.arena.extend_from_slice(key.as_bytes());
+    let value = chunk.arena.len();
+    serde_json::to_writer(&mut chunk.arena, record)
+        .map_err(|error| ProducerError::Usage(format!("state {key}: {error}")))?;
+    let end = chunk.arena.len();
+    chunk.records.push(EncodedRecord {
+        topic,
+        partition: 0,
+        timestamp,
+        key: Some(start..value),
+        header: None,
+        value: value..end,
+    });
+    Ok(())
+}
+
+/// Closes a frame; where and when it goes is the caller's to say.
+fn finish_frame(frame: &mut Frame, source: &str, arena: &mut Vec<u8>) -> EncodedRecord {
+    let (first, last, count) = frame.span();
+    let start = arena.len();
+    arena.extend_from_slice(format!("{source}/{first}/{last}/{count}").as_bytes());
+    let value = arena.len();
+    frame.finish(arena);
+    EncodedRecord {
+        topic: TopicIndex(0),
+        partition: 0,
+        timestamp: 0,
+        key: None,
+        header: Some((RANGE_HEADER, start..value)),
+        value: value..arena.len(),
+    }
+}
+
+fn damaged(entry: &Entry<'_>, error: &oplog_relay_core::document::Malformed) -> ProducerError {
+    ProducerError::Undecodable(format!(
+        "entry {} of {:?} is damaged: {error}",
+        entry.ts, entry.ns
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+use oplog_relay_core::document::{DocumentBuilder, kind};
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::json::Mode;
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::state::State;
+
+use super::*;
+
+fn entry(seconds: u32, op: &str, ns: &str, id: i32) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut entry = DocumentBuilder::start(&mut out);
+    entry.raw(
+        "ts",
+        kind::TIMESTAMP,
+        &Timestamp::new(seconds, 1).to_le_bytes(),
+    );
+    entry
+        .int64("t", 3)
+        .int32("v", 2)
+        .str("op", op)
+        .str("ns", ns)
+        .date("wall", 5);
+    entry.nested("o", kind::DOCUMENT, |o| {
+        o.int32("_id", id);
+    });
+    entry.finish();
+    out
+}
+
+fn encoder(format: Format) -> Encoder {
+    let router = Router::new("cdc", NamespaceFilter::default(), State::default());
+    let topics = Topics::Nowhere {
+        state_topic: "__cdc.state.rs0".to_owned(),
+        partitions: 4,
+    };
+    Encoder::new("rs0", format, router, topics, None, None)
+}
+
+fn encode(encoder: &mut Encoder, entries: &[Vec<u8>]) -> Result<Chunk, ProducerError> {
+    let mut chunk = Chunk::default();
+    let batch = Batch::Bytes(entries.concat());
+    encoder.encode(&batch, &mut chunk, &mut |_| Ok(()))?;
+    Ok(chunk)
+}
+
+fn text(chunk: &Chunk, range: &std::ops::Range<usize>) -> String {
+    String::from_utf8_lossy(chunk.bytes(range)).into_owned()
+}
+
+#[test]
+fn state_goes_ahead_of_the_first_record_and_the_position_counts_everything() {
+    let mut encoder = encoder(Format::Bson);
+    let entries = [
+        entry(1, "i", "shop.a", 1),
+        entry(2, "n", "", 0),
+        entry(3, "i", "config.x", 1),
+        entry(4, "d", "shop.a", 1),
+    ];
+    let chunk = encode(&mut encoder, &entries).unwrap();
+    assert_eq!(chunk.new_topics, ["__cdc.state.rs0", "cdc.shop.a"]);
+    let keys: Vec<_> = chunk
+        .records
+        .iter()
+        .map(|r| text(&chunk, r.key.as_ref().unwrap()))
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "topic/cdc.shop.a",
+            "route/shop.a",
+            r#"{"_id":1}"#,
+            r#"{"_id":1}"#
+        ]
+    );
+    let record = &chunk.records[2];
+    let (name, header) = record.header.as_ref().unwrap();
+    assert_eq!(
+        (*name, text(&chunk, header)),
+        (ID_HEADER, "rs0/1:1/0".to_owned())
+    );
+    assert_eq!(chunk.bytes(&record.value), entries[0]);
+    assert_eq!(record.timestamp, 1000);
+    assert_eq!(chunk.records[2].partition, chunk.records[3].partition);
+    assert_eq!(
+        chunk.end,
+        Some(Position {
+            ts: Timestamp::new(4, 1),
+            term: 3,
+            ord: 0
+        })
+    );
+    assert_eq!((chunk.entries, chunk.filtered), ([2, 0, 1, 0, 1], 1));
+}
+
+#[test]
+fn raw_makes_one_frame_a_partition_and_keeps_no_key() {
+    let mut encoder = encoder(Format::Raw);
+    let entries: Vec<_> = (1..=100)
+        .map(|i| entry(i, "i", "shop.a", i as i32))
+        .collect();
+    let chunk = encode(&mut encoder, &entries).unwrap();
+    let frames: Vec<_> = chunk.records.iter().filter(|r| r.topic.0 == 1).collect();
+    assert_eq!(frames.len(), 4);
+    assert!(
+        frames
+            .iter()
+            .all(|frame| frame.key.is_none() && frame.timestamp == 100_000)
+    );
+    let mut arena = chunk.arena.clone();
+    let mut found = Vec::new();
+    for frame in frames {
+        let value = frame.value.clone();
+        oplog_relay_core::format::decode(Format::Raw, value, None, &mut arena, &mut found).unwrap();
+    }
+    assert_eq!(found.len(), 100);
+}
+
+#[test]
+fn json_records_are_change_events_without_headers() {
+    let mut encoder = encoder(Format::Json(Mode::Relaxed));
+    let chunk = encode(&mut encoder, &[entry(1, "i", "shop.a", 7)]).unwrap();
+    let record = chunk.records.last().unwrap();
+    assert!(record.header.is_none());
+    assert!(
+        text(&chunk, &record.value).starts_with(r#"{"_id":{"source":"rs0","ts":"1:1","ord":0}"#)
+    );
+}
+
+#[test]
+fn commands_go_as_they_stand_to_partition_0_of_the_command_topic() {
+    let mut encoder = encoder(Format::Bson);
+    let mut bytes = Vec::new();
+    let mut command = DocumentBuilder::start(&mut bytes);
+    command.raw("ts", kind::TIMESTAMP, &Timestamp::new(1, 1).to_le_bytes());
+    command.str("op", "c").str("ns", "shop.$cmd");
+    command.nested("o", kind::DOCUMENT, |o| {
+        o.str("drop", "a");
+    });
+    command.finish();
+    let chunk = encode(&mut encoder, &[bytes.clone()]).unwrap();
+    let record = chunk.records.last().unwrap();
+    assert_eq!(chunk.new_topics[record.topic.0], "cdc.shop.-cmd");
+    assert_eq!((record.partition, record.key.clone()), (0, None));
+    assert_eq!(chunk.bytes(&record.value), bytes);
+}
+
+#[test]
+fn time_that_goes_backwards_stops() {
+    let mut encoder = encoder(Format::Bson);
+    let error = encode(
+        &mut encoder,
+        &[entry(2, "i", "a.b", 1), entry(1, "i", "a.b", 2)],
+    );
+    assert!(error.unwrap_err().to_string().contains("ts goes backwards"));
+}
+
+#[test]
+fn a_damaged_document_stops_and_what_came_before_it_counts() {
+    let mut encoder = encoder(Format::Bson);
+    let mut chunk = Chunk::default();
+    let batch = Batch::Bytes([entry(1, "i", "a.b", 1), vec![9, 0, 0, 0, 0xee]].concat());
+    assert!(encoder.encode(&batch, &mut chunk, &mut |_| Ok(())).is_err());
+    encoder.complete(&mut chunk);
+    assert_eq!(chunk.end.map(|end| end.ts), Some(Timestamp::new(1, 1)));
+}

@@ -1,0 +1,267 @@
+//! What can go wrong, and what is done about it.
+
+use oplog_relay_core::document::Malformed;
+use oplog_relay_core::entry::EntryError;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::config::ConfigError;
+use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::kafka::KafkaFailure;
+use oplog_relay_core::runtime::mongo::{self, MongoError};
+
+/// Why producing ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ProducerError {
+    /// Faults of the configuration, all of them.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What was asked for does not fit what is there.
+    #[error("{0}")]
+    Usage(String),
+    /// The saved position is no longer in the source.
+    #[error(transparent)]
+    PositionLost(#[from] Box<PositionLost>),
+    /// Another instance has taken over this source.
+    #[error(
+        "another oplog-producer with the transactional id {0:?} has taken over; this one stops. \
+         Run one instance per source, or give the other one its own --topic-prefix"
+    )]
+    Fenced(String),
+    /// An entry that cannot be carried.
+    #[error("{0}; the stream stops before it, nothing is skipped")]
+    Undecodable(String),
+    /// The source failed.
+    #[error("the source failed: {0}")]
+    Source(#[source] mongodb::error::Error),
+    /// The source cannot be reached.
+    #[error(transparent)]
+    Mongo(#[from] MongoError),
+    /// A dump cannot be read.
+    #[error("{path} cannot be read")]
+    Dump {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Kafka failed in a way that a new session may mend.
+    #[error("{doing}: {reason}")]
+    Kafka {
+        /// What was tried.
+        doing: String,
+        /// What Kafka or its client says.
+        reason: String,
+    },
+    /// Kafka refused what no retry mends.
+    #[error("Kafka refused: {0}")]
+    Refused(String),
+    /// A part of the program ended without a word.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+    /// Standard output cannot be written.
+    #[error("standard output cannot be written")]
+    Output(#[source] std::io::Error),
+}
+
+/// What to do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directive {
+    /// Drop everything, back off, open a new session from the checkpoint.
+    Retry,
+    /// End with that code.
+    Stop(ExitCode),
+}
+
+impl ProducerError {
+    /// For bytes that are no BSON.
+    #[must_use]
+    pub fn undecodable(error: Malformed) -> Self {
+        Self::Undecodable(format!("the source gave bytes that are no BSON: {error}"))
+    }
+
+    /// For a Kafka call that failed.
+    pub fn kafka(doing: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Kafka {
+            doing: doing.into(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn directive(&self) -> Directive {
+        match self {
+            Self::Config(_) | Self::Usage(_) => Directive::Stop(ExitCode::Usage),
+            Self::PositionLost(_) => Directive::Stop(ExitCode::SourcePositionLost),
+            Self::Fenced(_) => Directive::Stop(ExitCode::Fenced),
+            Self::Undecodable(_) => Directive::Stop(ExitCode::StoppedByPolicy),
+            Self::Source(error) if mongo::is_transient(error) => Directive::Retry,
+            Self::Kafka { .. } => Directive::Retry,
+            Self::Source(_) | Self::Mongo(_) | Self::Dump { .. } => {
+                Directive::Stop(ExitCode::Failed)
+            }
+            Self::Refused(_) | Self::Ended(_) | Self::Output(_) => {
+                Directive::Stop(ExitCode::Failed)
+            }
+        }
+    }
+
+    /// A word for the error counter.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Config(_) | Self::Usage(_) => "usage",
+            Self::PositionLost(_) => "position_lost",
+            Self::Fenced(_) => "fenced",
+            Self::Undecodable(_) => "undecodable",
+            Self::Source(_) | Self::Mongo(_) | Self::Dump { .. } => "source",
+            Self::Kafka { .. } | Self::Refused(_) => "kafka",
+            Self::Ended(_) | Self::Output(_) => "internal",
+        }
+    }
+}
+
+impl From<EntryError> for ProducerError {
+    fn from(error: EntryError) -> Self {
+        Self::Undecodable(format!("an entry cannot be read: {error}"))
+    }
+}
+
+impl From<KafkaFailure> for ProducerError {
+    fn from(failure: KafkaFailure) -> Self {
+        let mut reason = failure.to_string();
+        if let Some(source) = std::error::Error::source(&failure) {
+            reason = format!("{reason}: {source}");
+        }
+        if failure.is_transient() {
+            Self::kafka("Kafka", reason)
+        } else {
+            Self::Refused(reason)
+        }
+    }
+}
+
+/// The ways on after a lost position.
+const WAYS_ON: &str = "Entries between the two may be missing in Kafka. Ways on: restore the \
+    missing oplog (a dump of it can be sent as a source of the same --source-name), or begin anew \
+    under another --topic-prefix with a new copy of the data; a larger oplog \
+    (replSetResizeOplog, oplogMinRetentionHours) keeps it from happening again";
+
+/// The source no longer has what follows the checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum PositionLost {
+    /// The oplog begins after the checkpoint.
+    #[error(
+        "position lost: the checkpoint is {checkpoint}, the oldest entry of the source is {oldest}, \
+         {gap} later. {WAYS_ON}"
+    )]
+    RolledOver {
+        /// What was saved (or asked for).
+        checkpoint: Position,
+        /// Where the oplog begins now.
+        oldest: Timestamp,
+        /// The time between them.
+        gap: Gap,
+    },
+    /// The oplog spans the checkpoint, but its entry is another one or gone.
+    #[error(
+        "position lost: the entry of the checkpoint {checkpoint} is not in the source, which has \
+         {found} in its place (oldest entry: {oldest}); it was rolled back, or this is another or \
+         a restored replica set. {WAYS_ON}"
+    )]
+    RolledBack {
+        /// What was saved.
+        checkpoint: Position,
+        /// What stands there or after it.
+        found: Position,
+        /// Where the oplog begins.
+        oldest: Timestamp,
+    },
+}
+
+/// A stretch of source time, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Seconds.
+    pub seconds: u32,
+}
+
+impl Gap {
+    /// From one time to a later one.
+    #[must_use]
+    pub const fn between(earlier: Timestamp, later: Timestamp) -> Self {
+        Self {
+            seconds: later.seconds.saturating_sub(earlier.seconds),
+        }
+    }
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (hours, minutes) = (self.seconds / 3600, self.seconds / 60 % 60);
+        match (hours, minutes) {
+            (0, 0) => write!(f, "{} s", self.seconds),
+            (0, minutes) => write!(f, "{minutes} min {} s", self.seconds % 60),
+            (hours, minutes) => write!(f, "{hours} h {minutes} min"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_position_names_both_ends_the_gap_and_the_ways_on() {
+        let checkpoint = Position {
+            ts: Timestamp::new(1000, 1),
+            term: 3,
+            ord: 0,
+        };
+        let oldest = Timestamp::new(9000, 1);
+        let gap = Gap::between(checkpoint.ts, oldest);
+        let lost = PositionLost::RolledOver {
+            checkpoint,
+            oldest,
+            gap,
+        };
+        let error = ProducerError::from(Box::new(lost));
+        let text = error.to_string();
+        for part in ["1000:1 (term 3)", "9000:1", "2 h 13 min", "Ways on"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(
+            error.directive(),
+            Directive::Stop(ExitCode::SourcePositionLost)
+        );
+    }
+
+    #[test]
+    fn every_error_has_its_directive() {
+        let table = [
+            (
+                ProducerError::Usage(String::new()),
+                Directive::Stop(ExitCode::Usage),
+            ),
+            (
+                ProducerError::Fenced(String::new()),
+                Directive::Stop(ExitCode::Fenced),
+            ),
+            (
+                ProducerError::Undecodable(String::new()),
+                Directive::Stop(ExitCode::StoppedByPolicy),
+            ),
+            (
+                ProducerError::kafka("committing", "timed out"),
+                Directive::Retry,
+            ),
+            (
+                ProducerError::Ended("encoder"),
+                Directive::Stop(ExitCode::Failed),
+            ),
+        ];
+        for (error, directive) in table {
+            assert_eq!(error.directive(), directive, "{error}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What the producer counts. Names are constants here and a contract for dashboards.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oplog_relay_core::entry::Operation;
+use oplog_relay_core::position::Position;
+use oplog_relay_core::runtime::metrics::{register_build_info, registered};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+use serde_json::{Value, json};
+
+use crate::chunk::Chunk;
+
+/// Counters of one process. Shared by reference.
+#[derive(Debug)]
+pub struct Metrics {
+    /// All metrics, for `/metrics`.
+    pub registry: Registry,
+    entries: [IntCounter; 5],
+    filtered: IntCounter,
+    source_bytes: IntCounter,
+    records: IntCounter,
+    record_bytes: IntCounter,
+    lag: Gauge,
+    position: Gauge,
+    commits: IntCounter,
+    commit_seconds: Histogram,
+    queue_records: IntGauge,
+    queue_bytes: IntGauge,
+    errors: IntCounterVec,
+    sessions: IntCounter,
+    committed: Mutex<Option<Position>>,
+    /// Milliseconds of source time of the last committed entry.
+    committed_wall: AtomicI64,
+    /// The source had nothing more at the last commit.
+    idle: AtomicU64,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            registered(&registry, IntCounter::with_opts(opts(name, help))?)
+        };
+        let gauge =
+            |name: &str, help: &str| registered(&registry, Gauge::with_opts(opts(name, help))?);
+        let int_gauge =
+            |name: &str, help: &str| registered(&registry, IntGauge::with_opts(opts(name, help))?);
+        register_build_info(&registry, "oplog_producer", env!("CARGO_PKG_VERSION"))?;
+        let by_operation = registered(
+            &registry,
+            IntCounterVec::new(
+                opts("entries_total", "Entries read from the source."),
+                &["op"],
+            )?,
+        )?;
+        let errors = registered(
+            &registry,
+            IntCounterVec::new(opts("errors_total", "Failed sessions, by kind."), &["kind"])?,
+        )?;
+        let seconds = HistogramOpts::new(
+            "oplog_producer_commit_seconds",
+            "Time from the flush to the commit of a Kafka transaction.",
+        )
+        .buckets(vec![
+            0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+        ]);
+        Ok(Self {
+            entries: Operation::ALL
+                .map(|operation| by_operation.with_label_values(&[operation.name()])),
+            filtered: counter(
+                "filtered_total",
+                "Entries that the namespace filter dropped.",
+            )?,
+            source_bytes: counter("source_bytes_total", "Bytes of the entries read.")?,
+            records: counter("records_total", "Records handed to Kafka.")?,
+            record_bytes: counter("record_bytes_total", "Bytes of their keys and values.")?,
+            lag: gauge(
+                "source_lag_seconds",
+                "Age of the last committed entry; 0 when caught up.",
+            )?,
+            position: gauge(
+                "position_timestamp_seconds",
+                "Source time of the saved position.",
+            )?,
+            commits: counter("commits_total", "Kafka transactions committed.")?,
+            commit_seconds: registered(&registry, Histogram::with_opts(seconds)?)?,
+            queue_records: int_gauge("queue_records", "Records that wait for the broker.")?,
+            queue_bytes: int_gauge("queue_bytes", "Encoded bytes that wait for the publisher.")?,
+            sessions: counter(
+                "sessions_total",
+                "Sessions opened; one more after every failure.",
+            )?,
+            errors,
+            committed: Mutex::new(None),
+            committed_wall: AtomicI64::new(0),
+            idle: AtomicU64::new(0),
+            registry,
+        })
+    }
+
+    /// A chunk was handed to Kafka.
+    pub fn sent(&self, chunk: &Chunk, in_flight: i32) {
+        for (counter, count) in self.entries.iter().zip(chunk.entries) {
+            counter.inc_by(count);
+        }
+        self.filtered.inc_by(chunk.filtered);
+        self.source_bytes.inc_by(chunk.source_bytes);
+        self.records.inc_by(chunk.records.len() as u64);
+        self.record_bytes.inc_by(chunk.arena.len() as u64);
+        self.queue_records.set(in_flight.into());
+    }
+
+    /// Encoded bytes entered (or left) the queue to the publisher.
+    pub fn queued(&self, bytes: i64) {
+        self.queue_bytes.add(bytes);
+    }
+
+    /// A Kafka transaction was committed.
+    pub fn committed(&self, position: Position, wall: i64, idle: bool, took: Duration) {
+        self.commits.inc();
+        self.commit_seconds.observe(took.as_secs_f64());
+        self.position.set(f64::from(position.ts.seconds));
+        self.committed_wall.store(wall, Ordering::Relaxed);
+        self.idle.store(u64::from(idle), Ordering::Relaxed);
+        if let Ok(mut committed) = self.committed.lock() {
+            *committed = Some(position);
+        }
+        self.lag.set(self.lag_seconds());
+    }
+
+    /// The source gave nothing more and everything is committed.
+    pub fn caught_up(&self, idle: bool) {
+        self.idle.store(u64::from(idle), Ordering::Relaxed);
+        self.lag.set(self.lag_seconds());
+    }
+
+    /// Kafka transactions committed so far.
+    #[must_use]
+    pub fn commit_count(&self) -> u64 {
+        self.commits.get()
+    }
+
+    /// A session was opened.
+    pub fn session_opened(&self) {
+        self.sessions.inc();
+    }
+
+    /// A session failed.
+    pub fn failed(&self, kind: &str) {
+        self.errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Entries and bytes read so far.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        (
+            self.entries.iter().map(IntCounter::get).sum(),
+            self.source_bytes.get(),
+        )
+    }
+
+    /// The saved position.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.committed.lock().ok().and_then(|committed| *committed)
+    }
+
+    /// Age of the last committed entry in seconds; 0 when the source has nothing more.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag")]
+    pub fn lag_seconds(&self) -> f64 {
+        let wall = self.committed_wall.load(Ordering::Relaxed);
+        if wall == 0 || self.idle.load(Ordering::Relaxed) == 1 {
+            return 0.0;
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        (now - wall).max(0) as f64 / 1000.0
+    }
+
+    /// The body of `/status`.
+    #[must_use]
+    pub fn status(&self, source: &str) -> Value {
+        let (entries, bytes) = self.totals();
+        json!({
+            "program": "oplog-producer",
+            "version": env!("CARGO_PKG_VERSION"),
+            "source": source,
+            "position": self.position().map(|position| json!({
+                "ts": position.ts.to_string(),
+                "term": position.term,
+                "ord": position.ord,
+            })),
+            "caught_up": self.idle.load(Ordering::Relaxed) == 1,
+            "lag_seconds": self.lag_seconds(),
+            "entries": entries,
+            "source_bytes": bytes,
+            "records": self.records.get(),
+            "commits": self.commits.get(),
+            "sessions": self.sessions.get(),
+        })
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("oplog_producer_{name}"), help)
+}

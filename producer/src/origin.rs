@@ -1,0 +1,227 @@
+//! The source as the program sees it: a live replica set or a dump, and who it is.
+
+use std::sync::Arc;
+
+use bson::{Bson, doc};
+use mongodb::Client;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::config::Start;
+use oplog_relay_core::runtime::mongo::{self, Hello};
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::state::{STATE_VERSION, SourceRecord};
+use oplog_relay_core::topic::check_source_name;
+use tokio::sync::mpsc::Sender;
+
+use crate::config;
+use crate::error::ProducerError;
+use crate::pipeline::Until;
+use crate::source::dump::Dump;
+use crate::source::oplog::{Oplog, Tail};
+use crate::source::{SourceEvent, StartAt};
+
+/// A source that was reached and checked.
+#[derive(Debug)]
+pub struct Origin {
+    record: SourceRecord,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Live { client: Client, oplog: Oplog },
+    Dump(Arc<Dump>),
+}
+
+impl Origin {
+    /// Connects to a replica set, or finds the files of a dump.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] for a mongos, a shard, a standalone or a missing name;
+    /// [`ProducerError::Mongo`] if it cannot be reached.
+    pub async fn open(origin: &config::Origin, name: Option<&str>) -> Result<Self, ProducerError> {
+        match origin {
+            config::Origin::Dump(path) => {
+                let kind = Kind::Dump(Arc::new(Dump::open(path)?));
+                let name = name.unwrap_or_default().to_owned();
+                let record = SourceRecord {
+                    v: STATE_VERSION,
+                    name,
+                    set_name: None,
+                    replica_set_id: None,
+                };
+                Ok(Self { record, kind })
+            }
+            config::Origin::Live(uri) => {
+                let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
+                let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
+                check_kind(&client, &hello).await?;
+                Oplog::check(&client).await?;
+                let name = source_name(name, &hello)?;
+                let record = SourceRecord {
+                    v: STATE_VERSION,
+                    name,
+                    set_name: hello.set_name,
+                    replica_set_id: replica_set_id(&client).await,
+                };
+                let oplog = Oplog::new(&client);
+                Ok(Self {
+                    record,
+                    kind: Kind::Live { client, oplog },
+                })
+            }
+        }
+    }
+
+    /// The source's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// Who the source is, as it is saved.
+    #[must_use]
+    pub fn record(&self) -> SourceRecord {
+        self.record.clone()
+    }
+
+    /// Resolves `--start`.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn start(&self, start: Start) -> Result<StartAt, ProducerError> {
+        Ok(match start {
+            Start::Oldest => StartAt::Oldest,
+            Start::Position(seconds, increment) => StartAt::At(Timestamp::new(seconds, increment)),
+            Start::At(millis) => {
+                // A fraction of a second is less than any entry of the next second.
+                let seconds = u32::try_from(millis.div_euclid(1000)).unwrap_or(0);
+                StartAt::At(Timestamp::new(seconds, 0))
+            }
+            Start::Now => match self.newest().await? {
+                Some(newest) => StartAt::After(newest),
+                None => StartAt::Oldest,
+            },
+        })
+    }
+
+    /// The newest entry that a majority has; where the server does not tell, the newest entry.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
+        let Kind::Live { client, oplog } = &self.kind else {
+            return Ok(None);
+        };
+        let hello = mongo::hello(client).await.map_err(ProducerError::Source)?;
+        if let Some((seconds, increment, term)) = hello.last_majority_write {
+            let ts = Timestamp::new(seconds, increment);
+            return Ok(Some(Position { ts, term, ord: 0 }));
+        }
+        tracing::warn!(
+            "the source does not tell its majority commit point; the newest entry is taken for it"
+        );
+        oplog.newest().await
+    }
+
+    /// Time of the oldest entry.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn oldest(&self) -> Result<Option<Timestamp>, ProducerError> {
+        match &self.kind {
+            Kind::Live { oplog, .. } => Ok(oplog.oldest().await?.map(|oldest| oldest.ts)),
+            Kind::Dump(dump) => Ok(dump.oldest()),
+        }
+    }
+
+    /// When to end if nothing is newer than the saved position: at once, or with the dump.
+    #[must_use]
+    pub const fn until_nothing_new(&self) -> Until {
+        match self.kind {
+            Kind::Live { .. } => Until::Reached(Timestamp::new(0, 0)),
+            Kind::Dump(_) => Until::End,
+        }
+    }
+
+    /// Sends entries from the start on until the queue closes or the shutdown comes; `ready` is
+    /// called when the start has been found.
+    ///
+    /// # Errors
+    /// As [`Tail::run`] and [`Dump::run`].
+    pub async fn feed(
+        &self,
+        start: StartAt,
+        events: Sender<SourceEvent>,
+        shutdown: Shutdown,
+        ready: impl FnOnce(),
+    ) -> Result<(), ProducerError> {
+        match &self.kind {
+            Kind::Live { oplog, .. } => {
+                let tail = Tail::begin(oplog.clone(), start).await?;
+                ready();
+                tail.run(&events, &shutdown).await
+            }
+            Kind::Dump(dump) => {
+                ready();
+                let dump = Arc::clone(dump);
+                let read = move || dump.run(start, &events, &shutdown);
+                tokio::task::spawn_blocking(read)
+                    .await
+                    .map_err(|_| ProducerError::Ended("reading the dump"))?
+            }
+        }
+    }
+}
+
+/// Refuses what has no oplog of its own, or one that lacks an order with others.
+async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError> {
+    if hello.is_mongos {
+        return Err(ProducerError::Usage(
+            "the source is a mongos, which has no oplog: the shards' oplogs have no order between \
+             them. Point --source at a replica set"
+                .to_owned(),
+        ));
+    }
+    let version = client
+        .database("admin")
+        .collection::<bson::Document>("system.version");
+    // Without the right to read this the check is left out: it protects from a mistake only.
+    let shard = version
+        .find_one(doc! { "_id": "shardIdentity" })
+        .await
+        .ok()
+        .flatten();
+    if shard.is_some() {
+        return Err(ProducerError::Usage(
+            "the source is a shard of a sharded cluster: each shard logs its own copy of a \
+             command and only a part of every collection, so one shard's oplog is no history. \
+             Point --source at a replica set that is no shard"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn source_name(given: Option<&str>, hello: &Hello) -> Result<String, ProducerError> {
+    let name = given.or(hello.set_name.as_deref()).ok_or_else(|| {
+        ProducerError::Usage("--source-name is required: the source has no set name".to_owned())
+    })?;
+    check_source_name(name).map_err(|reason| {
+        ProducerError::Usage(format!(
+            "the replica-set name {name:?} cannot name the source, it {reason}; give --source-name"
+        ))
+    })?;
+    Ok(name.to_owned())
+}
+
+/// `settings.replicaSetId`; `None` where it may not be read or does not exist.
+async fn replica_set_id(client: &Client) -> Option<String> {
+    let config = client
+        .database("local")
+        .collection::<bson::Document>("system.replset");
+    let found = config.find_one(doc! {}).await.ok().flatten()?;
+    match found.get_document("settings").ok()?.get("replicaSetId")? {
+        Bson::ObjectId(id) => Some(id.to_hex()),
+        _ => None,
+    }
+}

@@ -1,0 +1,305 @@
+//! Source → encoder → publisher, each in a thread of its own, joined by short queues.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::http::Health;
+use tokio::sync::mpsc;
+
+use crate::chunk::Chunk;
+use crate::encoder::Encoder;
+use crate::error::ProducerError;
+use crate::metrics::Metrics;
+use crate::publisher::Publisher;
+use crate::source::SourceEvent;
+
+/// Chunks that wait for the publisher.
+const QUEUE_CHUNKS: usize = 2;
+/// Caught up, a commit follows the last one after that time at least.
+const COMMIT_GAP: Duration = Duration::from_millis(10);
+/// While catching up a transaction lasts that long at least,
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// and ten times what the last commit cost, but not longer than this: a quarter of the
+/// transaction's timeout.
+const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(15);
+/// A position that moved without a record (noops, filtered entries) is saved that often.
+const POSITION_INTERVAL: Duration = Duration::from_secs(5);
+/// The publisher looks after deliveries and health that often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Two queues: full chunks to the publisher, empty ones back.
+#[derive(Debug)]
+pub struct Handover {
+    /// To the publisher.
+    pub full: SyncSender<Chunk>,
+    /// Back to the encoder.
+    pub empty: Receiver<Chunk>,
+}
+
+/// The publisher's ends of the queues of a [`Handover`].
+#[derive(Debug)]
+pub struct Intake {
+    full: Receiver<Chunk>,
+    empty: SyncSender<Chunk>,
+}
+
+/// Makes both queues.
+#[must_use]
+pub fn queues() -> (Handover, Intake) {
+    let (full, full_end) = sync_channel(QUEUE_CHUNKS);
+    let (empty_end, empty) = sync_channel(QUEUE_CHUNKS + 1);
+    (
+        Handover { full, empty },
+        Intake {
+            full: full_end,
+            empty: empty_end,
+        },
+    )
+}
+
+/// The encoder's loop: until the source ends or the publisher is gone.
+///
+/// # Errors
+/// That of an entry that cannot be encoded. What came before it has been handed on.
+pub fn encode(
+    mut encoder: Encoder,
+    mut events: mpsc::Receiver<SourceEvent>,
+    handover: &Handover,
+    metrics: &Metrics,
+) -> Result<(), ProducerError> {
+    let mut chunk = Chunk::default();
+    let mut gone = false;
+    let mut hand_on = |chunk: &mut Chunk| {
+        if chunk.is_empty() || gone {
+            return Ok(());
+        }
+        metrics.queued(i64::try_from(chunk.arena.len()).unwrap_or(0));
+        let mut next = handover.empty.try_recv().unwrap_or_default();
+        next.clear();
+        gone = handover.full.send(std::mem::replace(chunk, next)).is_err();
+        if gone {
+            Err(ProducerError::Ended("publisher"))
+        } else {
+            Ok(())
+        }
+    };
+    let result = loop {
+        let outcome = match events.blocking_recv() {
+            None => break Ok(()),
+            Some(SourceEvent::Batch(batch)) => encoder.encode(&batch, &mut chunk, &mut hand_on),
+            Some(SourceEvent::Idle) => {
+                chunk.idle = true;
+                Ok(())
+            }
+            Some(SourceEvent::End) => {
+                chunk.finished = true;
+                Ok(())
+            }
+        };
+        if outcome.is_err() {
+            encoder.complete(&mut chunk);
+        }
+        let handed = hand_on(&mut chunk);
+        if let Err(error) = outcome.and(handed) {
+            break Err(error);
+        }
+    };
+    match result {
+        // The publisher's own error says why it is gone.
+        Err(ProducerError::Ended("publisher")) => Ok(()),
+        result => result,
+    }
+}
+
+/// When the publisher is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// When the source ends.
+    End,
+    /// When everything up to that time is committed.
+    Reached(Timestamp),
+}
+
+/// How the publisher's loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything that was asked for is committed.
+    Done,
+    /// The queue closed before: what came through it is committed.
+    Stopped,
+}
+
+/// The publisher's loop.
+#[derive(Debug)]
+pub struct PublishLoop<'p> {
+    /// The producer.
+    pub publisher: Publisher,
+    /// What it counts.
+    pub metrics: &'p Metrics,
+    /// Told that the loop turns.
+    pub health: &'p Health,
+    /// When to end.
+    pub until: Until,
+    unsaved: Option<Position>,
+    saved: Option<Position>,
+    routing: u32,
+    wall: i64,
+    idle: bool,
+    finished: bool,
+    last_commit: Option<Instant>,
+    began: Option<Instant>,
+    interval: Duration,
+}
+
+impl<'p> PublishLoop<'p> {
+    /// Nothing sent yet. `unsaved` is a position to save even if nothing follows, `saved` the one
+    /// that is.
+    #[must_use]
+    pub const fn new(
+        publisher: Publisher,
+        metrics: &'p Metrics,
+        health: &'p Health,
+        until: Until,
+        (saved, unsaved): (Option<Position>, Option<Position>),
+    ) -> Self {
+        Self {
+            publisher,
+            metrics,
+            health,
+            until,
+            unsaved,
+            saved,
+            routing: 1,
+            wall: 0,
+            idle: false,
+            finished: false,
+            last_commit: None,
+            began: None,
+            interval: COMMIT_INTERVAL,
+        }
+    }
+
+    /// Publishes until done or the queue closes; then commits what is open.
+    ///
+    /// # Errors
+    /// As [`Publisher::send`] and [`Publisher::commit`].
+    pub fn run(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
+        let result = self.turn(intake);
+        if result.is_err() {
+            self.publisher.abort();
+        }
+        result
+    }
+
+    fn turn(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
+        loop {
+            self.health.beat();
+            match intake.full.recv_timeout(self.patience()) {
+                Ok(mut chunk) => {
+                    self.take(&chunk)?;
+                    chunk.clear();
+                    // A full return queue only means that the encoder has enough chunks.
+                    drop(intake.empty.try_send(chunk));
+                }
+                Err(RecvTimeoutError::Timeout) => self.publisher.poll(Duration::ZERO)?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.commit()?;
+                    return Ok(if self.done() {
+                        Outcome::Done
+                    } else {
+                        Outcome::Stopped
+                    });
+                }
+            }
+            if self.due() {
+                self.commit()?;
+            }
+            if self.unsaved.is_none() && self.done() {
+                return Ok(Outcome::Done);
+            }
+        }
+    }
+
+    fn take(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
+        self.metrics
+            .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
+        self.publisher.send(chunk)?;
+        self.metrics.sent(chunk, self.publisher.in_flight());
+        if chunk.end.is_some() && chunk.entries != [0; 5] {
+            self.unsaved = chunk.end;
+            self.wall = chunk.last_wall;
+            self.routing = chunk.routing;
+        }
+        if self.publisher.in_transaction() && self.began.is_none() {
+            self.began = Some(Instant::now());
+        }
+        self.idle = chunk.idle;
+        self.finished |= chunk.finished;
+        if chunk.idle && self.unsaved.is_none() {
+            self.metrics.caught_up(true);
+        }
+        Ok(())
+    }
+
+    /// How long to wait for the next chunk: until the next commit is due.
+    fn patience(&self) -> Duration {
+        let since = |instant: Option<Instant>| instant.map(|instant| instant.elapsed());
+        match (self.publisher.in_transaction(), self.idle) {
+            (true, true) => {
+                COMMIT_GAP.saturating_sub(since(self.last_commit).unwrap_or(COMMIT_GAP))
+            }
+            (true, false) => self
+                .interval
+                .saturating_sub(since(self.began).unwrap_or_default()),
+            (false, _) => TICK,
+        }
+        .min(TICK)
+    }
+
+    fn due(&self) -> bool {
+        if self.unsaved.is_none() {
+            return false;
+        }
+        let since_commit = self.last_commit.map(|last| last.elapsed());
+        if self.finished || self.reached(self.unsaved) {
+            return true;
+        }
+        if !self.publisher.in_transaction() {
+            return since_commit.is_none_or(|since| since >= POSITION_INTERVAL);
+        }
+        let open = self.began.map(|began| began.elapsed()).unwrap_or_default();
+        let pause = since_commit.is_none_or(|since| since >= COMMIT_GAP);
+        (self.idle && pause) || open >= self.interval
+    }
+
+    fn commit(&mut self) -> Result<(), ProducerError> {
+        let Some(position) = self.unsaved.take() else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        self.publisher.commit(position, self.routing)?;
+        let took = start.elapsed();
+        self.saved = Some(position);
+        self.interval = (took * 10).clamp(COMMIT_INTERVAL, COMMIT_INTERVAL_MAX);
+        self.last_commit = Some(Instant::now());
+        self.began = None;
+        self.metrics
+            .committed(position, self.wall, self.idle || self.finished, took);
+        Ok(())
+    }
+
+    fn done(&self) -> bool {
+        self.finished || self.reached(self.saved)
+    }
+
+    fn reached(&self, position: Option<Position>) -> bool {
+        match self.until {
+            Until::End => false,
+            Until::Reached(ts) => {
+                let reached = position.map(|position| position.ts).unwrap_or_default();
+                reached >= ts
+            }
+        }
+    }
+}

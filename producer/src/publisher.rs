@@ -1,0 +1,317 @@
+//! Sends chunks to Kafka in transactions, the position last.
+//!
+//! A Kafka transaction holds records, then (after a flush) the position that they reach, so that
+//! even a transaction that a broker commits in part can only double an entry and never lose one.
+//! On any error that the client returns the producer is dropped; a new session opens another one
+//! and goes on from the checkpoint.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::position::Position;
+use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_fenced};
+use oplog_relay_core::state::PositionRecord;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use crate::chunk::{Chunk, EncodedRecord};
+use crate::error::ProducerError;
+
+/// How long a Kafka transaction may stay open at the broker.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// A transactional request that takes longer counts as failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of records that wait inside librdkafka at most: one record of the largest size fits.
+const QUEUE_KBYTES: u32 = 131_072;
+/// Largest record: topics are created with the same limit.
+pub const MAX_RECORD_BYTES: usize = 100 << 20;
+/// Records between two looks at delivery reports.
+const POLL_EVERY: u32 = 1024;
+
+/// Keeps the first delivery error; otherwise logs like every client.
+#[derive(Debug, Default)]
+pub struct PublisherContext {
+    client: Context,
+    failed: Mutex<Option<DeliveryFailure>>,
+}
+
+#[derive(Debug, Clone)]
+struct DeliveryFailure {
+    place: String,
+    error: KafkaError,
+}
+
+impl ClientContext for PublisherContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.client.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.client.error(error, reason);
+    }
+}
+
+impl ProducerContext for PublisherContext {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = result {
+            let place = format!("{}[{}]", message.topic(), message.partition());
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert(DeliveryFailure {
+                place,
+                error: error.clone(),
+            });
+        }
+    }
+}
+
+/// A producer of one source between two failures.
+pub struct Publisher {
+    producer: BaseProducer<PublisherContext>,
+    transactional_id: String,
+    position_topic: String,
+    source: String,
+    topics: Vec<String>,
+    /// When the open transaction began.
+    begun: Option<Instant>,
+    unpolled: u32,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("transactional_id", &self.transactional_id)
+            .finish()
+    }
+}
+
+impl Publisher {
+    /// Opens a producer and fences every older one of the same source. Only after this is the
+    /// checkpoint safe to read.
+    ///
+    /// # Errors
+    /// [`ProducerError::Kafka`].
+    pub fn open(
+        options: &KafkaOptions,
+        transactional_id: &str,
+        position_topic: &str,
+        source: &str,
+    ) -> Result<Self, ProducerError> {
+        let mut config = client_config(options);
+        let millis = TRANSACTION_TIMEOUT.as_millis().to_string();
+        for (key, value) in [
+            ("compression.type", "lz4"),
+            ("linger.ms", "5"),
+            ("batch.size", "1000000"),
+            ("queue.buffering.max.messages", "1000000"),
+        ] {
+            // Defaults of ours that the operator may change.
+            if config.get(key).is_none() {
+                config.set(key, value);
+            }
+        }
+        config
+            .set("transactional.id", transactional_id)
+            .set("enable.idempotence", "true")
+            .set("transaction.timeout.ms", &millis)
+            .set("message.timeout.ms", &millis)
+            .set("message.max.bytes", MAX_RECORD_BYTES.to_string())
+            .set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string())
+            .set("delivery.report.only.error", "true");
+        let producer: BaseProducer<PublisherContext> = config
+            .create_with_context(PublisherContext::default())
+            .map_err(|error| ProducerError::Usage(format!("--kafka-option: {error}")))?;
+        let publisher = Self {
+            producer,
+            transactional_id: transactional_id.to_owned(),
+            position_topic: position_topic.to_owned(),
+            source: source.to_owned(),
+            topics: Vec::new(),
+            begun: None,
+            unpolled: 0,
+        };
+        publisher
+            .producer
+            .init_transactions(REQUEST_TIMEOUT)
+            .map_err(|error| publisher.failed("opening the transactional producer", &error))?;
+        Ok(publisher)
+    }
+
+    /// Whether a Kafka transaction is open.
+    #[must_use]
+    pub const fn in_transaction(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Records that wait for the broker.
+    #[must_use]
+    pub fn in_flight(&self) -> i32 {
+        self.producer.in_flight_count()
+    }
+
+    /// Hands a chunk's records to the client, inside the open transaction.
+    ///
+    /// # Errors
+    /// [`ProducerError::Kafka`], [`ProducerError::Fenced`], or [`ProducerError::Undecodable`] for
+    /// a record that is larger than Kafka takes.
+    pub fn send(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
+        self.topics.extend(chunk.new_topics.iter().cloned());
+        if chunk.records.is_empty() {
+            return Ok(());
+        }
+        self.begin()?;
+        for record in &chunk.records {
+            self.send_record(chunk, record)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), ProducerError> {
+        if self.begun.is_none() {
+            self.producer
+                .begin_transaction()
+                .map_err(|error| self.failed("beginning a transaction", &error))?;
+            self.begun = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<(), ProducerError> {
+        let topic = self
+            .topics
+            .get(record.topic.0)
+            .ok_or(ProducerError::Ended("topic table"))?;
+        let mut out = BaseRecord::<[u8], [u8]>::to(topic)
+            .partition(record.partition)
+            .timestamp(record.timestamp)
+            .payload(chunk.bytes(&record.value));
+        if let Some(key) = &record.key {
+            out = out.key(chunk.bytes(key));
+        }
+        if let Some((name, value)) = &record.header {
+            let header = Header {
+                key: name,
+                value: Some(chunk.bytes(value)),
+            };
+            out = out.headers(OwnedHeaders::new_with_capacity(1).insert(header));
+        }
+        self.unpolled += 1;
+        if self.unpolled >= POLL_EVERY {
+            self.unpolled = 0;
+            self.poll(Duration::ZERO)?;
+        }
+        let mut waited: Option<Instant> = None;
+        loop {
+            match self.producer.send(out) {
+                Ok(()) => return Ok(()),
+                Err((error, refused)) if is_full(&error) => {
+                    // The queue is bounded in bytes: wait for the broker, not for ever.
+                    let since = *waited.get_or_insert_with(Instant::now);
+                    if since.elapsed() > TRANSACTION_TIMEOUT {
+                        return Err(self.failed("waiting for room in the send queue", &error));
+                    }
+                    out = refused;
+                    self.poll(Duration::from_millis(10))?;
+                }
+                Err((error, _)) => return Err(self.refused(topic, record, &error)),
+            }
+        }
+    }
+
+    fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+            return ProducerError::Undecodable(format!(
+                "a record of {} bytes for {topic}[{}] is larger than Kafka takes ({MAX_RECORD_BYTES} \
+                 bytes here); --format bson or raw needs the least room",
+                record.value.len(),
+                record.partition
+            ));
+        }
+        self.failed(&format!("sending to {topic}[{}]", record.partition), error)
+    }
+
+    /// Looks at delivery reports.
+    ///
+    /// # Errors
+    /// As [`Publisher::send`].
+    pub fn poll(&self, wait: Duration) -> Result<(), ProducerError> {
+        self.producer.poll(wait);
+        self.check_delivery()
+    }
+
+    fn check_delivery(&self) -> Result<(), ProducerError> {
+        let context = self.producer.client().context();
+        if let Some(fatal) = context.client.fatal_error() {
+            return Err(self.failed("producing", &fatal.error));
+        }
+        let failed = context
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match failed {
+            Some(DeliveryFailure { place, error }) => {
+                Err(self.failed(&format!("delivering a record to {place}"), &error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Flushes the records, adds the position, and commits both.
+    ///
+    /// # Errors
+    /// As [`Publisher::send`]. After an error it is not known whether the transaction counts.
+    pub fn commit(&mut self, position: Position, routing: u32) -> Result<(), ProducerError> {
+        self.begin()?;
+        self.producer
+            .flush(REQUEST_TIMEOUT)
+            .map_err(|error| self.failed("flushing records", &error))?;
+        self.check_delivery()?;
+        let value = serde_json::to_vec(&PositionRecord::new(position, routing))
+            .map_err(|error| ProducerError::Usage(format!("position: {error}")))?;
+        let record = BaseRecord::<[u8], [u8]>::to(&self.position_topic)
+            .partition(0)
+            .key(self.source.as_bytes())
+            .payload(&value);
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| self.failed("sending the position", &error))?;
+        self.producer
+            .commit_transaction(REQUEST_TIMEOUT)
+            .map_err(|error| self.failed("committing a transaction", &error))?;
+        self.begun = None;
+        self.check_delivery()
+    }
+
+    /// Gives up the open transaction, if there is one. Its records stay invisible.
+    pub fn abort(&mut self) {
+        if self.begun.take().is_some()
+            && let Err(error) = self.producer.abort_transaction(Duration::from_secs(5))
+        {
+            tracing::debug!(%error, "aborting a transaction failed, the broker will do it");
+        }
+    }
+
+    /// A coordinator also raises the epoch when a transaction outlives its timeout; that is no
+    /// other instance, so it is a failure like any other.
+    fn failed(&self, doing: &str, error: &KafkaError) -> ProducerError {
+        let fatal = self.producer.client().context().client.fatal_error();
+        let fenced = is_fenced(error) || fatal.is_some_and(|fatal| is_fenced(&fatal.error));
+        let expired = self
+            .begun
+            .is_some_and(|begun| begun.elapsed() >= TRANSACTION_TIMEOUT);
+        if fenced && !expired {
+            return ProducerError::Fenced(self.transactional_id.clone());
+        }
+        ProducerError::kafka(doing, error)
+    }
+}
+
+fn is_full(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+}

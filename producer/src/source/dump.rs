@@ -1,0 +1,311 @@
+//! Reads a dump of an oplog: `oplog.bson` or `.bson.gz` as mongodump writes it, a folder of such
+//! segments, or standard input.
+//!
+//! Segments of a folder are taken in the order of their first entries; where one begins before
+//! the last one ended, the entries they share are sent once.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::MultiGzDecoder;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use tokio::sync::mpsc::Sender;
+
+use crate::error::{Gap, PositionLost, ProducerError};
+use crate::source::{Batch, SourceEvent, StartAt};
+
+/// Bytes of a batch; a larger document makes a batch of its own.
+const BATCH_BYTES: usize = 4 << 20;
+/// An oplog entry has at most 16 MiB and 16 KiB; the rest is margin for hand-made ones.
+const MAX_ENTRY: usize = 64 << 20;
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// A dump: its segments in order.
+#[derive(Debug)]
+pub struct Dump {
+    segments: Vec<Segment>,
+}
+
+#[derive(Debug)]
+enum Segment {
+    File(PathBuf),
+    StandardInput,
+}
+
+impl Dump {
+    /// Finds the segments of a path, `-` for standard input.
+    ///
+    /// # Errors
+    /// [`ProducerError::Dump`] if a file cannot be read, [`ProducerError::Usage`] if there is none.
+    pub fn open(path: &str) -> Result<Self, ProducerError> {
+        if path == "-" {
+            return Ok(Self {
+                segments: vec![Segment::StandardInput],
+            });
+        }
+        let path = Path::new(path);
+        let metadata = std::fs::metadata(path).map_err(|error| cannot_read(path, error))?;
+        if metadata.is_file() {
+            return Ok(Self {
+                segments: vec![Segment::File(path.to_owned())],
+            });
+        }
+        for name in ["oplog.bson", "oplog.bson.gz"] {
+            if path.join(name).is_file() {
+                return Ok(Self {
+                    segments: vec![Segment::File(path.join(name))],
+                });
+            }
+        }
+        Self::folder(path)
+    }
+
+    fn folder(path: &Path) -> Result<Self, ProducerError> {
+        let mut found = Vec::new();
+        for file in std::fs::read_dir(path).map_err(|error| cannot_read(path, error))? {
+            let file = file.map_err(|error| cannot_read(path, error))?.path();
+            let name = file
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            if !(name.ends_with(".bson") || name.ends_with(".bson.gz")) {
+                continue;
+            }
+            let mut reader = SegmentReader::open(&Segment::File(file.clone()))?;
+            let mut bytes = Vec::new();
+            if reader.read_document(&mut bytes)? {
+                let document = Document::new(&bytes).map_err(ProducerError::undecodable)?;
+                found.push((Entry::parse(document)?.ts, file));
+            }
+        }
+        if found.is_empty() {
+            let path = path.display();
+            return Err(ProducerError::Usage(format!(
+                "{path} has no oplog.bson, oplog.bson.gz or other .bson segments"
+            )));
+        }
+        found.sort();
+        Ok(Self {
+            segments: found
+                .into_iter()
+                .map(|(_, file)| Segment::File(file))
+                .collect(),
+        })
+    }
+
+    /// Time of the first entry; `None` for standard input, which can be read only once.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Timestamp> {
+        let segment = self.segments.first()?;
+        if matches!(segment, Segment::StandardInput) {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        SegmentReader::open(segment)
+            .ok()?
+            .read_document(&mut bytes)
+            .ok()?;
+        Some(Entry::parse(Document::new(&bytes).ok()?).ok()?.ts)
+    }
+
+    /// Sends the entries from the start on, then [`SourceEvent::End`]. Blocks.
+    ///
+    /// # Errors
+    /// [`ProducerError::PositionLost`] if the dump does not have the saved position,
+    /// [`ProducerError::Dump`] and [`ProducerError::Undecodable`].
+    pub fn run(
+        &self,
+        start: StartAt,
+        events: &Sender<SourceEvent>,
+        shutdown: &Shutdown,
+    ) -> Result<(), ProducerError> {
+        let mut cut = Cut::new(start);
+        for segment in &self.segments {
+            let mut reader = SegmentReader::open(segment)?;
+            let mut batch = Vec::with_capacity(BATCH_BYTES);
+            loop {
+                if shutdown.triggered() {
+                    return Ok(());
+                }
+                let begin = batch.len();
+                let more = reader.read_document(&mut batch)?;
+                if more && !cut.wants(batch.get(begin..).unwrap_or_default())? {
+                    batch.truncate(begin);
+                    continue;
+                }
+                if (!more || batch.len() >= BATCH_BYTES) && !batch.is_empty() {
+                    let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES));
+                    let event = SourceEvent::Batch(Batch::Bytes(full));
+                    if events.blocking_send(event).is_err() {
+                        return Ok(());
+                    }
+                }
+                if !more {
+                    break;
+                }
+            }
+            cut.next_segment();
+        }
+        // A closed queue means that nobody waits for the end.
+        drop(events.blocking_send(SourceEvent::End));
+        Ok(())
+    }
+}
+
+/// Which entries of a dump are still to be sent.
+struct Cut {
+    start: StartAt,
+    /// Seen the saved position's entry, or need none.
+    found: bool,
+    last: Option<Timestamp>,
+    /// Entries up to here were in an earlier segment.
+    before: Option<Timestamp>,
+}
+
+impl Cut {
+    const fn new(start: StartAt) -> Self {
+        let found = !matches!(start, StartAt::After(_));
+        Self {
+            start,
+            found,
+            last: None,
+            before: None,
+        }
+    }
+
+    const fn next_segment(&mut self) {
+        self.before = self.last;
+    }
+
+    fn wants(&mut self, bytes: &[u8]) -> Result<bool, ProducerError> {
+        let document = Document::new(bytes).map_err(ProducerError::undecodable)?;
+        let entry = Entry::parse(document)?;
+        if self.before.is_some_and(|before| entry.ts <= before) {
+            return Ok(false);
+        }
+        self.last = Some(entry.ts);
+        match self.start {
+            StartAt::Oldest => Ok(true),
+            StartAt::At(ts) => Ok(entry.ts >= ts),
+            StartAt::Now => Ok(false),
+            StartAt::After(saved) => self.after(saved, &entry),
+        }
+    }
+
+    fn after(&mut self, saved: Position, entry: &Entry<'_>) -> Result<bool, ProducerError> {
+        if self.found {
+            return Ok(entry.ts > saved.ts);
+        }
+        if entry.ts < saved.ts {
+            return Ok(false);
+        }
+        self.found = true;
+        if (entry.ts, entry.term) == (saved.ts, saved.term) {
+            return Ok(false);
+        }
+        let found = Position {
+            ts: entry.ts,
+            term: entry.term,
+            ord: 0,
+        };
+        let lost = if entry.ts == saved.ts {
+            PositionLost::RolledBack {
+                checkpoint: saved,
+                found,
+                oldest: found.ts,
+            }
+        } else {
+            let gap = Gap::between(saved.ts, found.ts);
+            PositionLost::RolledOver {
+                checkpoint: saved,
+                oldest: found.ts,
+                gap,
+            }
+        };
+        Err(Box::new(lost).into())
+    }
+}
+
+struct SegmentReader {
+    name: String,
+    input: Box<dyn BufRead>,
+}
+
+impl SegmentReader {
+    fn open(segment: &Segment) -> Result<Self, ProducerError> {
+        let (name, input): (String, Box<dyn Read>) = match segment {
+            Segment::File(path) => {
+                let file = File::open(path).map_err(|error| cannot_read(path, error))?;
+                (path.display().to_string(), Box::new(file))
+            }
+            Segment::StandardInput => ("standard input".to_owned(), Box::new(io::stdin())),
+        };
+        let mut input = BufReader::with_capacity(1 << 20, input);
+        let start = input.fill_buf().map_err(|source| ProducerError::Dump {
+            path: name.clone(),
+            source,
+        })?;
+        let input: Box<dyn BufRead> = if start.starts_with(&GZIP_MAGIC) {
+            Box::new(BufReader::with_capacity(
+                1 << 20,
+                MultiGzDecoder::new(input),
+            ))
+        } else {
+            Box::new(input)
+        };
+        Ok(Self { name, input })
+    }
+
+    /// Appends the next document; `false` at the end.
+    fn read_document(&mut self, out: &mut Vec<u8>) -> Result<bool, ProducerError> {
+        match self.input.fill_buf().map(<[u8]>::is_empty) {
+            Ok(true) => return Ok(false),
+            Ok(false) => {}
+            Err(error) => return Err(self.failed(error)),
+        }
+        let mut prefix = [0; 4];
+        self.input
+            .read_exact(&mut prefix)
+            .map_err(|source| self.failed(source))?;
+        let length = usize::try_from(i32::from_le_bytes(prefix)).unwrap_or(0);
+        if !(5..=MAX_ENTRY).contains(&length) {
+            return Err(ProducerError::Undecodable(format!(
+                "{} has a document of {} bytes where 5 to {MAX_ENTRY} are possible",
+                self.name,
+                i32::from_le_bytes(prefix)
+            )));
+        }
+        let start = out.len();
+        out.extend_from_slice(&prefix);
+        out.resize(start + length, 0);
+        let rest = out.get_mut(start + 4..).unwrap_or_default();
+        self.input
+            .read_exact(rest)
+            .map_err(|source| self.failed(source))?;
+        Ok(true)
+    }
+
+    fn failed(&self, source: io::Error) -> ProducerError {
+        if source.kind() == io::ErrorKind::UnexpectedEof {
+            return ProducerError::Undecodable(format!("{} ends inside a document", self.name));
+        }
+        ProducerError::Dump {
+            path: self.name.clone(),
+            source,
+        }
+    }
+}
+
+fn cannot_read(path: &Path, source: io::Error) -> ProducerError {
+    ProducerError::Dump {
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! Where entries come from: the oplog of a live replica set, or a dump of one.
+//!
+//! A source runs as a task of its own and fills a short queue, so that the next batch is fetched
+//! while this one is encoded.
+
+pub mod dump;
+pub mod oplog;
+
+use mongodb::raw_batch_cursor::RawBatch;
+use oplog_relay_core::document::{Document, Element, Malformed};
+use oplog_relay_core::position::{Position, Timestamp};
+
+use crate::error::ProducerError;
+
+/// Batches that wait between a source and the encoder. A batch is at most one server reply (16 MB
+/// and one document), so the queue is bounded in bytes too.
+pub const QUEUE_BATCHES: usize = 1;
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// After the saved position, whose entry must still be there with the same term.
+    After(Position),
+    /// With the oldest entry.
+    Oldest,
+    /// After the newest entry that a majority has.
+    Now,
+    /// With the first entry at or after that time.
+    At(Timestamp),
+}
+
+/// What a source gives.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// Entries in oplog order.
+    Batch(Batch),
+    /// Nothing more for now.
+    Idle,
+    /// Nothing more ever: the dump has ended.
+    End,
+}
+
+/// A stretch of entries as bytes, not looked at.
+#[derive(Debug)]
+pub enum Batch {
+    /// A server's reply as it came.
+    Reply(RawBatch),
+    /// Documents one after the other.
+    Bytes(Vec<u8>),
+}
+
+impl Batch {
+    /// The documents in order.
+    ///
+    /// # Errors
+    /// A reply without its batch: the server broke the protocol.
+    pub fn documents(&self) -> Result<Documents<'_>, ProducerError> {
+        match self {
+            Self::Reply(reply) => {
+                let array = reply.doc_slices().map_err(ProducerError::Source)?;
+                let array = Document::new(array.as_bytes()).map_err(ProducerError::undecodable)?;
+                Ok(Documents::Array(array.elements()))
+            }
+            Self::Bytes(bytes) => Ok(Documents::Bytes(bytes)),
+        }
+    }
+}
+
+/// The documents of a [`Batch`]. After an error it ends.
+#[derive(Debug)]
+pub enum Documents<'b> {
+    /// Elements of a reply's array.
+    Array(oplog_relay_core::document::Elements<'b>),
+    /// What is left of the bytes.
+    Bytes(&'b [u8]),
+}
+
+impl<'b> Iterator for Documents<'b> {
+    type Item = Result<Document<'b>, Malformed>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Array(elements) => Some(elements.next()?.and_then(Element::document)),
+            Self::Bytes([]) => None,
+            Self::Bytes(bytes) => match Document::split(bytes) {
+                Ok((document, rest)) => {
+                    *bytes = rest;
+                    Some(Ok(document))
+                }
+                Err(error) => {
+                    *bytes = &[];
+                    Some(Err(error))
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Tails `local.oplog.rs` of a replica-set member, also through a port-forward.
+//!
+//! Reads only: one `find` and its `getMore`s on the oplog, and at start `hello` and a few reads
+//! in `local`. Nothing that a managed service refuses, and nothing is written.
+
+use std::time::Duration;
+
+use bson::{Document as Bson, RawDocumentBuf, Timestamp as BsonTimestamp, doc};
+use futures_util::StreamExt;
+use mongodb::options::{CursorType, FindOptions, ReadConcern};
+use mongodb::raw_batch_cursor::RawBatchCursor;
+use mongodb::{Client, Collection};
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::mongo;
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use tokio::sync::mpsc::Sender;
+
+use crate::error::{Gap, PositionLost, ProducerError};
+use crate::source::{Batch, SourceEvent, StartAt};
+
+/// How long a `getMore` waits at the server for the next entry.
+const AWAIT: Duration = Duration::from_secs(1);
+/// The cursor has nothing more if it is silent for that long.
+const IDLE_AFTER: Duration = Duration::from_millis(5);
+/// Entries per reply at most; a reply is cut at 16 MB in any case.
+const BATCH_ENTRIES: u32 = 20_000;
+/// A server that answers nothing for that long, not even an empty batch, counts as gone.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
+const CAPPED_POSITION_LOST: i32 = 136;
+
+/// The oplog of one replica set.
+#[derive(Debug, Clone)]
+pub struct Oplog {
+    entries: Collection<RawDocumentBuf>,
+}
+
+impl Oplog {
+    /// The oplog that a client reaches. Nothing is sent yet.
+    #[must_use]
+    pub fn new(client: &Client) -> Self {
+        Self {
+            entries: client.database("local").collection("oplog.rs"),
+        }
+    }
+
+    /// Checks that there is an oplog.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] that says how to get one.
+    pub async fn check(client: &Client) -> Result<(), ProducerError> {
+        let names = client
+            .database("local")
+            .list_collection_names()
+            .filter(doc! { "name": "oplog.rs" })
+            .await
+            .map_err(ProducerError::Source)?;
+        if names.is_empty() {
+            return Err(ProducerError::Usage(
+                "the source has no oplog (local.oplog.rs): it is a standalone server. Make it a \
+                 replica set of one: start mongod with --replSet rs0 and run rs.initiate() once; \
+                 no other change is needed"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Time and term of the oldest entry.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`]; truncation races (136) are tried again a few times.
+    pub async fn oldest(&self) -> Result<Option<Position>, ProducerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
+        loop {
+            match self.end(1).await {
+                Err(error)
+                    if mongo::error_code(&error) == Some(CAPPED_POSITION_LOST)
+                        && backoff.attempts() < 4 =>
+                {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                result => return self.header(result.map_err(ProducerError::Source)?),
+            }
+        }
+    }
+
+    /// Time and term of the newest entry. A reverse scan does not stop before holes: this is a
+    /// hint where to stop or begin, never a saved position.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
+        let found = self.end(-1).await.map_err(ProducerError::Source)?;
+        self.header(found)
+    }
+
+    async fn end(&self, direction: i32) -> mongodb::error::Result<Option<RawDocumentBuf>> {
+        self.entries
+            .find_one(doc! {})
+            .sort(doc! { "$natural": direction })
+            .await
+    }
+
+    fn header(&self, found: Option<RawDocumentBuf>) -> Result<Option<Position>, ProducerError> {
+        found.map(|raw| position_of(raw.as_bytes())).transpose()
+    }
+
+    async fn open(&self, from: Timestamp) -> Result<RawBatchCursor, ProducerError> {
+        let options = FindOptions::builder()
+            .cursor_type(CursorType::TailableAwait)
+            .max_await_time(AWAIT)
+            .batch_size(BATCH_ENTRIES)
+            .read_concern(ReadConcern::majority())
+            .build();
+        let found = self
+            .entries
+            .find(at_or_after(from))
+            .with_options(options)
+            .batch()
+            .await;
+        found.map_err(ProducerError::Source)
+    }
+}
+
+fn at_or_after(from: Timestamp) -> Bson {
+    let ts = BsonTimestamp {
+        time: from.seconds,
+        increment: from.increment,
+    };
+    doc! { "ts": { "$gte": ts } }
+}
+
+/// Reads time and term from an entry's bytes.
+fn position_of(bytes: &[u8]) -> Result<Position, ProducerError> {
+    let document = Document::new(bytes).map_err(ProducerError::undecodable)?;
+    let entry = Entry::parse(document)?;
+    Ok(Position {
+        ts: entry.ts,
+        term: entry.term,
+        ord: 0,
+    })
+}
+
+/// A tail that goes on over network faults and elections, from the last entry it fetched.
+#[derive(Debug)]
+pub struct Tail {
+    oplog: Oplog,
+    /// The entry that the next cursor must find first.
+    after: Option<Position>,
+    from: Timestamp,
+    /// Whether an entry at `from` itself is wanted.
+    inclusive: bool,
+}
+
+impl Tail {
+    /// Resolves where to begin.
+    ///
+    /// # Errors
+    /// [`ProducerError::PositionLost`] if the oplog begins later; [`ProducerError::Source`].
+    pub async fn begin(oplog: Oplog, start: StartAt) -> Result<Self, ProducerError> {
+        let (after, from, inclusive) = match start {
+            StartAt::After(position) => (Some(position), position.ts, false),
+            StartAt::Oldest => (None, Timestamp::default(), true),
+            StartAt::At(ts) => (None, ts, true),
+            // Resolved by the session, which saves the position that it means.
+            StartAt::Now => (None, Timestamp::default(), true),
+        };
+        let tail = Self {
+            oplog,
+            after,
+            from,
+            inclusive,
+        };
+        if let StartAt::After(_) | StartAt::At(_) = start {
+            tail.check_not_rolled_over().await?;
+        }
+        Ok(tail)
+    }
+
+    async fn check_not_rolled_over(&self) -> Result<(), ProducerError> {
+        let Some(oldest) = self.oplog.oldest().await? else {
+            return Ok(());
+        };
+        if oldest.ts <= self.from {
+            return Ok(());
+        }
+        let wanted = Position {
+            ts: self.from,
+            term: -1,
+            ord: 0,
+        };
+        Err(Box::new(PositionLost::RolledOver {
+            checkpoint: self.after.unwrap_or(wanted),
+            oldest: oldest.ts,
+            gap: Gap::between(self.from, oldest.ts),
+        })
+        .into())
+    }
+
+    /// Sends what the oplog gives until the queue closes or the shutdown comes.
+    ///
+    /// # Errors
+    /// What no retry mends: a lost position, missing rights, damaged entries.
+    pub async fn run(
+        mut self,
+        events: &Sender<SourceEvent>,
+        shutdown: &Shutdown,
+    ) -> Result<(), ProducerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        while !shutdown.triggered() && !events.is_closed() {
+            match self.follow(events, shutdown, &mut backoff).await {
+                Ok(()) => {}
+                Err(ProducerError::Source(error)) => {
+                    if mongo::error_code(&error) == Some(CAPPED_POSITION_LOST) {
+                        self.check_not_rolled_over().await?;
+                    } else if !mongo::is_transient(&error) {
+                        return Err(ProducerError::Source(error));
+                    }
+                    tracing::warn!(%error, from = %self.from, "the source failed, the tail opens again");
+                    if !backoff.sleep(shutdown).await {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// One cursor, from opening to its end.
+    async fn follow(
+        &mut self,
+        events: &Sender<SourceEvent>,
+        shutdown: &Shutdown,
+        backoff: &mut Backoff,
+    ) -> Result<(), ProducerError> {
+        let mut cursor = self.oplog.open(self.from).await?;
+        let mut first = true;
+        let mut told_idle = false;
+        loop {
+            let next = cursor.next();
+            tokio::pin!(next);
+            let batch = loop {
+                tokio::select! {
+                    biased;
+                    batch = &mut next => break batch,
+                    () = shutdown.wait() => return Ok(()),
+                    () = tokio::time::sleep(SILENT_AFTER), if told_idle => {
+                        tracing::warn!("the source is silent, the tail opens again");
+                        return Ok(());
+                    }
+                    () = tokio::time::sleep(IDLE_AFTER), if !told_idle => {
+                        told_idle = true;
+                        if events.send(SourceEvent::Idle).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+            };
+            let Some(batch) = batch else {
+                // The server closed the cursor: an empty oplog, or one that was dropped.
+                return self.reopen(backoff, shutdown).await;
+            };
+            let batch = Batch::Reply(batch.map_err(ProducerError::Source)?);
+            let Some((batch, last)) = self.take(batch, first).await? else {
+                continue;
+            };
+            first = false;
+            told_idle = false;
+            backoff.reset();
+            self.after = Some(last);
+            self.from = last.ts;
+            self.inclusive = false;
+            if events.send(SourceEvent::Batch(batch)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn reopen(
+        &self,
+        backoff: &mut Backoff,
+        shutdown: &Shutdown,
+    ) -> Result<(), ProducerError> {
+        if self.after.is_some() {
+            self.check_not_rolled_over().await?;
+        }
+        backoff.sleep(shutdown).await;
+        Ok(())
+    }
+
+    /// Checks the first batch of a cursor against the position, cuts off what was fetched before,
+    /// and says where the batch ends. `None` for an empty batch.
+    async fn take(
+        &self,
+        batch: Batch,
+        first: bool,
+    ) -> Result<Option<(Batch, Position)>, ProducerError> {
+        let mut ends = None;
+        for document in batch.documents()? {
+            let document = document.map_err(ProducerError::undecodable)?;
+            ends = Some(match ends {
+                None => (document, document),
+                Some((begin, _)) => (begin, document),
+            });
+        }
+        let Some((begin, end)) = ends else {
+            return Ok(None);
+        };
+        let last = position_of(end.as_bytes())?;
+        if !first {
+            return Ok(Some((batch, last)));
+        }
+        let found = position_of(begin.as_bytes())?;
+        if let Some(wanted) = self.after
+            && (wanted.ts, wanted.term) != (found.ts, found.term)
+        {
+            self.check_not_rolled_over().await?;
+            let oldest = self
+                .oplog
+                .oldest()
+                .await?
+                .map_or(found.ts, |oldest| oldest.ts);
+            let lost = PositionLost::RolledBack {
+                checkpoint: wanted,
+                found,
+                oldest,
+            };
+            return Err(Box::new(lost).into());
+        }
+        let known = self.after.map_or(self.from, |after| after.ts);
+        if self.inclusive || found.ts > known {
+            return Ok(Some((batch, last)));
+        }
+        // The entry at the position itself is done: what follows it is copied once per cursor.
+        let mut rest = Vec::new();
+        for document in batch.documents()?.skip(1) {
+            rest.extend_from_slice(document.map_err(ProducerError::undecodable)?.as_bytes());
+        }
+        Ok(Some((Batch::Bytes(rest), last)))
+    }
+}

@@ -1,0 +1,363 @@
+//! Topics: created with the settings that the data needs, refused with others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oplog_relay_core::format::{FORMAT_VERSION, Format};
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::runtime::kafka::{Admin, TopicSettings};
+use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
+use tokio::runtime::Handle;
+
+use crate::error::ProducerError;
+use crate::publisher::MAX_RECORD_BYTES;
+
+/// How long a new topic may take until every partition has a leader.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Entries may be ahead of the brokers' clocks by that much.
+const CLOCK_MARGIN_MS: i64 = 60_000;
+/// Entries grow older while they wait to be sent.
+const RETENTION_MARGIN_MS: i64 = 3_600_000;
+
+/// Makes sure of topics.
+#[derive(Debug)]
+pub enum Topics {
+    /// In a cluster.
+    Cluster(Box<Cluster>),
+    /// Nowhere: `inspect` only looks.
+    Nowhere {
+        /// Name of the state topic.
+        state_topic: String,
+        /// Partitions that a topic would have.
+        partitions: u32,
+    },
+}
+
+impl Topics {
+    /// Name of the source's state topic.
+    #[must_use]
+    pub fn state_topic(&self) -> &str {
+        match self {
+            Self::Cluster(cluster) => &cluster.state_topic,
+            Self::Nowhere { state_topic, .. } => state_topic,
+        }
+    }
+
+    /// Checks the topics of the saved routing table, all of them.
+    ///
+    /// # Errors
+    /// As [`Topics::ensure`].
+    pub async fn check_saved(&self, state: &State, format: Format) -> Result<(), ProducerError> {
+        for (name, saved) in &state.topics {
+            check_format(name, saved, format)?;
+        }
+        match self {
+            Self::Cluster(cluster) => cluster.check_saved(state).await,
+            Self::Nowhere { .. } => Ok(()),
+        }
+    }
+
+    /// Makes sure that a data topic is there and fit, and returns what the state topic is to say
+    /// of it.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] if the topic would lose or disorder data, belongs to another
+    /// source, or has another format; [`ProducerError::Kafka`].
+    pub fn ensure(
+        &self,
+        name: &str,
+        saved: Option<&TopicRecord>,
+        format: Format,
+    ) -> Result<TopicRecord, ProducerError> {
+        if let Some(saved) = saved {
+            // The session checked it when it began.
+            check_format(name, saved, format)?;
+            return Ok(saved.clone());
+        }
+        match self {
+            Self::Cluster(cluster) => cluster.ensure(name, format),
+            Self::Nowhere { partitions, .. } => Ok(record(format, *partitions)),
+        }
+    }
+}
+
+fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), ProducerError> {
+    if saved.format == format {
+        return Ok(());
+    }
+    Err(ProducerError::Usage(format!(
+        "topic {name} holds {}, but --format says {format}; give the former, or begin anew under \
+         another --topic-prefix",
+        saved.format
+    )))
+}
+
+const fn record(format: Format, partitions: u32) -> TopicRecord {
+    TopicRecord {
+        v: STATE_VERSION,
+        format,
+        format_version: FORMAT_VERSION,
+        partitions,
+    }
+}
+
+/// A cluster's topics, from a thread that may block.
+#[derive(Debug)]
+pub struct Cluster {
+    /// How to ask.
+    pub admin: Admin,
+    /// Where to ask from.
+    pub runtime: Handle,
+    /// Name of the source's state topic.
+    pub state_topic: String,
+    /// Partitions of new topics.
+    pub partitions: u32,
+    /// Replication factor of new topics.
+    pub replication_factor: i32,
+    /// Topics of other sources, and whose they are.
+    pub claimed: BTreeMap<String, String>,
+    /// Time of the oldest entry that may be sent.
+    pub oldest: Timestamp,
+    /// Topics of the cluster when the session began.
+    pub existing: BTreeSet<String>,
+}
+
+impl Cluster {
+    async fn check_saved(&self, state: &State) -> Result<(), ProducerError> {
+        let names: Vec<&str> = state.topics.keys().map(String::as_str).collect();
+        let found = self.admin.describe_topics(&names).await?;
+        for (name, saved) in &state.topics {
+            self.check_owner(name)?;
+            let settings = found.get(name).ok_or_else(|| deleted(name))?;
+            check_settings(name, settings, Some(saved), self.oldest, now_ms())?;
+        }
+        Ok(())
+    }
+
+    fn check_owner(&self, name: &str) -> Result<(), ProducerError> {
+        match self.claimed.get(name) {
+            None => Ok(()),
+            Some(owner) => Err(ProducerError::Usage(format!(
+                "topic {name} belongs to source {owner:?}: two sources never share a topic. Give \
+                 this one its own --topic-prefix, or exclude the namespace"
+            ))),
+        }
+    }
+
+    fn ensure(&self, name: &str, format: Format) -> Result<TopicRecord, ProducerError> {
+        self.check_owner(name)?;
+        self.runtime.block_on(async {
+            if !self.existing.contains(name) {
+                self.create(name).await?;
+            }
+            let settings = self
+                .admin
+                .topic_settings(name)
+                .await?
+                .ok_or_else(|| deleted(name))?;
+            check_settings(name, &settings, None, self.oldest, now_ms())?;
+            Ok(record(
+                format,
+                u32::try_from(settings.partitions).unwrap_or(1),
+            ))
+        })
+    }
+
+    async fn create(&self, name: &str) -> Result<(), ProducerError> {
+        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+        create(
+            &self.admin,
+            name,
+            partitions,
+            self.replication_factor,
+            &data_settings(),
+        )
+        .await
+    }
+}
+
+fn deleted(name: &str) -> ProducerError {
+    ProducerError::Usage(format!(
+        "topic {name} is in the routing table but not in the cluster: it was deleted, and with it \
+         entries that no restart brings back. Begin anew under another --topic-prefix"
+    ))
+}
+
+/// Creates a topic and waits until it can be written.
+///
+/// # Errors
+/// [`ProducerError::Kafka`] and [`ProducerError::Refused`].
+pub async fn create(
+    admin: &Admin,
+    name: &str,
+    partitions: i32,
+    replication_factor: i32,
+    settings: &[(&str, String)],
+) -> Result<(), ProducerError> {
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|(key, value)| (*key, value.as_str()))
+        .collect();
+    admin
+        .create_topic(name, partitions, replication_factor, &settings)
+        .await?;
+    admin.wait_for_topic(name, PATIENCE).await?;
+    tracing::info!(topic = name, partitions, "topic is ready");
+    Ok(())
+}
+
+/// Settings of topics that carry entries. Retention is by the record's time, and ours is source
+/// time: any limit in time would delete old entries as they arrive.
+fn data_settings() -> Vec<(&'static str, String)> {
+    vec![
+        ("cleanup.policy", "delete".to_owned()),
+        ("retention.ms", "-1".to_owned()),
+        ("max.message.bytes", MAX_RECORD_BYTES.to_string()),
+        ("message.timestamp.type", "CreateTime".to_owned()),
+        ("message.timestamp.after.max.ms", i64::MAX.to_string()),
+    ]
+}
+
+/// Settings of the position and state topics: the last record of a key is kept for ever, and
+/// small segments keep them quick to read.
+#[must_use]
+pub fn internal_settings() -> Vec<(&'static str, String)> {
+    vec![
+        ("cleanup.policy", "compact".to_owned()),
+        ("segment.bytes", (4 << 20).to_string()),
+        ("message.timestamp.type", "CreateTime".to_owned()),
+        ("message.timestamp.after.max.ms", i64::MAX.to_string()),
+    ]
+}
+
+fn check_settings(
+    name: &str,
+    settings: &TopicSettings,
+    saved: Option<&TopicRecord>,
+    oldest: Timestamp,
+    now_ms: i64,
+) -> Result<(), ProducerError> {
+    let refuse = |reason: String| Err(ProducerError::Usage(format!("topic {name} {reason}")));
+    if let Some(saved) = saved
+        && i64::from(saved.partitions) != i64::from(settings.partitions)
+    {
+        return refuse(format!(
+            "had {} partitions and has {} now: entries of one document would lose their order. \
+             Begin anew under another --topic-prefix",
+            saved.partitions, settings.partitions
+        ));
+    }
+    if settings
+        .cleanup_policy
+        .as_deref()
+        .is_some_and(|policy| policy.contains("compact"))
+    {
+        return refuse(
+            "has cleanup.policy=compact: compaction would delete updates. Set \
+             cleanup.policy=delete"
+                .to_owned(),
+        );
+    }
+    if settings.timestamp_type.as_deref() == Some("LogAppendTime") {
+        return refuse(
+            "has message.timestamp.type=LogAppendTime: source times would be lost. Set \
+             message.timestamp.type=CreateTime"
+                .to_owned(),
+        );
+    }
+    if let Some(limit) = settings.timestamp_after_max_ms
+        && limit < CLOCK_MARGIN_MS
+    {
+        return refuse(format!(
+            "has message.timestamp.after.max.ms={limit}: entries of a source whose clock is \
+             slightly ahead would be refused. Set it to 3600000 or more"
+        ));
+    }
+    let age = now_ms.saturating_sub(i64::from(oldest.seconds) * 1000);
+    if let Some(retention) = settings.retention_ms
+        && retention >= 0
+        && retention < age.saturating_add(RETENTION_MARGIN_MS)
+    {
+        return refuse(format!(
+            "has retention.ms={retention}, but the oldest entry to be sent is {age} ms old: Kafka \
+             would delete it on arrival. Set retention.ms=-1 and limit by retention.bytes"
+        ));
+    }
+    Ok(())
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> TopicSettings {
+        TopicSettings {
+            partitions: 4,
+            replication_factor: 1,
+            retention_ms: Some(-1),
+            retention_bytes: Some(-1),
+            cleanup_policy: Some("delete".to_owned()),
+            timestamp_type: Some("CreateTime".to_owned()),
+            timestamp_after_max_ms: Some(3_600_000),
+            max_message_bytes: Some(1 << 20),
+            min_insync_replicas: Some(1),
+        }
+    }
+
+    fn refusal(settings: &TopicSettings) -> Option<String> {
+        let saved = record(Format::Bson, 4);
+        let oldest = Timestamp::new(1_000_000, 0);
+        let now = 1_000_000_000 + 7_200_000;
+        check_settings("t", settings, Some(&saved), oldest, now)
+            .err()
+            .map(|e| e.to_string())
+    }
+
+    #[test]
+    fn topics_that_would_lose_or_disorder_entries_are_refused() {
+        assert_eq!(refusal(&settings()), None);
+        let cases: [(&str, fn(&mut TopicSettings)); 5] = [
+            ("partitions", |s| s.partitions = 5),
+            ("compact", |s| {
+                s.cleanup_policy = Some("compact,delete".to_owned())
+            }),
+            ("LogAppendTime", |s| {
+                s.timestamp_type = Some("LogAppendTime".to_owned())
+            }),
+            ("after.max", |s| s.timestamp_after_max_ms = Some(1000)),
+            ("retention.ms", |s| s.retention_ms = Some(7_200_000)),
+        ];
+        for (word, change) in cases {
+            let mut changed = settings();
+            change(&mut changed);
+            assert!(
+                refusal(&changed).is_some_and(|text| text.contains(word)),
+                "{word}"
+            );
+        }
+        let mut long = settings();
+        long.retention_ms = Some(86_400_000);
+        assert_eq!(refusal(&long), None);
+    }
+
+    #[test]
+    fn another_format_is_refused_even_without_a_cluster() {
+        let topics = Topics::Nowhere {
+            state_topic: "s".to_owned(),
+            partitions: 4,
+        };
+        let saved = record(Format::Raw, 4);
+        assert!(topics.ensure("t", Some(&saved), Format::Bson).is_err());
+        assert_eq!(
+            topics.ensure("t", None, Format::Bson).unwrap().partitions,
+            4
+        );
+    }
+}
