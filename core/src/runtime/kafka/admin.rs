@@ -1,4 +1,4 @@
-//! Topics: creating them, and what they are set to.
+//! Administration: creating topics, and asking for them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,12 +11,12 @@ use rdkafka::admin::{
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::{Metadata, MetadataTopic};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::metadata::Metadata;
 
 use super::context::Context;
 use super::error::{KafkaFailure, is_transient};
 use super::options::{KafkaOptions, client_config};
+use super::topic::{TopicMetadata, TopicSettings, collect};
 use crate::runtime::retry::Backoff;
 
 /// How long the first contact may take: a wrong address must be told within seconds.
@@ -35,29 +35,6 @@ pub enum Creation {
     Created,
     /// It was there, with settings that may be others.
     Existed,
-}
-
-/// What a topic is set to. `None` where the broker does not say, as older ones do not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TopicSettings {
-    /// The number of partitions.
-    pub partitions: i32,
-    /// Replicas of the first partition.
-    pub replication_factor: usize,
-    /// `retention.ms`; −1 is for ever.
-    pub retention_ms: Option<i64>,
-    /// `retention.bytes`; −1 is without limit.
-    pub retention_bytes: Option<i64>,
-    /// `cleanup.policy`.
-    pub cleanup_policy: Option<String>,
-    /// `message.timestamp.type`.
-    pub timestamp_type: Option<String>,
-    /// `message.timestamp.after.max.ms`, since Kafka 3.6.
-    pub timestamp_after_max_ms: Option<i64>,
-    /// `max.message.bytes`.
-    pub max_message_bytes: Option<i64>,
-    /// `min.insync.replicas`.
-    pub min_insync_replicas: Option<i64>,
 }
 
 /// Administers topics. Clones share the connections.
@@ -166,7 +143,7 @@ impl Admin {
             if let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = &resource.specifier
                 && let Some(topic) = found.get(name)
             {
-                settings.insert(name.clone(), topic_settings(*topic, &resource));
+                settings.insert(name.clone(), TopicSettings::new(*topic, &resource));
             }
         }
         Ok(settings)
@@ -330,70 +307,6 @@ impl Admin {
             }
             std::thread::sleep(backoff.next_delay());
         }
-    }
-}
-
-/// What metadata says of a topic.
-#[derive(Debug, Clone, Copy)]
-struct TopicMetadata {
-    partitions: i32,
-    /// Partitions with a leader.
-    led: i32,
-    replication_factor: usize,
-}
-
-/// Topics that exist; one without a leader yet has fewer led partitions or none at all.
-fn collect(metadata: &Metadata) -> Result<BTreeMap<String, TopicMetadata>, KafkaFailure> {
-    let mut topics = BTreeMap::new();
-    for topic in metadata.topics() {
-        match topic.error() {
-            None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => {
-                topics.insert(topic.name().to_owned(), topic_metadata(topic));
-            }
-            Some(
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
-            ) => {}
-            Some(error) => {
-                let action = format!("reading the metadata of topic {}", topic.name());
-                let source = KafkaError::MetadataFetch(error.into());
-                return Err(KafkaFailure::Refused { action, source });
-            }
-        }
-    }
-    Ok(topics)
-}
-
-fn topic_metadata(topic: &MetadataTopic) -> TopicMetadata {
-    let partitions = topic.partitions();
-    let led = partitions
-        .iter()
-        .filter(|partition| partition.leader() >= 0)
-        .count();
-    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    TopicMetadata {
-        partitions: count(partitions.len()),
-        led: count(led),
-        replication_factor: partitions
-            .first()
-            .map_or(0, |partition| partition.replicas().len()),
-    }
-}
-
-fn topic_settings(topic: TopicMetadata, resource: &ConfigResource) -> TopicSettings {
-    let entries = resource.entry_map();
-    let text = |name: &str| entries.get(name).and_then(|entry| entry.value.clone());
-    let number = |name: &str| text(name).and_then(|value| value.parse().ok());
-    TopicSettings {
-        partitions: topic.partitions,
-        replication_factor: topic.replication_factor,
-        retention_ms: number("retention.ms"),
-        retention_bytes: number("retention.bytes"),
-        cleanup_policy: text("cleanup.policy"),
-        timestamp_type: text("message.timestamp.type"),
-        timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
-        max_message_bytes: number("max.message.bytes"),
-        min_insync_replicas: number("min.insync.replicas"),
     }
 }
 

@@ -8,14 +8,18 @@ mod context;
 mod error;
 mod options;
 mod reader;
+mod topic;
 
-pub use admin::{Admin, Creation, TopicSettings};
+pub use admin::{Admin, Creation};
 pub use context::{Context, LastError};
 pub use error::{KafkaFailure, error_code, is_fatal, is_fenced, is_transient};
 pub use options::{
     CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, check_options, client_config, parse_option,
 };
 pub use reader::{Reader, Stored};
+pub use topic::TopicSettings;
 
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod tests;

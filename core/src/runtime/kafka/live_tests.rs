@@ -1,0 +1,159 @@
+//! What only a real broker shows: transactions leave control records, abort and hang.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::*;
+
+const SOME_SECONDS: Duration = Duration::from_secs(20);
+
+/// `OPLOG_RELAY_KAFKA`, else the address of the standing services.
+fn options() -> KafkaOptions {
+    let brokers = std::env::var("OPLOG_RELAY_KAFKA");
+    let brokers = brokers.unwrap_or_else(|_| "127.0.0.1:19092".to_owned());
+    KafkaOptions {
+        brokers,
+        options: Vec::new(),
+    }
+}
+
+fn name(part: &str) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
+    format!("core-live-{part}-{now}")
+}
+
+async fn topic(admin: &Admin, part: &str) -> String {
+    let name = name(part);
+    assert_eq!(
+        admin.create_topic(&name, 1, -1, &[]).await.unwrap(),
+        Creation::Created
+    );
+    admin.wait_for_topic(&name, SOME_SECONDS).await.unwrap();
+    name
+}
+
+fn producer(id: &str) -> BaseProducer {
+    let mut config = client_config(&options());
+    let producer: BaseProducer = config.set("transactional.id", id).create().unwrap();
+    producer.init_transactions(SOME_SECONDS).unwrap();
+    producer
+}
+
+/// Opens a transaction and leaves it so, its records written.
+fn write(producer: &BaseProducer, topic: &str, records: std::ops::Range<usize>) {
+    producer.begin_transaction().unwrap();
+    for i in records {
+        let (key, value) = (format!("k{i}"), format!("v{i}"));
+        let record = BaseRecord::to(topic).partition(0).key(&key).payload(&value);
+        producer.send(record).unwrap();
+    }
+    producer.flush(SOME_SECONDS).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka: make e2e"]
+async fn topics_are_created_once_with_their_settings_and_not_by_asking() {
+    let admin = Admin::connect(&options()).await.unwrap();
+    let name = name("settings");
+    assert_eq!(admin.partitions(&name).await.unwrap(), None);
+    assert_eq!(admin.topic_settings(&name).await.unwrap(), None);
+    let reader = Reader::new(&options());
+    let error = reader.read_last_committed(&name).await.unwrap_err();
+    assert!(matches!(error, KafkaFailure::UnknownTopic(_)), "{error}");
+    assert_eq!(
+        admin.partitions(&name).await.unwrap(),
+        None,
+        "asking must not create"
+    );
+
+    let settings = [
+        ("retention.ms", "-1"),
+        ("cleanup.policy", "compact"),
+        ("max.message.bytes", "2000000"),
+    ];
+    assert_eq!(
+        admin.create_topic(&name, 3, -1, &settings).await.unwrap(),
+        Creation::Created
+    );
+    assert_eq!(
+        admin.create_topic(&name, 5, -1, &[]).await.unwrap(),
+        Creation::Existed
+    );
+    assert_eq!(admin.wait_for_topic(&name, SOME_SECONDS).await.unwrap(), 3);
+    let found = admin
+        .describe_topics(&[&name, "core-live-none"])
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 1);
+    let found = &found[&name];
+    assert_eq!((found.partitions, found.replication_factor), (3, 1));
+    assert_eq!(
+        (found.retention_ms, found.max_message_bytes),
+        (Some(-1), Some(2_000_000))
+    );
+    assert_eq!(found.cleanup_policy.as_deref(), Some("compact"));
+    assert_eq!(found.timestamp_type.as_deref(), Some("CreateTime"));
+    assert!(admin.topics().await.unwrap().contains_key(&name));
+    let refused = admin
+        .create_topic("no/such name", 1, -1, &[])
+        .await
+        .unwrap_err();
+    assert!(!refused.is_transient(), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka: make e2e"]
+async fn the_last_committed_record_lies_behind_aborted_and_open_ones() {
+    let admin = Admin::connect(&options()).await.unwrap();
+    let topic = topic(&admin, "tail").await;
+    let reader = Reader::new(&options()).with_patience(SOME_SECONDS);
+    let writer = producer(&topic);
+
+    write(&writer, &topic, 0..100);
+    writer.abort_transaction(SOME_SECONDS).unwrap();
+    assert_eq!(reader.read_last_committed(&topic).await.unwrap(), None);
+    assert_eq!(reader.read_all(&topic).await.unwrap(), []);
+
+    write(&writer, &topic, 100..103);
+    writer.commit_transaction(SOME_SECONDS).unwrap();
+    // 101 offsets of the aborted transaction and its marker lie before.
+    let third = reader.read_last_committed(&topic).await.unwrap().unwrap();
+    assert_eq!(
+        (third.offset, third.value.as_deref()),
+        (103, Some(b"v102".as_slice()))
+    );
+
+    for _ in 0..3 {
+        write(&writer, &topic, 200..700);
+        writer.abort_transaction(SOME_SECONDS).unwrap();
+    }
+    assert_eq!(
+        reader.read_last_committed(&topic).await.unwrap(),
+        Some(third.clone())
+    );
+
+    let start = Instant::now();
+    write(&writer, &topic, 700..1200);
+    assert_eq!(
+        reader.read_last_committed(&topic).await.unwrap(),
+        Some(third.clone())
+    );
+    let all = reader.read_all(&topic).await.unwrap();
+    assert!(
+        all.iter().map(|record| record.offset).eq(101..104),
+        "{all:?}"
+    );
+    assert!(
+        start.elapsed() < SOME_SECONDS / 2,
+        "an open transaction holds reading up"
+    );
+
+    writer.commit_transaction(SOME_SECONDS).unwrap();
+    let last = reader.read_last_committed(&topic).await.unwrap().unwrap();
+    assert_eq!(last.value.as_deref(), Some(b"v1199".as_slice()));
+    assert_eq!(reader.read_all(&topic).await.unwrap().len(), 503);
+}
