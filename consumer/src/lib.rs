@@ -1,1 +1,5 @@
 //! consumer
+pub mod batch;
+pub mod chunk;
+pub mod offsets;
+pub mod plan;

@@ -1,0 +1,28 @@
+//! What a sink is given: consecutive entries of one partition.
+
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::EntryId;
+
+/// An entry and where it stands, in the source and in Kafka.
+#[derive(Debug, Clone, Copy)]
+pub struct Located<'a> {
+    /// The offset of the record that carries it.
+    pub offset: i64,
+    /// Its identity in the source.
+    pub id: EntryId,
+    /// The entry.
+    pub entry: Entry<'a>,
+}
+
+/// Consecutive entries of one partition, in order.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The partition.
+    pub partition: i32,
+    /// Name of the source that owns the topic.
+    pub source: &'a str,
+    /// The entries; filtered ones are not among them.
+    pub entries: &'a [Located<'a>],
+}

@@ -1,0 +1,124 @@
+//! Records on their way from the poll thread to a partition's worker, without an allocation for
+//! each: all values lie in one buffer, and the buffers go round.
+
+use std::ops::Range;
+
+/// Where one record lies in its [`Chunk`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordSlot {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp, milliseconds since 1970.
+    pub timestamp: i64,
+    /// Its value in [`Chunk::arena`]; empty for a tombstone, which carries no entry.
+    pub value: Range<usize>,
+    /// The value of its `oplog-id` header in [`Chunk::headers`], where it has one.
+    pub oplog_id: Option<Range<usize>>,
+}
+
+/// Consecutive records of one partition.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// The values, one after the other. Decoding may append to it.
+    pub arena: Vec<u8>,
+    /// The header values, one after the other.
+    pub headers: Vec<u8>,
+    /// The records in order.
+    pub records: Vec<RecordSlot>,
+}
+
+/// A buffer larger than this is given back to the system after use.
+const KEPT_BYTES: usize = 4 << 20;
+/// What a record costs beside its bytes.
+const RECORD_COST: usize = size_of::<RecordSlot>();
+
+impl Chunk {
+    /// Appends a record and returns what it costs in memory.
+    pub fn push(
+        &mut self,
+        offset: i64,
+        timestamp: i64,
+        value: Option<&[u8]>,
+        oplog_id: Option<&[u8]>,
+    ) -> usize {
+        let value = append(&mut self.arena, value.unwrap_or_default());
+        let oplog_id = oplog_id.map(|id| append(&mut self.headers, id));
+        let cost = value.len() + oplog_id.as_ref().map_or(0, Range::len) + RECORD_COST;
+        self.records.push(RecordSlot {
+            offset,
+            timestamp,
+            value,
+            oplog_id,
+        });
+        cost
+    }
+
+    /// What its records cost in memory, as [`Chunk::push`] told.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        let record = |slot: &RecordSlot| {
+            slot.value.len() + slot.oplog_id.as_ref().map_or(0, Range::len) + RECORD_COST
+        };
+        self.records.iter().map(record).sum()
+    }
+
+    /// Whether it has no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The header value of a record.
+    #[must_use]
+    pub fn oplog_id(&self, slot: &RecordSlot) -> Option<&[u8]> {
+        slot.oplog_id
+            .clone()
+            .and_then(|range| self.headers.get(range))
+    }
+
+    /// Empties it for reuse. A buffer that one large record blew up is not kept.
+    pub fn clear(&mut self) {
+        for buffer in [&mut self.arena, &mut self.headers] {
+            buffer.clear();
+            buffer.shrink_to(KEPT_BYTES);
+        }
+        self.records.clear();
+    }
+}
+
+fn append(buffer: &mut Vec<u8>, bytes: &[u8]) -> Range<usize> {
+    let start = buffer.len();
+    buffer.extend_from_slice(bytes);
+    start..buffer.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_found_again_and_their_cost_adds_up() {
+        let mut chunk = Chunk::default();
+        let mut cost = chunk.push(5, 1, Some(b"one"), Some(b"rs0/1:1/0"));
+        cost += chunk.push(6, 2, None, None);
+        cost += chunk.push(8, 3, Some(b"three"), Some(b""));
+        assert_eq!(chunk.cost(), cost);
+        let [first, second, third] = &chunk.records[..] else {
+            panic!()
+        };
+        assert_eq!(&chunk.arena[first.value.clone()], b"one");
+        assert_eq!(chunk.oplog_id(first), Some(&b"rs0/1:1/0"[..]));
+        assert!(second.value.is_empty());
+        assert_eq!(chunk.oplog_id(second), None);
+        assert_eq!(&chunk.arena[third.value.clone()], b"three");
+        assert_eq!(chunk.oplog_id(third), Some(&b""[..]));
+    }
+
+    #[test]
+    fn a_large_buffer_is_given_back() {
+        let mut chunk = Chunk::default();
+        chunk.push(0, 0, Some(&vec![0; KEPT_BYTES + 1]), None);
+        chunk.clear();
+        assert!(chunk.is_empty() && chunk.arena.capacity() <= KEPT_BYTES);
+    }
+}

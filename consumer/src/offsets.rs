@@ -1,0 +1,300 @@
+//! What may be committed for a partition. Pure.
+//!
+//! Records are handed to a worker in order and come back in order, so the state is three numbers:
+//! next to hand, next to be acknowledged, committed. Between the last record and the end of a
+//! partition lie control records and aborted ones, which nobody ever hands over; when nothing is
+//! pending, the reader's own position steps over them, so that lag reaches 0.
+
+use oplog_relay_core::position::{EntryId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Kafka's "next to read": the only kind of offset that can be committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NextOffset(i64);
+
+impl NextOffset {
+    /// The one after a record.
+    #[must_use]
+    pub const fn after(offset: i64) -> Self {
+        Self(offset + 1)
+    }
+
+    /// A reader's position, a committed offset or a partition's end: all are "next to read".
+    #[must_use]
+    pub const fn at(next: i64) -> Self {
+        Self(next)
+    }
+
+    /// As Kafka takes it.
+    #[must_use]
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl std::fmt::Display for NextOffset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The metadata of every commit of ours: which entry was applied last. Never empty, so that a
+/// commit by Kafka's own tool, whose metadata is empty, is told apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitMetadata {
+    v: u32,
+    ts: String,
+    ord: u32,
+}
+
+const METADATA_VERSION: u32 = 1;
+
+impl CommitMetadata {
+    /// The text for an entry; without one, that of time zero.
+    #[must_use]
+    pub fn text(id: Option<EntryId>) -> String {
+        let id = id.unwrap_or(EntryId {
+            ts: Timestamp::default(),
+            ord: 0,
+        });
+        // Digits and a colon need no escape.
+        format!(
+            r#"{{"v":{METADATA_VERSION},"ts":"{}","ord":{}}}"#,
+            id.ts, id.ord
+        )
+    }
+
+    /// Who committed, and which entry was applied last.
+    #[must_use]
+    pub fn read(text: &str) -> Committer {
+        if text.is_empty() {
+            return Committer::Other;
+        }
+        let Ok(metadata) = serde_json::from_str::<Self>(text) else {
+            return Committer::Other;
+        };
+        match metadata.ts.parse() {
+            Ok(ts) if ts > Timestamp::default() => Committer::Us(Some(EntryId {
+                ts,
+                ord: metadata.ord,
+            })),
+            _ => Committer::Us(None),
+        }
+    }
+}
+
+/// Who committed an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committer {
+    /// This program, after applying that entry (or before any).
+    Us(Option<EntryId>),
+    /// Another program: Kafka's own reset tool leaves the metadata empty.
+    Other,
+}
+
+/// Tracks one partition from its assignment to its revocation.
+#[derive(Debug, Clone)]
+pub struct OffsetTracker {
+    /// Everything before it was handed to the worker.
+    handed: NextOffset,
+    /// Everything before it was acknowledged.
+    acknowledged: NextOffset,
+    /// What Kafka has; `None` until the first commit of this assignment.
+    committed: Option<NextOffset>,
+    /// The entry acknowledged last.
+    last: Option<EntryId>,
+}
+
+impl OffsetTracker {
+    /// A partition read from `start`. The start itself is committed first, so that whoever waits
+    /// for this partition sees where it stands.
+    #[must_use]
+    pub const fn new(start: NextOffset, last: Option<EntryId>) -> Self {
+        Self {
+            handed: start,
+            acknowledged: start,
+            committed: None,
+            last,
+        }
+    }
+
+    /// A record was handed to the worker.
+    pub fn hand(&mut self, offset: i64) {
+        self.handed = self.handed.max(NextOffset::after(offset));
+    }
+
+    /// The worker is done with everything before `next`; `last` is the last entry among it.
+    pub fn acknowledge(&mut self, next: NextOffset, last: Option<EntryId>) {
+        self.acknowledged = self.acknowledged.max(next.min(self.handed));
+        if last.is_some() {
+            self.last = last;
+        }
+    }
+
+    /// Whether everything handed over was acknowledged.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.acknowledged >= self.handed
+    }
+
+    /// The offset to commit now, if Kafka lacks it. `position` is the reader's position.
+    #[must_use]
+    pub fn to_commit(&self, position: Option<NextOffset>) -> Option<NextOffset> {
+        let next = match position {
+            Some(position) if self.is_idle() => self.acknowledged.max(position),
+            _ => self.acknowledged,
+        };
+        (self.committed.is_none_or(|committed| committed < next)).then_some(next)
+    }
+
+    /// Kafka confirmed a commit.
+    pub fn commit_confirmed(&mut self, next: NextOffset) {
+        self.committed = Some(self.committed.map_or(next, |committed| committed.max(next)));
+    }
+
+    /// What Kafka confirmed last.
+    #[must_use]
+    pub const fn committed(&self) -> Option<NextOffset> {
+        self.committed
+    }
+
+    /// Everything before it was acknowledged.
+    #[must_use]
+    pub const fn acknowledged(&self) -> NextOffset {
+        self.acknowledged
+    }
+
+    /// The metadata that goes with [`OffsetTracker::to_commit`].
+    #[must_use]
+    pub fn metadata(&self) -> String {
+        CommitMetadata::text(self.last)
+    }
+
+    /// The entry acknowledged last, in this assignment or an earlier one.
+    #[must_use]
+    pub const fn last(&self) -> Option<EntryId> {
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn metadata_has_its_frozen_form_and_tells_who_committed() {
+        let id = EntryId {
+            ts: Timestamp::new(1_700_000_000, 7),
+            ord: 2,
+        };
+        let text = CommitMetadata::text(Some(id));
+        assert_eq!(text, r#"{"v":1,"ts":"1700000000:7","ord":2}"#);
+        assert_eq!(CommitMetadata::read(&text), Committer::Us(Some(id)));
+        assert_eq!(CommitMetadata::text(None), r#"{"v":1,"ts":"0:0","ord":0}"#);
+        assert_eq!(
+            CommitMetadata::read(&CommitMetadata::text(None)),
+            Committer::Us(None)
+        );
+        for other in ["", "x", "{}"] {
+            assert_eq!(CommitMetadata::read(other), Committer::Other);
+        }
+    }
+
+    #[test]
+    fn the_start_is_committed_first() {
+        let mut tracker = OffsetTracker::new(NextOffset::at(7), None);
+        assert_eq!(tracker.to_commit(None), Some(NextOffset::at(7)));
+        tracker.commit_confirmed(NextOffset::at(7));
+        assert_eq!(tracker.to_commit(None), None);
+    }
+
+    #[test]
+    fn the_position_counts_only_when_nothing_is_pending() {
+        let mut tracker = OffsetTracker::new(NextOffset::at(0), None);
+        tracker.commit_confirmed(NextOffset::at(0));
+        tracker.hand(0);
+        tracker.hand(1);
+        assert_eq!(tracker.to_commit(Some(NextOffset::at(3))), None);
+        tracker.acknowledge(NextOffset::after(0), None);
+        assert_eq!(
+            tracker.to_commit(Some(NextOffset::at(3))),
+            Some(NextOffset::at(1))
+        );
+        tracker.acknowledge(NextOffset::after(1), None);
+        assert_eq!(
+            tracker.to_commit(Some(NextOffset::at(3))),
+            Some(NextOffset::at(3))
+        );
+    }
+
+    /// What happens to a partition.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Record,
+        Control,
+        Acknowledge(usize),
+        Commit,
+        Position,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            4 => Just(Event::Record),
+            1 => Just(Event::Control),
+            3 => (0_usize..4).prop_map(Event::Acknowledge),
+            1 => Just(Event::Commit),
+            2 => Just(Event::Position),
+        ];
+        proptest::collection::vec(event, 0..80)
+    }
+
+    /// The log as a list: `Some(done)` for a record, `None` for a control record.
+    fn naive(log: &[Option<bool>]) -> usize {
+        log.iter()
+            .position(|slot| *slot == Some(false))
+            .unwrap_or(log.len())
+    }
+
+    proptest! {
+        /// Never past a record that is not acknowledged, and with nothing pending at the end.
+        #[test]
+        fn commits_agree_with_a_list_of_records(start in 0_i64..5, events in events()) {
+            let mut tracker = OffsetTracker::new(NextOffset::at(start), None);
+            let mut log: Vec<Option<bool>> = Vec::new();
+            let mut committed = None;
+            let at = |index: usize| NextOffset::at(start + i64::try_from(index).unwrap());
+            for event in events {
+                match event {
+                    Event::Record => {
+                        tracker.hand(at(log.len()).get());
+                        log.push(Some(false));
+                    }
+                    Event::Control => log.push(None),
+                    Event::Acknowledge(count) => for _ in 0..count {
+                        let Some(index) = log.iter().position(|slot| *slot == Some(false)) else { break };
+                        log[index] = Some(true);
+                        tracker.acknowledge(NextOffset::after(at(index).get()), None);
+                    },
+                    Event::Position | Event::Commit => {
+                        let commit = tracker.to_commit(Some(at(log.len())));
+                        let safe = at(naive(&log));
+                        let next = commit.or(committed).unwrap();
+                        prop_assert!(next <= safe);
+                        if !log.contains(&Some(false)) {
+                            prop_assert_eq!(next, safe);
+                        }
+                        // No record before the safe offset stays uncommitted.
+                        let behind = usize::try_from(next.get() - start).unwrap();
+                        prop_assert!(log[behind..naive(&log)].iter().all(Option::is_none));
+                        if let (Event::Commit, Some(next)) = (event, commit) {
+                            prop_assert!(committed.is_none_or(|before| before < next));
+                            tracker.commit_confirmed(next);
+                            committed = Some(next);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Why an entry cannot be applied.
+
+use oplog_relay_core::document::Malformed;
+use oplog_relay_core::entry::EntryError;
+use oplog_relay_core::position::EntryId;
+
+/// An entry that cannot be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("entry {id} of {ns:?} cannot be replayed")]
+pub struct PlanError {
+    /// Its index in the batch.
+    pub index: usize,
+    /// Its identity.
+    pub id: EntryId,
+    /// Its namespace.
+    pub ns: String,
+    /// Why.
+    #[source]
+    pub fault: PlanFault,
+}
+
+/// Why an entry cannot be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanFault {
+    /// A `$v: 2` update.
+    #[error("it is an update of the form $v: 2 (a diff), which this version does not replay")]
+    Diff,
+    /// A command other than a `create` without options.
+    #[error("it is the command {0:?}, which this version does not replay")]
+    Command(String),
+    /// A `create` that says more than a name.
+    #[error("it is a create with the option {0:?}, which this version does not replay")]
+    CreateOption(String),
+    /// An operator that no server writes into its oplog.
+    #[error("its update has the operator {0:?}; an oplog holds $set and $unset only")]
+    Operator(String),
+    /// It lacks something, or has it in another form.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// It is damaged.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}

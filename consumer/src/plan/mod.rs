@@ -1,0 +1,348 @@
+//! Entries to idempotent writes. Pure.
+//!
+//! A [`Plan`] leads a target through the entries of a batch. Writes are spread over lanes by the
+//! identity of their document, so lanes do not touch each other's documents and may be sent in any
+//! order or at once; within a lane the bulks go one after the other. Every write may be repeated.
+//!
+//! What happens to one document within a batch is folded where the result is certain. Insert,
+//! replacement and delete tell the document's whole state, so they supersede everything of that
+//! document before them; what follows them stays, in order:
+//!
+//! | entries of one document | writes |
+//! | --- | --- |
+//! | insert, update, update | insert; update, update |
+//! | insert, update, replacement | replacement |
+//! | replacement, replacement | the last replacement |
+//! | insert, update, delete | delete: never nothing, the insert may have been applied before a crash |
+//! | delete, insert | replacement |
+//!
+//! A document's insert or delete therefore comes before its updates, and a lane is: inserts,
+//! deletes, then updates and replacements in order.
+//!
+//! A replacement is sent with upsert: the entry holds the whole document, so nothing can be made
+//! up. An update is not: it would create a document of the fields that it happens to set.
+
+mod command;
+mod fault;
+mod statement;
+
+use std::hash::BuildHasher;
+use std::ops::Range;
+
+use oplog_relay_core::document::{Document, Element};
+use oplog_relay_core::entry::{Operation, Update};
+use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::position::EntryId;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+
+use crate::batch::Located;
+
+pub use fault::{PlanError, PlanFault};
+pub use statement::{CommandOptions, statement_bytes, write_command};
+
+/// Entries that are worth a lane of their own: fewer are faster in one command.
+const ENTRIES_PER_LANE: usize = 64;
+
+/// What a batch comes to: steps, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Plan<'a> {
+    /// Each step begins when the one before it is done.
+    pub steps: Vec<Step<'a>>,
+    /// Entries that a later one made superfluous.
+    pub folded: u64,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone)]
+pub enum Step<'a> {
+    /// Writes to documents. The lanes are independent of each other.
+    Write(Vec<Lane<'a>>),
+    /// Creates a collection without options, unless it is there.
+    Create {
+        /// Its database.
+        db: &'a str,
+        /// Its name.
+        collection: &'a str,
+        /// The entry that says so.
+        id: EntryId,
+    },
+}
+
+/// Bulks that are sent one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Lane<'a> {
+    /// Inserts, deletes, updates of one collection, then those of the next.
+    pub bulks: Vec<Bulk<'a>>,
+}
+
+/// What the writes of a bulk are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BulkKind {
+    /// Inserts of different documents; on a duplicate `_id` the document is replaced.
+    Insert,
+    /// Deletes of different documents; one that is not there is fine.
+    Delete,
+    /// Updates and replacements, to be applied in order.
+    Update,
+}
+
+/// Writes of one kind to one collection.
+#[derive(Debug, Clone)]
+pub struct Bulk<'a> {
+    /// `db.collection`
+    pub ns: &'a str,
+    /// What the writes are.
+    pub kind: BulkKind,
+    /// The writes; their order counts only where the kind says so.
+    pub writes: Vec<Write<'a>>,
+}
+
+/// One write to one document.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// The entry that it comes from.
+    pub id: EntryId,
+    /// The document's `_id`, as the target has it stored.
+    pub document_id: Element<'a>,
+    /// What to do to it.
+    pub action: Action<'a>,
+}
+
+/// What to do to a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Add it.
+    Insert(Document<'a>),
+    /// Make it this, whether it is there or not.
+    Replace(Document<'a>),
+    /// Apply `$set` and `$unset` to it, if it is there. The document may have `$v` and the same
+    /// operator twice; [`write_command`] mends that.
+    Modify(Document<'a>),
+    /// Remove it, if it is there.
+    Delete,
+}
+
+impl Action<'_> {
+    /// Whether it tells the document's whole state, whatever it was before.
+    const fn is_whole(&self) -> bool {
+        !matches!(self, Self::Modify(_))
+    }
+
+    const fn bulk_kind(&self) -> BulkKind {
+        match self {
+            Self::Insert(_) => BulkKind::Insert,
+            Self::Delete => BulkKind::Delete,
+            Self::Replace(_) | Self::Modify(_) => BulkKind::Update,
+        }
+    }
+}
+
+/// Turns batches into plans.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    lanes: usize,
+}
+
+impl Planner {
+    /// Spreads the writes of a batch over at most so many lanes.
+    #[must_use]
+    pub fn new(lanes: usize) -> Self {
+        Self {
+            lanes: lanes.max(1),
+        }
+    }
+
+    /// Plans a batch.
+    ///
+    /// # Errors
+    /// [`PlanError`] names the first entry that cannot be applied; those before it can be planned
+    /// without it.
+    pub fn plan<'a>(&self, entries: &[Located<'a>]) -> Result<Plan<'a>, PlanError> {
+        let mut plan = Plan::default();
+        let mut segment = Segment::default();
+        for (index, located) in entries.iter().enumerate() {
+            let fault = |fault| PlanError {
+                index,
+                id: located.id,
+                ns: located.entry.ns.to_owned(),
+                fault,
+            };
+            if located.entry.operation == Operation::Command {
+                let (db, collection) = command::created(&located.entry).map_err(fault)?;
+                self.finish(std::mem::take(&mut segment), &mut plan);
+                plan.steps.push(Step::Create {
+                    db,
+                    collection,
+                    id: located.id,
+                });
+            } else if let Some(action) = action_of(located).map_err(fault)? {
+                segment.push(located, action).map_err(fault)?;
+            }
+        }
+        self.finish(segment, &mut plan);
+        Ok(plan)
+    }
+
+    fn finish<'a>(&self, segment: Segment<'a>, plan: &mut Plan<'a>) {
+        if segment.writes.is_empty() {
+            return;
+        }
+        let count = segment
+            .writes
+            .len()
+            .div_ceil(ENTRIES_PER_LANE)
+            .min(self.lanes);
+        let (lanes, folded) = segment.into_lanes(count);
+        plan.folded += folded;
+        plan.steps.push(Step::Write(lanes));
+    }
+}
+
+/// What an entry does to its document; `None` where it does nothing.
+fn action_of<'a>(located: &Located<'a>) -> Result<Option<Action<'a>>, PlanFault> {
+    let entry = &located.entry;
+    Ok(match entry.operation {
+        Operation::Insert => Some(Action::Insert(entry.o)),
+        Operation::Delete => Some(Action::Delete),
+        Operation::Update => match entry.update()? {
+            Update::Replacement(document) => Some(Action::Replace(document)),
+            Update::Modifiers(modifiers) => {
+                statement::check_modifiers(modifiers)?.then_some(Action::Modify(modifiers))
+            }
+            Update::Diff(_) => return Err(PlanFault::Diff),
+        },
+        Operation::Command | Operation::Noop => None,
+    })
+}
+
+/// Writes between two commands.
+#[derive(Default)]
+struct Segment<'a> {
+    writes: Vec<(&'a str, Write<'a>)>,
+    /// The identity of each write's document, one after the other in `identities`.
+    ranges: Vec<Range<usize>>,
+    identities: Vec<u8>,
+}
+
+/// What is known of a document while its entries are read backwards.
+#[derive(Clone, Copy)]
+struct Fold {
+    /// The write that tells its whole state; everything before it is superfluous.
+    whole: Option<usize>,
+}
+
+impl<'a> Segment<'a> {
+    fn push(&mut self, located: &Located<'a>, action: Action<'a>) -> Result<(), PlanFault> {
+        let document_id = located.entry.document_id()?;
+        let start = self.identities.len();
+        write_id_identity(document_id, &mut self.identities)?;
+        self.ranges.push(start..self.identities.len());
+        self.writes.push((
+            located.entry.ns,
+            Write {
+                id: located.id,
+                document_id,
+                action,
+            },
+        ));
+        Ok(())
+    }
+
+    /// Folds and distributes; also returns how many writes became superfluous.
+    fn into_lanes(mut self, count: usize) -> (Vec<Lane<'a>>, u64) {
+        let kept = self.fold();
+        let mut lanes = vec![Lane::default(); count];
+        // Index of a collection's first bulk in its lane.
+        let mut bulks: FxHashMap<(usize, &str), usize> = FxHashMap::default();
+        let mut folded = 0;
+        for (index, (ns, write)) in self.writes.iter().enumerate() {
+            if !kept.get(index).copied().unwrap_or(true) {
+                folded += 1;
+                continue;
+            }
+            let number = lane_of(ns, self.identity(index), count);
+            let Some(lane) = lanes.get_mut(number) else {
+                continue;
+            };
+            let first = *bulks.entry((number, ns)).or_insert_with(|| lane.open(ns));
+            lane.push(first, *write);
+        }
+        for lane in &mut lanes {
+            lane.bulks.retain(|bulk| !bulk.writes.is_empty());
+        }
+        lanes.retain(|lane| !lane.bulks.is_empty());
+        (lanes, folded)
+    }
+
+    /// Reads backwards which writes are to be kept, and makes an insert of a document that was
+    /// written before in this segment a replacement.
+    fn fold(&mut self) -> Vec<bool> {
+        let mut kept = vec![true; self.writes.len()];
+        let mut rewritten = Vec::new();
+        let mut folds: FxHashMap<(&str, &[u8]), Fold> = FxHashMap::default();
+        folds.reserve(self.writes.len());
+        for (index, (ns, write)) in self.writes.iter().enumerate().rev() {
+            let fold = folds
+                .entry((ns, self.identity(index)))
+                .or_insert(Fold { whole: None });
+            match fold.whole {
+                Some(later) => {
+                    if let Some(keep) = kept.get_mut(index) {
+                        *keep = false;
+                    }
+                    rewritten.push(later);
+                }
+                None if write.action.is_whole() => fold.whole = Some(index),
+                None => {}
+            }
+        }
+        for index in rewritten {
+            if let Some((_, write)) = self.writes.get_mut(index)
+                && let Action::Insert(document) = write.action
+            {
+                write.action = Action::Replace(document);
+            }
+        }
+        kept
+    }
+
+    fn identity(&self, index: usize) -> &[u8] {
+        let range = self.ranges.get(index).cloned().unwrap_or_default();
+        self.identities.get(range).unwrap_or_default()
+    }
+}
+
+fn lane_of(ns: &str, identity: &[u8], count: usize) -> usize {
+    if count == 1 {
+        return 0;
+    }
+    let hash = FxBuildHasher.hash_one((ns, identity));
+    // The remainder is below `count`.
+    usize::try_from(hash % u64::try_from(count).unwrap_or(u64::MAX)).unwrap_or_default()
+}
+
+impl<'a> Lane<'a> {
+    const KINDS: [BulkKind; 3] = [BulkKind::Insert, BulkKind::Delete, BulkKind::Update];
+
+    /// Adds the bulks of a collection and returns the index of the first.
+    fn open(&mut self, ns: &'a str) -> usize {
+        let first = self.bulks.len();
+        self.bulks.extend(Self::KINDS.map(|kind| Bulk {
+            ns,
+            kind,
+            writes: Vec::new(),
+        }));
+        first
+    }
+
+    fn push(&mut self, first: usize, write: Write<'a>) {
+        let kind = write.action.bulk_kind();
+        let bulk = self.bulks.iter_mut().skip(first).take(Self::KINDS.len());
+        if let Some(bulk) = bulk.into_iter().find(|bulk| bulk.kind == kind) {
+            bulk.writes.push(write);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,411 @@
+use std::collections::BTreeMap;
+
+use oplog_relay_core::document::{DocumentBuilder, kind};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::json::{Mode, write_document};
+use oplog_relay_core::position::Timestamp;
+use proptest::prelude::*;
+
+use super::*;
+
+fn document(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut builder = DocumentBuilder::start(&mut out);
+    fill(&mut builder);
+    builder.finish();
+    out
+}
+
+/// An entry of one of a few documents, with what it writes.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Insert(i32),
+    Set(i32),
+    Unset,
+    SetTwice(i32),
+    Replace(i32),
+    Delete,
+}
+
+fn entry(ns: &str, id: i32, change: Change) -> Vec<u8> {
+    let whole = |value: i32| {
+        document(|o| {
+            o.int32("_id", id).int32("value", value);
+        })
+    };
+    let key = document(|o| {
+        o.int32("_id", id);
+    });
+    let set = |o: &mut DocumentBuilder<'_>, name: &str, value: i32| {
+        o.nested("$set", kind::DOCUMENT, |set| {
+            set.int32(name, value);
+        });
+    };
+    let (op, o, o2) = match change {
+        Change::Insert(value) => ("i", whole(value), None),
+        Change::Set(value) => (
+            "u",
+            document(|o| {
+                o.int32("$v", 1);
+                set(o, "value", value);
+            }),
+            Some(key),
+        ),
+        Change::SetTwice(value) => (
+            "u",
+            document(|o| {
+                set(o, "one", value);
+                set(o, "two", value);
+            }),
+            Some(key),
+        ),
+        Change::Unset => (
+            "u",
+            document(|o| {
+                o.nested("$unset", kind::DOCUMENT, |unset| {
+                    unset.boolean("value", true);
+                });
+            }),
+            Some(key),
+        ),
+        Change::Replace(value) => ("u", whole(value), Some(key)),
+        Change::Delete => ("d", key, None),
+    };
+    document(|entry| {
+        entry.raw("ts", kind::TIMESTAMP, &Timestamp::new(9, 1).to_le_bytes());
+        entry
+            .str("op", op)
+            .str("ns", ns)
+            .document("o", Document::new(&o).unwrap());
+        if let Some(o2) = o2 {
+            entry.document("o2", Document::new(&o2).unwrap());
+        }
+    })
+}
+
+fn located(entries: &[Vec<u8>]) -> Vec<Located<'_>> {
+    let id = |index: usize| EntryId {
+        ts: Timestamp::new(9, 1 + u32::try_from(index).unwrap()),
+        ord: 0,
+    };
+    entries
+        .iter()
+        .enumerate()
+        .map(|(index, bytes)| Located {
+            offset: i64::try_from(index).unwrap(),
+            id: id(index),
+            entry: Entry::parse(Document::new(bytes).unwrap()).unwrap(),
+        })
+        .collect()
+}
+
+type Target = BTreeMap<(String, i32), BTreeMap<String, i32>>;
+
+fn fields(document: Document<'_>) -> BTreeMap<String, i32> {
+    document
+        .elements()
+        .map(|field| {
+            let field = field.unwrap();
+            let number = i32::try_from(field.integer().unwrap()).unwrap();
+            (String::from_utf8(field.name.to_vec()).unwrap(), number)
+        })
+        .collect()
+}
+
+fn apply(target: &mut Target, ns: &str, id: i32, action: Action<'_>) {
+    let place = (ns.to_owned(), id);
+    match action {
+        Action::Insert(document) | Action::Replace(document) => {
+            drop(target.insert(place, fields(document)));
+        }
+        Action::Delete => drop(target.remove(&place)),
+        Action::Modify(modifiers) => {
+            let Some(stored) = target.get_mut(&place) else {
+                return;
+            };
+            for operator in modifiers.elements() {
+                let operator = operator.unwrap();
+                match operator.name {
+                    b"$set" => stored.extend(fields(operator.document().unwrap())),
+                    b"$unset" => drop(stored.remove("value")),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn apply_plan(target: &mut Target, plan: &Plan<'_>, rotate: usize) {
+    for step in &plan.steps {
+        let Step::Write(lanes) = step else { continue };
+        for index in 0..lanes.len() {
+            for bulk in &lanes[(index + rotate) % lanes.len()].bulks {
+                let forward: Vec<&Write<'_>> = match bulk.kind {
+                    BulkKind::Update => bulk.writes.iter().collect(),
+                    // Of different documents: any order.
+                    BulkKind::Insert | BulkKind::Delete => bulk.writes.iter().rev().collect(),
+                };
+                for write in forward {
+                    let id = i32::try_from(write.document_id.integer().unwrap()).unwrap();
+                    apply(target, bulk.ns, id, write.action);
+                }
+            }
+        }
+    }
+}
+
+fn changes() -> impl Strategy<Value = Vec<(bool, i32, Change)>> {
+    let change = prop_oneof![
+        any::<i32>().prop_map(Change::Insert),
+        any::<i32>().prop_map(Change::Set),
+        any::<i32>().prop_map(Change::SetTwice),
+        Just(Change::Unset),
+        any::<i32>().prop_map(Change::Replace),
+        Just(Change::Delete),
+    ];
+    proptest::collection::vec((any::<bool>(), 0..4, change), 0..400)
+}
+
+proptest! {
+    /// Whatever the history, the plan in any order of lanes leads where the entries lead one by
+    /// one, also from a target that is ahead.
+    #[test]
+    fn a_plan_leads_where_its_entries_lead(
+        history in changes(),
+        before in changes(),
+        lanes in 1_usize..5,
+        rotate in 0_usize..4,
+    ) {
+        let bytes = |changes: &[(bool, i32, Change)]| -> Vec<Vec<u8>> {
+            let ns = |other: &bool| if *other { "db.a" } else { "db.b" };
+            changes.iter().map(|(other, id, change)| entry(ns(other), *id, *change)).collect()
+        };
+        let (before, history) = (bytes(&before), bytes(&history));
+        let mut one_by_one = Target::new();
+        for located in located(&before).iter().chain(&located(&history)) {
+            let id = located.entry.document_id().unwrap().integer().unwrap();
+            let action = action_of(located).unwrap().unwrap();
+            apply(&mut one_by_one, located.entry.ns, i32::try_from(id).unwrap(), action);
+        }
+        let planner = Planner::new(lanes);
+        let mut planned = Target::new();
+        apply_plan(&mut planned, &planner.plan(&located(&before)).unwrap(), rotate);
+        let entries = located(&history);
+        let plan = planner.plan(&entries).unwrap();
+        apply_plan(&mut planned, &plan, rotate);
+        prop_assert_eq!(&planned, &one_by_one);
+        let writes: usize = plan.steps.iter().map(|step| match step {
+            Step::Write(lanes) => lanes.iter().flat_map(|lane| &lane.bulks).map(|b| b.writes.len()).sum(),
+            Step::Create { .. } => 0,
+        }).sum();
+        prop_assert_eq!(writes + usize::try_from(plan.folded).unwrap(), history.len());
+    }
+}
+
+fn actions(changes: &[(i32, Change)]) -> Vec<(BulkKind, i64)> {
+    let entries: Vec<Vec<u8>> = changes
+        .iter()
+        .map(|(id, change)| entry("db.c", *id, *change))
+        .collect();
+    let entries = located(&entries);
+    let plan = Planner::new(4).plan(&entries).unwrap();
+    let [Step::Write(lanes)] = &plan.steps[..] else {
+        panic!("{plan:?}")
+    };
+    let [lane] = &lanes[..] else {
+        panic!("few entries take one lane")
+    };
+    lane.bulks
+        .iter()
+        .flat_map(|bulk| {
+            bulk.writes
+                .iter()
+                .map(|write| (bulk.kind, write.document_id.integer().unwrap()))
+        })
+        .collect()
+}
+
+#[test]
+fn folding_follows_the_table() {
+    use BulkKind as Kind;
+    let insert = Change::Insert(1);
+    let (set, replace, delete) = (Change::Set(2), Change::Replace(3), Change::Delete);
+    assert_eq!(
+        actions(&[(1, insert), (1, set), (1, set)]),
+        [(Kind::Insert, 1), (Kind::Update, 1), (Kind::Update, 1)]
+    );
+    assert_eq!(
+        actions(&[(1, insert), (1, set), (1, replace)]),
+        [(Kind::Update, 1)]
+    );
+    assert_eq!(actions(&[(1, replace), (1, replace)]), [(Kind::Update, 1)]);
+    assert_eq!(
+        actions(&[(1, insert), (1, set), (1, delete)]),
+        [(Kind::Delete, 1)]
+    );
+    assert_eq!(actions(&[(1, delete), (1, insert)]), [(Kind::Update, 1)]);
+    assert_eq!(
+        actions(&[(1, set), (2, insert), (1, delete), (3, set)]),
+        [(Kind::Insert, 2), (Kind::Delete, 1), (Kind::Update, 3)]
+    );
+}
+
+fn command_text(kind: BulkKind, writes: &[Write<'_>]) -> String {
+    let options = CommandOptions {
+        bypass_validation: true,
+        upsert_unmatched: false,
+        max_time_ms: 30_000,
+    };
+    let mut out = Vec::new();
+    write_command("c", kind, writes, options, &mut out).unwrap();
+    let mut text = Vec::new();
+    assert!(
+        write_document(Document::new(&out).unwrap(), Mode::Relaxed, &mut text)
+            .unwrap()
+            .is_exact()
+    );
+    String::from_utf8(text).unwrap()
+}
+
+fn first_write<'a>(located: &[Located<'a>]) -> (BulkKind, Write<'a>) {
+    let plan = Planner::new(1).plan(located).unwrap();
+    let Some(Step::Write(lanes)) = plan.steps.first() else {
+        panic!()
+    };
+    let bulk = &lanes[0].bulks[0];
+    (bulk.kind, bulk.writes[0])
+}
+
+#[test]
+fn commands_have_the_servers_form() {
+    let golden = [
+        (
+            Change::Insert(5),
+            r#"{"insert":"c","ordered":false,"bypassDocumentValidation":true,"maxTimeMS":30000,"writeConcern":{"w":"majority"},"documents":[{"_id":1,"value":5}]}"#,
+        ),
+        (
+            Change::Set(5),
+            r#"{"update":"c","ordered":true,"bypassDocumentValidation":true,"maxTimeMS":30000,"writeConcern":{"w":"majority"},"updates":[{"q":{"_id":1},"u":{"$set":{"value":5}}}]}"#,
+        ),
+        (
+            Change::SetTwice(5),
+            r#"{"update":"c","ordered":true,"bypassDocumentValidation":true,"maxTimeMS":30000,"writeConcern":{"w":"majority"},"updates":[{"q":{"_id":1},"u":{"$set":{"one":5,"two":5}}}]}"#,
+        ),
+        (
+            Change::Replace(5),
+            r#"{"update":"c","ordered":true,"bypassDocumentValidation":true,"maxTimeMS":30000,"writeConcern":{"w":"majority"},"updates":[{"q":{"_id":1},"u":{"_id":1,"value":5},"upsert":true}]}"#,
+        ),
+        (
+            Change::Delete,
+            r#"{"delete":"c","ordered":false,"maxTimeMS":30000,"writeConcern":{"w":"majority"},"deletes":[{"q":{"_id":1},"limit":1}]}"#,
+        ),
+    ];
+    for (change, text) in golden {
+        let entries = [entry("db.c", 1, change)];
+        let (kind, write) = first_write(&located(&entries));
+        assert_eq!(command_text(kind, &[write]), text);
+        let mut command = Vec::new();
+        let options = CommandOptions {
+            bypass_validation: true,
+            upsert_unmatched: true,
+            max_time_ms: 1,
+        };
+        write_command("c", kind, &[write], options, &mut command).unwrap();
+        assert!(statement_bytes(&write) + 150 > command.len());
+    }
+}
+
+#[test]
+fn an_id_that_looks_like_an_operator_is_matched_by_equality() {
+    let entry = document(|entry| {
+        let o = document(|o| {
+            o.nested("_id", kind::DOCUMENT, |id| {
+                id.int32("$gt", 1);
+            });
+        });
+        entry
+            .raw("ts", kind::TIMESTAMP, &[0; 8])
+            .str("op", "d")
+            .str("ns", "db.c");
+        entry.document("o", Document::new(&o).unwrap());
+    });
+    let entries = [entry];
+    let (kind, write) = first_write(&located(&entries));
+    assert!(command_text(kind, &[write]).contains(r#""q":{"_id":{"$eq":{"$gt":1}}}"#));
+}
+
+fn with_o(op: &str, fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
+    let o = document(fill);
+    document(|entry| {
+        entry
+            .raw("ts", kind::TIMESTAMP, &[0; 8])
+            .str("op", op)
+            .str("ns", "db.$cmd");
+        entry.document("o", Document::new(&o).unwrap());
+        let key = document(|key| {
+            key.int32("_id", 1);
+        });
+        entry.document("o2", Document::new(&key).unwrap());
+    })
+}
+
+fn plan_of(entry: Vec<u8>) -> Result<String, PlanFault> {
+    let entries = [entry];
+    let entries = located(&entries);
+    Planner::new(1)
+        .plan(&entries)
+        .map(|plan| format!("{:?}", plan.steps))
+        .map_err(|error| {
+            assert_eq!(error.index, 0);
+            error.fault
+        })
+}
+
+#[test]
+fn a_create_without_options_is_a_step_and_other_commands_are_refused() {
+    let id_index = |o: &mut DocumentBuilder<'_>, name: &str| {
+        o.str("create", "c")
+            .nested("idIndex", kind::DOCUMENT, |index| {
+                index.int32("v", 2).nested("key", kind::DOCUMENT, |key| {
+                    key.int32(name, 1);
+                });
+                index.str("name", "_id_").str("ns", "db.c");
+            });
+    };
+    assert!(
+        plan_of(with_o("c", |o| id_index(o, "_id")))
+            .unwrap()
+            .contains("Create")
+    );
+    let refused = plan_of(with_o("c", |o| id_index(o, "x"))).unwrap_err();
+    assert_eq!(refused, PlanFault::CreateOption("idIndex".into()));
+    let capped = with_o("c", |o| {
+        o.str("create", "c").boolean("capped", true);
+    });
+    assert_eq!(
+        plan_of(capped),
+        Err(PlanFault::CreateOption("capped".into()))
+    );
+    let dropped = with_o("c", |o| {
+        o.str("drop", "c");
+    });
+    assert_eq!(plan_of(dropped), Err(PlanFault::Command("drop".into())));
+}
+
+#[test]
+fn updates_that_cannot_be_repeated_are_refused_and_empty_ones_left_out() {
+    let increment = with_o("u", |o| {
+        o.nested("$inc", kind::DOCUMENT, |inc| {
+            inc.int32("n", 1);
+        });
+    });
+    assert_eq!(plan_of(increment), Err(PlanFault::Operator("$inc".into())));
+    let diff = with_o("u", |o| {
+        o.int32("$v", 2).nested("diff", kind::DOCUMENT, |_| {});
+    });
+    assert_eq!(plan_of(diff), Err(PlanFault::Diff));
+    let empty = with_o("u", |o| {
+        o.int32("$v", 1).nested("$set", kind::DOCUMENT, |_| {});
+    });
+    assert_eq!(plan_of(empty).unwrap(), "[]");
+}
