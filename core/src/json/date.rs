@@ -16,8 +16,32 @@ pub(super) fn write(millis: i64, out: &mut Vec<u8>) -> bool {
     let (year, month, day) = civil(millis / MILLIS_PER_DAY);
     let time = millis % MILLIS_PER_DAY;
     let mut text = *b"0000-00-00T00:00:00.000Z";
-    let [y1, y2, y3, y4, _, m1, m2, _, d1, d2, _, h1, h2, _, n1, n2, _, s1, s2, _, f1, f2, f3, _] =
-        &mut text;
+    let [
+        y1,
+        y2,
+        y3,
+        y4,
+        _,
+        m1,
+        m2,
+        _,
+        d1,
+        d2,
+        _,
+        h1,
+        h2,
+        _,
+        n1,
+        n2,
+        _,
+        s1,
+        s2,
+        _,
+        f1,
+        f2,
+        f3,
+        _,
+    ] = &mut text;
     set_digits(year, [y1, y2, y3, y4]);
     set_digits(month, [m1, m2]);
     set_digits(day, [d1, d2]);
@@ -76,9 +100,17 @@ pub(super) fn parse(text: &[u8]) -> Option<i64> {
     let hour = number(skip(&mut rest, b'T')?, 2).filter(|hour| *hour < 24)?;
     let minute = number(skip(&mut rest, b':')?, 2).filter(|minute| *minute < 60)?;
     let second = number(skip(&mut rest, b':')?, 2).filter(|second| *second < 60)?;
-    let fraction = if skip(&mut rest, b'.').is_some() { fraction(&mut rest)? } else { 0 };
+    let fraction = if skip(&mut rest, b'.').is_some() {
+        fraction(&mut rest)?
+    } else {
+        0
+    };
     let offset = offset(rest)?;
-    let (next_year, next_month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+    let (next_year, next_month) = if month == 12 {
+        (year + 1, 1)
+    } else {
+        (year, month + 1)
+    };
     let first = day_number(year, month, 1);
     if day > day_number(next_year, next_month, 1) - first {
         return None;
@@ -96,19 +128,30 @@ fn number(rest: &mut &[u8], digits: usize) -> Option<i64> {
     let (text, tail) = rest.split_at_checked(digits)?;
     *rest = tail;
     text.iter().try_fold(0, |number, digit| {
-        digit.is_ascii_digit().then(|| number * 10 + i64::from(digit - b'0'))
+        digit
+            .is_ascii_digit()
+            .then(|| number * 10 + i64::from(digit - b'0'))
     })
 }
 
 /// The milliseconds of a fraction; `None` if it has none or is finer.
 fn fraction(rest: &mut &[u8]) -> Option<i64> {
-    let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
-    let (digits, tail) = rest.split_at_checked(end).filter(|(digits, _)| !digits.is_empty())?;
+    let end = rest
+        .iter()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(rest.len());
+    let (digits, tail) = rest
+        .split_at_checked(end)
+        .filter(|(digits, _)| !digits.is_empty())?;
     *rest = tail;
     if digits.iter().skip(3).any(|digit| *digit != b'0') {
         return None;
     }
-    let three = digits.iter().copied().chain(std::iter::repeat(b'0')).take(3);
+    let three = digits
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(b'0'))
+        .take(3);
     Some(three.fold(0, |number, digit| number * 10 + i64::from(digit - b'0')))
 }
 

@@ -57,8 +57,16 @@ impl Decimal {
         };
         let biased = i32::try_from((bits >> shift) & EXPONENT_MASK).unwrap_or_default();
         // A coefficient out of range counts as zero.
-        let coefficient = if coefficient > MAX_COEFFICIENT { 0 } else { coefficient };
-        Self::Finite { negative, coefficient, exponent: biased - EXPONENT_BIAS }
+        let coefficient = if coefficient > MAX_COEFFICIENT {
+            0
+        } else {
+            coefficient
+        };
+        Self::Finite {
+            negative,
+            coefficient,
+            exponent: biased - EXPONENT_BIAS,
+        }
     }
 
     /// The canonical representation.
@@ -66,7 +74,11 @@ impl Decimal {
         let (negative, bits) = match self {
             Self::NaN => (false, NAN),
             Self::Infinite { negative } => (negative, SPECIAL),
-            Self::Finite { negative, coefficient, exponent } => {
+            Self::Finite {
+                negative,
+                coefficient,
+                exponent,
+            } => {
                 let biased = u128::try_from(exponent + EXPONENT_BIAS).unwrap_or_default();
                 (negative, (biased << EXPONENT_SHIFT) | coefficient)
             }
@@ -81,7 +93,11 @@ impl Decimal {
             Self::NaN => return out.extend_from_slice(b"NaN"),
             Self::Infinite { negative: false } => return out.extend_from_slice(b"Infinity"),
             Self::Infinite { negative: true } => return out.extend_from_slice(b"-Infinity"),
-            Self::Finite { negative, coefficient, exponent } => (negative, coefficient, exponent),
+            Self::Finite {
+                negative,
+                coefficient,
+                exponent,
+            } => (negative, coefficient, exponent),
         };
         if negative {
             out.push(b'-');
@@ -114,7 +130,11 @@ impl Decimal {
         let exponent = parts.next().map_or(Some(0), parse_exponent)?;
         let (coefficient, exponent) = parse_significand(significand, exponent)?;
         let (coefficient, exponent) = fit(coefficient, exponent)?;
-        Some(Self::Finite { negative, coefficient, exponent })
+        Some(Self::Finite {
+            negative,
+            coefficient,
+            exponent,
+        })
     }
 }
 
@@ -123,7 +143,9 @@ fn length(digits: &[u8]) -> i32 {
 }
 
 fn write_scientific(digits: &[u8], adjusted: i32, out: &mut Vec<u8>) {
-    let Some((first, rest)) = digits.split_first() else { return };
+    let Some((first, rest)) = digits.split_first() else {
+        return;
+    };
     out.push(*first);
     if !rest.is_empty() {
         out.push(b'.');
@@ -131,7 +153,11 @@ fn write_scientific(digits: &[u8], adjusted: i32, out: &mut Vec<u8>) {
     }
     out.push(b'E');
     out.push(if adjusted < 0 { b'-' } else { b'+' });
-    out.extend_from_slice(itoa::Buffer::new().format(adjusted.unsigned_abs()).as_bytes());
+    out.extend_from_slice(
+        itoa::Buffer::new()
+            .format(adjusted.unsigned_abs())
+            .as_bytes(),
+    );
 }
 
 /// Writes digits with the point `-exponent` places from their end.
@@ -140,8 +166,11 @@ fn write_plain(digits: &[u8], exponent: i32, out: &mut Vec<u8>) {
     if places == 0 {
         return out.extend_from_slice(digits);
     }
-    if let Some((whole, fraction)) =
-        digits.len().checked_sub(places).filter(|whole| *whole > 0).map(|at| digits.split_at(at))
+    if let Some((whole, fraction)) = digits
+        .len()
+        .checked_sub(places)
+        .filter(|whole| *whole > 0)
+        .map(|at| digits.split_at(at))
     {
         out.extend_from_slice(whole);
         out.push(b'.');
@@ -211,7 +240,9 @@ pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<(u128, i32
         coefficient /= 10;
         exponent += 1;
     }
-    (min..=max).contains(&exponent).then_some((coefficient, i32::try_from(exponent).ok()?))
+    (min..=max)
+        .contains(&exponent)
+        .then_some((coefficient, i32::try_from(exponent).ok()?))
 }
 
 #[cfg(test)]
@@ -243,8 +274,16 @@ mod tests {
             (0x5f20_0000_0000_0000, 0, "0E+6000"),
             (0x2b7a_0000_0000_0000, 0, "0E-611"),
             (0x0000_0000_0000_0000, 1, "1E-6176"),
-            (0x5ffe_314d_c644_8d93, 0x38c1_5b0a_0000_0000, "1.000000000000000000000000000000000E+6144"),
-            (0x5fff_ed09_bead_87c0, 0x378d_8e63_ffff_ffff, "9.999999999999999999999999999999999E+6144"),
+            (
+                0x5ffe_314d_c644_8d93,
+                0x38c1_5b0a_0000_0000,
+                "1.000000000000000000000000000000000E+6144",
+            ),
+            (
+                0x5fff_ed09_bead_87c0,
+                0x378d_8e63_ffff_ffff,
+                "9.999999999999999999999999999999999E+6144",
+            ),
             (0x7c00_0000_0000_0000, 0, "NaN"),
             (0x7800_0000_0000_0000, 0, "Infinity"),
             (0xf800_0000_0000_0000, 0, "-Infinity"),
@@ -252,24 +291,50 @@ mod tests {
             let bytes = bits(high, low);
             assert_eq!(text(Decimal::from_bytes(bytes)), expected);
             assert_eq!(Decimal::from_bytes(bytes).to_bytes(), bytes, "{expected}");
-            assert_eq!(Decimal::parse(expected.as_bytes()).unwrap().to_bytes(), bytes, "{expected}");
+            assert_eq!(
+                Decimal::parse(expected.as_bytes()).unwrap().to_bytes(),
+                bytes,
+                "{expected}"
+            );
         }
     }
 
     #[test]
     fn representations_that_are_not_canonical_stand_for_something() {
-        assert_eq!(text(Decimal::from_bytes(bits(0x6c10_0000_0000_0000, 0))), "0");
-        assert_eq!(text(Decimal::from_bytes(bits(0xec10_0000_dead_beef, 7))), "-0");
-        assert_eq!(text(Decimal::from_bytes(bits(0x6c11_ffff_ffff_ffff, u64::MAX))), "0E+3");
-        assert_eq!(text(Decimal::from_bytes(bits(0x3041_ffff_ffff_ffff, u64::MAX))), "0");
-        assert_eq!(text(Decimal::from_bytes(bits(0xfe00_0000_0000_0000, 1))), "NaN");
-        assert_eq!(text(Decimal::from_bytes(bits(0x7a00_0000_0000_0000, 1))), "Infinity");
+        assert_eq!(
+            text(Decimal::from_bytes(bits(0x6c10_0000_0000_0000, 0))),
+            "0"
+        );
+        assert_eq!(
+            text(Decimal::from_bytes(bits(0xec10_0000_dead_beef, 7))),
+            "-0"
+        );
+        assert_eq!(
+            text(Decimal::from_bytes(bits(0x6c11_ffff_ffff_ffff, u64::MAX))),
+            "0E+3"
+        );
+        assert_eq!(
+            text(Decimal::from_bytes(bits(0x3041_ffff_ffff_ffff, u64::MAX))),
+            "0"
+        );
+        assert_eq!(
+            text(Decimal::from_bytes(bits(0xfe00_0000_0000_0000, 1))),
+            "NaN"
+        );
+        assert_eq!(
+            text(Decimal::from_bytes(bits(0x7a00_0000_0000_0000, 1))),
+            "Infinity"
+        );
     }
 
     #[test]
     fn text_of_other_forms_is_read_unless_it_would_round() {
         let same = |left: &str, right: &str| {
-            assert_eq!(Decimal::parse(left.as_bytes()), Decimal::parse(right.as_bytes()), "{left}");
+            assert_eq!(
+                Decimal::parse(left.as_bytes()),
+                Decimal::parse(right.as_bytes()),
+                "{left}"
+            );
             assert!(Decimal::parse(left.as_bytes()).is_some(), "{left}");
         };
         same("-100E-10", "-1.00E-8");
@@ -282,9 +347,23 @@ mod tests {
         same("0E+7000", "0E+6111");
         same("0E-99999999999999999999", "0E-6176");
         same("10E-6177", "1E-6176");
-        same("12345678901234567890123456789012340", "1234567890123456789012345678901234E+1");
+        same(
+            "12345678901234567890123456789012340",
+            "1234567890123456789012345678901234E+1",
+        );
         for refused in [
-            "", "-", ".", "E5", "1E", "1E+", "1x", "0x1", "1.2.3", "1E+6145", "1E-6177", " 1",
+            "",
+            "-",
+            ".",
+            "E5",
+            "1E",
+            "1E+",
+            "1x",
+            "0x1",
+            "1.2.3",
+            "1E+6145",
+            "1E-6177",
+            " 1",
             "12345678901234567890123456789012345",
         ] {
             assert_eq!(Decimal::parse(refused.as_bytes()), None, "{refused}");

@@ -23,10 +23,10 @@
 //! documents on both ways, as are the wrappers of Extended JSON v1 (`{"$binary": "…", "$type":
 //! "00"}`).
 //!
-//! The reader is lenient in one point: an object that has the name of a type wrapper but not its
-//! form (`{"$oid": 42}`) is a plain document. The specification asks for an error, but documents
-//! with such names exist, and an event that carries one must stay readable, if only to reach the
-//! entry's own bytes in it.
+//! The reader is lenient in two points. A bare integer in `$date` counts as milliseconds. And an
+//! object that has the name of a type wrapper but not its form (`{"$oid": 42}`) is a plain
+//! document. The specification asks for an error, but documents with such names exist, and an
+//! event that carries one must stay readable, if only to reach the entry's own bytes in it.
 
 mod date;
 pub(crate) mod decimal;

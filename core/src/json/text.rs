@@ -28,7 +28,9 @@ fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let mut rest = chunk.valid().as_bytes();
         while let Some((plain, tail)) = rest.split_at_checked(plain_length::<false>(rest)) {
             out.extend_from_slice(plain);
-            let Some((byte, tail)) = tail.split_first() else { break };
+            let Some((byte, tail)) = tail.split_first() else {
+                break;
+            };
             write_escape(*byte, out);
             rest = tail;
         }
@@ -161,13 +163,22 @@ mod tests {
     #[test]
     fn only_what_json_demands_is_escaped() {
         assert_eq!(string(b""), ("\"\"".into(), true));
-        assert_eq!(string("naïve \u{7f} / ☆".as_bytes()).0, "\"naïve \u{7f} / ☆\"");
-        assert_eq!(string(b"a\"b\\c\x08\t\n\x0c\r\0\x1f").0, r#""a\"b\\c\b\t\n\f\r\u0000\u001f""#);
+        assert_eq!(
+            string("naïve \u{7f} / ☆".as_bytes()).0,
+            "\"naïve \u{7f} / ☆\""
+        );
+        assert_eq!(
+            string(b"a\"b\\c\x08\t\n\x0c\r\0\x1f").0,
+            r#""a\"b\\c\b\t\n\f\r\u0000\u001f""#
+        );
     }
 
     #[test]
     fn bytes_that_are_no_utf8_are_replaced_and_reported() {
-        assert_eq!(string(b"ok\xffok\"\xc3"), ("\"ok\u{fffd}ok\\\"\u{fffd}\"".into(), false));
+        assert_eq!(
+            string(b"ok\xffok\"\xc3"),
+            ("\"ok\u{fffd}ok\\\"\u{fffd}\"".into(), false)
+        );
     }
 
     #[test]
@@ -178,9 +189,17 @@ mod tests {
                 bytes[place] = byte;
                 let special = byte < 0x20 || byte == b'"' || byte == b'\\';
                 let expected = if special { place } else { 24 };
-                assert_eq!(plain_length::<false>(&bytes), expected, "{byte:#x} at {place}");
+                assert_eq!(
+                    plain_length::<false>(&bytes),
+                    expected,
+                    "{byte:#x} at {place}"
+                );
                 let expected = if special || byte >= 0x80 { place } else { 24 };
-                assert_eq!(plain_length::<true>(&bytes), expected, "{byte:#x} at {place}");
+                assert_eq!(
+                    plain_length::<true>(&bytes),
+                    expected,
+                    "{byte:#x} at {place}"
+                );
             }
         }
     }

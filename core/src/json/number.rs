@@ -1,0 +1,542 @@
+//! Numbers: their text, and the one form that equal numbers of every type share.
+
+use std::cmp::Ordering;
+use std::io::Write as _;
+
+use super::decimal::{self, Decimal};
+use crate::document::{Element, Malformed, exact_integer, kind};
+
+/// The greatest power of five below 10^34, so the greatest that divides a coefficient.
+const MAX_FIVES: u32 = 48;
+/// Integral decimals with more digits, and fractions below 10^-307, may overflow a reader's
+/// double; they are written as `$numberDecimal`.
+const MAX_BARE_EXPONENT: i32 = 307;
+
+/// The only NaN that text stands for.
+pub(super) const CANONICAL_NAN: u64 = 0x7ff8_0000_0000_0000;
+
+/// Writes an integer's digits.
+#[inline]
+pub(crate) fn write_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// Writes a double in its shortest form that reads back, always with a fraction or an exponent.
+pub(super) fn write_double(value: f64, out: &mut Vec<u8>) {
+    let text: &[u8] = if value.is_nan() {
+        b"NaN"
+    } else if value.is_infinite() {
+        if value > 0.0 {
+            b"Infinity"
+        } else {
+            b"-Infinity"
+        }
+    } else {
+        return out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
+    };
+    out.extend_from_slice(text);
+}
+
+/// Reads the text of a `$numberDouble`; `None` if it is none or too great for a double.
+pub(super) fn parse_double(text: &[u8]) -> Option<f64> {
+    match text {
+        b"NaN" => return Some(f64::from_bits(CANONICAL_NAN)),
+        b"Infinity" => return Some(f64::INFINITY),
+        b"-Infinity" => return Some(f64::NEG_INFINITY),
+        _ => {}
+    }
+    let allowed = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    if !text.iter().all(allowed) {
+        return None;
+    }
+    let value: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    value.is_finite().then_some(value)
+}
+
+/// A number regardless of its BSON type: two numbers that MongoDB regards as equal have the same
+/// form. An integer is an [`Number::Integer`] if an `i64` holds it; else a value that a double
+/// holds exactly is a [`Number::Double`]; only the rest stays decimal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Number {
+    /// Any NaN; below all other numbers.
+    NaN,
+    /// An integral value in the range of `i64`, zero without its sign.
+    Integer(i64),
+    /// An infinity, or a finite value that is no `i64`.
+    Double(f64),
+    /// A value that neither holds.
+    Decimal(Stripped),
+}
+
+/// `±coefficient × 10^exponent` with a coefficient that does not end in a zero digit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stripped {
+    negative: bool,
+    coefficient: u128,
+    exponent: i32,
+}
+
+impl Number {
+    /// The number of an element; `None` if it is no number.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`] if the value has another size than its type.
+    pub(crate) fn of(element: Element<'_>) -> Result<Option<Self>, Malformed> {
+        Ok(Some(match element.kind {
+            kind::INT32 => Self::Integer(i32::from_le_bytes(element.fixed()?).into()),
+            kind::INT64 => Self::Integer(i64::from_le_bytes(element.fixed()?)),
+            kind::DOUBLE => Self::from_double(f64::from_le_bytes(element.fixed()?)),
+            kind::DECIMAL128 => Self::from_decimal(Decimal::from_bytes(element.fixed()?)),
+            _ => return Ok(None),
+        }))
+    }
+
+    fn from_double(value: f64) -> Self {
+        match exact_integer(value) {
+            Some(integer) => Self::Integer(integer),
+            None if value.is_nan() => Self::NaN,
+            None => Self::Double(value),
+        }
+    }
+
+    fn from_decimal(decimal: Decimal) -> Self {
+        let stripped = match decimal {
+            Decimal::NaN => return Self::NaN,
+            Decimal::Infinite { negative: false } => return Self::Double(f64::INFINITY),
+            Decimal::Infinite { negative: true } => return Self::Double(f64::NEG_INFINITY),
+            Decimal::Finite { coefficient: 0, .. } => return Self::Integer(0),
+            Decimal::Finite {
+                negative,
+                mut coefficient,
+                mut exponent,
+            } => {
+                while coefficient.is_multiple_of(10) {
+                    coefficient /= 10;
+                    exponent += 1;
+                }
+                Stripped {
+                    negative,
+                    coefficient,
+                    exponent,
+                }
+            }
+        };
+        if let Some(integer) = stripped.to_integer() {
+            Self::Integer(integer)
+        } else if let Some(double) = stripped.to_double() {
+            Self::Double(double)
+        } else {
+            Self::Decimal(stripped)
+        }
+    }
+
+    /// Writes the number as keys have it: integral values as plain digits, other doubles in
+    /// their shortest form, other decimals without trailing zeros.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Self::NaN => out.extend_from_slice(br#"{"$numberDouble":"NaN"}"#),
+            Self::Integer(value) => write_integer(value, out),
+            Self::Double(value) if value.is_infinite() => {
+                out.extend_from_slice(br#"{"$numberDouble":""#);
+                write_double(value, out);
+                out.extend_from_slice(br#""}"#);
+            }
+            Self::Double(value) if value.fract() == 0.0 => {
+                // With a precision the digits are exact; without one, zeros follow the shortest.
+                write!(out, "{value:.0}").unwrap_or_default();
+            }
+            Self::Double(value) => write_double(value, out),
+            Self::Decimal(value) => value.write(out),
+        }
+    }
+
+    /// The BSON type and bytes of the form, its one representation.
+    pub(crate) fn to_bson(self) -> (u8, Value) {
+        match self {
+            Self::NaN => (kind::DOUBLE, Value::Eight(CANONICAL_NAN.to_le_bytes())),
+            Self::Integer(value) => (kind::INT64, Value::Eight(value.to_le_bytes())),
+            Self::Double(value) => (kind::DOUBLE, Value::Eight(value.to_le_bytes())),
+            Self::Decimal(value) => (kind::DECIMAL128, Value::Sixteen(value.to_bytes())),
+        }
+    }
+}
+
+/// The bytes of a number's form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Value {
+    /// Of an int64 or a double.
+    Eight([u8; 8]),
+    /// Of a decimal.
+    Sixteen([u8; 16]),
+}
+
+impl AsRef<[u8]> for Value {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Eight(bytes) => bytes,
+            Self::Sixteen(bytes) => bytes,
+        }
+    }
+}
+
+impl Stripped {
+    fn to_integer(self) -> Option<i64> {
+        let exponent = u32::try_from(self.exponent)
+            .ok()
+            .filter(|exponent| *exponent < 19)?;
+        let magnitude = self.coefficient.checked_mul(10_u128.pow(exponent))?;
+        let value = i128::try_from(magnitude).ok()?;
+        i64::try_from(if self.negative { -value } else { value }).ok()
+    }
+
+    /// The double of exactly this value.
+    fn to_double(self) -> Option<f64> {
+        let power = self.exponent.unsigned_abs();
+        if power > MAX_FIVES {
+            // A positive power alone has more significant bits than a double.
+            return None;
+        }
+        let fives = 5_u128.pow(power);
+        let twos = self.coefficient.trailing_zeros();
+        let odd = self.coefficient >> twos;
+        let odd = if self.exponent >= 0 {
+            odd.checked_mul(fives)?
+        } else if odd.is_multiple_of(fives) {
+            odd / fives
+        } else {
+            return None;
+        };
+        let odd = u64::try_from(odd)
+            .ok()
+            .filter(|odd| odd >> f64::MANTISSA_DIGITS == 0)?;
+        #[expect(clippy::cast_precision_loss, reason = "at most 53 bits")]
+        let magnitude = odd as f64 * power_of_two(self.exponent + signed(twos));
+        Some(if self.negative { -magnitude } else { magnitude })
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        let adjusted = self.exponent + digit_count(self.coefficient) - 1;
+        let Self {
+            negative,
+            coefficient,
+            exponent,
+        } = self;
+        if adjusted.abs() > MAX_BARE_EXPONENT {
+            out.extend_from_slice(br#"{"$numberDecimal":""#);
+            Decimal::Finite {
+                negative,
+                coefficient,
+                exponent,
+            }
+            .write(out);
+            return out.extend_from_slice(br#""}"#);
+        }
+        if exponent < 0 {
+            return Decimal::Finite {
+                negative,
+                coefficient,
+                exponent,
+            }
+            .write(out);
+        }
+        if negative {
+            out.push(b'-');
+        }
+        write_integer(coefficient, out);
+        out.resize(
+            out.len() + usize::try_from(exponent).unwrap_or_default(),
+            b'0',
+        );
+    }
+
+    fn to_bytes(self) -> [u8; 16] {
+        // What came out of 16 bytes fits into them again.
+        let (coefficient, exponent) =
+            decimal::fit(self.coefficient, self.exponent.into()).unwrap_or_default();
+        Decimal::Finite {
+            negative: self.negative,
+            coefficient,
+            exponent,
+        }
+        .to_bytes()
+    }
+
+    /// Sign, exponent of the first digit, and the digits.
+    fn scientific(self) -> Scientific {
+        let mut digits = Vec::with_capacity(39);
+        write_integer(self.coefficient, &mut digits);
+        Scientific {
+            negative: self.negative,
+            exponent: self.exponent + digit_count(self.coefficient) - 1,
+            digits,
+        }
+    }
+}
+
+/// A power of two whose exponent a normal double has, exactly.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(u64::try_from(exponent + 1023).unwrap_or_default() << 52)
+}
+
+fn signed(count: u32) -> i32 {
+    i32::try_from(count).unwrap_or_default()
+}
+
+fn digit_count(coefficient: u128) -> i32 {
+    coefficient
+        .checked_ilog10()
+        .map_or(1, |log| signed(log) + 1)
+}
+
+impl Ord for Number {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (*self, *other) {
+            (Self::NaN, Self::NaN) => Ordering::Equal,
+            (Self::NaN, _) => Ordering::Less,
+            (_, Self::NaN) => Ordering::Greater,
+            (Self::Integer(left), Self::Integer(right)) => left.cmp(&right),
+            (Self::Double(left), Self::Double(right)) => left.total_cmp(&right),
+            (Self::Integer(left), Self::Double(right)) => integer_to_double(left, right),
+            (Self::Double(left), Self::Integer(right)) => integer_to_double(right, left).reverse(),
+            (Self::Double(double), Self::Decimal(_)) if double.is_infinite() => {
+                double.total_cmp(&0.0)
+            }
+            (Self::Decimal(_), Self::Double(double)) if double.is_infinite() => {
+                0.0_f64.total_cmp(&double)
+            }
+            (left, right) => left.scientific().cmp(&right.scientific()),
+        }
+    }
+}
+
+impl PartialOrd for Number {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Number {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Number {}
+
+/// Orders an integer and a double that is no `i64`: it has a fraction or is out of range.
+fn integer_to_double(integer: i64, double: f64) -> Ordering {
+    match exact_integer(double.floor()) {
+        Some(floor) if integer <= floor => Ordering::Less,
+        Some(_) => Ordering::Greater,
+        None => 0.0_f64.total_cmp(&double),
+    }
+}
+
+/// A finite number but zero as digits without trailing zeros. Slow, and only needed where a
+/// decimal meets another number that it does not equal.
+#[derive(Debug, PartialEq, Eq)]
+struct Scientific {
+    negative: bool,
+    exponent: i32,
+    digits: Vec<u8>,
+}
+
+impl Number {
+    fn scientific(self) -> Scientific {
+        match self {
+            Self::Decimal(value) => value.scientific(),
+            Self::Integer(0) | Self::NaN => Scientific {
+                negative: false,
+                exponent: i32::MIN,
+                digits: Vec::new(),
+            },
+            Self::Integer(value) => {
+                let mut digits = Vec::with_capacity(20);
+                write_integer(value.unsigned_abs(), &mut digits);
+                let exponent = i32::try_from(digits.len()).unwrap_or_default() - 1;
+                strip_zeros(&mut digits);
+                Scientific {
+                    negative: value < 0,
+                    exponent,
+                    digits,
+                }
+            }
+            Self::Double(value) => double_digits(value),
+        }
+    }
+}
+
+/// All digits of a double: at most 767 are significant.
+fn double_digits(value: f64) -> Scientific {
+    let text = format!("{:.766e}", value.abs());
+    let (significand, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let mut digits: Vec<u8> = significand.bytes().filter(u8::is_ascii_digit).collect();
+    strip_zeros(&mut digits);
+    Scientific {
+        negative: value.is_sign_negative(),
+        exponent: exponent.parse().unwrap_or_default(),
+        digits,
+    }
+}
+
+fn strip_zeros(digits: &mut Vec<u8>) {
+    while digits.pop_if(|digit| *digit == b'0').is_some() {}
+}
+
+impl Ord for Scientific {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let magnitudes = || {
+            self.exponent
+                .cmp(&other.exponent)
+                .then_with(|| self.digits.cmp(&other.digits))
+        };
+        match (self.negative, other.negative) {
+            (false, false) => magnitudes(),
+            (true, true) => magnitudes().reverse(),
+            (false, true) => Ordering::Greater,
+            (true, false) => Ordering::Less,
+        }
+    }
+}
+
+impl PartialOrd for Scientific {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decimal(text: &str) -> Number {
+        Number::from_decimal(Decimal::parse(text.as_bytes()).unwrap())
+    }
+
+    fn text(number: Number) -> String {
+        let mut out = Vec::new();
+        number.write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn doubles_always_look_like_doubles() {
+        for (value, expected) in [
+            (1.0, "1.0"),
+            (-0.0, "-0.0"),
+            (0.1, "0.1"),
+            (1e300, "1e+300"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+        ] {
+            let mut out = Vec::new();
+            write_double(value, &mut out);
+            assert_eq!(String::from_utf8(out.clone()).unwrap(), expected);
+            assert_eq!(parse_double(&out).map(f64::to_bits), Some(value.to_bits()));
+        }
+        for refused in [
+            "", "inf", "nan", "-NaN", "infinity", "1e999", "x", "1_0", " 1",
+        ] {
+            assert_eq!(parse_double(refused.as_bytes()), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn equal_decimals_and_doubles_have_one_form() {
+        for (double, same) in [
+            (0.5, "0.500"),
+            (-0.125, "-125E-3"),
+            (2_f64.powi(70), "1180591620717411303424"),
+            (2_f64.powi(-40), "9.094947017729282379150390625E-13"),
+            (2_f64.powi(-48), "3.552713678800500929355621337890625E-15"),
+            (1e22, "1E+22"),
+            (4e22, "40000000000000000000000"),
+            (
+                9_007_199_254_740_991.0 * 1_048_576.0,
+                "9444732965739289378816",
+            ),
+            (9_223_372_036_854_775_808.0, "9223372036854775808"),
+            (f64::INFINITY, "Infinity"),
+        ] {
+            let (left, right) = (Number::from_double(double), decimal(same));
+            assert_eq!(left.cmp(&right), Ordering::Equal, "{double}");
+            assert_eq!(text(left), text(right));
+            assert_eq!(left.to_bson().1.as_ref(), right.to_bson().1.as_ref());
+        }
+        assert!(
+            matches!(decimal("1E+23"), Number::Decimal(_)),
+            "1e23 is no double"
+        );
+        assert!(
+            matches!(decimal("0.1"), Number::Decimal(_)),
+            "0.1 is no double"
+        );
+        assert!(matches!(
+            decimal("-9223372036854775808"),
+            Number::Integer(i64::MIN)
+        ));
+        assert!(matches!(decimal("-0E+5"), Number::Integer(0)));
+    }
+
+    #[test]
+    fn keys_write_integral_numbers_plainly() {
+        assert_eq!(text(Number::from_double(-0.0)), "0");
+        assert_eq!(text(Number::from_double(1e23)), "99999999999999991611392");
+        assert_eq!(text(decimal("1.50E+30")), "1500000000000000000000000000000");
+        assert_eq!(text(decimal("1E+307")), format!("1{}", "0".repeat(307)));
+        assert_eq!(text(decimal("1E+308")), r#"{"$numberDecimal":"1E+308"}"#);
+        assert_eq!(
+            text(decimal("-1.2300E-400")),
+            r#"{"$numberDecimal":"-1.23E-400"}"#
+        );
+        assert_eq!(text(decimal("0.100")), "0.1");
+        assert_eq!(text(Number::from_double(0.1)), "0.1");
+        assert_eq!(text(Number::from_double(f64::MAX)).len(), 309);
+    }
+
+    #[test]
+    fn order_is_exact_across_types() {
+        let ascending = [
+            Number::NaN,
+            Number::Double(f64::NEG_INFINITY),
+            decimal("-9.999999999999999999999999999999999E+6144"),
+            Number::from_double(f64::MIN),
+            Number::Integer(i64::MIN),
+            decimal("-9223372036854775807.5"),
+            Number::Integer(i64::MIN + 1),
+            Number::from_double(-1.5),
+            Number::Integer(-1),
+            decimal("-1E-6176"),
+            Number::Integer(0),
+            decimal("1E-6176"),
+            Number::from_double(5e-324),
+            decimal("0.1"),
+            // The double is 0.100000000000000005551115123125782702….
+            decimal("0.1000000000000000055511151231257827"),
+            Number::from_double(0.1),
+            decimal("0.1000000000000000055511151231257828"),
+            Number::Integer(1),
+            Number::Integer((1 << 53) + 1),
+            decimal("9007199254740993.5"),
+            Number::Integer(i64::MAX),
+            Number::from_double(9_223_372_036_854_775_808.0),
+            // The double is 99999999999999991611392.
+            Number::from_double(1e23),
+            decimal("1E+23"),
+            Number::from_double(f64::MAX),
+            decimal("1E+6144"),
+            Number::Double(f64::INFINITY),
+        ];
+        for (left_at, left) in ascending.iter().enumerate() {
+            for (right_at, right) in ascending.iter().enumerate() {
+                assert_eq!(
+                    left.cmp(right),
+                    left_at.cmp(&right_at),
+                    "{left:?} {right:?}"
+                );
+            }
+        }
+    }
+}
