@@ -1,0 +1,96 @@
+//! Document keys: the Kafka key of a document, its partition, and the equality of `_id`s.
+//!
+//! A key is `{"_id":<value>}`, relaxed Extended JSON without spaces. It is a wire contract, frozen
+//! by golden vectors: the same document has the same key for ever, so all its entries are in one
+//! partition in order. Two different documents may share a key; one document may not have two. So
+//! the rule of this module is: **`_id`s that MongoDB regards as equal have equal keys.**
+//!
+//! | value | key |
+//! | --- | --- |
+//! | integral number of any type, -0.0 too | plain digits, all of them: `7`, `1180591620717411303424` |
+//! | other double, or a decimal of exactly a double's value | the double's shortest form: `0.5`, `9.094947017729282e-13` |
+//! | other decimal | its text without trailing zeros: `0.1`, `1E-20` |
+//! | decimal with more than 308 digits before or 307 places after the point | `{"$numberDecimal":"1E+6000"}`: as a bare number it would overflow a reader's double |
+//! | NaN, infinities of either type | `{"$numberDouble":"NaN"}`, … |
+//! | symbol | as the string |
+//! | array | its values, whatever their names (an index ignores them too) |
+//! | bytes that are no UTF-8 somewhere in the `_id` | `{"_id":{"$bson":"<base64>"}}` |
+//! | all else | relaxed Extended JSON |
+//!
+//! The base64 is that of the document `{"": <value>}` with numbers and symbols in the one form
+//! that equal values share (an int64, else a double, else a decimal without trailing zeros), so
+//! not even these keys split.
+//!
+//! Double 0.1 and Decimal 0.1 are different numbers and different `_id`s (the double is
+//! 0.1000000000000000055…); they share the key `0.1`. So do an ObjectId and a document
+//! `{"$oid": …}`. Who needs documents apart compares [`write_id_identity`].
+
+mod identity;
+mod partition;
+
+pub use identity::write_id_identity;
+pub use partition::partition_for;
+
+use crate::document::{DocumentBuilder, Element, Malformed, kind};
+use crate::json::number::write_integer;
+use crate::json::text::{write_base64, write_object_id};
+use crate::json::{write_key_value, write_string};
+
+/// Appends the key of the document with this `_id` to `out`.
+///
+/// # Errors
+/// [`Malformed`] if the value is damaged or nested too deep; `out` is then as it was.
+pub fn write_key(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let start = out.len();
+    let outcome = write_whole(id, out);
+    if outcome.is_err() {
+        out.truncate(start);
+    }
+    outcome
+}
+
+fn write_whole(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    // The usual types take no general path.
+    if id.kind == kind::OBJECT_ID {
+        let id = id.fixed()?;
+        out.extend_from_slice(br#"{"_id":{"$oid":""#);
+        write_object_id(&id, out);
+        out.extend_from_slice(br#""}}"#);
+        return Ok(());
+    }
+    out.extend_from_slice(br#"{"_id":"#);
+    let start = out.len();
+    let utf8 = match id.kind {
+        kind::INT32 => {
+            write_integer(i32::from_le_bytes(id.fixed()?), out);
+            true
+        }
+        kind::INT64 => {
+            write_integer(i64::from_le_bytes(id.fixed()?), out);
+            true
+        }
+        kind::STRING => write_string(id.string_bytes()?, out),
+        _ => write_key_value(id, out)?,
+    };
+    if !utf8 {
+        out.truncate(start);
+        write_bson(id, out)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn write_bson(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let mut identity = Vec::with_capacity(id.value.len() + 16);
+    write_id_identity(id, &mut identity)?;
+    let mut document = Vec::with_capacity(identity.len() + 16);
+    let mut builder = DocumentBuilder::start(&mut document);
+    if let Some((kind, value)) = identity.split_first() {
+        builder.raw("", *kind, value);
+    }
+    builder.finish();
+    out.extend_from_slice(br#"{"$bson":""#);
+    write_base64(&document, out);
+    out.extend_from_slice(br#""}"#);
+    Ok(())
+}

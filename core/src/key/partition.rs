@@ -1,0 +1,65 @@
+//! The partition of a key, as Kafka's Java clients choose it.
+
+/// The partition of a key among `partitions`: murmur2 as in Kafka's default partitioner, so that
+/// topics with as many partitions written by Java clients co-partition. Zero if there are none.
+#[must_use]
+pub fn partition_for(key: &[u8], partitions: u32) -> u32 {
+    // Java takes the sign bit off before the modulo.
+    (murmur2(key) & 0x7fff_ffff)
+        .checked_rem(partitions)
+        .unwrap_or_default()
+}
+
+/// `org.apache.kafka.common.utils.Utils.murmur2`.
+fn murmur2(bytes: &[u8]) -> u32 {
+    const SEED: u32 = 0x9747_b28c;
+    const M: u32 = 0x5bd1_e995;
+    const R: u32 = 24;
+    // Java hashes arrays, whose length is an int; a key is far shorter.
+    let mut hash = SEED ^ u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let (words, rest) = bytes.as_chunks::<4>();
+    for word in words {
+        let mut mixed = u32::from_le_bytes(*word).wrapping_mul(M);
+        mixed ^= mixed >> R;
+        hash = hash.wrapping_mul(M) ^ mixed.wrapping_mul(M);
+    }
+    if !rest.is_empty() {
+        let tail = rest
+            .iter()
+            .rev()
+            .fold(0, |tail, byte| (tail << 8) | u32::from(*byte));
+        hash = (hash ^ tail).wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_kafkas_own_test() {
+        // From UtilsTest.testMurmur2 of Apache Kafka.
+        for (text, hash) in [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(text.as_bytes()).cast_signed(), hash, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_partitions_are_no_panic() {
+        assert_eq!(partition_for(b"key", 0), 0);
+        assert_eq!(partition_for(b"key", 1), 0);
+    }
+}
