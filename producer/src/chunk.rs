@@ -38,6 +38,8 @@ pub struct Chunk {
     pub end: Option<Position>,
     /// The source had nothing more to give when this chunk ended.
     pub idle: bool,
+    /// The source said that there is nothing after this chunk.
+    pub caught_up: bool,
     /// The source has ended (a dump).
     pub finished: bool,
     /// Version of the routing table after this chunk.

@@ -75,6 +75,7 @@ pub enum Directive {
 impl ProducerError {
     /// For bytes that are no BSON.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
     pub fn undecodable(error: Malformed) -> Self {
         Self::Undecodable(format!("the source gave bytes that are no BSON: {error}"))
     }

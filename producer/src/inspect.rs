@@ -1,5 +1,6 @@
 //! `oplog-producer inspect`: what would be produced, as JSON lines, without Kafka.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 
 use oplog_relay_core::document::Document;
@@ -8,7 +9,8 @@ use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::State;
 use oplog_relay_core::topic::state_topic;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::chunk::{Chunk, EncodedRecord};
@@ -76,7 +78,8 @@ fn print(
                 printer.print(&mut chunk)?;
                 encoded?;
             }
-            Some(SourceEvent::Idle | SourceEvent::End) | None => break,
+            Some(SourceEvent::Idle) => {}
+            Some(SourceEvent::CaughtUp | SourceEvent::End) | None => break,
         }
     }
     printer.out.flush().map_err(ProducerError::Output)
@@ -98,7 +101,8 @@ impl Printer {
                 continue;
             }
             self.left -= 1;
-            let line = self.line(chunk, record);
+            let line = serde_json::to_string(&self.line(chunk, record))
+                .map_err(|error| ProducerError::Output(error.into()))?;
             match writeln!(self.out, "{line}") {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.left = 0,
                 written => written.map_err(ProducerError::Output)?,
@@ -108,39 +112,47 @@ impl Printer {
         Ok(())
     }
 
-    fn line(&self, chunk: &Chunk, record: &EncodedRecord) -> Value {
+    fn line<'p>(&'p self, chunk: &Chunk, record: &EncodedRecord) -> Line<'p> {
         let text = |range| String::from_utf8_lossy(chunk.bytes(range)).into_owned();
-        let headers: Map<String, Value> = record
-            .header
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), Value::String(text(value))))
-            .collect();
+        let header = record.header.as_ref();
         let value = chunk.bytes(&record.value);
-        json!({
-            "topic": self.topics.get(record.topic.0),
-            "partition": record.partition,
-            "timestamp": record.timestamp,
-            "key": record.key.as_ref().map(text),
-            "headers": headers,
-            "value": show(self.format, value),
-            "value_bytes": value.len(),
-        })
+        Line {
+            topic: self.topics.get(record.topic.0).map(String::as_str),
+            partition: record.partition,
+            timestamp: record.timestamp,
+            key: record.key.as_ref().map(text),
+            headers: header
+                .map(|(name, value)| (*name, text(value)))
+                .into_iter()
+                .collect(),
+            value_bytes: value.len(),
+            value: show(self.format, value),
+        }
     }
 }
 
-/// JSON as it is, BSON as canonical Extended JSON, a frame by its size alone.
-fn show(format: Format, value: &[u8]) -> Value {
-    match format {
-        Format::Json(_) => serde_json::from_slice(value).unwrap_or(Value::Null),
+/// One record, as it is printed.
+#[derive(Serialize)]
+struct Line<'l> {
+    topic: Option<&'l str>,
+    partition: i32,
+    timestamp: i64,
+    key: Option<String>,
+    headers: BTreeMap<&'static str, String>,
+    value_bytes: usize,
+    value: Option<Box<RawValue>>,
+}
+
+/// JSON as it is, BSON as canonical Extended JSON; a frame has no text.
+fn show(format: Format, value: &[u8]) -> Option<Box<RawValue>> {
+    let text = match format {
+        Format::Json(_) => value.to_vec(),
         Format::Bson => {
             let mut text = Vec::new();
-            let written = Document::new(value)
-                .and_then(|document| write_document(document, Mode::Canonical, &mut text));
-            match written {
-                Ok(_) => serde_json::from_slice(&text).unwrap_or(Value::Null),
-                Err(_) => Value::Null,
-            }
+            let written = write_document(Document::new(value).ok()?, Mode::Canonical, &mut text);
+            written.is_ok().then_some(text)?
         }
-        Format::Raw => Value::Null,
-    }
+        Format::Raw => return None,
+    };
+    RawValue::from_string(String::from_utf8(text).ok()?).ok()
 }

@@ -146,7 +146,10 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     shutdown.trigger();
     around.shutdown().await;
     match outcome? {
-        Outcome::Done => Ok(ExitCode::Done),
+        Outcome::Done => {
+            tracing::info!("done: everything that was asked for is committed");
+            Ok(ExitCode::Done)
+        }
         Outcome::Stopped => Ok(signalled.unwrap_or(ExitCode::Failed)),
     }
 }

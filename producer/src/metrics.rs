@@ -1,7 +1,7 @@
 //! What the producer counts. Names are constants here and a contract for dashboards.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::entry::Operation;
@@ -35,8 +35,8 @@ pub struct Metrics {
     committed: Mutex<Option<Position>>,
     /// Milliseconds of source time of the last committed entry.
     committed_wall: AtomicI64,
-    /// The source had nothing more at the last commit.
-    idle: AtomicU64,
+    /// The source had nothing more when it was last asked.
+    caught_up: AtomicBool,
 }
 
 impl Metrics {
@@ -101,7 +101,7 @@ impl Metrics {
             errors,
             committed: Mutex::new(None),
             committed_wall: AtomicI64::new(0),
-            idle: AtomicU64::new(0),
+            caught_up: AtomicBool::new(false),
             registry,
         })
     }
@@ -124,21 +124,21 @@ impl Metrics {
     }
 
     /// A Kafka transaction was committed.
-    pub fn committed(&self, position: Position, wall: i64, idle: bool, took: Duration) {
+    pub fn committed(&self, position: Position, wall: i64, caught_up: bool, took: Duration) {
         self.commits.inc();
         self.commit_seconds.observe(took.as_secs_f64());
         self.position.set(f64::from(position.ts.seconds));
         self.committed_wall.store(wall, Ordering::Relaxed);
-        self.idle.store(u64::from(idle), Ordering::Relaxed);
+        self.caught_up.store(caught_up, Ordering::Relaxed);
         if let Ok(mut committed) = self.committed.lock() {
             *committed = Some(position);
         }
         self.lag.set(self.lag_seconds());
     }
 
-    /// The source gave nothing more and everything is committed.
-    pub fn caught_up(&self, idle: bool) {
-        self.idle.store(u64::from(idle), Ordering::Relaxed);
+    /// The source says that there is nothing more, and everything is committed.
+    pub fn caught_up(&self) {
+        self.caught_up.store(true, Ordering::Relaxed);
         self.lag.set(self.lag_seconds());
     }
 
@@ -178,7 +178,7 @@ impl Metrics {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag")]
     pub fn lag_seconds(&self) -> f64 {
         let wall = self.committed_wall.load(Ordering::Relaxed);
-        if wall == 0 || self.idle.load(Ordering::Relaxed) == 1 {
+        if wall == 0 || self.caught_up.load(Ordering::Relaxed) {
             return 0.0;
         }
         let now = SystemTime::now()
@@ -202,7 +202,7 @@ impl Metrics {
                 "term": position.term,
                 "ord": position.ord,
             })),
-            "caught_up": self.idle.load(Ordering::Relaxed) == 1,
+            "caught_up": self.caught_up.load(Ordering::Relaxed),
             "lag_seconds": self.lag_seconds(),
             "entries": entries,
             "source_bytes": bytes,

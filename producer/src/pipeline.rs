@@ -92,6 +92,10 @@ pub fn encode(
                 chunk.idle = true;
                 Ok(())
             }
+            Some(SourceEvent::CaughtUp) => {
+                (chunk.idle, chunk.caught_up) = (true, true);
+                Ok(())
+            }
             Some(SourceEvent::End) => {
                 chunk.finished = true;
                 Ok(())
@@ -146,6 +150,7 @@ pub struct PublishLoop<'p> {
     routing: u32,
     wall: i64,
     idle: bool,
+    caught_up: bool,
     finished: bool,
     last_commit: Option<Instant>,
     began: Option<Instant>,
@@ -173,6 +178,7 @@ impl<'p> PublishLoop<'p> {
             routing: 1,
             wall: 0,
             idle: false,
+            caught_up: false,
             finished: false,
             last_commit: None,
             began: None,
@@ -236,8 +242,9 @@ impl<'p> PublishLoop<'p> {
         }
         self.idle = chunk.idle;
         self.finished |= chunk.finished;
-        if chunk.idle && self.unsaved.is_none() {
-            self.metrics.caught_up(true);
+        self.caught_up = chunk.caught_up;
+        if self.caught_up && self.unsaved.is_none() {
+            self.metrics.caught_up();
         }
         Ok(())
     }

@@ -323,25 +323,18 @@ mod tests {
     #[test]
     fn topics_that_would_lose_or_disorder_entries_are_refused() {
         assert_eq!(refusal(&settings()), None);
-        let cases: [(&str, fn(&mut TopicSettings)); 5] = [
-            ("partitions", |s| s.partitions = 5),
-            ("compact", |s| {
-                s.cleanup_policy = Some("compact,delete".to_owned())
-            }),
-            ("LogAppendTime", |s| {
-                s.timestamp_type = Some("LogAppendTime".to_owned())
-            }),
-            ("after.max", |s| s.timestamp_after_max_ms = Some(1000)),
-            ("retention.ms", |s| s.retention_ms = Some(7_200_000)),
-        ];
-        for (word, change) in cases {
-            let mut changed = settings();
-            change(&mut changed);
-            assert!(
-                refusal(&changed).is_some_and(|text| text.contains(word)),
-                "{word}"
-            );
-        }
+        let changed = |change: &dyn Fn(&mut TopicSettings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            refusal(&settings).unwrap_or_default()
+        };
+        assert!(changed(&|s| s.partitions = 5).contains("partitions"));
+        let compacted = Some("compact,delete".to_owned());
+        assert!(changed(&|s| s.cleanup_policy.clone_from(&compacted)).contains("compact"));
+        let append = Some("LogAppendTime".to_owned());
+        assert!(changed(&|s| s.timestamp_type.clone_from(&append)).contains("LogAppendTime"));
+        assert!(changed(&|s| s.timestamp_after_max_ms = Some(1000)).contains("after.max"));
+        assert!(changed(&|s| s.retention_ms = Some(7_200_000)).contains("retention.ms"));
         let mut long = settings();
         long.retention_ms = Some(86_400_000);
         assert_eq!(refusal(&long), None);

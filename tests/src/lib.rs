@@ -3,7 +3,13 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
-    reason = "in a test harness a panic is the failure report, and standard error its log"
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "in a test harness a panic is the failure report, output its log, and numbers small"
 )]
 
+pub mod load;
 pub mod services;

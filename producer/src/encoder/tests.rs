@@ -96,7 +96,7 @@ fn state_goes_ahead_of_the_first_record_and_the_position_counts_everything() {
 fn raw_makes_one_frame_a_partition_and_keeps_no_key() {
     let mut encoder = encoder(Format::Raw);
     let entries: Vec<_> = (1..=100)
-        .map(|i| entry(i, "i", "shop.a", i as i32))
+        .map(|i| entry(i, "i", "shop.a", i.cast_signed()))
         .collect();
     let chunk = encode(&mut encoder, &entries).unwrap();
     let frames: Vec<_> = chunk.records.iter().filter(|r| r.topic.0 == 1).collect();

@@ -34,8 +34,10 @@ pub enum StartAt {
 pub enum SourceEvent {
     /// Entries in oplog order.
     Batch(Batch),
-    /// Nothing more for now.
+    /// Nothing more at this moment: a good time to commit.
     Idle,
+    /// The source says that there is nothing more.
+    CaughtUp,
     /// Nothing more ever: the dump has ended.
     End,
 }

@@ -240,6 +240,7 @@ impl Tail {
         let mut cursor = self.oplog.open(self.from).await?;
         let mut first = true;
         let mut told_idle = false;
+        let mut told_caught_up = false;
         loop {
             let next = cursor.next();
             tokio::pin!(next);
@@ -266,10 +267,16 @@ impl Tail {
             };
             let batch = Batch::Reply(batch.map_err(ProducerError::Source)?);
             let Some((batch, last)) = self.take(batch, first).await? else {
+                if !std::mem::replace(&mut told_caught_up, true)
+                    && events.send(SourceEvent::CaughtUp).await.is_err()
+                {
+                    return Ok(());
+                }
                 continue;
             };
             first = false;
             told_idle = false;
+            told_caught_up = false;
             backoff.reset();
             self.after = Some(last);
             self.from = last.ts;
