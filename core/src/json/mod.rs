@@ -33,6 +33,7 @@ pub(crate) mod decimal;
 mod decode;
 mod encode;
 pub(crate) mod number;
+mod order;
 pub(crate) mod text;
 mod wrapper;
 
