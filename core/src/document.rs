@@ -137,7 +137,9 @@ impl<'a> Document<'a> {
     #[must_use]
     pub fn elements(self) -> Elements<'a> {
         let end = self.0.len().saturating_sub(1);
-        Elements { rest: self.0.get(4..end).unwrap_or_default() }
+        Elements {
+            rest: self.0.get(4..end).unwrap_or_default(),
+        }
     }
 
     /// The first element of that name.
@@ -196,8 +198,13 @@ impl<'a> Document<'a> {
 }
 
 fn length_error(bytes: &[u8]) -> Malformed {
-    let declared = bytes.first_chunk::<4>().map_or(-1, |prefix| i32::from_le_bytes(*prefix).into());
-    Malformed::Length { declared, actual: bytes.len() }
+    let declared = bytes
+        .first_chunk::<4>()
+        .map_or(-1, |prefix| i32::from_le_bytes(*prefix).into());
+    Malformed::Length {
+        declared,
+        actual: bytes.len(),
+    }
 }
 
 impl fmt::Debug for Document<'_> {
@@ -226,7 +233,10 @@ impl<'a> Iterator for Elements<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let (&kind, rest) = self.rest.split_first()?;
         let Some(end) = rest.iter().position(|byte| *byte == 0) else {
-            return self.fail(Malformed::Truncated { name: lossy(rest), kind });
+            return self.fail(Malformed::Truncated {
+                name: lossy(rest),
+                kind,
+            });
         };
         let (name, rest) = rest.split_at(end);
         let rest = rest.get(1..).unwrap_or_default();
@@ -236,13 +246,20 @@ impl<'a> Iterator for Elements<'a> {
                     self.rest = rest;
                     Some(Ok(Element { name, kind, value }))
                 } else {
-                    self.fail(Malformed::Truncated { name: lossy(name), kind })
+                    self.fail(Malformed::Truncated {
+                        name: lossy(name),
+                        kind,
+                    })
                 }
             }
-            ValueLength::Truncated => self.fail(Malformed::Truncated { name: lossy(name), kind }),
-            ValueLength::UnknownType => {
-                self.fail(Malformed::UnknownType { name: lossy(name), kind })
-            }
+            ValueLength::Truncated => self.fail(Malformed::Truncated {
+                name: lossy(name),
+                kind,
+            }),
+            ValueLength::UnknownType => self.fail(Malformed::UnknownType {
+                name: lossy(name),
+                kind,
+            }),
         }
     }
 }
@@ -351,7 +368,11 @@ impl<'a> Element<'a> {
         if self.kind != kind::REGEX {
             return Err(self.wrong_type());
         }
-        let end = self.value.iter().position(|byte| *byte == 0).ok_or_else(|| self.truncated())?;
+        let end = self
+            .value
+            .iter()
+            .position(|byte| *byte == 0)
+            .ok_or_else(|| self.truncated())?;
         let (pattern, rest) = self.value.split_at(end);
         match rest {
             [0, options @ .., 0] => Ok((pattern, options)),
@@ -400,8 +421,9 @@ impl<'a> Element<'a> {
         match self.kind {
             kind::INT32 => Ok(i32::from_le_bytes(self.fixed()?).into()),
             kind::INT64 => Ok(i64::from_le_bytes(self.fixed()?)),
-            kind::DOUBLE => exact_integer(f64::from_le_bytes(self.fixed()?))
-                .ok_or_else(|| self.wrong_type()),
+            kind::DOUBLE => {
+                exact_integer(f64::from_le_bytes(self.fixed()?)).ok_or_else(|| self.wrong_type())
+            }
             _ => Err(self.wrong_type()),
         }
     }
@@ -439,17 +461,26 @@ impl<'a> Element<'a> {
     /// The error for a value of a type that is not allowed in its place.
     #[must_use]
     pub fn wrong_type(self) -> Malformed {
-        Malformed::WrongType { name: lossy(self.name), kind: self.kind }
+        Malformed::WrongType {
+            name: lossy(self.name),
+            kind: self.kind,
+        }
     }
 
     fn truncated(self) -> Malformed {
-        Malformed::Truncated { name: lossy(self.name), kind: self.kind }
+        Malformed::Truncated {
+            name: lossy(self.name),
+            kind: self.kind,
+        }
     }
 }
 
 /// The integer that a double stands for, if it is integral and an `i64` can hold it.
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "the range is checked first")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the range is checked first"
+)]
 pub fn exact_integer(double: f64) -> Option<i64> {
     // 2^63 itself is the first double above the range; -2^63 is in it.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
@@ -562,14 +593,20 @@ mod tests {
     #[test]
     fn elements_come_in_order_with_their_values() {
         let bytes = build(|doc| {
-            doc.int32("_id", 7).str("name", "naïve").boolean("ok", true).date("at", -1);
+            doc.int32("_id", 7)
+                .str("name", "naïve")
+                .boolean("ok", true)
+                .date("at", -1);
             doc.nested("in", kind::DOCUMENT, |inner| {
                 inner.int64("n", 1 << 40);
             });
         });
         let document = Document::new(&bytes).unwrap();
         document.validate().unwrap();
-        let names: Vec<_> = document.elements().map(|e| lossy(e.unwrap().name)).collect();
+        let names: Vec<_> = document
+            .elements()
+            .map(|e| lossy(e.unwrap().name))
+            .collect();
         assert_eq!(names, ["_id", "name", "ok", "at", "in"]);
         assert_eq!(document.get("_id").unwrap().unwrap().integer(), Ok(7));
         assert_eq!(document.get("name").unwrap().unwrap().str(), Ok("naïve"));
@@ -590,7 +627,7 @@ mod tests {
             assert!(Document::new(&bytes[..end]).is_err());
             let mut cut = bytes[..end].to_vec();
             if let Some(prefix) = cut.get_mut(..4) {
-                prefix.copy_from_slice(&(end as i32).to_le_bytes());
+                prefix.copy_from_slice(&i32::try_from(end).unwrap().to_le_bytes());
             }
             if let Ok(document) = Document::new(&cut) {
                 drop(document.validate());

@@ -21,8 +21,13 @@ pub enum Operation {
 
 impl Operation {
     /// All operations, in the order of [`Operation::index`].
-    pub const ALL: [Self; 5] =
-        [Self::Insert, Self::Update, Self::Delete, Self::Command, Self::Noop];
+    pub const ALL: [Self; 5] = [
+        Self::Insert,
+        Self::Update,
+        Self::Delete,
+        Self::Command,
+        Self::Noop,
+    ];
 
     /// A word for metrics and logs.
     #[must_use]
@@ -165,7 +170,11 @@ impl<'a> Entry<'a> {
             b"n" => Operation::Noop,
             _ => {
                 let op = String::from_utf8_lossy(op).into_owned();
-                return Err(EntryError::UnknownOperation { ts, ns: ns.to_owned(), op });
+                return Err(EntryError::UnknownOperation {
+                    ts,
+                    ns: ns.to_owned(),
+                    op,
+                });
             }
         };
         // A missing version means 1 (servers before 2.2 wrote none).
@@ -174,7 +183,11 @@ impl<'a> Entry<'a> {
             return Err(EntryError::UnknownVersion { ts, version });
         }
         if operation != Operation::Noop && fields.o.is_none() {
-            return Err(EntryError::Lacks { ts, ns: ns.to_owned(), field: "o" });
+            return Err(EntryError::Lacks {
+                ts,
+                ns: ns.to_owned(),
+                field: "o",
+            });
         }
         Ok(Self {
             raw,
@@ -208,7 +221,11 @@ impl<'a> Entry<'a> {
             Operation::Update => (self.o2, "o2._id"),
             _ => (Some(self.o), "o._id"),
         };
-        match document.map(|document| document.get("_id")).transpose()?.flatten() {
+        match document
+            .map(|document| document.get("_id"))
+            .transpose()?
+            .flatten()
+        {
             Some(id) => Ok(id),
             None => Err(self.lacks(field)),
         }
@@ -224,15 +241,25 @@ impl<'a> Entry<'a> {
         if self.o.get("_id")?.is_some() {
             return Ok(Update::Replacement(self.o));
         }
-        match self.o.get("$v")?.map(Element::integer).transpose()?.unwrap_or(1) {
-            1 => Ok(self.disguised_replacement()?.map_or(Update::Modifiers(self.o), Update::Replacement)),
+        match self
+            .o
+            .get("$v")?
+            .map(Element::integer)
+            .transpose()?
+            .unwrap_or(1)
+        {
+            1 => Ok(self
+                .disguised_replacement()?
+                .map_or(Update::Modifiers(self.o), Update::Replacement)),
             2 => match self.o.get("diff")? {
                 Some(diff) => Ok(Update::Diff(diff.document()?)),
                 None => Err(self.lacks("o.diff")),
             },
-            version => {
-                Err(EntryError::UnknownUpdate { ts: self.ts, ns: self.ns.to_owned(), version })
-            }
+            version => Err(EntryError::UnknownUpdate {
+                ts: self.ts,
+                ns: self.ns.to_owned(),
+                version,
+            }),
         }
     }
 
@@ -260,11 +287,17 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// [`EntryError::Lacks`] if `o` is empty.
     pub fn command(&self) -> Result<Element<'a>, EntryError> {
-        self.o.first()?.ok_or_else(|| self.lacks("a command name in o"))
+        self.o
+            .first()?
+            .ok_or_else(|| self.lacks("a command name in o"))
     }
 
     fn lacks(&self, field: &'static str) -> EntryError {
-        EntryError::Lacks { ts: self.ts, ns: self.ns.to_owned(), field }
+        EntryError::Lacks {
+            ts: self.ts,
+            ns: self.ns.to_owned(),
+            field,
+        }
     }
 }
 

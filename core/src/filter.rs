@@ -50,13 +50,21 @@ fn normalise(pattern: &str) -> Result<String, String> {
         return Err("a namespace pattern is empty".to_owned());
     }
     let whole_database = !pattern.contains('.') && pattern != "*";
-    Ok(if whole_database { format!("{pattern}.*") } else { pattern.to_owned() })
+    Ok(if whole_database {
+        format!("{pattern}.*")
+    } else {
+        pattern.to_owned()
+    })
 }
 
 /// Glob match with `*` only, without backtracking further than the last star.
 fn matches(pattern: &str, text: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
-    let Some(mut text) = text.strip_prefix(head) else { return false };
+    let Some((head, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut text) = text.strip_prefix(head) else {
+        return false;
+    };
     let mut parts = rest.split('*').peekable();
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
@@ -107,7 +115,12 @@ mod tests {
 
     #[test]
     fn servers_keep_their_own_namespaces() {
-        for ns in ["config.transactions", "admin.system.keys", "local.x", "a.system.profile"] {
+        for ns in [
+            "config.transactions",
+            "admin.system.keys",
+            "local.x",
+            "a.system.profile",
+        ] {
             assert!(is_internal(ns), "{ns}");
         }
         assert!(!is_internal("shop.system.views") && !is_internal("administration.x"));

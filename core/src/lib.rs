@@ -1,4 +1,42 @@
-//! What oplog-producer and oplog-consumer share.
+//! What oplog-producer and oplog-consumer share: the contract of what is on the topics, and the
+//! plumbing to run them.
+//!
+//! # Guarantees
+//!
+//! 1. **No loss.** The saved position never passes an entry that Kafka has not committed.
+//! 2. **Every entry exactly once in Kafka**, for a `read_committed` reader: records and position
+//!    commit in one Kafka transaction under a fixed `transactional.id` per source, across kill -9
+//!    and broker restarts. Retries inside the Kafka client are out of reach: brokers before KIP-890
+//!    can commit a transaction in part, and because the position is written last, that can double
+//!    an entry and never lose one.
+//! 3. **Order per document.** All entries of one document are in one partition, in oplog order.
+//! 4. **Convergent replay.** Any stretch of the topics, entered at a consistent cut and applied
+//!    again in order, leads the target to the same state.
+//! 5. **Nothing silent.** What cannot be decoded, mapped, sent or applied stops the stream with an
+//!    exit code of its own; a lost position says what is missing and what to do.
+//! 6. **Bounded memory**, the Kafka client's queues included.
+//! 7. **Proof.** `oplog-consumer verify` compares source and target byte for byte.
+//!
+//! Commands (DDL) and transactions travel as they stand on a database's command topic; the replay
+//! stops at them (exit code 6), except at a `create` without options.
+//!
+//! # Words
+//!
+//! *entry* (oplog), *document* (MongoDB), *record* (Kafka), *batch*, *key*; *position* (in the
+//! source), *offset* (Kafka only), *checkpoint* (a saved position), *commit* (Kafka offsets or
+//! transaction), *tail* (follow the oplog), *replay* (to MongoDB), *emit* (JSON to others),
+//! *source* (a replica set or a dump), *lag*.
+//!
+//! # The map
+//!
+//! Pure, without I/O, clock or runtime:
+//!
+//! - [`document`] raw BSON in place; [`entry`] an oplog entry's header; [`position`] times and ids
+//! - [`key`] the record key and its partition; [`compare`] MongoDB's order of values
+//! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
+//! - [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
+//!
+//! With the feature `runtime`: [`runtime`], clients, configuration, logs, HTTP, exit codes.
 
 pub mod compare;
 pub mod document;

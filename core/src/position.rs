@@ -67,15 +67,24 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split_once(':')
             .and_then(|(seconds, increment)| {
-                Some(Self { seconds: plain(seconds)?, increment: plain(increment)? })
+                Some(Self {
+                    seconds: plain(seconds)?,
+                    increment: plain(increment)?,
+                })
             })
-            .ok_or_else(|| PositionError { text: text.to_owned(), form: "<seconds>:<increment>" })
+            .ok_or_else(|| PositionError {
+                text: text.to_owned(),
+                form: "<seconds>:<increment>",
+            })
     }
 }
 
 /// Plain decimal digits only: `+1` and empty parts are refused, which `u32::from_str` accepts.
 fn plain(text: &str) -> Option<u32> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
 }
 
 /// How far a source has been read: everything up to `ts` in election term `term`.
@@ -123,7 +132,13 @@ impl EntryId {
         let parse = || {
             let (rest, ord) = text.rsplit_once('/')?;
             let (source, ts) = rest.rsplit_once('/')?;
-            Some((source, Self { ts: ts.parse().ok()?, ord: plain(ord)? }))
+            Some((
+                source,
+                Self {
+                    ts: ts.parse().ok()?,
+                    ord: plain(ord)?,
+                },
+            ))
         };
         parse().ok_or_else(|| PositionError {
             text: text.to_owned(),
@@ -164,7 +179,17 @@ mod tests {
         let ts = Timestamp::new(1_700_000_000, 3);
         assert_eq!(ts.to_string(), "1700000000:3");
         assert_eq!("1700000000:3".parse(), Ok(ts));
-        for bad in ["", "1", "1:", ":1", "+1:2", "1:2:3", "1:-2", "4294967296:1", "a:b"] {
+        for bad in [
+            "",
+            "1",
+            "1:",
+            ":1",
+            "+1:2",
+            "1:2:3",
+            "1:-2",
+            "4294967296:1",
+            "a:b",
+        ] {
             assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
         }
         let id = EntryId { ts, ord: 12 };

@@ -35,7 +35,13 @@ impl PositionRecord {
     #[must_use]
     pub fn new(position: Position, routing: u32) -> Self {
         let Position { ts, term, ord } = position;
-        Self { v: STATE_VERSION, ts: ts.to_string(), term, ord, routing }
+        Self {
+            v: STATE_VERSION,
+            ts: ts.to_string(),
+            term,
+            ord,
+            routing,
+        }
     }
 
     /// The position that was saved.
@@ -43,7 +49,11 @@ impl PositionRecord {
     /// # Errors
     /// [`PositionError`] if `ts` is no timestamp.
     pub fn position(&self) -> Result<Position, PositionError> {
-        Ok(Position { ts: self.ts.parse()?, term: self.term, ord: self.ord })
+        Ok(Position {
+            ts: self.ts.parse()?,
+            term: self.term,
+            ord: self.ord,
+        })
     }
 }
 
@@ -151,15 +161,21 @@ impl State {
             }
             (Some(("topic", name)), None) => drop(self.topics.remove(name)),
             (Some(("route", name)), None) => drop(self.routes.remove(name)),
-            _ => return Err(StateError::UnknownKey { key: key.to_owned() }),
+            _ => {
+                return Err(StateError::UnknownKey {
+                    key: key.to_owned(),
+                });
+            }
         }
         Ok(())
     }
 }
 
 fn read<'a, T: Deserialize<'a>>(key: &str, value: &'a [u8]) -> Result<T, StateError> {
-    serde_json::from_slice(value)
-        .map_err(|source| StateError::Unreadable { key: key.to_owned(), source })
+    serde_json::from_slice(value).map_err(|source| StateError::Unreadable {
+        key: key.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -170,7 +186,11 @@ mod tests {
 
     #[test]
     fn records_have_their_frozen_form() {
-        let position = Position { ts: Timestamp::new(7, 3), term: 2, ord: 0 };
+        let position = Position {
+            ts: Timestamp::new(7, 3),
+            term: 2,
+            ord: 0,
+        };
         let record = PositionRecord::new(position, 1);
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(text, r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
@@ -207,9 +227,14 @@ mod tests {
     #[test]
     fn state_follows_its_records_and_refuses_unknown_ones() {
         let mut state = State::default();
-        state.apply("source", Some(br#"{"v":1,"name":"rs0","set_name":"rs0"}"#)).unwrap();
         state
-            .apply("topic/cdc.a.b", Some(br#"{"v":1,"format":"bson","format_version":1,"partitions":4}"#))
+            .apply("source", Some(br#"{"v":1,"name":"rs0","set_name":"rs0"}"#))
+            .unwrap();
+        state
+            .apply(
+                "topic/cdc.a.b",
+                Some(br#"{"v":1,"format":"bson","format_version":1,"partitions":4}"#),
+            )
             .unwrap();
         assert_eq!(state.topics["cdc.a.b"].format, Format::Bson);
         state.apply("topic/cdc.a.b", None).unwrap();

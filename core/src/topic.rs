@@ -21,9 +21,17 @@ pub fn collection_topic(prefix: &str, db: &str, collection: &str) -> String {
         name.push_str("-tmp");
         return name;
     }
-    escape(collection, |byte| byte.is_ascii_alphanumeric() || byte == b'_', &mut name);
+    escape(
+        collection,
+        |byte| byte.is_ascii_alphanumeric() || byte == b'_',
+        &mut name,
+    );
     if name.len() > MAX_NAME {
-        let digest = format!("-h{:016x}{:08x}", fnv1a(&name), crc32c::crc32c(name.as_bytes()));
+        let digest = format!(
+            "-h{:016x}{:08x}",
+            fnv1a(&name),
+            crc32c::crc32c(name.as_bytes())
+        );
         let mut kept = MAX_NAME - HASH_SUFFIX;
         // Not inside an escape: a cut `-2` would be no escape at all.
         if let Some(dash) = name.get(..kept).and_then(|head| head.rfind('-'))
@@ -58,7 +66,10 @@ pub fn state_topic(prefix: &str, source: &str) -> String {
 /// The source of a state topic of that prefix, or nothing.
 #[must_use]
 pub fn source_of_state_topic<'t>(prefix: &str, topic: &'t str) -> Option<&'t str> {
-    topic.strip_prefix("__")?.strip_prefix(prefix)?.strip_prefix(".state.")
+    topic
+        .strip_prefix("__")?
+        .strip_prefix(prefix)?
+        .strip_prefix(".state.")
 }
 
 /// Whether a topic carries records of that prefix (data or commands).
@@ -84,7 +95,10 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
     if prefix.is_empty() || prefix.len() > MAX_PREFIX {
         return Err(format!("must have 1 to {MAX_PREFIX} characters"));
     }
-    if prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+    if prefix
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    {
         Ok(())
     } else {
         Err("may have letters, digits and `-` only".to_owned())
@@ -111,11 +125,15 @@ pub fn check_source_name(name: &str) -> Result<(), String> {
 /// topic for all of a database, else every run leaves a dead topic behind.
 #[must_use]
 pub fn is_temporary(collection: &str) -> bool {
-    let Some(rest) = collection.strip_prefix("tmp") else { return false };
+    let Some(rest) = collection.strip_prefix("tmp") else {
+        return false;
+    };
     if rest.starts_with(".agg_out.") || rest.starts_with(".mr.") {
         return true;
     }
-    let Some((random, operation)) = rest.split_once('.') else { return false };
+    let Some((random, operation)) = rest.split_once('.') else {
+        return false;
+    };
     random.len() == 5
         && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
         && ["renameCollection", "convertToCapped", "create", "rename"]

@@ -12,7 +12,11 @@ fn document(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
 fn update(o: &[u8], o2: &[u8]) -> Vec<u8> {
     document(|entry| {
         entry.raw("ts", kind::TIMESTAMP, &Timestamp::new(9, 2).to_le_bytes());
-        entry.int64("t", 4).int32("v", 2).str("op", "u").str("ns", "db.c.d");
+        entry
+            .int64("t", 4)
+            .int32("v", 2)
+            .str("op", "u")
+            .str("ns", "db.c.d");
         entry.document("o", Document::new(o).unwrap());
         entry.document("o2", Document::new(o2).unwrap());
         entry.str("somethingNew", "kept");
@@ -51,7 +55,10 @@ fn unknown_op_letter_and_version_stop() {
             entry.int32("v", version).str("op", op).str("ns", "a.b");
             entry.document("o", Document::EMPTY);
         });
-        assert!(Entry::parse(Document::new(&bytes).unwrap()).is_err(), "{op} {version}");
+        assert!(
+            Entry::parse(Document::new(&bytes).unwrap()).is_err(),
+            "{op} {version}"
+        );
     }
 }
 
@@ -92,7 +99,10 @@ fn updates_are_told_apart_by_id_first() {
     });
     let bytes = update(&unknown, &key);
     let entry = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
-    assert!(matches!(entry.update(), Err(EntryError::UnknownUpdate { version: 3, .. })));
+    assert!(matches!(
+        entry.update(),
+        Err(EntryError::UnknownUpdate { version: 3, .. })
+    ));
 }
 
 #[test]
@@ -107,8 +117,10 @@ fn ferretdb_set_whole_document_is_a_replacement() {
     });
     let bytes = update(&disguised, &key);
     let entry = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
-    let Ok(Update::Replacement(document)) = entry.update() else { panic!("no replacement") };
-    assert_eq!(document.get("a").unwrap().unwrap().integer(), Ok(2));
+    let Ok(Update::Replacement(whole)) = entry.update() else {
+        panic!("no replacement")
+    };
+    assert_eq!(whole.get("a").unwrap().unwrap().integer(), Ok(2));
 
     // Another _id, or an $unset beside it: real modifiers.
     let other = document(|o| {

@@ -28,7 +28,11 @@ pub fn write_change_event(
     mode: Mode,
     out: &mut Vec<u8>,
 ) -> Result<(), EntryError> {
-    let mut event = EventWriter { mode, out, exact: entry.operation != Operation::Command };
+    let mut event = EventWriter {
+        mode,
+        out,
+        exact: entry.operation != Operation::Command,
+    };
     event.identity(entry, source, ord)?;
     event.payload(entry)?;
     event.transaction(entry)?;
@@ -99,7 +103,10 @@ impl EventWriter<'_> {
             collection = command.str().unwrap_or_default();
             if command.name == b"renameCollection" {
                 collection = collection.split_once('.').unwrap_or_default().1;
-                to = entry.o.get("to")?.and_then(|to| to.str().ok()?.split_once('.'));
+                to = entry
+                    .o
+                    .get("to")?
+                    .and_then(|to| to.str().ok()?.split_once('.'));
             }
         }
         self.name("ns");
@@ -226,7 +233,16 @@ impl EventWriter<'_> {
     }
 
     fn value(&mut self, kind: u8, value: &[u8]) -> Result<(), Malformed> {
-        json::write_value(Element { name: b"", kind, value }, self.mode, self.out).map(drop)
+        json::write_value(
+            Element {
+                name: b"",
+                kind,
+                value,
+            },
+            self.mode,
+            self.out,
+        )
+        .map(drop)
     }
 
     fn note(&mut self, exactness: Exactness) {
@@ -244,7 +260,8 @@ impl EventWriter<'_> {
     }
 
     fn number(&mut self, number: u32) {
-        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 }
 
@@ -300,21 +317,39 @@ struct Event<'e> {
 impl<'e> Event<'e> {
     fn read(fields: Document<'e>) -> Result<Self, FormatError> {
         let missing = FormatError::Event;
-        let id = fields.get("_id")?.ok_or(missing("it has no _id"))?.document()?;
+        let id = fields
+            .get("_id")?
+            .ok_or(missing("it has no _id"))?
+            .document()?;
         let ts = id.get("ts")?.ok_or(missing("its _id has no ts"))?.str()?;
         let ts: Timestamp = ts.parse().map_err(|_| missing("its _id.ts is no time"))?;
-        let ord = id.get("ord")?.ok_or(missing("its _id has no ord"))?.integer()?;
+        let ord = id
+            .get("ord")?
+            .ok_or(missing("its _id has no ord"))?
+            .integer()?;
         let ord = u32::try_from(ord).map_err(|_| missing("its _id.ord is out of range"))?;
-        let operation = fields.get("operationType")?.ok_or(missing("it has no operationType"))?;
-        let ns = fields.get("ns")?.ok_or(missing("it has no ns"))?.document()?;
+        let operation = fields
+            .get("operationType")?
+            .ok_or(missing("it has no operationType"))?;
+        let ns = fields
+            .get("ns")?
+            .ok_or(missing("it has no ns"))?
+            .document()?;
         let part = |name| -> Result<&'e str, FormatError> {
-            Ok(ns.get(name)?.map(Element::str).transpose()?.unwrap_or_default())
+            Ok(ns
+                .get(name)?
+                .map(Element::str)
+                .transpose()?
+                .unwrap_or_default())
         };
         Ok(Self {
             id: EntryId { ts, ord },
             operation: operation.str()?,
             ns: (part("db")?, part("coll")?),
-            raw_entry: fields.get("rawEntry")?.map(Element::string_bytes).transpose()?,
+            raw_entry: fields
+                .get("rawEntry")?
+                .map(Element::string_bytes)
+                .transpose()?,
             fields,
         })
     }
@@ -327,10 +362,16 @@ impl<'e> Event<'e> {
             "delete" => ("d", "documentKey"),
             _ => return Err(FormatError::Event("its operationType needs a rawEntry")),
         };
-        let o = self.fields.get(o)?.ok_or(FormatError::Event("it lacks its document"))?;
+        let o = self
+            .fields
+            .get(o)?
+            .ok_or(FormatError::Event("it lacks its document"))?;
         let mut entry = DocumentBuilder::start(arena);
         entry.raw("ts", kind::TIMESTAMP, &self.id.ts.to_le_bytes());
-        entry.int32("v", 2).str("op", op).str("ns", &format!("{}.{}", self.ns.0, self.ns.1));
+        entry
+            .int32("v", 2)
+            .str("op", op)
+            .str("ns", &format!("{}.{}", self.ns.0, self.ns.1));
         let mut copy = |name, field| -> Result<(), FormatError> {
             if let Some(element) = self.fields.get(field)? {
                 entry.raw(name, element.kind, element.value);
@@ -342,14 +383,17 @@ impl<'e> Event<'e> {
         copy("lsid", "lsid")?;
         copy("txnNumber", "txnNumber")?;
         entry.raw("o", o.kind, o.value);
-        if op != "d" && let Some(key) = self.fields.get("documentKey")? {
+        if op != "d"
+            && let Some(key) = self.fields.get("documentKey")?
+        {
             entry.raw("o2", key.kind, key.value);
         }
         if let (Some(index), Some(count)) =
             (self.fields.get("txnIndex")?, self.fields.get("txnCount")?)
         {
             entry.nested("txn", kind::DOCUMENT, |txn| {
-                txn.raw("index", index.kind, index.value).raw("count", count.kind, count.value);
+                txn.raw("index", index.kind, index.value)
+                    .raw("count", count.kind, count.value);
             });
         }
         entry.finish();

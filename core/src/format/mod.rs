@@ -84,7 +84,10 @@ impl From<Format> for FormatFields {
             Format::Json(Mode::Relaxed) => Some("relaxed".to_owned()),
             Format::Json(Mode::Canonical) => Some("canonical".to_owned()),
         };
-        Self { format: format.name().to_owned(), json }
+        Self {
+            format: format.name().to_owned(),
+            json,
+        }
     }
 }
 

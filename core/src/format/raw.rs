@@ -51,7 +51,8 @@ impl Frame {
         self.last = id.ts;
         self.count += 1;
         // A document's own length field has the same four bytes.
-        self.bytes.extend_from_slice(document.as_bytes().get(..4).unwrap_or_default());
+        self.bytes
+            .extend_from_slice(document.as_bytes().get(..4).unwrap_or_default());
         self.bytes.extend_from_slice(&id.ord.to_le_bytes());
         self.bytes.push(if built { BUILT } else { 0 });
         self.bytes.extend_from_slice(document.as_bytes());
@@ -101,36 +102,78 @@ pub(super) fn decode(
     found: &mut Vec<Decoded>,
 ) -> Result<(), FormatError> {
     let frame = arena.get(value.clone()).unwrap_or_default();
-    let (header, body) =
-        frame.split_first_chunk::<HEADER_BYTES>().ok_or(FormatError::Frame("it is too short"))?;
-    let [m0, m1, m2, m3, version, flags, _, _, c0, c1, c2, c3, .., k0, k1, k2, k3] = *header;
+    let (header, body) = frame
+        .split_first_chunk::<HEADER_BYTES>()
+        .ok_or(FormatError::Frame("it is too short"))?;
+    let count = check_header(header, body)?;
+    let mut at = value.start + HEADER_BYTES;
+    let mut rest = body;
+    for _ in 0..count {
+        let (ord, document, after) = split_document(rest)?;
+        let start = at + DOCUMENT_HEADER_BYTES;
+        at = start + document.as_bytes().len();
+        let ts = Entry::parse(document)?.ts;
+        found.push(Decoded {
+            id: EntryId { ts, ord },
+            range: start..at,
+        });
+        rest = after;
+    }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(FormatError::Frame("it goes on after its documents"))
+    }
+}
+
+/// Checks magic, version and checksum; returns the number of documents.
+fn check_header(header: &[u8; HEADER_BYTES], body: &[u8]) -> Result<u32, FormatError> {
+    let [
+        m0,
+        m1,
+        m2,
+        m3,
+        version,
+        flags,
+        _,
+        _,
+        c0,
+        c1,
+        c2,
+        c3,
+        ..,
+        k0,
+        k1,
+        k2,
+        k3,
+    ] = *header;
     if [m0, m1, m2, m3] != MAGIC {
         return Err(FormatError::Frame("it does not begin with OPLR"));
     }
     if version != VERSION || flags != 0 {
-        return Err(FormatError::Frame("it has a version or flags that are unknown here"));
+        return Err(FormatError::Frame(
+            "it has a version or flags that are unknown here",
+        ));
     }
     if u32::from_le_bytes([k0, k1, k2, k3]) != crc32c::crc32c(body) {
         return Err(FormatError::Frame("its checksum is wrong"));
     }
-    let count = u32::from_le_bytes([c0, c1, c2, c3]);
-    let mut at = value.start + HEADER_BYTES;
-    let mut rest = body;
-    for _ in 0..count {
-        let cut = FormatError::Frame("it ends inside a document");
-        let (head, documents) = rest.split_first_chunk::<DOCUMENT_HEADER_BYTES>().ok_or(cut)?;
-        let [l0, l1, l2, l3, o0, o1, o2, o3, _flags] = *head;
-        let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        let (document, after) = Document::split(documents)?;
-        if usize::try_from(length) != Ok(document.as_bytes().len()) {
-            return Err(FormatError::Frame("a document's length differs from its frame's"));
-        }
-        let start = at + DOCUMENT_HEADER_BYTES;
-        at = start + document.as_bytes().len();
-        let ts = Entry::parse(document)?.ts;
-        let ord = u32::from_le_bytes([o0, o1, o2, o3]);
-        found.push(Decoded { id: EntryId { ts, ord }, range: start..at });
-        rest = after;
+    Ok(u32::from_le_bytes([c0, c1, c2, c3]))
+}
+
+/// Splits off one document with its ord.
+fn split_document(rest: &[u8]) -> Result<(u32, Document<'_>, &[u8]), FormatError> {
+    let cut = FormatError::Frame("it ends inside a document");
+    let (head, documents) = rest
+        .split_first_chunk::<DOCUMENT_HEADER_BYTES>()
+        .ok_or(cut)?;
+    let [l0, l1, l2, l3, o0, o1, o2, o3, _flags] = *head;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    let (document, after) = Document::split(documents)?;
+    if usize::try_from(length) != Ok(document.as_bytes().len()) {
+        return Err(FormatError::Frame(
+            "a document's length differs from its frame's",
+        ));
     }
-    if rest.is_empty() { Ok(()) } else { Err(FormatError::Frame("it goes on after its documents")) }
+    Ok((u32::from_le_bytes([o0, o1, o2, o3]), document, after))
 }
