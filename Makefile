@@ -1,6 +1,44 @@
 # Every target is a plain command that also works without make.
 
-.PHONY: services-up services-down
+.PHONY: help demo test lint unit e2e bench deny services-up services-down
+
+help:
+	@echo "make demo           the whole road on real servers, visibly; under two minutes after the build"
+	@echo "make test           everything that CI runs"
+	@echo "make lint           formatting, clippy, documentation, the fence around core's pure part"
+	@echo "make unit           unit and property tests, no servers"
+	@echo "make e2e            tests on real Kafka and FerretDB, which they install and start themselves"
+	@echo "make bench          ratios against the plain cursor, the plain producer and a loop of the two"
+	@echo "make deny           licenses and origins of dependencies; needs cargo-deny"
+	@echo "make services-up    Kafka, a source and a target on this host; make services-down stops them"
+
+# Two cores build the release programs in a few minutes; then the demo itself begins.
+demo:
+	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-tests --bins
+	target/release/demo
+
+test: lint unit e2e
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	cargo check --locked -p oplog-relay-core --no-default-features
+
+unit:
+	cargo test --locked -p oplog-relay-core -p oplog-producer -p oplog-consumer --all-features
+
+# Servers and programs are processes of their own: two tests at a time keep two cores busy.
+e2e:
+	cargo build --locked -p oplog-producer -p oplog-consumer -p oplog-relay-tests --bins
+	cargo test --locked -p oplog-relay-tests -- --test-threads=2
+
+bench:
+	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-tests --bins
+	target/release/bench
+
+deny:
+	cargo deny check bans licenses sources
 
 # Kafka, a source and a target on this host's loopback: KAFKA_PORT, SOURCE_PORT, TARGET_PORT.
 services-up:

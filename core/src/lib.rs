@@ -36,7 +36,7 @@
 //! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
 //! - [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
 //!
-//! With the feature `runtime`: [`runtime`], clients, configuration, logs, HTTP, exit codes.
+//! With the feature `runtime`, the module of that name: clients, configuration, logs, HTTP, exit codes.
 
 pub mod compare;
 pub mod document;

@@ -1,5 +1,7 @@
 //! The servers that every end-to-end test stands on: they start, work, and come back.
 
+mod plumbing;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -20,6 +20,4 @@ pub use reader::{Reader, Stored};
 pub use topic::TopicSettings;
 
 #[cfg(test)]
-mod live_tests;
-#[cfg(test)]
 mod tests;

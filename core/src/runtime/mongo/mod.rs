@@ -175,9 +175,6 @@ fn guarded(uri: &str, message: String) -> String {
 }
 
 #[cfg(test)]
-mod live_tests;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
