@@ -25,6 +25,8 @@ pub struct Chunk {
     pub headers: Vec<u8>,
     /// The records in order.
     pub records: Vec<RecordSlot>,
+    /// What the records cost in memory.
+    cost: usize,
 }
 
 /// A buffer larger than this is given back to the system after use.
@@ -50,16 +52,14 @@ impl Chunk {
             value,
             oplog_id,
         });
+        self.cost += cost;
         cost
     }
 
     /// What its records cost in memory, as [`Chunk::push`] told.
     #[must_use]
-    pub fn cost(&self) -> usize {
-        let record = |slot: &RecordSlot| {
-            slot.value.len() + slot.oplog_id.as_ref().map_or(0, Range::len) + RECORD_COST
-        };
-        self.records.iter().map(record).sum()
+    pub const fn cost(&self) -> usize {
+        self.cost
     }
 
     /// Whether it has no record.
@@ -83,6 +83,7 @@ impl Chunk {
             buffer.shrink_to(KEPT_BYTES);
         }
         self.records.clear();
+        self.cost = 0;
     }
 }
 

@@ -1,5 +1,137 @@
-//! consumer
+//! oplog-consumer: the topics that oplog-producer writes, replayed into a MongoDB or emitted as
+//! JSON, and the proof that source and target agree.
+//!
+//! # The map
+//!
+//! - [`args`] what can be typed → [`config`] what it means, all faults at once
+//! - [`group`] one thread polls Kafka, and alone commits; [`start`] where a group begins;
+//!   [`offsets`] what may be committed
+//! - [`partition`] one worker per assigned partition: [`chunk`]s of records → entries → a
+//!   [`sink`]; [`assignment`] the right to write, and what workers report
+//! - [`topics`] which source and format a topic has
+//! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
+//! - [`verify`] compares two MongoDBs
+//! - [`status`] and [`metrics`] what is shown; [`error`] what can go wrong, and the exit codes
+//!
+//! # The order of things
+//!
+//! A record is committed after the sink says that it is durable, never before. A partition that
+//! is taken away loses its token first; its worker finishes the write under way and stops; what
+//! was acknowledged is committed; only then the partition goes. Applying anything twice is
+//! harmless, so what was not committed in time comes again and changes nothing.
+
+pub mod args;
+pub mod assignment;
 pub mod batch;
 pub mod chunk;
+pub mod config;
+pub mod directive;
+pub mod error;
+pub mod group;
+pub mod metrics;
 pub mod offsets;
+pub mod partition;
 pub mod plan;
+pub mod sink;
+pub mod start;
+pub mod status;
+pub mod supervisor;
+pub mod topics;
+pub mod verify;
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::http;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::runtime::telemetry;
+
+use crate::args::{Arguments, Command};
+use crate::config::{Destination, EmitConfig, ReplayConfig, VerifyConfig};
+use crate::error::ConsumerError;
+use crate::sink::Sink;
+use crate::sink::json::JsonSink;
+use crate::sink::mongo::MongoSink;
+use crate::supervisor::Supervisor;
+
+/// Does what the command line asks for and says how it ended. Errors are told on standard error.
+pub async fn main(arguments: Arguments) -> ExitCode {
+    let ended = match arguments.command {
+        Command::Replay(arguments) => match ReplayConfig::check(&arguments) {
+            Ok(config) => Box::pin(replay(config)).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Emit(arguments) => match EmitConfig::check(&arguments) {
+            Ok(config) => Box::pin(emit(config)).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Verify(arguments) => match VerifyConfig::check(&arguments) {
+            Ok(config) => Box::pin(compare(config)).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Health(arguments) => match http::probe(&arguments.http).await {
+            Ok(()) => Ok(ExitCode::Done),
+            Err(reason) => Err(ConsumerError::Unready(reason)),
+        },
+    };
+    ended.unwrap_or_else(|error| tell(&error))
+}
+
+/// Tells an error where the operator looks, and which code it ends with.
+fn tell(error: &ConsumerError) -> ExitCode {
+    let code = error.exit_code();
+    match error {
+        // A closed standard error leaves nowhere to tell it.
+        ConsumerError::Config(error) => drop(error.print()),
+        ConsumerError::Unready(reason) => drop(writeln!(std::io::stderr().lock(), "{reason}")),
+        ConsumerError::OutputClosed => tracing::info!("{}; nothing is lost", error.text()),
+        _ => tracing::error!(exit_code = code.code(), "{}", error.text()),
+    }
+    code
+}
+
+/// `oplog-consumer replay`
+async fn replay(config: ReplayConfig) -> Result<ExitCode, ConsumerError> {
+    start_logs(&config.group.log)?;
+    let supervisor = Supervisor::new(config.group.clone(), on_signals()?)?;
+    let served = supervisor.serve().await?;
+    let sink = MongoSink::connect(
+        &config,
+        Arc::clone(&supervisor.metrics),
+        Arc::clone(&supervisor.readiness),
+        supervisor.shutdown.clone(),
+    )
+    .await?;
+    supervisor.run(Sink::Mongo(sink), served, true).await
+}
+
+/// `oplog-consumer emit`
+async fn emit(config: EmitConfig) -> Result<ExitCode, ConsumerError> {
+    start_logs(&config.group.log)?;
+    let supervisor = Supervisor::new(config.group.clone(), on_signals()?)?;
+    let served = supervisor.serve().await?;
+    let sink = JsonSink::open(&config.to, config.mode)?;
+    // A live line among lines on the same terminal would be unreadable.
+    let visible = config.to != Destination::Stdout;
+    supervisor.run(Sink::Json(sink), served, visible).await
+}
+
+/// `oplog-consumer verify`
+async fn compare(config: VerifyConfig) -> Result<ExitCode, ConsumerError> {
+    start_logs(&config.log)?;
+    let shutdown = on_signals()?;
+    let verdict = tokio::select! {
+        verdict = verify::verify(&config) => verdict?,
+        () = shutdown.wait() => return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
+    };
+    Ok(verdict.exit_code())
+}
+
+fn start_logs(options: &telemetry::LogOptions) -> Result<(), ConsumerError> {
+    telemetry::init(options).map_err(|error| ConsumerError::Usage(format!("--log-level: {error}")))
+}
+
+fn on_signals() -> Result<Shutdown, ConsumerError> {
+    Shutdown::on_signals().map_err(|error| ConsumerError::Usage(format!("signals: {error}")))
+}

@@ -1,0 +1,154 @@
+//! Between the poll thread and the workers: tokens of assignments, and the workers' reports.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use oplog_relay_core::position::EntryId;
+
+use crate::chunk::Chunk;
+use crate::offsets::NextOffset;
+
+/// The right to write for a partition. Invalidated before the partition is given up; whoever
+/// writes checks it before each write. Kafka fences members, not owners: this does.
+#[derive(Debug, Clone)]
+pub struct Token(Arc<AtomicBool>);
+
+impl Default for Token {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Token {
+    /// Whether the partition is still ours.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Takes the right away, for good.
+    pub fn invalidate(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Number of an assignment: a partition that comes back gets a new one.
+pub type AssignmentNumber = u64;
+
+/// What a worker tells the poll thread.
+#[derive(Debug)]
+pub struct Report {
+    /// Which assignment it is about.
+    pub assignment: AssignmentNumber,
+    /// What happened.
+    pub event: ReportEvent,
+}
+
+/// What happened to a worker.
+#[derive(Debug)]
+pub enum ReportEvent {
+    /// Everything before `next` is applied; `last` is the last entry among it, if any.
+    Acknowledged {
+        /// The next record to apply.
+        next: NextOffset,
+        /// The last entry applied.
+        last: Option<EntryId>,
+    },
+    /// A chunk is done with, applied or not: its memory is free again.
+    Released {
+        /// What its records cost.
+        bytes: usize,
+        /// The emptied buffers.
+        chunk: Chunk,
+    },
+    /// The worker is gone and writes nothing more.
+    Ended,
+}
+
+/// Reports on their way. Bounded by the chunks in flight, each of which brings two.
+#[derive(Debug, Default)]
+pub struct Reports {
+    queue: Mutex<Vec<Report>>,
+    arrived: Condvar,
+}
+
+impl Reports {
+    /// Adds one.
+    pub fn send(&self, assignment: AssignmentNumber, event: ReportEvent) {
+        self.lock().push(Report { assignment, event });
+        self.arrived.notify_one();
+    }
+
+    /// Takes all.
+    #[must_use]
+    pub fn take(&self) -> Vec<Report> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Waits until there is one.
+    pub fn wait(&self, patience: Duration) {
+        let waited = self
+            .arrived
+            .wait_timeout_while(self.lock(), patience, |queue| queue.is_empty());
+        drop(waited);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Report>> {
+        // Nothing can be left half done under this lock.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reports the end of a worker, however it ends.
+#[derive(Debug)]
+pub struct EndReport {
+    /// Which assignment ends.
+    pub assignment: AssignmentNumber,
+    /// Where to report.
+    pub reports: Arc<Reports>,
+}
+
+impl Drop for EndReport {
+    fn drop(&mut self) {
+        self.reports.send(self.assignment, ReportEvent::Ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_reported_also_by_a_panic() {
+        let reports = Arc::new(Reports::default());
+        let end = EndReport {
+            assignment: 3,
+            reports: Arc::clone(&reports),
+        };
+        let panicked = std::thread::spawn(move || {
+            let _end = end;
+            panic!("as a worker might");
+        });
+        assert!(panicked.join().is_err());
+        reports.wait(Duration::from_secs(10));
+        let taken = reports.take();
+        assert!(matches!(
+            taken[..],
+            [Report {
+                assignment: 3,
+                event: ReportEvent::Ended
+            }]
+        ));
+        assert!(reports.take().is_empty());
+    }
+
+    #[test]
+    fn a_token_is_invalid_for_all_clones_and_for_good() {
+        let token = Token::default();
+        let clone = token.clone();
+        assert!(clone.is_valid());
+        token.invalidate();
+        assert!(!clone.is_valid() && !token.is_valid());
+    }
+}

@@ -1,0 +1,371 @@
+//! What was typed, checked: nothing invalid can be built, and all faults are told at once.
+
+use std::path::PathBuf;
+
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::json::Mode;
+use oplog_relay_core::runtime::config::{
+    ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
+};
+use oplog_relay_core::runtime::http::HttpAddress;
+use oplog_relay_core::runtime::kafka::{CONSUMER_OWNED, KafkaOptions, check_options, parse_option};
+use oplog_relay_core::runtime::telemetry::{LogFormat, LogOptions};
+use oplog_relay_core::topic::check_prefix;
+
+use crate::args::{EmitArguments, GroupArguments, LogArguments, ReplayArguments, VerifyArguments};
+
+/// How a group reads.
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// First part of topic names.
+    pub prefix: String,
+    /// The consumer group.
+    pub group: String,
+    /// Where a new group begins.
+    pub start: Start,
+    /// Which namespaces pass.
+    pub filter: NamespaceFilter,
+    /// Stop when caught up.
+    pub until_caught_up: bool,
+    /// Bytes between Kafka and the sink; half of it is the Kafka client's own queue.
+    pub queue_bytes: usize,
+    /// Where to serve HTTP.
+    pub http: HttpAddress,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// What to do about an update that finds no document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmatched {
+    /// Count it.
+    Count,
+    /// Create a document of the fields that it sets.
+    Upsert,
+    /// Stop.
+    Stop,
+}
+
+/// The configuration of `replay`.
+#[derive(Debug, Clone)]
+pub struct ReplayConfig {
+    /// How the group reads.
+    pub group: GroupConfig,
+    /// The target.
+    pub target: Secret,
+    /// Whether formats that lose types are replayed.
+    pub allow_lossy: bool,
+    /// What to do about an update that finds no document.
+    pub unmatched: Unmatched,
+    /// Lanes for each partition's batch.
+    pub lanes: usize,
+}
+
+/// Where `emit` writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard output.
+    Stdout,
+    /// The end of a file.
+    File(PathBuf),
+}
+
+/// The configuration of `emit`.
+#[derive(Debug, Clone)]
+pub struct EmitConfig {
+    /// How the group reads.
+    pub group: GroupConfig,
+    /// Where the lines go.
+    pub to: Destination,
+    /// Form of the lines.
+    pub mode: Mode,
+}
+
+/// The configuration of `verify`.
+#[derive(Debug, Clone)]
+pub struct VerifyConfig {
+    /// The source.
+    pub source: Secret,
+    /// The target.
+    pub target: Secret,
+    /// Which namespaces are compared.
+    pub filter: NamespaceFilter,
+    /// Whether the order of fields counts.
+    pub ignore_field_order: bool,
+    /// Where to write each difference.
+    pub report: Option<PathBuf>,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// Options of the Kafka client that this program needs, beside those that every consumer needs.
+const OWNED: &[(&str, &str)] = &[
+    (
+        "queued.max.messages.kbytes",
+        "it is a part of --queue-bytes",
+    ),
+    ("queued.min.messages", "memory is bounded by --queue-bytes"),
+    (
+        "receive.message.max.bytes",
+        "it must hold the largest record that the topics take",
+    ),
+    (
+        "topic.metadata.refresh.interval.ms",
+        "new topics must be seen within seconds",
+    ),
+];
+
+/// Smallest budget: below it every chunk would be a stall.
+const LEAST_QUEUE_BYTES: u64 = 1 << 20;
+const MAX_LANES: usize = 64;
+
+impl ReplayConfig {
+    /// Checks the arguments of `replay`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &ReplayArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let group = check_group(&arguments.group, &mut faults);
+        let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
+        let unmatched = match arguments.unmatched.as_str() {
+            "count" => Ok(Unmatched::Count),
+            "upsert" => Ok(Unmatched::Upsert),
+            "stop" => Ok(Unmatched::Stop),
+            _ => Err("must be count, upsert or stop"),
+        };
+        let unmatched = faults.take_or("--unmatched", unmatched);
+        let lanes = match arguments.lanes.parse() {
+            Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
+            _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
+        };
+        let lanes = faults.take_or("--lanes", lanes);
+        let checked = group.zip(target).zip(unmatched.zip(lanes));
+        faults.finish()?;
+        let ((group, target), (unmatched, lanes)) = checked.ok_or_else(no_faults)?;
+        Ok(Self {
+            group,
+            target,
+            allow_lossy: arguments.allow_lossy,
+            unmatched,
+            lanes,
+        })
+    }
+}
+
+impl EmitConfig {
+    /// Checks the arguments of `emit`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &EmitArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let group = check_group(&arguments.group, &mut faults);
+        let to = match arguments.to.strip_prefix("file:") {
+            Some(path) if !path.is_empty() => Ok(Destination::File(path.into())),
+            None if arguments.to == "stdout" => Ok(Destination::Stdout),
+            _ => Err("must be stdout or file:<path>"),
+        };
+        let to = faults.take_or("--to", to);
+        let mode = match arguments.json.as_str() {
+            "relaxed" => Ok(Mode::Relaxed),
+            "canonical" => Ok(Mode::Canonical),
+            _ => Err("must be relaxed or canonical"),
+        };
+        let mode = faults.take_or("--json", mode);
+        let checked = group.zip(to.zip(mode));
+        faults.finish()?;
+        let (group, (to, mode)) = checked.ok_or_else(no_faults)?;
+        Ok(Self { group, to, mode })
+    }
+}
+
+impl VerifyConfig {
+    /// Checks the arguments of `verify`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &VerifyArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let source = check_uri("--source", arguments.source.as_deref(), &mut faults);
+        let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
+        let patterns = arguments.namespaces.iter().map(String::as_str);
+        let filter = faults.take_or("--namespaces", NamespaceFilter::new(patterns, []));
+        let log = check_log(&arguments.log, &mut faults);
+        let checked = source.zip(target).zip(filter.zip(log));
+        faults.finish()?;
+        let ((source, target), (filter, log)) = checked.ok_or_else(no_faults)?;
+        let report = arguments.report.as_ref().map(PathBuf::from);
+        let ignore_field_order = arguments.ignore_field_order;
+        Ok(Self {
+            source,
+            target,
+            filter,
+            ignore_field_order,
+            report,
+            log,
+        })
+    }
+}
+
+/// A value is missing only where a fault was added, so this is never seen.
+fn no_faults() -> ConfigError {
+    ConfigError::Faults(Vec::new())
+}
+
+fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<String> {
+    match value.map(str::trim) {
+        Some(value) if !value.is_empty() => Some(value.to_owned()),
+        _ => {
+            faults.add(flag, "is required");
+            None
+        }
+    }
+}
+
+fn check_uri(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Secret> {
+    let value = required(flag, value, faults)?;
+    let secret = faults.take_or(flag, resolve_secret(&value))?;
+    let uri = secret.expose();
+    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") {
+        return Some(secret);
+    }
+    faults.add(flag, "must begin with mongodb:// or mongodb+srv://");
+    None
+}
+
+fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupConfig> {
+    let brokers = required("--brokers", arguments.brokers.as_deref(), faults);
+    let prefix =
+        required("--topic-prefix", arguments.topic_prefix.as_deref(), faults).and_then(|prefix| {
+            faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
+        });
+    let group = required("--group", arguments.group.as_deref(), faults);
+    let start = faults.take_or("--start", parse_start(&arguments.start));
+    let filter = NamespaceFilter::new(
+        arguments.include_namespaces.iter().map(String::as_str),
+        arguments.exclude_namespaces.iter().map(String::as_str),
+    );
+    let filter = faults.take_or("--include-namespaces, --exclude-namespaces", filter);
+    let queue_bytes = faults.take_or("--queue-bytes", check_queue_bytes(&arguments.queue_bytes));
+    let options = check_kafka_options(&arguments.kafka_option, faults);
+    let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
+    let log = check_log(&arguments.log, faults);
+    Some(GroupConfig {
+        kafka: KafkaOptions {
+            brokers: brokers?,
+            options,
+        },
+        prefix: prefix?,
+        group: group?,
+        start: start?,
+        filter: filter?,
+        until_caught_up: arguments.until_caught_up,
+        queue_bytes: queue_bytes?,
+        http: http?,
+        log: log?,
+    })
+}
+
+fn check_queue_bytes(text: &str) -> Result<usize, String> {
+    let bytes = parse_bytes(text)?;
+    if bytes < LEAST_QUEUE_BYTES {
+        return Err("must be at least 1MiB".to_owned());
+    }
+    usize::try_from(bytes).map_err(|_| "is more than this machine can address".to_owned())
+}
+
+fn check_kafka_options(options: &[String], faults: &mut Faults) -> Vec<(String, String)> {
+    let parsed: Vec<(String, String)> = options
+        .iter()
+        .filter_map(|option| faults.take_or("--kafka-option", parse_option(option)))
+        .collect();
+    let owned: Vec<(&str, &str)> = CONSUMER_OWNED.iter().chain(OWNED).copied().collect();
+    check_options(&parsed, &owned, faults);
+    parsed
+}
+
+fn check_log(arguments: &LogArguments, faults: &mut Faults) -> Option<LogOptions> {
+    let format = faults.take_or("--log-format", arguments.log_format.parse::<LogFormat>())?;
+    Some(LogOptions {
+        format,
+        level: arguments.log_level.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Arguments, Command};
+    use clap::Parser;
+
+    fn replay(flags: &[&str]) -> Result<ReplayConfig, ConfigError> {
+        let arguments = ["oplog-consumer", "replay"].iter().chain(flags);
+        let Command::Replay(arguments) = Arguments::try_parse_from(arguments).unwrap().command
+        else {
+            panic!()
+        };
+        ReplayConfig::check(&arguments)
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let flags = [
+            "--topic-prefix",
+            "a.b",
+            "--target",
+            "localhost",
+            "--lanes",
+            "0",
+            "--start",
+            "soon",
+            "--unmatched",
+            "maybe",
+            "--queue-bytes",
+            "1k",
+            "--kafka-option",
+            "enable.auto.commit=true",
+        ];
+        let text = replay(&flags).unwrap_err().to_string();
+        let places = [
+            "--brokers",
+            "--topic-prefix",
+            "--group",
+            "--target",
+            "--lanes",
+            "--start",
+            "--unmatched",
+            "--queue-bytes",
+            "--kafka-option",
+        ];
+        for place in places {
+            assert!(text.contains(place), "{place} in {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_needed_suffices() {
+        let flags = [
+            "--brokers",
+            "k:9092",
+            "--topic-prefix",
+            "cdc",
+            "--group",
+            "g",
+            "--target",
+            "mongodb://t/",
+        ];
+        let config = replay(&flags).unwrap();
+        assert_eq!(config.group.start, Start::Oldest);
+        assert_eq!(config.group.queue_bytes, 64 << 20);
+        assert_eq!((config.lanes, config.unmatched), (4, Unmatched::Count));
+    }
+
+    #[test]
+    fn help_is_well_formed() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,190 @@
+//! What to do about each error code of a target's server: one table.
+
+/// What to do about a write that the server refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directive {
+    /// Send it again after a back-off, for ever: it passes with time.
+    Retry,
+    /// The document is there: replace it.
+    Replace,
+    /// Its effect is there already.
+    Skip,
+    /// Nothing here mends it: stop and say so.
+    Stop,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// The server's code.
+    pub code: i32,
+    /// What to do.
+    pub directive: Directive,
+    /// Why, and for a stop what the operator can do.
+    pub reason: &'static str,
+}
+
+const fn rule(code: i32, directive: Directive, reason: &'static str) -> Rule {
+    Rule {
+        code,
+        directive,
+        reason,
+    }
+}
+
+/// Code of a duplicate key.
+pub const DUPLICATE_KEY: i32 = 11000;
+/// Code of a `create` of a collection that is there.
+pub const NAMESPACE_EXISTS: i32 = 48;
+/// Code of a missing privilege.
+pub const UNAUTHORIZED: i32 = 13;
+
+/// The table. Codes that are not in it stop.
+pub const RULES: &[Rule] = &[
+    rule(6, Directive::Retry, "host unreachable"),
+    rule(7, Directive::Retry, "host not found"),
+    rule(24, Directive::Retry, "lock timeout"),
+    rule(26, Directive::Skip, "nothing there to update or delete"),
+    rule(46, Directive::Retry, "lock busy"),
+    rule(NAMESPACE_EXISTS, Directive::Skip, "the collection is there"),
+    rule(50, Directive::Retry, "our own time limit"),
+    rule(64, Directive::Retry, "write concern not met in time"),
+    rule(89, Directive::Retry, "network timeout"),
+    rule(91, Directive::Retry, "server shutting down"),
+    rule(
+        100,
+        Directive::Retry,
+        "too few members for the write concern, for now",
+    ),
+    rule(112, Directive::Retry, "conflict with another writer"),
+    rule(
+        133,
+        Directive::Retry,
+        "no member for the read preference, for now",
+    ),
+    rule(134, Directive::Retry, "majority reads not available yet"),
+    rule(
+        146,
+        Directive::Retry,
+        "server out of memory for the command",
+    ),
+    rule(189, Directive::Retry, "primary stepped down"),
+    rule(202, Directive::Retry, "server busy"),
+    rule(225, Directive::Retry, "transaction too old"),
+    rule(251, Directive::Retry, "no such transaction"),
+    rule(262, Directive::Retry, "time limit over"),
+    rule(317, Directive::Retry, "connection pool expired"),
+    rule(9001, Directive::Retry, "socket error"),
+    rule(10107, Directive::Retry, "not the primary"),
+    rule(11600, Directive::Retry, "interrupted by shutdown"),
+    rule(11602, Directive::Retry, "interrupted by a state change"),
+    rule(13435, Directive::Retry, "not the primary"),
+    rule(13436, Directive::Retry, "not the primary, or recovering"),
+    rule(
+        12586,
+        Directive::Retry,
+        "an index build or another operation in the way",
+    ),
+    rule(
+        12587,
+        Directive::Retry,
+        "an index build or another operation in the way",
+    ),
+    rule(
+        DUPLICATE_KEY,
+        Directive::Replace,
+        "a document with that key is there",
+    ),
+    rule(
+        UNAUTHORIZED,
+        Directive::Stop,
+        "the target's user lacks a privilege: grant it readWrite on the databases replayed",
+    ),
+    rule(18, Directive::Stop, "the target refuses our credentials"),
+    rule(
+        28,
+        Directive::Stop,
+        "a path of the update leads through a value that is no document: the stored document is \
+         not the one that the source updated. Empty the target and replay from the beginning",
+    ),
+    rule(
+        66,
+        Directive::Stop,
+        "the update would change _id or a shard key that the target holds immutable",
+    ),
+    rule(
+        121,
+        Directive::Stop,
+        "a validator of the target refuses the document, and its user may not bypass validation: \
+         grant bypassDocumentValidation, or drop the validator",
+    ),
+    rule(
+        166,
+        Directive::Stop,
+        "the target is a view or refuses this kind of write on the collection",
+    ),
+    rule(
+        10334,
+        Directive::Stop,
+        "the document is larger than the target takes",
+    ),
+    rule(
+        17280,
+        Directive::Stop,
+        "a key is too large for an index of the target: drop that index",
+    ),
+    rule(
+        17419,
+        Directive::Stop,
+        "the updated document is larger than the target takes",
+    ),
+    rule(
+        17420,
+        Directive::Stop,
+        "the document to insert is larger than the target takes",
+    ),
+];
+
+/// What to do about a code, and why.
+#[must_use]
+pub fn rule_for(code: i32) -> Rule {
+    RULES
+        .iter()
+        .find(|rule| rule.code == code)
+        .copied()
+        .unwrap_or_else(|| rule(code, Directive::Stop, "the target refuses the write"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_one_line_and_a_reason() {
+        for (index, rule) in RULES.iter().enumerate() {
+            assert!(!rule.reason.is_empty());
+            assert!(
+                RULES[..index].iter().all(|other| other.code != rule.code),
+                "{}",
+                rule.code
+            );
+            assert_eq!(rule_for(rule.code), *rule);
+        }
+    }
+
+    #[test]
+    fn what_matters_is_frozen() {
+        let table = [
+            (10107, Directive::Retry),
+            (11000, Directive::Replace),
+            (48, Directive::Skip),
+            (13, Directive::Stop),
+            (28, Directive::Stop),
+            (121, Directive::Stop),
+            (999_999, Directive::Stop),
+        ];
+        for (code, directive) in table {
+            assert_eq!(rule_for(code).directive, directive, "{code}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What can go wrong, and with which code the program then ends.
+
+use std::fmt;
+
+use oplog_relay_core::format::{Format, FormatError};
+use oplog_relay_core::runtime::config::ConfigError;
+use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::kafka::KafkaFailure;
+use oplog_relay_core::runtime::mongo::MongoError;
+use rdkafka::error::KafkaError;
+
+use crate::plan::PlanError;
+
+/// A record, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordPlace {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+impl fmt::Display for RecordPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "topic {}, partition {}, offset {}",
+            self.topic, self.partition, self.offset
+        )
+    }
+}
+
+/// Why consuming ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumerError {
+    /// Faults of the configuration, all of them.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What was asked for does not fit what is there.
+    #[error("{0}")]
+    Usage(String),
+    /// Committed offsets are gone from a topic.
+    #[error("{0}")]
+    OffsetsLost(String),
+    /// A record that cannot be decoded.
+    #[error(
+        "{place}: the record cannot be decoded; everything before it is applied and committed, \
+         the group stands at it"
+    )]
+    Undecodable {
+        /// The record.
+        place: RecordPlace,
+        /// Why.
+        #[source]
+        source: FormatError,
+    },
+    /// An entry that cannot be replayed.
+    #[error(
+        "{place}: {error}; everything before it is applied and committed, the group stands at it"
+    )]
+    Unplayable {
+        /// The record.
+        place: RecordPlace,
+        /// Which entry.
+        error: PlanError,
+        /// Why.
+        #[source]
+        source: Box<crate::plan::PlanFault>,
+    },
+    /// A write or a format that a policy does not let pass.
+    #[error("{0}")]
+    Refused(String),
+    /// Kafka cannot be used.
+    #[error(transparent)]
+    KafkaFailure(#[from] KafkaFailure),
+    /// Kafka failed in a way that ends reading as a group.
+    #[error("{doing} failed")]
+    Kafka {
+        /// What was tried.
+        doing: String,
+        /// What Kafka or its client says.
+        #[source]
+        source: KafkaError,
+    },
+    /// MongoDB cannot be reached.
+    #[error(transparent)]
+    Mongo(#[from] MongoError),
+    /// The output cannot be written.
+    #[error("{0} cannot be written")]
+    Output(String, #[source] std::io::Error),
+    /// The instance that was asked is not ready.
+    #[error("{0}")]
+    Unready(String),
+    /// Standard output was closed by its reader.
+    #[error("standard output was closed by its reader")]
+    OutputClosed,
+    /// A part of the program ended without a word.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+impl ConsumerError {
+    /// For a Kafka call that failed.
+    pub fn kafka(doing: impl Into<String>, source: KafkaError) -> Self {
+        Self::Kafka {
+            doing: doing.into(),
+            source,
+        }
+    }
+
+    /// For a format that a replay refuses.
+    #[must_use]
+    pub fn lossy(topic: &str, format: Format) -> Self {
+        Self::Usage(format!(
+            "topic {topic} has the format {format}, which loses types: 1 and 1.0 come out the \
+             same. Produce bson, raw or canonical JSON for a replay, or give --allow-lossy"
+        ))
+    }
+
+    /// The code that the program ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(error) => error.exit_code(),
+            Self::Usage(_) => ExitCode::Usage,
+            Self::OffsetsLost(_) => ExitCode::OffsetsLost,
+            Self::Undecodable { .. } | Self::Unplayable { .. } | Self::Refused(_) => {
+                ExitCode::StoppedByPolicy
+            }
+            Self::OutputClosed => ExitCode::Done,
+            Self::KafkaFailure(_)
+            | Self::Kafka { .. }
+            | Self::Mongo(_)
+            | Self::Output(..)
+            | Self::Unready(_)
+            | Self::Ended(_) => ExitCode::Failed,
+        }
+    }
+
+    /// A word for the error counter.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Config(_) | Self::Usage(_) => "usage",
+            Self::OffsetsLost(_) => "offsets_lost",
+            Self::Undecodable { .. } => "undecodable",
+            Self::Unplayable { .. } => "unplayable",
+            Self::Refused(_) => "refused",
+            Self::KafkaFailure(_) | Self::Kafka { .. } => "kafka",
+            Self::Mongo(_) => "target",
+            Self::Output(..) | Self::OutputClosed => "output",
+            Self::Ended(_) | Self::Unready(_) => "internal",
+        }
+    }
+
+    /// The whole text: the error and what caused it, each said once.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(next) = cause {
+            let words = next.to_string();
+            if !text.contains(&words) {
+                text = format!("{text}: {words}");
+            }
+            cause = next.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,61 @@
+//! `--until-caught-up`: everything that the topics held at start is committed, by whichever
+//! member.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::Offset;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+
+use crate::error::ConsumerError;
+use crate::start::{Held, PartitionName, REQUEST, list};
+use oplog_relay_core::runtime::kafka::is_transient;
+
+/// How often the group's offsets are looked up.
+const INTERVAL: Duration = Duration::from_millis(300);
+
+/// The ends that are to be reached.
+#[derive(Debug)]
+pub(super) struct Goal {
+    /// Partitions that are not there yet, with their ends.
+    left: Vec<(PartitionName, i64)>,
+    looked: Option<Instant>,
+}
+
+impl Goal {
+    /// The ends noted at start. What a partition's log no longer holds needs no commit.
+    pub(super) fn new(held: Vec<Held>) -> Self {
+        let left = held.into_iter().filter(|held| held.low < held.end);
+        Self {
+            left: left.map(|held| (held.name, held.end)).collect(),
+            looked: None,
+        }
+    }
+
+    /// Whether the group has committed all of them.
+    pub(super) fn is_reached<C: ConsumerContext>(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+    ) -> Result<bool, ConsumerError> {
+        if self.left.is_empty() {
+            return Ok(true);
+        }
+        if self
+            .looked
+            .is_some_and(|looked| looked.elapsed() < INTERVAL)
+        {
+            return Ok(false);
+        }
+        self.looked = Some(Instant::now());
+        let names = list(self.left.iter().map(|(name, _)| name));
+        let committed = match consumer.committed_offsets(names, REQUEST) {
+            Ok(committed) => committed,
+            Err(error) if is_transient(&error) => return Ok(false),
+            Err(error) => return Err(ConsumerError::kafka("reading committed offsets", error)),
+        };
+        self.left.retain(|(name, end)| {
+            let element = committed.find_partition(&name.topic, name.partition);
+            !matches!(element.map(|e| e.offset()), Some(Offset::Offset(offset)) if offset >= *end)
+        });
+        Ok(self.left.is_empty())
+    }
+}

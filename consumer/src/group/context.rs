@@ -1,0 +1,388 @@
+//! The assigned partitions, and what librdkafka calls from within `poll`.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use oplog_relay_core::runtime::kafka::Context;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::Links;
+use super::intake::Intake;
+use super::rebalance;
+use crate::assignment::{AssignmentNumber, ReportEvent, Token};
+use crate::chunk::Chunk;
+use crate::error::ConsumerError;
+use crate::offsets::{NextOffset, OffsetTracker};
+use crate::start::PartitionName;
+use crate::status::PartitionStatus;
+
+/// A chunk of this size is closed: it is what a worker applies and acknowledges at once.
+const CHUNK_BYTES: usize = 2 << 20;
+
+/// An assigned partition, as the poll thread sees it.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) name: PartitionName,
+    pub(super) assignment: AssignmentNumber,
+    pub(super) token: Token,
+    /// What may be committed.
+    pub(super) tracker: OffsetTracker,
+    /// To the worker; closed when the partition is given up.
+    sender: Option<mpsc::Sender<Chunk>>,
+    /// Chunks that the worker has no room for yet; the last one is being filled.
+    waiting: VecDeque<Chunk>,
+    /// The worker is gone.
+    pub(super) ended: bool,
+    /// The end that a `read_committed` reader sees, as librdkafka last told.
+    end: Option<i64>,
+    /// The next record to read.
+    pub(super) position: Option<i64>,
+}
+
+impl Partition {
+    pub(super) fn new(
+        name: PartitionName,
+        assignment: AssignmentNumber,
+        token: Token,
+        tracker: OffsetTracker,
+        sender: mpsc::Sender<Chunk>,
+    ) -> Self {
+        Self {
+            name,
+            assignment,
+            token,
+            tracker,
+            sender: Some(sender),
+            waiting: VecDeque::new(),
+            ended: false,
+            end: None,
+            position: None,
+        }
+    }
+
+    /// The chunk to append to.
+    pub(super) fn filling(&mut self, empty: impl FnOnce() -> Chunk) -> &mut Chunk {
+        if self
+            .waiting
+            .back()
+            .is_none_or(|chunk| chunk.cost() >= CHUNK_BYTES)
+        {
+            self.waiting.push_back(empty());
+        }
+        let last = self.waiting.len().saturating_sub(1);
+        &mut self.waiting[last]
+    }
+
+    /// Hands chunks to the worker while it has room.
+    pub(super) fn hand_on(&mut self) {
+        let Some(sender) = &self.sender else { return };
+        while let Some(chunk) = self.waiting.pop_front() {
+            // A closed queue is a worker that failed: the program is about to end.
+            if let Err(TrySendError::Full(chunk) | TrySendError::Closed(chunk)) =
+                sender.try_send(chunk)
+            {
+                self.waiting.push_front(chunk);
+                return;
+            }
+        }
+    }
+
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Ends the worker's intake; returns what it will not get.
+    pub(super) fn close(&mut self) -> VecDeque<Chunk> {
+        self.sender = None;
+        std::mem::take(&mut self.waiting)
+    }
+
+    fn status(&self) -> PartitionStatus {
+        let committed = self.tracker.committed().map(NextOffset::get);
+        let lag = committed
+            .zip(self.end)
+            .map(|(committed, end)| (end - committed).max(0));
+        PartitionStatus {
+            topic: self.name.topic.clone(),
+            partition: self.name.partition,
+            committed,
+            position: self.position,
+            end: self.end,
+            lag,
+            ts: self.tracker.last().map(|id| id.ts.to_string()),
+        }
+    }
+}
+
+/// All assigned partitions.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    all: Vec<Partition>,
+    /// Where the last record belonged: records come in runs.
+    last: usize,
+}
+
+impl Partitions {
+    pub(super) fn find(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
+        let is_it = |candidate: &Partition| {
+            candidate.name.partition == partition && candidate.name.topic == topic
+        };
+        if !self.all.get(self.last).is_some_and(is_it) {
+            self.last = self.all.iter().position(is_it)?;
+        }
+        self.all.get_mut(self.last)
+    }
+
+    pub(super) fn of_assignment(&mut self, assignment: AssignmentNumber) -> Option<&mut Partition> {
+        self.all
+            .iter_mut()
+            .find(|partition| partition.assignment == assignment)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.all.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.all.iter_mut()
+    }
+
+    pub(super) fn add(&mut self, partition: Partition) {
+        self.all.push(partition);
+    }
+
+    pub(super) fn remove(&mut self, assignment: AssignmentNumber) {
+        self.all
+            .retain(|partition| partition.assignment != assignment);
+    }
+}
+
+/// Commits on their way.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    /// Since when one is on its way.
+    pub(super) sent: Option<Instant>,
+    /// When the last one was sent.
+    pub(super) last: Option<Instant>,
+}
+
+/// The context of the group's client.
+#[derive(Debug)]
+pub(super) struct GroupContext {
+    kafka: Context,
+    pub(super) group: String,
+    pub(super) links: Links,
+    partitions: Mutex<Partitions>,
+    failure: Mutex<Option<ConsumerError>>,
+    commits: Mutex<Commits>,
+    /// Bytes released during a rebalance, not yet taken off the budget.
+    released: AtomicUsize,
+    /// The sink is slower than Kafka: partitions are paused, also those to come.
+    paused: AtomicBool,
+}
+
+/// Only the poll thread takes these locks, so they are never contended; a panic under one ends
+/// the thread and with it the program.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl GroupContext {
+    pub(super) fn new(group: String, links: Links) -> Self {
+        Self {
+            kafka: Context::new(),
+            group,
+            links,
+            partitions: Mutex::default(),
+            failure: Mutex::default(),
+            commits: Mutex::default(),
+            released: AtomicUsize::new(0),
+            paused: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn partitions(&self) -> MutexGuard<'_, Partitions> {
+        lock(&self.partitions)
+    }
+
+    pub(super) fn commits(&self) -> MutexGuard<'_, Commits> {
+        lock(&self.commits)
+    }
+
+    /// Keeps the first failure of a callback, for the poll loop to end with.
+    pub(super) fn fail(&self, error: ConsumerError) {
+        lock(&self.failure).get_or_insert(error);
+    }
+
+    pub(super) fn take_failure(&self) -> Option<ConsumerError> {
+        lock(&self.failure).take()
+    }
+
+    /// Takes the workers' reports in; returns chunks for reuse.
+    pub(super) fn take_reports(&self, intake: &mut Intake) -> Vec<Chunk> {
+        intake.release(self.released.swap(0, Ordering::Relaxed));
+        let mut chunks = Vec::new();
+        let mut partitions = self.partitions();
+        for report in self.links.reports.take() {
+            let partition = partitions.of_assignment(report.assignment);
+            match report.event {
+                ReportEvent::Acknowledged { next, last } => {
+                    if let Some(partition) = partition {
+                        partition.tracker.acknowledge(next, last);
+                    }
+                }
+                ReportEvent::Released { bytes, chunk } => {
+                    intake.release(bytes);
+                    chunks.push(chunk);
+                }
+                ReportEvent::Ended => {
+                    if let Some(partition) = partition {
+                        partition.ended = true;
+                    }
+                }
+            }
+        }
+        chunks
+    }
+
+    /// Takes bytes off the budget when the poll loop looks next.
+    pub(super) fn release_later(&self, bytes: usize) {
+        self.released.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Ends the intake of all workers.
+    pub(super) fn close_queues(&self) {
+        for partition in self.partitions().iter_mut() {
+            drop(partition.close());
+        }
+    }
+
+    pub(super) fn has_workers(&self) -> bool {
+        self.partitions().iter().any(|partition| !partition.ended)
+    }
+
+    pub(super) fn invalidate_all(&self) {
+        for partition in self.partitions().iter() {
+            partition.token.invalidate();
+        }
+    }
+
+    pub(super) fn forget_all(&self) {
+        *self.partitions() = Partitions::default();
+    }
+
+    /// What is acknowledged and not committed, for a last commit.
+    pub(super) fn acknowledged(&self) -> Option<TopicPartitionList> {
+        let partitions = self.partitions();
+        commit_list(
+            partitions
+                .iter()
+                .filter_map(|p| Some((p, p.tracker.to_commit(None)?))),
+        )
+    }
+}
+
+/// A commit of partitions at offsets, with metadata; `None` if there is nothing to commit.
+pub(super) fn commit_list<'p>(
+    commits: impl Iterator<Item = (&'p Partition, NextOffset)>,
+) -> Option<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (partition, next) in commits {
+        let mut element = list.add_partition(&partition.name.topic, partition.name.partition);
+        if let Err(error) = element.set_offset(Offset::Offset(next.get())) {
+            tracing::error!(%error, %next, "an offset that cannot be committed");
+            continue;
+        }
+        element.set_metadata(partition.tracker.metadata());
+    }
+    (list.count() > 0).then_some(list)
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.kafka.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.kafka.error(error, reason);
+    }
+
+    /// Called every second: the ends that the broker told with its last answers.
+    fn stats(&self, statistics: Statistics) {
+        let mut partitions = self.partitions();
+        let mut shown = Vec::new();
+        for partition in partitions.iter_mut() {
+            let told = statistics
+                .topics
+                .get(&partition.name.topic)
+                .and_then(|topic| topic.partitions.get(&partition.name.partition));
+            if let Some(told) = told {
+                partition.end = (told.ls_offset >= 0).then_some(told.ls_offset);
+                partition.position = (told.app_offset >= 0).then_some(told.app_offset);
+            }
+            shown.push(partition.status());
+        }
+        self.links.board.put(shown);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                rebalance::assign(self, consumer, partitions);
+            }
+            _ => rebalance::revoke(self, consumer, partitions),
+        }
+        let count = i64::try_from(self.partitions().iter().count()).unwrap_or(i64::MAX);
+        self.links.metrics.partitions.set(count);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let sent = self.commits().sent.take();
+        if let Err(error) = &result {
+            // The next commit holds the same and more.
+            tracing::warn!(%error, "offsets could not be committed yet");
+            self.links.metrics.count_error("commit");
+            return;
+        }
+        if let Some(sent) = sent {
+            self.links
+                .metrics
+                .commit_seconds
+                .observe(sent.elapsed().as_secs_f64());
+        }
+        self.links.metrics.commits.inc();
+        let mut partitions = self.partitions();
+        for element in offsets.elements() {
+            let partition = partitions.find(element.topic(), element.partition());
+            if let (Some(partition), Ok(()), Offset::Offset(next)) =
+                (partition, element.error(), element.offset())
+            {
+                partition.tracker.commit_confirmed(NextOffset::at(next));
+            }
+        }
+    }
+}

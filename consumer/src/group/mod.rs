@@ -1,0 +1,331 @@
+//! Reading as a member of the group: one thread that polls, and that alone commits.
+//!
+//! The thread takes records from librdkafka's one queue and puts their bytes into chunks, one
+//! growing per partition; a worker per partition applies them ([`crate::partition`]). Workers
+//! report back, the thread commits. Rebalances happen inside `poll`, in
+//! [`context`](self::context::GroupContext), so polling, committing and rebalancing can never
+//! overlap: token, assignment and commit are looked at in the same step.
+//!
+//! **Memory.** Half of the byte budget is librdkafka's queue, half are chunks. When the chunks
+//! have used theirs the thread takes nothing more; if that lasts longer than a second it pauses
+//! the partitions and polls on, so that the group does not take it for dead, and resumes them at
+//! half of the budget. A pause throws away what librdkafka had fetched, so it is not done at once.
+
+mod caught_up;
+mod commit;
+mod context;
+mod intake;
+mod rebalance;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::runtime::http::Health;
+use oplog_relay_core::runtime::kafka::{self, client_config};
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::mpsc;
+
+use crate::assignment::Reports;
+use crate::config::GroupConfig;
+use crate::error::ConsumerError;
+use crate::metrics::Metrics;
+use crate::partition::Start;
+use crate::start;
+use crate::status::{Board, Readiness};
+
+use caught_up::Goal;
+use context::GroupContext;
+use intake::Intake;
+
+/// How long one poll waits when nothing is pending.
+const IDLE_POLL: Duration = Duration::from_millis(100);
+/// How long one poll waits while chunks wait for their workers.
+const BUSY_POLL: Duration = Duration::from_millis(5);
+/// Records taken before the thread looks at anything else.
+const RECORDS_PER_TURN: usize = 4096;
+/// A stall longer than this pauses the partitions.
+const STALL_BEFORE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for the workers.
+const DRAIN: Duration = Duration::from_secs(25);
+/// Largest record that a topic takes, with what is around it (CONTRACT: 100 MiB).
+const LARGEST_RECORD: usize = (100 << 20) + (28 << 20);
+
+/// How reading ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything that the topics held at start is committed.
+    CaughtUp,
+    /// Shutdown was asked for.
+    Stopped,
+}
+
+/// What the poll thread is connected to.
+#[derive(Debug, Clone)]
+pub struct Links {
+    /// Workers to start.
+    pub starts: mpsc::Sender<Start>,
+    /// The workers' reports.
+    pub reports: Arc<Reports>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where partitions are shown.
+    pub board: Board,
+    /// Whether the program is ready.
+    pub readiness: Arc<Readiness>,
+    /// Whether this thread turns.
+    pub health: Health,
+    /// When to end.
+    pub shutdown: Shutdown,
+}
+
+/// Reads as a member of the group until caught up or told to end. Blocks: it is a thread's life.
+///
+/// # Errors
+/// When offsets are lost, or Kafka fails for good.
+pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError> {
+    let context = GroupContext::new(config.group.clone(), links.clone());
+    let consumer: BaseConsumer<GroupContext> = consumer_config(config)
+        .create_with_context(context)
+        .map_err(|error| ConsumerError::kafka("making the kafka client", error))?;
+    let shutdown = &links.shutdown;
+    let held = start::held(&consumer, &config.prefix, shutdown)?;
+    start::settle(&consumer, &config.group, config.start, &held, shutdown)?;
+    let is_empty = held.is_empty();
+    let goal = config.until_caught_up.then(|| Goal::new(held));
+    // Neither the prefix nor the dots need an escape inside the brackets.
+    let pattern = format!("^{}\\.[^.]+\\.[^.]+$", config.prefix);
+    consumer
+        .subscribe(&[&pattern])
+        .map_err(|error| ConsumerError::kafka(format!("subscribing to {pattern}"), error))?;
+    tracing::info!(group = config.group, pattern, "joining the group");
+    let mut poller = Poller {
+        intake: Intake::new(config.queue_bytes / 2),
+        consumer,
+        links,
+        goal,
+        stalled: None,
+    };
+    if is_empty {
+        tracing::info!("no topic of this prefix is there yet; they are read as they appear");
+        poller.links.readiness.joined();
+    }
+    let outcome = poller.run();
+    if outcome.is_err() {
+        // Workers that wait for their target are not to be waited for.
+        poller.links.shutdown.trigger();
+    }
+    poller.leave();
+    outcome
+}
+
+fn consumer_config(config: &GroupConfig) -> ClientConfig {
+    let mut client = client_config(&config.kafka);
+    let fetch = (config.queue_bytes / 4).clamp(1 << 20, 50 << 20);
+    client
+        .set("group.id", &config.group)
+        .set("client.id", "oplog-consumer")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set("check.crcs", "true")
+        .set("statistics.interval.ms", "1000")
+        .set(
+            "queued.max.messages.kbytes",
+            (config.queue_bytes / 2 / 1024).max(1).to_string(),
+        )
+        .set("queued.min.messages", "100000")
+        .set("fetch.max.bytes", fetch.to_string())
+        .set("fetch.message.max.bytes", fetch.min(8 << 20).to_string())
+        .set("receive.message.max.bytes", LARGEST_RECORD.to_string());
+    // A quick answer when there is something; the operator may want fewer, larger fetches.
+    for (name, value) in [
+        ("fetch.wait.max.ms", "100"),
+        ("fetch.error.backoff.ms", "100"),
+    ] {
+        if client.get(name).is_none() {
+            client.set(name, value);
+        }
+    }
+    client
+}
+
+/// The poll thread.
+struct Poller {
+    consumer: BaseConsumer<GroupContext>,
+    intake: Intake,
+    links: Links,
+    goal: Option<Goal>,
+    /// Since when the budget is used up.
+    stalled: Option<Instant>,
+}
+
+impl Poller {
+    fn run(&mut self) -> Result<Outcome, ConsumerError> {
+        loop {
+            self.links.health.beat();
+            if let Some(error) = self.consumer.context().take_failure() {
+                return Err(error);
+            }
+            if self.links.shutdown.triggered() {
+                return Ok(Outcome::Stopped);
+            }
+            self.take_reports();
+            commit::commit_due(&self.consumer);
+            if let Some(goal) = &mut self.goal
+                && goal.is_reached(&self.consumer)?
+            {
+                tracing::info!("caught up: everything that the topics held at start is committed");
+                return Ok(Outcome::CaughtUp);
+            }
+            if !self.holds_back()? {
+                self.turn()?;
+            }
+            self.links
+                .metrics
+                .queue_bytes
+                .set(i64::try_from(self.intake.used()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Takes what librdkafka has and hands it on.
+    fn turn(&mut self) -> Result<(), ConsumerError> {
+        let mut wait = if self.intake.has_waiting(&self.consumer) {
+            BUSY_POLL
+        } else {
+            IDLE_POLL
+        };
+        for _ in 0..RECORDS_PER_TURN {
+            match self.consumer.poll(wait) {
+                None => break,
+                Some(Ok(record)) => self
+                    .intake
+                    .take(&self.consumer, &record, &self.links.metrics),
+                Some(Err(error)) => self.meet(&error)?,
+            }
+            if self.intake.is_over() {
+                break;
+            }
+            wait = Duration::ZERO;
+        }
+        self.intake.hand_on(&self.consumer);
+        Ok(())
+    }
+
+    /// Back-pressure. Returns whether nothing may be taken for now.
+    fn holds_back(&mut self) -> Result<bool, ConsumerError> {
+        if self.consumer.context().is_paused() {
+            if self.intake.is_under_half() {
+                self.pause(false)?;
+            }
+            // Polling goes on: it takes nothing but what was on its way.
+            return Ok(false);
+        }
+        if !self.intake.is_over() {
+            self.stalled = None;
+            return Ok(false);
+        }
+        let since = *self.stalled.get_or_insert_with(Instant::now);
+        if since.elapsed() > STALL_BEFORE_PAUSE {
+            self.pause(true)?;
+            return Ok(false);
+        }
+        self.links.reports.wait(BUSY_POLL);
+        self.take_reports();
+        self.intake.hand_on(&self.consumer);
+        Ok(true)
+    }
+
+    fn pause(&mut self, pause: bool) -> Result<(), ConsumerError> {
+        let failed = |error| ConsumerError::kafka("pausing or resuming partitions", error);
+        let assignment = self.consumer.assignment().map_err(failed)?;
+        if pause {
+            tracing::debug!("the sink is slower than kafka: pausing");
+            self.consumer.pause(&assignment).map_err(failed)?;
+        } else {
+            self.consumer.resume(&assignment).map_err(failed)?;
+            self.stalled = None;
+        }
+        self.consumer.context().set_paused(pause);
+        Ok(())
+    }
+
+    fn take_reports(&mut self) {
+        for chunk in self.consumer.context().take_reports(&mut self.intake) {
+            self.intake.recycle(chunk);
+        }
+    }
+
+    /// An error from polling: most pass, librdkafka goes on by itself.
+    fn meet(&self, error: &KafkaError) -> Result<(), ConsumerError> {
+        let code = error.rdkafka_error_code();
+        self.links.metrics.count_error("kafka");
+        match code {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Err(rebalance::explain_lost(&self.consumer))
+            }
+            Some(RDKafkaErrorCode::PollExceeded) => {
+                tracing::warn!("the group took this member for dead: it was stopped for too long");
+                Ok(())
+            }
+            // The pattern matches nothing yet, or a topic was removed.
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Ok(())
+            }
+            _ if kafka::is_fatal(error) || is_refusal(code) => Err(ConsumerError::kafka(
+                "reading as a member of the group",
+                error.clone(),
+            )),
+            _ => {
+                tracing::warn!(%error, "kafka client error; it goes on by itself");
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops the intake, lets the workers end, commits what they did, leaves the group.
+    fn leave(&mut self) {
+        let context = self.consumer.context();
+        context.close_queues();
+        let deadline = Instant::now() + DRAIN;
+        while context.has_workers() && Instant::now() < deadline && !self.links.shutdown.is_forced()
+        {
+            self.links.health.beat();
+            self.links.reports.wait(BUSY_POLL);
+            for chunk in context.take_reports(&mut self.intake) {
+                drop(chunk);
+            }
+        }
+        context.invalidate_all();
+        drop(context.take_reports(&mut self.intake));
+        if !self.consumer.assignment_lost()
+            && let Some(commits) = context.acknowledged()
+            && let Err(error) = self.consumer.commit(&commits, CommitMode::Sync)
+        {
+            tracing::warn!(%error, "the last offsets could not be committed; a part comes again");
+        }
+        context.forget_all();
+    }
+}
+
+/// What no retry mends: privileges and a group of another kind.
+fn is_refusal(code: Option<RDKafkaErrorCode>) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Some(
+            Code::GroupAuthorizationFailed
+                | Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::InconsistentGroupProtocol
+                | Code::InvalidGroupId
+                | Code::InvalidSessionTimeout
+                | Code::MessageSizeTooLarge
+        )
+    )
+}

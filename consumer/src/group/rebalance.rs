@@ -1,0 +1,295 @@
+//! What happens when partitions come and go. Runs inside `poll`, on the poll thread.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+
+use super::context::{GroupContext, Partition, commit_list};
+use crate::assignment::{ReportEvent, Token};
+use crate::chunk::Chunk;
+use crate::error::ConsumerError;
+use crate::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
+use crate::partition::Start;
+use crate::start::{First, PartitionName, REQUEST, first_offset, list, lost, persist};
+
+/// How long a partition that is taken away may take to finish the write under way. Below the
+/// session timeout; what is not done by then is abandoned, not committed.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Chunks on their way to a worker: one more than the one it works on.
+const CHUNKS_AHEAD: usize = 1;
+
+static NEXT_ASSIGNMENT: AtomicU64 = AtomicU64::new(1);
+
+/// Where an assigned partition begins, and after which entry.
+struct Beginning {
+    name: PartitionName,
+    next: NextOffset,
+    committer: Committer,
+}
+
+/// Partitions come: each gets its start, a token and a worker.
+pub(super) fn assign(
+    context: &GroupContext,
+    consumer: &BaseConsumer<GroupContext>,
+    assigned: &mut TopicPartitionList,
+) {
+    let names: Vec<PartitionName> = assigned.elements().iter().map(name_of).collect();
+    let beginnings = match beginnings(context, consumer, &names) {
+        Ok(beginnings) => beginnings,
+        Err(error) => {
+            // The rebalance has to be completed all the same; nothing is read any more.
+            context.fail(error);
+            complete_without_reading(consumer, assigned);
+            return;
+        }
+    };
+    for beginning in &beginnings {
+        let offset = Offset::Offset(beginning.next.get());
+        let PartitionName { topic, partition } = &beginning.name;
+        if let Err(error) = assigned.set_partition_offset(topic, *partition, offset) {
+            context.fail(ConsumerError::kafka(
+                "setting the start of a partition",
+                error,
+            ));
+        }
+    }
+    if let Err(error) = consumer.incremental_assign(assigned) {
+        context.fail(ConsumerError::kafka("taking assigned partitions", error));
+        return;
+    }
+    if context.is_paused()
+        && let Err(error) = consumer.pause(assigned)
+    {
+        context.fail(ConsumerError::kafka("pausing assigned partitions", error));
+    }
+    for beginning in beginnings {
+        start_worker(context, beginning);
+    }
+    context.links.readiness.joined();
+    tracing::info!(partitions = names.len(), "partitions assigned");
+}
+
+fn complete_without_reading(
+    consumer: &BaseConsumer<GroupContext>,
+    assigned: &mut TopicPartitionList,
+) {
+    if assigned.set_all_offsets(Offset::End).is_err()
+        || consumer.incremental_assign(assigned).is_err()
+    {
+        tracing::debug!("the assignment was refused; the program ends");
+    }
+}
+
+fn name_of(element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>) -> PartitionName {
+    PartitionName {
+        topic: element.topic().to_owned(),
+        partition: element.partition(),
+    }
+}
+
+fn beginnings(
+    context: &GroupContext,
+    consumer: &BaseConsumer<GroupContext>,
+    names: &[PartitionName],
+) -> Result<Vec<Beginning>, ConsumerError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let shutdown = &context.links.shutdown;
+    let committed = persist("reading committed offsets", shutdown, || {
+        consumer.committed_offsets(list(names), REQUEST)
+    })?;
+    let mut beginnings = Vec::with_capacity(names.len());
+    for name in names {
+        let element = committed.find_partition(&name.topic, name.partition);
+        let (offset, committer) = match element {
+            Some(element) => match element.offset() {
+                Offset::Offset(offset) => (Some(offset), CommitMetadata::read(element.metadata())),
+                _ => (None, Committer::Us(None)),
+            },
+            None => (None, Committer::Us(None)),
+        };
+        let doing = format!(
+            "reading the offsets of {}, partition {}",
+            name.topic, name.partition
+        );
+        let (low, _) = persist(&doing, shutdown, || {
+            consumer.fetch_watermarks(&name.topic, name.partition, REQUEST)
+        })?;
+        match first_offset(offset, low) {
+            First::At(next) => beginnings.push(Beginning {
+                name: name.clone(),
+                next: NextOffset::at(next),
+                committer,
+            }),
+            First::Lost => {
+                let text = lost(&context.group, name, offset, low);
+                return Err(ConsumerError::OffsetsLost(text));
+            }
+        }
+    }
+    Ok(beginnings)
+}
+
+fn start_worker(context: &GroupContext, beginning: Beginning) {
+    let Beginning {
+        name,
+        next,
+        committer,
+    } = beginning;
+    let last = match committer {
+        Committer::Us(last) => last,
+        Committer::Other => {
+            tracing::info!(
+                topic = name.topic,
+                partition = name.partition,
+                offset = next.get(),
+                "this offset was set by another program, as by a reset; going on from it"
+            );
+            None
+        }
+    };
+    let assignment = NEXT_ASSIGNMENT.fetch_add(1, Ordering::Relaxed);
+    let token = Token::default();
+    let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+    let start = Start {
+        topic: name.topic.clone(),
+        partition: name.partition,
+        assignment,
+        token: token.clone(),
+        chunks,
+    };
+    let tracker = OffsetTracker::new(next, last);
+    context
+        .partitions()
+        .add(Partition::new(name, assignment, token, tracker, sender));
+    if context.links.starts.blocking_send(start).is_err() {
+        context.fail(ConsumerError::Ended("the supervisor of the workers"));
+    }
+}
+
+/// Partitions go: their tokens first, then the write under way, then the offsets, then the
+/// partitions themselves. Of lost ones nothing is committed: somebody else owns them.
+pub(super) fn revoke(
+    context: &GroupContext,
+    consumer: &BaseConsumer<GroupContext>,
+    revoked: &TopicPartitionList,
+) {
+    let is_lost = consumer.assignment_lost();
+    let names: Vec<PartitionName> = revoked.elements().iter().map(name_of).collect();
+    let mut going = Vec::new();
+    let mut unread: Vec<Chunk> = Vec::new();
+    for partition in context.partitions().iter_mut() {
+        if names.contains(&partition.name) {
+            partition.token.invalidate();
+            unread.extend(partition.close());
+            going.push(partition.assignment);
+        }
+    }
+    context.release_later(unread.iter().map(Chunk::cost).sum());
+    drop(unread);
+    let ended = wait_for_end(context, &going);
+    if is_lost {
+        tracing::warn!(
+            partitions = names.len(),
+            "partitions lost: another member has them"
+        );
+    } else if !going.is_empty() {
+        commit_acknowledged(context, consumer, &going);
+        tracing::info!(
+            partitions = names.len(),
+            drained = ended,
+            "partitions revoked"
+        );
+    }
+    for assignment in going {
+        context.partitions().remove(assignment);
+    }
+    if let Err(error) = consumer.incremental_unassign(revoked) {
+        context.fail(ConsumerError::kafka("giving up partitions", error));
+    }
+}
+
+/// Waits until the workers are gone; false if they are not in time.
+fn wait_for_end(context: &GroupContext, going: &[u64]) -> bool {
+    let deadline = Instant::now() + DRAIN;
+    loop {
+        take_marks(context);
+        let ended = context
+            .partitions()
+            .iter()
+            .all(|partition| partition.ended || !going.contains(&partition.assignment));
+        if ended || Instant::now() >= deadline {
+            return ended;
+        }
+        context.links.reports.wait(Duration::from_millis(50));
+    }
+}
+
+/// Takes in what bears on offsets and ends; memory is left to the poll loop.
+fn take_marks(context: &GroupContext) {
+    let mut partitions = context.partitions();
+    for report in context.links.reports.take() {
+        let partition = partitions.of_assignment(report.assignment);
+        match (report.event, partition) {
+            (ReportEvent::Acknowledged { next, last }, Some(partition)) => {
+                partition.tracker.acknowledge(next, last);
+            }
+            (ReportEvent::Ended, Some(partition)) => partition.ended = true,
+            (ReportEvent::Released { bytes, .. }, _) => context.release_later(bytes),
+            (ReportEvent::Acknowledged { .. } | ReportEvent::Ended, None) => {}
+        }
+    }
+}
+
+fn commit_acknowledged(
+    context: &GroupContext,
+    consumer: &BaseConsumer<GroupContext>,
+    going: &[u64],
+) {
+    let commits = {
+        let partitions = context.partitions();
+        commit_list(
+            partitions
+                .iter()
+                .filter(|partition| going.contains(&partition.assignment))
+                .filter_map(|partition| Some((partition, partition.tracker.to_commit(None)?))),
+        )
+    };
+    if let Some(commits) = commits
+        && let Err(error) = consumer.commit(&commits, CommitMode::Sync)
+    {
+        tracing::warn!(%error, "offsets of revoked partitions could not be committed; a part comes again");
+    }
+}
+
+/// Finds the partition whose next records are gone, for the message.
+pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerError {
+    let context = consumer.context();
+    let standing: Vec<(PartitionName, i64)> = context
+        .partitions()
+        .iter()
+        .map(|partition| {
+            (
+                partition.name.clone(),
+                partition.tracker.acknowledged().get(),
+            )
+        })
+        .collect();
+    for (name, next) in standing {
+        let watermarks = consumer.fetch_watermarks(&name.topic, name.partition, REQUEST);
+        if let Ok((low, end)) = watermarks
+            && !(low..=end).contains(&next)
+        {
+            return ConsumerError::OffsetsLost(lost(&context.group, &name, Some(next), low));
+        }
+    }
+    ConsumerError::OffsetsLost(format!(
+        "kafka no longer has the next records of a partition of group {}: they were removed while \
+         they were being read",
+        context.group
+    ))
+}

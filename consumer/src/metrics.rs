@@ -1,0 +1,165 @@
+//! What the consumer counts. Names are constants here and a contract for dashboards.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oplog_relay_core::entry::Operation;
+use oplog_relay_core::runtime::metrics::{register_build_info, registered};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    exponential_buckets,
+};
+
+const PREFIX: &str = "oplog_consumer";
+
+/// Counters of one process. Shared by reference.
+#[derive(Debug)]
+pub struct Metrics {
+    /// All metrics, for `/metrics`.
+    pub registry: Registry,
+    entries: [IntCounter; Operation::ALL.len()],
+    /// Entries that the namespace filter left out.
+    pub filtered: IntCounter,
+    /// Bytes of the records read.
+    pub bytes: IntCounter,
+    lag: Gauge,
+    position: Gauge,
+    /// Commits that Kafka confirmed.
+    pub commits: IntCounter,
+    /// Time from sending a commit to its confirmation.
+    pub commit_seconds: Histogram,
+    /// Bytes between the poll thread and the sink.
+    pub queue_bytes: IntGauge,
+    /// Partitions assigned to this member.
+    pub partitions: IntGauge,
+    errors: IntCounterVec,
+    /// Updates that found no document.
+    pub unmatched_updates: IntCounter,
+    /// Inserts of documents that were there, applied as replacements.
+    pub duplicate_inserts: IntCounter,
+    /// Entries that a later one of the same batch made superfluous.
+    pub folded: IntCounter,
+    /// Time that the sink takes for a batch.
+    pub apply_seconds: Histogram,
+    /// Source time of the last entry applied, milliseconds since 1970; 0 before the first.
+    applied_ms: AtomicI64,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        register_build_info(&registry, PREFIX, env!("CARGO_PKG_VERSION"))?;
+        let counter = |name: &str, help: &str| {
+            registered(&registry, IntCounter::with_opts(opts(name, help))?)
+        };
+        let gauge =
+            |name: &str, help: &str| registered(&registry, Gauge::with_opts(opts(name, help))?);
+        let int_gauge =
+            |name: &str, help: &str| registered(&registry, IntGauge::with_opts(opts(name, help))?);
+        let histogram = |name: &str, help: &str| -> Result<Histogram, prometheus::Error> {
+            let opts =
+                HistogramOpts::from(opts(name, help)).buckets(exponential_buckets(0.001, 2.0, 16)?);
+            registered(&registry, Histogram::with_opts(opts)?)
+        };
+        let by_operation = IntCounterVec::new(opts("entries_total", "Entries applied."), &["op"])?;
+        let by_operation = registered(&registry, by_operation)?;
+        let errors = IntCounterVec::new(opts("errors_total", "Errors by kind."), &["kind"])?;
+        let errors = registered(&registry, errors)?;
+        Ok(Self {
+            entries: Operation::ALL
+                .map(|operation| by_operation.with_label_values(&[operation.name()])),
+            filtered: counter(
+                "filtered_total",
+                "Entries that the namespace filter left out.",
+            )?,
+            bytes: counter("bytes_total", "Bytes of the records read.")?,
+            lag: gauge(
+                "lag_seconds",
+                "Age of the last entry applied; 0 when caught up.",
+            )?,
+            position: gauge(
+                "position_timestamp_seconds",
+                "Source time of the last entry applied.",
+            )?,
+            commits: counter("commits_total", "Offset commits that Kafka confirmed.")?,
+            commit_seconds: histogram("commit_seconds", "From a commit to its confirmation.")?,
+            queue_bytes: int_gauge("queue_bytes", "Bytes read and not yet applied.")?,
+            partitions: int_gauge("assigned_partitions", "Partitions assigned to this member.")?,
+            errors,
+            unmatched_updates: counter(
+                "unmatched_updates_total",
+                "Updates that found no document.",
+            )?,
+            duplicate_inserts: counter(
+                "duplicate_inserts_total",
+                "Inserts of documents that were there, applied as replacements.",
+            )?,
+            folded: counter("folded_total", "Entries that a later one made superfluous.")?,
+            apply_seconds: histogram("apply_seconds", "Time that the sink takes for a batch.")?,
+            applied_ms: AtomicI64::new(0),
+            registry,
+        })
+    }
+
+    /// Counts applied entries of one operation.
+    pub fn count_entries(&self, operation: Operation, count: u64) {
+        if let Some(counter) = self.entries.get(operation.index()) {
+            counter.inc_by(count);
+        }
+    }
+
+    /// Entries applied so far.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries.iter().map(IntCounter::get).sum()
+    }
+
+    /// Counts an error.
+    pub fn count_error(&self, kind: &str) {
+        self.errors.with_label_values(&[kind]).inc();
+    }
+
+    /// An entry of that source time was applied.
+    pub fn applied(&self, source_ms: i64) {
+        self.applied_ms.fetch_max(source_ms, Ordering::Relaxed);
+        self.position
+            .set(seconds(self.applied_ms.load(Ordering::Relaxed)));
+    }
+
+    /// Sets the lag: `caught_up` says that nothing is left to apply.
+    pub fn set_lag(&self, caught_up: bool) -> Option<f64> {
+        let applied = self.applied_ms.load(Ordering::Relaxed);
+        let lag = match (caught_up, applied) {
+            (true, _) => Some(0.0),
+            (false, 0) => None,
+            (false, applied) => Some(seconds(now_ms().saturating_sub(applied)).max(0.0)),
+        };
+        self.lag.set(lag.unwrap_or_default());
+        lag
+    }
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds of this millennium fit 53 bits"
+)]
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace(PREFIX)
+}

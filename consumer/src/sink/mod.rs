@@ -1,0 +1,72 @@
+//! Where entries go: a sink takes the batches of all partitions and says when each is durable.
+//!
+//! The contract of [`Sink::apply`]: the entries of one batch are applied in order per document;
+//! batches of one partition come one after the other, those of different partitions at once.
+//! [`Applied::Done`] means durable. Applying a batch again, or a part of it, is harmless. Before
+//! each write the token is checked: without it nothing is written any more.
+
+pub mod json;
+pub mod mongo;
+
+use crate::assignment::Token;
+use crate::batch::Batch;
+use crate::error::ConsumerError;
+use crate::plan::PlanError;
+
+/// How a batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Applied {
+    /// All of it is durable.
+    Done,
+    /// The partition was taken away or the program ends: some of it may be written, and nobody
+    /// may count on it.
+    Abandoned,
+}
+
+/// Why a batch cannot be applied.
+#[derive(Debug)]
+pub enum SinkError {
+    /// An entry of it cannot be applied; nothing was written. Those before it can be given again
+    /// without it.
+    Entry(PlanError),
+    /// Something that ends the program.
+    Fatal(ConsumerError),
+}
+
+impl From<ConsumerError> for SinkError {
+    fn from(error: ConsumerError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// Where entries go. The set is closed.
+#[derive(Debug)]
+pub enum Sink {
+    /// `replay`
+    Mongo(mongo::MongoSink),
+    /// `emit`
+    Json(json::JsonSink),
+}
+
+impl Sink {
+    /// Applies a batch; see the module's contract.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
+        match self {
+            Self::Mongo(sink) => sink.apply(batch, token).await,
+            Self::Json(sink) => sink.apply(batch, token).await,
+        }
+    }
+
+    /// Whether it can do without types that a lossy format drops.
+    #[must_use]
+    pub const fn takes_lossy(&self) -> bool {
+        match self {
+            Self::Mongo(sink) => sink.takes_lossy(),
+            Self::Json(_) => true,
+        }
+    }
+}

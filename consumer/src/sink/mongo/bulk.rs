@@ -1,0 +1,459 @@
+//! One bulk to its acknowledgement: cut to the server's limits, repeated, mended, bisected.
+
+use std::sync::atomic::Ordering;
+
+use mongodb::bson::{RawDocumentBuf, doc};
+use oplog_relay_core::json::{Mode, write_value};
+use oplog_relay_core::runtime::mongo::{Hello, error_code, is_transient};
+use oplog_relay_core::runtime::retry::Backoff;
+
+use super::reply::{WriteError, WriteReply};
+use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::assignment::Token;
+use crate::config::Unmatched;
+use crate::directive::{DUPLICATE_KEY, Directive, UNAUTHORIZED, rule_for};
+use crate::error::ConsumerError;
+use crate::plan::{Action, Bulk, BulkKind, CommandOptions, Write, statement_bytes, write_command};
+use crate::sink::Applied;
+
+/// How long the server may work on one command: below the session timeout of the group, so that
+/// a write of a member that was declared dead is not executed late.
+const MAX_TIME_MS: i64 = 30_000;
+/// Code of our own time limit.
+const TIME_LIMIT: i32 = 50;
+/// Failures of one command after which it is cut in halves, to find the write that causes them.
+const FAILURES_BEFORE_CUT: u32 = 3;
+/// Failures of a single write, with the server answering in between, after which it is to blame.
+const FAILURES_OF_ONE: u32 = 8;
+/// Codes by which a server says that it does not know or allow `bypassDocumentValidation`.
+const NO_BYPASS: [i32; 5] = [UNAUTHORIZED, 9, 72, 238, 40415];
+
+/// What a command may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    bytes: usize,
+    writes: usize,
+}
+
+impl Limits {
+    /// Those of a server, or the common ones where it does not say.
+    ///
+    /// The writes go in the command's own document, which may be as large as a document (and 16
+    /// KiB more, for what is around them).
+    pub(crate) fn of(hello: &Hello) -> Self {
+        let limit = |said: Option<i64>, usual: usize| {
+            said.and_then(|said| usize::try_from(said).ok())
+                .filter(|said| *said > 0)
+                .unwrap_or(usual)
+        };
+        let bytes = limit(hello.max_bson_object_size, 16 << 20)
+            .min(limit(hello.max_message_size_bytes, 48_000_000));
+        Self {
+            bytes,
+            writes: limit(hello.max_write_batch_size, 100_000).min(100_000),
+        }
+    }
+
+    /// The writes that fit in the next command: at least one.
+    fn cut<'w, 'a>(self, writes: &'w [Write<'a>]) -> (&'w [Write<'a>], &'w [Write<'a>]) {
+        let mut bytes = 0;
+        let mut fits = |write: &Write<'_>| {
+            bytes += statement_bytes(write);
+            bytes <= self.bytes
+        };
+        let count = writes
+            .iter()
+            .take(self.writes)
+            .take_while(|write| fits(write))
+            .count();
+        writes.split_at(count.max(1).min(writes.len()))
+    }
+}
+
+/// What to do after an attempt.
+enum Next<'w, 'a> {
+    /// Go on with these, after a pause or at once.
+    Go { rest: &'w [Write<'a>], pause: bool },
+    /// Send the halves one after the other.
+    Halve,
+}
+
+impl MongoSink {
+    /// Sends a bulk in as many commands as it takes.
+    pub(super) async fn send_bulk(
+        &self,
+        bulk: &Bulk<'_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let mut rest = bulk.writes.as_slice();
+        while !rest.is_empty() {
+            let (part, after) = self.limits.cut(rest);
+            if self.send(bulk.ns, bulk.kind, part, token).await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+            rest = after;
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Sends writes that fit one command, until all are acknowledged.
+    async fn send(
+        &self,
+        ns: &str,
+        kind: BulkKind,
+        writes: &[Write<'_>],
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let mut rest = writes;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        while !rest.is_empty() {
+            if !token.is_valid() {
+                return Ok(Applied::Abandoned);
+            }
+            let next = match self.run(ns, kind, rest).await? {
+                Ok(reply) => {
+                    self.readiness.target_reached();
+                    self.after_reply(ns, kind, rest, reply, token).await?
+                }
+                Err(error) => Some(
+                    self.after_error(ns, rest, &error, backoff.attempts())
+                        .await?,
+                ),
+            };
+            match next {
+                None => return Ok(Applied::Abandoned),
+                Some(Next::Halve) => {
+                    let (first, second) = rest.split_at(rest.len() / 2);
+                    for half in [first, second] {
+                        let sent = Box::pin(self.send(ns, kind, half, token)).await?;
+                        if sent == Applied::Abandoned {
+                            return Ok(Applied::Abandoned);
+                        }
+                    }
+                    return Ok(Applied::Done);
+                }
+                Some(Next::Go { rest: left, pause }) => {
+                    if left.len() < rest.len() {
+                        backoff.reset();
+                    }
+                    rest = left;
+                    if pause && !rest.is_empty() && !backoff.sleep(&self.shutdown).await {
+                        return Ok(Applied::Abandoned);
+                    }
+                }
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    async fn run(
+        &self,
+        ns: &str,
+        kind: BulkKind,
+        writes: &[Write<'_>],
+    ) -> Result<Result<WriteReply, mongodb::error::Error>, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let options = CommandOptions {
+            bypass_validation: self.bypass_validation.load(Ordering::Relaxed),
+            upsert_unmatched: self.unmatched == Unmatched::Upsert,
+            max_time_ms: MAX_TIME_MS,
+        };
+        let bytes: usize = writes.iter().map(statement_bytes).sum();
+        let mut command = Vec::with_capacity(bytes + 256);
+        let damaged = |error: &dyn std::fmt::Display| {
+            ConsumerError::Refused(format!("writes to {ns} are no valid command: {error}"))
+        };
+        write_command(collection, kind, writes, options, &mut command)
+            .map_err(|error| damaged(&error))?;
+        let command = RawDocumentBuf::from_bytes(command).map_err(|error| damaged(&error))?;
+        let reply = self.client.database(db).run_raw_command(command).await;
+        Ok(reply.map(|reply| WriteReply::read(&reply)))
+    }
+
+    /// Takes an answer; `None` if what had to be mended was abandoned.
+    async fn after_reply<'w, 'a>(
+        &self,
+        ns: &str,
+        kind: BulkKind,
+        writes: &'w [Write<'a>],
+        reply: WriteReply,
+        token: &Token,
+    ) -> Result<Option<Next<'w, 'a>>, ConsumerError> {
+        if let Some((code, text)) = reply.concern.as_ref() {
+            // The writes are executed, but not by a majority: only a repetition tells.
+            if rule_for(*code).directive != Directive::Retry {
+                let reason = format!("the target's write concern failed ({code}): {text}");
+                return Err(ConsumerError::Refused(reason));
+            }
+            self.readiness.target_failed(text);
+            self.metrics.count_error("write_concern");
+            return Ok(Some(Next::Go {
+                rest: writes,
+                pause: true,
+            }));
+        }
+        match kind {
+            BulkKind::Update => self.after_updates(ns, writes, &reply).map(Some),
+            BulkKind::Insert | BulkKind::Delete => {
+                self.after_unordered(ns, kind, writes, &reply, token).await
+            }
+        }
+    }
+
+    fn after_updates<'w, 'a>(
+        &self,
+        ns: &str,
+        writes: &'w [Write<'a>],
+        reply: &WriteReply,
+    ) -> Result<Next<'w, 'a>, ConsumerError> {
+        let refused = reply.errors.first();
+        let executed = refused
+            .map_or(writes.len(), |error| error.index)
+            .min(writes.len());
+        let unmatched = executed.saturating_sub(reply.n);
+        if unmatched > 0 {
+            self.count_unmatched(ns, writes.get(..executed).unwrap_or_default(), unmatched)?;
+        }
+        let (Some(error), Some((write, after))) = (
+            refused,
+            writes.get(executed..).and_then(<[Write<'_>]>::split_first),
+        ) else {
+            return Ok(Next::Go {
+                rest: &[],
+                pause: false,
+            });
+        };
+        let rest = writes.get(executed..).unwrap_or_default();
+        match rule_for(error.code).directive {
+            Directive::Retry => Ok(Next::Go { rest, pause: true }),
+            Directive::Skip => Ok(Next::Go {
+                rest: after,
+                pause: false,
+            }),
+            // Another upsert of the same document was faster.
+            Directive::Replace if error.id_index == Some(true) => {
+                Ok(Next::Go { rest, pause: true })
+            }
+            Directive::Replace | Directive::Stop => Err(refusal(ns, write, error)),
+        }
+    }
+
+    async fn after_unordered<'w, 'a>(
+        &self,
+        ns: &str,
+        kind: BulkKind,
+        writes: &'w [Write<'a>],
+        reply: &WriteReply,
+        token: &Token,
+    ) -> Result<Option<Next<'w, 'a>>, ConsumerError> {
+        let (mut replacements, mut again) = (Vec::new(), Vec::new());
+        for error in &reply.errors {
+            let Some(write) = writes.get(error.index) else {
+                continue;
+            };
+            match (rule_for(error.code).directive, write.action) {
+                (Directive::Replace, Action::Insert(document)) if error.id_index != Some(false) => {
+                    replacements.push(Write {
+                        action: Action::Replace(document),
+                        ..*write
+                    });
+                }
+                (Directive::Retry, _) => again.push(*write),
+                (Directive::Skip, _) => {}
+                (Directive::Replace | Directive::Stop, _) => return Err(refusal(ns, write, error)),
+            }
+        }
+        self.metrics
+            .duplicate_inserts
+            .inc_by(count(replacements.len()));
+        for (kind, writes) in [(BulkKind::Update, replacements), (kind, again)] {
+            let writes = Bulk { ns, kind, writes };
+            if Box::pin(self.send_bulk(&writes, token)).await? == Applied::Abandoned {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Next::Go {
+            rest: &[],
+            pause: false,
+        }))
+    }
+
+    fn count_unmatched(
+        &self,
+        ns: &str,
+        executed: &[Write<'_>],
+        unmatched: usize,
+    ) -> Result<(), ConsumerError> {
+        self.metrics.unmatched_updates.inc_by(count(unmatched));
+        let ids = executed
+            .first()
+            .map(|write| write.id)
+            .zip(executed.last().map(|write| write.id));
+        if self.unmatched == Unmatched::Stop {
+            let (first, last) = ids.unzip();
+            return Err(ConsumerError::Refused(format!(
+                "{unmatched} of the updates of {ns} in the entries {} to {} found no document on \
+                 the target. The target lacks what the source had: replay from the beginning into \
+                 an empty target, or go on with --unmatched count",
+                shown(first),
+                shown(last)
+            )));
+        }
+        tracing::debug!(ns, unmatched, "updates found no document");
+        Ok(())
+    }
+
+    /// Takes a command's failure.
+    async fn after_error<'w, 'a>(
+        &self,
+        ns: &str,
+        writes: &'w [Write<'a>],
+        error: &mongodb::error::Error,
+        attempts: u32,
+    ) -> Result<Next<'w, 'a>, ConsumerError> {
+        let code = error_code(error);
+        if code.is_some_and(|code| NO_BYPASS.contains(&code))
+            && self.bypass_validation.swap(false, Ordering::Relaxed)
+        {
+            tracing::warn!(%error, "going on without bypassDocumentValidation");
+            return Ok(Next::Go {
+                rest: writes,
+                pause: false,
+            });
+        }
+        let rule = code.map(rule_for);
+        let retry = rule.is_some_and(|rule| rule.directive == Directive::Retry);
+        if !retry && !is_transient(error) {
+            let reason = rule.map_or("the target refuses the write", |rule| rule.reason);
+            return Err(ConsumerError::Refused(format!(
+                "writes to {ns} (from entry {}) were refused: {}: {reason}",
+                shown(writes.first().map(|write| write.id)),
+                error.kind
+            )));
+        }
+        self.metrics.count_error("target");
+        self.readiness.target_failed(&error.kind.to_string());
+        let suspicious = code.is_none() || code == Some(TIME_LIMIT);
+        if attempts >= FAILURES_BEFORE_CUT && suspicious && self.answers().await {
+            if writes.len() > 1 {
+                tracing::warn!(ns, writes = writes.len(), %error, "bisecting a bulk that keeps failing");
+                return Ok(Next::Halve);
+            }
+            if let Some(write) = writes.first()
+                && attempts >= FAILURES_OF_ONE
+                && code.is_none()
+            {
+                return Err(poison(ns, write, error));
+            }
+        }
+        Ok(Next::Go {
+            rest: writes,
+            pause: true,
+        })
+    }
+
+    /// Whether the target answers at all.
+    async fn answers(&self) -> bool {
+        self.client
+            .database("admin")
+            .run_command(doc! { "ping": 1 })
+            .await
+            .is_ok()
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn shown(id: Option<oplog_relay_core::position::EntryId>) -> String {
+    id.map_or_else(|| "?".to_owned(), |id| id.to_string())
+}
+
+/// The write's document, for messages: `_id` as JSON, cut where it is long.
+fn document_id(write: &Write<'_>) -> String {
+    const SHOWN: usize = 200;
+    let mut text = Vec::new();
+    if write_value(write.document_id, Mode::Relaxed, &mut text).is_err() {
+        return "(unreadable)".to_owned();
+    }
+    let text = String::from_utf8_lossy(&text);
+    text.chars().take(SHOWN).collect()
+}
+
+fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> ConsumerError {
+    let reason = if error.code == DUPLICATE_KEY {
+        "another document of the target has the same value under a unique index. Either the \
+         target is ahead of the entries replayed, or it has documents of its own: drop that index \
+         on the target until the replay has caught up, or replay into an empty target"
+    } else {
+        rule_for(error.code).reason
+    };
+    ConsumerError::Refused(format!(
+        "the target refused entry {} for the document of {ns} with _id {} (code {}): {}: {reason}",
+        write.id,
+        document_id(write),
+        error.code,
+        error.text
+    ))
+}
+
+fn poison(ns: &str, write: &Write<'_>, error: &mongodb::error::Error) -> ConsumerError {
+    ConsumerError::Refused(format!(
+        "the target answers, but fails each time at entry {} for the document of {ns} with _id {}: \
+         {}. The target cannot hold this document",
+        write.id,
+        document_id(write),
+        error.kind
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::document::{Document, Element, kind};
+    use oplog_relay_core::position::{EntryId, Timestamp};
+
+    #[test]
+    fn commands_respect_bytes_and_counts_and_take_at_least_one_write() {
+        let bytes = [5, 0, 0, 0, 0];
+        let write = Write {
+            id: EntryId {
+                ts: Timestamp::new(1, 1),
+                ord: 0,
+            },
+            document_id: Element {
+                name: b"_id",
+                kind: kind::NULL,
+                value: &[],
+            },
+            action: Action::Insert(Document::new(&bytes).unwrap()),
+        };
+        let writes = [write; 5];
+        let one = statement_bytes(&write);
+        let cut = |bytes, writes_at_most| {
+            Limits {
+                bytes,
+                writes: writes_at_most,
+            }
+            .cut(&writes)
+            .0
+            .len()
+        };
+        assert_eq!(cut(one * 3, 10), 3);
+        assert_eq!(cut(one * 30, 2), 2);
+        assert_eq!(cut(one * 30, 10), 5);
+        assert_eq!(cut(1, 10), 1);
+        let hello = Hello {
+            max_write_batch_size: Some(1000),
+            ..Hello::default()
+        };
+        assert_eq!(
+            Limits::of(&hello),
+            Limits {
+                bytes: 16 << 20,
+                writes: 1000
+            }
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! Where a new group begins: at one cut, the same source second in all partitions, committed for
+//! all of them in one call before anybody subscribes.
+//!
+//! A partition that has no committed offset in a group that has others appeared later, or lost
+//! its offset: see [`first_offset`].
+
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::runtime::config::Start;
+use oplog_relay_core::runtime::kafka::is_transient;
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::topic::is_data_topic;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::error::ConsumerError;
+use crate::offsets::CommitMetadata;
+
+/// How long one request may take.
+pub(crate) const REQUEST: Duration = Duration::from_secs(15);
+/// How long transient failures are borne before they end the program.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartitionName {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+}
+
+/// A partition and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Which one.
+    pub name: PartitionName,
+    /// The first offset that is still there.
+    pub low: i64,
+    /// The end that a `read_committed` reader sees: the last stable offset.
+    pub end: i64,
+}
+
+/// Runs a request until it succeeds, fails for good, or time is up.
+pub(crate) fn persist<T>(
+    doing: &str,
+    shutdown: &Shutdown,
+    mut request: impl FnMut() -> KafkaResult<T>,
+) -> Result<T, ConsumerError> {
+    let begun = Instant::now();
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+    loop {
+        match request() {
+            Ok(value) => return Ok(value),
+            Err(error) if is_transient(&error) && begun.elapsed() < PATIENCE => {
+                tracing::warn!(%error, doing, "kafka does not answer as it should; trying again");
+                if !backoff.sleep_blocking(shutdown) {
+                    return Err(ConsumerError::kafka(doing, error));
+                }
+            }
+            Err(error) => return Err(ConsumerError::kafka(doing, error)),
+        }
+    }
+}
+
+/// All partitions of the prefix's data topics, and what they hold.
+pub(crate) fn held<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    prefix: &str,
+    shutdown: &Shutdown,
+) -> Result<Vec<Held>, ConsumerError> {
+    let metadata = persist("listing topics", shutdown, || {
+        consumer.fetch_metadata(None, REQUEST)
+    })?;
+    let mut held = Vec::new();
+    for topic in metadata
+        .topics()
+        .iter()
+        .filter(|topic| is_data_topic(prefix, topic.name()))
+    {
+        for partition in topic.partitions() {
+            let name = PartitionName {
+                topic: topic.name().to_owned(),
+                partition: partition.id(),
+            };
+            let doing = format!(
+                "reading the offsets of {}, partition {}",
+                name.topic, name.partition
+            );
+            let (low, end) = persist(&doing, shutdown, || {
+                consumer.fetch_watermarks(&name.topic, name.partition, REQUEST)
+            })?;
+            held.push(Held { name, low, end });
+        }
+    }
+    Ok(held)
+}
+
+/// Makes a list of partitions for requests.
+pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n PartitionName>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for name in names {
+        list.add_partition(&name.topic, name.partition);
+    }
+    list
+}
+
+/// Commits the start of a group that has none. A group that has any goes on where it was.
+pub(crate) fn settle<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    group: &str,
+    start: Start,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<(), ConsumerError> {
+    if held.is_empty() || has_commits(consumer, held, shutdown)? {
+        return Ok(());
+    }
+    let cut = resolve(consumer, start, held, shutdown)?;
+    let mut commits = TopicPartitionList::with_capacity(cut.len());
+    let metadata = CommitMetadata::text(None);
+    for (held, offset) in held.iter().zip(&cut) {
+        let mut element = commits.add_partition(&held.name.topic, held.name.partition);
+        let set = element.set_offset(Offset::Offset(*offset));
+        set.map_err(|error| ConsumerError::kafka("setting the start", error))?;
+        element.set_metadata(&metadata);
+    }
+    let doing = format!("committing the start of group {group}");
+    match persist(&doing, shutdown, || {
+        consumer.commit(&commits, CommitMode::Sync)
+    }) {
+        Ok(()) => {
+            tracing::info!(
+                group,
+                ?start,
+                partitions = cut.len(),
+                "new group: start committed"
+            );
+            Ok(())
+        }
+        // Another member was faster and has joined: its start counts.
+        Err(ConsumerError::Kafka { source, .. }) if is_taken(&source) => {
+            tracing::info!(group, "another member settles the start of this group");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_taken(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress)
+    )
+}
+
+fn has_commits<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<bool, ConsumerError> {
+    let committed = persist("reading committed offsets", shutdown, || {
+        consumer.committed_offsets(list(held.iter().map(|held| &held.name)), REQUEST)
+    })?;
+    Ok(committed
+        .elements()
+        .iter()
+        .any(|element| matches!(element.offset(), Offset::Offset(_))))
+}
+
+/// The offsets of one cut, in the order of the partitions.
+fn resolve<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    start: Start,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<i64>, ConsumerError> {
+    match start {
+        Start::Now => Ok(held.iter().map(|held| held.end).collect()),
+        Start::Oldest if held.iter().all(|held| held.low == 0) => Ok(vec![0; held.len()]),
+        Start::Oldest => {
+            let second = first_whole_second(consumer, held, shutdown)?;
+            tracing::info!(
+                second,
+                "old records were removed; all partitions begin at this second"
+            );
+            at_second(consumer, second, held, shutdown)
+        }
+        Start::At(millis) => at_second(consumer, millis.div_euclid(1000), held, shutdown),
+        Start::Position(seconds, _) => at_second(consumer, seconds.into(), held, shutdown),
+    }
+}
+
+/// The offsets of the first records at or after a source second.
+fn at_second<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    second: i64,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<i64>, ConsumerError> {
+    let doing = "looking for the offsets of a time";
+    let found = persist(doing, shutdown, || {
+        let mut times = list(held.iter().map(|held| &held.name));
+        times.set_all_offsets(Offset::Offset(second.max(0).saturating_mul(1000)))?;
+        consumer.offsets_for_times(times, REQUEST)
+    })?;
+    held.iter()
+        .map(
+            |held| match found.find_partition(&held.name.topic, held.name.partition) {
+                Some(element) => match (element.error(), element.offset()) {
+                    (Err(error), _) => Err(ConsumerError::kafka(doing, error)),
+                    (Ok(()), Offset::Offset(offset)) => Ok(offset),
+                    // No record is that young.
+                    (Ok(()), _) => Ok(held.end),
+                },
+                None => Ok(held.end),
+            },
+        )
+        .collect()
+}
+
+/// The first source second of which all partitions still hold every record.
+fn first_whole_second<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<i64, ConsumerError> {
+    let cut: Vec<&Held> = held
+        .iter()
+        .filter(|held| 0 < held.low && held.low < held.end)
+        .collect();
+    let doing = "reading the first records";
+    let mut begins = TopicPartitionList::with_capacity(cut.len());
+    for held in &cut {
+        begins
+            .add_partition_offset(
+                &held.name.topic,
+                held.name.partition,
+                Offset::Offset(held.low),
+            )
+            .map_err(|error| ConsumerError::kafka(doing, error))?;
+    }
+    consumer
+        .assign(&begins)
+        .map_err(|error| ConsumerError::kafka(doing, error))?;
+    let mut waiting: Vec<&PartitionName> = cut.iter().map(|held| &held.name).collect();
+    let mut second = 0;
+    let begun = Instant::now();
+    while !waiting.is_empty() && begun.elapsed() < REQUEST && !shutdown.triggered() {
+        let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let is_it = |name: &&PartitionName| {
+            name.topic == record.topic() && name.partition == record.partition()
+        };
+        if let Some(index) = waiting.iter().position(is_it) {
+            waiting.swap_remove(index);
+            // Earlier records of that second may be among the removed ones.
+            let millis = record.timestamp().to_millis().unwrap_or_default();
+            second = second.max(millis.div_euclid(1000) + 1);
+        }
+    }
+    consumer
+        .unassign()
+        .map_err(|error| ConsumerError::kafka(doing, error))?;
+    if let Some(name) = waiting.first() {
+        // Nothing but control records is left there: it holds every second.
+        tracing::debug!(
+            topic = name.topic,
+            partitions = waiting.len(),
+            "partitions without records"
+        );
+    }
+    Ok(second)
+}
+
+/// Where an assigned partition begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// At that offset.
+    At(i64),
+    /// Nowhere: what would come next is gone.
+    Lost,
+}
+
+/// Where a partition begins, given what the group has committed for it and the first offset that
+/// it still holds.
+///
+/// | committed | log begins at | begins |
+/// | --- | --- | --- |
+/// | n | at or before n | at n |
+/// | n | after n | lost: the records from n on are gone |
+/// | nothing | 0 | at 0: it appeared after the group did |
+/// | nothing | later | lost: it had records that the group never saw |
+#[must_use]
+pub const fn first_offset(committed: Option<i64>, low: i64) -> First {
+    match committed {
+        Some(committed) if committed >= low => First::At(committed),
+        None if low == 0 => First::At(0),
+        Some(_) | None => First::Lost,
+    }
+}
+
+/// What to tell of a partition whose next records are gone.
+#[must_use]
+pub fn lost(group: &str, name: &PartitionName, committed: Option<i64>, low: i64) -> String {
+    let PartitionName { topic, partition } = name;
+    let what = match committed {
+        Some(committed) => format!(
+            "group {group} has committed offset {committed}, but its log now begins at {low}: the \
+             records between are gone"
+        ),
+        None => format!(
+            "group {group} has no committed offset, but its log begins at {low}: the group's \
+             offset expired, or records were removed before it read them"
+        ),
+    };
+    format!(
+        "topic {topic}, partition {partition}: {what} (retention, a size limit, or the topic was \
+         made anew). To go on: sync the target anew and start a new --group with --start now; or, \
+         where the missing entries do not matter, stop all members and reset the group to one time \
+         with `kafka-consumer-groups --reset-offsets --to-datetime` for all topics of the prefix"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_begins_where_the_table_says() {
+        let table = [
+            (Some(5), 0, First::At(5)),
+            (Some(5), 5, First::At(5)),
+            (Some(5), 6, First::Lost),
+            (None, 0, First::At(0)),
+            (None, 1, First::Lost),
+        ];
+        for (committed, low, first) in table {
+            assert_eq!(first_offset(committed, low), first, "{committed:?} {low}");
+        }
+        let name = PartitionName {
+            topic: "cdc.a.b".into(),
+            partition: 3,
+        };
+        let text = lost("g", &name, Some(5), 9);
+        for part in [
+            "cdc.a.b",
+            "partition 3",
+            "offset 5",
+            "begins at 9",
+            "--reset-offsets",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What the program shows of itself: readiness, `/status`, the live line, a log line now and then.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::runtime::http::Health;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::runtime::status_line::StatusLine;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::metrics::Metrics;
+
+/// How often a log line tells how it goes, where there is no terminal.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the live line changes.
+const LINE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often an unreachable target is logged.
+const TARGET_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Ready is a member with an assignment whose target answers.
+#[derive(Debug)]
+pub struct Readiness {
+    health: Health,
+    joined: AtomicBool,
+    target: Mutex<Target>,
+}
+
+#[derive(Debug, Default)]
+struct Target {
+    /// Why it is not reachable; `None` while it is.
+    trouble: Option<String>,
+    logged: Option<Instant>,
+}
+
+impl Readiness {
+    /// Not ready yet.
+    #[must_use]
+    pub fn new(health: Health) -> Self {
+        Self {
+            health,
+            joined: AtomicBool::new(false),
+            target: Mutex::default(),
+        }
+    }
+
+    /// The group assigned partitions to this member, or told it that there are none for it.
+    pub fn joined(&self) {
+        if !self.joined.swap(true, Ordering::Relaxed) {
+            self.show(&self.lock());
+        }
+    }
+
+    /// A write was acknowledged.
+    pub fn target_reached(&self) {
+        let mut target = self.lock();
+        if target.trouble.take().is_some() {
+            tracing::info!("the target answers again");
+            target.logged = None;
+            self.show(&target);
+        }
+    }
+
+    /// A write failed in a way that may pass.
+    pub fn target_failed(&self, reason: &str) {
+        let mut target = self.lock();
+        target.trouble = Some(reason.to_owned());
+        let now = Instant::now();
+        if target
+            .logged
+            .is_none_or(|last| now.duration_since(last) >= TARGET_LOG_INTERVAL)
+        {
+            target.logged = Some(now);
+            tracing::warn!(
+                reason,
+                "the target does not take writes; trying again until it does"
+            );
+        }
+        self.show(&target);
+    }
+
+    fn show(&self, target: &Target) {
+        match &target.trouble {
+            Some(reason) => self
+                .health
+                .set_ready(false, &format!("the target fails: {reason}")),
+            None if !self.joined.load(Ordering::Relaxed) => {
+                self.health.set_ready(false, "joining the group");
+            }
+            None => self.health.set_ready(true, ""),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Target> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One assigned partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartitionStatus {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// What the group has committed.
+    pub committed: Option<i64>,
+    /// The next record to read.
+    pub position: Option<i64>,
+    /// The end that a `read_committed` reader sees.
+    pub end: Option<i64>,
+    /// Offsets between committed and end.
+    pub lag: Option<i64>,
+    /// The last entry applied: `<seconds>:<increment>`.
+    pub ts: Option<String>,
+}
+
+/// The assigned partitions as of the last look. Clones are the same board.
+#[derive(Debug, Clone, Default)]
+pub struct Board(Arc<Mutex<Vec<PartitionStatus>>>);
+
+impl Board {
+    /// Puts up a new state.
+    pub fn put(&self, partitions: Vec<PartitionStatus>) {
+        *self.lock() = partitions;
+    }
+
+    /// The sum of all lags, in offsets; `None` while one is unknown.
+    #[must_use]
+    pub fn lag(&self) -> Option<i64> {
+        self.lock().iter().map(|partition| partition.lag).sum()
+    }
+
+    /// Whether every assigned partition is known to be applied to its end.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.lag() == Some(0)
+    }
+
+    /// The answer of `/status`.
+    #[must_use]
+    pub fn json(&self, group: &str, metrics: &Metrics) -> Value {
+        let partitions = self.lock();
+        json!({
+            "group": group,
+            "entries": metrics.entries(),
+            "bytes": metrics.bytes.get(),
+            "queueBytes": metrics.queue_bytes.get(),
+            "unmatchedUpdates": metrics.unmatched_updates.get(),
+            "duplicateInserts": metrics.duplicate_inserts.get(),
+            "partitions": *partitions,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PartitionStatus>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shows how it goes until shutdown: a live line on a terminal, else a log line every few seconds.
+pub async fn show(metrics: Arc<Metrics>, board: Board, visible: bool, shutdown: Shutdown) {
+    let line = StatusLine::new(visible);
+    let interval = if line.is_visible() {
+        LINE_INTERVAL
+    } else {
+        LOG_INTERVAL
+    };
+    let mut before = (metrics.entries(), metrics.bytes.get(), Instant::now());
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+        let now = (metrics.entries(), metrics.bytes.get(), Instant::now());
+        let elapsed = now.2.duration_since(before.2).as_secs_f64().max(0.001);
+        let rate = ratio(now.0 - before.0, elapsed);
+        let megabytes = ratio(now.1 - before.1, elapsed) / 1e6;
+        let lag_s = metrics.set_lag(board.is_caught_up());
+        if line.is_visible() {
+            let lag = lag_s.map_or_else(|| "?".to_owned(), |lag| format!("{lag:.1} s"));
+            line.update(format!(
+                "{} entries · {rate:.0}/s · {megabytes:.1} MB/s · lag {lag}, {} offsets",
+                now.0,
+                board
+                    .lag()
+                    .map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
+            ));
+        } else if now.0 != before.0 || lag_s != Some(0.0) {
+            tracing::info!(
+                entries = now.0,
+                entries_per_s = rate.round(),
+                mb_per_s = (megabytes * 10.0).round() / 10.0,
+                lag_s,
+                lag_offsets = board.lag(),
+                "progress"
+            );
+        }
+        before = now;
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn ratio(count: u64, seconds: f64) -> f64 {
+    count as f64 / seconds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_joined_with_a_target_that_answers() {
+        let health = Health::default();
+        let readiness = Readiness::new(health.clone());
+        assert!(health.ready().is_err());
+        readiness.joined();
+        assert_eq!(health.ready(), Ok(()));
+        readiness.target_failed("connection refused");
+        assert!(health.ready().unwrap_err().contains("connection refused"));
+        readiness.target_reached();
+        assert_eq!(health.ready(), Ok(()));
+    }
+
+    #[test]
+    fn lag_is_known_when_all_of_it_is() {
+        let board = Board::default();
+        assert_eq!(board.lag(), Some(0));
+        let partition = |lag| PartitionStatus {
+            topic: "t".into(),
+            partition: 0,
+            committed: None,
+            position: None,
+            end: None,
+            lag,
+            ts: None,
+        };
+        board.put(vec![partition(Some(3)), partition(Some(0))]);
+        assert_eq!(board.lag(), Some(3));
+        board.put(vec![partition(Some(3)), partition(None)]);
+        assert_eq!(board.lag(), None);
+        assert!(!board.is_caught_up());
+    }
+}

@@ -1,0 +1,218 @@
+//! Joins the parts of `replay` and `emit`: the poll thread, the workers, HTTP and the status line.
+//! A part that fails ends all of them.
+
+use std::sync::Arc;
+
+use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::http::{self, Health};
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::assignment::Reports;
+use crate::config::GroupConfig;
+use crate::error::ConsumerError;
+use crate::group::{self, Links, Outcome};
+use crate::metrics::Metrics;
+use crate::partition::{PartitionWorker, Shared, Start};
+use crate::sink::Sink;
+use crate::status::{self, Board, Readiness};
+use crate::topics::Topics;
+
+/// Workers that wait to be started.
+const STARTS_AHEAD: usize = 64;
+
+/// What every part is connected to.
+#[derive(Debug)]
+pub struct Supervisor {
+    config: GroupConfig,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the program is ready.
+    pub readiness: Arc<Readiness>,
+    /// When to end.
+    pub shutdown: Shutdown,
+    health: Health,
+    board: Board,
+}
+
+/// Tasks around the work: they end with it.
+pub type Around = JoinSet<()>;
+
+impl Supervisor {
+    /// Connects nothing yet.
+    ///
+    /// # Errors
+    /// When metrics cannot be registered.
+    pub fn new(config: GroupConfig, shutdown: Shutdown) -> Result<Self, ConsumerError> {
+        let metrics = Metrics::new().map_err(|error| ConsumerError::Usage(error.to_string()))?;
+        let health = Health::default();
+        Ok(Self {
+            config,
+            metrics: Arc::new(metrics),
+            readiness: Arc::new(Readiness::new(health.clone())),
+            shutdown,
+            health,
+            board: Board::default(),
+        })
+    }
+
+    /// Serves HTTP from the first moment, so that a start that hangs can be seen.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn serve(&self) -> Result<Around, ConsumerError> {
+        let mut around = Around::new();
+        let listener = http::bind(&self.config.http)
+            .await
+            .map_err(|error| ConsumerError::Usage(error.to_string()))?;
+        let Some(listener) = listener else {
+            return Ok(around);
+        };
+        let (metrics, board) = (Arc::clone(&self.metrics), self.board.clone());
+        let group = self.config.group.clone();
+        let status: http::Status = Arc::new(move || board.json(&group, &metrics));
+        let registry = self.metrics.registry.clone();
+        let served = http::serve(
+            listener,
+            registry,
+            self.health.clone(),
+            status,
+            self.shutdown.clone(),
+        );
+        around.spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "http ended");
+            }
+        });
+        Ok(around)
+    }
+
+    /// Reads, applies and commits until caught up, told to end, or something fails.
+    ///
+    /// # Errors
+    /// The first failure of any part.
+    pub async fn run(
+        self,
+        sink: Sink,
+        mut around: Around,
+        visible: bool,
+    ) -> Result<ExitCode, ConsumerError> {
+        let GroupConfig {
+            kafka,
+            prefix,
+            filter,
+            ..
+        } = &self.config;
+        let topics = Topics::open(kafka, prefix, self.shutdown.clone()).await?;
+        let reports = Arc::new(Reports::default());
+        let shared = Arc::new(Shared {
+            topics,
+            sink,
+            filter: filter.clone(),
+            metrics: Arc::clone(&self.metrics),
+            reports: Arc::clone(&reports),
+        });
+        self.refuse_lossy(&shared)?;
+        around.spawn(status::show(
+            Arc::clone(&self.metrics),
+            self.board.clone(),
+            visible,
+            self.shutdown.clone(),
+        ));
+        let (starts, workers) = mpsc::channel(STARTS_AHEAD);
+        let reading = self.start_reading(starts, reports)?;
+        let outcome = tokio::select! {
+            outcome = self.join(reading, workers, &shared) => outcome,
+            () = self.shutdown.forced() => Err(ConsumerError::Ended("the orderly end took too long; it")),
+        };
+        let signalled = self.shutdown.exit_code();
+        self.shutdown.trigger();
+        around.shutdown().await;
+        match outcome {
+            Ok(Outcome::CaughtUp) => Ok(ExitCode::Done),
+            Ok(Outcome::Stopped) => Ok(signalled.unwrap_or(ExitCode::Failed)),
+            Err(error) => {
+                self.metrics.count_error(error.kind());
+                Err(error)
+            }
+        }
+    }
+
+    /// Formats that would be refused at the first record are refused at start.
+    fn refuse_lossy(&self, shared: &Shared) -> Result<(), ConsumerError> {
+        if shared.sink.takes_lossy() {
+            return Ok(());
+        }
+        match shared
+            .topics
+            .known()
+            .into_iter()
+            .find(|(_, topic)| !topic.format.is_exact())
+        {
+            Some((name, topic)) => Err(ConsumerError::lossy(&name, topic.format)),
+            None => Ok(()),
+        }
+    }
+
+    fn start_reading(
+        &self,
+        starts: mpsc::Sender<Start>,
+        reports: Arc<Reports>,
+    ) -> Result<oneshot::Receiver<Result<Outcome, ConsumerError>>, ConsumerError> {
+        let links = Links {
+            starts,
+            reports,
+            metrics: Arc::clone(&self.metrics),
+            board: self.board.clone(),
+            readiness: Arc::clone(&self.readiness),
+            health: self.health.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let config = self.config.clone();
+        let (ended, reading) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("kafka-poll".to_owned())
+            .spawn(move || {
+                // Nobody listens when the program leaves at once.
+                drop(ended.send(group::read(&config, links)));
+            })
+            .map_err(|_| ConsumerError::Ended("the poll thread"))?;
+        Ok(reading)
+    }
+
+    /// Starts workers as they come, until reading ends. The first failure counts.
+    async fn join(
+        &self,
+        mut reading: oneshot::Receiver<Result<Outcome, ConsumerError>>,
+        mut starts: mpsc::Receiver<Start>,
+        shared: &Arc<Shared>,
+    ) -> Result<Outcome, ConsumerError> {
+        let mut workers: JoinSet<Result<(), ConsumerError>> = JoinSet::new();
+        let mut failure = None;
+        let outcome = loop {
+            tokio::select! {
+                Some(start) = starts.recv() => {
+                    workers.spawn(PartitionWorker::new(start, Arc::clone(shared)).run());
+                }
+                Some(ended) = workers.join_next() => {
+                    if let Err(error) = flatten(ended) {
+                        failure.get_or_insert(error);
+                        self.shutdown.trigger();
+                    }
+                }
+                outcome = &mut reading => {
+                    break outcome.unwrap_or(Err(ConsumerError::Ended("the poll thread")));
+                }
+            }
+        };
+        match failure {
+            Some(failure) => Err(failure),
+            None => outcome,
+        }
+    }
+}
+
+fn flatten(ended: Result<Result<(), ConsumerError>, JoinError>) -> Result<(), ConsumerError> {
+    ended.unwrap_or_else(|_| Err(ConsumerError::Ended("a partition's worker")))
+}

@@ -1,0 +1,166 @@
+//! What the topics hold and whose they are, as their producers' state topics say.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use oplog_relay_core::format::{FORMAT_VERSION, Format};
+use oplog_relay_core::runtime::kafka::{Admin, KafkaFailure, KafkaOptions, Reader};
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::state::{State, StateError, TopicRecord};
+use oplog_relay_core::topic::source_of_state_topic;
+use rustc_hash::FxHashMap;
+
+use crate::error::ConsumerError;
+
+/// A topic as its producer claims it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// The source whose entries it carries.
+    pub source: String,
+    /// Format of its values.
+    pub format: Format,
+}
+
+/// How often to look again for a topic that no state topic names. A topic's claim is written in
+/// the Kafka transaction of its first record, so a record that can be read has its claim there.
+const ATTEMPTS: u32 = 5;
+
+/// The topics of a prefix. Read at start, and again when an unknown one turns up.
+#[derive(Debug)]
+pub struct Topics {
+    admin: Admin,
+    reader: Reader,
+    prefix: String,
+    known: Mutex<FxHashMap<String, Arc<Topic>>>,
+    /// Held while the state topics are read, so that they are read once for all who wait.
+    reading: tokio::sync::Mutex<()>,
+    shutdown: Shutdown,
+}
+
+impl Topics {
+    /// Connects and reads the state topics.
+    ///
+    /// # Errors
+    /// When Kafka cannot be reached, or a state topic cannot be read.
+    pub async fn open(
+        kafka: &KafkaOptions,
+        prefix: &str,
+        shutdown: Shutdown,
+    ) -> Result<Self, ConsumerError> {
+        let topics = Self {
+            admin: Admin::connect(kafka).await?,
+            reader: Reader::new(kafka),
+            prefix: prefix.to_owned(),
+            known: Mutex::default(),
+            reading: tokio::sync::Mutex::new(()),
+            shutdown,
+        };
+        topics.read().await?;
+        Ok(topics)
+    }
+
+    /// The topics known so far.
+    #[must_use]
+    pub fn known(&self) -> Vec<(String, Arc<Topic>)> {
+        self.lock()
+            .iter()
+            .map(|(name, topic)| (name.clone(), Arc::clone(topic)))
+            .collect()
+    }
+
+    /// What a topic is.
+    ///
+    /// # Errors
+    /// When no source claims it, its format is newer than this program, or Kafka fails.
+    pub async fn get(&self, name: &str) -> Result<Arc<Topic>, ConsumerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            if let Some(topic) = self.find(name) {
+                return Ok(topic);
+            }
+            let turn = self.reading.lock().await;
+            if let Some(topic) = self.find(name) {
+                return Ok(topic);
+            }
+            let read = self.read().await;
+            drop(turn);
+            match read {
+                Ok(()) if self.find(name).is_some() => {}
+                Ok(()) if backoff.attempts() >= ATTEMPTS => return Err(self.unclaimed(name)),
+                Err(ConsumerError::KafkaFailure(failure)) if failure.is_transient() => {
+                    tracing::warn!(error = %failure, topic = name, "state topics cannot be read yet");
+                    backoff.sleep(&self.shutdown).await;
+                    if self.shutdown.triggered() {
+                        return Err(failure.into());
+                    }
+                }
+                Ok(()) => drop(backoff.sleep(&self.shutdown).await),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn unclaimed(&self, name: &str) -> ConsumerError {
+        ConsumerError::Refused(format!(
+            "topic {name} has records, but no state topic __{}.state.* says which source they are \
+             from and in which format. Only oplog-producer may write to topics of the prefix {}; \
+             remove the topic, or consume with the prefix that its producer has",
+            self.prefix, self.prefix
+        ))
+    }
+
+    async fn read(&self) -> Result<(), ConsumerError> {
+        for name in self.admin.topics().await?.into_keys() {
+            let Some(source) = source_of_state_topic(&self.prefix, &name) else {
+                continue;
+            };
+            let stored = match self.reader.read_all(&name).await {
+                Ok(stored) => stored,
+                // Removed since the topics were listed.
+                Err(KafkaFailure::UnknownTopic(_)) => continue,
+                Err(failure) => return Err(failure.into()),
+            };
+            let mut state = State::default();
+            for record in &stored {
+                let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+                state
+                    .apply(&key, record.value.as_deref())
+                    .map_err(|error| unreadable(&name, record.offset, &error))?;
+            }
+            let mut known = self.lock();
+            for (topic, record) in &state.topics {
+                check_version(topic, record)?;
+                let claimed = Topic {
+                    source: source.to_owned(),
+                    format: record.format,
+                };
+                known.insert(topic.clone(), Arc::new(claimed));
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Topic>> {
+        self.lock().get(name).map(Arc::clone)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FxHashMap<String, Arc<Topic>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unreadable(topic: &str, offset: i64, error: &StateError) -> ConsumerError {
+    ConsumerError::Refused(format!("state topic {topic}, offset {offset}: {error}"))
+}
+
+fn check_version(topic: &str, record: &TopicRecord) -> Result<(), ConsumerError> {
+    if record.format_version <= FORMAT_VERSION {
+        return Ok(());
+    }
+    Err(ConsumerError::Refused(format!(
+        "topic {topic} has format version {}; this program reads versions up to {FORMAT_VERSION}: \
+         use the consumer that came with its producer",
+        record.format_version
+    )))
+}

@@ -1,0 +1,221 @@
+//! A collection in order of `_id`, in raw batches, with proof of the order.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
+
+use futures_util::StreamExt as _;
+use mongodb::Client;
+use mongodb::bson::{Document as BsonDocument, doc};
+use mongodb::raw_batch_cursor::RawBatchCursor;
+use oplog_relay_core::compare::compare_values;
+use oplog_relay_core::document::{Document, Element, Malformed};
+use oplog_relay_core::json::{Mode, write_value};
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The source.
+    Source,
+    /// The target.
+    Target,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        })
+    }
+}
+
+/// Why a side cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CursorError {
+    /// The server failed.
+    #[error("reading the {side} failed after {after}: {reason}")]
+    Failed {
+        /// Which side.
+        side: Side,
+        /// The last `_id` read.
+        after: String,
+        /// What the server or the driver said.
+        reason: String,
+    },
+    /// A document without `_id`, or damaged bytes.
+    #[error("the {side} gave a damaged document after {after}")]
+    Damaged {
+        /// Which side.
+        side: Side,
+        /// The last `_id` read.
+        after: String,
+    },
+    /// Two documents stand in another order than MongoDB's.
+    #[error(
+        "the {side} is not sorted by _id as MongoDB sorts: {id} comes after {after}. The \
+         collection may have a collation, or the server another order"
+    )]
+    Order {
+        /// Which side.
+        side: Side,
+        /// The earlier one.
+        after: String,
+        /// The later one.
+        id: String,
+    },
+}
+
+/// Walks a collection in order of `_id`. Holds one batch.
+pub(super) struct OrderedCursor {
+    side: Side,
+    batches: RawBatchCursor,
+    /// The documents of the batch at hand, one after the other.
+    arena: Vec<u8>,
+    waiting: VecDeque<Range<usize>>,
+    current: Option<Range<usize>>,
+    /// The `_id` before the current one: its type and value.
+    last: Option<(u8, Vec<u8>)>,
+}
+
+impl OrderedCursor {
+    pub(super) async fn open(client: &Client, ns: &str, side: Side) -> Result<Self, CursorError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let batches = client
+            .database(db)
+            .collection::<BsonDocument>(collection)
+            .find(doc! {})
+            .sort(doc! { "_id": 1 })
+            .batch()
+            .await
+            .map_err(|error| CursorError::Failed {
+                side,
+                after: "nothing".to_owned(),
+                reason: error.kind.to_string(),
+            })?;
+        Ok(Self {
+            side,
+            batches,
+            arena: Vec::new(),
+            waiting: VecDeque::new(),
+            current: None,
+            last: None,
+        })
+    }
+
+    /// The document at hand; empty at the end.
+    pub(super) fn document(&self) -> &[u8] {
+        let range = self.current.clone().unwrap_or_default();
+        self.arena.get(range).unwrap_or_default()
+    }
+
+    /// Its `_id`; `None` at the end.
+    pub(super) fn id(&self) -> Option<Element<'_>> {
+        self.current.as_ref()?;
+        Document::new(self.document())
+            .ok()?
+            .get("_id")
+            .ok()
+            .flatten()
+    }
+
+    /// Goes to the next document.
+    pub(super) async fn advance(&mut self) -> Result<(), CursorError> {
+        if let Some(id) = self.id() {
+            self.last = Some((id.kind, id.value.to_vec()));
+        }
+        while self.waiting.is_empty() {
+            match self.batches.next().await {
+                None => {
+                    self.current = None;
+                    return Ok(());
+                }
+                Some(Ok(batch)) => self.fill(batch.as_raw_document().as_bytes())?,
+                Some(Err(error)) => {
+                    let (side, after) = (self.side, self.place());
+                    return Err(CursorError::Failed {
+                        side,
+                        after,
+                        reason: error.kind.to_string(),
+                    });
+                }
+            }
+        }
+        self.current = self.waiting.pop_front();
+        let Some(id) = self.id() else {
+            return Err(CursorError::Damaged {
+                side: self.side,
+                after: self.place(),
+            });
+        };
+        if let Some((kind, value)) = &self.last {
+            let last = Element {
+                name: b"_id",
+                kind: *kind,
+                value,
+            };
+            if compare_values(last, id) != Ordering::Less {
+                let (side, after) = (self.side, self.place());
+                return Err(CursorError::Order {
+                    side,
+                    after,
+                    id: shown(id),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the documents out of a reply.
+    fn fill(&mut self, reply: &[u8]) -> Result<(), CursorError> {
+        self.arena.clear();
+        let filled = documents(reply, |document| {
+            let start = self.arena.len();
+            self.arena.extend_from_slice(document.as_bytes());
+            self.waiting.push_back(start..self.arena.len());
+        });
+        filled.map_err(|_| CursorError::Damaged {
+            side: self.side,
+            after: self.place(),
+        })
+    }
+
+    fn place(&self) -> String {
+        match &self.last {
+            None => "nothing".to_owned(),
+            Some((kind, value)) => shown(Element {
+                name: b"_id",
+                kind: *kind,
+                value,
+            }),
+        }
+    }
+}
+
+fn documents(reply: &[u8], mut each: impl FnMut(Document<'_>)) -> Result<(), Malformed> {
+    let Some(cursor) = Document::new(reply)?.get("cursor")? else {
+        return Ok(());
+    };
+    let cursor = cursor.document()?;
+    let batch = match cursor.get("firstBatch")? {
+        Some(batch) => Some(batch),
+        None => cursor.get("nextBatch")?,
+    };
+    let Some(batch) = batch else {
+        return Err(Malformed::Missing("nextBatch"));
+    };
+    for document in batch.document()?.elements() {
+        each(document?.document()?);
+    }
+    Ok(())
+}
+
+/// An `_id` as canonical JSON.
+pub(super) fn shown(id: Element<'_>) -> String {
+    let mut text = Vec::new();
+    match write_value(id, Mode::Canonical, &mut text) {
+        Ok(_) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) => format!("\"({error})\""),
+    }
+}

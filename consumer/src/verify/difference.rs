@@ -1,0 +1,152 @@
+//! Where two documents differ first. Pure.
+
+use oplog_relay_core::document::{Document, Element, MAX_DEPTH, Malformed, kind};
+
+/// The dotted path of the first field that differs, in the order of the left document; `None` if
+/// there is none. Without regard to the order of fields, documents within count likewise; arrays
+/// keep their order.
+#[must_use]
+pub fn first_difference(
+    left: Document<'_>,
+    right: Document<'_>,
+    ignore_field_order: bool,
+) -> Option<String> {
+    let mut path = Path {
+        names: Vec::new(),
+        ignore_field_order,
+    };
+    match path.documents(left, right, false) {
+        Ok(true) => None,
+        Ok(false) => Some(path.names.join(".")),
+        // Damaged: told apart by their bytes alone.
+        Err(_) => (left != right).then(|| path.names.join(".")),
+    }
+}
+
+struct Path {
+    /// Names down to where the comparison stands; after a difference, where it is.
+    names: Vec<String>,
+    ignore_field_order: bool,
+}
+
+impl Path {
+    fn documents(
+        &mut self,
+        left: Document<'_>,
+        right: Document<'_>,
+        is_array: bool,
+    ) -> Result<bool, Malformed> {
+        if left == right {
+            return Ok(true);
+        }
+        if self.names.len() > MAX_DEPTH {
+            return Ok(false);
+        }
+        let mut left = left.elements().collect::<Result<Vec<_>, _>>()?;
+        let mut right = right.elements().collect::<Result<Vec<_>, _>>()?;
+        if self.ignore_field_order && !is_array {
+            // Stable: duplicate names keep their order among themselves.
+            left.sort_by_key(|element| element.name);
+            right.sort_by_key(|element| element.name);
+        }
+        for index in 0..left.len().max(right.len()) {
+            if !self.elements(left.get(index), right.get(index))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn elements(
+        &mut self,
+        left: Option<&Element<'_>>,
+        right: Option<&Element<'_>>,
+    ) -> Result<bool, Malformed> {
+        let name = match (left, right) {
+            // Sorted by name: the smaller one is what the other side lacks.
+            (Some(left), Some(right)) if self.ignore_field_order => left.name.min(right.name),
+            (Some(element), _) | (None, Some(element)) => element.name,
+            (None, None) => return Ok(true),
+        };
+        self.names.push(String::from_utf8_lossy(name).into_owned());
+        let (Some(left), Some(right)) = (left, right) else {
+            return Ok(false);
+        };
+        if left.name != right.name || left.kind != right.kind {
+            return Ok(false);
+        }
+        let equal = match left.kind {
+            kind::DOCUMENT => self.documents(left.document()?, right.document()?, false)?,
+            kind::ARRAY => self.documents(left.document()?, right.document()?, true)?,
+            _ => left.value == right.value,
+        };
+        if equal {
+            self.names.pop();
+        }
+        Ok(equal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::json::parse_document;
+
+    fn difference(left: &str, right: &str, ignore_field_order: bool) -> Option<String> {
+        let bson = |text: &str| {
+            let mut out = Vec::new();
+            parse_document(text.as_bytes(), &mut out).unwrap();
+            out
+        };
+        let (left, right) = (bson(left), bson(right));
+        first_difference(
+            Document::new(&left).unwrap(),
+            Document::new(&right).unwrap(),
+            ignore_field_order,
+        )
+    }
+
+    #[test]
+    fn the_first_difference_has_a_path() {
+        let table = [
+            (r#"{"a":1}"#, r#"{"a":1}"#, None),
+            (r#"{"a":1}"#, r#"{"a":2}"#, Some("a")),
+            (r#"{"a":1}"#, r#"{"a":{"$numberLong":"1"}}"#, Some("a")),
+            (r#"{"a":1}"#, r#"{"a":1,"b":2}"#, Some("b")),
+            (r#"{"a":1,"b":2}"#, r#"{"a":1}"#, Some("b")),
+            (
+                r#"{"a":{"b":[1,{"c":2}]}}"#,
+                r#"{"a":{"b":[1,{"c":3}]}}"#,
+                Some("a.b.1.c"),
+            ),
+            (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#, Some("a")),
+        ];
+        for (left, right, path) in table {
+            assert_eq!(
+                difference(left, right, false).as_deref(),
+                path,
+                "{left} {right}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_order_of_fields_can_be_ignored_but_not_that_of_arrays() {
+        let table = [
+            (
+                r#"{"a":1,"b":{"c":1,"d":2}}"#,
+                r#"{"b":{"d":2,"c":1},"a":1}"#,
+                None,
+            ),
+            (r#"{"a":[1,2]}"#, r#"{"a":[2,1]}"#, Some("a.0")),
+            (r#"{"a":1,"c":3}"#, r#"{"c":3,"b":2,"a":1}"#, Some("b")),
+        ];
+        for (left, right, path) in table {
+            assert_eq!(
+                difference(left, right, true).as_deref(),
+                path,
+                "{left} {right}"
+            );
+        }
+    }
+}
