@@ -54,20 +54,19 @@ pub enum ConsumerError {
         place: RecordPlace,
         /// Why.
         #[source]
-        source: FormatError,
+        source: Box<FormatError>,
     },
     /// An entry that cannot be replayed.
     #[error(
-        "{place}: {error}; everything before it is applied and committed, the group stands at it"
+        "{place}: the record cannot be replayed; everything before it is applied and committed, \
+         the group stands at it"
     )]
     Unplayable {
         /// The record.
         place: RecordPlace,
-        /// Which entry.
-        error: PlanError,
-        /// Why.
+        /// Which entry, and why.
         #[source]
-        source: Box<crate::plan::PlanFault>,
+        source: Box<PlanError>,
     },
     /// A write or a format that a policy does not let pass.
     #[error("{0}")]

@@ -118,7 +118,7 @@ impl PartitionWorker {
                     .map_or(-1, |slot| slot.offset);
                 Err(ConsumerError::Undecodable {
                     place: self.place(offset),
-                    source,
+                    source: Box::new(source),
                 })
             }
             _ => Ok(done),
@@ -249,11 +249,9 @@ impl PartitionWorker {
             // The entry that failed is not among these.
             Err(SinkError::Entry(_)) => {}
         }
-        let source = Box::new(error.fault.clone());
         Err(ConsumerError::Unplayable {
             place: self.place(offset),
-            error,
-            source,
+            source: Box::new(error),
         })
     }
 

@@ -107,7 +107,7 @@ fn write_statement(
     statement: &mut DocumentBuilder<'_>,
 ) -> Result<(), Malformed> {
     statement.nested("q", kind::DOCUMENT, |query| {
-        write_query(write.document_id, query)
+        write_query(write.document_id, query);
     });
     match write.action {
         Action::Insert(document) | Action::Replace(document) => {
