@@ -153,6 +153,12 @@ impl Metrics {
         self.sessions.inc();
     }
 
+    /// Sessions opened so far.
+    #[must_use]
+    pub fn session_count(&self) -> u64 {
+        self.sessions.get()
+    }
+
     /// A session failed.
     pub fn failed(&self, kind: &str) {
         self.errors.with_label_values(&[kind]).inc();

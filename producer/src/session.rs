@@ -1,7 +1,7 @@
 //! One life between two failures: fence, read the checkpoint, tail from it, publish.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::http::Health;
@@ -24,6 +24,9 @@ use crate::publisher::Publisher;
 use crate::route::Router;
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::topics::{Cluster, Topics};
+
+/// A program that never worked says so and ends; one that did tries for ever.
+const FIRST_SESSION: Duration = Duration::from_secs(60);
 
 /// Everything that outlives a session.
 #[derive(Debug, Clone)]
@@ -54,6 +57,7 @@ impl Producer {
     /// The error that asked to stop.
     pub async fn run(&self) -> Result<Outcome, ProducerError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let began = Instant::now();
         loop {
             let commits = self.metrics.commit_count();
             let error = match self.session().await {
@@ -62,7 +66,8 @@ impl Producer {
             };
             self.metrics.failed(error.kind());
             self.health.set_ready(false, &error.to_string());
-            if error.directive() != Directive::Retry || self.shutdown.triggered() {
+            let never_worked = self.metrics.session_count() == 0 && began.elapsed() > FIRST_SESSION;
+            if error.directive() != Directive::Retry || self.shutdown.triggered() || never_worked {
                 return Err(error);
             }
             if self.metrics.commit_count() > commits {
