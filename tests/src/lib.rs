@@ -11,5 +11,7 @@
     reason = "in a test harness a panic is the failure report, output its log, and numbers small"
 )]
 
+pub mod bench;
 pub mod load;
 pub mod services;
+pub mod stub;

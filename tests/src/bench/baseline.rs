@@ -1,0 +1,179 @@
+//! What the clients can do without us: the cases `cursor`, `producer` and `loop`, as the child
+//! process runs them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bson::{RawDocumentBuf, Timestamp, doc};
+use futures_util::StreamExt;
+use mongodb::Client;
+use mongodb::options::{CursorType, FindOptions, ReadConcern};
+use mongodb::raw_batch_cursor::RawBatchCursor;
+use oplog_relay_core::document::{Document, Element};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::key::{partition_for, write_key};
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::case::Case;
+use crate::stub::{Oplog, Shape};
+
+/// Said on standard error when everything is connected.
+pub(super) const MARK: &str = "connected";
+const LIMIT: Duration = Duration::from_secs(60);
+/// Records between two looks at delivery reports.
+const POLL_EVERY: u64 = 1024;
+/// Entries that the plain producer sends over and over: far more than lz4's window.
+const PREPARED: u64 = 20_000;
+
+/// Runs a case: its name, the source, the brokers, the topic, its partitions, the entries.
+pub(super) fn run(args: &[String]) -> Result<()> {
+    let [case, source, brokers, topic, partitions, entries] = args else {
+        bail!("six arguments expected");
+    };
+    let partitions = partitions.parse()?;
+    let entries = entries.parse()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match Case::from_name(case) {
+        Some(Case::Cursor) => runtime.block_on(read_only(source, entries)),
+        Some(Case::Producer) => write_only(&Sink::open(brokers, topic, partitions)?, entries),
+        Some(Case::Loop) => {
+            let sink = Sink::open(brokers, topic, partitions)?;
+            runtime.block_on(read_and_write(source, sink, entries))
+        }
+        _ => bail!("{case} is no baseline"),
+    }
+}
+
+async fn open_cursor(source: &str) -> Result<RawBatchCursor> {
+    let client = Client::with_uri_str(source).await?;
+    let oplog = client
+        .database("local")
+        .collection::<RawDocumentBuf>("oplog.rs");
+    let options = FindOptions::builder()
+        .cursor_type(CursorType::TailableAwait)
+        .max_await_time(Duration::from_secs(1))
+        .read_concern(ReadConcern::majority())
+        .build();
+    let beginning = Timestamp {
+        time: 0,
+        increment: 0,
+    };
+    let filter = doc! { "ts": { "$gte": beginning } };
+    Ok(oplog.find(filter).with_options(options).batch().await?)
+}
+
+/// Gives every document to `take` until there were that many.
+async fn tail(
+    source: &str,
+    entries: u64,
+    mut take: impl FnMut(Document<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut cursor = open_cursor(source).await?;
+    eprintln!("{MARK}");
+    let mut seen = 0;
+    while seen < entries {
+        let batch = cursor.next().await.context("the cursor was closed")??;
+        for document in Document::new(batch.doc_slices()?.as_bytes())?.elements() {
+            take(document.and_then(Element::document)?)?;
+            seen += 1;
+        }
+    }
+    ensure!(seen == entries, "{seen} of {entries} entries came");
+    Ok(())
+}
+
+async fn read_only(source: &str, entries: u64) -> Result<()> {
+    let mut bytes = 0;
+    tail(source, entries, |document| {
+        bytes += document.as_bytes().len();
+        Ok(())
+    })
+    .await?;
+    println!("{bytes} bytes");
+    Ok(())
+}
+
+fn write_only(sink: &Sink, entries: u64) -> Result<()> {
+    let oplog = Oplog::generate(PREPARED.min(entries), Shape::Inserts);
+    let mut prepared = Vec::new();
+    for number in 0..oplog.len() {
+        let bytes = oplog.entry(number).context("a prepared entry")?;
+        let mut key = Vec::new();
+        write_key(
+            Entry::parse(Document::new(bytes)?)?.document_id()?,
+            &mut key,
+        )?;
+        prepared.push((bytes, key));
+    }
+    eprintln!("{MARK}");
+    for (number, (value, key)) in (0..entries).zip(prepared.iter().cycle()) {
+        sink.send(number, key, value)?;
+    }
+    sink.finish()
+}
+
+async fn read_and_write(source: &str, sink: Sink, entries: u64) -> Result<()> {
+    let (mut number, mut key) = (0, Vec::new());
+    tail(source, entries, |document| {
+        key.clear();
+        write_key(Entry::parse(document)?.document_id()?, &mut key)?;
+        sink.send(number, &key, document.as_bytes())?;
+        number += 1;
+        Ok(())
+    })
+    .await?;
+    sink.finish()
+}
+
+/// librdkafka as plainly as it can be used, with the sizes that `oplog-producer` has.
+struct Sink {
+    producer: BaseProducer,
+    topic: String,
+    partitions: u32,
+}
+
+impl Sink {
+    fn open(brokers: &str, topic: &str, partitions: u32) -> Result<Sink> {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("compression.type", "lz4")
+            .set("linger.ms", "5")
+            .set("batch.size", "1000000")
+            .set("queue.buffering.max.messages", "1000000")
+            .set("queue.buffering.max.kbytes", "131072")
+            .set("delivery.report.only.error", "true")
+            .create()?;
+        Ok(Sink {
+            producer,
+            topic: topic.to_owned(),
+            partitions,
+        })
+    }
+
+    fn send(&self, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
+        let partition = i32::try_from(partition_for(key, self.partitions))?;
+        let record = BaseRecord::to(&self.topic).partition(partition);
+        let mut record = record.key(key).payload(value);
+        if number.is_multiple_of(POLL_EVERY) {
+            self.producer.poll(Duration::ZERO);
+        }
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
+                    record = refused;
+                    self.producer.poll(Duration::from_millis(10));
+                }
+                Err((error, _)) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn finish(&self) -> Result<()> {
+        Ok(self.producer.flush(LIMIT)?)
+    }
+}

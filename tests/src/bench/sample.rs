@@ -1,0 +1,65 @@
+//! Processor time and memory of a process, as Linux tells them.
+
+use std::fs;
+use std::time::Duration;
+
+/// Of `/proc/<id>/stat`: 100 a second on every Linux that user space sees.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A look at a process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    /// It has ended and waits for its parent to ask how.
+    pub(super) ended: bool,
+    /// User and system time of all its threads so far.
+    pub(super) cpu: Duration,
+    parent: u32,
+}
+
+/// Looks at a process.
+pub(super) fn sample(id: u32) -> Option<Sample> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name before it may hold anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = |place: usize| fields.get(place)?.parse::<u32>().ok();
+    Some(Sample {
+        ended: matches!(*fields.first()?, "Z" | "X"),
+        parent: ticks(1)?,
+        cpu: TICK * (ticks(11)? + ticks(12)?),
+    })
+}
+
+/// The most memory that a process ever had resident, in KiB; `None` once it has ended.
+pub(super) fn peak_kib(id: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// A child of this process that runs a program of that name.
+pub(super) fn child(name: &str) -> Option<u32> {
+    let ids = fs::read_dir("/proc").ok()?.filter_map(|entry| {
+        let id = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;
+        let comm = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+        (comm.trim_end() == name).then_some(id)
+    });
+    let me = std::process::id();
+    ids.into_iter()
+        .find(|id| sample(*id).is_some_and(|sample| sample.parent == me))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_can_look_at_itself() {
+        let me = std::process::id();
+        let sample = sample(me).expect("a sample");
+        assert!(!sample.ended);
+        assert!(peak_kib(me).expect("memory") > 100);
+    }
+}

@@ -1,0 +1,273 @@
+//! What each command is answered.
+
+use std::io;
+use std::time::Duration;
+
+use bson::{Document as Bson, Timestamp as BsonTimestamp, doc};
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
+use oplog_relay_core::position::Timestamp;
+
+use super::cursor::Cursor;
+use super::entry::TERM;
+use super::message::{MAX_MESSAGE_BYTES, Request, count_documents};
+use super::server::Shared;
+
+const OPLOG: &str = "local.oplog.rs";
+/// Entries of a first batch if the client does not say.
+const FIRST_BATCH: u64 = 101;
+/// How long a tailable cursor waits at the end if the client does not say.
+const AWAIT: Duration = Duration::from_secs(1);
+const CURSOR_NOT_FOUND: i32 = 43;
+const COMMAND_NOT_FOUND: i32 = 59;
+
+/// An answer: a document in up to three parts, the middle one from the prepared oplog.
+#[derive(Debug)]
+pub(super) struct Answer<'s> {
+    head: Vec<u8>,
+    elements: &'s [u8],
+    tail: Vec<u8>,
+}
+
+impl Answer<'_> {
+    /// The parts in order.
+    pub(super) fn parts(&self) -> [&[u8]; 3] {
+        [&self.head, self.elements, &self.tail]
+    }
+
+    fn whole(document: &Bson) -> io::Result<Answer<'static>> {
+        Ok(Answer {
+            head: document.to_vec().map_err(io::Error::other)?,
+            elements: &[],
+            tail: Vec::new(),
+        })
+    }
+
+    /// A cursor's reply: `{cursor: {<name>: [elements], id, ns}, ok: 1}`.
+    fn batch<'s>(name: &str, id: i64, ns: &str, elements: &'s [u8]) -> Answer<'s> {
+        let mut rest = Vec::new();
+        let mut builder = DocumentBuilder::start(&mut rest);
+        builder.int64("id", id).str("ns", ns);
+        builder.finish();
+        // The end of the array, the fields after it with the end of `cursor`.
+        let mut tail = vec![0];
+        tail.extend_from_slice(&rest[4..]);
+        let array = 4 + elements.len() + 1;
+        let cursor = 4 + 1 + name.len() + 1 + array + (rest.len() - 4);
+        tail.extend_from_slice(b"\x01ok\0");
+        tail.extend_from_slice(&1.0_f64.to_le_bytes());
+        tail.push(0);
+        let whole = 4 + 8 + cursor + 12 + 1;
+        let mut head = Vec::new();
+        let length = |bytes: usize| i32::try_from(bytes).unwrap_or(-1).to_le_bytes();
+        head.extend_from_slice(&length(whole));
+        head.extend_from_slice(b"\x03cursor\0");
+        head.extend_from_slice(&length(cursor));
+        head.push(4);
+        head.extend_from_slice(name.as_bytes());
+        head.push(0);
+        head.extend_from_slice(&length(array));
+        Answer {
+            head,
+            elements,
+            tail,
+        }
+    }
+}
+
+/// Answers a request.
+pub(super) fn answer<'s>(shared: &'s Shared, request: &Request<'_>) -> io::Result<Answer<'s>> {
+    let body = request.body;
+    let command = body.first().map_err(io::Error::other)?;
+    let command = command.ok_or_else(|| io::Error::other("an empty command"))?;
+    match command.name {
+        b"hello" | b"isMaster" | b"ismaster" => Answer::whole(&hello(shared)),
+        b"ping" | b"killCursors" | b"endSessions" => Answer::whole(&doc! { "ok": 1.0 }),
+        b"buildInfo" | b"buildinfo" => {
+            Answer::whole(&doc! { "version": "7.0.0", "versionArray": [7, 0, 0, 0], "ok": 1.0 })
+        }
+        b"listCollections" => Answer::whole(&collections(body).map_err(io::Error::other)?),
+        b"find" => find(shared, body, command),
+        b"getMore" => get_more(shared, body, command),
+        b"insert" | b"update" | b"delete" => write(shared, request, command.name),
+        name => {
+            let name = String::from_utf8_lossy(name);
+            let message = format!("no such command: '{name}'");
+            Answer::whole(&failure(COMMAND_NOT_FOUND, "CommandNotFound", &message))
+        }
+    }
+}
+
+fn failure(code: i32, name: &str, message: &str) -> Bson {
+    doc! { "ok": 0.0, "errmsg": message, "code": code, "codeName": name }
+}
+
+fn hello(shared: &Shared) -> Bson {
+    let newest = shared.oplog.newest().unwrap_or_default();
+    let ts = BsonTimestamp {
+        time: newest.seconds,
+        increment: newest.increment,
+    };
+    let optime = doc! { "ts": ts, "t": TERM };
+    let date = bson::DateTime::from_millis(i64::from(newest.seconds) * 1000);
+    let last_write = doc! {
+        "opTime": optime.clone(), "lastWriteDate": date,
+        "majorityOpTime": optime, "majorityWriteDate": date,
+    };
+    let address = &shared.address;
+    doc! {
+        "helloOk": true,
+        "isWritablePrimary": true,
+        "ismaster": true,
+        "secondary": false,
+        "setName": "rs0",
+        "setVersion": 1,
+        "hosts": [address],
+        "primary": address,
+        "me": address,
+        "lastWrite": last_write,
+        "maxBsonObjectSize": 16 * 1024 * 1024,
+        "maxMessageSizeBytes": i32::try_from(MAX_MESSAGE_BYTES).unwrap_or(i32::MAX),
+        "maxWriteBatchSize": 100_000,
+        "minWireVersion": 0,
+        "maxWireVersion": 21,
+        "readOnly": false,
+        "ok": 1.0,
+    }
+}
+
+fn collections(body: Document<'_>) -> Result<Bson, Malformed> {
+    let db = text(body, "$db")?;
+    let mut found = Vec::new();
+    if db == "local" {
+        found.push(doc! { "name": "oplog.rs", "type": "collection" });
+    }
+    let ns = format!("{db}.$cmd.listCollections");
+    Ok(doc! { "cursor": { "firstBatch": found, "id": 0_i64, "ns": ns }, "ok": 1.0 })
+}
+
+fn text<'b>(body: Document<'b>, name: &str) -> Result<&'b str, Malformed> {
+    Ok(body
+        .get(name)?
+        .map(Element::str)
+        .transpose()?
+        .unwrap_or_default())
+}
+
+fn number(body: Document<'_>, name: &str) -> Result<Option<u64>, Malformed> {
+    let number = body.get(name)?.map(Element::integer).transpose()?;
+    Ok(number.map(i64::unsigned_abs).filter(|number| *number > 0))
+}
+
+fn inner<'b>(body: Document<'b>, name: &str) -> Result<Document<'b>, Malformed> {
+    let found = body.get(name)?.map(Element::document).transpose()?;
+    Ok(found.unwrap_or(Document::EMPTY))
+}
+
+fn find<'s>(
+    shared: &'s Shared,
+    body: Document<'_>,
+    command: Element<'_>,
+) -> io::Result<Answer<'s>> {
+    let db = text(body, "$db").map_err(io::Error::other)?;
+    let ns = format!("{db}.{}", command.str().map_err(io::Error::other)?);
+    if ns != OPLOG {
+        return Ok(Answer::batch("firstBatch", 0, &ns, &[]));
+    }
+    let (mut cursor, batch_size) = place(shared, body).map_err(io::Error::other)?;
+    let batch = shared.oplog.batch(cursor.next, batch_size.min(cursor.left));
+    cursor.next = batch.end;
+    cursor.left -= batch.end - batch.start;
+    let more = cursor.tailable || (cursor.left > 0 && cursor.next < shared.oplog.len());
+    let id = if more { shared.cursors.open(cursor) } else { 0 };
+    let elements = shared.oplog.elements(batch);
+    Ok(Answer::batch("firstBatch", id, OPLOG, elements))
+}
+
+/// Where a `find` begins, and the entries of its first batch.
+fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed> {
+    let limit = number(body, "limit")?;
+    let tailable = body.get("tailable")?.map(Element::boolean).transpose()?;
+    let order = inner(body, "sort")?.get("$natural")?;
+    let newest_first = order.map(Element::integer).transpose()? == Some(-1);
+    let filter = inner(body, "filter")?.get("ts")?;
+    let next = match (filter, newest_first) {
+        // Only the newest entry is ever asked for in that order.
+        (_, true) => shared.oplog.len().saturating_sub(1),
+        (Some(filter), false) => shared.oplog.first_at(least(filter)?),
+        (None, false) => 0,
+    };
+    let cursor = Cursor {
+        next,
+        left: limit.unwrap_or(u64::MAX),
+        tailable: tailable == Some(true),
+    };
+    Ok((cursor, number(body, "batchSize")?.unwrap_or(FIRST_BATCH)))
+}
+
+/// The least `ts` of `{$gte: ts}`, `{$gt: ts}` or a plain `ts`.
+fn least(filter: Element<'_>) -> Result<Timestamp, Malformed> {
+    let Ok(operators) = filter.document() else {
+        return Ok(Timestamp::from_le_bytes(filter.fixed()?));
+    };
+    let Some(operator) = operators.first()? else {
+        return Ok(Timestamp::default());
+    };
+    let mut ts = Timestamp::from_le_bytes(operator.fixed()?);
+    if operator.name == b"$gt" {
+        ts.increment = ts.increment.saturating_add(1);
+    }
+    Ok(ts)
+}
+
+fn get_more<'s>(
+    shared: &'s Shared,
+    body: Document<'_>,
+    command: Element<'_>,
+) -> io::Result<Answer<'s>> {
+    let id = command.integer().map_err(io::Error::other)?;
+    let Some(mut cursor) = shared.cursors.take(id) else {
+        let message = format!("cursor id {id} not found");
+        return Answer::whole(&failure(CURSOR_NOT_FOUND, "CursorNotFound", &message));
+    };
+    let batch_size = number(body, "batchSize").map_err(io::Error::other)?;
+    let batch_size = batch_size.unwrap_or(u64::MAX).min(cursor.left);
+    let batch = shared.oplog.batch(cursor.next, batch_size);
+    if batch.is_empty() && cursor.tailable {
+        let millis = number(body, "maxTimeMS").map_err(io::Error::other)?;
+        shared.wait(millis.map_or(AWAIT, Duration::from_millis));
+    }
+    cursor.next = batch.end;
+    cursor.left -= batch.end - batch.start;
+    let more = cursor.tailable || (cursor.left > 0 && cursor.next < shared.oplog.len());
+    if more {
+        shared.cursors.put(id, cursor);
+    }
+    let elements = shared.oplog.elements(batch);
+    Ok(Answer::batch(
+        "nextBatch",
+        if more { id } else { 0 },
+        OPLOG,
+        elements,
+    ))
+}
+
+fn write<'s>(shared: &'s Shared, request: &Request<'_>, name: &[u8]) -> io::Result<Answer<'s>> {
+    let array = match name {
+        b"insert" => "documents",
+        b"update" => "updates",
+        _ => "deletes",
+    };
+    let mut count = inner(request.body, array)
+        .map_err(io::Error::other)?
+        .elements()
+        .count() as u64;
+    for sequence in &request.sequences {
+        count += count_documents(sequence)?;
+    }
+    shared.written.add(name, count);
+    let n = i32::try_from(count).map_err(io::Error::other)?;
+    if name == b"update" {
+        return Answer::whole(&doc! { "n": n, "nModified": n, "ok": 1.0 });
+    }
+    Answer::whole(&doc! { "n": n, "ok": 1.0 })
+}

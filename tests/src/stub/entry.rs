@@ -1,0 +1,250 @@
+//! The entries of the prepared oplog: what entry number n is follows from n alone.
+
+use oplog_relay_core::document::{DocumentBuilder, kind};
+use oplog_relay_core::position::Timestamp;
+
+/// The namespace of all entries.
+pub(super) const NAMESPACE: &str = "bench.orders";
+/// The election term of all entries.
+pub(super) const TERM: i64 = 7;
+/// Bytes of an insert: what the known figures were measured with.
+const INSERT_BYTES: usize = 466;
+/// Of ten entries in a row five insert, three update and two delete what these five inserted.
+const GROUP: u64 = 10;
+const FIRST_SECOND: u32 = 1_700_000_000;
+const ENTRIES_PER_SECOND: u64 = 1000;
+const UI: [u8; 16] = *b"stub-collection!";
+const WORDS: [&str; 16] = [
+    "harbour", "orange", "window", "seven", "paper", "mountain", "silver", "letter", "garden",
+    "engine", "bottle", "winter", "bridge", "candle", "market", "river",
+];
+
+/// What kinds of entries there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Inserts of 466 bytes.
+    Inserts,
+    /// Inserts, `$v: 2` updates and deletes, 5 : 3 : 2.
+    Mixed,
+}
+
+impl Shape {
+    /// The shape of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Shape> {
+        match name {
+            "inserts" => Some(Shape::Inserts),
+            "mixed" => Some(Shape::Mixed),
+            _ => None,
+        }
+    }
+
+    /// Its name on a command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Shape::Inserts => "inserts",
+            Shape::Mixed => "mixed",
+        }
+    }
+}
+
+/// The time of entry `number`; it grows with the number.
+pub(super) fn time(number: u64) -> Timestamp {
+    let second = u32::try_from(number / ENTRIES_PER_SECOND).unwrap_or(u32::MAX);
+    let increment = u32::try_from(number % ENTRIES_PER_SECOND).unwrap_or(0) + 1;
+    Timestamp::new(FIRST_SECOND.saturating_add(second), increment)
+}
+
+/// Appends entry `number`.
+pub(super) fn write_entry(number: u64, shape: Shape, out: &mut Vec<u8>) {
+    let group = number - number % GROUP;
+    match (shape, number % GROUP) {
+        (Shape::Inserts, _) | (Shape::Mixed, 0..=4) => write_insert(number, out),
+        (Shape::Mixed, place @ 5..=7) => write_update(number, group + place - 5, out),
+        (Shape::Mixed, place) => write_delete(number, group + place - 5, out),
+    }
+}
+
+/// Built twice, because the note takes what the other fields leave of the entry's length.
+fn write_insert(number: u64, out: &mut Vec<u8>) {
+    let start = out.len();
+    write_insert_with(number, 0, out);
+    let room = INSERT_BYTES.saturating_sub(out.len() - start);
+    out.truncate(start);
+    write_insert_with(number, room, out);
+}
+
+fn write_insert_with(number: u64, note_bytes: usize, out: &mut Vec<u8>) {
+    let mut random = Random::new(number);
+    let mut entry = begin("i", out);
+    entry.nested("o", kind::DOCUMENT, |order| {
+        order.raw("_id", kind::OBJECT_ID, &object_id(number));
+        order.int64("number", number.cast_signed());
+        order.str("customer", &random.text(18));
+        order.str("state", ["new", "paid", "sent"][random.below(3)]);
+        order.raw("total", kind::DOUBLE, &random.price().to_le_bytes());
+        order.int32("items", i32::try_from(random.below(40)).unwrap_or(0));
+        order.boolean("gift", random.below(8) == 0);
+        order.date("ordered", wall(number));
+        order.nested("address", kind::DOCUMENT, |address| {
+            address.str("street", &random.text(16));
+            address.str("city", random.word());
+        });
+        order.nested("tags", kind::ARRAY, |tags| {
+            tags.str("0", random.word()).str("1", random.word());
+        });
+        order.str("note", &random.text(note_bytes));
+    });
+    end(number, entry);
+}
+
+fn write_update(number: u64, target: u64, out: &mut Vec<u8>) {
+    let mut random = Random::new(number);
+    let mut entry = begin("u", out);
+    entry.nested("o", kind::DOCUMENT, |update| {
+        update.int32("$v", 2);
+        update.nested("diff", kind::DOCUMENT, |diff| {
+            diff.nested("u", kind::DOCUMENT, |fields| {
+                fields.str("state", "paid");
+                fields.raw("total", kind::DOUBLE, &random.price().to_le_bytes());
+                fields.str("note", &random.text(60));
+            });
+        });
+    });
+    entry.nested("o2", kind::DOCUMENT, |id| {
+        id.raw("_id", kind::OBJECT_ID, &object_id(target));
+    });
+    end(number, entry);
+}
+
+fn write_delete(number: u64, target: u64, out: &mut Vec<u8>) {
+    let mut entry = begin("d", out);
+    entry.nested("o", kind::DOCUMENT, |id| {
+        id.raw("_id", kind::OBJECT_ID, &object_id(target));
+    });
+    end(number, entry);
+}
+
+/// The fields before `o`, in the order of a server.
+fn begin<'o>(op: &str, out: &'o mut Vec<u8>) -> DocumentBuilder<'o> {
+    let mut ui = [16, 0, 0, 0, 4].to_vec();
+    ui.extend_from_slice(&UI);
+    let mut entry = DocumentBuilder::start(out);
+    entry
+        .str("op", op)
+        .str("ns", NAMESPACE)
+        .raw("ui", kind::BINARY, &ui);
+    entry
+}
+
+/// The fields after `o`.
+fn end(number: u64, mut entry: DocumentBuilder<'_>) {
+    entry.raw("ts", kind::TIMESTAMP, &time(number).to_le_bytes());
+    entry
+        .int64("t", TERM)
+        .int64("v", 2)
+        .date("wall", wall(number));
+    entry.finish();
+}
+
+fn wall(number: u64) -> i64 {
+    i64::from(FIRST_SECOND) * 1000 + number.cast_signed()
+}
+
+fn object_id(number: u64) -> [u8; 12] {
+    let mut id = [0x65, 0x53, 0xf1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    id[4..].copy_from_slice(&number.to_be_bytes());
+    id
+}
+
+/// Splitmix64: the same numbers for the same entry, on every machine.
+struct Random(u64);
+
+impl Random {
+    const fn new(number: u64) -> Random {
+        Random(number.wrapping_mul(0x2545_f491_4f6c_dd1d))
+    }
+
+    const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> usize {
+        usize::try_from(self.next() % bound).unwrap_or(0)
+    }
+
+    fn word(&mut self) -> &'static str {
+        WORDS[self.below(WORDS.len() as u64)]
+    }
+
+    /// Cents as a double.
+    fn price(&mut self) -> f64 {
+        f64::from(u32::try_from(self.below(100_000)).unwrap_or(0)) / 100.0
+    }
+
+    /// Text of exactly that many bytes: words, and numbers so that it is not all alike.
+    fn text(&mut self, bytes: usize) -> String {
+        let mut text = String::with_capacity(bytes + 24);
+        while text.len() < bytes {
+            text.push_str(self.word());
+            text.push_str(&format!(" {:x} ", self.next() & 0xff_ffff));
+        }
+        text.truncate(bytes);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oplog_relay_core::document::Document;
+    use oplog_relay_core::entry::{Entry, Operation};
+
+    use super::*;
+
+    fn entry(number: u64, shape: Shape) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_entry(number, shape, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn inserts_are_valid_and_of_one_length() {
+        for number in [0, 9, 10, 999, 1000, 999_999, 10_000_000] {
+            let bytes = entry(number, Shape::Inserts);
+            let document = Document::new(&bytes).expect("a document");
+            document.validate().expect("valid");
+            assert_eq!(bytes.len(), INSERT_BYTES);
+            let parsed = Entry::parse(document).expect("an entry");
+            assert_eq!((parsed.ts, parsed.ns), (time(number), NAMESPACE));
+        }
+    }
+
+    #[test]
+    fn updates_and_deletes_touch_documents_inserted_before() {
+        let mut live = Vec::new();
+        for number in 0..40 {
+            let bytes = entry(number, Shape::Mixed);
+            let entry = Entry::parse(Document::new(&bytes).expect("a document")).expect("entry");
+            let id = entry.document_id().expect("an _id").value.to_vec();
+            match entry.operation {
+                Operation::Insert => live.push(id),
+                Operation::Update => assert!(live.contains(&id)),
+                _ => {
+                    assert!(live.contains(&id));
+                    live.retain(|known| *known != id);
+                }
+            }
+        }
+        assert_eq!(live.len(), 12);
+    }
+
+    #[test]
+    fn times_grow() {
+        assert!((0..5000).all(|number| time(number) < time(number + 1)));
+    }
+}

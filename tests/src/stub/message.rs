@@ -1,0 +1,176 @@
+//! Messages of the wire protocol: `OP_MSG`, and `OP_QUERY` with its `OP_REPLY` for handshakes.
+
+use std::io::{self, Read, Write};
+
+use oplog_relay_core::document::Document;
+
+const OP_REPLY: i32 = 1;
+const OP_QUERY: i32 = 2004;
+const OP_MSG: i32 = 2013;
+const HEADER_BYTES: usize = 16;
+/// What `hello` promises to take.
+pub(super) const MAX_MESSAGE_BYTES: usize = 48_000_000;
+/// The sender wants no reply.
+const MORE_TO_COME: u32 = 2;
+const CHECKSUM_PRESENT: u32 = 1;
+
+/// A request, borrowed from the bytes that were read.
+#[derive(Debug)]
+pub(super) struct Request<'b> {
+    pub(super) envelope: Envelope,
+    pub(super) body: Document<'b>,
+    /// The sections of kind 1, each with its length, name and documents.
+    pub(super) sequences: Vec<&'b [u8]>,
+}
+
+/// What a reply must know of its request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Envelope {
+    id: i32,
+    legacy: bool,
+    pub(super) wants_reply: bool,
+}
+
+/// Reads one message into `buffer`; `false` when the peer has hung up.
+pub(super) fn read(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    buffer.resize(HEADER_BYTES, 0);
+    match stream.read_exact(buffer) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        outcome => outcome?,
+    }
+    let length = usize::try_from(number(buffer, 0)?).unwrap_or(0);
+    if !(HEADER_BYTES..=MAX_MESSAGE_BYTES).contains(&length) {
+        return Err(damaged("message length"));
+    }
+    buffer.resize(length, 0);
+    stream.read_exact(&mut buffer[HEADER_BYTES..])?;
+    Ok(true)
+}
+
+/// Takes a message apart.
+pub(super) fn parse(message: &[u8]) -> io::Result<Request<'_>> {
+    let id = number(message, 4)?;
+    let rest = &message[HEADER_BYTES..];
+    match number(message, 12)? {
+        OP_MSG => parse_msg(id, rest),
+        OP_QUERY => parse_query(id, rest),
+        _ => Err(damaged("operation")),
+    }
+}
+
+fn parse_msg(id: i32, rest: &[u8]) -> io::Result<Request<'_>> {
+    let flags = number(rest, 0)?.cast_unsigned();
+    let mut sections = &rest[4..];
+    if flags & CHECKSUM_PRESENT != 0 {
+        sections = &sections[..sections.len().saturating_sub(4)];
+    }
+    let mut body = None;
+    let mut sequences = Vec::new();
+    while let Some((section, after)) = sections.split_first() {
+        if *section == 0 {
+            let (document, after) = Document::split(after).map_err(io::Error::other)?;
+            body = Some(document);
+            sections = after;
+        } else {
+            let length = usize::try_from(number(after, 0)?).unwrap_or(0);
+            let (sequence, after) = after
+                .split_at_checked(length)
+                .ok_or_else(|| damaged("section"))?;
+            sequences.push(sequence);
+            sections = after;
+        }
+    }
+    let envelope = Envelope {
+        id,
+        legacy: false,
+        wants_reply: flags & MORE_TO_COME == 0,
+    };
+    Ok(Request {
+        envelope,
+        body: body.ok_or_else(|| damaged("body"))?,
+        sequences,
+    })
+}
+
+/// Flags, a name, two numbers, the query.
+fn parse_query(id: i32, rest: &[u8]) -> io::Result<Request<'_>> {
+    let after_flags = rest.get(4..).unwrap_or_default();
+    let name = after_flags.iter().position(|byte| *byte == 0);
+    let query = name
+        .and_then(|end| after_flags.get(end + 9..))
+        .ok_or_else(|| damaged("query"))?;
+    let (body, _) = Document::split(query).map_err(io::Error::other)?;
+    let envelope = Envelope {
+        id,
+        legacy: true,
+        wants_reply: true,
+    };
+    Ok(Request {
+        envelope,
+        body,
+        sequences: Vec::new(),
+    })
+}
+
+/// The number of documents in a section of kind 1.
+pub(super) fn count_documents(sequence: &[u8]) -> io::Result<u64> {
+    let after_length = sequence.get(4..).unwrap_or_default();
+    let name = after_length.iter().position(|byte| *byte == 0);
+    let mut documents = name
+        .and_then(|end| after_length.get(end + 1..))
+        .ok_or_else(|| damaged("section name"))?;
+    let mut count = 0;
+    while !documents.is_empty() {
+        (_, documents) = Document::split(documents).map_err(io::Error::other)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Writes a reply whose document consists of these parts.
+pub(super) fn write(
+    stream: &mut impl Write,
+    request: Envelope,
+    document: &[&[u8]],
+) -> io::Result<()> {
+    let mut head = Vec::with_capacity(64);
+    let body: usize = document.iter().map(|part| part.len()).sum();
+    let (operation, prefix): (i32, &[u8]) = if request.legacy {
+        // Flags, cursor, place of the first document, one document.
+        (
+            OP_REPLY,
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0],
+        )
+    } else {
+        // Flags, and a section of kind 0.
+        (OP_MSG, &[0; 5])
+    };
+    let length = HEADER_BYTES + prefix.len() + body;
+    let length = i32::try_from(length).map_err(io::Error::other)?;
+    for number in [length, request.id, request.id, operation] {
+        head.extend_from_slice(&number.to_le_bytes());
+    }
+    head.extend_from_slice(prefix);
+    // Small parts travel with the head: one packet less.
+    for part in document {
+        if part.len() < 4096 {
+            head.extend_from_slice(part);
+        } else {
+            stream.write_all(&head)?;
+            stream.write_all(part)?;
+            head.clear();
+        }
+    }
+    stream.write_all(&head)
+}
+
+fn number(bytes: &[u8], at: usize) -> io::Result<i32> {
+    let number = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>);
+    number
+        .map(|bytes| i32::from_le_bytes(*bytes))
+        .ok_or_else(|| damaged("length"))
+}
+
+fn damaged(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("wrong {what}"))
+}

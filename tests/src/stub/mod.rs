@@ -1,0 +1,37 @@
+//! A server that speaks MongoDB's wire protocol and does as little as possible: it serves a
+//! prepared oplog from memory and acknowledges writes by counting them.
+//!
+//! What is measured against it is the client. A batch is a slice of memory that was laid out
+//! before; no byte of an entry is looked at while serving.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `entry` | the entries, made from their number |
+//! | `oplog` | all of them as one stretch of array elements, and where each begins |
+//! | `message` | `OP_MSG` and `OP_QUERY`, in and out |
+//! | `command` | what each command is answered |
+//! | `cursor` | the cursors that are open |
+//! | `server` | the listener and its connections |
+//! | `process` | the server as a process of its own |
+//!
+//! | command | answer |
+//! | --- | --- |
+//! | `hello`, `isMaster` | a primary of `rs0` without sessions; the majority has everything |
+//! | `find`, `getMore` on `local.oplog.rs` | entries from a `ts` on, tailable; else nothing |
+//! | `listCollections` on `local` | `oplog.rs` |
+//! | `insert`, `update`, `delete` | `n` = the statements in it; nothing is kept |
+//! | `ping`, `buildInfo`, `killCursors`, `endSessions` | `ok` |
+//! | all else | error 59 |
+
+mod command;
+mod cursor;
+mod entry;
+mod message;
+mod oplog;
+mod process;
+mod server;
+
+pub use entry::Shape;
+pub use oplog::Oplog;
+pub use process::StubProcess;
+pub use server::Server;

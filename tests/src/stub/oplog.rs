@@ -1,0 +1,154 @@
+//! The prepared oplog: the elements of a reply's array, one after the other in one stretch of
+//! memory, so that any batch is a slice of it.
+//!
+//! The elements' names count within blocks of 100,000 rather than within a reply. Drivers walk a
+//! batch without looking at them; the length of a name is that of a real reply.
+
+use std::ops::Range;
+
+use oplog_relay_core::document::kind;
+use oplog_relay_core::position::Timestamp;
+
+use super::entry::{Shape, time, write_entry};
+
+/// A server's reply is cut here: 16 MB.
+const REPLY_BYTES: u64 = 16 * 1024 * 1024;
+/// Names have at most five digits, as those of a full reply.
+const NAMES: u64 = 100_000;
+
+/// Entries in memory, ready to be sent.
+#[derive(Debug)]
+pub struct Oplog {
+    elements: Vec<u8>,
+    /// Where each element begins, and the end of the last one.
+    starts: Vec<u64>,
+    /// Bytes of the entries alone.
+    bytes: u64,
+}
+
+impl Oplog {
+    /// Makes that many entries.
+    #[must_use]
+    pub fn generate(entries: u64, shape: Shape) -> Oplog {
+        let mut oplog = Oplog {
+            elements: Vec::new(),
+            starts: vec![0],
+            bytes: 0,
+        };
+        for number in 0..entries {
+            oplog.elements.push(kind::DOCUMENT);
+            let name = (number % NAMES).to_string();
+            oplog.elements.extend_from_slice(name.as_bytes());
+            oplog.elements.push(0);
+            let document = oplog.elements.len();
+            write_entry(number, shape, &mut oplog.elements);
+            oplog.bytes += (oplog.elements.len() - document) as u64;
+            oplog.starts.push(oplog.elements.len() as u64);
+        }
+        oplog
+    }
+
+    /// Number of entries.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.starts.len() as u64 - 1
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.elements.is_empty()
+    }
+
+    /// Bytes of all entries.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Time of the newest entry.
+    #[must_use]
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.len().checked_sub(1).map(time)
+    }
+
+    /// Time of entry `number`, whether there is one or not.
+    #[must_use]
+    pub fn time(&self, number: u64) -> Timestamp {
+        time(number)
+    }
+
+    /// The bytes of entry `number`.
+    #[must_use]
+    pub fn entry(&self, number: u64) -> Option<&[u8]> {
+        if number >= self.len() {
+            return None;
+        }
+        let element = self.elements(number..number + 1);
+        let name_end = element.iter().position(|byte| *byte == 0)?;
+        element.get(name_end + 1..)
+    }
+
+    /// Number of the first entry at or after that time.
+    pub(super) fn first_at(&self, ts: Timestamp) -> u64 {
+        let mut known = 0..self.len();
+        while known.start < known.end {
+            let middle = known.start + (known.end - known.start) / 2;
+            if time(middle) < ts {
+                known.start = middle + 1;
+            } else {
+                known.end = middle;
+            }
+        }
+        known.start
+    }
+
+    /// The entries of the next reply: from `start`, at most `limit`, at most 16 MB and one.
+    pub(super) fn batch(&self, start: u64, limit: u64) -> Range<u64> {
+        let last = start.saturating_add(limit).min(self.len());
+        if start >= last {
+            return start..start;
+        }
+        let place = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let ends = &self.starts[place(start) + 1..=place(last)];
+        let full = self.starts[place(start)] + REPLY_BYTES;
+        let fitting = ends.partition_point(|end| *end <= full).max(1);
+        start..start + fitting as u64
+    }
+
+    /// The elements of these entries, as they stand in an array.
+    pub(super) fn elements(&self, entries: Range<u64>) -> &[u8] {
+        let place = |number: u64| {
+            let number = usize::try_from(number).unwrap_or(usize::MAX);
+            usize::try_from(self.starts[number]).unwrap_or(usize::MAX)
+        };
+        &self.elements[place(entries.start)..place(entries.end)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_cut_by_count_and_by_bytes() {
+        let oplog = Oplog::generate(100_000, Shape::Inserts);
+        assert_eq!(oplog.batch(0, 101), 0..101);
+        assert_eq!(oplog.batch(99_990, 101), 99_990..100_000);
+        assert_eq!(oplog.batch(100_000, 101), 100_000..100_000);
+        let full = oplog.batch(5, u64::MAX);
+        let bytes = oplog.elements(full).len() as u64;
+        assert!((REPLY_BYTES - 500..=REPLY_BYTES).contains(&bytes));
+        assert_eq!(oplog.bytes(), 46_600_000);
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_time() {
+        let oplog = Oplog::generate(3000, Shape::Mixed);
+        assert_eq!(oplog.first_at(Timestamp::default()), 0);
+        assert_eq!(oplog.first_at(oplog.time(1500)), 1500);
+        let between = Timestamp::new(oplog.time(999).seconds, u32::MAX);
+        assert_eq!(oplog.first_at(between), 1000);
+        assert_eq!(oplog.first_at(Timestamp::new(u32::MAX, 0)), 3000);
+    }
+}

@@ -1,0 +1,61 @@
+//! The server as a process of its own, so that its work is not counted as its client's.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::Shape;
+use crate::services::{Program, wait_for};
+
+/// A running `stub` program; killed when dropped.
+#[derive(Debug)]
+pub struct StubProcess {
+    program: Program,
+    uri: String,
+    bytes: u64,
+}
+
+impl StubProcess {
+    /// Starts it and waits until its oplog is made.
+    pub fn start(entries: u64, shape: Shape) -> Result<StubProcess> {
+        let count = entries.to_string();
+        let args = ["--entries", &count, "--shape", shape.name()];
+        let mut program = Program::start("stub", args, &[])?;
+        let line = wait_for("the stub server", Duration::from_secs(300), || {
+            let text = program.stdout_text()?;
+            if let Some((line, _)) = text.split_once('\n') {
+                return Ok(Some(line.to_owned()));
+            }
+            anyhow::ensure!(
+                program.is_running()?,
+                "it ended: {}",
+                program.stderr_text()?
+            );
+            Ok(None)
+        })?;
+        let (uri, bytes) = line.split_once(' ').context("the stub's greeting")?;
+        Ok(StubProcess {
+            uri: uri.to_owned(),
+            bytes: bytes.parse().context("the stub's greeting")?,
+            program,
+        })
+    }
+
+    /// The connection string for clients.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Bytes of all entries.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.program.id()
+    }
+}

@@ -1,0 +1,131 @@
+//! The stub server, seen by the driver.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use bson::{RawDocumentBuf, Timestamp, doc};
+use futures_util::StreamExt;
+use mongodb::options::{CursorType, FindOptions, ReadConcern};
+use mongodb::{Client, Collection};
+use oplog_relay_tests::stub::{Oplog, Server, Shape};
+
+const ENTRIES: u64 = 10_000;
+
+fn serve() -> Result<Server> {
+    Ok(Server::start(Oplog::generate(ENTRIES, Shape::Mixed))?)
+}
+
+async fn oplog_of(server: &Server) -> Result<Collection<RawDocumentBuf>> {
+    let client = Client::with_uri_str(server.uri()).await?;
+    Ok(client.database("local").collection("oplog.rs"))
+}
+
+fn tail(batch_size: u32) -> FindOptions {
+    FindOptions::builder()
+        .cursor_type(CursorType::TailableAwait)
+        .max_await_time(Duration::from_millis(100))
+        .batch_size(batch_size)
+        .read_concern(ReadConcern::majority())
+        .build()
+}
+
+/// Tails from entry `first` on, checks each entry, and returns how long the end was waited at.
+async fn tail_from(first: u64, batch_size: u32) -> Result<Duration> {
+    let server = serve()?;
+    let oplog = oplog_of(&server).await?;
+    let ts = server.oplog().time(first);
+    let ts = Timestamp {
+        time: ts.seconds,
+        increment: ts.increment,
+    };
+    let filter = doc! { "ts": { "$gte": ts } };
+    let mut cursor = oplog
+        .find(filter)
+        .with_options(tail(batch_size))
+        .batch()
+        .await?;
+    let mut next = first;
+    loop {
+        let asked = Instant::now();
+        let batch = cursor.next().await.context("an open cursor")??;
+        let before = next;
+        for entry in batch.doc_slices()? {
+            let entry = entry?.as_document().context("a document")?;
+            assert_eq!(Some(entry.as_bytes()), server.oplog().entry(next));
+            next += 1;
+        }
+        if next == before {
+            assert_eq!(next, ENTRIES);
+            return Ok(asked.elapsed());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_oplog_comes_in_order_and_then_nothing() -> Result<()> {
+    let waited = tail_from(0, 3000).await?;
+    assert!(waited >= Duration::from_millis(100), "{waited:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_begins_in_the_middle() -> Result<()> {
+    tail_from(1234, 1).await?;
+    tail_from(ENTRIES, 100).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ends_and_the_majoritys_position_are_told() -> Result<()> {
+    let server = serve()?;
+    let oplog = oplog_of(&server).await?;
+    for (direction, number) in [(1, 0), (-1, ENTRIES - 1)] {
+        let found = oplog
+            .find_one(doc! {})
+            .sort(doc! { "$natural": direction })
+            .await?;
+        let found = found.context("an entry")?;
+        assert_eq!(Some(found.as_bytes()), server.oplog().entry(number));
+    }
+    let client = oplog.client();
+    let hello = client
+        .database("admin")
+        .run_command(doc! { "hello": 1 })
+        .await?;
+    let newest = server.oplog().newest().context("an entry")?;
+    let majority = hello
+        .get_document("lastWrite")?
+        .get_document("majorityOpTime")?;
+    assert_eq!(majority.get_timestamp("ts")?.increment, newest.increment);
+    let names = client.database("local").list_collection_names().await?;
+    assert_eq!(names, ["oplog.rs"]);
+    let replset = client
+        .database("local")
+        .collection::<bson::Document>("system.replset");
+    assert_eq!(replset.find_one(doc! {}).await?, None);
+    let refused = client
+        .database("admin")
+        .run_command(doc! { "replSetGetStatus": 1 })
+        .await;
+    assert!(refused.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_counted_in_sections_and_in_arrays() -> Result<()> {
+    let server = serve()?;
+    let client = Client::with_uri_str(server.uri()).await?;
+    let target = client
+        .database("bench")
+        .collection::<bson::Document>("orders");
+    let documents: Vec<bson::Document> = (0..1000).map(|number| doc! { "_id": number }).collect();
+    let inserted = target.insert_many(&documents).await?;
+    assert_eq!(inserted.inserted_ids.len(), 1000);
+    let update = doc! { "q": { "_id": 1 }, "u": { "$set": { "x": 1 } }, "upsert": true };
+    let command = doc! { "update": "orders", "updates": [update.clone(), update] };
+    let reply = client.database("bench").run_command(command).await?;
+    assert_eq!(reply.get_i32("n")?, 2);
+    target.delete_one(doc! { "_id": 1 }).await?;
+    assert_eq!(server.written(), [1000, 2, 1]);
+    Ok(())
+}
