@@ -266,6 +266,7 @@ impl MongoSink {
         self.metrics
             .duplicate_inserts
             .inc_by(count(replacements.len()));
+        let replacements = self.without_present(ns, replacements).await;
         for (kind, writes) in [(BulkKind::Update, replacements), (kind, again)] {
             let writes = Bulk { ns, kind, writes };
             if Box::pin(self.send_bulk(&writes, token)).await? == Applied::Abandoned {

@@ -1,10 +1,11 @@
 //! Replaying: plans as bulk writes to a MongoDB.
 //!
 //! Inserts are optimistic: a document that is there is replaced, which is what the insert means
-//! when a stretch is replayed. While the target cannot be reached a write is repeated for ever,
+//! when a stretch is replayed (and left alone if it is the same). While the target cannot be reached a write is repeated for ever,
 //! with growing pauses; what the target refuses for good ends the program (the directives).
 
 mod bulk;
+mod present;
 mod reply;
 
 use std::sync::Arc;

@@ -1,0 +1,150 @@
+//! Documents that the target has already, byte for byte.
+//!
+//! After a restart or a reset many inserts meet the document that they inserted before. One read
+//! of a whole bulk tells which of them need no write at all.
+
+use std::collections::HashSet;
+
+use futures_util::StreamExt;
+use mongodb::bson::RawDocumentBuf;
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
+
+use super::MongoSink;
+use crate::plan::{Action, Write};
+
+/// Documents that are asked for at once.
+const AT_ONCE: usize = 1_000;
+/// Bytes of them at most: a reply holds 16 MB.
+const BYTES_AT_ONCE: usize = 8 << 20;
+
+impl MongoSink {
+    /// Leaves the replacements that change something. What cannot be read counts as different.
+    pub(super) async fn without_present<'a>(
+        &self,
+        ns: &str,
+        replacements: Vec<Write<'a>>,
+    ) -> Vec<Write<'a>> {
+        let mut left = Vec::new();
+        let mut rest = replacements.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let count = rest
+                .iter()
+                .take(AT_ONCE)
+                .take_while(|write| {
+                    bytes += replacement(write).map_or(0, |document| document.as_bytes().len());
+                    bytes <= BYTES_AT_ONCE
+                })
+                .count();
+            let (part, after) = rest.split_at(count.clamp(1, rest.len()));
+            let present = self.present(ns, part).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, ns, "documents cannot be looked up, all are replaced");
+                HashSet::new()
+            });
+            let differs = |write: &&Write<'a>| {
+                replacement(write).is_none_or(|document| !present.contains(document.as_bytes()))
+            };
+            left.extend(part.iter().filter(differs).copied());
+            rest = after;
+        }
+        left
+    }
+
+    /// The documents of the target that have the `_id`s of these writes.
+    async fn present(
+        &self,
+        ns: &str,
+        writes: &[Write<'_>],
+    ) -> Result<HashSet<Vec<u8>>, mongodb::error::Error> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let command = RawDocumentBuf::from_bytes(find_command(collection, writes))?;
+        let mut cursor = self
+            .client
+            .database(db)
+            .run_raw_cursor_command(command)
+            .batch()
+            .await?;
+        let mut found = HashSet::new();
+        while let Some(reply) = cursor.next().await {
+            for element in reply?.doc_slices()?.into_iter() {
+                if let Some(document) = element?.as_document() {
+                    found.insert(document.as_bytes().to_vec());
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+const fn replacement<'a>(write: &Write<'a>) -> Option<Document<'a>> {
+    match write.action {
+        Action::Replace(document) => Some(document),
+        Action::Insert(_) | Action::Modify(_) | Action::Delete => None,
+    }
+}
+
+/// Asks for committed documents only: one that is there but could still be rolled back is written
+/// again.
+fn find_command(collection: &str, writes: &[Write<'_>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut command = DocumentBuilder::start(&mut out);
+    command.str("find", collection);
+    command.nested("filter", kind::DOCUMENT, |filter| {
+        filter.nested("_id", kind::DOCUMENT, |id| {
+            id.nested("$in", kind::ARRAY, |ids| {
+                // A regular expression in $in is a pattern: such an _id is replaced.
+                let ids_of = writes.iter().map(|write| write.document_id);
+                for (index, id) in ids_of.filter(|id| id.kind != kind::REGEX).enumerate() {
+                    ids.element(Element {
+                        name: index.to_string().as_bytes(),
+                        ..id
+                    });
+                }
+            });
+        });
+    });
+    command.int32("batchSize", i32::try_from(writes.len()).unwrap_or(i32::MAX));
+    command.nested("readConcern", kind::DOCUMENT, |concern| {
+        concern.str("level", "majority");
+    });
+    command.finish();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use oplog_relay_core::position::{EntryId, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn ids_are_asked_for_as_they_are_and_patterns_never() {
+        let id = EntryId {
+            ts: Timestamp::new(1, 1),
+            ord: 0,
+        };
+        let write = |kind, value| Write {
+            id,
+            document_id: Element {
+                name: b"_id",
+                kind,
+                value,
+            },
+            action: Action::Replace(Document::EMPTY),
+        };
+        let writes = [
+            write(kind::INT32, &[7, 0, 0, 0]),
+            write(kind::REGEX, b"a\0\0"),
+            write(kind::BOOLEAN, &[1]),
+        ];
+        let bytes = find_command("c", &writes);
+        let command = mongodb::bson::Document::from_reader(bytes.as_slice()).unwrap();
+        let expected = mongodb::bson::doc! {
+            "find": "c",
+            "filter": { "_id": { "$in": [7, true] } },
+            "batchSize": 3,
+            "readConcern": { "level": "majority" },
+        };
+        assert_eq!(command, expected);
+    }
+}
