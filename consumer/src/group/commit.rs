@@ -1,9 +1,12 @@
 //! Committing: what is acknowledged, about once a second, and soon after the last record.
+//!
+//! Synchronous: the Rust client sets no callback by which librdkafka could answer an asynchronous
+//! commit, and an offset that is not known to be committed must not count as such.
 
 use std::time::{Duration, Instant};
 
-use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::{GroupContext, commit_list};
 use crate::offsets::NextOffset;
@@ -12,27 +15,18 @@ use crate::offsets::NextOffset;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Between commits when nothing is pending: lag is to reach 0 soon.
 const IDLE_INTERVAL: Duration = Duration::from_millis(200);
-/// A commit that is not answered for so long is given up.
-const ANSWER: Duration = Duration::from_secs(30);
 
-/// Sends a commit if one is due.
+/// Commits if it is time to.
 pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>) {
     let context = consumer.context();
     let idle = context
         .partitions()
         .iter()
         .all(|partition| partition.tracker.is_idle());
-    let interval = if idle { IDLE_INTERVAL } else { INTERVAL };
-    {
-        let commits = context.commits();
-        let waits = commits.sent.is_some_and(|sent| sent.elapsed() < ANSWER);
-        if waits || commits.last.is_some_and(|last| last.elapsed() < interval) {
-            return;
-        }
-    }
-    context.commits().last = Some(Instant::now());
     // A lost assignment: somebody else may own the partitions already.
-    if consumer.assignment_lost() {
+    if !context.is_commit_due(if idle { IDLE_INTERVAL } else { INTERVAL })
+        || consumer.assignment_lost()
+    {
         return;
     }
     let Ok(positions) = consumer.position() else {
@@ -56,9 +50,34 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>) {
                 }),
         )
     };
-    let Some(list) = list else { return };
-    match consumer.commit(&list, CommitMode::Async) {
-        Ok(()) => context.commits().sent = Some(Instant::now()),
-        Err(error) => tracing::warn!(%error, "offsets could not be committed yet"),
+    if let Some(list) = list {
+        commit(consumer, &list);
+    }
+}
+
+/// Commits these offsets now. What fails is left to the next commit, which holds the same and
+/// more; without a next one it comes again, harmlessly.
+pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitionList) {
+    let context = consumer.context();
+    let begun = Instant::now();
+    if let Err(error) = consumer.commit(list, CommitMode::Sync) {
+        tracing::warn!(%error, "offsets could not be committed yet");
+        context.links.metrics.count_error("commit");
+        return;
+    }
+    context.links.metrics.commits.inc();
+    context
+        .links
+        .metrics
+        .commit_seconds
+        .observe(begun.elapsed().as_secs_f64());
+    let mut partitions = context.partitions();
+    for element in list.elements() {
+        let partition = partitions.find(element.topic(), element.partition());
+        if let (Some(partition), Ok(()), Offset::Offset(next)) =
+            (partition, element.error(), element.offset())
+        {
+            partition.tracker.commit_confirmed(NextOffset::at(next));
+        }
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oplog_relay_core::runtime::kafka::Context;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -166,15 +166,6 @@ impl Partitions {
     }
 }
 
-/// Commits on their way.
-#[derive(Debug, Default)]
-pub(super) struct Commits {
-    /// Since when one is on its way.
-    pub(super) sent: Option<Instant>,
-    /// When the last one was sent.
-    pub(super) last: Option<Instant>,
-}
-
 /// The context of the group's client.
 #[derive(Debug)]
 pub(super) struct GroupContext {
@@ -183,7 +174,8 @@ pub(super) struct GroupContext {
     pub(super) links: Links,
     partitions: Mutex<Partitions>,
     failure: Mutex<Option<ConsumerError>>,
-    commits: Mutex<Commits>,
+    /// When offsets were committed last.
+    committed: Mutex<Option<Instant>>,
     /// Bytes released during a rebalance, not yet taken off the budget.
     released: AtomicUsize,
     /// The sink is slower than Kafka: partitions are paused, also those to come.
@@ -204,7 +196,7 @@ impl GroupContext {
             links,
             partitions: Mutex::default(),
             failure: Mutex::default(),
-            commits: Mutex::default(),
+            committed: Mutex::default(),
             released: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
         }
@@ -214,8 +206,14 @@ impl GroupContext {
         lock(&self.partitions)
     }
 
-    pub(super) fn commits(&self) -> MutexGuard<'_, Commits> {
-        lock(&self.commits)
+    /// Whether the last commit is so long ago. If it is, it counts as being now.
+    pub(super) fn is_commit_due(&self, interval: Duration) -> bool {
+        let mut committed = lock(&self.committed);
+        let due = committed.is_none_or(|committed| committed.elapsed() >= interval);
+        if due {
+            *committed = Some(Instant::now());
+        }
+        due
     }
 
     /// Keeps the first failure of a callback, for the poll loop to end with.
@@ -358,31 +356,5 @@ impl ConsumerContext for GroupContext {
         }
         let count = i64::try_from(self.partitions().iter().count()).unwrap_or(i64::MAX);
         self.links.metrics.partitions.set(count);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let sent = self.commits().sent.take();
-        if let Err(error) = &result {
-            // The next commit holds the same and more.
-            tracing::warn!(%error, "offsets could not be committed yet");
-            self.links.metrics.count_error("commit");
-            return;
-        }
-        if let Some(sent) = sent {
-            self.links
-                .metrics
-                .commit_seconds
-                .observe(sent.elapsed().as_secs_f64());
-        }
-        self.links.metrics.commits.inc();
-        let mut partitions = self.partitions();
-        for element in offsets.elements() {
-            let partition = partitions.find(element.topic(), element.partition());
-            if let (Some(partition), Ok(()), Offset::Offset(next)) =
-                (partition, element.error(), element.offset())
-            {
-                partition.tracker.commit_confirmed(NextOffset::at(next));
-            }
-        }
     }
 }

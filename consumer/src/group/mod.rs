@@ -24,7 +24,7 @@ use oplog_relay_core::runtime::http::Health;
 use oplog_relay_core::runtime::kafka::{self, client_config};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::mpsc;
 
@@ -305,9 +305,8 @@ impl Poller {
         drop(context.take_reports(&mut self.intake));
         if !self.consumer.assignment_lost()
             && let Some(commits) = context.acknowledged()
-            && let Err(error) = self.consumer.commit(&commits, CommitMode::Sync)
         {
-            tracing::warn!(%error, "the last offsets could not be committed; a part comes again");
+            commit::commit(&self.consumer, &commits);
         }
         context.forget_all();
     }

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
+use super::commit::commit;
 use super::context::{GroupContext, Partition, commit_list};
 use crate::assignment::{ReportEvent, Token};
 use crate::chunk::Chunk;
@@ -259,10 +260,8 @@ fn commit_acknowledged(
                 .filter_map(|partition| Some((partition, partition.tracker.to_commit(None)?))),
         )
     };
-    if let Some(commits) = commits
-        && let Err(error) = consumer.commit(&commits, CommitMode::Sync)
-    {
-        tracing::warn!(%error, "offsets of revoked partitions could not be committed; a part comes again");
+    if let Some(commits) = commits {
+        commit(consumer, &commits);
     }
 }
 
