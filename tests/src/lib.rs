@@ -15,3 +15,4 @@ pub mod bench;
 pub mod load;
 pub mod services;
 pub mod stub;
+pub mod topic_reader;

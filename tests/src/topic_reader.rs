@@ -1,0 +1,207 @@
+//! Reads the data topics of a prefix back, as any `read_committed` reader sees them: by
+//! assignment, without a group, up to the last stable offsets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use oplog_relay_core::format::{self, Format, ID_HEADER, RANGE_HEADER};
+use oplog_relay_core::position::EntryId;
+use oplog_relay_core::topic::is_data_topic;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+const STEP: Duration = Duration::from_secs(10);
+const READ_WITHIN: Duration = Duration::from_secs(120);
+
+/// A topic and one of its partitions.
+pub type Place = (String, i32);
+
+/// The records of each partition in order.
+pub type Contents = BTreeMap<Place, Vec<TopicRecord>>;
+
+/// A record as it was read.
+#[derive(Debug, Clone)]
+pub struct TopicRecord {
+    /// Its offset.
+    pub offset: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its timestamp in milliseconds since 1970.
+    pub timestamp: i64,
+    /// Its headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// What its value decodes to.
+    pub entries: Vec<TopicEntry>,
+}
+
+/// An entry found in a record.
+#[derive(Debug, Clone)]
+pub struct TopicEntry {
+    /// The source that the record names.
+    pub source: String,
+    /// Which entry it is.
+    pub id: EntryId,
+    /// The entry's BSON.
+    pub bytes: Vec<u8>,
+}
+
+impl TopicRecord {
+    /// The value of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let mut headers = self.headers.iter();
+        headers.find_map(|(key, value)| (key == name).then_some(value.as_slice()))
+    }
+}
+
+/// Reads and decodes all data topics of a prefix.
+///
+/// # Errors
+/// When a topic cannot be read, or a record cannot be decoded.
+pub fn read_topics(brokers: &str, prefix: &str, format: Format) -> Result<Contents> {
+    let mut contents = read_records(brokers, prefix, "read_committed")?;
+    for (place, records) in &mut contents {
+        for record in records {
+            record.entries = decode(record, format)
+                .with_context(|| format!("{place:?} at {} is undecodable", record.offset))?;
+        }
+    }
+    Ok(contents)
+}
+
+/// Counts the data records that a reader sees who takes uncommitted and aborted ones too.
+///
+/// # Errors
+/// When a topic cannot be read.
+pub fn count_uncommitted(brokers: &str, prefix: &str) -> Result<usize> {
+    let contents = read_records(brokers, prefix, "read_uncommitted")?;
+    Ok(contents.values().map(Vec::len).sum())
+}
+
+/// All entries of all partitions, with the place of each.
+pub fn entries(contents: &Contents) -> impl Iterator<Item = (&Place, &TopicRecord, &TopicEntry)> {
+    contents.iter().flat_map(|(place, records)| {
+        records.iter().flat_map(move |record| {
+            let entries = record.entries.iter();
+            entries.map(move |entry| (place, record, entry))
+        })
+    })
+}
+
+/// Reads records without decoding them.
+fn read_records(brokers: &str, prefix: &str, isolation: &str) -> Result<Contents> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "topic-reader")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", isolation)
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("fetch.wait.max.ms", "10")
+        .set("fetch.message.max.bytes", "4194304")
+        .create()?;
+    let mut contents = Contents::new();
+    let metadata = consumer.fetch_metadata(None, STEP)?;
+    for topic in metadata.topics() {
+        if is_data_topic(prefix, topic.name()) {
+            let partitions: Vec<i32> = topic.partitions().iter().map(|found| found.id()).collect();
+            read_topic(&consumer, topic.name(), &partitions, &mut contents)?;
+        }
+    }
+    Ok(contents)
+}
+
+/// Reads one topic: an end is told by the number of its partition only.
+fn read_topic(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partitions: &[i32],
+    contents: &mut Contents,
+) -> Result<()> {
+    let mut assigned = TopicPartitionList::new();
+    let mut open = BTreeSet::new();
+    for &partition in partitions {
+        contents.insert((topic.to_owned(), partition), Vec::new());
+        let (low, end) = consumer.fetch_watermarks(topic, partition, STEP)?;
+        if low < end {
+            assigned.add_partition_offset(topic, partition, Offset::Offset(low))?;
+            open.insert(partition);
+        }
+    }
+    consumer.assign(&assigned)?;
+    let deadline = Instant::now() + READ_WITHIN;
+    while !open.is_empty() {
+        ensure!(Instant::now() < deadline, "{topic} {open:?} did not end");
+        match consumer.poll(STEP) {
+            None => {}
+            Some(Ok(message)) => {
+                let place = (message.topic().to_owned(), message.partition());
+                contents.entry(place).or_default().push(record(&message)?);
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
+            Some(Err(error)) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Result<TopicRecord> {
+    let headers = message.headers().map(|headers| headers.iter().collect());
+    let headers: Vec<rdkafka::message::Header<'_, &[u8]>> = headers.unwrap_or_default();
+    Ok(TopicRecord {
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().context("a value")?.to_vec(),
+        timestamp: message.timestamp().to_millis().context("a timestamp")?,
+        headers: headers
+            .into_iter()
+            .map(|header| {
+                let value = header.value.unwrap_or_default().to_vec();
+                (header.key.to_owned(), value)
+            })
+            .collect(),
+        entries: Vec::new(),
+    })
+}
+
+fn decode(record: &TopicRecord, format: Format) -> Result<Vec<TopicEntry>> {
+    let mut arena = record.value.clone();
+    let mut found = Vec::new();
+    let header = record.header(ID_HEADER);
+    format::decode(format, 0..arena.len(), header, &mut arena, &mut found)?;
+    let source = source_of(record, format)?;
+    let mut entries = Vec::with_capacity(found.len());
+    for decoded in found {
+        entries.push(TopicEntry {
+            source: source.clone(),
+            id: decoded.id,
+            bytes: decoded.document(&arena)?.as_bytes().to_vec(),
+        });
+    }
+    Ok(entries)
+}
+
+/// The source that a record names: in its header, or in the event's `_id`.
+fn source_of(record: &TopicRecord, format: Format) -> Result<String> {
+    let header = match format {
+        Format::Raw => RANGE_HEADER,
+        Format::Bson => ID_HEADER,
+        Format::Json(_) => {
+            let event: serde_json::Value = serde_json::from_slice(&record.value)?;
+            let source = event["_id"]["source"].as_str();
+            return Ok(source.context("an event without a source")?.to_owned());
+        }
+    };
+    let text = record
+        .header(header)
+        .with_context(|| format!("no {header}"))?;
+    match std::str::from_utf8(text)?.split_once('/') {
+        Some((source, _)) => Ok(source.to_owned()),
+        None => bail!("{header} names no source"),
+    }
+}
