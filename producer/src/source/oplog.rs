@@ -98,10 +98,12 @@ impl Oplog {
     }
 
     async fn end(&self, direction: i32) -> mongodb::error::Result<Option<RawDocumentBuf>> {
-        self.entries
-            .find_one(doc! {})
-            .sort(doc! { "$natural": direction })
-            .await
+        let found = self.entries.find_one(doc! {});
+        match direction {
+            // Natural order is that of a plain read; FerretDB reads a whole oplog to sort it so.
+            1 => found.await,
+            _ => found.sort(doc! { "$natural": direction }).await,
+        }
     }
 
     fn header(&self, found: Option<RawDocumentBuf>) -> Result<Option<Position>, ProducerError> {
