@@ -140,7 +140,10 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     let shutdown = producer.shutdown.clone();
     let outcome = tokio::select! {
         outcome = producer.run() => outcome,
-        () = shutdown.forced() => Err(ProducerError::Ended("the orderly end took too long; it")),
+        () = shutdown.forced() => {
+            tracing::warn!("left before the orderly end; the next start goes on from the checkpoint");
+            Ok(Outcome::Stopped)
+        }
     };
     let signalled = shutdown.exit_code();
     shutdown.trigger();

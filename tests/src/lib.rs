@@ -12,6 +12,8 @@
 )]
 
 pub mod bench;
+pub mod demo;
+pub mod http_status;
 pub mod load;
 pub mod services;
 pub mod stub;

@@ -37,7 +37,12 @@ impl Load {
         let mut options = ClientOptions::parse(uri).await?;
         options.max_pool_size = Some(1);
         let client = Client::with_options(options)?;
-        Ok(Self { database: client.database(database), random: seed | 1, next_id: 1, writes: 0 })
+        Ok(Self {
+            database: client.database(database),
+            random: seed | 1,
+            next_id: 1,
+            writes: 0,
+        })
     }
 
     /// Writes done so far: documents inserted, updated, replaced or deleted.
@@ -92,8 +97,12 @@ impl Load {
     async fn change_group(&mut self, small: &Collection<Document>) -> Result<()> {
         let group = self.next(GROUPS) as i32;
         let value = self.next(1_000_000) as i64;
-        let change = doc! { "$set": { "value": value, "address.city": "Bern" }, "$inc": { "n": 1_i64 } };
-        self.writes += small.update_many(doc! { "group": group }, change).await?.modified_count;
+        let change =
+            doc! { "$set": { "value": value, "address.city": "Bern" }, "$inc": { "n": 1_i64 } };
+        self.writes += small
+            .update_many(doc! { "group": group }, change)
+            .await?
+            .modified_count;
         Ok(())
     }
 

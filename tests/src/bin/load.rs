@@ -8,7 +8,9 @@ use oplog_relay_tests::load::Load;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let uri = arguments.next().context("load <uri> <database> <writes> [<writes per second>]")?;
+    let uri = arguments
+        .next()
+        .context("load <uri> <database> <writes> [<writes per second>]")?;
     let database = arguments.next().context("<database> is missing")?;
     let writes: u64 = arguments.next().context("<writes> is missing")?.parse()?;
     let rate: Option<f64> = arguments.next().map(|rate| rate.parse()).transpose()?;
