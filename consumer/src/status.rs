@@ -141,14 +141,20 @@ impl Board {
     /// The answer of `/status`.
     #[must_use]
     pub fn json(&self, group: &str, metrics: &Metrics) -> Value {
+        let lag_seconds = metrics.set_lag(self.is_caught_up());
+        let lag_offsets = self.lag();
         let partitions = self.lock();
         json!({
+            "program": "oplog-consumer",
+            "version": env!("CARGO_PKG_VERSION"),
             "group": group,
+            "lag_seconds": lag_seconds,
+            "lag_offsets": lag_offsets,
             "entries": metrics.entries(),
             "bytes": metrics.bytes.get(),
-            "queueBytes": metrics.queue_bytes.get(),
-            "unmatchedUpdates": metrics.unmatched_updates.get(),
-            "duplicateInserts": metrics.duplicate_inserts.get(),
+            "queue_bytes": metrics.queue_bytes.get(),
+            "unmatched_updates": metrics.unmatched_updates.get(),
+            "duplicate_inserts": metrics.duplicate_inserts.get(),
             "partitions": *partitions,
         })
     }

@@ -124,7 +124,10 @@ impl Supervisor {
         let reading = self.start_reading(starts, reports)?;
         let outcome = tokio::select! {
             outcome = self.join(reading, workers, &shared) => outcome,
-            () = self.shutdown.forced() => Err(ConsumerError::Ended("the orderly end took too long; it")),
+            () = self.shutdown.forced() => {
+                tracing::warn!("left before the orderly end; what is not committed comes again");
+                Ok(Outcome::Stopped)
+            }
         };
         let signalled = self.shutdown.exit_code();
         self.shutdown.trigger();

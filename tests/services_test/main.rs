@@ -1,4 +1,5 @@
 //! The servers that every end-to-end test stands on: they start, work, and come back.
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report")]
 
 mod plumbing;
 

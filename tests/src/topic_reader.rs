@@ -11,6 +11,7 @@ use oplog_relay_core::topic::is_data_topic;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 const STEP: Duration = Duration::from_secs(10);
@@ -109,7 +110,11 @@ fn read_records(brokers: &str, prefix: &str, isolation: &str) -> Result<Contents
     let metadata = consumer.fetch_metadata(None, STEP)?;
     for topic in metadata.topics() {
         if is_data_topic(prefix, topic.name()) {
-            let partitions: Vec<i32> = topic.partitions().iter().map(|found| found.id()).collect();
+            let partitions: Vec<i32> = topic
+                .partitions()
+                .iter()
+                .map(MetadataPartition::id)
+                .collect();
             read_topic(&consumer, topic.name(), &partitions, &mut contents)?;
         }
     }
