@@ -44,7 +44,7 @@ pub struct GroupArguments {
     /// Name of the Kafka consumer group: one for each target or use.
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
-    /// Where a new group begins: earliest, now, an RFC 3339 time, or <seconds>:<increment>. All
+    /// Where a new group begins: earliest, now, an RFC 3339 time, or `<seconds>:<increment>`. All
     /// partitions begin at the same source second. A group that has committed goes on where it was.
     #[arg(long, value_name = "START", default_value = "earliest")]
     pub start: String,
@@ -102,7 +102,7 @@ pub struct EmitArguments {
     /// How the group reads.
     #[command(flatten)]
     pub group: GroupArguments,
-    /// Where the lines go: stdout, or file:<path> (appended to).
+    /// Where the lines go: stdout, or `file:<path>` (appended to).
     #[arg(long, value_name = "stdout|file:PATH", default_value = "stdout")]
     pub to: String,
     /// Extended JSON of the lines: relaxed (for people and other programs) or canonical (keeps

@@ -55,7 +55,7 @@ pub struct StreamArguments {
     #[arg(long, value_name = "N", default_value = "4")]
     pub partitions: String,
     /// Where to begin when no position is saved: oldest, now, an RFC 3339 time, or
-    /// <seconds>:<increment>.
+    /// `<seconds>:<increment>`.
     #[arg(long, value_name = "START")]
     pub start: Option<String>,
     /// Only these namespaces: db.collection, db, or patterns with *. Repeat or separate by commas.

@@ -3,7 +3,7 @@
 //! The thread takes records from librdkafka's one queue and puts their bytes into chunks, one
 //! growing per partition; a worker per partition applies them ([`crate::partition`]). Workers
 //! report back, the thread commits. Rebalances happen inside `poll`, in
-//! [`context`](self::context::GroupContext), so polling, committing and rebalancing can never
+//! `context`, so polling, committing and rebalancing can never
 //! overlap: token, assignment and commit are looked at in the same step.
 //!
 //! **Memory.** Half of the byte budget is librdkafka's queue, half are chunks. When the chunks
