@@ -15,6 +15,8 @@ pub mod bench;
 pub mod demo;
 pub mod http_status;
 pub mod load;
+pub mod model;
+pub mod schema;
 pub mod services;
 pub mod stub;
 pub mod topic_reader;

@@ -1,0 +1,117 @@
+//! Oplogs that a real server wrote, with the state that they must lead to.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use flate2::read::GzDecoder;
+use oplog_relay_core::document::Document;
+
+/// Documents by namespace, in order of `_id`.
+pub type State = BTreeMap<String, Vec<Vec<u8>>>;
+
+/// One directory of the golden data.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    directory: PathBuf,
+}
+
+impl Scenario {
+    /// The scenario of that name.
+    #[must_use]
+    pub fn new(name: &str) -> Scenario {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/oplog-4.2");
+        Scenario {
+            directory: fixtures.join(name),
+        }
+    }
+
+    /// The entries one after the other, as a dump has them.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn oplog(&self) -> Result<Vec<u8>> {
+        read(&self.directory.join("oplog.bson"))
+    }
+
+    /// What must be there in the end.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn expected(&self) -> Result<State> {
+        let mut state = State::new();
+        for file in fs::read_dir(self.directory.join("expected"))? {
+            let path = file?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.context("a name")?;
+            let name = name.strip_suffix(".gz").unwrap_or(name);
+            if let Some(escaped) = name.strip_suffix(".bson") {
+                let documents = split(&read(&path.with_file_name(name))?)?;
+                state.insert(unescaped(escaped)?, documents);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Fails unless the state is the expected one, byte for byte; names what differs.
+    ///
+    /// # Errors
+    /// When they differ.
+    pub fn expect(&self, state: &State) -> Result<()> {
+        let expected = self.expected()?;
+        ensure!(!expected.is_empty(), "nothing is expected");
+        let (one, other): (Vec<_>, Vec<_>) = (state.keys().collect(), expected.keys().collect());
+        ensure!(one == other, "collections {one:?}, expected {other:?}");
+        for (ns, documents) in &expected {
+            let found = &state[ns];
+            for (number, (found, wanted)) in found.iter().zip(documents).enumerate() {
+                ensure!(
+                    found == wanted,
+                    "{ns} {number}:\n{:?}\nexpected\n{:?}",
+                    bson::RawDocument::from_bytes(found),
+                    bson::RawDocument::from_bytes(wanted)
+                );
+            }
+            let count = found.len();
+            ensure!(count == documents.len(), "{ns} has {count} documents");
+        }
+        Ok(())
+    }
+}
+
+/// Takes apart documents that stand one after the other.
+fn split(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let mut documents = Vec::new();
+    while !bytes.is_empty() {
+        let (document, rest) = Document::split(bytes)?;
+        documents.push(document.as_bytes().to_vec());
+        bytes = rest;
+    }
+    Ok(documents)
+}
+
+/// Reads a file, or its gzipped form.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    if path.exists() {
+        return Ok(fs::read(path)?);
+    }
+    let path = PathBuf::from(format!("{}.gz", path.display()));
+    let file = fs::File::open(&path).with_context(|| format!("{}", path.display()))?;
+    let mut bytes = Vec::new();
+    GzDecoder::new(file).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// `%XX` stands for a byte.
+fn unescaped(name: &str) -> Result<String> {
+    let mut parts = name.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (byte, rest) = part.split_at_checked(2).context("an escape")?;
+        bytes.push(u8::from_str_radix(byte, 16)?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    Ok(String::from_utf8(bytes)?)
+}
