@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use mongodb::bson::{RawDocumentBuf, doc};
 use oplog_relay_core::json::{Mode, write_value};
-use oplog_relay_core::runtime::mongo::{Hello, error_code, is_transient};
+use oplog_relay_core::runtime::mongo::{error_code, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 
 use super::reply::{WriteError, WriteReply};
@@ -28,48 +28,6 @@ const FAILURES_OF_ONE: u32 = 8;
 /// Codes by which a server says that it does not know or allow `bypassDocumentValidation`.
 const NO_BYPASS: [i32; 5] = [UNAUTHORIZED, 9, 72, 238, 40415];
 
-/// What a command may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
-    bytes: usize,
-    writes: usize,
-}
-
-impl Limits {
-    /// Those of a server, or the common ones where it does not say.
-    ///
-    /// The writes go in the command's own document, which may be as large as a document (and 16
-    /// KiB more, for what is around them).
-    pub(crate) fn of(hello: &Hello) -> Self {
-        let limit = |said: Option<i64>, usual: usize| {
-            said.and_then(|said| usize::try_from(said).ok())
-                .filter(|said| *said > 0)
-                .unwrap_or(usual)
-        };
-        let bytes = limit(hello.max_bson_object_size, 16 << 20)
-            .min(limit(hello.max_message_size_bytes, 48_000_000));
-        Self {
-            bytes,
-            writes: limit(hello.max_write_batch_size, 100_000).min(100_000),
-        }
-    }
-
-    /// The writes that fit in the next command: at least one.
-    fn cut<'w, 'a>(self, writes: &'w [Write<'a>]) -> (&'w [Write<'a>], &'w [Write<'a>]) {
-        let mut bytes = 0;
-        let mut fits = |write: &Write<'_>| {
-            bytes += statement_bytes(write);
-            bytes <= self.bytes
-        };
-        let count = writes
-            .iter()
-            .take(self.writes)
-            .take_while(|write| fits(write))
-            .count();
-        writes.split_at(count.max(1).min(writes.len()))
-    }
-}
-
 /// What to do after an attempt.
 enum Next<'w, 'a> {
     /// Go on with these, after a pause or at once.
@@ -87,7 +45,7 @@ impl MongoSink {
     ) -> Result<Applied, ConsumerError> {
         let mut rest = bulk.writes.as_slice();
         while !rest.is_empty() {
-            let (part, after) = self.limits.cut(rest);
+            let (part, after) = self.limits.cut(bulk.kind, rest);
             if self.send(bulk.ns, bulk.kind, part, token).await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
@@ -166,6 +124,7 @@ impl MongoSink {
         write_command(collection, kind, writes, options, &mut command)
             .map_err(|error| damaged(&error))?;
         let command = RawDocumentBuf::from_bytes(command).map_err(|error| damaged(&error))?;
+        let _turn = self.limits.turn(kind).await;
         let reply = self.client.database(db).run_raw_command(command).await;
         Ok(reply.map(|reply| WriteReply::read(&reply)))
     }
@@ -407,54 +366,4 @@ fn poison(ns: &str, write: &Write<'_>, error: &mongodb::error::Error) -> Consume
         document_id(write),
         error.kind
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use oplog_relay_core::document::{Document, Element, kind};
-    use oplog_relay_core::position::{EntryId, Timestamp};
-
-    #[test]
-    fn commands_respect_bytes_and_counts_and_take_at_least_one_write() {
-        let bytes = [5, 0, 0, 0, 0];
-        let write = Write {
-            id: EntryId {
-                ts: Timestamp::new(1, 1),
-                ord: 0,
-            },
-            document_id: Element {
-                name: b"_id",
-                kind: kind::NULL,
-                value: &[],
-            },
-            action: Action::Insert(Document::new(&bytes).unwrap()),
-        };
-        let writes = [write; 5];
-        let one = statement_bytes(&write);
-        let cut = |bytes, writes_at_most| {
-            Limits {
-                bytes,
-                writes: writes_at_most,
-            }
-            .cut(&writes)
-            .0
-            .len()
-        };
-        assert_eq!(cut(one * 3, 10), 3);
-        assert_eq!(cut(one * 30, 2), 2);
-        assert_eq!(cut(one * 30, 10), 5);
-        assert_eq!(cut(1, 10), 1);
-        let hello = Hello {
-            max_write_batch_size: Some(1000),
-            ..Hello::default()
-        };
-        assert_eq!(
-            Limits::of(&hello),
-            Limits {
-                bytes: 16 << 20,
-                writes: 1000
-            }
-        );
-    }
 }

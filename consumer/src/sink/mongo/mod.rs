@@ -1,10 +1,12 @@
 //! Replaying: plans as bulk writes to a MongoDB.
 //!
 //! Inserts are optimistic: a document that is there is replaced, which is what the insert means
-//! when a stretch is replayed (and left alone if it is the same). While the target cannot be reached a write is repeated for ever,
-//! with growing pauses; what the target refuses for good ends the program (the directives).
+//! when a stretch is replayed (and left alone if it is the same). While the target cannot be
+//! reached a write is repeated for ever, with growing pauses; what the target refuses for good
+//! ends the program (the directives).
 
 mod bulk;
+mod limits;
 mod present;
 mod reply;
 
@@ -29,7 +31,7 @@ use crate::plan::{Lane, Plan, Planner, Step};
 use crate::sink::{Applied, SinkError};
 use crate::status::Readiness;
 
-pub(crate) use bulk::Limits;
+use limits::Limits;
 
 /// First and longest pause before a write is sent again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -73,11 +75,12 @@ impl MongoSink {
         let hello = mongo::hello(&client)
             .await
             .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
+        let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
         readiness.target_reached();
         Ok(Self {
             client,
             planner: Planner::new(config.lanes),
-            limits: Limits::of(&hello),
+            limits,
             unmatched: config.unmatched,
             allow_lossy: config.allow_lossy,
             bypass_validation: AtomicBool::new(true),
