@@ -80,20 +80,24 @@ pub(super) struct OrderedCursor {
 }
 
 impl OrderedCursor {
-    pub(super) async fn open(client: &Client, ns: &str, side: Side) -> Result<Self, CursorError> {
+    /// Opens it. `batch` limits the documents of one reply; else the server decides.
+    pub(super) async fn open(
+        client: &Client,
+        ns: &str,
+        side: Side,
+        batch: Option<u32>,
+    ) -> Result<Self, CursorError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        let batches = client
-            .database(db)
-            .collection::<BsonDocument>(collection)
-            .find(doc! {})
-            .sort(doc! { "_id": 1 })
-            .batch()
-            .await
-            .map_err(|error| CursorError::Failed {
-                side,
-                after: "nothing".to_owned(),
-                reason: error.kind.to_string(),
-            })?;
+        let collection = client.database(db).collection::<BsonDocument>(collection);
+        let mut find = collection.find(doc! {}).sort(doc! { "_id": 1 });
+        if let Some(batch) = batch {
+            find = find.batch_size(batch);
+        }
+        let batches = find.batch().await.map_err(|error| CursorError::Failed {
+            side,
+            after: "nothing".to_owned(),
+            reason: error.kind.to_string(),
+        })?;
         Ok(Self {
             side,
             batches,

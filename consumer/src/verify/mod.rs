@@ -71,6 +71,9 @@ pub async fn verify(config: &VerifyConfig) -> Result<Verdict, ConsumerError> {
     report.finish()
 }
 
+/// Documents of a reply where large ones made a reply too large: some servers don't limit it.
+const SMALL_BATCH: u32 = 2;
+
 /// Compares one collection. What stops it is reported, not returned: the others go on.
 async fn compare(
     source: &Client,
@@ -80,16 +83,35 @@ async fn compare(
     report: &mut Report,
 ) -> Result<(), ConsumerError> {
     report.begin(ns);
-    let outcome = async {
-        let mut source = OrderedCursor::open(source, ns, Side::Source).await?;
-        let mut target = OrderedCursor::open(target, ns, Side::Target).await?;
-        merge(&mut source, &mut target, ignore_field_order, report).await
-    };
-    match outcome.await {
+    let mut outcome = compare_in(source, target, ns, None, ignore_field_order, report).await;
+    if let Err(Stop::Cursor(CursorError::Failed { reason, .. })) = &outcome {
+        tracing::warn!(
+            ns,
+            reason,
+            "reading failed; once more from the beginning, in small batches"
+        );
+        report.restart()?;
+        let batch = Some(SMALL_BATCH);
+        outcome = compare_in(source, target, ns, batch, ignore_field_order, report).await;
+    }
+    match outcome {
         Ok(()) => report.end(None),
         Err(Stop::Cursor(error)) => report.end(Some(&error.to_string())),
         Err(Stop::Report(error)) => Err(error),
     }
+}
+
+async fn compare_in(
+    source: &Client,
+    target: &Client,
+    ns: &str,
+    batch: Option<u32>,
+    ignore_field_order: bool,
+    report: &mut Report,
+) -> Result<(), Stop> {
+    let mut source = OrderedCursor::open(source, ns, Side::Source, batch).await?;
+    let mut target = OrderedCursor::open(target, ns, Side::Target, batch).await?;
+    merge(&mut source, &mut target, ignore_field_order, report).await
 }
 
 /// Why a comparison stops.

@@ -91,6 +91,21 @@ impl Report {
         };
     }
 
+    /// The collection is compared again from its beginning: what was said of it does not count.
+    pub(super) fn restart(&mut self) -> Result<(), ConsumerError> {
+        let ns = std::mem::take(&mut self.counts.ns);
+        let mut line = b"{\"kind\":\"restart\",\"ns\":".to_vec();
+        write_string(ns.as_bytes(), &mut line);
+        line.extend_from_slice(b"}\n");
+        self.begin(&ns);
+        let Some(lines) = &mut self.lines else {
+            return Ok(());
+        };
+        lines
+            .write_all(&line)
+            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+    }
+
     /// A document is the same on both sides.
     pub(super) fn equal(&mut self) {
         self.counts.equal += 1;
