@@ -300,8 +300,10 @@ impl Publisher {
     /// A coordinator also raises the epoch when a transaction outlives its timeout; that is no
     /// other instance, so it is a failure like any other.
     fn failed(&self, doing: &str, error: &KafkaError) -> ProducerError {
-        let fatal = self.producer.client().context().client.fatal_error();
-        let fenced = is_fenced(error) || fatal.is_some_and(|fatal| is_fenced(&fatal.error));
+        // Asked of the library itself: deliveries that fencing ended are reported before it is.
+        let fatal = self.producer.client().fatal_error();
+        let fatal = fatal.map(|(code, _)| KafkaError::Global(code));
+        let fenced = is_fenced(error) || fatal.is_some_and(|fatal| is_fenced(&fatal));
         let expired = self
             .begun
             .is_some_and(|begun| begun.elapsed() >= TRANSACTION_TIMEOUT);
