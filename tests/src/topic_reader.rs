@@ -1,11 +1,13 @@
 //! Reads the data topics of a prefix back, as any `read_committed` reader sees them: by
-//! assignment, without a group, up to the last stable offsets.
+//! assignment, without a group, up to the last stable offsets, once no transaction is open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use oplog_relay_core::document::Document;
 use oplog_relay_core::format::{self, Format, ID_HEADER, RANGE_HEADER};
+use oplog_relay_core::json::parse_document;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::topic::is_data_topic;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -13,6 +15,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::services::wait_for;
 
 const STEP: Duration = Duration::from_secs(10);
 const READ_WITHIN: Duration = Duration::from_secs(120);
@@ -94,9 +98,8 @@ pub fn entries(contents: &Contents) -> impl Iterator<Item = (&Place, &TopicRecor
     })
 }
 
-/// Reads records without decoding them.
-fn read_records(brokers: &str, prefix: &str, isolation: &str) -> Result<Contents> {
-    let consumer: BaseConsumer = ClientConfig::new()
+fn consumer(brokers: &str, isolation: &str) -> Result<BaseConsumer> {
+    let consumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "topic-reader")
         .set("enable.auto.commit", "false")
@@ -106,6 +109,13 @@ fn read_records(brokers: &str, prefix: &str, isolation: &str) -> Result<Contents
         .set("fetch.wait.max.ms", "10")
         .set("fetch.message.max.bytes", "4194304")
         .create()?;
+    Ok(consumer)
+}
+
+/// Reads records without decoding them.
+fn read_records(brokers: &str, prefix: &str, isolation: &str) -> Result<Contents> {
+    let consumer = consumer(brokers, isolation)?;
+    let all = self::consumer(brokers, "read_uncommitted")?;
     let mut contents = Contents::new();
     let metadata = consumer.fetch_metadata(None, STEP)?;
     for topic in metadata.topics() {
@@ -115,15 +125,19 @@ fn read_records(brokers: &str, prefix: &str, isolation: &str) -> Result<Contents
                 .iter()
                 .map(MetadataPartition::id)
                 .collect();
-            read_topic(&consumer, topic.name(), &partitions, &mut contents)?;
+            let consumers = (&consumer, &all);
+            read_topic(consumers, topic.name(), &partitions, &mut contents)?;
         }
     }
     Ok(contents)
 }
 
 /// Reads one topic: an end is told by the number of its partition only.
+///
+/// A transaction is committed before all partitions know of it, so first every partition's last
+/// stable offset must have reached its end.
 fn read_topic(
-    consumer: &BaseConsumer,
+    (consumer, all): (&BaseConsumer, &BaseConsumer),
     topic: &str,
     partitions: &[i32],
     contents: &mut Contents,
@@ -132,7 +146,11 @@ fn read_topic(
     let mut open = BTreeSet::new();
     for &partition in partitions {
         contents.insert((topic.to_owned(), partition), Vec::new());
-        let (low, end) = consumer.fetch_watermarks(topic, partition, STEP)?;
+        let (low, end) = wait_for("the end of transactions", READ_WITHIN, || {
+            let (_, written) = all.fetch_watermarks(topic, partition, STEP)?;
+            let (low, end) = consumer.fetch_watermarks(topic, partition, STEP)?;
+            Ok((end >= written).then_some((low, end)))
+        })?;
         if low < end {
             assigned.add_partition_offset(topic, partition, Offset::Offset(low))?;
             open.insert(partition);
@@ -197,9 +215,11 @@ fn source_of(record: &TopicRecord, format: Format) -> Result<String> {
         Format::Raw => RANGE_HEADER,
         Format::Bson => ID_HEADER,
         Format::Json(_) => {
-            let event: serde_json::Value = serde_json::from_slice(&record.value)?;
-            let source = event["_id"]["source"].as_str();
-            return Ok(source.context("an event without a source")?.to_owned());
+            let mut event = Vec::new();
+            parse_document(&record.value, &mut event)?;
+            let id = Document::new(&event)?.get("_id")?.context("an _id")?;
+            let source = id.document()?.get("source")?.context("a source")?;
+            return Ok(source.str()?.to_owned());
         }
     };
     let text = record

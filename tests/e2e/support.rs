@@ -1,0 +1,154 @@
+//! What the end-to-end tests share: the broker, the programs, reading back.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions, Program};
+
+/// More than anything here takes, however busy the machine is.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// The broker that tests share, each under a prefix of its own. It ends with the last test that
+/// holds it.
+pub(crate) fn kafka() -> Result<Arc<Kafka>> {
+    static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kafka) = shared.upgrade() {
+        return Ok(kafka);
+    }
+    let kafka = Arc::new(Kafka::start(&KafkaOptions::default())?);
+    *shared = Arc::downgrade(&kafka);
+    Ok(kafka)
+}
+
+pub(crate) fn source() -> Result<FerretDb> {
+    FerretDb::start(&FerretDbOptions::source())
+}
+
+/// A command line that grows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Line(Vec<OsString>);
+
+impl Line {
+    pub(crate) fn new(command: &str) -> Line {
+        Line(vec![command.into()])
+    }
+
+    /// `oplog-producer run` from a source (an address or a path) under a prefix.
+    pub(crate) fn run(kafka: &Kafka, source: impl Into<OsString>, prefix: &str) -> Line {
+        Line::new("run")
+            .with("--source", source)
+            .with("--brokers", kafka.brokers())
+            .with("--topic-prefix", prefix)
+    }
+
+    pub(crate) fn with(mut self, flag: &str, value: impl Into<OsString>) -> Line {
+        self.0.extend([flag.into(), value.into()]);
+        self
+    }
+
+    pub(crate) fn flag(mut self, flag: &str) -> Line {
+        self.0.push(flag.into());
+        self
+    }
+
+    /// Serves HTTP only where told: tests run side by side.
+    pub(crate) fn start_producer(&self) -> Result<Program> {
+        let served = self.0.iter().any(|word| word == "--http");
+        let run = self.0.iter().any(|word| word == "run");
+        if run && !served {
+            return Program::producer(self.clone().with("--http", "off").0);
+        }
+        Program::producer(&self.0)
+    }
+
+    /// Runs the producer to its end and says how it ended.
+    pub(crate) fn produce(&self) -> Result<Ended> {
+        Ended::wait(self.start_producer()?)
+    }
+
+    /// Runs the producer, which must do all that was asked for.
+    pub(crate) fn produce_all(&self) -> Result<Ended> {
+        self.produce()?.with_code(0)
+    }
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    pub(crate) fn wait(mut program: Program) -> Result<Ended> {
+        let code = program.wait(LIMIT)?;
+        Ok(Ended {
+            code,
+            stdout: program.stdout_text()?,
+            stderr: program.stderr_text()?,
+        })
+    }
+
+    /// Fails unless it ended with that code.
+    pub(crate) fn with_code(self, code: i32) -> Result<Ended> {
+        ensure!(
+            self.code == code,
+            "ended with {}, not {code}:\n{}",
+            self.code,
+            self.stderr
+        );
+        Ok(self)
+    }
+
+    /// Fails unless it told each of these on standard error.
+    pub(crate) fn telling(self, parts: &[&str]) -> Result<Ended> {
+        for part in parts {
+            let told = self.stderr.contains(part);
+            ensure!(told, "it does not say {part:?}:\n{}", self.stderr);
+        }
+        Ok(self)
+    }
+}
+
+/// Numbers without order; the seed is told, so that a failure can be looked at again.
+#[derive(Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new() -> Result<Random> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        let seed = now.as_nanos() as u64 | 1;
+        println!("random seed {seed}");
+        Ok(Random(seed))
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Runs one of Kafka's tools, which must succeed, and returns what it printed.
+pub(crate) fn tool(kafka: &Kafka, name: &str, args: &[&str]) -> Result<String> {
+    let output = kafka.tool(name, args)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut told = text.clone();
+    write!(told, "{}", String::from_utf8_lossy(&output.stderr))?;
+    ensure!(output.status.success(), "{name} {args:?} failed: {told}");
+    Ok(text)
+}
+
+/// Packs bytes as `mongodump --gzip` does.
+pub(crate) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(bytes)?;
+    Ok(packed.finish()?)
+}
