@@ -9,6 +9,7 @@ use super::sample::{child, peak_kib, sample};
 
 const LIMIT: Duration = Duration::from_secs(600);
 const INTERVAL: Duration = Duration::from_millis(5);
+const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a case took.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +52,7 @@ pub(super) fn measure(case: Case, place: &Place<'_>, stub: u32) -> Result<Measur
             connected = Some(now);
         }
     };
-    let code = program.wait(INTERVAL)?;
+    let code = program.wait(GONE_WITHIN)?;
     let told = program.stderr_text()?;
     ensure!(code == 0, "{} ended with {code}:\n{told}", case.name());
     let connected = connected.with_context(|| format!("{:?} was never said", case.mark()))?;

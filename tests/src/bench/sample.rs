@@ -22,11 +22,12 @@ pub(super) fn sample(id: u32) -> Option<Sample> {
     // The name before it may hold anything.
     let (_, fields) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = fields.split(' ').collect();
-    let ticks = |place: usize| fields.get(place)?.parse::<u32>().ok();
+    let number = |place: usize| fields.get(place)?.parse::<u32>().ok();
     Some(Sample {
-        ended: matches!(*fields.first()?, "Z" | "X"),
-        parent: ticks(1)?,
-        cpu: TICK * (ticks(11)? + ticks(12)?),
+        // The first thread may end before the others.
+        ended: matches!(*fields.first()?, "Z" | "X") && number(17)? <= 1,
+        parent: number(1)?,
+        cpu: TICK * (number(11)? + number(12)?),
     })
 }
 
