@@ -57,6 +57,24 @@ impl History {
         Ok(History(kept))
     }
 
+    /// The entries that have records.
+    fn by_id(&self) -> Result<BTreeMap<EntryId, &[u8]>> {
+        let mut entries = BTreeMap::new();
+        for (entry, bytes) in self.entries().zip(&self.0) {
+            let entry = entry?;
+            if entry.operation != Operation::Noop {
+                entries.insert(
+                    EntryId {
+                        ts: entry.ts,
+                        ord: 0,
+                    },
+                    bytes.as_slice(),
+                );
+            }
+        }
+        Ok(entries)
+    }
+
     /// Fails unless the topics hold each of these entries (but noops) once, unchanged, where it
     /// belongs, in order, and nothing else.
     pub(crate) fn expect_once_in(
@@ -66,19 +84,7 @@ impl History {
         source: &str,
         format: Format,
     ) -> Result<usize> {
-        let mut expected = BTreeMap::new();
-        for (entry, bytes) in self.entries().zip(&self.0) {
-            let entry = entry?;
-            if entry.operation != Operation::Noop {
-                expected.insert(
-                    EntryId {
-                        ts: entry.ts,
-                        ord: 0,
-                    },
-                    bytes.as_slice(),
-                );
-            }
-        }
+        let mut expected = self.by_id()?;
         let count = expected.len();
         let mut last = BTreeMap::new();
         for ((topic, partition), record, found) in entries(contents) {

@@ -15,6 +15,7 @@ use oplog_relay_tests::services::{
 use oplog_relay_tests::stub::{Oplog, Server, Shape};
 use oplog_relay_tests::topic_reader::{count_uncommitted, read_topics};
 
+use crate::consumer::expect_equal_target;
 use crate::history::History;
 use crate::support::{Ended, LIMIT, Line, Random, kafka, source, tool};
 
@@ -113,7 +114,7 @@ async fn producer_killed_twenty_times_while_its_source_is_written_sends_every_en
     let contents = read_topics(&kafka.brokers(), "written", Format::Bson)?;
     let count = history.expect_once_in(&contents, "written", "rs0", Format::Bson)?;
     ensure!(count as u64 >= KILLS * WRITES_PER_KILL, "{count} entries");
-    Ok(())
+    expect_equal_target(&kafka, &source, "written").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,6 +56,10 @@ impl Line {
         self
     }
 
+    pub(crate) fn words(self) -> Vec<OsString> {
+        self.0
+    }
+
     /// Serves HTTP only where told: tests run side by side.
     pub(crate) fn start_producer(&self) -> Result<Program> {
         let served = self.0.iter().any(|word| word == "--http");
@@ -121,10 +125,11 @@ impl Ended {
 pub(crate) struct Random(u64);
 
 impl Random {
+    #[allow(clippy::print_stderr, reason = "the report of a failing test")]
     pub(crate) fn new() -> Result<Random> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         let seed = now.as_nanos() as u64 | 1;
-        println!("random seed {seed}");
+        eprintln!("random seed {seed}");
         Ok(Random(seed))
     }
 

@@ -32,7 +32,7 @@ impl ChangeEventSchema {
             .map(|fault| format!("{}: {fault}", fault.instance_path()))
             .collect();
         if !faults.is_empty() {
-            bail!("{faults:#?} in {}", event);
+            bail!("{faults:#?} in {event}");
         }
         Ok(())
     }

@@ -10,13 +10,14 @@ mod golden;
 mod update;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use anyhow::{Context, Result, bail, ensure};
 use oplog_consumer::batch::Located;
 use oplog_consumer::plan::{Bulk, BulkKind, CommandOptions, Planner, Step, Write, write_command};
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element};
-use oplog_relay_core::entry::Entry;
+use oplog_relay_core::entry;
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
 
@@ -47,7 +48,7 @@ impl Model {
     pub fn replay(&mut self, planner: &Planner, entries: &[(EntryId, Vec<u8>)]) -> Result<()> {
         let mut located = Vec::with_capacity(entries.len());
         for (offset, (id, bytes)) in (0..).zip(entries) {
-            let entry = Entry::parse(Document::new(bytes)?)?;
+            let entry = entry::Entry::parse(Document::new(bytes)?)?;
             located.push(Located {
                 offset,
                 id: *id,
@@ -110,10 +111,9 @@ impl Model {
             b"insert" => {
                 for (index, document) in list(command, "documents")?.into_iter().enumerate() {
                     let identity = identity(document.get("_id")?.context("an _id")?)?;
-                    if documents.contains_key(&identity) {
-                        taken.push(index);
-                    } else {
-                        documents.insert(identity, with_id_first(document)?);
+                    match documents.entry(identity) {
+                        Entry::Occupied(_) => taken.push(index),
+                        Entry::Vacant(free) => drop(free.insert(with_id_first(document)?)),
                     }
                 }
             }

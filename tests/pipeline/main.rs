@@ -1,0 +1,168 @@
+//! The producer's publisher and the fault table behind it, on librdkafka's mock cluster with
+//! injected errors.
+//!
+//! The mock writes no control records, answers every last stable offset with the end, and lists
+//! no aborted transactions. So nothing here proves anything about exactly-once: the tests show
+//! that an error is retried or ends the session as designed, and that nothing counts as committed
+//! that was not.
+
+use anyhow::{Context, Result, ensure};
+use oplog_producer::chunk::{Chunk, EncodedRecord, TopicIndex};
+use oplog_producer::error::{Directive, ProducerError};
+use oplog_producer::publisher::Publisher;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::kafka::KafkaOptions;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Fault};
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+const DATA: &str = "cdc.shop.orders";
+const POSITION: &str = "__cdc.position.rs0";
+
+fn cluster() -> Result<Cluster> {
+    let cluster = MockCluster::new(1)?;
+    cluster.create_topic(DATA, 4, 1)?;
+    cluster.create_topic(POSITION, 1, 1)?;
+    Ok(cluster)
+}
+
+fn open(cluster: &Cluster) -> Result<Publisher, ProducerError> {
+    let options = KafkaOptions {
+        brokers: cluster.bootstrap_servers(),
+        options: Vec::new(),
+    };
+    Publisher::open(&options, "cdc.rs0", POSITION, "rs0")
+}
+
+fn position(seconds: u32) -> Position {
+    Position {
+        ts: Timestamp::new(seconds, 1),
+        term: 1,
+        ord: 0,
+    }
+}
+
+/// One record; the first chunk of a publisher also names the topic.
+fn chunk(first: bool) -> Chunk {
+    let record = EncodedRecord {
+        topic: TopicIndex(0),
+        partition: 1,
+        timestamp: 1_700_000_000_000,
+        key: Some(0..3),
+        header: None,
+        value: 3..8,
+    };
+    Chunk {
+        arena: b"keyvalue".to_vec(),
+        records: vec![record],
+        new_topics: first.then(|| DATA.to_owned()).into_iter().collect(),
+        end: Some(position(1)),
+        ..Chunk::default()
+    }
+}
+
+/// Sends and commits one record while the requests of a kind get these answers.
+fn commit_with(request: Request, faults: &[Fault]) -> Result<Result<(), ProducerError>> {
+    let cluster = cluster()?;
+    let mut publisher = open(&cluster)?;
+    cluster.request_errors(request, faults);
+    let sent = publisher.send(&chunk(true));
+    let committed = sent.and_then(|()| publisher.commit(position(1), 1));
+    if committed.is_err() {
+        publisher.abort();
+    }
+    Ok(committed)
+}
+
+#[test]
+fn faults_that_pass_are_retried_and_the_transaction_commits() -> Result<()> {
+    use Fault::{
+        RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING,
+        RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
+        RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION as NOT_LEADER,
+    };
+    for (request, faults) in [
+        (Request::Produce, [NOT_LEADER, NOT_LEADER]),
+        (Request::AddPartitionsToTxn, [LOADING, MOVED]),
+        (Request::EndTxn, [LOADING, MOVED]),
+    ] {
+        commit_with(request, &faults)?.with_context(|| format!("{request:?}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn faults_that_leave_a_commit_unclear_end_the_session_and_nothing_counts() -> Result<()> {
+    use Fault::{
+        RD_KAFKA_RESP_ERR_INVALID_TXN_STATE as STATE,
+        RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as NO_RIGHT,
+        RD_KAFKA_RESP_ERR_UNKNOWN as UNKNOWN,
+    };
+    for (request, fault) in [
+        (Request::Produce, NO_RIGHT),
+        (Request::AddPartitionsToTxn, NO_RIGHT),
+        (Request::AddPartitionsToTxn, STATE),
+        (Request::EndTxn, STATE),
+        (Request::EndTxn, UNKNOWN),
+    ] {
+        let error = commit_with(request, &[fault])?.err();
+        let error = error.with_context(|| format!("{request:?} {fault:?} was taken for good"))?;
+        ensure!(
+            error.directive() == Directive::Retry,
+            "{request:?}: {error}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn fencing_ends_the_program_whichever_request_learns_of_it() -> Result<()> {
+    use Fault::{
+        RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH as EPOCH,
+        RD_KAFKA_RESP_ERR_PRODUCER_FENCED as FENCED,
+    };
+    for (request, fault) in [
+        (Request::AddPartitionsToTxn, FENCED),
+        (Request::AddPartitionsToTxn, EPOCH),
+        (Request::EndTxn, FENCED),
+        (Request::EndTxn, EPOCH),
+    ] {
+        let error = commit_with(request, &[fault])?.err();
+        let error = error.with_context(|| format!("{request:?} {fault:?} was taken for good"))?;
+        let stop = Directive::Stop(ExitCode::Fenced);
+        ensure!(error.directive() == stop, "{request:?} {fault:?}: {error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_new_session_commits_after_one_that_failed() -> Result<()> {
+    let cluster = cluster()?;
+    let mut failing = open(&cluster)?;
+    let fault = Fault::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE;
+    cluster.request_errors(Request::EndTxn, &[fault]);
+    failing.send(&chunk(true))?;
+    ensure!(failing.commit(position(1), 1).is_err());
+    drop(failing);
+    let mut next = open(&cluster)?;
+    next.send(&chunk(true))?;
+    next.commit(position(1), 1)?;
+    ensure!(!next.in_transaction());
+    next.send(&chunk(false))?;
+    next.commit(position(2), 1)?;
+    Ok(())
+}
+
+#[test]
+fn a_coordinator_that_is_slow_to_load_only_delays_the_opening() -> Result<()> {
+    let cluster = cluster()?;
+    let loading = Fault::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+    cluster.request_errors(Request::InitProducerId, &[loading, loading]);
+    let mut publisher = open(&cluster)?;
+    publisher.send(&chunk(true))?;
+    publisher.commit(position(1), 1)?;
+    Ok(())
+}
