@@ -1,0 +1,13 @@
+//! The whole road on real servers: a dump through Kafka into a target, or out as JSON, with
+//! crashes, resets and servers that go away.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a panic is the failure report, and numbers are small"
+)]
+
+mod emit;
+mod history;
+mod replay;
+mod scene;
+mod verify;
