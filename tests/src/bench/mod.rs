@@ -2,8 +2,8 @@
 //!
 //! Everything but the stub server is real: a Kafka broker, the release binary, the client
 //! libraries. Each case runs in a process of its own, so that processor time and memory are
-//! comparable, and is counted in Kafka afterwards: a run that lost or doubled an entry is an
-//! error, not a number.
+//! comparable, and its entries are counted in Kafka afterwards as a `read_committed` reader sees
+//! them: another count is an error, not a result. That each is there once is for other tests.
 //!
 //! | case | what runs |
 //! | --- | --- |
