@@ -6,7 +6,11 @@
 //! nothing is decoded before somebody asks. Lengths are checked on the way; the contents of an
 //! embedded document are checked when it is walked.
 
+mod builder;
+
 use std::fmt;
+
+pub use builder::DocumentBuilder;
 
 /// Why bytes are no BSON document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -488,160 +492,5 @@ pub fn exact_integer(double: f64) -> Option<i64> {
     integral.then_some(double as i64)
 }
 
-/// Builds a document into a buffer that is reused: [`DocumentBuilder::start`] … `finish`.
-#[derive(Debug)]
-pub struct DocumentBuilder<'b> {
-    out: &'b mut Vec<u8>,
-    start: usize,
-}
-
-impl<'b> DocumentBuilder<'b> {
-    /// Begins a document at the end of `out`.
-    pub fn start(out: &'b mut Vec<u8>) -> Self {
-        let start = out.len();
-        out.extend_from_slice(&[0; 4]);
-        Self { out, start }
-    }
-
-    /// Appends an element as it stands elsewhere, under another name.
-    pub fn raw(&mut self, name: &str, kind: u8, value: &[u8]) -> &mut Self {
-        self.out.push(kind);
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.push(0);
-        self.out.extend_from_slice(value);
-        self
-    }
-
-    /// Appends an element under its own name.
-    pub fn element(&mut self, element: Element<'_>) -> &mut Self {
-        self.out.push(element.kind);
-        self.out.extend_from_slice(element.name);
-        self.out.push(0);
-        self.out.extend_from_slice(element.value);
-        self
-    }
-
-    /// Appends a document.
-    pub fn document(&mut self, name: &str, document: Document<'_>) -> &mut Self {
-        self.raw(name, kind::DOCUMENT, document.as_bytes())
-    }
-
-    /// Appends a string.
-    pub fn str(&mut self, name: &str, text: &str) -> &mut Self {
-        self.raw(name, kind::STRING, &length_prefix(text.len() + 1));
-        self.out.extend_from_slice(text.as_bytes());
-        self.out.push(0);
-        self
-    }
-
-    /// Appends an int32.
-    pub fn int32(&mut self, name: &str, value: i32) -> &mut Self {
-        self.raw(name, kind::INT32, &value.to_le_bytes())
-    }
-
-    /// Appends an int64.
-    pub fn int64(&mut self, name: &str, value: i64) -> &mut Self {
-        self.raw(name, kind::INT64, &value.to_le_bytes())
-    }
-
-    /// Appends a boolean.
-    pub fn boolean(&mut self, name: &str, value: bool) -> &mut Self {
-        self.raw(name, kind::BOOLEAN, &[u8::from(value)])
-    }
-
-    /// Appends a date in milliseconds since 1970.
-    pub fn date(&mut self, name: &str, millis: i64) -> &mut Self {
-        self.raw(name, kind::DATE, &millis.to_le_bytes())
-    }
-
-    /// Appends a nested document (or array) that `build` fills.
-    pub fn nested(&mut self, name: &str, kind: u8, build: impl FnOnce(&mut DocumentBuilder<'_>)) {
-        self.raw(name, kind, &[]);
-        let mut inner = DocumentBuilder::start(self.out);
-        build(&mut inner);
-        inner.finish();
-    }
-
-    /// Writes the final zero and the length.
-    pub fn finish(self) {
-        self.out.push(0);
-        let length = length_prefix(self.out.len() - self.start);
-        if let Some(prefix) = self.out.get_mut(self.start..self.start + 4) {
-            prefix.copy_from_slice(&length);
-        }
-    }
-}
-
-/// A BSON length. Lengths come from buffers bounded far below 2 GiB; one beyond is written as a
-/// length that no reader accepts.
-fn length_prefix(length: usize) -> [u8; 4] {
-    i32::try_from(length).unwrap_or(-1).to_le_bytes()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn build(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut builder = DocumentBuilder::start(&mut out);
-        fill(&mut builder);
-        builder.finish();
-        out
-    }
-
-    #[test]
-    fn elements_come_in_order_with_their_values() {
-        let bytes = build(|doc| {
-            doc.int32("_id", 7)
-                .str("name", "naïve")
-                .boolean("ok", true)
-                .date("at", -1);
-            doc.nested("in", kind::DOCUMENT, |inner| {
-                inner.int64("n", 1 << 40);
-            });
-        });
-        let document = Document::new(&bytes).unwrap();
-        document.validate().unwrap();
-        let names: Vec<_> = document
-            .elements()
-            .map(|e| lossy(e.unwrap().name))
-            .collect();
-        assert_eq!(names, ["_id", "name", "ok", "at", "in"]);
-        assert_eq!(document.get("_id").unwrap().unwrap().integer(), Ok(7));
-        assert_eq!(document.get("name").unwrap().unwrap().str(), Ok("naïve"));
-        assert_eq!(document.get("at").unwrap().unwrap().date(), Ok(-1));
-        let inner = document.get("in").unwrap().unwrap().document().unwrap();
-        assert_eq!(inner.get("n").unwrap().unwrap().integer(), Ok(1 << 40));
-    }
-
-    #[test]
-    fn every_truncation_is_an_error_and_never_a_panic() {
-        let bytes = build(|doc| {
-            doc.str("s", "text").int64("n", 1);
-            doc.nested("in", kind::ARRAY, |inner| {
-                inner.boolean("0", false);
-            });
-        });
-        for end in 0..bytes.len() {
-            assert!(Document::new(&bytes[..end]).is_err());
-            let mut cut = bytes[..end].to_vec();
-            if let Some(prefix) = cut.get_mut(..4) {
-                prefix.copy_from_slice(&i32::try_from(end).unwrap().to_le_bytes());
-            }
-            if let Ok(document) = Document::new(&cut) {
-                drop(document.validate());
-            }
-        }
-    }
-
-    #[test]
-    fn doubles_count_as_integers_only_without_loss() {
-        assert_eq!(exact_integer(3.0), Some(3));
-        assert_eq!(exact_integer(-0.0), Some(0));
-        assert_eq!(exact_integer(3.5), None);
-        assert_eq!(exact_integer(9_223_372_036_854_775_808.0), None);
-        assert_eq!(exact_integer(-9_223_372_036_854_775_808.0), Some(i64::MIN));
-        assert_eq!(exact_integer(f64::NAN), None);
-    }
-}
+mod tests;

@@ -28,6 +28,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const QUEUE_KBYTES: u32 = 131_072;
 /// Largest record: topics are created with the same limit.
 pub const MAX_RECORD_BYTES: usize = 100 << 20;
+/// Between two looks at what is still to be delivered.
+const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Records between two looks at delivery reports.
 const POLL_EVERY: u32 = 1024;
 
@@ -268,10 +270,7 @@ impl Publisher {
     /// As [`Publisher::send`]. After an error it is not known whether the transaction counts.
     pub fn commit(&mut self, position: Position, routing: u32) -> Result<(), ProducerError> {
         self.begin()?;
-        self.producer
-            .flush(REQUEST_TIMEOUT)
-            .map_err(|error| self.failed("flushing records", &error))?;
-        self.check_delivery()?;
+        self.drain()?;
         let value = serde_json::to_vec(&PositionRecord::new(position, routing))
             .map_err(|error| ProducerError::Usage(format!("position: {error}")))?;
         let record = BaseRecord::<[u8], [u8]>::to(&self.position_topic)
@@ -281,11 +280,30 @@ impl Publisher {
         self.producer
             .send(record)
             .map_err(|(error, _)| self.failed("sending the position", &error))?;
+        self.drain()?;
         self.producer
             .commit_transaction(REQUEST_TIMEOUT)
             .map_err(|error| self.failed("committing a transaction", &error))?;
         self.begun = None;
         self.check_delivery()
+    }
+
+    /// Waits until every record is delivered. Not by the client's own flush: it looks after
+    /// deliveries each 100 ms, which is most of what a commit would cost.
+    fn drain(&self) -> Result<(), ProducerError> {
+        let begun = Instant::now();
+        loop {
+            self.poll(Duration::ZERO)?;
+            if self.in_flight() == 0 {
+                return Ok(());
+            }
+            if begun.elapsed() > REQUEST_TIMEOUT {
+                let waiting = self.in_flight();
+                let reason = format!("{waiting} records are not delivered");
+                return Err(ProducerError::kafka("waiting for deliveries", reason));
+            }
+            std::thread::sleep(DRAIN_PAUSE);
+        }
     }
 
     /// Gives up the open transaction, if there is one. Its records stay invisible.

@@ -52,6 +52,15 @@ pub enum Batch {
 }
 
 impl Batch {
+    /// Bytes of it, as it came.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Reply(reply) => reply.as_raw_document().as_bytes().len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
     /// The documents in order.
     ///
     /// # Errors

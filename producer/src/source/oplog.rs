@@ -27,6 +27,8 @@ const AWAIT: Duration = Duration::from_secs(1);
 const IDLE_AFTER: Duration = Duration::from_millis(5);
 /// Entries per reply at most; a reply is cut at 16 MB in any case.
 const BATCH_ENTRIES: u32 = 20_000;
+/// A reply of that size was cut, not the end: the next one is on its way, however slowly.
+const FULL_REPLY: usize = 4 << 20;
 /// A server that answers nothing for that long, not even an empty batch, counts as gone.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
 const CAPPED_POSITION_LOST: i32 = 136;
@@ -243,6 +245,7 @@ impl Tail {
         let mut first = true;
         let mut told_idle = false;
         let mut told_caught_up = false;
+        let mut idle_after = IDLE_AFTER;
         loop {
             let next = cursor.next();
             tokio::pin!(next);
@@ -255,7 +258,7 @@ impl Tail {
                         tracing::warn!("the source is silent, the tail opens again");
                         return Ok(());
                     }
-                    () = tokio::time::sleep(IDLE_AFTER), if !told_idle => {
+                    () = tokio::time::sleep(idle_after), if !told_idle => {
                         told_idle = true;
                         if events.send(SourceEvent::Idle).await.is_err() {
                             return Ok(());
@@ -280,6 +283,11 @@ impl Tail {
             told_idle = false;
             told_caught_up = false;
             backoff.reset();
+            idle_after = if batch.size() >= FULL_REPLY {
+                AWAIT
+            } else {
+                IDLE_AFTER
+            };
             self.after = Some(last);
             self.from = last.ts;
             self.inclusive = false;
