@@ -12,7 +12,7 @@ use oplog_relay_tests::load::Load;
 use oplog_relay_tests::services::{
     FerretDb, FerretDbOptions, Kafka, KafkaOptions, Port, Program, wait_until,
 };
-use oplog_relay_tests::stub::{Oplog, Server, Shape};
+use oplog_relay_tests::stub::{Oplog, Pace, Server, Shape};
 use oplog_relay_tests::topic_reader::{count_uncommitted, read_topics};
 
 use crate::consumer::expect_equal_target;
@@ -66,7 +66,10 @@ fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
 #[test]
 fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Result<()> {
     let kafka = kafka()?;
-    let server = Server::start(Oplog::generate(ENTRIES, Shape::Mixed))?;
+    let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
+    // Slow enough to outlast the kills, and without a rest: transactions are open all the time.
+    let pause = Duration::from_millis(2);
+    let server = Server::start_slow(oplog, Pace { entries: 50, pause })?;
     let line = Line::run(&kafka, server.uri(), "killed").with("--start", "oldest");
     let mut random = Random::new()?;
     for _ in 0..KILLS {

@@ -174,7 +174,8 @@ fn find<'s>(
         return Ok(Answer::batch("firstBatch", 0, &ns, &[]));
     }
     let (mut cursor, batch_size) = place(shared, body).map_err(io::Error::other)?;
-    let batch = shared.oplog.batch(cursor.next, batch_size.min(cursor.left));
+    let batch_size = shared.at_pace(batch_size.min(cursor.left));
+    let batch = shared.oplog.batch(cursor.next, batch_size);
     cursor.next = batch.end;
     cursor.left -= batch.end - batch.start;
     let more = cursor.tailable || (cursor.left > 0 && cursor.next < shared.oplog.len());
@@ -230,7 +231,7 @@ fn get_more<'s>(
         return Answer::whole(&failure(CURSOR_NOT_FOUND, "CursorNotFound", &message));
     };
     let batch_size = number(body, "batchSize").map_err(io::Error::other)?;
-    let batch_size = batch_size.unwrap_or(u64::MAX).min(cursor.left);
+    let batch_size = shared.at_pace(batch_size.unwrap_or(u64::MAX).min(cursor.left));
     let batch = shared.oplog.batch(cursor.next, batch_size);
     if batch.is_empty() && cursor.tailable {
         let millis = number(body, "maxTimeMS").map_err(io::Error::other)?;

@@ -34,4 +34,4 @@ mod server;
 pub use entry::Shape;
 pub use oplog::Oplog;
 pub use process::StubProcess;
-pub use server::Server;
+pub use server::{Pace, Server};

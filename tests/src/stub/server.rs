@@ -20,10 +20,20 @@ pub struct Server {
     listening: Option<JoinHandle<()>>,
 }
 
+/// How a slow server gives its entries: few at a time, each time after a pause.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Entries in a reply at most.
+    pub entries: u64,
+    /// Before each reply.
+    pub pause: Duration,
+}
+
 /// What the connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) oplog: Oplog,
+    pub(super) pace: Option<Pace>,
     pub(super) address: String,
     pub(super) cursors: Cursors,
     pub(super) written: Written,
@@ -57,6 +67,14 @@ impl Written {
 }
 
 impl Shared {
+    /// Takes the pause before a reply, and says how many entries it may have.
+    pub(super) fn at_pace(&self, wanted: u64) -> u64 {
+        self.pace.map_or(wanted, |pace| {
+            self.wait(pace.pause);
+            wanted.min(pace.entries)
+        })
+    }
+
     /// Waits as a tailable cursor does at the end: nothing ever comes.
     pub(super) fn wait(&self, limit: Duration) {
         let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,10 +91,23 @@ impl Server {
     /// # Errors
     /// When there is none.
     pub fn start(oplog: Oplog) -> io::Result<Server> {
+        Server::open(oplog, None)
+    }
+
+    /// The same at a pace: whoever tails it is never at its end for long.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_slow(oplog: Oplog, pace: Pace) -> io::Result<Server> {
+        Server::open(oplog, Some(pace))
+    }
+
+    fn open(oplog: Oplog, pace: Option<Pace>) -> io::Result<Server> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             oplog,
+            pace,
             address: address.to_string(),
             cursors: Cursors::default(),
             written: Written::default(),
