@@ -1,5 +1,7 @@
 //! Which namespaces pass: patterns of include and exclude, and what never leaves a server.
 
+use crate::topic::is_temporary;
+
 /// Decides by namespace. Without an include pattern everything passes that is not excluded.
 ///
 /// A pattern is a namespace in which `*` stands for any number of characters: `shop.*`,
@@ -28,20 +30,63 @@ impl NamespaceFilter {
         })
     }
 
-    /// Whether a collection's entries pass.
+    /// Whether a collection's entries pass. A temporary collection (of `$out` and its kind) passes
+    /// where any collection of its database may: it becomes one of them by a rename.
     #[must_use]
     pub fn passes(&self, ns: &str) -> bool {
         let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, ns));
-        (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let included = self.include.is_empty()
+            || any(&self.include)
+            || (is_temporary(collection) && self.may_include_some_of(db));
+        included && !any(&self.exclude)
+    }
+
+    fn may_include_some_of(&self, db: &str) -> bool {
+        self.include.iter().any(|pattern| {
+            pattern
+                .split_once('.')
+                .is_none_or(|(database, _)| matches(database, db))
+        })
     }
 }
 
-/// What a server keeps for itself: its databases `admin`, `config` and `local` (users, keys,
-/// session records, node-local logs) and the profiler's output.
+/// Namespaces that are never carried, each with the reason. A `*` stands for any name.
+pub const INTERNAL: &[(&str, &str, &str)] = &[
+    (
+        "admin",
+        "*",
+        "users, roles, keys and versions of that server alone",
+    ),
+    (
+        "config",
+        "*",
+        "session records, images and caches of that server alone",
+    ),
+    ("local", "*", "a member's own, never in an oplog"),
+    (
+        "*",
+        "system.profile",
+        "the profiler's output, never in an oplog",
+    ),
+    (
+        CATALOG_DB,
+        "*",
+        "what a replay notes of itself in its target",
+    ),
+];
+
+/// The database in which a replay keeps its catalog.
+pub const CATALOG_DB: &str = "oplog_relay";
+
+/// Whether a namespace is never carried ([`INTERNAL`]).
 #[must_use]
 pub fn is_internal(ns: &str) -> bool {
     let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-    matches!(db, "admin" | "config" | "local") || collection == "system.profile"
+    let is = |pattern: &str, name: &str| pattern == "*" || pattern == name;
+    INTERNAL
+        .iter()
+        .any(|(databases, collections, _)| is(databases, db) && is(collections, collection))
 }
 
 fn normalise(pattern: &str) -> Result<String, String> {
@@ -111,6 +156,14 @@ mod tests {
         let filter = NamespaceFilter::new([], ["shop"]).unwrap();
         assert!(filter.passes("b.c") && !filter.passes("shop.a"));
         assert!(NamespaceFilter::new([" "], []).is_err());
+    }
+
+    #[test]
+    fn a_temporary_collection_passes_with_its_database() {
+        let filter = NamespaceFilter::new(["shop.orders"], []).unwrap();
+        assert!(filter.passes("shop.tmp.agg_out.1") && !filter.passes("other.tmp.agg_out.1"));
+        let filter = NamespaceFilter::new(["shop.orders"], ["shop.tmp*"]).unwrap();
+        assert!(!filter.passes("shop.tmp.agg_out.1"));
     }
 
     #[test]

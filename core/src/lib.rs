@@ -18,8 +18,8 @@
 //! 6. **Bounded memory**, the Kafka client's queues included.
 //! 7. **Proof.** `oplog-consumer verify` compares source and target byte for byte.
 //!
-//! Commands (DDL) and transactions travel as they stand on a database's command topic; the replay
-//! stops at them (exit code 6), except at a `create` without options.
+//! Commands (DDL) are ordered by [`barrier`]s: in whatever process its partitions are read, a
+//! command runs after all earlier and before all later writes of its collections.
 //!
 //! # Words
 //!
@@ -33,12 +33,15 @@
 //! Pure, without I/O, clock or runtime:
 //!
 //! - [`document`] raw BSON in place; [`entry`] an oplog entry's header; [`position`] times and ids
+//! - [`command`] what commands there are; [`barrier`] the records that keep them in order
 //! - [`key`] the record key and its partition; [`compare`] MongoDB's order of values
 //! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
 //! - [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
 //!
 //! With the feature `runtime`, the module of that name: clients, configuration, logs, HTTP, exit codes.
 
+pub mod barrier;
+pub mod command;
 pub mod compare;
 pub mod document;
 pub mod entry;

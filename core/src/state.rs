@@ -110,6 +110,9 @@ pub struct RouteRecord {
 pub enum Order {
     /// By `_id`: order per document.
     Id,
+    /// All in one partition: order per collection, for collections whose documents depend on each
+    /// other (unique indexes, capped collections, collations).
+    Collection,
 }
 
 /// The state topic, read whole.

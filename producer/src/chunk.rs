@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use oplog_relay_core::position::Position;
 
+use crate::barrier::BarrierRequest;
+
 /// A topic as the encoder numbers it; the publisher learns the names from [`Chunk::new_topics`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TopicIndex(pub usize);
@@ -21,7 +23,7 @@ pub struct EncodedRecord {
     pub key: Option<Range<usize>>,
     /// Name and value of the one header, if the format has one.
     pub header: Option<(&'static str, Range<usize>)>,
-    /// The value.
+    /// The value; empty for a tombstone.
     pub value: Range<usize>,
 }
 
@@ -32,6 +34,8 @@ pub struct Chunk {
     pub arena: Vec<u8>,
     /// The records in order.
     pub records: Vec<EncodedRecord>,
+    /// A command that comes after the records, with its barriers.
+    pub barrier: Option<BarrierRequest>,
     /// Topics that are first used here, in the order of their index.
     pub new_topics: Vec<String>,
     /// Everything up to here is in this chunk or before it; `None` if nothing was read.

@@ -2,18 +2,19 @@
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::format::json::write_change_event;
+use oplog_relay_core::format::Format;
 use oplog_relay_core::format::raw::Frame;
-use oplog_relay_core::format::{Format, ID_HEADER, RANGE_HEADER};
 use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::{EntryId, Position};
-use oplog_relay_core::state::SourceRecord;
+use oplog_relay_core::state::{Order, SourceRecord};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use crate::barrier::{BarrierRequest, write_drop};
 use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::error::ProducerError;
-use crate::route::{Decision, NewRoute, Router, Target};
+use crate::record::{write_entry, write_frame};
+use crate::route::{CommandRoute, Decision, NewRoute, Router, Target};
 use crate::source::Batch;
 use crate::topics::Topics;
 
@@ -81,7 +82,9 @@ impl Encoder {
         for document in batch.documents()? {
             let document = document.map_err(ProducerError::undecodable)?;
             self.encode_entry(document, chunk)?;
-            if chunk.arena.len() >= CHUNK_BYTES || chunk.records.len() >= CHUNK_RECORDS {
+            let full = chunk.arena.len() >= CHUNK_BYTES || chunk.records.len() >= CHUNK_RECORDS;
+            // What comes after a command must come after its barriers.
+            if full || chunk.barrier.is_some() {
                 self.complete(chunk);
                 hand_on(chunk)?;
             }
@@ -95,14 +98,14 @@ impl Encoder {
         for (topic, partitions) in self.frames.iter_mut().enumerate() {
             for (partition, frame) in (0..).zip(partitions) {
                 if !frame.is_empty() {
-                    let record = finish_frame(frame, &self.source, &mut chunk.arena);
-                    let topic = TopicIndex(topic);
-                    let timestamp = self.stamp;
+                    let (header, value) = write_frame(frame, &self.source, &mut chunk.arena);
                     chunk.records.push(EncodedRecord {
-                        topic,
+                        topic: TopicIndex(topic),
                         partition,
-                        timestamp,
-                        ..record
+                        timestamp: self.stamp,
+                        key: None,
+                        header,
+                        value,
                     });
                 }
             }
@@ -128,29 +131,16 @@ impl Encoder {
             )));
         }
         self.stamp = self.stamp.max(entry.ts.clamp_wall(entry.wall));
-        let target = match self.router.decide(&entry)? {
-            Decision::Known(target) => target,
-            Decision::Unknown(new) => self.learn(&entry, &new, chunk)?,
-        };
         chunk.last_wall = entry.ts.clamp_wall(entry.wall);
         chunk.source_bytes += document.as_bytes().len() as u64;
         if let Some(count) = chunk.entries.get_mut(entry.operation.index()) {
             *count += 1;
         }
-        match target {
-            Target::Dropped if entry.operation == Operation::Noop => {}
-            Target::Dropped => chunk.filtered += 1,
-            Target::First(topic) => self.write_record(&entry, (topic, 0), None, chunk)?,
-            Target::Keyed { topic, partitions } => {
-                let start = chunk.arena.len();
-                write_key(entry.document_id()?, &mut chunk.arena)
-                    .map_err(|error| damaged(&entry, &error))?;
-                let end = chunk.arena.len();
-                let key = chunk.arena.get(start..end).unwrap_or_default();
-                let partition = i32::try_from(partition_for(key, partitions)).unwrap_or(0);
-                self.write_record(&entry, (topic, partition), Some(start..end), chunk)?;
-            }
-        }
+        let id = EntryId {
+            ts: entry.ts,
+            ord: 0,
+        };
+        self.encode_operation(&entry, id, false, chunk)?;
         self.end = Some(Position {
             ts: entry.ts,
             term: entry.term,
@@ -159,53 +149,114 @@ impl Encoder {
         Ok(())
     }
 
+    /// Encodes one operation: an entry as it stands, or one `built` from a transaction.
+    #[inline]
+    fn encode_operation(
+        &mut self,
+        entry: &Entry<'_>,
+        id: EntryId,
+        built: bool,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        let target = match self.router.decide(entry)? {
+            Decision::Known(target) => target,
+            Decision::Unknown(new) => self.learn(entry, &new, chunk)?,
+            Decision::Command(route) => return self.encode_command(entry, id, built, route, chunk),
+        };
+        match target {
+            Target::Dropped if entry.operation == Operation::Noop => Ok(()),
+            Target::Dropped => {
+                chunk.filtered += 1;
+                Ok(())
+            }
+            Target::First(topic) => self.write_record(entry, (id, built), (topic, 0), None, chunk),
+            Target::Keyed { topic, partitions } => {
+                let start = chunk.arena.len();
+                write_key(entry.document_id()?, &mut chunk.arena)
+                    .map_err(|error| damaged(entry, &error))?;
+                let end = chunk.arena.len();
+                let key = chunk.arena.get(start..end).unwrap_or_default();
+                let partition = i32::try_from(partition_for(key, partitions)).unwrap_or(0);
+                self.write_record(
+                    entry,
+                    (id, built),
+                    (topic, partition),
+                    Some(start..end),
+                    chunk,
+                )
+            }
+        }
+    }
+
     #[inline]
     fn write_record(
         &mut self,
         entry: &Entry<'_>,
+        (id, built): (EntryId, bool),
         (topic, partition): (TopicIndex, i32),
         key: Option<std::ops::Range<usize>>,
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
-        let id = EntryId {
-            ts: entry.ts,
-            ord: 0,
-        };
-        let arena = &mut chunk.arena;
-        let start = arena.len();
-        let mut header = None;
-        match self.format {
-            Format::Raw => {
-                let partition = usize::try_from(partition).unwrap_or(0);
-                let frames = self.frames.get_mut(topic.0);
-                if let Some(frame) = frames.and_then(|frames| frames.get_mut(partition)) {
-                    frame.push(id, entry.raw, false);
-                }
-                // The key only chose the partition.
-                arena.truncate(key.map_or(start, |key| key.start));
-                return Ok(());
+        if self.format == Format::Raw {
+            let partition = usize::try_from(partition).unwrap_or(0);
+            let frames = self.frames.get_mut(topic.0);
+            if let Some(frame) = frames.and_then(|frames| frames.get_mut(partition)) {
+                frame.push(id, entry.raw, built);
             }
-            Format::Bson => {
-                id.write_header(&self.source, arena);
-                header = Some((ID_HEADER, start..arena.len()));
+            // The key only chose the partition.
+            if let Some(key) = key {
+                chunk.arena.truncate(key.start);
             }
-            Format::Json(_) => {}
+            return Ok(());
         }
-        let value = arena.len();
-        match self.format {
-            Format::Json(mode) => write_change_event(entry, &self.source, 0, mode, arena)?,
-            Format::Raw | Format::Bson => arena.extend_from_slice(entry.raw.as_bytes()),
-        }
-        let value = value..arena.len();
-        let timestamp = self.stamp;
+        let (header, value) = write_entry(self.format, entry, id, &self.source, &mut chunk.arena)?;
         chunk.records.push(EncodedRecord {
             topic,
             partition,
-            timestamp,
+            timestamp: self.stamp,
             key,
             header,
             value,
         });
+        Ok(())
+    }
+
+    /// Notes a command for the publisher, and saves what it changes in the routing table.
+    fn encode_command(
+        &mut self,
+        entry: &Entry<'_>,
+        id: EntryId,
+        built: bool,
+        route: CommandRoute,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        let mut topics = Vec::with_capacity(route.topics.len());
+        for name in &route.topics {
+            topics.push(self.topic(name, chunk)?);
+        }
+        for change in &route.changes {
+            let key = format!("route/{}", change.name);
+            let state = (TopicIndex(0), self.stamp);
+            match &change.record {
+                Some(record) => write_state_record(&key, record, state, chunk)?,
+                None => write_tombstone(&key, state, chunk),
+            }
+        }
+        let start = chunk.arena.len();
+        match &route.as_drop_of {
+            Some(collection) => write_drop(entry, collection, &mut chunk.arena)?,
+            None => chunk.arena.extend_from_slice(entry.raw.as_bytes()),
+        }
+        chunk.barrier = Some(BarrierRequest {
+            id,
+            entry: start..chunk.arena.len(),
+            built,
+            topics,
+            ordered: route.ordered,
+            timestamp: self.stamp,
+            format: self.format,
+        });
+        self.router.apply(route.changes);
         Ok(())
     }
 
@@ -218,9 +269,14 @@ impl Encoder {
         chunk: &mut Chunk,
     ) -> Result<Target, ProducerError> {
         let (topic, partitions) = self.topic(&new.record.topic, chunk)?;
-        let target = match entry.operation {
-            Operation::Command => Target::First(topic),
-            _ => Target::Keyed { topic, partitions },
+        let target = match (entry.operation, new.record.order) {
+            (Operation::Command, _) => Target::First(topic),
+            (_, Order::Id) => Target::Keyed { topic, partitions },
+            // As if the topic had one partition.
+            (_, Order::Collection) => Target::Keyed {
+                topic,
+                partitions: 1,
+            },
         };
         if self.router.add(entry, new, target) {
             let key = format!("route/{}", new.name);
@@ -288,21 +344,19 @@ fn write_state_record(
     Ok(())
 }
 
-/// Closes a frame; where and when it goes is the caller's to say.
-fn finish_frame(frame: &mut Frame, source: &str, arena: &mut Vec<u8>) -> EncodedRecord {
-    let (first, last, count) = frame.span();
-    let start = arena.len();
-    arena.extend_from_slice(format!("{source}/{first}/{last}/{count}").as_bytes());
-    let value = arena.len();
-    frame.finish(arena);
-    EncodedRecord {
-        topic: TopicIndex(0),
+/// Deletes a key of the state topic.
+fn write_tombstone(key: &str, (topic, timestamp): (TopicIndex, i64), chunk: &mut Chunk) {
+    let start = chunk.arena.len();
+    chunk.arena.extend_from_slice(key.as_bytes());
+    let end = chunk.arena.len();
+    chunk.records.push(EncodedRecord {
+        topic,
         partition: 0,
-        timestamp: 0,
-        key: None,
-        header: Some((RANGE_HEADER, start..value)),
-        value: value..arena.len(),
-    }
+        timestamp,
+        key: Some(start..end),
+        header: None,
+        value: end..end,
+    });
 }
 
 fn damaged(entry: &Entry<'_>, error: &oplog_relay_core::document::Malformed) -> ProducerError {

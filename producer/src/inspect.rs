@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::chunk::{Chunk, EncodedRecord};
+use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::config::InspectConfig;
 use crate::encoder::Encoder;
 use crate::error::ProducerError;
@@ -44,6 +44,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     );
     let encoder = Encoder::new(origin.name(), stream.format, router, topics, None, None);
     let printer = Printer {
+        source: origin.name().to_owned(),
         topics: Vec::new(),
         format: stream.format,
         left: config.limit.unwrap_or(u64::MAX),
@@ -86,6 +87,7 @@ fn print(
 }
 
 struct Printer {
+    source: String,
     topics: Vec<String>,
     format: Format,
     left: u64,
@@ -95,6 +97,30 @@ struct Printer {
 impl Printer {
     fn print(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
         self.topics.append(&mut chunk.new_topics);
+        self.print_records(chunk)?;
+        if let Some(barrier) = &chunk.barrier {
+            // There are no offsets here; what they would be is not what is looked for.
+            let ends: Vec<Vec<i64>> = barrier
+                .topics
+                .iter()
+                .map(|(_, partitions)| (0..*partitions).map(|_| 0).collect())
+                .collect();
+            let name = |topic: &TopicIndex| self.topics.get(topic.0).map_or("", String::as_str);
+            let names: Vec<&str> = barrier
+                .topics
+                .iter()
+                .map(|(topic, _)| name(topic))
+                .collect();
+            let mut records = Chunk::default();
+            let entry = chunk.bytes(&barrier.entry);
+            barrier.write(entry, &self.source, &names, &ends, &mut records)?;
+            self.print_records(&records)?;
+        }
+        chunk.clear();
+        Ok(())
+    }
+
+    fn print_records(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         for record in &chunk.records {
             // Records of the state topic are the program's own.
             if self.left == 0 || record.topic.0 == 0 {
@@ -108,7 +134,6 @@ impl Printer {
                 written => written.map_err(ProducerError::Output)?,
             }
         }
-        chunk.clear();
         Ok(())
     }
 

@@ -17,16 +17,19 @@
 //! client returns the producer is dropped and a new session begins at the checkpoint.
 
 pub mod args;
+pub mod barrier;
 pub mod checkpoint;
 pub mod chunk;
 pub mod config;
 pub mod encoder;
+pub mod ends;
 pub mod error;
 pub mod inspect;
 pub mod metrics;
 pub mod origin;
 pub mod pipeline;
 pub mod publisher;
+pub mod record;
 pub mod route;
 pub mod session;
 pub mod source;

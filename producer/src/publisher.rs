@@ -17,7 +17,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
+use crate::barrier::BarrierRequest;
 use crate::chunk::{Chunk, EncodedRecord};
+use crate::ends::Ends;
 use crate::error::ProducerError;
 
 /// How long a Kafka transaction may stay open at the broker.
@@ -81,6 +83,7 @@ pub struct Publisher {
     /// When the open transaction began.
     begun: Option<Instant>,
     unpolled: u32,
+    ends: Ends,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -135,6 +138,7 @@ impl Publisher {
             topics: Vec::new(),
             begun: None,
             unpolled: 0,
+            ends: Ends::new(options),
         };
         publisher
             .producer
@@ -162,14 +166,46 @@ impl Publisher {
     /// a record that is larger than Kafka takes.
     pub fn send(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         self.topics.extend(chunk.new_topics.iter().cloned());
-        if chunk.records.is_empty() {
+        if chunk.records.is_empty() && chunk.barrier.is_none() {
             return Ok(());
         }
         self.begin()?;
         for record in &chunk.records {
             self.send_record(chunk, record)?;
         }
+        if let Some(barrier) = &chunk.barrier {
+            self.send_barrier(barrier, chunk.bytes(&barrier.entry))?;
+        }
         Ok(())
+    }
+
+    /// Sends a command with its barriers. This producer is the only writer of its topics, so the
+    /// offsets that the barriers name are known beforehand; they are compared with what came out,
+    /// and a difference gives the transaction up.
+    fn send_barrier(
+        &mut self,
+        request: &BarrierRequest,
+        entry: &[u8],
+    ) -> Result<(), ProducerError> {
+        self.drain()?;
+        let mut names = Vec::with_capacity(request.topics.len());
+        for (topic, partitions) in &request.topics {
+            let name = self
+                .topics
+                .get(topic.0)
+                .ok_or(ProducerError::Ended("topic table"))?;
+            names.push((name.clone(), *partitions));
+        }
+        let before = self.ends.read(&names)?;
+        let mut records = Chunk::default();
+        let shown: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
+        request.write(entry, &self.source, &shown, &before, &mut records)?;
+        for record in &records.records {
+            self.send_record(&records, record)?;
+        }
+        self.drain()?;
+        let after = self.ends.read(&names)?;
+        check_offsets(&names, &before, &after)
     }
 
     fn begin(&mut self) -> Result<(), ProducerError> {
@@ -190,8 +226,10 @@ impl Publisher {
             .ok_or(ProducerError::Ended("topic table"))?;
         let mut out = BaseRecord::<[u8], [u8]>::to(topic)
             .partition(record.partition)
-            .timestamp(record.timestamp)
-            .payload(chunk.bytes(&record.value));
+            .timestamp(record.timestamp);
+        if !record.value.is_empty() {
+            out = out.payload(chunk.bytes(&record.value));
+        }
         if let Some(key) = &record.key {
             out = out.key(chunk.bytes(key));
         }
@@ -330,6 +368,31 @@ impl Publisher {
         }
         ProducerError::kafka(doing, error)
     }
+}
+
+/// Every partition must have got one record, the leading one two: barrier and command.
+fn check_offsets(
+    names: &[(String, u32)],
+    before: &[Vec<i64>],
+    after: &[Vec<i64>],
+) -> Result<(), ProducerError> {
+    for (topic, ((name, _), (before, after))) in
+        names.iter().zip(before.iter().zip(after)).enumerate()
+    {
+        for (partition, (before, after)) in before.iter().zip(after).enumerate() {
+            let sent = if (topic, partition) == (0, 0) { 2 } else { 1 };
+            if before + sent != *after {
+                return Err(ProducerError::kafka(
+                    format!("sending a barrier to {name}[{partition}]"),
+                    format!(
+                        "its end went from {before} to {after} where {sent} records were sent: \
+                         somebody else writes to this topic"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn is_full(error: &KafkaError) -> bool {

@@ -1,14 +1,20 @@
 //! Which topic an entry goes to. The table of routes is saved state of the source: a collection
-//! keeps the route it has, whatever the rules would say of it today.
+//! keeps the route it has, whatever the rules would say of it today, until a command changes it
+//! behind a barrier.
 
+mod command;
+
+use oplog_relay_core::command::is_command;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::state::{Order, RouteRecord, STATE_VERSION, State};
-use oplog_relay_core::topic::{collection_topic, command_topic};
+use oplog_relay_core::topic::collection_topic;
 use rustc_hash::FxHashMap;
 
 use crate::chunk::TopicIndex;
 use crate::error::ProducerError;
+
+pub use command::{CommandRoute, OrderRule, RouteChange};
 
 /// Version of the rules in this file.
 pub const RULES: u32 = 1;
@@ -45,6 +51,8 @@ pub enum Decision {
     Known(Target),
     /// The topic has to be there first; then [`Router::add`].
     Unknown(NewRoute),
+    /// A command that waits for barriers; when it is on its way, [`Router::apply`].
+    Command(CommandRoute),
 }
 
 /// The routing table and the rules that extend it.
@@ -52,9 +60,12 @@ pub enum Decision {
 pub struct Router {
     prefix: String,
     filter: NamespaceFilter,
+    rule: OrderRule,
     saved: State,
     by_ui: FxHashMap<[u8; 16], Target>,
     by_ns: FxHashMap<String, Target>,
+    /// Of commands that wait for no barrier.
+    by_topic: FxHashMap<String, Target>,
     last: Option<([u8; 16], Target)>,
 }
 
@@ -65,11 +76,20 @@ impl Router {
         Self {
             prefix: prefix.to_owned(),
             filter,
+            rule: OrderRule::default(),
             saved,
             by_ui: FxHashMap::default(),
             by_ns: FxHashMap::default(),
+            by_topic: FxHashMap::default(),
             last: None,
         }
+    }
+
+    /// The same with another rule for the order of collections.
+    #[must_use]
+    pub const fn ordered(mut self, rule: OrderRule) -> Self {
+        self.rule = rule;
+        self
     }
 
     /// The saved state, kept up to date by [`Router::add`].
@@ -94,25 +114,30 @@ impl Router {
             Operation::Command => return self.decide_command(entry),
             Operation::Insert | Operation::Update | Operation::Delete => {}
         }
+        if let Some(known) = self.known(entry) {
+            return Ok(Decision::Known(known));
+        }
+        if is_command(entry) {
+            return self.decide_command(entry);
+        }
+        Ok(self.decide_new(entry))
+    }
+
+    #[inline]
+    fn known(&mut self, entry: &Entry<'_>) -> Option<Target> {
         match entry.ui {
             Some(ui) => {
                 if let Some((last, target)) = self.last
                     && last == ui
                 {
-                    return Ok(Decision::Known(target));
+                    return Some(target);
                 }
-                if let Some(target) = self.by_ui.get(&ui) {
-                    self.last = Some((ui, *target));
-                    return Ok(Decision::Known(*target));
-                }
+                let target = *self.by_ui.get(&ui)?;
+                self.last = Some((ui, target));
+                Some(target)
             }
-            None => {
-                if let Some(target) = self.by_ns.get(entry.ns) {
-                    return Ok(Decision::Known(*target));
-                }
-            }
+            None => self.by_ns.get(entry.ns).copied(),
         }
-        Ok(self.decide_new(entry))
     }
 
     fn decide_new(&mut self, entry: &Entry<'_>) -> Decision {
@@ -132,45 +157,17 @@ impl Router {
         let topic = collection_topic(&self.prefix, db, collection);
         Decision::Unknown(NewRoute {
             name,
-            record: route(entry.ns, ui, topic),
+            record: self.route(entry.ns, ui, topic),
         })
     }
 
-    fn decide_command(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
-        if !self.command_passes(entry)? {
-            return Ok(Decision::Known(Target::Dropped));
-        }
-        if let Some(target) = self.by_ns.get(entry.ns) {
-            return Ok(Decision::Known(*target));
-        }
-        let name = entry.ns.to_owned();
-        let topic = command_topic(&self.prefix, entry.namespace().0);
-        let record = self.saved.routes.get(&name).cloned();
-        let record = record.unwrap_or_else(|| route(entry.ns, None, topic));
-        Ok(Decision::Unknown(NewRoute { name, record }))
-    }
-
-    /// A command passes if a collection that it names does. Transactions name none here; a
-    /// dropDatabase says nothing that the drops before it have not said, and would reach
-    /// collections that a filter keeps out.
-    fn command_passes(&self, entry: &Entry<'_>) -> Result<bool, ProducerError> {
-        let command = entry.command()?;
-        let (db, _) = entry.namespace();
-        let passes = |ns: &str| !is_internal(ns) && self.filter.passes(ns);
-        Ok(match command.name {
-            b"applyOps" | b"commitTransaction" | b"abortTransaction" => true,
-            b"dropDatabase" => !is_internal(entry.ns) && self.filter == NamespaceFilter::default(),
-            b"renameCollection" => {
-                let to = entry.o.get("to").ok().flatten();
-                let to = to.and_then(|to| to.str().ok()).unwrap_or_default();
-                passes(command.str().unwrap_or_default()) || passes(to)
-            }
-            _ => passes(&format!("{db}.{}", command.str().unwrap_or_default())),
-        })
-    }
-
-    /// Takes a route whose topic is there now. Returns whether the saved table did not have it.
+    /// Takes a route whose topic is there now. Returns whether it is to be saved: the table did
+    /// not have it. A command's way is found anew each time.
     pub fn add(&mut self, entry: &Entry<'_>, new: &NewRoute, target: Target) -> bool {
+        if entry.operation == Operation::Command {
+            self.by_topic.insert(new.record.topic.clone(), target);
+            return false;
+        }
         self.remember(entry, target);
         self.saved
             .routes
@@ -178,22 +175,25 @@ impl Router {
             .is_none()
     }
 
+    fn route(&self, ns: &str, ui: Option<String>, topic: String) -> RouteRecord {
+        RouteRecord {
+            v: STATE_VERSION,
+            ns: ns.to_owned(),
+            ui,
+            topic,
+            order: match self.rule {
+                OrderRule::Collection => Order::Collection,
+                OrderRule::Auto | OrderRule::Id => Order::Id,
+            },
+            rules: RULES,
+        }
+    }
+
     fn remember(&mut self, entry: &Entry<'_>, target: Target) {
-        match entry.ui.filter(|_| entry.operation != Operation::Command) {
+        match entry.ui {
             Some(ui) => drop(self.by_ui.insert(ui, target)),
             None => drop(self.by_ns.insert(entry.ns.to_owned(), target)),
         }
-    }
-}
-
-fn route(ns: &str, ui: Option<String>, topic: String) -> RouteRecord {
-    RouteRecord {
-        v: STATE_VERSION,
-        ns: ns.to_owned(),
-        ui,
-        topic,
-        order: Order::Id,
-        rules: RULES,
     }
 }
 

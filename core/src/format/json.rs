@@ -11,6 +11,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::command::is_command;
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::format::{FORMAT_VERSION, FormatError};
@@ -31,7 +32,7 @@ pub fn write_change_event(
     let mut event = EventWriter {
         mode,
         out,
-        exact: entry.operation != Operation::Command,
+        exact: !is_command(entry) && entry.operation != Operation::Noop,
     };
     event.identity(entry, source, ord)?;
     event.payload(entry)?;

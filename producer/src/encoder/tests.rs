@@ -1,5 +1,7 @@
+use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::format::ID_HEADER;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::State;
@@ -126,22 +128,92 @@ fn json_records_are_change_events_without_headers() {
     );
 }
 
-#[test]
-fn commands_go_as_they_stand_to_partition_0_of_the_command_topic() {
-    let mut encoder = encoder(Format::Bson);
+fn command(seconds: u32, name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut command = DocumentBuilder::start(&mut bytes);
-    command.raw("ts", kind::TIMESTAMP, &Timestamp::new(1, 1).to_le_bytes());
+    let ts = Timestamp::new(seconds, 1);
+    command.raw("ts", kind::TIMESTAMP, &ts.to_le_bytes());
     command.str("op", "c").str("ns", "shop.$cmd");
     command.nested("o", kind::DOCUMENT, |o| {
-        o.str("drop", "a");
+        o.str(name, "a");
     });
     command.finish();
-    let chunk = encode(&mut encoder, &[bytes.clone()]).unwrap();
+    bytes
+}
+
+#[test]
+fn commands_without_a_barrier_go_as_they_stand_to_partition_0() {
+    let mut encoder = encoder(Format::Bson);
+    let bytes = command(1, "startIndexBuild");
+    let chunk = encode(&mut encoder, std::slice::from_ref(&bytes)).unwrap();
     let record = chunk.records.last().unwrap();
     assert_eq!(chunk.new_topics[record.topic.0], "cdc.shop.-cmd");
     assert_eq!((record.partition, record.key.clone()), (0, None));
     assert_eq!(chunk.bytes(&record.value), bytes);
+}
+
+#[test]
+fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
+    for format in [Format::Raw, Format::Bson, Format::Json(Mode::Canonical)] {
+        let mut encoder = encoder(format);
+        let entries = [
+            entry(1, "i", "shop.a", 1),
+            command(2, "drop"),
+            entry(3, "i", "shop.a", 1),
+        ];
+        let mut chunks = Vec::new();
+        let mut chunk = Chunk::default();
+        let batch = Batch::Bytes(entries.concat());
+        let mut hand_on = |chunk: &mut Chunk| {
+            chunks.push(std::mem::take(chunk));
+            Ok(())
+        };
+        encoder.encode(&batch, &mut chunk, &mut hand_on).unwrap();
+        chunks.push(chunk);
+        let [before, after] = &chunks[..] else {
+            panic!("{} chunks", chunks.len())
+        };
+        assert!(after.barrier.is_none());
+        assert_eq!(before.end.map(|end| end.ts), Some(Timestamp::new(2, 1)));
+        let request = before.barrier.as_ref().unwrap();
+        let ends = [vec![7, 8, 9, 10]];
+        let mut out = Chunk::default();
+        let bytes = before.bytes(&request.entry);
+        request
+            .write(bytes, "rs0", &["cdc.shop.a"], &ends, &mut out)
+            .unwrap();
+        let partitions: Vec<i32> = out.records.iter().map(|record| record.partition).collect();
+        assert_eq!(partitions, [0, 0, 1, 2, 3]);
+        let mut found = Vec::new();
+        let mut arena = out.arena.clone();
+        for record in &out.records {
+            let header = record
+                .header
+                .as_ref()
+                .map(|(_, header)| out.bytes(header).to_vec());
+            let value = record.value.clone();
+            oplog_relay_core::format::decode(
+                format,
+                value,
+                header.as_deref(),
+                &mut arena,
+                &mut found,
+            )
+            .unwrap();
+        }
+        let entries = found
+            .iter()
+            .map(|decoded| Entry::parse(decoded.document(&arena).unwrap()).unwrap());
+        let told: Vec<Barrier> = entries
+            .map(|entry| Barrier::read(&entry).unwrap().unwrap())
+            .collect();
+        assert!(told.iter().all(|barrier| barrier.leader_offset == 7));
+        assert_eq!(
+            told[1].partitions,
+            [("cdc.shop.a".to_owned(), vec![7, 8, 9, 10])]
+        );
+        assert!(found[0].id.ord == BARRIER_ORD && found[1].id.ord == 0);
+    }
 }
 
 #[test]

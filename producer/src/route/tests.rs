@@ -75,33 +75,127 @@ fn internal_and_excluded_namespaces_are_dropped() {
     }
 }
 
+fn command_route(router: &mut Router, bytes: &[u8]) -> CommandRoute {
+    match decide(router, bytes) {
+        Decision::Command(route) => route,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn commands_pass_with_the_collections_they_name() {
     let mut router = router(&["shop"]);
     let cases = [
-        ("shop.$cmd", "create", "a", true),
-        ("web.$cmd", "drop", "a", false),
-        ("shop.$cmd", "dropDatabase", "1", false),
-        ("admin.$cmd", "applyOps", "", true),
-        ("config.$cmd", "create", "x", false),
+        ("shop.$cmd", "create", "a", "barrier"),
+        ("web.$cmd", "drop", "a", "dropped"),
+        ("config.$cmd", "create", "x", "dropped"),
+        ("shop.$cmd", "startIndexBuild", "a", "cdc.shop.-cmd"),
+        ("shop.$cmd", "createIndexes", "a", "cdc.shop.a"),
+        ("shop.$cmd", "fly", "a", "cdc.shop.-cmd"),
+        ("web.$cmd", "fly", "a", "dropped"),
     ];
-    for (ns, command, value, passes) in cases {
+    for (ns, command, value, expected) in cases {
         let bytes = entry("c", ns, None, &[(command, value)]);
-        let decision = decide(&mut router, &bytes);
-        assert_eq!(
-            matches!(decision, Decision::Unknown(_)),
-            passes,
-            "{ns} {command}"
-        );
+        let found = match decide(&mut router, &bytes) {
+            Decision::Command(_) => "barrier".to_owned(),
+            Decision::Unknown(new) => new.record.topic,
+            Decision::Known(Target::Dropped) => "dropped".to_owned(),
+            Decision::Known(_) => panic!("{ns} {command} is known"),
+        };
+        assert_eq!(found, expected, "{ns} {command}");
     }
-    let bytes = entry(
+}
+
+#[test]
+fn drop_database_with_filter() {
+    let mut out = Vec::new();
+    let mut bytes = DocumentBuilder::start(&mut out);
+    bytes.raw("ts", kind::TIMESTAMP, &[1, 0, 0, 0, 1, 0, 0, 0]);
+    bytes.str("op", "c").str("ns", "shop.$cmd");
+    bytes.nested("o", kind::DOCUMENT, |o| {
+        o.int32("dropDatabase", 1);
+    });
+    bytes.finish();
+    let decision = decide(&mut router(&["shop.a"]), &out);
+    assert!(matches!(decision, Decision::Known(Target::Dropped)));
+    let decision = decide(&mut router(&[]), &out);
+    assert!(matches!(decision, Decision::Unknown(new) if new.record.topic == "cdc.shop.-cmd"));
+}
+
+fn rename(from: &str, to: &str) -> Vec<u8> {
+    entry(
         "c",
-        "web.$cmd",
-        None,
-        &[("renameCollection", "web.a"), ("to", "shop.a")],
-    );
-    let Decision::Unknown(new) = decide(&mut router, &bytes) else {
-        panic!("dropped")
+        "shop.$cmd",
+        Some(1),
+        &[("renameCollection", from), ("to", to)],
+    )
+}
+
+#[test]
+fn a_rename_waits_in_both_topics_and_takes_its_route_along() {
+    let mut router = router(&[]);
+    let route = command_route(&mut router, &rename("shop.a", "shop.b"));
+    assert_eq!(route.topics, ["cdc.shop.a", "cdc.shop.b"]);
+    router.apply(route.changes);
+    let after = entry("i", "shop.b", Some(1), &[("_id", "x")]);
+    let Decision::Unknown(new) = decide(&mut router, &after) else {
+        panic!("known")
     };
-    assert_eq!(new.record.topic, "cdc.web.-cmd");
+    assert_eq!(new.record.topic, "cdc.shop.b");
+}
+
+#[test]
+fn rename_source_filtered_and_rename_target_filtered() {
+    let mut router = router(&["shop.a"]);
+    let out = command_route(&mut router, &rename("shop.a", "shop.b"));
+    assert_eq!(out.topics, ["cdc.shop.a"]);
+    assert_eq!(out.as_drop_of.as_deref(), Some("a"));
+    let bytes = rename("shop.b", "shop.a");
+    let parsed = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
+    let error = router.decide(&parsed).unwrap_err().to_string();
+    assert!(error.contains("shop.b, which is not carried"), "{error}");
+    // What `$out` writes becomes the collection that is asked for.
+    let staged = command_route(&mut router, &rename("shop.tmp.agg_out.1", "shop.a"));
+    assert_eq!(staged.topics, ["cdc.shop.-tmp", "cdc.shop.a"]);
+}
+
+#[test]
+fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
+    let create_index = |unique: bool| {
+        let mut out = Vec::new();
+        let mut bytes = DocumentBuilder::start(&mut out);
+        bytes.raw("ts", kind::TIMESTAMP, &[1, 0, 0, 0, 1, 0, 0, 0]);
+        bytes.str("op", "c").str("ns", "shop.$cmd");
+        bytes.raw(
+            "ui",
+            kind::BINARY,
+            &[&[16, 0, 0, 0, 4], &[1; 16][..]].concat(),
+        );
+        bytes.nested("o", kind::DOCUMENT, |o| {
+            o.str("createIndexes", "a").boolean("unique", unique);
+        });
+        bytes.finish();
+        out
+    };
+    let mut auto = router(&[]);
+    let route = command_route(&mut auto, &create_index(true));
+    assert!(route.ordered);
+    auto.apply(route.changes);
+    let insert = entry("i", "shop.a", Some(1), &[("_id", "x")]);
+    let Decision::Unknown(new) = decide(&mut auto, &insert) else {
+        panic!("known")
+    };
+    assert_eq!(new.record.order, Order::Collection);
+    let drop = entry("c", "shop.$cmd", Some(1), &[("drop", "a")]);
+    let dropped = command_route(&mut auto, &drop);
+    assert_eq!(dropped.changes.len(), 1);
+    auto.apply(dropped.changes);
+    assert!(auto.state().routes.is_empty());
+
+    let mut by_id = router(&[]).ordered(OrderRule::Id);
+    assert!(!command_route(&mut by_id, &create_index(true)).ordered);
+    assert!(matches!(
+        decide(&mut by_id, &create_index(false)),
+        Decision::Unknown(_)
+    ));
 }

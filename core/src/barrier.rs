@@ -1,0 +1,228 @@
+//! Barriers: the records by which a group runs a command after all earlier and before all later
+//! writes of the collections it concerns.
+//!
+//! Partition 0 of each topic concerned gets a *leader barrier*, every other partition a
+//! *follower barrier*; directly after the leader barrier of the first topic stands the *command*.
+//! All of them are entries with one more field, [`FIELD`]: a barrier is a noop entry, the command
+//! is its own entry. So they are valid in every format, and foreign readers skip the noops.
+//!
+//! ```text
+//! {ts, t, v: 2, op: "n", ns, wall, o: {}, relayBarrier: {ord, ordered, leader: {topic, offset}}}
+//! {…the command's entry…, relayBarrier: {ord, ordered, leader, partitions: [{topic, offsets: […]}]}}
+//! ```
+//!
+//! `ord` is the command's. A barrier's own identity has the ordinal [`BARRIER_ORD`], so that whoever
+//! dedupes by identity never takes a barrier for its command.
+
+use crate::document::{Document, DocumentBuilder, Malformed, kind};
+use crate::entry::{Entry, Operation};
+use crate::position::EntryId;
+
+/// The field that makes an entry a barrier, or a command one that waits for barriers.
+pub const FIELD: &str = "relayBarrier";
+/// Ordinal in the identity of barriers; no operation has it.
+pub const BARRIER_ORD: u32 = u32::MAX;
+
+/// What a barrier or its command says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Barrier {
+    /// Which command.
+    pub command: EntryId,
+    /// Topic whose partition 0 has the command.
+    pub leader_topic: String,
+    /// Offset of the barrier there; the command is the next record.
+    pub leader_offset: i64,
+    /// Whether later writes of the collection all go to one partition. A unique index can be kept
+    /// on the target only then.
+    pub ordered: bool,
+    /// In the command alone: the offset of the barrier in each partition, by topic.
+    pub partitions: Vec<(String, Vec<i64>)>,
+}
+
+impl Barrier {
+    /// Reads the barrier of an entry, if it has one.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the field has another shape.
+    pub fn read(entry: &Entry<'_>) -> Result<Option<Self>, Malformed> {
+        if !may_have_one(entry) {
+            return Ok(None);
+        }
+        let Some(field) = entry.raw.get(FIELD)? else {
+            return Ok(None);
+        };
+        let field = field.document()?;
+        let get = |name: &'static str| field.get(name)?.ok_or(Malformed::Missing(name));
+        let ord = get("ord")?;
+        let leader = get("leader")?.document()?;
+        let topic = leader.get("topic")?.ok_or(Malformed::Missing("topic"))?;
+        let offset = leader.get("offset")?.ok_or(Malformed::Missing("offset"))?;
+        let mut partitions = Vec::new();
+        if let Some(list) = field.get("partitions")? {
+            for element in list.document()?.elements() {
+                partitions.push(topic_offsets(element?.document()?)?);
+            }
+        }
+        Ok(Some(Self {
+            command: EntryId {
+                ts: entry.ts,
+                ord: u32::try_from(ord.integer()?).map_err(|_| ord.wrong_type())?,
+            },
+            ordered: get("ordered")?.boolean()?,
+            leader_topic: topic.str()?.to_owned(),
+            leader_offset: offset.integer()?,
+            partitions,
+        }))
+    }
+
+    /// Appends the noop entry of a barrier in `ns` to `out`.
+    pub fn write_noop(&self, entry: &Entry<'_>, out: &mut Vec<u8>) {
+        let mut noop = DocumentBuilder::start(out);
+        noop.raw("ts", kind::TIMESTAMP, &entry.ts.to_le_bytes())
+            .int64("t", entry.term)
+            .int32("v", 2)
+            .str("op", "n")
+            .str("ns", entry.ns);
+        if let Some(wall) = entry.wall {
+            noop.date("wall", wall);
+        }
+        noop.document("o", Document::EMPTY);
+        self.write_field(&mut noop, false);
+        noop.finish();
+    }
+
+    /// Appends the command's entry with the barrier to `out`.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the entry is damaged.
+    pub fn write_command(&self, entry: &Entry<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        let mut command = DocumentBuilder::start(out);
+        for element in entry.raw.elements() {
+            command.element(element?);
+        }
+        self.write_field(&mut command, true);
+        command.finish();
+        Ok(())
+    }
+
+    fn write_field(&self, out: &mut DocumentBuilder<'_>, with_partitions: bool) {
+        out.nested(FIELD, kind::DOCUMENT, |field| {
+            field.int64("ord", self.command.ord.into());
+            field.boolean("ordered", self.ordered);
+            field.nested("leader", kind::DOCUMENT, |leader| {
+                leader
+                    .str("topic", &self.leader_topic)
+                    .int64("offset", self.leader_offset);
+            });
+            if with_partitions {
+                field.nested("partitions", kind::ARRAY, |list| {
+                    for (index, (topic, offsets)) in self.partitions.iter().enumerate() {
+                        list.nested(&index.to_string(), kind::DOCUMENT, |item| {
+                            item.str("topic", topic);
+                            item.nested("offsets", kind::ARRAY, |numbers| {
+                                for (index, offset) in offsets.iter().enumerate() {
+                                    numbers.int64(&index.to_string(), *offset);
+                                }
+                            });
+                        });
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn may_have_one(entry: &Entry<'_>) -> bool {
+    matches!(entry.operation, Operation::Noop | Operation::Command)
+        || crate::command::is_view_entry(entry)
+}
+
+fn topic_offsets(item: Document<'_>) -> Result<(String, Vec<i64>), Malformed> {
+    let topic = item.get("topic")?.ok_or(Malformed::Missing("topic"))?;
+    let offsets = item.get("offsets")?.ok_or(Malformed::Missing("offsets"))?;
+    let offsets: Result<Vec<i64>, Malformed> = offsets
+        .document()?
+        .elements()
+        .map(|element| element?.integer())
+        .collect();
+    Ok((topic.str()?.to_owned(), offsets?))
+}
+
+/// Copies an entry without its barrier to `out`; false if it has none, and then nothing is copied.
+///
+/// # Errors
+/// [`Malformed`] if the entry is damaged.
+pub fn strip(entry: Document<'_>, out: &mut Vec<u8>) -> Result<bool, Malformed> {
+    if entry.get(FIELD)?.is_none() {
+        return Ok(false);
+    }
+    let mut stripped = DocumentBuilder::start(out);
+    for element in entry.elements() {
+        let element = element?;
+        if element.name != FIELD.as_bytes() {
+            stripped.element(element);
+        }
+    }
+    stripped.finish();
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+
+    fn drop_entry() -> Vec<u8> {
+        let ts = bson::Timestamp {
+            time: 9,
+            increment: 2,
+        };
+        let entry = doc! { "ts": ts, "t": 3_i64, "v": 2, "op": "c", "ns": "shop.$cmd", "o": { "drop": "c" } };
+        entry.to_vec().unwrap()
+    }
+
+    fn parse(bytes: &[u8]) -> Entry<'_> {
+        Entry::parse(Document::new(bytes).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn barrier_and_command_say_the_same_and_only_the_command_lists_partitions() {
+        let bytes = drop_entry();
+        let entry = parse(&bytes);
+        let barrier = Barrier {
+            command: EntryId {
+                ts: entry.ts,
+                ord: 7,
+            },
+            ordered: true,
+            leader_topic: "cdc.shop.c".into(),
+            leader_offset: 11,
+            partitions: vec![("cdc.shop.c".into(), vec![11, 5, 0])],
+        };
+        assert_eq!(Barrier::read(&entry), Ok(None));
+        let mut noop = Vec::new();
+        barrier.write_noop(&entry, &mut noop);
+        let noop = parse(&noop);
+        assert_eq!((noop.operation, noop.ns), (Operation::Noop, "shop.$cmd"));
+        let told = Barrier::read(&noop).unwrap().unwrap();
+        let without = Barrier {
+            partitions: Vec::new(),
+            ..barrier.clone()
+        };
+        assert_eq!(told, without);
+
+        let mut command = Vec::new();
+        barrier.write_command(&entry, &mut command).unwrap();
+        assert_eq!(Barrier::read(&parse(&command)), Ok(Some(barrier)));
+        let mut stripped = Vec::new();
+        assert_eq!(
+            strip(Document::new(&command).unwrap(), &mut stripped),
+            Ok(true)
+        );
+        assert_eq!(stripped, bytes);
+        assert_eq!(
+            strip(Document::new(&bytes).unwrap(), &mut Vec::new()),
+            Ok(false)
+        );
+    }
+}

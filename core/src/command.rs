@@ -1,0 +1,385 @@
+//! Commands in the oplog: which collections one concerns, and how it is carried.
+//!
+//! A command is an entry with the operation `c`, its name the first key of `o`; and a write to
+//! `system.views`, which is how a server logs that a view is created, changed or dropped.
+
+use crate::document::{Document, Element, Malformed};
+use crate::entry::{Entry, EntryError, Operation};
+
+/// How a command is carried and replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Treatment {
+    /// After all earlier and before all later writes of its collections.
+    Barrier,
+    /// In partition 0 of its collection's topic, in the order of that partition alone.
+    Inline,
+    /// Recognised; a replay has nothing to do.
+    PassOver,
+    /// A replay cannot do the same; it stops.
+    Stop,
+}
+
+/// One line of the table of commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The first key of `o`.
+    pub name: &'static str,
+    /// How it is carried.
+    pub treatment: Treatment,
+    /// Why.
+    pub reason: &'static str,
+}
+
+const fn known(name: &'static str, treatment: Treatment, reason: &'static str) -> Known {
+    Known {
+        name,
+        treatment,
+        reason,
+    }
+}
+
+/// All commands that servers from 3.6 on write into their oplogs, but for those of transactions,
+/// which the producer takes apart. A name that is not here stops a replay.
+pub const COMMANDS: &[Known] = &[
+    known("create", Treatment::Barrier, "begins a collection's life"),
+    known("drop", Treatment::Barrier, "ends a collection's life"),
+    known(
+        "renameCollection",
+        Treatment::Barrier,
+        "moves a collection, and may end another one's life",
+    ),
+    known(
+        "collMod",
+        Treatment::Barrier,
+        "changes what writes a collection takes",
+    ),
+    known(
+        "convertToCapped",
+        Treatment::Barrier,
+        "old servers: rewrites the collection",
+    ),
+    known("emptycapped", Treatment::Barrier, "removes all documents"),
+    known(
+        "createIndexes",
+        Treatment::Inline,
+        "a unique index limits writes and is a barrier, another one is not",
+    ),
+    known(
+        "commitIndexBuild",
+        Treatment::Inline,
+        "the build's end, with all of its indexes; unique ones make it a barrier",
+    ),
+    known(
+        "dropIndexes",
+        Treatment::Barrier,
+        "a unique index limits earlier writes",
+    ),
+    known(
+        "deleteIndexes",
+        Treatment::Barrier,
+        "old name of dropIndexes",
+    ),
+    known("dropIndex", Treatment::Barrier, "old name of dropIndexes"),
+    known("deleteIndex", Treatment::Barrier, "old name of dropIndexes"),
+    known(
+        "dropDatabase",
+        Treatment::PassOver,
+        "a drop of each collection was logged before it",
+    ),
+    known(
+        "startIndexBuild",
+        Treatment::PassOver,
+        "the indexes are created at commitIndexBuild, which has them all",
+    ),
+    known(
+        "abortIndexBuild",
+        Treatment::PassOver,
+        "nothing was created",
+    ),
+    known(
+        "dbCheck",
+        Treatment::PassOver,
+        "compares members of the source",
+    ),
+    known(
+        "modifyCollectionShardingIndexCatalog",
+        Treatment::PassOver,
+        "a shard's own catalog",
+    ),
+    known(
+        "createGlobalIndex",
+        Treatment::PassOver,
+        "a shard's own catalog",
+    ),
+    known(
+        "dropGlobalIndex",
+        Treatment::PassOver,
+        "a shard's own catalog",
+    ),
+    known(
+        "createDatabaseMetadata",
+        Treatment::PassOver,
+        "a shard's own catalog",
+    ),
+    known(
+        "dropDatabaseMetadata",
+        Treatment::PassOver,
+        "a shard's own catalog",
+    ),
+    known(
+        "importCollection",
+        Treatment::Stop,
+        "the documents are not in the oplog: the collection has to be synced anew",
+    ),
+    known(
+        "truncateRange",
+        Treatment::Stop,
+        "it names record ids, which another server does not have",
+    ),
+    known(
+        "upgradeDowngradeViewlessTimeseries",
+        Treatment::Stop,
+        "it changes the layout of a time series",
+    ),
+];
+
+/// The collections that a command concerns: one, or the two sides of a rename.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope<'a> {
+    /// Database.
+    pub db: &'a str,
+    /// The collection; of a rename the old name.
+    pub collection: &'a str,
+    /// Of a rename: database and collection of the new name.
+    pub to: Option<(&'a str, &'a str)>,
+}
+
+impl Scope<'_> {
+    /// `db.collection`
+    #[must_use]
+    pub fn ns(&self) -> String {
+        format!("{}.{}", self.db, self.collection)
+    }
+
+    /// `db.collection` of a rename's new name.
+    #[must_use]
+    pub fn to_ns(&self) -> Option<String> {
+        self.to.map(|(db, collection)| format!("{db}.{collection}"))
+    }
+}
+
+/// Whether an entry writes to `system.views`.
+#[must_use]
+pub fn is_view_entry(entry: &Entry<'_>) -> bool {
+    matches!(
+        entry.operation,
+        Operation::Insert | Operation::Update | Operation::Delete
+    ) && entry.namespace().1 == "system.views"
+}
+
+/// Whether an entry is a command, views included.
+#[inline]
+#[must_use]
+pub fn is_command(entry: &Entry<'_>) -> bool {
+    entry.operation == Operation::Command || is_view_entry(entry)
+}
+
+/// How a command is carried; `None` for a name that is not in the table.
+///
+/// # Errors
+/// [`EntryError`] for a command without a name or with a damaged index.
+pub fn treatment(entry: &Entry<'_>) -> Result<Option<Treatment>, EntryError> {
+    if is_view_entry(entry) {
+        return Ok(Some(Treatment::Barrier));
+    }
+    let name = entry.command()?.name;
+    let Some(known) = COMMANDS.iter().find(|known| known.name.as_bytes() == name) else {
+        return Ok(None);
+    };
+    if name == b"collMod" && !changes_something(entry.o)? {
+        return Ok(Some(Treatment::PassOver));
+    }
+    let unique = known.treatment == Treatment::Inline && builds_unique_index(entry)?;
+    let dry_run = name == b"importCollection" && is_true(entry.o.get("dryRun")?);
+    Ok(Some(match known.treatment {
+        Treatment::Inline if unique => Treatment::Barrier,
+        Treatment::Stop if dry_run => Treatment::PassOver,
+        treatment => treatment,
+    }))
+}
+
+/// A change of the feature compatibility version logs a `collMod` without options (older servers:
+/// with the `uuid` alone) for every collection.
+fn changes_something(o: Document<'_>) -> Result<bool, Malformed> {
+    for option in o.elements().skip(1) {
+        if option?.name != b"uuid" {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_true(element: Option<Element<'_>>) -> bool {
+    element.is_some_and(|element| element.boolean() == Ok(true))
+}
+
+fn builds_unique_index(entry: &Entry<'_>) -> Result<bool, Malformed> {
+    Ok(index_specs(entry.o)?
+        .into_iter()
+        .any(|spec| is_true(spec.get("unique").ok().flatten())))
+}
+
+/// The indexes of a `createIndexes` (one, its fields beside the command's) or `commitIndexBuild`
+/// (an array).
+///
+/// # Errors
+/// [`Malformed`].
+pub fn index_specs(o: Document<'_>) -> Result<Vec<Document<'_>>, Malformed> {
+    match o.get("indexes")? {
+        Some(list) => list
+            .document()?
+            .elements()
+            .map(|element| element?.document())
+            .collect(),
+        None => Ok(vec![o]),
+    }
+}
+
+/// The collections that a command concerns; `None` for one that names none (`dropDatabase`).
+///
+/// # Errors
+/// [`EntryError`] for a command without a name, or whose names are no text.
+pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
+    let db = entry.namespace().0;
+    if is_view_entry(entry) {
+        let id = entry.document_id()?.str()?;
+        let (db, collection) = split(id);
+        return Ok(Some(Scope {
+            db,
+            collection,
+            to: None,
+        }));
+    }
+    let command = entry.command()?;
+    Ok(match command.name {
+        b"renameCollection" => {
+            let (db, collection) = split(command.str()?);
+            let to = entry.o.get("to")?.ok_or(Malformed::Missing("to"))?;
+            Some(Scope {
+                db,
+                collection,
+                to: Some(split(to.str()?)),
+            })
+        }
+        b"dbCheck" | b"importCollection" | b"truncateRange" => command.str().ok().map(|ns| {
+            let (db, collection) = split(ns);
+            Scope {
+                db,
+                collection,
+                to: None,
+            }
+        }),
+        _ => command.str().ok().map(|collection| Scope {
+            db,
+            collection,
+            to: None,
+        }),
+    })
+}
+
+fn split(ns: &str) -> (&str, &str) {
+    ns.split_once('.').unwrap_or((ns, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{Bson, doc};
+
+    fn with<T>(entry: &bson::Document, check: impl FnOnce(&Entry<'_>) -> T) -> T {
+        let mut entry = entry.clone();
+        entry.insert(
+            "ts",
+            bson::Timestamp {
+                time: 5,
+                increment: 1,
+            },
+        );
+        entry.insert("v", 2);
+        let bytes = entry.to_vec().unwrap();
+        check(&Entry::parse(Document::new(&bytes).unwrap()).unwrap())
+    }
+
+    fn command(o: bson::Document) -> bson::Document {
+        doc! { "op": "c", "ns": "shop.$cmd", "o": o }
+    }
+
+    #[test]
+    fn a_unique_index_makes_a_barrier_and_another_one_does_not() {
+        let index = |unique: Bson| {
+            command(
+                doc! { "createIndexes": "c", "v": 2, "key": { "a": 1 }, "name": "a", "unique": unique },
+            )
+        };
+        let build = |unique: bool| {
+            command(
+                doc! { "commitIndexBuild": "c", "indexes": [{ "name": "a" }, { "name": "b", "unique": unique }] },
+            )
+        };
+        for (entry, expected) in [
+            (index(true.into()), Treatment::Barrier),
+            (index(false.into()), Treatment::Inline),
+            (build(true), Treatment::Barrier),
+            (build(false), Treatment::Inline),
+        ] {
+            assert_eq!(with(&entry, treatment), Ok(Some(expected)), "{entry}");
+        }
+    }
+
+    #[test]
+    fn every_name_has_one_line_and_a_reason() {
+        for (index, known) in COMMANDS.iter().enumerate() {
+            assert!(!known.reason.is_empty());
+            assert!(
+                COMMANDS[..index]
+                    .iter()
+                    .all(|other| other.name != known.name)
+            );
+        }
+        assert_eq!(with(&command(doc! { "fly": 1 }), treatment), Ok(None));
+        let dry = command(doc! { "importCollection": "a.b", "dryRun": true });
+        assert_eq!(with(&dry, treatment), Ok(Some(Treatment::PassOver)));
+    }
+
+    #[test]
+    fn collmod_empty_on_fcv_change() {
+        let bare = command(doc! { "collMod": "c", "uuid": Bson::Null });
+        assert_eq!(with(&bare, treatment), Ok(Some(Treatment::PassOver)));
+        let real = command(doc! { "collMod": "c", "validator": {} });
+        assert_eq!(with(&real, treatment), Ok(Some(Treatment::Barrier)));
+    }
+
+    #[test]
+    fn a_rename_concerns_both_names_and_names_may_have_dots() {
+        let rename = command(doc! { "renameCollection": "a.b.c", "to": "d.e.f" });
+        with(&rename, |entry| {
+            let scope = scope(entry).unwrap().unwrap();
+            assert_eq!(scope.ns(), "a.b.c");
+            assert_eq!(scope.to, Some(("d", "e.f")));
+        });
+        let database = command(doc! { "dropDatabase": 1 });
+        with(&database, |entry| assert_eq!(scope(entry), Ok(None)));
+    }
+
+    #[test]
+    fn a_view_is_named_by_its_id() {
+        let view = doc! { "op": "i", "ns": "shop.system.views", "o": { "_id": "shop.v.w", "viewOn": "c", "pipeline": [] } };
+        with(&view, |entry| {
+            assert!(is_command(entry));
+            assert_eq!(treatment(entry), Ok(Some(Treatment::Barrier)));
+            assert_eq!(scope(entry).unwrap().unwrap().ns(), "shop.v.w");
+        });
+        let other = doc! { "op": "i", "ns": "shop.views", "o": { "_id": 1 } };
+        with(&other, |entry| assert!(!is_command(entry)));
+    }
+}

@@ -1,0 +1,133 @@
+//! A command on its way to the publisher, which alone can tell the offsets that it names.
+
+use std::ops::Range;
+
+use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
+use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::format::Format;
+use oplog_relay_core::position::EntryId;
+
+use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
+use crate::error::ProducerError;
+use crate::record::write_single;
+
+/// A command that is to be published with its barriers.
+#[derive(Debug, Clone)]
+pub struct BarrierRequest {
+    /// Its identity.
+    pub id: EntryId,
+    /// The entry's bytes, in the arena of its chunk.
+    pub entry: Range<usize>,
+    /// Whether the entry was built from a transaction's operation.
+    pub built: bool,
+    /// The topics concerned and their partitions; the first one's partition 0 leads.
+    pub topics: Vec<(TopicIndex, u32)>,
+    /// Whether later writes of the collection all go to one partition.
+    pub ordered: bool,
+    /// Source time of all of its records, in milliseconds.
+    pub timestamp: i64,
+    /// Format of the values.
+    pub format: Format,
+}
+
+impl BarrierRequest {
+    /// Encodes barriers and command into `out`. `entry` is the command's entry, `ends` the next
+    /// offset of each partition of each topic, in the order of [`BarrierRequest::topics`], and
+    /// `names` the topics' names.
+    ///
+    /// # Errors
+    /// [`ProducerError::Undecodable`] if the entry is damaged.
+    pub fn write(
+        &self,
+        entry: &[u8],
+        source: &str,
+        names: &[&str],
+        ends: &[Vec<i64>],
+        out: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        let entry = Document::new(entry).map_err(ProducerError::undecodable)?;
+        let entry = Entry::parse(entry)?;
+        let barrier = Barrier {
+            command: self.id,
+            ordered: self.ordered,
+            leader_topic: names.first().copied().unwrap_or_default().to_owned(),
+            leader_offset: ends
+                .first()
+                .and_then(|ends| ends.first())
+                .copied()
+                .unwrap_or_default(),
+            partitions: names
+                .iter()
+                .zip(ends)
+                .map(|(name, ends)| ((*name).to_owned(), ends.clone()))
+                .collect(),
+        };
+        let mut noop = Vec::new();
+        barrier.write_noop(&entry, &mut noop);
+        let mut command = Vec::new();
+        barrier
+            .write_command(&entry, &mut command)
+            .map_err(ProducerError::undecodable)?;
+        let barrier_id = EntryId {
+            ord: BARRIER_ORD,
+            ..self.id
+        };
+        for (index, (topic, partitions)) in self.topics.iter().enumerate() {
+            for partition in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
+                self.push(*topic, partition, (&noop, barrier_id), source, out)?;
+                if index == 0 && partition == 0 {
+                    self.push(*topic, 0, (&command, self.id), source, out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push(
+        &self,
+        topic: TopicIndex,
+        partition: i32,
+        (entry, id): (&[u8], EntryId),
+        source: &str,
+        out: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        let entry = Document::new(entry).map_err(ProducerError::undecodable)?;
+        let entry = Entry::parse(entry)?;
+        let (header, value) =
+            write_single(self.format, &entry, id, self.built, source, &mut out.arena)?;
+        out.records.push(EncodedRecord {
+            topic,
+            partition,
+            timestamp: self.timestamp,
+            key: None,
+            header,
+            value,
+        });
+        Ok(())
+    }
+}
+
+/// Appends the entry of a `drop` of `collection`, with everything else as in `entry`: what a
+/// rename into a namespace that is left out comes to.
+///
+/// # Errors
+/// [`ProducerError::Undecodable`] if the entry is damaged.
+pub fn write_drop(
+    entry: &Entry<'_>,
+    collection: &str,
+    out: &mut Vec<u8>,
+) -> Result<(), ProducerError> {
+    let mut drop = DocumentBuilder::start(out);
+    for element in entry.raw.elements() {
+        let element = element.map_err(ProducerError::undecodable)?;
+        if !matches!(element.name, b"o" | b"o2") {
+            drop.element(element);
+        }
+    }
+    drop.nested("o", kind::DOCUMENT, |o| {
+        o.str("drop", collection);
+    });
+    drop.finish();
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! One entry as the header and the value of one record.
+
+use std::ops::Range;
+
+use oplog_relay_core::entry::{Entry, EntryError};
+use oplog_relay_core::format::json::write_change_event;
+use oplog_relay_core::format::raw::Frame;
+use oplog_relay_core::format::{Format, ID_HEADER, RANGE_HEADER};
+use oplog_relay_core::position::EntryId;
+
+/// Name and value of the header, if the format has one, and the value; both as ranges of the
+/// buffer that they were appended to.
+pub type Written = (Option<(&'static str, Range<usize>)>, Range<usize>);
+
+/// Appends an entry as a record of its own: in `raw` that is a frame of one entry.
+///
+/// # Errors
+/// [`EntryError`] if the entry is damaged.
+pub fn write_single(
+    format: Format,
+    entry: &Entry<'_>,
+    id: EntryId,
+    built: bool,
+    source: &str,
+    out: &mut Vec<u8>,
+) -> Result<Written, EntryError> {
+    if format == Format::Raw {
+        let mut frame = Frame::default();
+        frame.push(id, entry.raw, built);
+        return Ok(write_frame(&mut frame, source, out));
+    }
+    write_entry(format, entry, id, source, out)
+}
+
+/// Appends an entry in a format that has one entry in a record.
+///
+/// # Errors
+/// [`EntryError`] if the entry is damaged.
+#[inline]
+pub fn write_entry(
+    format: Format,
+    entry: &Entry<'_>,
+    id: EntryId,
+    source: &str,
+    out: &mut Vec<u8>,
+) -> Result<Written, EntryError> {
+    let start = out.len();
+    if let Format::Json(mode) = format {
+        write_change_event(entry, source, id.ord, mode, out)?;
+        return Ok((None, start..out.len()));
+    }
+    id.write_header(source, out);
+    let value = out.len();
+    out.extend_from_slice(entry.raw.as_bytes());
+    Ok((Some((ID_HEADER, start..value)), value..out.len()))
+}
+
+/// Closes a frame and appends it.
+pub fn write_frame(frame: &mut Frame, source: &str, out: &mut Vec<u8>) -> Written {
+    let (first, last, count) = frame.span();
+    let start = out.len();
+    out.extend_from_slice(format!("{source}/{first}/{last}/{count}").as_bytes());
+    let value = out.len();
+    frame.finish(out);
+    (Some((RANGE_HEADER, start..value)), value..out.len())
+}

@@ -1,0 +1,232 @@
+//! Where commands go, and what they change in the table of routes.
+
+use oplog_relay_core::command::{Scope, Treatment, index_specs, is_view_entry, scope, treatment};
+use oplog_relay_core::document::{Element, kind};
+use oplog_relay_core::entry::{Entry, EntryError, Operation};
+use oplog_relay_core::filter::{NamespaceFilter, is_internal};
+use oplog_relay_core::state::{Order, RouteRecord};
+use oplog_relay_core::topic::{collection_topic, command_topic};
+
+use super::{Decision, NewRoute, Router, Target, uuid_text};
+use crate::error::ProducerError;
+
+/// How the documents of collections spread over partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OrderRule {
+    /// By `_id`, but for collections whose documents depend on each other: those with a unique
+    /// index besides `_id`, capped ones, and those with a collation of their own.
+    #[default]
+    Auto,
+    /// By `_id`.
+    Id,
+    /// Each collection in one partition.
+    Collection,
+}
+
+/// A change of the saved table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteChange {
+    /// The table's key: UUID or namespace.
+    pub name: String,
+    /// The route from here on; `None`: the collection is gone.
+    pub record: Option<RouteRecord>,
+}
+
+/// Where a command goes that waits for barriers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandRoute {
+    /// The topics concerned, each once; the first one leads.
+    pub topics: Vec<String>,
+    /// It is carried as a drop of this collection: it moves it to where nothing is carried from.
+    pub as_drop_of: Option<String>,
+    /// What changes in the table of routes.
+    pub changes: Vec<RouteChange>,
+    /// Whether later writes of the collection all go to one partition.
+    pub ordered: bool,
+}
+
+impl Router {
+    /// Decides for a command.
+    pub(super) fn decide_command(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
+        let treatment = treatment(entry)?;
+        let Some(scope) = scope(entry)? else {
+            // Nobody may miss an unknown command; a known one of a whole database must not reach
+            // collections that a filter keeps out.
+            let all = self.filter == NamespaceFilter::default() && !is_internal(entry.ns);
+            return Ok(match treatment {
+                Some(_) if !all => Decision::Known(Target::Dropped),
+                _ => self.without_barrier(entry, None),
+            });
+        };
+        let leaves = match (
+            self.passes(&scope.ns()),
+            scope.to_ns().map(|to| self.passes(&to)),
+        ) {
+            (true, None | Some(true)) => false,
+            (true, Some(false)) => true,
+            (false, None | Some(false)) => return Ok(Decision::Known(Target::Dropped)),
+            (false, Some(true)) => return Err(brought_in(entry, &scope)),
+        };
+        match treatment {
+            Some(Treatment::Barrier) => self
+                .with_barrier(entry, &scope, leaves)
+                .map(Decision::Command),
+            Some(Treatment::Inline) => Ok(self.without_barrier(entry, Some(&scope))),
+            Some(Treatment::PassOver | Treatment::Stop) | None => {
+                Ok(self.without_barrier(entry, None))
+            }
+        }
+    }
+
+    fn passes(&self, ns: &str) -> bool {
+        !is_internal(ns) && self.filter.passes(ns)
+    }
+
+    /// To partition 0 of the collection's topic, or of the database's command topic.
+    fn without_barrier(&self, entry: &Entry<'_>, scope: Option<&Scope<'_>>) -> Decision {
+        let topic = match scope {
+            Some(scope) => collection_topic(&self.prefix, scope.db, scope.collection),
+            None => command_topic(&self.prefix, entry.namespace().0),
+        };
+        if let Some(target) = self.by_topic.get(&topic) {
+            return Decision::Known(*target);
+        }
+        let record = self.route(entry.ns, None, topic);
+        Decision::Unknown(NewRoute {
+            name: String::new(),
+            record,
+        })
+    }
+
+    fn with_barrier(
+        &self,
+        entry: &Entry<'_>,
+        scope: &Scope<'_>,
+        leaves: bool,
+    ) -> Result<CommandRoute, ProducerError> {
+        let mut topics = vec![collection_topic(&self.prefix, scope.db, scope.collection)];
+        if let Some((db, collection)) = scope.to.filter(|_| !leaves) {
+            let to = collection_topic(&self.prefix, db, collection);
+            if !topics.contains(&to) {
+                topics.push(to);
+            }
+        }
+        let changes = self.changes(entry, scope, leaves)?;
+        let name = self.name_of(entry, &scope.ns());
+        let ordered = match changes.iter().find_map(|change| change.record.as_ref()) {
+            Some(record) => record.order == Order::Collection,
+            None => self.order_of(&name) == Order::Collection,
+        };
+        Ok(CommandRoute {
+            topics,
+            as_drop_of: leaves.then(|| scope.collection.to_owned()),
+            changes,
+            ordered,
+        })
+    }
+
+    fn name_of(&self, entry: &Entry<'_>, ns: &str) -> String {
+        entry.ui.map_or_else(|| ns.to_owned(), |ui| uuid_text(&ui))
+    }
+
+    fn order_of(&self, name: &str) -> Order {
+        let saved = self.saved.routes.get(name).map(|record| record.order);
+        saved.unwrap_or(match self.rule {
+            OrderRule::Collection => Order::Collection,
+            OrderRule::Auto | OrderRule::Id => Order::Id,
+        })
+    }
+
+    /// What a command changes in the table: the name of a renamed collection, the order of one
+    /// whose documents now depend on each other, the end of one that is dropped.
+    fn changes(
+        &self,
+        entry: &Entry<'_>,
+        scope: &Scope<'_>,
+        leaves: bool,
+    ) -> Result<Vec<RouteChange>, ProducerError> {
+        if is_view_entry(entry) {
+            return Ok(Vec::new());
+        }
+        let old = self.name_of(entry, &scope.ns());
+        let ends = leaves || entry.command()?.name == b"drop";
+        let gone = |name: String| RouteChange { name, record: None };
+        if ends {
+            let known = self.saved.routes.contains_key(&old);
+            return Ok(known.then(|| gone(old)).into_iter().collect());
+        }
+        let ns = scope.to_ns().unwrap_or_else(|| scope.ns());
+        let mut order = self.order_of(&old);
+        if self.rule == OrderRule::Auto && makes_dependent(entry)? {
+            order = Order::Collection;
+        }
+        if scope.to.is_none() && order == self.order_of(&old) {
+            return Ok(Vec::new());
+        }
+        let (db, collection) = scope.to.unwrap_or((scope.db, scope.collection));
+        let topic = collection_topic(&self.prefix, db, collection);
+        let ui = entry.ui.map(|ui| uuid_text(&ui));
+        let name = self.name_of(entry, &ns);
+        let record = RouteRecord {
+            order,
+            ..self.route(&ns, ui, topic)
+        };
+        let renamed = (name != old && self.saved.routes.contains_key(&old)).then(|| gone(old));
+        let new = RouteChange {
+            name,
+            record: Some(record),
+        };
+        Ok([new].into_iter().chain(renamed).collect())
+    }
+
+    /// Takes the changes of a command that is on its way.
+    pub fn apply(&mut self, changes: Vec<RouteChange>) {
+        for RouteChange { name, record } in changes {
+            self.last = None;
+            self.by_ui.retain(|ui, _| uuid_text(ui) != name);
+            self.by_ns.remove(&name);
+            match record {
+                Some(record) => drop(self.saved.routes.insert(name, record)),
+                None => drop(self.saved.routes.remove(&name)),
+            }
+        }
+    }
+}
+
+/// Whether the documents of a collection depend on each other after this command.
+fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
+    let is_true = |element: Option<Element<'_>>| {
+        element
+            .is_some_and(|element| element.kind == kind::BOOLEAN && element.boolean() == Ok(true))
+    };
+    Ok(match entry.command()?.name {
+        b"create" => {
+            let collation = entry.o.get("collation")?;
+            let locale = match collation {
+                Some(collation) => collation.document()?.get("locale")?,
+                None => None,
+            };
+            is_true(entry.o.get("capped")?)
+                || locale.is_some_and(|locale| locale.str() != Ok("simple"))
+        }
+        b"convertToCapped" => true,
+        b"createIndexes" | b"commitIndexBuild" => index_specs(entry.o)?
+            .into_iter()
+            .any(|spec| is_true(spec.get("unique").ok().flatten())),
+        b"collMod" => match entry.o.get("index")? {
+            Some(index) => is_true(index.document()?.get("unique")?),
+            None => false,
+        },
+        _ => false,
+    })
+}
+
+fn brought_in(entry: &Entry<'_>, scope: &Scope<'_>) -> ProducerError {
+    let (from, to) = (scope.ns(), scope.to_ns().unwrap_or_default());
+    debug_assert_eq!(entry.operation, Operation::Command);
+    ProducerError::Undecodable(format!(
+        "entry {}: {from}, which is not carried, was renamed to {to}, which is: its documents were \
+         never sent. Include {from} and begin anew under another --topic-prefix, or exclude {to}",
+        entry.ts
+    ))
+}
