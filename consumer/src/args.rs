@@ -86,6 +86,11 @@ pub struct ReplayArguments {
     /// Replay formats that lose types (relaxed JSON): numbers may come out with another type.
     #[arg(long)]
     pub allow_lossy: bool,
+    /// Run a command (drop, rename, …) that did not run on this target yet although some partition
+    /// of the group is committed past its place, as after a reset of some partitions. It acts on
+    /// writes that came after it.
+    #[arg(long)]
+    pub allow_partial_reset: bool,
     /// What to do about an update that finds no document: count it, upsert the fields that it
     /// sets, or stop.
     #[arg(long, value_name = "count|upsert|stop", default_value = "count")]

@@ -54,7 +54,11 @@ pub enum ReportEvent {
         next: NextOffset,
         /// The last entry applied.
         last: Option<EntryId>,
+        /// Somebody waits for the commit of it.
+        urgent: bool,
     },
+    /// The worker waits at a barrier (true), or goes on.
+    Holding(bool),
     /// A chunk is done with, applied or not: its memory is free again.
     Released {
         /// What its records cost.

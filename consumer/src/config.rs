@@ -29,6 +29,8 @@ pub struct GroupConfig {
     pub filter: NamespaceFilter,
     /// Stop when caught up.
     pub until_caught_up: bool,
+    /// Whether a command runs although a partition is past its barrier.
+    pub allow_partial_reset: bool,
     /// Bytes between Kafka and the sink; half of it is the Kafka client's own queue.
     pub queue_bytes: usize,
     /// Where to serve HTTP.
@@ -144,7 +146,8 @@ impl ReplayConfig {
         let lanes = faults.take_or("--lanes", lanes);
         let checked = group.zip(target).zip(unmatched.zip(lanes));
         faults.finish()?;
-        let ((group, target), (unmatched, lanes)) = checked.ok_or_else(no_faults)?;
+        let ((mut group, target), (unmatched, lanes)) = checked.ok_or_else(no_faults)?;
+        group.allow_partial_reset = arguments.allow_partial_reset;
         Ok(Self {
             group,
             target,
@@ -263,6 +266,7 @@ fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupC
         start: start?,
         filter: filter?,
         until_caught_up: arguments.until_caught_up,
+        allow_partial_reset: false,
         queue_bytes: queue_bytes?,
         http: http?,
         log: log?,

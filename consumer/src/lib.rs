@@ -8,6 +8,7 @@
 //!   [`offsets`] what may be committed
 //! - [`partition`] one worker per assigned partition: [`chunk`]s of records → entries → a
 //!   [`sink`]; [`assignment`] the right to write, and what workers report
+//! - [`barrier`] waiting for commands, [`committed`] what for; [`catalog`] which commands ran
 //! - [`topics`] which source and format a topic has
 //! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
 //! - [`verify`] compares two MongoDBs
@@ -22,8 +23,11 @@
 
 pub mod args;
 pub mod assignment;
+pub mod barrier;
 pub mod batch;
+pub mod catalog;
 pub mod chunk;
+pub mod committed;
 pub mod config;
 pub mod directive;
 pub mod error;

@@ -10,6 +10,8 @@ use prometheus::{
     exponential_buckets,
 };
 
+use crate::batch::Located;
+
 const PREFIX: &str = "oplog_consumer";
 
 /// Counters of one process. Shared by reference.
@@ -20,6 +22,8 @@ pub struct Metrics {
     entries: [IntCounter; Operation::ALL.len()],
     /// Entries that the namespace filter left out.
     pub filtered: IntCounter,
+    /// Entries of collections that were dropped since.
+    pub dropped_entries: IntCounter,
     /// Bytes of the records read.
     pub bytes: IntCounter,
     lag: Gauge,
@@ -76,6 +80,10 @@ impl Metrics {
                 "filtered_total",
                 "Entries that the namespace filter left out.",
             )?,
+            dropped_entries: counter(
+                "dropped_collection_entries_total",
+                "Entries of collections that were dropped since, left out.",
+            )?,
             bytes: counter("bytes_total", "Bytes of the records read.")?,
             lag: gauge(
                 "lag_seconds",
@@ -103,6 +111,22 @@ impl Metrics {
             applied_ms: AtomicI64::new(0),
             registry,
         })
+    }
+
+    /// Counts applied entries.
+    pub fn count(&self, entries: &[Located<'_>]) {
+        let mut counts = [0_u64; Operation::ALL.len()];
+        for located in entries {
+            if let Some(count) = counts.get_mut(located.entry.operation.index()) {
+                *count += 1;
+            }
+        }
+        for (operation, count) in Operation::ALL.into_iter().zip(counts) {
+            self.count_entries(operation, count);
+        }
+        if let Some(last) = entries.last() {
+            self.applied(last.entry.ts.clamp_wall(last.entry.wall));
+        }
     }
 
     /// Counts applied entries of one operation.

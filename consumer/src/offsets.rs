@@ -123,6 +123,11 @@ impl OffsetTracker {
         self.handed = self.handed.max(NextOffset::after(offset));
     }
 
+    /// Records from `next` on were not handed over after all: they are read again.
+    pub fn take_back(&mut self, next: NextOffset) {
+        self.handed = self.handed.min(next).max(self.acknowledged);
+    }
+
     /// The worker is done with everything before `next`; `last` is the last entry among it.
     pub fn acknowledge(&mut self, next: NextOffset, last: Option<EntryId>) {
         self.acknowledged = self.acknowledged.max(next.min(self.handed));

@@ -1,22 +1,32 @@
 //! The worker of one assigned partition: decodes, filters, applies, acknowledges. In order.
 
+mod meeting;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use oplog_relay_core::document::Document;
+use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
+use oplog_relay_core::command::{is_command, scope};
+use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::{Decoded, Format, FormatError, decode};
+use oplog_relay_core::position::EntryId;
 use tokio::sync::mpsc;
 
 use crate::assignment::{AssignmentNumber, EndReport, ReportEvent, Reports, Token};
 use crate::batch::{Batch, Located};
+use crate::catalog::{Lives, Resolved};
 use crate::chunk::Chunk;
+use crate::committed::Committed;
 use crate::error::{ConsumerError, RecordPlace};
 use crate::metrics::Metrics;
 use crate::offsets::NextOffset;
+use crate::plan::PlanError;
 use crate::sink::{Applied, Sink, SinkError};
 use crate::topics::{Topic, Topics};
+
+use meeting::Meeting;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -31,6 +41,10 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Where to report.
     pub reports: Arc<Reports>,
+    /// Where the group stands.
+    pub committed: Committed,
+    /// Whether a command runs although a partition is past its barrier.
+    pub allow_partial_reset: bool,
 }
 
 /// A worker to be started: made when its partition is assigned.
@@ -46,6 +60,23 @@ pub struct Start {
     pub token: Token,
     /// What to apply. Closed when the partition is given up.
     pub chunks: mpsc::Receiver<Chunk>,
+}
+
+impl Start {
+    fn place(&self, offset: i64) -> RecordPlace {
+        RecordPlace {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset,
+        }
+    }
+
+    fn unplayable(&self, offset: i64, source: PlanError) -> ConsumerError {
+        ConsumerError::Unplayable {
+            place: self.place(offset),
+            source: Box::new(source),
+        }
+    }
 }
 
 /// The worker of one partition.
@@ -117,7 +148,7 @@ impl PartitionWorker {
                     .get(decoding.records)
                     .map_or(-1, |slot| slot.offset);
                 Err(ConsumerError::Undecodable {
-                    place: self.place(offset),
+                    place: self.start.place(offset),
                     source: Box::new(source),
                 })
             }
@@ -172,9 +203,64 @@ impl PartitionWorker {
         topic: &Topic,
         count: usize,
     ) -> Result<Applied, ConsumerError> {
-        let metrics = &self.shared.metrics;
-        let mut entries = Vec::with_capacity(self.found.len());
-        for (decoded, record) in self.found.iter().zip(&self.records) {
+        let end = chunk.records.get(..count).and_then(<[_]>::last);
+        let mut at = 0;
+        let mut reloaded = None;
+        loop {
+            // Kept until the segment is applied: its entries borrow names from it.
+            let lives = self.shared.sink.lives(&topic.source);
+            let segment = self.segment(chunk, at, lives.as_deref())?;
+            let applied = self.apply_entries(&segment.entries, topic).await?;
+            if applied == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+            let last = segment.entries.last().map(|located| located.id);
+            match segment.stop {
+                None => {
+                    let all = self.found.last().map(|decoded| decoded.id);
+                    let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
+                    if let Some(slot) = end {
+                        self.acknowledge(NextOffset::after(slot.offset), last, false);
+                    }
+                    return Ok(Applied::Done);
+                }
+                Some(Stop::Barrier(located, barrier)) => {
+                    self.acknowledge(NextOffset::at(located.offset), last, true);
+                    let meeting = Meeting {
+                        start: &self.start,
+                        shared: &self.shared,
+                        source: &topic.source,
+                    };
+                    if meeting.pass(&located, &barrier).await? == Applied::Abandoned {
+                        return Ok(Applied::Abandoned);
+                    }
+                    // Those behind other barriers wait for the command to be committed.
+                    let urgent = located.id.ord != BARRIER_ORD;
+                    let last = Some(barrier.command);
+                    self.acknowledge(NextOffset::after(located.offset), last, urgent);
+                    at = segment.next;
+                }
+                Some(Stop::Foreign(located)) => {
+                    if reloaded.replace(located.id) == Some(located.id) {
+                        return Err(self.foreign(&located));
+                    }
+                    self.shared.sink.reload().await?;
+                    at = segment.next;
+                }
+            }
+        }
+    }
+
+    /// The entries from `at` up to a barrier, or to one whose collection is not known as its own.
+    fn segment<'c>(
+        &'c self,
+        chunk: &'c Chunk,
+        at: usize,
+        lives: Option<&'c Lives>,
+    ) -> Result<Segment<'c>, ConsumerError> {
+        let mut entries = Vec::with_capacity(self.found.len().saturating_sub(at));
+        let found = self.found.iter().zip(&self.records).enumerate().skip(at);
+        for (index, (decoded, record)) in found {
             // Both were checked while decoding.
             let Ok(entry) = decoded.document(&chunk.arena).map(Entry::parse) else {
                 continue;
@@ -182,21 +268,59 @@ impl PartitionWorker {
             let (Ok(entry), Some(slot)) = (entry, chunk.records.get(*record)) else {
                 continue;
             };
-            if self.passes(&entry) {
-                entries.push(Located {
-                    offset: slot.offset,
-                    id: decoded.id,
-                    entry,
+            let mut located = Located {
+                offset: slot.offset,
+                id: decoded.id,
+                entry,
+            };
+            let barrier =
+                Barrier::read(&entry).map_err(|source| self.damaged(slot.offset, source))?;
+            if let Some(barrier) = barrier {
+                return Ok(Segment {
+                    entries,
+                    stop: Some(Stop::Barrier(located, barrier)),
+                    next: index + 1,
                 });
-            } else {
-                metrics.filtered.inc();
             }
+            if entry.operation == Operation::Noop {
+                continue;
+            }
+            if !self.passes(&entry) {
+                self.shared.metrics.filtered.inc();
+                continue;
+            }
+            match resolve(&mut located, lives) {
+                Found::Here => entries.push(located),
+                Found::Gone => self.shared.metrics.dropped_entries.inc(),
+                Found::Foreign => {
+                    return Ok(Segment {
+                        entries,
+                        stop: Some(Stop::Foreign(located)),
+                        next: index,
+                    });
+                }
+            }
+        }
+        Ok(Segment {
+            entries,
+            stop: None,
+            next: self.found.len(),
+        })
+    }
+
+    async fn apply_entries(
+        &self,
+        entries: &[Located<'_>],
+        topic: &Topic,
+    ) -> Result<Applied, ConsumerError> {
+        if entries.is_empty() {
+            return Ok(Applied::Done);
         }
         let batch = Batch {
             topic: &self.start.topic,
             partition: self.start.partition,
             source: &topic.source,
-            entries: &entries,
+            entries,
         };
         let begun = Instant::now();
         match self.shared.sink.apply(&batch, &self.start.token).await {
@@ -207,13 +331,9 @@ impl PartitionWorker {
                 return self.stop_before(&batch, error).await;
             }
         }
+        let metrics = &self.shared.metrics;
         metrics.apply_seconds.observe(begun.elapsed().as_secs_f64());
-        self.count(&entries);
-        let last = chunk.records.get(..count).and_then(<[_]>::last);
-        if let Some(slot) = last {
-            let last = self.found.last().map(|decoded| decoded.id);
-            self.acknowledge(NextOffset::after(slot.offset), last);
-        }
+        metrics.count(entries);
         Ok(Applied::Done)
     }
 
@@ -221,7 +341,7 @@ impl PartitionWorker {
     async fn stop_before(
         &self,
         batch: &Batch<'_>,
-        error: crate::plan::PlanError,
+        error: PlanError,
     ) -> Result<Applied, ConsumerError> {
         let offset = batch
             .entries
@@ -240,58 +360,92 @@ impl PartitionWorker {
             .await;
         match applied {
             Ok(Applied::Done) => {
-                self.count(entries);
+                self.shared.metrics.count(entries);
                 let last = entries.last().map(|located| located.id);
-                self.acknowledge(NextOffset::at(offset), last);
+                self.acknowledge(NextOffset::at(offset), last, false);
             }
             Ok(Applied::Abandoned) => return Ok(Applied::Abandoned),
             Err(SinkError::Fatal(error)) => return Err(error),
             // The entry that failed is not among these.
             Err(SinkError::Entry(_)) => {}
         }
-        Err(ConsumerError::Unplayable {
-            place: self.place(offset),
-            source: Box::new(error),
-        })
+        Err(self.start.unplayable(offset, error))
     }
 
-    fn acknowledge(&self, next: NextOffset, last: Option<oplog_relay_core::position::EntryId>) {
-        let event = ReportEvent::Acknowledged { next, last };
+    fn acknowledge(&self, next: NextOffset, last: Option<EntryId>, urgent: bool) {
+        let event = ReportEvent::Acknowledged { next, last, urgent };
         self.shared.reports.send(self.start.assignment, event);
-    }
-
-    fn count(&self, entries: &[Located<'_>]) {
-        let metrics = &self.shared.metrics;
-        let mut counts = [0_u64; Operation::ALL.len()];
-        for located in entries {
-            if let Some(count) = counts.get_mut(located.entry.operation.index()) {
-                *count += 1;
-            }
-        }
-        for (operation, count) in Operation::ALL.into_iter().zip(counts) {
-            metrics.count_entries(operation, count);
-        }
-        if let Some(last) = entries.last() {
-            metrics.applied(last.entry.ts.clamp_wall(last.entry.wall));
-        }
     }
 
     /// A command's own namespace is `db.$cmd`: its collection is in the command.
     fn passes(&self, entry: &Entry<'_>) -> bool {
-        if entry.operation != Operation::Command {
+        if !is_command(entry) {
             return self.shared.filter.passes(entry.ns);
         }
-        let collection = entry.command().ok().and_then(|command| command.str().ok());
-        let db = entry.namespace().0;
-        collection.is_none_or(|collection| self.shared.filter.passes(&format!("{db}.{collection}")))
+        let scope = scope(entry).ok().flatten();
+        scope.is_none_or(|scope| self.shared.filter.passes(&scope.ns()))
     }
 
-    fn place(&self, offset: i64) -> RecordPlace {
-        RecordPlace {
-            topic: self.start.topic.clone(),
-            partition: self.start.partition,
-            offset,
+    fn damaged(&self, offset: i64, source: Malformed) -> ConsumerError {
+        ConsumerError::Undecodable {
+            place: self.start.place(offset),
+            source: Box::new(source.into()),
         }
+    }
+
+    fn foreign(&self, located: &Located<'_>) -> ConsumerError {
+        ConsumerError::Refused(format!(
+            "{}: entry {} was written to another collection of the name {} than the one that the \
+             target's catalog knows under it: a command between the two is missing, as after a \
+             start in the middle or a filter that hid it. Replay from the beginning into an empty \
+             target",
+            self.start.place(located.offset),
+            located.id,
+            located.entry.ns
+        ))
+    }
+}
+
+/// Entries that are applied at once, and what comes after them.
+struct Segment<'c> {
+    entries: Vec<Located<'c>>,
+    stop: Option<Stop<'c>>,
+    /// Index of the first entry after the segment.
+    next: usize,
+}
+
+/// What ends a segment.
+enum Stop<'c> {
+    /// A barrier, or the command behind one.
+    Barrier(Located<'c>, Barrier),
+    /// An entry of a collection that has the name of another one.
+    Foreign(Located<'c>),
+}
+
+/// Where an entry's collection is.
+enum Found {
+    /// Under the entry's namespace, which may have been changed to its present name.
+    Here,
+    /// Dropped.
+    Gone,
+    /// Another collection has its name.
+    Foreign,
+}
+
+fn resolve<'c>(located: &mut Located<'c>, lives: Option<&'c Lives>) -> Found {
+    let Some(lives) = lives else {
+        return Found::Here;
+    };
+    if lives.is_empty() || is_command(&located.entry) {
+        return Found::Here;
+    }
+    match lives.resolve(located.entry.ns, located.id, located.entry.ui) {
+        Resolved::Live(ns) => {
+            located.entry.ns = ns;
+            Found::Here
+        }
+        Resolved::Dropped => Found::Gone,
+        Resolved::Foreign => Found::Foreign,
     }
 }
 

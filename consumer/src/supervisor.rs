@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::assignment::Reports;
+use crate::committed::Committed;
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 use crate::group::{self, Links, Outcome};
@@ -112,6 +113,8 @@ impl Supervisor {
             filter: filter.clone(),
             metrics: Arc::clone(&self.metrics),
             reports: Arc::clone(&reports),
+            committed: Committed::default(),
+            allow_partial_reset: self.config.allow_partial_reset,
         });
         self.refuse_lossy(&shared)?;
         around.spawn(status::show(
@@ -192,6 +195,9 @@ impl Supervisor {
         shared: &Arc<Shared>,
     ) -> Result<Outcome, ConsumerError> {
         let mut workers: JoinSet<Result<(), ConsumerError>> = JoinSet::new();
+        let GroupConfig { kafka, group, .. } = &self.config;
+        let committed = shared.committed.clone();
+        workers.spawn(committed.run(kafka.clone(), group.clone(), self.shutdown.clone()));
         let mut failure = None;
         let outcome = loop {
             tokio::select! {

@@ -3,7 +3,7 @@
 //! A command is an entry with the operation `c`, its name the first key of `o`; and a write to
 //! `system.views`, which is how a server logs that a view is created, changed or dropped.
 
-use crate::document::{Document, Element, Malformed};
+use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation};
 
 /// How a command is carried and replayed.
@@ -285,6 +285,26 @@ pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
             to: None,
         }),
     })
+}
+
+/// Appends the entry of a `drop` of `collection`, with everything else as in `entry`: what a
+/// rename into a namespace that is left out comes to.
+///
+/// # Errors
+/// [`Malformed`] if the entry is damaged.
+pub fn write_drop(entry: &Entry<'_>, collection: &str, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let mut drop = DocumentBuilder::start(out);
+    for element in entry.raw.elements() {
+        let element = element?;
+        if !matches!(element.name, b"o" | b"o2") {
+            drop.element(element);
+        }
+    }
+    drop.nested("o", kind::DOCUMENT, |o| {
+        o.str("drop", collection);
+    });
+    drop.finish();
+    Ok(())
 }
 
 fn split(ns: &str) -> (&str, &str) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
-use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::position::EntryId;
@@ -106,28 +106,4 @@ impl BarrierRequest {
         });
         Ok(())
     }
-}
-
-/// Appends the entry of a `drop` of `collection`, with everything else as in `entry`: what a
-/// rename into a namespace that is left out comes to.
-///
-/// # Errors
-/// [`ProducerError::Undecodable`] if the entry is damaged.
-pub fn write_drop(
-    entry: &Entry<'_>,
-    collection: &str,
-    out: &mut Vec<u8>,
-) -> Result<(), ProducerError> {
-    let mut drop = DocumentBuilder::start(out);
-    for element in entry.raw.elements() {
-        let element = element.map_err(ProducerError::undecodable)?;
-        if !matches!(element.name, b"o" | b"o2") {
-            drop.element(element);
-        }
-    }
-    drop.nested("o", kind::DOCUMENT, |o| {
-        o.str("drop", collection);
-    });
-    drop.finish();
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Turns batches of entries into chunks of encoded records. No I/O but the creation of topics.
 
+use oplog_relay_core::command::write_drop;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::format::Format;
@@ -10,7 +11,7 @@ use oplog_relay_core::state::{Order, SourceRecord};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
-use crate::barrier::{BarrierRequest, write_drop};
+use crate::barrier::BarrierRequest;
 use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::error::ProducerError;
 use crate::record::{write_entry, write_frame};
@@ -244,7 +245,8 @@ impl Encoder {
         }
         let start = chunk.arena.len();
         match &route.as_drop_of {
-            Some(collection) => write_drop(entry, collection, &mut chunk.arena)?,
+            Some(collection) => write_drop(entry, collection, &mut chunk.arena)
+                .map_err(|error| damaged(entry, &error))?,
             None => chunk.arena.extend_from_slice(entry.raw.as_bytes()),
         }
         chunk.barrier = Some(BarrierRequest {

@@ -43,7 +43,10 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>) {
                     let element = positions
                         .find_partition(&partition.name.topic, partition.name.partition)?;
                     let position = match element.offset() {
-                        Offset::Offset(position) => Some(NextOffset::at(position)),
+                        // What had to make room was read and is to be read again.
+                        Offset::Offset(position) if partition.evicted.is_none() => {
+                            Some(NextOffset::at(position))
+                        }
                         _ => None,
                     };
                     Some((partition, partition.tracker.to_commit(position)?))

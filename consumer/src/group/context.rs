@@ -25,9 +25,6 @@ use crate::offsets::{NextOffset, OffsetTracker};
 use crate::start::PartitionName;
 use crate::status::PartitionStatus;
 
-/// A chunk of this size is closed: it is what a worker applies and acknowledges at once.
-const CHUNK_BYTES: usize = 2 << 20;
-
 /// An assigned partition, as the poll thread sees it.
 #[derive(Debug)]
 pub(super) struct Partition {
@@ -40,12 +37,27 @@ pub(super) struct Partition {
     sender: Option<mpsc::Sender<Chunk>>,
     /// Chunks that the worker has no room for yet; the last one is being filled.
     waiting: VecDeque<Chunk>,
+    /// What the chunks cost that the worker has.
+    pub(super) handed_bytes: usize,
+    /// The worker waits at a barrier.
+    pub(super) holding: bool,
+    /// Its chunks had to make room: it reads them again when the worker goes on.
+    pub(super) evicted: Option<Evicted>,
     /// The worker is gone.
     pub(super) ended: bool,
     /// The end that a `read_committed` reader sees, as librdkafka last told.
     end: Option<i64>,
     /// The next record to read.
     pub(super) position: Option<i64>,
+}
+
+/// A partition whose chunks had to make room while its worker waits at a barrier.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Evicted {
+    /// The next record to take; any other one was on its way before.
+    pub(super) again: i64,
+    /// Whether it is paused.
+    pub(super) paused: bool,
 }
 
 impl Partition {
@@ -63,6 +75,9 @@ impl Partition {
             tracker,
             sender: Some(sender),
             waiting: VecDeque::new(),
+            handed_bytes: 0,
+            holding: false,
+            evicted: None,
             ended: false,
             end: None,
             position: None,
@@ -70,12 +85,8 @@ impl Partition {
     }
 
     /// The chunk to append to.
-    pub(super) fn filling(&mut self, empty: impl FnOnce() -> Chunk) -> &mut Chunk {
-        if self
-            .waiting
-            .back()
-            .is_none_or(|chunk| chunk.cost() >= CHUNK_BYTES)
-        {
+    pub(super) fn filling(&mut self, full: usize, empty: impl FnOnce() -> Chunk) -> &mut Chunk {
+        if self.waiting.back().is_none_or(|chunk| chunk.cost() >= full) {
             self.waiting.push_back(empty());
         }
         let last = self.waiting.len().saturating_sub(1);
@@ -86,6 +97,7 @@ impl Partition {
     pub(super) fn hand_on(&mut self) {
         let Some(sender) = &self.sender else { return };
         while let Some(chunk) = self.waiting.pop_front() {
+            let bytes = chunk.cost();
             // A closed queue is a worker that failed: the program is about to end.
             if let Err(TrySendError::Full(chunk) | TrySendError::Closed(chunk)) =
                 sender.try_send(chunk)
@@ -93,11 +105,32 @@ impl Partition {
                 self.waiting.push_front(chunk);
                 return;
             }
+            self.handed_bytes += bytes;
         }
     }
 
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Throws away what the worker has no room for; returns what it cost and where to read again.
+    pub(super) fn evict(&mut self) -> Option<(usize, i64)> {
+        let again = self.waiting.front()?.records.first()?.offset;
+        let bytes = self.waiting.iter().map(Chunk::cost).sum();
+        self.waiting.clear();
+        self.tracker.take_back(NextOffset::at(again));
+        self.evicted = Some(Evicted {
+            again,
+            paused: true,
+        });
+        Some((bytes, again))
+    }
+
+    /// Whether a record is to be taken: not one that was on its way when chunks had to make room.
+    pub(super) fn takes(&mut self, offset: i64) -> bool {
+        match self.evicted {
+            Some(evicted) if evicted.again != offset => false,
+            _ => {
+                self.evicted = None;
+                true
+            }
+        }
     }
 
     /// Ends the worker's intake; returns what it will not get.
@@ -146,6 +179,16 @@ impl Partitions {
         self.all
             .iter_mut()
             .find(|partition| partition.assignment == assignment)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// What workers have in their hands that wait at barriers.
+    pub(super) fn held_bytes(&self) -> usize {
+        let holding = self.all.iter().filter(|partition| partition.holding);
+        holding.map(|partition| partition.handed_bytes).sum()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
@@ -233,13 +276,25 @@ impl GroupContext {
         for report in self.links.reports.take() {
             let partition = partitions.of_assignment(report.assignment);
             match report.event {
-                ReportEvent::Acknowledged { next, last } => {
+                ReportEvent::Acknowledged { next, last, urgent } => {
                     if let Some(partition) = partition {
                         partition.tracker.acknowledge(next, last);
+                    }
+                    if urgent {
+                        // The next look at commits finds none that is recent.
+                        *lock(&self.committed) = None;
+                    }
+                }
+                ReportEvent::Holding(holding) => {
+                    if let Some(partition) = partition {
+                        partition.holding = holding;
                     }
                 }
                 ReportEvent::Released { bytes, chunk } => {
                     intake.release(bytes);
+                    if let Some(partition) = partition {
+                        partition.handed_bytes = partition.handed_bytes.saturating_sub(bytes);
+                    }
                     chunks.push(chunk);
                 }
                 ReportEvent::Ended => {
@@ -249,6 +304,7 @@ impl GroupContext {
                 }
             }
         }
+        intake.hold(partitions.held_bytes());
         chunks
     }
 

@@ -11,11 +11,20 @@ use crate::metrics::Metrics;
 /// Empty chunks that are kept for reuse.
 const KEPT_CHUNKS: usize = 64;
 
+/// A chunk of this size is closed: it is what a worker applies and acknowledges at once. Less with
+/// many partitions, so that those waiting at barriers hold no more than half of the budget.
+const CHUNK_BYTES: usize = 2 << 20;
+const LEAST_CHUNK_BYTES: usize = 64 << 10;
+/// Chunks that a waiting worker may hold, twice.
+const SHARES: usize = 4;
+
 /// Counts the bytes in flight and keeps empty chunks.
 #[derive(Debug)]
 pub(super) struct Intake {
     budget: usize,
     used: usize,
+    /// Of these, what workers hold at barriers: others must get through for them to go on.
+    held: usize,
     empty: Vec<Chunk>,
 }
 
@@ -24,6 +33,7 @@ impl Intake {
         Self {
             budget,
             used: 0,
+            held: 0,
             empty: Vec::new(),
         }
     }
@@ -34,11 +44,16 @@ impl Intake {
     }
 
     pub(super) const fn is_over(&self) -> bool {
-        self.used >= self.budget
+        self.used.saturating_sub(self.held) >= self.budget
     }
 
     pub(super) const fn is_under_half(&self) -> bool {
-        self.used <= self.budget / 2
+        self.used.saturating_sub(self.held) <= self.budget / 2
+    }
+
+    /// Workers at barriers hold that much.
+    pub(super) const fn hold(&mut self, bytes: usize) {
+        self.held = bytes;
     }
 
     /// A chunk was applied, or thrown away.
@@ -77,11 +92,16 @@ impl Intake {
             .bytes
             .inc_by(u64::try_from(payload.map_or(0, <[u8]>::len)).unwrap_or_default());
         let mut partitions = consumer.context().partitions();
+        let share = self.budget / (SHARES * partitions.len().max(1));
+        let full = share.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);
         // A record of a partition that was just taken away: its next owner reads it.
         let Some(partition) = partitions.find(record.topic(), record.partition()) else {
             return;
         };
-        let chunk = partition.filling(|| self.chunk());
+        if !partition.takes(record.offset()) {
+            return;
+        }
+        let chunk = partition.filling(full, || self.chunk());
         self.used += chunk.push(record.offset(), timestamp, payload, oplog_id);
         partition.tracker.hand(record.offset());
     }
@@ -91,15 +111,5 @@ impl Intake {
         for partition in consumer.context().partitions().iter_mut() {
             partition.hand_on();
         }
-    }
-
-    /// Whether chunks wait for their workers.
-    pub(super) fn has_waiting(&self, consumer: &BaseConsumer<GroupContext>) -> bool {
-        self.used > 0
-            && consumer
-                .context()
-                .partitions()
-                .iter_mut()
-                .any(|partition| partition.has_waiting())
     }
 }

@@ -10,10 +10,15 @@
 //! have used theirs the thread takes nothing more; if that lasts longer than a second it pauses
 //! the partitions and polls on, so that the group does not take it for dead, and resumes them at
 //! half of the budget. A pause throws away what librdkafka had fetched, so it is not done at once.
+//!
+//! A worker that waits at a barrier waits for other partitions, so its chunks must not keep theirs
+//! out: what it holds does not count, and what waits behind it is given back to Kafka when the
+//! budget is used up.
 
 mod caught_up;
 mod commit;
 mod context;
+mod evict;
 mod intake;
 mod rebalance;
 
@@ -42,7 +47,7 @@ use intake::Intake;
 
 /// How long one poll waits when nothing is pending.
 const IDLE_POLL: Duration = Duration::from_millis(100);
-/// How long one poll waits while chunks wait for their workers.
+/// How long one poll waits while workers have something to do, and may have something to report.
 const BUSY_POLL: Duration = Duration::from_millis(5);
 /// Records taken before the thread looks at anything else.
 const RECORDS_PER_TURN: usize = 4096;
@@ -176,6 +181,7 @@ impl Poller {
                 return Ok(Outcome::Stopped);
             }
             self.take_reports();
+            evict::resume(&self.consumer)?;
             commit::commit_due(&self.consumer);
             if let Some(goal) = &mut self.goal
                 && goal.is_reached(&self.consumer)?
@@ -195,7 +201,7 @@ impl Poller {
 
     /// Takes what librdkafka has and hands it on.
     fn turn(&mut self) -> Result<(), ConsumerError> {
-        let mut wait = if self.intake.has_waiting(&self.consumer) {
+        let mut wait = if self.intake.used() > 0 {
             BUSY_POLL
         } else {
             IDLE_POLL
@@ -228,6 +234,9 @@ impl Poller {
         }
         if !self.intake.is_over() {
             self.stalled = None;
+            return Ok(false);
+        }
+        if evict::evict(&self.consumer, &mut self.intake)? {
             return Ok(false);
         }
         let since = *self.stalled.get_or_insert_with(Instant::now);

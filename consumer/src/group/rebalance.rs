@@ -236,12 +236,13 @@ fn take_marks(context: &GroupContext) {
     for report in context.links.reports.take() {
         let partition = partitions.of_assignment(report.assignment);
         match (report.event, partition) {
-            (ReportEvent::Acknowledged { next, last }, Some(partition)) => {
+            (ReportEvent::Acknowledged { next, last, .. }, Some(partition)) => {
                 partition.tracker.acknowledge(next, last);
             }
             (ReportEvent::Ended, Some(partition)) => partition.ended = true,
             (ReportEvent::Released { bytes, .. }, _) => context.release_later(bytes),
-            (ReportEvent::Acknowledged { .. } | ReportEvent::Ended, None) => {}
+            (ReportEvent::Holding(_), _)
+            | (ReportEvent::Acknowledged { .. } | ReportEvent::Ended, None) => {}
         }
     }
 }

@@ -1,60 +1,465 @@
-//! Commands that a replay can run.
+//! Commands of an oplog as commands for a target.
+//!
+//! What a server logs is not what it takes: fields of its own have to go, and what would let the
+//! target delete by itself (`expireAfterSeconds`) is withheld.
 
-use oplog_relay_core::document::{Document, Element, Malformed, kind};
-use oplog_relay_core::entry::Entry;
+use oplog_relay_core::command::{Treatment, index_specs, is_view_entry, treatment};
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use oplog_relay_core::entry::{Entry, EntryError, Operation};
 
 use crate::plan::PlanFault;
 
-/// Database and name of the collection that a `create` without options creates.
+/// Error codes by which a server says that what a command does was done already.
+pub mod done {
+    /// `create`: the name is taken; by what has to be looked at.
+    pub const TAKEN: i32 = 48;
+    /// There is no such collection.
+    pub const NO_COLLECTION: i32 = 26;
+    /// There is no such index.
+    pub const NO_INDEX: i32 = 27;
+}
+
+/// An index's or a collection's `expireAfterSeconds` that the target does not get: it would delete
+/// documents that a replay still needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Withheld {
+    /// The index; `None` for a collection (time series, clustered).
+    pub index: Option<String>,
+    /// The true value.
+    pub seconds: i64,
+}
+
+/// Greatest `expireAfterSeconds`: 68 years, never within a replay.
+const NEVER: i32 = i32::MAX;
+
+/// What a command comes to on a target.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Nothing, on purpose.
+    Nothing,
+    /// A command for the database of the collection.
+    Run {
+        /// The command.
+        command: Vec<u8>,
+        /// Codes that mean "done already".
+        accept: &'static [i32],
+        /// A command to try where the target refuses the first one's options.
+        otherwise: Option<Vec<u8>>,
+    },
+    /// A collection gets another name, perhaps that of one that ends.
+    Rename {
+        /// `db.collection` of the new name.
+        to: String,
+        /// Whether a collection of that name ends.
+        drop_target: bool,
+    },
+}
+
+/// A command, translated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Translated {
+    /// What to do.
+    pub action: Action,
+    /// What was withheld.
+    pub withheld: Vec<Withheld>,
+    /// Whether a unique index was made a plain one.
+    pub made_plain: bool,
+}
+
+/// What to know beside the entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// Name of the collection on the target now.
+    pub collection: &'a str,
+    /// Whether all of the collection's later writes are in one partition: only then a unique index
+    /// can hold on the target.
+    pub ordered: bool,
+}
+
+/// Translates a command.
 ///
 /// # Errors
-/// [`PlanFault`] for every other command.
-pub(super) fn created<'a>(entry: &Entry<'a>) -> Result<(&'a str, &'a str), PlanFault> {
-    let command = entry.command()?;
-    if command.name != b"create" {
-        return Err(PlanFault::Command(lossy(command.name)));
+/// [`PlanFault::Command`] for one that is unknown or that no replay can run.
+pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
+    if is_view_entry(entry) {
+        return Ok(plain(view(entry, at.collection)?));
     }
-    for option in entry.o.elements().skip(1) {
-        let option = option?;
-        if !is_default(option)? {
-            return Err(PlanFault::CreateOption(lossy(option.name)));
+    let command = entry.command()?;
+    match treatment(entry)? {
+        Some(Treatment::PassOver) => return Ok(plain(Action::Nothing)),
+        Some(Treatment::Stop) | None => {
+            return Err(PlanFault::Command(
+                String::from_utf8_lossy(command.name).into_owned(),
+            ));
+        }
+        Some(Treatment::Barrier | Treatment::Inline) => {}
+    }
+    let collection = at.collection;
+    Ok(match command.name {
+        b"create" => create(entry, collection)?,
+        b"createIndexes" | b"commitIndexBuild" => create_indexes(entry, at)?,
+        b"collMod" => coll_mod(entry, at)?,
+        b"renameCollection" => plain(rename(entry)?),
+        b"drop" => {
+            // A time series ends with its buckets.
+            let name = bucketed(collection).unwrap_or(collection);
+            plain(run(
+                with_name("drop", name, |_| Ok(()))?,
+                &[done::NO_COLLECTION],
+            ))
+        }
+        b"convertToCapped" => plain(run(
+            copy(entry.o, "convertToCapped", collection, |_| Ok(true))?,
+            &[done::NO_COLLECTION],
+        )),
+        b"emptycapped" => {
+            let all = with_name("delete", collection, |delete| {
+                delete.nested("deletes", kind::ARRAY, |list| {
+                    list.nested("0", kind::DOCUMENT, |statement| {
+                        statement.document("q", Document::EMPTY).int32("limit", 0);
+                    });
+                });
+                Ok(())
+            })?;
+            plain(Action::Run {
+                command: with_name("emptycapped", collection, |_| Ok(()))?,
+                accept: &[done::NO_COLLECTION],
+                otherwise: Some(all),
+            })
+        }
+        // The four names of dropIndexes.
+        _ => {
+            let index = entry.o.get("index")?.ok_or(Malformed::Missing("index"))?;
+            let command = with_name("dropIndexes", collection, |drop| {
+                drop.element(index);
+                Ok(())
+            })?;
+            plain(run(command, &[done::NO_COLLECTION, done::NO_INDEX]))
+        }
+    })
+}
+
+const fn plain(action: Action) -> Translated {
+    Translated {
+        action,
+        withheld: Vec::new(),
+        made_plain: false,
+    }
+}
+
+const fn run(command: Vec<u8>, accept: &'static [i32]) -> Action {
+    Action::Run {
+        command,
+        accept,
+        otherwise: None,
+    }
+}
+
+/// The time series whose buckets a collection holds.
+#[must_use]
+pub fn bucketed(collection: &str) -> Option<&str> {
+    collection.strip_prefix("system.buckets.")
+}
+
+/// `{<name>: <collection>, …}`
+fn with_name(
+    name: &str,
+    collection: &str,
+    more: impl FnOnce(&mut DocumentBuilder<'_>) -> Result<(), Malformed>,
+) -> Result<Vec<u8>, Malformed> {
+    let mut out = Vec::new();
+    let mut command = DocumentBuilder::start(&mut out);
+    command.str(name, collection);
+    more(&mut command)?;
+    command.finish();
+    Ok(out)
+}
+
+/// The command with its options that `keeps` says true of.
+fn copy(
+    o: Document<'_>,
+    name: &str,
+    collection: &str,
+    mut keeps: impl FnMut(Element<'_>) -> Result<bool, Malformed>,
+) -> Result<Vec<u8>, Malformed> {
+    with_name(name, collection, |command| {
+        for option in o.elements().skip(1) {
+            let option = option?;
+            if option.name == b"collation" && option.kind == kind::DOCUMENT {
+                command.document("collation", Document::new(&without_version(option)?)?);
+            } else if keeps(option)? {
+                command.element(option);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A collation names the version of the library that its server has; another server refuses it.
+fn without_version(collation: Element<'_>) -> Result<Vec<u8>, Malformed> {
+    let mut out = Vec::new();
+    let mut kept = DocumentBuilder::start(&mut out);
+    for field in collation.document()?.elements() {
+        let field = field?;
+        if field.name != b"version" {
+            kept.element(field);
         }
     }
-    Ok((entry.namespace().0, command.str()?))
+    kept.finish();
+    Ok(out)
 }
 
-/// Whether an option says what holds without it. Servers log the `_id` index of every collection.
-fn is_default(option: Element<'_>) -> Result<bool, Malformed> {
-    match option.name {
-        b"idIndex" => is_default_id_index(option.document()?),
-        b"autoIndexId" => Ok(option.kind == kind::BOOLEAN && option.boolean()?),
-        b"capped" => Ok(option.kind == kind::BOOLEAN && !option.boolean()?),
-        _ => Ok(false),
+fn seconds(option: Element<'_>) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
+    match option.kind {
+        kind::DOUBLE => option
+            .fixed()
+            .ok()
+            .map(|bytes| f64::from_le_bytes(bytes) as i64),
+        _ => option.integer().ok(),
     }
 }
 
-/// `{v, key: {_id: 1}, name: "_id_", ns}`; a collation in it would be the collection's.
-fn is_default_id_index(index: Document<'_>) -> Result<bool, Malformed> {
+fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> {
+    if collection == "system.views" {
+        // Every server makes its own when the first view is created.
+        return Ok(plain(Action::Nothing));
+    }
+    let mut withheld = Vec::new();
+    if let Some(expires) = entry.o.get("expireAfterSeconds")?.and_then(seconds) {
+        withheld.push(Withheld {
+            index: None,
+            seconds: expires,
+        });
+    }
+    let series = match (bucketed(collection), entry.o.get("timeseries")?) {
+        (Some(name), Some(_)) => Some(name),
+        _ => None,
+    };
+    let keeps = |option: Element<'_>| keeps_create_option(option, series.is_some());
+    let name = series.unwrap_or(collection);
+    let command = copy(entry.o, "create", name, keeps)?;
+    let engine = entry.o.get("storageEngine")?.is_some();
+    let otherwise = engine
+        .then(|| {
+            copy(entry.o, "create", name, |option| {
+                Ok(option.name != b"storageEngine" && keeps(option)?)
+            })
+        })
+        .transpose()?;
+    Ok(Translated {
+        action: Action::Run {
+            command,
+            accept: &[done::TAKEN],
+            otherwise,
+        },
+        withheld,
+        made_plain: false,
+    })
+}
+
+fn keeps_create_option(option: Element<'_>, of_series: bool) -> Result<bool, Malformed> {
+    Ok(match option.name {
+        // Buckets get their validator and their order from the time series.
+        b"validator" | b"clusteredIndex" | b"validationLevel" | b"validationAction" => !of_series,
+        b"temp" | b"autoIndexId" | b"uuid" | b"recordIdsReplicated" | b"expireAfterSeconds" => {
+            false
+        }
+        // The default one needs no word, and one with a collation follows the collection's.
+        b"idIndex" => false,
+        b"capped" => option.kind != kind::BOOLEAN || option.boolean()?,
+        _ => true,
+    })
+}
+
+fn create_indexes(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
+    let specs = index_specs(entry.o)?;
+    let mut translated = plain(Action::Nothing);
+    let mut written = Vec::new();
+    for spec in specs {
+        if let Some(bytes) = index_spec(spec, at.ordered, &mut translated)? {
+            written.push(bytes);
+        }
+    }
+    if written.is_empty() {
+        return Ok(translated);
+    }
+    let mut out = Vec::new();
+    let mut command = DocumentBuilder::start(&mut out);
+    command.str("createIndexes", at.collection);
+    command.nested("indexes", kind::ARRAY, |list| {
+        for (index, spec) in written.iter().enumerate() {
+            list.raw(&index.to_string(), kind::DOCUMENT, spec);
+        }
+    });
+    command.finish();
+    translated.action = run(out, &[]);
+    Ok(translated)
+}
+
+/// One index as a target takes it; `None` for one that comes with the collection.
+fn index_spec(
+    spec: Document<'_>,
+    ordered: bool,
+    translated: &mut Translated,
+) -> Result<Option<Vec<u8>>, Malformed> {
+    let name = spec.get("name")?.and_then(|name| name.str().ok());
+    let mut out = Vec::new();
+    let mut kept = DocumentBuilder::start(&mut out);
+    for field in spec.elements() {
+        let field = field?;
+        match field.name {
+            b"createIndexes" | b"ns" | b"background" | b"dropDups" | b"buildUUID" => {}
+            b"clustered" => return Ok(None),
+            b"collation" if field.kind == kind::DOCUMENT => {
+                kept.document("collation", Document::new(&without_version(field)?)?);
+            }
+            b"expireAfterSeconds" => {
+                translated.withheld.push(Withheld {
+                    index: name.map(str::to_owned),
+                    seconds: seconds(field).unwrap_or_default(),
+                });
+                kept.int32("expireAfterSeconds", NEVER);
+            }
+            b"unique" if !ordered && field.boolean() == Ok(true) => translated.made_plain = true,
+            _ => {
+                kept.element(field);
+            }
+        }
+    }
+    kept.finish();
+    Ok(Some(out))
+}
+
+fn coll_mod(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
+    let mut translated = plain(Action::Nothing);
+    let index = entry.o.get("index")?.map(Element::document).transpose()?;
+    let name = bucketed(at.collection).unwrap_or(at.collection);
+    let index = index
+        .map(|index| index_change(index, at.ordered, &mut translated))
+        .transpose()?
+        .flatten();
+    if let Some(expires) = entry.o.get("expireAfterSeconds")?.and_then(seconds) {
+        translated.withheld.push(Withheld {
+            index: None,
+            seconds: expires,
+        });
+    }
+    let mut changes = index.is_some();
+    let command = with_name("collMod", name, |command| {
+        for option in entry.o.elements().skip(1) {
+            let option = option?;
+            if !matches!(option.name, b"uuid" | b"expireAfterSeconds" | b"index") {
+                changes = true;
+                command.element(option);
+            }
+        }
+        if let Some(index) = &index {
+            command.raw("index", kind::DOCUMENT, index);
+        }
+        Ok(())
+    })?;
+    if changes {
+        translated.action = run(command, &[done::NO_COLLECTION, done::NO_INDEX]);
+    }
+    Ok(translated)
+}
+
+/// What is left of an index's change; `None` if nothing is.
+fn index_change(
+    index: Document<'_>,
+    ordered: bool,
+    translated: &mut Translated,
+) -> Result<Option<Vec<u8>>, Malformed> {
+    let name = index.get("name")?.and_then(|name| name.str().ok());
+    let mut changes = false;
+    let mut out = Vec::new();
+    let mut kept = DocumentBuilder::start(&mut out);
     for field in index.elements() {
         let field = field?;
-        let known = match field.name {
-            b"v" | b"ns" => true,
-            b"name" => field.string_bytes()? == b"_id_",
-            b"key" => {
-                let mut keys = field.document()?.elements();
-                let first = keys.next().transpose()?;
-                let is_id = first.is_some_and(|key| key.name == b"_id" && key.integer() == Ok(1));
-                is_id && keys.next().is_none()
+        match field.name {
+            b"expireAfterSeconds" => translated.withheld.push(Withheld {
+                index: name.map(str::to_owned),
+                seconds: seconds(field).unwrap_or_default(),
+            }),
+            b"unique" | b"prepareUnique" if !ordered => translated.made_plain = true,
+            b"name" | b"keyPattern" => {
+                kept.element(field);
             }
-            _ => false,
-        };
-        if !known {
-            return Ok(false);
+            _ => {
+                changes = true;
+                kept.element(field);
+            }
         }
     }
-    Ok(true)
+    kept.finish();
+    Ok(changes.then_some(out))
 }
 
-fn lossy(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+fn rename(entry: &Entry<'_>) -> Result<Action, EntryError> {
+    let to = entry.o.get("to")?.ok_or(Malformed::Missing("to"))?.str()?;
+    let drop_target = match entry.o.get("dropTarget")? {
+        None => false,
+        Some(flag) if flag.kind == kind::BOOLEAN => flag.boolean()?,
+        // The UUID of the collection that ends.
+        Some(_) => true,
+    };
+    Ok(Action::Rename {
+        to: to.to_owned(),
+        drop_target,
+    })
 }
+
+/// A write to `system.views`. A time series' view comes with the series.
+fn view(entry: &Entry<'_>, name: &str) -> Result<Action, PlanFault> {
+    if entry.operation == Operation::Delete {
+        let drop = with_name("drop", name, |_| Ok(()))?;
+        return Ok(run(drop, &[done::NO_COLLECTION]));
+    }
+    if unpacks_buckets(entry.o)? {
+        return Ok(Action::Nothing);
+    }
+    let definition = |command: &'static str| {
+        with_name(command, name, |out| {
+            for field in entry.o.elements() {
+                let field = field?;
+                match field.name {
+                    b"_id" => {}
+                    // The collation of a view cannot be changed.
+                    b"collation" if command == "collMod" => {}
+                    b"collation" if field.kind == kind::DOCUMENT => {
+                        out.document("collation", Document::new(&without_version(field)?)?);
+                    }
+                    _ => {
+                        out.element(field);
+                    }
+                }
+            }
+            Ok(())
+        })
+    };
+    let modify = definition("collMod")?;
+    if entry.operation == Operation::Update {
+        return Ok(run(modify, &[]));
+    }
+    Ok(Action::Run {
+        command: definition("create")?,
+        accept: &[],
+        // It is there: with the same definition, or with an older one.
+        otherwise: Some(modify),
+    })
+}
+
+fn unpacks_buckets(view: Document<'_>) -> Result<bool, Malformed> {
+    let Some(pipeline) = view.get("pipeline")? else {
+        return Ok(false);
+    };
+    let Some(stage) = pipeline.document()?.first()? else {
+        return Ok(false);
+    };
+    let stage = stage.document()?.first()?;
+    Ok(stage.is_some_and(|stage| stage.name.starts_with(b"$_internalUnpackBucket")))
+}
+
+#[cfg(test)]
+mod tests;

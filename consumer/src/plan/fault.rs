@@ -25,12 +25,12 @@ pub enum PlanFault {
     /// A `$v: 2` update.
     #[error("it is an update of the form $v: 2 (a diff), which this version does not replay")]
     Diff,
-    /// A command other than a `create` without options.
-    #[error("it is the command {0:?}, which this version does not replay")]
+    /// A command that is unknown, or that no replay can run.
+    #[error(
+        "it is the command {0:?}, which a replay cannot run: do on the target by hand what it did \
+         at the source, then step over it with `kafka-consumer-groups --reset-offsets`"
+    )]
     Command(String),
-    /// A `create` that says more than a name.
-    #[error("it is a create with the option {0:?}, which this version does not replay")]
-    CreateOption(String),
     /// An operator that no server writes into its oplog.
     #[error("its update has the operator {0:?}; an oplog holds $set and $unset only")]
     Operator(String),

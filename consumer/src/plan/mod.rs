@@ -22,13 +22,14 @@
 //! A replacement is sent with upsert: the entry holds the whole document, so nothing can be made
 //! up. An update is not: it would create a document of the fields that it happens to set.
 
-mod command;
+pub mod command;
 mod fault;
 mod statement;
 
 use std::hash::BuildHasher;
 use std::ops::Range;
 
+use oplog_relay_core::command::is_command;
 use oplog_relay_core::document::{Document, Element};
 use oplog_relay_core::entry::{Operation, Update};
 use oplog_relay_core::key::write_id_identity;
@@ -57,15 +58,17 @@ pub struct Plan<'a> {
 pub enum Step<'a> {
     /// Writes to documents. The lanes are independent of each other.
     Write(Vec<Lane<'a>>),
-    /// Creates a collection without options, unless it is there.
-    Create {
-        /// Its database.
-        db: &'a str,
-        /// Its name.
-        collection: &'a str,
-        /// The entry that says so.
-        id: EntryId,
-    },
+    /// Runs a command.
+    Command(Command<'a>),
+}
+
+/// A command of the batch.
+#[derive(Debug, Clone)]
+pub struct Command<'a> {
+    /// The entry.
+    pub located: Located<'a>,
+    /// Its place in the batch.
+    pub index: usize,
 }
 
 /// Bulks that are sent one after the other.
@@ -167,14 +170,10 @@ impl Planner {
                 ns: located.entry.ns.to_owned(),
                 fault,
             };
-            if located.entry.operation == Operation::Command {
-                let (db, collection) = command::created(&located.entry).map_err(fault)?;
+            if is_command(&located.entry) {
                 self.finish(std::mem::take(&mut segment), &mut plan);
-                plan.steps.push(Step::Create {
-                    db,
-                    collection,
-                    id: located.id,
-                });
+                let located = *located;
+                plan.steps.push(Step::Command(Command { located, index }));
             } else if let Some(action) = action_of(located).map_err(fault)? {
                 segment.push(located, action).map_err(fault)?;
             }

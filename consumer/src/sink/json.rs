@@ -5,11 +5,15 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use oplog_relay_core::barrier::strip;
+use oplog_relay_core::command::is_command;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, EntryError};
 use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::json::Mode;
 
 use crate::assignment::Token;
-use crate::batch::Batch;
+use crate::batch::{Batch, Located};
 use crate::config::Destination;
 use crate::error::ConsumerError;
 use crate::plan::{PlanError, PlanFault};
@@ -61,16 +65,15 @@ impl JsonSink {
         let mut lines = Vec::new();
         for (index, located) in batch.entries.iter().enumerate() {
             let id = located.id;
-            write_change_event(&located.entry, batch.source, id.ord, self.mode, &mut lines)
-                .map_err(|error| {
-                    let ns = located.entry.ns.to_owned();
-                    SinkError::Entry(PlanError {
-                        index,
-                        id,
-                        ns,
-                        fault: PlanFault::Entry(error),
-                    })
-                })?;
+            write_line(located, batch.source, self.mode, &mut lines).map_err(|error| {
+                let ns = located.entry.ns.to_owned();
+                SinkError::Entry(PlanError {
+                    index,
+                    id,
+                    ns,
+                    fault: PlanFault::Entry(error),
+                })
+            })?;
             lines.push(b'\n');
         }
         if lines.is_empty() {
@@ -97,6 +100,22 @@ impl JsonSink {
             })
         })
     }
+}
+
+/// A command without the barrier that it came with: that is for groups that replay.
+fn write_line(
+    located: &Located<'_>,
+    source: &str,
+    mode: Mode,
+    lines: &mut Vec<u8>,
+) -> Result<(), EntryError> {
+    let mut stripped = Vec::new();
+    let ord = located.id.ord;
+    if is_command(&located.entry) && strip(located.entry.raw, &mut stripped)? {
+        let entry = Entry::parse(Document::new(&stripped)?)?;
+        return write_change_event(&entry, source, ord, mode, lines);
+    }
+    write_change_event(&located.entry, source, ord, mode, lines)
 }
 
 const BLOCK: u64 = 64 << 10;

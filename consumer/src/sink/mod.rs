@@ -8,8 +8,13 @@
 pub mod json;
 pub mod mongo;
 
+use std::sync::Arc;
+
+use oplog_relay_core::position::EntryId;
+
 use crate::assignment::Token;
 use crate::batch::Batch;
+use crate::catalog::Lives;
 use crate::error::ConsumerError;
 use crate::plan::PlanError;
 
@@ -58,6 +63,43 @@ impl Sink {
         match self {
             Self::Mongo(sink) => sink.apply(batch, token).await,
             Self::Json(sink) => sink.apply(batch, token).await,
+        }
+    }
+
+    /// Whether commands wait for their barriers: what only emits does not.
+    #[must_use]
+    pub const fn waits(&self) -> bool {
+        matches!(self, Self::Mongo(_))
+    }
+
+    /// The lives of a source's names, where the sink keeps them.
+    #[must_use]
+    pub fn lives(&self, source: &str) -> Option<Arc<Lives>> {
+        match self {
+            Self::Mongo(sink) => Some(sink.lives(source)),
+            Self::Json(_) => None,
+        }
+    }
+
+    /// Reads the catalog anew.
+    ///
+    /// # Errors
+    /// When the target refuses it.
+    pub async fn reload(&self) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.reload().await,
+            Self::Json(_) => Ok(()),
+        }
+    }
+
+    /// Whether a command ran on the target, by whichever member.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn has_run(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.has_run(source, id).await,
+            Self::Json(_) => Ok(false),
         }
     }
 

@@ -6,6 +6,7 @@
 //! ends the program (the directives).
 
 mod bulk;
+mod command;
 mod limits;
 mod present;
 mod reply;
@@ -16,15 +17,13 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use mongodb::Client;
-use mongodb::bson::doc;
-use oplog_relay_core::runtime::mongo::{self, error_code, is_transient};
-use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::runtime::mongo;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 
 use crate::assignment::Token;
 use crate::batch::Batch;
+use crate::catalog::Catalog;
 use crate::config::{ReplayConfig, Unmatched};
-use crate::directive::{Directive, rule_for};
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
 use crate::plan::{Lane, Plan, Planner, Step};
@@ -46,6 +45,7 @@ const SELECTION_PATIENCE: Duration = Duration::from_secs(10);
 pub struct MongoSink {
     client: Client,
     planner: Planner,
+    catalog: Catalog,
     limits: Limits,
     unmatched: Unmatched,
     allow_lossy: bool,
@@ -76,9 +76,13 @@ impl MongoSink {
             .await
             .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
         let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
+        let catalog = Catalog::open(&client, &config.group.group)
+            .await
+            .map_err(|error| mongo::MongoError::from_driver("the target's catalog", &error))?;
         readiness.target_reached();
         Ok(Self {
             client,
+            catalog,
             planner: Planner::new(config.lanes),
             limits,
             unmatched: config.unmatched,
@@ -106,7 +110,7 @@ impl MongoSink {
         for step in &plan.steps {
             let applied = match step {
                 Step::Write(lanes) => self.send_lanes(lanes, token).await?,
-                Step::Create { db, collection, .. } => self.create(db, collection, token).await?,
+                Step::Command(command) => self.command(command, batch.source, token).await?,
             };
             if applied == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
@@ -135,42 +139,5 @@ impl MongoSink {
         } else {
             Applied::Abandoned
         })
-    }
-
-    /// Creates a collection, unless it is there.
-    async fn create(
-        &self,
-        db: &str,
-        collection: &str,
-        token: &Token,
-    ) -> Result<Applied, ConsumerError> {
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        loop {
-            if !token.is_valid() {
-                return Ok(Applied::Abandoned);
-            }
-            let command = doc! { "create": collection, "writeConcern": { "w": "majority" } };
-            let Err(error) = self.client.database(db).run_command(command).await else {
-                return Ok(Applied::Done);
-            };
-            let rule = error_code(&error).map(rule_for);
-            match rule.map(|rule| rule.directive) {
-                Some(Directive::Skip) => return Ok(Applied::Done),
-                directive if directive == Some(Directive::Retry) || is_transient(&error) => {
-                    self.readiness.target_failed(&error.kind.to_string());
-                    self.metrics.count_error("target");
-                    if !backoff.sleep(&self.shutdown).await {
-                        return Ok(Applied::Abandoned);
-                    }
-                }
-                _ => {
-                    let reason = rule.map_or("the target refuses it", |rule| rule.reason);
-                    return Err(ConsumerError::Refused(format!(
-                        "collection {db}.{collection} cannot be created on the target: {}: {reason}",
-                        error.kind
-                    )));
-                }
-            }
-        }
     }
 }

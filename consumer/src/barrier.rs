@@ -1,0 +1,218 @@
+//! Waiting at barriers. The group's committed offsets are the only coordination: a follower waits
+//! for the leader's partition to get past the command, the leader for every other partition to
+//! stand at its barrier.
+
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::barrier::Barrier;
+
+use crate::assignment::Token;
+use crate::committed::{Committed, Offsets, Question};
+use crate::error::ConsumerError;
+use crate::start::PartitionName;
+
+/// Waiting for longer than this is told, and again after as long.
+const TELL_AFTER: Duration = Duration::from_secs(30);
+/// The token is looked at that often.
+const TOKEN: Duration = Duration::from_millis(200);
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waited {
+    /// What was waited for is there.
+    Reached,
+    /// A partition is past its barrier although the command did not run: where the group began was
+    /// no cut in time.
+    Beyond(PartitionName, i64),
+    /// The partition was taken away, or the program ends.
+    Abandoned,
+}
+
+/// The partition that has a barrier's command.
+#[must_use]
+pub fn leader(barrier: &Barrier) -> PartitionName {
+    PartitionName {
+        topic: barrier.leader_topic.clone(),
+        partition: 0,
+    }
+}
+
+/// Where the other partitions' barriers stand.
+#[must_use]
+pub fn followers(barrier: &Barrier) -> Vec<(PartitionName, i64)> {
+    let leader = leader(barrier);
+    barrier
+        .partitions
+        .iter()
+        .flat_map(|(topic, offsets)| {
+            (0..).zip(offsets).map(|(partition, offset)| {
+                let topic = topic.clone();
+                (PartitionName { topic, partition }, *offset)
+            })
+        })
+        .filter(|(name, _)| *name != leader)
+        .collect()
+}
+
+/// What a leader knows of its followers; `None` while one of them is on its way.
+#[must_use]
+pub fn gathered(followers: &[(PartitionName, i64)], committed: &Offsets) -> Option<Waited> {
+    let mut beyond = None;
+    for (name, barrier) in followers {
+        match committed.get(name) {
+            Some(committed) if committed == barrier => {}
+            Some(committed) if committed > barrier => {
+                beyond.get_or_insert_with(|| Waited::Beyond(name.clone(), *committed));
+            }
+            _ => return None,
+        }
+    }
+    Some(beyond.unwrap_or(Waited::Reached))
+}
+
+/// Whether the leader's partition is past the command.
+#[must_use]
+pub fn is_past(barrier: &Barrier, committed: &Offsets) -> bool {
+    let past = barrier.leader_offset + 2;
+    committed
+        .get(&leader(barrier))
+        .is_some_and(|committed| *committed >= past)
+}
+
+/// Waits until the command of a barrier ran.
+///
+/// # Errors
+/// None of its own; `Result` for symmetry with callers that propagate.
+pub async fn follow(committed: &Committed, barrier: &Barrier, token: &Token) -> Waited {
+    let question = committed.ask(vec![leader(barrier)]);
+    wait(question, barrier, token, |found| {
+        is_past(barrier, found).then_some(Waited::Reached)
+    })
+    .await
+}
+
+/// Waits until every other partition stands at its barrier, or one is beyond it.
+pub async fn gather(committed: &Committed, barrier: &Barrier, token: &Token) -> Waited {
+    let followers = followers(barrier);
+    if followers.is_empty() {
+        return Waited::Reached;
+    }
+    let question = committed.ask(followers.iter().map(|(name, _)| name.clone()).collect());
+    wait(question, barrier, token, |found| {
+        gathered(&followers, found)
+    })
+    .await
+}
+
+async fn wait(
+    mut question: Question,
+    barrier: &Barrier,
+    token: &Token,
+    reached: impl Fn(&Offsets) -> Option<Waited>,
+) -> Waited {
+    let mut told = Instant::now();
+    while token.is_valid() {
+        let answer = tokio::time::timeout(TOKEN, question.answer());
+        let Ok(found) = answer.await else { continue };
+        if let Some(waited) = reached(&found) {
+            return waited;
+        }
+        if told.elapsed() >= TELL_AFTER {
+            told = Instant::now();
+            tell(&question, barrier, &found);
+        }
+    }
+    Waited::Abandoned
+}
+
+/// Names what a barrier waits for, so that nobody takes it for stuck.
+fn tell(question: &Question, barrier: &Barrier, found: &Offsets) {
+    let shown: Vec<String> = question
+        .names()
+        .iter()
+        .map(|name| {
+            let at = found
+                .get(name)
+                .map_or_else(|| "no commit".to_owned(), i64::to_string);
+            format!("{}[{}] at {at}", name.topic, name.partition)
+        })
+        .take(8)
+        .collect();
+    tracing::info!(
+        command = %barrier.command,
+        leader = barrier.leader_topic,
+        offset = barrier.leader_offset,
+        waiting_for = shown.join(", "),
+        "still waiting at a barrier"
+    );
+}
+
+/// What to tell when a partition is beyond its barrier.
+#[must_use]
+pub fn no_cut(barrier: &Barrier, beyond: &PartitionName, committed: i64) -> ConsumerError {
+    ConsumerError::OffsetsLost(format!(
+        "the command {} of topic {} did not run on this target, but partition {} of {} is committed \
+         at {committed}, past its barrier: the partitions of this group do not begin at one point \
+         in time, as after a reset of some of them. Running the command now would act on writes \
+         that came after it. Stop all members and reset all topics of the prefix to one time \
+         (`kafka-consumer-groups --reset-offsets --to-datetime`), or accept it with \
+         --allow-partial-reset",
+        barrier.command, barrier.leader_topic, beyond.partition, beyond.topic
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::position::{EntryId, Timestamp};
+
+    fn barrier() -> Barrier {
+        Barrier {
+            command: EntryId {
+                ts: Timestamp::new(1, 1),
+                ord: 0,
+            },
+            ordered: false,
+            leader_topic: "a".into(),
+            leader_offset: 5,
+            partitions: vec![("a".into(), vec![5, 7]), ("b".into(), vec![3])],
+        }
+    }
+
+    fn name(topic: &str, partition: i32) -> PartitionName {
+        let topic = topic.to_owned();
+        PartitionName { topic, partition }
+    }
+
+    #[test]
+    fn a_leader_waits_for_all_and_tells_who_is_beyond() {
+        let followers = followers(&barrier());
+        assert_eq!(followers, [(name("a", 1), 7), (name("b", 0), 3)]);
+        let table = [
+            (vec![], None),
+            (vec![(name("a", 1), 7)], None),
+            (vec![(name("a", 1), 7), (name("b", 0), 2)], None),
+            (vec![(name("a", 1), 9), (name("b", 0), 2)], None),
+            (
+                vec![(name("a", 1), 7), (name("b", 0), 3)],
+                Some(Waited::Reached),
+            ),
+            (
+                vec![(name("a", 1), 7), (name("b", 0), 4)],
+                Some(Waited::Beyond(name("b", 0), 4)),
+            ),
+        ];
+        for (committed, expected) in table {
+            let committed = committed.into_iter().collect();
+            assert_eq!(gathered(&followers, &committed), expected, "{committed:?}");
+        }
+    }
+
+    #[test]
+    fn a_follower_waits_until_the_command_is_behind() {
+        for (offset, past) in [(5, false), (6, false), (7, true), (8, true)] {
+            let committed = [(name("a", 0), offset)].into_iter().collect();
+            assert_eq!(is_past(&barrier(), &committed), past, "{offset}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The lives of names: which collection a name meant at a point of the source's time. Pure.
+//!
+//! A name's life ends when its collection is dropped or renamed. An entry belongs to the life in
+//! which it was written: after a reset, entries of a life that has ended must not reach the
+//! collection that has the name now.
+
+use oplog_relay_core::position::EntryId;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// How a name's life ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    /// The collection is gone.
+    Dropped,
+    /// The collection goes on under another name.
+    Renamed(String),
+}
+
+/// What a command did to names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The collection begins.
+    Created,
+    /// The collection ends.
+    Dropped,
+    /// The collection goes on as `to`; whatever had that name ends.
+    Renamed {
+        /// `db.collection`
+        to: String,
+    },
+    /// Names stay as they are.
+    Other,
+}
+
+/// A command that ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Which.
+    pub id: EntryId,
+    /// `db.collection` that it was about, as the source named it.
+    pub ns: String,
+    /// UUID of the collection at the source.
+    pub ui: Option<[u8; 16]>,
+    /// What it did.
+    pub change: Change,
+}
+
+/// The collection of an entry on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolved<'l> {
+    /// It has this name now.
+    Live(&'l str),
+    /// It is gone, and its entries with it.
+    Dropped,
+    /// The collection of that name is another one than the entry's.
+    Foreign,
+}
+
+/// The commands of one source that ran on a target, and what follows from them.
+#[derive(Debug, Clone, Default)]
+pub struct Lives {
+    done: FxHashSet<EntryId>,
+    /// By name, in order of time.
+    ends: FxHashMap<String, Vec<(EntryId, Fate)>>,
+    /// Whose name it is now, where a command has told.
+    owners: FxHashMap<String, (EntryId, [u8; 16])>,
+}
+
+impl Lives {
+    /// Takes a command that ran, in any order.
+    pub fn take(&mut self, ran: Ran) {
+        let Ran { id, ns, ui, change } = ran;
+        if !self.done.insert(id) {
+            return;
+        }
+        match change {
+            Change::Created => self.own(ns, id, ui),
+            Change::Dropped => self.end(ns, id, Fate::Dropped),
+            Change::Renamed { to } => {
+                self.end(to.clone(), id, Fate::Dropped);
+                self.end(ns, id, Fate::Renamed(to.clone()));
+                self.own(to, id, ui);
+            }
+            Change::Other => {}
+        }
+    }
+
+    fn own(&mut self, ns: String, id: EntryId, ui: Option<[u8; 16]>) {
+        let newer = self.owners.get(&ns).is_none_or(|(since, _)| *since < id);
+        let ended = self.ends.get(&ns).and_then(|ends| ends.last());
+        if newer
+            && ended.is_none_or(|(end, _)| *end <= id)
+            && let Some(ui) = ui
+        {
+            self.owners.insert(ns, (id, ui));
+        }
+    }
+
+    fn end(&mut self, ns: String, id: EntryId, fate: Fate) {
+        if self.owners.get(&ns).is_some_and(|(since, _)| *since <= id) {
+            self.owners.remove(&ns);
+        }
+        let ends = self.ends.entry(ns).or_default();
+        let place = ends.partition_point(|(end, _)| *end < id);
+        ends.insert(place, (id, fate));
+    }
+
+    /// Whether a command ran.
+    #[must_use]
+    pub fn is_done(&self, id: EntryId) -> bool {
+        self.done.contains(&id)
+    }
+
+    /// Whether no command ran yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty()
+    }
+
+    /// The collection that `ns` meant at `id`.
+    #[must_use]
+    pub fn resolve<'l>(&'l self, ns: &'l str, id: EntryId, ui: Option<[u8; 16]>) -> Resolved<'l> {
+        let (mut ns, mut since) = (ns, id);
+        // Each turn goes on in time, so this ends.
+        while let Some(ends) = self.ends.get(ns) {
+            let next = ends.partition_point(|(end, _)| *end <= since);
+            match ends.get(next) {
+                None => break,
+                Some((_, Fate::Dropped)) => return Resolved::Dropped,
+                Some((end, Fate::Renamed(to))) => (ns, since) = (to, *end),
+            }
+        }
+        match (self.owners.get(ns), ui) {
+            (Some((_, owner)), Some(ui)) if *owner != ui => Resolved::Foreign,
+            _ => Resolved::Live(ns),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::position::Timestamp;
+
+    fn at(seconds: u32) -> EntryId {
+        EntryId {
+            ts: Timestamp::new(seconds, 1),
+            ord: 0,
+        }
+    }
+
+    fn lives(history: &[(u32, &str, u8, Change)]) -> Lives {
+        let mut lives = Lives::default();
+        for (seconds, ns, ui, change) in history {
+            lives.take(Ran {
+                id: at(*seconds),
+                ns: (*ns).to_owned(),
+                ui: Some([*ui; 16]),
+                change: change.clone(),
+            });
+        }
+        lives
+    }
+
+    fn renamed(to: &str) -> Change {
+        Change::Renamed { to: to.to_owned() }
+    }
+
+    /// Full reset over create → rename → create again → drop.
+    #[test]
+    fn entries_find_the_life_in_which_they_were_written() {
+        let history = [
+            (10, "s.a", 1, Change::Created),
+            (20, "s.a", 1, renamed("s.b")),
+            (30, "s.a", 2, Change::Created),
+            (40, "s.a", 2, Change::Dropped),
+            (50, "s.a", 3, Change::Created),
+        ];
+        let mut backwards = history.clone();
+        backwards.reverse();
+        for lives in [lives(&history), lives(&backwards)] {
+            for (seconds, ui, expected) in [
+                (15, 1, Resolved::Live("s.b")),
+                (35, 2, Resolved::Dropped),
+                (55, 3, Resolved::Live("s.a")),
+                (55, 9, Resolved::Foreign),
+            ] {
+                assert_eq!(lives.resolve("s.a", at(seconds), Some([ui; 16])), expected);
+                let without = match expected {
+                    Resolved::Foreign => Resolved::Live("s.a"),
+                    other => other,
+                };
+                assert_eq!(lives.resolve("s.a", at(seconds), None), without);
+            }
+            assert_eq!(
+                lives.resolve("s.b", at(25), Some([1; 16])),
+                Resolved::Live("s.b")
+            );
+            assert!(lives.is_done(at(20)) && !lives.is_done(at(21)));
+        }
+    }
+
+    #[test]
+    fn a_rename_ends_the_collection_whose_name_it_takes() {
+        let lives = lives(&[
+            (10, "s.a", 1, Change::Created),
+            (11, "s.b", 2, Change::Created),
+            (20, "s.a", 1, renamed("s.b")),
+            (30, "s.b", 1, renamed("s.c")),
+        ]);
+        assert_eq!(
+            lives.resolve("s.b", at(15), Some([2; 16])),
+            Resolved::Dropped
+        );
+        assert_eq!(
+            lives.resolve("s.a", at(15), Some([1; 16])),
+            Resolved::Live("s.c")
+        );
+        assert_eq!(
+            lives.resolve("s.b", at(25), Some([1; 16])),
+            Resolved::Live("s.c")
+        );
+        // A new life of a name that no command of the source has told of.
+        assert_eq!(
+            lives.resolve("s.b", at(35), Some([7; 16])),
+            Resolved::Live("s.b")
+        );
+    }
+}

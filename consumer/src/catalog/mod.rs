@@ -1,0 +1,272 @@
+//! Which commands ran on the target, kept in the target: `oplog_relay.catalog`, one document a
+//! command. It alone says whether a command ran; offsets never do.
+//!
+//! ```text
+//! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
+//!  ord, change: "created" | "dropped" | "renamed" | "other", ns, to?, ui?, existed, done,
+//!  withheld?: [{index?, seconds}]}
+//! ```
+//!
+//! A rename is noted before it runs, with whether its collection was there (`existed`): after a
+//! crash a missing collection then means that it ran. Everything else may run twice.
+
+mod lives;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bson::spec::BinarySubtype;
+use bson::{Binary, Bson, Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::options::{Acknowledgment, CollectionOptions, ReadConcern, WriteConcern};
+use mongodb::{Client, Collection};
+use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::position::EntryId;
+
+use crate::plan::command::Withheld;
+
+pub use lives::{Change, Lives, Ran, Resolved};
+
+const COLLECTION: &str = "catalog";
+
+/// A command about to run, or that ran.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Note {
+    /// What it does to names.
+    pub ran: Ran,
+    /// Whether the collection was there before.
+    pub existed: bool,
+    /// What the target does not get.
+    pub withheld: Vec<Withheld>,
+}
+
+/// The catalog of one group in one target.
+#[derive(Debug)]
+pub struct Catalog {
+    notes: Collection<Document>,
+    group: String,
+    sources: RwLock<BTreeMap<String, Arc<Lives>>>,
+}
+
+impl Catalog {
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn open(client: &Client, group: &str) -> mongodb::error::Result<Self> {
+        let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
+        let options = CollectionOptions::builder()
+            .write_concern(majority)
+            .read_concern(ReadConcern::majority())
+            .build();
+        let notes = client
+            .database(CATALOG_DB)
+            .collection_with_options(COLLECTION, options);
+        let catalog = Self {
+            notes,
+            group: group.to_owned(),
+            sources: RwLock::default(),
+        };
+        catalog.reload().await?;
+        Ok(catalog)
+    }
+
+    /// Reads it anew.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn reload(&self) -> mongodb::error::Result<()> {
+        let mut found = self
+            .notes
+            .find(doc! { "group": &self.group, "done": true })
+            .await?;
+        let mut sources: BTreeMap<String, Lives> = BTreeMap::new();
+        while let Some(note) = found.try_next().await? {
+            let (source, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
+            sources.entry(source).or_default().take(ran);
+        }
+        let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        *known = sources
+            .into_iter()
+            .map(|(source, lives)| (source, Arc::new(lives)))
+            .collect();
+        Ok(())
+    }
+
+    /// What is known of a source.
+    #[must_use]
+    pub fn lives(&self, source: &str) -> Arc<Lives> {
+        let known = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(source).map(Arc::clone).unwrap_or_default()
+    }
+
+    /// Takes in a command that another member may have run; false if it has not run.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn learn(&self, source: &str, id: EntryId) -> mongodb::error::Result<bool> {
+        if self.lives(source).is_done(id) {
+            return Ok(true);
+        }
+        let id = self.id(source, id);
+        let Some(note) = self
+            .notes
+            .find_one(doc! { "_id": id, "done": true })
+            .await?
+        else {
+            return Ok(false);
+        };
+        let (_, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
+        self.take(source, ran);
+        Ok(true)
+    }
+
+    /// Notes a rename before it runs, and returns whether its collection was there when it was
+    /// noted first.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn begin(&self, source: &str, note: &Note) -> mongodb::error::Result<bool> {
+        let id = self.id(source, note.ran.id);
+        if let Some(noted) = self.notes.find_one(doc! { "_id": id }).await? {
+            return Ok(noted.get_bool("existed").unwrap_or(false));
+        }
+        self.write(source, note, false).await?;
+        Ok(note.existed)
+    }
+
+    /// Notes that a command ran.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn finish(&self, source: &str, note: Note) -> mongodb::error::Result<()> {
+        self.write(source, &note, true).await?;
+        self.take(source, note.ran);
+        Ok(())
+    }
+
+    async fn write(&self, source: &str, note: &Note, done: bool) -> mongodb::error::Result<()> {
+        let id = self.id(source, note.ran.id);
+        let mut document = doc! { "_id": &id, "group": &self.group, "source": source };
+        document.extend(written(note));
+        document.insert("done", done);
+        self.notes
+            .replace_one(doc! { "_id": id }, document)
+            .upsert(true)
+            .await?;
+        Ok(())
+    }
+
+    fn take(&self, source: &str, ran: Ran) {
+        let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        let lives = known.entry(source.to_owned()).or_default();
+        Arc::make_mut(lives).take(ran);
+    }
+
+    fn id(&self, source: &str, id: EntryId) -> String {
+        format!("{}/{source}/{}/{}", self.group, id.ts, id.ord)
+    }
+}
+
+fn unreadable(note: &Document) -> mongodb::error::Error {
+    let id = note.get("_id").map(ToString::to_string).unwrap_or_default();
+    mongodb::error::Error::custom(format!(
+        "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({id}): use the \
+         consumer that wrote it, or a newer one"
+    ))
+}
+
+fn written(note: &Note) -> Document {
+    let (change, to) = match &note.ran.change {
+        Change::Created => ("created", None),
+        Change::Dropped => ("dropped", None),
+        Change::Renamed { to } => ("renamed", Some(to)),
+        Change::Other => ("other", None),
+    };
+    let EntryId { ts, ord } = note.ran.id;
+    let mut document = doc! { "ts": ts.to_string(), "ord": i64::from(ord) };
+    document.extend(doc! { "change": change, "ns": &note.ran.ns });
+    if let Some(to) = to {
+        document.insert("to", to);
+    }
+    if let Some(ui) = note.ran.ui {
+        let subtype = BinarySubtype::Uuid;
+        let bytes = ui.to_vec();
+        document.insert("ui", Binary { subtype, bytes });
+    }
+    document.insert("existed", note.existed);
+    if !note.withheld.is_empty() {
+        let list: Vec<Document> = note.withheld.iter().map(withheld).collect();
+        document.insert("withheld", list);
+    }
+    document
+}
+
+fn withheld(withheld: &Withheld) -> Document {
+    let mut document = doc! { "seconds": withheld.seconds };
+    if let Some(index) = &withheld.index {
+        document.insert("index", index);
+    }
+    document
+}
+
+/// Reads a note; `None` for one that a newer version wrote.
+fn read(note: &Document) -> Option<(String, Ran)> {
+    let change = match note.get_str("change").ok()? {
+        "created" => Change::Created,
+        "dropped" => Change::Dropped,
+        "renamed" => Change::Renamed {
+            to: note.get_str("to").ok()?.to_owned(),
+        },
+        "other" => Change::Other,
+        _ => return None,
+    };
+    let ui = match note.get("ui") {
+        Some(Bson::Binary(ui)) => ui.bytes.as_slice().try_into().ok(),
+        _ => None,
+    };
+    let ran = Ran {
+        id: EntryId {
+            ts: note.get_str("ts").ok()?.parse().ok()?,
+            ord: u32::try_from(note.get_i64("ord").ok()?).ok()?,
+        },
+        ns: note.get_str("ns").ok()?.to_owned(),
+        ui,
+        change,
+    };
+    Some((note.get_str("source").ok()?.to_owned(), ran))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::position::Timestamp;
+
+    #[test]
+    fn a_note_is_read_as_it_was_written() {
+        let ran = Ran {
+            id: EntryId {
+                ts: Timestamp::new(7, 3),
+                ord: 2,
+            },
+            ns: "shop.a".to_owned(),
+            ui: Some([5; 16]),
+            change: Change::Renamed {
+                to: "shop.b".to_owned(),
+            },
+        };
+        let note = Note {
+            ran: ran.clone(),
+            existed: true,
+            withheld: vec![Withheld {
+                index: Some("t_1".to_owned()),
+                seconds: 60,
+            }],
+        };
+        let mut document = written(&note);
+        document.insert("source", "rs0");
+        assert_eq!(read(&document), Some(("rs0".to_owned(), ran)));
+        document.insert("change", "split");
+        assert_eq!(read(&document), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! A worker at a barrier: it follows, or it runs the command.
+
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::command::{Scope, scope, write_drop};
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, Operation};
+
+use super::{Shared, Start};
+use crate::assignment::ReportEvent;
+use crate::barrier::{Waited, follow, gather, no_cut};
+use crate::batch::{Batch, Located};
+use crate::error::ConsumerError;
+use crate::sink::{Applied, SinkError};
+
+/// A worker that has come to a barrier, with everything before it applied and acknowledged.
+pub(super) struct Meeting<'w> {
+    pub(super) start: &'w Start,
+    pub(super) shared: &'w Shared,
+    pub(super) source: &'w str,
+}
+
+/// What the namespace filter makes of a command.
+enum Side<'a> {
+    /// It runs as it stands.
+    All,
+    /// The collection leaves: it is dropped.
+    Leaves(&'a str),
+    /// It is about other collections.
+    None,
+}
+
+impl Meeting<'_> {
+    /// Gets past the barrier, or past the command behind it.
+    ///
+    /// # Errors
+    /// When the command cannot run.
+    pub(super) async fn pass(
+        &self,
+        located: &Located<'_>,
+        barrier: &Barrier,
+    ) -> Result<Applied, ConsumerError> {
+        let is_command = located.entry.operation != Operation::Noop;
+        if !self.shared.sink.waits() {
+            return if is_command {
+                self.run(located).await
+            } else {
+                Ok(Applied::Done)
+            };
+        }
+        if is_command {
+            return self.lead(located, barrier).await;
+        }
+        // The command is the next record: its own turn comes there.
+        let leads = self.start.partition == 0 && self.start.topic == barrier.leader_topic;
+        if leads {
+            return Ok(Applied::Done);
+        }
+        self.holding(true);
+        let waited = follow(&self.shared.committed, barrier, &self.start.token).await;
+        self.holding(false);
+        if waited != Waited::Reached {
+            return Ok(Applied::Abandoned);
+        }
+        // The entries after it may need to know what it did. A command that a filter keeps from
+        // running is none to know of.
+        self.shared
+            .sink
+            .has_run(self.source, barrier.command)
+            .await?;
+        Ok(Applied::Done)
+    }
+
+    fn holding(&self, holding: bool) {
+        let event = ReportEvent::Holding(holding);
+        self.shared.reports.send(self.start.assignment, event);
+    }
+
+    /// Runs the command when every other partition stands at its barrier, unless it ran.
+    async fn lead(
+        &self,
+        located: &Located<'_>,
+        barrier: &Barrier,
+    ) -> Result<Applied, ConsumerError> {
+        let side = self.side(located)?;
+        if matches!(side, Side::None) || self.shared.sink.has_run(self.source, located.id).await? {
+            return Ok(Applied::Done);
+        }
+        self.holding(true);
+        let waited = gather(&self.shared.committed, barrier, &self.start.token).await;
+        self.holding(false);
+        match waited {
+            Waited::Reached => {}
+            Waited::Abandoned => return Ok(Applied::Abandoned),
+            Waited::Beyond(name, committed) if self.shared.allow_partial_reset => {
+                tracing::warn!(
+                    command = %barrier.command,
+                    topic = name.topic,
+                    partition = name.partition,
+                    committed,
+                    "running a command although a partition is past its barrier"
+                );
+            }
+            Waited::Beyond(name, committed) => return Err(no_cut(barrier, &name, committed)),
+        }
+        let Side::Leaves(collection) = side else {
+            return self.run(located).await;
+        };
+        let mut bytes = Vec::new();
+        let damaged = |error| ConsumerError::Refused(format!("a damaged command: {error}"));
+        write_drop(&located.entry, collection, &mut bytes).map_err(damaged)?;
+        let entry = Document::new(&bytes).map_err(damaged)?;
+        let entry = Entry::parse(entry)
+            .map_err(|error| ConsumerError::Refused(format!("a damaged command: {error}")))?;
+        self.run(&Located { entry, ..*located }).await
+    }
+
+    async fn run(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
+        let entries = std::slice::from_ref(located);
+        let batch = Batch {
+            topic: &self.start.topic,
+            partition: self.start.partition,
+            source: self.source,
+            entries,
+        };
+        match self.shared.sink.apply(&batch, &self.start.token).await {
+            Ok(applied) => {
+                self.shared.metrics.count(entries);
+                Ok(applied)
+            }
+            Err(SinkError::Fatal(error)) => Err(error),
+            Err(SinkError::Entry(error)) => Err(self.start.unplayable(located.offset, error)),
+        }
+    }
+
+    fn side<'a>(&self, located: &Located<'a>) -> Result<Side<'a>, ConsumerError> {
+        let found: Option<Scope<'a>> = scope(&located.entry)
+            .map_err(|error| ConsumerError::Refused(format!("a damaged command: {error}")))?;
+        let Some(scope) = found else {
+            return Ok(Side::All);
+        };
+        let passes = |ns: &str| self.shared.filter.passes(ns);
+        match (passes(&scope.ns()), scope.to_ns().map(|to| passes(&to))) {
+            (true, None | Some(true)) => Ok(Side::All),
+            (true, Some(false)) => Ok(Side::Leaves(scope.collection)),
+            (false, None | Some(false)) => Ok(Side::None),
+            (false, Some(true)) => Err(ConsumerError::Refused(format!(
+                "{}: {} was renamed to {}, but only the new name is replayed: the target does not \
+                 have its documents. Include both names and replay from the beginning into an \
+                 empty target",
+                self.start.place(located.offset),
+                scope.ns(),
+                scope.to_ns().unwrap_or_default()
+            ))),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+use bson::{Bson, Document as Bdoc, doc};
+
+use super::*;
+
+const AT: Circumstances<'static> = Circumstances {
+    collection: "c",
+    ordered: true,
+};
+
+fn translated(entry: Bdoc, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
+    let mut entry = entry;
+    let ts = bson::Timestamp {
+        time: 5,
+        increment: 1,
+    };
+    entry.insert("ts", ts);
+    entry.insert("v", 2);
+    let bytes = entry.to_vec().unwrap();
+    translate(&Entry::parse(Document::new(&bytes).unwrap()).unwrap(), at)
+}
+
+fn command(o: Bdoc) -> Bdoc {
+    doc! { "op": "c", "ns": "shop.$cmd", "o": o }
+}
+
+fn read(bytes: &[u8]) -> Bdoc {
+    Bdoc::from_reader(bytes).unwrap()
+}
+
+/// The command that a command entry becomes.
+fn becomes(o: Bdoc) -> Bdoc {
+    match translated(command(o), AT).unwrap().action {
+        Action::Run { command, .. } => read(&command),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn create_strip_temp_id_index_ns_collation_version() {
+    let o = doc! {
+        "create": "c",
+        "capped": true, "size": 4096, "max": 3, "temp": true, "autoIndexId": false,
+        "collation": { "locale": "de", "version": "57.1" },
+        "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_", "ns": "shop.c" },
+        "validator": { "a": 1 },
+    };
+    let expected = doc! {
+        "create": "c", "capped": true, "size": 4096, "max": 3,
+        "collation": { "locale": "de" }, "validator": { "a": 1 },
+    };
+    assert_eq!(becomes(o), expected);
+    let plain = doc! { "create": "c", "capped": false, "idIndex": {} };
+    assert_eq!(becomes(plain), doc! { "create": "c" });
+}
+
+#[test]
+fn create_timeseries_two_entries() {
+    let buckets = Circumstances {
+        collection: "system.buckets.c",
+        ..AT
+    };
+    let o = doc! {
+        "create": "system.buckets.c", "validator": {}, "clusteredIndex": true,
+        "timeseries": { "timeField": "t" }, "expireAfterSeconds": 60_i64,
+    };
+    let found = translated(command(o), buckets).unwrap();
+    let Action::Run { command, .. } = &found.action else {
+        panic!()
+    };
+    assert_eq!(
+        read(command),
+        doc! { "create": "c", "timeseries": { "timeField": "t" } }
+    );
+    let seconds = 60;
+    assert_eq!(
+        found.withheld,
+        [Withheld {
+            index: None,
+            seconds
+        }]
+    );
+    let view = doc! {
+        "op": "i", "ns": "shop.system.views",
+        "o": { "_id": "shop.c", "viewOn": "system.buckets.c", "pipeline": [{ "$_internalUnpackBucket": {} }] },
+    };
+    assert_eq!(translated(view, AT).unwrap().action, Action::Nothing);
+}
+
+#[test]
+fn create_indexes_inline_spec_and_commit_index_build_many_indexes() {
+    let spec =
+        doc! { "v": 2, "key": { "x": 1 }, "name": "x_1", "ns": "shop.c", "background": true };
+    let mut inline = doc! { "createIndexes": "c" };
+    inline.extend(spec.clone());
+    let one = doc! { "v": 2, "key": { "x": 1 }, "name": "x_1" };
+    assert_eq!(
+        becomes(inline),
+        doc! { "createIndexes": "c", "indexes": [one.clone()] }
+    );
+    let other = doc! { "v": 2, "key": { "y": 1 }, "name": "y_1", "unique": true };
+    let build = doc! { "commitIndexBuild": "c", "indexBuildUUID": Bson::Null, "indexes": [spec, other.clone()] };
+    assert_eq!(
+        becomes(build),
+        doc! { "createIndexes": "c", "indexes": [one, other] }
+    );
+}
+
+#[test]
+fn ttl_never_fires_on_the_target_and_its_true_value_is_kept() {
+    let o =
+        doc! { "createIndexes": "c", "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 60.0 };
+    let found = translated(command(o), AT).unwrap();
+    let Action::Run { command: run, .. } = &found.action else {
+        panic!()
+    };
+    let spec = read(run).get_array("indexes").unwrap()[0]
+        .as_document()
+        .unwrap()
+        .clone();
+    assert_eq!(spec.get_i32("expireAfterSeconds").unwrap(), i32::MAX);
+    let withheld = Withheld {
+        index: Some("t_1".into()),
+        seconds: 60,
+    };
+    assert_eq!(found.withheld, std::slice::from_ref(&withheld));
+    let changed = doc! { "collMod": "c", "index": { "name": "t_1", "expireAfterSeconds": 60 } };
+    let found = translated(command(changed), AT).unwrap();
+    assert_eq!(
+        (found.action, found.withheld),
+        (Action::Nothing, vec![withheld])
+    );
+    let both = doc! { "collMod": "c", "index": { "name": "t_1", "expireAfterSeconds": 60, "hidden": true } };
+    assert_eq!(
+        becomes(both),
+        doc! { "collMod": "c", "index": { "name": "t_1", "hidden": true } }
+    );
+}
+
+#[test]
+fn a_unique_index_is_a_plain_one_where_its_collection_is_spread() {
+    let o = doc! { "createIndexes": "c", "key": { "x": 1 }, "name": "x_1", "unique": true };
+    let spread = Circumstances {
+        ordered: false,
+        ..AT
+    };
+    let found = translated(command(o), spread).unwrap();
+    let Action::Run { command: run, .. } = &found.action else {
+        panic!()
+    };
+    assert!(found.made_plain);
+    let plain = doc! { "key": { "x": 1 }, "name": "x_1" };
+    assert_eq!(read(run), doc! { "createIndexes": "c", "indexes": [plain] });
+}
+
+#[test]
+fn rename_drop_target_uuid_and_bool() {
+    let uuid = Bson::Binary(bson::Binary {
+        subtype: bson::spec::BinarySubtype::Uuid,
+        bytes: vec![1; 16],
+    });
+    for (flag, expected) in [
+        (None, false),
+        (Some(false.into()), false),
+        (Some(true.into()), true),
+        (Some(uuid), true),
+    ] {
+        let mut o = doc! { "renameCollection": "shop.c", "to": "shop.d", "stayTemp": false };
+        if let Some(flag) = flag {
+            o.insert("dropTarget", flag);
+        }
+        let action = translated(command(o), AT).unwrap().action;
+        let to = "shop.d".to_owned();
+        assert_eq!(
+            action,
+            Action::Rename {
+                to,
+                drop_target: expected
+            }
+        );
+    }
+}
+
+#[test]
+fn commands_become_what_a_target_takes() {
+    let table = [
+        (doc! { "drop": "x" }, doc! { "drop": "c" }),
+        (
+            doc! { "dropIndexes": "c", "index": "x_1" },
+            doc! { "dropIndexes": "c", "index": "x_1" },
+        ),
+        (
+            doc! { "deleteIndexes": "c", "index": "*" },
+            doc! { "dropIndexes": "c", "index": "*" },
+        ),
+        (
+            doc! { "dropIndex": "c", "index": { "x": 1 } },
+            doc! { "dropIndexes": "c", "index": { "x": 1 } },
+        ),
+        (
+            doc! { "convertToCapped": "c", "size": 9.0 },
+            doc! { "convertToCapped": "c", "size": 9.0 },
+        ),
+        (doc! { "emptycapped": "c" }, doc! { "emptycapped": "c" }),
+        (
+            doc! { "collMod": "c", "uuid": Bson::Null, "validator": { "a": 1 }, "validationLevel": "off" },
+            doc! { "collMod": "c", "validator": { "a": 1 }, "validationLevel": "off" },
+        ),
+    ];
+    for (o, expected) in table {
+        assert_eq!(becomes(o.clone()), expected, "{o}");
+    }
+}
+
+#[test]
+fn view_create_modify_drop_via_system_views() {
+    let at = Circumstances {
+        collection: "v",
+        ..AT
+    };
+    let definition = doc! { "_id": "shop.v", "viewOn": "c", "pipeline": [{ "$match": {} }], "collation": { "locale": "de", "version": "57.1" } };
+    let run = |op: &str, o: Bdoc| {
+        let entry = doc! { "op": op, "ns": "shop.system.views", "o": o, "o2": { "_id": "shop.v" } };
+        match translated(entry, at).unwrap().action {
+            Action::Run { command, .. } => read(&command),
+            other => panic!("{other:?}"),
+        }
+    };
+    let created = doc! { "create": "v", "viewOn": "c", "pipeline": [{ "$match": {} }], "collation": { "locale": "de" } };
+    assert_eq!(run("i", definition.clone()), created);
+    let modified = doc! { "collMod": "v", "viewOn": "c", "pipeline": [{ "$match": {} }] };
+    assert_eq!(run("u", definition), modified);
+    assert_eq!(run("d", doc! { "_id": "shop.v" }), doc! { "drop": "v" });
+}
+
+#[test]
+fn what_is_passed_over_does_nothing_and_what_is_unknown_is_refused() {
+    for o in [
+        doc! { "dropDatabase": 1 },
+        doc! { "startIndexBuild": "c", "indexes": [] },
+        doc! { "abortIndexBuild": "c", "indexes": [] },
+        doc! { "dbCheck": "shop.c", "type": "batch" },
+        doc! { "collMod": "c" },
+        doc! { "create": "system.views" },
+    ] {
+        let at = Circumstances {
+            collection: "system.views",
+            ..AT
+        };
+        assert_eq!(
+            translated(command(o.clone()), at).unwrap().action,
+            Action::Nothing,
+            "{o}"
+        );
+    }
+    for name in ["importCollection", "truncateRange", "fly"] {
+        let refused = translated(command(doc! { name: "shop.c" }), AT);
+        assert_eq!(refused, Err(PlanFault::Command(name.to_owned())));
+    }
+}

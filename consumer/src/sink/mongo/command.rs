@@ -1,0 +1,416 @@
+//! Commands on the target: run once, noted in the catalog.
+
+use std::sync::Arc;
+
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::command::scope;
+use oplog_relay_core::entry::Operation;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_core::runtime::mongo::{error_code, is_transient};
+use oplog_relay_core::runtime::retry::Backoff;
+
+use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::assignment::Token;
+use crate::batch::Located;
+use crate::catalog::{Change, Lives, Note, Ran, Resolved};
+use crate::directive::{Directive, rule_for};
+use crate::error::ConsumerError;
+use crate::plan::command::{Action, Circumstances, Translated, done, translate};
+use crate::plan::{Command, PlanError, PlanFault};
+use crate::sink::{Applied, SinkError};
+
+type Driver<T> = mongodb::error::Result<T>;
+
+/// How an attempt ended.
+enum Attempt {
+    Done,
+    Abandoned,
+    /// The target refuses, with this error.
+    Refused(mongodb::error::Error),
+}
+
+impl MongoSink {
+    /// The lives of a source's names.
+    #[must_use]
+    pub fn lives(&self, source: &str) -> Arc<Lives> {
+        self.catalog.lives(source)
+    }
+
+    /// Reads the catalog anew.
+    ///
+    /// # Errors
+    /// When the target refuses it.
+    pub async fn reload(&self) -> Result<(), ConsumerError> {
+        self.persist("reading the catalog", || self.catalog.reload())
+            .await
+    }
+
+    /// Whether a command ran, by whichever member.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn has_run(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
+        self.persist("reading the catalog", || self.catalog.learn(source, id))
+            .await
+    }
+
+    /// Asks again while the target cannot be reached.
+    async fn persist<T, F>(&self, doing: &str, ask: impl Fn() -> F) -> Result<T, ConsumerError>
+    where
+        F: Future<Output = Driver<T>>,
+    {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let error = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let retry = error_code(&error).map(|code| rule_for(code).directive);
+            if retry != Some(Directive::Retry) && !is_transient(&error) {
+                return Err(ConsumerError::Refused(format!(
+                    "{doing} failed: {}",
+                    error.kind
+                )));
+            }
+            self.readiness.target_failed(&error.kind.to_string());
+            self.metrics.count_error("target");
+            if !backoff.sleep(&self.shutdown).await {
+                return Err(ConsumerError::Ended(
+                    "a question to the target, at shutdown,",
+                ));
+            }
+        }
+    }
+
+    /// Runs a command, unless it ran.
+    pub(super) async fn command(
+        &self,
+        command: &Command<'_>,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, SinkError> {
+        let Located { id, entry, .. } = command.located;
+        let fault = |fault| {
+            SinkError::Entry(PlanError {
+                index: command.index,
+                id,
+                ns: entry.ns.to_owned(),
+                fault,
+            })
+        };
+        if self.has_run(source, id).await? {
+            return Ok(Applied::Done);
+        }
+        let scope = scope(&entry).map_err(|error| fault(error.into()))?;
+        let Some(scope) = scope else {
+            // Nothing to run, or nothing that is known.
+            let at = Circumstances {
+                collection: "",
+                ordered: false,
+            };
+            translate(&entry, at).map_err(fault)?;
+            return Ok(Applied::Done);
+        };
+        let named = scope.ns();
+        let lives = self.lives(source);
+        // A create is foreign to whoever has its name: that life's end is behind it in the log.
+        let ns = match lives.resolve(&named, id, None) {
+            Resolved::Live(ns) => ns,
+            Resolved::Dropped | Resolved::Foreign => return Ok(Applied::Done),
+        };
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let barrier = Barrier::read(&entry).map_err(|error| fault(PlanFault::Malformed(error)))?;
+        let waited = barrier.is_some();
+        let at = Circumstances {
+            collection,
+            ordered: barrier.is_some_and(|barrier| barrier.ordered),
+        };
+        let translated = translate(&entry, at).map_err(fault)?;
+        if translated.action == Action::Nothing && !waited {
+            return Ok(Applied::Done);
+        }
+        let note = Note {
+            ran: Ran {
+                id,
+                ns: named.clone(),
+                ui: entry.ui,
+                change: change(&command.located, &translated.action),
+            },
+            existed: false,
+            withheld: translated.withheld.clone(),
+        };
+        self.execute((db, collection), &translated, note, source, token)
+            .await
+            .map_err(SinkError::Fatal)
+    }
+
+    async fn execute(
+        &self,
+        (db, collection): (&str, &str),
+        translated: &Translated,
+        mut note: Note,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let ran = &note.ran;
+        if translated.made_plain {
+            tracing::warn!(
+                ns = ran.ns,
+                entry = %ran.id,
+                "a unique index is a plain one on the target: the collection is spread over \
+                 partitions (--order id)"
+            );
+        }
+        let applied = match &translated.action {
+            Action::Nothing => Applied::Done,
+            Action::Run {
+                command,
+                accept,
+                otherwise,
+            } => {
+                let otherwise = otherwise.as_deref();
+                self.run_accepted(db, (command, otherwise), accept, ran, token)
+                    .await?
+            }
+            Action::Rename { to, drop_target } => {
+                note.existed = self.exists(db, collection).await?;
+                let begun = self.persist("noting a rename", || self.catalog.begin(source, &note));
+                let existed = begun.await?;
+                let from = format!("{db}.{collection}");
+                self.rename(
+                    (&from, to, *drop_target),
+                    (note.existed, existed),
+                    &note.ran,
+                    token,
+                )
+                .await?
+            }
+        };
+        if applied == Applied::Done {
+            self.persist("noting a command", || {
+                self.catalog.finish(source, note.clone())
+            })
+            .await?;
+        }
+        Ok(applied)
+    }
+
+    /// Moves a collection. `now` and `first`: whether it is there, and whether it was when the
+    /// command was first noted.
+    async fn rename(
+        &self,
+        (from, to, drop_target): (&str, &str, bool),
+        (now, first): (bool, bool),
+        ran: &Ran,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if now {
+            let command = doc! { "renameCollection": from, "to": to, "dropTarget": drop_target };
+            let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
+            return self
+                .run_accepted(
+                    "admin",
+                    (&command, None),
+                    &[done::NO_COLLECTION],
+                    ran,
+                    token,
+                )
+                .await;
+        }
+        if first || !drop_target {
+            // It was moved before a crash; or there was never anything to move.
+            return Ok(Applied::Done);
+        }
+        let (db, collection) = to.split_once('.').unwrap_or((to, ""));
+        let command = doc! { "drop": collection };
+        let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
+        self.run_accepted(db, (&command, None), &[done::NO_COLLECTION], ran, token)
+            .await
+    }
+
+    async fn exists(&self, db: &str, collection: &str) -> Result<bool, ConsumerError> {
+        let names = self
+            .persist("listing collections", || async {
+                let database = self.client.database(db);
+                database
+                    .list_collection_names()
+                    .filter(doc! { "name": collection })
+                    .await
+            })
+            .await?;
+        Ok(!names.is_empty())
+    }
+
+    async fn run_accepted(
+        &self,
+        db: &str,
+        (command, otherwise): (&[u8], Option<&[u8]>),
+        accept: &[i32],
+        ran: &Ran,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let mut refused = match self.attempt(db, command, accept, ran, token).await? {
+            Attempt::Done => return Ok(Applied::Done),
+            Attempt::Abandoned => return Ok(Applied::Abandoned),
+            Attempt::Refused(error) => error,
+        };
+        if let Some(otherwise) = otherwise {
+            refused = match self.attempt(db, otherwise, accept, ran, token).await? {
+                Attempt::Done => return Ok(Applied::Done),
+                Attempt::Abandoned => return Ok(Applied::Abandoned),
+                Attempt::Refused(error) => error,
+            };
+        }
+        let code = error_code(&refused);
+        let reason = code.map_or("the target refuses it", |code| rule_for(code).reason);
+        Err(ConsumerError::Refused(format!(
+            "the command of entry {} for {} was refused by the target: {}: {reason}",
+            ran.id, ran.ns, refused.kind
+        )))
+    }
+
+    /// Runs a command until the target takes or refuses it.
+    async fn attempt(
+        &self,
+        db: &str,
+        command: &[u8],
+        accept: &[i32],
+        ran: &Ran,
+        token: &Token,
+    ) -> Result<Attempt, ConsumerError> {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            if !token.is_valid() {
+                return Ok(Attempt::Abandoned);
+            }
+            let raw = RawDocumentBuf::from_bytes(command.to_vec())
+                .map_err(|error| unwritable(ran, &error))?;
+            let Err(error) = self.client.database(db).run_raw_command(raw).await else {
+                self.readiness.target_reached();
+                return Ok(Attempt::Done);
+            };
+            let code = error_code(&error);
+            if code.is_some_and(|code| accept.contains(&code)) {
+                if code == Some(done::TAKEN) {
+                    self.check_alike(db, command, ran).await?;
+                }
+                return Ok(Attempt::Done);
+            }
+            let directive = code.map(|code| rule_for(code).directive);
+            if directive != Some(Directive::Retry) && !is_transient(&error) {
+                return Ok(Attempt::Refused(error));
+            }
+            self.readiness.target_failed(&error.kind.to_string());
+            self.metrics.count_error("target");
+            if !backoff.sleep(&self.shutdown).await {
+                return Ok(Attempt::Abandoned);
+            }
+        }
+    }
+
+    /// A collection that is there must be of the kind that the command would have made.
+    async fn check_alike(&self, db: &str, command: &[u8], ran: &Ran) -> Result<(), ConsumerError> {
+        let wanted = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
+        let name = wanted.get_str("create").unwrap_or_default();
+        let list = doc! { "listCollections": 1, "filter": { "name": name } };
+        let reply = self
+            .persist("listing collections", || async {
+                self.client.database(db).run_command(list.clone()).await
+            })
+            .await?;
+        let batch = reply
+            .get_document("cursor")
+            .and_then(|cursor| cursor.get_array("firstBatch"));
+        let found = batch.ok().and_then(|batch| batch.first()?.as_document());
+        let options = found.and_then(|found| found.get_document("options").ok());
+        let kind = found.and_then(|found| found.get_str("type").ok());
+        let nothing = Document::new();
+        let difference = difference(&wanted, options.unwrap_or(&nothing), kind);
+        match difference {
+            None => Ok(()),
+            Some(option) => Err(ConsumerError::Refused(format!(
+                "entry {} creates {}, but the target has a collection of that name whose {option} \
+                 is another: drop it there, or replay into an empty target",
+                ran.id, ran.ns
+            ))),
+        }
+    }
+}
+
+/// The first option in which a collection is of another kind; what only limits or describes its
+/// documents does not count.
+fn difference(wanted: &Document, found: &Document, kind: Option<&str>) -> Option<&'static str> {
+    let is_true = |options: &Document| options.get_bool("capped").unwrap_or(false);
+    let locale = |options: &Document| {
+        let collation = options.get_document("collation").ok();
+        let locale = collation.and_then(|collation| collation.get_str("locale").ok());
+        locale.map(str::to_owned)
+    };
+    let has = |options: &Document, name: &str| options.get(name).is_some_and(|o| *o != Bson::Null);
+    if kind == Some("view") && !has(wanted, "viewOn") {
+        return Some("type (a view)");
+    }
+    if is_true(wanted) != is_true(found) {
+        return Some("capped");
+    }
+    if locale(wanted) != locale(found) {
+        return Some("collation");
+    }
+    let kinds = ["timeseries", "clusteredIndex"];
+    kinds
+        .into_iter()
+        .find(|option| has(wanted, option) != has(found, option))
+}
+
+/// What a command does to names.
+fn change(located: &Located<'_>, action: &Action) -> Change {
+    if let Action::Rename { to, .. } = action {
+        return Change::Renamed { to: to.clone() };
+    }
+    let entry = &located.entry;
+    if entry.operation != Operation::Command {
+        return match entry.operation {
+            Operation::Delete => Change::Dropped,
+            _ => Change::Other,
+        };
+    }
+    match entry.command().map(|command| command.name) {
+        Ok(b"create") => Change::Created,
+        Ok(b"drop") => Change::Dropped,
+        _ => Change::Other,
+    }
+}
+
+fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {
+    ConsumerError::Refused(format!(
+        "the command of entry {} for {} is no valid command: {error}",
+        ran.id, ran.ns
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collection_of_another_kind_is_not_taken_for_the_one_to_create() {
+        let plain = doc! { "create": "c", "validator": {} };
+        let capped = doc! { "create": "c", "capped": true, "size": 4096 };
+        let german = doc! { "create": "c", "collation": { "locale": "de" } };
+        let series = doc! { "create": "c", "timeseries": { "timeField": "t" } };
+        let none = Document::new();
+        assert_eq!(difference(&plain, &none, Some("collection")), None);
+        assert_eq!(
+            difference(&capped, &doc! { "capped": true, "size": 9000 }, None),
+            None
+        );
+        assert_eq!(difference(&capped, &none, None), Some("capped"));
+        assert_eq!(difference(&german, &none, None), Some("collation"));
+        assert_eq!(difference(&series, &none, None), Some("timeseries"));
+        assert_eq!(
+            difference(&plain, &none, Some("view")),
+            Some("type (a view)")
+        );
+    }
+}
