@@ -33,6 +33,7 @@
 //! Pure, without I/O, clock or runtime:
 //!
 //! - [`document`] raw BSON in place; [`entry`] an oplog entry's header; [`position`] times and ids
+//! - [`diff`] what `$v: 2` diffs and `$v: 1` modifiers make of a document
 //! - [`key`] the record key and its partition; [`compare`] MongoDB's order of values
 //! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
 //! - [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
@@ -40,6 +41,7 @@
 //! With the feature `runtime`, the module of that name: clients, configuration, logs, HTTP, exit codes.
 
 pub mod compare;
+pub mod diff;
 pub mod document;
 pub mod entry;
 pub mod filter;
