@@ -69,26 +69,10 @@ impl<'a> Diff<'a> {
         apply::apply(&self.root, document)
     }
 
-    /// The fields of the first level that it updates and those that it removes, if it does nothing
-    /// else.
-    #[must_use]
-    pub fn flat(&self) -> Option<Flat<'a>> {
-        self.root.flat()
-    }
-
     /// Calls `visit` for every change with the path to it, in the order of the diff.
     pub fn describe(&self, visit: &mut impl FnMut(&[Part<'a>], Described<'a>)) {
         describe::describe(&self.root, visit);
     }
-}
-
-/// A diff that only sets and removes fields of the first level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flat<'a> {
-    /// `u`: names and their new values.
-    pub updates: Document<'a>,
-    /// `d`: names.
-    pub removals: Document<'a>,
 }
 
 #[cfg(test)]

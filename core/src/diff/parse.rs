@@ -1,7 +1,7 @@
 //! The form of a diff.
 
 use super::fault::lossy;
-use super::{DiffError, DiffFault, Flat, MAX_PADDING};
+use super::{DiffError, DiffFault, MAX_PADDING};
 use crate::document::{Document, Element, MAX_DEPTH, Malformed, kind};
 
 /// The diff of a document.
@@ -11,7 +11,6 @@ pub(super) struct Fields<'a> {
     pub(super) changes: Vec<Named<'a>>,
     /// Indexes of `changes`, by name.
     by_name: Vec<usize>,
-    flat: Flat<'a>,
 }
 
 /// What happens to a field.
@@ -70,11 +69,6 @@ impl<'a> Fields<'a> {
         let found = self.by_name.binary_search_by(|at| name_at(at).cmp(name));
         found.ok().and_then(|at| self.by_name.get(at).copied())
     }
-
-    pub(super) fn flat(&self) -> Option<Flat<'a>> {
-        let other = |named: &Named<'_>| !matches!(named.change, Change::Remove | Change::Update(_));
-        (!self.changes.iter().any(other)).then_some(self.flat)
-    }
 }
 
 /// Reads the diff of a whole document.
@@ -91,10 +85,6 @@ pub(super) fn root(diff: Document<'_>) -> Result<Fields<'_>, DiffError> {
 
 fn fields(diff: Document<'_>, depth: usize) -> Result<Fields<'_>, DiffError> {
     let mut changes = Vec::new();
-    let mut flat = Flat {
-        updates: Document::EMPTY,
-        removals: Document::EMPTY,
-    };
     let mut last = None;
     for section in diff.elements() {
         let section = section?;
@@ -108,11 +98,9 @@ fn fields(diff: Document<'_>, depth: usize) -> Result<Fields<'_>, DiffError> {
         let content = embedded(section)?;
         match place {
             Section::Remove => {
-                flat.removals = content;
                 collect(content, &mut changes, |_| Ok(Change::Remove))?;
             }
             Section::Update => {
-                flat.updates = content;
                 collect(content, &mut changes, |field| Ok(Change::Update(field)))?;
             }
             Section::Insert => {
@@ -135,11 +123,7 @@ fn fields(diff: Document<'_>, depth: usize) -> Result<Fields<'_>, DiffError> {
         return Err(DiffFault::Empty.into());
     }
     let by_name = by_name(&changes)?;
-    Ok(Fields {
-        changes,
-        by_name,
-        flat,
-    })
+    Ok(Fields { changes, by_name })
 }
 
 /// The sections of a document's diff, in their order.

@@ -355,20 +355,3 @@ fn what_a_diff_does_not_name_keeps_its_bytes() {
     let kept = document.len() - 5;
     assert_eq!(after[4..4 + kept], document[4..4 + kept]);
 }
-
-#[test]
-fn a_flat_diff_only_sets_and_removes_at_the_first_level() {
-    let is_flat = |diff: &str| {
-        let diff = bson(diff);
-        Diff::parse(Document::new(&diff).unwrap())
-            .unwrap()
-            .flat()
-            .is_some()
-    };
-    assert!(is_flat(r#"{"d":{"a":false},"u":{"b":1}}"#));
-    assert!(!is_flat(r#"{"u":{"b":1},"i":{"c":1}}"#));
-    assert!(!is_flat(r#"{"u":{"b":1},"sc":{"u":{"d":1}}}"#));
-    assert!(!is_flat(
-        r#"{"b":{"t":{"o":1,"d":{"$binary":{"base64":"","subType":"00"}}}}}"#
-    ));
-}
