@@ -7,6 +7,9 @@ pub enum Directive {
     Retry,
     /// The document is there: replace it.
     Replace,
+    /// The update does not fit the stored document as it is: read it, change it here as a server
+    /// changes its documents when it applies its own oplog, and replace it. Never a part of it.
+    Rewrite,
     /// Its effect is there already.
     Skip,
     /// Nothing here mends it: stop and say so.
@@ -96,17 +99,44 @@ pub const RULES: &[Rule] = &[
         "a document with that key is there",
     ),
     rule(
+        2,
+        Directive::Rewrite,
+        "a value that the target does not take in an update",
+    ),
+    rule(
+        9,
+        Directive::Rewrite,
+        "an update that the target does not read",
+    ),
+    rule(
+        14,
+        Directive::Rewrite,
+        "a value of another type than the update needs",
+    ),
+    rule(
+        28,
+        Directive::Rewrite,
+        "a path leads through a value that is no document: the stored one is ahead of the update",
+    ),
+    rule(
+        34,
+        Directive::Rewrite,
+        "too large a gap before an index of an array",
+    ),
+    rule(40, Directive::Rewrite, "two paths of the update conflict"),
+    rule(
+        52,
+        Directive::Rewrite,
+        "a field's name begins with a dollar sign",
+    ),
+    rule(56, Directive::Rewrite, "a field's name is empty"),
+    rule(57, Directive::Rewrite, "a field's name has a dot"),
+    rule(
         UNAUTHORIZED,
         Directive::Stop,
         "the target's user lacks a privilege: grant it readWrite on the databases replayed",
     ),
     rule(18, Directive::Stop, "the target refuses our credentials"),
-    rule(
-        28,
-        Directive::Stop,
-        "a path of the update leads through a value that is no document: the stored document is \
-         not the one that the source updated. Empty the target and replay from the beginning",
-    ),
     rule(
         66,
         Directive::Stop,
@@ -179,7 +209,8 @@ mod tests {
             (11000, Directive::Replace),
             (48, Directive::Skip),
             (13, Directive::Stop),
-            (28, Directive::Stop),
+            (28, Directive::Rewrite),
+            (9, Directive::Rewrite),
             (121, Directive::Stop),
             (999_999, Directive::Stop),
         ];

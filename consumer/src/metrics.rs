@@ -41,6 +41,8 @@ pub struct Metrics {
     pub unmatched_updates: IntCounter,
     /// Inserts of documents that were there, applied as replacements.
     pub duplicate_inserts: IntCounter,
+    /// Documents that were read, changed and replaced.
+    pub rewritten_documents: IntCounter,
     /// Entries that a later one of the same batch made superfluous.
     pub folded: IntCounter,
     /// Time that the sink takes for a batch.
@@ -105,6 +107,10 @@ impl Metrics {
             duplicate_inserts: counter(
                 "duplicate_inserts_total",
                 "Inserts of documents that were there, applied as replacements.",
+            )?,
+            rewritten_documents: counter(
+                "rewritten_documents_total",
+                "Documents that were read, changed and replaced.",
             )?,
             folded: counter("folded_total", "Entries that a later one made superfluous.")?,
             apply_seconds: histogram("apply_seconds", "Time that the sink takes for a batch.")?,

@@ -34,6 +34,7 @@
 //!
 //! - [`document`] raw BSON in place; [`entry`] an oplog entry's header; [`position`] times and ids
 //! - [`command`] what commands there are; [`barrier`] the records that keep them in order
+//! - [`diff`] what `$v: 2` diffs and `$v: 1` modifiers make of a document
 //! - [`key`] the record key and its partition; [`compare`] MongoDB's order of values
 //! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
 //! - [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
@@ -43,6 +44,7 @@
 pub mod barrier;
 pub mod command;
 pub mod compare;
+pub mod diff;
 pub mod document;
 pub mod entry;
 pub mod filter;

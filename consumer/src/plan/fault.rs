@@ -1,5 +1,6 @@
 //! Why an entry cannot be applied.
 
+use oplog_relay_core::diff::DiffError;
 use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::EntryError;
 use oplog_relay_core::position::EntryId;
@@ -22,9 +23,9 @@ pub struct PlanError {
 /// Why an entry cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanFault {
-    /// A `$v: 2` update.
-    #[error("it is an update of the form $v: 2 (a diff), which this version does not replay")]
-    Diff,
+    /// A `$v: 2` update that no server writes.
+    #[error("its diff is damaged")]
+    Diff(#[from] DiffError),
     /// A command that is unknown, or that no replay can run.
     #[error(
         "it is the command {0:?}, which a replay cannot run: do on the target by hand what it did \

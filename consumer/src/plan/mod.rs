@@ -17,13 +17,19 @@
 //! | delete, insert | replacement |
 //!
 //! A document's insert or delete therefore comes before its updates, and a lane is: inserts,
-//! deletes, then updates and replacements in order.
+//! deletes, then updates and replacements in order, then rewrites.
+//!
+//! A rewrite is for what no update command can say: the document is read, changed as its entries
+//! say, and replaced. A document with one such entry in a step has all its updates of that step
+//! made so; whole states of it go before, in commands as always.
 //!
 //! A replacement is sent with upsert: the entry holds the whole document, so nothing can be made
 //! up. An update is not: it would create a document of the fields that it happens to set.
 
 pub mod command;
+mod diff;
 mod fault;
+mod rewrite;
 mod statement;
 
 use std::hash::BuildHasher;
@@ -39,6 +45,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use crate::batch::Located;
 
 pub use fault::{PlanError, PlanFault};
+pub use rewrite::{RewriteError, rewritten, zero_timestamps};
 pub use statement::{CommandOptions, statement_bytes, write_command};
 
 /// Entries that are worth a lane of their own: fewer are faster in one command.
@@ -87,6 +94,8 @@ pub enum BulkKind {
     Delete,
     /// Updates and replacements, to be applied in order.
     Update,
+    /// Updates of documents that are to be read, changed by [`rewritten`] and replaced; in order.
+    Rewrite,
 }
 
 /// Writes of one kind to one collection.
@@ -121,6 +130,13 @@ pub enum Action<'a> {
     /// Apply `$set` and `$unset` to it, if it is there. The document may have `$v` and the same
     /// operator twice; [`write_command`] mends that.
     Modify(Document<'a>),
+    /// Apply a `$v: 2` diff to it, if it is there, by `$set` and `$unset` of fields of the first
+    /// level, which does the same.
+    Fields(Document<'a>),
+    /// Apply a `$v: 2` diff to it, if it is there. No command does that: a rewrite.
+    Diff(Document<'a>),
+    /// Make it this, if it is there: the outcome of a rewrite.
+    Rewritten(Document<'a>),
     /// Remove it, if it is there.
     Delete,
 }
@@ -128,14 +144,17 @@ pub enum Action<'a> {
 impl Action<'_> {
     /// Whether it tells the document's whole state, whatever it was before.
     const fn is_whole(&self) -> bool {
-        !matches!(self, Self::Modify(_))
+        !matches!(self, Self::Modify(_) | Self::Fields(_) | Self::Diff(_))
     }
 
     const fn bulk_kind(&self) -> BulkKind {
         match self {
             Self::Insert(_) => BulkKind::Insert,
             Self::Delete => BulkKind::Delete,
-            Self::Replace(_) | Self::Modify(_) => BulkKind::Update,
+            Self::Replace(_) | Self::Modify(_) | Self::Fields(_) | Self::Rewritten(_) => {
+                BulkKind::Update
+            }
+            Self::Diff(_) => BulkKind::Rewrite,
         }
     }
 }
@@ -208,7 +227,7 @@ fn action_of<'a>(located: &Located<'a>) -> Result<Option<Action<'a>>, PlanFault>
             Update::Modifiers(modifiers) => {
                 statement::check_modifiers(modifiers)?.then_some(Action::Modify(modifiers))
             }
-            Update::Diff(_) => return Err(PlanFault::Diff),
+            Update::Diff(diff) => diff::action(diff)?,
         },
         Operation::Command | Operation::Noop => None,
     })
@@ -224,10 +243,23 @@ struct Segment<'a> {
 }
 
 /// What is known of a document while its entries are read backwards.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Fold {
     /// The write that tells its whole state; everything before it is superfluous.
     whole: Option<usize>,
+    /// Whether a write after that is a diff that no command applies.
+    rewrite: bool,
+}
+
+/// What becomes of a write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// A later one made it superfluous.
+    Folded,
+    /// It goes in the bulk of its kind.
+    Sent,
+    /// It goes in the bulk of rewrites.
+    Rewritten,
 }
 
 impl<'a> Segment<'a> {
@@ -249,22 +281,26 @@ impl<'a> Segment<'a> {
 
     /// Folds and distributes; also returns how many writes became superfluous.
     fn into_lanes(mut self, count: usize) -> (Vec<Lane<'a>>, u64) {
-        let kept = self.fold();
+        let fates = self.fold();
         let mut lanes = vec![Lane::default(); count];
         // Index of a collection's first bulk in its lane.
         let mut bulks: FxHashMap<(usize, &str), usize> = FxHashMap::default();
         let mut folded = 0;
         for (index, (ns, write)) in self.writes.iter().enumerate() {
-            if !kept.get(index).copied().unwrap_or(true) {
-                folded += 1;
-                continue;
-            }
+            let kind = match fates.get(index) {
+                Some(Fate::Folded) => {
+                    folded += 1;
+                    continue;
+                }
+                Some(Fate::Rewritten) => BulkKind::Rewrite,
+                Some(Fate::Sent) | None => write.action.bulk_kind(),
+            };
             let number = lane_of(ns, self.identity(index), count);
             let Some(lane) = lanes.get_mut(number) else {
                 continue;
             };
             let first = *bulks.entry((number, ns)).or_insert_with(|| lane.open(ns));
-            lane.push(first, *write);
+            lane.push(first, kind, *write);
         }
         for lane in &mut lanes {
             lane.bulks.retain(|bulk| !bulk.writes.is_empty());
@@ -273,36 +309,47 @@ impl<'a> Segment<'a> {
         (lanes, folded)
     }
 
-    /// Reads backwards which writes are to be kept, and makes an insert of a document that was
+    /// Reads backwards what becomes of each write, and makes an insert of a document that was
     /// written before in this segment a replacement.
-    fn fold(&mut self) -> Vec<bool> {
-        let mut kept = vec![true; self.writes.len()];
-        let mut rewritten = Vec::new();
+    fn fold(&mut self) -> Vec<Fate> {
+        let mut fates = vec![Fate::Sent; self.writes.len()];
+        let mut replaced = Vec::new();
+        let mut rewrites = false;
         let mut folds: FxHashMap<(&str, &[u8]), Fold> = FxHashMap::default();
         folds.reserve(self.writes.len());
         for (index, (ns, write)) in self.writes.iter().enumerate().rev() {
-            let fold = folds
-                .entry((ns, self.identity(index)))
-                .or_insert(Fold { whole: None });
+            let fold = folds.entry((ns, self.identity(index))).or_default();
             match fold.whole {
                 Some(later) => {
-                    if let Some(keep) = kept.get_mut(index) {
-                        *keep = false;
+                    if let Some(fate) = fates.get_mut(index) {
+                        *fate = Fate::Folded;
                     }
-                    rewritten.push(later);
+                    replaced.push(later);
                 }
                 None if write.action.is_whole() => fold.whole = Some(index),
-                None => {}
+                None => fold.rewrite |= matches!(write.action, Action::Diff(_)),
+            }
+            rewrites |= fold.rewrite;
+        }
+        if rewrites {
+            for (index, (ns, write)) in self.writes.iter().enumerate() {
+                let fold = folds.get(&(*ns, self.identity(index)));
+                let rewrite = fold.is_some_and(|fold| fold.rewrite) && !write.action.is_whole();
+                if let Some(fate) = fates.get_mut(index).filter(|fate| **fate == Fate::Sent)
+                    && rewrite
+                {
+                    *fate = Fate::Rewritten;
+                }
             }
         }
-        for index in rewritten {
+        for index in replaced {
             if let Some((_, write)) = self.writes.get_mut(index)
                 && let Action::Insert(document) = write.action
             {
                 write.action = Action::Replace(document);
             }
         }
-        kept
+        fates
     }
 
     fn identity(&self, index: usize) -> &[u8] {
@@ -321,7 +368,12 @@ fn lane_of(ns: &str, identity: &[u8], count: usize) -> usize {
 }
 
 impl<'a> Lane<'a> {
-    const KINDS: [BulkKind; 3] = [BulkKind::Insert, BulkKind::Delete, BulkKind::Update];
+    const KINDS: [BulkKind; 4] = [
+        BulkKind::Insert,
+        BulkKind::Delete,
+        BulkKind::Update,
+        BulkKind::Rewrite,
+    ];
 
     /// Adds the bulks of a collection and returns the index of the first.
     fn open(&mut self, ns: &'a str) -> usize {
@@ -334,8 +386,7 @@ impl<'a> Lane<'a> {
         first
     }
 
-    fn push(&mut self, first: usize, write: Write<'a>) {
-        let kind = write.action.bulk_kind();
+    fn push(&mut self, first: usize, kind: BulkKind, write: Write<'a>) {
         let bulk = self.bulks.iter_mut().skip(first).take(Self::KINDS.len());
         if let Some(bulk) = bulk.into_iter().find(|bulk| bulk.kind == kind) {
             bulk.writes.push(write);

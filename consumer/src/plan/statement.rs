@@ -48,13 +48,18 @@ pub(super) fn check_modifiers(modifiers: Document<'_>) -> Result<bool, PlanFault
 pub fn statement_bytes(write: &Write<'_>) -> usize {
     let document = match write.action {
         Action::Insert(document) => return document.as_bytes().len() + STATEMENT_OVERHEAD,
-        Action::Replace(document) | Action::Modify(document) => document.as_bytes().len(),
+        Action::Replace(document)
+        | Action::Rewritten(document)
+        | Action::Modify(document)
+        | Action::Fields(document)
+        | Action::Diff(document) => document.as_bytes().len(),
         Action::Delete => 0,
     };
     document + write.document_id.value.len() + STATEMENT_OVERHEAD
 }
 
-/// Appends the command that carries writes of one kind to a collection.
+/// Appends the command that carries writes of one kind to a collection. Rewrites have none: what
+/// they come to are updates ([`Action::Rewritten`]).
 ///
 /// # Errors
 /// [`Malformed`] if an entry is damaged; then `out` holds a part of the command.
@@ -68,7 +73,7 @@ pub fn write_command(
     let (name, list) = match kind {
         BulkKind::Insert => ("insert", "documents"),
         BulkKind::Delete => ("delete", "deletes"),
-        BulkKind::Update => ("update", "updates"),
+        BulkKind::Update | BulkKind::Rewrite => ("update", "updates"),
     };
     let mut outcome = Ok(());
     let mut command = DocumentBuilder::start(out);
@@ -113,6 +118,9 @@ fn write_statement(
         Action::Insert(document) | Action::Replace(document) => {
             statement.document("u", document).boolean("upsert", true);
         }
+        Action::Rewritten(document) => {
+            statement.document("u", document);
+        }
         Action::Modify(modifiers) => {
             let mut outcome = Ok(());
             statement.nested("u", kind::DOCUMENT, |update| {
@@ -123,11 +131,34 @@ fn write_statement(
             }
             return outcome;
         }
+        Action::Fields(diff) => {
+            let (set, unset) = (section(diff, "u")?, section(diff, "d")?);
+            statement.nested("u", kind::DOCUMENT, |update| {
+                for (operator, fields) in [("$set", set), ("$unset", unset)] {
+                    if !fields.is_empty() {
+                        update.document(operator, fields);
+                    }
+                }
+            });
+            if options.upsert_unmatched {
+                statement.boolean("upsert", true);
+            }
+        }
+        // As servers log it, and refuse it from others: half of a diff must never be sent.
+        Action::Diff(diff) => statement.nested("u", kind::DOCUMENT, |update| {
+            update.int32("$v", 2).document("diff", diff);
+        }),
         Action::Delete => {
             statement.int32("limit", 1);
         }
     }
     Ok(())
+}
+
+/// A section of a diff; an empty one where it lacks it.
+fn section<'a>(diff: Document<'a>, name: &str) -> Result<Document<'a>, Malformed> {
+    let section = diff.get(name)?.map(Element::document).transpose()?;
+    Ok(section.unwrap_or(Document::EMPTY))
 }
 
 /// A query that matches by equality, also where the value could be read as an operator or as a

@@ -1,5 +1,8 @@
+mod diff;
+
 use std::collections::BTreeMap;
 
+use oplog_relay_core::diff::DiffFault;
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::json::{Mode, write_document};
@@ -23,8 +26,22 @@ enum Change {
     Set(i32),
     Unset,
     SetTwice(i32),
+    /// A diff that `$set` can say.
+    Update(i32),
+    /// A diff that no operator can say.
+    Move(i32),
     Replace(i32),
     Delete,
+}
+
+fn diff_of(section: &str, value: i32) -> Vec<u8> {
+    document(|o| {
+        o.int32("$v", 2).nested("diff", kind::DOCUMENT, |diff| {
+            diff.nested(section, kind::DOCUMENT, |fields| {
+                fields.int32("value", value);
+            });
+        });
+    })
 }
 
 fn entry(ns: &str, id: i32, change: Change) -> Vec<u8> {
@@ -59,6 +76,8 @@ fn entry(ns: &str, id: i32, change: Change) -> Vec<u8> {
             }),
             Some(key),
         ),
+        Change::Update(value) => ("u", diff_of("u", value), Some(key)),
+        Change::Move(value) => ("u", diff_of("i", value), Some(key)),
         Change::Unset => (
             "u",
             document(|o| {
@@ -118,7 +137,15 @@ fn apply(target: &mut Target, ns: &str, id: i32, action: Action<'_>) {
         Action::Insert(document) | Action::Replace(document) => {
             drop(target.insert(place, fields(document)));
         }
+        Action::Rewritten(_) => unreachable!("no entry asks for it"),
         Action::Delete => drop(target.remove(&place)),
+        Action::Fields(diff) | Action::Diff(diff) => {
+            if let Some(stored) = target.get_mut(&place) {
+                for section in diff.elements() {
+                    stored.extend(fields(section.unwrap().document().unwrap()));
+                }
+            }
+        }
         Action::Modify(modifiers) => {
             let Some(stored) = target.get_mut(&place) else {
                 return;
@@ -141,7 +168,7 @@ fn apply_plan(target: &mut Target, plan: &Plan<'_>, rotate: usize) {
         for index in 0..lanes.len() {
             for bulk in &lanes[(index + rotate) % lanes.len()].bulks {
                 let forward: Vec<&Write<'_>> = match bulk.kind {
-                    BulkKind::Update => bulk.writes.iter().collect(),
+                    BulkKind::Update | BulkKind::Rewrite => bulk.writes.iter().collect(),
                     // Of different documents: any order.
                     BulkKind::Insert | BulkKind::Delete => bulk.writes.iter().rev().collect(),
                 };
@@ -159,6 +186,8 @@ fn changes() -> impl Strategy<Value = Vec<(bool, i32, Change)>> {
         any::<i32>().prop_map(Change::Insert),
         any::<i32>().prop_map(Change::Set),
         any::<i32>().prop_map(Change::SetTwice),
+        any::<i32>().prop_map(Change::Update),
+        any::<i32>().prop_map(Change::Move),
         Just(Change::Unset),
         any::<i32>().prop_map(Change::Replace),
         Just(Change::Delete),
@@ -250,6 +279,32 @@ fn folding_follows_the_table() {
     );
 }
 
+#[test]
+fn a_document_with_a_rewrite_has_all_its_updates_made_so() {
+    use BulkKind as Kind;
+    let (set, update, moved) = (Change::Set(1), Change::Update(2), Change::Move(3));
+    let replace = Change::Replace(4);
+    assert_eq!(
+        actions(&[(1, set), (2, set), (1, moved), (2, update), (1, update)]),
+        [
+            (Kind::Update, 2),
+            (Kind::Update, 2),
+            (Kind::Rewrite, 1),
+            (Kind::Rewrite, 1),
+            (Kind::Rewrite, 1)
+        ]
+    );
+    // A whole state goes before; what it makes superfluous asks for no rewrite.
+    assert_eq!(
+        actions(&[(1, set), (1, replace), (1, moved)]),
+        [(Kind::Update, 1), (Kind::Rewrite, 1)]
+    );
+    assert_eq!(
+        actions(&[(1, moved), (1, replace), (1, set)]),
+        [(Kind::Update, 1), (Kind::Update, 1)]
+    );
+}
+
 fn command_text(kind: BulkKind, writes: &[Write<'_>]) -> String {
     let options = CommandOptions {
         bypass_validation: true,
@@ -290,6 +345,10 @@ fn commands_have_the_servers_form() {
         (
             Change::SetTwice(5),
             r#"{"update":"c","ordered":true,"bypassDocumentValidation":true,"maxTimeMS":30000,"writeConcern":{"w":"majority"},"updates":[{"q":{"_id":1},"u":{"$set":{"one":5,"two":5}}}]}"#,
+        ),
+        (
+            Change::Update(5),
+            r#"{"update":"c","ordered":true,"bypassDocumentValidation":true,"maxTimeMS":30000,"writeConcern":{"w":"majority"},"updates":[{"q":{"_id":1},"u":{"$set":{"value":5}}}]}"#,
         ),
         (
             Change::Replace(5),
@@ -377,12 +436,19 @@ fn updates_that_cannot_be_repeated_are_refused_and_empty_ones_left_out() {
         });
     });
     assert_eq!(plan_of(increment), Err(PlanFault::Operator("$inc".into())));
-    let diff = with_o("u", |o| {
+    let damaged = with_o("u", |o| {
         o.int32("$v", 2).nested("diff", kind::DOCUMENT, |_| {});
     });
-    assert_eq!(plan_of(diff), Err(PlanFault::Diff));
+    let fault = plan_of(damaged).unwrap_err();
+    assert!(matches!(&fault, PlanFault::Diff(error) if error.fault == DiffFault::Empty));
     let empty = with_o("u", |o| {
         o.int32("$v", 1).nested("$set", kind::DOCUMENT, |_| {});
+    });
+    assert_eq!(plan_of(empty).unwrap(), "[]");
+    let empty = with_o("u", |o| {
+        o.int32("$v", 2).nested("diff", kind::DOCUMENT, |diff| {
+            diff.nested("u", kind::DOCUMENT, |_| {});
+        });
     });
     assert_eq!(plan_of(empty).unwrap(), "[]");
 }

@@ -76,6 +76,17 @@ impl<'b> DocumentBuilder<'b> {
         inner.finish();
     }
 
+    /// Begins a nested document (or array) under a name of any bytes. It must be finished before
+    /// anything else is appended here.
+    pub fn open(&mut self, name: &[u8], kind: u8) -> DocumentBuilder<'_> {
+        self.element(Element {
+            name,
+            kind,
+            value: &[],
+        });
+        DocumentBuilder::start(self.out)
+    }
+
     /// Writes the final zero and the length.
     pub fn finish(self) {
         self.out.push(0);

@@ -2,7 +2,8 @@
 //!
 //! MongoDB's own fields and documents are Extended JSON v2 in the topic's mode; what the event
 //! adds of its own (`_id`, `txnIndex`, `txnCount`, `formatVersion`) are plain values in both
-//! modes. `rawUpdateDescription` is the entry's own `o`, so an update loses nothing. Where text
+//! modes. `updateDescription` is for people and programs: it does not tell the order of fields.
+//! `rawUpdateDescription` is the entry's own `o`, so an update loses nothing. Where text
 //! would not parse back to the same bytes, and for every command, `rawEntry` carries the entry's
 //! BSON as base64; a replay prefers it.
 
@@ -12,8 +13,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::command::is_command;
+use crate::diff::Diff;
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation, Update};
+use crate::format::description::write_description;
 use crate::format::{FORMAT_VERSION, FormatError};
 use crate::json::{self, Exactness, Mode};
 use crate::position::{EntryId, Timestamp};
@@ -144,7 +147,10 @@ impl EventWriter<'_> {
                         self.modifiers(modifiers)?;
                         self.document("rawUpdateDescription", modifiers)
                     }
-                    Update::Diff(_) => self.document("rawUpdateDescription", entry.o),
+                    Update::Diff(diff) => {
+                        self.diff(diff)?;
+                        self.document("rawUpdateDescription", entry.o)
+                    }
                 }
             }
             Operation::Command => self.document("operationDescription", entry.o),
@@ -182,6 +188,16 @@ impl EventWriter<'_> {
             Ok(())
         })?;
         self.text("],\"truncatedArrays\":[]}");
+        Ok(())
+    }
+
+    /// `updateDescription` of a diff. Of a damaged diff there is none: who applies the event finds
+    /// in `rawUpdateDescription` what is wrong.
+    fn diff(&mut self, diff: Document<'_>) -> Result<(), EntryError> {
+        if let Ok(diff) = Diff::parse(diff) {
+            self.name("updateDescription");
+            write_description(&diff, self.mode, self.out)?;
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 //! | `bson` | one entry's BSON, untouched | header `oplog-id` = `<source>/<seconds>:<increment>/<ord>` |
 //! | `json` | one change event ([`json`]) | the event's `_id` |
 
+mod description;
 pub mod json;
 pub mod raw;
 

@@ -80,6 +80,54 @@ fn change_events_have_their_frozen_form() {
     );
 }
 
+/// The `updateDescription` of a diff.
+fn description(diff: &str, mode: Mode) -> String {
+    let mut o = Vec::new();
+    let text = format!(r#"{{"$v":2,"diff":{diff}}}"#);
+    crate::json::parse_document(text.as_bytes(), &mut o).unwrap();
+    let key = document(|key| {
+        key.int32("_id", 1);
+    });
+    let text = event(&entry(3, "u", &o, Some(&key)), mode);
+    let (before, raw) = text
+        .split_once(r#","rawUpdateDescription":{"$v":"#)
+        .unwrap();
+    assert!(raw.contains(r#""diff":{"#));
+    let (_, description) = before
+        .split_once(r#","updateDescription":"#)
+        .unwrap_or_default();
+    description.to_owned()
+}
+
+#[test]
+fn diffs_are_described_as_mongodb_describes_them() {
+    let plain =
+        r#"{"d":{"a":false},"u":{"b":1},"i":{"c":"x"},"so":{"d":{"p":false},"u":{"q":{"z":1}}}}"#;
+    assert_eq!(
+        description(plain, Mode::Relaxed),
+        r#"{"updatedFields":{"b":1,"c":"x","o.q":{"z":1}},"removedFields":["a","o.p"],"truncatedArrays":[]}"#
+    );
+    let array = r#"{"sr":{"a":true,"l":2,"u0":9,"s1":{"u":{"k":1}}},"st":{"a":true,"l":0}}"#;
+    assert_eq!(
+        description(array, Mode::Canonical),
+        r#"{"updatedFields":{"r.0":{"$numberInt":"9"},"r.1.k":{"$numberInt":"1"}},"removedFields":[],"truncatedArrays":[{"field":"r","newSize":{"$numberInt":"2"}},{"field":"t","newSize":{"$numberInt":"0"}}],"disambiguatedPaths":{"r.0":["r",{"$numberInt":"0"}],"r.1.k":["r",{"$numberInt":"1"},"k"]}}"#
+    );
+}
+
+#[test]
+fn disambiguated_numeric_field() {
+    let diff = r#"{"u":{"0":1,"a.b":2},"sa":{"u":{"b":3}},"sc":{"a":true,"s1":{"d":{"2":false}}}}"#;
+    assert_eq!(
+        description(diff, Mode::Relaxed),
+        r#"{"updatedFields":{"0":1,"a.b":2,"a.b":3},"removedFields":["c.1.2"],"truncatedArrays":[],"disambiguatedPaths":{"a.b":["a.b"],"c.1.2":["c",1,"2"]}}"#
+    );
+}
+
+#[test]
+fn a_damaged_diff_travels_without_a_description() {
+    assert_eq!(description(r#"{"x":{"a":1}}"#, Mode::Canonical), "");
+}
+
 #[test]
 fn canonical_change_events_restore_what_replay_needs() {
     for bytes in [insert(), update()] {

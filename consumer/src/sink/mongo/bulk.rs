@@ -152,19 +152,22 @@ impl MongoSink {
             }));
         }
         match kind {
-            BulkKind::Update => self.after_updates(ns, writes, &reply).map(Some),
+            BulkKind::Update | BulkKind::Rewrite => {
+                self.after_updates(ns, writes, &reply, token).await
+            }
             BulkKind::Insert | BulkKind::Delete => {
                 self.after_unordered(ns, kind, writes, &reply, token).await
             }
         }
     }
 
-    fn after_updates<'w, 'a>(
+    async fn after_updates<'w, 'a>(
         &self,
         ns: &str,
         writes: &'w [Write<'a>],
         reply: &WriteReply,
-    ) -> Result<Next<'w, 'a>, ConsumerError> {
+        token: &Token,
+    ) -> Result<Option<Next<'w, 'a>>, ConsumerError> {
         let refused = reply.errors.first();
         let executed = refused
             .map_or(writes.len(), |error| error.index)
@@ -177,24 +180,30 @@ impl MongoSink {
             refused,
             writes.get(executed..).and_then(<[Write<'_>]>::split_first),
         ) else {
-            return Ok(Next::Go {
+            return Ok(Some(Next::Go {
                 rest: &[],
                 pause: false,
-            });
+            }));
         };
         let rest = writes.get(executed..).unwrap_or_default();
-        match rule_for(error.code).directive {
-            Directive::Retry => Ok(Next::Go { rest, pause: true }),
-            Directive::Skip => Ok(Next::Go {
-                rest: after,
-                pause: false,
-            }),
+        let (rest, pause) = match (rule_for(error.code).directive, write.action) {
+            (Directive::Retry, _) => (rest, true),
+            (Directive::Skip, _) => (after, false),
             // Another upsert of the same document was faster.
-            Directive::Replace if error.id_index == Some(true) => {
-                Ok(Next::Go { rest, pause: true })
+            (Directive::Replace, _) if error.id_index == Some(true) => (rest, true),
+            (Directive::Rewrite, Action::Modify(_) | Action::Fields(_) | Action::Diff(_)) => {
+                tracing::debug!(ns, id = %write.id, code = error.code, "rewriting a document");
+                let one = std::slice::from_ref(write);
+                if self.rewrite(ns, one, token).await? == Applied::Abandoned {
+                    return Ok(None);
+                }
+                (after, false)
             }
-            Directive::Replace | Directive::Stop => Err(refusal(ns, write, error)),
-        }
+            (Directive::Replace | Directive::Rewrite | Directive::Stop, _) => {
+                return Err(refusal(ns, write, error));
+            }
+        };
+        Ok(Some(Next::Go { rest, pause }))
     }
 
     async fn after_unordered<'w, 'a>(
@@ -219,7 +228,9 @@ impl MongoSink {
                 }
                 (Directive::Retry, _) => again.push(*write),
                 (Directive::Skip, _) => {}
-                (Directive::Replace | Directive::Stop, _) => return Err(refusal(ns, write, error)),
+                (Directive::Replace | Directive::Rewrite | Directive::Stop, _) => {
+                    return Err(refusal(ns, write, error));
+                }
             }
         }
         self.metrics
@@ -238,7 +249,7 @@ impl MongoSink {
         }))
     }
 
-    fn count_unmatched(
+    pub(super) fn count_unmatched(
         &self,
         ns: &str,
         executed: &[Write<'_>],

@@ -1,15 +1,19 @@
 //! Replaying: plans as bulk writes to a MongoDB.
 //!
 //! Inserts are optimistic: a document that is there is replaced, which is what the insert means
-//! when a stretch is replayed (and left alone if it is the same). While the target cannot be
+//! when a stretch is replayed (and left alone if it is the same). An update that no command can
+//! say, or that a command cannot apply to the stored document, is a rewrite: read, change, replace.
+//! While the target cannot be
 //! reached a write is repeated for ever, with growing pauses; what the target refuses for good
 //! ends the program (the directives).
 
 mod bulk;
 mod command;
+mod find;
 mod limits;
 mod present;
 mod reply;
+mod rewrite;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -26,7 +30,7 @@ use crate::catalog::Catalog;
 use crate::config::{ReplayConfig, Unmatched};
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
-use crate::plan::{Lane, Plan, Planner, Step};
+use crate::plan::{BulkKind, Lane, Plan, Planner, Step};
 use crate::sink::{Applied, SinkError};
 use crate::status::Readiness;
 
@@ -126,7 +130,13 @@ impl MongoSink {
     ) -> Result<Applied, ConsumerError> {
         let sent = lanes.iter().map(|lane| async move {
             for bulk in &lane.bulks {
-                if self.send_bulk(bulk, token).await? == Applied::Abandoned {
+                let sent = match bulk.kind {
+                    BulkKind::Rewrite => self.rewrite(bulk.ns, &bulk.writes, token).await?,
+                    BulkKind::Insert | BulkKind::Delete | BulkKind::Update => {
+                        self.send_bulk(bulk, token).await?
+                    }
+                };
+                if sent == Applied::Abandoned {
                     return Ok::<_, ConsumerError>(Applied::Abandoned);
                 }
             }

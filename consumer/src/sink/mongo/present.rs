@@ -7,9 +7,10 @@ use std::collections::HashSet;
 
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
-use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
+use oplog_relay_core::document::Document;
 
 use super::MongoSink;
+use super::find::{ReadLevel, find_command};
 use crate::plan::{Action, Write};
 
 /// Documents that are asked for at once.
@@ -57,7 +58,10 @@ impl MongoSink {
         writes: &[Write<'_>],
     ) -> Result<HashSet<Vec<u8>>, mongodb::error::Error> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        let command = RawDocumentBuf::from_bytes(find_command(collection, writes))?;
+        // One that is there but could still be rolled back is written again.
+        let ids = writes.iter().map(|write| write.document_id);
+        let command = find_command(collection, ids, ReadLevel::Majority);
+        let command = RawDocumentBuf::from_bytes(command)?;
         let mut cursor = self
             .client
             .database(db)
@@ -79,72 +83,11 @@ impl MongoSink {
 const fn replacement<'a>(write: &Write<'a>) -> Option<Document<'a>> {
     match write.action {
         Action::Replace(document) => Some(document),
-        Action::Insert(_) | Action::Modify(_) | Action::Delete => None,
-    }
-}
-
-/// Asks for committed documents only: one that is there but could still be rolled back is written
-/// again.
-fn find_command(collection: &str, writes: &[Write<'_>]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut command = DocumentBuilder::start(&mut out);
-    command.str("find", collection);
-    command.nested("filter", kind::DOCUMENT, |filter| {
-        filter.nested("_id", kind::DOCUMENT, |id| {
-            id.nested("$in", kind::ARRAY, |ids| {
-                // A regular expression in $in is a pattern: such an _id is replaced.
-                let ids_of = writes.iter().map(|write| write.document_id);
-                for (index, id) in ids_of.filter(|id| id.kind != kind::REGEX).enumerate() {
-                    ids.element(Element {
-                        name: index.to_string().as_bytes(),
-                        ..id
-                    });
-                }
-            });
-        });
-    });
-    command.int32("batchSize", i32::try_from(writes.len()).unwrap_or(i32::MAX));
-    command.nested("readConcern", kind::DOCUMENT, |concern| {
-        concern.str("level", "majority");
-    });
-    command.finish();
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use oplog_relay_core::position::{EntryId, Timestamp};
-
-    use super::*;
-
-    #[test]
-    fn ids_are_asked_for_as_they_are_and_patterns_never() {
-        let id = EntryId {
-            ts: Timestamp::new(1, 1),
-            ord: 0,
-        };
-        let write = |kind, value| Write {
-            id,
-            document_id: Element {
-                name: b"_id",
-                kind,
-                value,
-            },
-            action: Action::Replace(Document::EMPTY),
-        };
-        let writes = [
-            write(kind::INT32, &[7, 0, 0, 0]),
-            write(kind::REGEX, b"a\0\0"),
-            write(kind::BOOLEAN, &[1]),
-        ];
-        let bytes = find_command("c", &writes);
-        let command = mongodb::bson::Document::from_reader(bytes.as_slice()).unwrap();
-        let expected = mongodb::bson::doc! {
-            "find": "c",
-            "filter": { "_id": { "$in": [7, true] } },
-            "batchSize": 3,
-            "readConcern": { "level": "majority" },
-        };
-        assert_eq!(command, expected);
+        Action::Insert(_)
+        | Action::Modify(_)
+        | Action::Fields(_)
+        | Action::Diff(_)
+        | Action::Rewritten(_)
+        | Action::Delete => None,
     }
 }

@@ -1,0 +1,75 @@
+//! Documents that are read, changed and replaced.
+
+use oplog_relay_core::diff::{Diff, DiffError, apply_modifiers};
+use oplog_relay_core::document::{Document, DocumentBuilder, Malformed, kind};
+use oplog_relay_core::position::EntryId;
+
+use crate::plan::{Action, Write};
+
+/// A write that cannot be applied to the document that the target has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("entry {id} cannot be applied to the stored document")]
+pub struct RewriteError {
+    /// The entry.
+    pub id: EntryId,
+    /// Why.
+    #[source]
+    pub error: DiffError,
+}
+
+/// A document as the writes leave it, one after the other. Writes that tell the whole state have
+/// commands of their own and are none of these: they are passed over.
+///
+/// # Errors
+/// [`RewriteError`] names the entry.
+pub fn rewritten<'w, 'a: 'w>(
+    stored: Document<'_>,
+    writes: impl IntoIterator<Item = &'w Write<'a>>,
+) -> Result<Vec<u8>, RewriteError> {
+    let mut document = stored.as_bytes().to_vec();
+    for write in writes {
+        let after = changed(&document, write.action).map_err(|error| RewriteError {
+            id: write.id,
+            error,
+        })?;
+        if let Some(after) = after {
+            document = after;
+        }
+    }
+    Ok(document)
+}
+
+fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffError> {
+    let document = Document::new(document)?;
+    match action {
+        Action::Modify(modifiers) => apply_modifiers(document, modifiers).map(Some),
+        Action::Fields(diff) | Action::Diff(diff) => Diff::parse(diff)?.apply(document).map(Some),
+        Action::Insert(_) | Action::Replace(_) | Action::Rewritten(_) | Action::Delete => Ok(None),
+    }
+}
+
+/// The `$set` that a replacement needs after it: a server takes the timestamp zero in a field of
+/// the first level for a wish and stores its own time, but not so in a `$set`.
+///
+/// # Errors
+/// [`Malformed`] if the document is damaged.
+pub fn zero_timestamps(document: Document<'_>) -> Result<Option<Vec<u8>>, Malformed> {
+    let mut zeros = Vec::new();
+    for field in document.elements() {
+        let field = field?;
+        if field.kind == kind::TIMESTAMP && field.value == [0; 8] && field.name != b"_id" {
+            zeros.push(field);
+        }
+    }
+    Ok((!zeros.is_empty()).then(|| {
+        let mut out = Vec::new();
+        let mut modifiers = DocumentBuilder::start(&mut out);
+        modifiers.nested("$set", kind::DOCUMENT, |set| {
+            for zero in zeros {
+                set.element(zero);
+            }
+        });
+        modifiers.finish();
+        out
+    }))
+}

@@ -1,0 +1,85 @@
+//! Reading documents by their `_id`.
+
+use oplog_relay_core::document::{DocumentBuilder, Element, kind};
+
+/// What a read may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadLevel {
+    /// What the member has now: our own writes, on every kind of server.
+    Local,
+    /// What cannot be rolled back.
+    Majority,
+}
+
+/// Asks for the documents of these `_id`s. No server stores a document under a regular expression,
+/// and in `$in` it is a pattern: such an `_id` is left out.
+pub(super) fn find_command<'e>(
+    collection: &str,
+    document_ids: impl Iterator<Item = Element<'e>>,
+    level: ReadLevel,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut command = DocumentBuilder::start(&mut out);
+    command.str("find", collection);
+    let mut count: i32 = 0;
+    command.nested("filter", kind::DOCUMENT, |filter| {
+        filter.nested("_id", kind::DOCUMENT, |id| {
+            id.nested("$in", kind::ARRAY, |ids| {
+                let mut digits = itoa::Buffer::new();
+                for id in document_ids.filter(|id| id.kind != kind::REGEX) {
+                    ids.element(Element {
+                        name: digits.format(count).as_bytes(),
+                        ..id
+                    });
+                    count += 1;
+                }
+            });
+        });
+    });
+    // Nothing is left for a second reply unless the first is full.
+    command.int32("batchSize", count.saturating_add(1));
+    command.nested("readConcern", kind::DOCUMENT, |concern| {
+        concern.str(
+            "level",
+            match level {
+                ReadLevel::Local => "local",
+                ReadLevel::Majority => "majority",
+            },
+        );
+    });
+    command.finish();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_asked_for_as_they_are_and_patterns_never() {
+        let id = |kind, value| Element {
+            name: b"_id",
+            kind,
+            value,
+        };
+        let ids = [
+            id(kind::INT32, &[7, 0, 0, 0]),
+            id(kind::REGEX, b"a\0\0"),
+            id(kind::BOOLEAN, &[1]),
+        ];
+        for (level, name) in [
+            (ReadLevel::Local, "local"),
+            (ReadLevel::Majority, "majority"),
+        ] {
+            let bytes = find_command("c", ids.into_iter(), level);
+            let command = mongodb::bson::Document::from_reader(bytes.as_slice()).unwrap();
+            let expected = mongodb::bson::doc! {
+                "find": "c",
+                "filter": { "_id": { "$in": [7, true] } },
+                "batchSize": 3,
+                "readConcern": { "level": name },
+            };
+            assert_eq!(command, expected);
+        }
+    }
+}

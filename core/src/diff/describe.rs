@@ -1,0 +1,69 @@
+//! What a diff changes, as paths: the shape of MongoDB's change events.
+
+use super::parse::{Change, Fields, Items, Node};
+use crate::document::Element;
+
+/// A part of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// A field of a document. May hold dots, be empty or look like a number.
+    Field(&'a [u8]),
+    /// An element of an array.
+    Index(usize),
+}
+
+/// What a diff does at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Described<'a> {
+    /// A new value. Of a splice it is the splice, `{o: offset, d: data}`.
+    Updated(Element<'a>),
+    /// The field is gone.
+    Removed,
+    /// The array has that length.
+    Truncated(usize),
+}
+
+pub(super) fn describe<'a>(diff: &Fields<'a>, visit: &mut impl FnMut(&[Part<'a>], Described<'a>)) {
+    fields(diff, &mut Vec::new(), visit);
+}
+
+fn fields<'a>(
+    diff: &Fields<'a>,
+    path: &mut Vec<Part<'a>>,
+    visit: &mut impl FnMut(&[Part<'a>], Described<'a>),
+) {
+    for named in &diff.changes {
+        path.push(Part::Field(named.name));
+        change(&named.change, path, visit);
+        path.pop();
+    }
+}
+
+fn items<'a>(
+    diff: &Items<'a>,
+    path: &mut Vec<Part<'a>>,
+    visit: &mut impl FnMut(&[Part<'a>], Described<'a>),
+) {
+    if let Some(length) = diff.length {
+        visit(path, Described::Truncated(length));
+    }
+    for item in &diff.changes {
+        path.push(Part::Index(item.index));
+        change(&item.change, path, visit);
+        path.pop();
+    }
+}
+
+fn change<'a>(
+    change: &Change<'a>,
+    path: &mut Vec<Part<'a>>,
+    visit: &mut impl FnMut(&[Part<'a>], Described<'a>),
+) {
+    match change {
+        Change::Remove => visit(path, Described::Removed),
+        Change::Update(value) | Change::Insert(value) => visit(path, Described::Updated(*value)),
+        Change::Splice(splice) => visit(path, Described::Updated(splice.element)),
+        Change::Nested(Node::Fields(diff)) => fields(diff, path, visit),
+        Change::Nested(Node::Items(diff)) => items(diff, path, visit),
+    }
+}

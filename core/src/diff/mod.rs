@@ -1,0 +1,79 @@
+//! `$v: 2` updates, which servers from 5.0 on write: what a diff means, to the byte.
+//!
+//! A diff lists what happens to the fields of one level by sections: `d` removes, `u` updates, `i`
+//! inserts, `b` splices binary data, `s<name>` holds the diff of an embedded document or array:
+//!
+//! ```text
+//! fields := { ["d": {name: false, …}] ["u": {name: value, …}] ["i": {name: value, …}]
+//!             ["b": {name: {"o": offset, "d": data}, …}] "s"+name : fields | items, … }
+//! items  := { "a": true, ["l": length], ("u"+index : value | "s"+index : fields | items), … }
+//! ```
+//!
+//! | | the field is there | it is not |
+//! | --- | --- | --- |
+//! | `d` | gone | nothing |
+//! | `u` | the new value in the old place | appended, in the order of the diff |
+//! | `i` | moved to the end | appended, after those of `u` |
+//! | `s` | changed; `null` if it is of the other kind | nothing |
+//! | `b` | its bytes from the offset on replaced; `null` if that cannot be | nothing |
+//!
+//! An array ends at `l` if that is given, else at its old end or the highest index, whichever is
+//! further; gaps are `null`, as is what `s` does not find or finds of the other kind.
+//!
+//! The nulls are place-holders. When a stretch of the log is applied again to a document that is
+//! ahead of it, some steps meet values that came later; a later step of the stretch mends each.
+//! So **any** end of a document's log, applied to its last state, leads to that state, byte for
+//! byte, as long as every step is applied as a whole. The same holds for the paths of `$v: 1`
+//! modifiers that lead through a value that is no container: they alone are passed over.
+
+mod apply;
+mod describe;
+mod fault;
+mod modifiers;
+mod parse;
+
+use crate::document::Document;
+
+pub use describe::{Described, Part};
+pub use fault::{DiffError, DiffFault};
+pub use modifiers::apply_modifiers;
+use parse::Fields;
+
+/// Nulls that one update may fill into gaps of arrays: more than a document of 16 MB can hold.
+const MAX_PADDING: usize = 1 << 21;
+
+/// A diff whose form was checked.
+#[derive(Debug, Clone)]
+pub struct Diff<'a> {
+    root: Fields<'a>,
+}
+
+impl<'a> Diff<'a> {
+    /// Checks and reads a diff (the entry's `o.diff`).
+    ///
+    /// # Errors
+    /// [`DiffError`] says what is wrong with it and where. Servers write no such diff: the entry
+    /// is damaged.
+    pub fn parse(diff: Document<'a>) -> Result<Self, DiffError> {
+        Ok(Self {
+            root: parse::root(diff)?,
+        })
+    }
+
+    /// The document as the diff leaves it. What the diff does not name keeps its bytes.
+    ///
+    /// # Errors
+    /// [`DiffError`] if the document is damaged, or the diff asks for more place-holders than any
+    /// document can hold.
+    pub fn apply(&self, document: Document<'_>) -> Result<Vec<u8>, DiffError> {
+        apply::apply(&self.root, document)
+    }
+
+    /// Calls `visit` for every change with the path to it, in the order of the diff.
+    pub fn describe(&self, visit: &mut impl FnMut(&[Part<'a>], Described<'a>)) {
+        describe::describe(&self.root, visit);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! `updateDescription` of a diff, as MongoDB's change events have it.
+
+use crate::diff::{Described, Diff, Part};
+use crate::document::{Element, Malformed, kind};
+use crate::json::{self, Mode};
+
+/// Appends `{updatedFields, removedFields, truncatedArrays}` and, where a path could be read in
+/// two ways, `disambiguatedPaths`: those with a number below the first level or a dot in a name.
+///
+/// Two different places can have the same path; then `updatedFields` has the name twice, as
+/// MongoDB's own events do.
+///
+/// # Errors
+/// [`Malformed`] if a value is damaged; then `out` holds a part of the text.
+pub(super) fn write_description(
+    diff: &Diff<'_>,
+    mode: Mode,
+    out: &mut Vec<u8>,
+) -> Result<(), Malformed> {
+    let mut lists = Lists {
+        mode,
+        path: Vec::new(),
+        updated: Vec::new(),
+        removed: Vec::new(),
+        truncated: Vec::new(),
+        disambiguated: Vec::new(),
+    };
+    let mut outcome = Ok(());
+    diff.describe(&mut |path, described| {
+        if outcome.is_ok() {
+            outcome = lists.add(path, described);
+        }
+    });
+    outcome?;
+    out.extend_from_slice(b"{\"updatedFields\":{");
+    out.extend_from_slice(&lists.updated);
+    out.extend_from_slice(b"},\"removedFields\":[");
+    out.extend_from_slice(&lists.removed);
+    out.extend_from_slice(b"],\"truncatedArrays\":[");
+    out.extend_from_slice(&lists.truncated);
+    out.push(b']');
+    if !lists.disambiguated.is_empty() {
+        out.extend_from_slice(b",\"disambiguatedPaths\":{");
+        out.extend_from_slice(&lists.disambiguated);
+        out.push(b'}');
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// The lists while they are written, each without its brackets.
+struct Lists {
+    mode: Mode,
+    /// The path at hand, with dots between its parts.
+    path: Vec<u8>,
+    updated: Vec<u8>,
+    removed: Vec<u8>,
+    truncated: Vec<u8>,
+    disambiguated: Vec<u8>,
+}
+
+impl Lists {
+    fn add(&mut self, path: &[Part<'_>], described: Described<'_>) -> Result<(), Malformed> {
+        self.path.clear();
+        for (index, part) in path.iter().enumerate() {
+            if index > 0 {
+                self.path.push(b'.');
+            }
+            match part {
+                Part::Field(name) => self.path.extend_from_slice(name),
+                Part::Index(index) => {
+                    let mut digits = itoa::Buffer::new();
+                    self.path
+                        .extend_from_slice(digits.format(*index).as_bytes());
+                }
+            }
+        }
+        match described {
+            Described::Updated(value) => {
+                next(&mut self.updated);
+                json::write_string(&self.path, &mut self.updated);
+                self.updated.push(b':');
+                // A loss in the text is noted where the entry's own update is written.
+                json::write_value(value, self.mode, &mut self.updated).map(drop)?;
+            }
+            Described::Removed => {
+                next(&mut self.removed);
+                json::write_string(&self.path, &mut self.removed);
+            }
+            Described::Truncated(length) => {
+                next(&mut self.truncated);
+                self.truncated.extend_from_slice(b"{\"field\":");
+                json::write_string(&self.path, &mut self.truncated);
+                self.truncated.extend_from_slice(b",\"newSize\":");
+                write_number(length, self.mode, &mut self.truncated)?;
+                self.truncated.push(b'}');
+            }
+        }
+        if is_ambiguous(path) {
+            self.disambiguate(path)?;
+        }
+        Ok(())
+    }
+
+    fn disambiguate(&mut self, path: &[Part<'_>]) -> Result<(), Malformed> {
+        let out = &mut self.disambiguated;
+        next(out);
+        json::write_string(&self.path, out);
+        out.extend_from_slice(b":[");
+        for (index, part) in path.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            match part {
+                Part::Field(name) => {
+                    json::write_string(name, out);
+                }
+                Part::Index(index) => write_number(*index, self.mode, out)?,
+            }
+        }
+        out.push(b']');
+        Ok(())
+    }
+}
+
+fn next(list: &mut Vec<u8>) {
+    if !list.is_empty() {
+        list.push(b',');
+    }
+}
+
+fn is_ambiguous(path: &[Part<'_>]) -> bool {
+    path.iter().enumerate().any(|(index, part)| match part {
+        Part::Index(_) => true,
+        Part::Field(name) => {
+            let is_number = !name.is_empty() && name.iter().all(u8::is_ascii_digit);
+            name.contains(&b'.') || (index > 0 && is_number)
+        }
+    })
+}
+
+/// Lengths and indexes are int32 on the wire; the diff's reader bounds them.
+fn write_number(number: usize, mode: Mode, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let value = i32::try_from(number).unwrap_or(i32::MAX).to_le_bytes();
+    let element = Element {
+        name: b"",
+        kind: kind::INT32,
+        value: &value,
+    };
+    json::write_value(element, mode, out).map(drop)
+}

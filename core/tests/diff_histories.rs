@@ -1,0 +1,139 @@
+//! Any end of a document's log, applied again to a later state, leads to the last state.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test: a panic is the failure report"
+)]
+
+mod histories;
+
+use histories::{Choices, Value, build, diff, document, fields, modifiers};
+use oplog_relay_core::diff::{Diff, apply_modifiers};
+use oplog_relay_core::document::{Document, Element, kind};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// The states of a document, and the update from each to the next.
+#[derive(Debug, Clone)]
+struct History {
+    states: Vec<Vec<u8>>,
+    updates: Vec<Vec<u8>>,
+}
+
+type Fields = Vec<(&'static str, Value)>;
+
+fn history(
+    plain: bool,
+    update: impl Fn(&Fields, &Fields, &mut Choices) -> Option<Vec<u8>>,
+) -> impl Strategy<Value = History> {
+    (vec(fields(plain), 2..8), any::<u64>()).prop_map(move |(states, choices)| {
+        let mut choices = Choices(choices);
+        let mut history = History {
+            states: vec![document(&states[0])],
+            updates: Vec::new(),
+        };
+        for pair in states.windows(2) {
+            if let Some(update) = update(&pair[0], &pair[1], &mut choices) {
+                history.updates.push(update);
+                history.states.push(document(&pair[1]));
+            }
+        }
+        history
+    })
+}
+
+fn apply(state: &[u8], update: &[u8]) -> Vec<u8> {
+    let (state, update) = (
+        Document::new(state).unwrap(),
+        Document::new(update).unwrap(),
+    );
+    if update.get("$v").unwrap().is_some() {
+        return apply_modifiers(state, update).unwrap();
+    }
+    Diff::parse(update).unwrap().apply(state).unwrap()
+}
+
+/// Applies the updates from `first` on to the state before update `behind`.
+fn run(history: &History, first: usize, behind: usize) -> Vec<u8> {
+    let state = history.states[behind].clone();
+    let updates = history.updates[first..].iter();
+    updates.fold(state, |state, update| apply(&state, update))
+}
+
+fn by_name(document: &[u8]) -> Vec<u8> {
+    let mut fields = Vec::new();
+    for element in Document::new(document).unwrap().elements() {
+        let element = element.unwrap();
+        let value = match element.kind {
+            kind::DOCUMENT | kind::ARRAY => by_name(element.value),
+            _ => element.value.to_vec(),
+        };
+        fields.push((element.name, element.kind, value));
+    }
+    fields.sort();
+    build(|out| {
+        for (name, kind, value) in &fields {
+            out.element(Element {
+                name,
+                kind: *kind,
+                value,
+            });
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Every end of the log, from every state that is not behind it, byte for byte.
+    #[test]
+    fn suffix_reapplication_is_byte_identical(history in history(false, |before, after, choices| diff(before, after, choices))) {
+        for (index, update) in history.updates.iter().enumerate() {
+            prop_assert_eq!(&apply(&history.states[index], update), &history.states[index + 1]);
+        }
+        let last = history.states.last().unwrap();
+        for first in 0..history.updates.len() {
+            for ahead in first..history.states.len() {
+                prop_assert_eq!(&run(&history, first, ahead), last, "from {} on state {}", first, ahead);
+            }
+        }
+    }
+
+    /// Modifiers do not tell where a field stood: their order of fields may change.
+    #[test]
+    fn modifiers_applied_again_lead_to_the_same_fields(history in history(true, |before, after, choices| Some(modifiers(before, after, choices)))) {
+        let last = by_name(history.states.last().unwrap());
+        for first in 0..history.updates.len() {
+            for ahead in first..history.states.len() {
+                prop_assert_eq!(&by_name(&run(&history, first, ahead)), &last, "from {} on state {}", first, ahead);
+            }
+        }
+    }
+
+    /// A diff applied twice in a row does what it does once: an unclear answer may be repeated.
+    #[test]
+    fn a_diff_twice_is_a_diff_once(before in fields(false), after in fields(false), other in fields(false), choices in any::<u64>()) {
+        if let Some(diff) = diff(&before, &after, &mut Choices(choices)) {
+            let once = apply(&document(&other), &diff);
+            prop_assert_eq!(apply(&once, &diff), once);
+        }
+    }
+
+    /// Whatever stands in an update, it is refused or applied, never a panic.
+    #[test]
+    fn any_bytes_are_refused_or_applied(state in fields(false), update in fields(false), noise in vec((0_usize..200, any::<u8>()), 0..4)) {
+        let mut update = document(&update);
+        for (at, byte) in noise {
+            if let Some(place) = update.get_mut(at) {
+                *place = byte;
+            }
+        }
+        let state = document(&state);
+        let state = Document::new(&state).unwrap();
+        if let Ok(update) = Document::new(&update) {
+            let diffed = Diff::parse(update).map(|diff| diff.apply(state).map(drop));
+            drop((diffed, apply_modifiers(state, update).map(drop)));
+        }
+    }
+}
