@@ -107,7 +107,9 @@ async fn replay(config: ReplayConfig) -> Result<ExitCode, ConsumerError> {
         supervisor.shutdown.clone(),
     )
     .await?;
-    supervisor.run(Sink::Mongo(sink), served, true).await
+    supervisor
+        .run(Sink::Mongo(Box::new(sink)), served, true)
+        .await
 }
 
 /// `oplog-consumer emit`

@@ -24,6 +24,10 @@ pub struct Metrics {
     pub filtered: IntCounter,
     /// Entries of collections that were dropped since.
     pub dropped_entries: IntCounter,
+    /// Documents that a unique index refused for now.
+    pub held_documents: IntCounter,
+    /// Of these, those that it took later.
+    pub released_documents: IntCounter,
     /// Bytes of the records read.
     pub bytes: IntCounter,
     lag: Gauge,
@@ -59,9 +63,6 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         register_build_info(&registry, PREFIX, env!("CARGO_PKG_VERSION"))?;
-        let counter = |name: &str, help: &str| {
-            registered(&registry, IntCounter::with_opts(opts(name, help))?)
-        };
         let gauge =
             |name: &str, help: &str| registered(&registry, Gauge::with_opts(opts(name, help))?);
         let int_gauge =
@@ -75,18 +76,26 @@ impl Metrics {
         let by_operation = registered(&registry, by_operation)?;
         let errors = IntCounterVec::new(opts("errors_total", "Errors by kind."), &["kind"])?;
         let errors = registered(&registry, errors)?;
+        let [
+            filtered,
+            dropped_entries,
+            held_documents,
+            released_documents,
+            bytes,
+            commits,
+            unmatched_updates,
+            duplicate_inserts,
+            rewritten_documents,
+            folded,
+        ] = counters(&registry)?;
         Ok(Self {
             entries: Operation::ALL
                 .map(|operation| by_operation.with_label_values(&[operation.name()])),
-            filtered: counter(
-                "filtered_total",
-                "Entries that the namespace filter left out.",
-            )?,
-            dropped_entries: counter(
-                "dropped_collection_entries_total",
-                "Entries of collections that were dropped since, left out.",
-            )?,
-            bytes: counter("bytes_total", "Bytes of the records read.")?,
+            filtered,
+            dropped_entries,
+            held_documents,
+            released_documents,
+            bytes,
             lag: gauge(
                 "lag_seconds",
                 "Age of the last entry applied; 0 when caught up.",
@@ -95,24 +104,15 @@ impl Metrics {
                 "position_timestamp_seconds",
                 "Source time of the last entry applied.",
             )?,
-            commits: counter("commits_total", "Offset commits that Kafka confirmed.")?,
+            commits,
             commit_seconds: histogram("commit_seconds", "From a commit to its confirmation.")?,
             queue_bytes: int_gauge("queue_bytes", "Bytes read and not yet applied.")?,
             partitions: int_gauge("assigned_partitions", "Partitions assigned to this member.")?,
             errors,
-            unmatched_updates: counter(
-                "unmatched_updates_total",
-                "Updates that found no document.",
-            )?,
-            duplicate_inserts: counter(
-                "duplicate_inserts_total",
-                "Inserts of documents that were there, applied as replacements.",
-            )?,
-            rewritten_documents: counter(
-                "rewritten_documents_total",
-                "Documents that were read, changed and replaced.",
-            )?,
-            folded: counter("folded_total", "Entries that a later one made superfluous.")?,
+            unmatched_updates,
+            duplicate_inserts,
+            rewritten_documents,
+            folded,
             apply_seconds: histogram("apply_seconds", "Time that the sink takes for a batch.")?,
             applied_ms: AtomicI64::new(0),
             registry,
@@ -188,6 +188,47 @@ pub fn now_ms() -> i64 {
 )]
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
+}
+
+/// Name and help of the plain counters.
+const COUNTERS: [(&str, &str); 10] = [
+    (
+        "filtered_total",
+        "Entries that the namespace filter left out.",
+    ),
+    (
+        "dropped_collection_entries_total",
+        "Entries of collections that were dropped since, left out.",
+    ),
+    (
+        "held_documents_total",
+        "Documents that a unique index of the target refused for now.",
+    ),
+    (
+        "released_documents_total",
+        "Held documents that the target took later.",
+    ),
+    ("bytes_total", "Bytes of the records read."),
+    ("commits_total", "Offset commits that Kafka confirmed."),
+    ("unmatched_updates_total", "Updates that found no document."),
+    (
+        "duplicate_inserts_total",
+        "Inserts of documents that were there, applied as replacements.",
+    ),
+    (
+        "rewritten_documents_total",
+        "Documents that were read, changed and replaced.",
+    ),
+    ("folded_total", "Entries that a later one made superfluous."),
+];
+
+fn counters(registry: &Registry) -> Result<[IntCounter; COUNTERS.len()], prometheus::Error> {
+    let made: Vec<IntCounter> = COUNTERS
+        .iter()
+        .map(|(name, help)| registered(registry, IntCounter::with_opts(opts(name, help))?))
+        .collect::<Result<_, _>>()?;
+    made.try_into()
+        .map_err(|_| prometheus::Error::Msg("a counter is missing".to_owned()))
 }
 
 fn opts(name: &str, help: &str) -> Opts {

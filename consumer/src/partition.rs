@@ -130,6 +130,10 @@ impl PartitionWorker {
                 break;
             }
         }
+        let Start {
+            topic, partition, ..
+        } = &self.start;
+        self.shared.sink.forget_held(topic, *partition);
         Ok(())
     }
 
@@ -373,6 +377,11 @@ impl PartitionWorker {
     }
 
     fn acknowledge(&self, next: NextOffset, last: Option<EntryId>, urgent: bool) {
+        let Start {
+            topic, partition, ..
+        } = &self.start;
+        let held = self.shared.sink.held_since(topic, *partition);
+        let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
         let event = ReportEvent::Acknowledged { next, last, urgent };
         self.shared.reports.send(self.start.assignment, event);
     }

@@ -10,6 +10,7 @@ use crate::assignment::ReportEvent;
 use crate::barrier::{Waited, follow, gather, no_cut};
 use crate::batch::{Batch, Located};
 use crate::error::ConsumerError;
+use crate::sink::mongo::UNRESOLVED;
 use crate::sink::{Applied, SinkError};
 
 /// A worker that has come to a barrier, with everything before it applied and acknowledged.
@@ -70,6 +71,21 @@ impl Meeting<'_> {
         Ok(Applied::Done)
     }
 
+    /// Everything before a command must be applied.
+    fn check_nothing_held(&self) -> Result<(), ConsumerError> {
+        let Start {
+            topic, partition, ..
+        } = self.start;
+        match self.shared.sink.held_since(topic, *partition) {
+            None => Ok(()),
+            Some(offset) => Err(ConsumerError::Refused(format!(
+                "{}: a document waits since this record because a unique index of the target \
+                 refuses it, and now a command is to run: {UNRESOLVED}",
+                self.start.place(offset)
+            ))),
+        }
+    }
+
     fn holding(&self, holding: bool) {
         let event = ReportEvent::Holding(holding);
         self.shared.reports.send(self.start.assignment, event);
@@ -85,6 +101,7 @@ impl Meeting<'_> {
         if matches!(side, Side::None) || self.shared.sink.has_run(self.source, located.id).await? {
             return Ok(Applied::Done);
         }
+        self.check_nothing_held()?;
         self.holding(true);
         let waited = gather(&self.shared.committed, barrier, &self.start.token).await;
         self.holding(false);

@@ -23,6 +23,9 @@
 //! say, and replaced. A document with one such entry in a step has all its updates of that step
 //! made so; whole states of it go before, in commands as always.
 //!
+//! The documents of some collections depend on each other (unique indexes, capped collections):
+//! nothing of theirs is folded or moved.
+//!
 //! A replacement is sent with upsert: the entry holds the whole document, so nothing can be made
 //! up. An update is not: it would create a document of the fields that it happens to set.
 
@@ -40,7 +43,7 @@ use oplog_relay_core::document::{Document, Element};
 use oplog_relay_core::entry::{Operation, Update};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use crate::batch::Located;
 
@@ -174,12 +177,25 @@ impl Planner {
         }
     }
 
-    /// Plans a batch.
+    /// Plans a batch of collections whose documents do not depend on each other.
+    ///
+    /// # Errors
+    /// As [`Planner::plan_ordered`].
+    pub fn plan<'a>(&self, entries: &[Located<'a>]) -> Result<Plan<'a>, PlanError> {
+        self.plan_ordered(entries, &|_| false)
+    }
+
+    /// Plans a batch. The entries of a collection that `is_ordered` says true of are all kept, in
+    /// their order, in one lane.
     ///
     /// # Errors
     /// [`PlanError`] names the first entry that cannot be applied; those before it can be planned
     /// without it.
-    pub fn plan<'a>(&self, entries: &[Located<'a>]) -> Result<Plan<'a>, PlanError> {
+    pub fn plan_ordered<'a>(
+        &self,
+        entries: &[Located<'a>],
+        is_ordered: &dyn Fn(&str) -> bool,
+    ) -> Result<Plan<'a>, PlanError> {
         let mut plan = Plan::default();
         let mut segment = Segment::default();
         for (index, located) in entries.iter().enumerate() {
@@ -190,18 +206,23 @@ impl Planner {
                 fault,
             };
             if is_command(&located.entry) {
-                self.finish(std::mem::take(&mut segment), &mut plan);
+                self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
                 let located = *located;
                 plan.steps.push(Step::Command(Command { located, index }));
             } else if let Some(action) = action_of(located).map_err(fault)? {
                 segment.push(located, action).map_err(fault)?;
             }
         }
-        self.finish(segment, &mut plan);
+        self.finish(segment, is_ordered, &mut plan);
         Ok(plan)
     }
 
-    fn finish<'a>(&self, segment: Segment<'a>, plan: &mut Plan<'a>) {
+    fn finish<'a>(
+        &self,
+        segment: Segment<'a>,
+        is_ordered: &dyn Fn(&str) -> bool,
+        plan: &mut Plan<'a>,
+    ) {
         if segment.writes.is_empty() {
             return;
         }
@@ -210,7 +231,7 @@ impl Planner {
             .len()
             .div_ceil(ENTRIES_PER_LANE)
             .min(self.lanes);
-        let (lanes, folded) = segment.into_lanes(count);
+        let (lanes, folded) = segment.into_lanes(count, is_ordered);
         plan.folded += folded;
         plan.steps.push(Step::Write(lanes));
     }
@@ -280,8 +301,13 @@ impl<'a> Segment<'a> {
     }
 
     /// Folds and distributes; also returns how many writes became superfluous.
-    fn into_lanes(mut self, count: usize) -> (Vec<Lane<'a>>, u64) {
-        let fates = self.fold();
+    fn into_lanes(
+        mut self,
+        count: usize,
+        is_ordered: &dyn Fn(&str) -> bool,
+    ) -> (Vec<Lane<'a>>, u64) {
+        let ordered = self.ordered(is_ordered);
+        let fates = self.fold(&ordered);
         let mut lanes = vec![Lane::default(); count];
         // Index of a collection's first bulk in its lane.
         let mut bulks: FxHashMap<(usize, &str), usize> = FxHashMap::default();
@@ -295,6 +321,12 @@ impl<'a> Segment<'a> {
                 Some(Fate::Rewritten) => BulkKind::Rewrite,
                 Some(Fate::Sent) | None => write.action.bulk_kind(),
             };
+            if ordered.contains(ns) {
+                if let Some(lane) = lanes.get_mut(lane_of(ns, b"", count)) {
+                    lane.push_last(ns, kind, *write);
+                }
+                continue;
+            }
             let number = lane_of(ns, self.identity(index), count);
             let Some(lane) = lanes.get_mut(number) else {
                 continue;
@@ -309,15 +341,29 @@ impl<'a> Segment<'a> {
         (lanes, folded)
     }
 
+    /// The collections of this segment whose order is kept.
+    fn ordered(&self, is_ordered: &dyn Fn(&str) -> bool) -> FxHashSet<&'a str> {
+        let all: FxHashSet<&str> = self.writes.iter().map(|(ns, _)| *ns).collect();
+        all.into_iter().filter(|ns| is_ordered(ns)).collect()
+    }
+
     /// Reads backwards what becomes of each write, and makes an insert of a document that was
     /// written before in this segment a replacement.
-    fn fold(&mut self) -> Vec<Fate> {
+    fn fold(&mut self, ordered: &FxHashSet<&str>) -> Vec<Fate> {
         let mut fates = vec![Fate::Sent; self.writes.len()];
         let mut replaced = Vec::new();
         let mut rewrites = false;
         let mut folds: FxHashMap<(&str, &[u8]), Fold> = FxHashMap::default();
         folds.reserve(self.writes.len());
         for (index, (ns, write)) in self.writes.iter().enumerate().rev() {
+            if ordered.contains(ns) {
+                if matches!(write.action, Action::Diff(_))
+                    && let Some(fate) = fates.get_mut(index)
+                {
+                    *fate = Fate::Rewritten;
+                }
+                continue;
+            }
             let fold = folds.entry((ns, self.identity(index))).or_default();
             match fold.whole {
                 Some(later) => {
@@ -384,6 +430,17 @@ impl<'a> Lane<'a> {
             writes: Vec::new(),
         }));
         first
+    }
+
+    /// Appends a write behind all earlier ones of its collection.
+    fn push_last(&mut self, ns: &'a str, kind: BulkKind, write: Write<'a>) {
+        let last = self.bulks.iter_mut().rfind(|bulk| bulk.ns == ns);
+        if let Some(bulk) = last.filter(|bulk| bulk.kind == kind) {
+            bulk.writes.push(write);
+            return;
+        }
+        let writes = vec![write];
+        self.bulks.push(Bulk { ns, kind, writes });
     }
 
     fn push(&mut self, first: usize, kind: BulkKind, write: Write<'a>) {

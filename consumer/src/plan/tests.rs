@@ -452,3 +452,35 @@ fn updates_that_cannot_be_repeated_are_refused_and_empty_ones_left_out() {
     });
     assert_eq!(plan_of(empty).unwrap(), "[]");
 }
+
+#[test]
+fn an_ordered_collection_keeps_every_write_in_its_place() {
+    let changes = [
+        (1, Change::Insert(1)),
+        (2, Change::Insert(1)),
+        (1, Change::Delete),
+        (3, Change::Insert(1)),
+        (1, Change::Insert(1)),
+    ];
+    let entries: Vec<Vec<u8>> = changes
+        .iter()
+        .map(|(id, change)| entry("db.c", *id, *change))
+        .collect();
+    let entries = located(&entries);
+    let plan = Planner::new(8).plan_ordered(&entries, &|_| true).unwrap();
+    let [Step::Write(lanes)] = &plan.steps[..] else {
+        panic!()
+    };
+    let [lane] = &lanes[..] else { panic!() };
+    let kinds: Vec<_> = lane
+        .bulks
+        .iter()
+        .map(|bulk| (bulk.kind, bulk.writes.len()))
+        .collect();
+    let expected = [
+        (BulkKind::Insert, 2),
+        (BulkKind::Delete, 1),
+        (BulkKind::Insert, 2),
+    ];
+    assert_eq!((kinds.as_slice(), plan.folded), (&expected[..], 0));
+}

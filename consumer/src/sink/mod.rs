@@ -49,7 +49,7 @@ impl From<ConsumerError> for SinkError {
 #[derive(Debug)]
 pub enum Sink {
     /// `replay`
-    Mongo(mongo::MongoSink),
+    Mongo(Box<mongo::MongoSink>),
     /// `emit`
     Json(json::JsonSink),
 }
@@ -100,6 +100,23 @@ impl Sink {
         match self {
             Self::Mongo(sink) => sink.has_run(source, id).await,
             Self::Json(_) => Ok(false),
+        }
+    }
+
+    /// The offset of the first entry of a partition whose document waits in the sink: nothing from
+    /// there on may be committed.
+    #[must_use]
+    pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
+        match self {
+            Self::Mongo(sink) => sink.held_since(topic, partition),
+            Self::Json(_) => None,
+        }
+    }
+
+    /// Forgets what waits for a partition: it was taken away.
+    pub fn forget_held(&self, topic: &str, partition: i32) {
+        if let Self::Mongo(sink) = self {
+            sink.forget_held(topic, partition);
         }
     }
 

@@ -43,7 +43,12 @@ impl MongoSink {
         bulk: &Bulk<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
+        let others;
         let mut rest = bulk.writes.as_slice();
+        if self.holds(bulk.ns) {
+            others = self.without_held(bulk.ns, rest)?;
+            rest = &others;
+        }
         while !rest.is_empty() {
             let (part, after) = self.limits.cut(bulk.kind, rest);
             if self.send(bulk.ns, bulk.kind, part, token).await? == Applied::Abandoned {
@@ -104,7 +109,7 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
-    async fn run(
+    pub(super) async fn run(
         &self,
         ns: &str,
         kind: BulkKind,
@@ -199,6 +204,16 @@ impl MongoSink {
                 }
                 (after, false)
             }
+            (Directive::Replace, _) if self.is_ordered(ns) => {
+                self.hold(ns, write).await?;
+                // What follows of the same document goes on top of what is held.
+                let (kind, writes) = (BulkKind::Update, after.to_vec());
+                let sent = Box::pin(self.send_bulk(&Bulk { ns, kind, writes }, token)).await?;
+                if sent == Applied::Abandoned {
+                    return Ok(None);
+                }
+                (&[][..], false)
+            }
             (Directive::Replace | Directive::Rewrite | Directive::Stop, _) => {
                 return Err(refusal(ns, write, error));
             }
@@ -226,6 +241,7 @@ impl MongoSink {
                         ..*write
                     });
                 }
+                (Directive::Replace, _) if self.is_ordered(ns) => self.hold(ns, write).await?,
                 (Directive::Retry, _) => again.push(*write),
                 (Directive::Skip, _) => {}
                 (Directive::Replace | Directive::Rewrite | Directive::Stop, _) => {

@@ -56,7 +56,11 @@ impl MongoSink {
     }
 
     /// Asks again while the target cannot be reached.
-    async fn persist<T, F>(&self, doing: &str, ask: impl Fn() -> F) -> Result<T, ConsumerError>
+    pub(super) async fn persist<T, F>(
+        &self,
+        doing: &str,
+        ask: impl Fn() -> F,
+    ) -> Result<T, ConsumerError>
     where
         F: Future<Output = Driver<T>>,
     {
@@ -187,6 +191,7 @@ impl MongoSink {
                 .await?
             }
         };
+        self.forget_order();
         if applied == Applied::Done {
             self.persist("noting a command", || {
                 self.catalog.finish(source, note.clone())

@@ -3,20 +3,23 @@
 //! Inserts are optimistic: a document that is there is replaced, which is what the insert means
 //! when a stretch is replayed (and left alone if it is the same). An update that no command can
 //! say, or that a command cannot apply to the stored document, is a rewrite: read, change, replace.
-//! While the target cannot be
-//! reached a write is repeated for ever, with growing pauses; what the target refuses for good
-//! ends the program (the directives).
+//! What a unique index refuses while a stretch is applied again is held until it passes.
+//!
+//! While the target cannot be reached a write is repeated for ever, with growing pauses; what the
+//! target refuses for good ends the program (the directives).
 
 mod bulk;
 mod command;
 mod find;
+mod held;
 mod limits;
+mod ordered;
 mod present;
 mod reply;
 mod rewrite;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -34,6 +37,8 @@ use crate::plan::{BulkKind, Lane, Plan, Planner, Step};
 use crate::sink::{Applied, SinkError};
 use crate::status::Readiness;
 
+use held::Held;
+pub use held::UNRESOLVED;
 use limits::Limits;
 
 /// First and longest pause before a write is sent again.
@@ -51,6 +56,8 @@ pub struct MongoSink {
     planner: Planner,
     catalog: Catalog,
     limits: Limits,
+    known_order: Mutex<ordered::Known>,
+    held: Mutex<Held>,
     unmatched: Unmatched,
     allow_lossy: bool,
     /// Whether the target lets validation be bypassed; until it refuses.
@@ -89,6 +96,8 @@ impl MongoSink {
             catalog,
             planner: Planner::new(config.lanes),
             limits,
+            known_order: Mutex::default(),
+            held: Mutex::default(),
             unmatched: config.unmatched,
             allow_lossy: config.allow_lossy,
             bypass_validation: AtomicBool::new(true),
@@ -109,7 +118,11 @@ impl MongoSink {
     /// # Errors
     /// [`SinkError::Entry`] for an entry that cannot be replayed; anything else ends the program.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
-        let plan: Plan<'_> = self.planner.plan(batch.entries).map_err(SinkError::Entry)?;
+        self.look_up_order(batch.entries).await?;
+        let plan: Plan<'_> = self
+            .planner
+            .plan_ordered(batch.entries, &|ns| self.is_ordered(ns))
+            .map_err(SinkError::Entry)?;
         self.metrics.folded.inc_by(plan.folded);
         for step in &plan.steps {
             let applied = match step {
@@ -120,7 +133,21 @@ impl MongoSink {
                 return Ok(Applied::Abandoned);
             }
         }
-        Ok(Applied::Done)
+        if self.held().is_empty() {
+            return Ok(Applied::Done);
+        }
+        Ok(self.try_held(batch, token).await?)
+    }
+
+    /// Nothing can be left half done under these two locks.
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_order(&self) -> MutexGuard<'_, ordered::Known> {
+        self.known_order
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send_lanes(
@@ -131,6 +158,10 @@ impl MongoSink {
         let sent = lanes.iter().map(|lane| async move {
             for bulk in &lane.bulks {
                 let sent = match bulk.kind {
+                    BulkKind::Rewrite if self.holds(bulk.ns) => {
+                        let writes = self.without_held(bulk.ns, &bulk.writes)?;
+                        self.rewrite(bulk.ns, &writes, token).await?
+                    }
                     BulkKind::Rewrite => self.rewrite(bulk.ns, &bulk.writes, token).await?,
                     BulkKind::Insert | BulkKind::Delete | BulkKind::Update => {
                         self.send_bulk(bulk, token).await?

@@ -1,0 +1,271 @@
+//! Documents that a unique index of the target refuses for now.
+//!
+//! In a collection that is written in order this happens only where a stretch is applied again:
+//! the target is ahead, and some other document has the value already. Such a document is held
+//! here; its later entries are applied to what is held, and that is tried again after each batch.
+//! What is held last is the document's final state, which no other final state refuses. Offsets
+//! stay before the first entry that is held.
+
+use futures_util::StreamExt;
+use mongodb::bson::{RawBsonRef, RawDocumentBuf};
+use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::position::EntryId;
+use rustc_hash::FxHashMap;
+
+use super::MongoSink;
+use super::find::{ReadLevel, find_command};
+use crate::assignment::Token;
+use crate::batch::Batch;
+use crate::directive::DUPLICATE_KEY;
+use crate::error::ConsumerError;
+use crate::plan::{Action, Bulk, BulkKind, Write, rewritten};
+use crate::sink::Applied;
+
+/// Bytes of documents that are held at most.
+const MOST_BYTES: usize = 64 << 20;
+
+/// A document that waits.
+#[derive(Debug, Clone)]
+pub(super) struct HeldDocument {
+    /// The last entry that made it.
+    id: EntryId,
+    /// What it is to become.
+    document: Vec<u8>,
+    /// The first entry that was held.
+    since: EntryId,
+    /// Topic, partition and offset of that entry, once known.
+    place: Option<(String, i32, i64)>,
+}
+
+/// By namespace and the identity of `_id`.
+pub(super) type Held = FxHashMap<(String, Vec<u8>), HeldDocument>;
+
+impl MongoSink {
+    /// The offset of the first entry of a partition that is held.
+    #[must_use]
+    pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
+        let held = self.held();
+        let places = held.values().filter_map(|held| held.place.as_ref());
+        places
+            .filter(|(name, number, _)| name == topic && *number == partition)
+            .map(|(_, _, offset)| *offset)
+            .min()
+    }
+
+    /// Forgets what is held for a partition: it was taken away, and its next owner reads it again.
+    pub fn forget_held(&self, topic: &str, partition: i32) {
+        self.held().retain(|_, held| {
+            !matches!(&held.place, Some((name, number, _)) if name == topic && *number == partition)
+        });
+    }
+
+    /// Holds the document of a write that an index refused, as the write would have left it.
+    pub(super) async fn hold(&self, ns: &str, write: &Write<'_>) -> Result<(), ConsumerError> {
+        let document = match write.action {
+            Action::Insert(document) | Action::Replace(document) | Action::Rewritten(document) => {
+                document.as_bytes().to_vec()
+            }
+            Action::Delete => return Ok(()),
+            Action::Modify(_) | Action::Fields(_) | Action::Diff(_) => {
+                let Some(stored) = self.stored(ns, write).await? else {
+                    return self.count_unmatched(ns, std::slice::from_ref(write), 1);
+                };
+                applied(ns, &stored, write)?
+            }
+        };
+        let key = key(ns, write)?;
+        tracing::debug!(ns, entry = %write.id, "holding a document that a unique index refuses");
+        self.metrics.held_documents.inc();
+        let mut held = self.held();
+        let since = held.get(&key).map_or(write.id, |before| before.since);
+        let place = held.get(&key).and_then(|before| before.place.clone());
+        held.insert(
+            key,
+            HeldDocument {
+                id: write.id,
+                document,
+                since,
+                place,
+            },
+        );
+        let bytes: usize = held.values().map(|held| held.document.len()).sum();
+        if bytes > MOST_BYTES {
+            return Err(ConsumerError::Refused(format!(
+                "{} documents wait because unique indexes of the target refuse them, the last of \
+                 {ns} (entry {}): {UNRESOLVED}",
+                held.len(),
+                write.id
+            )));
+        }
+        Ok(())
+    }
+
+    async fn stored(&self, ns: &str, write: &Write<'_>) -> Result<Option<Vec<u8>>, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let ids = std::iter::once(write.document_id);
+        let command = find_command(collection, ids, ReadLevel::Local);
+        self.persist("reading a document", || async {
+            let command = RawDocumentBuf::from_bytes(command.clone())?;
+            let database = self.client.database(db);
+            let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+            let Some(reply) = cursor.next().await.transpose()? else {
+                return Ok(None);
+            };
+            let first = reply.doc_slices()?.into_iter().next().transpose()?;
+            let document = first.and_then(RawBsonRef::as_document);
+            Ok(document.map(|document| document.as_bytes().to_vec()))
+        })
+        .await
+    }
+
+    /// Applies the writes of held documents to what is held; returns the others.
+    pub(super) fn without_held<'a>(
+        &self,
+        ns: &str,
+        writes: &[Write<'a>],
+    ) -> Result<Vec<Write<'a>>, ConsumerError> {
+        let mut others = Vec::with_capacity(writes.len());
+        for write in writes {
+            let key = key(ns, write)?;
+            let Some(held) = self.held().get(&key).cloned() else {
+                others.push(*write);
+                continue;
+            };
+            match write.action {
+                Action::Delete => {
+                    self.held().remove(&key);
+                    others.push(*write);
+                }
+                Action::Insert(document)
+                | Action::Replace(document)
+                | Action::Rewritten(document) => {
+                    self.put(&key, write.id, document.as_bytes().to_vec());
+                }
+                Action::Modify(_) | Action::Fields(_) | Action::Diff(_) => {
+                    self.put(&key, write.id, applied(ns, &held.document, write)?);
+                }
+            }
+        }
+        Ok(others)
+    }
+
+    fn put(&self, key: &(String, Vec<u8>), id: EntryId, document: Vec<u8>) {
+        if let Some(held) = self.held().get_mut(key) {
+            (held.id, held.document) = (id, document);
+        }
+    }
+
+    /// Whether anything of a collection is held.
+    pub(super) fn holds(&self, ns: &str) -> bool {
+        let held = self.held();
+        !held.is_empty() && held.keys().any(|(name, _)| name == ns)
+    }
+
+    /// Tries what is held for a batch's partition again, until nothing more passes.
+    pub(super) async fn try_held(
+        &self,
+        batch: &Batch<'_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        self.note_places(batch);
+        loop {
+            let waiting: Vec<((String, Vec<u8>), HeldDocument)> = {
+                let held = self.held();
+                let ours = held.iter().filter(|(_, held)| is_of(held, batch));
+                ours.map(|(key, held)| (key.clone(), held.clone()))
+                    .collect()
+            };
+            let mut passed = 0;
+            for (key, held) in &waiting {
+                if !token.is_valid() {
+                    return Ok(Applied::Abandoned);
+                }
+                if self.try_one(&key.0, held, token).await? {
+                    self.held().remove(key);
+                    self.metrics.released_documents.inc();
+                    passed += 1;
+                }
+            }
+            if passed == 0 {
+                return Ok(Applied::Done);
+            }
+        }
+    }
+
+    async fn try_one(
+        &self,
+        ns: &str,
+        held: &HeldDocument,
+        token: &Token,
+    ) -> Result<bool, ConsumerError> {
+        let failed = |error: Malformed| damaged(ns, &error);
+        let document = Document::new(&held.document).map_err(failed)?;
+        let document_id = document.get("_id").map_err(failed)?;
+        let Some(document_id) = document_id else {
+            return Err(failed(Malformed::Missing("_id")));
+        };
+        let write = Write {
+            id: held.id,
+            document_id,
+            action: Action::Replace(document),
+        };
+        let tried = self
+            .run(ns, BulkKind::Update, std::slice::from_ref(&write))
+            .await?;
+        let refused = match &tried {
+            Ok(reply) => reply.errors.first().map(|error| error.code),
+            Err(_) => None,
+        };
+        if refused == Some(DUPLICATE_KEY) {
+            return Ok(false);
+        }
+        // Done, or something that sending it as usual meets again and deals with.
+        if tried.is_ok_and(|reply| reply.errors.is_empty() && reply.concern.is_none()) {
+            return Ok(true);
+        }
+        let kind = BulkKind::Update;
+        let writes = vec![write];
+        let bulk = Bulk { ns, kind, writes };
+        let sent = Box::pin(self.send_bulk(&bulk, token)).await?;
+        Ok(sent == Applied::Done)
+    }
+
+    /// Notes where the entries stand that were held while a batch was applied.
+    fn note_places(&self, batch: &Batch<'_>) {
+        for held in self.held().values_mut().filter(|held| held.place.is_none()) {
+            let since = held.since;
+            let found = batch.entries.iter().find(|located| located.id == since);
+            held.place = found.map(|located| {
+                let topic = batch.topic.to_owned();
+                (topic, batch.partition, located.offset)
+            });
+        }
+    }
+}
+
+fn is_of(held: &HeldDocument, batch: &Batch<'_>) -> bool {
+    matches!(&held.place, Some((topic, partition, _))
+        if topic == batch.topic && *partition == batch.partition)
+}
+
+/// What to do about documents that a barrier finds still held.
+pub const UNRESOLVED: &str = "documents of the target have values that these need. If a \
+    reset is being replayed, drop the unique index on the target until the replay has caught up; \
+    otherwise the target has documents of its own: run verify";
+
+fn key(ns: &str, write: &Write<'_>) -> Result<(String, Vec<u8>), ConsumerError> {
+    let mut identity = Vec::new();
+    write_id_identity(write.document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
+    Ok((ns.to_owned(), identity))
+}
+
+fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
+    let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
+    rewritten(stored, [write])
+        .map_err(|error| ConsumerError::Refused(format!("in {ns}: {error}: {}", error.error)))
+}
+
+fn damaged(ns: &str, error: &Malformed) -> ConsumerError {
+    ConsumerError::Refused(format!("a document of {ns} is damaged: {error}"))
+}
