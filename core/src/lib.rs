@@ -18,8 +18,11 @@
 //! 6. **Bounded memory**, the Kafka client's queues included.
 //! 7. **Proof.** `oplog-consumer verify` compares source and target byte for byte.
 //!
-//! Commands (DDL) and transactions travel as they stand on a database's command topic; the replay
-//! stops at them (exit code 6), except at a `create` without options.
+//! Commands (DDL) travel as they stand on a database's command topic; the replay stops at them
+//! (exit code 6), except at a `create` without options. A transaction is taken apart where it
+//! commits: each operation is an entry of its own with the commit's time, its ordinal, and its
+//! place in the transaction. What is exactly once is the entry; one transaction of the source may
+//! span several Kafka transactions.
 //!
 //! # Words
 //!
