@@ -21,6 +21,10 @@
 //! Commands (DDL) are ordered by [`barrier`]s: in whatever process its partitions are read, a
 //! command runs after all earlier and before all later writes of its collections.
 //!
+//! A transaction is taken apart where it commits: each operation is an entry of its own with the
+//! commit's time, its ordinal, and its place in the transaction. What is exactly once is the entry;
+//! one transaction of the source may span several Kafka transactions.
+//!
 //! # Words
 //!
 //! *entry* (oplog), *document* (MongoDB), *record* (Kafka), *batch*, *key*; *position* (in the

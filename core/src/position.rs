@@ -90,8 +90,8 @@ fn plain(text: &str) -> Option<u32> {
 /// How far a source has been read: everything up to `ts` in election term `term`.
 ///
 /// With `ord` = 0 the entry at `ts` is done. With `ord` = n > 0 it is the commit point of a
-/// transaction of which the first n operations are done (counted before filtering), so that one
-/// MongoDB transaction may span several Kafka transactions.
+/// transaction, or another `applyOps`, of which the first n operations are done (counted before
+/// filtering), so that one MongoDB transaction may span several Kafka transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The entry's timestamp.
@@ -118,7 +118,8 @@ impl fmt::Display for Position {
 pub struct EntryId {
     /// Timestamp of the entry, or of the commit of its transaction.
     pub ts: Timestamp,
-    /// The operation's index in its transaction; 0 for a plain entry.
+    /// The operation's index in its transaction, or in an `applyOps` that is none; 0 for a plain
+    /// entry.
     pub ord: u32,
 }
 

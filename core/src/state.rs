@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::format::Format;
-use crate::position::{Position, PositionError};
+use crate::position::{Position, PositionError, Timestamp};
 
 /// Version of the shapes in this file.
 pub const STATE_VERSION: u32 = 1;
@@ -28,6 +28,23 @@ pub struct PositionRecord {
     pub ord: u32,
     /// Version of the routing table that was in force.
     pub routing: u32,
+    /// [`History::begin`]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub begin: Option<String>,
+    /// [`History::open`]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub open: Option<String>,
+}
+
+/// How far back a source's history goes that transactions may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct History {
+    /// Time of the first entry, where the stream began with the oldest one there was: a
+    /// transaction that has entries before it cannot be whole.
+    pub begin: Option<Timestamp>,
+    /// Time of the first entry of the oldest transaction that is open at the position. Dumps
+    /// only, which are read again from there.
+    pub open: Option<Timestamp>,
 }
 
 impl PositionRecord {
@@ -41,7 +58,31 @@ impl PositionRecord {
             term,
             ord,
             routing,
+            begin: None,
+            open: None,
         }
+    }
+
+    /// The record with the history that it needs.
+    #[must_use]
+    pub fn with_history(self, history: History) -> Self {
+        Self {
+            begin: history.begin.map(|begin| begin.to_string()),
+            open: history.open.map(|open| open.to_string()),
+            ..self
+        }
+    }
+
+    /// The history that the position needs.
+    ///
+    /// # Errors
+    /// [`PositionError`] if a time of it is none.
+    pub fn history(&self) -> Result<History, PositionError> {
+        let read = |text: &Option<String>| text.as_deref().map(str::parse).transpose();
+        Ok(History {
+            begin: read(&self.begin)?,
+            open: read(&self.open)?,
+        })
     }
 
     /// The position that was saved.
@@ -198,6 +239,20 @@ mod tests {
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(text, r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
         assert_eq!(record.position(), Ok(position));
+        assert_eq!(serde_json::from_str(&text).ok(), Some(record.clone()));
+
+        let history = History {
+            begin: Some(Timestamp::new(1, 1)),
+            open: Some(Timestamp::new(6, 2)),
+        };
+        let record = record.with_history(history);
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(
+            text,
+            r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1,"begin":"1:1","open":"6:2"}"#
+        );
+        assert_eq!(record.history(), Ok(history));
+        assert_eq!(serde_json::from_str(&text).ok(), Some(record));
 
         let topic = TopicRecord {
             v: STATE_VERSION,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use oplog_relay_core::position::Position;
+use oplog_relay_core::position::{Position, PositionError};
 use oplog_relay_core::runtime::kafka::{Admin, Reader, Stored};
-use oplog_relay_core::state::{PositionRecord, SourceRecord, State};
+use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
 use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
 
 use crate::error::ProducerError;
@@ -15,6 +15,8 @@ use crate::topics;
 pub struct Checkpoint {
     /// The last committed position.
     pub position: Option<Position>,
+    /// The history that transactions after it may need.
+    pub history: History,
     /// The routing table and who the source is.
     pub state: State,
 }
@@ -48,9 +50,14 @@ impl Checkpoint {
         let last = reader
             .read_last_committed(&position_topic(prefix, source))
             .await?;
-        let position = last.map(|stored| read_position(&stored)).transpose()?;
+        let last = last.map(|stored| read_position(&stored)).transpose()?;
+        let (position, history) = last.unzip();
         let state = read_state(reader, &state_topic(prefix, source)).await?;
-        Ok(Self { position, state })
+        Ok(Self {
+            position,
+            history: history.unwrap_or_default(),
+            state,
+        })
     }
 
     /// Checks that the source is the one that was saved.
@@ -81,16 +88,15 @@ impl Checkpoint {
     }
 }
 
-fn read_position(stored: &Stored) -> Result<Position, ProducerError> {
+fn read_position(stored: &Stored) -> Result<(Position, History), ProducerError> {
     let unreadable = |reason: String| {
         ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
     };
     let value = stored.value.as_deref().unwrap_or_default();
     let record: PositionRecord =
         serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
-    record
-        .position()
-        .map_err(|error| unreadable(error.to_string()))
+    let read = || Ok((record.position()?, record.history()?));
+    read().map_err(|error: PositionError| unreadable(error.to_string()))
 }
 
 async fn read_state(reader: &Reader, topic: &str) -> Result<State, ProducerError> {
@@ -131,6 +137,8 @@ pub async fn claims_of_others<'t>(
 
 #[cfg(test)]
 mod tests {
+    use oplog_relay_core::position::Timestamp;
+
     use super::*;
 
     fn source(set: &str, id: Option<&str>) -> SourceRecord {
@@ -162,7 +170,15 @@ mod tests {
             value: Some(value.as_bytes().to_vec()),
         };
         let good = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
-        assert_eq!(read_position(&good).unwrap().to_string(), "7:3 (term 2)");
+        let (position, history) = read_position(&good).unwrap();
+        assert_eq!(position.to_string(), "7:3 (term 2)");
+        assert_eq!(history, History::default());
+        let open = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":9,"routing":1,"open":"5:1"}"#);
+        let (position, history) = read_position(&open).unwrap();
+        assert_eq!(
+            (position.ord, history.open),
+            (9, Some(Timestamp::new(5, 1)))
+        );
         assert!(read_position(&stored("{}")).is_err());
     }
 }

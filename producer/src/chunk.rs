@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use oplog_relay_core::position::Position;
+use oplog_relay_core::state::History;
 
 use crate::barrier::BarrierRequest;
 
@@ -40,6 +41,8 @@ pub struct Chunk {
     pub new_topics: Vec<String>,
     /// Everything up to here is in this chunk or before it; `None` if nothing was read.
     pub end: Option<Position>,
+    /// The history that transactions after `end` may need.
+    pub history: History,
     /// The source had nothing more to give when this chunk ended.
     pub idle: bool,
     /// The source said that there is nothing after this chunk.
@@ -52,10 +55,25 @@ pub struct Chunk {
     pub entries: [u64; 5],
     /// Entries that the filter dropped.
     pub filtered: u64,
+    /// What became of transactions.
+    pub transactions: TransactionCounts,
     /// Bytes of the entries read.
     pub source_bytes: u64,
     /// `wall` of the last entry, or the milliseconds of its `ts`.
     pub last_wall: i64,
+}
+
+/// What became of transactions in a stretch of the source.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionCounts {
+    /// Committed, and every operation is in this chunk or before it.
+    pub committed: u64,
+    /// Aborted after a part of them was logged.
+    pub aborted: u64,
+    /// Passed over, because their first entries were gone when the stream began.
+    pub incomplete: u64,
+    /// Operations taken out of `applyOps`, those that the filter dropped too.
+    pub operations: u64,
 }
 
 impl Chunk {

@@ -18,11 +18,18 @@ use crate::record::{write_entry, write_frame};
 use crate::route::{CommandRoute, Decision, NewRoute, Router, Target};
 use crate::source::Batch;
 use crate::topics::Topics;
+use crate::transaction::{Seen, Transactions};
 
 /// A chunk is handed on when it has that many bytes,
 const CHUNK_BYTES: usize = 2 << 20;
-/// or that many records.
+/// or that many records,
 const CHUNK_RECORDS: usize = 8192;
+/// or that many bytes wait in open frames. A server's reply is not larger, so only transactions
+/// cut frames short.
+const FRAMES_BYTES: usize = 16 << 20;
+
+/// Takes a full chunk and leaves an empty one.
+type HandOn<'h> = dyn FnMut(&mut Chunk) -> Result<(), ProducerError> + 'h;
 
 /// Encodes the entries of one source.
 #[derive(Debug)]
@@ -35,6 +42,9 @@ pub struct Encoder {
     indexes: FxHashMap<String, (TopicIndex, u32)>,
     /// Frames being filled: by topic, then by partition.
     frames: Vec<Vec<Frame>>,
+    /// Bytes in all of them.
+    framed: usize,
+    transactions: Transactions,
     end: Option<Position>,
     /// The greatest record timestamp so far: stamps never go back.
     stamp: i64,
@@ -53,6 +63,7 @@ impl Encoder {
         topics: Topics,
         end: Option<Position>,
         identity: Option<SourceRecord>,
+        transactions: Transactions,
     ) -> Self {
         Self {
             source: source.to_owned(),
@@ -61,6 +72,8 @@ impl Encoder {
             topics,
             indexes: FxHashMap::default(),
             frames: Vec::new(),
+            framed: 0,
+            transactions,
             end,
             stamp: 0,
             routing: 1,
@@ -72,26 +85,44 @@ impl Encoder {
     /// the batch ends stays in `chunk`.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] names the entry; other errors come from creating topics or
-    /// from `hand_on`.
+    /// [`ProducerError::Undecodable`] names the entry; other errors come from reading the earlier
+    /// entries of a transaction, from creating topics or from `hand_on`.
     pub fn encode(
         &mut self,
         batch: &Batch,
         chunk: &mut Chunk,
-        hand_on: &mut dyn FnMut(&mut Chunk) -> Result<(), ProducerError>,
+        hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
         for document in batch.documents()? {
             let document = document.map_err(ProducerError::undecodable)?;
-            self.encode_entry(document, chunk)?;
-            let full = chunk.arena.len() >= CHUNK_BYTES || chunk.records.len() >= CHUNK_RECORDS;
-            // What comes after a command must come after its barriers.
-            if full || chunk.barrier.is_some() {
+            self.encode_entry(document, chunk, hand_on)?;
+            if self.is_full(chunk) {
                 self.complete(chunk);
                 hand_on(chunk)?;
             }
         }
         self.complete(chunk);
         Ok(())
+    }
+
+    /// Takes entries from before the start: no records, but transactions may be open.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn recall(&mut self, batch: &Batch) -> Result<(), ProducerError> {
+        for document in batch.documents()? {
+            let document = document.map_err(ProducerError::undecodable)?;
+            self.transactions.recall(&Entry::parse(document)?)?;
+        }
+        Ok(())
+    }
+
+    const fn is_full(&self, chunk: &Chunk) -> bool {
+        // What comes after a command must come after its barriers.
+        chunk.barrier.is_some()
+            || chunk.arena.len() >= CHUNK_BYTES
+            || chunk.records.len() >= CHUNK_RECORDS
+            || self.framed >= FRAMES_BYTES
     }
 
     /// Closes open frames and notes how far the chunk reaches.
@@ -111,7 +142,9 @@ impl Encoder {
                 }
             }
         }
+        self.framed = 0;
         chunk.end = self.end;
+        chunk.history = self.transactions.history();
         chunk.routing = self.routing;
     }
 
@@ -120,28 +153,33 @@ impl Encoder {
         &mut self,
         document: Document<'_>,
         chunk: &mut Chunk,
+        hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
         let entry = Entry::parse(document)?;
-        if let Some(end) = self.end
-            && entry.ts <= end.ts
-        {
-            return Err(ProducerError::Undecodable(format!(
-                "ts goes backwards in the source: entry {} of {:?} after {end}. An oplog never \
-                 does this; several writers of a FerretDB can cause it",
-                entry.ts, entry.ns
-            )));
-        }
-        self.stamp = self.stamp.max(entry.ts.clamp_wall(entry.wall));
+        let done = self.operations_done(&entry)?;
         chunk.last_wall = entry.ts.clamp_wall(entry.wall);
         chunk.source_bytes += document.as_bytes().len() as u64;
         if let Some(count) = chunk.entries.get_mut(entry.operation.index()) {
             *count += 1;
         }
-        let id = EntryId {
-            ts: entry.ts,
-            ord: 0,
-        };
-        self.encode_operation(&entry, id, false, chunk)?;
+        match self.transactions.see(&entry)? {
+            Seen::Commit(commit) => self.encode_commit(&entry, &commit, done, chunk, hand_on)?,
+            _ if done > 0 => {
+                return Err(ProducerError::Undecodable(format!(
+                    "the saved position lies inside a transaction at {}, but {:?} stands there",
+                    entry.ts, entry.operation
+                )));
+            }
+            Seen::Plain => {
+                let id = EntryId {
+                    ts: entry.ts,
+                    ord: 0,
+                };
+                self.encode_operation(&entry, id, false, chunk)?;
+            }
+            Seen::Part => {}
+            Seen::Abort => chunk.transactions.aborted += 1,
+        }
         self.end = Some(Position {
             ts: entry.ts,
             term: entry.term,
@@ -150,7 +188,23 @@ impl Encoder {
         Ok(())
     }
 
-    /// Encodes one operation: an entry as it stands, or one `built` from a transaction.
+    /// Operations of this entry that an earlier session has sent: only its first entry may stand
+    /// at the position itself, and only if that has an ordinal.
+    #[inline]
+    fn operations_done(&self, entry: &Entry<'_>) -> Result<u32, ProducerError> {
+        match self.end {
+            Some(end) if entry.ts == end.ts && end.ord > 0 => Ok(end.ord),
+            Some(end) if entry.ts <= end.ts => Err(ProducerError::Undecodable(format!(
+                "ts goes backwards in the source: entry {} of {:?} after {end}. An oplog never \
+                 does this; several writers of a FerretDB can cause it",
+                entry.ts, entry.ns
+            ))),
+            _ => Ok(0),
+        }
+    }
+
+    /// Encodes one operation: an entry of the source as it stands, or one `built` of an operation
+    /// of a transaction.
     #[inline]
     fn encode_operation(
         &mut self,
@@ -159,6 +213,7 @@ impl Encoder {
         built: bool,
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
+        self.stamp = self.stamp.max(entry.ts.clamp_wall(entry.wall));
         let target = match self.router.decide(entry)? {
             Decision::Known(target) => target,
             Decision::Unknown(new) => self.learn(entry, &new, chunk)?,
@@ -203,6 +258,7 @@ impl Encoder {
             let frames = self.frames.get_mut(topic.0);
             if let Some(frame) = frames.and_then(|frames| frames.get_mut(partition)) {
                 frame.push(id, entry.raw, built);
+                self.framed += entry.raw.as_bytes().len();
             }
             // The key only chose the partition.
             if let Some(key) = key {
@@ -367,6 +423,8 @@ fn damaged(entry: &Entry<'_>, error: &oplog_relay_core::document::Malformed) -> 
         entry.ts, entry.ns
     ))
 }
+
+mod transaction;
 
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,12 @@ pub enum ProducerError {
     /// The source cannot be reached.
     #[error(transparent)]
     Mongo(#[from] MongoError),
+    /// The member that was asked lacks an entry that its oplog should hold.
+    #[error(
+        "entry {0} of a transaction is not on the member that was asked, though its oplog begins \
+         before it: the member lags behind the one that the tail reads"
+    )]
+    Behind(Timestamp),
     /// A dump cannot be read.
     #[error("{path} cannot be read")]
     Dump {
@@ -55,6 +61,9 @@ pub enum ProducerError {
     /// Kafka refused what no retry mends.
     #[error("Kafka refused: {0}")]
     Refused(String),
+    /// The shutdown came inside a transaction.
+    #[error("interrupted inside a transaction")]
+    Interrupted,
     /// A part of the program ended without a word.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -97,11 +106,11 @@ impl ProducerError {
             Self::Fenced(_) => Directive::Stop(ExitCode::Fenced),
             Self::Undecodable(_) => Directive::Stop(ExitCode::StoppedByPolicy),
             Self::Source(error) if mongo::is_transient(error) => Directive::Retry,
-            Self::Kafka { .. } => Directive::Retry,
+            Self::Kafka { .. } | Self::Behind(_) => Directive::Retry,
             Self::Source(_) | Self::Mongo(_) | Self::Dump { .. } => {
                 Directive::Stop(ExitCode::Failed)
             }
-            Self::Refused(_) | Self::Ended(_) | Self::Output(_) => {
+            Self::Refused(_) | Self::Interrupted | Self::Ended(_) | Self::Output(_) => {
                 Directive::Stop(ExitCode::Failed)
             }
         }
@@ -115,9 +124,9 @@ impl ProducerError {
             Self::PositionLost(_) => "position_lost",
             Self::Fenced(_) => "fenced",
             Self::Undecodable(_) => "undecodable",
-            Self::Source(_) | Self::Mongo(_) | Self::Dump { .. } => "source",
+            Self::Source(_) | Self::Mongo(_) | Self::Behind(_) | Self::Dump { .. } => "source",
             Self::Kafka { .. } | Self::Refused(_) => "kafka",
-            Self::Ended(_) | Self::Output(_) => "internal",
+            Self::Interrupted | Self::Ended(_) | Self::Output(_) => "internal",
         }
     }
 }
@@ -177,6 +186,17 @@ pub enum PositionLost {
         found: Position,
         /// Where the oplog begins.
         oldest: Timestamp,
+    },
+    /// The commit of a transaction is there, an earlier entry of it is not.
+    #[error(
+        "position lost: the transaction committed at {commit} has operations in an entry at \
+         {part}, which is not in the source any more; it cannot be sent whole. {WAYS_ON}"
+    )]
+    ChainGone {
+        /// Where it was committed.
+        commit: Timestamp,
+        /// The entry that is missing.
+        part: Timestamp,
     },
 }
 

@@ -7,7 +7,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::state::State;
+use oplog_relay_core::state::{History, State};
 use oplog_relay_core::topic::state_topic;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -42,7 +42,17 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
         stream.filter.clone(),
         State::default(),
     );
-    let encoder = Encoder::new(origin.name(), stream.format, router, topics, None, None);
+    let transactions = origin.transactions(start, History::default(), shutdown.clone());
+    let name = origin.name();
+    let encoder = Encoder::new(
+        name,
+        stream.format,
+        router,
+        topics,
+        None,
+        None,
+        transactions,
+    );
     let printer = Printer {
         source: origin.name().to_owned(),
         topics: Vec::new(),
@@ -52,7 +62,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     };
     let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
     let printing = tokio::task::spawn_blocking(move || print(events, encoder, printer));
-    let feeding = origin.feed(start, events_in, shutdown.clone(), || ());
+    let feeding = origin.feed(start, None, events_in, shutdown.clone(), || ());
     tokio::pin!(feeding, printing);
     tokio::select! {
         printed = &mut printing => printed,
@@ -77,8 +87,12 @@ fn print(
                 let encoded = encoder.encode(&batch, &mut chunk, &mut print);
                 encoder.complete(&mut chunk);
                 printer.print(&mut chunk)?;
-                encoded?;
+                match encoded {
+                    Err(ProducerError::Interrupted) => break,
+                    encoded => encoded?,
+                }
             }
+            Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch)?,
             Some(SourceEvent::Idle) => {}
             Some(SourceEvent::CaughtUp | SourceEvent::End) | None => break,
         }

@@ -5,6 +5,7 @@
 //! - [`args`] what can be typed → [`config`] what it means, all faults at once
 //! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump
 //! - [`route`] which topic; [`topics`] makes sure of it; [`encoder`] entries → records, in [`chunk`]s
+//! - [`transaction`] what an entry is part of: commits become one entry an operation
 //! - [`publisher`] records and position in Kafka transactions; [`pipeline`] joins the threads
 //! - [`checkpoint`] what is saved; [`session`] one life between two failures
 //! - [`inspect`] looks without Kafka; [`metrics`] what is counted; [`error`] what to do about errors
@@ -15,6 +16,12 @@
 //! then reads the checkpoint. It tails from there; the first entry must be the saved one, with the
 //! same term. Every Kafka transaction ends with the position that it reaches. On any error the
 //! client returns the producer is dropped and a new session begins at the checkpoint.
+//!
+//! A transaction of the source may be larger than a Kafka transaction may last, so a position has
+//! an ordinal: the number of operations of the commit at its `ts` that are sent, 0 when the entry
+//! is done. A session that begins at a position with an ordinal reads that entry again, walks its
+//! chain again, and passes over as many operations. They are counted before the filter, so another
+//! filter finds the same place.
 
 pub mod args;
 pub mod barrier;
@@ -35,6 +42,7 @@ pub mod session;
 pub mod source;
 pub mod status;
 pub mod topics;
+pub mod transaction;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use prometheus::{
 };
 use serde_json::{Value, json};
 
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, TransactionCounts};
 
 /// Counters of one process. Shared by reference.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct Metrics {
     pub registry: Registry,
     entries: [IntCounter; 5],
     filtered: IntCounter,
+    transactions: TransactionCounters,
     source_bytes: IntCounter,
     records: IntCounter,
     record_bytes: IntCounter,
@@ -79,6 +80,7 @@ impl Metrics {
                 "filtered_total",
                 "Entries that the namespace filter dropped.",
             )?,
+            transactions: TransactionCounters::register(&registry)?,
             source_bytes: counter("source_bytes_total", "Bytes of the entries read.")?,
             records: counter("records_total", "Records handed to Kafka.")?,
             record_bytes: counter("record_bytes_total", "Bytes of their keys and values.")?,
@@ -112,6 +114,7 @@ impl Metrics {
             counter.inc_by(count);
         }
         self.filtered.inc_by(chunk.filtered);
+        self.transactions.add(chunk.transactions);
         self.source_bytes.inc_by(chunk.source_bytes);
         self.records.inc_by(chunk.records.len() as u64);
         self.record_bytes.inc_by(chunk.arena.len() as u64);
@@ -216,6 +219,43 @@ impl Metrics {
             "commits": self.commits.get(),
             "sessions": self.sessions.get(),
         })
+    }
+}
+
+/// What became of the source's transactions.
+#[derive(Debug)]
+struct TransactionCounters {
+    by_outcome: IntCounterVec,
+    operations: IntCounter,
+}
+
+impl TransactionCounters {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let ended = opts(
+            "transactions_total",
+            "Transactions of the source that ended, by outcome. Incomplete: the first entries were \
+             gone when the stream began, so it was passed over.",
+        );
+        let operations = opts(
+            "transaction_operations_total",
+            "Operations taken out of applyOps entries.",
+        );
+        let operations = IntCounter::with_opts(operations)?;
+        Ok(Self {
+            by_outcome: registered(registry, IntCounterVec::new(ended, &["outcome"])?)?,
+            operations: registered(registry, operations)?,
+        })
+    }
+
+    fn add(&self, counts: TransactionCounts) {
+        for (outcome, count) in [
+            ("committed", counts.committed),
+            ("aborted", counts.aborted),
+            ("incomplete", counts.incomplete),
+        ] {
+            self.by_outcome.with_label_values(&[outcome]).inc_by(count);
+        }
+        self.operations.inc_by(counts.operations);
     }
 }
 

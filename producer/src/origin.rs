@@ -8,8 +8,9 @@ use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::config::Start;
 use oplog_relay_core::runtime::mongo::{self, Hello};
 use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::state::{STATE_VERSION, SourceRecord};
+use oplog_relay_core::state::{History, STATE_VERSION, SourceRecord};
 use oplog_relay_core::topic::check_source_name;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use crate::config;
@@ -18,6 +19,7 @@ use crate::pipeline::Until;
 use crate::source::dump::Dump;
 use crate::source::oplog::{Oplog, Tail};
 use crate::source::{SourceEvent, StartAt};
+use crate::transaction::{Kept, Parts, Transactions, Walk};
 
 /// A source that was reached and checked.
 #[derive(Debug)]
@@ -143,14 +145,32 @@ impl Origin {
         }
     }
 
+    /// What follows the transactions of a stream that begins at `start`, with the `history` that
+    /// was saved. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn transactions(
+        &self,
+        start: StartAt,
+        history: History,
+        shutdown: Shutdown,
+    ) -> Transactions {
+        let parts = match &self.kind {
+            Kind::Live { oplog, .. } => Parts::Live(Walk::new(oplog.clone(), Handle::current())),
+            Kind::Dump(_) => Parts::Kept(Kept::default()),
+        };
+        Transactions::new(parts, history, start == StartAt::Oldest, shutdown)
+    }
+
     /// Sends entries from the start on until the queue closes or the shutdown comes; `ready` is
-    /// called when the start has been found.
+    /// called when the start has been found. `open` is where a dump's oldest open transaction
+    /// begins.
     ///
     /// # Errors
     /// As [`Tail::run`] and [`Dump::run`].
     pub async fn feed(
         &self,
         start: StartAt,
+        open: Option<Timestamp>,
         events: Sender<SourceEvent>,
         shutdown: Shutdown,
         ready: impl FnOnce(),
@@ -164,7 +184,7 @@ impl Origin {
             Kind::Dump(dump) => {
                 ready();
                 let dump = Arc::clone(dump);
-                let read = move || dump.run(start, &events, &shutdown);
+                let read = move || dump.run(start, open, &events, &shutdown);
                 tokio::task::spawn_blocking(read)
                     .await
                     .map_err(|_| ProducerError::Ended("reading the dump"))?

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::http::Health;
+use oplog_relay_core::state::{History, PositionRecord};
 use tokio::sync::mpsc;
 
 use crate::chunk::Chunk;
@@ -88,6 +89,7 @@ pub fn encode(
         let outcome = match events.blocking_recv() {
             None => break Ok(()),
             Some(SourceEvent::Batch(batch)) => encoder.encode(&batch, &mut chunk, &mut hand_on),
+            Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch),
             Some(SourceEvent::Idle) => {
                 chunk.idle = true;
                 Ok(())
@@ -110,8 +112,8 @@ pub fn encode(
         }
     };
     match result {
-        // The publisher's own error says why it is gone.
-        Err(ProducerError::Ended("publisher")) => Ok(()),
+        // The publisher's own error says why it is gone; who interrupted knows it.
+        Err(ProducerError::Ended("publisher") | ProducerError::Interrupted) => Ok(()),
         result => result,
     }
 }
@@ -123,6 +125,28 @@ pub enum Until {
     End,
     /// When everything up to that time is committed.
     Reached(Timestamp),
+}
+
+impl Until {
+    /// Up to the newest entry; `None` if the saved position is there already. One with an ordinal
+    /// has a part of that entry still to come.
+    #[must_use]
+    pub fn newest(newest: Position, saved: Option<Position>) -> Option<Self> {
+        let until = Self::Reached(newest.ts);
+        (!until.reached(saved)).then_some(until)
+    }
+
+    /// Whether a position is far enough.
+    #[must_use]
+    pub fn reached(self, position: Option<Position>) -> bool {
+        match self {
+            Self::End => false,
+            Self::Reached(ts) => match position {
+                Some(position) => position.ts > ts || (position.ts == ts && position.ord == 0),
+                None => ts == Timestamp::default(),
+            },
+        }
+    }
 }
 
 /// How the publisher's loop ended.
@@ -147,6 +171,7 @@ pub struct PublishLoop<'p> {
     pub until: Until,
     unsaved: Option<Position>,
     saved: Option<Position>,
+    history: History,
     routing: u32,
     wall: i64,
     idle: bool,
@@ -175,6 +200,10 @@ impl<'p> PublishLoop<'p> {
             until,
             unsaved,
             saved,
+            history: History {
+                begin: None,
+                open: None,
+            },
             routing: 1,
             wall: 0,
             idle: false,
@@ -232,8 +261,9 @@ impl<'p> PublishLoop<'p> {
             .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
         self.publisher.send(chunk)?;
         self.metrics.sent(chunk, self.publisher.in_flight());
-        if chunk.end.is_some() && chunk.entries != [0; 5] {
+        if chunk.end.is_some() && chunk.end != self.unsaved.or(self.saved) {
             self.unsaved = chunk.end;
+            self.history = chunk.history;
             self.wall = chunk.last_wall;
             self.routing = chunk.routing;
         }
@@ -285,7 +315,8 @@ impl<'p> PublishLoop<'p> {
             return Ok(());
         };
         let start = Instant::now();
-        self.publisher.commit(position, self.routing)?;
+        let record = PositionRecord::new(position, self.routing).with_history(self.history);
+        self.publisher.commit(&record)?;
         let took = start.elapsed();
         self.saved = Some(position);
         self.interval = (took * 10).clamp(COMMIT_INTERVAL, COMMIT_INTERVAL_MAX);
@@ -301,12 +332,34 @@ impl<'p> PublishLoop<'p> {
     }
 
     fn reached(&self, position: Option<Position>) -> bool {
-        match self.until {
-            Until::End => false,
-            Until::Reached(ts) => {
-                let reached = position.map(|position| position.ts).unwrap_or_default();
-                reached >= ts
-            }
+        self.until.reached(position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_inside_a_transaction_has_not_reached_its_time() {
+        let at = |seconds, ord| Position {
+            ts: Timestamp::new(seconds, 1),
+            term: 1,
+            ord,
+        };
+        let until = Until::newest(at(5, 0), Some(at(3, 0))).unwrap();
+        for (position, reached) in [
+            (None, false),
+            (Some(at(4, 0)), false),
+            (Some(at(5, 7)), false),
+            (Some(at(5, 0)), true),
+            (Some(at(6, 7)), true),
+        ] {
+            assert_eq!(until.reached(position), reached, "{position:?}");
         }
+        assert!(!Until::End.reached(Some(at(9, 0))));
+        assert!(Until::newest(at(5, 0), None).is_some());
+        assert_eq!(Until::newest(at(5, 0), Some(at(5, 0))), None);
+        assert_eq!(Until::newest(at(5, 0), Some(at(5, 2))), Some(until));
     }
 }

@@ -8,7 +8,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::position::Position;
 use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_fenced};
 use oplog_relay_core::state::PositionRecord;
 use rdkafka::ClientContext;
@@ -306,10 +305,10 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`Publisher::send`]. After an error it is not known whether the transaction counts.
-    pub fn commit(&mut self, position: Position, routing: u32) -> Result<(), ProducerError> {
+    pub fn commit(&mut self, position: &PositionRecord) -> Result<(), ProducerError> {
         self.begin()?;
         self.drain()?;
-        let value = serde_json::to_vec(&PositionRecord::new(position, routing))
+        let value = serde_json::to_vec(position)
             .map_err(|error| ProducerError::Usage(format!("position: {error}")))?;
         let record = BaseRecord::<[u8], [u8]>::to(&self.position_topic)
             .partition(0)

@@ -120,12 +120,17 @@ impl Producer {
             .then(|| self.origin.record());
         let router = Router::new(prefix, self.config.stream.filter.clone(), checkpoint.state);
         let format = self.config.stream.format;
-        let encoder = Encoder::new(source, format, router, topics, end, identity);
+        let history = checkpoint.history;
+        let transactions = self
+            .origin
+            .transactions(start, history, self.shutdown.clone());
+        let encoder = Encoder::new(source, format, router, topics, end, identity, transactions);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
         let unsaved = end.filter(|_| checkpoint.position.is_none());
         let positions = (checkpoint.position, unsaved);
-        self.stream(publisher, encoder, (start, until), positions)
+        let begin = (start, history.open);
+        self.stream(publisher, encoder, (begin, until), positions)
             .await
     }
 
@@ -165,13 +170,9 @@ impl Producer {
             return Ok(Until::End);
         }
         let newest = self.origin.newest().await?;
-        Ok(match newest {
-            Some(newest) if saved.is_none_or(|saved| saved.ts < newest.ts) => {
-                Until::Reached(newest.ts)
-            }
-            // There is nothing to wait for, or a dump, which has an end.
-            Some(_) | None => self.origin.until_nothing_new(),
-        })
+        let until = newest.and_then(|newest| Until::newest(newest, saved));
+        // There is nothing to wait for, or a dump, which has an end.
+        Ok(until.unwrap_or_else(|| self.origin.until_nothing_new()))
     }
 
     async fn oldest(&self, start: StartAt) -> Result<Timestamp, ProducerError> {
@@ -186,7 +187,7 @@ impl Producer {
         &self,
         publisher: Publisher,
         encoder: Encoder,
-        (start, until): (StartAt, Until),
+        ((start, open), until): ((StartAt, Option<Timestamp>), Until),
         positions: (Option<Position>, Option<Position>),
     ) -> Result<Outcome, ProducerError> {
         let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
@@ -197,7 +198,7 @@ impl Producer {
         let ready = self.health.clone();
         let source = parts.spawn(async move {
             let ready = move || ready.set_ready(true, "");
-            Part::Source(origin.feed(start, events_in, shutdown, ready).await)
+            Part::Source(origin.feed(start, open, events_in, shutdown, ready).await)
         });
         let metrics = Arc::clone(&self.metrics);
         parts.spawn_blocking(move || {

@@ -13,6 +13,7 @@ use oplog_producer::publisher::Publisher;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::exit::ExitCode;
 use oplog_relay_core::runtime::kafka::KafkaOptions;
+use oplog_relay_core::state::PositionRecord;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Fault};
@@ -37,12 +38,13 @@ fn open(cluster: &Cluster) -> Result<Publisher, ProducerError> {
     Publisher::open(&options, "cdc.rs0", POSITION, "rs0")
 }
 
-fn position(seconds: u32) -> Position {
-    Position {
+fn position(seconds: u32) -> PositionRecord {
+    let position = Position {
         ts: Timestamp::new(seconds, 1),
         term: 1,
         ord: 0,
-    }
+    };
+    PositionRecord::new(position, 1)
 }
 
 /// One record; the first chunk of a publisher also names the topic.
@@ -59,7 +61,6 @@ fn chunk(first: bool) -> Chunk {
         arena: b"keyvalue".to_vec(),
         records: vec![record],
         new_topics: first.then(|| DATA.to_owned()).into_iter().collect(),
-        end: Some(position(1)),
         ..Chunk::default()
     }
 }
@@ -70,7 +71,7 @@ fn commit_with(request: Request, faults: &[Fault]) -> Result<Result<(), Producer
     let mut publisher = open(&cluster)?;
     cluster.request_errors(request, faults);
     let sent = publisher.send(&chunk(true));
-    let committed = sent.and_then(|()| publisher.commit(position(1), 1));
+    let committed = sent.and_then(|()| publisher.commit(&position(1)));
     if committed.is_err() {
         publisher.abort();
     }
@@ -145,14 +146,14 @@ fn a_new_session_commits_after_one_that_failed() -> Result<()> {
     let fault = Fault::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE;
     cluster.request_errors(Request::EndTxn, &[fault]);
     failing.send(&chunk(true))?;
-    ensure!(failing.commit(position(1), 1).is_err());
+    ensure!(failing.commit(&position(1)).is_err());
     drop(failing);
     let mut next = open(&cluster)?;
     next.send(&chunk(true))?;
-    next.commit(position(1), 1)?;
+    next.commit(&position(1))?;
     ensure!(!next.in_transaction());
     next.send(&chunk(false))?;
-    next.commit(position(2), 1)?;
+    next.commit(&position(2))?;
     Ok(())
 }
 
@@ -163,6 +164,6 @@ fn a_coordinator_that_is_slow_to_load_only_delays_the_opening() -> Result<()> {
     cluster.request_errors(Request::InitProducerId, &[loading, loading]);
     let mut publisher = open(&cluster)?;
     publisher.send(&chunk(true))?;
-    publisher.commit(position(1), 1)?;
+    publisher.commit(&position(1))?;
     Ok(())
 }

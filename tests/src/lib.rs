@@ -18,5 +18,6 @@ pub mod load;
 pub mod model;
 pub mod schema;
 pub mod services;
+pub mod stream;
 pub mod stub;
 pub mod topic_reader;

@@ -4,9 +4,11 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::ID_HEADER;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::state::State;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::state::{History, State};
 
 use super::*;
+use crate::transaction::{Kept, Parts};
 
 fn entry(seconds: u32, op: &str, ns: &str, id: i32) -> Vec<u8> {
     let mut out = Vec::new();
@@ -35,7 +37,10 @@ fn encoder(format: Format) -> Encoder {
         state_topic: "__cdc.state.rs0".to_owned(),
         partitions: 4,
     };
-    Encoder::new("rs0", format, router, topics, None, None)
+    let kept = Parts::Kept(Kept::default());
+    let history = History::default();
+    let transactions = Transactions::new(kept, history, true, Shutdown::manual());
+    Encoder::new("rs0", format, router, topics, None, None, transactions)
 }
 
 fn encode(encoder: &mut Encoder, entries: &[Vec<u8>]) -> Result<Chunk, ProducerError> {

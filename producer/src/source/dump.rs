@@ -1,6 +1,9 @@
 //! Reads a dump of an oplog: `oplog.bson` or `.bson.gz` as mongodump writes it, a folder of such
 //! segments, or standard input.
 //!
+//! A dump is read once, from its beginning. Entries before the start are sent apart from the others
+//! where transactions may be open among them: the encoder keeps the parts of those.
+//!
 //! Segments of a folder are taken in the order of their first entries; where one begins before
 //! the last one ended, the entries they share are sent once.
 
@@ -112,41 +115,39 @@ impl Dump {
         Some(Entry::parse(Document::new(&bytes).ok()?).ok()?.ts)
     }
 
-    /// Sends the entries from the start on, then [`SourceEvent::End`]. Blocks.
+    /// Sends the entries from the start on, then [`SourceEvent::End`]. Ahead of them those before
+    /// the start that may be of open transactions: from `open` on after a saved position, all of
+    /// them before a time. Blocks.
     ///
     /// # Errors
-    /// [`ProducerError::PositionLost`] if the dump does not have the saved position,
-    /// [`ProducerError::Dump`] and [`ProducerError::Undecodable`].
+    /// [`ProducerError::PositionLost`] if the dump does not have the saved position or begins
+    /// after `open`, [`ProducerError::Dump`] and [`ProducerError::Undecodable`].
     pub fn run(
         &self,
         start: StartAt,
+        open: Option<Timestamp>,
         events: &Sender<SourceEvent>,
         shutdown: &Shutdown,
     ) -> Result<(), ProducerError> {
-        let mut cut = Cut::new(start);
+        let mut cut = Cut::new(start, open);
         for segment in &self.segments {
             let mut reader = SegmentReader::open(segment)?;
-            let mut batch = Vec::with_capacity(BATCH_BYTES);
+            let mut batch = Filling::new();
             loop {
                 if shutdown.triggered() {
                     return Ok(());
                 }
-                let begin = batch.len();
-                let more = reader.read_document(&mut batch)?;
-                if more && !cut.wants(batch.get(begin..).unwrap_or_default())? {
-                    batch.truncate(begin);
-                    continue;
-                }
-                if (!more || batch.len() >= BATCH_BYTES) && !batch.is_empty() {
-                    let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES));
-                    let event = SourceEvent::Batch(Batch::Bytes(full));
-                    if events.blocking_send(event).is_err() {
-                        return Ok(());
-                    }
-                }
-                if !more {
+                let begin = batch.bytes.len();
+                if !reader.read_document(&mut batch.bytes)? {
                     break;
                 }
+                let part = cut.part(batch.bytes.get(begin..).unwrap_or_default())?;
+                if !batch.sort(begin, part, events) {
+                    return Ok(());
+                }
+            }
+            if !batch.send(events) {
+                return Ok(());
             }
             cut.next_segment();
         }
@@ -156,9 +157,65 @@ impl Dump {
     }
 }
 
-/// Which entries of a dump are still to be sent.
+/// A batch that is being filled, with entries of one part only.
+struct Filling {
+    bytes: Vec<u8>,
+    part: Part,
+}
+
+impl Filling {
+    fn new() -> Self {
+        Self {
+            bytes: Vec::with_capacity(BATCH_BYTES),
+            part: Part::Wanted,
+        }
+    }
+
+    /// Says where the document that begins there belongs, and sends what is full. `false` if
+    /// nobody takes it any more.
+    fn sort(&mut self, begin: usize, part: Part, events: &Sender<SourceEvent>) -> bool {
+        if part == Part::Done {
+            self.bytes.truncate(begin);
+        } else if part != self.part {
+            let document = self.bytes.split_off(begin);
+            if !self.send(events) {
+                return false;
+            }
+            self.bytes.extend_from_slice(&document);
+            self.part = part;
+        }
+        self.bytes.len() < BATCH_BYTES || self.send(events)
+    }
+
+    fn send(&mut self, events: &Sender<SourceEvent>) -> bool {
+        if self.bytes.is_empty() {
+            return true;
+        }
+        let full = std::mem::replace(&mut self.bytes, Vec::with_capacity(BATCH_BYTES));
+        let batch = Batch::Bytes(full);
+        let event = match self.part {
+            Part::Earlier => SourceEvent::Earlier(batch),
+            Part::Wanted | Part::Done => SourceEvent::Batch(batch),
+        };
+        events.blocking_send(event).is_ok()
+    }
+}
+
+/// The parts of a dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// What is not needed.
+    Done,
+    /// Before the start, but transactions may be open there.
+    Earlier,
+    /// What is to be sent.
+    Wanted,
+}
+
+/// Tells the parts of a dump apart.
 struct Cut {
     start: StartAt,
+    open: Option<Timestamp>,
     /// Seen the saved position's entry, or need none.
     found: bool,
     last: Option<Timestamp>,
@@ -167,10 +224,11 @@ struct Cut {
 }
 
 impl Cut {
-    const fn new(start: StartAt) -> Self {
+    const fn new(start: StartAt, open: Option<Timestamp>) -> Self {
         let found = !matches!(start, StartAt::After(_));
         Self {
             start,
+            open,
             found,
             last: None,
             before: None,
@@ -181,53 +239,71 @@ impl Cut {
         self.before = self.last;
     }
 
-    fn wants(&mut self, bytes: &[u8]) -> Result<bool, ProducerError> {
+    fn part(&mut self, bytes: &[u8]) -> Result<Part, ProducerError> {
         let document = Document::new(bytes).map_err(ProducerError::undecodable)?;
         let entry = Entry::parse(document)?;
         if self.before.is_some_and(|before| entry.ts <= before) {
-            return Ok(false);
+            return Ok(Part::Done);
         }
+        let first = self.last.is_none();
         self.last = Some(entry.ts);
         match self.start {
-            StartAt::Oldest => Ok(true),
-            StartAt::At(ts) => Ok(entry.ts >= ts),
-            StartAt::Now => Ok(false),
-            StartAt::After(saved) => self.after(saved, &entry),
+            StartAt::Oldest => Ok(Part::Wanted),
+            StartAt::At(ts) if entry.ts < ts => Ok(Part::Earlier),
+            StartAt::At(_) => Ok(Part::Wanted),
+            StartAt::Now => Ok(Part::Done),
+            StartAt::After(saved) => {
+                if let Some(open) = self.open.filter(|open| first && entry.ts > *open) {
+                    return Err(rolled_over(saved, open, entry.ts));
+                }
+                self.after(saved, &entry)
+            }
         }
     }
 
-    fn after(&mut self, saved: Position, entry: &Entry<'_>) -> Result<bool, ProducerError> {
+    fn after(&mut self, saved: Position, entry: &Entry<'_>) -> Result<Part, ProducerError> {
+        let earlier = match self.open {
+            Some(open) if entry.ts >= open => Part::Earlier,
+            _ => Part::Done,
+        };
         if self.found {
-            return Ok(entry.ts > saved.ts);
+            let wanted = entry.ts > saved.ts;
+            return Ok(if wanted { Part::Wanted } else { earlier });
         }
         if entry.ts < saved.ts {
-            return Ok(false);
+            return Ok(earlier);
         }
         self.found = true;
         if (entry.ts, entry.term) == (saved.ts, saved.term) {
-            return Ok(false);
+            // With an ordinal a part of its operations is still to be sent.
+            let wanted = saved.ord > 0;
+            return Ok(if wanted { Part::Wanted } else { earlier });
         }
         let found = Position {
             ts: entry.ts,
             term: entry.term,
             ord: 0,
         };
-        let lost = if entry.ts == saved.ts {
-            PositionLost::RolledBack {
-                checkpoint: saved,
-                found,
-                oldest: found.ts,
-            }
-        } else {
-            let gap = Gap::between(saved.ts, found.ts);
-            PositionLost::RolledOver {
-                checkpoint: saved,
-                oldest: found.ts,
-                gap,
-            }
+        if entry.ts > saved.ts {
+            return Err(rolled_over(saved, saved.ts, found.ts));
+        }
+        let lost = PositionLost::RolledBack {
+            checkpoint: saved,
+            found,
+            oldest: found.ts,
         };
         Err(Box::new(lost).into())
     }
+}
+
+/// For a dump that begins later than it would have to.
+fn rolled_over(checkpoint: Position, needed: Timestamp, oldest: Timestamp) -> ProducerError {
+    let lost = PositionLost::RolledOver {
+        checkpoint,
+        oldest,
+        gap: Gap::between(needed, oldest),
+    };
+    Box::new(lost).into()
 }
 
 struct SegmentReader {

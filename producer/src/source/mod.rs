@@ -19,7 +19,8 @@ pub const QUEUE_BATCHES: usize = 1;
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {
-    /// After the saved position, whose entry must still be there with the same term.
+    /// After the saved position, whose entry must still be there with the same term; with that
+    /// entry itself where the position has an ordinal, which counts operations of it.
     After(Position),
     /// With the oldest entry.
     Oldest,
@@ -34,6 +35,8 @@ pub enum StartAt {
 pub enum SourceEvent {
     /// Entries in oplog order.
     Batch(Batch),
+    /// Entries before the start, of which only open transactions count (dumps).
+    Earlier(Batch),
     /// Nothing more at this moment: a good time to commit.
     Idle,
     /// The source says that there is nothing more.

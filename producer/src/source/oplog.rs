@@ -1,13 +1,13 @@
 //! Tails `local.oplog.rs` of a replica-set member, also through a port-forward.
 //!
-//! Reads only: one `find` and its `getMore`s on the oplog, and at start `hello` and a few reads
-//! in `local`. Nothing that a managed service refuses, and nothing is written.
+//! Reads only: one `find` and its `getMore`s on the oplog, single entries of transactions by their
+//! time, and at start `hello` and a few reads in `local`. Nothing that a managed service refuses, and nothing is written.
 
 use std::time::Duration;
 
 use bson::{Document as Bson, RawDocumentBuf, Timestamp as BsonTimestamp, doc};
 use futures_util::StreamExt;
-use mongodb::options::{CursorType, FindOptions, ReadConcern};
+use mongodb::options::{CursorType, FindOneOptions, FindOptions, ReadConcern};
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 use oplog_relay_core::document::Document;
@@ -20,6 +20,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::error::{Gap, PositionLost, ProducerError};
 use crate::source::{Batch, SourceEvent, StartAt};
+use crate::transaction::{Link, OpTime};
 
 /// How long a `getMore` waits at the server for the next entry.
 const AWAIT: Duration = Duration::from_secs(1);
@@ -112,6 +113,53 @@ impl Oplog {
         found.map(|raw| position_of(raw.as_bytes())).transpose()
     }
 
+    /// What the walk back along a transaction needs of the entry at an optime: its operations stay
+    /// at the server. `None` if the entry is gone, or another one stands there.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog begins before it.
+    pub async fn link(&self, at: OpTime) -> Result<Option<Link>, ProducerError> {
+        let fields = Link::FIELDS.map(|field| (field.to_owned(), 1.into()));
+        let projection = [("_id".to_owned(), 0.into())].into_iter().chain(fields);
+        let Some(found) = self.find_at(at, Some(projection.collect())).await? else {
+            return Ok(None);
+        };
+        let document = Document::new(found.as_bytes()).map_err(ProducerError::undecodable)?;
+        let link = Link::read(document).map_err(ProducerError::undecodable)?;
+        Ok((link.at == at).then_some(link))
+    }
+
+    /// The bytes of the entry at an optime. `None` as with [`Oplog::link`].
+    ///
+    /// # Errors
+    /// As [`Oplog::link`].
+    pub async fn entry(&self, at: OpTime) -> Result<Option<Vec<u8>>, ProducerError> {
+        let Some(found) = self.find_at(at, None).await? else {
+            return Ok(None);
+        };
+        let Position { ts, term, .. } = position_of(found.as_bytes())?;
+        Ok((OpTime { ts, term } == at).then(|| found.into_bytes()))
+    }
+
+    async fn find_at(
+        &self,
+        at: OpTime,
+        projection: Option<Bson>,
+    ) -> Result<Option<RawDocumentBuf>, ProducerError> {
+        let options = FindOneOptions::builder()
+            .read_concern(ReadConcern::majority())
+            .projection(projection)
+            .build();
+        let filter = doc! { "ts": bson_timestamp(at.ts) };
+        let found = self.entries.find_one(filter).with_options(options).await;
+        let found = found.map_err(ProducerError::Source)?;
+        // Another member than the tail's may have been asked, and lag behind it.
+        if found.is_none() && self.oldest().await?.is_none_or(|oldest| oldest.ts <= at.ts) {
+            return Err(ProducerError::Behind(at.ts));
+        }
+        Ok(found)
+    }
+
     async fn open(&self, from: Timestamp) -> Result<RawBatchCursor, ProducerError> {
         let options = FindOptions::builder()
             .cursor_type(CursorType::TailableAwait)
@@ -130,11 +178,14 @@ impl Oplog {
 }
 
 fn at_or_after(from: Timestamp) -> Bson {
-    let ts = BsonTimestamp {
-        time: from.seconds,
-        increment: from.increment,
-    };
-    doc! { "ts": { "$gte": ts } }
+    doc! { "ts": { "$gte": bson_timestamp(from) } }
+}
+
+const fn bson_timestamp(ts: Timestamp) -> BsonTimestamp {
+    BsonTimestamp {
+        time: ts.seconds,
+        increment: ts.increment,
+    }
 }
 
 /// Reads time and term from an entry's bytes.
@@ -166,7 +217,8 @@ impl Tail {
     /// [`ProducerError::PositionLost`] if the oplog begins later; [`ProducerError::Source`].
     pub async fn begin(oplog: Oplog, start: StartAt) -> Result<Self, ProducerError> {
         let (after, from, inclusive) = match start {
-            StartAt::After(position) => (Some(position), position.ts, false),
+            // With an ordinal the entry itself is not done: a part of its operations is to come.
+            StartAt::After(position) => (Some(position), position.ts, position.ord > 0),
             StartAt::Oldest => (None, Timestamp::default(), true),
             StartAt::At(ts) => (None, ts, true),
             // Resolved by the session, which saves the position that it means.

@@ -16,6 +16,7 @@ pub type State = BTreeMap<String, Vec<Vec<u8>>>;
 #[derive(Debug, Clone)]
 pub struct Scenario {
     directory: PathBuf,
+    left_out: Vec<String>,
 }
 
 impl Scenario {
@@ -25,7 +26,15 @@ impl Scenario {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/oplog-4.2");
         Scenario {
             directory: fixtures.join(name),
+            left_out: Vec::new(),
         }
+    }
+
+    /// The same, but nothing is expected of that collection.
+    #[must_use]
+    pub fn without(mut self, ns: &str) -> Scenario {
+        self.left_out.push(ns.to_owned());
+        self
     }
 
     /// The entries one after the other, as a dump has them.
@@ -52,6 +61,7 @@ impl Scenario {
                 state.insert(unescaped(escaped)?, documents);
             }
         }
+        state.retain(|ns, _| !self.left_out.contains(ns));
         Ok(state)
     }
 

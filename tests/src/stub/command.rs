@@ -8,8 +8,8 @@ use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::position::Timestamp;
 
 use super::cursor::Cursor;
-use super::entry::TERM;
 use super::message::{MAX_MESSAGE_BYTES, Request, count_documents};
+use super::point::{at, project};
 use super::server::Shared;
 
 const OPLOG: &str = "local.oplog.rs";
@@ -107,7 +107,7 @@ fn hello(shared: &Shared) -> Bson {
         time: newest.seconds,
         increment: newest.increment,
     };
-    let optime = doc! { "ts": ts, "t": TERM };
+    let optime = doc! { "ts": ts, "t": shared.oplog.term() };
     let date = bson::DateTime::from_millis(i64::from(newest.seconds) * 1000);
     let last_write = doc! {
         "opTime": optime.clone(), "lastWriteDate": date,
@@ -173,6 +173,10 @@ fn find<'s>(
     if ns != OPLOG {
         return Ok(Answer::batch("firstBatch", 0, &ns, &[]));
     }
+    let filter = inner(body, "filter").map_err(io::Error::other)?;
+    if let Some(ts) = at(filter).map_err(io::Error::other)? {
+        return Answer::whole(&point(shared, body, ts).map_err(io::Error::other)?);
+    }
     let (mut cursor, batch_size) = place(shared, body).map_err(io::Error::other)?;
     let batch_size = shared.at_pace(batch_size.min(cursor.left));
     let batch = shared.oplog.batch(cursor.next, batch_size);
@@ -182,6 +186,18 @@ fn find<'s>(
     let id = if more { shared.cursors.open(cursor) } else { 0 };
     let elements = shared.oplog.elements(batch);
     Ok(Answer::batch("firstBatch", id, OPLOG, elements))
+}
+
+/// The one entry at a time, or none.
+fn point(shared: &Shared, body: Document<'_>, ts: Timestamp) -> Result<Bson, bson::error::Error> {
+    let projection = inner(body, "projection").unwrap_or(Document::EMPTY);
+    let projection = Bson::from_reader(projection.as_bytes())?;
+    shared.points.add(&projection);
+    let mut found = Vec::new();
+    if let Some(entry) = shared.oplog.entry_at(ts) {
+        found.push(project(Bson::from_reader(entry)?, &projection));
+    }
+    Ok(doc! { "cursor": { "firstBatch": found, "id": 0_i64, "ns": OPLOG }, "ok": 1.0 })
 }
 
 /// Where a `find` begins, and the entries of its first batch.
@@ -205,12 +221,9 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
     Ok((cursor, number(body, "batchSize")?.unwrap_or(FIRST_BATCH)))
 }
 
-/// The least `ts` of `{$gte: ts}`, `{$gt: ts}` or a plain `ts`.
+/// The least `ts` of `{$gte: ts}` or `{$gt: ts}`.
 fn least(filter: Element<'_>) -> Result<Timestamp, Malformed> {
-    let Ok(operators) = filter.document() else {
-        return Ok(Timestamp::from_le_bytes(filter.fixed()?));
-    };
-    let Some(operator) = operators.first()? else {
+    let Some(operator) = filter.document()?.first()? else {
         return Ok(Timestamp::default());
     };
     let mut ts = Timestamp::from_le_bytes(operator.fixed()?);

@@ -2,12 +2,13 @@
 //! prepared oplog from memory and acknowledges writes by counting them.
 //!
 //! What is measured against it is the client. A batch is a slice of memory that was laid out
-//! before; no byte of an entry is looked at while serving.
+//! before; no byte of an entry is looked at while serving a tail.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `entry` | the entries, made from their number |
 //! | `oplog` | all of them as one stretch of array elements, and where each begins |
+//! | `point` | reads of single entries, some fields of them or all |
 //! | `message` | `OP_MSG` and `OP_QUERY`, in and out |
 //! | `command` | what each command is answered |
 //! | `cursor` | the cursors that are open |
@@ -17,7 +18,7 @@
 //! | command | answer |
 //! | --- | --- |
 //! | `hello`, `isMaster` | a primary of `rs0` without sessions; the majority has everything |
-//! | `find`, `getMore` on `local.oplog.rs` | entries from a `ts` on, tailable; else nothing |
+//! | `find`, `getMore` on `local.oplog.rs` | entries from a `ts` on, tailable; or the one at a `ts` |
 //! | `listCollections` on `local` | `oplog.rs` |
 //! | `insert`, `update`, `delete` | `n` = the statements in it; nothing is kept |
 //! | `ping`, `buildInfo`, `killCursors`, `endSessions` | `ok` |
@@ -28,6 +29,7 @@ mod cursor;
 mod entry;
 mod message;
 mod oplog;
+mod point;
 mod process;
 mod server;
 

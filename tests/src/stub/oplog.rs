@@ -1,4 +1,4 @@
-//! The prepared oplog: the elements of a reply's array, one after the other in one stretch of
+//! The prepared oplog, generated or given: the elements of a reply's array, one after the other in one stretch of
 //! memory, so that any batch is a slice of it.
 //!
 //! The elements' names count within blocks of 100,000 rather than within a reply. Drivers walk a
@@ -6,10 +6,12 @@
 
 use std::ops::Range;
 
-use oplog_relay_core::document::kind;
+use anyhow::Result;
+use oplog_relay_core::document::{Document, kind};
+use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::Timestamp;
 
-use super::entry::{Shape, time, write_entry};
+use super::entry::{Shape, TERM, time, write_entry};
 
 /// A server's reply is cut here: 16 MB.
 const REPLY_BYTES: u64 = 16 * 1024 * 1024;
@@ -24,28 +26,59 @@ pub struct Oplog {
     starts: Vec<u64>,
     /// Bytes of the entries alone.
     bytes: u64,
+    /// Times of the entries, where they were given; else they follow from the number.
+    times: Vec<Timestamp>,
+    /// Election term of the newest entry.
+    term: i64,
 }
 
 impl Oplog {
     /// Makes that many entries.
     #[must_use]
     pub fn generate(entries: u64, shape: Shape) -> Oplog {
-        let mut oplog = Oplog {
+        let mut oplog = Oplog::empty();
+        for number in 0..entries {
+            oplog.append(|out| write_entry(number, shape, out));
+        }
+        oplog
+    }
+
+    /// Serves the entries that stand there one after the other.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub fn given(mut entries: &[u8]) -> Result<Oplog> {
+        let mut oplog = Oplog::empty();
+        while !entries.is_empty() {
+            let (document, rest) = Document::split(entries)?;
+            let entry = Entry::parse(document)?;
+            oplog.times.push(entry.ts);
+            oplog.term = entry.term;
+            oplog.append(|out| out.extend_from_slice(document.as_bytes()));
+            entries = rest;
+        }
+        Ok(oplog)
+    }
+
+    fn empty() -> Oplog {
+        Oplog {
             elements: Vec::new(),
             starts: vec![0],
             bytes: 0,
-        };
-        for number in 0..entries {
-            oplog.elements.push(kind::DOCUMENT);
-            let name = (number % NAMES).to_string();
-            oplog.elements.extend_from_slice(name.as_bytes());
-            oplog.elements.push(0);
-            let document = oplog.elements.len();
-            write_entry(number, shape, &mut oplog.elements);
-            oplog.bytes += (oplog.elements.len() - document) as u64;
-            oplog.starts.push(oplog.elements.len() as u64);
+            times: Vec::new(),
+            term: TERM,
         }
-        oplog
+    }
+
+    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.elements.push(kind::DOCUMENT);
+        let name = (self.len() % NAMES).to_string();
+        self.elements.extend_from_slice(name.as_bytes());
+        self.elements.push(0);
+        let document = self.elements.len();
+        write(&mut self.elements);
+        self.bytes += (self.elements.len() - document) as u64;
+        self.starts.push(self.elements.len() as u64);
     }
 
     /// Number of entries.
@@ -69,13 +102,27 @@ impl Oplog {
     /// Time of the newest entry.
     #[must_use]
     pub fn newest(&self) -> Option<Timestamp> {
-        self.len().checked_sub(1).map(time)
+        self.len().checked_sub(1).map(|number| self.time(number))
     }
 
-    /// Time of entry `number`, whether there is one or not.
+    /// Election term of the newest entry.
+    pub(super) const fn term(&self) -> i64 {
+        self.term
+    }
+
+    /// Time of entry `number`. One that was generated has a time whether there is one or not.
     #[must_use]
     pub fn time(&self, number: u64) -> Timestamp {
-        time(number)
+        let given = usize::try_from(number).ok();
+        let given = given.and_then(|number| self.times.get(number));
+        given.copied().unwrap_or_else(|| time(number))
+    }
+
+    /// The entry at exactly that time.
+    pub(super) fn entry_at(&self, ts: Timestamp) -> Option<&[u8]> {
+        let number = self.first_at(ts);
+        let entry = self.entry(number)?;
+        (self.time(number) == ts).then_some(entry)
     }
 
     /// The bytes of entry `number`.
@@ -94,7 +141,7 @@ impl Oplog {
         let mut known = 0..self.len();
         while known.start < known.end {
             let middle = known.start + (known.end - known.start) / 2;
-            if time(middle) < ts {
+            if self.time(middle) < ts {
                 known.start = middle + 1;
             } else {
                 known.end = middle;
@@ -140,6 +187,24 @@ mod tests {
         let bytes = oplog.elements(full).len() as u64;
         assert!((REPLY_BYTES - 500..=REPLY_BYTES).contains(&bytes));
         assert_eq!(oplog.bytes(), 46_600_000);
+    }
+
+    #[test]
+    fn given_entries_are_served_as_they_are() -> Result<()> {
+        let generated = Oplog::generate(20, Shape::Mixed);
+        let entries: Vec<u8> = (5..20)
+            .filter_map(|number| generated.entry(number))
+            .flatten()
+            .copied()
+            .collect();
+        let given = Oplog::given(&entries)?;
+        assert_eq!((given.len(), given.bytes()), (15, entries.len() as u64));
+        assert_eq!(given.entry(0), generated.entry(5));
+        assert_eq!(given.entry_at(generated.time(7)), generated.entry(7));
+        assert_eq!(given.entry_at(generated.time(4)), None);
+        assert_eq!(given.newest(), generated.newest());
+        assert!(Oplog::given(&entries[1..]).is_err());
+        Ok(())
     }
 
     #[test]

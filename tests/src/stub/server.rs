@@ -11,6 +11,7 @@ use super::command;
 use super::cursor::Cursors;
 use super::message;
 use super::oplog::Oplog;
+use super::point::Points;
 
 /// A running server; ends when dropped.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) address: String,
     pub(super) cursors: Cursors,
     pub(super) written: Written,
+    pub(super) points: Points,
     closing: Mutex<Closing>,
     closed: Condvar,
 }
@@ -111,6 +113,7 @@ impl Server {
             address: address.to_string(),
             cursors: Cursors::default(),
             written: Written::default(),
+            points: Points::default(),
             closing: Mutex::default(),
             closed: Condvar::new(),
         });
@@ -141,6 +144,12 @@ impl Server {
         let written = &self.shared.written;
         [&written.inserts, &written.updates, &written.deletes]
             .map(|counter| counter.load(Ordering::Relaxed))
+    }
+
+    /// Reads of single entries so far: of some fields, and of all.
+    #[must_use]
+    pub fn points(&self) -> (u64, u64) {
+        self.shared.points.counts()
     }
 
     /// Serves until the process is ended from outside.

@@ -24,19 +24,32 @@ fn entries(range: std::ops::Range<u32>) -> Vec<u8> {
 }
 
 fn read(path: &Path, start: StartAt) -> Result<Vec<u32>, ProducerError> {
+    read_open(path, start, None).map(|(_, wanted)| wanted)
+}
+
+/// The seconds of the entries before the start, and of those from it on.
+fn read_open(
+    path: &Path,
+    start: StartAt,
+    open: Option<u32>,
+) -> Result<(Vec<u32>, Vec<u32>), ProducerError> {
     let dump = Dump::open(path.to_str().unwrap())?;
     let (sender, mut receiver) = tokio::sync::mpsc::channel(100);
-    dump.run(start, &sender, &Shutdown::manual())?;
+    let open = open.map(|open| Timestamp::new(open, 1));
+    dump.run(start, open, &sender, &Shutdown::manual())?;
     drop(sender);
-    let mut seconds = Vec::new();
+    let (mut earlier, mut wanted) = (Vec::new(), Vec::new());
     while let Some(event) = receiver.blocking_recv() {
-        if let SourceEvent::Batch(batch) = event {
-            for document in batch.documents()? {
-                seconds.push(Entry::parse(document.unwrap())?.ts.seconds);
-            }
+        let (batch, seconds) = match event {
+            SourceEvent::Earlier(batch) => (batch, &mut earlier),
+            SourceEvent::Batch(batch) => (batch, &mut wanted),
+            _ => continue,
+        };
+        for document in batch.documents()? {
+            seconds.push(Entry::parse(document.unwrap())?.ts.seconds);
         }
     }
-    Ok(seconds)
+    Ok((earlier, wanted))
 }
 
 fn at(seconds: u32, term: i64) -> StartAt {
@@ -68,6 +81,28 @@ fn a_file_is_read_from_its_start_or_after_the_saved_position() {
         read(&path, at(0, 1)),
         Err(ProducerError::PositionLost(_))
     ));
+}
+
+#[test]
+fn a_dump_is_read_again_from_where_a_transaction_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("oplog.bson");
+    std::fs::write(&path, entries(2..9)).unwrap();
+    let read = |start, open| read_open(&path, start, open);
+    let open = read(at(5, 1), Some(3)).unwrap();
+    assert_eq!(open, (vec![3, 4, 5], vec![6, 7, 8]));
+    let none = read(at(5, 1), None).unwrap();
+    assert_eq!(none, (vec![], vec![6, 7, 8]));
+    let StartAt::After(position) = at(5, 1) else {
+        unreachable!()
+    };
+    let inside = StartAt::After(Position { ord: 7, ..position });
+    let inside = read(inside, Some(3)).unwrap();
+    assert_eq!(inside, (vec![3, 4], vec![5, 6, 7, 8]));
+    let time = read(StartAt::At(Timestamp::new(4, 0)), None).unwrap();
+    assert_eq!(time, (vec![2, 3], vec![4, 5, 6, 7, 8]));
+    let gone = read(at(5, 1), Some(1));
+    assert!(matches!(gone, Err(ProducerError::PositionLost(_))));
 }
 
 #[test]

@@ -1,0 +1,170 @@
+//! What a command entry is to a transaction, by its shape and not by the server's version.
+
+use oplog_relay_core::document::{Document, Element, Malformed, kind};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::Timestamp;
+
+use crate::error::ProducerError;
+use crate::transaction::broken;
+
+/// Names an entry: its time and its election term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpTime {
+    /// `ts`
+    pub ts: Timestamp,
+    /// `t`; -1 where missing.
+    pub term: i64,
+}
+
+/// What the walk back needs of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// The entry itself.
+    pub at: OpTime,
+    /// `o.partialTxn`: more operations follow.
+    pub partial: bool,
+    /// `o.prepare`: a later entry commits or aborts.
+    pub prepare: bool,
+    /// `o.count`: operations of the chain up to here, on its last entry.
+    pub count: Option<u32>,
+    /// `prevOpTime`; `None` for the first entry of a chain.
+    pub previous: Option<OpTime>,
+}
+
+/// A point where operations take effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    /// The entry before it, which may or may not be of its chain; `None` if it stands alone.
+    pub previous: Option<OpTime>,
+    /// A `commitTransaction`: the operations are in the prepared entry and those before it.
+    pub prepared: bool,
+    /// A transaction or a chain, whose operations have a place in it.
+    pub transaction: bool,
+    /// Operations of the chain, if it has several entries and this is the last of them.
+    pub count: Option<u32>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Nothing of a transaction.
+    Other,
+    /// Operations that take effect with a later entry.
+    Part(Link),
+    /// Operations take effect.
+    Commit(Commit),
+    /// They never will; the entry before.
+    Abort(Option<OpTime>),
+}
+
+impl Shape {
+    /// Tells the shape of a command.
+    ///
+    /// An `applyOps` is of a transaction if the entry itself has `lsid` and `txnNumber` (what a
+    /// user's command carries inside `o` is no session), of a chain of batched writes if it has a
+    /// `prevOpTime` only. `multiOpType: 1` (vectored inserts, 8.0) says that each `applyOps` of
+    /// the chain stands alone.
+    ///
+    /// # Errors
+    /// [`ProducerError::Undecodable`] for a command without a name, a field of the wrong type, or
+    /// an end of a transaction that names no entry.
+    pub fn of(entry: &Entry<'_>) -> Result<Self, ProducerError> {
+        let name = entry.command()?.name;
+        let damaged = |error: Malformed| broken(entry, &error.to_string());
+        match name {
+            b"applyOps" => Self::of_apply_ops(entry).map_err(damaged),
+            b"commitTransaction" => {
+                let previous = previous(entry.raw).map_err(damaged)?;
+                Ok(Self::Commit(Commit {
+                    previous,
+                    prepared: true,
+                    transaction: true,
+                    count: None,
+                }))
+            }
+            b"abortTransaction" => Ok(Self::Abort(previous(entry.raw).map_err(damaged)?)),
+            _ => Ok(Self::Other),
+        }
+    }
+
+    fn of_apply_ops(entry: &Entry<'_>) -> Result<Self, Malformed> {
+        let alone = entry.raw.get("multiOpType")?.map(Element::integer);
+        if alone.transpose()? == Some(1) {
+            return Ok(Self::Commit(Commit {
+                previous: None,
+                prepared: false,
+                transaction: false,
+                count: None,
+            }));
+        }
+        let link = Link::read(entry.raw)?;
+        if link.partial || link.prepare {
+            return Ok(Self::Part(link));
+        }
+        let session = entry.lsid.is_some() && entry.txn_number.is_some();
+        let chained = entry.raw.get("prevOpTime")?.is_some();
+        Ok(Self::Commit(Commit {
+            previous: link.previous,
+            prepared: false,
+            transaction: session || chained,
+            count: link.count,
+        }))
+    }
+}
+
+impl Link {
+    /// Reads it from an entry, or from a projection of one to [`Link::FIELDS`].
+    ///
+    /// # Errors
+    /// When `ts` is missing or a field has the wrong type.
+    pub fn read(entry: Document<'_>) -> Result<Self, Malformed> {
+        let op = entry.get("op")?.map(Element::string_bytes).transpose()?;
+        let o = entry.get("o")?.filter(|_| op == Some(b"c"));
+        let o = o.map(Element::document).transpose()?;
+        let o = o.unwrap_or(Document::EMPTY);
+        let flag = |name| -> Result<bool, Malformed> {
+            let flag = o.get(name)?.map(Element::boolean).transpose()?;
+            Ok(flag == Some(true))
+        };
+        let count = o.get("count")?.map(Element::integer).transpose()?;
+        Ok(Self {
+            at: optime(entry)?,
+            partial: flag("partialTxn")?,
+            prepare: flag("prepare")?,
+            count: count.and_then(|count| u32::try_from(count).ok()),
+            previous: previous(entry)?,
+        })
+    }
+
+    /// The fields of an entry that it is read from.
+    pub const FIELDS: [&'static str; 7] = [
+        "ts",
+        "t",
+        "op",
+        "prevOpTime",
+        "o.partialTxn",
+        "o.prepare",
+        "o.count",
+    ];
+}
+
+fn optime(document: Document<'_>) -> Result<OpTime, Malformed> {
+    let ts = document.get("ts")?.ok_or(Malformed::Missing("ts"))?;
+    if ts.kind != kind::TIMESTAMP {
+        return Err(ts.wrong_type());
+    }
+    let term = document.get("t")?.map(Element::integer).transpose()?;
+    Ok(OpTime {
+        ts: Timestamp::from_le_bytes(ts.fixed()?),
+        term: term.unwrap_or(-1),
+    })
+}
+
+/// `prevOpTime`; `None` where there is none or it is null, which the server writes as 0:0.
+fn previous(entry: Document<'_>) -> Result<Option<OpTime>, Malformed> {
+    let Some(previous) = entry.get("prevOpTime")? else {
+        return Ok(None);
+    };
+    let previous = optime(previous.document()?)?;
+    Ok((previous.ts != Timestamp::default()).then_some(previous))
+}

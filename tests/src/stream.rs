@@ -1,0 +1,182 @@
+//! A source through the producer's own parts, up to the chunks that Kafka would get.
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, Result};
+use oplog_producer::chunk::{Chunk, TransactionCounts};
+use oplog_producer::config;
+use oplog_producer::encoder::Encoder;
+use oplog_producer::error::ProducerError;
+use oplog_producer::origin::Origin;
+use oplog_producer::route::Router;
+use oplog_producer::source::{QUEUE_BATCHES, SourceEvent, StartAt};
+use oplog_producer::topics::Topics;
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::format::Format;
+use oplog_relay_core::position::{EntryId, Position};
+use oplog_relay_core::runtime::config::Secret;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::state::{History, State};
+use tokio::sync::mpsc;
+
+use crate::stub::Server;
+
+/// Where and with what a stream begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Begin {
+    /// Where.
+    pub start: StartAt,
+    /// What was saved with a position.
+    pub history: History,
+}
+
+impl Begin {
+    /// With the oldest entry.
+    #[must_use]
+    pub fn oldest() -> Begin {
+        Begin::at(StartAt::Oldest)
+    }
+
+    /// There, with nothing saved.
+    #[must_use]
+    pub fn at(start: StartAt) -> Begin {
+        Begin {
+            start,
+            history: History::default(),
+        }
+    }
+
+    /// At a saved position.
+    #[must_use]
+    pub fn after(end: &End) -> Begin {
+        Begin {
+            start: StartAt::After(end.position),
+            history: end.history,
+        }
+    }
+}
+
+/// Where a chunk ends.
+#[derive(Debug, Clone, Copy)]
+pub struct End {
+    /// The position to be saved.
+    pub position: Position,
+    /// What is saved with it.
+    pub history: History,
+    /// Records up to here.
+    pub records: usize,
+}
+
+/// A record of a data topic: topic and partition, its entry's id and bytes.
+pub type Record = (String, i32, EntryId, Vec<u8>);
+
+/// What came of a source.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// In the order in which they were encoded.
+    pub records: Vec<Record>,
+    /// Of every chunk.
+    pub ends: Vec<End>,
+    /// What became of transactions.
+    pub counts: TransactionCounts,
+    topics: Vec<String>,
+}
+
+impl Stream {
+    /// Tails a server until it has nothing more.
+    ///
+    /// # Errors
+    /// Those of the producer, as they are.
+    pub async fn live(server: &Server, begin: Begin) -> Result<Stream> {
+        let uri = config::Origin::Live(Secret::new(server.uri()));
+        Stream::read(uri, begin).await
+    }
+
+    /// Reads the entries as a dump.
+    ///
+    /// # Errors
+    /// As [`Stream::live`].
+    pub async fn dump(entries: &[u8], begin: Begin) -> Result<Stream> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(entries)?;
+        let path = file.path().to_str().context("a path")?;
+        Stream::read(config::Origin::Dump(path.to_owned()), begin).await
+    }
+
+    async fn read(origin: config::Origin, begin: Begin) -> Result<Stream> {
+        let origin = Origin::open(&origin, Some("rs0")).await?;
+        let shutdown = Shutdown::manual();
+        let Begin { start, history } = begin;
+        let end = match start {
+            StartAt::After(position) => Some(position),
+            _ => None,
+        };
+        let router = Router::new("cdc", NamespaceFilter::default(), State::default());
+        let topics = Topics::Nowhere {
+            state_topic: "__cdc.state.rs0".to_owned(),
+            partitions: 4,
+        };
+        let transactions = origin.transactions(start, history, shutdown.clone());
+        let format = Format::Bson;
+        let encoder = Encoder::new("rs0", format, router, topics, end, None, transactions);
+        let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
+        let encoding = tokio::task::spawn_blocking(move || encode(encoder, events));
+        let encoded = async {
+            let stream = encoding.await;
+            shutdown.trigger();
+            stream
+        };
+        let feeding = origin.feed(start, history.open, events_in, shutdown.clone(), || ());
+        let (stream, fed) = Box::pin(async { tokio::join!(encoded, feeding) }).await;
+        fed?;
+        Ok(stream??)
+    }
+
+    fn take(&mut self, chunk: &mut Chunk) {
+        self.topics.append(&mut chunk.new_topics);
+        for record in &chunk.records {
+            if let Some((_, id)) = &record.header {
+                let topic = self.topics[record.topic.0].clone();
+                let id = String::from_utf8_lossy(chunk.bytes(id));
+                let (_, id) = EntryId::parse_header(&id).expect("an id");
+                let value = chunk.bytes(&record.value).to_vec();
+                self.records.push((topic, record.partition, id, value));
+            }
+        }
+        let counts = &mut self.counts;
+        counts.committed += chunk.transactions.committed;
+        counts.aborted += chunk.transactions.aborted;
+        counts.incomplete += chunk.transactions.incomplete;
+        counts.operations += chunk.transactions.operations;
+        if let Some(position) = chunk.end {
+            self.ends.push(End {
+                position,
+                history: chunk.history,
+                records: self.records.len(),
+            });
+        }
+        chunk.clear();
+    }
+}
+
+fn encode(
+    mut encoder: Encoder,
+    mut events: mpsc::Receiver<SourceEvent>,
+) -> Result<Stream, ProducerError> {
+    let (mut stream, mut chunk) = (Stream::default(), Chunk::default());
+    while let Some(event) = events.blocking_recv() {
+        match event {
+            SourceEvent::Batch(batch) => {
+                encoder.encode(&batch, &mut chunk, &mut |chunk| {
+                    stream.take(chunk);
+                    Ok(())
+                })?;
+                stream.take(&mut chunk);
+            }
+            SourceEvent::Earlier(batch) => encoder.recall(&batch)?,
+            SourceEvent::Idle => {}
+            SourceEvent::CaughtUp | SourceEvent::End => break,
+        }
+    }
+    Ok(stream)
+}
