@@ -11,8 +11,8 @@
 //!    an entry and never lose one.
 //! 3. **Order per document.** All entries of one document are in one partition, in oplog order.
 //! 4. **Convergent replay.** Any stretch of the topics, entered at a consistent cut and applied
-//!    again in order, leads the target to the same state, up to the order of fields where an
-//!    `$unset` before a `$set` of the same field is applied again.
+//!    again in order, leads the target to the same state, up to the order of fields where a `$v: 1`
+//!    `$unset` before a `$set` of the same field is applied again. Diffs (`$v: 2`) keep the order.
 //! 5. **Nothing silent.** What cannot be decoded, mapped, sent or applied stops the stream with an
 //!    exit code of its own; a lost position says what is missing and what to do.
 //! 6. **Bounded memory**, the Kafka client's queues included.

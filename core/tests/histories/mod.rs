@@ -156,6 +156,25 @@ pub(crate) fn diff(
     })
 }
 
+/// A diff that sets the first of these fields and removes the others.
+pub(crate) fn flat(fields: &[(&'static str, Value)], updates: usize) -> Option<Vec<u8>> {
+    let (updated, removed) = fields.split_at(updates.min(fields.len()));
+    (!fields.is_empty()).then(|| {
+        build(|out| {
+            out.nested("d", kind::DOCUMENT, |out| {
+                for (name, _) in removed {
+                    out.boolean(name, false);
+                }
+            });
+            out.nested("u", kind::DOCUMENT, |out| {
+                for (name, value) in updated {
+                    append(out, name, value);
+                }
+            });
+        })
+    })
+}
+
 /// The diff of two containers of one kind, unless the new one is to be logged whole.
 fn embedded(old: &Value, new: &Value, choices: &mut Choices) -> Option<Vec<u8>> {
     if choices.next() {
@@ -172,7 +191,7 @@ fn items_diff(old: &[Value], new: &[Value], choices: &mut Choices) -> Vec<u8> {
     build(|out| {
         out.boolean("a", true);
         if new.len() < old.len() {
-            out.int32("l", i32::try_from(new.len()).unwrap());
+            out.int32("l", i32::try_from(new.len()).unwrap_or(i32::MAX));
         }
         for (index, value) in new.iter().enumerate() {
             let before = old.get(index);

@@ -14,7 +14,9 @@ use std::collections::btree_map::Entry;
 
 use anyhow::{Context, Result, bail, ensure};
 use oplog_consumer::batch::Located;
-use oplog_consumer::plan::{Bulk, BulkKind, CommandOptions, Planner, Step, Write, write_command};
+use oplog_consumer::plan::{
+    Bulk, BulkKind, CommandOptions, Planner, Step, Write, rewritten, write_command,
+};
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element};
 use oplog_relay_core::entry;
@@ -22,6 +24,7 @@ use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
 
 pub use golden::{Scenario, State};
+use update::NotViable;
 
 const OPTIONS: CommandOptions = CommandOptions {
     bypass_validation: true,
@@ -38,6 +41,8 @@ pub struct Model {
     collections: BTreeMap<String, Documents>,
     /// Updates that found no document.
     pub unmatched: u64,
+    /// Updates that were made by reading, changing and replacing.
+    pub rewritten: u64,
 }
 
 impl Model {
@@ -86,12 +91,31 @@ impl Model {
             .collect()
     }
 
-    /// As a sink does: inserts that find their `_id` taken become replacements.
+    /// As a sink does: inserts that find their `_id` taken become replacements, rewrites read,
+    /// change and replace.
     fn send(&mut self, bulk: &Bulk<'_>) -> Result<()> {
+        if bulk.kind == BulkKind::Rewrite {
+            for write in &bulk.writes {
+                self.rewrite(bulk.ns, write)?;
+            }
+            return Ok(());
+        }
         let taken = self.run(bulk.ns, bulk.kind, &bulk.writes)?;
         let again: Vec<Write<'_>> = taken.iter().map(|&index| bulk.writes[index]).collect();
         if !again.is_empty() {
             self.run(bulk.ns, BulkKind::Update, &again)?;
+        }
+        Ok(())
+    }
+
+    fn rewrite(&mut self, ns: &str, write: &Write<'_>) -> Result<()> {
+        let documents = self.collections.entry(ns.to_owned()).or_default();
+        match documents.get_mut(&identity(write.document_id)?) {
+            Some(stored) => {
+                *stored = rewritten(Document::new(stored)?, [write])?;
+                self.rewritten += 1;
+            }
+            None => self.unmatched += 1,
         }
         Ok(())
     }
@@ -118,8 +142,15 @@ impl Model {
                 }
             }
             b"update" => {
-                for statement in list(command, "updates")? {
-                    self.unmatched += u64::from(!update_one(documents, statement)?);
+                let statements = list(command, "updates")?;
+                for (statement, write) in statements.into_iter().zip(writes) {
+                    let documents = self.collections.entry(ns.to_owned()).or_default();
+                    match update_one(documents, statement) {
+                        Ok(found) => self.unmatched += u64::from(!found),
+                        // Error 28: the sink redoes this one in its own way.
+                        Err(error) if error.is::<NotViable>() => self.rewrite(ns, write)?,
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             b"delete" => {

@@ -1,6 +1,6 @@
 //! `$set` and `$unset` as a server applies them.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
 /// A field or an array's element, its value as bytes.
@@ -11,14 +11,30 @@ struct Field {
     value: Vec<u8>,
 }
 
-/// Applies an update of modifiers to a document.
+/// Error 28: a path leads through a value that has no such place.
+#[derive(Debug)]
+pub(super) struct NotViable(String);
+
+impl std::fmt::Display for NotViable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Applies an update of modifiers to a document. A server appends new fields in the order of
+/// their names.
 pub(super) fn apply(document: Document<'_>, update: Document<'_>) -> Result<Vec<u8>> {
     let mut fields = split(document)?;
     for operator in update.elements() {
         let operator = operator?;
-        for change in operator.document()?.elements() {
-            let change = change?;
-            let path: Vec<&[u8]> = change.name.split(|byte| *byte == b'.').collect();
+        let changes = operator.document()?.elements();
+        let mut changes: Vec<Element<'_>> = changes.collect::<Result<_, _>>()?;
+        changes.sort_by(|one, other| parts(one.name).cmp(parts(other.name)));
+        ensure!(!changes.is_empty(), "an empty operator");
+        for change in changes {
+            let path: Vec<&[u8]> = parts(change.name).collect();
+            let strange = |part: &&[u8]| part.is_empty() || part.starts_with(b"$");
+            ensure!(!path.iter().any(strange), "a path that servers refuse");
             let outcome = match operator.name {
                 b"$set" => set(&mut fields, false, &path, change),
                 b"$unset" => unset(&mut fields, false, &path),
@@ -28,6 +44,10 @@ pub(super) fn apply(document: Document<'_>, update: Document<'_>) -> Result<Vec<
         }
     }
     Ok(join(&fields))
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'.')
 }
 
 /// In an array a path's part is an index, in a document a name.
@@ -42,7 +62,7 @@ fn find(fields: &[Field], in_array: bool, part: &[u8]) -> Result<Option<usize>> 
 fn index(part: &[u8]) -> Result<usize> {
     let text = std::str::from_utf8(part)?;
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        bail!("an array has no field {text:?}");
+        bail!(NotViable(format!("an array has no field {text:?}")));
     }
     Ok(text.parse()?)
 }
@@ -108,7 +128,8 @@ fn unset(fields: &mut Vec<Field>, in_array: bool, path: &[&[u8]]) -> Result<()> 
 
 fn container(field: &Field) -> Result<Document<'_>> {
     if field.kind != kind::DOCUMENT && field.kind != kind::ARRAY {
-        bail!("no field fits into a value of type {:#x}", field.kind);
+        let text = format!("no field fits into a value of type {:#x}", field.kind);
+        bail!(NotViable(text));
     }
     Ok(Document::new(&field.value)?)
 }

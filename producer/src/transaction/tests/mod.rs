@@ -9,7 +9,7 @@ use bson::{Binary, Bson, Document as Doc, Timestamp as BsonTimestamp, doc};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
-use oplog_relay_core::position::Position;
+use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::state::State;
 
 use super::*;
@@ -148,6 +148,15 @@ impl Outcome {
             let id = id.replace("rs0/", "").replace(":1/", "/");
             let entry = Doc::from_reader(chunk.bytes(&record.value)).unwrap();
             self.records.push(Record { id, topic, entry });
+        }
+        if let Some(barrier) = &chunk.barrier {
+            let EntryId { ts, ord } = barrier.id;
+            let (leader, _) = barrier.topics[0];
+            self.records.push(Record {
+                id: format!("{}/{ord}", ts.seconds),
+                topic: self.topics[leader.0].clone(),
+                entry: Doc::from_reader(chunk.bytes(&barrier.entry)).unwrap(),
+            });
         }
         let end = chunk.end.unwrap();
         self.ends.push((end, chunk.history, self.records.len()));
