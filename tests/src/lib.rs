@@ -20,3 +20,4 @@ pub mod schema;
 pub mod services;
 pub mod stub;
 pub mod topic_reader;
+mod wire;

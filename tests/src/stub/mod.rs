@@ -8,10 +8,9 @@
 //! | --- | --- |
 //! | `entry` | the entries, made from their number |
 //! | `oplog` | all of them as one stretch of array elements, and where each begins |
-//! | `message` | `OP_MSG` and `OP_QUERY`, in and out |
 //! | `command` | what each command is answered |
 //! | `cursor` | the cursors that are open |
-//! | `server` | the listener and its connections |
+//! | `server` | what its connections share |
 //! | `process` | the server as a process of its own |
 //!
 //! | command | answer |
@@ -26,7 +25,6 @@
 mod command;
 mod cursor;
 mod entry;
-mod message;
 mod oplog;
 mod process;
 mod server;
