@@ -21,3 +21,4 @@ pub mod services;
 pub mod stream;
 pub mod stub;
 pub mod topic_reader;
+mod wire;

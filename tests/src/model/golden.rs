@@ -1,16 +1,18 @@
 //! Oplogs that a real server wrote, with the state that they must lead to.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use bson::{Bson as Value, Document as Bson};
 use flate2::read::GzDecoder;
 use oplog_relay_core::document::Document;
+use oplog_relay_core::json::parse_document;
 
-/// Documents by namespace, in order of `_id`.
-pub type State = BTreeMap<String, Vec<Vec<u8>>>;
+use super::Model;
+use super::contents::{Collections, State, compare};
+use super::record::Collection;
 
 /// One directory of the golden data.
 #[derive(Debug, Clone)]
@@ -50,8 +52,12 @@ impl Scenario {
     /// # Errors
     /// When a file cannot be read.
     pub fn expected(&self) -> Result<State> {
+        self.documents("expected")
+    }
+
+    fn documents(&self, directory: &str) -> Result<State> {
         let mut state = State::new();
-        for file in fs::read_dir(self.directory.join("expected"))? {
+        for file in fs::read_dir(self.directory.join(directory))? {
             let path = file?.path();
             let name = path.file_name().and_then(|name| name.to_str());
             let name = name.context("a name")?;
@@ -63,6 +69,74 @@ impl Scenario {
         }
         state.retain(|ns, _| !self.left_out.contains(ns));
         Ok(state)
+    }
+
+    /// The collections that must be there in the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn expected_collections(&self) -> Result<Collections> {
+        self.described("expected")
+    }
+
+    fn described(&self, directory: &str) -> Result<Collections> {
+        let text = read(&self.directory.join(directory).join("collections.json"))?;
+        let mut bytes = Vec::new();
+        parse_document(&text, &mut bytes)?;
+        let all = Bson::from_reader(bytes.as_slice())?;
+        let databases = all.iter().map(|(db, collections)| {
+            let collections = collections.as_array().context("collections")?.iter();
+            let collections = collections.map(|one| one.as_document().cloned());
+            let collections: Option<Vec<Bson>> = collections.collect();
+            Ok((db.clone(), collections.context("a collection")?))
+        });
+        databases.collect()
+    }
+
+    /// Fails unless these are the expected collections, with their options and indexes; names all
+    /// that differs. Options and fields of indexes that are named in `withheld` may be missing or
+    /// differ.
+    ///
+    /// # Errors
+    /// When they differ.
+    pub fn expect_collections(&self, found: &Collections, withheld: &[&str]) -> Result<()> {
+        compare(found, &self.expected_collections()?, withheld)
+    }
+
+    /// A target that holds what was there before the oplog begins: a copy with the UUIDs of the
+    /// source.
+    ///
+    /// # Errors
+    /// When the scenario has no such files, or they contradict themselves.
+    pub fn initial(&self) -> Result<Model> {
+        let mut model = Model::default();
+        let mut documents = self.documents("initial")?;
+        for (db, collections) in self.described("initial")? {
+            for described in collections {
+                if described.get_str("type")? != "collection" {
+                    // A view is a document of system.views.
+                    continue;
+                }
+                let name = described.get_str("name")?;
+                let uuid = described.get("uuid").context("a uuid")?;
+                let Value::Binary(uuid) = uuid else {
+                    bail!("{uuid} is no UUID");
+                };
+                let options = described.get_document("options")?.clone();
+                let mut collection = Collection::new(uuid.bytes.as_slice().try_into()?, options)?;
+                let ns = format!("{db}.{name}");
+                for document in documents.remove(&ns).context(ns.clone())? {
+                    collection.insert(&ns, document)?;
+                }
+                model.put(&db, name, collection);
+                for spec in described.get_array("indexes")?.iter().skip(1) {
+                    let spec = spec.as_document().context("an index")?;
+                    model.add_index(&db, name, spec.clone())?;
+                }
+            }
+        }
+        ensure!(documents.is_empty(), "documents of unknown collections");
+        Ok(model)
     }
 
     /// Fails unless the state is the expected one, byte for byte; names what differs.

@@ -1,207 +1,347 @@
-//! `$set` and `$unset` as a server applies them.
+//! Modifiers as a server applies them: `$set`, `$unset`, and `$push` with `$each` and `$slice`.
 
-use anyhow::{Context, Result, bail, ensure};
-use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
+use std::cmp::Ordering;
 
-/// A field or an array's element, its value as bytes.
+use oplog_relay_core::document::{Document, Element, kind};
+
+use super::failure::Failure;
+use super::fields::{Field, index, join, split};
+use super::path::Part;
+use super::version::Version;
+
+/// An array is not filled with more nulls than this.
+const MOST_PADDING: usize = 1_500_000;
+/// Operators of servers that the model does not have.
+const OTHERS: [&str; 12] = [
+    "$inc",
+    "$mul",
+    "$min",
+    "$max",
+    "$rename",
+    "$pull",
+    "$pullAll",
+    "$pop",
+    "$addToSet",
+    "$bit",
+    "$currentDate",
+    "$setOnInsert",
+];
+/// Names with a dollar that are stored by every version.
+const REFERENCE: [&[u8]; 3] = [b"$ref", b"$id", b"$db"];
+
+/// What is done at the end of a path.
+#[derive(Debug, Clone, Copy)]
+enum Change<'a> {
+    Set(Element<'a>),
+    Unset,
+    Push {
+        each: Document<'a>,
+        slice: Option<i64>,
+    },
+}
+
+/// One path of an update.
 #[derive(Debug, Clone)]
-struct Field {
-    name: Vec<u8>,
-    kind: u8,
-    value: Vec<u8>,
+struct Step<'a> {
+    path: Vec<Part<'a>>,
+    text: String,
+    change: Change<'a>,
 }
 
-/// Error 28: a path leads through a value that has no such place.
-#[derive(Debug)]
-pub(super) struct NotViable(String);
-
-impl std::fmt::Display for NotViable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Applies an update of modifiers to a document. A server appends new fields in the order of
-/// their names.
-pub(super) fn apply(document: Document<'_>, update: Document<'_>) -> Result<Vec<u8>> {
-    let mut fields = split(document)?;
+/// Applies modifiers to a document.
+///
+/// As on a server, new fields come in the order of their names, not of the update.
+pub(super) fn apply(
+    document: Document<'_>,
+    update: Document<'_>,
+    version: Version,
+) -> Result<Vec<u8>, Failure> {
+    let mut steps = Vec::new();
     for operator in update.elements() {
-        let operator = operator?;
-        let changes = operator.document()?.elements();
-        let mut changes: Vec<Element<'_>> = changes.collect::<Result<_, _>>()?;
-        changes.sort_by(|one, other| parts(one.name).cmp(parts(other.name)));
-        ensure!(!changes.is_empty(), "an empty operator");
-        for change in changes {
-            let path: Vec<&[u8]> = parts(change.name).collect();
-            let strange = |part: &&[u8]| part.is_empty() || part.starts_with(b"$");
-            ensure!(!path.iter().any(strange), "a path that servers refuse");
-            let outcome = match operator.name {
-                b"$set" => set(&mut fields, false, &path, change),
-                b"$unset" => unset(&mut fields, false, &path),
-                name => bail!("unknown operator {}", String::from_utf8_lossy(name)),
-            };
-            outcome.with_context(|| String::from_utf8_lossy(change.name).into_owned())?;
+        read_operator(operator?, version, &mut steps)?;
+    }
+    steps.sort_by(|one, other| compare_paths(&one.path, &other.path, version));
+    check_conflicts(&steps)?;
+    let mut fields = split(document)?;
+    for step in &steps {
+        match step.change {
+            Change::Unset => unset(&mut fields, false, &step.path)?,
+            change => put(&mut fields, false, &step.path, change)
+                .map_err(|failure| about(failure, &step.text))?,
         }
     }
     Ok(join(&fields))
 }
 
-fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'.')
+fn about(failure: Failure, path: &str) -> Failure {
+    Failure {
+        message: format!("{} (path {path:?})", failure.message),
+        ..failure
+    }
+}
+
+fn read_operator<'a>(
+    operator: Element<'a>,
+    version: Version,
+    steps: &mut Vec<Step<'a>>,
+) -> Result<(), Failure> {
+    let name = String::from_utf8_lossy(operator.name);
+    if OTHERS.contains(&&*name) {
+        return Err(Failure::new(238, format!("the model has no {name}")));
+    }
+    if !["$set", "$unset", "$push"].contains(&&*name) {
+        let message = format!("Unknown modifier: {name}. Expected a valid update modifier");
+        return Err(Failure::new(9, message));
+    }
+    let Ok(paths) = operator.document() else {
+        let message = format!("Modifiers operate on fields but we found another type: {name}");
+        return Err(Failure::new(9, message));
+    };
+    if paths.is_empty() && version < Version::V5_0 {
+        let message = format!("'{name}' is empty. You must specify a field like so");
+        return Err(Failure::new(9, message));
+    }
+    for element in paths.elements() {
+        let element = element?;
+        let change = match &*name {
+            "$set" => {
+                check_names(element, version)?;
+                Change::Set(element)
+            }
+            "$unset" => Change::Unset,
+            _ => pushed(element)?,
+        };
+        steps.push(Step {
+            path: checked_path(element.name)?,
+            text: String::from_utf8_lossy(element.name).into_owned(),
+            change,
+        });
+    }
+    Ok(())
+}
+
+fn checked_path(path: &[u8]) -> Result<Vec<Part<'_>>, Failure> {
+    let parts: Vec<Part<'_>> = path.split(|byte| *byte == b'.').collect();
+    for part in &parts {
+        let refused = |code, what| {
+            let path = String::from_utf8_lossy(path);
+            Err(Failure::new(
+                code,
+                format!("{what} in the update path '{path}'"),
+            ))
+        };
+        if part.is_empty() {
+            return refused(56, "an empty field name");
+        }
+        if part.starts_with(b"$") && !REFERENCE.contains(part) {
+            return refused(52, "a dollar ($) prefixed field");
+        }
+    }
+    Ok(parts)
+}
+
+/// Servers before 5.0 refuse names with a dollar at every level of what an update stores.
+pub(super) fn check_names(value: Element<'_>, version: Version) -> Result<(), Failure> {
+    if version >= Version::V5_0 || ![kind::DOCUMENT, kind::ARRAY].contains(&value.kind) {
+        return Ok(());
+    }
+    for element in value.document()?.elements() {
+        let element = element?;
+        if element.name.starts_with(b"$") && !REFERENCE.contains(&element.name) {
+            let name = String::from_utf8_lossy(element.name);
+            let message =
+                format!("The dollar ($) prefixed field '{name}' is not valid for storage.");
+            return Err(Failure::new(52, message));
+        }
+        check_names(element, version)?;
+    }
+    Ok(())
+}
+
+fn pushed(element: Element<'_>) -> Result<Change<'_>, Failure> {
+    let modifiers = element.document().ok();
+    let each = modifiers.and_then(|modifiers| modifiers.get("$each").ok().flatten());
+    let (Some(modifiers), Some(each)) = (modifiers, each) else {
+        return Err(Failure::new(238, "the model has no $push without $each"));
+    };
+    if each.kind != kind::ARRAY {
+        let message = "The argument to $each in $push must be an array";
+        return Err(Failure::new(2, message));
+    }
+    let mut slice = None;
+    for modifier in modifiers.elements() {
+        let modifier = modifier?;
+        match modifier.name {
+            b"$each" => {}
+            b"$slice" => {
+                let number = modifier.integer();
+                let message = "The value for $slice must be an integer value";
+                slice = Some(number.map_err(|_| Failure::new(2, message))?);
+            }
+            b"$position" | b"$sort" => {
+                return Err(Failure::new(238, "the model has no $position and no $sort"));
+            }
+            name => {
+                let name = String::from_utf8_lossy(name);
+                return Err(Failure::new(
+                    2,
+                    format!("Unrecognized clause in $push: {name}"),
+                ));
+            }
+        }
+    }
+    Ok(Change::Push {
+        each: each.document()?,
+        slice,
+    })
+}
+
+/// Since 5.0 numbers are in the order of their value.
+fn compare_paths(one: &[Part<'_>], other: &[Part<'_>], version: Version) -> Ordering {
+    let number = |part: Part<'_>| match std::str::from_utf8(part) {
+        Ok(text) if version >= Version::V5_0 => text.parse::<u64>().ok(),
+        _ => None,
+    };
+    let parts = one
+        .iter()
+        .zip(other)
+        .map(|(one, other)| match (number(one), number(other)) {
+            (Some(one), Some(other)) => one.cmp(&other),
+            _ => one.cmp(other),
+        });
+    let mut unequal = parts.filter(|order| order.is_ne());
+    unequal.next().unwrap_or(one.len().cmp(&other.len()))
+}
+
+/// No path may be, or lead into, another: after sorting those are neighbours.
+fn check_conflicts(steps: &[Step<'_>]) -> Result<(), Failure> {
+    for pair in steps.windows(2) {
+        if let [one, other] = pair
+            && other.path.starts_with(&one.path)
+        {
+            let message = format!(
+                "Updating the path '{}' would create a conflict at '{}'",
+                other.text, one.text
+            );
+            return Err(Failure::new(40, message));
+        }
+    }
+    Ok(())
 }
 
 /// In an array a path's part is an index, in a document a name.
-fn find(fields: &[Field], in_array: bool, part: &[u8]) -> Result<Option<usize>> {
+fn find(fields: &[Field], in_array: bool, part: Part<'_>) -> Result<Option<usize>, Failure> {
     if in_array {
-        let index = index(part)?;
+        let index = index(part).ok_or_else(|| no_field(part, kind::ARRAY))?;
         return Ok((index < fields.len()).then_some(index));
     }
     Ok(fields.iter().position(|field| field.name == part))
 }
 
-fn index(part: &[u8]) -> Result<usize> {
-    let text = std::str::from_utf8(part)?;
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        bail!(NotViable(format!("an array has no field {text:?}")));
-    }
-    Ok(text.parse()?)
+fn no_field(part: Part<'_>, kind: u8) -> Failure {
+    let part = String::from_utf8_lossy(part);
+    let message = format!("Cannot create field '{part}' in a value of type {kind:#x}");
+    Failure::new(28, message)
 }
 
-fn set(fields: &mut Vec<Field>, in_array: bool, path: &[&[u8]], to: Element<'_>) -> Result<()> {
-    let (part, rest) = path.split_first().context("an empty path")?;
-    let found = find(fields, in_array, part)?;
-    let mut inner = Vec::new();
-    let mut kind = kind::DOCUMENT;
-    if let (Some(found), false) = (found, rest.is_empty()) {
-        kind = fields[found].kind;
-        inner = split(container(&fields[found])?)?;
-    }
-    let value = if rest.is_empty() {
-        kind = to.kind;
-        to.value.to_vec()
-    } else {
-        set(&mut inner, kind == kind::ARRAY, rest, to)?;
-        join(&inner)
+/// Sets or pushes, and makes the documents on the way there.
+fn put(
+    fields: &mut Vec<Field>,
+    in_array: bool,
+    path: &[Part<'_>],
+    change: Change<'_>,
+) -> Result<(), Failure> {
+    let Some((part, rest)) = path.split_first() else {
+        return Ok(());
     };
-    if let Some(found) = found {
-        fields[found].kind = kind;
-        fields[found].value = value;
+    let found = find(fields, in_array, part)?;
+    let (kind, value) = match rest.first() {
+        None => changed(found.and_then(|found| fields.get(found)), change)?,
+        Some(next) => {
+            let mut kind = kind::DOCUMENT;
+            let mut inner = Vec::new();
+            if let Some(field) = found.and_then(|found| fields.get(found)) {
+                kind = field.kind;
+                let document = field.document().ok_or_else(|| no_field(next, kind))?;
+                inner = split(document)?;
+            }
+            put(&mut inner, kind == kind::ARRAY, rest, change)?;
+            (kind, join(&inner))
+        }
+    };
+    if let Some(field) = found.and_then(|found| fields.get_mut(found)) {
+        (field.kind, field.value) = (kind, value);
         return Ok(());
     }
     let mut name = part.to_vec();
     if in_array {
-        let index = index(part)?;
-        for missing in fields.len()..index {
-            fields.push(Field {
-                name: missing.to_string().into_bytes(),
-                kind: kind::NULL,
-                value: Vec::new(),
-            });
+        let index = index(part).ok_or_else(|| no_field(part, kind::ARRAY))?;
+        if index - fields.len() > MOST_PADDING {
+            let message = "can't backfill more than 1500000 elements";
+            return Err(Failure::new(34, message));
         }
+        fields.extend((fields.len()..index).map(Field::null));
         name = index.to_string().into_bytes();
     }
     fields.push(Field { name, kind, value });
     Ok(())
 }
 
-/// An array keeps the place of a removed element as null.
-fn unset(fields: &mut Vec<Field>, in_array: bool, path: &[&[u8]]) -> Result<()> {
-    let (part, rest) = path.split_first().context("an empty path")?;
-    let Some(found) = find(fields, in_array, part)? else {
+/// The type and the value that come of a change.
+fn changed(found: Option<&Field>, change: Change<'_>) -> Result<(u8, Vec<u8>), Failure> {
+    let (each, slice) = match change {
+        Change::Set(to) => return Ok((to.kind, to.value.to_vec())),
+        Change::Unset => return Ok((kind::NULL, Vec::new())),
+        Change::Push { each, slice } => (each, slice),
+    };
+    let mut elements = match found {
+        None => Vec::new(),
+        Some(field) if field.kind == kind::ARRAY => {
+            split(field.document().unwrap_or(Document::EMPTY))?
+        }
+        Some(field) => {
+            let message = format!("$push needs an array but found type {:#x}", field.kind);
+            return Err(Failure::new(2, message));
+        }
+    };
+    elements.extend(split(each)?);
+    let len = elements.len();
+    let kept = usize::try_from(slice.unwrap_or(i64::MAX).unsigned_abs()).unwrap_or(usize::MAX);
+    if slice.is_some_and(|slice| slice < 0) {
+        elements.drain(..len.saturating_sub(kept));
+    } else {
+        elements.truncate(kept);
+    }
+    for (index, element) in elements.iter_mut().enumerate() {
+        element.name = index.to_string().into_bytes();
+    }
+    Ok((kind::ARRAY, join(&elements)))
+}
+
+/// An array keeps the place of a removed element as null; a path that leads nowhere is fine.
+fn unset(fields: &mut Vec<Field>, in_array: bool, path: &[Part<'_>]) -> Result<(), Failure> {
+    let Some((part, rest)) = path.split_first() else {
         return Ok(());
     };
-    let field = &mut fields[found];
+    let Ok(Some(found)) = find(fields, in_array, part) else {
+        return Ok(());
+    };
+    let Some(field) = fields.get_mut(found) else {
+        return Ok(());
+    };
     if !rest.is_empty() {
-        if let Ok(document) = container(field) {
+        if let Some(document) = field.document() {
             let mut inner = split(document)?;
             unset(&mut inner, field.kind == kind::ARRAY, rest)?;
             field.value = join(&inner);
         }
     } else if in_array {
-        field.kind = kind::NULL;
-        field.value.clear();
+        *field = Field::null(found);
     } else {
         fields.remove(found);
     }
     Ok(())
 }
 
-fn container(field: &Field) -> Result<Document<'_>> {
-    if field.kind != kind::DOCUMENT && field.kind != kind::ARRAY {
-        let text = format!("no field fits into a value of type {:#x}", field.kind);
-        bail!(NotViable(text));
-    }
-    Ok(Document::new(&field.value)?)
-}
-
-fn split(document: Document<'_>) -> Result<Vec<Field>> {
-    let fields = document.elements().map(|element| {
-        let element = element?;
-        Ok(Field {
-            name: element.name.to_vec(),
-            kind: element.kind,
-            value: element.value.to_vec(),
-        })
-    });
-    fields.collect()
-}
-
-fn join(fields: &[Field]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut builder = DocumentBuilder::start(&mut out);
-    for field in fields {
-        builder.element(Element {
-            name: &field.name,
-            kind: field.kind,
-            value: &field.value,
-        });
-    }
-    builder.finish();
-    out
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use oplog_relay_core::json::{Mode, parse_document, write_document};
-
-    fn updated(document: &str, update: &str) -> Result<String> {
-        let (mut stored, mut change, mut text) = (Vec::new(), Vec::new(), Vec::new());
-        parse_document(document.as_bytes(), &mut stored)?;
-        parse_document(update.as_bytes(), &mut change)?;
-        let result = apply(Document::new(&stored)?, Document::new(&change)?)?;
-        assert!(write_document(Document::new(&result)?, Mode::Relaxed, &mut text)?.is_exact());
-        Ok(String::from_utf8(text)?)
-    }
-
-    #[test]
-    fn paths_lead_where_a_server_takes_them() {
-        let document = r#"{"_id":1,"a":[1,{"x":2}],"d":{"0":3}}"#;
-        for (update, result) in [
-            (r#"{"$set":{"a.1.x":9}}"#, r#""a":[1,{"x":9}],"d":{"0":3}"#),
-            (r#"{"$set":{"a.00":9}}"#, r#""a":[9,{"x":2}],"d":{"0":3}"#),
-            (
-                r#"{"$set":{"a.3":9}}"#,
-                r#""a":[1,{"x":2},null,9],"d":{"0":3}"#,
-            ),
-            (r#"{"$set":{"d.0":9}}"#, r#""a":[1,{"x":2}],"d":{"0":9}"#),
-            (
-                r#"{"$set":{"n.1":9}}"#,
-                r#""a":[1,{"x":2}],"d":{"0":3},"n":{"1":9}"#,
-            ),
-            (
-                r#"{"$unset":{"a.0":true}}"#,
-                r#""a":[null,{"x":2}],"d":{"0":3}"#,
-            ),
-            (
-                r#"{"$unset":{"d.0":true,"q.r":true}}"#,
-                r#""a":[1,{"x":2}],"d":{}"#,
-            ),
-        ] {
-            let result = format!("{{\"_id\":1,{result}}}");
-            assert_eq!(updated(document, update).unwrap(), result, "{update}");
-        }
-        assert!(updated(document, r#"{"$set":{"a.x":1}}"#).is_err());
-        assert!(updated(document, r#"{"$set":{"_id.x":1}}"#).is_err());
-    }
-}
+mod tests;

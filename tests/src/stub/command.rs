@@ -8,9 +8,9 @@ use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::position::Timestamp;
 
 use super::cursor::Cursor;
-use super::message::{MAX_MESSAGE_BYTES, Request, count_documents};
 use super::point::{at, project};
 use super::server::Shared;
+use crate::wire::{MAX_MESSAGE_BYTES, Request};
 
 const OPLOG: &str = "local.oplog.rs";
 /// Entries of a first batch if the client does not say.
@@ -276,7 +276,7 @@ fn write<'s>(shared: &'s Shared, request: &Request<'_>, name: &[u8]) -> io::Resu
         .elements()
         .count() as u64;
     for sequence in &request.sequences {
-        count += count_documents(sequence)?;
+        count += sequence.documents()?.len() as u64;
     }
     shared.written.add(name, count);
     let n = i32::try_from(count).map_err(io::Error::other)?;

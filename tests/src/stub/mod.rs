@@ -9,10 +9,9 @@
 //! | `entry` | the entries, made from their number |
 //! | `oplog` | all of them as one stretch of array elements, and where each begins |
 //! | `point` | reads of single entries, some fields of them or all |
-//! | `message` | `OP_MSG` and `OP_QUERY`, in and out |
 //! | `command` | what each command is answered |
 //! | `cursor` | the cursors that are open |
-//! | `server` | the listener and its connections |
+//! | `server` | what its connections share |
 //! | `process` | the server as a process of its own |
 //!
 //! | command | answer |
@@ -27,7 +26,6 @@
 mod command;
 mod cursor;
 mod entry;
-mod message;
 mod oplog;
 mod point;
 mod process;

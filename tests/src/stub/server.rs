@@ -1,24 +1,21 @@
-//! The listener and its connections, a thread each.
+//! The server: what its connections share.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::command;
 use super::cursor::Cursors;
-use super::message;
 use super::oplog::Oplog;
 use super::point::Points;
+use crate::wire::{Closing, Listener, Reply, Request, Service};
 
 /// A running server; ends when dropped.
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    address: SocketAddr,
-    listening: Option<JoinHandle<()>>,
+    listener: Listener,
 }
 
 /// How a slow server gives its entries: few at a time, each time after a pause.
@@ -39,14 +36,7 @@ pub(super) struct Shared {
     pub(super) cursors: Cursors,
     pub(super) written: Written,
     pub(super) points: Points,
-    closing: Mutex<Closing>,
-    closed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Closing {
-    asked: bool,
-    connections: Vec<TcpStream>,
+    closing: Arc<Closing>,
 }
 
 /// Statements that were acknowledged.
@@ -79,11 +69,13 @@ impl Shared {
 
     /// Waits as a tailable cursor does at the end: nothing ever comes.
     pub(super) fn wait(&self, limit: Duration) {
-        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .closed
-            .wait_timeout_while(closing, limit, |closing| !closing.asked);
-        drop(waited);
+        self.closing.wait(limit);
+    }
+}
+
+impl Service for Shared {
+    fn answer(&self, request: &Request<'_>, reply: Reply<'_>) -> io::Result<()> {
+        reply.send(&command::answer(self, request)?.parts())
     }
 }
 
@@ -105,31 +97,22 @@ impl Server {
     }
 
     fn open(oplog: Oplog, pace: Option<Pace>) -> io::Result<Server> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
+        let (listener, shared) = Listener::start(|address, closing| Shared {
             oplog,
             pace,
             address: address.to_string(),
             cursors: Cursors::default(),
             written: Written::default(),
             points: Points::default(),
-            closing: Mutex::default(),
-            closed: Condvar::new(),
-        });
-        let served = Arc::clone(&shared);
-        let listening = std::thread::spawn(move || listen(&listener, &served));
-        Ok(Server {
-            shared,
-            address,
-            listening: Some(listening),
-        })
+            closing,
+        })?;
+        Ok(Server { shared, listener })
     }
 
     /// The connection string for clients.
     #[must_use]
     pub fn uri(&self) -> String {
-        format!("mongodb://{}/?directConnection=true", self.address)
+        self.listener.uri()
     }
 
     /// What it serves.
@@ -153,69 +136,7 @@ impl Server {
     }
 
     /// Serves until the process is ended from outside.
-    pub fn wait(mut self) {
-        if let Some(listening) = self.listening.take() {
-            listening.join().expect("the listener");
-        }
+    pub fn wait(self) {
+        self.listener.wait();
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let Some(listening) = self.listening.take() else {
-            return;
-        };
-        let mut closing = self
-            .shared
-            .closing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        closing.asked = true;
-        for connection in closing.connections.drain(..) {
-            // It may have been closed by the peer.
-            drop(connection.shutdown(Shutdown::Both));
-        }
-        drop(closing);
-        self.shared.closed.notify_all();
-        // The listener waits for a connection: this is the last one.
-        drop(TcpStream::connect(self.address));
-        drop(listening.join());
-    }
-}
-
-fn listen(listener: &TcpListener, shared: &Shared) {
-    std::thread::scope(|connections| {
-        for stream in listener.incoming() {
-            let Ok(stream) = stream else { continue };
-            let mut closing = shared
-                .closing
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if closing.asked {
-                return;
-            }
-            if let Ok(handle) = stream.try_clone() {
-                closing.connections.push(handle);
-            }
-            drop(closing);
-            connections.spawn(move || {
-                if let Err(error) = converse(stream, shared) {
-                    eprintln!("stub: a connection ended: {error}");
-                }
-            });
-        }
-    });
-}
-
-fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut buffer = Vec::new();
-    while message::read(&mut stream, &mut buffer)? {
-        let request = message::parse(&buffer)?;
-        let answer = command::answer(shared, &request)?;
-        if request.envelope.wants_reply {
-            message::write(&mut stream, request.envelope, &answer.parts())?;
-        }
-    }
-    Ok(())
 }

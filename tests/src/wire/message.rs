@@ -9,30 +9,64 @@ const OP_QUERY: i32 = 2004;
 const OP_MSG: i32 = 2013;
 const HEADER_BYTES: usize = 16;
 /// What `hello` promises to take.
-pub(super) const MAX_MESSAGE_BYTES: usize = 48_000_000;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 48_000_000;
 /// The sender wants no reply.
 const MORE_TO_COME: u32 = 2;
 const CHECKSUM_PRESENT: u32 = 1;
 
 /// A request, borrowed from the bytes that were read.
 #[derive(Debug)]
-pub(super) struct Request<'b> {
-    pub(super) envelope: Envelope,
-    pub(super) body: Document<'b>,
-    /// The sections of kind 1, each with its length, name and documents.
-    pub(super) sequences: Vec<&'b [u8]>,
+pub(crate) struct Request<'b> {
+    pub(crate) envelope: Envelope,
+    pub(crate) body: Document<'b>,
+    /// The sections of kind 1.
+    pub(crate) sequences: Vec<Sequence<'b>>,
+}
+
+/// An argument of a command whose documents stand beside the body.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sequence<'b> {
+    /// The argument's name.
+    pub(crate) name: &'b [u8],
+    documents: &'b [u8],
+}
+
+impl<'b> Sequence<'b> {
+    /// After the length comes the name, then the documents.
+    fn parse(section: &'b [u8]) -> io::Result<Sequence<'b>> {
+        let after_length = section.get(4..).unwrap_or_default();
+        let end = after_length.iter().position(|byte| *byte == 0);
+        let (name, documents) = end
+            .map(|end| after_length.split_at(end))
+            .ok_or_else(|| damaged("section name"))?;
+        Ok(Sequence {
+            name,
+            documents: &documents[1..],
+        })
+    }
+
+    /// The documents one after the other.
+    pub(crate) fn documents(self) -> io::Result<Vec<Document<'b>>> {
+        let (mut found, mut rest) = (Vec::new(), self.documents);
+        while !rest.is_empty() {
+            let (document, after) = Document::split(rest).map_err(io::Error::other)?;
+            found.push(document);
+            rest = after;
+        }
+        Ok(found)
+    }
 }
 
 /// What a reply must know of its request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Envelope {
+pub(crate) struct Envelope {
     id: i32,
     legacy: bool,
-    pub(super) wants_reply: bool,
+    pub(crate) wants_reply: bool,
 }
 
 /// Reads one message into `buffer`; `false` when the peer has hung up.
-pub(super) fn read(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<bool> {
+pub(crate) fn read(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<bool> {
     buffer.resize(HEADER_BYTES, 0);
     match stream.read_exact(buffer) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
@@ -48,7 +82,7 @@ pub(super) fn read(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<b
 }
 
 /// Takes a message apart.
-pub(super) fn parse(message: &[u8]) -> io::Result<Request<'_>> {
+pub(crate) fn parse(message: &[u8]) -> io::Result<Request<'_>> {
     let id = number(message, 4)?;
     let rest = &message[HEADER_BYTES..];
     match number(message, 12)? {
@@ -76,7 +110,7 @@ fn parse_msg(id: i32, rest: &[u8]) -> io::Result<Request<'_>> {
             let (sequence, after) = after
                 .split_at_checked(length)
                 .ok_or_else(|| damaged("section"))?;
-            sequences.push(sequence);
+            sequences.push(Sequence::parse(sequence)?);
             sections = after;
         }
     }
@@ -112,23 +146,8 @@ fn parse_query(id: i32, rest: &[u8]) -> io::Result<Request<'_>> {
     })
 }
 
-/// The number of documents in a section of kind 1.
-pub(super) fn count_documents(sequence: &[u8]) -> io::Result<u64> {
-    let after_length = sequence.get(4..).unwrap_or_default();
-    let name = after_length.iter().position(|byte| *byte == 0);
-    let mut documents = name
-        .and_then(|end| after_length.get(end + 1..))
-        .ok_or_else(|| damaged("section name"))?;
-    let mut count = 0;
-    while !documents.is_empty() {
-        (_, documents) = Document::split(documents).map_err(io::Error::other)?;
-        count += 1;
-    }
-    Ok(count)
-}
-
 /// Writes a reply whose document consists of these parts.
-pub(super) fn write(
+pub(crate) fn write(
     stream: &mut impl Write,
     request: Envelope,
     document: &[&[u8]],

@@ -1,0 +1,283 @@
+//! Commands: which there are, what they take, and who runs them.
+
+use bson::{Document as Bson, doc};
+use oplog_relay_core::document::{Document, Element};
+
+use super::Model;
+use super::failure::Failure;
+use super::version::Version;
+use crate::wire::MAX_MESSAGE_BYTES;
+
+/// The reply of a command that went well.
+pub(super) type Answer = Result<Vec<u8>, Failure>;
+
+/// A command that is to be run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) db: &'a str,
+    pub(super) name: &'a str,
+    pub(super) body: Document<'a>,
+    /// The value of the command's own field: mostly the name of a collection.
+    pub(super) subject: Element<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// The collection's name.
+    pub(super) fn collection(&self) -> Result<&'a str, Failure> {
+        let name = self.subject.str();
+        let name = name.map_err(|_| Failure::new(73, "collection name has invalid type"))?;
+        let invalid = name.is_empty() || name.starts_with('.') || name.contains(['$', '\0']);
+        // 120 bytes before 4.4.
+        if invalid || self.db.is_empty() || self.db.len() + name.len() > 254 {
+            let message = format!("Invalid namespace specified '{}.{name}'", self.db);
+            return Err(Failure::new(73, message));
+        }
+        Ok(name)
+    }
+
+    /// `db.collection`
+    pub(super) fn ns(&self) -> Result<String, Failure> {
+        Ok(format!("{}.{}", self.db, self.collection()?))
+    }
+
+    /// An argument.
+    pub(super) fn get(&self, name: &str) -> Result<Option<Element<'a>>, Failure> {
+        Ok(self.body.get(name)?)
+    }
+
+    /// A boolean argument; false if it is not there.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Failure> {
+        let flag = self.get(name)?;
+        let flag = flag.map(|flag| flag.boolean().or(flag.integer().map(|n| n != 0)));
+        Ok(flag.transpose()?.unwrap_or_default())
+    }
+
+    /// A number that is more than nothing.
+    pub(super) fn count(&self, name: &str) -> Result<Option<usize>, Failure> {
+        let number = self.get(name)?.map(Element::integer).transpose()?;
+        let number = number.and_then(|number| usize::try_from(number).ok());
+        Ok(number)
+    }
+
+    /// A document; the empty one if it is not there.
+    pub(super) fn document(&self, name: &str) -> Result<Document<'a>, Failure> {
+        let found = self.get(name)?.map(Element::document).transpose()?;
+        Ok(found.unwrap_or(Document::EMPTY))
+    }
+
+    /// A list of documents that the command must have.
+    pub(super) fn list(&self, name: &str) -> Result<Vec<Document<'a>>, Failure> {
+        let list = self.get(name)?;
+        let list = list.ok_or_else(|| {
+            let field = format!("{}.{name}", self.name);
+            Failure::missing_field(&field)
+        })?;
+        let mut documents = Vec::new();
+        for element in list.document()?.elements() {
+            documents.push(element?.document()?);
+        }
+        if documents.is_empty() || documents.len() > MOST_WRITES {
+            let message = "Write batch sizes must be between 1 and 100000";
+            return Err(Failure::new(16, message));
+        }
+        Ok(documents)
+    }
+
+    /// The arguments, without those that every command may have.
+    pub(super) fn arguments(&self) -> Result<Bson, Failure> {
+        let all = Bson::from_reader(self.body.as_bytes())?;
+        let own = all.into_iter().skip(1);
+        Ok(own.filter(|(name, _)| !is_generic(name)).collect())
+    }
+
+    /// Fails with 40415 for an argument that is not among these.
+    fn check(&self, known: &[&str]) -> Result<(), Failure> {
+        for element in self.body.elements().skip(1) {
+            let name = String::from_utf8_lossy(element?.name);
+            if name == "txnNumber" || name == "startTransaction" {
+                let message = "the model has no sessions and no transactions";
+                return Err(Failure::new(20, message));
+            }
+            if !is_generic(&name) && !known.contains(&&*name) {
+                return Err(Failure::unknown_field(self.name, &name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes of one command.
+const MOST_WRITES: usize = 100_000;
+/// What every command may have beside its own arguments.
+const GENERIC: [&str; 10] = [
+    "$db",
+    "$clusterTime",
+    "$readPreference",
+    "lsid",
+    "readConcern",
+    "writeConcern",
+    "maxTimeMS",
+    "comment",
+    "apiVersion",
+    "apiStrict",
+];
+
+fn is_generic(name: &str) -> bool {
+    GENERIC.contains(&name)
+}
+
+/// Ends a reply as all that went well end.
+pub(super) fn done(mut reply: Bson) -> Answer {
+    reply.insert("ok", 1.0);
+    Ok(reply.to_vec()?)
+}
+
+type Run = fn(&mut Model, Call<'_>) -> Answer;
+
+/// The commands with what they take; `None` where they look themselves, or take anything.
+const COMMANDS: &[(&str, Run, Option<&[&str]>)] = &[
+    ("hello", Model::hello, None),
+    ("isMaster", Model::hello, None),
+    ("ismaster", Model::hello, None),
+    ("buildInfo", Model::build_info, None),
+    ("buildinfo", Model::build_info, None),
+    ("ping", |_, _| done(doc! {}), None),
+    ("endSessions", |_, _| done(doc! {}), None),
+    (
+        "insert",
+        Model::insert,
+        Some(&["documents", "ordered", "bypassDocumentValidation", KEEP_TS]),
+    ),
+    (
+        "update",
+        Model::update,
+        Some(&["updates", "ordered", "bypassDocumentValidation", KEEP_TS]),
+    ),
+    ("delete", Model::delete, Some(&["deletes", "ordered"])),
+    ("find", Model::find, Some(FIND)),
+    (
+        "getMore",
+        Model::get_more,
+        Some(&["collection", "batchSize"]),
+    ),
+    ("killCursors", Model::kill_cursors, Some(&["cursors"])),
+    (
+        "listDatabases",
+        Model::list_databases,
+        Some(&["nameOnly", "filter"]),
+    ),
+    (
+        "listCollections",
+        Model::list_collections,
+        Some(&["filter", "nameOnly", "authorizedCollections", "cursor"]),
+    ),
+    ("listIndexes", Model::list_indexes, Some(&["cursor"])),
+    ("create", Model::create, None),
+    (
+        "createIndexes",
+        Model::create_indexes,
+        Some(&["indexes", "commitQuorum"]),
+    ),
+    ("dropIndexes", Model::drop_indexes, Some(&["index"])),
+    ("deleteIndexes", Model::drop_indexes, Some(&["index"])),
+    ("drop", Model::drop_collection, Some(&[UUID])),
+    ("dropDatabase", Model::drop_database, Some(&[])),
+    (
+        "renameCollection",
+        Model::rename_collection,
+        Some(&["to", "dropTarget", UUID]),
+    ),
+    ("collMod", Model::coll_mod, None),
+    ("convertToCapped", Model::convert_to_capped, Some(&["size"])),
+    ("emptycapped", Model::empty_capped, Some(&[])),
+];
+pub(super) const KEEP_TS: &str = "bypassEmptyTsReplacement";
+pub(super) const UUID: &str = "collectionUUID";
+const FIND: &[&str] = &[
+    "filter",
+    "sort",
+    "limit",
+    "skip",
+    "batchSize",
+    "singleBatch",
+    "noCursorTimeout",
+    "allowDiskUse",
+];
+/// Arguments that not every version knows.
+const SINCE: [(&str, Version); 2] = [(KEEP_TS, Version::V8_0), (UUID, Version::V6_0)];
+
+impl Model {
+    /// Runs a command and returns its reply, whether it went well or not.
+    ///
+    /// # Errors
+    /// When the reply cannot be written: never, if the command is valid BSON.
+    pub fn command(&mut self, db: &str, body: Document<'_>) -> bson::error::Result<Vec<u8>> {
+        match self.try_command(db, body) {
+            Ok(reply) => Ok(reply),
+            Err(failure) => failure.reply().to_vec(),
+        }
+    }
+
+    fn try_command(&mut self, db: &str, body: Document<'_>) -> Answer {
+        let subject = body.first()?;
+        let subject = subject.ok_or_else(|| Failure::new(9, "an empty command"))?;
+        let name = String::from_utf8_lossy(subject.name);
+        let command = COMMANDS.iter().find(|(known, ..)| *known == name);
+        let Some((_, run, arguments)) = command else {
+            return Err(Failure::new(59, format!("no such command: '{name}'")));
+        };
+        let call = Call {
+            db,
+            name: &name,
+            body,
+            subject,
+        };
+        if let Some(arguments) = arguments {
+            let known = arguments.iter().copied().filter(|argument| {
+                let since = SINCE.iter().find(|(name, _)| name == argument);
+                since.is_none_or(|(_, since)| *since <= self.version)
+            });
+            call.check(&known.collect::<Vec<_>>())?;
+        }
+        run(self, call)
+    }
+
+    fn hello(&mut self, _: Call<'_>) -> Answer {
+        let ts = bson::Timestamp {
+            time: 1_700_000_000,
+            increment: 1,
+        };
+        let optime = doc! { "ts": ts, "t": 1_i64 };
+        let date = bson::DateTime::from_millis(i64::from(ts.time) * 1000);
+        done(doc! {
+            "helloOk": true,
+            "isWritablePrimary": true,
+            "ismaster": true,
+            "secondary": false,
+            "setName": "model",
+            "setVersion": 1,
+            "hosts": [&self.address],
+            "primary": &self.address,
+            "me": &self.address,
+            "lastWrite": {
+                "opTime": optime.clone(), "lastWriteDate": date,
+                "majorityOpTime": optime, "majorityWriteDate": date,
+            },
+            "maxBsonObjectSize": 16 << 20,
+            "maxMessageSizeBytes": i32::try_from(MAX_MESSAGE_BYTES).unwrap_or(i32::MAX),
+            "maxWriteBatchSize": 100_000,
+            "minWireVersion": 0,
+            "maxWireVersion": self.version.max_wire_version(),
+            "readOnly": false,
+        })
+    }
+
+    fn build_info(&mut self, _: Call<'_>) -> Answer {
+        let [major, minor] = self.version.numbers();
+        done(doc! {
+            "version": format!("{major}.{minor}.0"),
+            "versionArray": [major, minor, 0, 0],
+            "maxBsonObjectSize": 16 << 20,
+        })
+    }
+}

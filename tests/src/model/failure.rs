@@ -1,0 +1,139 @@
+//! What a server refuses, by code.
+
+use std::fmt;
+
+use bson::{Document as Bson, doc};
+use oplog_relay_core::document::Malformed;
+
+/// The codes that the model gives, with their names in the server's `error_codes.yml`.
+const NAMES: &[(i32, &str)] = &[
+    (2, "BadValue"),
+    (9, "FailedToParse"),
+    (13, "Unauthorized"),
+    (14, "TypeMismatch"),
+    (16, "InvalidLength"),
+    (20, "IllegalOperation"),
+    (22, "InvalidBSON"),
+    (26, "NamespaceNotFound"),
+    (27, "IndexNotFound"),
+    (28, "PathNotViable"),
+    (40, "ConflictingUpdateOperators"),
+    (43, "CursorNotFound"),
+    (48, "NamespaceExists"),
+    (52, "DollarPrefixedFieldName"),
+    (56, "EmptyFieldName"),
+    (59, "CommandNotFound"),
+    (66, "ImmutableField"),
+    (67, "CannotCreateIndex"),
+    (72, "InvalidOptions"),
+    (73, "InvalidNamespace"),
+    (85, "IndexOptionsConflict"),
+    (86, "IndexKeySpecsConflict"),
+    (121, "DocumentValidationFailure"),
+    (161, "IncompatibleCollationVersion"),
+    (166, "CommandNotSupportedOnView"),
+    (171, "CannotIndexParallelArrays"),
+    (197, "InvalidIndexSpecificationOption"),
+    (238, "NotImplemented"),
+    (359, "CannotConvertIndexToUnique"),
+    (361, "CollectionUUIDMismatch"),
+    (10107, "NotWritablePrimary"),
+    (11000, "DuplicateKey"),
+];
+
+/// Why a command, or one write of it, was refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// The server's code.
+    pub code: i32,
+    /// The server's text, or one like it.
+    pub message: String,
+    /// Of a duplicate key: the index's `keyPattern`, and the key as `keyValue`.
+    pub(super) key: Option<Box<(Bson, Bson)>>,
+}
+
+impl Failure {
+    /// A refusal with that code.
+    pub(super) fn new(code: i32, message: impl Into<String>) -> Failure {
+        Failure {
+            code,
+            message: message.into(),
+            key: None,
+        }
+    }
+
+    /// The command does not know a field.
+    pub(super) fn unknown_field(command: &str, field: &str) -> Failure {
+        let message = format!("BSON field '{command}.{field}' is an unknown field.");
+        Failure::new(40415, message)
+    }
+
+    /// The command needs a field.
+    pub(super) fn missing_field(field: &str) -> Failure {
+        let message = format!("BSON field '{field}' is missing but a required field");
+        Failure::new(40414, message)
+    }
+
+    /// There is no collection of that name.
+    pub(super) fn no_namespace(ns: &str) -> Failure {
+        Failure::new(26, format!("ns not found {ns}"))
+    }
+
+    /// The name is a view's.
+    pub(super) fn is_view(ns: &str) -> Failure {
+        Failure::new(166, format!("Namespace {ns} is a view, not a collection"))
+    }
+
+    /// The whole command's answer.
+    pub(super) fn reply(&self) -> Bson {
+        let name = NAMES.iter().find(|(code, _)| *code == self.code);
+        let name = name.map_or_else(
+            || format!("Location{}", self.code),
+            |(_, name)| (*name).to_owned(),
+        );
+        let mut reply = doc! {
+            "ok": 0.0, "errmsg": &self.message, "code": self.code, "codeName": name,
+        };
+        self.add_key(&mut reply);
+        reply
+    }
+
+    /// An element of `writeErrors`.
+    pub(super) fn write_error(&self, index: usize) -> Bson {
+        let index = i32::try_from(index).unwrap_or(i32::MAX);
+        let mut error = doc! { "index": index, "code": self.code };
+        self.add_key(&mut error);
+        error.insert("errmsg", &self.message);
+        error
+    }
+
+    fn add_key(&self, reply: &mut Bson) {
+        if let Some((pattern, value)) = self.key.as_deref() {
+            reply.insert("keyPattern", pattern.clone());
+            reply.insert("keyValue", value.clone());
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Malformed> for Failure {
+    fn from(error: Malformed) -> Failure {
+        match error {
+            Malformed::WrongType { .. } => Failure::new(14, error.to_string()),
+            _ => Failure::new(22, error.to_string()),
+        }
+    }
+}
+
+impl From<bson::error::Error> for Failure {
+    fn from(error: bson::error::Error) -> Failure {
+        Failure::new(22, error.to_string())
+    }
+}

@@ -1,0 +1,249 @@
+//! Indexes: what they are made of, and the keys of the unique ones.
+
+use std::collections::HashMap;
+
+use bson::{Bson as Value, Document as Bson, doc};
+use oplog_relay_core::document::{Document, Element, kind};
+use oplog_relay_core::json::{Mode, write_value};
+
+use super::collation::Collation;
+use super::failure::Failure;
+use super::filter;
+use super::path::{Part, Place, keys, parts};
+use super::record::RecordId;
+
+/// Null stands in a key where the document has nothing.
+const NULL: Element<'static> = Element {
+    name: b"",
+    kind: kind::NULL,
+    value: &[],
+};
+
+/// One index of a collection.
+#[derive(Debug, Clone)]
+pub(super) struct Index {
+    /// As `listIndexes` shows it.
+    spec: Bson,
+    collation: Collation,
+    paths: Vec<String>,
+    /// The `partialFilterExpression`.
+    filter: Option<Vec<u8>>,
+    /// By key, of the indexes that refuse duplicates; the others have no need of it.
+    entries: HashMap<Vec<u8>, Vec<RecordId>>,
+}
+
+impl Index {
+    /// An index of a spec that was checked and completed.
+    pub(super) fn new(spec: Bson) -> Result<Index, Failure> {
+        let key = spec.get_document("key");
+        let key = key.map_err(|_| Failure::missing_field("key"))?;
+        let filter = spec.get_document("partialFilterExpression").ok();
+        Ok(Index {
+            collation: Collation::of(&spec)?,
+            paths: key.keys().cloned().collect(),
+            filter: filter.map(Bson::to_vec).transpose()?,
+            entries: HashMap::new(),
+            spec,
+        })
+    }
+
+    /// As `listIndexes` shows it.
+    pub(super) const fn spec(&self) -> &Bson {
+        &self.spec
+    }
+
+    /// Changes the spec, but nothing on which the keys depend.
+    pub(super) const fn spec_mut(&mut self) -> &mut Bson {
+        &mut self.spec
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        self.spec.get_str("name").unwrap_or_default()
+    }
+
+    /// Its key pattern.
+    pub(super) fn key(&self) -> Bson {
+        self.spec.get_document("key").cloned().unwrap_or_default()
+    }
+
+    /// Its collation.
+    pub(super) const fn collation(&self) -> &Collation {
+        &self.collation
+    }
+
+    /// A boolean field of the spec.
+    pub(super) fn is(&self, field: &str) -> bool {
+        self.spec.get(field).is_some_and(is_true)
+    }
+
+    /// Whether it is the index of `_id`, or the clustered index.
+    pub(super) fn is_id(&self) -> bool {
+        self.paths == ["_id"] && (self.name() == "_id_" || self.is("clustered"))
+    }
+
+    /// Whether it refuses a key that another document has.
+    pub(super) fn refuses_duplicates(&self) -> bool {
+        self.is_id() || self.is("unique") || self.is("prepareUnique")
+    }
+
+    /// The keys of a document, each as bytes that equal keys share. Of an index that takes
+    /// duplicates none.
+    pub(super) fn keys_of(&self, document: Document<'_>) -> Result<Vec<Vec<u8>>, Failure> {
+        if !self.refuses_duplicates() || !self.holds(document)? {
+            return Ok(Vec::new());
+        }
+        let sparse = self.is("sparse");
+        let mut found = Vec::new();
+        for key in self.values(document)? {
+            if sparse && key.iter().all(Option::is_none) {
+                continue;
+            }
+            found.push(self.identity(&key)?);
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    fn holds(&self, document: Document<'_>) -> Result<bool, Failure> {
+        match &self.filter {
+            None => Ok(true),
+            Some(filter) => filter::matches(document, Document::new(filter)?, &self.collation),
+        }
+    }
+
+    fn values<'a>(&self, document: Document<'a>) -> Result<Vec<Vec<Option<Element<'a>>>>, Failure> {
+        let paths = self.paths.iter().map(|path| parts(path));
+        let paths: Vec<Vec<Part<'_>>> = paths.collect();
+        let places = paths.iter().map(|path| Place::Inside(document, path));
+        let mut found = Vec::new();
+        keys(places.collect(), &mut found)?;
+        Ok(found)
+    }
+
+    fn identity(&self, key: &[Option<Element<'_>>]) -> Result<Vec<u8>, Failure> {
+        let mut identity = Vec::new();
+        for value in key {
+            self.collation
+                .write_identity(value.unwrap_or(NULL), &mut identity)?;
+        }
+        Ok(identity)
+    }
+
+    /// The document that has a value as its only key.
+    pub(super) fn find(&self, value: Element<'_>) -> Result<Option<RecordId>, Failure> {
+        let identity = self.identity(&[Some(value)])?;
+        let found = self.entries.get(&identity);
+        Ok(found.and_then(|records| records.first().copied()))
+    }
+
+    /// Fails with 11000 if a document other than `own` has one of these keys.
+    pub(super) fn check(
+        &self,
+        ns: &str,
+        keys: &[Vec<u8>],
+        own: Option<RecordId>,
+        document: Document<'_>,
+    ) -> Result<(), Failure> {
+        let taken = keys.iter().find(|key| {
+            let records = self.entries.get(*key).map(Vec::as_slice);
+            records.is_some_and(|records| records.iter().any(|record| Some(*record) != own))
+        });
+        match taken {
+            None => Ok(()),
+            Some(taken) => Err(self.duplicate(ns, taken, document)?),
+        }
+    }
+
+    /// The server's words for a key that is taken.
+    fn duplicate(
+        &self,
+        ns: &str,
+        taken: &[u8],
+        document: Document<'_>,
+    ) -> Result<Failure, Failure> {
+        let (mut text, mut value) = (Vec::new(), Bson::new());
+        for key in self.values(document)? {
+            if self.identity(&key)? != taken {
+                continue;
+            }
+            for (path, found) in self.paths.iter().zip(key) {
+                let found = found.unwrap_or(NULL);
+                let mut json = Vec::new();
+                drop(write_value(found, Mode::Relaxed, &mut json));
+                text.push(format!("{path}: {}", String::from_utf8_lossy(&json)));
+                value.insert(path, value_of(found)?);
+            }
+            break;
+        }
+        let message = format!(
+            "E11000 duplicate key error collection: {ns} index: {} dup key: {{ {} }}",
+            self.name(),
+            text.join(", ")
+        );
+        Ok(Failure {
+            key: Some(Box::new((self.key(), value))),
+            ..Failure::new(11000, message)
+        })
+    }
+
+    /// A document has these keys.
+    pub(super) fn add(&mut self, keys: Vec<Vec<u8>>, record: RecordId) {
+        for key in keys {
+            self.entries.entry(key).or_default().push(record);
+        }
+    }
+
+    /// A document has these keys no longer.
+    pub(super) fn remove(&mut self, keys: &[Vec<u8>], record: RecordId) {
+        for key in keys {
+            if let Some(records) = self.entries.get_mut(key) {
+                records.retain(|other| *other != record);
+                if records.is_empty() {
+                    self.entries.remove(key);
+                }
+            }
+        }
+    }
+
+    /// Forgets all keys.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    /// Whether two documents share a key: possible where `prepareUnique` came later than they.
+    pub(super) fn has_duplicates(&self) -> bool {
+        self.entries.values().any(|records| records.len() > 1)
+    }
+}
+
+/// What servers take for true.
+pub(super) fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Boolean(value) => *value,
+        Value::Int32(value) => *value != 0,
+        Value::Int64(value) => *value != 0,
+        Value::Double(value) => *value != 0.0,
+        _ => false,
+    }
+}
+
+/// A value for a reply; what `bson` cannot hold becomes null.
+pub(super) fn value_of(element: Element<'_>) -> Result<Value, Failure> {
+    let mut bytes = Vec::new();
+    let mut builder = oplog_relay_core::document::DocumentBuilder::start(&mut bytes);
+    builder.raw("v", element.kind, element.value);
+    builder.finish();
+    let document = Bson::from_reader(bytes.as_slice()).unwrap_or_default();
+    Ok(document.get("v").cloned().unwrap_or(Value::Null))
+}
+
+/// The index of `_id` that every collection has.
+pub(super) fn id_index(collation: &Collation) -> Bson {
+    let mut spec = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+    if let Some(collation) = collation.spec() {
+        spec.insert("collation", collation.clone());
+    }
+    spec
+}

@@ -1,0 +1,256 @@
+//! `find`, `getMore`, `killCursors`, and the lists of collections and databases.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+
+use bson::spec::BinarySubtype;
+use bson::{Binary, Document as Bson, doc};
+use oplog_relay_core::compare::compare_values;
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
+
+use super::Model;
+use super::collation::Collation;
+use super::command::{Answer, Call, done};
+use super::failure::Failure;
+use super::filter;
+use super::index::Index;
+use super::namespace::BUCKETS;
+use super::path::field;
+use super::record::Collection;
+
+/// Documents of a first batch if the client does not say.
+const FIRST_BATCH: usize = 101;
+/// A reply is cut here.
+const REPLY_BYTES: usize = 16 << 20;
+
+/// The cursors that are open: what each has still to give.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cursors {
+    last: i64,
+    open: BTreeMap<i64, VecDeque<Vec<u8>>>,
+}
+
+impl Cursors {
+    /// The next documents, and the cursor's id if there are more.
+    fn batch(
+        &mut self,
+        id: Option<i64>,
+        mut rest: VecDeque<Vec<u8>>,
+        most: usize,
+    ) -> (Vec<Vec<u8>>, i64) {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = rest.front() {
+            bytes += next.len();
+            if batch.len() >= most || (bytes > REPLY_BYTES && !batch.is_empty()) {
+                break;
+            }
+            batch.extend(rest.pop_front());
+        }
+        if rest.is_empty() {
+            return (batch, 0);
+        }
+        let id = id.unwrap_or_else(|| {
+            self.last += 1;
+            self.last
+        });
+        self.open.insert(id, rest);
+        (batch, id)
+    }
+}
+
+impl Model {
+    pub(super) fn find(&mut self, call: Call<'_>) -> Answer {
+        let (name, ns) = (call.collection()?, call.ns()?);
+        if self.view(call.db, name).is_some() {
+            return Err(Failure::new(
+                238,
+                format!("the model does not run view {ns}"),
+            ));
+        }
+        let mut found: Vec<Document<'_>> = Vec::new();
+        if let Some(collection) = self.collection(call.db, name) {
+            let records = collection.select(call.document("filter")?)?;
+            found.extend(records.iter().filter_map(|id| collection.document(*id)));
+        }
+        sort(&mut found, call.document("sort")?)?;
+        let limit = call.count("limit")?.filter(|limit| *limit > 0);
+        let found = found.into_iter().skip(call.count("skip")?.unwrap_or(0));
+        let found = found.take(limit.unwrap_or(usize::MAX));
+        let found = found.map(|document| document.as_bytes().to_vec()).collect();
+        let most = call.count("batchSize")?.unwrap_or(FIRST_BATCH);
+        let (batch, id) = self.cursors.batch(None, found, most);
+        if call.flag("singleBatch")? {
+            self.cursors.open.remove(&id);
+            return Ok(cursor_reply("firstBatch", 0, &ns, &batch));
+        }
+        Ok(cursor_reply("firstBatch", id, &ns, &batch))
+    }
+
+    pub(super) fn get_more(&mut self, call: Call<'_>) -> Answer {
+        let id = call.subject.integer()?;
+        let Some(rest) = self.cursors.open.remove(&id) else {
+            return Err(Failure::new(43, format!("cursor id {id} not found")));
+        };
+        let collection = call.get("collection")?;
+        let collection = collection.ok_or_else(|| Failure::missing_field("getMore.collection"))?;
+        let ns = format!("{}.{}", call.db, collection.str()?);
+        let most = call.count("batchSize")?.filter(|most| *most > 0);
+        let (batch, id) = self
+            .cursors
+            .batch(Some(id), rest, most.unwrap_or(usize::MAX));
+        Ok(cursor_reply("nextBatch", id, &ns, &batch))
+    }
+
+    pub(super) fn kill_cursors(&mut self, call: Call<'_>) -> Answer {
+        let (mut killed, mut not_found) = (Vec::new(), Vec::new());
+        for id in call.document("cursors")?.elements() {
+            let id = id?.integer()?;
+            match self.cursors.open.remove(&id) {
+                Some(_) => killed.push(id),
+                None => not_found.push(id),
+            }
+        }
+        done(doc! { "cursorsKilled": killed, "cursorsNotFound": not_found })
+    }
+
+    pub(super) fn list_databases(&mut self, call: Call<'_>) -> Answer {
+        let mut found = Vec::new();
+        for name in self.databases.keys() {
+            let database = doc! { "name": name, "empty": false };
+            if fits(&database, call.document("filter")?)? {
+                found.push(database);
+            }
+        }
+        done(doc! { "databases": found })
+    }
+
+    pub(super) fn list_collections(&mut self, call: Call<'_>) -> Answer {
+        let name_only = call.flag("nameOnly")?;
+        let mut found = Vec::new();
+        for mut collection in self.listed(call.db) {
+            if !fits(&collection, call.document("filter")?)? {
+                continue;
+            }
+            if name_only {
+                let fields = collection.into_iter();
+                let fields = fields.filter(|(name, _)| name == "name" || name == "type");
+                collection = fields.collect();
+            }
+            found.push(collection);
+        }
+        let ns = format!("{}.$cmd.listCollections", call.db);
+        done(doc! { "cursor": { "id": 0_i64, "ns": ns, "firstBatch": found } })
+    }
+
+    /// What `listCollections` shows, in order of name.
+    pub(super) fn listed(&self, db: &str) -> Vec<Bson> {
+        let Some(database) = self.databases.get(db) else {
+            return Vec::new();
+        };
+        let collections = database.iter();
+        let mut listed: Vec<Bson> = collections
+            .map(|(name, collection)| shown(name, collection))
+            .collect();
+        let views = database.get(super::namespace::VIEWS);
+        for (_, view) in views.iter().flat_map(|views| views.records()) {
+            let Ok(mut options) = Bson::from_reader(view.as_bytes()) else {
+                continue;
+            };
+            let id = options.remove("_id");
+            let id = id.as_ref().and_then(|id| id.as_str()).unwrap_or_default();
+            let name = id.split_once('.').map_or(id, |(_, name)| name);
+            let on = options.get_str("viewOn").unwrap_or_default();
+            let mut kind = "view";
+            if let Some(buckets) = database.get(on).filter(|_| on.starts_with(BUCKETS)) {
+                kind = "timeseries";
+                options = buckets.options.clone();
+            }
+            listed.push(doc! {
+                "name": name, "type": kind, "options": options, "info": { "readOnly": kind == "view" },
+            });
+        }
+        listed.sort_by(|one, other| one.get_str("name").ok().cmp(&other.get_str("name").ok()));
+        listed
+    }
+}
+
+fn shown(name: &str, collection: &Collection) -> Bson {
+    let uuid = Binary {
+        subtype: BinarySubtype::Uuid,
+        bytes: collection.uuid.to_vec(),
+    };
+    let mut shown = doc! {
+        "name": name,
+        "type": "collection",
+        "options": collection.options.clone(),
+        "info": { "readOnly": false, "uuid": uuid },
+    };
+    let id_index = collection
+        .indexes
+        .first()
+        .filter(|index| index.name() == "_id_");
+    if let Some(spec) = id_index.map(Index::spec) {
+        shown.insert("idIndex", spec.clone());
+    }
+    shown
+}
+
+fn fits(document: &Bson, wanted: Document<'_>) -> Result<bool, Failure> {
+    let document = document.to_vec()?;
+    filter::matches(Document::new(&document)?, wanted, &Collation::default())
+}
+
+/// By fields of the document itself, or backwards by `{$natural: -1}`.
+fn sort(documents: &mut [Document<'_>], by: Document<'_>) -> Result<(), Failure> {
+    let mut fields = Vec::new();
+    for element in by.elements() {
+        let element = element?;
+        let is_descending = element.integer()? < 0;
+        if element.name == b"$natural" {
+            if is_descending {
+                documents.reverse();
+            }
+            return Ok(());
+        }
+        fields.push((element.name, is_descending));
+    }
+    documents.sort_by(|one, other| {
+        let compared = fields.iter().map(|(name, is_descending)| {
+            let order = compare_values(value(*one, name), value(*other, name));
+            if *is_descending {
+                order.reverse()
+            } else {
+                order
+            }
+        });
+        let mut unequal = compared.filter(|order| order.is_ne());
+        unequal.next().unwrap_or(Ordering::Equal)
+    });
+    Ok(())
+}
+
+/// Nothing is sorted as null.
+fn value<'a>(document: Document<'a>, name: &'a [u8]) -> Element<'a> {
+    field(document, name).unwrap_or(Element {
+        name,
+        kind: kind::NULL,
+        value: &[],
+    })
+}
+
+/// Documents go out as they are stored, also those that typed BSON cannot hold.
+fn cursor_reply(name: &str, id: i64, ns: &str, batch: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut reply = DocumentBuilder::start(&mut out);
+    reply.nested("cursor", kind::DOCUMENT, |cursor| {
+        cursor.int64("id", id).str("ns", ns);
+        cursor.nested(name, kind::ARRAY, |list| {
+            for (index, document) in batch.iter().enumerate() {
+                list.raw(&index.to_string(), kind::DOCUMENT, document);
+            }
+        });
+    });
+    reply.raw("ok", kind::DOUBLE, &1.0_f64.to_le_bytes());
+    reply.finish();
+    out
+}

@@ -1,0 +1,149 @@
+//! The model on a port.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
+
+use super::Model;
+use super::failure::Failure;
+use crate::wire::{Listener, Reply, Request, Service};
+
+/// Commands by which drivers watch a server: a pause does not hold them.
+const WATCHING: [&[u8]; 3] = [b"hello", b"isMaster", b"ismaster"];
+
+/// A model that is served on a free port of 127.0.0.1, to any number of connections; ends when
+/// dropped.
+#[derive(Debug)]
+pub struct ModelServer {
+    shared: Arc<Shared>,
+    listener: Listener,
+}
+
+#[derive(Debug)]
+struct Shared {
+    model: Mutex<Model>,
+    /// Commands that are to fail, with the code.
+    failing: Mutex<VecDeque<(String, i32)>>,
+    paused: Mutex<bool>,
+    resumed: Condvar,
+}
+
+impl ModelServer {
+    /// Serves a model.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub fn start(mut model: Model) -> io::Result<ModelServer> {
+        let (listener, shared) = Listener::start(|address, _| {
+            model.address = address.to_string();
+            Shared {
+                model: Mutex::new(model),
+                failing: Mutex::default(),
+                paused: Mutex::default(),
+                resumed: Condvar::new(),
+            }
+        })?;
+        Ok(ModelServer { shared, listener })
+    }
+
+    /// The connection string for clients.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        self.listener.uri()
+    }
+
+    /// The model, which no command touches meanwhile.
+    pub fn model(&self) -> MutexGuard<'_, Model> {
+        lock(&self.shared.model)
+    }
+
+    /// The next command of that name is not executed and gets this code. Several wait in turn.
+    pub fn fail_next(&self, command: &str, code: i32) {
+        lock(&self.shared.failing).push_back((command.to_owned(), code));
+    }
+
+    /// Holds the answers to all commands from now on. The commands are executed.
+    pub fn pause(&self) {
+        *lock(&self.shared.paused) = true;
+    }
+
+    /// Gives the answers that were held.
+    pub fn resume(&self) {
+        *lock(&self.shared.paused) = false;
+        self.shared.resumed.notify_all();
+    }
+}
+
+impl Drop for ModelServer {
+    fn drop(&mut self) {
+        // The connections are waited for.
+        self.resume();
+    }
+}
+
+impl Shared {
+    /// The code with which the command is to fail.
+    fn failure(&self, name: &[u8]) -> Option<Failure> {
+        let mut failing = lock(&self.failing);
+        let mut commands = failing.iter();
+        let place = commands.position(|(command, _)| command.as_bytes() == name)?;
+        let (command, code) = failing.remove(place)?;
+        Some(Failure::new(code, format!("{command} was told to fail")))
+    }
+}
+
+impl Service for Shared {
+    fn answer(&self, request: &Request<'_>, reply: Reply<'_>) -> io::Result<()> {
+        let command = whole(request)?;
+        let command = Document::new(&command).map_err(io::Error::other)?;
+        let name = command.first().map_err(io::Error::other)?;
+        let name = name.map_or(&b""[..], |name| name.name);
+        let answer = match self.failure(name) {
+            Some(failure) => failure.reply().to_vec(),
+            None => lock(&self.model).command(database(command), command),
+        };
+        if !WATCHING.contains(&name) {
+            let held = self
+                .resumed
+                .wait_while(lock(&self.paused), |paused| *paused);
+            drop(held);
+        }
+        reply.send(&[&answer.map_err(io::Error::other)?])
+    }
+}
+
+/// The command as one document: the sequences beside it become its arrays.
+fn whole(request: &Request<'_>) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut command = DocumentBuilder::start(&mut out);
+    for element in request.body.elements() {
+        command.element(element.map_err(io::Error::other)?);
+    }
+    for sequence in &request.sequences {
+        let mut list = Vec::new();
+        let mut array = DocumentBuilder::start(&mut list);
+        for (index, document) in sequence.documents()?.into_iter().enumerate() {
+            array.document(&index.to_string(), document);
+        }
+        array.finish();
+        command.element(Element {
+            name: sequence.name,
+            kind: kind::ARRAY,
+            value: &list,
+        });
+    }
+    command.finish();
+    Ok(out)
+}
+
+/// Requests of the older kind name it elsewhere, but only greet.
+fn database(command: Document<'_>) -> &str {
+    let db = command.get("$db").ok().flatten();
+    db.and_then(|db| db.str().ok()).unwrap_or("admin")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
