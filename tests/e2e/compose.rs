@@ -8,11 +8,11 @@ use bson::{Document, doc};
 use mongodb::Client;
 use oplog_relay_tests::schema::ChangeEventSchema;
 use oplog_relay_tests::services::{
-    FerretDb, FerretDbOptions, Port, Program, compose_services, wait_until, wait_until_async,
+    FerretDb, FerretDbOptions, Kafka, Port, Program, compose_services, wait_until, wait_until_async,
 };
 use serde_json::Value;
 
-use crate::support::{Ended, LIMIT, kafka, source};
+use crate::support::{Ended, LIMIT, source};
 
 /// A service that runs here.
 struct Service {
@@ -83,7 +83,7 @@ impl Service {
 async fn compose_services_carry_writes_to_the_target_and_to_standard_output() -> Result<()> {
     let model =
         compose_services(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-compose.yml"))?;
-    let (kafka, source) = (kafka()?, source()?);
+    let (kafka, source) = (Kafka::shared()?, source()?);
     let target = FerretDb::start(&FerretDbOptions::target())?;
     let hosts = [
         ("mongodb://mongo:27017/?replicaSet=rs0", source.uri()),

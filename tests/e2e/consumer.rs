@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::support::{Ended, Line, kafka, source, tool};
+use crate::support::{Ended, Line, source, tool};
 
 /// Replays everything under a prefix as a group of that name.
 fn replay(kafka: &Kafka, target: &FerretDb, prefix: &str) -> Result<Ended> {
@@ -43,7 +43,7 @@ pub(crate) async fn expect_equal_target(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn target_equals_its_source_and_the_group_has_no_lag() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let source = source()?;
     let mut load = Load::connect(&source.uri(), "shop", 5).await?;
     while load.writes() < 3_000 {
@@ -74,7 +74,7 @@ async fn target_equals_its_source_and_the_group_has_no_lag() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_fell_off_a_topic_end_the_replay_with_four() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let source = source()?;
     let target = FerretDb::start(&FerretDbOptions::target())?;
     let mut load = Load::connect(&source.uri(), "shop", 6).await?;

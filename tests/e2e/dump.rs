@@ -17,7 +17,7 @@ use oplog_relay_tests::services::Kafka;
 use oplog_relay_tests::topic_reader::{Contents, read_topics};
 
 use crate::history::History;
-use crate::support::{Ended, Line, gzip, kafka};
+use crate::support::{Ended, Line, gzip};
 
 const NAME: &str = "dump";
 
@@ -41,7 +41,7 @@ fn halves(history: &History, first: usize) -> (Vec<u8>, Vec<u8>) {
 
 #[test]
 fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let folder = tempfile::tempdir()?;
     let oplog = Scenario::new("updates").oplog()?;
     let history = History::of_dump(&oplog)?;
@@ -85,7 +85,7 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
 
 #[test]
 fn standard_input_is_a_dump() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let folder = tempfile::tempdir()?;
     let oplog = Scenario::new("crud-types").oplog()?;
     let path = written(folder.path(), "input", &gzip(&oplog)?)?;
@@ -144,7 +144,7 @@ fn expect_schema(contents: &Contents, format: Format) -> Result<()> {
 
 #[test]
 fn golden_oplogs_through_kafka_lead_to_the_servers_state_in_every_exact_format() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let folder = tempfile::tempdir()?;
     for name in ["crud-types", "updates"] {
         let scenario = Scenario::new(name);
@@ -208,7 +208,7 @@ fn large_document() -> Result<Vec<u8>> {
 
 #[test]
 fn document_of_16_megabytes_passes_through_every_format() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let folder = tempfile::tempdir()?;
     let dump = large_document()?;
     let history = History::of_dump(&dump)?;
@@ -229,7 +229,7 @@ fn document_of_16_megabytes_passes_through_every_format() -> Result<()> {
 
 #[test]
 fn a_start_in_time_and_patterns_of_namespaces_choose_what_is_sent() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let folder = tempfile::tempdir()?;
     let oplog = Scenario::new("crud-types").oplog()?;
     let history = History::of_dump(&oplog)?;

@@ -17,7 +17,7 @@ use oplog_relay_tests::topic_reader::{count_uncommitted, read_topics};
 
 use crate::consumer::expect_equal_target;
 use crate::history::History;
-use crate::support::{Ended, LIMIT, Line, Random, kafka, source, tool};
+use crate::support::{Ended, LIMIT, Line, Random, source, tool};
 
 const KILLS: u64 = 20;
 /// Entries of the oplog that the kills interrupt.
@@ -65,7 +65,7 @@ fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
 
 #[test]
 fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
     // Slow enough to outlast the kills, and without a rest: transactions are open all the time.
     let pause = Duration::from_millis(2);
@@ -94,7 +94,7 @@ fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn producer_killed_twenty_times_while_its_source_is_written_sends_every_entry_once()
 -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let source = source()?;
     let line = Line::run(&kafka, source.uri(), "written").with("--start", "oldest");
     let mut load = Load::connect(&source.uri(), "shop", 1).await?;
@@ -156,7 +156,7 @@ async fn broker_restarted_under_load_loses_and_doubles_nothing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn second_instance_of_a_source_fences_the_first() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let source = source()?;
     let mut load = Load::connect(&source.uri(), "shop", 3).await?;
     load.round(10).await?;
@@ -221,7 +221,7 @@ async fn rewrite_oplog(server: &FerretDb, entries: &[Document]) -> Result<bson::
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_position_ends_with_three_and_names_checkpoint_oldest_entry_and_gap() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let source = source()?;
     let saved = rewrite_oplog(&source, &[entry(1_700_000_000, 1, 1, 1)]).await?;
     let (at, increment) = (saved.time, saved.increment);
@@ -281,7 +281,7 @@ async fn lost_position_ends_with_three_and_names_checkpoint_oldest_entry_and_gap
 
 #[test]
 fn standalone_without_an_oplog_is_told_how_to_get_one() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let standalone = FerretDb::start(&FerretDbOptions::target())?;
     let line = Line::run(&kafka, standalone.uri(), "standalone").with("--start", "oldest");
     let told = ["no oplog", "standalone", "--replSet", "rs.initiate()"];
@@ -291,7 +291,7 @@ fn standalone_without_an_oplog_is_told_how_to_get_one() -> Result<()> {
 
 #[test]
 fn without_a_saved_position_the_choices_of_a_start_are_listed() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let source = source()?;
     let ended = Line::run(&kafka, source.uri(), "startless").produce()?;
     let told = [
@@ -307,7 +307,7 @@ fn without_a_saved_position_the_choices_of_a_start_are_listed() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_that_would_lose_or_disorder_entries_are_refused() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let options = ClientOptions {
         brokers: kafka.brokers(),
         options: Vec::new(),
@@ -346,7 +346,7 @@ async fn topics_that_would_lose_or_disorder_entries_are_refused() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sources_never_share_a_topic() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let source = source()?;
     rewrite_oplog(&source, &[entry(1_700_000_000, 1, 1, 1)]).await?;
     let line = Line::run(&kafka, source.uri(), "shared").with("--start", "oldest");
@@ -367,7 +367,7 @@ async fn two_sources_never_share_a_topic() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn now_begins_after_the_newest_entry_and_the_position_is_saved() -> Result<()> {
-    let kafka = kafka()?;
+    let kafka = Kafka::shared()?;
     let source = source()?;
     let things = Client::with_uri_str(source.uri())
         .await?

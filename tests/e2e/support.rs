@@ -3,27 +3,13 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions, Program};
+use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, Program};
 
 /// More than anything here takes, however busy the machine is.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
-
-/// The broker that tests share, each under a prefix of its own. It ends with the last test that
-/// holds it.
-pub(crate) fn kafka() -> Result<Arc<Kafka>> {
-    static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(kafka) = shared.upgrade() {
-        return Ok(kafka);
-    }
-    let kafka = Arc::new(Kafka::start(&KafkaOptions::default())?);
-    *shared = Arc::downgrade(&kafka);
-    Ok(kafka)
-}
 
 pub(crate) fn source() -> Result<FerretDb> {
     FerretDb::start(&FerretDbOptions::source())

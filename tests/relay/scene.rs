@@ -1,30 +1,18 @@
 //! A dump on its way through Kafka into a target of its own.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions, Program};
+use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, Program};
 use tempfile::TempDir;
 
 use crate::history::{History, State};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(240);
-
-/// The broker that the tests share, each under a prefix of its own.
-pub(crate) fn kafka() -> Result<Arc<Kafka>> {
-    static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(kafka) = shared.upgrade() {
-        return Ok(kafka);
-    }
-    let kafka = Arc::new(Kafka::start(&KafkaOptions::default())?);
-    *shared = Arc::downgrade(&kafka);
-    Ok(kafka)
-}
 
 /// Everything that one test needs.
 pub(crate) struct Scene {
@@ -37,7 +25,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn new(prefix: &str) -> Result<Self> {
         Ok(Self {
-            kafka: kafka()?,
+            kafka: Kafka::shared()?,
             target: FerretDb::start(&FerretDbOptions::target())?,
             prefix: prefix.to_owned(),
             folder: tempfile::tempdir()?,

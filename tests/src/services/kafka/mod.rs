@@ -5,6 +5,7 @@ mod home;
 mod tools;
 
 use std::process::Output;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -63,6 +64,22 @@ impl Kafka {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// A broker that the tests of a process share, each under a prefix of its own. It ends with
+    /// the last test that holds it.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn shared() -> Result<Arc<Kafka>> {
+        static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kafka) = shared.upgrade() {
+            return Ok(kafka);
+        }
+        let kafka = Arc::new(Kafka::start(&KafkaOptions::default())?);
+        *shared = Arc::downgrade(&kafka);
+        Ok(kafka)
     }
 
     fn start_once(home: &Home, options: &KafkaOptions) -> Result<Kafka> {
