@@ -7,6 +7,7 @@ use mongodb::error::{Error, ErrorKind, WriteFailure};
 use mongodb::options::IndexOptions;
 use mongodb::{Client, IndexModel};
 use oplog_relay_tests::model::{Model, ModelServer};
+use tokio::task::JoinSet;
 
 fn code(error: &Error) -> Option<i32> {
     match &*error.kind {
@@ -110,7 +111,8 @@ async fn a_pause_holds_the_answers_until_it_is_over() -> Result<()> {
     let client = Client::with_uri_str(server.uri()).await?;
     let collection = client.database("d").collection::<Document>("c");
     server.pause();
-    let insert = tokio::spawn(async move { collection.insert_one(doc! { "_id": 1 }).await });
+    let mut insert = JoinSet::new();
+    insert.spawn(async move { collection.insert_one(doc! { "_id": 1 }).await });
     // Executed, but not answered, while those that watch the server are.
     while server.model().state().is_empty() {
         client
@@ -123,10 +125,10 @@ async fn a_pause_holds_the_answers_until_it_is_over() -> Result<()> {
             .database("d")
             .run_command(doc! { "hello": 1 })
             .await?;
-        ensure!(!insert.is_finished());
+        ensure!(insert.try_join_next().is_none());
     }
     server.resume();
-    insert.await??;
+    insert.join_next().await.context("an insert")???;
     Ok(())
 }
 
@@ -135,15 +137,16 @@ async fn a_paused_server_can_end() -> Result<()> {
     let server = ModelServer::start(Model::default())?;
     let client = Client::with_uri_str(server.uri()).await?;
     server.pause();
-    let create = tokio::spawn(async move {
+    let mut create = JoinSet::new();
+    create.spawn(async move {
         let db = client.database("d");
         db.run_command(doc! { "create": "c" }).await
     });
     while server.model().state().is_empty() {
-        ensure!(!create.is_finished());
+        ensure!(create.try_join_next().is_none());
         tokio::task::yield_now().await;
     }
     drop(server);
-    drop(create.await?);
+    ensure!(create.join_next().await.is_some());
     Ok(())
 }

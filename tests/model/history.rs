@@ -50,7 +50,7 @@ impl Applier {
                 self.update(db, collection, query, o)
             }
             "d" => {
-                let delete = write(b"delete", collection, "deletes", |delete| {
+                let delete = write("delete", collection, "deletes", |delete| {
                     delete.document("q", o).int32("limit", 1);
                 });
                 self.must(db, &delete)
@@ -77,7 +77,7 @@ impl Applier {
     }
 
     fn insert(&mut self, db: &str, collection: &str, o: Document<'_>) -> Result<()> {
-        let insert = write(b"insert", collection, "documents", |insert| {
+        let insert = write("insert", collection, "documents", |insert| {
             for element in o.elements().flatten() {
                 insert.element(element);
             }
@@ -166,26 +166,26 @@ fn code(reply: &Bson) -> Option<i32> {
 
 /// A command with one write.
 fn write(
-    name: &[u8],
+    name: &str,
     collection: &str,
     list: &str,
     fill: impl FnOnce(&mut DocumentBuilder<'_>),
 ) -> Vec<u8> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);
-    command.str(std::str::from_utf8(name).unwrap(), collection);
-    if name != b"delete" {
+    command.str(name, collection);
+    if name != "delete" {
         command.boolean("bypassDocumentValidation", true);
     }
     command.nested(list, kind::ARRAY, |list| {
-        list.nested("0", kind::DOCUMENT, fill)
+        list.nested("0", kind::DOCUMENT, fill);
     });
     command.finish();
     out
 }
 
 fn update(collection: &str, id: Element<'_>, change: Document<'_>, upsert: bool) -> Vec<u8> {
-    write(b"update", collection, "updates", |update| {
+    write("update", collection, "updates", |update| {
         update.nested("q", kind::DOCUMENT, |query| {
             query.nested("_id", kind::DOCUMENT, |equal| {
                 equal.raw("$eq", id.kind, id.value);

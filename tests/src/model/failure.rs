@@ -5,7 +5,7 @@ use std::fmt;
 use bson::{Document as Bson, doc};
 use oplog_relay_core::document::Malformed;
 
-/// The codes that the model gives, with their names in the server's `error_codes.yml`.
+/// The codes that the model gives, or is told to give, with their names in the server's `error_codes.yml`.
 const NAMES: &[(i32, &str)] = &[
     (2, "BadValue"),
     (9, "FailedToParse"),
@@ -29,16 +29,21 @@ const NAMES: &[(i32, &str)] = &[
     (73, "InvalidNamespace"),
     (85, "IndexOptionsConflict"),
     (86, "IndexKeySpecsConflict"),
+    (91, "ShutdownInProgress"),
+    (112, "WriteConflict"),
     (121, "DocumentValidationFailure"),
     (161, "IncompatibleCollationVersion"),
     (166, "CommandNotSupportedOnView"),
     (171, "CannotIndexParallelArrays"),
+    (189, "PrimarySteppedDown"),
     (197, "InvalidIndexSpecificationOption"),
     (238, "NotImplemented"),
     (359, "CannotConvertIndexToUnique"),
     (361, "CollectionUUIDMismatch"),
     (10107, "NotWritablePrimary"),
     (11000, "DuplicateKey"),
+    (11600, "InterruptedAtShutdown"),
+    (11602, "InterruptedDueToReplStateChange"),
 ];
 
 /// Why a command, or one write of it, was refused.
