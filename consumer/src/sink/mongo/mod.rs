@@ -24,6 +24,7 @@ use mongodb::bson::doc;
 use oplog_relay_core::runtime::mongo::{self, error_code, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
+use tokio::sync::Semaphore;
 
 use crate::assignment::Token;
 use crate::batch::Batch;
@@ -51,6 +52,8 @@ pub struct MongoSink {
     client: Client,
     planner: Planner,
     limits: Limits,
+    /// Turns for bulks of rewrites.
+    rewrites: Semaphore,
     unmatched: Unmatched,
     allow_lossy: bool,
     /// Whether the target lets validation be bypassed; until it refuses.
@@ -85,6 +88,7 @@ impl MongoSink {
             client,
             planner: Planner::new(config.lanes),
             limits,
+            rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
             unmatched: config.unmatched,
             allow_lossy: config.allow_lossy,
             bypass_validation: AtomicBool::new(true),
@@ -127,7 +131,7 @@ impl MongoSink {
         let sent = lanes.iter().map(|lane| async move {
             for bulk in &lane.bulks {
                 let sent = match bulk.kind {
-                    BulkKind::Rewrite => self.rewrite(bulk.ns, &bulk.writes, token).await?,
+                    BulkKind::Rewrite => self.rewrite_bulk(bulk, token).await?,
                     BulkKind::Insert | BulkKind::Delete | BulkKind::Update => {
                         self.send_bulk(bulk, token).await?
                     }
