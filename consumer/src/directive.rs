@@ -127,7 +127,7 @@ pub const RULES: &[Rule] = &[
     rule(
         52,
         Directive::Rewrite,
-        "a field's name begins with a dollar sign",
+        "a field's name begins with a dollar sign: targets from 5.0 on can hold it",
     ),
     rule(56, Directive::Rewrite, "a field's name is empty"),
     rule(57, Directive::Rewrite, "a field's name has a dot"),

@@ -13,6 +13,7 @@ use oplog_relay_core::diff::{Diff, apply_modifiers};
 use oplog_relay_core::document::{Document, Element, kind};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 /// The states of a document, and the update from each to the next.
 #[derive(Debug, Clone)]
@@ -122,18 +123,31 @@ proptest! {
 
     /// Whatever stands in an update, it is refused or applied, never a panic.
     #[test]
-    fn any_bytes_are_refused_or_applied(state in fields(false), update in fields(false), noise in vec((0_usize..200, any::<u8>()), 0..4)) {
-        let mut update = document(&update);
-        for (at, byte) in noise {
-            if let Some(place) = update.get_mut(at) {
-                *place = byte;
-            }
-        }
-        let state = document(&state);
+    fn any_bytes_are_refused_or_applied(
+        states in vec(fields(true), 3),
+        choices in any::<u64>(),
+        noise in vec((0_usize..120, select(b"\x00\x01\x03\x04\x08\x10\xffabdilsu019".to_vec())), 0..3),
+    ) {
+        let mut choices = Choices(choices);
+        let (before, after) = (&states[0], &states[1]);
+        let updates = [diff(before, after, &mut choices), Some(modifiers(before, after, &mut choices))];
+        let state = document(&states[2]);
         let state = Document::new(&state).unwrap();
-        if let Ok(update) = Document::new(&update) {
-            let diffed = Diff::parse(update).map(|diff| diff.apply(state).map(drop));
-            drop((diffed, apply_modifiers(state, update).map(drop)));
+        for mut update in updates.into_iter().flatten() {
+            for (at, byte) in &noise {
+                if let Some(place) = update.get_mut(*at) {
+                    *place = *byte;
+                }
+            }
+            if let Ok(update) = Document::new(&update) {
+                let applied = [
+                    Diff::parse(update).and_then(|diff| diff.apply(state)),
+                    apply_modifiers(state, update),
+                ];
+                for applied in applied.into_iter().flatten() {
+                    prop_assert!(Document::new(&applied).is_ok());
+                }
+            }
         }
     }
 }

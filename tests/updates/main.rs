@@ -1,6 +1,7 @@
 //! What a replay makes of updates is what a server makes of them: random histories through the
 //! plan into the model target.
 
+mod forms;
 #[path = "../../core/tests/histories/mod.rs"]
 mod histories;
 

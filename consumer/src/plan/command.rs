@@ -276,25 +276,54 @@ fn create_indexes(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated
     let specs = index_specs(entry.o)?;
     let mut translated = plain(Action::Nothing);
     let mut written = Vec::new();
-    for spec in specs {
-        if let Some(bytes) = index_spec(spec, at.ordered, &mut translated)? {
+    for spec in &specs {
+        if let Some(bytes) = index_spec(*spec, at.ordered, &mut translated)? {
             written.push(bytes);
         }
     }
     if written.is_empty() {
         return Ok(translated);
     }
+    // Without a word an index takes its collection's collation, which a log would have named.
+    let explicit = written
+        .iter()
+        .map(|spec| with_collation(spec))
+        .collect::<Result<Vec<_>, _>>()?;
+    translated.action = Action::Run {
+        command: with_indexes(at.collection, &explicit),
+        accept: &[],
+        otherwise: Some(with_indexes(at.collection, &written)),
+    };
+    Ok(translated)
+}
+
+fn with_indexes(collection: &str, specs: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);
-    command.str("createIndexes", at.collection);
+    command.str("createIndexes", collection);
     command.nested("indexes", kind::ARRAY, |list| {
-        for (index, spec) in written.iter().enumerate() {
+        for (index, spec) in specs.iter().enumerate() {
             list.raw(&index.to_string(), kind::DOCUMENT, spec);
         }
     });
     command.finish();
-    translated.action = run(out, &[]);
-    Ok(translated)
+    out
+}
+
+fn with_collation(spec: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let spec = Document::new(spec)?;
+    let mut out = Vec::new();
+    let mut explicit = DocumentBuilder::start(&mut out);
+    for field in spec.elements() {
+        explicit.element(field?);
+    }
+    if spec.get("collation")?.is_none() {
+        explicit.nested("collation", kind::DOCUMENT, |collation| {
+            collation.str("locale", "simple");
+        });
+    }
+    explicit.finish();
+    Ok(out)
 }
 
 /// One index as a target takes it; `None` for one that comes with the collection.
@@ -309,7 +338,7 @@ fn index_spec(
     for field in spec.elements() {
         let field = field?;
         match field.name {
-            b"createIndexes" | b"ns" | b"background" | b"dropDups" | b"buildUUID" => {}
+            b"createIndexes" | b"ns" | b"dropDups" | b"buildUUID" => {}
             b"clustered" => return Ok(None),
             b"collation" if field.kind == kind::DOCUMENT => {
                 kept.document("collation", Document::new(&without_version(field)?)?);

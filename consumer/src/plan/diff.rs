@@ -57,7 +57,7 @@ fn is_classic(section: &[u8], fields: Document<'_>) -> Result<bool, Malformed> {
 }
 
 /// Whether a path of this name alone means the field, to every server.
-fn is_plain(name: &[u8]) -> bool {
+pub(super) fn is_plain(name: &[u8]) -> bool {
     let starts_well = name
         .first()
         .is_some_and(|first| *first != b'$' && !first.is_ascii_digit());

@@ -4,6 +4,7 @@ use oplog_relay_core::diff::{Diff, DiffError, apply_modifiers};
 use oplog_relay_core::document::{Document, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::position::EntryId;
 
+use crate::plan::diff::is_plain;
 use crate::plan::{Action, Write};
 
 /// A write that cannot be applied to the document that the target has.
@@ -49,7 +50,8 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
 }
 
 /// The `$set` that a replacement needs after it: a server takes the timestamp zero in a field of
-/// the first level for a wish and stores its own time, but not so in a `$set`.
+/// the first level for a wish and stores its own time, but not so in a `$set`. Fields whose names
+/// are no paths are out of its reach.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -57,7 +59,8 @@ pub fn zero_timestamps(document: Document<'_>) -> Result<Option<Vec<u8>>, Malfor
     let mut zeros = Vec::new();
     for field in document.elements() {
         let field = field?;
-        if field.kind == kind::TIMESTAMP && field.value == [0; 8] && field.name != b"_id" {
+        let is_zero = field.kind == kind::TIMESTAMP && field.value == [0; 8];
+        if is_zero && field.name != b"_id" && is_plain(field.name) {
             zeros.push(field);
         }
     }

@@ -331,11 +331,21 @@ fn nested(levels: usize, name: &str, innermost: &[u8]) -> Vec<u8> {
 
 #[test]
 fn diff_depth_100_levels() {
-    let document = nested(100, "f", &bson(r#"{"x":1}"#));
-    let diff = nested(100, "sf", &bson(r#"{"u":{"x":2}}"#));
-    let diff = Diff::parse(Document::new(&diff).unwrap()).unwrap();
-    let after = diff.apply(Document::new(&document).unwrap()).unwrap();
-    assert_eq!(after, nested(100, "f", &bson(r#"{"x":2}"#)));
+    // And as deep as is accepted at all, which the stack must hold.
+    for levels in [100, crate::document::MAX_DEPTH] {
+        let document = nested(levels, "f", &bson(r#"{"x":1}"#));
+        let diff = nested(levels, "sf", &bson(r#"{"u":{"x":2}}"#));
+        let diff = Diff::parse(Document::new(&diff).unwrap()).unwrap();
+        let after = diff.apply(Document::new(&document).unwrap()).unwrap();
+        assert_eq!(after, nested(levels, "f", &bson(r#"{"x":2}"#)));
+        let path = format!("{}x", "f.".repeat(levels - 1));
+        let modifiers = bson(&format!(r#"{{"$set":{{"{path}":2}}}}"#));
+        let after = apply_modifiers(
+            Document::new(&document).unwrap(),
+            Document::new(&modifiers).unwrap(),
+        );
+        assert!(after.is_ok());
+    }
 }
 
 #[test]

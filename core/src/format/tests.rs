@@ -130,7 +130,14 @@ fn a_damaged_diff_travels_without_a_description() {
 
 #[test]
 fn canonical_change_events_restore_what_replay_needs() {
-    for bytes in [insert(), update()] {
+    let mut diff = Vec::new();
+    let text =
+        r#"{"$v":2,"diff":{"u":{"a.b":1,"":2},"s$d":{"a":true,"l":1,"u0":{"$numberLong":"3"}}}}"#;
+    crate::json::parse_document(text.as_bytes(), &mut diff).unwrap();
+    let key = document(|key| {
+        key.int32("_id", 1);
+    });
+    for bytes in [insert(), update(), entry(5, "u", &diff, Some(&key))] {
         let mut arena = event(&bytes, Mode::Canonical).into_bytes();
         let mut found = Vec::new();
         let value = 0..arena.len();

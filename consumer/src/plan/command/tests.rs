@@ -88,17 +88,19 @@ fn create_timeseries_two_entries() {
 
 #[test]
 fn create_indexes_inline_spec_and_commit_index_build_many_indexes() {
-    let spec =
-        doc! { "v": 2, "key": { "x": 1 }, "name": "x_1", "ns": "shop.c", "background": true };
+    let spec = doc! { "v": 2, "key": { "x": 1 }, "name": "x_1", "ns": "shop.c" };
     let mut inline = doc! { "createIndexes": "c" };
     inline.extend(spec.clone());
-    let one = doc! { "v": 2, "key": { "x": 1 }, "name": "x_1" };
+    let simple = doc! { "locale": "simple" };
+    let one = doc! { "v": 2, "key": { "x": 1 }, "name": "x_1", "collation": simple };
     assert_eq!(
         becomes(inline),
         doc! { "createIndexes": "c", "indexes": [one.clone()] }
     );
     let other = doc! { "v": 2, "key": { "y": 1 }, "name": "y_1", "unique": true };
     let build = doc! { "commitIndexBuild": "c", "indexBuildUUID": Bson::Null, "indexes": [spec, other.clone()] };
+    let mut other = other;
+    other.insert("collation", doc! { "locale": "simple" });
     assert_eq!(
         becomes(build),
         doc! { "createIndexes": "c", "indexes": [one, other] }
@@ -148,7 +150,8 @@ fn a_unique_index_is_a_plain_one_where_its_collection_is_spread() {
         panic!()
     };
     assert!(found.made_plain);
-    let plain = doc! { "key": { "x": 1 }, "name": "x_1" };
+    let simple = doc! { "locale": "simple" };
+    let plain = doc! { "key": { "x": 1 }, "name": "x_1", "collation": simple };
     assert_eq!(read(run), doc! { "createIndexes": "c", "indexes": [plain] });
 }
 

@@ -26,6 +26,7 @@ use futures_util::future::try_join_all;
 use mongodb::Client;
 use oplog_relay_core::runtime::mongo;
 use oplog_relay_core::runtime::shutdown::Shutdown;
+use tokio::sync::Semaphore;
 
 use crate::assignment::Token;
 use crate::batch::Batch;
@@ -58,6 +59,8 @@ pub struct MongoSink {
     limits: Limits,
     known_order: Mutex<ordered::Known>,
     held: Mutex<Held>,
+    /// Turns for bulks of rewrites.
+    rewrites: Semaphore,
     unmatched: Unmatched,
     allow_lossy: bool,
     /// Whether the target lets validation be bypassed; until it refuses.
@@ -98,6 +101,7 @@ impl MongoSink {
             limits,
             known_order: Mutex::default(),
             held: Mutex::default(),
+            rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
             unmatched: config.unmatched,
             allow_lossy: config.allow_lossy,
             bypass_validation: AtomicBool::new(true),
@@ -158,11 +162,7 @@ impl MongoSink {
         let sent = lanes.iter().map(|lane| async move {
             for bulk in &lane.bulks {
                 let sent = match bulk.kind {
-                    BulkKind::Rewrite if self.holds(bulk.ns) => {
-                        let writes = self.without_held(bulk.ns, &bulk.writes)?;
-                        self.rewrite(bulk.ns, &writes, token).await?
-                    }
-                    BulkKind::Rewrite => self.rewrite(bulk.ns, &bulk.writes, token).await?,
+                    BulkKind::Rewrite => self.rewrite_bulk(bulk, token).await?,
                     BulkKind::Insert | BulkKind::Delete | BulkKind::Update => {
                         self.send_bulk(bulk, token).await?
                     }

@@ -4,6 +4,8 @@
 //! document as it is. A document belongs to one worker, so nobody else changes it between the read
 //! and the write. Reads go to the primary, which knows all writes that it acknowledged.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
@@ -24,6 +26,11 @@ use crate::sink::Applied;
 
 /// Documents that are asked for at once.
 const AT_ONCE: usize = 1_000;
+
+/// Bulks of rewrites at once: a small diff can ask for a large document, and a reply holds 16 MB.
+pub(super) const BULKS_AT_ONCE: usize = 4;
+/// How often who waits for a turn looks whether the partition is still ours.
+const TOKEN_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Documents to rewrite: their writes in order, by the identity of their `_id`.
 type Pending<'w, 'a> = FxHashMap<Vec<u8>, Vec<&'w Write<'a>>>;
@@ -59,6 +66,21 @@ impl From<ConsumerError> for Failure {
 }
 
 impl MongoSink {
+    /// Rewrites the documents of a bulk when it is its turn.
+    pub(super) async fn rewrite_bulk(
+        &self,
+        bulk: &Bulk<'_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        while token.is_valid() {
+            let turn = tokio::time::timeout(TOKEN_INTERVAL, self.rewrites.acquire()).await;
+            if let Ok(_turn) = turn {
+                return self.rewrite(bulk.ns, &bulk.writes, token).await;
+            }
+        }
+        Ok(Applied::Abandoned)
+    }
+
     /// Reads, changes and replaces the documents of these writes. One that is not there counts as
     /// an update that found no document.
     pub(super) async fn rewrite(
@@ -67,7 +89,12 @@ impl MongoSink {
         writes: &[Write<'_>],
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
+        let others;
         let mut rest = writes;
+        if self.holds(ns) {
+            others = self.without_held(ns, writes)?;
+            rest = &others;
+        }
         while !rest.is_empty() {
             let mut pending = Pending::default();
             let taken = take(rest, &mut pending).map_err(|error| damaged(ns, &error))?;
@@ -293,123 +320,4 @@ fn damaged(ns: &str, error: &Malformed) -> ConsumerError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use oplog_relay_core::document::kind;
-    use oplog_relay_core::json::parse_document;
-    use oplog_relay_core::position::Timestamp;
-
-    fn bson(text: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        parse_document(text.as_bytes(), &mut out).unwrap();
-        out
-    }
-
-    fn write<'a>(increment: u32, id: &'a [u8], action: Action<'a>) -> Write<'a> {
-        Write {
-            id: EntryId {
-                ts: Timestamp::new(1, increment),
-                ord: 0,
-            },
-            document_id: Element {
-                name: b"_id",
-                kind: kind::INT32,
-                value: id,
-            },
-            action,
-        }
-    }
-
-    #[test]
-    fn a_documents_writes_become_one_replacement_in_their_order() {
-        let insert_z = bson(r#"{"i":{"z":1}}"#);
-        let modify = bson(r#"{"$v":1,"$set":{"a.b":1,"c":1}}"#);
-        let again = bson(r#"{"i":{"a":2}}"#);
-        let writes = [
-            write(
-                1,
-                &[1, 0, 0, 0],
-                Action::Diff(Document::new(&insert_z).unwrap()),
-            ),
-            write(
-                2,
-                &[2, 0, 0, 0],
-                Action::Diff(Document::new(&insert_z).unwrap()),
-            ),
-            write(
-                3,
-                &[1, 0, 0, 0],
-                Action::Modify(Document::new(&modify).unwrap()),
-            ),
-            write(
-                4,
-                &[1, 0, 0, 0],
-                Action::Diff(Document::new(&again).unwrap()),
-            ),
-        ];
-        let mut pending = Pending::default();
-        assert_eq!(take(&writes, &mut pending).unwrap(), 4);
-        // The same `_id` as another type of number.
-        let stored = bson(r#"{"_id":1.0,"a":0,"k":1}"#);
-        let found = outcome("db.c", &stored, &mut pending).unwrap().unwrap();
-        assert_eq!(
-            found.document,
-            bson(r#"{"_id":1.0,"k":1,"z":1,"c":1,"a":2}"#)
-        );
-        assert_eq!((found.id, found.zeros), (writes[3].id, None));
-        assert_eq!(pending.len(), 1);
-        // Somebody else's document.
-        assert!(
-            outcome("db.c", &bson(r#"{"_id":9}"#), &mut pending)
-                .unwrap()
-                .is_none()
-        );
-        // It is so already.
-        let there = bson(r#"{"_id":2,"z":1}"#);
-        assert!(outcome("db.c", &there, &mut pending).unwrap().is_none());
-        assert!(pending.is_empty());
-    }
-
-    #[test]
-    fn parts_end_before_the_first_document_too_many() {
-        let diff = bson(r#"{"i":{"z":1}}"#);
-        let ids: Vec<[u8; 4]> = (0..1_100_i32).map(i32::to_le_bytes).collect();
-        let action = Action::Diff(Document::new(&diff).unwrap());
-        let mut writes: Vec<Write<'_>> = ids.iter().map(|id| write(1, id, action)).collect();
-        writes.insert(1_000, writes[0]);
-        let mut pending = Pending::default();
-        assert_eq!(take(&writes, &mut pending).unwrap(), 1_001);
-        assert_eq!(pending.len(), AT_ONCE);
-    }
-
-    #[test]
-    fn timestamp_zero_top_level_preserved() {
-        let diff = bson(r#"{"i":{"z":1}}"#);
-        let writes = [write(
-            1,
-            &[1, 0, 0, 0],
-            Action::Diff(Document::new(&diff).unwrap()),
-        )];
-        let mut pending = Pending::default();
-        take(&writes, &mut pending).unwrap();
-        let zero = r#"{"$timestamp":{"t":0,"i":0}}"#;
-        let stored = bson(&format!(r#"{{"_id":1,"t":{zero},"in":{{"t":{zero}}}}}"#));
-        let found = outcome("db.c", &stored, &mut pending).unwrap().unwrap();
-        assert_eq!(
-            found.zeros,
-            Some(bson(&format!(r#"{{"$set":{{"t":{zero}}}}}"#)))
-        );
-    }
-
-    #[test]
-    fn a_document_is_made_up_of_what_its_updates_set() {
-        let diff = bson(r#"{"u":{"a":1},"i":{"b":2}}"#);
-        let write = write(
-            1,
-            &[1, 0, 0, 0],
-            Action::Diff(Document::new(&diff).unwrap()),
-        );
-        let made = made_up("db.c", write.document_id, &[&write]).unwrap();
-        assert_eq!(made, bson(r#"{"_id":1,"a":1,"b":2}"#));
-    }
-}
+mod tests;

@@ -1,0 +1,120 @@
+use super::*;
+use oplog_relay_core::document::kind;
+use oplog_relay_core::json::parse_document;
+use oplog_relay_core::position::Timestamp;
+
+fn bson(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    parse_document(text.as_bytes(), &mut out).unwrap();
+    out
+}
+
+fn write<'a>(increment: u32, id: &'a [u8], action: Action<'a>) -> Write<'a> {
+    Write {
+        id: EntryId {
+            ts: Timestamp::new(1, increment),
+            ord: 0,
+        },
+        document_id: Element {
+            name: b"_id",
+            kind: kind::INT32,
+            value: id,
+        },
+        action,
+    }
+}
+
+#[test]
+fn a_documents_writes_become_one_replacement_in_their_order() {
+    let insert_z = bson(r#"{"i":{"z":1}}"#);
+    let modify = bson(r#"{"$v":1,"$set":{"a.b":1,"c":1}}"#);
+    let again = bson(r#"{"i":{"a":2}}"#);
+    let writes = [
+        write(
+            1,
+            &[1, 0, 0, 0],
+            Action::Diff(Document::new(&insert_z).unwrap()),
+        ),
+        write(
+            2,
+            &[2, 0, 0, 0],
+            Action::Diff(Document::new(&insert_z).unwrap()),
+        ),
+        write(
+            3,
+            &[1, 0, 0, 0],
+            Action::Modify(Document::new(&modify).unwrap()),
+        ),
+        write(
+            4,
+            &[1, 0, 0, 0],
+            Action::Diff(Document::new(&again).unwrap()),
+        ),
+    ];
+    let mut pending = Pending::default();
+    assert_eq!(take(&writes, &mut pending).unwrap(), 4);
+    // The same `_id` as another type of number.
+    let stored = bson(r#"{"_id":1.0,"a":0,"k":1}"#);
+    let found = outcome("db.c", &stored, &mut pending).unwrap().unwrap();
+    assert_eq!(
+        found.document,
+        bson(r#"{"_id":1.0,"k":1,"z":1,"c":1,"a":2}"#)
+    );
+    assert_eq!((found.id, found.zeros), (writes[3].id, None));
+    assert_eq!(pending.len(), 1);
+    // Somebody else's document.
+    assert!(
+        outcome("db.c", &bson(r#"{"_id":9}"#), &mut pending)
+            .unwrap()
+            .is_none()
+    );
+    // It is so already.
+    let there = bson(r#"{"_id":2,"z":1}"#);
+    assert!(outcome("db.c", &there, &mut pending).unwrap().is_none());
+    assert!(pending.is_empty());
+}
+
+#[test]
+fn parts_end_before_the_first_document_too_many() {
+    let diff = bson(r#"{"i":{"z":1}}"#);
+    let ids: Vec<[u8; 4]> = (0..1_100_i32).map(i32::to_le_bytes).collect();
+    let action = Action::Diff(Document::new(&diff).unwrap());
+    let mut writes: Vec<Write<'_>> = ids.iter().map(|id| write(1, id, action)).collect();
+    writes.insert(1_000, writes[0]);
+    let mut pending = Pending::default();
+    assert_eq!(take(&writes, &mut pending).unwrap(), 1_001);
+    assert_eq!(pending.len(), AT_ONCE);
+}
+
+#[test]
+fn timestamp_zero_top_level_preserved() {
+    let diff = bson(r#"{"i":{"z":1}}"#);
+    let writes = [write(
+        1,
+        &[1, 0, 0, 0],
+        Action::Diff(Document::new(&diff).unwrap()),
+    )];
+    let mut pending = Pending::default();
+    take(&writes, &mut pending).unwrap();
+    let zero = r#"{"$timestamp":{"t":0,"i":0}}"#;
+    let stored = bson(&format!(
+        r#"{{"_id":1,"t":{zero},"a.b":{zero},"in":{{"t":{zero}}}}}"#
+    ));
+    let found = outcome("db.c", &stored, &mut pending).unwrap().unwrap();
+    assert_eq!(
+        found.zeros,
+        Some(bson(&format!(r#"{{"$set":{{"t":{zero}}}}}"#)))
+    );
+}
+
+#[test]
+fn a_document_is_made_up_of_what_its_updates_set() {
+    let diff = bson(r#"{"u":{"a":1},"i":{"b":2}}"#);
+    let write = write(
+        1,
+        &[1, 0, 0, 0],
+        Action::Diff(Document::new(&diff).unwrap()),
+    );
+    let made = made_up("db.c", write.document_id, &[&write]).unwrap();
+    assert_eq!(made, bson(r#"{"_id":1,"a":1,"b":2}"#));
+}

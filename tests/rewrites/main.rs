@@ -1,0 +1,242 @@
+//! The sink of a replay against the model on a port: statements, rewrites, and what is redone.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Parser as _;
+use oplog_consumer::args::{Arguments, Command};
+use oplog_consumer::assignment::Token;
+use oplog_consumer::batch::{Batch, Located};
+use oplog_consumer::config::ReplayConfig;
+use oplog_consumer::metrics::Metrics;
+use oplog_consumer::sink::mongo::MongoSink;
+use oplog_consumer::sink::{Applied, SinkError};
+use oplog_consumer::status::Readiness;
+use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::json::{Mode, parse_document, write_document};
+use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_core::runtime::http::Health;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_tests::model::{Model, ModelServer};
+
+const NS: &str = "db.c";
+const UNAUTHORIZED: i32 = 13;
+const NOT_PRIMARY: i32 = 10107;
+const CURSOR_NOT_FOUND: i32 = 43;
+
+struct Scene {
+    server: ModelServer,
+    sink: MongoSink,
+    metrics: Arc<Metrics>,
+    token: Token,
+}
+
+impl Scene {
+    async fn new(unmatched: &str) -> Result<Scene> {
+        let server = ModelServer::start(Model::default())?;
+        let uri = server.uri();
+        let arguments = Arguments::try_parse_from([
+            "oplog-consumer",
+            "replay",
+            "--brokers=127.0.0.1:1",
+            "--topic-prefix=p",
+            "--group=g",
+            "--target",
+            &uri,
+            "--unmatched",
+            unmatched,
+        ])?;
+        let Command::Replay(arguments) = arguments.command else {
+            bail!("another command");
+        };
+        let config = ReplayConfig::check(&arguments)?;
+        let metrics = Arc::new(Metrics::new()?);
+        let readiness = Arc::new(Readiness::new(Health::default()));
+        let shutdown = Shutdown::manual();
+        let sink = MongoSink::connect(&config, Arc::clone(&metrics), readiness, shutdown).await?;
+        Ok(Scene {
+            server,
+            sink,
+            metrics,
+            token: Token::default(),
+        })
+    }
+
+    /// Applies a batch: operations of documents by `_id`.
+    async fn apply(&self, log: &[(&str, i32, &str)]) -> Result<Applied> {
+        let mut entries = Vec::new();
+        for (increment, (op, id, o)) in (1..).zip(log) {
+            let ts = Timestamp::new(9, increment);
+            entries.push((EntryId { ts, ord: 0 }, entry(ts, op, *id, o)?));
+        }
+        let mut located = Vec::new();
+        for (offset, (id, bytes)) in (0..).zip(&entries) {
+            located.push(Located {
+                offset,
+                id: *id,
+                entry: Entry::parse(Document::new(bytes)?)?,
+            });
+        }
+        let batch = Batch {
+            topic: "t",
+            partition: 0,
+            source: "rs0",
+            entries: &located,
+        };
+        let applied = self.sink.apply(&batch, &self.token).await;
+        applied.map_err(|error| match error {
+            SinkError::Entry(error) => anyhow!(error),
+            SinkError::Fatal(error) => anyhow!(error),
+        })
+    }
+
+    async fn done(&self, log: &[(&str, i32, &str)]) -> Result<()> {
+        assert_eq!(self.apply(log).await?, Applied::Done);
+        Ok(())
+    }
+
+    /// Why a batch is refused.
+    async fn refused(&self, log: &[(&str, i32, &str)]) -> Result<String> {
+        let error = self.apply(log).await.err().context("it was applied")?;
+        Ok(format!("{error:#}"))
+    }
+
+    fn held(&self) -> Result<Vec<String>> {
+        let state = self.server.model().state();
+        let documents = state.get(NS).into_iter().flatten();
+        let texts = documents.map(|document| {
+            let mut text = Vec::new();
+            let exactness = write_document(Document::new(document)?, Mode::Relaxed, &mut text)?;
+            assert!(exactness.is_exact());
+            Ok(String::from_utf8(text)?)
+        });
+        texts.collect()
+    }
+}
+
+fn entry(ts: Timestamp, op: &str, id: i32, o: &str) -> Result<Vec<u8>> {
+    let (mut content, mut out) = (Vec::new(), Vec::new());
+    parse_document(o.as_bytes(), &mut content)?;
+    let mut entry = DocumentBuilder::start(&mut out);
+    entry.raw("ts", kind::TIMESTAMP, &ts.to_le_bytes());
+    entry.str("op", op).str("ns", NS);
+    entry.document("o", Document::new(&content)?);
+    entry.nested("o2", kind::DOCUMENT, |key| {
+        key.int32("_id", id);
+    });
+    entry.finish();
+    Ok(out)
+}
+
+#[tokio::test]
+async fn diffs_and_modifiers_of_one_document_are_applied_in_order() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene
+        .done(&[
+            ("i", 1, r#"{"_id":1,"a":1,"r":[1,2,3]}"#),
+            ("i", 2, r#"{"_id":2}"#),
+            ("u", 1, r#"{"$v":2,"diff":{"i":{"a":2}}}"#),
+            ("u", 2, r#"{"$v":2,"diff":{"u":{"k":2}}}"#),
+            ("u", 1, r#"{"$v":1,"$set":{"o.x":3}}"#),
+            (
+                "u",
+                1,
+                r#"{"$v":2,"diff":{"so":{"i":{"y":1}},"sr":{"a":true,"l":1}}}"#,
+            ),
+        ])
+        .await?;
+    let one = r#"{"_id":1,"r":[1],"a":2,"o":{"x":3,"y":1}}"#;
+    assert_eq!(scene.held()?, [one, r#"{"_id":2,"k":2}"#]);
+    assert_eq!(scene.metrics.rewritten_documents.get(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn refused_updates_are_redone_in_their_place() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene
+        .done(&[
+            ("i", 1, r#"{"_id":1,"a":0,"c":0}"#),
+            ("i", 2, r#"{"_id":2}"#),
+        ])
+        .await?;
+    scene
+        .done(&[
+            ("u", 2, r#"{"$v":1,"$set":{"x":1}}"#),
+            ("u", 1, r#"{"$v":1,"$set":{"a.b":0,"c":1}}"#),
+            ("u", 2, r#"{"$v":1,"$set":{"x":2}}"#),
+            ("u", 1, r#"{"$v":1,"$set":{"c":2},"$unset":{"a":true}}"#),
+            ("u", 1, r#"{"$v":1,"$set":{"a.b":0}}"#),
+        ])
+        .await?;
+    assert_eq!(
+        scene.held()?,
+        [r#"{"_id":1,"c":2,"a":{"b":0}}"#, r#"{"_id":2,"x":2}"#]
+    );
+    assert_eq!(scene.metrics.rewritten_documents.get(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn failed_reads_are_repeated_and_refused_ones_stop() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.done(&[("i", 1, r#"{"_id":1}"#)]).await?;
+    scene.server.fail_next("find", NOT_PRIMARY);
+    scene.server.fail_next("find", CURSOR_NOT_FOUND);
+    scene
+        .done(&[("u", 1, r#"{"$v":2,"diff":{"i":{"b":1}}}"#)])
+        .await?;
+    assert_eq!(scene.held()?, [r#"{"_id":1,"b":1}"#]);
+    scene.server.fail_next("find", UNAUTHORIZED);
+    let reason = scene
+        .refused(&[("u", 1, r#"{"$v":2,"diff":{"i":{"c":1}}}"#)])
+        .await?;
+    assert!(reason.contains("readWrite"), "{reason}");
+    let reason = scene
+        .refused(&[("u", 1, r#"{"$v":2,"diff":{"x":{"c":1}}}"#)])
+        .await?;
+    assert!(
+        reason.contains(r#""x" is no section of a diff"#),
+        "{reason}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_so_already_is_not_written_and_nothing_without_the_token() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.done(&[("i", 1, r#"{"_id":1,"b":1}"#)]).await?;
+    scene.server.fail_next("update", UNAUTHORIZED);
+    scene
+        .done(&[("u", 1, r#"{"$v":2,"diff":{"i":{"b":1}}}"#)])
+        .await?;
+    scene.token.invalidate();
+    let applied = scene
+        .apply(&[("u", 1, r#"{"$v":2,"diff":{"i":{"q":1}}}"#)])
+        .await?;
+    assert_eq!(applied, Applied::Abandoned);
+    assert_eq!(scene.held()?, [r#"{"_id":1,"b":1}"#]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn documents_that_are_not_there_follow_the_policy() -> Result<()> {
+    let log = [
+        ("u", 1, r#"{"$v":2,"diff":{"i":{"b":1}}}"#),
+        ("u", 1, r#"{"$v":2,"diff":{"u":{"b":2}}}"#),
+    ];
+    let scene = Scene::new("count").await?;
+    scene.done(&log).await?;
+    assert_eq!(
+        (scene.held()?.len(), scene.metrics.unmatched_updates.get()),
+        (0, 2)
+    );
+    let scene = Scene::new("upsert").await?;
+    scene.done(&log).await?;
+    assert_eq!(scene.held()?, [r#"{"_id":1,"b":2}"#]);
+    let scene = Scene::new("stop").await?;
+    let reason = scene.refused(&log).await?;
+    assert!(reason.contains("found no document"), "{reason}");
+    Ok(())
+}
