@@ -60,7 +60,7 @@ async fn txn_open_at_start_position() -> Result<()> {
         let begin = Begin::at(StartAt::At(Timestamp::new(start, 1)));
         let expected = whole.records.iter();
         let expected = expected.filter(|(_, _, id, _)| id.ts.seconds >= start);
-        let live = Stream::live(&server, begin).await?;
+        let live = Stream::live(&server, begin.clone()).await?;
         ensure!(
             live.records.iter().eq(expected.clone()),
             "live from {start}"
