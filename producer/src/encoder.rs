@@ -157,7 +157,6 @@ impl Encoder {
     ) -> Result<(), ProducerError> {
         let entry = Entry::parse(document)?;
         let done = self.operations_done(&entry)?;
-        chunk.last_wall = entry.ts.clamp_wall(entry.wall);
         chunk.source_bytes += document.as_bytes().len() as u64;
         if let Some(count) = chunk.entries.get_mut(entry.operation.index()) {
             *count += 1;
@@ -180,12 +179,19 @@ impl Encoder {
             Seen::Part => {}
             Seen::Abort => chunk.transactions.aborted += 1,
         }
+        self.reach(&entry, 0, chunk);
+        Ok(())
+    }
+
+    /// Notes that everything up to that operation of an entry is in the chunk or before it.
+    #[inline]
+    fn reach(&mut self, entry: &Entry<'_>, ord: u32, chunk: &mut Chunk) {
+        chunk.last_wall = entry.ts.clamp_wall(entry.wall);
         self.end = Some(Position {
             ts: entry.ts,
             term: entry.term,
-            ord: 0,
+            ord,
         });
-        Ok(())
     }
 
     /// Operations of this entry that an earlier session has sent: only its first entry may stand

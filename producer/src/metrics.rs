@@ -262,3 +262,30 @@ impl TransactionCounters {
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("oplog_producer_{name}"), help)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_are_counted_by_outcome() {
+        let metrics = Metrics::new().unwrap();
+        let transactions = TransactionCounts {
+            committed: 4,
+            aborted: 3,
+            incomplete: 2,
+            operations: 9,
+        };
+        let chunk = Chunk {
+            transactions,
+            ..Chunk::default()
+        };
+        metrics.sent(&chunk, 0);
+        let of = |outcome| {
+            let ended = &metrics.transactions.by_outcome;
+            ended.with_label_values(&[outcome]).get()
+        };
+        assert_eq!(["committed", "aborted", "incomplete"].map(of), [4, 3, 2]);
+        assert_eq!(metrics.transactions.operations.get(), 9);
+    }
+}

@@ -22,12 +22,14 @@ use tokio::sync::mpsc;
 use crate::stub::Server;
 
 /// Where and with what a stream begins.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Begin {
     /// Where.
     pub start: StartAt,
     /// What was saved with a position.
     pub history: History,
+    /// The routing table that was saved.
+    pub state: State,
 }
 
 impl Begin {
@@ -43,6 +45,7 @@ impl Begin {
         Begin {
             start,
             history: History::default(),
+            state: State::default(),
         }
     }
 
@@ -52,17 +55,20 @@ impl Begin {
         Begin {
             start: StartAt::After(end.position),
             history: end.history,
+            state: end.state.clone(),
         }
     }
 }
 
 /// Where a chunk ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct End {
     /// The position to be saved.
     pub position: Position,
     /// What is saved with it.
     pub history: History,
+    /// The routing table as it is saved then.
+    pub state: State,
     /// Records up to here.
     pub records: usize,
 }
@@ -80,6 +86,7 @@ pub struct Stream {
     /// What became of transactions.
     pub counts: TransactionCounts,
     topics: Vec<String>,
+    state: State,
 }
 
 impl Stream {
@@ -106,12 +113,16 @@ impl Stream {
     async fn read(origin: config::Origin, begin: Begin) -> Result<Stream> {
         let origin = Origin::open(&origin, Some("rs0")).await?;
         let shutdown = Shutdown::manual();
-        let Begin { start, history } = begin;
+        let Begin {
+            start,
+            history,
+            state,
+        } = begin;
         let end = match start {
             StartAt::After(position) => Some(position),
             _ => None,
         };
-        let router = Router::new("cdc", NamespaceFilter::default(), State::default());
+        let router = Router::new("cdc", NamespaceFilter::default(), state.clone());
         let topics = Topics::Nowhere {
             state_topic: "__cdc.state.rs0".to_owned(),
             partitions: 4,
@@ -120,7 +131,7 @@ impl Stream {
         let format = Format::Bson;
         let encoder = Encoder::new("rs0", format, router, topics, end, None, transactions);
         let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
-        let encoding = tokio::task::spawn_blocking(move || encode(encoder, events));
+        let encoding = tokio::task::spawn_blocking(move || encode(encoder, events, state));
         let encoded = async {
             let stream = encoding.await;
             shutdown.trigger();
@@ -135,6 +146,12 @@ impl Stream {
     fn take(&mut self, chunk: &mut Chunk) {
         self.topics.append(&mut chunk.new_topics);
         for record in &chunk.records {
+            if record.topic.0 == 0 {
+                let key = record.key.as_ref().map(|key| chunk.bytes(key));
+                let key = String::from_utf8_lossy(key.unwrap_or_default());
+                let value = Some(chunk.bytes(&record.value)).filter(|value| !value.is_empty());
+                self.state.apply(&key, value).expect("a state record");
+            }
             if let Some((_, id)) = &record.header {
                 let topic = self.topics[record.topic.0].clone();
                 let id = String::from_utf8_lossy(chunk.bytes(id));
@@ -152,6 +169,7 @@ impl Stream {
             self.ends.push(End {
                 position,
                 history: chunk.history,
+                state: self.state.clone(),
                 records: self.records.len(),
             });
         }
@@ -162,8 +180,13 @@ impl Stream {
 fn encode(
     mut encoder: Encoder,
     mut events: mpsc::Receiver<SourceEvent>,
+    state: State,
 ) -> Result<Stream, ProducerError> {
-    let (mut stream, mut chunk) = (Stream::default(), Chunk::default());
+    let mut stream = Stream {
+        state,
+        ..Stream::default()
+    };
+    let mut chunk = Chunk::default();
     while let Some(event) = events.blocking_recv() {
         match event {
             SourceEvent::Batch(batch) => {

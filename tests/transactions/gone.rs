@@ -51,13 +51,12 @@ async fn txn_chain_left_oplog_217_before_start_oldest_is_passed_over() -> Result
     let dump = Stream::dump(&oplog, Begin::oldest()).await?;
     ensure!((dump.records, dump.counts) == (live.records, live.counts));
     // A restart knows where the stream began.
-    let begin = Begin {
+    let mut begin = Begin {
         history: live.ends[0].history,
         ..after(12, 0)
     };
-    let again = Stream::live(&server, begin).await?;
+    let again = Stream::live(&server, begin.clone()).await?;
     ensure!(ids(&again)? == [5, 6] && again.counts.incomplete == 3);
-    let mut begin = begin;
     begin.history.open = Some(Timestamp::new(11, 1));
     let again = Stream::dump(&oplog, begin).await?;
     ensure!(ids(&again)? == [5, 6] && again.counts.incomplete == 3);

@@ -10,7 +10,8 @@ use oplog_relay_tests::stub::{Oplog, Server};
 
 use crate::made::{TERM, history};
 
-/// Goes on from every end of a chunk and finds exactly the rest.
+/// Goes on from every end of a chunk and finds exactly the rest. A dump also goes on from where a
+/// live source was.
 async fn goes_on_from_every_end(oplog: &[u8]) -> Result<usize> {
     let server = Server::start(Oplog::given(oplog)?)?;
     let live = Stream::live(&server, Begin::oldest()).await?;
@@ -24,7 +25,7 @@ async fn goes_on_from_every_end(oplog: &[u8]) -> Result<usize> {
     });
     let rests = stream::iter(rests).buffer_unordered(6).try_collect();
     let inside: Vec<usize> = rests.await?;
-    for end in &dump.ends {
+    for end in dump.ends.iter().chain(&live.ends) {
         let rest = Stream::dump(oplog, Begin::after(end)).await?;
         ensure!(rest.records == dump.records[end.records..], "{end:?}");
     }
@@ -59,7 +60,7 @@ async fn txn_open_at_start_position() -> Result<()> {
         let begin = Begin::at(StartAt::At(Timestamp::new(start, 1)));
         let expected = whole.records.iter();
         let expected = expected.filter(|(_, _, id, _)| id.ts.seconds >= start);
-        let live = Stream::live(&server, begin).await?;
+        let live = Stream::live(&server, begin.clone()).await?;
         ensure!(
             live.records.iter().eq(expected.clone()),
             "live from {start}"

@@ -2,7 +2,7 @@
 
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, TxnPlace};
-use oplog_relay_core::position::{EntryId, Position};
+use oplog_relay_core::position::EntryId;
 
 use super::{Encoder, HandOn};
 use crate::chunk::Chunk;
@@ -115,11 +115,7 @@ impl Encoder {
             let entry = Entry::parse(built)?;
             self.encode_operation(&entry, EntryId { ts: commit.ts, ord }, true, chunk)?;
             chunk.transactions.operations += 1;
-            self.end = Some(Position {
-                ts: commit.ts,
-                term: commit.term,
-                ord: apart.ord,
-            });
+            self.reach(commit, apart.ord, chunk);
             if self.is_full(chunk) {
                 self.complete(chunk);
                 hand_on(chunk)?;

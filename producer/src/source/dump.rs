@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 use oplog_relay_core::document::Document;
-use oplog_relay_core::entry::Entry;
+use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::Sender;
@@ -116,8 +116,8 @@ impl Dump {
     }
 
     /// Sends the entries from the start on, then [`SourceEvent::End`]. Ahead of them those before
-    /// the start that may be of open transactions: from `open` on after a saved position, all of
-    /// them before a time. Blocks.
+    /// the start that may be of open transactions: from `open` on after a saved position (commands
+    /// from the beginning on where it is not known), all of them before a time. Blocks.
     ///
     /// # Errors
     /// [`ProducerError::PositionLost`] if the dump does not have the saved position or begins
@@ -264,6 +264,8 @@ impl Cut {
     fn after(&mut self, saved: Position, entry: &Entry<'_>) -> Result<Part, ProducerError> {
         let earlier = match self.open {
             Some(open) if entry.ts >= open => Part::Earlier,
+            // A live source, which a dump may go on from, does not say what is open.
+            None if entry.operation == Operation::Command => Part::Earlier,
             _ => Part::Done,
         };
         if self.found {

@@ -159,6 +159,9 @@ impl Outcome {
             });
         }
         let end = chunk.end.unwrap();
+        if chunk.source_bytes > 0 || chunk.transactions.operations > 0 {
+            assert_eq!(chunk.last_wall / 1000, i64::from(end.ts.seconds));
+        }
         self.ends.push((end, chunk.history, self.records.len()));
         self.counts.committed += chunk.transactions.committed;
         self.counts.aborted += chunk.transactions.aborted;

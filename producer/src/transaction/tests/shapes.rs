@@ -6,6 +6,7 @@ use super::*;
 fn txn_40_single_without_prev_op_time() {
     let mut operations = inserts(1..3);
     operations[1].insert("fromMigrate", true);
+    operations[1].insert("b", true);
     operations[1].insert("stmtId", 7);
     let outcome = run(&[command(
         5,
@@ -15,7 +16,7 @@ fn txn_40_single_without_prev_op_time() {
     assert_eq!(outcome.ids(), ["5/0", "5/1"]);
     let expected = doc! {
         "ts": ts(5), "t": TERM, "v": 2, "op": "i", "ns": "shop.a", "ui": uuid(9), "o": { "_id": 2 },
-        "fromMigrate": true, "wall": bson::DateTime::from_millis(5005), "lsid": { "id": uuid(1) },
+        "b": true, "fromMigrate": true, "wall": bson::DateTime::from_millis(5005), "lsid": { "id": uuid(1) },
         "txnNumber": 8_i64, "txn": { "index": 1, "count": 2 },
     };
     assert_eq!(
