@@ -4,8 +4,9 @@
 mod carry;
 
 use anyhow::Result;
+use oplog_relay_tests::model::Scenario;
 
-use carry::Carried;
+use carry::{Carried, Except};
 
 #[test]
 fn every_form_of_document_and_update() -> Result<()> {
@@ -21,4 +22,29 @@ fn collections_views_indexes_renames_and_drops() -> Result<()> {
 #[test]
 fn unique_values_that_move_between_documents() -> Result<()> {
     Carried::new("unique-indexes")?.expect_with(&[1, 3])
+}
+
+#[test]
+fn documents_of_16_megabytes() -> Result<()> {
+    Carried::new("big-documents")?.expect_with(&[1])
+}
+
+#[test]
+fn transactions_of_every_shape() -> Result<()> {
+    // A user's own applyOps updates this one by $inc, $push and upserts: a replay stops there.
+    let by_a_user = Except::LeftOut("transactions_a.plain");
+    Carried::except("transactions", Some(by_a_user))?.expect_with(&[1, 3])?;
+    Carried::new("transactions-prepared")?.expect_with(&[1, 3])
+}
+
+#[test]
+fn a_random_mix_of_everything() -> Result<()> {
+    Carried::new("workload-a")?.expect_with(&[1, 3])
+}
+
+#[test]
+fn a_random_mix_over_a_copy_that_was_made_meanwhile() -> Result<()> {
+    // Here a field is unset and set again: over a newer copy its place may be another one.
+    let carried = Carried::except("workload-b", Some(Except::Loose("wl_b_3.fo")))?;
+    carried.expect_from(&Scenario::new("workload-b").initial()?, &[1, 3])
 }

@@ -88,7 +88,12 @@ impl Scenario {
             let collections = collections.as_array().context("collections")?.iter();
             let collections = collections.map(|one| one.as_document().cloned());
             let collections: Option<Vec<Bson>> = collections.collect();
-            Ok((db.clone(), collections.context("a collection")?))
+            let mut collections = collections.context("a collection")?;
+            collections.retain(|collection| {
+                let name = collection.get_str("name").unwrap_or_default();
+                !self.left_out.contains(&format!("{db}.{name}"))
+            });
+            Ok((db.clone(), collections))
         });
         databases.collect()
     }
