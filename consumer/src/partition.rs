@@ -121,6 +121,8 @@ impl PartitionWorker {
             assignment,
             reports: Arc::clone(&reports),
         };
+        let (topic, partition) = (self.start.topic.clone(), self.start.partition);
+        self.shared.sink.recall_held(&topic, partition).await?;
         while let Some(mut chunk) = self.start.chunks.recv().await {
             let bytes = chunk.cost();
             let outcome = self.apply(&mut chunk).await;
@@ -130,10 +132,7 @@ impl PartitionWorker {
                 break;
             }
         }
-        let Start {
-            topic, partition, ..
-        } = &self.start;
-        self.shared.sink.forget_held(topic, *partition);
+        self.shared.sink.forget_held(&topic, partition);
         Ok(())
     }
 

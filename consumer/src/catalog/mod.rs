@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
-//!  ord, change: "created" | "dropped" | "renamed" | "other", ns, to?, ui?, existed, done,
+//!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed, done,
 //!  withheld?: [{index?, seconds}]}
 //! ```
 //!
@@ -69,6 +69,12 @@ impl Catalog {
         };
         catalog.reload().await?;
         Ok(catalog)
+    }
+
+    /// The group whose commands it notes.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.group
     }
 
     /// Reads it anew.
@@ -181,6 +187,7 @@ fn written(note: &Note) -> Document {
         Change::Created => ("created", None),
         Change::Dropped => ("dropped", None),
         Change::Renamed { to } => ("renamed", Some(to)),
+        Change::Emptied => ("emptied", None),
         Change::Other => ("other", None),
     };
     let EntryId { ts, ord } = note.ran.id;
@@ -218,6 +225,7 @@ fn read(note: &Document) -> Option<(String, Ran)> {
         "renamed" => Change::Renamed {
             to: note.get_str("to").ok()?.to_owned(),
         },
+        "emptied" => Change::Emptied,
         "other" => Change::Other,
         _ => return None,
     };
