@@ -10,3 +10,4 @@ mod dump;
 mod history;
 mod producer;
 mod support;
+mod tail;
