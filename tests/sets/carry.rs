@@ -82,7 +82,9 @@ impl Carried {
             Some(Except::Loose(_)) | None => None,
         };
         let more: Vec<&str> = left_out.iter().map(String::as_str).collect();
-        self.topics.replay(target, group, processes, &more)
+        self.topics
+            .replay(target, group, processes, &more)
+            .map(drop)
     }
 
     /// Fails unless the target holds what the source held.

@@ -43,6 +43,10 @@ impl Made {
         )
     }
 
+    pub(crate) fn insert_with(&mut self, ns: &str, ui: u8, o: Document) -> Result<()> {
+        self.push("i", ns, ui, doc! { "o": o })
+    }
+
     pub(crate) fn command(&mut self, ns: &str, ui: u8, o: Document) -> Result<()> {
         let (db, _) = ns.split_once('.').context(ns.to_owned())?;
         self.push("c", &format!("{db}.$cmd"), ui, doc! { "o": o })

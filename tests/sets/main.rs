@@ -5,6 +5,7 @@ mod carry;
 mod kills;
 mod lives;
 mod made;
+mod memory;
 mod resets;
 mod topics;
 

@@ -63,24 +63,26 @@ impl Topics {
         Program::consumer(common.into_iter().chain(flags).chain(more.iter().copied()))
     }
 
-    /// Replays to the end of the topics with so many processes at once.
+    /// Replays to the end of the topics with so many processes at once; returns what they told.
     pub(crate) fn replay(
         &self,
         target: &ModelServer,
         group: &str,
         processes: usize,
         more: &[&str],
-    ) -> Result<()> {
+    ) -> Result<String> {
         let more = [more, &["--until-caught-up"]].concat();
         let programs: Result<Vec<Program>> = (0..processes)
             .map(|_| self.start(target, group, &more))
             .collect();
+        let mut all = String::new();
         for mut program in programs? {
             let code = program.wait(LIMIT)?;
             let told = program.stderr_text()?;
             ensure!(code == 0, "{group} ended with {code}: {told}");
+            all.push_str(&told);
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Replays with one process that must end with that code and tell that.
