@@ -240,3 +240,26 @@ async fn documents_that_are_not_there_follow_the_policy() -> Result<()> {
     assert!(reason.contains("found no document"), "{reason}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    let mut unique = Vec::new();
+    let index = br#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
+    parse_document(index, &mut unique)?;
+    scene
+        .server
+        .model()
+        .command("db", Document::new(&unique)?)?;
+    let zero = r#""t":{"$timestamp":{"t":0,"i":0}}"#;
+    let waiting = format!(r#"{{"_id":2,"k":1,{zero}}}"#);
+    scene
+        .done(&[("i", 1, r#"{"_id":1,"k":1}"#), ("i", 2, &waiting)])
+        .await?;
+    assert_eq!(scene.held()?, [r#"{"_id":1,"k":1}"#]);
+    // The first attempt to write what was held fails for another reason than the index.
+    scene.server.fail_next("update", NOT_PRIMARY);
+    scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
+    assert_eq!(scene.held()?, [waiting]);
+    Ok(())
+}

@@ -19,7 +19,7 @@ use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::directive::DUPLICATE_KEY;
 use crate::error::ConsumerError;
-use crate::plan::{Action, Bulk, BulkKind, Write, rewritten};
+use crate::plan::{Action, BulkKind, Write, rewritten, zero_timestamps};
 use crate::sink::Applied;
 
 /// Bytes of documents that are held at most.
@@ -67,7 +67,7 @@ impl MongoSink {
                 document.as_bytes().to_vec()
             }
             Action::Delete => return Ok(()),
-            Action::Modify(_) | Action::Fields(_) | Action::Diff(_) => {
+            Action::Modify(_) | Action::Fields(_) | Action::Diff(_) | Action::Zeros(_) => {
                 let Some(stored) = self.stored(ns, write).await? else {
                     return self.count_unmatched(ns, std::slice::from_ref(write), 1);
                 };
@@ -142,7 +142,7 @@ impl MongoSink {
                 | Action::Rewritten(document) => {
                     self.put(&key, write.id, document.as_bytes().to_vec());
                 }
-                Action::Modify(_) | Action::Fields(_) | Action::Diff(_) => {
+                Action::Modify(_) | Action::Fields(_) | Action::Diff(_) | Action::Zeros(_) => {
                     self.put(&key, write.id, applied(ns, &held.document, write)?);
                 }
             }
@@ -210,24 +210,30 @@ impl MongoSink {
             document_id,
             action: Action::Replace(document),
         };
-        let tried = self
-            .run(ns, BulkKind::Update, std::slice::from_ref(&write))
-            .await?;
-        let refused = match &tried {
-            Ok(reply) => reply.errors.first().map(|error| error.code),
-            Err(_) => None,
-        };
-        if refused == Some(DUPLICATE_KEY) {
-            return Ok(false);
+        let one = std::slice::from_ref(&write);
+        loop {
+            if let Ok(reply) = self.run(ns, BulkKind::Update, one).await? {
+                match reply.errors.first().map(|error| error.code) {
+                    Some(DUPLICATE_KEY) => return Ok(false),
+                    None if reply.concern.is_none() => break,
+                    Some(_) | None => {}
+                }
+            }
+            // Sending it as usual deals with whatever it is; then we know whether it passes. Not as
+            // a bulk: that would be applied to what is held.
+            let sent = Box::pin(self.send(ns, BulkKind::Update, one, token)).await?;
+            if sent == Applied::Abandoned {
+                return Ok(false);
+            }
         }
-        // Done, or something that sending it as usual meets again and deals with.
-        if tried.is_ok_and(|reply| reply.errors.is_empty() && reply.concern.is_none()) {
+        if zero_timestamps(document).map_err(failed)?.is_empty() {
             return Ok(true);
         }
-        let kind = BulkKind::Update;
-        let writes = vec![write];
-        let bulk = Bulk { ns, kind, writes };
-        let sent = Box::pin(self.send_bulk(&bulk, token)).await?;
+        let zeros = [Write {
+            action: Action::Zeros(document),
+            ..write
+        }];
+        let sent = Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await?;
         Ok(sent == Applied::Done)
     }
 
