@@ -22,7 +22,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use oplog_consumer::plan::Planner;
+use oplog_relay_core::command::is_command;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::entry::Entry;
 use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_tests::model::Model;
 
@@ -32,7 +34,7 @@ use case::{Case, read};
 /// The files, each with the number of its cases at least.
 const FILES: [(&str, usize); 9] = [
     ("3.6-4.0", 18),
-    ("4.2", 16),
+    ("4.2", 20),
     ("4.4", 11),
     ("5.0", 12),
     ("6.0", 11),
@@ -82,11 +84,18 @@ fn check(case: &Case) -> Result<()> {
     }
 }
 
-/// What the model target has after all of it, once and again.
+/// What the model target has after all of it; and after all of it once more, where there are no
+/// commands, of which the catalog knows that they ran.
 fn check_state(carried: &Carried, expected: Document<'_>) -> Result<()> {
     let planner = Planner::new(1);
     let mut model = Model::default();
-    for _ in 0..2 {
+    let mut passes = 2;
+    for entry in &carried.entries {
+        if is_command(&Entry::parse(Document::new(&entry.carried.1)?)?) {
+            passes = 1;
+        }
+    }
+    for _ in 0..passes {
         for entry in &carried.entries {
             model.replay(&planner, std::slice::from_ref(&entry.carried))?;
         }
