@@ -1,7 +1,9 @@
 //! Commands in the oplog: which collections one concerns, and how it is carried.
 //!
 //! A command is an entry with the operation `c`, its name the first key of `o`; and a write to
-//! `system.views`, which is how a server logs that a view is created, changed or dropped.
+//! `system.views`, which is how a server logs that a view is created, changed or dropped. Before
+//! 4.2 a server logs an index as an insert into `system.indexes`; the producer turns that into the
+//! `createIndexes` that later servers log ([`write_create_indexes`]).
 
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation};
@@ -177,6 +179,13 @@ pub fn is_view_entry(entry: &Entry<'_>) -> bool {
     ) && entry.namespace().1 == "system.views"
 }
 
+/// Whether an entry is an index, logged as a document as servers up to 4.0 may do.
+#[inline]
+#[must_use]
+pub fn is_index_entry(entry: &Entry<'_>) -> bool {
+    entry.operation == Operation::Insert && entry.ns.ends_with(".system.indexes")
+}
+
 /// Whether an entry is a command, views included.
 #[inline]
 #[must_use]
@@ -307,6 +316,43 @@ pub fn write_drop(entry: &Entry<'_>, collection: &str, out: &mut Vec<u8>) -> Res
     Ok(())
 }
 
+/// Appends the `createIndexes` entry of an index that was logged as a document ([`is_index_entry`]):
+/// `o.ns` names the collection, the rest of `o` is the index.
+///
+/// # Errors
+/// [`Malformed`] if the entry is damaged or names no collection.
+pub fn write_create_indexes(entry: &Entry<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let ns = entry
+        .o
+        .get("ns")?
+        .ok_or(Malformed::Missing("o.ns"))?
+        .str()?;
+    let (db, collection) = split(ns);
+    let mut command = DocumentBuilder::start(out);
+    for element in entry.raw.elements() {
+        let element = element?;
+        match element.name {
+            b"op" => drop(command.str("op", "c")),
+            b"ns" => drop(command.str("ns", &format!("{db}.$cmd"))),
+            b"o" | b"o2" => {}
+            _ => drop(command.element(element)),
+        }
+    }
+    let mut outcome = Ok(());
+    command.nested("o", kind::DOCUMENT, |o| {
+        o.str("createIndexes", collection);
+        for field in entry.o.elements() {
+            match field {
+                Ok(field) if matches!(field.name, b"ns" | b"_id") => {}
+                Ok(field) => drop(o.element(field)),
+                Err(error) => outcome = Err(error),
+            }
+        }
+    });
+    command.finish();
+    outcome
+}
+
 fn split(ns: &str) -> (&str, &str) {
     ns.split_once('.').unwrap_or((ns, ""))
 }
@@ -401,5 +447,25 @@ mod tests {
         });
         let other = doc! { "op": "i", "ns": "shop.views", "o": { "_id": 1 } };
         with(&other, |entry| assert!(!is_command(entry)));
+    }
+
+    #[test]
+    fn insert_into_system_indexes() {
+        let index = doc! { "_id": 1, "ns": "shop.c.d", "v": 1, "key": { "a": 1 }, "name": "a_1" };
+        let entry = doc! { "op": "i", "ns": "shop.system.indexes", "o": index };
+        let bytes = with(&entry, |entry| {
+            assert!(is_index_entry(entry));
+            let mut out = Vec::new();
+            write_create_indexes(entry, &mut out).unwrap();
+            out
+        });
+        let command = bson::Document::from_reader(bytes.as_slice()).unwrap();
+        let o = doc! { "createIndexes": "c.d", "v": 1, "key": { "a": 1 }, "name": "a_1" };
+        assert_eq!(command.get_document("o").ok(), Some(&o));
+        let place = (command.get_str("op").ok(), command.get_str("ns").ok());
+        assert_eq!(place, (Some("c"), Some("shop.$cmd")));
+        let lost = doc! { "op": "i", "ns": "shop.system.indexes", "o": { "name": "a_1" } };
+        let refused = with(&lost, |entry| write_create_indexes(entry, &mut Vec::new()));
+        assert_eq!(refused, Err(Malformed::Missing("o.ns")));
     }
 }

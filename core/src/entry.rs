@@ -127,6 +127,8 @@ pub struct Entry<'a> {
     pub txn_number: Option<i64>,
     /// `txn {index, count}`: only in entries built from a transaction's operation (CONTRACT).
     pub txn: Option<TxnPlace>,
+    /// `isTimeseries` (8.3, 9.0): it writes a bucket of a time series under the series' own name.
+    pub is_timeseries: bool,
 }
 
 /// The place of an operation in its transaction.
@@ -202,6 +204,7 @@ impl<'a> Entry<'a> {
             lsid: fields.lsid,
             txn_number: fields.txn_number,
             txn: fields.txn,
+            is_timeseries: fields.is_timeseries,
         })
     }
 
@@ -315,6 +318,7 @@ struct Fields<'a> {
     lsid: Option<Document<'a>>,
     txn_number: Option<i64>,
     txn: Option<TxnPlace>,
+    is_timeseries: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -344,6 +348,9 @@ impl<'a> Fields<'a> {
                 self.txn_number = Some(element.integer()?);
             }
             b"txn" if element.kind == kind::DOCUMENT => self.txn = txn_place(element.document()?)?,
+            b"isTimeseries" if element.kind == kind::BOOLEAN => {
+                self.is_timeseries = element.boolean()?;
+            }
             _ => {}
         }
         Ok(())

@@ -1,4 +1,18 @@
 //! Which namespaces pass: patterns of include and exclude, and what never leaves a server.
+//!
+//! What is carried of the namespaces that are a server's own work:
+//!
+//! | namespace | carried | because |
+//! | --- | --- | --- |
+//! | `admin.*`, `config.*`, `local.*`, `system.profile` | never | [`INTERNAL`] |
+//! | `<db>.system.views` | as commands | `i` creates a view, `u` changes and `d` drops it; the collection itself a target makes on its own |
+//! | `<db>.system.indexes` | as `createIndexes` | how servers before 4.2 may log an index; a target refuses writes to it |
+//! | `<db>.system.js` | as documents | functions of the database's users |
+//! | `<db>.system.buckets.<name>` | as documents | of the time series `<name>` (5.0 to 8.x); its creation makes the series |
+//! | `<db>.enxcol_.<name>.*` | as documents | Queryable Encryption needs them beside `<name>`: include or exclude both |
+//! | `<db>.tmp…` | as documents | becomes a collection by a rename |
+//! | `<db>.system.resharding.<uuid>` | as documents | becomes a collection by a rename; on shards alone, whose oplogs are not followed |
+//! | `<db>.fs.files`, `<db>.fs.chunks` | as documents | `GridFS` is two plain collections; a unique index keeps the chunks in order |
 
 use crate::topic::is_temporary;
 
@@ -55,13 +69,44 @@ impl NamespaceFilter {
 pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "admin",
-        "*",
-        "users, roles, keys and versions of that server alone",
+        "system.keys",
+        "keys that sign cluster times: copied, they would let one cluster forge another's",
+    ),
+    (
+        "admin",
+        "system.version",
+        "feature compatibility of that server's own files",
+    ),
+    (
+        "admin",
+        "system.users",
+        "who may log in there; a target has its own users",
+    ),
+    (
+        "admin",
+        "system.roles",
+        "what users may do there; a target has its own roles",
+    ),
+    ("admin", "*", "what a server keeps of itself"),
+    (
+        "config",
+        "transactions",
+        "sessions' last writes; the log has only deletes of it, the rest is derived",
+    ),
+    (
+        "config",
+        "image_collection",
+        "documents for retries of findAndModify, by session",
+    ),
+    (
+        "config",
+        "system.preimages",
+        "documents for change streams, a member's own",
     ),
     (
         "config",
         "*",
-        "session records, images and caches of that server alone",
+        "sessions, sharding and caches of that cluster alone",
     ),
     ("local", "*", "a member's own, never in an oplog"),
     (
@@ -168,14 +213,37 @@ mod tests {
 
     #[test]
     fn servers_keep_their_own_namespaces() {
+        for (index, (db, collection, reason)) in INTERNAL.iter().enumerate() {
+            assert!(!reason.is_empty());
+            let ns = format!("{db}.{collection}").replace('*', "x");
+            assert!(is_internal(&ns), "{ns}");
+            let same = |other: &(&str, &str, &str)| (other.0, other.1) == (*db, *collection);
+            assert!(!INTERNAL[..index].iter().any(same), "{ns} twice");
+        }
         for ns in [
-            "config.transactions",
-            "admin.system.keys",
-            "local.x",
-            "a.system.profile",
+            "config.system.sessions",
+            "config.cache.chunks.shop.c",
+            "config.rangeDeletions",
+            "config.localReshardingOplogBuffer.1.2",
+            "admin.tempusers",
+            "local.oplog.rs",
+            "shop.system.profile",
         ] {
             assert!(is_internal(ns), "{ns}");
         }
-        assert!(!is_internal("shop.system.views") && !is_internal("administration.x"));
+        for ns in [
+            "shop.system.views",
+            "shop.system.indexes",
+            "shop.system.js",
+            "shop.system.buckets.w",
+            "shop.system.resharding.1",
+            "shop.enxcol_.c.esc",
+            "shop.fs.chunks",
+            "shop.tmpa1B2c.renameCollection",
+            "administration.x",
+            "configuration.transactions",
+        ] {
+            assert!(!is_internal(ns), "{ns}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Turns batches of entries into chunks of encoded records. No I/O but the creation of topics.
 
-use oplog_relay_core::command::write_drop;
+use oplog_relay_core::command::{is_index_entry, write_create_indexes, write_drop};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::format::Format;
@@ -219,6 +219,9 @@ impl Encoder {
         built: bool,
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
+        if is_index_entry(entry) {
+            return self.encode_index(entry, id, chunk);
+        }
         self.stamp = self.stamp.max(entry.ts.clamp_wall(entry.wall));
         let target = match self.router.decide(entry)? {
             Decision::Known(target) => target,
@@ -282,6 +285,20 @@ impl Encoder {
             value,
         });
         Ok(())
+    }
+
+    /// Encodes an index that was logged as a document, as the command that it is.
+    #[cold]
+    fn encode_index(
+        &mut self,
+        entry: &Entry<'_>,
+        id: EntryId,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        let mut command = Vec::new();
+        write_create_indexes(entry, &mut command).map_err(|error| damaged(entry, &error))?;
+        let command = Document::new(&command).map_err(ProducerError::undecodable)?;
+        self.encode_operation(&Entry::parse(command)?, id, true, chunk)
     }
 
     /// Notes a command for the publisher, and saves what it changes in the routing table.

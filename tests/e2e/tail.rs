@@ -10,7 +10,7 @@ use oplog_relay_core::format::Format;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_tests::model::Scenario;
 use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka};
-use oplog_relay_tests::topic_reader::read_topics;
+use oplog_relay_tests::topic_reader::{Place, read_topics};
 
 use crate::support::{Line, source};
 
@@ -44,10 +44,7 @@ async fn write(source: &FerretDb, trial: &FerretDb, oplog: &[u8], gaps: bool) ->
 
 /// The entries of each partition in order, by topic without the prefix. A live source gives its
 /// entries an `_id`.
-fn carried(
-    kafka: &Kafka,
-    prefix: &str,
-) -> Result<BTreeMap<(String, i32), Vec<(EntryId, Document)>>> {
+fn carried(kafka: &Kafka, prefix: &str) -> Result<BTreeMap<Place, Vec<(EntryId, Document)>>> {
     let mut carried = BTreeMap::new();
     for ((topic, partition), records) in read_topics(&kafka.brokers(), prefix, Format::Bson)? {
         let entries: &mut Vec<_> = carried

@@ -1,6 +1,9 @@
 //! The sink of a replay against the model on a port: statements, rewrites, and what is redone.
 
+mod commands;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser as _;
@@ -30,11 +33,17 @@ struct Scene {
     sink: MongoSink,
     metrics: Arc<Metrics>,
     token: Token,
+    /// Increment of the last entry.
+    clock: AtomicU32,
 }
 
 impl Scene {
     async fn new(unmatched: &str) -> Result<Scene> {
-        let server = ModelServer::start(Model::default())?;
+        Scene::of(Model::default(), unmatched).await
+    }
+
+    async fn of(model: Model, unmatched: &str) -> Result<Scene> {
+        let server = ModelServer::start(model)?;
         let uri = server.uri();
         let arguments = Arguments::try_parse_from([
             "oplog-consumer",
@@ -60,14 +69,15 @@ impl Scene {
             sink,
             metrics,
             token: Token::default(),
+            clock: AtomicU32::new(0),
         })
     }
 
-    /// Applies a batch: operations of documents by `_id`.
+    /// Applies a batch: operations of documents by `_id`, and commands.
     async fn apply(&self, log: &[(&str, i32, &str)]) -> Result<Applied> {
         let mut entries = Vec::new();
-        for (increment, (op, id, o)) in (1..).zip(log) {
-            let ts = Timestamp::new(9, increment);
+        for (op, id, o) in log {
+            let ts = Timestamp::new(9, 1 + self.clock.fetch_add(1, Ordering::Relaxed));
             entries.push((EntryId { ts, ord: 0 }, entry(ts, op, *id, o)?));
         }
         let mut located = Vec::new();
@@ -102,6 +112,16 @@ impl Scene {
         Ok(format!("{error:#}"))
     }
 
+    /// Runs a command on the target itself.
+    fn on_target(&self, command: &str) -> Result<()> {
+        let mut bytes = Vec::new();
+        parse_document(command.as_bytes(), &mut bytes)?;
+        let reply = self.server.model().command("db", Document::new(&bytes)?)?;
+        let reply = bson::Document::from_reader(reply.as_slice())?;
+        assert!(reply.get_f64("ok")? > 0.0, "{reply}");
+        Ok(())
+    }
+
     fn held(&self) -> Result<Vec<String>> {
         let state = self.server.model().state();
         let documents = state.get(NS).into_iter().flatten();
@@ -120,7 +140,8 @@ fn entry(ts: Timestamp, op: &str, id: i32, o: &str) -> Result<Vec<u8>> {
     parse_document(o.as_bytes(), &mut content)?;
     let mut entry = DocumentBuilder::start(&mut out);
     entry.raw("ts", kind::TIMESTAMP, &ts.to_le_bytes());
-    entry.str("op", op).str("ns", NS);
+    let ns = if op == "c" { "db.$cmd" } else { NS };
+    entry.str("op", op).str("ns", ns);
     entry.document("o", Document::new(&content)?);
     entry.nested("o2", kind::DOCUMENT, |key| {
         key.int32("_id", id);
@@ -238,5 +259,24 @@ async fn documents_that_are_not_there_follow_the_policy() -> Result<()> {
     let scene = Scene::new("stop").await?;
     let reason = scene.refused(&log).await?;
     assert!(reason.contains("found no document"), "{reason}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+    )?;
+    let zero = r#""t":{"$timestamp":{"t":0,"i":0}}"#;
+    let waiting = format!(r#"{{"_id":2,"k":1,{zero}}}"#);
+    scene
+        .done(&[("i", 1, r#"{"_id":1,"k":1}"#), ("i", 2, &waiting)])
+        .await?;
+    assert_eq!(scene.held()?, [r#"{"_id":1,"k":1}"#]);
+    // The first attempt to write what was held fails for another reason than the index.
+    scene.server.fail_next("update", NOT_PRIMARY);
+    scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
+    assert_eq!(scene.held()?, [waiting]);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the tests of this workspace share.
+//! What the tests of this workspace share; [`hard_cases`] says which test covers which hard case.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -13,6 +13,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod hard_cases;
 pub mod http_status;
 pub mod load;
 pub mod model;

@@ -4,6 +4,7 @@
 mod gone;
 mod made;
 mod restart;
+mod resume;
 
 use anyhow::{Result, ensure};
 use oplog_relay_tests::model::Scenario;

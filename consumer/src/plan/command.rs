@@ -32,6 +32,9 @@ pub struct Withheld {
 /// Greatest `expireAfterSeconds`: 68 years, never within a replay.
 const NEVER: i32 = i32::MAX;
 
+/// Option of 4.4 and 5.0 for the change streams of the source alone; 6.0 refuses it.
+const PRE_IMAGES: &[u8] = b"recordPreImages";
+
 /// What a command comes to on a target.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
@@ -232,11 +235,10 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
             seconds: expires,
         });
     }
-    let series = match (bucketed(collection), entry.o.get("timeseries")?) {
-        (Some(name), Some(_)) => Some(name),
-        _ => None,
-    };
-    let keeps = |option: Element<'_>| keeps_create_option(option, series.is_some());
+    // Up to 8.x a time series is logged by the name of its buckets, later by its own.
+    let is_series = entry.o.get("timeseries")?.is_some();
+    let keeps = |option: Element<'_>| keeps_create_option(option, is_series);
+    let series = bucketed(collection).filter(|_| is_series);
     let name = series.unwrap_or(collection);
     let command = copy(entry.o, "create", name, keeps)?;
     let engine = entry.o.get("storageEngine")?.is_some();
@@ -265,6 +267,7 @@ fn keeps_create_option(option: Element<'_>, of_series: bool) -> Result<bool, Mal
         b"temp" | b"autoIndexId" | b"uuid" | b"recordIdsReplicated" | b"expireAfterSeconds" => {
             false
         }
+        PRE_IMAGES => false,
         // The default one needs no word, and one with a collation follows the collection's.
         b"idIndex" => false,
         b"capped" => option.kind != kind::BOOLEAN || option.boolean()?,
@@ -378,7 +381,10 @@ fn coll_mod(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, Plan
     let command = with_name("collMod", name, |command| {
         for option in entry.o.elements().skip(1) {
             let option = option?;
-            if !matches!(option.name, b"uuid" | b"expireAfterSeconds" | b"index") {
+            if !matches!(
+                option.name,
+                b"uuid" | b"expireAfterSeconds" | b"index" | PRE_IMAGES
+            ) {
                 changes = true;
                 command.element(option);
             }

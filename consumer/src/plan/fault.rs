@@ -35,6 +35,13 @@ pub enum PlanFault {
     /// An operator that no server writes into its oplog.
     #[error("its update has the operator {0:?}; an oplog holds $set and $unset only")]
     Operator(String),
+    /// A bucket of a time series that has no collection of buckets (server 9.0). Sent as it stands
+    /// it would be taken for a measurement.
+    #[error(
+        "it writes a bucket of a time series in the layout of MongoDB 9, which a replay cannot \
+         write: exclude the collection"
+    )]
+    TimeSeries,
     /// It lacks something, or has it in another form.
     #[error(transparent)]
     Entry(#[from] EntryError),

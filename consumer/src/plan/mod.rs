@@ -26,6 +26,9 @@
 //! The documents of some collections depend on each other (unique indexes, capped collections):
 //! nothing of theirs is folded or moved.
 //!
+//! A server takes the timestamp zero in a field of the first level of what is inserted or replaced
+//! for a wish and stores its own time; where there is such a field, a `$set` of it follows.
+//!
 //! A replacement is sent with upsert: the entry holds the whole document, so nothing can be made
 //! up. An update is not: it would create a document of the fields that it happens to set.
 
@@ -140,6 +143,9 @@ pub enum Action<'a> {
     Diff(Document<'a>),
     /// Make it this, if it is there: the outcome of a rewrite.
     Rewritten(Document<'a>),
+    /// Set the fields of the first level of this document that hold the timestamp zero: of what
+    /// was inserted or replaced just before, where a server stores its own time in them.
+    Zeros(Document<'a>),
     /// Remove it, if it is there.
     Delete,
 }
@@ -147,16 +153,21 @@ pub enum Action<'a> {
 impl Action<'_> {
     /// Whether it tells the document's whole state, whatever it was before.
     const fn is_whole(&self) -> bool {
-        !matches!(self, Self::Modify(_) | Self::Fields(_) | Self::Diff(_))
+        !matches!(
+            self,
+            Self::Modify(_) | Self::Fields(_) | Self::Diff(_) | Self::Zeros(_)
+        )
     }
 
     const fn bulk_kind(&self) -> BulkKind {
         match self {
             Self::Insert(_) => BulkKind::Insert,
             Self::Delete => BulkKind::Delete,
-            Self::Replace(_) | Self::Modify(_) | Self::Fields(_) | Self::Rewritten(_) => {
-                BulkKind::Update
-            }
+            Self::Replace(_)
+            | Self::Modify(_)
+            | Self::Fields(_)
+            | Self::Rewritten(_)
+            | Self::Zeros(_) => BulkKind::Update,
             Self::Diff(_) => BulkKind::Rewrite,
         }
     }
@@ -211,6 +222,14 @@ impl Planner {
                 plan.steps.push(Step::Command(Command { located, index }));
             } else if let Some(action) = action_of(located).map_err(fault)? {
                 segment.push(located, action).map_err(fault)?;
+                if let Action::Insert(document) | Action::Replace(document) = action
+                    && !zero_timestamps(document)
+                        .map_err(|error| fault(error.into()))?
+                        .is_empty()
+                {
+                    let zeros = Action::Zeros(document);
+                    segment.push(located, zeros).map_err(fault)?;
+                }
             }
         }
         self.finish(segment, is_ordered, &mut plan);
@@ -240,6 +259,9 @@ impl Planner {
 /// What an entry does to its document; `None` where it does nothing.
 fn action_of<'a>(located: &Located<'a>) -> Result<Option<Action<'a>>, PlanFault> {
     let entry = &located.entry;
+    if entry.is_timeseries {
+        return Err(PlanFault::TimeSeries);
+    }
     Ok(match entry.operation {
         Operation::Insert => Some(Action::Insert(entry.o)),
         Operation::Delete => Some(Action::Delete),

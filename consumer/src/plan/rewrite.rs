@@ -1,7 +1,7 @@
 //! Documents that are read, changed and replaced.
 
 use oplog_relay_core::diff::{Diff, DiffError, apply_modifiers};
-use oplog_relay_core::document::{Document, DocumentBuilder, Malformed, kind};
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::position::EntryId;
 
 use crate::plan::diff::is_plain;
@@ -45,17 +45,24 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
     match action {
         Action::Modify(modifiers) => apply_modifiers(document, modifiers).map(Some),
         Action::Fields(diff) | Action::Diff(diff) => Diff::parse(diff)?.apply(document).map(Some),
+        Action::Zeros(whole) => {
+            let mut modifiers = Vec::new();
+            let mut update = DocumentBuilder::start(&mut modifiers);
+            write_zeros(whole, &mut update)?;
+            update.finish();
+            apply_modifiers(document, Document::new(&modifiers)?).map(Some)
+        }
         Action::Insert(_) | Action::Replace(_) | Action::Rewritten(_) | Action::Delete => Ok(None),
     }
 }
 
-/// The `$set` that a replacement needs after it: a server takes the timestamp zero in a field of
-/// the first level for a wish and stores its own time, but not so in a `$set`. Fields whose names
-/// are no paths are out of its reach.
+/// The fields that have to be set after an insert or a replacement: a server takes the timestamp
+/// zero in a field of the first level for a wish and stores its own time, but not so in a `$set`.
+/// Fields whose names are no paths are out of its reach.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
-pub fn zero_timestamps(document: Document<'_>) -> Result<Option<Vec<u8>>, Malformed> {
+pub fn zero_timestamps(document: Document<'_>) -> Result<Vec<Element<'_>>, Malformed> {
     let mut zeros = Vec::new();
     for field in document.elements() {
         let field = field?;
@@ -64,15 +71,22 @@ pub fn zero_timestamps(document: Document<'_>) -> Result<Option<Vec<u8>>, Malfor
             zeros.push(field);
         }
     }
-    Ok((!zeros.is_empty()).then(|| {
-        let mut out = Vec::new();
-        let mut modifiers = DocumentBuilder::start(&mut out);
-        modifiers.nested("$set", kind::DOCUMENT, |set| {
-            for zero in zeros {
-                set.element(zero);
-            }
-        });
-        modifiers.finish();
-        out
-    }))
+    Ok(zeros)
+}
+
+/// The `$set` of those fields.
+///
+/// # Errors
+/// [`Malformed`] if the document is damaged.
+pub(super) fn write_zeros(
+    document: Document<'_>,
+    update: &mut DocumentBuilder<'_>,
+) -> Result<(), Malformed> {
+    let zeros = zero_timestamps(document)?;
+    update.nested("$set", kind::DOCUMENT, |set| {
+        for zero in zeros {
+            set.element(zero);
+        }
+    });
+    Ok(())
 }

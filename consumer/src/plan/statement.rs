@@ -2,6 +2,7 @@
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
+use crate::plan::rewrite::write_zeros;
 use crate::plan::{Action, BulkKind, PlanFault, Write};
 
 /// The operators that servers write into their oplogs.
@@ -52,7 +53,8 @@ pub fn statement_bytes(write: &Write<'_>) -> usize {
         | Action::Rewritten(document)
         | Action::Modify(document)
         | Action::Fields(document)
-        | Action::Diff(document) => document.as_bytes().len(),
+        | Action::Diff(document)
+        | Action::Zeros(document) => document.as_bytes().len(),
         Action::Delete => 0,
     };
     document + write.document_id.value.len() + STATEMENT_OVERHEAD
@@ -148,6 +150,13 @@ fn write_statement(
         Action::Diff(diff) => statement.nested("u", kind::DOCUMENT, |update| {
             update.int32("$v", 2).document("diff", diff);
         }),
+        Action::Zeros(document) => {
+            let mut outcome = Ok(());
+            statement.nested("u", kind::DOCUMENT, |update| {
+                outcome = write_zeros(document, update);
+            });
+            return outcome;
+        }
         Action::Delete => {
             statement.int32("limit", 1);
         }

@@ -138,6 +138,7 @@ fn apply(target: &mut Target, ns: &str, id: i32, action: Action<'_>) {
             drop(target.insert(place, fields(document)));
         }
         Action::Rewritten(_) => unreachable!("no entry asks for it"),
+        Action::Zeros(_) => unreachable!("no document has timestamps"),
         Action::Delete => drop(target.remove(&place)),
         Action::Fields(diff) | Action::Diff(diff) => {
             if let Some(stored) = target.get_mut(&place) {

@@ -4,8 +4,8 @@
 //! adds of its own (`_id`, `txnIndex`, `txnCount`, `formatVersion`) are plain values in both
 //! modes. `updateDescription` is for people and programs: it does not tell the order of fields.
 //! `rawUpdateDescription` is the entry's own `o`, so an update loses nothing. Where text
-//! would not parse back to the same bytes, and for every command, `rawEntry` carries the entry's
-//! BSON as base64; a replay prefers it.
+//! would not parse back to the same bytes, for every command, and for a bucket of a time series
+//! (`isTimeseries`), `rawEntry` carries the entry's BSON as base64; a replay prefers it.
 
 use std::ops::Range;
 
@@ -35,7 +35,7 @@ pub fn write_change_event(
     let mut event = EventWriter {
         mode,
         out,
-        exact: !is_command(entry) && entry.operation != Operation::Noop,
+        exact: !is_command(entry) && entry.operation != Operation::Noop && !entry.is_timeseries,
     };
     event.identity(entry, source, ord)?;
     event.payload(entry)?;

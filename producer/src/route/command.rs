@@ -214,7 +214,11 @@ fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
             .into_iter()
             .any(|spec| is_true(spec.get("unique").ok().flatten())),
         b"collMod" => match entry.o.get("index")? {
-            Some(index) => is_true(index.document()?.get("unique")?),
+            // `prepareUnique` lets no new duplicate in already.
+            Some(index) => {
+                let index = index.document()?;
+                is_true(index.get("unique")?) || is_true(index.get("prepareUnique")?)
+            }
             None => false,
         },
         _ => false,

@@ -70,8 +70,8 @@ fn apply_ops(o: Document<'_>) -> Result<Option<Document<'_>>, Malformed> {
 }
 
 /// Writes the entry of an operation as CONTRACT has it: time, term and session of the commit, the
-/// fields that the operation has, and its place. `b` and `fromMigrate` are kept where an operation
-/// has them.
+/// fields that the operation has, and its place. `b`, `fromMigrate` and `isTimeseries` are kept
+/// where an operation has them.
 ///
 /// # Errors
 /// When the operation is damaged.
@@ -87,7 +87,16 @@ pub fn build(
         entry.int64("t", commit.term);
     }
     entry.int32("v", 2);
-    for name in ["op", "ns", "ui", "o", "o2", "b", "fromMigrate"] {
+    for name in [
+        "op",
+        "ns",
+        "ui",
+        "o",
+        "o2",
+        "b",
+        "fromMigrate",
+        "isTimeseries",
+    ] {
         if let Some(field) = operation.get(name)? {
             entry.element(field);
         }

@@ -49,7 +49,7 @@ fn create_strip_temp_id_index_ns_collation_version() {
         "collation": { "locale": "de" }, "validator": { "a": 1 },
     };
     assert_eq!(becomes(o), expected);
-    let plain = doc! { "create": "c", "capped": false, "idIndex": {} };
+    let plain = doc! { "create": "c", "capped": false, "idIndex": {}, "recordPreImages": true };
     assert_eq!(becomes(plain), doc! { "create": "c" });
 }
 
@@ -205,7 +205,7 @@ fn commands_become_what_a_target_takes() {
         ),
         (doc! { "emptycapped": "c" }, doc! { "emptycapped": "c" }),
         (
-            doc! { "collMod": "c", "uuid": Bson::Null, "validator": { "a": 1 }, "validationLevel": "off" },
+            doc! { "collMod": "c", "uuid": Bson::Null, "recordPreImages": true, "validator": { "a": 1 }, "validationLevel": "off" },
             doc! { "collMod": "c", "validator": { "a": 1 }, "validationLevel": "off" },
         ),
     ];

@@ -60,7 +60,7 @@ impl MongoSink {
     }
 
     /// Sends writes that fit one command, until all are acknowledged.
-    async fn send(
+    pub(super) async fn send(
         &self,
         ns: &str,
         kind: BulkKind,

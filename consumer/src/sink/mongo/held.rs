@@ -24,7 +24,7 @@ use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::directive::DUPLICATE_KEY;
 use crate::error::ConsumerError;
-use crate::plan::{Action, Bulk, BulkKind, Write, rewritten};
+use crate::plan::{Action, BulkKind, Write, rewritten, zero_timestamps};
 use crate::sink::Applied;
 
 /// Bytes of documents that are held at most.
@@ -82,7 +82,7 @@ impl MongoSink {
                 document.as_bytes().to_vec()
             }
             Action::Delete => return Ok(()),
-            Action::Modify(_) | Action::Fields(_) | Action::Diff(_) => {
+            Action::Modify(_) | Action::Fields(_) | Action::Diff(_) | Action::Zeros(_) => {
                 let Some(stored) = self.stored(ns, write).await? else {
                     return self.count_unmatched(ns, std::slice::from_ref(write), 1);
                 };
@@ -94,7 +94,9 @@ impl MongoSink {
         self.metrics.held_documents.inc();
         let mut held = self.held();
         let since = held.get(&key).map_or(write.id, |before| before.since);
-        let place = held.get(&key).and_then(|before| before.place.clone());
+        let before = held.get(&key);
+        let place = before.and_then(|before| before.place.clone());
+        let aside = before.and_then(|before| before.aside.clone());
         held.insert(
             key,
             HeldDocument {
@@ -102,7 +104,7 @@ impl MongoSink {
                 document,
                 since,
                 place,
-                aside: None,
+                aside,
             },
         );
         let bytes: usize = held.values().map(|held| held.document.len()).sum();
@@ -171,7 +173,7 @@ impl MongoSink {
                 | Action::Rewritten(document) => {
                     self.put(&key, write.id, document.as_bytes().to_vec());
                 }
-                Action::Modify(_) | Action::Fields(_) | Action::Diff(_) => {
+                Action::Modify(_) | Action::Fields(_) | Action::Diff(_) | Action::Zeros(_) => {
                     self.put(&key, write.id, applied(ns, &held.document, write)?);
                 }
             }
@@ -254,23 +256,32 @@ impl MongoSink {
             document_id,
             action: Action::Replace(document),
         };
-        let tried = self
-            .run(ns, BulkKind::Update, std::slice::from_ref(&write))
-            .await?;
-        if let Ok(reply) = &tried {
-            match reply.errors.first() {
-                Some(error) if error.code == DUPLICATE_KEY => {
-                    return Ok(Tried::Refused(error.key.clone()));
+        let one = std::slice::from_ref(&write);
+        loop {
+            if let Ok(reply) = self.run(ns, BulkKind::Update, one).await? {
+                match reply.errors.first() {
+                    Some(error) if error.code == DUPLICATE_KEY => {
+                        return Ok(Tried::Refused(error.key.clone()));
+                    }
+                    None if reply.concern.is_none() => break,
+                    Some(_) | None => {}
                 }
-                None if reply.concern.is_none() => return Ok(Tried::Passed),
-                _ => {}
+            }
+            // Sending it as usual deals with whatever it is; then we know whether it passes. Not as
+            // a bulk: that would be applied to what is held.
+            let sent = Box::pin(self.send(ns, BulkKind::Update, one, token)).await?;
+            if sent == Applied::Abandoned {
+                return Ok(Tried::Abandoned);
             }
         }
-        // Sending it as usual meets that again and deals with it.
-        let kind = BulkKind::Update;
-        let writes = vec![write];
-        let bulk = Bulk { ns, kind, writes };
-        match Box::pin(self.send_bulk(&bulk, token)).await? {
+        if zero_timestamps(document).map_err(failed)?.is_empty() {
+            return Ok(Tried::Passed);
+        }
+        let zeros = [Write {
+            action: Action::Zeros(document),
+            ..write
+        }];
+        match Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await? {
             Applied::Done => Ok(Tried::Passed),
             Applied::Abandoned => Ok(Tried::Abandoned),
         }

@@ -85,6 +85,7 @@ const fn replacement<'a>(write: &Write<'a>) -> Option<Document<'a>> {
         Action::Replace(document) => Some(document),
         Action::Insert(_)
         | Action::Modify(_)
+        | Action::Zeros(_)
         | Action::Fields(_)
         | Action::Diff(_)
         | Action::Rewritten(_)

@@ -41,8 +41,8 @@ struct Outcome<'a> {
     id: EntryId,
     document_id: Element<'a>,
     document: Vec<u8>,
-    /// What must be set after it was replaced.
-    zeros: Option<Vec<u8>>,
+    /// Whether fields of it must be set after it was replaced.
+    has_zeros: bool,
 }
 
 /// Why documents cannot be rewritten.
@@ -195,9 +195,8 @@ impl MongoSink {
             let failed = |error: Malformed| damaged(ns, &error);
             let document = Document::new(&outcome.document).map_err(failed)?;
             writes.push(write(Action::Rewritten(document)));
-            if let Some(zeros) = &outcome.zeros {
-                let zeros = Document::new(zeros).map_err(failed)?;
-                writes.push(write(Action::Modify(zeros)));
+            if outcome.has_zeros {
+                writes.push(write(Action::Zeros(document)));
             }
         }
         let count = u64::try_from(outcomes.len()).unwrap_or(u64::MAX);
@@ -284,12 +283,13 @@ fn outcome<'a>(
     if document == stored.as_bytes() {
         return Ok(None);
     }
-    let zeros = zero_timestamps(Document::new(&document).map_err(failed)?).map_err(failed)?;
+    let zeros = Document::new(&document).and_then(zero_timestamps);
+    let has_zeros = !zeros.map_err(failed)?.is_empty();
     Ok(Some(Outcome {
         id: last.id,
         document_id: last.document_id,
         document,
-        zeros,
+        has_zeros,
     }))
 }
 

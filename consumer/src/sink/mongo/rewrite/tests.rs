@@ -60,7 +60,7 @@ fn a_documents_writes_become_one_replacement_in_their_order() {
         found.document,
         bson(r#"{"_id":1.0,"k":1,"z":1,"c":1,"a":2}"#)
     );
-    assert_eq!((found.id, found.zeros), (writes[3].id, None));
+    assert_eq!((found.id, found.has_zeros), (writes[3].id, false));
     assert_eq!(pending.len(), 1);
     // Somebody else's document.
     assert!(
@@ -101,10 +101,16 @@ fn timestamp_zero_top_level_preserved() {
         r#"{{"_id":1,"t":{zero},"a.b":{zero},"in":{{"t":{zero}}}}}"#
     ));
     let found = outcome("db.c", &stored, &mut pending).unwrap().unwrap();
-    assert_eq!(
-        found.zeros,
-        Some(bson(&format!(r#"{{"$set":{{"t":{zero}}}}}"#)))
+    assert!(found.has_zeros);
+    let after = bson(&format!(r#"{{"_id":1,"t":{zero}}}"#));
+    let write = write(
+        1,
+        &[1, 0, 0, 0],
+        Action::Zeros(Document::new(&after).unwrap()),
     );
+    let aside = bson(r#"{"_id":1,"t":1,"z":1}"#);
+    let set = rewritten(Document::new(&aside).unwrap(), [&write]).unwrap();
+    assert_eq!(set, bson(&format!(r#"{{"_id":1,"t":{zero},"z":1}}"#)));
 }
 
 #[test]

@@ -1,0 +1,139 @@
+//! Commands that find their work done, or something else in their way; writes that a target refuses.
+
+use anyhow::Result;
+use oplog_relay_tests::model::{Model, Version};
+
+use super::Scene;
+
+const CREATE: (&str, i32, &str) = ("c", 0, r#"{"create":"c"}"#);
+const INDEX: (&str, i32, &str) = (
+    "c",
+    0,
+    r#"{"createIndexes":"c","v":2,"key":{"k":1},"name":"k_1"}"#,
+);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_exists_same_options() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(r#"{"create":"c"}"#)?;
+    scene.done(&[CREATE]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_exists_other_options() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(r#"{"create":"c","capped":true,"size":4096}"#)?;
+    let reason = scene.refused(&[CREATE]).await?;
+    assert!(reason.contains("whose capped is another"), "{reason}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn index_that_is_there_is_done() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.done(&[CREATE, INDEX, INDEX]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn index_exists_other_name_85() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"other"}]}"#)?;
+    let reason = scene.refused(&[INDEX]).await?;
+    assert!(
+        reason.contains("refused by the target") && reason.contains("85"),
+        "{reason}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn index_name_other_key_86() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(r#"{"createIndexes":"c","indexes":[{"key":{"other":1},"name":"k_1"}]}"#)?;
+    let reason = scene.refused(&[INDEX]).await?;
+    assert!(
+        reason.contains("refused by the target") && reason.contains("86"),
+        "{reason}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn index_option_unknown_197() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    let o = r#"{"createIndexes":"c","v":2,"key":{"k":1},"name":"k_1","someday":true}"#;
+    let reason = scene.refused(&[("c", 0, o)]).await?;
+    assert!(
+        reason.contains("refused by the target") && reason.contains("197"),
+        "{reason}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_missing() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    let index = ("c", 0, r#"{"dropIndexes":"c","index":"k_1"}"#);
+    let ttl = r#"{"collMod":"c","index":{"name":"k_1","hidden":true}}"#;
+    scene
+        .done(&[("c", 0, r#"{"drop":"c"}"#), index, ("c", 0, ttl)])
+        .await?;
+    scene.on_target(r#"{"create":"d"}"#)?;
+    let index = ("c", 0, r#"{"dropIndexes":"d","index":"k_1"}"#);
+    scene.done(&[index]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rename_source_missing_drops_target() -> Result<()> {
+    for (flag, left) in [("true", false), ("false", true)] {
+        let scene = Scene::new("count").await?;
+        scene.on_target(r#"{"create":"d"}"#)?;
+        let o = format!(r#"{{"renameCollection":"db.c","to":"db.d","dropTarget":{flag}}}"#);
+        scene.done(&[("c", 0, &o)]).await?;
+        let state = scene.server.model().state();
+        assert_eq!(state.contains_key("db.d"), left, "{flag}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn view_on_missing_collection() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    let view = r#"{"create":"v","viewOn":"nowhere","pipeline":[]}"#;
+    scene.done(&[("c", 0, view)]).await?;
+    let views = &scene.server.model().collections()["db"];
+    let is_view = |described: &bson::Document| {
+        (
+            described.get_str("name").ok(),
+            described.get_str("type").ok(),
+        ) == (Some("v"), Some("view"))
+    };
+    assert!(views.iter().any(is_view), "{views:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capped_delete_on_44_target() -> Result<()> {
+    let scene = Scene::of(Model::of(Version::V4_4), "count").await?;
+    scene.on_target(r#"{"create":"c","capped":true,"size":4096}"#)?;
+    let log = [("i", 1, r#"{"_id":1}"#), ("d", 1, r#"{"_id":1}"#)];
+    let reason = scene.refused(&log).await?;
+    assert!(reason.contains("(code 20)"), "{reason}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dollar_field_on_44_target() -> Result<()> {
+    let scene = Scene::of(Model::of(Version::V4_4), "count").await?;
+    let reason = scene.refused(&[("i", 1, r#"{"_id":1,"$a":1}"#)]).await?;
+    assert!(reason.contains("(code 2)"), "{reason}");
+    scene.done(&[("i", 2, r#"{"_id":2,"n":{"$a":1}}"#)]).await?;
+    // The inserted document can be made only by another insert: a replacement is an update.
+    let log = [("u", 2, r#"{"_id":2,"n":{"$a":2}}"#)];
+    let reason = scene.refused(&log).await?;
+    assert!(
+        reason.contains("(code 52)") && reason.contains("5.0"),
+        "{reason}"
+    );
+    Ok(())
+}
