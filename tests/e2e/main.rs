@@ -8,5 +8,6 @@ mod compose;
 mod consumer;
 mod dump;
 mod history;
+mod order;
 mod producer;
 mod support;
