@@ -31,8 +31,13 @@ const QUEUE_KBYTES: u32 = 131_072;
 pub const MAX_RECORD_BYTES: usize = 100 << 20;
 /// Between two looks at what is still to be delivered.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
-/// Records between two looks at delivery reports.
+/// Records between two looks at delivery reports,
 const POLL_EVERY: u32 = 1024;
+/// or bytes.
+const POLL_EVERY_BYTES: usize = 1 << 20;
+/// Bytes that are sent and not delivered, about. The client's own limit has to let one record of
+/// the largest size in, and what it keeps beside each record comes on top of its bytes.
+const OUTSTANDING_BYTES: u64 = 48 << 20;
 
 /// Keeps the first delivery error; otherwise logs like every client.
 #[derive(Debug, Default)]
@@ -82,6 +87,9 @@ pub struct Publisher {
     /// When the open transaction began.
     begun: Option<Instant>,
     unpolled: u32,
+    unpolled_bytes: usize,
+    /// Records and bytes of the open transaction.
+    sent: (u64, u64),
     ends: Ends,
 }
 
@@ -137,6 +145,8 @@ impl Publisher {
             topics: Vec::new(),
             begun: None,
             unpolled: 0,
+            unpolled_bytes: 0,
+            sent: (0, 0),
             ends: Ends::new(options),
         };
         publisher
@@ -213,12 +223,17 @@ impl Publisher {
                 .begin_transaction()
                 .map_err(|error| self.failed("beginning a transaction", &error))?;
             self.begun = Some(Instant::now());
+            self.sent = (0, 0);
         }
         Ok(())
     }
 
     #[inline]
     fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<(), ProducerError> {
+        self.count_sent(record.value.len());
+        if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= POLL_EVERY_BYTES {
+            self.hold_back()?;
+        }
         let topic = self
             .topics
             .get(record.topic.0)
@@ -239,11 +254,6 @@ impl Publisher {
             };
             out = out.headers(OwnedHeaders::new_with_capacity(1).insert(header));
         }
-        self.unpolled += 1;
-        if self.unpolled >= POLL_EVERY {
-            self.unpolled = 0;
-            self.poll(Duration::ZERO)?;
-        }
         let mut waited: Option<Instant> = None;
         loop {
             match self.producer.send(out) {
@@ -260,6 +270,32 @@ impl Publisher {
                 Err((error, _)) => return Err(self.refused(topic, record, &error)),
             }
         }
+    }
+
+    fn count_sent(&mut self, bytes: usize) {
+        self.unpolled += 1;
+        self.unpolled_bytes += bytes;
+        self.sent.0 += 1;
+        self.sent.1 += u64::try_from(bytes).unwrap_or_default();
+    }
+
+    /// Looks at deliveries, and waits while too much is outstanding.
+    fn hold_back(&mut self) -> Result<(), ProducerError> {
+        (self.unpolled, self.unpolled_bytes) = (0, 0);
+        self.poll(Duration::ZERO)?;
+        let (records, bytes) = self.sent;
+        let each = bytes / records.max(1);
+        let begun = Instant::now();
+        while u64::try_from(self.in_flight()).unwrap_or_default() * each > OUTSTANDING_BYTES {
+            if begun.elapsed() > TRANSACTION_TIMEOUT {
+                return Err(ProducerError::kafka(
+                    "sending",
+                    "nothing is delivered any more",
+                ));
+            }
+            self.poll(Duration::from_millis(5))?;
+        }
+        Ok(())
     }
 
     fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {
