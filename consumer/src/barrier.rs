@@ -1,6 +1,6 @@
 //! Waiting at barriers. The group's committed offsets are the only coordination: a follower waits
-//! for the leader's partition to get past the command, the leader for every other partition to
-//! stand at its barrier.
+//! for the leader's partition to get past the command, the leader for every partition to stand
+//! before it.
 
 use std::time::{Duration, Instant};
 
@@ -54,11 +54,21 @@ pub fn followers(barrier: &Barrier) -> Vec<(PartitionName, i64)> {
         .collect()
 }
 
-/// What a leader knows of its followers; `None` while one of them is on its way.
+/// Where every partition stands when the command may run: the others at their barriers, the
+/// leader's own at the command. Its own counts too: what lies before the command must never be
+/// applied again once the command ran, not even by the next owner after a crash.
 #[must_use]
-pub fn gathered(followers: &[(PartitionName, i64)], committed: &Offsets) -> Option<Waited> {
+pub fn stations(barrier: &Barrier) -> Vec<(PartitionName, i64)> {
+    let mut stations = followers(barrier);
+    stations.push((leader(barrier), barrier.leader_offset + 1));
+    stations
+}
+
+/// What a leader knows of the [`stations`]; `None` while a partition is on its way.
+#[must_use]
+pub fn gathered(stations: &[(PartitionName, i64)], committed: &Offsets) -> Option<Waited> {
     let mut beyond = None;
-    for (name, barrier) in followers {
+    for (name, barrier) in stations {
         match committed.get(name) {
             Some(committed) if committed == barrier => {}
             Some(committed) if committed > barrier => {
@@ -91,17 +101,11 @@ pub async fn follow(committed: &Committed, barrier: &Barrier, token: &Token) -> 
     .await
 }
 
-/// Waits until every other partition stands at its barrier, or one is beyond it.
+/// Waits until every partition is committed at its station or beyond it.
 pub async fn gather(committed: &Committed, barrier: &Barrier, token: &Token) -> Waited {
-    let followers = followers(barrier);
-    if followers.is_empty() {
-        return Waited::Reached;
-    }
-    let question = committed.ask(followers.iter().map(|(name, _)| name.clone()).collect());
-    wait(question, barrier, token, |found| {
-        gathered(&followers, found)
-    })
-    .await
+    let stations = stations(barrier);
+    let question = committed.ask(stations.iter().map(|(name, _)| name.clone()).collect());
+    wait(question, barrier, token, |found| gathered(&stations, found)).await
 }
 
 async fn wait(
@@ -188,6 +192,8 @@ mod tests {
     fn a_leader_waits_for_all_and_tells_who_is_beyond() {
         let followers = followers(&barrier());
         assert_eq!(followers, [(name("a", 1), 7), (name("b", 0), 3)]);
+        let own = (name("a", 0), 6);
+        assert_eq!(stations(&barrier()), [&followers[..], &[own]].concat());
         let table = [
             (vec![], None),
             (vec![(name("a", 1), 7)], None),

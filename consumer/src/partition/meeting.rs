@@ -56,6 +56,12 @@ impl Meeting<'_> {
         if leads {
             return Ok(Applied::Done);
         }
+        self.follow(barrier).await
+    }
+
+    /// Waits until the leader got past the command.
+    async fn follow(&self, barrier: &Barrier) -> Result<Applied, ConsumerError> {
+        self.check_nothing_held()?;
         self.holding(true);
         let waited = follow(&self.shared.committed, barrier, &self.start.token).await;
         self.holding(false);
@@ -71,7 +77,8 @@ impl Meeting<'_> {
         Ok(Applied::Done)
     }
 
-    /// Everything before a command must be applied.
+    /// Everything before a command must be applied. Also before one that ran: what is held keeps
+    /// the partition's offset from the barrier, and whoever waits for it would wait for ever.
     fn check_nothing_held(&self) -> Result<(), ConsumerError> {
         let Start {
             topic, partition, ..
@@ -80,7 +87,7 @@ impl Meeting<'_> {
             None => Ok(()),
             Some(offset) => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because a unique index of the target \
-                 refuses it, and now a command is to run: {UNRESOLVED}",
+                 refuses it, and now comes a command: {UNRESOLVED}",
                 self.start.place(offset)
             ))),
         }
@@ -91,23 +98,31 @@ impl Meeting<'_> {
         self.shared.reports.send(self.start.assignment, event);
     }
 
-    /// Runs the command when every other partition stands at its barrier, unless it ran.
+    /// Runs the command when every partition stands before it, unless it ran. It waits for them also
+    /// if it ran: a document that the command moved to another partition has its later entries
+    /// there, and they must not overtake the earlier ones when a stretch is replayed.
     async fn lead(
         &self,
         located: &Located<'_>,
         barrier: &Barrier,
     ) -> Result<Applied, ConsumerError> {
         let side = self.side(located)?;
-        if matches!(side, Side::None) || self.shared.sink.has_run(self.source, located.id).await? {
+        if matches!(side, Side::None) {
             return Ok(Applied::Done);
         }
         self.check_nothing_held()?;
         self.holding(true);
         let waited = gather(&self.shared.committed, barrier, &self.start.token).await;
         self.holding(false);
+        if waited == Waited::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        // Asked after the wait: another owner may have run it meanwhile, and gone beyond.
+        if self.shared.sink.has_run(self.source, located.id).await? {
+            return Ok(Applied::Done);
+        }
         match waited {
-            Waited::Reached => {}
-            Waited::Abandoned => return Ok(Applied::Abandoned),
+            Waited::Reached | Waited::Abandoned => {}
             Waited::Beyond(name, committed) if self.shared.allow_partial_reset => {
                 tracing::warn!(
                     command = %barrier.command,
