@@ -165,6 +165,20 @@ pub fn no_cut(barrier: &Barrier, beyond: &PartitionName, committed: i64) -> Cons
     ))
 }
 
+/// What to tell when the leader's partition is past a command that did not run.
+#[must_use]
+pub fn skipped(barrier: &Barrier) -> ConsumerError {
+    ConsumerError::OffsetsLost(format!(
+        "the command {} of topic {} did not run on this target, but partition 0 of that topic is \
+         committed past it: the partitions of this group do not begin at one point in time, as after \
+         a reset of some of them, or the target's catalog was removed. Going on would leave the \
+         command out. Stop all members and reset all topics of the prefix to one time \
+         (`kafka-consumer-groups --reset-offsets --to-datetime`), or accept it with \
+         --allow-partial-reset",
+        barrier.command, barrier.leader_topic
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

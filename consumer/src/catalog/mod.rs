@@ -18,7 +18,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc};
 use futures_util::TryStreamExt;
-use mongodb::options::{Acknowledgment, CollectionOptions, ReadConcern, WriteConcern};
+use mongodb::options::{
+    Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
 use mongodb::{Client, Collection};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
@@ -40,6 +42,19 @@ pub struct Note {
     pub withheld: Vec<Withheld>,
 }
 
+impl Note {
+    /// A command whose collection is gone: done, and no name changes.
+    #[must_use]
+    pub const fn passed_over(id: EntryId, ns: String, ui: Option<[u8; 16]>) -> Self {
+        let change = Change::Other;
+        Self {
+            ran: Ran { id, ns, ui, change },
+            existed: false,
+            withheld: Vec::new(),
+        }
+    }
+}
+
 /// The catalog of one group in one target.
 #[derive(Debug)]
 pub struct Catalog {
@@ -58,6 +73,8 @@ impl Catalog {
         let options = CollectionOptions::builder()
             .write_concern(majority)
             .read_concern(ReadConcern::majority())
+            // A secondary may not have yet what was noted before the group went on.
+            .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
             .build();
         let notes = client
             .database(CATALOG_DB)

@@ -4,10 +4,11 @@ use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::{Scope, scope, write_drop};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::filter::NamespaceFilter;
 
 use super::{Shared, Start};
 use crate::assignment::ReportEvent;
-use crate::barrier::{Waited, follow, gather, no_cut};
+use crate::barrier::{Waited, follow, gather, no_cut, skipped};
 use crate::batch::{Batch, Located};
 use crate::error::ConsumerError;
 use crate::sink::mongo::UNRESOLVED;
@@ -70,11 +71,15 @@ impl Meeting<'_> {
         }
         // The entries after it may need to know what it did. A command that a filter keeps from
         // running is none to know of.
-        self.shared
-            .sink
-            .has_run(self.source, barrier.command)
-            .await?;
-        Ok(Applied::Done)
+        let ran = self.shared.sink.has_run(self.source, barrier.command);
+        if ran.await? || self.shared.filter != NamespaceFilter::default() {
+            return Ok(Applied::Done);
+        }
+        if self.shared.allow_partial_reset {
+            tracing::warn!(command = %barrier.command, "going past a command that did not run");
+            return Ok(Applied::Done);
+        }
+        Err(skipped(barrier))
     }
 
     /// Everything before a command must be applied. Also before one that ran: what is held keeps

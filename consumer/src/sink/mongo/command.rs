@@ -121,7 +121,12 @@ impl MongoSink {
         // A create is foreign to whoever has its name: that life's end is behind it in the log.
         let ns = match lives.resolve(&named, id, None) {
             Resolved::Live(ns) => ns,
-            Resolved::Dropped | Resolved::Foreign => return Ok(Applied::Done),
+            Resolved::Dropped | Resolved::Foreign => {
+                // Noted all the same: whoever waits for a command looks whether it is.
+                let note = Note::passed_over(id, named.clone(), entry.ui);
+                self.note(source, &note).await?;
+                return Ok(Applied::Done);
+            }
         };
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let barrier = Barrier::read(&entry).map_err(|error| fault(PlanFault::Malformed(error)))?;
@@ -193,12 +198,16 @@ impl MongoSink {
         };
         self.forget_order();
         if applied == Applied::Done {
-            self.persist("noting a command", || {
-                self.catalog.finish(source, note.clone())
-            })
-            .await?;
+            self.note(source, &note).await?;
         }
         Ok(applied)
+    }
+
+    async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
+        self.persist("noting a command", || {
+            self.catalog.finish(source, note.clone())
+        })
+        .await
     }
 
     /// Moves a collection. `now` and `first`: whether it is there, and whether it was when the
