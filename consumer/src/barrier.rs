@@ -1,6 +1,37 @@
 //! Waiting at barriers. The group's committed offsets are the only coordination: a follower waits
 //! for the leader's partition to get past the command, the leader for every partition to stand
 //! before it.
+//!
+//! # Why a command has its place
+//!
+//! - A worker commits a barrier's own offset only when all before it is applied, and applies
+//!   nothing behind it until it passes. So when all partitions are committed at their barriers, all
+//!   earlier writes are on the target and no later one is. What follows the last record would not
+//!   do as an offset: control records may lie between it and the barrier.
+//! - The leader's own partition counts too, at the command. Were it committed further back, the
+//!   next owner after a crash would apply writes again after the command ran: into a collection
+//!   that was dropped, or, where a rename is not noted as done yet, into one that the second
+//!   rename then puts in the place of the first one's.
+//! - Offsets say where partitions stand, never whether a command ran: the catalog does, and it is
+//!   written before the leader commits past the command. A crash between run and note finds all
+//!   partitions where they were, so the command runs again, harmlessly.
+//! - A partition that is beyond although the command did not run began at another point in time
+//!   than the rest. Whoever finds that out stops: the leader when a follower is beyond, a follower
+//!   when the leader is.
+//! - All wait also for a command that ran: it may have moved documents to other partitions (a
+//!   rename to another topic, a unique index to the first partition), and when a stretch is
+//!   replayed their later entries must not overtake the earlier ones.
+//!
+//! # Why nobody waits for ever
+//!
+//! One source writes all barriers, so they stand in one order in all partitions. Of all commands
+//! that somebody waits for take the earliest: no partition waits before its barrier, so all come to
+//! it, then the leader passes, then the others. A partition that begins beyond it counts as being
+//! there, whatever it waits for.
+//!
+//! `tests/protocol` goes through this in any order of steps, with crashes, rebalances and resets.
+//! What it cannot show: a write under way when its member loses the partition may still arrive; and
+//! a reset of some partitions alone does not converge where a command moved documents to others.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +52,8 @@ const TOKEN: Duration = Duration::from_millis(200);
 pub enum Waited {
     /// What was waited for is there.
     Reached,
-    /// A partition is past its barrier although the command did not run: where the group began was
-    /// no cut in time.
+    /// All are there, and a partition is past its barrier. If the command did not run, where the
+    /// group began was no cut in time.
     Beyond(PartitionName, i64),
     /// The partition was taken away, or the program ends.
     Abandoned,
