@@ -109,7 +109,14 @@ impl Lives {
         }
         let ends = self.ends.entry(ns).or_default();
         let place = ends.partition_point(|(end, _)| *end < id);
-        ends.insert(place, (id, fate));
+        if ends.get(place).is_none_or(|(end, _)| *end != id) {
+            ends.insert(place, (id, fate));
+        }
+    }
+
+    /// Forgets that a command ran, not what it did to names.
+    pub fn forget(&mut self, id: EntryId) {
+        self.done.remove(&id);
     }
 
     /// Whether a command ran.

@@ -4,11 +4,14 @@
 //! ```text
 //! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
 //!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed, done,
-//!  withheld?: [{index?, seconds?}]}
+//!  withheld?: [{index?, seconds?}], unique?: [index]}
 //! ```
 //!
 //! `withheld` is an `expireAfterSeconds` that the target did not get, of an index or of the
 //! collection; without `seconds`, the end of one.
+//!
+//! `unique` names the unique indexes that the command made: a stretch from before it that is applied
+//! again may have to take one away, and the command is to run again.
 //!
 //! A rename is noted before it runs, with whether its collection was there (`existed`): after a
 //! crash a missing collection then means that it ran. Everything else may run twice.
@@ -21,7 +24,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc};
 use futures_util::TryStreamExt;
-use mongodb::options::{Acknowledgment, CollectionOptions, ReadConcern, WriteConcern};
+use mongodb::options::{
+    Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
 use mongodb::{Client, Collection};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
@@ -41,6 +46,22 @@ pub struct Note {
     pub existed: bool,
     /// What the target does not get, and what ended of that.
     pub withheld: Vec<Withheld>,
+    /// Unique indexes that it makes.
+    pub unique: Vec<String>,
+}
+
+impl Note {
+    /// A command whose collection is gone: done, and no name changes.
+    #[must_use]
+    pub const fn passed_over(id: EntryId, ns: String, ui: Option<[u8; 16]>) -> Self {
+        let change = Change::Other;
+        Self {
+            ran: Ran { id, ns, ui, change },
+            existed: false,
+            withheld: Vec::new(),
+            unique: Vec::new(),
+        }
+    }
 }
 
 /// The catalog of one group in one target.
@@ -99,6 +120,56 @@ impl Catalog {
     pub fn lives(&self, source: &str) -> Arc<Lives> {
         let known = self.sources.read().unwrap_or_else(PoisonError::into_inner);
         known.get(source).map(Arc::clone).unwrap_or_default()
+    }
+
+    /// Whether a command has run, as the target says now: its note may have been taken back.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn learn_again(&self, source: &str, id: EntryId) -> mongodb::error::Result<bool> {
+        self.forget(source, id);
+        self.learn(source, id).await
+    }
+
+    /// The command after an entry that made a unique index of a collection of the target.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn maker_of(
+        &self,
+        ns: &str,
+        index: &str,
+        after: EntryId,
+    ) -> mongodb::error::Result<Option<(String, EntryId)>> {
+        let filter = doc! { "group": &self.group, "done": true, "unique": index };
+        let mut found = self.notes.find(filter).await?;
+        while let Some(note) = found.try_next().await? {
+            let (source, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
+            let lives = self.lives(&source);
+            if ran.id > after && lives.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
+                return Ok(Some((source, ran.id)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes back that a command ran: it is to run again at its place.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn take_back(&self, source: &str, id: EntryId) -> mongodb::error::Result<()> {
+        let name = self.id(source, id);
+        let change = doc! { "$set": { "done": false } };
+        self.notes.update_one(doc! { "_id": name }, change).await?;
+        self.forget(source, id);
+        Ok(())
+    }
+
+    fn forget(&self, source: &str, id: EntryId) {
+        let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lives) = known.get_mut(source) {
+            Arc::make_mut(lives).forget(id);
+        }
     }
 
     /// Takes in a command that another member may have run; false if it has not run.
@@ -174,6 +245,8 @@ fn collection(client: &Client) -> Collection<Document> {
     let options = CollectionOptions::builder()
         .write_concern(majority)
         .read_concern(ReadConcern::majority())
+        // A secondary may not have yet what was noted before the group went on.
+        .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
         .build();
     client
         .database(CATALOG_DB)
@@ -231,6 +304,9 @@ fn written(note: &Note) -> Document {
         document.insert("ui", Binary { subtype, bytes });
     }
     document.insert("existed", note.existed);
+    if !note.unique.is_empty() {
+        document.insert("unique", note.unique.clone());
+    }
     if !note.withheld.is_empty() {
         let list: Vec<Document> = note.withheld.iter().map(withheld).collect();
         document.insert("withheld", list);
@@ -318,6 +394,7 @@ mod tests {
         let note = Note {
             ran: ran.clone(),
             existed: true,
+            unique: vec!["k_1".to_owned()],
             withheld: vec![
                 Withheld {
                     index: Some("t_1".to_owned()),

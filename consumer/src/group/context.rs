@@ -338,6 +338,14 @@ impl GroupContext {
         }
     }
 
+    /// Lets workers go that wait at barriers: what they wait for is not committed any more while
+    /// the group is left.
+    pub(super) fn abandon_waits(&self) {
+        for partition in self.partitions().iter().filter(|it| it.holding) {
+            partition.token.invalidate();
+        }
+    }
+
     pub(super) fn forget_all(&self) {
         *self.partitions() = Partitions::default();
     }

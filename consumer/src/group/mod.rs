@@ -309,6 +309,7 @@ impl Poller {
             for chunk in context.take_reports(&mut self.intake) {
                 drop(chunk);
             }
+            context.abandon_waits();
         }
         context.invalidate_all();
         drop(context.take_reports(&mut self.intake));

@@ -4,10 +4,11 @@ use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::{Scope, scope, write_drop};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::filter::NamespaceFilter;
 
 use super::{Shared, Start};
 use crate::assignment::ReportEvent;
-use crate::barrier::{Waited, follow, gather, no_cut};
+use crate::barrier::{Waited, follow, gather, no_cut, skipped};
 use crate::batch::{Batch, Located};
 use crate::error::ConsumerError;
 use crate::sink::mongo::UNRESOLVED;
@@ -56,6 +57,12 @@ impl Meeting<'_> {
         if leads {
             return Ok(Applied::Done);
         }
+        self.follow(barrier).await
+    }
+
+    /// Waits until the leader got past the command.
+    async fn follow(&self, barrier: &Barrier) -> Result<Applied, ConsumerError> {
+        self.check_nothing_held()?;
         self.holding(true);
         let waited = follow(&self.shared.committed, barrier, &self.start.token).await;
         self.holding(false);
@@ -64,14 +71,19 @@ impl Meeting<'_> {
         }
         // The entries after it may need to know what it did. A command that a filter keeps from
         // running is none to know of.
-        self.shared
-            .sink
-            .has_run(self.source, barrier.command)
-            .await?;
-        Ok(Applied::Done)
+        let ran = self.shared.sink.has_run(self.source, barrier.command);
+        if ran.await? || self.shared.filter != NamespaceFilter::default() {
+            return Ok(Applied::Done);
+        }
+        if self.shared.allow_partial_reset {
+            tracing::warn!(command = %barrier.command, "going past a command that did not run");
+            return Ok(Applied::Done);
+        }
+        Err(skipped(barrier))
     }
 
-    /// Everything before a command must be applied.
+    /// Everything before a command must be applied. Also before one that ran: what is held keeps
+    /// the partition's offset from the barrier, and whoever waits for it would wait for ever.
     fn check_nothing_held(&self) -> Result<(), ConsumerError> {
         let Start {
             topic, partition, ..
@@ -80,7 +92,7 @@ impl Meeting<'_> {
             None => Ok(()),
             Some(offset) => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because a unique index of the target \
-                 refuses it, and now a command is to run: {UNRESOLVED}",
+                 refuses it, and now comes a command: {UNRESOLVED}",
                 self.start.place(offset)
             ))),
         }
@@ -91,23 +103,33 @@ impl Meeting<'_> {
         self.shared.reports.send(self.start.assignment, event);
     }
 
-    /// Runs the command when every other partition stands at its barrier, unless it ran.
+    /// Runs the command when every partition stands before it, unless it ran. It waits for them also
+    /// if it ran: a document that the command moved to another partition has its later entries
+    /// there, and they must not overtake the earlier ones when a stretch is replayed.
     async fn lead(
         &self,
         located: &Located<'_>,
         barrier: &Barrier,
     ) -> Result<Applied, ConsumerError> {
         let side = self.side(located)?;
-        if matches!(side, Side::None) || self.shared.sink.has_run(self.source, located.id).await? {
+        if matches!(side, Side::None) {
             return Ok(Applied::Done);
         }
         self.check_nothing_held()?;
         self.holding(true);
         let waited = gather(&self.shared.committed, barrier, &self.start.token).await;
         self.holding(false);
+        if waited == Waited::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        // Asked after the wait: another owner may have run it meanwhile, and gone beyond; or what
+        // came before had to take its index away.
+        let sink = &self.shared.sink;
+        if sink.has_run_now(self.source, located.id).await? {
+            return Ok(Applied::Done);
+        }
         match waited {
-            Waited::Reached => {}
-            Waited::Abandoned => return Ok(Applied::Abandoned),
+            Waited::Reached | Waited::Abandoned => {}
             Waited::Beyond(name, committed) if self.shared.allow_partial_reset => {
                 tracing::warn!(
                     command = %barrier.command,

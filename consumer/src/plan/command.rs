@@ -67,6 +67,8 @@ pub struct Translated {
     pub withheld: Vec<Withheld>,
     /// Whether a unique index was made a plain one.
     pub made_plain: bool,
+    /// Unique indexes that it makes.
+    pub unique: Vec<String>,
 }
 
 /// What to know beside the entry.
@@ -140,6 +142,7 @@ const fn plain(action: Action) -> Translated {
         action,
         withheld: Vec::new(),
         made_plain: false,
+        unique: Vec::new(),
     }
 }
 
@@ -273,6 +276,7 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
         },
         withheld,
         made_plain: false,
+        unique: Vec::new(),
     })
 }
 
@@ -370,6 +374,10 @@ fn index_spec(
                 kept.int32("expireAfterSeconds", NEVER);
             }
             b"unique" if !ordered && field.boolean() == Ok(true) => translated.made_plain = true,
+            b"unique" if field.boolean() == Ok(true) => {
+                translated.unique.extend(name.clone());
+                kept.element(field);
+            }
             _ => {
                 kept.element(field);
             }
@@ -393,6 +401,7 @@ fn drop_index(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFau
         action: run(command, &[done::NO_COLLECTION, done::NO_INDEX]),
         withheld: ended.into_iter().collect(),
         made_plain: false,
+        unique: Vec::new(),
     })
 }
 

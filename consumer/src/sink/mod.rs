@@ -103,6 +103,17 @@ impl Sink {
         }
     }
 
+    /// The same, asked of the target in any case.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn has_run_now(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.has_run_now(source, id).await,
+            Self::Json(_) => Ok(false),
+        }
+    }
+
     /// The offset of the first entry of a partition whose document waits in the sink: nothing from
     /// there on may be committed.
     #[must_use]

@@ -204,6 +204,7 @@ impl MongoSink {
                 }
                 (after, false)
             }
+            (Directive::Replace, _) if self.make_way(ns, write, error).await? => (rest, false),
             (Directive::Replace, _) if self.is_ordered(ns) => {
                 self.hold(ns, write).await?;
                 // What follows of the same document goes on top of what is held.
@@ -240,6 +241,9 @@ impl MongoSink {
                         action: Action::Replace(document),
                         ..*write
                     });
+                }
+                (Directive::Replace, _) if self.make_way(ns, write, error).await? => {
+                    again.push(*write);
                 }
                 (Directive::Replace, _) if self.is_ordered(ns) => self.hold(ns, write).await?,
                 (Directive::Retry, _) => again.push(*write),

@@ -55,6 +55,17 @@ impl MongoSink {
             .await
     }
 
+    /// The same, asked of the target in any case: a note may have been taken back.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn has_run_now(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
+        self.persist("reading the catalog", || {
+            self.catalog.learn_again(source, id)
+        })
+        .await
+    }
+
     /// Asks again while the target cannot be reached.
     pub(super) async fn persist<T, F>(
         &self,
@@ -121,7 +132,12 @@ impl MongoSink {
         // A create is foreign to whoever has its name: that life's end is behind it in the log.
         let ns = match lives.resolve(&named, id, None) {
             Resolved::Live(ns) => ns,
-            Resolved::Dropped | Resolved::Foreign => return Ok(Applied::Done),
+            Resolved::Dropped | Resolved::Foreign => {
+                // Noted all the same: whoever waits for a command looks whether it is.
+                let note = Note::passed_over(id, named.clone(), entry.ui);
+                self.note(source, &note).await?;
+                return Ok(Applied::Done);
+            }
         };
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let barrier = Barrier::read(&entry).map_err(|error| fault(PlanFault::Malformed(error)))?;
@@ -143,6 +159,7 @@ impl MongoSink {
             },
             existed: false,
             withheld: translated.withheld.clone(),
+            unique: translated.unique.clone(),
         };
         self.execute((db, collection), &translated, note, source, token)
             .await
@@ -193,12 +210,16 @@ impl MongoSink {
         };
         self.forget_order();
         if applied == Applied::Done {
-            self.persist("noting a command", || {
-                self.catalog.finish(source, note.clone())
-            })
-            .await?;
+            self.note(source, &note).await?;
         }
         Ok(applied)
+    }
+
+    async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
+        self.persist("noting a command", || {
+            self.catalog.finish(source, note.clone())
+        })
+        .await
     }
 
     /// Moves a collection. `now` and `first`: whether it is there, and whether it was when the

@@ -16,10 +16,12 @@ use mongodb::bson::{Bson as Value, Document as Bson, RawBson, RawBsonRef, RawDoc
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
+use oplog_relay_core::runtime::mongo::error_code;
 use rustc_hash::FxHashMap;
 
 use super::MongoSink;
 use super::find::{ReadLevel, find_command};
+use super::reply::WriteError;
 use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::directive::DUPLICATE_KEY;
@@ -27,6 +29,8 @@ use crate::error::ConsumerError;
 use crate::plan::{Action, BulkKind, Write, rewritten, zero_timestamps};
 use crate::sink::Applied;
 
+/// There is no such collection, or no such index.
+const GONE: [i32; 2] = [26, 27];
 /// Bytes of documents that are held at most.
 const MOST_BYTES: usize = 64 << 20;
 
@@ -117,6 +121,41 @@ impl MongoSink {
             )));
         }
         Ok(())
+    }
+
+    /// Takes away the unique index that refuses a write, if it was made by a command after the
+    /// write's entry: the stretch that is applied again did not have it yet. The command is to run
+    /// again at its place.
+    pub(super) async fn make_way(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+        error: &WriteError,
+    ) -> Result<bool, ConsumerError> {
+        let Some(index) = index_of(&error.text) else {
+            return Ok(false);
+        };
+        let maker = self
+            .persist("reading the catalog", || {
+                self.catalog.maker_of(ns, index, write.id)
+            })
+            .await?;
+        let Some((source, id)) = maker else {
+            return Ok(false);
+        };
+        tracing::info!(ns, index, command = %id, "taking a unique index away until its command comes again");
+        self.persist("taking back a note", || self.catalog.take_back(&source, id))
+            .await?;
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let command = doc! { "dropIndexes": collection, "index": index };
+        self.persist("dropping an index", || async {
+            match self.client.database(db).run_command(command.clone()).await {
+                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
+                dropped => dropped.map(drop),
+            }
+        })
+        .await?;
+        Ok(true)
     }
 
     /// Holds a document that an earlier owner of its partition has set aside.
@@ -338,6 +377,14 @@ impl MongoSink {
     }
 }
 
+/// The index that a server's message of a duplicate key names.
+fn index_of(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("index: ")?;
+    let (name, _) = rest.split_once(" dup key")?;
+    // Servers before 3.6 name it with its collection.
+    Some(name.rsplit_once(".$").map_or(name, |(_, name)| name))
+}
+
 fn is_of(held: &HeldDocument, batch: &Batch<'_>) -> bool {
     matches!(&held.place, Some((topic, partition, _))
         if topic == batch.topic && *partition == batch.partition)
@@ -362,4 +409,20 @@ fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, Consum
 
 fn damaged(ns: &str, error: &Malformed) -> ConsumerError {
     ConsumerError::Refused(format!("a document of {ns} is damaged: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_known_by_the_message() {
+        let text = "E11000 duplicate key error collection: s.a index: k_1 dup key: { k: 1 }";
+        assert_eq!(index_of(text), Some("k_1"));
+        assert_eq!(
+            index_of("E11000 … index: s.a.$k_1 dup key: { : 1 }"),
+            Some("k_1")
+        );
+        assert_eq!(index_of("duplicate"), None);
+    }
 }

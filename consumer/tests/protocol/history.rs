@@ -1,0 +1,322 @@
+//! What a source did, and the partitions that carry it: as the producer writes them, with the
+//! offsets of every barrier in its command, and with holes where control records and aborted
+//! records lie.
+
+use std::collections::BTreeMap;
+
+use oplog_consumer::start::PartitionName;
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::position::{EntryId, Timestamp};
+
+use crate::target::Collections;
+
+/// Collections; each has a topic of its own.
+pub(crate) const NAMES: [&str; 3] = ["s.a", "s.b", "s.c"];
+/// Entries of one second of the source.
+const PER_SECOND: usize = 4;
+
+/// A write to a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// The whole document.
+    Insert,
+    /// One of its two fields.
+    Update(usize),
+    Delete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Command {
+    Create(usize),
+    Drop(usize),
+    /// With `dropTarget`.
+    Rename(usize, usize),
+    /// From here on all writes of the collection go to one partition, as with a unique index.
+    Order(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    Write(usize, u8, Write),
+    Run(Command),
+    /// A Kafka transaction ends: control records, and perhaps an aborted record before them.
+    Gap(usize),
+}
+
+/// An entry of the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) id: EntryId,
+    /// Its place in the history; also what it writes.
+    pub(crate) number: u32,
+    pub(crate) ui: Option<[u8; 16]>,
+    pub(crate) event: Event,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Record {
+    Entry(Entry),
+    Barrier(Barrier),
+    Command(Barrier, Entry),
+}
+
+/// The topics of one source.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) partitions: Vec<PartitionName>,
+    /// By partition and offset; `None` is a hole.
+    pub(crate) records: Vec<Vec<Option<Record>>>,
+    /// All entries in the order of the source.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// What the source holds, and how the producer routes it.
+#[derive(Debug)]
+struct Source {
+    /// UUID and whether its writes all go to one partition.
+    collections: BTreeMap<usize, ([u8; 16], bool)>,
+    created: u8,
+}
+
+impl Log {
+    /// Carries those events that the source can do at their time. `spread`: partitions by topic.
+    pub(crate) fn of(events: &[Event], spread: &[usize], with_ui: bool) -> Self {
+        let partitions: Vec<PartitionName> = (0..)
+            .zip(spread)
+            .flat_map(|(topic, count)| (0..*count).map(move |number| name(topic, number)))
+            .collect();
+        let mut log = Self {
+            records: vec![Vec::new(); partitions.len()],
+            partitions,
+            entries: Vec::new(),
+        };
+        let collections = BTreeMap::new();
+        let created = 0;
+        let mut source = Source {
+            collections,
+            created,
+        };
+        for event in events {
+            if let Event::Gap(width) = event {
+                log.gap(*width);
+                continue;
+            }
+            if let Some((ui, ordered)) = source.takes(*event, spread.len()) {
+                let ui = with_ui.then_some(ui);
+                log.push(*event, ui, ordered, spread);
+            }
+        }
+        log.gap(1);
+        log
+    }
+
+    fn push(&mut self, event: Event, ui: Option<[u8; 16]>, ordered: bool, spread: &[usize]) {
+        let number = self.entries.len();
+        let entry = Entry {
+            id: EntryId {
+                ts: Timestamp::new(
+                    u32::try_from(1 + number / PER_SECOND).unwrap(),
+                    u32::try_from(1 + number % PER_SECOND).unwrap(),
+                ),
+                ord: 0,
+            },
+            number: u32::try_from(number).unwrap(),
+            ui,
+            event,
+        };
+        self.entries.push(entry);
+        match event {
+            Event::Write(topic, document, _) => {
+                let partition = usize::from(document) % if ordered { 1 } else { spread[topic] };
+                let index = self.index(&name(topic, partition));
+                self.records[index].push(Some(Record::Entry(entry)));
+            }
+            Event::Run(command) => self.push_command(command, entry, spread),
+            Event::Gap(_) => {}
+        }
+    }
+
+    /// As the producer does: leader barrier and command in one, a barrier in each other one.
+    fn push_command(&mut self, command: Command, entry: Entry, spread: &[usize]) {
+        let topics = topics(command);
+        let mut barrier = Barrier {
+            command: entry.id,
+            leader_topic: topic(topics[0]),
+            leader_offset: self.end(&name(topics[0], 0)),
+            ordered: false,
+            partitions: Vec::new(),
+        };
+        let noop = barrier.clone();
+        for concerned in &topics {
+            let ends = (0..spread[*concerned]).map(|number| self.end(&name(*concerned, number)));
+            barrier.partitions.push((topic(*concerned), ends.collect()));
+        }
+        for concerned in &topics {
+            for number in 0..spread[*concerned] {
+                let index = self.index(&name(*concerned, number));
+                self.records[index].push(Some(Record::Barrier(noop.clone())));
+            }
+        }
+        let leader = self.index(&name(topics[0], 0));
+        self.records[leader].push(Some(Record::Command(barrier, entry)));
+    }
+
+    fn gap(&mut self, width: usize) {
+        for records in &mut self.records {
+            // A transaction ends in those partitions that it wrote to.
+            if matches!(records.last(), Some(Some(_))) {
+                records.extend(std::iter::repeat_n(None, width));
+            }
+        }
+    }
+
+    pub(crate) fn index(&self, name: &PartitionName) -> usize {
+        self.partitions.iter().position(|it| it == name).unwrap()
+    }
+
+    fn end(&self, name: &PartitionName) -> i64 {
+        i64::try_from(self.records[self.index(name)].len()).unwrap()
+    }
+
+    /// The next record of a partition and its offset, holes left out.
+    pub(crate) fn next(&self, partition: usize, from: i64) -> Option<(i64, &Record)> {
+        let records = (0..).zip(&self.records[partition]);
+        let mut after = records.skip(usize::try_from(from).unwrap());
+        after.find_map(|(offset, record)| Some((offset, record.as_ref()?)))
+    }
+
+    /// The commands whose barriers a partition has between two offsets.
+    pub(crate) fn commands(
+        &self,
+        partition: usize,
+        (from, to): (i64, i64),
+    ) -> impl Iterator<Item = EntryId> {
+        let records = (0..).zip(&self.records[partition]);
+        let within = records.filter(move |(offset, _)| (from..to).contains(offset));
+        within.filter_map(|(_, record)| match record {
+            Some(Record::Barrier(barrier)) => Some(barrier.command),
+            _ => None,
+        })
+    }
+
+    /// The entries that a partition has before an offset, by their numbers.
+    pub(crate) fn written_before(
+        &self,
+        partition: usize,
+        offset: i64,
+    ) -> impl Iterator<Item = usize> {
+        let records = (0..offset).zip(&self.records[partition]);
+        records.filter_map(|(_, record)| match record {
+            Some(Record::Entry(entry)) => usize::try_from(entry.number).ok(),
+            _ => None,
+        })
+    }
+
+    /// Where a reader stands that has taken everything before `next`: it steps over holes at the
+    /// end alone.
+    pub(crate) fn position(&self, partition: usize, next: i64) -> i64 {
+        match self.next(partition, next) {
+            Some(_) => next,
+            None => i64::try_from(self.records[partition].len()).unwrap(),
+        }
+    }
+
+    /// The offsets of the first records of a source second, as Kafka finds them by time.
+    pub(crate) fn cut(&self, second: u32) -> Vec<i64> {
+        let starts = self.records.iter().map(|records| {
+            let from = records.iter().position(|record| {
+                let at = record.as_ref().map(|record| match record {
+                    Record::Entry(entry) | Record::Command(_, entry) => entry.id.ts.seconds,
+                    Record::Barrier(barrier) => barrier.command.ts.seconds,
+                });
+                at.is_some_and(|at| at >= second)
+            });
+            i64::try_from(from.unwrap_or(records.len())).unwrap()
+        });
+        starts.collect()
+    }
+
+    /// What the source holds in the end.
+    pub(crate) fn reference(&self) -> Collections {
+        self.state_before(u32::MAX)
+    }
+
+    /// What the source holds when a second begins.
+    pub(crate) fn state_before(&self, second: u32) -> Collections {
+        let mut collections = Collections::default();
+        let before = self
+            .entries
+            .iter()
+            .filter(|entry| entry.id.ts.seconds < second);
+        for entry in before {
+            match entry.event {
+                Event::Write(ns, document, write) => {
+                    collections.write(NAMES[ns], document, write, entry.number);
+                }
+                Event::Run(command) => collections.run(command),
+                Event::Gap(_) => {}
+            }
+        }
+        collections
+    }
+
+    /// Whether a command moves documents to other partitions.
+    pub(crate) fn moves(&self) -> bool {
+        let moves = |event| matches!(event, Event::Run(Command::Rename(..) | Command::Order(_)));
+        self.entries.iter().any(|entry| moves(entry.event))
+    }
+}
+
+impl Source {
+    /// Does an event, if it is possible; returns the collection's UUID and order.
+    fn takes(&mut self, event: Event, topics: usize) -> Option<([u8; 16], bool)> {
+        let concerned = match event {
+            Event::Write(ns, ..) => vec![ns],
+            Event::Run(command) => self::topics(command),
+            Event::Gap(_) => return None,
+        };
+        if concerned.iter().any(|ns| *ns >= topics) {
+            return None;
+        }
+        match event {
+            Event::Run(Command::Create(ns)) if !self.collections.contains_key(&ns) => {
+                self.created += 1;
+                let made = ([self.created; 16], false);
+                self.collections.insert(ns, made);
+                Some(made)
+            }
+            Event::Run(Command::Drop(ns)) => self.collections.remove(&ns),
+            Event::Run(Command::Rename(from, to)) if from != to => {
+                let moved = self.collections.remove(&from)?;
+                self.collections.insert(to, moved);
+                Some(moved)
+            }
+            Event::Run(Command::Order(ns)) => {
+                let found = self.collections.get_mut(&ns)?;
+                found.1 = true;
+                Some(*found)
+            }
+            Event::Write(ns, ..) => self.collections.get(&ns).copied(),
+            Event::Run(_) | Event::Gap(_) => None,
+        }
+    }
+}
+
+/// The topics that a command concerns; the first one leads.
+pub(crate) fn topics(command: Command) -> Vec<usize> {
+    match command {
+        Command::Create(ns) | Command::Drop(ns) | Command::Order(ns) => vec![ns],
+        Command::Rename(from, to) => vec![from, to],
+    }
+}
+
+fn topic(ns: usize) -> String {
+    format!("t.{}", NAMES[ns])
+}
+
+pub(crate) fn name(ns: usize, partition: usize) -> PartitionName {
+    PartitionName {
+        topic: topic(ns),
+        partition: i32::try_from(partition).unwrap(),
+    }
+}

@@ -1,0 +1,244 @@
+//! The model test of barriers: a group of members over a log of one source, step by step in any
+//! order, with crashes, rebalances and resets. What decides is the product's own code; what acts
+//! is a model. A command runs after all earlier and before all later writes of its collections, a
+//! target ends as its source did, and nobody waits for ever.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test: a panic is the failure report"
+)]
+
+mod cases;
+mod group;
+mod history;
+mod search;
+mod target;
+mod worker;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+
+use cases::{Case, case};
+use group::{Fault, Group, Trouble};
+use history::{Command, Event, Log, Write};
+use search::{Ends, all};
+
+/// A create and a drop in two partitions, with control records before the drop's barriers.
+const DROP: [Event; 5] = [
+    Event::Run(Command::Create(0)),
+    insert(0, 0),
+    insert(0, 1),
+    Event::Gap(1),
+    Event::Run(Command::Drop(0)),
+];
+
+/// The same, and another life of the name.
+const DROP_AND_CREATE: [Event; 7] = [
+    DROP[0],
+    DROP[1],
+    DROP[2],
+    DROP[3],
+    DROP[4],
+    Event::Run(Command::Create(0)),
+    insert(0, 1),
+];
+
+/// A rename onto another name, with a topic of its own.
+const RENAME: [Event; 5] = [
+    Event::Run(Command::Create(0)),
+    insert(0, 0),
+    Event::Gap(1),
+    Event::Run(Command::Rename(0, 1)),
+    update(1, 0),
+];
+
+/// From the second partition a document goes to the first, as with a new unique index.
+const ORDER: [Event; 4] = [
+    Event::Run(Command::Create(0)),
+    insert(0, 1),
+    Event::Run(Command::Order(0)),
+    update(0, 1),
+];
+
+/// Two lives of one name end, a third goes on; each begins with a second of the source.
+const LIVES: [Event; 11] = [
+    Event::Run(Command::Create(0)),
+    insert(0, 0),
+    insert(0, 1),
+    Event::Run(Command::Drop(0)),
+    Event::Run(Command::Create(0)),
+    insert(0, 0),
+    insert(0, 1),
+    Event::Run(Command::Drop(0)),
+    Event::Run(Command::Create(0)),
+    insert(0, 0),
+    update(0, 0),
+];
+
+const fn insert(ns: usize, document: u8) -> Event {
+    Event::Write(ns, document, Write::Insert)
+}
+
+const fn update(ns: usize, document: u8) -> Event {
+    Event::Write(ns, document, Write::Update(0))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_steps_leads_to_the_source(case in case()) {
+        prop_assert_eq!(case.first_pass(None), Ok(()));
+    }
+
+    #[test]
+    fn a_reset_to_the_beginning_converges(case in case()) {
+        prop_assert_eq!(case.full_reset(None), Ok(()));
+    }
+
+    #[test]
+    fn a_copy_of_some_time_goes_on_from_there(case in case()) {
+        prop_assert_eq!(case.start_at_a_time(None), Ok(()));
+    }
+
+    #[test]
+    fn a_reset_to_a_time_converges(case in case()) {
+        prop_assert_eq!(case.reset_to_a_time(None), Ok(()));
+    }
+
+    #[test]
+    fn a_reset_of_some_partitions_is_refused_or_harmless(case in case()) {
+        prop_assert_eq!(case.partial_reset(None), Ok(()));
+    }
+}
+
+/// Every order of every step of two members, with a crash and a rebalance at any time.
+fn every_order(events: &[Event], spread: &[usize], fault: Option<Fault>) -> Result<Ends, Trouble> {
+    let log = Log::of(events, spread, true);
+    let mut group = Group::new(&log, 2, fault);
+    (group.crashes, group.rebalances) = (1, 1);
+    all(&group, true)
+}
+
+/// Every order of a create of which a waiting worker loses its partition and does not know.
+fn every_order_with_a_loss(fault: Option<Fault>) -> Result<Ends, Trouble> {
+    let log = Log::of(&DROP[..3], &[2], true);
+    let mut group = Group::new(&log, 2, fault);
+    group.losses = 1;
+    all(&group, true)
+}
+
+/// Every order after a reset of a target that is at the end.
+fn every_order_again(
+    events: &[Event],
+    spread: &[usize],
+    second: u32,
+    fault: Option<Fault>,
+) -> Result<Ends, Trouble> {
+    let log = Log::of(events, spread, false);
+    let mut group = Group::new(&log, 2, fault);
+    group.finish()?;
+    let cut: Vec<Option<i64>> = log.cut(second).into_iter().map(Some).collect();
+    group.reset(&cut);
+    all(&group, true)
+}
+
+/// Every order of a new group of which each partition begins somewhere.
+fn every_order_from(
+    starts: &[i64],
+    allow_partial_reset: bool,
+    fault: Option<Fault>,
+) -> Result<Ends, Trouble> {
+    let log = Log::of(&DROP_AND_CREATE, &[2], false);
+    let mut group = Group::new(&log, 1, fault);
+    group.world.allow_partial_reset = allow_partial_reset;
+    group.reset(&starts.iter().copied().map(Some).collect::<Vec<_>>());
+    all(&group, false)
+}
+
+#[test]
+fn every_order_of_a_drop_or_a_rename_with_a_crash_and_a_rebalance() {
+    for (events, spread) in [(&DROP[..], &[2][..]), (&RENAME, &[1, 1])] {
+        let ends = every_order(events, spread, None).unwrap();
+        assert!(
+            ends.states > 10_000 && ends.reached > 0 && ends.refused == 0,
+            "{ends:?}"
+        );
+    }
+}
+
+#[test]
+fn every_order_of_a_create_with_a_worker_that_lost_its_partition() {
+    let ends = every_order_with_a_loss(None).unwrap();
+    assert!(ends.reached > 0 && ends.refused == 0, "{ends:?}");
+}
+
+#[test]
+fn every_order_after_a_reset_also_between_two_drops() {
+    for second in 1..=4 {
+        let ends = every_order_again(&LIVES, &[2], second, None).unwrap();
+        assert!(ends.reached > 0 && ends.refused == 0, "{second} {ends:?}");
+    }
+    let ends = every_order_again(&ORDER, &[2], 1, None).unwrap();
+    assert!(ends.reached > 0 && ends.refused == 0, "{ends:?}");
+}
+
+/// Only a start that cuts a barrier set in two is refused, and it always is. A command that lies
+/// before all starts is left out, as it was asked for.
+#[test]
+fn every_pair_of_starts_is_a_cut_or_refused() {
+    let log = Log::of(&DROP_AND_CREATE, &[2], false);
+    let ends = |partition: usize| i64::try_from(log.records[partition].len()).unwrap();
+    for first in 0..=ends(0) {
+        for second in 0..=ends(1) {
+            // The leader barrier is nothing without the command after it.
+            let led = log.commands(0, (0, first - 1));
+            let is_cut = led.eq(log.commands(1, (0, second)));
+            let found = every_order_from(&[first, second], false, None).unwrap();
+            let outcome = (found.reached > 0, found.refused > 0);
+            assert_eq!(outcome, (is_cut, !is_cut), "{first} {second} {found:?}");
+            let allowed = every_order_from(&[first, second], true, None).unwrap();
+            assert_eq!(allowed.refused, 0, "{first} {second} {allowed:?}");
+        }
+    }
+}
+
+/// The first trouble in drawn cases.
+fn found(scene: fn(&Case, Option<Fault>) -> Result<(), Trouble>, fault: Fault) -> Trouble {
+    let mut runner = TestRunner::deterministic();
+    let mut drawn = (0..2_000).map(|_| case().new_tree(&mut runner).unwrap().current());
+    let trouble = drawn.find_map(|case| scene(&case, Some(fault)).err());
+    trouble.unwrap_or_else(|| panic!("{fault:?} is not found"))
+}
+
+/// Each rule of the protocol is there for a reason: without it a scene goes wrong.
+#[test]
+fn a_rule_that_is_left_out_is_found() {
+    use Trouble::{Diverged, OutOfOrder, Stuck};
+    let drop = |fault| every_order(&DROP, &[2], Some(fault)).unwrap_err();
+    let rename = |fault| every_order(&RENAME, &[1, 1], Some(fault)).unwrap_err();
+    assert!(matches!(drop(Fault::CommitsAfterLast), Stuck(_)));
+    assert!(matches!(drop(Fault::PassesEarly), OutOfOrder(_)));
+    assert!(matches!(drop(Fault::LeadsWithoutWaiting), OutOfOrder(_)));
+    assert!(matches!(drop(Fault::LeadsUncommitted), Diverged(_)));
+    assert!(matches!(rename(Fault::LeadsUncommitted), Diverged(_)));
+    assert!(matches!(rename(Fault::RenamesUnnoted), Diverged(_)));
+    let misled = every_order_with_a_loss(Some(Fault::AsksBeforeWaiting)).unwrap();
+    assert!(misled.refused > 0, "{misled:?}");
+    let again = every_order_again(&ORDER, &[2], 1, Some(Fault::WaitsOnlyToRun));
+    assert!(matches!(again, Err(Diverged(_))));
+    let again = every_order_again(&LIVES, &[2], 2, Some(Fault::KnowsNoLives));
+    assert!(matches!(again, Err(Diverged(_))));
+    let again = every_order_again(&LIVES, &[2], 1, Some(Fault::TrustsOffsets));
+    assert!(matches!(again, Err(OutOfOrder(_))));
+    let unequal = every_order_from(&[9, 0], false, Some(Fault::PassesSkipped));
+    assert!(matches!(unequal, Err(OutOfOrder(_))), "{unequal:?}");
+    for scene in [Case::first_pass, Case::full_reset] {
+        assert!(matches!(
+            found(scene, Fault::WritesAfterRevoke),
+            Diverged(_)
+        ));
+    }
+}

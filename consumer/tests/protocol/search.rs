@@ -1,0 +1,119 @@
+//! Ways through a group's steps: a drawn one, or all of them.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use crate::group::{Group, Step, Trouble};
+
+/// A drawn turn: something goes wrong, or one partition goes on for a few steps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turn {
+    pub(crate) mishap: bool,
+    pub(crate) pick: usize,
+    pub(crate) steps: usize,
+}
+
+/// Lets a group go through drawn turns.
+pub(crate) fn drawn(group: &mut Group<'_>, turns: &[Turn]) -> Result<(), Trouble> {
+    for turn in turns {
+        if turn.mishap {
+            let mishaps = group.mishaps();
+            if let Some(step) = mishaps.get(turn.pick % mishaps.len().max(1)) {
+                group.step(*step)?;
+            }
+            continue;
+        }
+        let partition = turn.pick % group.seats.len();
+        for number in 0..turn.steps {
+            let mut steps = group.steps();
+            steps.retain(|step| of(*step).is_none_or(|it| it == partition));
+            if steps.is_empty() {
+                break;
+            }
+            group.step(steps[(turn.pick / 7 + number) % steps.len()])?;
+        }
+    }
+    Ok(())
+}
+
+/// The partition that a step is about.
+const fn of(step: Step) -> Option<usize> {
+    match step {
+        Step::Work(partition)
+        | Step::Acknowledge(partition)
+        | Step::Commit(partition)
+        | Step::Seat(partition, _)
+        | Step::Revoke(partition, _)
+        | Step::Lose(partition) => Some(partition),
+        Step::Crash(_) | Step::Haunt(_) => None,
+    }
+}
+
+/// How many states there are, and how many of them are ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ends {
+    pub(crate) states: usize,
+    /// Ends at which everything is committed.
+    pub(crate) reached: usize,
+    /// Ends at which a member refused to go on.
+    pub(crate) refused: usize,
+}
+
+/// Lets a group go through all orders of all steps, whatever goes wrong when. Every step goes on,
+/// so each way ends; where no step is left all must be over, and the target be as the source where
+/// it `converges`.
+pub(crate) fn all(start: &Group<'_>, converges: bool) -> Result<Ends, Trouble> {
+    let mut ends = Ends::default();
+    let mut seen = HashSet::from([print(start)]);
+    let mut open = vec![start.clone()];
+    while let Some(group) = open.pop() {
+        let steps = group.steps();
+        if steps.is_empty() {
+            if !group.is_over() {
+                return Err(Trouble::Stuck(format!("{:?}", group.seats)));
+            }
+            if converges {
+                group.check()?;
+            }
+            let refused = group.world.refused.is_some();
+            *(if refused {
+                &mut ends.refused
+            } else {
+                &mut ends.reached
+            }) += 1;
+        }
+        for step in steps.into_iter().chain(group.mishaps()) {
+            let mut next = group.clone();
+            next.step(step)?;
+            if seen.insert(print(&next)) {
+                open.push(next);
+            }
+        }
+    }
+    ends.states = seen.len();
+    Ok(ends)
+}
+
+/// Tells states apart.
+fn print(group: &Group<'_>) -> u64 {
+    struct Into(DefaultHasher);
+    impl std::fmt::Write for Into {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            text.hash(&mut self.0);
+            Ok(())
+        }
+    }
+    let world = &group.world;
+    let mut into = Into(DefaultHasher::new());
+    let state = (&group.seats, &world.committed, &world.target, &world.known);
+    let rest = (
+        &group.ghosts,
+        &world.applied,
+        &world.refused,
+        group.crashes,
+        (group.rebalances, group.losses),
+    );
+    write!(into, "{state:?} {rest:?}").unwrap();
+    into.0.finish()
+}

@@ -1,0 +1,369 @@
+//! A worker of one partition, as `PartitionWorker` and `Meeting` are: one write to the target, or
+//! one look at what others did, in each step.
+
+use oplog_consumer::barrier::{Waited, followers, gathered, is_past, leader, stations};
+use oplog_consumer::catalog::{Change, Ran, Resolved};
+use oplog_consumer::offsets::NextOffset;
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::position::EntryId;
+
+use crate::group::{Fault, Seat, Trouble, World};
+use crate::history::{Command, Entry, Event, NAMES, Record, topics};
+
+/// What a worker does.
+#[derive(Debug, Clone)]
+enum Stage {
+    Reading,
+    /// Waits until the command ran.
+    Following(Barrier),
+    /// Waits for all others, to run the command.
+    Gathering(Barrier, Entry),
+    /// All others are there.
+    Deciding(Barrier, Entry, Waited),
+    Running(Barrier, Entry),
+    /// A rename is noted; whether its collection is there now, and was when it was noted first.
+    Moving(Barrier, Entry, (bool, bool)),
+    /// The command ran.
+    Noting(Barrier, Ran),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    stage: Stage,
+    /// The next record to read.
+    next: i64,
+    /// Everything before it is applied.
+    done: i64,
+    last: Option<EntryId>,
+}
+
+impl Worker {
+    pub(crate) const fn new(next: i64) -> Self {
+        Self {
+            stage: Stage::Reading,
+            next,
+            done: next,
+            last: None,
+        }
+    }
+
+    pub(crate) const fn done(&self) -> NextOffset {
+        NextOffset::at(self.done)
+    }
+
+    pub(crate) const fn last(&self) -> Option<EntryId> {
+        self.last
+    }
+
+    /// Everything before it was taken from Kafka.
+    pub(crate) const fn reader(&self) -> i64 {
+        self.next
+    }
+
+    /// Whether it waits at a barrier: its next step writes nothing.
+    pub(crate) const fn waits(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Following(_) | Stage::Gathering(..) | Stage::Deciding(..)
+        )
+    }
+
+    /// Whether a step would change anything.
+    pub(crate) fn can_step(&self, seat: &Seat, world: &World<'_>) -> bool {
+        match &self.stage {
+            Stage::Reading => world.log.next(seat.partition, self.next).is_some(),
+            Stage::Following(barrier) => is_released(barrier, world),
+            Stage::Gathering(barrier, _) => gather(barrier, world).is_some(),
+            Stage::Deciding(..) | Stage::Running(..) | Stage::Moving(..) | Stage::Noting(..) => {
+                true
+            }
+        }
+    }
+
+    pub(crate) fn step(seat: &mut Seat, world: &mut World<'_>) -> Result<(), Trouble> {
+        match seat.worker.stage.clone() {
+            Stage::Reading => return read(seat, world),
+            Stage::Following(barrier) => follow(seat, &barrier, world),
+            Stage::Gathering(barrier, entry) => {
+                if let Some(waited) = gather(&barrier, world) {
+                    seat.worker.stage = Stage::Deciding(barrier, entry, waited);
+                }
+            }
+            Stage::Deciding(barrier, entry, waited) => {
+                decide(seat, (barrier, entry), &waited, world);
+            }
+            Stage::Running(barrier, entry) => return run(seat, (barrier, entry), world),
+            Stage::Moving(barrier, entry, existed) => {
+                return rename(seat, (barrier, entry), existed, world);
+            }
+            Stage::Noting(barrier, ran) => {
+                world.known[seat.member].insert(ran.id);
+                world.target.finish(ran);
+                seat.worker.pass(&barrier);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on after the record at hand.
+    fn pass(&mut self, barrier: &Barrier) {
+        self.stage = Stage::Reading;
+        self.done = self.next;
+        self.last = Some(barrier.command);
+    }
+}
+
+fn read(seat: &mut Seat, world: &mut World<'_>) -> Result<(), Trouble> {
+    let Some((offset, record)) = world.log.next(seat.partition, seat.worker.next) else {
+        return Ok(());
+    };
+    let record = record.clone();
+    seat.tracker.hand(offset);
+    seat.worker.next = offset + 1;
+    match record {
+        Record::Entry(entry) => {
+            check_commands(&entry, (seat.partition, offset), world)?;
+            write(&entry, seat.member, world);
+            seat.worker.done = offset + 1;
+            seat.worker.last = Some(entry.id);
+        }
+        Record::Barrier(barrier) => {
+            stand_before(offset, seat, world);
+            if world.log.partitions[seat.partition] == leader(&barrier) {
+                seat.worker.pass(&barrier);
+            } else {
+                seat.worker.stage = Stage::Following(barrier);
+            }
+        }
+        Record::Command(barrier, entry) => {
+            stand_before(offset, seat, world);
+            seat.worker.stage = Stage::Gathering(barrier, entry);
+        }
+    }
+    Ok(())
+}
+
+/// The report is on its way to the poll thread; it says the barrier's own offset.
+fn stand_before(offset: i64, seat: &mut Seat, world: &World<'_>) {
+    if world.fault != Some(Fault::CommitsAfterLast) {
+        seat.worker.done = offset;
+    }
+}
+
+fn write(entry: &Entry, member: usize, world: &mut World<'_>) {
+    let Event::Write(ns, document, write) = entry.event else {
+        return;
+    };
+    let named = NAMES[ns];
+    let mut lives = world.target.lives(&world.known[member]);
+    if lives.resolve(named, entry.id, entry.ui) == Resolved::Foreign {
+        world.known[member] = world.target.done();
+        lives = world.target.lives(&world.known[member]);
+    }
+    let now = match lives.resolve(named, entry.id, entry.ui) {
+        _ if world.fault == Some(Fault::KnowsNoLives) => Some(named),
+        Resolved::Live(now) => Some(now),
+        Resolved::Dropped => None,
+        Resolved::Foreign => {
+            world.refused = Some(format!("{entry:?} is of another collection"));
+            return;
+        }
+    };
+    if let Some(now) = now {
+        let collections = &mut world.target.collections;
+        collections.write(now, document, write, entry.number);
+    }
+    world.applied[usize::try_from(entry.number).unwrap()] = true;
+}
+
+fn is_released(barrier: &Barrier, world: &World<'_>) -> bool {
+    if world.fault == Some(Fault::PassesEarly) {
+        let at = world.committed.get(&leader(barrier));
+        return at.is_some_and(|at| *at > barrier.leader_offset);
+    }
+    is_past(barrier, &world.committed)
+}
+
+fn follow(seat: &mut Seat, barrier: &Barrier, world: &mut World<'_>) {
+    if !is_released(barrier, world) {
+        return;
+    }
+    if world.target.is_done(barrier.command) {
+        world.known[seat.member].insert(barrier.command);
+    } else if !world.allow_partial_reset
+        && !matches!(world.fault, Some(Fault::PassesSkipped | Fault::PassesEarly))
+    {
+        world.refused = Some(format!("{} was left out", barrier.command));
+        return;
+    }
+    seat.worker.pass(barrier);
+}
+
+fn gather(barrier: &Barrier, world: &World<'_>) -> Option<Waited> {
+    let ran = world.target.is_done(barrier.command);
+    match world.fault {
+        Some(Fault::LeadsWithoutWaiting) => Some(Waited::Reached),
+        Some(Fault::WaitsOnlyToRun) if ran => Some(Waited::Reached),
+        Some(Fault::LeadsUncommitted) => gathered(&followers(barrier), &world.committed),
+        _ => gathered(&stations(barrier), &world.committed),
+    }
+}
+
+fn decide(
+    seat: &mut Seat,
+    (barrier, entry): (Barrier, Entry),
+    waited: &Waited,
+    world: &mut World<'_>,
+) {
+    let mut ran = world.target.is_done(entry.id);
+    if world.fault == Some(Fault::AsksBeforeWaiting) {
+        ran = world.known[seat.member].contains(&entry.id);
+    }
+    if ran {
+        world.known[seat.member].insert(entry.id);
+    }
+    if world.fault == Some(Fault::TrustsOffsets) {
+        ran = matches!(waited, Waited::Beyond(..));
+    }
+    if ran {
+        seat.worker.pass(&barrier);
+        return;
+    }
+    match waited {
+        Waited::Beyond(name, offset) if !world.allow_partial_reset => {
+            world.refused = Some(format!("{name:?} is at {offset}, beyond {barrier:?}"));
+        }
+        _ => seat.worker.stage = Stage::Running(barrier, entry),
+    }
+}
+
+/// As the sink does: it asks the catalog once more, finds the collection, and runs the command.
+fn run(
+    seat: &mut Seat,
+    (barrier, entry): (Barrier, Entry),
+    world: &mut World<'_>,
+) -> Result<(), Trouble> {
+    let Event::Run(command) = entry.event else {
+        unreachable!("only commands are run")
+    };
+    if world.target.is_done(entry.id) && world.fault != Some(Fault::TrustsOffsets) {
+        seat.worker.pass(&barrier);
+        return Ok(());
+    }
+    let concerned = topics(command);
+    let named = NAMES[concerned[0]];
+    let change = match command {
+        Command::Create(_) => Change::Created,
+        Command::Drop(_) => Change::Dropped,
+        Command::Rename(_, to) => Change::Renamed {
+            to: NAMES[to].to_owned(),
+        },
+        Command::Order(_) => Change::Other,
+    };
+    let mut ran = Ran {
+        id: entry.id,
+        ns: named.to_owned(),
+        ui: entry.ui,
+        change,
+    };
+    let lives = world.target.lives(&world.known[seat.member]);
+    let Resolved::Live(now) = lives.resolve(named, entry.id, None) else {
+        ran.change = Change::Other;
+        seat.worker.stage = Stage::Noting(barrier, ran);
+        return Ok(());
+    };
+    let now = NAMES.iter().position(|name| *name == now).unwrap();
+    if matches!(command, Command::Rename(..)) && world.fault != Some(Fault::RenamesUnnoted) {
+        let there = world.target.collections.has(now);
+        let existed = world.target.begin(ran, there);
+        seat.worker.stage = Stage::Moving(barrier, entry, (there, existed));
+        return Ok(());
+    }
+    check_order(&entry, &concerned, world)?;
+    match command {
+        Command::Drop(_) => world.target.collections.run(Command::Drop(now)),
+        Command::Rename(..) => {
+            let there = world.target.collections.has(now);
+            moved(command, (there, there), world);
+        }
+        Command::Create(_) | Command::Order(_) => world.target.collections.run(command),
+    }
+    seat.worker.stage = Stage::Noting(barrier, ran);
+    Ok(())
+}
+
+fn rename(
+    seat: &mut Seat,
+    (barrier, entry): (Barrier, Entry),
+    existed: (bool, bool),
+    world: &mut World<'_>,
+) -> Result<(), Trouble> {
+    let Event::Run(Command::Rename(from, to)) = entry.event else {
+        unreachable!("only renames move")
+    };
+    check_order(&entry, &[from, to], world)?;
+    moved(Command::Rename(from, to), existed, world);
+    let ran = Ran {
+        id: entry.id,
+        ns: NAMES[from].to_owned(),
+        ui: entry.ui,
+        change: Change::Renamed {
+            to: NAMES[to].to_owned(),
+        },
+    };
+    seat.worker.stage = Stage::Noting(barrier, ran);
+    Ok(())
+}
+
+/// A collection that is not there, and was not when the command was noted, leaves the new name
+/// empty; one that was there has been moved before a crash.
+fn moved(command: Command, (now, first): (bool, bool), world: &mut World<'_>) {
+    let Command::Rename(_, to) = command else {
+        return;
+    };
+    if now {
+        world.target.collections.run(command);
+    } else if !first {
+        world.target.collections.run(Command::Drop(to));
+    }
+}
+
+/// All earlier writes of the command's collections were applied, no later one was.
+fn check_order(entry: &Entry, concerned: &[usize], world: &World<'_>) -> Result<(), Trouble> {
+    for (other, applied) in world.log.entries.iter().zip(&world.applied) {
+        let Event::Write(ns, ..) = other.event else {
+            continue;
+        };
+        let earlier = other.id < entry.id;
+        if !concerned.contains(&ns) || *applied == earlier {
+            continue;
+        }
+        if earlier || !world.allow_partial_reset {
+            let which = if earlier {
+                "before an earlier"
+            } else {
+                "after a later"
+            };
+            let text = format!("{entry:?} ran {which} write: {other:?}");
+            return Err(Trouble::OutOfOrder(text));
+        }
+    }
+    Ok(())
+}
+
+/// All earlier commands that the partition has met since it was told where to begin have run.
+fn check_commands(
+    entry: &Entry,
+    (partition, offset): (usize, i64),
+    world: &World<'_>,
+) -> Result<(), Trouble> {
+    let met = (world.starts[partition], offset);
+    let mut met = world.log.commands(partition, met);
+    match met.find(|id| !world.target.is_done(*id)) {
+        Some(command) if !world.allow_partial_reset => {
+            let text = format!("{entry:?} is written, but {command} did not run");
+            Err(Trouble::OutOfOrder(text))
+        }
+        _ => Ok(()),
+    }
+}
