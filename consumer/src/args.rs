@@ -28,6 +28,14 @@ pub enum Command {
     /// Compare two MongoDBs document by document, in bounded memory. Exits with 0 if they are
     /// equal, 7 if they differ, 8 if it could not tell.
     Verify(VerifyArguments),
+    /// End a replay: set on the target what the replay withheld from it.
+    ///
+    /// While a group replays, nothing expires on its target: the expireAfterSeconds of TTL indexes,
+    /// time series and clustered collections is kept in the target's oplog_relay.catalog. cutover
+    /// sets the true values, one line for each, when the target takes the source's place. The
+    /// group must be stopped before, and must not replay into this target afterwards: the target
+    /// would delete documents that later entries change. It may run again.
+    Cutover(CutoverArguments),
     /// Exit 0 if the instance that serves HTTP at an address is ready: for container health checks.
     Health(HealthArguments),
 }
@@ -135,6 +143,21 @@ pub struct VerifyArguments {
     /// Write one JSON line for each difference to this file.
     #[arg(long, value_name = "FILE")]
     pub report: Option<String>,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `oplog-consumer cutover`
+#[derive(Debug, Clone, Args)]
+pub struct CutoverArguments {
+    /// MongoDB connection string of the target. May be read from a file:
+    /// file:/run/secrets/target.
+    #[arg(long, value_name = "URI")]
+    pub target: Option<String>,
+    /// Name of the consumer group that replayed into it, stopped now.
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,

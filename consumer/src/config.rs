@@ -12,7 +12,9 @@ use oplog_relay_core::runtime::kafka::{CONSUMER_OWNED, KafkaOptions, check_optio
 use oplog_relay_core::runtime::telemetry::{LogFormat, LogOptions};
 use oplog_relay_core::topic::check_prefix;
 
-use crate::args::{EmitArguments, GroupArguments, LogArguments, ReplayArguments, VerifyArguments};
+use crate::args::{
+    CutoverArguments, EmitArguments, GroupArguments, LogArguments, ReplayArguments, VerifyArguments,
+};
 
 /// How a group reads.
 #[derive(Debug, Clone)]
@@ -98,6 +100,17 @@ pub struct VerifyConfig {
     pub ignore_field_order: bool,
     /// Where to write each difference.
     pub report: Option<PathBuf>,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// The configuration of `cutover`.
+#[derive(Debug, Clone)]
+pub struct CutoverConfig {
+    /// The target.
+    pub target: Secret,
+    /// The group that replayed into it.
+    pub group: String,
     /// Logging.
     pub log: LogOptions,
 }
@@ -210,6 +223,23 @@ impl VerifyConfig {
             report,
             log,
         })
+    }
+}
+
+impl CutoverConfig {
+    /// Checks the arguments of `cutover`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &CutoverArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
+        let group = required("--group", arguments.group.as_deref(), &mut faults);
+        let log = check_log(&arguments.log, &mut faults);
+        let checked = target.zip(group.zip(log));
+        faults.finish()?;
+        let (target, (group, log)) = checked.ok_or_else(no_faults)?;
+        Ok(Self { target, group, log })
     }
 }
 

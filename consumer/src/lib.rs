@@ -11,7 +11,7 @@
 //! - [`barrier`] waiting for commands, [`committed`] what for; [`catalog`] which commands ran
 //! - [`topics`] which source and format a topic has
 //! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
-//! - [`verify`] compares two MongoDBs
+//! - [`verify`] compares two MongoDBs; [`cutover`] gives the target what was withheld from it
 //! - [`status`] and [`metrics`] what is shown; [`error`] what can go wrong, and the exit codes
 //!
 //! # The order of things
@@ -29,6 +29,7 @@ pub mod catalog;
 pub mod chunk;
 pub mod committed;
 pub mod config;
+pub mod cutover;
 pub mod directive;
 pub mod error;
 pub mod group;
@@ -52,7 +53,7 @@ use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::runtime::telemetry;
 
 use crate::args::{Arguments, Command};
-use crate::config::{Destination, EmitConfig, ReplayConfig, VerifyConfig};
+use crate::config::{CutoverConfig, Destination, EmitConfig, ReplayConfig, VerifyConfig};
 use crate::error::ConsumerError;
 use crate::sink::Sink;
 use crate::sink::json::JsonSink;
@@ -72,6 +73,10 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         },
         Command::Verify(arguments) => match VerifyConfig::check(&arguments) {
             Ok(config) => Box::pin(compare(config)).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Cutover(arguments) => match CutoverConfig::check(&arguments) {
+            Ok(config) => cut_over(config).await,
             Err(error) => Err(error.into()),
         },
         Command::Health(arguments) => match http::probe(&arguments.http).await {
@@ -132,6 +137,16 @@ async fn compare(config: VerifyConfig) -> Result<ExitCode, ConsumerError> {
         () = shutdown.wait() => return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
     };
     Ok(verdict.exit_code())
+}
+
+/// `oplog-consumer cutover`
+async fn cut_over(config: CutoverConfig) -> Result<ExitCode, ConsumerError> {
+    start_logs(&config.log)?;
+    let shutdown = on_signals()?;
+    tokio::select! {
+        done = cutover::cutover(&config) => done.map(|()| ExitCode::Done),
+        () = shutdown.wait() => Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
+    }
 }
 
 fn start_logs(options: &telemetry::LogOptions) -> Result<(), ConsumerError> {

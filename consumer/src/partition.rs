@@ -58,6 +58,8 @@ pub struct Start {
     pub assignment: AssignmentNumber,
     /// The right to write.
     pub token: Token,
+    /// Entries up to this one come before the group's start: they are passed over.
+    pub after: Option<EntryId>,
     /// What to apply. Closed when the partition is given up.
     pub chunks: mpsc::Receiver<Chunk>,
 }
@@ -121,6 +123,8 @@ impl PartitionWorker {
             assignment,
             reports: Arc::clone(&reports),
         };
+        let (topic, partition) = (self.start.topic.clone(), self.start.partition);
+        self.shared.sink.recall_held(&topic, partition).await?;
         while let Some(mut chunk) = self.start.chunks.recv().await {
             let bytes = chunk.cost();
             let outcome = self.apply(&mut chunk).await;
@@ -130,10 +134,7 @@ impl PartitionWorker {
                 break;
             }
         }
-        let Start {
-            topic, partition, ..
-        } = &self.start;
-        self.shared.sink.forget_held(topic, *partition);
+        self.shared.sink.forget_held(&topic, partition);
         Ok(())
     }
 
@@ -279,6 +280,12 @@ impl PartitionWorker {
             };
             let barrier =
                 Barrier::read(&entry).map_err(|source| self.damaged(slot.offset, source))?;
+            let id = barrier
+                .as_ref()
+                .map_or(decoded.id, |barrier| barrier.command);
+            if self.start.after.is_some_and(|after| id <= after) {
+                continue;
+            }
             if let Some(barrier) = barrier {
                 return Ok(Segment {
                     entries,

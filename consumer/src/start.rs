@@ -4,6 +4,10 @@
 //! A partition that has no committed offset in a group that has others appeared later, or lost
 //! its offset: see [`first_offset`].
 
+mod now;
+
+pub(crate) use now::is_end;
+
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::runtime::config::Start;
@@ -16,6 +20,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 use crate::offsets::CommitMetadata;
 
@@ -111,22 +116,27 @@ pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n PartitionName>) -> To
 /// Commits the start of a group that has none. A group that has any goes on where it was.
 pub(crate) fn settle<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    group: &str,
-    start: Start,
+    config: &GroupConfig,
     held: &[Held],
     shutdown: &Shutdown,
 ) -> Result<(), ConsumerError> {
+    let GroupConfig { group, start, .. } = config;
     if held.is_empty() || has_commits(consumer, held, shutdown)? {
         return Ok(());
     }
-    let cut = resolve(consumer, start, held, shutdown)?;
+    let cut = match start {
+        Start::Now => now::cut(consumer, config, held, shutdown)?,
+        start => {
+            let offsets = resolve(consumer, *start, held, shutdown)?;
+            offsets.into_iter().map(|offset| (offset, None)).collect()
+        }
+    };
     let mut commits = TopicPartitionList::with_capacity(cut.len());
-    let metadata = CommitMetadata::text(None);
-    for (held, offset) in held.iter().zip(&cut) {
+    for (held, (offset, after)) in held.iter().zip(&cut) {
         let mut element = commits.add_partition(&held.name.topic, held.name.partition);
         let set = element.set_offset(Offset::Offset(*offset));
         set.map_err(|error| ConsumerError::kafka("setting the start", error))?;
-        element.set_metadata(&metadata);
+        element.set_metadata(CommitMetadata::text(*after));
     }
     let doing = format!("committing the start of group {group}");
     match persist(&doing, shutdown, || {
@@ -180,6 +190,7 @@ fn resolve<C: ConsumerContext>(
     shutdown: &Shutdown,
 ) -> Result<Vec<i64>, ConsumerError> {
     match start {
+        // See `now`.
         Start::Now => Ok(held.iter().map(|held| held.end).collect()),
         Start::Oldest if held.iter().all(|held| held.low == 0) => Ok(vec![0; held.len()]),
         Start::Oldest => {
@@ -202,24 +213,46 @@ fn at_second<C: ConsumerContext>(
     held: &[Held],
     shutdown: &Shutdown,
 ) -> Result<Vec<i64>, ConsumerError> {
+    let seconds = held.iter().map(|_| Some(second));
+    let found = at_seconds(consumer, seconds, held, shutdown)?;
+    let found = held.iter().zip(found);
+    Ok(found
+        .map(|(held, found)| found.unwrap_or(held.end))
+        .collect())
+}
+
+/// The offsets of the first records at or after a source second of each partition; `None` where
+/// none is that young, or no second is given.
+fn at_seconds<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    seconds: impl Iterator<Item = Option<i64>> + Clone,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<Option<i64>>, ConsumerError> {
     let doing = "looking for the offsets of a time";
     let found = persist(doing, shutdown, || {
-        let mut times = list(held.iter().map(|held| &held.name));
-        times.set_all_offsets(Offset::Offset(second.max(0).saturating_mul(1000)))?;
+        let mut times = TopicPartitionList::with_capacity(held.len());
+        for (held, second) in held.iter().zip(seconds.clone()) {
+            let millis = second.unwrap_or_default().max(0).saturating_mul(1000);
+            let PartitionName { topic, partition } = &held.name;
+            times.add_partition_offset(topic, *partition, Offset::Offset(millis))?;
+        }
         consumer.offsets_for_times(times, REQUEST)
     })?;
     held.iter()
-        .map(
-            |held| match found.find_partition(&held.name.topic, held.name.partition) {
-                Some(element) => match (element.error(), element.offset()) {
-                    (Err(error), _) => Err(ConsumerError::kafka(doing, error)),
-                    (Ok(()), Offset::Offset(offset)) => Ok(offset),
-                    // No record is that young.
-                    (Ok(()), _) => Ok(held.end),
-                },
-                None => Ok(held.end),
-            },
-        )
+        .zip(seconds)
+        .map(|(held, second)| {
+            let element = found.find_partition(&held.name.topic, held.name.partition);
+            let Some(element) = element.filter(|_| second.is_some()) else {
+                return Ok(None);
+            };
+            match (element.error(), element.offset()) {
+                (Err(error), _) => Err(ConsumerError::kafka(doing, error)),
+                (Ok(()), Offset::Offset(offset)) => Ok(Some(offset)),
+                // No record is that young.
+                (Ok(()), _) => Ok(None),
+            }
+        })
         .collect()
 }
 

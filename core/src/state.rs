@@ -6,6 +6,8 @@
 //! transaction as the first record that depends on it.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +145,9 @@ pub struct RouteRecord {
     pub order: Order,
     /// Version of the routing rules that made the route.
     pub rules: u32,
+    /// The rule for its order; absent: [`OrderRule::Auto`].
+    #[serde(skip_serializing_if = "OrderRule::is_auto", default)]
+    pub rule: OrderRule,
 }
 
 /// How documents of a collection spread over partitions.
@@ -154,6 +159,59 @@ pub enum Order {
     /// All in one partition: order per collection, for collections whose documents depend on each
     /// other (unique indexes, capped collections, collations).
     Collection,
+}
+
+/// How the operator wants documents to spread over partitions: `--order`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderRule {
+    /// By `_id`, but for collections whose documents depend on each other: those with a unique
+    /// index besides `_id`, capped ones, and those with a collation of their own.
+    #[default]
+    Auto,
+    /// By `_id`.
+    Id,
+    /// Each collection in one partition.
+    Collection,
+}
+
+impl OrderRule {
+    /// The order of a collection of which nothing else is known.
+    #[must_use]
+    pub const fn order(self) -> Order {
+        match self {
+            Self::Auto | Self::Id => Order::Id,
+            Self::Collection => Order::Collection,
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    const fn is_auto(&self) -> bool {
+        matches!(self, Self::Auto)
+    }
+}
+
+impl fmt::Display for OrderRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Id => "id",
+            Self::Collection => "collection",
+        })
+    }
+}
+
+impl FromStr for OrderRule {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "id" => Ok(Self::Id),
+            "collection" => Ok(Self::Collection),
+            _ => Err("must be auto, id or collection"),
+        }
+    }
 }
 
 /// The state topic, read whole.
@@ -274,11 +332,22 @@ mod tests {
             topic: "cdc.shop.orders".to_owned(),
             order: Order::Id,
             rules: 1,
+            rule: OrderRule::Auto,
         };
         let text = serde_json::to_string(&route).unwrap();
         assert_eq!(
             text,
             r#"{"v":1,"ns":"shop.orders","topic":"cdc.shop.orders","order":"id","rules":1}"#
+        );
+        assert_eq!(serde_json::from_str::<RouteRecord>(&text).unwrap(), route);
+        let route = RouteRecord {
+            rule: OrderRule::Id,
+            ..route
+        };
+        let text = serde_json::to_string(&route).unwrap();
+        assert_eq!(
+            text,
+            r#"{"v":1,"ns":"shop.orders","topic":"cdc.shop.orders","order":"id","rules":1,"rule":"id"}"#
         );
     }
 

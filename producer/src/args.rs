@@ -54,6 +54,16 @@ pub struct StreamArguments {
     /// Partitions of topics that are created.
     #[arg(long, value_name = "N", default_value = "4")]
     pub partitions: String,
+    /// How a collection's entries spread over its topic's partitions: id (by the document's _id:
+    /// each document has its order), collection (all in one partition: the collection has its
+    /// order), or auto: by id, but for collections whose documents depend on each other (those
+    /// with a unique index besides _id, capped ones, those with a collation of their own), which
+    /// keep to one partition. auto learns that from a live source when it meets a collection (its
+    /// user needs `read` on the database) and from commands in the oplog. With id a replay makes
+    /// unique indexes plain ones on its target. It is saved with the routes: one topic prefix
+    /// keeps one --order.
+    #[arg(long, value_name = "auto|id|collection", default_value = "auto")]
+    pub order: String,
     /// Where to begin when no position is saved: oldest, now, an RFC 3339 time, or
     /// `<seconds>:<increment>`.
     #[arg(long, value_name = "START")]

@@ -9,6 +9,7 @@ use oplog_relay_core::runtime::config::{
 use oplog_relay_core::runtime::http::HttpAddress;
 use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, check_options, parse_option};
 use oplog_relay_core::runtime::telemetry::{LogFormat, LogOptions};
+use oplog_relay_core::state::OrderRule;
 use oplog_relay_core::topic::{check_prefix, check_source_name};
 
 use crate::args::{InspectArguments, LogArguments, RunArguments, StreamArguments};
@@ -35,6 +36,8 @@ pub struct StreamConfig {
     pub format: Format,
     /// Partitions of new topics.
     pub partitions: u32,
+    /// How collections spread over partitions.
+    pub order: OrderRule,
     /// Where to begin without a saved position.
     pub start: Option<Start>,
     /// Which namespaces pass.
@@ -175,6 +178,7 @@ fn check_stream(
             _ => Err("must be a number from 1 to 10000"),
         },
     );
+    let order = faults.take_or("--order", arguments.order.parse());
     let start = check_start(arguments.start.as_deref(), origin.as_ref(), faults);
     let include = arguments.include_namespaces.iter().map(String::as_str);
     let exclude = arguments.exclude_namespaces.iter().map(String::as_str);
@@ -188,6 +192,7 @@ fn check_stream(
         topic_prefix: topic_prefix?,
         format: format?,
         partitions: partitions?,
+        order: order?,
         start,
         filter: filter?,
     })

@@ -1,16 +1,20 @@
 //! The ends of partitions, records of open transactions included.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config};
+use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
+use oplog_relay_core::runtime::retry::Backoff;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::error::ProducerError;
 
 /// How long one request may take.
-const REQUEST: Duration = Duration::from_secs(15);
+const REQUEST: Duration = Duration::from_secs(10);
+/// How long transient failures are borne: well below the transaction's timeout.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks for ends; connects at the first question.
 pub struct Ends {
@@ -37,25 +41,44 @@ impl Ends {
         }
     }
 
-    /// The next offset of each partition of each topic, in their order.
+    /// The next offset of each partition of each topic, in their order. Asks again while leaders
+    /// move, as they do right after a topic was made.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
     pub fn read(&mut self, topics: &[(String, u32)]) -> Result<Vec<Vec<i64>>, ProducerError> {
-        let doing = "reading the ends of partitions";
-        let failed = |error| ProducerError::kafka(doing, error);
-        if self.client.is_none() {
-            self.client = Some(self.config.create().map_err(failed)?);
+        let begun = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            match self.ask(topics) {
+                Ok(ends) => return Ok(ends),
+                Err(error) if is_transient(&error) && begun.elapsed() < PATIENCE => {
+                    tracing::debug!(%error, "the ends of partitions cannot be read yet");
+                    std::thread::sleep(backoff.next_delay());
+                }
+                Err(error) => {
+                    return Err(ProducerError::kafka(
+                        "reading the ends of partitions",
+                        error,
+                    ));
+                }
+            }
         }
-        let client = self.client.as_ref().ok_or(ProducerError::Ended(doing))?;
+    }
+
+    fn ask(&mut self, topics: &[(String, u32)]) -> KafkaResult<Vec<Vec<i64>>> {
+        let client = match &self.client {
+            Some(client) => client,
+            None => self.client.insert(self.config.create()?),
+        };
         let mut list = TopicPartitionList::new();
         for (name, partitions) in topics {
             let last = i32::try_from(*partitions).unwrap_or(i32::MAX) - 1;
             list.add_partition_range(name, 0, last);
         }
         // Asked for the time "end", a broker tells the end.
-        list.set_all_offsets(Offset::End).map_err(failed)?;
-        let found = client.offsets_for_times(list, REQUEST).map_err(failed)?;
+        list.set_all_offsets(Offset::End)?;
+        let found = client.offsets_for_times(list, REQUEST)?;
         topics
             .iter()
             .map(|(name, partitions)| {
@@ -67,19 +90,14 @@ impl Ends {
     }
 }
 
-fn end_of(found: &TopicPartitionList, topic: &str, partition: i32) -> Result<i64, ProducerError> {
-    let doing = format!("reading the end of {topic}[{partition}]");
+fn end_of(found: &TopicPartitionList, topic: &str, partition: i32) -> KafkaResult<i64> {
+    let unknown = KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable);
     let element = found
         .find_partition(topic, partition)
-        .ok_or_else(|| ProducerError::kafka(&doing, "the broker says nothing of it"))?;
-    element
-        .error()
-        .map_err(|error| ProducerError::kafka(&doing, error))?;
+        .ok_or(unknown.clone())?;
+    element.error()?;
     match element.offset() {
         Offset::Offset(end) => Ok(end),
-        other => Err(ProducerError::kafka(
-            &doing,
-            format!("{other:?} is no offset"),
-        )),
+        _ => Err(unknown),
     }
 }

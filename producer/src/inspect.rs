@@ -41,7 +41,9 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
         &stream.topic_prefix,
         stream.filter.clone(),
         State::default(),
-    );
+    )
+    .ordered(stream.order)?
+    .asking(origin.collections());
     let transactions = origin.transactions(start, History::default(), shutdown.clone());
     let name = origin.name();
     let encoder = Encoder::new(

@@ -16,6 +16,8 @@ use tokio::sync::mpsc::Sender;
 use crate::config;
 use crate::error::ProducerError;
 use crate::pipeline::Until;
+use crate::route::Collections;
+use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
 use crate::source::oplog::{Oplog, Tail};
 use crate::source::{SourceEvent, StartAt};
@@ -159,6 +161,19 @@ impl Origin {
             Kind::Dump(_) => Parts::Kept(Kept::default()),
         };
         Transactions::new(parts, history, start == StartAt::Oldest, shutdown)
+    }
+
+    /// Whom to ask about collections; a dump has only its commands. Must be called within a tokio
+    /// runtime.
+    #[must_use]
+    pub fn collections(&self) -> Option<Box<dyn Collections>> {
+        match &self.kind {
+            Kind::Live { client, .. } => {
+                let live = LiveCollections::new(client.clone(), Handle::current());
+                Some(Box::new(live))
+            }
+            Kind::Dump(_) => None,
+        }
     }
 
     /// Sends entries from the start on until the queue closes or the shutdown comes; `ready` is

@@ -3,18 +3,20 @@
 //! behind a barrier.
 
 mod command;
+mod order;
 
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
-use oplog_relay_core::state::{Order, RouteRecord, STATE_VERSION, State};
+use oplog_relay_core::state::{Order, OrderRule, RouteRecord, STATE_VERSION, State};
 use oplog_relay_core::topic::collection_topic;
 use rustc_hash::FxHashMap;
 
 use crate::chunk::TopicIndex;
 use crate::error::ProducerError;
 
-pub use command::{CommandRoute, OrderRule, RouteChange};
+pub use command::{CommandRoute, RouteChange};
+pub use order::Collections;
 
 /// Version of the rules in this file.
 pub const RULES: u32 = 1;
@@ -61,6 +63,7 @@ pub struct Router {
     prefix: String,
     filter: NamespaceFilter,
     rule: OrderRule,
+    collections: Option<Box<dyn Collections>>,
     saved: State,
     by_ui: FxHashMap<[u8; 16], Target>,
     by_ns: FxHashMap<String, Target>,
@@ -77,19 +80,13 @@ impl Router {
             prefix: prefix.to_owned(),
             filter,
             rule: OrderRule::default(),
+            collections: None,
             saved,
             by_ui: FxHashMap::default(),
             by_ns: FxHashMap::default(),
             by_topic: FxHashMap::default(),
             last: None,
         }
-    }
-
-    /// The same with another rule for the order of collections.
-    #[must_use]
-    pub const fn ordered(mut self, rule: OrderRule) -> Self {
-        self.rule = rule;
-        self
     }
 
     /// The saved state, kept up to date by [`Router::add`].
@@ -106,7 +103,8 @@ impl Router {
     /// Decides for an entry.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] for a command without a name.
+    /// [`ProducerError::Undecodable`] for a command without a name; what a live source answers
+    /// when it is asked about a collection.
     #[inline]
     pub fn decide(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
         match entry.operation {
@@ -120,7 +118,7 @@ impl Router {
         if is_command(entry) {
             return self.decide_command(entry);
         }
-        Ok(self.decide_new(entry))
+        self.decide_new(entry)
     }
 
     #[inline]
@@ -140,25 +138,26 @@ impl Router {
         }
     }
 
-    fn decide_new(&mut self, entry: &Entry<'_>) -> Decision {
+    fn decide_new(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
         if is_internal(entry.ns) || !self.filter.passes(entry.ns) {
             self.remember(entry, Target::Dropped);
-            return Decision::Known(Target::Dropped);
+            return Ok(Decision::Known(Target::Dropped));
         }
         let ui = entry.ui.map(|ui| uuid_text(&ui));
         let name = ui.clone().unwrap_or_else(|| entry.ns.to_owned());
         if let Some(record) = self.saved.routes.get(&name) {
-            return Decision::Unknown(NewRoute {
+            return Ok(Decision::Unknown(NewRoute {
                 name,
                 record: record.clone(),
-            });
+            }));
         }
+        let order = self.learn_order(entry, entry.ns)?;
         let (db, collection) = entry.namespace();
         let topic = collection_topic(&self.prefix, db, collection);
-        Decision::Unknown(NewRoute {
+        Ok(Decision::Unknown(NewRoute {
             name,
-            record: self.route(entry.ns, ui, topic),
-        })
+            record: self.route(entry.ns, ui, topic, order),
+        }))
     }
 
     /// Takes a route whose topic is there now. Returns whether it is to be saved: the table did
@@ -175,17 +174,15 @@ impl Router {
             .is_none()
     }
 
-    fn route(&self, ns: &str, ui: Option<String>, topic: String) -> RouteRecord {
+    fn route(&self, ns: &str, ui: Option<String>, topic: String, order: Order) -> RouteRecord {
         RouteRecord {
             v: STATE_VERSION,
             ns: ns.to_owned(),
             ui,
             topic,
-            order: match self.rule {
-                OrderRule::Collection => Order::Collection,
-                OrderRule::Auto | OrderRule::Id => Order::Id,
-            },
+            order,
             rules: RULES,
+            rule: self.rule,
         }
     }
 

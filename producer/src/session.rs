@@ -118,7 +118,9 @@ impl Producer {
             .source
             .is_none()
             .then(|| self.origin.record());
-        let router = Router::new(prefix, self.config.stream.filter.clone(), checkpoint.state);
+        let router = Router::new(prefix, self.config.stream.filter.clone(), checkpoint.state)
+            .ordered(self.config.stream.order)?
+            .asking(self.origin.collections());
         let format = self.config.stream.format;
         let history = checkpoint.history;
         let transactions = self

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bson::doc;
 use futures_util::TryStreamExt as _;
 use mongodb::{Client, Collection};
+use oplog_relay_core::command::{Treatment, scope, treatment};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::format::Format;
@@ -147,7 +148,12 @@ fn home(
 ) -> Result<(String, u32)> {
     let (db, collection) = entry.namespace();
     let topic = if entry.operation == Operation::Command {
-        command_topic(prefix, db)
+        match scope(entry)? {
+            Some(scope) if treatment(entry)? != Some(Treatment::PassOver) => {
+                collection_topic(prefix, scope.db, scope.collection)
+            }
+            _ => command_topic(prefix, db),
+        }
     } else {
         write_key(entry.document_id()?, key)?;
         collection_topic(prefix, db, collection)

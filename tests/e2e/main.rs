@@ -8,5 +8,7 @@ mod compose;
 mod consumer;
 mod dump;
 mod history;
+mod order;
 mod producer;
 mod support;
+mod tail;

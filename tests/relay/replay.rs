@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bson::doc;
+use mongodb::Client;
 use oplog_relay_tests::services::wait_until;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -176,36 +177,37 @@ async fn a_record_that_cannot_be_decoded_stops_the_replay_and_is_named() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_stops_the_replay_but_a_plain_create_does_not() -> Result<()> {
+async fn commands_run_on_the_target_and_an_unknown_one_stops_the_replay() -> Result<()> {
     let mut history = History::new(8);
     history.insert("app.a", doc! { "_id": "x" });
+    history.insert("app.b", doc! { "_id": "y" });
     let scene = Scene::new("commands")?;
-    let mut create = history.entries[0].clone();
-    create.insert("op", "c");
-    create.insert("ns", "app.$cmd");
-    create.insert("o", doc! { "create": "b" });
-    create.insert(
-        "ts",
-        bson::Timestamp {
+    let mut command = history.entries[0].clone();
+    let mut next = |increment: u32, o: bson::Document| {
+        let ts = bson::Timestamp {
             time: 1_700_000_100,
-            increment: 1,
-        },
-    );
-    history.entries.push(create.clone());
+            increment,
+        };
+        command.extend(doc! { "op": "c", "ns": "app.$cmd", "o": o, "ts": ts });
+        command.clone()
+    };
+    history.entries.push(next(1, doc! { "create": "c" }));
+    history.entries.push(next(2, doc! { "drop": "b" }));
+    history.state.remove("app.b");
     scene.produce(&history, &[])?;
     scene.replay_all("commands")?;
-    create.insert("o", doc! { "drop": "b" });
-    create.insert(
-        "ts",
-        bson::Timestamp {
-            time: 1_700_000_100,
-            increment: 2,
-        },
-    );
-    history.entries.push(create);
+    scene.expect(&history.state).await?;
+    let database = Client::with_uri_str(scene.target.uri())
+        .await?
+        .database("app");
+    let mut names = database.list_collection_names().await?;
+    names.sort();
+    ensure!(names == ["a", "c"], "{names:?}");
+
+    history.entries.push(next(3, doc! { "fly": "a" }));
     scene.produce(&history, &[])?;
     let (code, said) = scene.replay("commands", &[])?;
-    ensure!(code == 6 && said.contains("drop"), "{code}: {said}");
+    ensure!(code == 6 && said.contains("fly"), "{code}: {said}");
     Ok(())
 }
 

@@ -1,21 +1,18 @@
 //! A golden set on its way.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::{Bson, Document};
 use oplog_relay_tests::model::{Model, ModelServer, Scenario};
-use oplog_relay_tests::services::{Kafka, Program};
-use tempfile::TempDir;
 
-const LIMIT: Duration = Duration::from_secs(300);
+use crate::topics::Topics;
+
 /// What the target of a replay must not do by itself; and the version of an index, which is each
 /// server's own.
 const WITHHELD: [&str; 2] = ["expireAfterSeconds", "v"];
 /// Where a replay notes which commands ran.
-const CATALOG: &str = "oplog_relay";
+pub(crate) const CATALOG: &str = "oplog_relay";
 
 /// A collection that is not compared byte for byte.
 #[derive(Debug, Clone, Copy)]
@@ -39,46 +36,27 @@ pub(crate) struct Carried {
     name: String,
     scenario: Scenario,
     except: Option<Except>,
-    kafka: Arc<Kafka>,
-    folder: TempDir,
+    pub(crate) topics: Topics,
 }
 
 impl Carried {
-    /// Carries a set into Kafka.
-    pub(crate) fn new(name: &str) -> Result<Carried> {
-        Carried::except(name, None)
+    /// Carries a set into Kafka, under a prefix of its own.
+    pub(crate) fn new(name: &str, prefix: &str) -> Result<Carried> {
+        Carried::except(name, prefix, None)
     }
 
     /// The same with one collection left out, or compared without the order of its fields.
-    pub(crate) fn except(name: &str, except: Option<Except>) -> Result<Carried> {
+    pub(crate) fn except(name: &str, prefix: &str, except: Option<Except>) -> Result<Carried> {
         let scenario = Scenario::new(name);
         let scenario = except.map_or(scenario.clone(), |except| scenario.without(except.ns()));
-        let carried = Carried {
-            name: name.to_owned(),
+        let topics = Topics::carry(prefix, &scenario.oplog()?)?;
+        let name = name.to_owned();
+        Ok(Carried {
+            name,
             scenario,
             except,
-            kafka: Kafka::shared()?,
-            folder: tempfile::tempdir()?,
-        };
-        let path = carried.folder.path().join("oplog.bson");
-        std::fs::write(&path, carried.scenario.oplog()?)?;
-        let path = path.to_str().context("a path in text")?;
-        let mut producer = Program::producer([
-            "run",
-            "--http=off",
-            "--start=oldest",
-            "--partitions=8",
-            "--source-name=golden",
-            "--source",
-            path,
-            "--brokers",
-            &carried.kafka.brokers(),
-            "--topic-prefix",
-            name,
-        ])?;
-        let code = producer.wait(LIMIT)?;
-        ensure!(code == 0, "{name}: {}", producer.stderr_text()?);
-        Ok(carried)
+            topics,
+        })
     }
 
     /// Replays it with so many processes at once, each time by a new group into a new target.
@@ -90,8 +68,7 @@ impl Carried {
     pub(crate) fn expect_from(&self, model: &Model, processes: &[usize]) -> Result<()> {
         for count in processes {
             let target = ModelServer::start(model.clone())?;
-            let group = format!("{}-{count}", self.name);
-            self.replay(&target, &group, *count)?;
+            self.replay(&target, &format!("{}-{count}", self.name), *count)?;
             self.expect(&target)
                 .with_context(|| format!("{} by {count}", self.name))?;
         }
@@ -100,38 +77,14 @@ impl Carried {
 
     /// Replays to the end of the topics.
     pub(crate) fn replay(&self, target: &ModelServer, group: &str, processes: usize) -> Result<()> {
-        let start = |_| self.start(target, group, &["--until-caught-up"]);
-        let programs: Result<Vec<Program>> = (0..processes).map(start).collect();
-        for mut program in programs? {
-            let code = program.wait(LIMIT)?;
-            ensure!(
-                code == 0,
-                "{group} ended with {code}: {}",
-                program.stderr_text()?
-            );
-        }
-        Ok(())
-    }
-
-    pub(crate) fn start(
-        &self,
-        target: &ModelServer,
-        group: &str,
-        more: &[&str],
-    ) -> Result<Program> {
-        let flags = [
-            format!("--brokers={}", self.kafka.brokers()),
-            format!("--topic-prefix={}", self.name),
-            format!("--group={group}"),
-            format!("--target={}", target.uri()),
-        ];
         let left_out = match self.except {
             Some(Except::LeftOut(ns)) => Some(format!("--exclude-namespaces={ns}")),
             Some(Except::Loose(_)) | None => None,
         };
-        let flags = flags.iter().chain(&left_out).map(String::as_str);
-        let common = ["replay", "--http=off"];
-        Program::consumer(common.into_iter().chain(flags).chain(more.iter().copied()))
+        let more: Vec<&str> = left_out.iter().map(String::as_str).collect();
+        self.topics
+            .replay(target, group, processes, &more)
+            .map(drop)
     }
 
     /// Fails unless the target holds what the source held.
@@ -144,10 +97,8 @@ impl Carried {
         if let Some(Except::Loose(ns)) = self.except {
             let found = state.remove(ns).context(ns)?;
             let expected = Scenario::new(&self.name).expected()?.remove(ns);
-            ensure!(
-                unordered(&found)? == unordered(&expected.context(ns)?)?,
-                "{ns} differs"
-            );
+            let expected = unordered(&expected.context(ns)?)?;
+            ensure!(unordered(&found)? == expected, "{ns} differs");
             let (db, name) = ns.split_once('.').context(ns)?;
             let all = collections.get_mut(db).context(ns)?;
             all.retain(|collection| collection.get_str("name").is_ok_and(|found| found != name));
@@ -160,9 +111,8 @@ impl Carried {
 /// Documents without the order of their fields of the first level.
 fn unordered(documents: &[Vec<u8>]) -> Result<Vec<BTreeMap<String, Bson>>> {
     let read = |bytes: &Vec<u8>| {
-        Ok(Document::from_reader(bytes.as_slice())?
-            .into_iter()
-            .collect())
+        let document = Document::from_reader(bytes.as_slice())?;
+        Ok(document.into_iter().collect())
     };
     documents.iter().map(read).collect()
 }

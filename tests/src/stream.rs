@@ -122,7 +122,8 @@ impl Stream {
             StartAt::After(position) => Some(position),
             _ => None,
         };
-        let router = Router::new("cdc", NamespaceFilter::default(), state.clone());
+        let router = Router::new("cdc", NamespaceFilter::default(), state.clone())
+            .asking(origin.collections());
         let topics = Topics::Nowhere {
             state_topic: "__cdc.state.rs0".to_owned(),
             partitions: 4,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use oplog_relay_core::barrier::{BARRIER_ORD, strip};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::format::{self, Format, ID_HEADER, RANGE_HEADER};
 use oplog_relay_core::json::parse_document;
@@ -200,10 +201,19 @@ fn decode(record: &TopicRecord, format: Format) -> Result<Vec<TopicEntry>> {
     let source = source_of(record, format)?;
     let mut entries = Vec::with_capacity(found.len());
     for decoded in found {
+        // A barrier is no entry of the source, and a command came without one.
+        if decoded.id.ord == BARRIER_ORD {
+            continue;
+        }
+        let document = decoded.document(&arena)?;
+        let mut bytes = Vec::new();
+        if !strip(document, &mut bytes)? {
+            bytes = document.as_bytes().to_vec();
+        }
         entries.push(TopicEntry {
             source: source.clone(),
             id: decoded.id,
-            bytes: decoded.document(&arena)?.as_bytes().to_vec(),
+            bytes,
         });
     }
     Ok(entries)

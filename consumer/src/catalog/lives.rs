@@ -28,6 +28,8 @@ pub enum Change {
         /// `db.collection`
         to: String,
     },
+    /// The collection goes on without its documents.
+    Emptied,
     /// Names stay as they are.
     Other,
 }
@@ -76,6 +78,11 @@ impl Lives {
         match change {
             Change::Created => self.own(ns, id, ui),
             Change::Dropped => self.end(ns, id, Fate::Dropped),
+            // Its documents end, and are not to come back; its name does not.
+            Change::Emptied => {
+                self.end(ns.clone(), id, Fate::Dropped);
+                self.own(ns, id, ui);
+            }
             Change::Renamed { to } => {
                 self.end(to.clone(), id, Fate::Dropped);
                 self.end(ns, id, Fate::Renamed(to.clone()));
@@ -198,6 +205,21 @@ mod tests {
             );
             assert!(lives.is_done(at(20)) && !lives.is_done(at(21)));
         }
+    }
+
+    #[test]
+    fn what_was_emptied_stays_empty_and_keeps_its_name() {
+        let lives = lives(&[
+            (10, "s.a", 1, Change::Created),
+            (20, "s.a", 1, Change::Emptied),
+        ]);
+        let ui = Some([1; 16]);
+        assert_eq!(lives.resolve("s.a", at(15), ui), Resolved::Dropped);
+        assert_eq!(lives.resolve("s.a", at(25), ui), Resolved::Live("s.a"));
+        assert_eq!(
+            lives.resolve("s.a", at(25), Some([2; 16])),
+            Resolved::Foreign
+        );
     }
 
     #[test]

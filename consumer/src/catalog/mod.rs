@@ -3,9 +3,12 @@
 //!
 //! ```text
 //! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
-//!  ord, change: "created" | "dropped" | "renamed" | "other", ns, to?, ui?, existed, done,
-//!  withheld?: [{index?, seconds}]}
+//!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed, done,
+//!  withheld?: [{index?, seconds?}]}
 //! ```
+//!
+//! `withheld` is an `expireAfterSeconds` that the target did not get, of an index or of the
+//! collection; without `seconds`, the end of one.
 //!
 //! A rename is noted before it runs, with whether its collection was there (`existed`): after a
 //! crash a missing collection then means that it ran. Everything else may run twice.
@@ -36,7 +39,7 @@ pub struct Note {
     pub ran: Ran,
     /// Whether the collection was there before.
     pub existed: bool,
-    /// What the target does not get.
+    /// What the target does not get, and what ended of that.
     pub withheld: Vec<Withheld>,
 }
 
@@ -54,21 +57,19 @@ impl Catalog {
     /// # Errors
     /// What the driver says.
     pub async fn open(client: &Client, group: &str) -> mongodb::error::Result<Self> {
-        let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
-        let options = CollectionOptions::builder()
-            .write_concern(majority)
-            .read_concern(ReadConcern::majority())
-            .build();
-        let notes = client
-            .database(CATALOG_DB)
-            .collection_with_options(COLLECTION, options);
         let catalog = Self {
-            notes,
+            notes: collection(client),
             group: group.to_owned(),
             sources: RwLock::default(),
         };
         catalog.reload().await?;
         Ok(catalog)
+    }
+
+    /// The group whose commands it notes.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.group
     }
 
     /// Reads it anew.
@@ -168,6 +169,40 @@ impl Catalog {
     }
 }
 
+fn collection(client: &Client) -> Collection<Document> {
+    let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
+    let options = CollectionOptions::builder()
+        .write_concern(majority)
+        .read_concern(ReadConcern::majority())
+        .build();
+    client
+        .database(CATALOG_DB)
+        .collection_with_options(COLLECTION, options)
+}
+
+/// What each command of a source withheld, in the order of the source.
+pub type History = BTreeMap<EntryId, (Ran, Vec<Withheld>)>;
+
+/// The commands that ran on a target, by group and source.
+///
+/// # Errors
+/// What the driver says.
+pub async fn histories(
+    client: &Client,
+) -> mongodb::error::Result<BTreeMap<String, BTreeMap<String, History>>> {
+    let mut found = collection(client).find(doc! { "done": true }).await?;
+    let mut groups: BTreeMap<String, BTreeMap<String, History>> = BTreeMap::new();
+    while let Some(note) = found.try_next().await? {
+        let group = note.get_str("group").map_err(|_| unreadable(&note))?;
+        let (source, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
+        let withheld = read_withheld(&note).ok_or_else(|| unreadable(&note))?;
+        let sources = groups.entry(group.to_owned()).or_default();
+        let history = sources.entry(source).or_default();
+        history.insert(ran.id, (ran, withheld));
+    }
+    Ok(groups)
+}
+
 fn unreadable(note: &Document) -> mongodb::error::Error {
     let id = note.get("_id").map(ToString::to_string).unwrap_or_default();
     mongodb::error::Error::custom(format!(
@@ -181,6 +216,7 @@ fn written(note: &Note) -> Document {
         Change::Created => ("created", None),
         Change::Dropped => ("dropped", None),
         Change::Renamed { to } => ("renamed", Some(to)),
+        Change::Emptied => ("emptied", None),
         Change::Other => ("other", None),
     };
     let EntryId { ts, ord } = note.ran.id;
@@ -203,7 +239,10 @@ fn written(note: &Note) -> Document {
 }
 
 fn withheld(withheld: &Withheld) -> Document {
-    let mut document = doc! { "seconds": withheld.seconds };
+    let mut document = Document::new();
+    if let Some(seconds) = withheld.seconds {
+        document.insert("seconds", seconds);
+    }
     if let Some(index) = &withheld.index {
         document.insert("index", index);
     }
@@ -218,6 +257,7 @@ fn read(note: &Document) -> Option<(String, Ran)> {
         "renamed" => Change::Renamed {
             to: note.get_str("to").ok()?.to_owned(),
         },
+        "emptied" => Change::Emptied,
         "other" => Change::Other,
         _ => return None,
     };
@@ -235,6 +275,26 @@ fn read(note: &Document) -> Option<(String, Ran)> {
         change,
     };
     Some((note.get_str("source").ok()?.to_owned(), ran))
+}
+
+/// Reads what a note's command withheld; `None` for one that a newer version wrote.
+fn read_withheld(note: &Document) -> Option<Vec<Withheld>> {
+    let Some(list) = note.get("withheld") else {
+        return Some(Vec::new());
+    };
+    let read = |item: &Bson| {
+        let item = item.as_document()?;
+        let index = match item.get("index") {
+            Some(index) => Some(index.as_str()?.to_owned()),
+            None => None,
+        };
+        let seconds = match item.get("seconds") {
+            Some(seconds) => Some(seconds.as_i64()?),
+            None => None,
+        };
+        Some(Withheld { index, seconds })
+    };
+    list.as_array()?.iter().map(read).collect()
 }
 
 #[cfg(test)]
@@ -258,15 +318,24 @@ mod tests {
         let note = Note {
             ran: ran.clone(),
             existed: true,
-            withheld: vec![Withheld {
-                index: Some("t_1".to_owned()),
-                seconds: 60,
-            }],
+            withheld: vec![
+                Withheld {
+                    index: Some("t_1".to_owned()),
+                    seconds: Some(60),
+                },
+                Withheld {
+                    index: None,
+                    seconds: None,
+                },
+            ],
         };
         let mut document = written(&note);
         document.insert("source", "rs0");
         assert_eq!(read(&document), Some(("rs0".to_owned(), ran)));
+        assert_eq!(read_withheld(&document), Some(note.withheld));
         document.insert("change", "split");
         assert_eq!(read(&document), None);
+        assert_eq!(read_withheld(&Document::new()), Some(Vec::new()));
+        assert_eq!(read_withheld(&doc! { "withheld": ["t_1"] }), None);
     }
 }

@@ -97,7 +97,7 @@ pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError
         .map_err(|error| ConsumerError::kafka("making the kafka client", error))?;
     let shutdown = &links.shutdown;
     let held = start::held(&consumer, &config.prefix, shutdown)?;
-    start::settle(&consumer, &config.group, config.start, &held, shutdown)?;
+    start::settle(&consumer, config, &held, shutdown)?;
     let is_empty = held.is_empty();
     let goal = config.until_caught_up.then(|| Goal::new(held));
     // Neither the prefix nor the dots need an escape inside the brackets.

@@ -14,7 +14,7 @@ use crate::chunk::Chunk;
 use crate::error::ConsumerError;
 use crate::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
 use crate::partition::Start;
-use crate::start::{First, PartitionName, REQUEST, first_offset, list, lost, persist};
+use crate::start::{First, PartitionName, REQUEST, first_offset, is_end, list, lost, persist};
 
 /// How long a partition that is taken away may take to finish the write under way. Below the
 /// session timeout; what is not done by then is abandoned, not committed.
@@ -161,6 +161,8 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
         partition: name.partition,
         assignment,
         token: token.clone(),
+        // Only a start says where to begin within a second; what was committed later is exact.
+        after: last.filter(|last| is_end(*last)),
         chunks,
     };
     let tracker = OffsetTracker::new(next, last);

@@ -19,14 +19,14 @@ pub mod done {
     pub const NO_INDEX: i32 = 27;
 }
 
-/// An index's or a collection's `expireAfterSeconds` that the target does not get: it would delete
-/// documents that a replay still needs.
+/// An index's or a collection's `expireAfterSeconds` that the target does not get, because it would
+/// delete documents that a replay still needs; or the end of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Withheld {
     /// The index; `None` for a collection (time series, clustered).
     pub index: Option<String>,
-    /// The true value.
-    pub seconds: i64,
+    /// The true value; `None`: nothing expires by it any more, or its index is dropped.
+    pub seconds: Option<i64>,
 }
 
 /// Greatest `expireAfterSeconds`: 68 years, never within a replay.
@@ -63,7 +63,7 @@ pub enum Action {
 pub struct Translated {
     /// What to do.
     pub action: Action,
-    /// What was withheld.
+    /// What was withheld, and what ended of that.
     pub withheld: Vec<Withheld>,
     /// Whether a unique index was made a plain one.
     pub made_plain: bool,
@@ -131,14 +131,7 @@ pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated,
             })
         }
         // The four names of dropIndexes.
-        _ => {
-            let index = entry.o.get("index")?.ok_or(Malformed::Missing("index"))?;
-            let command = with_name("dropIndexes", collection, |drop| {
-                drop.element(index);
-                Ok(())
-            })?;
-            plain(run(command, &[done::NO_COLLECTION, done::NO_INDEX]))
-        }
+        _ => drop_index(entry, collection)?,
     })
 }
 
@@ -212,15 +205,38 @@ fn without_version(collation: Element<'_>) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
+/// Whole seconds; `None` for what is no number, by which nothing expires (`"off"`).
 fn seconds(option: Element<'_>) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
     match option.kind {
-        kind::DOUBLE => option
-            .fixed()
-            .ok()
-            .map(|bytes| f64::from_le_bytes(bytes) as i64),
+        kind::DOUBLE => {
+            let value = f64::from_le_bytes(option.fixed().ok()?);
+            (!value.is_nan()).then_some(value as i64)
+        }
         _ => option.integer().ok(),
     }
+}
+
+/// An index's name; where only its key is told, the name that a server gives it (`a_1_b_-1`).
+fn index_name(
+    name: Option<Element<'_>>,
+    key: Option<Element<'_>>,
+) -> Result<Option<String>, Malformed> {
+    if let Some(name) = name.and_then(|name| name.str().ok()) {
+        return Ok(Some(name.to_owned()));
+    }
+    let Some(key) = key.filter(|key| key.kind == kind::DOCUMENT) else {
+        return Ok(None);
+    };
+    let mut parts = Vec::new();
+    for field in key.document()?.elements() {
+        let field = field?;
+        let direction = seconds(field).map(|direction| direction.to_string());
+        let direction = direction.or_else(|| field.str().ok().map(str::to_owned));
+        parts.push(String::from_utf8_lossy(field.name).into_owned());
+        parts.extend(direction);
+    }
+    Ok(Some(parts.join("_")))
 }
 
 fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> {
@@ -229,10 +245,10 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
         return Ok(plain(Action::Nothing));
     }
     let mut withheld = Vec::new();
-    if let Some(expires) = entry.o.get("expireAfterSeconds")?.and_then(seconds) {
+    if let Some(expires) = entry.o.get("expireAfterSeconds")? {
         withheld.push(Withheld {
             index: None,
-            seconds: expires,
+            seconds: seconds(expires),
         });
     }
     // Up to 8.x a time series is logged by the name of its buckets, later by its own.
@@ -335,7 +351,7 @@ fn index_spec(
     ordered: bool,
     translated: &mut Translated,
 ) -> Result<Option<Vec<u8>>, Malformed> {
-    let name = spec.get("name")?.and_then(|name| name.str().ok());
+    let name = index_name(spec.get("name")?, spec.get("key")?)?;
     let mut out = Vec::new();
     let mut kept = DocumentBuilder::start(&mut out);
     for field in spec.elements() {
@@ -348,8 +364,8 @@ fn index_spec(
             }
             b"expireAfterSeconds" => {
                 translated.withheld.push(Withheld {
-                    index: name.map(str::to_owned),
-                    seconds: seconds(field).unwrap_or_default(),
+                    index: name.clone(),
+                    seconds: seconds(field),
                 });
                 kept.int32("expireAfterSeconds", NEVER);
             }
@@ -363,6 +379,23 @@ fn index_spec(
     Ok(Some(out))
 }
 
+fn drop_index(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> {
+    let index = entry.o.get("index")?.ok_or(Malformed::Missing("index"))?;
+    let command = with_name("dropIndexes", collection, |drop| {
+        drop.element(index);
+        Ok(())
+    })?;
+    let ended = index_name(Some(index), Some(index))?.map(|name| Withheld {
+        index: Some(name),
+        seconds: None,
+    });
+    Ok(Translated {
+        action: run(command, &[done::NO_COLLECTION, done::NO_INDEX]),
+        withheld: ended.into_iter().collect(),
+        made_plain: false,
+    })
+}
+
 fn coll_mod(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
     let mut translated = plain(Action::Nothing);
     let index = entry.o.get("index")?.map(Element::document).transpose()?;
@@ -371,10 +404,10 @@ fn coll_mod(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, Plan
         .map(|index| index_change(index, at.ordered, &mut translated))
         .transpose()?
         .flatten();
-    if let Some(expires) = entry.o.get("expireAfterSeconds")?.and_then(seconds) {
+    if let Some(expires) = entry.o.get("expireAfterSeconds")? {
         translated.withheld.push(Withheld {
             index: None,
-            seconds: expires,
+            seconds: seconds(expires),
         });
     }
     let mut changes = index.is_some();
@@ -406,7 +439,7 @@ fn index_change(
     ordered: bool,
     translated: &mut Translated,
 ) -> Result<Option<Vec<u8>>, Malformed> {
-    let name = index.get("name")?.and_then(|name| name.str().ok());
+    let name = index_name(index.get("name")?, index.get("keyPattern")?)?;
     let mut changes = false;
     let mut out = Vec::new();
     let mut kept = DocumentBuilder::start(&mut out);
@@ -414,8 +447,8 @@ fn index_change(
         let field = field?;
         match field.name {
             b"expireAfterSeconds" => translated.withheld.push(Withheld {
-                index: name.map(str::to_owned),
-                seconds: seconds(field).unwrap_or_default(),
+                index: name.clone(),
+                seconds: seconds(field),
             }),
             b"unique" | b"prepareUnique" if !ordered => translated.made_plain = true,
             b"name" | b"keyPattern" => {

@@ -113,6 +113,17 @@ impl Sink {
         }
     }
 
+    /// Takes up what an earlier owner of a partition has left waiting.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.recall_held(topic, partition).await,
+            Self::Json(_) => Ok(()),
+        }
+    }
+
     /// Forgets what waits for a partition: it was taken away.
     pub fn forget_held(&self, topic: &str, partition: i32) {
         if let Self::Mongo(sink) = self {

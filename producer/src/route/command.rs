@@ -4,24 +4,11 @@ use oplog_relay_core::command::{Scope, Treatment, index_specs, is_view_entry, sc
 use oplog_relay_core::document::{Element, kind};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
-use oplog_relay_core::state::{Order, RouteRecord};
+use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
 use oplog_relay_core::topic::{collection_topic, command_topic};
 
 use super::{Decision, NewRoute, Router, Target, uuid_text};
 use crate::error::ProducerError;
-
-/// How the documents of collections spread over partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OrderRule {
-    /// By `_id`, but for collections whose documents depend on each other: those with a unique
-    /// index besides `_id`, capped ones, and those with a collation of their own.
-    #[default]
-    Auto,
-    /// By `_id`.
-    Id,
-    /// Each collection in one partition.
-    Collection,
-}
 
 /// A change of the saved table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +78,7 @@ impl Router {
         if let Some(target) = self.by_topic.get(&topic) {
             return Decision::Known(*target);
         }
-        let record = self.route(entry.ns, None, topic);
+        let record = self.route(entry.ns, None, topic, self.rule.order());
         Decision::Unknown(NewRoute {
             name: String::new(),
             record,
@@ -111,17 +98,13 @@ impl Router {
                 topics.push(to);
             }
         }
-        let changes = self.changes(entry, scope, leaves)?;
-        let name = self.name_of(entry, &scope.ns());
-        let ordered = match changes.iter().find_map(|change| change.record.as_ref()) {
-            Some(record) => record.order == Order::Collection,
-            None => self.order_of(&name) == Order::Collection,
-        };
+        let order = self.order_after(entry, scope, leaves)?;
+        let changes = self.changes(entry, scope, leaves, order)?;
         Ok(CommandRoute {
             topics,
             as_drop_of: leaves.then(|| scope.collection.to_owned()),
             changes,
-            ordered,
+            ordered: order == Order::Collection,
         })
     }
 
@@ -129,12 +112,27 @@ impl Router {
         entry.ui.map_or_else(|| ns.to_owned(), |ui| uuid_text(&ui))
     }
 
-    fn order_of(&self, name: &str) -> Order {
-        let saved = self.saved.routes.get(name).map(|record| record.order);
-        saved.unwrap_or(match self.rule {
-            OrderRule::Collection => Order::Collection,
-            OrderRule::Auto | OrderRule::Id => Order::Id,
-        })
+    /// The order of a command's collection after it.
+    fn order_after(
+        &self,
+        entry: &Entry<'_>,
+        scope: &Scope<'_>,
+        leaves: bool,
+    ) -> Result<Order, ProducerError> {
+        let ns = scope.ns();
+        let name = self.name_of(entry, &ns);
+        if is_view_entry(entry) {
+            return Ok(self.order_of(&name));
+        }
+        if self.rule == OrderRule::Auto && makes_dependent(entry)? {
+            return Ok(Order::Collection);
+        }
+        // A collection that begins or ends here is all that the command says.
+        let told = leaves || matches!(entry.command()?.name, b"create" | b"drop");
+        if told || self.saved.routes.contains_key(&name) {
+            return Ok(self.order_of(&name));
+        }
+        self.learn_order(entry, &scope.to_ns().unwrap_or(ns))
     }
 
     /// What a command changes in the table: the name of a renamed collection, the order of one
@@ -144,6 +142,7 @@ impl Router {
         entry: &Entry<'_>,
         scope: &Scope<'_>,
         leaves: bool,
+        order: Order,
     ) -> Result<Vec<RouteChange>, ProducerError> {
         if is_view_entry(entry) {
             return Ok(Vec::new());
@@ -156,10 +155,6 @@ impl Router {
             return Ok(known.then(|| gone(old)).into_iter().collect());
         }
         let ns = scope.to_ns().unwrap_or_else(|| scope.ns());
-        let mut order = self.order_of(&old);
-        if self.rule == OrderRule::Auto && makes_dependent(entry)? {
-            order = Order::Collection;
-        }
         if scope.to.is_none() && order == self.order_of(&old) {
             return Ok(Vec::new());
         }
@@ -167,10 +162,7 @@ impl Router {
         let topic = collection_topic(&self.prefix, db, collection);
         let ui = entry.ui.map(|ui| uuid_text(&ui));
         let name = self.name_of(entry, &ns);
-        let record = RouteRecord {
-            order,
-            ..self.route(&ns, ui, topic)
-        };
+        let record = self.route(&ns, ui, topic, order);
         let renamed = (name != old && self.saved.routes.contains_key(&old)).then(|| gone(old));
         let new = RouteChange {
             name,

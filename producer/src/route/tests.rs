@@ -1,6 +1,10 @@
+use std::sync::{Arc, Mutex};
+
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::runtime::exit::ExitCode;
 
 use super::*;
+use crate::error::Directive;
 
 fn entry(op: &str, ns: &str, ui: Option<u8>, o: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -192,10 +196,130 @@ fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
     auto.apply(dropped.changes);
     assert!(auto.state().routes.is_empty());
 
-    let mut by_id = router(&[]).ordered(OrderRule::Id);
+    let mut by_id = router(&[]).ordered(OrderRule::Id).unwrap();
     assert!(!command_route(&mut by_id, &create_index(true)).ordered);
     assert!(matches!(
         decide(&mut by_id, &create_index(false)),
         Decision::Unknown(_)
     ));
+}
+
+/// A source in which the documents of some namespaces and UUIDs depend on each other.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    dependent: Vec<(&'static str, Option<u8>)>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Told {
+    fn new(dependent: &[(&'static str, Option<u8>)]) -> Self {
+        Self {
+            dependent: dependent.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    fn router(&self, rule: OrderRule) -> Router {
+        let router = router(&[]).ordered(rule).unwrap();
+        router.asking(Some(Box::new(self.clone())))
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Collections for Told {
+    fn depend(&self, ns: &str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
+        self.asked.lock().unwrap().push(ns.to_owned());
+        let dependent = self.dependent.iter();
+        let mut dependent = dependent.map(|(ns, ui)| (*ns, ui.map(|ui| [ui; 16])));
+        Ok(dependent.any(|dependent| dependent == (ns, ui)))
+    }
+}
+
+fn learnt(router: &mut Router, bytes: &[u8]) -> Order {
+    let Decision::Unknown(new) = decide(router, bytes) else {
+        panic!("known")
+    };
+    let parsed = Entry::parse(Document::new(bytes).unwrap()).unwrap();
+    router.add(&parsed, &new, Target::First(TopicIndex(1)));
+    new.record.order
+}
+
+#[test]
+fn a_collection_without_a_route_is_asked_about_once() {
+    let told = Told::new(&[("shop.a", Some(1)), ("shop.b", None)]);
+    let mut auto = told.router(OrderRule::Auto);
+    for (ns, ui, expected) in [
+        ("shop.a", Some(1), Order::Collection),
+        ("shop.a", Some(2), Order::Id),
+        ("shop.b", None, Order::Collection),
+        ("shop.c", None, Order::Id),
+    ] {
+        let insert = entry("i", ns, ui, &[("_id", "x")]);
+        assert_eq!(learnt(&mut auto, &insert), expected, "{ns} {ui:?}");
+        assert!(matches!(decide(&mut auto, &insert), Decision::Known(_)));
+    }
+    assert_eq!(told.asked(), ["shop.a", "shop.a", "shop.b", "shop.c"]);
+
+    // What is saved is changed by commands only: the source may tell of a later time.
+    let saved = auto.state().clone();
+    let told = Told::new(&[("shop.c", None)]);
+    let restarted = Router::new("cdc", NamespaceFilter::default(), saved);
+    let mut restarted = restarted.asking(Some(Box::new(told.clone())));
+    let insert = entry("i", "shop.c", None, &[("_id", "x")]);
+    assert_eq!(learnt(&mut restarted, &insert), Order::Id);
+    assert!(told.asked().is_empty());
+
+    for (rule, expected) in [
+        (OrderRule::Id, Order::Id),
+        (OrderRule::Collection, Order::Collection),
+    ] {
+        let mut fixed = told.router(rule);
+        assert_eq!(learnt(&mut fixed, &insert), expected);
+        assert!(told.asked().is_empty());
+    }
+}
+
+#[test]
+fn a_command_asks_about_a_collection_without_a_route_under_its_present_name() {
+    let told = Told::new(&[("shop.b", Some(1))]);
+    let mut auto = told.router(OrderRule::Auto);
+    let route = command_route(&mut auto, &rename("shop.a", "shop.b"));
+    assert!(route.ordered);
+    auto.apply(route.changes);
+    let insert = entry("i", "shop.b", Some(1), &[("_id", "x")]);
+    assert_eq!(learnt(&mut auto, &insert), Order::Collection);
+    assert_eq!(told.asked(), ["shop.b"]);
+
+    // One that begins or ends with the command has nothing to ask about.
+    for name in ["create", "drop"] {
+        let command = entry("c", "shop.$cmd", Some(3), &[(name, "a")]);
+        assert!(!command_route(&mut auto, &command).ordered);
+    }
+    assert_eq!(told.asked(), ["shop.b"]);
+}
+
+#[test]
+fn a_table_made_under_another_rule_is_refused() {
+    let insert = entry("i", "shop.a", None, &[("_id", "x")]);
+    let rules = [OrderRule::Auto, OrderRule::Id, OrderRule::Collection];
+    for made in rules {
+        let mut router = router(&[]).ordered(made).unwrap();
+        learnt(&mut router, &insert);
+        for asked in rules {
+            let again = Router::new("cdc", NamespaceFilter::default(), router.state().clone());
+            match again.ordered(asked) {
+                Ok(_) => assert_eq!(made, asked),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(made != asked && text.contains("shop.a"), "{text}");
+                    assert!(text.contains(&format!("Give --order {made}")), "{text}");
+                    let stop = Directive::Stop(ExitCode::Usage);
+                    assert_eq!(error.directive(), stop);
+                }
+            }
+        }
+    }
 }

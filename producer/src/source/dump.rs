@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use oplog_relay_core::document::Document;
@@ -36,7 +37,8 @@ pub struct Dump {
 #[derive(Debug)]
 enum Segment {
     File(PathBuf),
-    StandardInput,
+    /// Once it was read, it is gone.
+    StandardInput(AtomicBool),
 }
 
 impl Dump {
@@ -47,7 +49,7 @@ impl Dump {
     pub fn open(path: &str) -> Result<Self, ProducerError> {
         if path == "-" {
             return Ok(Self {
-                segments: vec![Segment::StandardInput],
+                segments: vec![Segment::StandardInput(AtomicBool::new(false))],
             });
         }
         let path = Path::new(path);
@@ -104,7 +106,7 @@ impl Dump {
     #[must_use]
     pub fn oldest(&self) -> Option<Timestamp> {
         let segment = self.segments.first()?;
-        if matches!(segment, Segment::StandardInput) {
+        if matches!(segment, Segment::StandardInput(_)) {
             return None;
         }
         let mut bytes = Vec::new();
@@ -320,7 +322,15 @@ impl SegmentReader {
                 let file = File::open(path).map_err(|error| cannot_read(path, error))?;
                 (path.display().to_string(), Box::new(file))
             }
-            Segment::StandardInput => ("standard input".to_owned(), Box::new(io::stdin())),
+            Segment::StandardInput(read) => {
+                let name = "standard input".to_owned();
+                if read.swap(true, Ordering::Relaxed) {
+                    let again = "it was read already; pipe it again, from its beginning";
+                    let source = io::Error::other(again);
+                    return Err(ProducerError::Dump { path: name, source });
+                }
+                (name, Box::new(io::stdin()))
+            }
         };
         let mut input = BufReader::with_capacity(1 << 20, input);
         let start = input.fill_buf().map_err(|source| ProducerError::Dump {

@@ -3,6 +3,7 @@
 //! A source runs as a task of its own and fills a short queue, so that the next batch is fetched
 //! while this one is encoded.
 
+pub mod collections;
 pub mod dump;
 pub mod oplog;
 

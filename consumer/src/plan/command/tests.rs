@@ -71,7 +71,7 @@ fn create_timeseries_two_entries() {
         read(command),
         doc! { "create": "c", "timeseries": { "timeField": "t" } }
     );
-    let seconds = 60;
+    let seconds = Some(60);
     assert_eq!(
         found.withheld,
         [Withheld {
@@ -122,15 +122,38 @@ fn ttl_never_fires_on_the_target_and_its_true_value_is_kept() {
     assert_eq!(spec.get_i32("expireAfterSeconds").unwrap(), i32::MAX);
     let withheld = Withheld {
         index: Some("t_1".into()),
-        seconds: 60,
+        seconds: Some(60),
     };
     assert_eq!(found.withheld, std::slice::from_ref(&withheld));
     let changed = doc! { "collMod": "c", "index": { "name": "t_1", "expireAfterSeconds": 60 } };
     let found = translated(command(changed), AT).unwrap();
     assert_eq!(
         (found.action, found.withheld),
-        (Action::Nothing, vec![withheld])
+        (Action::Nothing, vec![withheld.clone()])
     );
+    let by_key =
+        doc! { "collMod": "c", "index": { "keyPattern": { "t": 1 }, "expireAfterSeconds": 60.0 } };
+    let found = translated(command(by_key), AT).unwrap();
+    assert_eq!(found.withheld, std::slice::from_ref(&withheld));
+    let ended = |index: Option<&str>| Withheld {
+        index: index.map(str::to_owned),
+        seconds: None,
+    };
+    for (o, expected) in [
+        (doc! { "dropIndexes": "c", "index": "t_1" }, Some("t_1")),
+        (
+            doc! { "deleteIndexes": "c", "index": { "a": 1, "b": -1.0, "c": "text" } },
+            Some("a_1_b_-1_c_text"),
+        ),
+        (
+            doc! { "createIndexes": "c", "key": { "t": 1 }, "name": "n", "expireAfterSeconds": f64::NAN },
+            Some("n"),
+        ),
+        (doc! { "collMod": "c", "expireAfterSeconds": "off" }, None),
+    ] {
+        let found = translated(command(o.clone()), AT).unwrap();
+        assert_eq!(found.withheld, [ended(expected)], "{o}");
+    }
     let both = doc! { "collMod": "c", "index": { "name": "t_1", "expireAfterSeconds": 60, "hidden": true } };
     assert_eq!(
         becomes(both),

@@ -46,7 +46,7 @@ impl MongoSink {
         let others;
         let mut rest = bulk.writes.as_slice();
         if self.holds(bulk.ns) {
-            others = self.without_held(bulk.ns, rest)?;
+            others = self.without_held(bulk.ns, rest).await?;
             rest = &others;
         }
         while !rest.is_empty() {

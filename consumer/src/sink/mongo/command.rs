@@ -383,6 +383,7 @@ fn change(located: &Located<'_>, action: &Action) -> Change {
     match entry.command().map(|command| command.name) {
         Ok(b"create") => Change::Created,
         Ok(b"drop") => Change::Dropped,
+        Ok(b"emptycapped") => Change::Emptied,
         _ => Change::Other,
     }
 }

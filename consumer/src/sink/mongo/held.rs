@@ -5,9 +5,14 @@
 //! here; its later entries are applied to what is held, and that is tried again after each batch.
 //! What is held last is the document's final state, which no other final state refuses. Offsets
 //! stay before the first entry that is held.
+//!
+//! Two held documents may each need what the stored form of the other has. Then one of those,
+//! which is out of date in any case, is set aside: kept in `oplog_relay.held`, and removed.
+
+use std::future::IntoFuture;
 
 use futures_util::StreamExt;
-use mongodb::bson::{RawBsonRef, RawDocumentBuf};
+use mongodb::bson::{Bson as Value, Document as Bson, RawBson, RawBsonRef, RawDocumentBuf, doc};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
@@ -29,13 +34,23 @@ const MOST_BYTES: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct HeldDocument {
     /// The last entry that made it.
-    id: EntryId,
+    pub(super) id: EntryId,
     /// What it is to become.
-    document: Vec<u8>,
+    pub(super) document: Vec<u8>,
     /// The first entry that was held.
-    since: EntryId,
+    pub(super) since: EntryId,
     /// Topic, partition and offset of that entry, once known.
-    place: Option<(String, i32, i64)>,
+    pub(super) place: Option<(String, i32, i64)>,
+    /// Name of the note of its stored form, if that was set aside.
+    pub(super) aside: Option<String>,
+}
+
+/// How a held document fared.
+enum Tried {
+    Passed,
+    /// What another document has, where the server says.
+    Refused(Option<Bson>),
+    Abandoned,
 }
 
 /// By namespace and the identity of `_id`.
@@ -79,7 +94,9 @@ impl MongoSink {
         self.metrics.held_documents.inc();
         let mut held = self.held();
         let since = held.get(&key).map_or(write.id, |before| before.since);
-        let place = held.get(&key).and_then(|before| before.place.clone());
+        let before = held.get(&key);
+        let place = before.and_then(|before| before.place.clone());
+        let aside = before.and_then(|before| before.aside.clone());
         held.insert(
             key,
             HeldDocument {
@@ -87,6 +104,7 @@ impl MongoSink {
                 document,
                 since,
                 place,
+                aside,
             },
         );
         let bytes: usize = held.values().map(|held| held.document.len()).sum();
@@ -98,6 +116,18 @@ impl MongoSink {
                 write.id
             )));
         }
+        Ok(())
+    }
+
+    /// Holds a document that an earlier owner of its partition has set aside.
+    pub(super) fn hold_again(&self, ns: String, held: HeldDocument) -> Result<(), ConsumerError> {
+        let failed = |error: Malformed| damaged(&ns, &error);
+        let document = Document::new(&held.document).map_err(failed)?;
+        let document_id = document.get("_id").map_err(failed)?;
+        let document_id = document_id.ok_or_else(|| failed(Malformed::Missing("_id")))?;
+        let mut identity = Vec::new();
+        write_id_identity(document_id, &mut identity).map_err(failed)?;
+        self.held().insert((ns, identity), held);
         Ok(())
     }
 
@@ -120,7 +150,7 @@ impl MongoSink {
     }
 
     /// Applies the writes of held documents to what is held; returns the others.
-    pub(super) fn without_held<'a>(
+    pub(super) async fn without_held<'a>(
         &self,
         ns: &str,
         writes: &[Write<'a>],
@@ -135,6 +165,7 @@ impl MongoSink {
             match write.action {
                 Action::Delete => {
                     self.held().remove(&key);
+                    self.forget_aside(held.aside.as_deref()).await?;
                     others.push(*write);
                 }
                 Action::Insert(document)
@@ -176,18 +207,33 @@ impl MongoSink {
                 ours.map(|(key, held)| (key.clone(), held.clone()))
                     .collect()
             };
-            let mut passed = 0;
+            let mut progress = false;
+            let mut refused = Vec::new();
             for (key, held) in &waiting {
                 if !token.is_valid() {
                     return Ok(Applied::Abandoned);
                 }
-                if self.try_one(&key.0, held, token).await? {
-                    self.held().remove(key);
-                    self.metrics.released_documents.inc();
-                    passed += 1;
+                match self.try_one(&key.0, held, token).await? {
+                    Tried::Passed => {
+                        self.held().remove(key);
+                        self.forget_aside(held.aside.as_deref()).await?;
+                        self.metrics.released_documents.inc();
+                        progress = true;
+                    }
+                    Tried::Refused(taken) => refused.extend(taken.map(|taken| (&key.0, taken))),
+                    Tried::Abandoned => return Ok(Applied::Abandoned),
                 }
             }
-            if passed == 0 {
+            if progress {
+                continue;
+            }
+            for (ns, taken) in refused {
+                if token.is_valid() && self.set_aside(ns, taken).await? {
+                    progress = true;
+                    break;
+                }
+            }
+            if !progress {
                 return Ok(Applied::Done);
             }
         }
@@ -198,7 +244,7 @@ impl MongoSink {
         ns: &str,
         held: &HeldDocument,
         token: &Token,
-    ) -> Result<bool, ConsumerError> {
+    ) -> Result<Tried, ConsumerError> {
         let failed = |error: Malformed| damaged(ns, &error);
         let document = Document::new(&held.document).map_err(failed)?;
         let document_id = document.get("_id").map_err(failed)?;
@@ -213,8 +259,10 @@ impl MongoSink {
         let one = std::slice::from_ref(&write);
         loop {
             if let Ok(reply) = self.run(ns, BulkKind::Update, one).await? {
-                match reply.errors.first().map(|error| error.code) {
-                    Some(DUPLICATE_KEY) => return Ok(false),
+                match reply.errors.first() {
+                    Some(error) if error.code == DUPLICATE_KEY => {
+                        return Ok(Tried::Refused(error.key.clone()));
+                    }
                     None if reply.concern.is_none() => break,
                     Some(_) | None => {}
                 }
@@ -223,18 +271,58 @@ impl MongoSink {
             // a bulk: that would be applied to what is held.
             let sent = Box::pin(self.send(ns, BulkKind::Update, one, token)).await?;
             if sent == Applied::Abandoned {
-                return Ok(false);
+                return Ok(Tried::Abandoned);
             }
         }
         if zero_timestamps(document).map_err(failed)?.is_empty() {
-            return Ok(true);
+            return Ok(Tried::Passed);
         }
         let zeros = [Write {
             action: Action::Zeros(document),
             ..write
         }];
-        let sent = Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await?;
-        Ok(sent == Applied::Done)
+        match Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await? {
+            Applied::Done => Ok(Tried::Passed),
+            Applied::Abandoned => Ok(Tried::Abandoned),
+        }
+    }
+
+    /// Sets the stored form of the document aside that has these values, if it is a held one.
+    async fn set_aside(&self, ns: &str, taken: Bson) -> Result<bool, ConsumerError> {
+        let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
+        let stored = self.client.database(db).collection::<RawDocumentBuf>(name);
+        let blocking = self
+            .persist("reading a document", || {
+                stored.find_one(taken.clone()).into_future()
+            })
+            .await?;
+        let Some(blocking) = blocking else {
+            return Ok(false);
+        };
+        let failed = |error: Malformed| damaged(ns, &error);
+        let document = Document::new(blocking.as_bytes()).map_err(failed)?;
+        let Some(document_id) = document.get("_id").map_err(failed)? else {
+            return Ok(false);
+        };
+        let mut key = (ns.to_owned(), Vec::new());
+        write_id_identity(document_id, &mut key.1).map_err(failed)?;
+        let Some(held) = self.held().get(&key).cloned() else {
+            return Ok(false);
+        };
+        let Some(place) = held.place.filter(|_| held.aside.is_none()) else {
+            return Ok(false);
+        };
+        let note = self.note_aside(ns, held.since, &place, &blocking).await?;
+        let id = blocking.get("_id").ok().flatten().map(RawBson::from);
+        let filter = doc! { "_id": id.and_then(|id| id.try_into().ok()).unwrap_or(Value::Null) };
+        self.persist("setting a document aside", || {
+            stored.delete_one(filter.clone()).into_future()
+        })
+        .await?;
+        if let Some(held) = self.held().get_mut(&key) {
+            held.aside = Some(note);
+        }
+        Ok(true)
     }
 
     /// Notes where the entries stand that were held while a batch was applied.

@@ -8,6 +8,7 @@
 //! While the target cannot be reached a write is repeated for ever, with growing pauses; what the
 //! target refuses for good ends the program (the directives).
 
+mod aside;
 mod bulk;
 mod command;
 mod find;

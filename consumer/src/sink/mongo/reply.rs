@@ -22,6 +22,8 @@ pub(super) struct WriteError {
     pub(super) code: i32,
     /// The server's text.
     pub(super) text: String,
+    /// Of a duplicate key: the fields and values that another document has, where the server says.
+    pub(super) key: Option<Document>,
     /// Of a duplicate key: whether it is that of `_id`; `None` where the server does not say.
     pub(super) id_index: Option<bool>,
 }
@@ -60,13 +62,23 @@ impl WriteError {
                 .contains("index: ")
                 .then(|| text.contains("index: _id_")),
         };
+        let value = error.get_document("keyValue").ok();
         Self {
             index: index.unwrap_or_default(),
             code: code(error),
             text,
+            key: pattern
+                .zip(value)
+                .map(|(pattern, value)| taken(pattern, value)),
             id_index,
         }
     }
+}
+
+/// Servers of 4.2 give the values without the names of their fields.
+fn taken(pattern: &Document, value: &Document) -> Document {
+    let names = pattern.keys().cloned();
+    names.zip(value.values().cloned()).collect()
 }
 
 fn code(error: &Document) -> i32 {

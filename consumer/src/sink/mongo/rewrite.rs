@@ -92,7 +92,7 @@ impl MongoSink {
         let others;
         let mut rest = writes;
         if self.holds(ns) {
-            others = self.without_held(ns, writes)?;
+            others = self.without_held(ns, writes).await?;
             rest = &others;
         }
         while !rest.is_empty() {

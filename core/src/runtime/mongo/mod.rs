@@ -1,9 +1,11 @@
 //! MongoDB: connecting with errors that an operator can act on, and what a server says of itself.
 
 mod code;
+mod dependent;
 mod hello;
 
 pub use code::{error_code, is_cursor_gone, is_transient};
+pub use dependent::documents_depend;
 pub use hello::{Hello, hello};
 
 use std::time::Duration;

@@ -1,0 +1,156 @@
+//! Which `expireAfterSeconds` the source's collections and indexes have, folded from the commands
+//! that ran. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::catalog::{Change, History, Ran};
+use crate::plan::command::{Withheld, bucketed};
+
+/// The `dropIndexes` of all indexes.
+const ALL: &str = "*";
+
+/// What was withheld and still holds: by namespace, then by index; `None` is the collection.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Expiries(pub BTreeMap<String, BTreeMap<Option<String>, i64>>);
+
+impl Expiries {
+    /// Folds the history of a source.
+    #[must_use]
+    pub fn of(history: &History) -> Self {
+        let mut expiries = Self::default();
+        for (ran, withheld) in history.values() {
+            expiries.take(ran, withheld);
+        }
+        expiries
+    }
+
+    fn take(&mut self, ran: &Ran, withheld: &[Withheld]) {
+        let ns = shown(&ran.ns);
+        match &ran.change {
+            Change::Created | Change::Dropped => drop(self.0.remove(&ns)),
+            Change::Renamed { to } => {
+                let to = shown(to);
+                let moved = self.0.remove(&ns);
+                self.0.remove(&to);
+                self.0.extend(moved.map(|moved| (to, moved)));
+            }
+            Change::Emptied | Change::Other => {}
+        }
+        if withheld.is_empty() {
+            return;
+        }
+        let of_collection = self.0.entry(ns).or_default();
+        for Withheld { index, seconds } in withheld {
+            match seconds {
+                Some(seconds) => drop(of_collection.insert(index.clone(), *seconds)),
+                None if index.as_deref() == Some(ALL) => of_collection.retain(|i, _| i.is_none()),
+                None => drop(of_collection.remove(index)),
+            }
+        }
+    }
+}
+
+/// A time series by its own name; its source logs the collection of its buckets.
+fn shown(ns: &str) -> String {
+    let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+    format!("{db}.{}", bucketed(collection).unwrap_or(collection))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::position::{EntryId, Timestamp};
+
+    type Step = (
+        &'static str,
+        Change,
+        Vec<(Option<&'static str>, Option<i64>)>,
+    );
+
+    fn fold(steps: &[Step]) -> Vec<(String, Option<String>, i64)> {
+        let mut history = History::new();
+        for (seconds, (ns, change, withheld)) in (1..).zip(steps) {
+            let id = EntryId {
+                ts: Timestamp::new(seconds, 1),
+                ord: 0,
+            };
+            let ran = Ran {
+                id,
+                ns: (*ns).to_owned(),
+                ui: None,
+                change: change.clone(),
+            };
+            let withheld = withheld.iter().map(|(index, seconds)| Withheld {
+                index: index.map(str::to_owned),
+                seconds: *seconds,
+            });
+            history.insert(id, (ran, withheld.collect()));
+        }
+        let expiries = Expiries::of(&history).0.into_iter();
+        let flat = expiries.flat_map(|(ns, all)| {
+            let all = all.into_iter();
+            all.map(move |(index, seconds)| (ns.clone(), index, seconds))
+        });
+        flat.collect()
+    }
+
+    fn set(ns: &'static str, index: &'static str, seconds: i64) -> Step {
+        (ns, Change::Other, vec![(Some(index), Some(seconds))])
+    }
+
+    fn ended(ns: &'static str, index: &'static str) -> Step {
+        (ns, Change::Other, vec![(Some(index), None)])
+    }
+
+    fn found(ns: &str, index: Option<&str>, seconds: i64) -> (String, Option<String>, i64) {
+        (ns.to_owned(), index.map(str::to_owned), seconds)
+    }
+
+    #[test]
+    fn the_last_value_of_an_index_holds_until_it_is_dropped() {
+        let steps = [
+            set("s.a", "t_1", 60),
+            set("s.a", "u_1", 61),
+            set("s.a", "v_1", 62),
+            set("s.a", "t_1", 90),
+            ended("s.a", "u_1"),
+        ];
+        let expected = [found("s.a", Some("t_1"), 90), found("s.a", Some("v_1"), 62)];
+        assert_eq!(fold(&steps), expected);
+        let all = [&steps[..], &[ended("s.a", "*")]].concat();
+        assert_eq!(fold(&all), []);
+        let again = [&all[..], &[set("s.a", "t_1", 7)]].concat();
+        assert_eq!(fold(&again), [found("s.a", Some("t_1"), 7)]);
+    }
+
+    #[test]
+    fn values_go_with_their_collection_and_end_with_it() {
+        let renamed = |ns, to: &str| (ns, Change::Renamed { to: to.to_owned() }, vec![]);
+        let moved = [
+            set("s.a", "t_1", 1),
+            set("s.b", "t_1", 2),
+            set("s.c", "t_1", 3),
+            renamed("s.a", "s.b"),
+            ("s.c", Change::Dropped, vec![]),
+        ];
+        assert_eq!(fold(&moved), [found("s.b", Some("t_1"), 1)]);
+        // What takes the name of an old collection has none of its own.
+        let taken = [&moved[..], &[renamed("s.x", "s.b")]].concat();
+        assert_eq!(fold(&taken), []);
+        let anew = [&moved[..], &[("s.b", Change::Created, vec![])]].concat();
+        assert_eq!(fold(&anew), []);
+    }
+
+    #[test]
+    fn a_time_series_is_found_by_its_own_name_and_can_be_switched_off() {
+        let buckets = "s.system.buckets.w";
+        let created = (buckets, Change::Created, vec![(None, Some(60))]);
+        let changed = (buckets, Change::Other, vec![(None, Some(90))]);
+        let off = (buckets, Change::Other, vec![(None, None)]);
+        let view_dropped = ("s.w", Change::Dropped, vec![]);
+        let steps = [created, changed];
+        assert_eq!(fold(&steps), [found("s.w", None, 90)]);
+        assert_eq!(fold(&[&steps[..], &[off]].concat()), []);
+        assert_eq!(fold(&[&steps[..], &[view_dropped]].concat()), []);
+    }
+}

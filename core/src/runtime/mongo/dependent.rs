@@ -1,0 +1,75 @@
+//! Collections whose documents depend on each other, so that the order of their writes counts
+//! beyond each document: those with a unique index besides `_id`, capped ones, and those with a
+//! collation of their own.
+
+use mongodb::Database;
+use mongodb::bson::{Document, doc};
+use mongodb::error::Result;
+
+use super::error_code;
+
+/// There is no such collection.
+const NO_COLLECTION: i32 = 26;
+
+/// Asks whether the documents of a collection depend on each other. `which` finds it in the
+/// answer to `listCollections`; false if nothing is found.
+///
+/// # Errors
+/// What the server answers, 13 without the privileges to list collections and indexes.
+pub async fn documents_depend(database: &Database, which: Document) -> Result<bool> {
+    let reply = database
+        .run_command(doc! { "listCollections": 1, "filter": which })
+        .await?;
+    let Some(found) = first_batch(&reply).into_iter().next() else {
+        return Ok(false);
+    };
+    if found.get_str("type").ok() == Some("view") {
+        return Ok(false);
+    }
+    if found.get_document("options").is_ok_and(depend_by_options) {
+        return Ok(true);
+    }
+    let name = found.get_str("name").unwrap_or_default();
+    // A collection has 64 indexes at most, fewer than a first batch holds.
+    match database.run_command(doc! { "listIndexes": name }).await {
+        Ok(reply) => Ok(first_batch(&reply).into_iter().any(limits_documents)),
+        Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn first_batch(reply: &Document) -> Vec<&Document> {
+    let batch = reply
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"));
+    let batch = batch.map(Vec::as_slice).unwrap_or_default();
+    batch.iter().filter_map(|item| item.as_document()).collect()
+}
+
+fn depend_by_options(options: &Document) -> bool {
+    let collation = options.get_document("collation").ok();
+    let locale = collation.and_then(|collation| collation.get_str("locale").ok());
+    options.get_bool("capped").unwrap_or(false) || locale.is_some_and(|locale| locale != "simple")
+}
+
+fn limits_documents(index: &Document) -> bool {
+    index.get_bool("unique").unwrap_or(false) && index.get_str("name").ok() != Some("_id_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unique_indexes_capped_collections_and_collations_depend() {
+        let capped = doc! { "capped": true, "size": 9 };
+        let simple = doc! { "collation": { "locale": "simple" } };
+        let german = doc! { "collation": { "locale": "de" } };
+        assert!(depend_by_options(&capped) && depend_by_options(&german));
+        assert!(!depend_by_options(&simple) && !depend_by_options(&Document::new()));
+        let id = doc! { "name": "_id_", "unique": true };
+        let plain = doc! { "name": "a_1" };
+        let unique = doc! { "name": "a_1", "unique": true };
+        assert!(limits_documents(&unique) && !limits_documents(&plain) && !limits_documents(&id));
+    }
+}

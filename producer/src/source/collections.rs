@@ -1,0 +1,56 @@
+//! What a live source tells of its collections.
+
+use bson::spec::BinarySubtype;
+use bson::{Binary, doc};
+use mongodb::Client;
+use oplog_relay_core::runtime::mongo::{documents_depend, error_code};
+use tokio::runtime::Handle;
+
+use crate::error::ProducerError;
+use crate::route::Collections;
+
+/// A privilege is missing.
+const UNAUTHORIZED: i32 = 13;
+
+/// Asks a replica set from a thread that may block.
+#[derive(Debug)]
+pub struct LiveCollections {
+    client: Client,
+    runtime: Handle,
+}
+
+impl LiveCollections {
+    /// Asks that server on that runtime.
+    #[must_use]
+    pub const fn new(client: Client, runtime: Handle) -> Self {
+        Self { client, runtime }
+    }
+}
+
+impl Collections for LiveCollections {
+    fn depend(&self, ns: &str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let which = match ui {
+            Some(ui) => {
+                let subtype = BinarySubtype::Uuid;
+                let bytes = ui.to_vec();
+                doc! { "info.uuid": Binary { subtype, bytes } }
+            }
+            None => doc! { "name": collection },
+        };
+        let database = self.client.database(db);
+        let asked = self.runtime.block_on(documents_depend(&database, which));
+        match asked {
+            Err(error) if error_code(&error) == Some(UNAUTHORIZED) => {
+                tracing::warn!(
+                    ns,
+                    "the source's user may not list the collections and indexes of {db}: whether \
+                     the documents of {ns} depend on each other is not known, they spread over \
+                     partitions by _id. Grant read on {db}, or give --order"
+                );
+                Ok(false)
+            }
+            asked => asked.map_err(ProducerError::Source),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The end of a replay on the model: what the sink withheld from it, `cutover` restores.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use bson::{Bson, Document as BsonDocument, doc};
+use clap::Parser as _;
+use mongodb::{Client, Database};
+use oplog_consumer::args::{Arguments, Command};
+use oplog_consumer::assignment::Token;
+use oplog_consumer::batch::{Batch, Located};
+use oplog_consumer::config::{CutoverConfig, ReplayConfig};
+use oplog_consumer::cutover::cutover;
+use oplog_consumer::error::ConsumerError;
+use oplog_consumer::metrics::Metrics;
+use oplog_consumer::sink::mongo::MongoSink;
+use oplog_consumer::sink::{Applied, SinkError};
+use oplog_consumer::status::Readiness;
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::http::Health;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_tests::model::{Model, ModelServer, Version};
+
+const NEVER: i64 = i32::MAX as i64;
+const UNAUTHORIZED: i32 = 13;
+
+fn arguments(words: &[&str]) -> Result<Command> {
+    let words = ["oplog-consumer"].iter().chain(words);
+    Ok(Arguments::try_parse_from(words)?.command)
+}
+
+/// A target after a replay of commands.
+struct Scene {
+    server: ModelServer,
+    shop: Database,
+}
+
+impl Scene {
+    async fn replay(commands: &[BsonDocument]) -> Result<Scene> {
+        let server = ModelServer::start(Model::of(Version::V7_0))?;
+        let uri = server.uri();
+        let shop = Client::with_uri_str(&uri).await?.database("shop");
+        let Command::Replay(arguments) = arguments(&[
+            "replay",
+            "--brokers=127.0.0.1:1",
+            "--topic-prefix=p",
+            "--group=g",
+            "--target",
+            &uri,
+        ])?
+        else {
+            anyhow::bail!("another command");
+        };
+        let config = ReplayConfig::check(&arguments)?;
+        let metrics = Arc::new(Metrics::new()?);
+        let readiness = Arc::new(Readiness::new(Health::default()));
+        let sink = MongoSink::connect(&config, metrics, readiness, Shutdown::manual()).await?;
+        for (seconds, command) in (1..).zip(commands) {
+            apply(&sink, seconds, command).await?;
+        }
+        Ok(Scene { server, shop })
+    }
+
+    async fn cut_over(&self, group: &str) -> Result<Result<(), ConsumerError>> {
+        let uri = self.server.uri();
+        let words = ["cutover", "--target", &uri, "--group", group];
+        let Command::Cutover(arguments) = arguments(&words)? else {
+            anyhow::bail!("another command");
+        };
+        Ok(cutover(&CutoverConfig::check(&arguments)?).await)
+    }
+
+    /// `expireAfterSeconds` of a collection's indexes, and of the collection itself as `""`.
+    async fn expiries(&self, collection: &str) -> Result<BTreeMap<String, i64>> {
+        let number = |value: &Bson| value.as_i64().or(value.as_i32().map(i64::from));
+        let mut found = BTreeMap::new();
+        let list = doc! { "listCollections": 1, "filter": { "name": collection } };
+        for shown in self.listed(list).await? {
+            let options = shown.get_document("options")?;
+            let seconds = options.get("expireAfterSeconds").and_then(number);
+            found.extend(seconds.map(|seconds| (String::new(), seconds)));
+        }
+        for index in self.listed(doc! { "listIndexes": collection }).await? {
+            let seconds = index.get("expireAfterSeconds").and_then(number);
+            let name = index.get_str("name")?.to_owned();
+            found.extend(seconds.map(|seconds| (name, seconds)));
+        }
+        Ok(found)
+    }
+
+    async fn listed(&self, command: BsonDocument) -> Result<Vec<BsonDocument>> {
+        let reply = self.shop.run_command(command).await?;
+        let batch = reply.get_document("cursor")?.get_array("firstBatch")?;
+        let documents = batch.iter().map(|item| item.as_document().cloned());
+        documents.collect::<Option<_>>().context("documents")
+    }
+}
+
+/// Runs one command of the source, as it comes out of its barriers.
+async fn apply(sink: &MongoSink, seconds: u32, command: &BsonDocument) -> Result<()> {
+    let ts = bson::Timestamp {
+        time: seconds,
+        increment: 1,
+    };
+    let entry = doc! { "ts": ts, "t": 1_i64, "v": 2, "op": "c", "ns": "shop.$cmd", "o": command };
+    let entry = entry.to_vec()?;
+    let id = EntryId {
+        ts: Timestamp::new(seconds, 1),
+        ord: 0,
+    };
+    let barrier = Barrier {
+        command: id,
+        leader_topic: "t".to_owned(),
+        leader_offset: 0,
+        ordered: true,
+        partitions: Vec::new(),
+    };
+    let mut bytes = Vec::new();
+    barrier.write_command(&Entry::parse(Document::new(&entry)?)?, &mut bytes)?;
+    let located = [Located {
+        offset: 0,
+        id,
+        entry: Entry::parse(Document::new(&bytes)?)?,
+    }];
+    let batch = Batch {
+        topic: "t",
+        partition: 0,
+        source: "rs0",
+        entries: &located,
+    };
+    let applied = sink.apply(&batch, &Token::default()).await;
+    let applied = applied.map_err(|error| match error {
+        SinkError::Entry(error) => anyhow!(error),
+        SinkError::Fatal(error) => anyhow!(error),
+    });
+    ensure!(applied? == Applied::Done, "{command}");
+    Ok(())
+}
+
+fn index(collection: &str, name: &str, seconds: i32) -> BsonDocument {
+    let key = name.trim_end_matches("_1");
+    doc! {
+        "createIndexes": collection, "v": 2, "key": { key: 1 }, "name": name,
+        "expireAfterSeconds": seconds,
+    }
+}
+
+fn history() -> Vec<BsonDocument> {
+    let clustered = doc! { "key": { "_id": 1 }, "unique": true, "v": 2, "name": "_id_" };
+    vec![
+        doc! { "create": "sessions" },
+        index("sessions", "t_1", 60),
+        index("sessions", "u_1", 61),
+        index("sessions", "v_1", 62),
+        doc! { "collMod": "sessions", "index": { "name": "t_1", "expireAfterSeconds": 120 } },
+        doc! { "dropIndexes": "sessions", "index": "u_1" },
+        // The same name, and nothing expires by it.
+        doc! { "createIndexes": "sessions", "v": 2, "key": { "u": 1 }, "name": "u_1" },
+        doc! { "renameCollection": "shop.sessions", "to": "shop.logins" },
+        doc! { "create": "log", "clusteredIndex": clustered, "expireAfterSeconds": 3600_i64 },
+        doc! { "create": "kept", "expireAfterSeconds": 5_i64 },
+        doc! { "collMod": "kept", "expireAfterSeconds": "off" },
+        doc! { "create": "ended" },
+        index("ended", "t_1", 7),
+        doc! { "drop": "ended" },
+    ]
+}
+
+fn seconds(pairs: &[(&str, i64)]) -> BTreeMap<String, i64> {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(name, value)| ((*name).to_owned(), *value))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_withheld_is_restored_and_may_be_restored_again() -> Result<()> {
+    let scene = Scene::replay(&history()).await?;
+    let withheld = seconds(&[("t_1", NEVER), ("v_1", NEVER)]);
+    ensure!(scene.expiries("logins").await? == withheld);
+    ensure!(scene.expiries("log").await?.is_empty());
+    for _ in 0..2 {
+        scene.cut_over("g").await??;
+        let restored = seconds(&[("t_1", 120), ("v_1", 62)]);
+        ensure!(scene.expiries("logins").await? == restored);
+        ensure!(scene.expiries("log").await? == seconds(&[("", 3600)]));
+        ensure!(scene.expiries("kept").await?.is_empty());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_or_refused_does_not_hold_up_the_rest() -> Result<()> {
+    let scene = Scene::replay(&history()).await?;
+    let drop = doc! { "dropIndexes": "logins", "index": "t_1" };
+    scene.shop.run_command(drop).await?;
+    scene.server.fail_next("collMod", UNAUTHORIZED);
+    let error = scene.cut_over("g").await?.err().context("it is refused")?;
+    ensure!(error.exit_code() == ExitCode::StoppedByPolicy, "{error}");
+    let told = error.to_string();
+    ensure!(told.contains("3600 of shop.log: "), "{told}");
+    ensure!(scene.expiries("logins").await? == seconds(&[("v_1", 62)]));
+    scene.cut_over("g").await??;
+    ensure!(scene.expiries("log").await? == seconds(&[("", 3600)]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_group_is_refused_and_an_empty_catalog_is_not() -> Result<()> {
+    let scene = Scene::replay(&history()).await?;
+    let error = scene.cut_over("h").await?.err().context("it is refused")?;
+    ensure!(error.exit_code() == ExitCode::Usage, "{error}");
+    ensure!(error.to_string().contains("but of g"), "{error}");
+    Scene::replay(&[]).await?.cut_over("h").await??;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Entries of a real server in the oplog of a live source: carried as from a dump.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use bson::Document;
+use mongodb::Client;
+use oplog_relay_core::document::Document as Raw;
+use oplog_relay_core::format::Format;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_tests::model::Scenario;
+use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka};
+use oplog_relay_tests::topic_reader::{Place, read_topics};
+
+use crate::support::{Line, source};
+
+/// Entries in one command: FerretDB logs what is written to its oplog too, after each of its
+/// batches, and those entries are younger than all of a golden set.
+const MOST: usize = 100;
+
+/// Writes the first entries that the source can hold (its documents have no `$` names, which the
+/// trial finds out) and returns them; without gaps, lest a transaction lacks a part, it ends before
+/// the first that it cannot.
+async fn write(source: &FerretDb, trial: &FerretDb, oplog: &[u8], gaps: bool) -> Result<Vec<u8>> {
+    let trial = Client::with_uri_str(trial.uri()).await?;
+    let trial = trial.database("trial").collection::<Document>("entries");
+    let (mut rest, mut held, mut bytes) = (oplog, Vec::new(), Vec::new());
+    while !rest.is_empty() && held.len() < MOST {
+        let (entry, after) = Raw::split(rest)?;
+        let document = Document::from_reader(entry.as_bytes())?;
+        if trial.insert_one(document.clone()).await.is_ok() {
+            held.push(document);
+            bytes.extend_from_slice(entry.as_bytes());
+        } else if !gaps {
+            break;
+        }
+        rest = after;
+    }
+    let source = Client::with_uri_str(source.uri()).await?;
+    let entries = source.database("local").collection::<Document>("oplog.rs");
+    entries.insert_many(held).await?;
+    Ok(bytes)
+}
+
+/// The entries of each partition in order, by topic without the prefix. A live source gives its
+/// entries an `_id`.
+fn carried(kafka: &Kafka, prefix: &str) -> Result<BTreeMap<Place, Vec<(EntryId, Document)>>> {
+    let mut carried = BTreeMap::new();
+    for ((topic, partition), records) in read_topics(&kafka.brokers(), prefix, Format::Bson)? {
+        let entries: &mut Vec<_> = carried
+            .entry((topic.replacen(prefix, "", 1), partition))
+            .or_default();
+        for entry in records.iter().flat_map(|record| &record.entries) {
+            let mut document = Document::from_reader(entry.bytes.as_slice())?;
+            document.remove("_id");
+            entries.push((entry.id, document));
+        }
+    }
+    Ok(carried)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_of_a_live_source_are_carried_as_those_of_a_dump() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let folder = tempfile::tempdir()?;
+    for (name, least) in [("transactions-prepared", 20), ("ddl", 60)] {
+        let (source, trial) = (source()?, FerretDb::start(&FerretDbOptions::target())?);
+        let held = write(
+            &source,
+            &trial,
+            &Scenario::new(name).oplog()?,
+            name == "ddl",
+        )
+        .await?;
+        let path = folder.path().join(name);
+        std::fs::write(&path, &held)?;
+        let (live, dump) = (format!("live-{name}"), format!("dump-{name}"));
+        for (prefix, from) in [(&live, source.uri()), (&dump, path.display().to_string())] {
+            Line::run(&kafka, from, prefix)
+                .with("--source-name", "same")
+                .with("--start", "oldest")
+                .flag("--until-caught-up")
+                .produce_all()?;
+        }
+        let (one, other) = (carried(&kafka, &live)?, carried(&kafka, &dump)?);
+        let count: usize = one.values().map(Vec::len).sum();
+        ensure!(count >= least, "{name}: {count} entries");
+        ensure!(one == other, "{name} differs");
+    }
+    Ok(())
+}

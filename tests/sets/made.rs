@@ -1,0 +1,85 @@
+//! A history that is made up, with the collections' UUIDs.
+
+use anyhow::{Context, Result};
+use bson::spec::BinarySubtype;
+use bson::{Binary, Bson, DateTime, Document, Timestamp, doc};
+
+/// Source time of the first entry; every entry has a second of its own.
+pub(crate) const BEGIN: u32 = 1_700_000_000;
+
+/// Entries one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    entries: Vec<Document>,
+}
+
+impl Made {
+    /// The second that the next entry gets.
+    pub(crate) fn next_second(&self) -> Result<u32> {
+        Ok(BEGIN + u32::try_from(self.entries.len())?)
+    }
+
+    fn push(&mut self, op: &str, ns: &str, ui: u8, more: Document) -> Result<()> {
+        let time = self.next_second()?;
+        let ts = Timestamp { time, increment: 1 };
+        let wall = DateTime::from_millis(i64::from(time) * 1000);
+        let ui = Bson::Binary(Binary {
+            subtype: BinarySubtype::Uuid,
+            bytes: vec![ui; 16],
+        });
+        let mut entry =
+            doc! { "ts": ts, "t": 1_i64, "v": 2, "op": op, "ns": ns, "ui": ui, "wall": wall };
+        entry.extend(more);
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    pub(crate) fn insert(&mut self, ns: &str, ui: u8, id: i32) -> Result<()> {
+        self.push(
+            "i",
+            ns,
+            ui,
+            doc! { "o": { "_id": id, "ui": i32::from(ui) } },
+        )
+    }
+
+    pub(crate) fn insert_with(&mut self, ns: &str, ui: u8, o: Document) -> Result<()> {
+        self.push("i", ns, ui, doc! { "o": o })
+    }
+
+    pub(crate) fn command(&mut self, ns: &str, ui: u8, o: Document) -> Result<()> {
+        let (db, _) = ns.split_once('.').context(ns.to_owned())?;
+        self.push("c", &format!("{db}.$cmd"), ui, doc! { "o": o })
+    }
+
+    pub(crate) fn create(&mut self, ns: &str, ui: u8) -> Result<()> {
+        let (_, name) = ns.split_once('.').context(ns.to_owned())?;
+        self.command(ns, ui, doc! { "create": name })
+    }
+
+    pub(crate) fn drop(&mut self, ns: &str, ui: u8) -> Result<()> {
+        let (_, name) = ns.split_once('.').context(ns.to_owned())?;
+        self.command(ns, ui, doc! { "drop": name })
+    }
+
+    pub(crate) fn rename(&mut self, ns: &str, ui: u8, to: &str) -> Result<()> {
+        self.command(ns, ui, doc! { "renameCollection": ns, "to": to })
+    }
+
+    /// The same without UUIDs, as old servers wrote it.
+    pub(crate) fn without_uuids(mut self) -> Made {
+        for entry in &mut self.entries {
+            entry.remove("ui");
+        }
+        self
+    }
+
+    /// As a dump has it.
+    pub(crate) fn oplog(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for entry in &self.entries {
+            bytes.extend(entry.to_vec()?);
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,115 @@
+//! An oplog in Kafka, and the processes that replay it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use oplog_relay_tests::model::ModelServer;
+use oplog_relay_tests::services::{Kafka, Program};
+
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
+
+/// The topics of one prefix.
+pub(crate) struct Topics {
+    kafka: Arc<Kafka>,
+    prefix: String,
+}
+
+impl Topics {
+    /// Carries a dump into eight partitions a topic.
+    pub(crate) fn carry(prefix: &str, oplog: &[u8]) -> Result<Topics> {
+        let kafka = Kafka::shared()?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("oplog.bson");
+        std::fs::write(&path, oplog)?;
+        let path = path.to_str().context("a path in text")?;
+        let mut producer = Program::producer([
+            "run",
+            "--http=off",
+            "--start=oldest",
+            "--partitions=8",
+            "--source-name=golden",
+            "--source",
+            path,
+            "--brokers",
+            &kafka.brokers(),
+            "--topic-prefix",
+            prefix,
+        ])?;
+        let code = producer.wait(LIMIT)?;
+        ensure!(code == 0, "{prefix}: {}", producer.stderr_text()?);
+        let prefix = prefix.to_owned();
+        Ok(Topics { kafka, prefix })
+    }
+
+    /// Starts a process that replays.
+    pub(crate) fn start(
+        &self,
+        target: &ModelServer,
+        group: &str,
+        more: &[&str],
+    ) -> Result<Program> {
+        let flags = [
+            format!("--brokers={}", self.kafka.brokers()),
+            format!("--topic-prefix={}", self.prefix),
+            format!("--group={group}"),
+            format!("--target={}", target.uri()),
+            // A member that was killed is missed soon.
+            "--kafka-option=session.timeout.ms=2000".to_owned(),
+            "--kafka-option=heartbeat.interval.ms=300".to_owned(),
+        ];
+        let flags = flags.iter().map(String::as_str);
+        let common = ["replay", "--http=off"];
+        Program::consumer(common.into_iter().chain(flags).chain(more.iter().copied()))
+    }
+
+    /// Replays to the end of the topics with so many processes at once; returns what they told.
+    pub(crate) fn replay(
+        &self,
+        target: &ModelServer,
+        group: &str,
+        processes: usize,
+        more: &[&str],
+    ) -> Result<String> {
+        let more = [more, &["--until-caught-up"]].concat();
+        let programs: Result<Vec<Program>> = (0..processes)
+            .map(|_| self.start(target, group, &more))
+            .collect();
+        let mut all = String::new();
+        for mut program in programs? {
+            let code = program.wait(LIMIT)?;
+            let told = program.stderr_text()?;
+            ensure!(code == 0, "{group} ended with {code}: {told}");
+            all.push_str(&told);
+        }
+        Ok(all)
+    }
+
+    /// Replays with one process that must end with that code and tell that.
+    pub(crate) fn refused(
+        &self,
+        target: &ModelServer,
+        group: &str,
+        more: &[&str],
+        (code, part): (i32, &str),
+    ) -> Result<()> {
+        let mut program = self.start(target, group, &[more, &["--until-caught-up"]].concat())?;
+        let ended = program.wait(LIMIT)?;
+        let told = program.stderr_text()?;
+        ensure!(
+            ended == code && told.contains(part),
+            "ended with {ended}: {told}"
+        );
+        Ok(())
+    }
+
+    /// Resets the group by Kafka's own tool.
+    pub(crate) fn reset(&self, group: &str, how: &[&str]) -> Result<()> {
+        let common = ["--reset-offsets", "--execute", "--group", group];
+        let arguments = [&common, how].concat();
+        let output = self.kafka.tool("kafka-consumer-groups", &arguments)?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{arguments:?}: {told}");
+        Ok(())
+    }
+}
