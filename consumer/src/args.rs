@@ -34,7 +34,8 @@ pub enum Command {
     /// time series and clustered collections is kept in the target's oplog_relay.catalog. cutover
     /// sets the true values, one line for each, when the target takes the source's place. The
     /// group must be stopped before, and must not replay into this target afterwards: the target
-    /// would delete documents that later entries change. It may run again.
+    /// would delete documents that later entries change. The user needs dbAdmin there. It may run
+    /// again.
     Cutover(CutoverArguments),
     /// Exit 0 if the instance that serves HTTP at an address is ready: for container health checks.
     Health(HealthArguments),
@@ -99,6 +100,9 @@ pub struct ReplayArguments {
     /// writes that came after it.
     #[arg(long)]
     pub allow_partial_reset: bool,
+    /// Print what the replay does about each error code of a target, and why, and exit.
+    #[arg(long)]
+    pub help_errors: bool,
     /// What to do about an update that finds no document: count it, upsert the fields that it
     /// sets, or stop.
     #[arg(long, value_name = "count|upsert|stop", default_value = "count")]
