@@ -1,7 +1,7 @@
 //! What can be typed. Nothing is checked here: [`crate::config`] does that, all faults at once.
 
 use clap::{Args, Parser, Subcommand};
-use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::command_line::{HealthArguments, LogArguments, after_help};
 
 /// Reads the topics that oplog-producer writes: replays them into a MongoDB, emits them as JSON,
 /// and proves that source and target agree.
@@ -10,7 +10,7 @@ use oplog_relay_core::runtime::exit::ExitCode;
 /// the partitions, Kafka's own tools show the lag and reset it. An offset is committed only after
 /// what lies before it was acknowledged by the target, or written out.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "oplog-consumer", version, after_help = exit_codes(), max_term_width = 100)]
+#[command(name = "oplog-consumer", version, after_help = after_help(), max_term_width = 100)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -34,7 +34,8 @@ pub enum Command {
     /// time series and clustered collections is kept in the target's oplog_relay.catalog. cutover
     /// sets the true values, one line for each, when the target takes the source's place. The
     /// group must be stopped before, and must not replay into this target afterwards: the target
-    /// would delete documents that later entries change. It may run again.
+    /// would delete documents that later entries change. The user needs dbAdmin there. It may run
+    /// again.
     Cutover(CutoverArguments),
     /// Exit 0 if the instance that serves HTTP at an address is ready: for container health checks.
     Health(HealthArguments),
@@ -99,6 +100,9 @@ pub struct ReplayArguments {
     /// writes that came after it.
     #[arg(long)]
     pub allow_partial_reset: bool,
+    /// Print what the replay does about each error code of a target, and why, and exit.
+    #[arg(long)]
+    pub help_errors: bool,
     /// What to do about an update that finds no document: count it, upsert the fields that it
     /// sets, or stop.
     #[arg(long, value_name = "count|upsert|stop", default_value = "count")]
@@ -161,32 +165,4 @@ pub struct CutoverArguments {
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,
-}
-
-/// `oplog-consumer health`
-#[derive(Debug, Clone, Args)]
-pub struct HealthArguments {
-    /// The address that the instance serves HTTP at.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
-    pub http: String,
-}
-
-/// How to log. Logs go to standard error.
-#[derive(Debug, Clone, Args)]
-pub struct LogArguments {
-    /// text or json.
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: String,
-    /// error, warn, info, debug, trace, or directives such as info,librdkafka=debug.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub log_level: String,
-}
-
-fn exit_codes() -> String {
-    format!(
-        "Every flag --some-name may be given as OPLOG_SOME_NAME in the environment or as \
-         some_name in the TOML file named by --config; flags win over the environment, the \
-         environment over the file.\n\n{}",
-        ExitCode::table()
-    )
 }

@@ -8,12 +8,12 @@ use oplog_relay_core::runtime::config::{
     ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
 };
 use oplog_relay_core::runtime::http::HttpAddress;
-use oplog_relay_core::runtime::kafka::{CONSUMER_OWNED, KafkaOptions, check_options, parse_option};
-use oplog_relay_core::runtime::telemetry::{LogFormat, LogOptions};
+use oplog_relay_core::runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
+use oplog_relay_core::runtime::telemetry::LogOptions;
 use oplog_relay_core::topic::check_prefix;
 
 use crate::args::{
-    CutoverArguments, EmitArguments, GroupArguments, LogArguments, ReplayArguments, VerifyArguments,
+    CutoverArguments, EmitArguments, GroupArguments, ReplayArguments, VerifyArguments,
 };
 
 /// How a group reads.
@@ -209,7 +209,7 @@ impl VerifyConfig {
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
         let patterns = arguments.namespaces.iter().map(String::as_str);
         let filter = faults.take_or("--namespaces", NamespaceFilter::new(patterns, []));
-        let log = check_log(&arguments.log, &mut faults);
+        let log = arguments.log.check(&mut faults);
         let checked = source.zip(target).zip(filter.zip(log));
         faults.finish()?;
         let ((source, target), (filter, log)) = checked.ok_or_else(no_faults)?;
@@ -235,7 +235,7 @@ impl CutoverConfig {
         let mut faults = Faults::new();
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
         let group = required("--group", arguments.group.as_deref(), &mut faults);
-        let log = check_log(&arguments.log, &mut faults);
+        let log = arguments.log.check(&mut faults);
         let checked = target.zip(group.zip(log));
         faults.finish()?;
         let (target, (group, log)) = checked.ok_or_else(no_faults)?;
@@ -283,9 +283,9 @@ fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupC
     );
     let filter = faults.take_or("--include-namespaces, --exclude-namespaces", filter);
     let queue_bytes = faults.take_or("--queue-bytes", check_queue_bytes(&arguments.queue_bytes));
-    let options = check_kafka_options(&arguments.kafka_option, faults);
+    let options = parse_options(&arguments.kafka_option, &[CONSUMER_OWNED, OWNED], faults);
     let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
-    let log = check_log(&arguments.log, faults);
+    let log = arguments.log.check(faults);
     Some(GroupConfig {
         kafka: KafkaOptions {
             brokers: brokers?,
@@ -309,24 +309,6 @@ fn check_queue_bytes(text: &str) -> Result<usize, String> {
         return Err("must be at least 1MiB".to_owned());
     }
     usize::try_from(bytes).map_err(|_| "is more than this machine can address".to_owned())
-}
-
-fn check_kafka_options(options: &[String], faults: &mut Faults) -> Vec<(String, String)> {
-    let parsed: Vec<(String, String)> = options
-        .iter()
-        .filter_map(|option| faults.take_or("--kafka-option", parse_option(option)))
-        .collect();
-    let owned: Vec<(&str, &str)> = CONSUMER_OWNED.iter().chain(OWNED).copied().collect();
-    check_options(&parsed, &owned, faults);
-    parsed
-}
-
-fn check_log(arguments: &LogArguments, faults: &mut Faults) -> Option<LogOptions> {
-    let format = faults.take_or("--log-format", arguments.log_format.parse::<LogFormat>())?;
-    Some(LogOptions {
-        format,
-        level: arguments.log_level.clone(),
-    })
 }
 
 #[cfg(test)]

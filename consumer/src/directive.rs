@@ -1,5 +1,9 @@
 //! What to do about each error code of a target's server: one table.
 
+mod table;
+
+pub use table::table;
+
 /// What to do about a write that the server refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directive {
@@ -41,6 +45,9 @@ pub const DUPLICATE_KEY: i32 = 11000;
 pub const NAMESPACE_EXISTS: i32 = 48;
 /// Code of a missing privilege.
 pub const UNAUTHORIZED: i32 = 13;
+
+/// Why a code that is not in the table stops.
+const UNKNOWN: &str = "the target refuses the write";
 
 /// The table. Codes that are not in it stop.
 pub const RULES: &[Rule] = &[
@@ -182,7 +189,7 @@ pub fn rule_for(code: i32) -> Rule {
         .iter()
         .find(|rule| rule.code == code)
         .copied()
-        .unwrap_or_else(|| rule(code, Directive::Stop, "the target refuses the write"))
+        .unwrap_or_else(|| rule(code, Directive::Stop, UNKNOWN))
 }
 
 #[cfg(test)]

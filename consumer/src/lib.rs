@@ -12,7 +12,7 @@
 //! - [`topics`] which source and format a topic has
 //! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
 //! - [`verify`] compares two MongoDBs; [`cutover`] gives the target what was withheld from it
-//! - [`status`] and [`metrics`] what is shown; [`error`] what can go wrong, and the exit codes
+//! - [`status`], [`metrics`] and [`stdout`] what is shown; [`error`] what can go wrong, and the exit codes
 //!
 //! # The order of things
 //!
@@ -40,6 +40,7 @@ pub mod plan;
 pub mod sink;
 pub mod start;
 pub mod status;
+pub mod stdout;
 pub mod supervisor;
 pub mod topics;
 pub mod verify;
@@ -63,6 +64,9 @@ use crate::supervisor::Supervisor;
 /// Does what the command line asks for and says how it ended. Errors are told on standard error.
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
+        Command::Replay(arguments) if arguments.help_errors => {
+            stdout::tell(directive::table().trim_end()).map(|()| ExitCode::Done)
+        }
         Command::Replay(arguments) => match ReplayConfig::check(&arguments) {
             Ok(config) => Box::pin(replay(config)).await,
             Err(error) => Err(error.into()),

@@ -1,7 +1,7 @@
 //! What can be typed. Nothing is checked here: [`crate::config`] does that, all faults at once.
 
 use clap::{Args, Parser, Subcommand};
-use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::command_line::{HealthArguments, LogArguments, after_help};
 
 /// Streams a MongoDB oplog into Kafka, every entry exactly once, in order per document.
 ///
@@ -9,7 +9,7 @@ use oplog_relay_core::runtime::exit::ExitCode;
 /// collection, keyed by `_id`. Records and position commit in one Kafka transaction: after a crash
 /// it goes on where Kafka says it was. It never writes to the source.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "oplog-producer", version, after_help = exit_codes(), max_term_width = 100)]
+#[command(name = "oplog-producer", version, after_help = after_help(), max_term_width = 100)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -121,32 +121,4 @@ pub struct InspectArguments {
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,
-}
-
-/// `oplog-producer health`
-#[derive(Debug, Clone, Args)]
-pub struct HealthArguments {
-    /// The address that the instance serves HTTP at.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
-    pub http: String,
-}
-
-/// How to log. Logs go to standard error.
-#[derive(Debug, Clone, Args)]
-pub struct LogArguments {
-    /// text or json.
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: String,
-    /// error, warn, info, debug, trace, or directives such as info,librdkafka=debug.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub log_level: String,
-}
-
-fn exit_codes() -> String {
-    format!(
-        "Every flag --some-name may be given as OPLOG_SOME_NAME in the environment or as \
-         some_name in the TOML file named by --config; flags win over the environment, the \
-         environment over the file.\n\n{}",
-        ExitCode::table()
-    )
 }

@@ -7,12 +7,12 @@ use oplog_relay_core::runtime::config::{
     ConfigError, Faults, Secret, Start, parse_start, resolve_secret,
 };
 use oplog_relay_core::runtime::http::HttpAddress;
-use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, check_options, parse_option};
-use oplog_relay_core::runtime::telemetry::{LogFormat, LogOptions};
+use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, parse_options};
+use oplog_relay_core::runtime::telemetry::LogOptions;
 use oplog_relay_core::state::OrderRule;
 use oplog_relay_core::topic::{check_prefix, check_source_name};
 
-use crate::args::{InspectArguments, LogArguments, RunArguments, StreamArguments};
+use crate::args::{InspectArguments, RunArguments, StreamArguments};
 
 /// Where entries come from.
 #[derive(Debug, Clone)]
@@ -93,10 +93,14 @@ impl RunConfig {
     pub fn check(arguments: &RunArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let stream = check_stream(&arguments.stream, true, &mut faults);
-        let log = check_log(&arguments.log, &mut faults);
+        let log = arguments.log.check(&mut faults);
         let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
         let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
-        let options = check_kafka_options(&arguments.kafka_option, &mut faults);
+        let options = parse_options(
+            &arguments.kafka_option,
+            &[PRODUCER_OWNED, OWNED],
+            &mut faults,
+        );
         let replication_factor = faults.take_or(
             "--replication-factor",
             match arguments.replication_factor.parse() {
@@ -131,7 +135,7 @@ impl InspectConfig {
     pub fn check(arguments: &InspectArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let stream = check_stream(&arguments.stream, false, &mut faults);
-        let log = check_log(&arguments.log, &mut faults);
+        let log = arguments.log.check(&mut faults);
         faults.finish()?;
         match (stream, log) {
             (Some(stream), Some(log)) => Ok(Self {
@@ -255,24 +259,6 @@ fn check_start(start: Option<&str>, origin: Option<&Origin>, faults: &mut Faults
         return None;
     }
     Some(start)
-}
-
-fn check_kafka_options(given: &[String], faults: &mut Faults) -> Vec<(String, String)> {
-    let options: Vec<_> = given
-        .iter()
-        .filter_map(|option| faults.take_or("--kafka-option", parse_option(option)))
-        .collect();
-    let owned: Vec<_> = PRODUCER_OWNED.iter().chain(OWNED).copied().collect();
-    check_options(&options, &owned, faults);
-    options
-}
-
-fn check_log(arguments: &LogArguments, faults: &mut Faults) -> Option<LogOptions> {
-    let format = faults.take_or("--log-format", arguments.log_format.parse::<LogFormat>())?;
-    Some(LogOptions {
-        format,
-        level: arguments.log_level.clone(),
-    })
 }
 
 #[cfg(test)]

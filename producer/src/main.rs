@@ -1,23 +1,9 @@
-//! The oplog-producer program: parses, starts the runtime, and ends with a code that means something.
+//! The oplog-producer program: ends with a code that means something.
 
-use std::process;
+use std::{io, process};
 
-use oplog_producer::args::Arguments;
-use oplog_relay_core::runtime::config::parse_layered;
+use oplog_relay_core::runtime::command_line;
 
-fn main() -> anyhow::Result<process::ExitCode> {
-    let arguments = match parse_layered::<Arguments>(&[]) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            error.print()?;
-            return Ok(error.exit_code().into());
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let code = runtime.block_on(oplog_producer::main(arguments));
-    // Threads that a stuck server holds must not hold the end.
-    runtime.shutdown_background();
-    Ok(code.into())
+fn main() -> io::Result<process::ExitCode> {
+    command_line::run(oplog_producer::main)
 }

@@ -203,7 +203,10 @@ async fn what_is_gone_or_refused_does_not_hold_up_the_rest() -> Result<()> {
     let error = scene.cut_over("g").await?.err().context("it is refused")?;
     ensure!(error.exit_code() == ExitCode::StoppedByPolicy, "{error}");
     let told = error.to_string();
-    ensure!(told.contains("3600 of shop.log: "), "{told}");
+    ensure!(
+        told.contains("3600 of shop.log: ") && told.contains("dbAdmin on shop"),
+        "{told}"
+    );
     ensure!(scene.expiries("logins").await? == seconds(&[("v_1", 62)]));
     scene.cut_over("g").await??;
     ensure!(scene.expiries("log").await? == seconds(&[("", 3600)]));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bson::doc;
 use mongodb::Client;
 use oplog_relay_core::format::Format;
@@ -23,6 +23,20 @@ fn spread(contents: &Contents, topic: &str) -> (BTreeSet<i32>, usize) {
         count += records.len();
     }
     (partitions, count)
+}
+
+/// The same of what `inspect` printed.
+fn inspected(lines: &str, topic: &str) -> Result<(BTreeSet<i32>, usize)> {
+    let (mut partitions, mut count) = (BTreeSet::new(), 0);
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        if line["topic"] == topic {
+            let partition = line["partition"].as_i64().context("a partition")?;
+            partitions.insert(i32::try_from(partition)?);
+            count += 1;
+        }
+    }
+    Ok((partitions, count))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,6 +69,11 @@ async fn a_unique_index_from_before_the_start_keeps_its_collection_in_one_partit
             "{order}: {plain:?}"
         );
         ensure!(order == "collection" || plain.0 == all, "{plain:?}");
+        let inspect = Line::new("inspect").with("--source", source.uri());
+        let inspect = inspect.with("--limit", (2 * count).to_string());
+        let seen = inspect.with("--order", order).produce_all()?;
+        ensure!(inspected(&seen.stdout, "oplog.shop.unique")? == unique);
+        ensure!(inspected(&seen.stdout, "oplog.shop.plain")? == plain);
         // The rule is saved with the routes.
         let other = if order == "id" { "auto" } else { "id" };
         let given = format!("Give --order {order}");

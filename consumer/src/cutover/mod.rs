@@ -7,7 +7,6 @@
 mod expiries;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 
 use bson::{Document, doc};
 use mongodb::Client;
@@ -15,9 +14,10 @@ use oplog_relay_core::runtime::mongo::{self, MongoError, error_code, is_transien
 
 use crate::catalog::{History, histories};
 use crate::config::CutoverConfig;
-use crate::directive::rule_for;
+use crate::directive::UNAUTHORIZED;
 use crate::error::ConsumerError;
 use crate::plan::command::done;
+use crate::stdout::tell;
 
 pub use expiries::Expiries;
 
@@ -101,11 +101,16 @@ async fn restore(
             tell(&format!("{what}: gone from the target"))?;
             Ok(Restored::Gone)
         }
-        Some(code) if !is_transient(&error) => Ok(Restored::Refused(format!(
-            "the target refuses expireAfterSeconds {seconds} of {what}: {}: {}",
-            error.kind,
-            rule_for(code).reason
-        ))),
+        Some(code) if !is_transient(&error) => {
+            let reason = match code {
+                UNAUTHORIZED => format!(": its user needs dbAdmin on {db}"),
+                _ => String::new(),
+            };
+            Ok(Restored::Refused(format!(
+                "the target refuses expireAfterSeconds {seconds} of {what}: {}{reason}",
+                error.kind
+            )))
+        }
         _ => Err(failed(error)),
     }
 }
@@ -123,14 +128,4 @@ fn change(collection: &str, index: Option<&str>, seconds: i64) -> Document {
 #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
 fn failed(error: mongodb::error::Error) -> ConsumerError {
     MongoError::from_driver("the target", &error).into()
-}
-
-/// A reader of standard output that has gone away misses it, no more.
-fn tell(line: &str) -> Result<(), ConsumerError> {
-    match writeln!(io::stdout().lock(), "{line}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(ConsumerError::Output("standard output".to_owned(), error))
-        }
-        _ => Ok(()),
-    }
 }

@@ -1,7 +1,7 @@
 //! What a comparison tells: a line for each difference, a line for each collection, a verdict.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 use oplog_relay_core::document::Element;
@@ -10,6 +10,7 @@ use oplog_relay_core::json::{Mode, write_string, write_value};
 use super::Verdict;
 use super::cursor::shown;
 use crate::error::ConsumerError;
+use crate::stdout::tell;
 
 /// Differences of one collection that are shown; all of them are in the report file.
 const SHOWN: u64 = 5;
@@ -233,16 +234,6 @@ fn collection_line(counts: &Counts, reason: Option<&str>) -> Vec<u8> {
     }
     line.extend_from_slice(b"}\n");
     line
-}
-
-/// The summary is the program's output. A reader that has gone away misses it, no more.
-fn tell(line: &str) -> Result<(), ConsumerError> {
-    match writeln!(io::stdout().lock(), "{line}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(ConsumerError::Output("standard output".to_owned(), error))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Nothing here knows an entry, a topic's content or a role: producer and consumer ideas stay in
 //! their packages. The pure modules of this crate never import this one.
 
+pub mod command_line;
 pub mod config;
 pub mod exit;
 pub mod http;

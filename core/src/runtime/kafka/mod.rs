@@ -13,9 +13,7 @@ mod topic;
 pub use admin::{Admin, Creation};
 pub use context::{Context, LastError};
 pub use error::{KafkaFailure, error_code, is_fatal, is_fenced, is_transient};
-pub use options::{
-    CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, check_options, client_config, parse_option,
-};
+pub use options::{CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, client_config, parse_options};
 pub use reader::{Reader, Stored};
 pub use topic::TopicSettings;
 

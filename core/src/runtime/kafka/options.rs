@@ -132,7 +132,7 @@ impl fmt::Debug for KafkaOptions {
 ///
 /// # Errors
 /// When it has no `=`, or the file cannot be read.
-pub fn parse_option(text: &str) -> Result<(String, String), String> {
+fn parse_option(text: &str) -> Result<(String, String), String> {
     let Some((name, value)) = text.split_once('=') else {
         return Err("expected name=value".to_owned());
     };
@@ -167,8 +167,23 @@ pub fn client_config(options: &KafkaOptions) -> ClientConfig {
     config
 }
 
+/// Takes the options that an operator gives as `name=value`. `owned` are those of the program,
+/// with the reasons.
+pub fn parse_options(
+    given: &[String],
+    owned: &[&[(&str, &str)]],
+    faults: &mut Faults,
+) -> Vec<(String, String)> {
+    let options: Vec<_> = given
+        .iter()
+        .filter_map(|option| faults.take_or(FLAG, parse_option(option)))
+        .collect();
+    check_options(&options, &owned.concat(), faults);
+    options
+}
+
 /// Refuses options that the program owns, and those that librdkafka does not know or accept.
-pub fn check_options(options: &[(String, String)], owned: &[(&str, &str)], faults: &mut Faults) {
+fn check_options(options: &[(String, String)], owned: &[(&str, &str)], faults: &mut Faults) {
     for (name, value) in options {
         let place = format!("{FLAG} {name}");
         let canonical = canonical(name);

@@ -1,0 +1,107 @@
+//! The table as `oplog-consumer replay --help-errors` prints it.
+
+use super::{Directive, RULES, Rule, UNKNOWN};
+
+/// Columns of a line.
+const WIDTH: usize = 100;
+/// Columns before the reason.
+const MARGIN: usize = 17;
+
+const ALL: [Directive; 5] = [
+    Directive::Retry,
+    Directive::Replace,
+    Directive::Rewrite,
+    Directive::Skip,
+    Directive::Stop,
+];
+
+impl Directive {
+    /// Its name.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Replace => "replace",
+            Self::Rewrite => "rewrite",
+            Self::Skip => "skip",
+            Self::Stop => "stop",
+        }
+    }
+
+    /// What happens.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Retry => "the write is sent again after a back-off, until it succeeds",
+            Self::Replace => "the document that was to be inserted replaces the one that is there",
+            Self::Rewrite => {
+                "the document is read, the update is applied to it here as the source's server \
+                 did, and it is replaced"
+            }
+            Self::Skip => "nothing is left to do: the write's effect is there",
+            Self::Stop => "the replay ends with exit code 6; its group stands before the write",
+        }
+    }
+}
+
+/// What each error code of a target comes to, and why, in order of code.
+#[must_use]
+pub fn table() -> String {
+    let mut out = String::from("What a replay does when its target answers with an error:\n\n");
+    for directive in ALL {
+        push(&mut out, "", directive, directive.meaning());
+    }
+    out.push_str("\n  code  what     why\n");
+    let mut rules: Vec<&Rule> = RULES.iter().collect();
+    rules.sort_by_key(|rule| rule.code);
+    for rule in rules {
+        push(
+            &mut out,
+            &rule.code.to_string(),
+            rule.directive,
+            rule.reason,
+        );
+    }
+    push(&mut out, "other", Directive::Stop, UNKNOWN);
+    out
+}
+
+fn push(out: &mut String, code: &str, directive: Directive, text: &str) {
+    let mut line = format!("{code:>6}  {:<9}", directive.word());
+    let mut words = 0;
+    for word in text.split(' ') {
+        if words > 0 && line.len() + 1 + word.len() > WIDTH {
+            out.push_str(&line);
+            out.push('\n');
+            line = " ".repeat(MARGIN);
+            words = 0;
+        }
+        if words > 0 {
+            line.push(' ');
+        }
+        line.push_str(word);
+        words += 1;
+    }
+    out.push_str(&line);
+    out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_frozen() {
+        assert_eq!(table(), include_str!("table.txt"));
+    }
+
+    #[test]
+    fn lines_are_wrapped_under_their_column() {
+        let table = table();
+        let lines = table.lines().skip(1).filter(|line| !line.is_empty());
+        for line in lines {
+            let gap = line.get(MARGIN - 2..MARGIN);
+            assert!(line.len() <= WIDTH && gap == Some("  "), "{line}");
+        }
+    }
+}
