@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::json::{Mode, write_document};
+use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, State};
 use oplog_relay_core::topic::state_topic;
@@ -60,6 +61,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
         topics: Vec::new(),
         format: stream.format,
         left: config.limit.unwrap_or(u64::MAX),
+        newest: origin.newest().await?.map(|newest| newest.ts),
         out: BufWriter::new(io::stdout()),
     };
     let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
@@ -88,7 +90,11 @@ fn print(
                 let mut print = |chunk: &mut Chunk| printer.print(chunk);
                 let encoded = encoder.encode(&batch, &mut chunk, &mut print);
                 encoder.complete(&mut chunk);
+                let end = chunk.end.map(|end| end.ts);
                 printer.print(&mut chunk)?;
+                if printer.newest.is_some() && end >= printer.newest {
+                    break;
+                }
                 match encoded {
                     Err(ProducerError::Interrupted) => break,
                     encoded => encoded?,
@@ -107,6 +113,9 @@ struct Printer {
     topics: Vec<String>,
     format: Format,
     left: u64,
+    /// The newest entry when it began, where the source tells: there it ends. Not every server says
+    /// that it has nothing more.
+    newest: Option<Timestamp>,
     out: BufWriter<io::Stdout>,
 }
 

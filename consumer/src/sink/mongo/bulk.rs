@@ -205,7 +205,7 @@ impl MongoSink {
                 (after, false)
             }
             (Directive::Replace, _) if self.make_way(ns, write, error).await? => (rest, false),
-            (Directive::Replace, _) if self.is_ordered(ns) => {
+            (Directive::Replace, _) if self.is_ordered_now(ns).await? => {
                 self.hold(ns, write).await?;
                 // What follows of the same document goes on top of what is held.
                 let (kind, writes) = (BulkKind::Update, after.to_vec());
@@ -245,7 +245,9 @@ impl MongoSink {
                 (Directive::Replace, _) if self.make_way(ns, write, error).await? => {
                     again.push(*write);
                 }
-                (Directive::Replace, _) if self.is_ordered(ns) => self.hold(ns, write).await?,
+                (Directive::Replace, _) if self.is_ordered_now(ns).await? => {
+                    self.hold(ns, write).await?;
+                }
                 (Directive::Retry, _) => again.push(*write),
                 (Directive::Skip, _) => {}
                 (Directive::Replace | Directive::Rewrite | Directive::Stop, _) => {

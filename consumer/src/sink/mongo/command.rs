@@ -51,8 +51,17 @@ impl MongoSink {
     /// # Errors
     /// When the target refuses the question.
     pub async fn has_run(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
-        self.persist("reading the catalog", || self.catalog.learn(source, id))
-            .await
+        if self.lives(source).is_done(id) {
+            return Ok(true);
+        }
+        let ran = self
+            .persist("reading the catalog", || self.catalog.learn(source, id))
+            .await?;
+        if ran {
+            // Another member ran it.
+            self.forget_order();
+        }
+        Ok(ran)
     }
 
     /// The same, asked of the target in any case: a note may have been taken back.

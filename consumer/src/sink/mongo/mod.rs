@@ -123,10 +123,10 @@ impl MongoSink {
     /// # Errors
     /// [`SinkError::Entry`] for an entry that cannot be replayed; anything else ends the program.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
-        self.look_up_order(batch.entries).await?;
+        let ordered = self.ordered_of(batch.entries).await?;
         let plan: Plan<'_> = self
             .planner
-            .plan_ordered(batch.entries, &|ns| self.is_ordered(ns))
+            .plan_ordered(batch.entries, &|ns| ordered.contains(ns))
             .map_err(SinkError::Entry)?;
         self.metrics.folded.inc_by(plan.folded);
         for step in &plan.steps {

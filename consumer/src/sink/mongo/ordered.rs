@@ -2,11 +2,9 @@
 //! writes counts beyond each document: those with a unique index besides `_id`, capped ones, and
 //! those with a collation of their own.
 
-use std::collections::BTreeSet;
-
 use mongodb::bson::doc;
 use oplog_relay_core::runtime::mongo::documents_depend;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::MongoSink;
 use crate::batch::Located;
@@ -16,31 +14,34 @@ use crate::error::ConsumerError;
 pub(super) type Known = FxHashMap<String, bool>;
 
 impl MongoSink {
-    /// Looks up those collections of a batch that are not known yet.
-    pub(super) async fn look_up_order(&self, entries: &[Located<'_>]) -> Result<(), ConsumerError> {
-        let unknown: BTreeSet<&str> = {
-            let known = self.known_order();
-            let unknown = entries.iter().map(|located| located.entry.ns);
-            unknown.filter(|ns| !known.contains_key(*ns)).collect()
-        };
-        for ns in unknown {
-            let is_ordered = self
-                .persist("reading a collection's indexes", || self.find_order(ns))
-                .await?;
+    /// The collections of a batch whose order is kept across their documents. Taken once for a
+    /// batch: commands of other collections may make what is known be forgotten meanwhile.
+    pub(super) async fn ordered_of<'a>(
+        &self,
+        entries: &[Located<'a>],
+    ) -> Result<FxHashSet<&'a str>, ConsumerError> {
+        let all: FxHashSet<&str> = entries.iter().map(|located| located.entry.ns).collect();
+        let mut ordered = FxHashSet::default();
+        for ns in all {
+            let known = self.known_order().get(ns).copied();
+            let is_ordered = match known {
+                Some(is_ordered) => is_ordered,
+                None => self.is_ordered_now(ns).await?,
+            };
             if is_ordered {
-                tracing::debug!(
-                    ns,
-                    "the order of this collection is kept across its documents"
-                );
+                ordered.insert(ns);
             }
-            self.known_order().insert(ns.to_owned(), is_ordered);
         }
-        Ok(())
+        Ok(ordered)
     }
 
-    /// Whether a collection's order is kept across its documents.
-    pub(super) fn is_ordered(&self, ns: &str) -> bool {
-        self.known_order().get(ns).copied().unwrap_or(false)
+    /// Whether a collection's order is kept across its documents, as the target says now.
+    pub(super) async fn is_ordered_now(&self, ns: &str) -> Result<bool, ConsumerError> {
+        let is_ordered = self
+            .persist("reading a collection's indexes", || self.find_order(ns))
+            .await?;
+        self.known_order().insert(ns.to_owned(), is_ordered);
+        Ok(is_ordered)
     }
 
     /// A command may have changed it.
