@@ -20,6 +20,10 @@
 //! is taken away loses its token first; its worker finishes the write under way and stops; what
 //! was acknowledged is committed; only then the partition goes. Applying anything twice is
 //! harmless, so what was not committed in time comes again and changes nothing.
+//!
+//! A command runs when every partition of its topics is committed right before it, and is noted in
+//! the target's catalog; then all go on. The catalog also says to which life of a name an entry
+//! belongs, so that a stretch that is applied again reaches the collections it was written to.
 
 pub mod args;
 pub mod assignment;

@@ -389,6 +389,8 @@ impl PartitionWorker {
         } = &self.start;
         let held = self.shared.sink.held_since(topic, *partition);
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
+        // Where the group began within a second is kept until that is behind.
+        let last = last.max(self.start.after.filter(|_| last.is_some()));
         let event = ReportEvent::Acknowledged { next, last, urgent };
         self.shared.reports.send(self.start.assignment, event);
     }

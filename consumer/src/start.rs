@@ -10,6 +10,7 @@ pub(crate) use now::is_end;
 
 use std::time::{Duration, Instant};
 
+use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::config::Start;
 use oplog_relay_core::runtime::kafka::is_transient;
 use oplog_relay_core::runtime::retry::Backoff;
@@ -124,13 +125,7 @@ pub(crate) fn settle<C: ConsumerContext>(
     if held.is_empty() || has_commits(consumer, held, shutdown)? {
         return Ok(());
     }
-    let cut = match start {
-        Start::Now => now::cut(consumer, config, held, shutdown)?,
-        start => {
-            let offsets = resolve(consumer, *start, held, shutdown)?;
-            offsets.into_iter().map(|offset| (offset, None)).collect()
-        }
-    };
+    let cut = resolve(consumer, config, held, shutdown)?;
     let mut commits = TopicPartitionList::with_capacity(cut.len());
     for (held, (offset, after)) in held.iter().zip(&cut) {
         let mut element = commits.add_partition(&held.name.topic, held.name.partition);
@@ -182,28 +177,29 @@ fn has_commits<C: ConsumerContext>(
         .any(|element| matches!(element.offset(), Offset::Offset(_))))
 }
 
-/// The offsets of one cut, in the order of the partitions.
+/// A cut: the offsets in the order of the partitions, and the entry after which each begins, where
+/// that is within a second.
 fn resolve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    start: Start,
+    config: &GroupConfig,
     held: &[Held],
     shutdown: &Shutdown,
-) -> Result<Vec<i64>, ConsumerError> {
-    match start {
-        // See `now`.
-        Start::Now => Ok(held.iter().map(|held| held.end).collect()),
-        Start::Oldest if held.iter().all(|held| held.low == 0) => Ok(vec![0; held.len()]),
+) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
+    let offsets = match config.start {
+        Start::Now => return now::cut(consumer, config, held, shutdown),
+        Start::Oldest if held.iter().all(|held| held.low == 0) => vec![0; held.len()],
         Start::Oldest => {
             let second = first_whole_second(consumer, held, shutdown)?;
             tracing::info!(
                 second,
                 "old records were removed; all partitions begin at this second"
             );
-            at_second(consumer, second, held, shutdown)
+            at_second(consumer, second, held, shutdown)?
         }
-        Start::At(millis) => at_second(consumer, millis.div_euclid(1000), held, shutdown),
-        Start::Position(seconds, _) => at_second(consumer, seconds.into(), held, shutdown),
-    }
+        Start::At(millis) => at_second(consumer, millis.div_euclid(1000), held, shutdown)?,
+        Start::Position(seconds, _) => at_second(consumer, seconds.into(), held, shutdown)?,
+    };
+    Ok(offsets.into_iter().map(|offset| (offset, None)).collect())
 }
 
 /// The offsets of the first records at or after a source second.

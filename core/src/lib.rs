@@ -9,7 +9,8 @@
 //!    and broker restarts. Retries inside the Kafka client are out of reach: brokers before KIP-890
 //!    can commit a transaction in part, and because the position is written last, that can double
 //!    an entry and never lose one.
-//! 3. **Order per document.** All entries of one document are in one partition, in oplog order.
+//! 3. **Order per document.** All entries of one document are in one partition, in oplog order;
+//!    those of a collection whose documents depend on each other are in one partition as a whole.
 //! 4. **Convergent replay.** Any stretch of the topics, entered at a consistent cut and applied
 //!    again in order, leads the target to the same state, up to the order of fields where a `$v: 1`
 //!    `$unset` before a `$set` of the same field is applied again. Diffs (`$v: 2`) keep the order.
@@ -30,7 +31,8 @@
 //! *entry* (oplog), *document* (MongoDB), *record* (Kafka), *batch*, *key*; *position* (in the
 //! source), *offset* (Kafka only), *checkpoint* (a saved position), *commit* (Kafka offsets or
 //! transaction), *tail* (follow the oplog), *replay* (to MongoDB), *emit* (JSON to others),
-//! *source* (a replica set or a dump), *lag*.
+//! *barrier*, *incarnation* (one life of a collection, between its creation and its drop), *source*
+//! (a replica set or a dump), *lag*.
 //!
 //! # The map
 //!

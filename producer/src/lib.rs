@@ -6,7 +6,8 @@
 //! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump
 //! - [`route`] which topic; [`topics`] makes sure of it; [`encoder`] entries → records, in [`chunk`]s
 //! - [`transaction`] what an entry is part of: commits become one entry an operation
-//! - [`publisher`] records and position in Kafka transactions; [`pipeline`] joins the threads
+//! - [`record`] an entry as header and value; [`barrier`] a command with its barriers
+//! - [`publisher`] records and position in Kafka transactions, [`ends`] where partitions end; [`pipeline`] joins the threads
 //! - [`checkpoint`] what is saved; [`session`] one life between two failures
 //! - [`inspect`] looks without Kafka; [`metrics`] what is counted; [`error`] what to do about errors
 //!
@@ -16,6 +17,10 @@
 //! then reads the checkpoint. It tails from there; the first entry must be the saved one, with the
 //! same term. Every Kafka transaction ends with the position that it reaches. On any error the
 //! client returns the producer is dropped and a new session begins at the checkpoint.
+//!
+//! A command ends its chunk. The publisher waits until all records before it are delivered, asks
+//! where the partitions of its topics end, and sends command and barriers with these offsets: it is
+//! the only writer there. What came out is compared, and a difference gives the transaction up.
 //!
 //! A transaction of the source may be larger than a Kafka transaction may last, so a position has
 //! an ordinal: the number of operations of the commit at its `ts` that are sent, 0 when the entry

@@ -1,11 +1,21 @@
-//! Members that are killed at barriers.
+//! Members that are killed, at barriers and under load.
 
-use anyhow::{Result, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use oplog_consumer::plan::Planner;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::EntryId;
 use oplog_relay_tests::model::{Model, ModelServer};
 use oplog_relay_tests::services::wait_until;
+use oplog_relay_tests::stub::{Oplog, Shape};
 
-use crate::carry::Carried;
-use crate::topics::LIMIT;
+use crate::carry::{CATALOG, Carried};
+use crate::topics::{LIMIT, Topics};
+
+const ENTRIES: u64 = 200_000;
+const KILLS: u64 = 20;
 
 /// Commands that ran so far.
 fn commands(target: &ModelServer) -> usize {
@@ -35,4 +45,51 @@ fn one_of_three_members_killed_again_and_again_while_commands_run() -> Result<()
     }
     carried.replay(&target, "killed", 3)?;
     carried.expect(&target)
+}
+
+/// Where the entries lead, applied one after the other.
+fn expected(oplog: &Oplog) -> Result<Model> {
+    let (planner, mut model) = (Planner::new(1), Model::default());
+    let mut entries = Vec::new();
+    for number in 0..oplog.len() {
+        let bytes = oplog.entry(number).context("an entry")?.to_vec();
+        let ts = Entry::parse(Document::new(&bytes)?)?.ts;
+        entries.push((EntryId { ts, ord: 0 }, bytes));
+        if entries.len() == 5_000 || number + 1 == oplog.len() {
+            model.replay(&planner, &entries)?;
+            entries.clear();
+        }
+    }
+    Ok(model)
+}
+
+#[test]
+fn a_member_killed_twenty_times_over_200_000_entries_leaves_what_the_source_has() -> Result<()> {
+    let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
+    let entries = (0..ENTRIES).filter_map(|number| oplog.entry(number));
+    let topics = Topics::carry("many", &entries.collect::<Vec<_>>().concat())?;
+    let target = ModelServer::start(Model::default())?;
+    for kill in 0..KILLS {
+        let mut member = topics.start(&target, "many", &["--queue-bytes=1MiB", "--lanes=1"])?;
+        wait_until("partitions", LIMIT, || {
+            member
+                .stderr_text()
+                .is_ok_and(|told| told.contains("partitions assigned"))
+        })?;
+        // Somewhere in the first second of its work, another place each time.
+        let life = Duration::from_millis(37 * (kill * 7 % KILLS));
+        let begun = Instant::now();
+        wait_until("the moment", LIMIT, || begun.elapsed() >= life)?;
+        ensure!(member.is_running()?, "{kill}: {}", member.stderr_text()?);
+        member.kill_9()?;
+    }
+    topics.replay(&target, "many", 1, &[])?;
+    let expected = expected(&oplog)?.state();
+    let mut found = target.model().state();
+    found.retain(|ns, _| !ns.starts_with(CATALOG));
+    ensure!(found.keys().eq(expected.keys()), "{:?}", found.keys());
+    for (ns, documents) in expected {
+        ensure!(found.get(&ns) == Some(&documents), "{ns} differs");
+    }
+    Ok(())
 }
