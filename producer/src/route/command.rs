@@ -92,6 +92,10 @@ impl Router {
         leaves: bool,
     ) -> Result<CommandRoute, ProducerError> {
         let mut topics = vec![collection_topic(&self.prefix, scope.db, scope.collection)];
+        if is_view_entry(entry) {
+            // Dropping system.views drops all views of the database.
+            topics.push(collection_topic(&self.prefix, scope.db, "system.views"));
+        }
         if let Some((db, collection)) = scope.to.filter(|_| !leaves) {
             let to = collection_topic(&self.prefix, db, collection);
             if !topics.contains(&to) {

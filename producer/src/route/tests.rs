@@ -323,3 +323,10 @@ fn a_table_made_under_another_rule_is_refused() {
         }
     }
 }
+
+#[test]
+fn a_view_waits_with_what_drops_all_views() {
+    let view = entry("i", "shop.system.views", Some(1), &[("_id", "shop.v")]);
+    let route = command_route(&mut router(&[]), &view);
+    assert_eq!(route.topics, ["cdc.shop.v", "cdc.shop.system-2Eviews"]);
+}
