@@ -120,10 +120,7 @@ pub fn is_past(barrier: &Barrier, committed: &Offsets) -> bool {
         .is_some_and(|committed| *committed >= past)
 }
 
-/// Waits until the command of a barrier ran.
-///
-/// # Errors
-/// None of its own; `Result` for symmetry with callers that propagate.
+/// Waits until the leader's partition is past the command of a barrier.
 pub async fn follow(committed: &Committed, barrier: &Barrier, token: &Token) -> Waited {
     let question = committed.ask(vec![leader(barrier)]);
     wait(question, barrier, token, |found| {

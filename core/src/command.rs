@@ -173,10 +173,13 @@ impl Scope<'_> {
 /// Whether an entry writes to `system.views`.
 #[must_use]
 pub fn is_view_entry(entry: &Entry<'_>) -> bool {
-    matches!(
-        entry.operation,
-        Operation::Insert | Operation::Update | Operation::Delete
-    ) && entry.namespace().1 == "system.views"
+    // Asked of every entry: most are told by the end of their namespace.
+    entry.ns.ends_with(".system.views")
+        && entry.namespace().1 == "system.views"
+        && matches!(
+            entry.operation,
+            Operation::Insert | Operation::Update | Operation::Delete
+        )
 }
 
 /// Whether an entry is an index, logged as a document as servers up to 4.0 may do.

@@ -81,7 +81,7 @@ impl MongoSink {
                     "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({name})"
                 )));
             };
-            self.hold_again(ns, held)?;
+            self.hold_again(&ns, held)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::future::IntoFuture;
 
 use futures_util::StreamExt;
 use mongodb::bson::{Bson as Value, Document as Bson, RawBson, RawBsonRef, RawDocumentBuf, doc};
-use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::mongo::error_code;
@@ -93,12 +93,12 @@ impl MongoSink {
                 applied(ns, &stored, write)?
             }
         };
-        let key = key(ns, write)?;
+        let key = key(ns, write.document_id)?;
         tracing::debug!(ns, entry = %write.id, "holding a document that a unique index refuses");
         self.metrics.held_documents.inc();
         let mut held = self.held();
-        let since = held.get(&key).map_or(write.id, |before| before.since);
         let before = held.get(&key);
+        let since = before.map_or(write.id, |before| before.since);
         let place = before.and_then(|before| before.place.clone());
         let aside = before.and_then(|before| before.aside.clone());
         held.insert(
@@ -159,14 +159,10 @@ impl MongoSink {
     }
 
     /// Holds a document that an earlier owner of its partition has set aside.
-    pub(super) fn hold_again(&self, ns: String, held: HeldDocument) -> Result<(), ConsumerError> {
-        let failed = |error: Malformed| damaged(&ns, &error);
-        let document = Document::new(&held.document).map_err(failed)?;
-        let document_id = document.get("_id").map_err(failed)?;
-        let document_id = document_id.ok_or_else(|| failed(Malformed::Missing("_id")))?;
-        let mut identity = Vec::new();
-        write_id_identity(document_id, &mut identity).map_err(failed)?;
-        self.held().insert((ns, identity), held);
+    pub(super) fn hold_again(&self, ns: &str, held: HeldDocument) -> Result<(), ConsumerError> {
+        let (_, document_id) = read(ns, &held.document)?;
+        let key = key(ns, document_id)?;
+        self.held().insert(key, held);
         Ok(())
     }
 
@@ -196,7 +192,7 @@ impl MongoSink {
     ) -> Result<Vec<Write<'a>>, ConsumerError> {
         let mut others = Vec::with_capacity(writes.len());
         for write in writes {
-            let key = key(ns, write)?;
+            let key = key(ns, write.document_id)?;
             let Some(held) = self.held().get(&key).cloned() else {
                 others.push(*write);
                 continue;
@@ -284,12 +280,7 @@ impl MongoSink {
         held: &HeldDocument,
         token: &Token,
     ) -> Result<Tried, ConsumerError> {
-        let failed = |error: Malformed| damaged(ns, &error);
-        let document = Document::new(&held.document).map_err(failed)?;
-        let document_id = document.get("_id").map_err(failed)?;
-        let Some(document_id) = document_id else {
-            return Err(failed(Malformed::Missing("_id")));
-        };
+        let (document, document_id) = read(ns, &held.document)?;
         let write = Write {
             id: held.id,
             document_id,
@@ -313,7 +304,10 @@ impl MongoSink {
                 return Ok(Tried::Abandoned);
             }
         }
-        if zero_timestamps(document).map_err(failed)?.is_empty() {
+        if zero_timestamps(document)
+            .map_err(|error| damaged(ns, &error))?
+            .is_empty()
+        {
             return Ok(Tried::Passed);
         }
         let zeros = [Write {
@@ -338,13 +332,8 @@ impl MongoSink {
         let Some(blocking) = blocking else {
             return Ok(false);
         };
-        let failed = |error: Malformed| damaged(ns, &error);
-        let document = Document::new(blocking.as_bytes()).map_err(failed)?;
-        let Some(document_id) = document.get("_id").map_err(failed)? else {
-            return Ok(false);
-        };
-        let mut key = (ns.to_owned(), Vec::new());
-        write_id_identity(document_id, &mut key.1).map_err(failed)?;
+        let (_, document_id) = read(ns, blocking.as_bytes())?;
+        let key = key(ns, document_id)?;
         let Some(held) = self.held().get(&key).cloned() else {
             return Ok(false);
         };
@@ -395,10 +384,19 @@ pub const UNRESOLVED: &str = "documents of the target have values that these nee
     reset is being replayed, drop the unique index on the target until the replay has caught up; \
     otherwise the target has documents of its own: run verify";
 
-fn key(ns: &str, write: &Write<'_>) -> Result<(String, Vec<u8>), ConsumerError> {
+fn key(ns: &str, document_id: Element<'_>) -> Result<(String, Vec<u8>), ConsumerError> {
     let mut identity = Vec::new();
-    write_id_identity(write.document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
+    write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
     Ok((ns.to_owned(), identity))
+}
+
+/// A stored or held document and its `_id`.
+fn read<'d>(ns: &str, bytes: &'d [u8]) -> Result<(Document<'d>, Element<'d>), ConsumerError> {
+    let failed = |error: Malformed| damaged(ns, &error);
+    let document = Document::new(bytes).map_err(failed)?;
+    let document_id = document.get("_id").map_err(failed)?;
+    let document_id = document_id.ok_or_else(|| failed(Malformed::Missing("_id")))?;
+    Ok((document, document_id))
 }
 
 fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
