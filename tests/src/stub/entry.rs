@@ -24,6 +24,8 @@ const WORDS: [&str; 16] = [
 pub enum Shape {
     /// Inserts of 466 bytes.
     Inserts,
+    /// `$v: 2` updates of three fields.
+    Updates,
     /// Inserts, `$v: 2` updates and deletes, 5 : 3 : 2.
     Mixed,
 }
@@ -34,6 +36,7 @@ impl Shape {
     pub fn from_name(name: &str) -> Option<Shape> {
         match name {
             "inserts" => Some(Shape::Inserts),
+            "updates" => Some(Shape::Updates),
             "mixed" => Some(Shape::Mixed),
             _ => None,
         }
@@ -44,6 +47,7 @@ impl Shape {
     pub const fn name(self) -> &'static str {
         match self {
             Shape::Inserts => "inserts",
+            Shape::Updates => "updates",
             Shape::Mixed => "mixed",
         }
     }
@@ -61,12 +65,13 @@ pub(super) fn write_entry(number: u64, shape: Shape, out: &mut Vec<u8>) {
     let group = number - number % GROUP;
     match (shape, number % GROUP) {
         (Shape::Inserts, _) | (Shape::Mixed, 0..=4) => write_insert(number, out),
+        (Shape::Updates, _) => write_update(number, number, out),
         (Shape::Mixed, place @ 5..=7) => write_update(number, group + place - 5, out),
         (Shape::Mixed, place) => write_delete(number, group + place - 5, out),
     }
 }
 
-/// Built twice, because the note takes what the other fields leave of the entry's length.
+/// Built twice, because the words take what the other fields leave of the entry's length.
 fn write_insert(number: u64, out: &mut Vec<u8>) {
     let start = out.len();
     write_insert_with(number, 0, out);
@@ -75,7 +80,7 @@ fn write_insert(number: u64, out: &mut Vec<u8>) {
     write_insert_with(number, room, out);
 }
 
-fn write_insert_with(number: u64, note_bytes: usize, out: &mut Vec<u8>) {
+fn write_insert_with(number: u64, word_bytes: usize, out: &mut Vec<u8>) {
     let mut random = Random::new(number);
     let mut entry = begin("i", out);
     entry.nested("o", kind::DOCUMENT, |order| {
@@ -94,7 +99,7 @@ fn write_insert_with(number: u64, note_bytes: usize, out: &mut Vec<u8>) {
         order.nested("tags", kind::ARRAY, |tags| {
             tags.str("0", random.word()).str("1", random.word());
         });
-        order.str("note", &random.text(note_bytes));
+        order.str("words", &random.text(word_bytes));
     });
     end(number, entry);
 }
@@ -108,7 +113,7 @@ fn write_update(number: u64, target: u64, out: &mut Vec<u8>) {
             diff.nested("u", kind::DOCUMENT, |fields| {
                 fields.str("state", "paid");
                 fields.raw("total", kind::DOUBLE, &random.price().to_le_bytes());
-                fields.str("note", &random.text(60));
+                fields.str("words", &random.text(60));
             });
         });
     });
