@@ -87,7 +87,7 @@ fn axes(base: Point, options: &Options) -> [Axis; 3] {
     let collections = options.growth_collections.iter();
     let most = options.growth_entries;
     let mut entries = vec![base.entries / 10, base.entries, most / 3, most];
-    entries.retain(|entries| *entries > 0);
+    entries.retain(|entries| *entries > 0 && (*entries != most / 3 || *entries > base.entries));
     entries.sort_unstable();
     entries.dedup();
     let entries = entries.into_iter();

@@ -88,7 +88,7 @@ impl Options {
             rounds: 1,
             ferretdb_entries: 200,
             large_entries: 2,
-            growth_entries: 4000,
+            growth_entries: 2000,
             growth_partitions: vec![2, 4],
             growth_collections: vec![1, 5],
             latency: Duration::from_secs(1),

@@ -74,10 +74,11 @@ fn frame(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
     Piece::of_entries(name, entries, move |entry| {
         frame.push(id(entry), entry.raw, false);
         let (_, _, count) = frame.span();
-        if u64::from(count) == ENTRIES {
-            out.clear();
-            write_frame(&mut frame, SOURCE, &mut out);
+        if u64::from(count) < ENTRIES {
+            return frame.len();
         }
-        out.len().max(1)
+        out.clear();
+        write_frame(&mut frame, SOURCE, &mut out);
+        out.len()
     })
 }
