@@ -8,7 +8,7 @@ help:
 	@echo "make lint           formatting, clippy, documentation, the fence around core's pure part"
 	@echo "make unit           unit and property tests, no servers"
 	@echo "make e2e            tests on real Kafka and FerretDB, which they install and start themselves"
-	@echo "make bench          ratios against the plain cursor, the plain producer and a loop of the two"
+	@echo "make bench          speed against what the plain clients can do, latency, memory, and how they grow"
 	@echo "make pieces         times of the work that every entry costs, piece by piece"
 	@echo "make instructions   writes the table of instruction counts that make test compares with; needs valgrind"
 	@echo "make deny           licenses and origins of dependencies; needs cargo-deny"
