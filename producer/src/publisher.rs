@@ -5,19 +5,23 @@
 //! On any error that the client returns the producer is dropped; a new session opens another one
 //! and goes on from the checkpoint.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use oplog_relay_core::format::ID_HEADER;
+use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, cut};
 use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_fenced};
 use oplog_relay_core::state::PositionRecord;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::barrier::BarrierRequest;
-use crate::chunk::{Chunk, EncodedRecord};
+use crate::chunk::{Chunk, EncodedRecord, NewTopic};
+use crate::config::Oversize;
 use crate::ends::Ends;
 use crate::error::ProducerError;
 
@@ -29,6 +33,13 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const QUEUE_KBYTES: u32 = 131_072;
 /// Largest record: topics are created with the same limit.
 pub const MAX_RECORD_BYTES: usize = 100 << 20;
+/// Bytes of a batch with one record, beside the record's key, headers and value (Kafka's record
+/// batch of version 2: 61 and the lengths of its parts), with some to spare.
+const RECORD_OVERHEAD: usize = 256;
+/// A topic that leaves a record less room than this takes none; a barrier has to fit, whole.
+const LEAST_ROOM: usize = 1024;
+/// A batch of several records has that many bytes at most.
+const BATCH_BYTES: usize = 1_000_000;
 /// Between two looks at what is still to be delivered.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Records between two looks at delivery reports,
@@ -48,8 +59,29 @@ pub struct PublisherContext {
 
 #[derive(Debug, Clone)]
 struct DeliveryFailure {
+    topic: String,
+    /// Topic, partition and entry.
     place: String,
+    /// What the record needs, uncompressed.
+    bytes: usize,
     error: KafkaError,
+}
+
+impl DeliveryFailure {
+    fn new(error: &KafkaError, message: &BorrowedMessage<'_>) -> Self {
+        let (topic, partition) = (message.topic(), message.partition());
+        let id = message.headers().and_then(|headers| {
+            let id = headers.iter().find(|header| header.key == ID_HEADER);
+            Some(String::from_utf8_lossy(id?.value?).into_owned())
+        });
+        let id = id.map(|id| format!(" (entry {id})"));
+        Self {
+            topic: topic.to_owned(),
+            place: format!("{topic}[{partition}]{}", id.unwrap_or_default()),
+            bytes: message.payload_len() + message.key_len() + RECORD_OVERHEAD,
+            error: error.clone(),
+        }
+    }
 }
 
 impl ClientContext for PublisherContext {
@@ -67,12 +99,8 @@ impl ProducerContext for PublisherContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
-            let place = format!("{}[{}]", message.topic(), message.partition());
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert(DeliveryFailure {
-                place,
-                error: error.clone(),
-            });
+            failed.get_or_insert_with(|| DeliveryFailure::new(error, message));
         }
     }
 }
@@ -83,7 +111,8 @@ pub struct Publisher {
     transactional_id: String,
     position_topic: String,
     source: String,
-    topics: Vec<String>,
+    topics: Vec<NewTopic>,
+    oversize: Oversize,
     /// When the open transaction began.
     begun: Option<Instant>,
     unpolled: u32,
@@ -103,7 +132,8 @@ impl std::fmt::Debug for Publisher {
 
 impl Publisher {
     /// Opens a producer and fences every older one of the same source. Only after this is the
-    /// checkpoint safe to read.
+    /// checkpoint safe to read. `smallest` is the least of what the topics take at once, in bytes:
+    /// batches are no larger, so that no record is refused for the company it is in.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
@@ -112,13 +142,13 @@ impl Publisher {
         transactional_id: &str,
         position_topic: &str,
         source: &str,
+        (oversize, smallest): (Oversize, usize),
     ) -> Result<Self, ProducerError> {
         let mut config = client_config(options);
         let millis = TRANSACTION_TIMEOUT.as_millis().to_string();
         for (key, value) in [
             ("compression.type", "lz4"),
             ("linger.ms", "5"),
-            ("batch.size", "1000000"),
             ("queue.buffering.max.messages", "1000000"),
         ] {
             // Defaults of ours that the operator may change.
@@ -126,7 +156,10 @@ impl Publisher {
                 config.set(key, value);
             }
         }
+        let batch = config.get("batch.size").and_then(|size| size.parse().ok());
+        let batch = batch.unwrap_or(BATCH_BYTES).min(smallest.max(1));
         config
+            .set("batch.size", batch.to_string())
             .set("transactional.id", transactional_id)
             .set("enable.idempotence", "true")
             .set("transaction.timeout.ms", &millis)
@@ -143,6 +176,7 @@ impl Publisher {
             position_topic: position_topic.to_owned(),
             source: source.to_owned(),
             topics: Vec::new(),
+            oversize,
             begun: None,
             unpolled: 0,
             unpolled_bytes: 0,
@@ -199,22 +233,27 @@ impl Publisher {
         self.drain()?;
         let mut names = Vec::with_capacity(request.topics.len());
         for (topic, partitions) in &request.topics {
-            let name = self
-                .topics
-                .get(topic.0)
-                .ok_or(ProducerError::Ended("topic table"))?;
-            names.push((name.clone(), *partitions));
+            let found = self.topics.get(topic.0);
+            let topic = found.ok_or(ProducerError::Ended("topic table"))?;
+            names.push((topic.name.clone(), *partitions));
         }
         let before = self.ends.read(&names)?;
         let mut records = Chunk::default();
         let shown: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
         request.write(entry, &self.source, &shown, &before, &mut records)?;
+        let mut expected = before.clone();
         for record in &records.records {
-            self.send_record(&records, record)?;
+            let sent = self.send_record(&records, record)?;
+            let topic = request.topics.iter().position(|it| it.0 == record.topic);
+            let ends = topic.and_then(|topic| expected.get_mut(topic));
+            let partition = usize::try_from(record.partition).unwrap_or(usize::MAX);
+            if let Some(end) = ends.and_then(|ends| ends.get_mut(partition)) {
+                *end += sent;
+            }
         }
         self.drain()?;
         let after = self.ends.read(&names)?;
-        check_offsets(&names, &before, &after)
+        check_offsets(&names, &expected, &after)
     }
 
     fn begin(&mut self) -> Result<(), ProducerError> {
@@ -228,31 +267,82 @@ impl Publisher {
         Ok(())
     }
 
+    /// Sends a record, whole or in fragments; returns how many records Kafka got.
     #[inline]
-    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<(), ProducerError> {
-        self.count_sent(record.value.len());
+    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<i64, ProducerError> {
+        if self.oversize == Oversize::Split {
+            let room = self.room(chunk, record)?;
+            if record.value.len() > room {
+                return self.send_fragments(chunk, record, room);
+            }
+        }
+        self.send_part(chunk, record, &record.value, None)?;
+        Ok(1)
+    }
+
+    /// Bytes that a record's value may have in its topic. Compression may make more fit; whether it
+    /// does is known too late.
+    fn room(&self, chunk: &Chunk, record: &EncodedRecord) -> Result<usize, ProducerError> {
+        let found = self.topics.get(record.topic.0);
+        let topic = found.ok_or(ProducerError::Ended("topic table"))?;
+        let key = record.key.as_ref().map_or(0, Range::len);
+        let header = record.header.as_ref();
+        let header = header.map_or(0, |(name, value)| name.len() + value.len());
+        let room = topic
+            .max_bytes
+            .saturating_sub(key + header + RECORD_OVERHEAD);
+        if room >= LEAST_ROOM || record.value.len() <= room {
+            return Ok(room);
+        }
+        let key = record.key.as_ref().map(|key| chunk.bytes(key));
+        Err(ProducerError::Undecodable(format!(
+            "topic {} takes {} bytes at once, which leaves a record with the key {} no room even in \
+             fragments; raise its max.message.bytes",
+            topic.name,
+            topic.max_bytes,
+            shorten(&String::from_utf8_lossy(key.unwrap_or_default()))
+        )))
+    }
+
+    #[cold]
+    fn send_fragments(
+        &mut self,
+        chunk: &Chunk,
+        record: &EncodedRecord,
+        room: usize,
+    ) -> Result<i64, ProducerError> {
+        let mut sent = 0;
+        for (fragment, value) in cut(record.value.clone(), room) {
+            self.send_part(chunk, record, &value, Some(fragment))?;
+            sent += 1;
+        }
+        Ok(sent)
+    }
+
+    fn send_part(
+        &mut self,
+        chunk: &Chunk,
+        record: &EncodedRecord,
+        value: &Range<usize>,
+        fragment: Option<Fragment>,
+    ) -> Result<(), ProducerError> {
+        self.count_sent(value.len());
         if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= POLL_EVERY_BYTES {
             self.hold_back()?;
         }
-        let topic = self
-            .topics
-            .get(record.topic.0)
-            .ok_or(ProducerError::Ended("topic table"))?;
+        let found = self.topics.get(record.topic.0);
+        let topic = &found.ok_or(ProducerError::Ended("topic table"))?.name;
         let mut out = BaseRecord::<[u8], [u8]>::to(topic)
             .partition(record.partition)
             .timestamp(record.timestamp);
-        if !record.value.is_empty() {
-            out = out.payload(chunk.bytes(&record.value));
+        if !value.is_empty() {
+            out = out.payload(chunk.bytes(value));
         }
         if let Some(key) = &record.key {
             out = out.key(chunk.bytes(key));
         }
-        if let Some((name, value)) = &record.header {
-            let header = Header {
-                key: name,
-                value: Some(chunk.bytes(value)),
-            };
-            out = out.headers(OwnedHeaders::new_with_capacity(1).insert(header));
+        if let Some(headers) = headers(chunk, record, fragment) {
+            out = out.headers(headers);
         }
         let mut waited: Option<Instant> = None;
         loop {
@@ -300,12 +390,8 @@ impl Publisher {
 
     fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-            return ProducerError::Undecodable(format!(
-                "a record of {} bytes for {topic}[{}] is larger than Kafka takes ({MAX_RECORD_BYTES} \
-                 bytes here); --format bson or raw needs the least room",
-                record.value.len(),
-                record.partition
-            ));
+            let place = format!("{topic}[{}]", record.partition);
+            return too_large(&place, record.value.len(), MAX_RECORD_BYTES);
         }
         self.failed(&format!("sending to {topic}[{}]", record.partition), error)
     }
@@ -330,11 +416,21 @@ impl Publisher {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         match failed {
-            Some(DeliveryFailure { place, error }) => {
-                Err(self.failed(&format!("delivering a record to {place}"), &error))
-            }
+            Some(failure) => Err(self.undelivered(&failure)),
             None => Ok(()),
         }
+    }
+
+    fn undelivered(&self, failure: &DeliveryFailure) -> ProducerError {
+        let DeliveryFailure { place, error, .. } = failure;
+        let found = self.topics.iter().find(|topic| topic.name == failure.topic);
+        // One that should fit was refused by a limit that was lowered since: a new session sees it.
+        let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
+        let is_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
+        if is_large && failure.bytes > limit {
+            return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
+        }
+        self.failed(&format!("delivering a record to {place}"), error)
     }
 
     /// Flushes the records, adds the position, and commits both.
@@ -405,23 +501,60 @@ impl Publisher {
     }
 }
 
-/// Every partition must have got one record, the leading one two: barrier and command.
+fn headers(
+    chunk: &Chunk,
+    record: &EncodedRecord,
+    fragment: Option<Fragment>,
+) -> Option<OwnedHeaders> {
+    let (name, value) = record.header.as_ref()?;
+    let header = Header {
+        key: name,
+        value: Some(chunk.bytes(value)),
+    };
+    let Some(fragment) = fragment else {
+        return Some(OwnedHeaders::new_with_capacity(1).insert(header));
+    };
+    let mut place = Vec::new();
+    fragment.write(&mut place);
+    let place = Header {
+        key: FRAGMENT_HEADER,
+        value: Some(&place),
+    };
+    let headers = OwnedHeaders::new_with_capacity(2).insert(header);
+    Some(headers.insert(place))
+}
+
+fn too_large(place: &str, bytes: usize, limit: usize) -> ProducerError {
+    ProducerError::Undecodable(format!(
+        "a record of {bytes} bytes for {place} is larger than its topic takes ({limit} bytes): raise \
+         max.message.bytes of the topic, or give --oversize split with --format bson or raw, whose \
+         fragments only oplog-consumer puts together"
+    ))
+}
+
+/// The beginning of a text, for messages.
+fn shorten(text: &str) -> &str {
+    const SHOWN: usize = 100;
+    let end = (0..=SHOWN.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
+}
+
+/// Nothing else may have come between.
 fn check_offsets(
     names: &[(String, u32)],
-    before: &[Vec<i64>],
+    expected: &[Vec<i64>],
     after: &[Vec<i64>],
 ) -> Result<(), ProducerError> {
-    for (topic, ((name, _), (before, after))) in
-        names.iter().zip(before.iter().zip(after)).enumerate()
-    {
-        for (partition, (before, after)) in before.iter().zip(after).enumerate() {
-            let sent = if (topic, partition) == (0, 0) { 2 } else { 1 };
-            if before + sent != *after {
+    for ((name, _), (expected, after)) in names.iter().zip(expected.iter().zip(after)) {
+        for (partition, (expected, after)) in expected.iter().zip(after).enumerate() {
+            if expected != after {
                 return Err(ProducerError::kafka(
                     format!("sending a barrier to {name}[{partition}]"),
                     format!(
-                        "its end went from {before} to {after} where {sent} records were sent: \
-                         somebody else writes to this topic"
+                        "its end is {after} where {expected} was to be expected: somebody else \
+                         writes to this topic"
                     ),
                 ));
             }
