@@ -234,11 +234,11 @@ impl<'p> PublishLoop<'p> {
     /// # Errors
     /// As [`Publisher::send`] and [`Publisher::commit`].
     pub fn run(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
-        let result = self.turn(intake);
-        if result.is_err() {
+        self.turn(intake).map_err(|error| {
+            let error = self.publisher.explain(error);
             self.publisher.abort();
-        }
-        result
+            error
+        })
     }
 
     fn turn(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {

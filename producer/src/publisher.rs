@@ -40,6 +40,8 @@ const RECORD_OVERHEAD: usize = 256;
 const LEAST_ROOM: usize = 1024;
 /// A batch of several records has that many bytes at most.
 const BATCH_BYTES: usize = 1_000_000;
+/// How long to wait for delivery reports that may explain a failure.
+const REPORTS: Duration = Duration::from_secs(1);
 /// Between two looks at what is still to be delivered.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Records between two looks at delivery reports,
@@ -82,6 +84,10 @@ impl DeliveryFailure {
             error: error.clone(),
         }
     }
+
+    fn is_size(&self) -> bool {
+        self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+    }
 }
 
 impl ClientContext for PublisherContext {
@@ -99,8 +105,12 @@ impl ProducerContext for PublisherContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
+            let failure = DeliveryFailure::new(error, message);
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| DeliveryFailure::new(error, message));
+            // The others of its transaction fail because of it, and may be told first.
+            if failed.is_none() || failure.is_size() {
+                *failed = Some(failure);
+            }
         }
     }
 }
@@ -410,14 +420,33 @@ impl Publisher {
         if let Some(fatal) = context.client.fatal_error() {
             return Err(self.failed("producing", &fatal.error));
         }
-        let failed = context
-            .failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        match failed {
+        match self.delivery_failure() {
             Some(failure) => Err(self.undelivered(&failure)),
             None => Ok(()),
+        }
+    }
+
+    fn delivery_failure(&self) -> Option<DeliveryFailure> {
+        let context = self.producer.client().context();
+        let failed = context.failed.lock();
+        failed.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The reason behind an error of a transaction: a record that its topic refuses makes all calls
+    /// fail, and which failure is told first is chance.
+    #[must_use]
+    pub fn explain(&self, error: ProducerError) -> ProducerError {
+        if !matches!(error, ProducerError::Kafka { .. }) {
+            return error;
+        }
+        let begun = Instant::now();
+        loop {
+            self.producer.poll(Duration::from_millis(10));
+            match self.delivery_failure().filter(DeliveryFailure::is_size) {
+                Some(failure) => return self.undelivered(&failure),
+                None if self.in_flight() == 0 || begun.elapsed() > REPORTS => return error,
+                None => {}
+            }
         }
     }
 
@@ -426,8 +455,7 @@ impl Publisher {
         let found = self.topics.iter().find(|topic| topic.name == failure.topic);
         // One that should fit was refused by a limit that was lowered since: a new session sees it.
         let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
-        let is_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
-        if is_large && failure.bytes > limit {
+        if failure.is_size() && failure.bytes > limit {
             return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
         }
         self.failed(&format!("delivering a record to {place}"), error)
