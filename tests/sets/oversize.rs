@@ -123,12 +123,10 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
         let lines =
             |text: String| -> BTreeSet<String> { text.lines().map(str::to_owned).collect() };
         let emitted = lines(topics.emit(&format!("{prefix}-lines"))?);
-        let whole = Topics::none(&format!("whole{format}"))?;
+        let group = format!("whole-{prefix}");
+        let whole = Topics::none(&group)?;
         whole.produce(&oplog, &[&format])?;
-        ensure!(
-            emitted == lines(whole.emit(&format!("whole{format}"))?),
-            "{prefix}"
-        );
+        ensure!(emitted == lines(whole.emit(&group)?), "{prefix}");
     }
     Ok(())
 }

@@ -400,7 +400,7 @@ mod tests {
             let (mut offset, mut expected, mut got) = (0, Vec::new(), Vec::new());
             let mut turns = hand_on.iter().cycle();
             for (seconds, (length, room)) in (1..).zip(&entries) {
-                let value: Vec<u8> = (0..*length).map(|at| (at % 251) as u8).collect();
+                let value: Vec<u8> = (0..=250).cycle().take(*length).collect();
                 let first = offset;
                 for (fragment, range) in oplog_relay_core::format::fragment::cut(0..*length, *room) {
                     let text = fragment.to_string();
