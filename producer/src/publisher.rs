@@ -5,25 +5,25 @@
 //! On any error that the client returns the producer is dropped; a new session opens another one
 //! and goes on from the checkpoint.
 
+mod delivery;
+
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::format::ID_HEADER;
 use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, cut};
-use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_fenced};
+use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_fenced};
 use oplog_relay_core::state::PositionRecord;
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::barrier::BarrierRequest;
 use crate::chunk::{Chunk, EncodedRecord, NewTopic};
 use crate::config::Oversize;
 use crate::ends::Ends;
 use crate::error::ProducerError;
+
+use delivery::{DeliveryFailure, PublisherContext, too_large};
 
 /// How long a Kafka transaction may stay open at the broker.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -51,69 +51,6 @@ const POLL_EVERY_BYTES: usize = 1 << 20;
 /// Bytes that are sent and not delivered, about. The client's own limit has to let one record of
 /// the largest size in, and what it keeps beside each record comes on top of its bytes.
 const OUTSTANDING_BYTES: u64 = 48 << 20;
-
-/// Keeps the first delivery error; otherwise logs like every client.
-#[derive(Debug, Default)]
-pub struct PublisherContext {
-    client: Context,
-    failed: Mutex<Option<DeliveryFailure>>,
-}
-
-#[derive(Debug, Clone)]
-struct DeliveryFailure {
-    topic: String,
-    /// Topic, partition and entry.
-    place: String,
-    /// What the record needs, uncompressed.
-    bytes: usize,
-    error: KafkaError,
-}
-
-impl DeliveryFailure {
-    fn new(error: &KafkaError, message: &BorrowedMessage<'_>) -> Self {
-        let (topic, partition) = (message.topic(), message.partition());
-        let id = message.headers().and_then(|headers| {
-            let id = headers.iter().find(|header| header.key == ID_HEADER);
-            Some(String::from_utf8_lossy(id?.value?).into_owned())
-        });
-        let id = id.map(|id| format!(" (entry {id})"));
-        Self {
-            topic: topic.to_owned(),
-            place: format!("{topic}[{partition}]{}", id.unwrap_or_default()),
-            bytes: message.payload_len() + message.key_len() + RECORD_OVERHEAD,
-            error: error.clone(),
-        }
-    }
-
-    fn is_size(&self) -> bool {
-        self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
-    }
-}
-
-impl ClientContext for PublisherContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.client.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.client.error(error, reason);
-    }
-}
-
-impl ProducerContext for PublisherContext {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, message)) = result {
-            let failure = DeliveryFailure::new(error, message);
-            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            // The others of its transaction fail because of it, and may be told first.
-            if failed.is_none() || failure.is_size() {
-                *failed = Some(failure);
-            }
-        }
-    }
-}
 
 /// A producer of one source between two failures.
 pub struct Publisher {
@@ -427,9 +364,7 @@ impl Publisher {
     }
 
     fn delivery_failure(&self) -> Option<DeliveryFailure> {
-        let context = self.producer.client().context();
-        let failed = context.failed.lock();
-        failed.unwrap_or_else(PoisonError::into_inner).clone()
+        self.producer.client().context().failure()
     }
 
     /// The reason behind an error of a transaction: a record that its topic refuses makes all calls
@@ -550,14 +485,6 @@ fn headers(
     };
     let headers = OwnedHeaders::new_with_capacity(2).insert(header);
     Some(headers.insert(place))
-}
-
-fn too_large(place: &str, bytes: usize, limit: usize) -> ProducerError {
-    ProducerError::Undecodable(format!(
-        "a record of {bytes} bytes for {place} is larger than its topic takes ({limit} bytes): raise \
-         max.message.bytes of the topic, or give --oversize split with --format bson or raw, whose \
-         fragments only oplog-consumer puts together"
-    ))
 }
 
 /// The beginning of a text, for messages.
