@@ -68,7 +68,9 @@ fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Re
     let collection = ["--order=collection"];
     topics.produce_to_code(&made.oplog()?, &collection, refused)?;
     topics.produce_to_code(&made.oplog()?, &["--order=id", "--format=raw"], refused)?;
-    // A group that is at the end sees each change as it comes.
+    // One group has changes before it when it starts, another one's member meets them as it runs.
+    let live = ModelServer::start(Model::default())?;
+    let mut member = topics.start(&live, "live", &[])?;
     let follower = ModelServer::start(Model::default())?;
     topics.replay(&follower, "follower", 2, &[])?;
 
@@ -101,6 +103,11 @@ fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Re
             at()
         );
     }
+    let expected = state(&made.expected()?);
+    wait_until("the end", LIMIT, || {
+        state(&live.model()) == expected || !member.is_running().unwrap_or(false)
+    })?;
+    ensure!(member.is_running()?, "{}", member.stderr_text()?);
     expect_replay(&topics, &made, "switch", &[1, 2, 3])?;
     // And once more over the target as it is.
     topics.reset("follower", &["--all-topics", "--to-earliest"])?;

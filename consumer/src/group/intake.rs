@@ -317,6 +317,26 @@ mod tests {
     }
 
     #[test]
+    fn a_record_larger_than_the_budget_becomes_whole() {
+        let metrics = Metrics::new().unwrap();
+        let mut intake = Intake::new(1000);
+        let (mut partition, mut chunks) = partition();
+        let part = [7; 900];
+        for (offset, fragment) in (0..).zip(["0/3", "1/3"]) {
+            let record = (offset, &part[..], 1, fragment);
+            put(&mut intake, &mut partition, &metrics, 100, record);
+        }
+        intake.leave_open(partition.open_bytes());
+        assert!(intake.used() > 1000 && !intake.is_over());
+        let record = (2, &part[..], 1, "2/3");
+        put(&mut intake, &mut partition, &metrics, 100, record);
+        intake.leave_open(partition.open_bytes());
+        assert!(intake.is_over(), "it counts from here on");
+        partition.hand_on();
+        assert_eq!(handed(&mut chunks).len(), 1);
+    }
+
+    #[test]
     fn fragments_of_a_transaction_that_was_given_up_are_thrown_away() {
         let metrics = Metrics::new().unwrap();
         let mut intake = Intake::new(BUDGET);
