@@ -15,6 +15,8 @@ use crate::topics;
 pub struct Checkpoint {
     /// The last committed position.
     pub position: Option<Position>,
+    /// The version of the routing table there.
+    pub routing: Option<u32>,
     /// The history that transactions after it may need.
     pub history: History,
     /// The routing table and who the source is.
@@ -51,11 +53,17 @@ impl Checkpoint {
             .read_last_committed(&position_topic(prefix, source))
             .await?;
         let last = last.map(|stored| read_position(&stored)).transpose()?;
-        let (position, history) = last.unzip();
         let state = read_state(reader, &state_topic(prefix, source)).await?;
+        let Some((position, history, routing)) = last else {
+            return Ok(Self {
+                state,
+                ..Self::default()
+            });
+        };
         Ok(Self {
-            position,
-            history: history.unwrap_or_default(),
+            position: Some(position),
+            routing: Some(routing),
+            history,
             state,
         })
     }
@@ -88,14 +96,14 @@ impl Checkpoint {
     }
 }
 
-fn read_position(stored: &Stored) -> Result<(Position, History), ProducerError> {
+fn read_position(stored: &Stored) -> Result<(Position, History, u32), ProducerError> {
     let unreadable = |reason: String| {
         ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
     };
     let value = stored.value.as_deref().unwrap_or_default();
     let record: PositionRecord =
         serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
-    let read = || Ok((record.position()?, record.history()?));
+    let read = || Ok((record.position()?, record.history()?, record.routing));
     read().map_err(|error: PositionError| unreadable(error.to_string()))
 }
 
@@ -170,11 +178,11 @@ mod tests {
             value: Some(value.as_bytes().to_vec()),
         };
         let good = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
-        let (position, history) = read_position(&good).unwrap();
+        let (position, history, routing) = read_position(&good).unwrap();
         assert_eq!(position.to_string(), "7:3 (term 2)");
-        assert_eq!(history, History::default());
+        assert_eq!((history, routing), (History::default(), 1));
         let open = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":9,"routing":1,"open":"5:1"}"#);
-        let (position, history) = read_position(&open).unwrap();
+        let (position, history, _) = read_position(&open).unwrap();
         assert_eq!(
             (position.ord, history.open),
             (9, Some(Timestamp::new(5, 1)))

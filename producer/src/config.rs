@@ -44,6 +44,16 @@ pub struct StreamConfig {
     pub filter: NamespaceFilter,
 }
 
+/// What to do with a record that is larger than its topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Oversize {
+    /// The stream ends before it.
+    #[default]
+    Stop,
+    /// It becomes fragments.
+    Split,
+}
+
 /// The configuration of `run`.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
@@ -53,6 +63,10 @@ pub struct RunConfig {
     pub kafka: KafkaOptions,
     /// Replication factor of new topics; -1: the broker's default.
     pub replication_factor: i32,
+    /// What to do with records that are too large.
+    pub oversize: Oversize,
+    /// Whether the saved routes may be changed.
+    pub change_routing: bool,
     /// Stop when caught up.
     pub until_caught_up: bool,
     /// Where to serve HTTP.
@@ -108,22 +122,23 @@ impl RunConfig {
                 _ => Err("must be -1 (the broker's default) or a positive number"),
             },
         );
+        let oversize = check_oversize(arguments, &mut faults);
         faults.finish()?;
-        match (stream, log, http, brokers, replication_factor) {
-            (Some(stream), Some(log), Some(http), Some(brokers), Some(replication_factor)) => {
-                let kafka = KafkaOptions { brokers, options };
-                let until_caught_up = arguments.until_caught_up;
-                Ok(Self {
-                    stream,
-                    kafka,
-                    replication_factor,
-                    until_caught_up,
-                    http,
-                    log,
-                })
-            }
-            _ => Err(ConfigError::Faults(Vec::new())),
-        }
+        let (Some(stream), Some(log), Some(http), Some(brokers), Some(replication_factor)) =
+            (stream, log, http, brokers, replication_factor)
+        else {
+            return Err(ConfigError::Faults(Vec::new()));
+        };
+        Ok(Self {
+            stream,
+            kafka: KafkaOptions { brokers, options },
+            replication_factor,
+            oversize: oversize.unwrap_or_default(),
+            change_routing: arguments.change_routing,
+            until_caught_up: arguments.until_caught_up,
+            http,
+            log,
+        })
     }
 }
 
@@ -156,6 +171,19 @@ fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Stri
             None
         }
     }
+}
+
+/// Fragments of text would be no text; those who read it could not put them together.
+fn check_oversize(arguments: &RunArguments, faults: &mut Faults) -> Option<Oversize> {
+    let oversize = match arguments.oversize.as_str() {
+        "stop" => Ok(Oversize::Stop),
+        "split" if arguments.stream.format == "json" => {
+            Err("split needs --format raw or bson; give stop, and raise max.message.bytes")
+        }
+        "split" => Ok(Oversize::Split),
+        _ => Err("must be stop or split"),
+    };
+    faults.take_or("--oversize", oversize)
 }
 
 /// `inspect` has no topics, so it can do without a prefix.
