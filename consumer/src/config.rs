@@ -13,8 +13,10 @@ use oplog_relay_core::runtime::telemetry::LogOptions;
 use oplog_relay_core::topic::check_prefix;
 
 use crate::args::{
-    CutoverArguments, EmitArguments, GroupArguments, ReplayArguments, VerifyArguments,
+    CutoverArguments, DeadLettersArguments, EmitArguments, GroupArguments, ReplayArguments,
+    VerifyArguments,
 };
+use crate::dead_letter::{Reason, Reasons, parse_reasons};
 
 /// How a group reads.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub struct GroupConfig {
     pub until_caught_up: bool,
     /// Whether a command runs although a partition is past its barrier.
     pub allow_partial_reset: bool,
+    /// What goes to the dead-letter topic.
+    pub dead_letter: Reasons,
     /// Bytes between Kafka and the sink; half of it is the Kafka client's own queue.
     pub queue_bytes: usize,
     /// Where to serve HTTP.
@@ -48,6 +52,8 @@ pub enum Unmatched {
     Count,
     /// Create a document of the fields that it sets.
     Upsert,
+    /// Write it to the dead-letter topic.
+    DeadLetter,
     /// Stop.
     Stop,
 }
@@ -115,6 +121,20 @@ pub struct CutoverConfig {
     pub log: LogOptions,
 }
 
+/// The configuration of `dead-letters`.
+#[derive(Debug, Clone)]
+pub struct DeadLettersConfig {
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// The group.
+    pub group: String,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// What a replay may write to the dead-letter topic by `--dead-letter`.
+const OF_REPLAY: [Reason; 3] = [Reason::Undecodable, Reason::Command, Reason::Write];
+
 /// Options of the Kafka client that this program needs, beside those that every consumer needs.
 const OWNED: &[(&str, &str)] = &[
     (
@@ -143,13 +163,14 @@ impl ReplayConfig {
     /// All faults at once.
     pub fn check(arguments: &ReplayArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let group = check_group(&arguments.group, &mut faults);
+        let group = check_group(&arguments.group, &OF_REPLAY, &mut faults);
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
         let unmatched = match arguments.unmatched.as_str() {
             "count" => Ok(Unmatched::Count),
             "upsert" => Ok(Unmatched::Upsert),
+            "dead-letter" => Ok(Unmatched::DeadLetter),
             "stop" => Ok(Unmatched::Stop),
-            _ => Err("must be count, upsert or stop"),
+            _ => Err("must be count, upsert, dead-letter or stop"),
         };
         let unmatched = faults.take_or("--unmatched", unmatched);
         let lanes = match arguments.lanes.parse() {
@@ -161,6 +182,9 @@ impl ReplayConfig {
         faults.finish()?;
         let ((mut group, target), (unmatched, lanes)) = checked.ok_or_else(no_faults)?;
         group.allow_partial_reset = arguments.allow_partial_reset;
+        if unmatched == Unmatched::DeadLetter {
+            group.dead_letter.insert(Reason::Unmatched);
+        }
         Ok(Self {
             group,
             target,
@@ -178,7 +202,7 @@ impl EmitConfig {
     /// All faults at once.
     pub fn check(arguments: &EmitArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let group = check_group(&arguments.group, &mut faults);
+        let group = check_group(&arguments.group, &[Reason::Undecodable], &mut faults);
         let to = match arguments.to.strip_prefix("file:") {
             Some(path) if !path.is_empty() => Ok(Destination::File(path.into())),
             None if arguments.to == "stdout" => Ok(Destination::Stdout),
@@ -226,6 +250,25 @@ impl VerifyConfig {
     }
 }
 
+impl DeadLettersConfig {
+    /// Checks the arguments of `dead-letters`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &DeadLettersArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
+        let group = required("--group", arguments.group.as_deref(), &mut faults);
+        let options = parse_options(&arguments.kafka_option, &[CONSUMER_OWNED], &mut faults);
+        let log = arguments.log.check(&mut faults);
+        let checked = brokers.zip(group.zip(log));
+        faults.finish()?;
+        let (brokers, (group, log)) = checked.ok_or_else(no_faults)?;
+        let kafka = KafkaOptions { brokers, options };
+        Ok(Self { kafka, group, log })
+    }
+}
+
 impl CutoverConfig {
     /// Checks the arguments of `cutover`.
     ///
@@ -269,7 +312,11 @@ fn check_uri(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Sec
     None
 }
 
-fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupConfig> {
+fn check_group(
+    arguments: &GroupArguments,
+    reasons: &[Reason],
+    faults: &mut Faults,
+) -> Option<GroupConfig> {
     let brokers = required("--brokers", arguments.brokers.as_deref(), faults);
     let prefix =
         required("--topic-prefix", arguments.topic_prefix.as_deref(), faults).and_then(|prefix| {
@@ -282,6 +329,8 @@ fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupC
         arguments.exclude_namespaces.iter().map(String::as_str),
     );
     let filter = faults.take_or("--include-namespaces, --exclude-namespaces", filter);
+    let dead_letter = parse_reasons(&arguments.dead_letter, reasons);
+    let dead_letter = faults.take_or("--dead-letter", dead_letter);
     let queue_bytes = faults.take_or("--queue-bytes", check_queue_bytes(&arguments.queue_bytes));
     let options = parse_options(&arguments.kafka_option, &[CONSUMER_OWNED, OWNED], faults);
     let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
@@ -297,6 +346,7 @@ fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupC
         filter: filter?,
         until_caught_up: arguments.until_caught_up,
         allow_partial_reset: false,
+        dead_letter: dead_letter?,
         queue_bytes: queue_bytes?,
         http: http?,
         log: log?,
@@ -339,6 +389,8 @@ mod tests {
             "soon",
             "--unmatched",
             "maybe",
+            "--dead-letter",
+            "write,unmatched",
             "--queue-bytes",
             "1k",
             "--kafka-option",
@@ -353,6 +405,7 @@ mod tests {
             "--lanes",
             "--start",
             "--unmatched",
+            "--dead-letter",
             "--queue-bytes",
             "--kafka-option",
         ];

@@ -1,5 +1,6 @@
 //! The worker of one assigned partition: decodes, filters, applies, acknowledges. In order.
 
+mod letters;
 mod meeting;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::batch::{Batch, Located};
 use crate::catalog::{Lives, Resolved};
 use crate::chunk::Chunk;
 use crate::committed::Committed;
+use crate::dead_letter::{DeadLetters, Reason};
 use crate::error::{ConsumerError, RecordPlace};
 use crate::metrics::Metrics;
 use crate::offsets::NextOffset;
@@ -35,6 +37,8 @@ pub struct Shared {
     pub topics: Topics,
     /// Where entries go.
     pub sink: Sink,
+    /// Where records go that cannot be applied.
+    pub dead_letters: DeadLetters,
     /// Which namespaces pass.
     pub filter: NamespaceFilter,
     /// What is counted.
@@ -144,20 +148,21 @@ impl PartitionWorker {
         }
         let topic = self.shared.topics.get(&self.start.topic).await?;
         self.check_format(topic.format)?;
-        let decoding = self.decode(chunk, topic.format);
-        let done = self.apply_decoded(chunk, &topic, decoding.records).await?;
-        match decoding.fault {
-            Some(source) if done == Applied::Done => {
-                let offset = chunk
-                    .records
-                    .get(decoding.records)
-                    .map_or(-1, |slot| slot.offset);
-                Err(ConsumerError::Undecodable {
-                    place: self.start.place(offset),
-                    source: Box::new(source),
-                })
+        let mut from = 0;
+        loop {
+            let decoding = self.decode(chunk, topic.format, from);
+            let done = self.apply_decoded(chunk, &topic, decoding.records).await?;
+            let Some(fault) = decoding.fault.filter(|_| done == Applied::Done) else {
+                return Ok(done);
+            };
+            let slot = chunk.records.get(decoding.records);
+            let offset = slot.map_or(-1, |slot| slot.offset);
+            let posted = self.shared.post_record(&self.start, offset, fault).await?;
+            if posted == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
             }
-            _ => Ok(done),
+            self.acknowledge(NextOffset::after(offset), None, false);
+            from = decoding.records + 1;
         }
     }
 
@@ -168,7 +173,8 @@ impl PartitionWorker {
         Err(ConsumerError::lossy(&self.start.topic, format))
     }
 
-    fn decode(&mut self, chunk: &mut Chunk, format: Format) -> Decoding {
+    /// Decodes the records from `from` on.
+    fn decode(&mut self, chunk: &mut Chunk, format: Format, from: usize) -> Decoding {
         self.found.clear();
         self.records.clear();
         let Chunk {
@@ -177,7 +183,7 @@ impl PartitionWorker {
             records,
             ..
         } = chunk;
-        for (index, slot) in records.iter().enumerate() {
+        for (index, slot) in records.iter().enumerate().skip(from) {
             if slot.value.is_empty() {
                 continue;
             }
@@ -234,7 +240,7 @@ impl PartitionWorker {
                     let meeting = Meeting {
                         start: &self.start,
                         shared: &self.shared,
-                        source: &topic.source,
+                        topic,
                     };
                     if meeting.pass(&located, &barrier).await? == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
@@ -319,32 +325,67 @@ impl PartitionWorker {
         })
     }
 
+    /// Applies entries; those that cannot be applied become dead letters, or stop.
     async fn apply_entries(
         &self,
         entries: &[Located<'_>],
         topic: &Topic,
     ) -> Result<Applied, ConsumerError> {
-        if entries.is_empty() {
-            return Ok(Applied::Done);
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let batch = self.batch(rest, topic);
+            let error = match self.apply_batch(&batch, topic).await {
+                Ok(applied) => return Ok(applied),
+                Err(SinkError::Fatal(error)) => return Err(error),
+                Err(SinkError::Entry(error)) => error,
+            };
+            let reason = Reason::from(&error.fault);
+            let Some(failed) = rest
+                .get(error.index)
+                .filter(|_| self.shared.dead_letters.takes(reason))
+            else {
+                return self.stop_before(&batch, topic, error).await;
+            };
+            let (before, after) = rest.split_at(error.index);
+            match self.apply_batch(&self.batch(before, topic), topic).await {
+                Ok(Applied::Done) => {}
+                Ok(Applied::Abandoned) => return Ok(Applied::Abandoned),
+                Err(SinkError::Fatal(error)) => return Err(error),
+                // The entry that failed is not among these.
+                Err(SinkError::Entry(_)) => {}
+            }
+            let posted = self.shared.post_entry(&self.start, topic, failed, error);
+            if posted.await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+            rest = after.get(1..).unwrap_or_default();
         }
-        let batch = Batch {
+        Ok(Applied::Done)
+    }
+
+    fn batch<'b>(&'b self, entries: &'b [Located<'b>], topic: &'b Topic) -> Batch<'b> {
+        Batch {
             topic: &self.start.topic,
             partition: self.start.partition,
             source: &topic.source,
             entries,
-        };
+        }
+    }
+
+    /// Applies a batch; what the target refuses of it is a dead letter when this is done.
+    async fn apply_batch(&self, batch: &Batch<'_>, topic: &Topic) -> Result<Applied, SinkError> {
+        if batch.entries.is_empty() {
+            return Ok(Applied::Done);
+        }
         let begun = Instant::now();
-        match self.shared.sink.apply(&batch, &self.start.token).await {
-            Ok(Applied::Done) => {}
-            Ok(Applied::Abandoned) => return Ok(Applied::Abandoned),
-            Err(SinkError::Fatal(error)) => return Err(error),
-            Err(SinkError::Entry(error)) => {
-                return self.stop_before(&batch, error).await;
-            }
+        let applied = self.shared.sink.apply(batch, &self.start.token).await?;
+        let posted = self.shared.post_refused(&self.start, topic, batch).await?;
+        if (applied, posted) != (Applied::Done, Applied::Done) {
+            return Ok(Applied::Abandoned);
         }
         let metrics = &self.shared.metrics;
         metrics.apply_seconds.observe(begun.elapsed().as_secs_f64());
-        metrics.count(entries);
+        metrics.count(batch.entries);
         Ok(Applied::Done)
     }
 
@@ -352,6 +393,7 @@ impl PartitionWorker {
     async fn stop_before(
         &self,
         batch: &Batch<'_>,
+        topic: &Topic,
         error: PlanError,
     ) -> Result<Applied, ConsumerError> {
         let offset = batch
@@ -364,14 +406,8 @@ impl PartitionWorker {
             .take_while(|located| located.offset < offset)
             .count();
         let entries = batch.entries.get(..before).unwrap_or_default();
-        let applied = self
-            .shared
-            .sink
-            .apply(&Batch { entries, ..*batch }, &self.start.token)
-            .await;
-        match applied {
+        match self.apply_batch(&Batch { entries, ..*batch }, topic).await {
             Ok(Applied::Done) => {
-                self.shared.metrics.count(entries);
                 let last = entries.last().map(|located| located.id);
                 self.acknowledge(NextOffset::at(offset), last, false);
             }

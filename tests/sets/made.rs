@@ -47,6 +47,10 @@ impl Made {
         self.push("i", ns, ui, doc! { "o": o })
     }
 
+    pub(crate) fn update(&mut self, ns: &str, ui: u8, id: i32, o: Document) -> Result<()> {
+        self.push("u", ns, ui, doc! { "o": o, "o2": { "_id": id } })
+    }
+
     pub(crate) fn command(&mut self, ns: &str, ui: u8, o: Document) -> Result<()> {
         let (db, _) = ns.split_once('.').context(ns.to_owned())?;
         self.push("c", &format!("{db}.$cmd"), ui, doc! { "o": o })

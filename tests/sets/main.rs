@@ -2,6 +2,7 @@
 //! target that holds all that a server holds.
 
 mod carry;
+mod dead_letters;
 mod kills;
 mod lives;
 mod made;

@@ -42,6 +42,22 @@ impl Topics {
         Ok(Topics { kafka, prefix })
     }
 
+    /// Where Kafka is.
+    pub(crate) fn brokers(&self) -> String {
+        self.kafka.brokers()
+    }
+
+    /// Creates a topic of one partition with settings `name=value`.
+    pub(crate) fn create_topic(&self, name: &str, settings: &[&str]) -> Result<()> {
+        let common = ["--create", "--partitions=1", "--topic", name];
+        let settings = settings.iter().flat_map(|setting| ["--config", *setting]);
+        let arguments: Vec<&str> = common.into_iter().chain(settings).collect();
+        let output = self.kafka.tool("kafka-topics", &arguments)?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{arguments:?}: {told}");
+        Ok(())
+    }
+
     /// Starts a process that replays.
     pub(crate) fn start(
         &self,

@@ -29,9 +29,12 @@ pub enum PlanFault {
     /// A command that is unknown, or that no replay can run.
     #[error(
         "it is the command {0:?}, which a replay cannot run: do on the target by hand what it did \
-         at the source, then step over it with `kafka-consumer-groups --reset-offsets`"
+         at the source, then go on with --dead-letter command, which keeps it and passes over it"
     )]
     Command(String),
+    /// A command that the target refuses.
+    #[error("{0}")]
+    Refused(String),
     /// An operator that no server writes into its oplog.
     #[error("its update has the operator {0:?}; an oplog holds $set and $unset only")]
     Operator(String),

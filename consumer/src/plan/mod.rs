@@ -152,7 +152,8 @@ pub enum Action<'a> {
 
 impl Action<'_> {
     /// Whether it tells the document's whole state, whatever it was before.
-    const fn is_whole(&self) -> bool {
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
         !matches!(
             self,
             Self::Modify(_) | Self::Fields(_) | Self::Diff(_) | Self::Zeros(_)

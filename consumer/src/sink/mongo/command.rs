@@ -14,6 +14,7 @@ use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
 use crate::batch::Located;
 use crate::catalog::{Change, Lives, Note, Ran, Resolved};
+use crate::dead_letter::Reason;
 use crate::directive::{Directive, rule_for};
 use crate::error::ConsumerError;
 use crate::plan::command::{Action, Circumstances, Translated, done, translate};
@@ -21,6 +22,12 @@ use crate::plan::{Command, PlanError, PlanFault};
 use crate::sink::{Applied, SinkError};
 
 type Driver<T> = mongodb::error::Result<T>;
+
+/// A command that names no collection.
+const NOWHERE: Circumstances<'static> = Circumstances {
+    collection: "",
+    ordered: false,
+};
 
 /// How an attempt ended.
 enum Attempt {
@@ -129,11 +136,7 @@ impl MongoSink {
         let scope = scope(&entry).map_err(|error| fault(error.into()))?;
         let Some(scope) = scope else {
             // Nothing to run, or nothing that is known.
-            let at = Circumstances {
-                collection: "",
-                ordered: false,
-            };
-            translate(&entry, at).map_err(fault)?;
+            translate(&entry, NOWHERE).map_err(fault)?;
             return Ok(Applied::Done);
         };
         let named = scope.ns();
@@ -170,9 +173,13 @@ impl MongoSink {
             withheld: translated.withheld.clone(),
             unique: translated.unique.clone(),
         };
-        self.execute((db, collection), &translated, note, source, token)
-            .await
-            .map_err(SinkError::Fatal)
+        // Without a command that names or ends a collection, later entries would go elsewhere.
+        let buries = note.ran.change == Change::Other && self.buries(Reason::Command);
+        let executed = self.execute((db, collection), &translated, note, source, token);
+        executed.await.map_err(|error| match error {
+            ConsumerError::CommandRefused(text) if buries => fault(PlanFault::Refused(text)),
+            error => SinkError::Fatal(error),
+        })
     }
 
     async fn execute(
@@ -224,7 +231,7 @@ impl MongoSink {
         Ok(applied)
     }
 
-    async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
+    pub(super) async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
         self.persist("noting a command", || {
             self.catalog.finish(source, note.clone())
         })
@@ -299,7 +306,7 @@ impl MongoSink {
         }
         let code = error_code(&refused);
         let reason = code.map_or("the target refuses it", |code| rule_for(code).reason);
-        Err(ConsumerError::Refused(format!(
+        Err(ConsumerError::CommandRefused(format!(
             "the command of entry {} for {} was refused by the target: {}: {reason}",
             ran.id, ran.ns, refused.kind
         )))

@@ -16,6 +16,7 @@ mod held;
 mod limits;
 mod ordered;
 mod present;
+mod refused;
 mod reply;
 mod rewrite;
 
@@ -33,10 +34,11 @@ use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::catalog::Catalog;
 use crate::config::{ReplayConfig, Unmatched};
+use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
 use crate::plan::{BulkKind, Lane, Plan, Planner, Step};
-use crate::sink::{Applied, SinkError};
+use crate::sink::{Applied, Refusal, SinkError};
 use crate::status::Readiness;
 
 use held::Held;
@@ -60,6 +62,9 @@ pub struct MongoSink {
     limits: Limits,
     known_order: Mutex<ordered::Known>,
     held: Mutex<Held>,
+    /// What is to become dead letters when its batch is done.
+    refused: Mutex<Vec<Refusal>>,
+    dead_letter: Reasons,
     /// Turns for bulks of rewrites.
     rewrites: Semaphore,
     unmatched: Unmatched,
@@ -102,6 +107,8 @@ impl MongoSink {
             limits,
             known_order: Mutex::default(),
             held: Mutex::default(),
+            refused: Mutex::default(),
+            dead_letter: config.group.dead_letter.clone(),
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
             unmatched: config.unmatched,
             allow_lossy: config.allow_lossy,
@@ -123,6 +130,15 @@ impl MongoSink {
     /// # Errors
     /// [`SinkError::Entry`] for an entry that cannot be replayed; anything else ends the program.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
+        let applied = self.apply_all(batch, token).await?;
+        if applied == Applied::Abandoned {
+            // Whoever owns the partition next meets them again.
+            drop(self.take_refused(batch));
+        }
+        Ok(applied)
+    }
+
+    async fn apply_all(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         let ordered = self.ordered_of(batch.entries).await?;
         let plan: Plan<'_> = self
             .planner

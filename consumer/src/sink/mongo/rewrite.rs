@@ -15,10 +15,12 @@ use oplog_relay_core::runtime::mongo::{error_code, is_cursor_gone, is_transient}
 use oplog_relay_core::runtime::retry::Backoff;
 use rustc_hash::FxHashMap;
 
-use super::find::{ReadLevel, find_command};
+use super::find::{Fields, ReadLevel, find_command};
+use super::refused::damaged;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
 use crate::config::Unmatched;
+use crate::dead_letter::Reason;
 use crate::directive::{Directive, rule_for};
 use crate::error::ConsumerError;
 use crate::plan::{Action, Bulk, BulkKind, RewriteError, Write, rewritten, zero_timestamps};
@@ -139,7 +141,7 @@ impl MongoSink {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let ids = pending.values().filter_map(|writes| writes.first());
         let ids = ids.map(|write| write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Local);
+        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
         let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
         let database = self.client.database(db);
         let mut cursor = database.run_raw_cursor_command(command).batch().await?;
@@ -149,7 +151,7 @@ impl MongoSink {
             for element in reply?.doc_slices()?.into_iter() {
                 let element = element.map_err(mongodb::error::Error::from)?;
                 if let Some(document) = element.as_document() {
-                    outcomes.extend(outcome(ns, document.as_bytes(), pending)?);
+                    outcomes.extend(self.outcome(ns, document.as_bytes(), pending)?);
                 }
             }
             if self.send_outcomes(ns, &outcomes, token).await? == Applied::Abandoned {
@@ -157,6 +159,48 @@ impl MongoSink {
             }
         }
         Ok(Applied::Done)
+    }
+
+    /// What a stored document becomes; `None` where nothing changes. An update that does not fit it is
+    /// refused; those after it are applied.
+    fn outcome<'a>(
+        &self,
+        ns: &str,
+        stored: &[u8],
+        pending: &mut Pending<'_, 'a>,
+    ) -> Result<Option<Outcome<'a>>, ConsumerError> {
+        let failed = |error: Malformed| damaged(ns, &error);
+        let stored = Document::new(stored).map_err(failed)?;
+        let Some(document_id) = stored.get("_id").map_err(failed)? else {
+            return Ok(None);
+        };
+        let mut identity = Vec::new();
+        write_id_identity(document_id, &mut identity).map_err(failed)?;
+        let mut writes = pending.remove(&identity).unwrap_or_default();
+        let document = loop {
+            let error = match rewritten(stored, writes.iter().copied()) {
+                Ok(document) => break document,
+                Err(error) => error,
+            };
+            let unfitting = writes.iter().position(|write| write.id == error.id);
+            let write = unfitting.map(|index| writes.remove(index));
+            let write = write.ok_or_else(|| ConsumerError::Refused(unfit(ns, &error)))?;
+            self.refuse(ns, write, (Reason::Write, None), unfit(ns, &error))?;
+        };
+        let Some(last) = writes.last() else {
+            return Ok(None);
+        };
+        if document == stored.as_bytes() {
+            return Ok(None);
+        }
+        let zeros = Document::new(&document).and_then(zero_timestamps);
+        let has_zeros = !zeros.map_err(failed)?.is_empty();
+        Ok(Some(Outcome {
+            id: last.id,
+            document_id: last.document_id,
+            document,
+            has_zeros,
+        }))
     }
 
     /// Whether a failed read is to be repeated.
@@ -220,6 +264,11 @@ impl MongoSink {
             if !missing.is_empty() {
                 self.count_unmatched(ns, &missing, missing.len())?;
             }
+            if self.buries(Reason::Unmatched) {
+                missing
+                    .iter()
+                    .try_for_each(|write| self.refuse_unmatched(ns, write))?;
+            }
             return Ok(Applied::Done);
         }
         let mut made = Vec::new();
@@ -262,37 +311,6 @@ fn take<'w, 'a>(
     Ok(writes.len())
 }
 
-/// What a stored document becomes; `None` where nothing changes.
-fn outcome<'a>(
-    ns: &str,
-    stored: &[u8],
-    pending: &mut Pending<'_, 'a>,
-) -> Result<Option<Outcome<'a>>, ConsumerError> {
-    let failed = |error: Malformed| damaged(ns, &error);
-    let stored = Document::new(stored).map_err(failed)?;
-    let Some(document_id) = stored.get("_id").map_err(failed)? else {
-        return Ok(None);
-    };
-    let mut identity = Vec::new();
-    write_id_identity(document_id, &mut identity).map_err(failed)?;
-    let writes = pending.remove(&identity).unwrap_or_default();
-    let Some(last) = writes.last() else {
-        return Ok(None);
-    };
-    let document = rewritten(stored, writes.iter().copied()).map_err(|error| unfit(ns, &error))?;
-    if document == stored.as_bytes() {
-        return Ok(None);
-    }
-    let zeros = Document::new(&document).and_then(zero_timestamps);
-    let has_zeros = !zeros.map_err(failed)?.is_empty();
-    Ok(Some(Outcome {
-        id: last.id,
-        document_id: last.document_id,
-        document,
-        has_zeros,
-    }))
-}
-
 /// A document of the fields that its updates happen to set.
 fn made_up(
     ns: &str,
@@ -304,19 +322,16 @@ fn made_up(
     builder.element(document_id);
     builder.finish();
     let empty = Document::new(&bytes).map_err(|error| damaged(ns, &error))?;
-    rewritten(empty, writes.iter().copied()).map_err(|error| unfit(ns, &error))
+    rewritten(empty, writes.iter().copied())
+        .map_err(|error| ConsumerError::Refused(unfit(ns, &error)))
 }
 
-fn unfit(ns: &str, error: &RewriteError) -> ConsumerError {
-    ConsumerError::Refused(format!(
-        "in {ns}: {error}: {}. Either of them is damaged: run verify, and replay from the beginning into an \
-         empty target",
+fn unfit(ns: &str, error: &RewriteError) -> String {
+    format!(
+        "in {ns}: {error}: {}. Either of them is damaged: run verify, and replay from the beginning \
+         into an empty target",
         error.error
-    ))
-}
-
-fn damaged(ns: &str, error: &Malformed) -> ConsumerError {
-    ConsumerError::Refused(format!("a document of {ns} is damaged: {error}"))
+    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,120 @@
+//! What cannot be applied, on its way to the dead-letter topic.
+
+use oplog_relay_core::command::is_command;
+use oplog_relay_core::format::{Format, FormatError};
+
+use super::{Shared, Start};
+use crate::batch::{Batch, Located};
+use crate::dead_letter::{Letter, LetterEntry, Reason};
+use crate::error::ConsumerError;
+use crate::plan::PlanError;
+use crate::sink::{Applied, Refusal};
+use crate::topics::Topic;
+
+impl Shared {
+    /// A record that cannot be decoded.
+    ///
+    /// # Errors
+    /// That it cannot be, where the operator wants to stop there.
+    pub(super) async fn post_record(
+        &self,
+        start: &Start,
+        offset: i64,
+        fault: FormatError,
+    ) -> Result<Applied, ConsumerError> {
+        let place = start.place(offset);
+        let source = Box::new(fault);
+        let error = ConsumerError::Undecodable { place, source };
+        if !self.dead_letters.takes(Reason::Undecodable) {
+            return Err(error);
+        }
+        let letter = Letter {
+            offset,
+            reason: Reason::Undecodable,
+            code: None,
+            text: error.text(),
+            entry: None,
+        };
+        self.post(start, vec![letter]).await
+    }
+
+    /// An entry that cannot be applied. A command is noted as passed over, so that it is no dead
+    /// letter again when its stretch is applied again, and nobody waits for it.
+    ///
+    /// # Errors
+    /// That it cannot be, where the operator wants to stop there.
+    pub(super) async fn post_entry(
+        &self,
+        start: &Start,
+        topic: &Topic,
+        located: &Located<'_>,
+        error: PlanError,
+    ) -> Result<Applied, ConsumerError> {
+        let reason = Reason::from(&error.fault);
+        let error = start.unplayable(located.offset, error);
+        if !self.dead_letters.takes(reason) {
+            return Err(error);
+        }
+        let letter = Letter {
+            offset: located.offset,
+            reason,
+            code: None,
+            text: error.text(),
+            entry: Some(entry_of(located, topic)),
+        };
+        let posted = self.post(start, vec![letter]).await?;
+        if posted == Applied::Done && is_command(&located.entry) {
+            self.sink.pass_over(&topic.source, located).await?;
+        }
+        Ok(posted)
+    }
+
+    /// Writes of a batch that the target refused.
+    pub(super) async fn post_refused(
+        &self,
+        start: &Start,
+        topic: &Topic,
+        batch: &Batch<'_>,
+    ) -> Result<Applied, ConsumerError> {
+        let refused = self.sink.take_refused(batch);
+        if refused.is_empty() {
+            return Ok(Applied::Done);
+        }
+        let letters = refused.into_iter().map(|refusal| {
+            let Refusal { id, ns, .. } = &refusal;
+            let located = batch.entries.iter().find(|located| located.id == *id);
+            let entry = match located {
+                Some(located) => entry_of(located, topic),
+                // Of an earlier batch: it was held meanwhile.
+                None => LetterEntry::new(&topic.source, *id, ns, None),
+            };
+            let held = refusal.place.as_ref().map(|(_, _, offset)| *offset);
+            Letter {
+                offset: located.map(|located| located.offset).or(held).unwrap_or(-1),
+                reason: refusal.reason,
+                code: refusal.code,
+                text: refusal.text,
+                entry: Some(entry),
+            }
+        });
+        self.post(start, letters.collect()).await
+    }
+
+    async fn post(&self, start: &Start, letters: Vec<Letter>) -> Result<Applied, ConsumerError> {
+        let Start {
+            topic,
+            partition,
+            token,
+            ..
+        } = start;
+        self.dead_letters
+            .send(topic, *partition, letters, token)
+            .await
+    }
+}
+
+fn entry_of(located: &Located<'_>, topic: &Topic) -> LetterEntry {
+    let bytes = located.entry.raw.as_bytes();
+    let alone = (topic.format == Format::Raw).then_some(bytes);
+    LetterEntry::new(&topic.source, located.id, located.entry.ns, alone)
+}
