@@ -161,15 +161,21 @@ impl ConsumerError {
     /// The whole text: the error and what caused it, each said once.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(next) = cause {
-            let words = next.to_string();
-            if !text.contains(&words) {
-                text = format!("{text}: {words}");
-            }
-            cause = next.source();
-        }
-        text
+        text_of(self)
     }
+}
+
+/// An error and what caused it, each said once.
+#[must_use]
+pub fn text_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let words = next.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = next.source();
+    }
+    text
 }

@@ -47,7 +47,9 @@ fn target() -> Result<ModelServer> {
     let uri = target.uri();
     tokio::runtime::Runtime::new()?.block_on(async {
         let database = mongodb::Client::with_uri_str(uri).await?.database("s");
-        let index = doc! { "key": { "x": 1, "y": 1 }, "name": "x_1_y_1" };
+        // Only what has keys in an index is looked at.
+        let index =
+            doc! { "key": { "x": 1, "y": 1 }, "name": "x_1_y_1", "unique": true, "sparse": true };
         let command = doc! { "createIndexes": "a", "indexes": [index] };
         database.run_command(command).await.map(drop)
     })?;

@@ -111,7 +111,9 @@ impl Post {
             .set("message.timeout.ms", &millis)
             .set("message.max.bytes", LARGEST.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string())
-            .set("compression.type", "lz4");
+            .set("compression.type", "lz4")
+            // The other client says the same of brokers; this one complains of options for readers.
+            .set_log_level(RDKafkaLogLevel::Emerg);
         let producer = config.create_with_context(Deliveries::default())?;
         let mut config = client_config(options);
         config

@@ -6,7 +6,7 @@ use oplog_relay_core::format::{Format, FormatError};
 use super::{Shared, Start};
 use crate::batch::{Batch, Located};
 use crate::dead_letter::{Letter, LetterEntry, Reason};
-use crate::error::ConsumerError;
+use crate::error::{ConsumerError, text_of};
 use crate::plan::PlanError;
 use crate::sink::{Applied, Refusal};
 use crate::topics::Topic;
@@ -22,17 +22,16 @@ impl Shared {
         offset: i64,
         fault: FormatError,
     ) -> Result<Applied, ConsumerError> {
-        let place = start.place(offset);
-        let source = Box::new(fault);
-        let error = ConsumerError::Undecodable { place, source };
         if !self.dead_letters.takes(Reason::Undecodable) {
-            return Err(error);
+            let place = start.place(offset);
+            let source = Box::new(fault);
+            return Err(ConsumerError::Undecodable { place, source });
         }
         let letter = Letter {
             offset,
             reason: Reason::Undecodable,
             code: None,
-            text: error.text(),
+            text: text_of(&fault),
             entry: None,
         };
         self.post(start, vec![letter]).await
@@ -51,15 +50,14 @@ impl Shared {
         error: PlanError,
     ) -> Result<Applied, ConsumerError> {
         let reason = Reason::from(&error.fault);
-        let error = start.unplayable(located.offset, error);
         if !self.dead_letters.takes(reason) {
-            return Err(error);
+            return Err(start.unplayable(located.offset, error));
         }
         let letter = Letter {
             offset: located.offset,
             reason,
             code: None,
-            text: error.text(),
+            text: text_of(&error),
             entry: Some(entry_of(located, topic)),
         };
         let posted = self.post(start, vec![letter]).await?;

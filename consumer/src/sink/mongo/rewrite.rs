@@ -145,13 +145,14 @@ impl MongoSink {
         let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
         let database = self.client.database(db);
         let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+        let refuse = |write: &Write<'_>, text| self.refuse(ns, write, (Reason::Write, None), text);
         while let Some(reply) = cursor.next().await {
             self.readiness.target_reached();
             let mut outcomes = Vec::new();
             for element in reply?.doc_slices()?.into_iter() {
                 let element = element.map_err(mongodb::error::Error::from)?;
                 if let Some(document) = element.as_document() {
-                    outcomes.extend(self.outcome(ns, document.as_bytes(), pending)?);
+                    outcomes.extend(outcome(ns, document.as_bytes(), pending, &refuse)?);
                 }
             }
             if self.send_outcomes(ns, &outcomes, token).await? == Applied::Abandoned {
@@ -159,48 +160,6 @@ impl MongoSink {
             }
         }
         Ok(Applied::Done)
-    }
-
-    /// What a stored document becomes; `None` where nothing changes. An update that does not fit it is
-    /// refused; those after it are applied.
-    fn outcome<'a>(
-        &self,
-        ns: &str,
-        stored: &[u8],
-        pending: &mut Pending<'_, 'a>,
-    ) -> Result<Option<Outcome<'a>>, ConsumerError> {
-        let failed = |error: Malformed| damaged(ns, &error);
-        let stored = Document::new(stored).map_err(failed)?;
-        let Some(document_id) = stored.get("_id").map_err(failed)? else {
-            return Ok(None);
-        };
-        let mut identity = Vec::new();
-        write_id_identity(document_id, &mut identity).map_err(failed)?;
-        let mut writes = pending.remove(&identity).unwrap_or_default();
-        let document = loop {
-            let error = match rewritten(stored, writes.iter().copied()) {
-                Ok(document) => break document,
-                Err(error) => error,
-            };
-            let unfitting = writes.iter().position(|write| write.id == error.id);
-            let write = unfitting.map(|index| writes.remove(index));
-            let write = write.ok_or_else(|| ConsumerError::Refused(unfit(ns, &error)))?;
-            self.refuse(ns, write, (Reason::Write, None), unfit(ns, &error))?;
-        };
-        let Some(last) = writes.last() else {
-            return Ok(None);
-        };
-        if document == stored.as_bytes() {
-            return Ok(None);
-        }
-        let zeros = Document::new(&document).and_then(zero_timestamps);
-        let has_zeros = !zeros.map_err(failed)?.is_empty();
-        Ok(Some(Outcome {
-            id: last.id,
-            document_id: last.document_id,
-            document,
-            has_zeros,
-        }))
     }
 
     /// Whether a failed read is to be repeated.
@@ -309,6 +268,48 @@ fn take<'w, 'a>(
         }
     }
     Ok(writes.len())
+}
+
+/// What a stored document becomes; `None` where nothing changes. An update that does not fit it goes
+/// to `refuse`; those after it are applied.
+fn outcome<'a>(
+    ns: &str,
+    stored: &[u8],
+    pending: &mut Pending<'_, 'a>,
+    refuse: &dyn Fn(&Write<'_>, String) -> Result<(), ConsumerError>,
+) -> Result<Option<Outcome<'a>>, ConsumerError> {
+    let failed = |error: Malformed| damaged(ns, &error);
+    let stored = Document::new(stored).map_err(failed)?;
+    let Some(document_id) = stored.get("_id").map_err(failed)? else {
+        return Ok(None);
+    };
+    let mut identity = Vec::new();
+    write_id_identity(document_id, &mut identity).map_err(failed)?;
+    let mut writes = pending.remove(&identity).unwrap_or_default();
+    let document = loop {
+        let error = match rewritten(stored, writes.iter().copied()) {
+            Ok(document) => break document,
+            Err(error) => error,
+        };
+        let unfitting = writes.iter().position(|write| write.id == error.id);
+        let write = unfitting.map(|index| writes.remove(index));
+        let write = write.ok_or_else(|| ConsumerError::Refused(unfit(ns, &error)))?;
+        refuse(write, unfit(ns, &error))?;
+    };
+    let Some(last) = writes.last() else {
+        return Ok(None);
+    };
+    if document == stored.as_bytes() {
+        return Ok(None);
+    }
+    let zeros = Document::new(&document).and_then(zero_timestamps);
+    let has_zeros = !zeros.map_err(failed)?.is_empty();
+    Ok(Some(Outcome {
+        id: last.id,
+        document_id: last.document_id,
+        document,
+        has_zeros,
+    }))
 }
 
 /// A document of the fields that its updates happen to set.
