@@ -125,6 +125,17 @@ pub struct ReplayArguments {
         default_value = "count"
     )]
     pub unmatched: String,
+    /// What to do about an update that may not be the same when it is applied twice: $inc, $push and
+    /// others in an applyOps that a user sent, which the source logs as it was sent. stop; apply:
+    /// send it as it is, which is right once and doubled wherever a stretch is applied again (after
+    /// a kill, a rewind, a write that was repeated); dead-letter.
+    #[arg(long, value_name = "stop|apply|dead-letter", default_value = "stop")]
+    pub unrepeatable: String,
+    /// Give the group this member's --include-namespaces and --exclude-namespaces, which the
+    /// target's catalog keeps: a member with others ends with code 2. Stop all members before, and
+    /// start one with this. What was left out until now is not on the target: it needs a full sync.
+    #[arg(long)]
+    pub change_subscription: bool,
     /// Connections on which the writes of one partition's batch are sent at once. Writes to one
     /// document stay in order.
     #[arg(long, value_name = "N", default_value = "4")]

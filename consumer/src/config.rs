@@ -16,7 +16,9 @@ use crate::args::{
     CutoverArguments, DeadLettersArguments, EmitArguments, GroupArguments, ReplayArguments,
     VerifyArguments,
 };
+use crate::catalog::Subscription;
 use crate::dead_letter::{Reason, Reasons, parse_reasons};
+use crate::plan::Planner;
 
 /// How a group reads.
 #[derive(Debug, Clone)]
@@ -35,6 +37,8 @@ pub struct GroupConfig {
     pub until_caught_up: bool,
     /// Whether a command runs although a partition is past its barrier.
     pub allow_partial_reset: bool,
+    /// The namespaces as they were given: all members of a group that replays have the same.
+    pub subscription: Subscription,
     /// What goes to the dead-letter topic.
     pub dead_letter: Reasons,
     /// Bytes between Kafka and the sink; half of it is the Kafka client's own queue.
@@ -58,6 +62,17 @@ pub enum Unmatched {
     Stop,
 }
 
+/// What to do about an update that is not the same when it is applied twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unrepeatable {
+    /// Stop.
+    Stop,
+    /// Send it as it is.
+    Apply,
+    /// Write it to the dead-letter topic.
+    DeadLetter,
+}
+
 /// The configuration of `replay`.
 #[derive(Debug, Clone)]
 pub struct ReplayConfig {
@@ -69,8 +84,24 @@ pub struct ReplayConfig {
     pub allow_lossy: bool,
     /// What to do about an update that finds no document.
     pub unmatched: Unmatched,
+    /// What to do about an update that is not the same when it is applied twice.
+    pub unrepeatable: Unrepeatable,
+    /// Whether the group's namespaces become those of this member.
+    pub change_subscription: bool,
     /// Lanes for each partition's batch.
     pub lanes: usize,
+}
+
+impl ReplayConfig {
+    /// What plans its batches.
+    #[must_use]
+    pub fn planner(&self) -> Planner {
+        let planner = Planner::new(self.lanes);
+        match self.unrepeatable {
+            Unrepeatable::Apply => planner.applying_unrepeatable(),
+            Unrepeatable::Stop | Unrepeatable::DeadLetter => planner,
+        }
+    }
 }
 
 /// Where `emit` writes.
@@ -173,23 +204,37 @@ impl ReplayConfig {
             _ => Err("must be count, upsert, dead-letter or stop"),
         };
         let unmatched = faults.take_or("--unmatched", unmatched);
+        let unrepeatable = match arguments.unrepeatable.as_str() {
+            "stop" => Ok(Unrepeatable::Stop),
+            "apply" => Ok(Unrepeatable::Apply),
+            "dead-letter" => Ok(Unrepeatable::DeadLetter),
+            _ => Err("must be stop, apply or dead-letter"),
+        };
+        let unrepeatable = faults.take_or("--unrepeatable", unrepeatable);
         let lanes = match arguments.lanes.parse() {
             Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
             _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
         };
         let lanes = faults.take_or("--lanes", lanes);
-        let checked = group.zip(target).zip(unmatched.zip(lanes));
+        let policies = unmatched.zip(unrepeatable);
+        let checked = group.zip(target).zip(policies.zip(lanes));
         faults.finish()?;
-        let ((mut group, target), (unmatched, lanes)) = checked.ok_or_else(no_faults)?;
+        let ((mut group, target), ((unmatched, unrepeatable), lanes)) =
+            checked.ok_or_else(no_faults)?;
         group.allow_partial_reset = arguments.allow_partial_reset;
         if unmatched == Unmatched::DeadLetter {
             group.dead_letter.insert(Reason::Unmatched);
+        }
+        if unrepeatable == Unrepeatable::DeadLetter {
+            group.dead_letter.insert(Reason::Unrepeatable);
         }
         Ok(Self {
             group,
             target,
             allow_lossy: arguments.allow_lossy,
             unmatched,
+            unrepeatable,
+            change_subscription: arguments.change_subscription,
             lanes,
         })
     }
@@ -344,6 +389,10 @@ fn check_group(
         group: group?,
         start: start?,
         filter: filter?,
+        subscription: Subscription::new(
+            &arguments.include_namespaces,
+            &arguments.exclude_namespaces,
+        ),
         until_caught_up: arguments.until_caught_up,
         allow_partial_reset: false,
         dead_letter: dead_letter?,

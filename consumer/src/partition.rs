@@ -230,6 +230,10 @@ impl PartitionWorker {
                 None => {
                     let all = self.found.last().map(|decoded| decoded.id);
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
+                    // What a filter left out moves it too.
+                    if let Some(id) = last {
+                        self.shared.metrics.applied(i64::from(id.ts.seconds) * 1000);
+                    }
                     if let Some(slot) = end {
                         self.acknowledge(NextOffset::after(slot.offset), last, false);
                     }

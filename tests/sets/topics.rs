@@ -18,12 +18,18 @@ pub(crate) struct Topics {
 impl Topics {
     /// Carries a dump into eight partitions a topic.
     pub(crate) fn carry(prefix: &str, oplog: &[u8]) -> Result<Topics> {
+        Topics::carry_with(prefix, oplog, &[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn carry_with(prefix: &str, oplog: &[u8], more: &[&str]) -> Result<Topics> {
         let kafka = Kafka::shared()?;
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("oplog.bson");
         std::fs::write(&path, oplog)?;
         let path = path.to_str().context("a path in text")?;
-        let mut producer = Program::producer([
+        let brokers = kafka.brokers();
+        let flags = [
             "run",
             "--http=off",
             "--start=oldest",
@@ -32,10 +38,11 @@ impl Topics {
             "--source",
             path,
             "--brokers",
-            &kafka.brokers(),
+            &brokers,
             "--topic-prefix",
             prefix,
-        ])?;
+        ];
+        let mut producer = Program::producer(flags.iter().chain(more))?;
         let code = producer.wait(LIMIT)?;
         ensure!(code == 0, "{prefix}: {}", producer.stderr_text()?);
         let prefix = prefix.to_owned();

@@ -11,6 +11,7 @@
 //! | `point` | reads of single entries, some fields of them or all |
 //! | `command` | what each command is answered |
 //! | `cursor` | the cursors that are open |
+//! | `fault` | failures that it was told to have while it is tailed |
 //! | `server` | what its connections share |
 //! | `process` | the server as a process of its own |
 //!
@@ -26,12 +27,14 @@
 mod command;
 mod cursor;
 mod entry;
+mod fault;
 mod oplog;
 mod point;
 mod process;
 mod server;
 
 pub use entry::Shape;
+pub use fault::Fault;
 pub use oplog::Oplog;
 pub use process::StubProcess;
 pub use server::{Pace, Server};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::command;
 use super::cursor::Cursors;
+use super::fault::{Fault, Faults};
 use super::oplog::Oplog;
 use super::point::Points;
 use crate::wire::{Closing, Listener, Reply, Request, Service};
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) cursors: Cursors,
     pub(super) written: Written,
     pub(super) points: Points,
+    pub(super) faults: Faults,
     closing: Arc<Closing>,
 }
 
@@ -85,7 +87,7 @@ impl Server {
     /// # Errors
     /// When there is none.
     pub fn start(oplog: Oplog) -> io::Result<Server> {
-        Server::open(oplog, None)
+        Server::open(oplog, None, &[])
     }
 
     /// The same at a pace: whoever tails it is never at its end for long.
@@ -93,10 +95,24 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_slow(oplog: Oplog, pace: Pace) -> io::Result<Server> {
-        Server::open(oplog, Some(pace))
+        Server::open(oplog, Some(pace), &[])
     }
 
-    fn open(oplog: Oplog, pace: Option<Pace>) -> io::Result<Server> {
+    /// The same with failures of `getMore`, each before the entry of that number, in order.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_failing(oplog: Oplog, faults: &[(u64, Fault)]) -> io::Result<Server> {
+        Server::open(oplog, None, faults)
+    }
+
+    /// Whether all the failures came.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.shared.faults.are_over()
+    }
+
+    fn open(oplog: Oplog, pace: Option<Pace>, faults: &[(u64, Fault)]) -> io::Result<Server> {
         let (listener, shared) = Listener::start(|address, closing| Shared {
             oplog,
             pace,
@@ -104,6 +120,7 @@ impl Server {
             cursors: Cursors::default(),
             written: Written::default(),
             points: Points::default(),
+            faults: Faults::new(faults),
             closing,
         })?;
         Ok(Server { shared, listener })

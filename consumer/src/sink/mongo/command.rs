@@ -207,7 +207,8 @@ impl MongoSink {
                 otherwise,
             } => {
                 let otherwise = otherwise.as_deref();
-                self.run_accepted(db, (command, otherwise), accept, ran, token)
+                let around = (ran, translated.made_plain);
+                self.run_accepted(db, (command, otherwise), accept, around, token)
                     .await?
             }
             Action::Rename { to, drop_target } => {
@@ -255,7 +256,7 @@ impl MongoSink {
                     "admin",
                     (&command, None),
                     &[done::NO_COLLECTION],
-                    ran,
+                    (ran, false),
                     token,
                 )
                 .await;
@@ -267,7 +268,8 @@ impl MongoSink {
         let (db, collection) = to.split_once('.').unwrap_or((to, ""));
         let command = doc! { "drop": collection };
         let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
-        self.run_accepted(db, (&command, None), &[done::NO_COLLECTION], ran, token)
+        let accept = &[done::NO_COLLECTION];
+        self.run_accepted(db, (&command, None), accept, (ran, false), token)
             .await
     }
 
@@ -289,16 +291,17 @@ impl MongoSink {
         db: &str,
         (command, otherwise): (&[u8], Option<&[u8]>),
         accept: &[i32],
-        ran: &Ran,
+        around: (&Ran, bool),
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        let mut refused = match self.attempt(db, command, accept, ran, token).await? {
+        let (ran, _) = around;
+        let mut refused = match self.attempt(db, command, accept, around, token).await? {
             Attempt::Done => return Ok(Applied::Done),
             Attempt::Abandoned => return Ok(Applied::Abandoned),
             Attempt::Refused(error) => error,
         };
         if let Some(otherwise) = otherwise {
-            refused = match self.attempt(db, otherwise, accept, ran, token).await? {
+            refused = match self.attempt(db, otherwise, accept, around, token).await? {
                 Attempt::Done => return Ok(Applied::Done),
                 Attempt::Abandoned => return Ok(Applied::Abandoned),
                 Attempt::Refused(error) => error,
@@ -312,13 +315,14 @@ impl MongoSink {
         )))
     }
 
-    /// Runs a command until the target takes or refuses it.
+    /// Runs a command until the target takes or refuses it. With it goes whether it makes a unique
+    /// index a plain one.
     async fn attempt(
         &self,
         db: &str,
         command: &[u8],
         accept: &[i32],
-        ran: &Ran,
+        (ran, made_plain): (&Ran, bool),
         token: &Token,
     ) -> Result<Attempt, ConsumerError> {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
@@ -336,6 +340,15 @@ impl MongoSink {
             if code.is_some_and(|code| accept.contains(&code)) {
                 if code == Some(done::TAKEN) {
                     self.check_alike(db, command, ran).await?;
+                }
+                if code.is_some_and(|code| done::INDEX_TAKEN.contains(&code)) {
+                    let lacking = self.lacking(db, command, (ran, made_plain)).await?;
+                    let Some(rest) = lacking else {
+                        return Ok(Attempt::Done);
+                    };
+                    let rest = rest.to_vec().map_err(|error| unwritable(ran, &error))?;
+                    let again = self.attempt(db, &rest, &[], (ran, made_plain), token);
+                    return Box::pin(again).await;
                 }
                 return Ok(Attempt::Done);
             }

@@ -88,7 +88,11 @@ impl MongoSink {
                 document.as_bytes().to_vec()
             }
             Action::Delete => return Ok(()),
-            Action::Modify(_) | Action::Fields(_) | Action::Diff(_) | Action::Zeros(_) => {
+            Action::Modify(_)
+            | Action::Fields(_)
+            | Action::Diff(_)
+            | Action::AsIs { .. }
+            | Action::Zeros(_) => {
                 let Some(stored) = self.stored(ns, write).await? else {
                     self.count_unmatched(ns, std::slice::from_ref(write), 1)?;
                     return if self.buries(Reason::Unmatched) {
@@ -215,7 +219,11 @@ impl MongoSink {
                 | Action::Rewritten(document) => {
                     self.put(&key, write.id, document.as_bytes().to_vec());
                 }
-                Action::Modify(_) | Action::Fields(_) | Action::Diff(_) | Action::Zeros(_) => {
+                Action::Modify(_)
+                | Action::Fields(_)
+                | Action::Diff(_)
+                | Action::AsIs { .. }
+                | Action::Zeros(_) => {
                     self.put(&key, write.id, applied(ns, &held.document, write)?);
                 }
             }

@@ -8,6 +8,7 @@
 //! While the target cannot be reached a write is repeated for ever, with growing pauses; what the
 //! target refuses for good ends the program (the directives).
 
+mod alike;
 mod aside;
 mod bulk;
 mod command;
@@ -32,7 +33,7 @@ use tokio::sync::Semaphore;
 
 use crate::assignment::Token;
 use crate::batch::Batch;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, other_subscription};
 use crate::config::{ReplayConfig, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
@@ -96,14 +97,25 @@ impl MongoSink {
             .await
             .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
         let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
-        let catalog = Catalog::open(&client, &config.group.group)
+        let unreadable = |error| mongo::MongoError::from_driver("the target's catalog", &error);
+        let group = &config.group;
+        let catalog = Catalog::open(&client, &group.group)
             .await
-            .map_err(|error| mongo::MongoError::from_driver("the target's catalog", &error))?;
+            .map_err(unreadable)?;
+        let change = config.change_subscription;
+        let subscribed = catalog.subscribe(&group.subscription, change).await;
+        if let Some(other) = subscribed.map_err(unreadable)? {
+            return Err(other_subscription(
+                &group.group,
+                &other,
+                &group.subscription,
+            ));
+        }
         readiness.target_reached();
         Ok(Self {
             client,
             catalog,
-            planner: Planner::new(config.lanes),
+            planner: config.planner(),
             limits,
             known_order: Mutex::default(),
             held: Mutex::default(),

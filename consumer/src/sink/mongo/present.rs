@@ -89,6 +89,7 @@ const fn replacement<'a>(write: &Write<'a>) -> Option<Document<'a>> {
         | Action::Fields(_)
         | Action::Diff(_)
         | Action::Rewritten(_)
+        | Action::AsIs { .. }
         | Action::Delete => None,
     }
 }
