@@ -37,6 +37,12 @@ pub enum Command {
     /// would delete documents that later entries change. The user needs dbAdmin there. It may run
     /// again.
     Cutover(CutoverArguments),
+    /// List the dead letters of a group: lines for people on a terminal, else one JSON object a
+    /// line.
+    ///
+    /// Each names its position in the topic __<group>.dead-letters, when and why it was written, and
+    /// topic, partition and offset of the record. The topic keeps them until it is deleted.
+    DeadLetters(DeadLettersArguments),
     /// Exit 0 if the instance that serves HTTP at an address is ready: for container health checks.
     Health(HealthArguments),
 }
@@ -66,6 +72,14 @@ pub struct GroupArguments {
     /// Stop with exit code 0 when the group has committed everything that the topics held at start.
     #[arg(long)]
     pub until_caught_up: bool,
+    /// What goes to the topic __<group>.dead-letters instead of ending the program with code 6:
+    /// undecodable (records that cannot be read); of a replay also command (commands that are
+    /// unknown, that no replay can run, or that the target refuses) and write (documents that the
+    /// target refuses). Repeat or separate by commas. Kafka acknowledges a dead letter before its
+    /// record counts as done; after a crash it may be there twice. Later entries of the same
+    /// document or collection are applied as usual, as if that one had not been.
+    #[arg(long, value_name = "REASON", value_delimiter = ',')]
+    pub dead_letter: Vec<String>,
     /// Memory for records between Kafka and the target, the Kafka client's own queue included.
     /// A single larger record passes too.
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
@@ -104,9 +118,24 @@ pub struct ReplayArguments {
     #[arg(long)]
     pub help_errors: bool,
     /// What to do about an update that finds no document: count it, upsert the fields that it
-    /// sets, or stop.
-    #[arg(long, value_name = "count|upsert|stop", default_value = "count")]
+    /// sets, write it to the dead-letter topic, or stop.
+    #[arg(
+        long,
+        value_name = "count|upsert|dead-letter|stop",
+        default_value = "count"
+    )]
     pub unmatched: String,
+    /// What to do about an update that may not be the same when it is applied twice: $inc, $push and
+    /// others in an applyOps that a user sent, which the source logs as it was sent. stop; apply:
+    /// send it as it is, which is right once and doubled wherever a stretch is applied again (after
+    /// a kill, a rewind, a write that was repeated); dead-letter.
+    #[arg(long, value_name = "stop|apply|dead-letter", default_value = "stop")]
+    pub unrepeatable: String,
+    /// Give the group this member's --include-namespaces and --exclude-namespaces, which the
+    /// target's catalog keeps: a member with others ends with code 2. Stop all members before, and
+    /// start one with this. What was left out until now is not on the target: it needs a full sync.
+    #[arg(long)]
+    pub change_subscription: bool,
     /// Connections on which the writes of one partition's batch are sent at once. Writes to one
     /// document stay in order.
     #[arg(long, value_name = "N", default_value = "4")]
@@ -162,6 +191,23 @@ pub struct CutoverArguments {
     /// Name of the consumer group that replayed into it, stopped now.
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `oplog-consumer dead-letters`
+#[derive(Debug, Clone, Args)]
+pub struct DeadLettersArguments {
+    /// Kafka brokers: host:port,host:port.
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// Name of the consumer group whose dead letters are listed.
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// An option for the Kafka client (librdkafka), as name=value. Repeat for more.
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
+    pub kafka_option: Vec<String>,
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,

@@ -13,8 +13,12 @@ use oplog_relay_core::runtime::telemetry::LogOptions;
 use oplog_relay_core::topic::check_prefix;
 
 use crate::args::{
-    CutoverArguments, EmitArguments, GroupArguments, ReplayArguments, VerifyArguments,
+    CutoverArguments, DeadLettersArguments, EmitArguments, GroupArguments, ReplayArguments,
+    VerifyArguments,
 };
+use crate::catalog::Subscription;
+use crate::dead_letter::{Reason, Reasons, parse_reasons};
+use crate::plan::Planner;
 
 /// How a group reads.
 #[derive(Debug, Clone)]
@@ -33,6 +37,10 @@ pub struct GroupConfig {
     pub until_caught_up: bool,
     /// Whether a command runs although a partition is past its barrier.
     pub allow_partial_reset: bool,
+    /// The namespaces as they were given: all members of a group that replays have the same.
+    pub subscription: Subscription,
+    /// What goes to the dead-letter topic.
+    pub dead_letter: Reasons,
     /// Bytes between Kafka and the sink; half of it is the Kafka client's own queue.
     pub queue_bytes: usize,
     /// Where to serve HTTP.
@@ -48,8 +56,21 @@ pub enum Unmatched {
     Count,
     /// Create a document of the fields that it sets.
     Upsert,
+    /// Write it to the dead-letter topic.
+    DeadLetter,
     /// Stop.
     Stop,
+}
+
+/// What to do about an update that is not the same when it is applied twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unrepeatable {
+    /// Stop.
+    Stop,
+    /// Send it as it is.
+    Apply,
+    /// Write it to the dead-letter topic.
+    DeadLetter,
 }
 
 /// The configuration of `replay`.
@@ -63,8 +84,24 @@ pub struct ReplayConfig {
     pub allow_lossy: bool,
     /// What to do about an update that finds no document.
     pub unmatched: Unmatched,
+    /// What to do about an update that is not the same when it is applied twice.
+    pub unrepeatable: Unrepeatable,
+    /// Whether the group's namespaces become those of this member.
+    pub change_subscription: bool,
     /// Lanes for each partition's batch.
     pub lanes: usize,
+}
+
+impl ReplayConfig {
+    /// What plans its batches.
+    #[must_use]
+    pub fn planner(&self) -> Planner {
+        let planner = Planner::new(self.lanes);
+        match self.unrepeatable {
+            Unrepeatable::Apply => planner.applying_unrepeatable(),
+            Unrepeatable::Stop | Unrepeatable::DeadLetter => planner,
+        }
+    }
 }
 
 /// Where `emit` writes.
@@ -115,6 +152,20 @@ pub struct CutoverConfig {
     pub log: LogOptions,
 }
 
+/// The configuration of `dead-letters`.
+#[derive(Debug, Clone)]
+pub struct DeadLettersConfig {
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// The group.
+    pub group: String,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// What a replay may write to the dead-letter topic by `--dead-letter`.
+const OF_REPLAY: [Reason; 3] = [Reason::Undecodable, Reason::Command, Reason::Write];
+
 /// Options of the Kafka client that this program needs, beside those that every consumer needs.
 const OWNED: &[(&str, &str)] = &[
     (
@@ -143,29 +194,47 @@ impl ReplayConfig {
     /// All faults at once.
     pub fn check(arguments: &ReplayArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let group = check_group(&arguments.group, &mut faults);
+        let group = check_group(&arguments.group, &OF_REPLAY, &mut faults);
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
         let unmatched = match arguments.unmatched.as_str() {
             "count" => Ok(Unmatched::Count),
             "upsert" => Ok(Unmatched::Upsert),
+            "dead-letter" => Ok(Unmatched::DeadLetter),
             "stop" => Ok(Unmatched::Stop),
-            _ => Err("must be count, upsert or stop"),
+            _ => Err("must be count, upsert, dead-letter or stop"),
         };
         let unmatched = faults.take_or("--unmatched", unmatched);
+        let unrepeatable = match arguments.unrepeatable.as_str() {
+            "stop" => Ok(Unrepeatable::Stop),
+            "apply" => Ok(Unrepeatable::Apply),
+            "dead-letter" => Ok(Unrepeatable::DeadLetter),
+            _ => Err("must be stop, apply or dead-letter"),
+        };
+        let unrepeatable = faults.take_or("--unrepeatable", unrepeatable);
         let lanes = match arguments.lanes.parse() {
             Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
             _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
         };
         let lanes = faults.take_or("--lanes", lanes);
-        let checked = group.zip(target).zip(unmatched.zip(lanes));
+        let policies = unmatched.zip(unrepeatable);
+        let checked = group.zip(target).zip(policies.zip(lanes));
         faults.finish()?;
-        let ((mut group, target), (unmatched, lanes)) = checked.ok_or_else(no_faults)?;
+        let ((mut group, target), ((unmatched, unrepeatable), lanes)) =
+            checked.ok_or_else(no_faults)?;
         group.allow_partial_reset = arguments.allow_partial_reset;
+        if unmatched == Unmatched::DeadLetter {
+            group.dead_letter.insert(Reason::Unmatched);
+        }
+        if unrepeatable == Unrepeatable::DeadLetter {
+            group.dead_letter.insert(Reason::Unrepeatable);
+        }
         Ok(Self {
             group,
             target,
             allow_lossy: arguments.allow_lossy,
             unmatched,
+            unrepeatable,
+            change_subscription: arguments.change_subscription,
             lanes,
         })
     }
@@ -178,7 +247,7 @@ impl EmitConfig {
     /// All faults at once.
     pub fn check(arguments: &EmitArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let group = check_group(&arguments.group, &mut faults);
+        let group = check_group(&arguments.group, &[Reason::Undecodable], &mut faults);
         let to = match arguments.to.strip_prefix("file:") {
             Some(path) if !path.is_empty() => Ok(Destination::File(path.into())),
             None if arguments.to == "stdout" => Ok(Destination::Stdout),
@@ -226,6 +295,25 @@ impl VerifyConfig {
     }
 }
 
+impl DeadLettersConfig {
+    /// Checks the arguments of `dead-letters`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &DeadLettersArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
+        let group = required("--group", arguments.group.as_deref(), &mut faults);
+        let options = parse_options(&arguments.kafka_option, &[CONSUMER_OWNED], &mut faults);
+        let log = arguments.log.check(&mut faults);
+        let checked = brokers.zip(group.zip(log));
+        faults.finish()?;
+        let (brokers, (group, log)) = checked.ok_or_else(no_faults)?;
+        let kafka = KafkaOptions { brokers, options };
+        Ok(Self { kafka, group, log })
+    }
+}
+
 impl CutoverConfig {
     /// Checks the arguments of `cutover`.
     ///
@@ -269,7 +357,11 @@ fn check_uri(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Sec
     None
 }
 
-fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupConfig> {
+fn check_group(
+    arguments: &GroupArguments,
+    reasons: &[Reason],
+    faults: &mut Faults,
+) -> Option<GroupConfig> {
     let brokers = required("--brokers", arguments.brokers.as_deref(), faults);
     let prefix =
         required("--topic-prefix", arguments.topic_prefix.as_deref(), faults).and_then(|prefix| {
@@ -282,6 +374,8 @@ fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupC
         arguments.exclude_namespaces.iter().map(String::as_str),
     );
     let filter = faults.take_or("--include-namespaces, --exclude-namespaces", filter);
+    let dead_letter = parse_reasons(&arguments.dead_letter, reasons);
+    let dead_letter = faults.take_or("--dead-letter", dead_letter);
     let queue_bytes = faults.take_or("--queue-bytes", check_queue_bytes(&arguments.queue_bytes));
     let options = parse_options(&arguments.kafka_option, &[CONSUMER_OWNED, OWNED], faults);
     let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
@@ -295,8 +389,13 @@ fn check_group(arguments: &GroupArguments, faults: &mut Faults) -> Option<GroupC
         group: group?,
         start: start?,
         filter: filter?,
+        subscription: Subscription::new(
+            &arguments.include_namespaces,
+            &arguments.exclude_namespaces,
+        ),
         until_caught_up: arguments.until_caught_up,
         allow_partial_reset: false,
+        dead_letter: dead_letter?,
         queue_bytes: queue_bytes?,
         http: http?,
         log: log?,
@@ -339,6 +438,8 @@ mod tests {
             "soon",
             "--unmatched",
             "maybe",
+            "--dead-letter",
+            "write,unmatched",
             "--queue-bytes",
             "1k",
             "--kafka-option",
@@ -353,6 +454,7 @@ mod tests {
             "--lanes",
             "--start",
             "--unmatched",
+            "--dead-letter",
             "--queue-bytes",
             "--kafka-option",
         ];

@@ -16,7 +16,9 @@ pub enum Directive {
     Rewrite,
     /// Its effect is there already.
     Skip,
-    /// Nothing here mends it: stop and say so.
+    /// The target refuses this one document: stop, or make it a dead letter.
+    Refuse,
+    /// Nothing here mends it, and all writes are alike: stop and say so.
     Stop,
 }
 
@@ -46,10 +48,10 @@ pub const NAMESPACE_EXISTS: i32 = 48;
 /// Code of a missing privilege.
 pub const UNAUTHORIZED: i32 = 13;
 
-/// Why a code that is not in the table stops.
+/// Of a code that is not in the table.
 const UNKNOWN: &str = "the target refuses the write";
 
-/// The table. Codes that are not in it stop.
+/// The table. Codes that are not in it are as those of one document.
 pub const RULES: &[Rule] = &[
     rule(6, Directive::Retry, "host unreachable"),
     rule(7, Directive::Retry, "host not found"),
@@ -146,12 +148,12 @@ pub const RULES: &[Rule] = &[
     rule(18, Directive::Stop, "the target refuses our credentials"),
     rule(
         66,
-        Directive::Stop,
+        Directive::Refuse,
         "the update would change _id or a shard key that the target holds immutable",
     ),
     rule(
         121,
-        Directive::Stop,
+        Directive::Refuse,
         "a validator of the target refuses the document, and its user may not bypass validation: \
          grant bypassDocumentValidation, or drop the validator",
     ),
@@ -162,22 +164,22 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         10334,
-        Directive::Stop,
+        Directive::Refuse,
         "the document is larger than the target takes",
     ),
     rule(
         17280,
-        Directive::Stop,
+        Directive::Refuse,
         "a key is too large for an index of the target: drop that index",
     ),
     rule(
         17419,
-        Directive::Stop,
+        Directive::Refuse,
         "the updated document is larger than the target takes",
     ),
     rule(
         17420,
-        Directive::Stop,
+        Directive::Refuse,
         "the document to insert is larger than the target takes",
     ),
 ];
@@ -189,7 +191,7 @@ pub fn rule_for(code: i32) -> Rule {
         .iter()
         .find(|rule| rule.code == code)
         .copied()
-        .unwrap_or_else(|| rule(code, Directive::Stop, UNKNOWN))
+        .unwrap_or_else(|| rule(code, Directive::Refuse, UNKNOWN))
 }
 
 #[cfg(test)]
@@ -218,8 +220,9 @@ mod tests {
             (13, Directive::Stop),
             (28, Directive::Rewrite),
             (9, Directive::Rewrite),
-            (121, Directive::Stop),
-            (999_999, Directive::Stop),
+            (121, Directive::Refuse),
+            (166, Directive::Stop),
+            (999_999, Directive::Refuse),
         ];
         for (code, directive) in table {
             assert_eq!(rule_for(code).directive, directive, "{code}");

@@ -47,7 +47,7 @@ pub enum ConsumerError {
     /// A record that cannot be decoded.
     #[error(
         "{place}: the record cannot be decoded; everything before it is applied and committed, \
-         the group stands at it"
+         the group stands at it (--dead-letter undecodable keeps it and goes on)"
     )]
     Undecodable {
         /// The record.
@@ -71,6 +71,9 @@ pub enum ConsumerError {
     /// A write or a format that a policy does not let pass.
     #[error("{0}")]
     Refused(String),
+    /// A command that the target does not take.
+    #[error("{0}")]
+    CommandRefused(String),
     /// Kafka cannot be used.
     #[error(transparent)]
     KafkaFailure(#[from] KafkaFailure),
@@ -125,9 +128,10 @@ impl ConsumerError {
             Self::Config(error) => error.exit_code(),
             Self::Usage(_) => ExitCode::Usage,
             Self::OffsetsLost(_) => ExitCode::OffsetsLost,
-            Self::Undecodable { .. } | Self::Unplayable { .. } | Self::Refused(_) => {
-                ExitCode::StoppedByPolicy
-            }
+            Self::Undecodable { .. }
+            | Self::Unplayable { .. }
+            | Self::Refused(_)
+            | Self::CommandRefused(_) => ExitCode::StoppedByPolicy,
             Self::OutputClosed => ExitCode::Done,
             Self::KafkaFailure(_)
             | Self::Kafka { .. }
@@ -146,7 +150,7 @@ impl ConsumerError {
             Self::OffsetsLost(_) => "offsets_lost",
             Self::Undecodable { .. } => "undecodable",
             Self::Unplayable { .. } => "unplayable",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::CommandRefused(_) => "refused",
             Self::KafkaFailure(_) | Self::Kafka { .. } => "kafka",
             Self::Mongo(_) => "target",
             Self::Output(..) | Self::OutputClosed => "output",
@@ -157,15 +161,21 @@ impl ConsumerError {
     /// The whole text: the error and what caused it, each said once.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(next) = cause {
-            let words = next.to_string();
-            if !text.contains(&words) {
-                text = format!("{text}: {words}");
-            }
-            cause = next.source();
-        }
-        text
+        text_of(self)
     }
+}
+
+/// An error and what caused it, each said once.
+#[must_use]
+pub fn text_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let words = next.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = next.source();
+    }
+    text
 }

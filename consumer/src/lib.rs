@@ -7,7 +7,7 @@
 //! - [`group`] one thread polls Kafka, and alone commits; [`start`] where a group begins;
 //!   [`offsets`] what may be committed
 //! - [`partition`] one worker per assigned partition: [`chunk`]s of records → entries → a
-//!   [`sink`]; [`assignment`] the right to write, and what workers report
+//!   [`sink`], or a [`dead_letter`]; [`assignment`] the right to write, and what workers report
 //! - [`barrier`] waiting for commands, [`committed`] what for; [`catalog`] which commands ran
 //! - [`topics`] which source and format a topic has
 //! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
@@ -38,6 +38,7 @@ pub mod chunk;
 pub mod committed;
 pub mod config;
 pub mod cutover;
+pub mod dead_letter;
 pub mod directive;
 pub mod error;
 pub mod group;
@@ -62,7 +63,9 @@ use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::runtime::telemetry;
 
 use crate::args::{Arguments, Command};
-use crate::config::{CutoverConfig, Destination, EmitConfig, ReplayConfig, VerifyConfig};
+use crate::config::{
+    CutoverConfig, DeadLettersConfig, Destination, EmitConfig, ReplayConfig, VerifyConfig,
+};
 use crate::error::ConsumerError;
 use crate::sink::Sink;
 use crate::sink::json::JsonSink;
@@ -89,6 +92,10 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         },
         Command::Cutover(arguments) => match CutoverConfig::check(&arguments) {
             Ok(config) => cut_over(config).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::DeadLetters(arguments) => match DeadLettersConfig::check(&arguments) {
+            Ok(config) => list_dead_letters(config).await,
             Err(error) => Err(error.into()),
         },
         Command::Health(arguments) => match http::probe(&arguments.http).await {
@@ -159,6 +166,17 @@ async fn cut_over(config: CutoverConfig) -> Result<ExitCode, ConsumerError> {
         done = cutover::cutover(&config) => done.map(|()| ExitCode::Done),
         () = shutdown.wait() => Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
     }
+}
+
+/// `oplog-consumer dead-letters`
+async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, ConsumerError> {
+    start_logs(&config.log)?;
+    let shutdown = on_signals()?;
+    let told = shutdown.clone();
+    // A reader that does not read blocks the write: not on a thread that others need.
+    let listed = tokio::task::spawn_blocking(move || dead_letter::list(&config, &told)).await;
+    listed.map_err(|_| ConsumerError::Ended("the list of dead letters"))??;
+    Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
 }
 
 fn start_logs(options: &telemetry::LogOptions) -> Result<(), ConsumerError> {

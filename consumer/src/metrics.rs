@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::batch::Located;
+use crate::dead_letter::Reason;
 
 const PREFIX: &str = "oplog_consumer";
 
@@ -41,6 +42,7 @@ pub struct Metrics {
     /// Partitions assigned to this member.
     pub partitions: IntGauge,
     errors: IntCounterVec,
+    dead_letters: IntCounterVec,
     /// Updates that found no document.
     pub unmatched_updates: IntCounter,
     /// Inserts of documents that were there, applied as replacements.
@@ -72,10 +74,12 @@ impl Metrics {
                 HistogramOpts::from(opts(name, help)).buckets(exponential_buckets(0.001, 2.0, 16)?);
             registered(&registry, Histogram::with_opts(opts)?)
         };
-        let by_operation = IntCounterVec::new(opts("entries_total", "Entries applied."), &["op"])?;
-        let by_operation = registered(&registry, by_operation)?;
-        let errors = IntCounterVec::new(opts("errors_total", "Errors by kind."), &["kind"])?;
-        let errors = registered(&registry, errors)?;
+        let by = |label: &str, name: &str, help: &str| {
+            registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
+        };
+        let by_operation = by("op", "entries_total", "Entries applied.")?;
+        let errors = by("kind", "errors_total", "Errors by kind.")?;
+        let dead_letters = by("reason", "dead_letters_total", "Dead letters written.")?;
         let [
             filtered,
             dropped_entries,
@@ -109,6 +113,7 @@ impl Metrics {
             queue_bytes: int_gauge("queue_bytes", "Bytes read and not yet applied.")?,
             partitions: int_gauge("assigned_partitions", "Partitions assigned to this member.")?,
             errors,
+            dead_letters,
             unmatched_updates,
             duplicate_inserts,
             rewritten_documents,
@@ -151,6 +156,20 @@ impl Metrics {
     /// Counts an error.
     pub fn count_error(&self, kind: &str) {
         self.errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Counts a dead letter.
+    pub fn count_dead_letter(&self, reason: Reason) {
+        self.dead_letters.with_label_values(&[reason.word()]).inc();
+    }
+
+    /// Dead letters so far.
+    #[must_use]
+    pub fn dead_letters(&self) -> u64 {
+        Reason::ALL
+            .iter()
+            .map(|reason| self.dead_letters.with_label_values(&[reason.word()]).get())
+            .sum()
     }
 
     /// An entry of that source time was applied.

@@ -1,5 +1,6 @@
 //! The worker of one assigned partition: decodes, filters, applies, acknowledges. In order.
 
+mod letters;
 mod meeting;
 
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use oplog_relay_core::command::{is_command, scope};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::filter::NamespaceFilter;
-use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::format::{Decoded, Format, FormatError, decode};
 use oplog_relay_core::position::EntryId;
 use tokio::sync::mpsc;
@@ -20,6 +20,7 @@ use crate::batch::{Batch, Located};
 use crate::catalog::{Lives, Resolved};
 use crate::chunk::{Chunk, RecordSlot};
 use crate::committed::Committed;
+use crate::dead_letter::{DeadLetters, Reason};
 use crate::error::{ConsumerError, RecordPlace};
 use crate::metrics::Metrics;
 use crate::offsets::NextOffset;
@@ -36,6 +37,8 @@ pub struct Shared {
     pub topics: Topics,
     /// Where entries go.
     pub sink: Sink,
+    /// Where records go that cannot be applied.
+    pub dead_letters: DeadLetters,
     /// Which namespaces pass.
     pub filter: NamespaceFilter,
     /// What is counted.
@@ -144,25 +147,21 @@ impl PartitionWorker {
             return Ok(Applied::Abandoned);
         }
         let topic = self.topic_of(chunk).await?;
-        let decoding = self.decode(chunk, &topic);
-        let done = self.apply_decoded(chunk, &topic, decoding.records).await?;
-        match decoding.fault {
-            Some(fault) if done == Applied::Done => {
-                let slot = chunk.records.get(decoding.records);
-                Err(self.undecodable(slot, fault))
+        let mut from = 0;
+        loop {
+            let decoding = self.decode(chunk, &topic, from);
+            let done = self.apply_decoded(chunk, &topic, decoding.records).await?;
+            let Some(fault) = decoding.fault.filter(|_| done == Applied::Done) else {
+                return Ok(done);
+            };
+            let slot = chunk.records.get(decoding.records);
+            let (offset, last) = slot.map_or((-1, -1), |slot| (slot.offset, slot.last));
+            let posted = self.shared.post_record(&self.start, offset, fault).await?;
+            if posted == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
             }
-            _ => Ok(done),
-        }
-    }
-
-    fn undecodable(&self, slot: Option<&RecordSlot>, fault: FormatError) -> ConsumerError {
-        let place = self.start.place(slot.map_or(-1, |slot| slot.offset));
-        if let FormatError::Headless(fragment) = fault {
-            return headless(&place, fragment);
-        }
-        ConsumerError::Undecodable {
-            place,
-            source: Box::new(fault),
+            self.acknowledge(NextOffset::after(last), None, false);
+            from = decoding.records + 1;
         }
     }
 
@@ -189,10 +188,11 @@ impl PartitionWorker {
         }
     }
 
-    fn decode(&mut self, chunk: &mut Chunk, topic: &Topic) -> Decoding {
+    /// Decodes the records from `from` on.
+    fn decode(&mut self, chunk: &mut Chunk, topic: &Topic, from: usize) -> Decoding {
         self.found.clear();
         self.records.clear();
-        for index in 0..chunk.records.len() {
+        for index in from..chunk.records.len() {
             // Every entry of the record must be one, else none of them counts.
             let first = self.found.len();
             if let Err(fault) = self.decode_record(chunk, index, topic) {
@@ -257,6 +257,10 @@ impl PartitionWorker {
                 None => {
                     let all = self.found.last().map(|decoded| decoded.id);
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
+                    // What a filter left out moves it too.
+                    if let Some(id) = last {
+                        self.shared.metrics.applied(i64::from(id.ts.seconds) * 1000);
+                    }
                     if let Some(slot) = end {
                         self.acknowledge(NextOffset::after(slot.last), last, false);
                     }
@@ -267,7 +271,7 @@ impl PartitionWorker {
                     let meeting = Meeting {
                         start: &self.start,
                         shared: &self.shared,
-                        source: &topic.source,
+                        topic,
                     };
                     if meeting.pass(&located, &barrier).await? == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
@@ -352,32 +356,67 @@ impl PartitionWorker {
         })
     }
 
+    /// Applies entries; those that cannot be applied become dead letters, or stop.
     async fn apply_entries(
         &self,
         entries: &[Located<'_>],
         topic: &Topic,
     ) -> Result<Applied, ConsumerError> {
-        if entries.is_empty() {
-            return Ok(Applied::Done);
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let batch = self.batch(rest, topic);
+            let error = match self.apply_batch(&batch, topic).await {
+                Ok(applied) => return Ok(applied),
+                Err(SinkError::Fatal(error)) => return Err(error),
+                Err(SinkError::Entry(error)) => error,
+            };
+            let reason = Reason::from(&error.fault);
+            let Some(failed) = rest
+                .get(error.index)
+                .filter(|_| self.shared.dead_letters.takes(reason))
+            else {
+                return self.stop_before(&batch, topic, error).await;
+            };
+            let (before, after) = rest.split_at(error.index);
+            match self.apply_batch(&self.batch(before, topic), topic).await {
+                Ok(Applied::Done) => {}
+                Ok(Applied::Abandoned) => return Ok(Applied::Abandoned),
+                Err(SinkError::Fatal(error)) => return Err(error),
+                // The entry that failed is not among these.
+                Err(SinkError::Entry(_)) => {}
+            }
+            let posted = self.shared.post_entry(&self.start, topic, failed, error);
+            if posted.await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+            rest = after.get(1..).unwrap_or_default();
         }
-        let batch = Batch {
+        Ok(Applied::Done)
+    }
+
+    fn batch<'b>(&'b self, entries: &'b [Located<'b>], topic: &'b Topic) -> Batch<'b> {
+        Batch {
             topic: &self.start.topic,
             partition: self.start.partition,
             source: &topic.source,
             entries,
-        };
+        }
+    }
+
+    /// Applies a batch; what the target refuses of it is a dead letter when this is done.
+    async fn apply_batch(&self, batch: &Batch<'_>, topic: &Topic) -> Result<Applied, SinkError> {
+        if batch.entries.is_empty() {
+            return Ok(Applied::Done);
+        }
         let begun = Instant::now();
-        match self.shared.sink.apply(&batch, &self.start.token).await {
-            Ok(Applied::Done) => {}
-            Ok(Applied::Abandoned) => return Ok(Applied::Abandoned),
-            Err(SinkError::Fatal(error)) => return Err(error),
-            Err(SinkError::Entry(error)) => {
-                return self.stop_before(&batch, error).await;
-            }
+        let applied = self.shared.sink.apply(batch, &self.start.token).await?;
+        let posted = self.shared.post_refused(&self.start, topic, batch).await?;
+        if (applied, posted) != (Applied::Done, Applied::Done) {
+            return Ok(Applied::Abandoned);
         }
         let metrics = &self.shared.metrics;
         metrics.apply_seconds.observe(begun.elapsed().as_secs_f64());
-        metrics.count(entries);
+        metrics.count(batch.entries);
         Ok(Applied::Done)
     }
 
@@ -385,6 +424,7 @@ impl PartitionWorker {
     async fn stop_before(
         &self,
         batch: &Batch<'_>,
+        topic: &Topic,
         error: PlanError,
     ) -> Result<Applied, ConsumerError> {
         let offset = batch
@@ -397,14 +437,8 @@ impl PartitionWorker {
             .take_while(|located| located.offset < offset)
             .count();
         let entries = batch.entries.get(..before).unwrap_or_default();
-        let applied = self
-            .shared
-            .sink
-            .apply(&Batch { entries, ..*batch }, &self.start.token)
-            .await;
-        match applied {
+        match self.apply_batch(&Batch { entries, ..*batch }, topic).await {
             Ok(Applied::Done) => {
-                self.shared.metrics.count(entries);
                 let last = entries.last().map(|located| located.id);
                 self.acknowledge(NextOffset::at(offset), last, false);
             }
@@ -512,19 +546,6 @@ fn formats<'c>(
 ) -> impl Iterator<Item = Format> + 'c {
     let value = chunk.arena.get(slot.value.clone()).unwrap_or_default();
     topic.formats_of(value, slot.oplog_id.is_some())
-}
-
-/// What to tell of a start inside an entry. Its earlier fragments are never read, so it cannot be
-/// applied, and nobody said that it may be left out.
-fn headless(place: &RecordPlace, fragment: Fragment) -> ConsumerError {
-    let rest = i64::from(fragment.count - fragment.index);
-    ConsumerError::OffsetsLost(format!(
-        "{place}: fragment {fragment} of an entry that begins before the offset at which this group \
-         begins here: no member of ours commits such an offset. Reset the group to one time \
-         (`kafka-consumer-groups --reset-offsets --to-datetime`), which never is inside an entry; \
-         offset {} is the first one behind it, with which the entry is left out",
-        place.offset + rest
-    ))
 }
 
 fn check_entries(found: &[Decoded], first: usize, arena: &[u8]) -> Result<(), FormatError> {

@@ -154,6 +154,7 @@ impl Board {
             "bytes": metrics.bytes.get(),
             "queue_bytes": metrics.queue_bytes.get(),
             "unmatched_updates": metrics.unmatched_updates.get(),
+            "dead_letters": metrics.dead_letters(),
             "duplicate_inserts": metrics.duplicate_inserts.get(),
             "partitions": *partitions,
         })

@@ -12,6 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::assignment::Reports;
 use crate::committed::Committed;
 use crate::config::GroupConfig;
+use crate::dead_letter::DeadLetters;
 use crate::error::ConsumerError;
 use crate::group::{self, Links, Outcome};
 use crate::metrics::Metrics;
@@ -106,10 +107,13 @@ impl Supervisor {
             ..
         } = &self.config;
         let topics = Topics::open(kafka, prefix, self.shutdown.clone()).await?;
+        let metrics = Arc::clone(&self.metrics);
+        let dead_letters = DeadLetters::open(&self.config, metrics, self.shutdown.clone()).await?;
         let reports = Arc::new(Reports::default());
         let shared = Arc::new(Shared {
             topics,
             sink,
+            dead_letters,
             filter: filter.clone(),
             metrics: Arc::clone(&self.metrics),
             reports: Arc::clone(&reports),

@@ -127,6 +127,9 @@ pub struct Entry<'a> {
     pub txn_number: Option<i64>,
     /// `txn {index, count}`: only in entries built from a transaction's operation (CONTRACT).
     pub txn: Option<TxnPlace>,
+    /// `b` of an update: it creates the document that it does not find. In the `applyOps` of users
+    /// and of servers up to 3.6.
+    pub is_upsert: bool,
     /// `isTimeseries` (8.3, 9.0): it writes a bucket of a time series under the series' own name.
     pub is_timeseries: bool,
 }
@@ -204,6 +207,7 @@ impl<'a> Entry<'a> {
             lsid: fields.lsid,
             txn_number: fields.txn_number,
             txn: fields.txn,
+            is_upsert: fields.is_upsert,
             is_timeseries: fields.is_timeseries,
         })
     }
@@ -318,6 +322,7 @@ struct Fields<'a> {
     lsid: Option<Document<'a>>,
     txn_number: Option<i64>,
     txn: Option<TxnPlace>,
+    is_upsert: bool,
     is_timeseries: bool,
 }
 
@@ -348,6 +353,7 @@ impl<'a> Fields<'a> {
                 self.txn_number = Some(element.integer()?);
             }
             b"txn" if element.kind == kind::DOCUMENT => self.txn = txn_place(element.document()?)?,
+            b"b" if element.kind == kind::BOOLEAN => self.is_upsert = element.boolean()?,
             b"isTimeseries" if element.kind == kind::BOOLEAN => {
                 self.is_timeseries = element.boolean()?;
             }

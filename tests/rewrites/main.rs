@@ -1,6 +1,7 @@
 //! The sink of a replay against the model on a port: statements, rewrites, and what is redone.
 
 mod commands;
+mod subscription;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -52,7 +52,10 @@ impl Made {
     }
 
     pub(crate) fn set(&mut self, ns: &str, ui: u8, id: i32, set: Document) -> Result<()> {
-        let o = doc! { "$v": 1, "$set": set };
+        self.update(ns, ui, id, doc! { "$v": 1, "$set": set })
+    }
+
+    pub(crate) fn update(&mut self, ns: &str, ui: u8, id: i32, o: Document) -> Result<()> {
         self.push("u", ns, ui, doc! { "o": o, "o2": { "_id": id } })
     }
 

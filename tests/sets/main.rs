@@ -2,6 +2,8 @@
 //! target that holds all that a server holds.
 
 mod carry;
+mod dead_letters;
+mod idle;
 mod kills;
 mod lives;
 mod made;
@@ -12,7 +14,7 @@ mod routing;
 mod topics;
 
 use anyhow::Result;
-use oplog_relay_tests::model::Scenario;
+use oplog_relay_tests::model::{Model, ModelServer, Scenario};
 
 use carry::{Carried, Except};
 
@@ -39,10 +41,27 @@ fn documents_of_16_megabytes() -> Result<()> {
 
 #[test]
 fn transactions_of_every_shape() -> Result<()> {
-    // A user's own applyOps updates this one by $inc, $push and upserts: a replay stops there.
+    // A user's own applyOps updates this one by $inc and $push, which the model does not run.
     let by_a_user = Except::LeftOut("transactions_a.plain");
     Carried::except("transactions", "whole", Some(by_a_user))?.expect_with(&[1, 3])?;
     Carried::new("transactions-prepared", "prepared")?.expect_with(&[1, 3])
+}
+
+#[test]
+fn a_users_own_updates_stop_or_become_dead_letters() -> Result<()> {
+    let carried = Carried::new("transactions", "twice")?;
+    let target = ModelServer::start(Model::default())?;
+    let told = (6, "--unrepeatable apply");
+    carried.topics.refused(&target, "twice", &[], told)?;
+    let flags = ["--unrepeatable=dead-letter"];
+    carried
+        .topics
+        .replay(&target, "twice", 3, &flags)
+        .map(drop)?;
+    let mut state = target.model().state();
+    state.retain(|ns, _| !ns.starts_with(carry::CATALOG) && ns != "transactions_a.plain");
+    let scenario = Scenario::new("transactions").without("transactions_a.plain");
+    scenario.expect(&state)
 }
 
 #[test]

@@ -30,10 +30,6 @@ impl Topics {
         Ok(Topics { kafka, prefix })
     }
 
-    pub(crate) fn brokers(&self) -> String {
-        self.kafka.brokers()
-    }
-
     /// Carries what a dump has beyond the saved position.
     pub(crate) fn produce(&self, oplog: &[u8], more: &[&str]) -> Result<()> {
         self.produce_to_code(oplog, more, (0, ""))
@@ -106,6 +102,19 @@ impl Topics {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success(), "{arguments:?}: {told}");
         Ok(())
+    }
+
+    /// Where Kafka is.
+    pub(crate) fn brokers(&self) -> String {
+        self.kafka.brokers()
+    }
+
+    /// Creates a topic of one partition with settings `name=value`.
+    pub(crate) fn create_topic(&self, name: &str, settings: &[&str]) -> Result<()> {
+        let common = ["--create", "--partitions=1", "--topic", name];
+        let settings = settings.iter().flat_map(|setting| ["--config", *setting]);
+        let arguments: Vec<&str> = common.into_iter().chain(settings).collect();
+        self.tool("kafka-topics", &arguments)
     }
 
     /// Starts a process that replays.

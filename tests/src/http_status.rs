@@ -1,4 +1,4 @@
-//! `/status` of a running program.
+//! What a running program serves.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -6,15 +6,27 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// Asks a program on this host; `None` while it does not answer.
+/// `/status` of a program on this host; `None` while it does not answer.
 #[must_use]
 pub fn status(port: u16) -> Option<Value> {
+    serde_json::from_str(&get(port, "/status")?).ok()
+}
+
+/// A metric without labels, as it is told now.
+#[must_use]
+pub fn metric(port: u16, name: &str) -> Option<f64> {
+    let all = get(port, "/metrics")?;
+    let mut lines = all.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(found, _)| *found == name)?.1.parse().ok()
+}
+
+fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    let request = "GET /status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (_, body) = answer.split_once("\r\n\r\n")?;
-    serde_json::from_str(body).ok()
+    Some(body.to_owned())
 }

@@ -88,6 +88,19 @@ pub fn read_undecoded(brokers: &str, prefix: &str) -> Result<Contents> {
     read_records(brokers, prefix, "read_committed")
 }
 
+/// Reads one topic of one partition without decoding anything. A record without a value has an
+/// empty one.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_topic_records(brokers: &str, topic: &str) -> Result<Vec<TopicRecord>> {
+    let isolations = ["read_committed", "read_uncommitted"];
+    let [committed, all] = isolations.map(|isolation| consumer(brokers, isolation));
+    let mut contents = Contents::new();
+    read_topic((&committed?, &all?), topic, &[0], &mut contents)?;
+    Ok(contents.into_values().flatten().collect())
+}
+
 /// Counts the data records that a reader sees who takes uncommitted and aborted ones too.
 ///
 /// # Errors
@@ -188,7 +201,7 @@ fn record(message: &BorrowedMessage<'_>) -> Result<TopicRecord> {
     Ok(TopicRecord {
         offset: message.offset(),
         key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().context("a value")?.to_vec(),
+        value: message.payload().unwrap_or_default().to_vec(),
         timestamp: message.timestamp().to_millis().context("a timestamp")?,
         headers: headers
             .into_iter()

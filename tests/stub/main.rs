@@ -1,4 +1,6 @@
-//! The stub server, seen by the driver.
+//! The stub server, seen by the driver and by the producer's source.
+
+mod faults;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

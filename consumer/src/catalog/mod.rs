@@ -13,10 +13,14 @@
 //! `unique` names the unique indexes that the command made: a stretch from before it that is applied
 //! again may have to take one away, and the command is to run again.
 //!
+//! One document a group keeps its namespaces: `{_id: "<group>/subscription", group, include: [pattern],
+//! exclude: [pattern]}`.
+//!
 //! A rename is noted before it runs, with whether its collection was there (`existed`): after a
 //! crash a missing collection then means that it ran. Everything else may run twice.
 
 mod lives;
+mod subscription;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -34,6 +38,7 @@ use oplog_relay_core::position::EntryId;
 use crate::plan::command::Withheld;
 
 pub use lives::{Change, Lives, Ran, Resolved};
+pub use subscription::{Subscription, other_subscription};
 
 const COLLECTION: &str = "catalog";
 

@@ -7,11 +7,12 @@ const WIDTH: usize = 100;
 /// Columns before the reason.
 const MARGIN: usize = 17;
 
-const ALL: [Directive; 5] = [
+const ALL: [Directive; 6] = [
     Directive::Retry,
     Directive::Replace,
     Directive::Rewrite,
     Directive::Skip,
+    Directive::Refuse,
     Directive::Stop,
 ];
 
@@ -24,6 +25,7 @@ impl Directive {
             Self::Replace => "replace",
             Self::Rewrite => "rewrite",
             Self::Skip => "skip",
+            Self::Refuse => "refuse",
             Self::Stop => "stop",
         }
     }
@@ -39,6 +41,10 @@ impl Directive {
                  did, and it is replaced"
             }
             Self::Skip => "nothing is left to do: the write's effect is there",
+            Self::Refuse => {
+                "the replay ends with exit code 6, or, with --dead-letter write, the entry goes to \
+                 the dead-letter topic and the replay goes on"
+            }
             Self::Stop => "the replay ends with exit code 6; its group stands before the write",
         }
     }
@@ -62,7 +68,7 @@ pub fn table() -> String {
             rule.reason,
         );
     }
-    push(&mut out, "other", Directive::Stop, UNKNOWN);
+    push(&mut out, "other", Directive::Refuse, UNKNOWN);
     out
 }
 

@@ -13,12 +13,13 @@ use crate::batch::{Batch, Located};
 use crate::error::ConsumerError;
 use crate::sink::mongo::UNRESOLVED;
 use crate::sink::{Applied, SinkError};
+use crate::topics::Topic;
 
 /// A worker that has come to a barrier, with everything before it applied and acknowledged.
 pub(super) struct Meeting<'w> {
     pub(super) start: &'w Start,
     pub(super) shared: &'w Shared,
-    pub(super) source: &'w str,
+    pub(super) topic: &'w Topic,
 }
 
 /// What the namespace filter makes of a command.
@@ -72,7 +73,8 @@ impl Meeting<'_> {
         }
         // The entries after it may need to know what it did. A command that a filter keeps from
         // running is none to know of.
-        let ran = self.shared.sink.has_run(self.source, barrier.command);
+        let source = &self.topic.source;
+        let ran = self.shared.sink.has_run(source, barrier.command);
         if ran.await? || self.shared.filter != NamespaceFilter::default() {
             return Ok(Applied::Done);
         }
@@ -126,7 +128,7 @@ impl Meeting<'_> {
         // Asked after the wait: another owner may have run it meanwhile, and gone beyond; or what
         // came before had to take its index away.
         let sink = &self.shared.sink;
-        if sink.has_run_now(self.source, located.id).await? {
+        if sink.has_run_now(&self.topic.source, located.id).await? {
             return Ok(Applied::Done);
         }
         match waited {
@@ -159,14 +161,14 @@ impl Meeting<'_> {
             let Shared { sink, filter, .. } = self.shared;
             let token = &self.start.token;
             return sink
-                .change_routing(self.source, located, filter, token)
+                .change_routing(&self.topic.source, located, filter, token)
                 .await;
         }
         let entries = std::slice::from_ref(located);
         let batch = Batch {
             topic: &self.start.topic,
             partition: self.start.partition,
-            source: self.source,
+            source: &self.topic.source,
             entries,
         };
         match self.shared.sink.apply(&batch, &self.start.token).await {
@@ -175,7 +177,11 @@ impl Meeting<'_> {
                 Ok(applied)
             }
             Err(SinkError::Fatal(error)) => Err(error),
-            Err(SinkError::Entry(error)) => Err(self.start.unplayable(located.offset, error)),
+            Err(SinkError::Entry(error)) => {
+                self.shared
+                    .post_entry(self.start, self.topic, located, error)
+                    .await
+            }
         }
     }
 

@@ -17,6 +17,8 @@ pub mod done {
     pub const NO_COLLECTION: i32 = 26;
     /// There is no such index.
     pub const NO_INDEX: i32 = 27;
+    /// `createIndexes`: an index of that name or key is there; what it is like has to be looked at.
+    pub const INDEX_TAKEN: [i32; 2] = [85, 86];
 }
 
 /// An index's or a collection's `expireAfterSeconds` that the target does not get, because it would
@@ -30,7 +32,7 @@ pub struct Withheld {
 }
 
 /// Greatest `expireAfterSeconds`: 68 years, never within a replay.
-const NEVER: i32 = i32::MAX;
+pub const NEVER: i32 = i32::MAX;
 
 /// Option of 4.4 and 5.0 for the change streams of the source alone; 6.0 refuses it.
 const PRE_IMAGES: &[u8] = b"recordPreImages";
@@ -314,7 +316,7 @@ fn create_indexes(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated
         .collect::<Result<Vec<_>, _>>()?;
     translated.action = Action::Run {
         command: with_indexes(at.collection, &explicit),
-        accept: &[],
+        accept: &done::INDEX_TAKEN,
         otherwise: Some(with_indexes(at.collection, &written)),
     };
     Ok(translated)

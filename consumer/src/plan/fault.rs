@@ -29,11 +29,19 @@ pub enum PlanFault {
     /// A command that is unknown, or that no replay can run.
     #[error(
         "it is the command {0:?}, which a replay cannot run: do on the target by hand what it did \
-         at the source, then step over it with `kafka-consumer-groups --reset-offsets`"
+         at the source, then go on with --dead-letter command, which keeps it and passes over it"
     )]
     Command(String),
-    /// An operator that no server writes into its oplog.
-    #[error("its update has the operator {0:?}; an oplog holds $set and $unset only")]
+    /// A command that the target refuses.
+    #[error("{0}")]
+    Refused(String),
+    /// An operator that no server writes into its oplog: a user's own `applyOps` is logged as it
+    /// was sent.
+    #[error(
+        "its update has the operator {0:?}, which may not be the same when it is applied twice (a \
+         user's own applyOps): --unrepeatable apply sends it as it is, --unrepeatable dead-letter \
+         keeps it and goes on"
+    )]
     Operator(String),
     /// A bucket of a time series that has no collection of buckets (server 9.0). Sent as it stands
     /// it would be taken for a measurement.

@@ -29,6 +29,10 @@
 //! A server takes the timestamp zero in a field of the first level of what is inserted or replaced
 //! for a wish and stores its own time; where there is such a field, a `$set` of it follows.
 //!
+//! What users write into their own `applyOps` stands in the log as they wrote it: an upsert (`b`)
+//! is sent as one, and operators that are not the same when applied twice only where that was
+//! asked for. Such a write is a step of its own.
+//!
 //! A replacement is sent with upsert: the entry holds the whole document, so nothing can be made
 //! up. An update is not: it would create a document of the fields that it happens to set.
 
@@ -148,14 +152,22 @@ pub enum Action<'a> {
     Zeros(Document<'a>),
     /// Remove it, if it is there.
     Delete,
+    /// A user's own modifiers, as they stand, but for `$v`.
+    AsIs {
+        /// The operators.
+        modifiers: Document<'a>,
+        /// Whether the document is created if it is not there.
+        upsert: bool,
+    },
 }
 
 impl Action<'_> {
     /// Whether it tells the document's whole state, whatever it was before.
-    const fn is_whole(&self) -> bool {
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
         !matches!(
             self,
-            Self::Modify(_) | Self::Fields(_) | Self::Diff(_) | Self::Zeros(_)
+            Self::Modify(_) | Self::Fields(_) | Self::Diff(_) | Self::Zeros(_) | Self::AsIs { .. }
         )
     }
 
@@ -167,7 +179,8 @@ impl Action<'_> {
             | Self::Modify(_)
             | Self::Fields(_)
             | Self::Rewritten(_)
-            | Self::Zeros(_) => BulkKind::Update,
+            | Self::Zeros(_)
+            | Self::AsIs { .. } => BulkKind::Update,
             Self::Diff(_) => BulkKind::Rewrite,
         }
     }
@@ -177,6 +190,7 @@ impl Action<'_> {
 #[derive(Debug, Clone)]
 pub struct Planner {
     lanes: usize,
+    applies_unrepeatable: bool,
 }
 
 impl Planner {
@@ -185,7 +199,16 @@ impl Planner {
     pub fn new(lanes: usize) -> Self {
         Self {
             lanes: lanes.max(1),
+            applies_unrepeatable: false,
         }
+    }
+
+    /// The same, but updates whose operators are not the same when applied twice (`$inc`, `$push`)
+    /// are sent as they are.
+    #[must_use]
+    pub const fn applying_unrepeatable(mut self) -> Self {
+        self.applies_unrepeatable = true;
+        self
     }
 
     /// Plans a batch of collections whose documents do not depend on each other.
@@ -220,8 +243,15 @@ impl Planner {
                 self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
                 let located = *located;
                 plan.steps.push(Step::Command(Command { located, index }));
-            } else if let Some(action) = action_of(located).map_err(fault)? {
+            } else if let Some(action) = self.action_of(located).map_err(fault)? {
+                let alone = matches!(action, Action::AsIs { .. });
+                if alone {
+                    self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
+                }
                 segment.push(located, action).map_err(fault)?;
+                if alone {
+                    self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
+                }
                 if let Action::Insert(document) | Action::Replace(document) = action
                     && !zero_timestamps(document)
                         .map_err(|error| fault(error.into()))?
@@ -234,6 +264,39 @@ impl Planner {
         }
         self.finish(segment, is_ordered, &mut plan);
         Ok(plan)
+    }
+
+    /// What an entry does to its document; `None` where it does nothing.
+    fn action_of<'a>(&self, located: &Located<'a>) -> Result<Option<Action<'a>>, PlanFault> {
+        let entry = &located.entry;
+        if entry.is_timeseries {
+            return Err(PlanFault::TimeSeries);
+        }
+        Ok(match entry.operation {
+            Operation::Insert => Some(Action::Insert(entry.o)),
+            Operation::Delete => Some(Action::Delete),
+            Operation::Update => match entry.update()? {
+                Update::Replacement(document) => Some(Action::Replace(document)),
+                Update::Modifiers(modifiers) => self.modifiers(modifiers, entry.is_upsert)?,
+                Update::Diff(diff) => diff::action(diff)?,
+            },
+            Operation::Command | Operation::Noop => None,
+        })
+    }
+
+    fn modifiers<'a>(
+        &self,
+        modifiers: Document<'a>,
+        upsert: bool,
+    ) -> Result<Option<Action<'a>>, PlanFault> {
+        let as_is = Action::AsIs { modifiers, upsert };
+        match statement::check_modifiers(modifiers) {
+            Ok(false) => Ok(None),
+            Ok(true) if upsert => Ok(Some(as_is)),
+            Ok(true) => Ok(Some(Action::Modify(modifiers))),
+            Err(PlanFault::Operator(_)) if self.applies_unrepeatable => Ok(Some(as_is)),
+            Err(fault) => Err(fault),
+        }
     }
 
     fn finish<'a>(
@@ -254,26 +317,6 @@ impl Planner {
         plan.folded += folded;
         plan.steps.push(Step::Write(lanes));
     }
-}
-
-/// What an entry does to its document; `None` where it does nothing.
-fn action_of<'a>(located: &Located<'a>) -> Result<Option<Action<'a>>, PlanFault> {
-    let entry = &located.entry;
-    if entry.is_timeseries {
-        return Err(PlanFault::TimeSeries);
-    }
-    Ok(match entry.operation {
-        Operation::Insert => Some(Action::Insert(entry.o)),
-        Operation::Delete => Some(Action::Delete),
-        Operation::Update => match entry.update()? {
-            Update::Replacement(document) => Some(Action::Replace(document)),
-            Update::Modifiers(modifiers) => {
-                statement::check_modifiers(modifiers)?.then_some(Action::Modify(modifiers))
-            }
-            Update::Diff(diff) => diff::action(diff)?,
-        },
-        Operation::Command | Operation::Noop => None,
-    })
 }
 
 /// Writes between two commands.

@@ -43,7 +43,9 @@ pub fn rewritten<'w, 'a: 'w>(
 fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffError> {
     let document = Document::new(document)?;
     match action {
-        Action::Modify(modifiers) => apply_modifiers(document, modifiers).map(Some),
+        Action::Modify(modifiers) | Action::AsIs { modifiers, .. } => {
+            apply_modifiers(document, modifiers).map(Some)
+        }
         Action::Fields(diff) | Action::Diff(diff) => Diff::parse(diff)?.apply(document).map(Some),
         Action::Zeros(whole) => {
             let mut modifiers = Vec::new();

@@ -54,6 +54,10 @@ pub fn statement_bytes(write: &Write<'_>) -> usize {
         | Action::Modify(document)
         | Action::Fields(document)
         | Action::Diff(document)
+        | Action::AsIs {
+            modifiers: document,
+            ..
+        }
         | Action::Zeros(document) => document.as_bytes().len(),
         Action::Delete => 0,
     };
@@ -155,6 +159,22 @@ fn write_statement(
             statement.nested("u", kind::DOCUMENT, |update| {
                 outcome = write_zeros(document, update);
             });
+            return outcome;
+        }
+        Action::AsIs { modifiers, upsert } => {
+            let mut outcome = Ok(());
+            statement.nested("u", kind::DOCUMENT, |update| {
+                for operator in modifiers.elements() {
+                    match operator {
+                        Ok(operator) if operator.name == b"$v" => {}
+                        Ok(operator) => drop(update.element(operator)),
+                        Err(error) => outcome = Err(error),
+                    }
+                }
+            });
+            if upsert || options.upsert_unmatched {
+                statement.boolean("upsert", true);
+            }
             return outcome;
         }
         Action::Delete => {

@@ -134,6 +134,7 @@ fn fields(document: Document<'_>) -> BTreeMap<String, i32> {
 fn apply(target: &mut Target, ns: &str, id: i32, action: Action<'_>) {
     let place = (ns.to_owned(), id);
     match action {
+        Action::AsIs { .. } => unreachable!("no change of these"),
         Action::Insert(document) | Action::Replace(document) => {
             drop(target.insert(place, fields(document)));
         }
@@ -214,7 +215,7 @@ proptest! {
         let mut one_by_one = Target::new();
         for located in located(&before).iter().chain(&located(&history)) {
             let id = located.entry.document_id().unwrap().integer().unwrap();
-            let action = action_of(located).unwrap().unwrap();
+            let action = Planner::new(1).action_of(located).unwrap().unwrap();
             apply(&mut one_by_one, located.entry.ns, i32::try_from(id).unwrap(), action);
         }
         let planner = Planner::new(lanes);
@@ -427,6 +428,54 @@ fn a_command_is_a_step_of_its_own_between_writes() {
         o.str("create", "c");
     });
     assert!(plan_of(create).unwrap().contains("Command"));
+}
+
+/// The command of the only write of an entry, by a planner that applies what cannot be repeated.
+fn sent_as_is(fill: impl FnOnce(&mut DocumentBuilder<'_>), upsert: bool) -> String {
+    let (o, key) = (document(fill), entry_key());
+    let entries = [document(|entry| {
+        entry.raw("ts", kind::TIMESTAMP, &[1; 8]);
+        entry.str("op", "u").str("ns", "a.b");
+        entry.document("o", Document::new(&o).unwrap());
+        entry.document("o2", Document::new(&key).unwrap());
+        entry.boolean("b", upsert);
+    })];
+    let entries = located(&entries);
+    let planner = Planner::new(4).applying_unrepeatable();
+    let plan = planner.plan(&entries).unwrap();
+    let [Step::Write(lanes)] = &plan.steps[..] else {
+        panic!("{plan:?}")
+    };
+    let bulk = &lanes[0].bulks[0];
+    command_text(bulk.kind, &bulk.writes)
+}
+
+fn entry_key() -> Vec<u8> {
+    document(|key| {
+        key.int32("_id", 1);
+    })
+}
+
+#[test]
+fn a_users_own_updates_are_sent_as_they_are() {
+    let increment = |o: &mut DocumentBuilder<'_>| {
+        o.int32("$v", 1).nested("$inc", kind::DOCUMENT, |inc| {
+            inc.int32("n", 1);
+        });
+    };
+    let set = |o: &mut DocumentBuilder<'_>| {
+        o.nested("$set", kind::DOCUMENT, |set| {
+            set.int32("n", 1);
+        });
+    };
+    let (by_one, to_one) = (
+        r#"{"q":{"_id":1},"u":{"$inc":{"n":1}}"#,
+        r#""u":{"$set":{"n":1}}"#,
+    );
+    assert!(sent_as_is(increment, false).contains(&format!("{by_one}}}")));
+    assert!(sent_as_is(increment, true).contains(&format!(r#"{by_one},"upsert":true}}"#)));
+    assert!(sent_as_is(set, true).contains(&format!(r#"{to_one},"upsert":true}}"#)));
+    assert!(!sent_as_is(set, false).contains("upsert"));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! The contract of [`Sink::apply`]: the entries of one batch are applied in order per document;
 //! batches of one partition come one after the other, those of different partitions at once.
 //! [`Applied::Done`] means durable. Applying a batch again, or a part of it, is harmless. Before
-//! each write the token is checked: without it nothing is written any more.
+//! each write the token is checked: without it nothing is written any more. What the target refuses
+//! of a batch, where that does not stop, is told by [`Sink::take_refused`].
 
 pub mod json;
 pub mod mongo;
@@ -16,6 +17,7 @@ use oplog_relay_core::position::EntryId;
 use crate::assignment::Token;
 use crate::batch::{Batch, Located};
 use crate::catalog::Lives;
+use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::plan::PlanError;
 
@@ -38,6 +40,23 @@ pub enum SinkError {
     Entry(PlanError),
     /// Something that ends the program.
     Fatal(ConsumerError),
+}
+
+/// A write that the target refused, where that is to be a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The entry.
+    pub id: EntryId,
+    /// `db.collection` on the target.
+    pub ns: String,
+    /// Why.
+    pub reason: Reason,
+    /// The target's code.
+    pub code: Option<i32>,
+    /// What was said.
+    pub text: String,
+    /// Topic, partition and offset, where it is of an earlier batch than the one at hand.
+    pub place: Option<(String, i32, i64)>,
 }
 
 impl From<ConsumerError> for SinkError {
@@ -157,6 +176,30 @@ impl Sink {
     pub fn forget_held(&self, topic: &str, partition: i32) {
         if let Self::Mongo(sink) = self {
             sink.forget_held(topic, partition);
+        }
+    }
+
+    /// What the target refused of a batch. Each is told once.
+    #[must_use]
+    pub fn take_refused(&self, batch: &Batch<'_>) -> Vec<Refusal> {
+        match self {
+            Self::Mongo(sink) => sink.take_refused(batch),
+            Self::Json(_) => Vec::new(),
+        }
+    }
+
+    /// Notes a command as passed over: it will not run.
+    ///
+    /// # Errors
+    /// When the target refuses the note.
+    pub async fn pass_over(
+        &self,
+        source: &str,
+        located: &Located<'_>,
+    ) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.pass_over(source, located).await,
+            Self::Json(_) => Ok(()),
         }
     }
 

@@ -5,7 +5,7 @@
 //! modes. `updateDescription` is for people and programs: it does not tell the order of fields.
 //! `rawUpdateDescription` is the entry's own `o`, so an update loses nothing. Where text
 //! would not parse back to the same bytes, for every command, and for a bucket of a time series
-//! (`isTimeseries`), `rawEntry` carries the entry's BSON as base64; a replay prefers it.
+//! (`isTimeseries`, `b` of an update), `rawEntry` carries the entry's BSON as base64; a replay prefers it.
 
 use std::ops::Range;
 
@@ -35,7 +35,10 @@ pub fn write_change_event(
     let mut event = EventWriter {
         mode,
         out,
-        exact: !is_command(entry) && entry.operation != Operation::Noop && !entry.is_timeseries,
+        exact: !(is_command(entry)
+            || entry.operation == Operation::Noop
+            || entry.is_upsert
+            || entry.is_timeseries),
     };
     event.identity(entry, source, ord)?;
     event.payload(entry)?;

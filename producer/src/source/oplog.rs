@@ -272,7 +272,7 @@ impl Tail {
                 Err(ProducerError::Source(error)) => {
                     if mongo::error_code(&error) == Some(CAPPED_POSITION_LOST) {
                         self.check_not_rolled_over().await?;
-                    } else if !mongo::is_transient(&error) {
+                    } else if !mongo::is_transient(&error) && !mongo::is_cursor_gone(&error) {
                         return Err(ProducerError::Source(error));
                     }
                     tracing::warn!(%error, from = %self.from, "the source failed, the tail opens again");

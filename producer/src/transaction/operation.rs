@@ -71,7 +71,8 @@ fn apply_ops(o: Document<'_>) -> Result<Option<Document<'_>>, Malformed> {
 
 /// Writes the entry of an operation as CONTRACT has it: time, term and session of the commit, the
 /// fields that the operation has, and its place. `b`, `fromMigrate` and `isTimeseries` are kept
-/// where an operation has them.
+/// where an operation has them. A replacement without `_id`, as users may write it, gets that of
+/// `o2`: the server stored it so.
 ///
 /// # Errors
 /// When the operation is damaged.
@@ -81,6 +82,7 @@ pub fn build(
     place: Option<TxnPlace>,
     out: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
+    let id = replaced_id(operation)?;
     let mut entry = DocumentBuilder::start(out);
     entry.raw("ts", kind::TIMESTAMP, &commit.ts.to_le_bytes());
     if commit.term >= 0 {
@@ -97,8 +99,19 @@ pub fn build(
         "fromMigrate",
         "isTimeseries",
     ] {
-        if let Some(field) = operation.get(name)? {
-            entry.element(field);
+        match (operation.get(name)?, id) {
+            (Some(field), Some(id)) if name == "o" => {
+                let mut outcome = Ok(());
+                entry.nested("o", kind::DOCUMENT, |o| {
+                    o.element(id);
+                    outcome = copy(field, o);
+                });
+                outcome?;
+            }
+            (Some(field), _) => {
+                entry.element(field);
+            }
+            (None, _) => {}
         }
     }
     if let Some(wall) = commit.wall {
@@ -120,10 +133,75 @@ pub fn build(
     Ok(())
 }
 
+/// The `_id` that a replacement lacks; `None` for every other operation.
+fn replaced_id(operation: Document<'_>) -> Result<Option<Element<'_>>, Malformed> {
+    let op = operation.get("op")?.map(Element::string_bytes);
+    let (Some(b"u"), Some(o), Some(o2)) =
+        (op.transpose()?, operation.get("o")?, operation.get("o2")?)
+    else {
+        return Ok(None);
+    };
+    let first = o.document()?.first()?;
+    let is_whole = first.is_none_or(|first| !first.name.starts_with(b"$"));
+    if !is_whole || o.document()?.get("_id")?.is_some() || o2.kind != kind::DOCUMENT {
+        return Ok(None);
+    }
+    o2.document()?.get("_id")
+}
+
+fn copy(field: Element<'_>, out: &mut DocumentBuilder<'_>) -> Result<(), Malformed> {
+    for inner in field.document()?.elements() {
+        out.element(inner?);
+    }
+    Ok(())
+}
+
 /// The smallest type that holds it, as a reader of JSON would choose.
 fn integer(out: &mut DocumentBuilder<'_>, name: &str, number: u32) {
     match i32::try_from(number) {
         Ok(number) => out.int32(name, number),
         Err(_) => out.int64(name, number.into()),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::json::{Mode, parse_document, write_document};
+
+    fn bson(text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        parse_document(text.as_bytes(), &mut out).unwrap();
+        out
+    }
+
+    /// `o` of the entry that is built of an operation.
+    fn o_of(operation: &str) -> String {
+        let commit = r#"{"ts":{"$timestamp":{"t":7,"i":1}},"op":"c","ns":"admin.$cmd","o":{}}"#;
+        let (commit, operation) = (bson(commit), bson(operation));
+        let commit = Entry::parse(Document::new(&commit).unwrap()).unwrap();
+        let (mut out, mut text) = (Vec::new(), Vec::new());
+        build(&commit, Document::new(&operation).unwrap(), None, &mut out).unwrap();
+        let o = Entry::parse(Document::new(&out).unwrap()).unwrap().o;
+        drop(write_document(o, Mode::Relaxed, &mut text).unwrap());
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn a_replacement_without_id_gets_that_of_its_query() {
+        for (o, expected) in [
+            (r#"{"a":1}"#, r#"{"_id":5,"a":1}"#),
+            ("{}", r#"{"_id":5}"#),
+            (r#"{"_id":5,"a":1}"#, r#"{"_id":5,"a":1}"#),
+            (r#"{"$set":{"a":1}}"#, r#"{"$set":{"a":1}}"#),
+            (r#"{"$v":2,"diff":{}}"#, r#"{"$v":2,"diff":{}}"#),
+        ] {
+            let operation = format!(r#"{{"op":"u","ns":"s.a","o":{o},"o2":{{"_id":5}}}}"#);
+            assert_eq!(o_of(&operation), expected, "{o}");
+        }
+        assert_eq!(
+            o_of(r#"{"op":"i","ns":"s.a","o":{"a":1},"o2":{"_id":5}}"#),
+            r#"{"a":1}"#
+        );
+    }
 }

@@ -194,6 +194,7 @@ const COMMANDS: &[(&str, Run, Option<&[&str]>)] = &[
 pub(super) const KEEP_TS: &str = "bypassEmptyTsReplacement";
 pub(super) const UUID: &str = "collectionUUID";
 const FIND: &[&str] = &[
+    "projection",
     "filter",
     "sort",
     "limit",

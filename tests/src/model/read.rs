@@ -58,6 +58,29 @@ impl Cursors {
     }
 }
 
+/// Whether the projection is `{_id: 1}`, the only one that the model does.
+fn ids_alone(projection: Document<'_>) -> Result<bool, Failure> {
+    let mut all = projection.elements();
+    match (all.next().transpose()?, all.next()) {
+        (None, _) => Ok(false),
+        (Some(field), None) if field.name == b"_id" && field.integer() == Ok(1) => Ok(true),
+        _ => Err(Failure::new(238, "the model projects {_id: 1} only")),
+    }
+}
+
+fn projected(document: Document<'_>, ids_alone: bool) -> Result<Vec<u8>, Failure> {
+    if !ids_alone {
+        return Ok(document.as_bytes().to_vec());
+    }
+    let mut out = Vec::new();
+    let mut kept = DocumentBuilder::start(&mut out);
+    if let Some(id) = document.get("_id")? {
+        kept.element(id);
+    }
+    kept.finish();
+    Ok(out)
+}
+
 impl Model {
     pub(super) fn find(&mut self, call: Call<'_>) -> Answer {
         let (name, ns) = (call.collection()?, call.ns()?);
@@ -76,7 +99,9 @@ impl Model {
         let limit = call.count("limit")?.filter(|limit| *limit > 0);
         let found = found.into_iter().skip(call.count("skip")?.unwrap_or(0));
         let found = found.take(limit.unwrap_or(usize::MAX));
-        let found = found.map(|document| document.as_bytes().to_vec()).collect();
+        let ids_alone = ids_alone(call.document("projection")?)?;
+        let found = found.map(|document| projected(document, ids_alone));
+        let found = found.collect::<Result<_, _>>()?;
         let most = call.count("batchSize")?.unwrap_or(FIRST_BATCH);
         let (batch, id) = self.cursors.batch(None, found, most);
         if call.flag("singleBatch")? {

@@ -8,6 +8,7 @@ use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::position::Timestamp;
 
 use super::cursor::Cursor;
+use super::fault::Fault;
 use super::point::{at, project};
 use super::server::Shared;
 use crate::wire::{MAX_MESSAGE_BYTES, Request};
@@ -188,6 +189,7 @@ fn find<'s>(
     }
     let (mut cursor, batch_size) = place(shared, body).map_err(io::Error::other)?;
     let batch_size = shared.at_pace(batch_size.min(cursor.left));
+    let batch_size = batch_size.min(shared.faults.room(cursor.next));
     let batch = shared.batch(cursor.next, batch_size);
     cursor.next = batch.end;
     cursor.left -= batch.end - batch.start;
@@ -222,6 +224,7 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
         (Some(filter), false) => shared.oplog.first_at(least(filter)?),
         (None, false) => 0,
     };
+    let next = next.max(shared.faults.first());
     let cursor = Cursor {
         next,
         left: limit.unwrap_or(u64::MAX),
@@ -252,8 +255,16 @@ fn get_more<'s>(
         let message = format!("cursor id {id} not found");
         return Answer::whole(&failure(CURSOR_NOT_FOUND, "CursorNotFound", &message));
     };
+    match shared.faults.take(cursor.next) {
+        Some(Fault::Hangup) => return Err(io::Error::other("as it was told to")),
+        Some(Fault::Code(code) | Fault::Truncated(code, _)) => {
+            return Answer::whole(&failure(code, "Told", "as it was told to"));
+        }
+        None => {}
+    }
     let batch_size = number(body, "batchSize").map_err(io::Error::other)?;
     let batch_size = shared.at_pace(batch_size.unwrap_or(u64::MAX).min(cursor.left));
+    let batch_size = batch_size.min(shared.faults.room(cursor.next));
     let mut batch = shared.batch(cursor.next, batch_size);
     if batch.is_empty() && cursor.tailable {
         let millis = number(body, "maxTimeMS").map_err(io::Error::other)?;

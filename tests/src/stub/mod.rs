@@ -11,6 +11,7 @@
 //! | `point` | reads of single entries, some fields of them or all |
 //! | `command` | what each command is answered |
 //! | `cursor` | the cursors that are open |
+//! | `fault` | failures that it was told to have while it is tailed |
 //! | `server` | what its connections share |
 //! | `process` | the server as a process of its own |
 //!
@@ -28,12 +29,14 @@
 mod command;
 mod cursor;
 mod entry;
+mod fault;
 mod oplog;
 mod point;
 mod process;
 mod server;
 
 pub use entry::{Recipe, Shape};
+pub use fault::Fault;
 pub use oplog::Oplog;
 pub use process::{Flow, StubProcess};
 pub use server::{Pace, Server};

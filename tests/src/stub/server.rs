@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::command;
 use super::cursor::Cursors;
+use super::fault::{Fault, Faults};
 use super::oplog::Oplog;
 use super::point::Points;
 use crate::wire::{Closing, Listener, Reply, Request, Service};
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) cursors: Cursors,
     pub(super) written: Written,
     pub(super) points: Points,
+    pub(super) faults: Faults,
     closing: Arc<Closing>,
 }
 
@@ -118,7 +120,7 @@ impl Server {
     /// # Errors
     /// When there is none.
     pub fn start(oplog: Oplog) -> io::Result<Server> {
-        Server::open(oplog, None, false)
+        Server::open(oplog, (None, false), &[])
     }
 
     /// The same, with each entry there only from its time on.
@@ -126,7 +128,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_live(oplog: Oplog) -> io::Result<Server> {
-        Server::open(oplog, None, true)
+        Server::open(oplog, (None, true), &[])
     }
 
     /// The same at a pace: whoever tails it is never at its end for long.
@@ -134,10 +136,28 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_slow(oplog: Oplog, pace: Pace) -> io::Result<Server> {
-        Server::open(oplog, Some(pace), false)
+        Server::open(oplog, (Some(pace), false), &[])
     }
 
-    fn open(oplog: Oplog, pace: Option<Pace>, live: bool) -> io::Result<Server> {
+    /// The same with failures of `getMore`, each before the entry of that number, in order.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_failing(oplog: Oplog, faults: &[(u64, Fault)]) -> io::Result<Server> {
+        Server::open(oplog, (None, false), faults)
+    }
+
+    /// Whether all the failures came.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.shared.faults.are_over()
+    }
+
+    fn open(
+        oplog: Oplog,
+        (pace, live): (Option<Pace>, bool),
+        faults: &[(u64, Fault)],
+    ) -> io::Result<Server> {
         let (listener, shared) = Listener::start(|address, closing| Shared {
             oplog,
             pace,
@@ -146,6 +166,7 @@ impl Server {
             cursors: Cursors::default(),
             written: Written::default(),
             points: Points::default(),
+            faults: Faults::new(faults),
             closing,
         })?;
         Ok(Server { shared, listener })

@@ -11,6 +11,7 @@ use super::reply::{WriteError, WriteReply};
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
 use crate::config::Unmatched;
+use crate::dead_letter::Reason;
 use crate::directive::{DUPLICATE_KEY, Directive, UNAUTHORIZED, rule_for};
 use crate::error::ConsumerError;
 use crate::plan::{Action, Bulk, BulkKind, CommandOptions, Write, statement_bytes, write_command};
@@ -179,7 +180,11 @@ impl MongoSink {
             .min(writes.len());
         let unmatched = executed.saturating_sub(reply.n);
         if unmatched > 0 {
-            self.count_unmatched(ns, writes.get(..executed).unwrap_or_default(), unmatched)?;
+            let executed = writes.get(..executed).unwrap_or_default();
+            self.count_unmatched(ns, executed, unmatched)?;
+            if self.buries(Reason::Unmatched) {
+                self.bury_unmatched(ns, executed).await?;
+            }
         }
         let (Some(error), Some((write, after))) = (
             refused,
@@ -215,9 +220,11 @@ impl MongoSink {
                 }
                 (&[][..], false)
             }
-            (Directive::Replace | Directive::Rewrite | Directive::Stop, _) => {
-                return Err(refusal(ns, write, error));
+            (Directive::Replace | Directive::Rewrite | Directive::Refuse, _) => {
+                self.refuse_write(ns, write, error)?;
+                (after, false)
             }
+            (Directive::Stop, _) => return Err(ConsumerError::Refused(refusal(ns, write, error))),
         };
         Ok(Some(Next::Go { rest, pause }))
     }
@@ -250,8 +257,11 @@ impl MongoSink {
                 }
                 (Directive::Retry, _) => again.push(*write),
                 (Directive::Skip, _) => {}
-                (Directive::Replace | Directive::Rewrite | Directive::Stop, _) => {
-                    return Err(refusal(ns, write, error));
+                (Directive::Replace | Directive::Rewrite | Directive::Refuse, _) => {
+                    self.refuse_write(ns, write, error)?;
+                }
+                (Directive::Stop, _) => {
+                    return Err(ConsumerError::Refused(refusal(ns, write, error)));
                 }
             }
         }
@@ -269,6 +279,16 @@ impl MongoSink {
             rest: &[],
             pause: false,
         }))
+    }
+
+    fn refuse_write(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+        error: &WriteError,
+    ) -> Result<(), ConsumerError> {
+        let reason = (Reason::Write, Some(error.code));
+        self.refuse(ns, write, reason, refusal(ns, write, error))
     }
 
     pub(super) fn count_unmatched(
@@ -336,7 +356,11 @@ impl MongoSink {
                 && attempts >= FAILURES_OF_ONE
                 && code.is_none()
             {
-                return Err(poison(ns, write, error));
+                self.refuse(ns, write, (Reason::Write, None), poison(ns, write, error))?;
+                return Ok(Next::Go {
+                    rest: &[],
+                    pause: false,
+                });
             }
         }
         Ok(Next::Go {
@@ -374,7 +398,7 @@ fn document_id(write: &Write<'_>) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> ConsumerError {
+fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> String {
     let reason = if error.code == DUPLICATE_KEY {
         "another document of the target has the same value under a unique index. Either the \
          target is ahead of the entries replayed, or it has documents of its own: drop that index \
@@ -382,21 +406,21 @@ fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> ConsumerError {
     } else {
         rule_for(error.code).reason
     };
-    ConsumerError::Refused(format!(
+    format!(
         "the target refused entry {} for the document of {ns} with _id {} (code {}): {}: {reason}",
         write.id,
         document_id(write),
         error.code,
         error.text
-    ))
+    )
 }
 
-fn poison(ns: &str, write: &Write<'_>, error: &mongodb::error::Error) -> ConsumerError {
-    ConsumerError::Refused(format!(
+fn poison(ns: &str, write: &Write<'_>, error: &mongodb::error::Error) -> String {
+    format!(
         "the target answers, but fails each time at entry {} for the document of {ns} with _id {}: \
          {}. The target cannot hold this document",
         write.id,
         document_id(write),
         error.kind
-    ))
+    )
 }

@@ -14,6 +14,7 @@ use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
 use crate::batch::Located;
 use crate::catalog::{Change, Lives, Note, Ran, Resolved};
+use crate::dead_letter::Reason;
 use crate::directive::{Directive, rule_for};
 use crate::error::ConsumerError;
 use crate::plan::command::{Action, Circumstances, Translated, done, translate};
@@ -21,6 +22,12 @@ use crate::plan::{Command, PlanError, PlanFault};
 use crate::sink::{Applied, SinkError};
 
 type Driver<T> = mongodb::error::Result<T>;
+
+/// A command that names no collection.
+const NOWHERE: Circumstances<'static> = Circumstances {
+    collection: "",
+    ordered: false,
+};
 
 /// How an attempt ended.
 enum Attempt {
@@ -129,11 +136,7 @@ impl MongoSink {
         let scope = scope(&entry).map_err(|error| fault(error.into()))?;
         let Some(scope) = scope else {
             // Nothing to run, or nothing that is known.
-            let at = Circumstances {
-                collection: "",
-                ordered: false,
-            };
-            translate(&entry, at).map_err(fault)?;
+            translate(&entry, NOWHERE).map_err(fault)?;
             return Ok(Applied::Done);
         };
         let named = scope.ns();
@@ -170,9 +173,13 @@ impl MongoSink {
             withheld: translated.withheld.clone(),
             unique: translated.unique.clone(),
         };
-        self.execute((db, collection), &translated, note, source, token)
-            .await
-            .map_err(SinkError::Fatal)
+        // Without a command that names or ends a collection, later entries would go elsewhere.
+        let buries = note.ran.change == Change::Other && self.buries(Reason::Command);
+        let executed = self.execute((db, collection), &translated, note, source, token);
+        executed.await.map_err(|error| match error {
+            ConsumerError::CommandRefused(text) if buries => fault(PlanFault::Refused(text)),
+            error => SinkError::Fatal(error),
+        })
     }
 
     async fn execute(
@@ -200,7 +207,8 @@ impl MongoSink {
                 otherwise,
             } => {
                 let otherwise = otherwise.as_deref();
-                self.run_accepted(db, (command, otherwise), accept, ran, token)
+                let around = (ran, translated.made_plain);
+                self.run_accepted(db, (command, otherwise), accept, around, token)
                     .await?
             }
             Action::Rename { to, drop_target } => {
@@ -248,7 +256,7 @@ impl MongoSink {
                     "admin",
                     (&command, None),
                     &[done::NO_COLLECTION],
-                    ran,
+                    (ran, false),
                     token,
                 )
                 .await;
@@ -260,7 +268,8 @@ impl MongoSink {
         let (db, collection) = to.split_once('.').unwrap_or((to, ""));
         let command = doc! { "drop": collection };
         let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
-        self.run_accepted(db, (&command, None), &[done::NO_COLLECTION], ran, token)
+        let accept = &[done::NO_COLLECTION];
+        self.run_accepted(db, (&command, None), accept, (ran, false), token)
             .await
     }
 
@@ -282,16 +291,17 @@ impl MongoSink {
         db: &str,
         (command, otherwise): (&[u8], Option<&[u8]>),
         accept: &[i32],
-        ran: &Ran,
+        around: (&Ran, bool),
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        let mut refused = match self.attempt(db, command, accept, ran, token).await? {
+        let (ran, _) = around;
+        let mut refused = match self.attempt(db, command, accept, around, token).await? {
             Attempt::Done => return Ok(Applied::Done),
             Attempt::Abandoned => return Ok(Applied::Abandoned),
             Attempt::Refused(error) => error,
         };
         if let Some(otherwise) = otherwise {
-            refused = match self.attempt(db, otherwise, accept, ran, token).await? {
+            refused = match self.attempt(db, otherwise, accept, around, token).await? {
                 Attempt::Done => return Ok(Applied::Done),
                 Attempt::Abandoned => return Ok(Applied::Abandoned),
                 Attempt::Refused(error) => error,
@@ -299,19 +309,20 @@ impl MongoSink {
         }
         let code = error_code(&refused);
         let reason = code.map_or("the target refuses it", |code| rule_for(code).reason);
-        Err(ConsumerError::Refused(format!(
+        Err(ConsumerError::CommandRefused(format!(
             "the command of entry {} for {} was refused by the target: {}: {reason}",
             ran.id, ran.ns, refused.kind
         )))
     }
 
-    /// Runs a command until the target takes or refuses it.
+    /// Runs a command until the target takes or refuses it. With it goes whether it makes a unique
+    /// index a plain one.
     async fn attempt(
         &self,
         db: &str,
         command: &[u8],
         accept: &[i32],
-        ran: &Ran,
+        (ran, made_plain): (&Ran, bool),
         token: &Token,
     ) -> Result<Attempt, ConsumerError> {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
@@ -329,6 +340,15 @@ impl MongoSink {
             if code.is_some_and(|code| accept.contains(&code)) {
                 if code == Some(done::TAKEN) {
                     self.check_alike(db, command, ran).await?;
+                }
+                if code.is_some_and(|code| done::INDEX_TAKEN.contains(&code)) {
+                    let lacking = self.lacking(db, command, (ran, made_plain)).await?;
+                    let Some(rest) = lacking else {
+                        return Ok(Attempt::Done);
+                    };
+                    let rest = rest.to_vec().map_err(|error| unwritable(ran, &error))?;
+                    let again = self.attempt(db, &rest, &[], (ran, made_plain), token);
+                    return Box::pin(again).await;
                 }
                 return Ok(Attempt::Done);
             }

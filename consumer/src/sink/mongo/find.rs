@@ -11,12 +11,21 @@ pub(super) enum ReadLevel {
     Majority,
 }
 
+/// What of the documents is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fields {
+    /// All of them.
+    All,
+    /// `_id` alone.
+    Id,
+}
+
 /// Asks for the documents of these `_id`s. No server stores a document under a regular expression,
 /// and in `$in` it is a pattern: such an `_id` is left out.
 pub(super) fn find_command<'e>(
     collection: &str,
     document_ids: impl Iterator<Item = Element<'e>>,
-    level: ReadLevel,
+    (level, fields): (ReadLevel, Fields),
 ) -> Vec<u8> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);
@@ -36,6 +45,11 @@ pub(super) fn find_command<'e>(
             });
         });
     });
+    if fields == Fields::Id {
+        command.nested("projection", kind::DOCUMENT, |projection| {
+            projection.int32("_id", 1);
+        });
+    }
     // Nothing is left for a second reply unless the first is full.
     command.int32("batchSize", count.saturating_add(1));
     command.nested("readConcern", kind::DOCUMENT, |concern| {
@@ -71,7 +85,7 @@ mod tests {
             (ReadLevel::Local, "local"),
             (ReadLevel::Majority, "majority"),
         ] {
-            let bytes = find_command("c", ids.into_iter(), level);
+            let bytes = find_command("c", ids.into_iter(), (level, Fields::All));
             let command = mongodb::bson::Document::from_reader(bytes.as_slice()).unwrap();
             let expected = mongodb::bson::doc! {
                 "find": "c",

@@ -20,10 +20,12 @@ use oplog_relay_core::runtime::mongo::error_code;
 use rustc_hash::FxHashMap;
 
 use super::MongoSink;
-use super::find::{ReadLevel, find_command};
+use super::find::{Fields, ReadLevel, find_command};
+use super::refused::damaged;
 use super::reply::WriteError;
 use crate::assignment::Token;
 use crate::batch::Batch;
+use crate::dead_letter::Reason;
 use crate::directive::DUPLICATE_KEY;
 use crate::error::ConsumerError;
 use crate::plan::{Action, BulkKind, Write, rewritten, zero_timestamps};
@@ -86,9 +88,18 @@ impl MongoSink {
                 document.as_bytes().to_vec()
             }
             Action::Delete => return Ok(()),
-            Action::Modify(_) | Action::Fields(_) | Action::Diff(_) | Action::Zeros(_) => {
+            Action::Modify(_)
+            | Action::Fields(_)
+            | Action::Diff(_)
+            | Action::AsIs { .. }
+            | Action::Zeros(_) => {
                 let Some(stored) = self.stored(ns, write).await? else {
-                    return self.count_unmatched(ns, std::slice::from_ref(write), 1);
+                    self.count_unmatched(ns, std::slice::from_ref(write), 1)?;
+                    return if self.buries(Reason::Unmatched) {
+                        self.refuse_unmatched(ns, write)
+                    } else {
+                        Ok(())
+                    };
                 };
                 applied(ns, &stored, write)?
             }
@@ -169,7 +180,7 @@ impl MongoSink {
     async fn stored(&self, ns: &str, write: &Write<'_>) -> Result<Option<Vec<u8>>, ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let ids = std::iter::once(write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Local);
+        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
         self.persist("reading a document", || async {
             let command = RawDocumentBuf::from_bytes(command.clone())?;
             let database = self.client.database(db);
@@ -208,7 +219,11 @@ impl MongoSink {
                 | Action::Rewritten(document) => {
                     self.put(&key, write.id, document.as_bytes().to_vec());
                 }
-                Action::Modify(_) | Action::Fields(_) | Action::Diff(_) | Action::Zeros(_) => {
+                Action::Modify(_)
+                | Action::Fields(_)
+                | Action::Diff(_)
+                | Action::AsIs { .. }
+                | Action::Zeros(_) => {
                     self.put(&key, write.id, applied(ns, &held.document, write)?);
                 }
             }
@@ -302,6 +317,9 @@ impl MongoSink {
             let sent = Box::pin(self.send(ns, BulkKind::Update, one, token)).await?;
             if sent == Applied::Abandoned {
                 return Ok(Tried::Abandoned);
+            }
+            if self.place_refused(ns, held) {
+                return Ok(Tried::Passed);
             }
         }
         if zero_timestamps(document)
@@ -403,10 +421,6 @@ fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, Consum
     let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
     rewritten(stored, [write])
         .map_err(|error| ConsumerError::Refused(format!("in {ns}: {error}: {}", error.error)))
-}
-
-fn damaged(ns: &str, error: &Malformed) -> ConsumerError {
-    ConsumerError::Refused(format!("a document of {ns} is damaged: {error}"))
 }
 
 #[cfg(test)]

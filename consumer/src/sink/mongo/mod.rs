@@ -8,6 +8,7 @@
 //! While the target cannot be reached a write is repeated for ever, with growing pauses; what the
 //! target refuses for good ends the program (the directives).
 
+mod alike;
 mod aside;
 mod bulk;
 mod command;
@@ -16,6 +17,7 @@ mod held;
 mod limits;
 mod ordered;
 mod present;
+mod refused;
 mod reply;
 mod rewrite;
 mod routing;
@@ -32,12 +34,13 @@ use tokio::sync::Semaphore;
 
 use crate::assignment::Token;
 use crate::batch::Batch;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, other_subscription};
 use crate::config::{ReplayConfig, Unmatched};
+use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
 use crate::plan::{BulkKind, Lane, Plan, Planner, Step};
-use crate::sink::{Applied, SinkError};
+use crate::sink::{Applied, Refusal, SinkError};
 use crate::status::Readiness;
 
 use held::Held;
@@ -61,6 +64,9 @@ pub struct MongoSink {
     limits: Limits,
     known_order: Mutex<ordered::Known>,
     held: Mutex<Held>,
+    /// What is to become dead letters when its batch is done.
+    refused: Mutex<Vec<Refusal>>,
+    dead_letter: Reasons,
     /// Turns for bulks of rewrites.
     rewrites: Semaphore,
     unmatched: Unmatched,
@@ -92,17 +98,30 @@ impl MongoSink {
             .await
             .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
         let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
-        let catalog = Catalog::open(&client, &config.group.group)
+        let unreadable = |error| mongo::MongoError::from_driver("the target's catalog", &error);
+        let group = &config.group;
+        let catalog = Catalog::open(&client, &group.group)
             .await
-            .map_err(|error| mongo::MongoError::from_driver("the target's catalog", &error))?;
+            .map_err(unreadable)?;
+        let change = config.change_subscription;
+        let subscribed = catalog.subscribe(&group.subscription, change).await;
+        if let Some(other) = subscribed.map_err(unreadable)? {
+            return Err(other_subscription(
+                &group.group,
+                &other,
+                &group.subscription,
+            ));
+        }
         readiness.target_reached();
         Ok(Self {
             client,
             catalog,
-            planner: Planner::new(config.lanes),
+            planner: config.planner(),
             limits,
             known_order: Mutex::default(),
             held: Mutex::default(),
+            refused: Mutex::default(),
+            dead_letter: config.group.dead_letter.clone(),
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
             unmatched: config.unmatched,
             allow_lossy: config.allow_lossy,
@@ -124,6 +143,15 @@ impl MongoSink {
     /// # Errors
     /// [`SinkError::Entry`] for an entry that cannot be replayed; anything else ends the program.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
+        let applied = self.apply_all(batch, token).await?;
+        if applied == Applied::Abandoned {
+            // Whoever owns the partition next meets them again.
+            drop(self.take_refused(batch));
+        }
+        Ok(applied)
+    }
+
+    async fn apply_all(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         let ordered = self.ordered_of(batch.entries).await?;
         let plan: Plan<'_> = self
             .planner

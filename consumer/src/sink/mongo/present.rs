@@ -10,7 +10,7 @@ use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
 
 use super::MongoSink;
-use super::find::{ReadLevel, find_command};
+use super::find::{Fields, ReadLevel, find_command};
 use crate::plan::{Action, Write};
 
 /// Documents that are asked for at once.
@@ -60,7 +60,7 @@ impl MongoSink {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         // One that is there but could still be rolled back is written again.
         let ids = writes.iter().map(|write| write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Majority);
+        let command = find_command(collection, ids, (ReadLevel::Majority, Fields::All));
         let command = RawDocumentBuf::from_bytes(command)?;
         let mut cursor = self
             .client
@@ -89,6 +89,7 @@ const fn replacement<'a>(write: &Write<'a>) -> Option<Document<'a>> {
         | Action::Fields(_)
         | Action::Diff(_)
         | Action::Rewritten(_)
+        | Action::AsIs { .. }
         | Action::Delete => None,
     }
 }

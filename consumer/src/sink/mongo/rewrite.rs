@@ -15,10 +15,12 @@ use oplog_relay_core::runtime::mongo::{error_code, is_cursor_gone, is_transient}
 use oplog_relay_core::runtime::retry::Backoff;
 use rustc_hash::FxHashMap;
 
-use super::find::{ReadLevel, find_command};
+use super::find::{Fields, ReadLevel, find_command};
+use super::refused::damaged;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
 use crate::config::Unmatched;
+use crate::dead_letter::Reason;
 use crate::directive::{Directive, rule_for};
 use crate::error::ConsumerError;
 use crate::plan::{Action, Bulk, BulkKind, RewriteError, Write, rewritten, zero_timestamps};
@@ -139,17 +141,18 @@ impl MongoSink {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let ids = pending.values().filter_map(|writes| writes.first());
         let ids = ids.map(|write| write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Local);
+        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
         let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
         let database = self.client.database(db);
         let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+        let refuse = |write: &Write<'_>, text| self.refuse(ns, write, (Reason::Write, None), text);
         while let Some(reply) = cursor.next().await {
             self.readiness.target_reached();
             let mut outcomes = Vec::new();
             for element in reply?.doc_slices()?.into_iter() {
                 let element = element.map_err(mongodb::error::Error::from)?;
                 if let Some(document) = element.as_document() {
-                    outcomes.extend(outcome(ns, document.as_bytes(), pending)?);
+                    outcomes.extend(outcome(ns, document.as_bytes(), pending, &refuse)?);
                 }
             }
             if self.send_outcomes(ns, &outcomes, token).await? == Applied::Abandoned {
@@ -220,6 +223,11 @@ impl MongoSink {
             if !missing.is_empty() {
                 self.count_unmatched(ns, &missing, missing.len())?;
             }
+            if self.buries(Reason::Unmatched) {
+                missing
+                    .iter()
+                    .try_for_each(|write| self.refuse_unmatched(ns, write))?;
+            }
             return Ok(Applied::Done);
         }
         let mut made = Vec::new();
@@ -262,11 +270,13 @@ fn take<'w, 'a>(
     Ok(writes.len())
 }
 
-/// What a stored document becomes; `None` where nothing changes.
+/// What a stored document becomes; `None` where nothing changes. An update that does not fit it goes
+/// to `refuse`; those after it are applied.
 fn outcome<'a>(
     ns: &str,
     stored: &[u8],
     pending: &mut Pending<'_, 'a>,
+    refuse: &dyn Fn(&Write<'_>, String) -> Result<(), ConsumerError>,
 ) -> Result<Option<Outcome<'a>>, ConsumerError> {
     let failed = |error: Malformed| damaged(ns, &error);
     let stored = Document::new(stored).map_err(failed)?;
@@ -275,11 +285,20 @@ fn outcome<'a>(
     };
     let mut identity = Vec::new();
     write_id_identity(document_id, &mut identity).map_err(failed)?;
-    let writes = pending.remove(&identity).unwrap_or_default();
+    let mut writes = pending.remove(&identity).unwrap_or_default();
+    let document = loop {
+        let error = match rewritten(stored, writes.iter().copied()) {
+            Ok(document) => break document,
+            Err(error) => error,
+        };
+        let unfitting = writes.iter().position(|write| write.id == error.id);
+        let write = unfitting.map(|index| writes.remove(index));
+        let write = write.ok_or_else(|| ConsumerError::Refused(unfit(ns, &error)))?;
+        refuse(write, unfit(ns, &error))?;
+    };
     let Some(last) = writes.last() else {
         return Ok(None);
     };
-    let document = rewritten(stored, writes.iter().copied()).map_err(|error| unfit(ns, &error))?;
     if document == stored.as_bytes() {
         return Ok(None);
     }
@@ -304,19 +323,16 @@ fn made_up(
     builder.element(document_id);
     builder.finish();
     let empty = Document::new(&bytes).map_err(|error| damaged(ns, &error))?;
-    rewritten(empty, writes.iter().copied()).map_err(|error| unfit(ns, &error))
+    rewritten(empty, writes.iter().copied())
+        .map_err(|error| ConsumerError::Refused(unfit(ns, &error)))
 }
 
-fn unfit(ns: &str, error: &RewriteError) -> ConsumerError {
-    ConsumerError::Refused(format!(
-        "in {ns}: {error}: {}. Either of them is damaged: run verify, and replay from the beginning into an \
-         empty target",
+fn unfit(ns: &str, error: &RewriteError) -> String {
+    format!(
+        "in {ns}: {error}: {}. Either of them is damaged: run verify, and replay from the beginning \
+         into an empty target",
         error.error
-    ))
-}
-
-fn damaged(ns: &str, error: &Malformed) -> ConsumerError {
-    ConsumerError::Refused(format!("a document of {ns} is damaged: {error}"))
+    )
 }
 
 #[cfg(test)]

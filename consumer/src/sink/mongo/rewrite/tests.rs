@@ -24,6 +24,39 @@ fn write<'a>(increment: u32, id: &'a [u8], action: Action<'a>) -> Write<'a> {
     }
 }
 
+/// Where every update fits.
+fn found_outcome<'a>(
+    ns: &str,
+    stored: &[u8],
+    pending: &mut Pending<'_, 'a>,
+) -> Result<Option<Outcome<'a>>, ConsumerError> {
+    let refuse = |_: &Write<'_>, text| Err(ConsumerError::Refused(text));
+    outcome(ns, stored, pending, &refuse)
+}
+
+#[test]
+fn an_update_that_does_not_fit_is_refused_and_the_next_applied() {
+    let (damaged, next) = (
+        bson(r#"{"sa":{"a":true,"sx":{}}}"#),
+        bson(r#"{"u":{"b":2}}"#),
+    );
+    let id = [1, 0, 0, 0];
+    let writes = [&damaged, &next].map(|diff| Document::new(diff).unwrap());
+    let writes = [(1, writes[0]), (2, writes[1])];
+    let writes = writes.map(|(number, diff)| write(number, &id, Action::Diff(diff)));
+    let mut pending = Pending::default();
+    take(&writes, &mut pending).unwrap();
+    let refused = std::cell::RefCell::new(Vec::new());
+    let refuse = |write: &Write<'_>, _| {
+        refused.borrow_mut().push(write.id);
+        Ok(())
+    };
+    let stored = bson(r#"{"_id":1,"b":1}"#);
+    let found = outcome("db.c", &stored, &mut pending, &refuse).unwrap();
+    assert_eq!(found.unwrap().document, bson(r#"{"_id":1,"b":2}"#));
+    assert_eq!(refused.into_inner(), [writes[0].id]);
+}
+
 #[test]
 fn a_documents_writes_become_one_replacement_in_their_order() {
     let insert_z = bson(r#"{"i":{"z":1}}"#);
@@ -55,7 +88,9 @@ fn a_documents_writes_become_one_replacement_in_their_order() {
     assert_eq!(take(&writes, &mut pending).unwrap(), 4);
     // The same `_id` as another type of number.
     let stored = bson(r#"{"_id":1.0,"a":0,"k":1}"#);
-    let found = outcome("db.c", &stored, &mut pending).unwrap().unwrap();
+    let found = found_outcome("db.c", &stored, &mut pending)
+        .unwrap()
+        .unwrap();
     assert_eq!(
         found.document,
         bson(r#"{"_id":1.0,"k":1,"z":1,"c":1,"a":2}"#)
@@ -64,13 +99,17 @@ fn a_documents_writes_become_one_replacement_in_their_order() {
     assert_eq!(pending.len(), 1);
     // Somebody else's document.
     assert!(
-        outcome("db.c", &bson(r#"{"_id":9}"#), &mut pending)
+        found_outcome("db.c", &bson(r#"{"_id":9}"#), &mut pending)
             .unwrap()
             .is_none()
     );
     // It is so already.
     let there = bson(r#"{"_id":2,"z":1}"#);
-    assert!(outcome("db.c", &there, &mut pending).unwrap().is_none());
+    assert!(
+        found_outcome("db.c", &there, &mut pending)
+            .unwrap()
+            .is_none()
+    );
     assert!(pending.is_empty());
 }
 
@@ -100,7 +139,9 @@ fn timestamp_zero_top_level_preserved() {
     let stored = bson(&format!(
         r#"{{"_id":1,"t":{zero},"a.b":{zero},"in":{{"t":{zero}}}}}"#
     ));
-    let found = outcome("db.c", &stored, &mut pending).unwrap().unwrap();
+    let found = found_outcome("db.c", &stored, &mut pending)
+        .unwrap()
+        .unwrap();
     assert!(found.has_zeros);
     let after = bson(&format!(r#"{{"_id":1,"t":{zero}}}"#));
     let write = write(

@@ -1,0 +1,194 @@
+//! Dead letters: records that cannot be applied, kept in `__<group>.dead-letters` where the
+//! operator chose that over stopping.
+//!
+//! A dead letter has the record's key, value and headers, and headers of ours that say where it
+//! stood and why it is here. Where a record carries many entries (raw) the value is the one entry.
+//! A value that the topic does not take is left out; the headers then point to it.
+//!
+//! Kafka acknowledges a letter before its record counts as done, so an offset never passes a letter
+//! that is not there. A crash in between sends it again: at least once.
+
+mod letter;
+mod list;
+mod post;
+mod reason;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::runtime::kafka::{Admin, KafkaOptions, is_transient};
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use rdkafka::error::KafkaError;
+
+use crate::assignment::Token;
+use crate::config::GroupConfig;
+use crate::error::ConsumerError;
+use crate::metrics::{Metrics, now_ms};
+use crate::sink::Applied;
+
+use letter::Envelope;
+pub use letter::{Letter, LetterEntry};
+pub use list::list;
+use post::Post;
+pub use reason::{Reason, Reasons, parse_reasons};
+
+/// Attempts at a set of letters before the program ends.
+const ATTEMPTS: u32 = 6;
+/// How often dead letters are logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a new topic may take to be there.
+const TOPIC_PATIENCE: Duration = Duration::from_secs(30);
+/// Its settings: CONTRACT, *Names in Kafka*.
+const SETTINGS: [(&str, &str); 3] = [
+    ("cleanup.policy", "delete"),
+    ("retention.ms", "-1"),
+    ("max.message.bytes", "104857600"),
+];
+
+/// The topic of a group's dead letters.
+#[must_use]
+pub fn dead_letter_topic(group: &str) -> String {
+    format!("__{group}.dead-letters")
+}
+
+/// Where dead letters go.
+pub struct DeadLetters {
+    kafka: KafkaOptions,
+    group: String,
+    reasons: Reasons,
+    /// One set of letters at a time.
+    post: Arc<Mutex<Option<Post>>>,
+    metrics: Arc<Metrics>,
+    logged: Mutex<Option<Instant>>,
+    shutdown: Shutdown,
+}
+
+impl std::fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeadLetters")
+            .field("reasons", &self.reasons)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DeadLetters {
+    /// Creates the topic, if anything may go there.
+    ///
+    /// # Errors
+    /// When Kafka refuses it.
+    pub async fn open(
+        config: &GroupConfig,
+        metrics: Arc<Metrics>,
+        shutdown: Shutdown,
+    ) -> Result<Self, ConsumerError> {
+        let GroupConfig { kafka, group, .. } = config;
+        if !config.dead_letter.is_empty() {
+            let topic = dead_letter_topic(group);
+            let admin = Admin::connect(kafka).await?;
+            admin.create_topic(&topic, 1, -1, &SETTINGS).await?;
+            admin.wait_for_topic(&topic, TOPIC_PATIENCE).await?;
+        }
+        Ok(Self {
+            kafka: kafka.clone(),
+            group: group.clone(),
+            reasons: config.dead_letter.clone(),
+            post: Arc::default(),
+            metrics,
+            logged: Mutex::default(),
+            shutdown,
+        })
+    }
+
+    /// Whether records go there for this reason.
+    #[must_use]
+    pub fn takes(&self, reason: Reason) -> bool {
+        self.reasons.contains(&reason)
+    }
+
+    /// Sends the letters of one partition; done when Kafka has acknowledged all of them.
+    ///
+    /// # Errors
+    /// When Kafka does not take them.
+    pub async fn send(
+        &self,
+        topic: &str,
+        partition: i32,
+        mut letters: Vec<Letter>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        letters.sort_by_key(|letter| letter.offset);
+        let letters = Arc::new(letters);
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            if !token.is_valid() {
+                return Ok(Applied::Abandoned);
+            }
+            let Err(error) = self.attempt(topic, partition, &letters).await? else {
+                self.tell(topic, partition, &letters);
+                return Ok(Applied::Done);
+            };
+            self.metrics.count_error("dead_letter");
+            let again = is_transient(&error) && backoff.attempts() + 1 < ATTEMPTS;
+            if !again {
+                let doing = format!("writing to {}", dead_letter_topic(&self.group));
+                return Err(ConsumerError::kafka(doing, error));
+            }
+            tracing::warn!(%error, "dead letters are not acknowledged yet; trying again");
+            if !backoff.sleep(&self.shutdown).await {
+                return Ok(Applied::Abandoned);
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        topic: &str,
+        partition: i32,
+        letters: &Arc<Vec<Letter>>,
+    ) -> Result<Result<(), KafkaError>, ConsumerError> {
+        let (kafka, group, topic) = (self.kafka.clone(), self.group.clone(), topic.to_owned());
+        let (post, letters) = (Arc::clone(&self.post), Arc::clone(letters));
+        let sent = tokio::task::spawn_blocking(move || {
+            // A panic under it leaves a connection that is thrown away at its next failure.
+            let mut kept = post.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = match kept.take() {
+                Some(open) => open,
+                None => Post::open(&kafka, &dead_letter_topic(&group))?,
+            };
+            let time = bson::DateTime::from_millis(now_ms()).try_to_rfc3339_string();
+            let envelope = Envelope {
+                group: &group,
+                topic: &topic,
+                partition,
+                time: &time.unwrap_or_default(),
+            };
+            open.send(&letters, envelope)?;
+            *kept = Some(open);
+            Ok(())
+        });
+        sent.await
+            .map_err(|_| ConsumerError::Ended("the writer of dead letters"))
+    }
+
+    /// Counts them, and logs one now and then.
+    fn tell(&self, topic: &str, partition: i32, letters: &[Letter]) {
+        for letter in letters {
+            self.metrics.count_dead_letter(letter.reason);
+        }
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = logged.is_none_or(|last| last.elapsed() >= LOG_INTERVAL);
+        if let Some(letter) = letters.first().filter(|_| due) {
+            *logged = Some(Instant::now());
+            tracing::warn!(
+                topic,
+                partition,
+                offset = letter.offset,
+                reason = letter.reason.word(),
+                message = letter.text,
+                so_far = self.metrics.dead_letters(),
+                "dead letter"
+            );
+        }
+    }
+}

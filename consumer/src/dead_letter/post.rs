@@ -1,0 +1,288 @@
+//! To the topic: the records are read again from where they stand, and produced until every one
+//! of them is acknowledged.
+//!
+//! Reading them again costs what is rare, and keeps the way of all other records free of keys and
+//! headers that nobody needs. A set of letters is of one partition and one chunk, so it is one
+//! short read. Whatever the client queues is bounded, and one set goes at a time.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::format::fragment::FRAGMENT_HEADER;
+use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_transient};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use super::letter::{Envelope, Letter, headers};
+
+/// How long a record may take to be acknowledged, retries of the client included.
+const DELIVERY: Duration = Duration::from_secs(20);
+/// How long reading a set again may take.
+const READING: Duration = Duration::from_secs(30);
+/// How long one poll waits.
+const STEP: Duration = Duration::from_millis(200);
+/// Largest record, with room for our headers: the topic is created for this (CONTRACT: 100 MiB).
+const LARGEST: usize = (100 << 20) - 1;
+/// Bytes that the client keeps on the way, beside one record that is larger.
+const QUEUE_KBYTES: usize = 16 << 10;
+/// The code of a record that the topic, or the client, takes for too large.
+const TOO_LARGE: RDKafkaErrorCode = RDKafkaErrorCode::MessageSizeTooLarge;
+
+/// How the letters fared, by their index.
+#[derive(Debug, Default)]
+struct Delivered {
+    acknowledged: BTreeSet<usize>,
+    too_large: BTreeSet<usize>,
+    failure: Option<KafkaError>,
+}
+
+/// Collects the delivery reports.
+#[derive(Debug, Clone, Default)]
+struct Deliveries {
+    kafka: Context,
+    reports: Arc<Mutex<Delivered>>,
+}
+
+impl Deliveries {
+    fn with<T>(&self, look: impl FnOnce(&mut Delivered) -> T) -> T {
+        look(&mut self.reports.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn failed(&self, index: usize, error: KafkaError) {
+        self.with(|reports| {
+            if error.rdkafka_error_code() == Some(TOO_LARGE) {
+                reports.too_large.insert(index);
+            } else {
+                reports.failure.get_or_insert(error);
+            }
+        });
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.kafka.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.kafka.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<usize>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: Box<usize>) {
+        match result {
+            Ok(_) => self.with(|reports| reports.acknowledged.extend([*index])),
+            Err((error, _)) => self.failed(*index, error.clone()),
+        }
+    }
+}
+
+/// A connection to the topic. Thrown away after a failure.
+pub(super) struct Post {
+    producer: BaseProducer<Deliveries>,
+    reader: BaseConsumer<Context>,
+    /// The dead-letter topic.
+    to: String,
+}
+
+/// What of a record goes into its letter.
+#[derive(Clone, Copy)]
+enum Part {
+    /// All of it.
+    Whole,
+    /// Key and headers: the value does not fit.
+    WithoutValue,
+}
+
+impl Post {
+    /// Connects when it is used.
+    pub(super) fn open(options: &KafkaOptions, to: &str) -> KafkaResult<Self> {
+        let mut config = client_config(options);
+        let millis = DELIVERY.as_millis().to_string();
+        config
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", &millis)
+            .set("message.max.bytes", LARGEST.to_string())
+            .set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string())
+            .set("compression.type", "lz4")
+            // The other client says the same of brokers; this one complains of options for readers.
+            .set_log_level(RDKafkaLogLevel::Emerg);
+        let producer = config.create_with_context(Deliveries::default())?;
+        let mut config = client_config(options);
+        config
+            // The library wants a group for its queue; nothing is joined or committed.
+            .set("group.id", "oplog-relay-reader")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "10")
+            .set("queued.max.messages.kbytes", "4096");
+        let reader = config.create_with_context(Context::new())?;
+        let to = to.to_owned();
+        Ok(Self {
+            producer,
+            reader,
+            to,
+        })
+    }
+
+    /// Sends the letters of one partition, in order of their offsets. Done when all of them are
+    /// acknowledged.
+    pub(super) fn send(&self, letters: &[Letter], envelope: Envelope<'_>) -> KafkaResult<()> {
+        let reports = self.producer.context();
+        reports.with(|reports| *reports = Delivered::default());
+        self.send_part(letters, envelope, Part::Whole, |_| true)?;
+        let large = reports.with(|reports| std::mem::take(&mut reports.too_large));
+        if !large.is_empty() {
+            self.send_part(letters, envelope, Part::WithoutValue, |index| {
+                large.contains(&index)
+            })?;
+        }
+        reports.with(|reports| {
+            if reports.acknowledged.len() == letters.len() {
+                return Ok(());
+            }
+            let unclear = || KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
+            let too_large = || KafkaError::MessageProduction(TOO_LARGE);
+            let failure = reports.failure.take();
+            let large = !reports.too_large.is_empty();
+            Err(failure.unwrap_or_else(if large { too_large } else { unclear }))
+        })
+    }
+
+    /// Reads the records of these letters and produces what goes of them.
+    fn send_part(
+        &self,
+        letters: &[Letter],
+        envelope: Envelope<'_>,
+        part: Part,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> KafkaResult<()> {
+        let wanted = letters.iter().enumerate();
+        let mut wanted = wanted.filter(|(index, _)| is_wanted(*index)).peekable();
+        let Some((_, first)) = wanted.peek() else {
+            return Ok(());
+        };
+        self.assign(envelope, first.offset)?;
+        let deadline = Instant::now() + READING;
+        while wanted.peek().is_some() {
+            if Instant::now() >= deadline {
+                let late = RDKafkaErrorCode::OperationTimedOut;
+                return Err(KafkaError::MessageConsumption(late));
+            }
+            match self.reader.poll(STEP) {
+                None => {}
+                Some(Ok(record)) => {
+                    // What lies before it is gone, or is none of ours.
+                    while let Some((index, letter)) =
+                        wanted.next_if(|(_, letter)| letter.offset <= record.offset())
+                    {
+                        let found = (letter.offset == record.offset()).then_some(&record);
+                        self.produce(index, letter, envelope, found, part)?;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    for (index, letter) in wanted.by_ref() {
+                        self.produce(index, letter, envelope, None, part)?;
+                    }
+                }
+                Some(Err(error)) if is_transient(&error) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        self.reader.unassign()?;
+        self.producer.flush(DELIVERY + STEP)
+    }
+
+    fn assign(&self, envelope: Envelope<'_>, offset: i64) -> KafkaResult<()> {
+        let mut partitions = TopicPartitionList::new();
+        let Envelope {
+            topic, partition, ..
+        } = envelope;
+        partitions.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+        self.reader.assign(&partitions)
+    }
+
+    fn produce(
+        &self,
+        index: usize,
+        letter: &Letter,
+        envelope: Envelope<'_>,
+        found: Option<&BorrowedMessage<'_>>,
+        part: Part,
+    ) -> KafkaResult<()> {
+        let own = letter
+            .entry
+            .as_ref()
+            .and_then(|entry| entry.bytes.as_deref());
+        let value = own.or_else(|| found.and_then(Message::payload));
+        let of_record = found.and_then(Message::headers);
+        let of_record = || of_record.into_iter().flat_map(Headers::iter);
+        let is_first = own.is_none() && of_record().any(|header| header.key == FRAGMENT_HEADER);
+        let omitted = match (part, value, found) {
+            (Part::WithoutValue, Some(value), _) => Some(format!(
+                "the value ({} bytes), larger than the topic takes: it is at topic, partition, \
+                 offset",
+                value.len()
+            )),
+            (_, None, None) => Some("the record: it is gone from its topic".to_owned()),
+            _ if is_first => Some(
+                "the other fragments: they follow the first one at topic, partition, offset"
+                    .to_owned(),
+            ),
+            _ => None,
+        };
+        let value = value.filter(|_| matches!(part, Part::Whole));
+        let mut all = OwnedHeaders::new();
+        for header in of_record().filter(|header| is_first || header.key != FRAGMENT_HEADER) {
+            all = all.insert(header);
+        }
+        for (name, value) in headers(letter, envelope, omitted.as_deref()) {
+            all = all.insert(Header {
+                key: &name,
+                value: Some(&value),
+            });
+        }
+        let mut record = BaseRecord::with_opaque_to(&self.to, Box::new(index))
+            .partition(0)
+            .headers(all);
+        record.key = found.and_then(Message::key);
+        record.payload = value;
+        self.enqueue(index, record)
+    }
+
+    fn enqueue(
+        &self,
+        index: usize,
+        mut record: BaseRecord<'_, [u8], [u8], Box<usize>>,
+    ) -> KafkaResult<()> {
+        let deadline = Instant::now() + DELIVERY;
+        loop {
+            let (error, again) = match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused,
+            };
+            match error.rdkafka_error_code() {
+                Some(TOO_LARGE) => {
+                    self.producer.context().failed(index, error);
+                    return Ok(());
+                }
+                Some(RDKafkaErrorCode::QueueFull) if Instant::now() < deadline => {
+                    self.producer.poll(STEP);
+                    record = again;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+}

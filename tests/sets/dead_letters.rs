@@ -1,0 +1,274 @@
+//! What cannot be applied: it stops the replay, or is kept in the dead-letter topic.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_tests::services::{Program, wait_until};
+use oplog_relay_tests::topic_reader::{TopicRecord, read_topic_records};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::Value;
+
+use crate::carry::CATALOG;
+use crate::made::Made;
+use crate::topics::{LIMIT, Topics};
+
+const DOCUMENTS: i32 = 40;
+const ALL: &str = "--dead-letter=undecodable,command,write";
+const GARBAGE: &[u8] = b"no document";
+
+/// Documents, and among them one that the target refuses, an unknown command, an index that the
+/// target refuses, an update of a document that is not there.
+fn history() -> Result<Made> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    for id in 0..DOCUMENTS {
+        made.insert("s.a", 1, id)?;
+    }
+    made.insert_with("s.a", 1, doc! { "_id": 500, "x": [1, 2], "y": [1, 2] })?;
+    made.update("s.a", 1, 501, doc! { "$v": 2, "diff": { "u": { "z": 1 } } })?;
+    made.command("s.a", 1, doc! { "frobnicate": "a" })?;
+    let index =
+        doc! { "createIndexes": "a", "v": 2, "unique": true, "key": { "k": "bogus" }, "name": "k" };
+    made.command("s.a", 1, index)?;
+    for id in DOCUMENTS..2 * DOCUMENTS {
+        made.insert("s.a", 1, id)?;
+    }
+    Ok(made)
+}
+
+/// A target that takes no document with arrays in both `x` and `y`.
+fn target() -> Result<ModelServer> {
+    let target = ModelServer::start(Model::default())?;
+    let uri = target.uri();
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let database = mongodb::Client::with_uri_str(uri).await?.database("s");
+        // Only what has keys in an index is looked at.
+        let index =
+            doc! { "key": { "x": 1, "y": 1 }, "name": "x_1_y_1", "unique": true, "sparse": true };
+        let command = doc! { "createIndexes": "a", "indexes": [index] };
+        database.run_command(command).await.map(drop)
+    })?;
+    Ok(target)
+}
+
+/// Writes a record to a topic.
+fn inject(topics: &Topics, topic: &str, partition: i32, value: &[u8]) -> Result<()> {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", topics.brokers())
+        .set("message.max.bytes", "10000000")
+        .create()?;
+    let headers = OwnedHeaders::new().insert(Header {
+        key: "by",
+        value: Some("somebody"),
+    });
+    let record = BaseRecord::to(topic)
+        .partition(partition)
+        .key("a key")
+        .payload(value)
+        .headers(headers);
+    producer.send(record).map_err(|(error, _)| error)?;
+    producer.flush(Duration::from_secs(30))?;
+    Ok(())
+}
+
+fn ids(target: &ModelServer) -> Result<Vec<i32>> {
+    let state = target.model().state();
+    let mut found = Vec::new();
+    for (ns, documents) in state.iter().filter(|(ns, _)| !ns.starts_with(CATALOG)) {
+        ensure!(ns == "s.a", "{ns}");
+        for bytes in documents {
+            found.push(bson::Document::from_reader(bytes.as_slice())?.get_i32("_id")?);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn expect(target: &ModelServer) -> Result<()> {
+    let found = ids(target)?;
+    ensure!(found == (0..2 * DOCUMENTS).collect::<Vec<_>>(), "{found:?}");
+    Ok(())
+}
+
+/// What the topic of a group holds: the lines of `dead-letters`, and the records.
+fn letters(topics: &Topics, group: &str) -> Result<(Vec<Value>, Vec<TopicRecord>)> {
+    let brokers = format!("--brokers={}", topics.brokers());
+    let group_flag = format!("--group={group}");
+    let mut program = Program::consumer(["dead-letters", &brokers, &group_flag])?;
+    let code = program.wait(LIMIT)?;
+    ensure!(code == 0, "{code}: {}", program.stderr_text()?);
+    let lines = program.stdout_text()?;
+    let lines = lines.lines().map(serde_json::from_str);
+    let topic = format!("__{group}.dead-letters");
+    let records = read_topic_records(&topics.brokers(), &topic)?;
+    Ok((lines.collect::<Result<_, _>>()?, records))
+}
+
+fn count(letters: &[Value]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for letter in letters {
+        let reason = letter["reason"].as_str().unwrap_or_default();
+        *counts.entry(reason.to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+fn counts(all: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    all.iter().map(|(it, n)| ((*it).to_owned(), *n)).collect()
+}
+
+#[test]
+fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> {
+    let topics = Topics::carry("dead", &history()?.oplog()?)?;
+    inject(&topics, "dead.s.a", 3, GARBAGE)?;
+    for (number, others, told) in [
+        (1, "command,write", "cannot be decoded"),
+        (2, "undecodable,write", "frobnicate"),
+        (3, "undecodable,command", "code 171"),
+    ] {
+        let others = format!("--dead-letter={others}");
+        topics.refused(&target()?, &format!("dead-{number}"), &[&others], (6, told))?;
+    }
+    for (group, processes) in [("dead-all-1", 1), ("dead-all-3", 3)] {
+        let target = target()?;
+        let unmatched = "--unmatched=dead-letter";
+        topics.replay(&target, group, processes, &[ALL, unmatched])?;
+        expect(&target)?;
+        let (lines, records) = letters(&topics, group)?;
+        let once = [
+            ("command", 2),
+            ("undecodable", 1),
+            ("unmatched", 1),
+            ("write", 1),
+        ];
+        ensure!(count(&lines) == counts(&once), "{lines:?}");
+        let damaged = records
+            .iter()
+            .find(|record| record.value == GARBAGE)
+            .context("the damaged record")?;
+        ensure!(damaged.key.as_deref() == Some(b"a key"), "{damaged:?}");
+        for (name, value) in [
+            ("by", "somebody"),
+            ("oplog-dead-letter-topic", "dead.s.a"),
+            ("oplog-dead-letter-partition", "3"),
+            ("oplog-dead-letter-reason", "undecodable"),
+            ("oplog-dead-letter-group", group),
+        ] {
+            ensure!(
+                damaged.header(name) == Some(value.as_bytes()),
+                "{name}: {damaged:?}"
+            );
+        }
+        // Applied again: commands are known to be passed over, the rest comes again.
+        let all = [
+            "--to-earliest",
+            "--topic",
+            "dead.s.a",
+            "--topic",
+            "dead.s.-cmd",
+        ];
+        topics.reset(group, &all)?;
+        topics.replay(&target, group, processes, &[ALL, unmatched])?;
+        expect(&target)?;
+        let (lines, _) = letters(&topics, group)?;
+        let twice = [
+            ("command", 2),
+            ("undecodable", 2),
+            ("unmatched", 2),
+            ("write", 2),
+        ];
+        ensure!(count(&lines) == counts(&twice), "{lines:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_dead_letter_is_not_lost_by_a_kill() -> Result<()> {
+    let topics = Topics::carry("buried", &history()?.oplog()?)?;
+    inject(&topics, "buried.s.a", 3, GARBAGE)?;
+    let target = target()?;
+    let flags = [ALL, "--unmatched=dead-letter"];
+    for kill in 1..=3 {
+        let mut member = topics.start(&target, "buried", &flags)?;
+        // Each life may have written all of them again, and committed none.
+        wait_until("a dead letter", LIMIT, || {
+            let ended = !member.is_running().unwrap_or(false);
+            let found = letters(&topics, "buried");
+            ended || found.is_ok_and(|(lines, _)| lines.len() >= kill)
+        })?;
+        ensure!(member.is_running()?, "{kill}: {}", member.stderr_text()?);
+        member.kill_9()?;
+    }
+    topics.replay(&target, "buried", 1, &flags)?;
+    expect(&target)?;
+    let found = count(&letters(&topics, "buried")?.0);
+    for reason in ["command", "undecodable", "unmatched", "write"] {
+        ensure!(found.contains_key(reason), "{reason}: {found:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_value_that_does_not_fit_leaves_a_pointer() -> Result<()> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    made.insert("s.a", 1, 0)?;
+    let topics = Topics::carry("large", &made.oplog()?)?;
+    // Not compressible: the topic's limit is for what is sent.
+    let mut state = 1_u32;
+    let large = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    });
+    let large: Vec<u8> = large.take(200_000).collect();
+    inject(&topics, "large.s.a", 2, &large)?;
+    topics.create_topic("__large.dead-letters", &["max.message.bytes=20000"])?;
+    let target = ModelServer::start(Model::default())?;
+    topics.replay(&target, "large", 1, &["--dead-letter=undecodable"])?;
+    ensure!(ids(&target)? == [0], "the rest is missing");
+    let (lines, records) = letters(&topics, "large")?;
+    let [letter] = records.as_slice() else {
+        anyhow::bail!("{lines:?}")
+    };
+    ensure!(letter.value.is_empty() && letter.key.as_deref() == Some(b"a key"));
+    ensure!(letter.header("by") == Some(b"somebody"), "{letter:?}");
+    ensure!(
+        lines[0]["partition"] == 2 && lines[0]["offset"].is_i64(),
+        "{lines:?}"
+    );
+    let omitted = lines[0]["omitted"].as_str().unwrap_or_default();
+    ensure!(omitted.contains("200000 bytes"), "{lines:?}");
+    Ok(())
+}
+
+#[test]
+fn emit_keeps_what_it_cannot_decode() -> Result<()> {
+    let topics = Topics::carry("lines", &history()?.oplog()?)?;
+    inject(&topics, "lines.s.a", 3, GARBAGE)?;
+    let brokers = format!("--brokers={}", topics.brokers());
+    let emit = |group: &str, more: &[&str]| -> Result<(i32, usize)> {
+        let group = format!("--group={group}");
+        let flags = [
+            "emit",
+            "--http=off",
+            "--until-caught-up",
+            "--topic-prefix=lines",
+        ];
+        let flags = flags.into_iter().chain([brokers.as_str(), &group]);
+        let mut program = Program::consumer(flags.chain(more.iter().copied()))?;
+        let code = program.wait(LIMIT)?;
+        Ok((code, program.stdout_text()?.lines().count()))
+    };
+    ensure!(emit("lines-1", &[])?.0 == 6);
+    let (code, lines) = emit("lines-2", &["--dead-letter=undecodable"])?;
+    // The create, the documents, the refused one, the update and two commands.
+    let expected = usize::try_from(2 * DOCUMENTS)? + 5;
+    ensure!((code, lines) == (0, expected), "{code}, {lines} lines");
+    ensure!(count(&letters(&topics, "lines-2")?.0) == counts(&[("undecodable", 1)]));
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Sources of which a filter leaves nothing.
+
+use anyhow::{Context, Result, ensure};
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::runtime::kafka::{KafkaOptions, Reader};
+use oplog_relay_core::state::PositionRecord;
+use oplog_relay_tests::http_status::{metric, status};
+use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_tests::services::{Port, Program, wait_until};
+
+use crate::made::{BEGIN, Made};
+use crate::topics::{LIMIT, Topics};
+
+const DOCUMENTS: i32 = 50;
+
+fn history() -> Result<Made> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    (0..DOCUMENTS).try_for_each(|id| made.insert("s.a", 1, id))?;
+    Ok(made)
+}
+
+/// Replays until the group has nothing left to do; the least that it then shows of the source's
+/// time, in its metric and in the partitions.
+fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option<String>)> {
+    let target = ModelServer::start(Model::default())?;
+    let port = Port::lease()?;
+    let common = [
+        "replay".to_owned(),
+        format!("--http=127.0.0.1:{}", port.number()),
+        format!("--brokers={}", topics.brokers()),
+        format!("--topic-prefix={prefix}"),
+        format!("--group={prefix}"),
+        format!("--target={}", target.uri()),
+    ];
+    let common = common.iter().map(String::as_str);
+    let mut program = Program::consumer(common.chain(flags.iter().copied()))?;
+    let partitions = |shown: &serde_json::Value| shown["partitions"].as_array().cloned();
+    let mut times = Vec::new();
+    wait_until("the end of all partitions", LIMIT, || {
+        let Some(shown) = status(port.number()) else {
+            return false;
+        };
+        let partitions = partitions(&shown).unwrap_or_default();
+        times = partitions
+            .iter()
+            .filter_map(|partition| partition["ts"].as_str().map(str::to_owned))
+            .collect();
+        // All of the topics' partitions are there, and committed to their ends.
+        let whole = partitions.is_empty() == (prefix == "nothing");
+        whole && shown["lag_offsets"] == 0 && shown["lag_seconds"] == 0.0
+    })?;
+    ensure!(program.is_running()?, "{}", program.stderr_text()?);
+    let position = metric(port.number(), "oplog_consumer_position_timestamp_seconds");
+    let lag = metric(port.number(), "oplog_consumer_lag_seconds");
+    ensure!(lag == Some(0.0), "{lag:?}");
+    ensure!(
+        target
+            .model()
+            .state()
+            .keys()
+            .all(|ns| ns.starts_with("oplog_relay"))
+    );
+    program.terminate()?;
+    program.wait(LIMIT)?;
+    Ok((position.context("a position")?, times.into_iter().max()))
+}
+
+#[test]
+fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<()> {
+    let made = history()?;
+    let last = Timestamp::new(made.next_second()? - 1, 1);
+    ensure!(last.seconds > BEGIN);
+    // By the producer: no record, but the position.
+    let none = Topics::none("nothing")?;
+    none.produce(&made.oplog()?, &["--exclude-namespaces=s"])?;
+    let options = KafkaOptions {
+        brokers: none.brokers(),
+        options: Vec::new(),
+    };
+    let topic = "__nothing.position.golden";
+    let saved = Reader::new(&options).read_last_committed_blocking(topic)?;
+    let saved = saved
+        .and_then(|record| record.value)
+        .context("a position")?;
+    let saved: PositionRecord = serde_json::from_slice(&saved)?;
+    ensure!(saved.ts == last.to_string(), "{saved:?}");
+    settled(&none, "nothing", &[])?;
+    // By the consumer.
+    let all = Topics::carry("passed", &made.oplog()?)?;
+    let (position, ts) = settled(&all, "passed", &["--exclude-namespaces=s"])?;
+    ensure!(ts == Some(last.to_string()), "{ts:?}");
+    ensure!(
+        position.to_string() == last.seconds.to_string(),
+        "{position}"
+    );
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Failures that a server was told to have while it is tailed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// What a `getMore` meets instead of entries, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// An error of that code; the cursor is gone.
+    Code(i32),
+    /// The same, and the oplog has lost the entries before that number.
+    Truncated(i32, u64),
+    /// The connection ends without an answer.
+    Hangup,
+}
+
+/// The failures that are to come, by the number of the entry before which each does, in order.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    left: Mutex<Vec<(u64, Fault)>>,
+    /// The first entry that is still there.
+    first: AtomicU64,
+}
+
+impl Faults {
+    pub(super) fn new(faults: &[(u64, Fault)]) -> Faults {
+        Faults {
+            left: Mutex::new(faults.iter().rev().copied().collect()),
+            first: AtomicU64::new(0),
+        }
+    }
+
+    /// The failure that comes before an entry. A reply may not go beyond the next one.
+    pub(super) fn take(&self, number: u64) -> Option<Fault> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, fault) = left.pop_if(|(before, _)| *before <= number)?;
+        if let Fault::Truncated(_, first) = fault {
+            self.first.store(first, Ordering::Relaxed);
+        }
+        Some(fault)
+    }
+
+    /// Entries that may be given from that number on before a failure is due.
+    pub(super) fn room(&self, number: u64) -> u64 {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = left.last().map(|(before, _)| before.saturating_sub(number));
+        next.filter(|room| *room > 0).unwrap_or(u64::MAX)
+    }
+
+    /// Whether all of them came.
+    pub(super) fn are_over(&self) -> bool {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.is_empty()
+    }
+
+    /// The first entry that is still there.
+    pub(super) fn first(&self) -> u64 {
+        self.first.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,95 @@
+//! A tail over the failures of its source.
+
+use anyhow::{Context, Result, ensure};
+use mongodb::Client;
+use oplog_producer::error::{Directive, ProducerError};
+use oplog_producer::source::oplog::{Oplog as Source, Tail};
+use oplog_producer::source::{SourceEvent, StartAt};
+use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_tests::stub::{Fault, Oplog, Server, Shape};
+use tokio::sync::mpsc;
+
+const ENTRIES: u64 = 2_000;
+
+/// Tails until all entries came, or the tail ends; each entry must be the next one.
+async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
+    let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
+    let server = Server::start_failing(oplog, faults)?;
+    let client = Client::with_uri_str(server.uri()).await?;
+    let (shutdown, (events, mut given)) = (Shutdown::manual(), mpsc::channel(4));
+    let tail = Tail::begin(Source::new(&client), StartAt::Oldest).await?;
+    let told = shutdown.clone();
+    let running = tokio::spawn(async move { tail.run(&events, &told).await });
+    let mut next = 0;
+    while let Some(event) = given.recv().await {
+        let SourceEvent::Batch(batch) = event else {
+            continue;
+        };
+        for entry in batch.documents()? {
+            let expected = server.oplog().entry(next).context("an entry too many")?;
+            ensure!(entry?.as_bytes() == expected, "entry {next} is another one");
+            next += 1;
+        }
+        if next == ENTRIES {
+            shutdown.trigger();
+        }
+    }
+    let ended = running.await?;
+    ensure!(server.has_failed(), "a failure is left");
+    ensure!(ended.is_err() || next == ENTRIES, "{next} entries");
+    Ok(ended)
+}
+
+/// One after the other, at the beginning, in the middle, twice at one place.
+fn faults(fault: Fault) -> Vec<(u64, Fault)> {
+    [101, 500, 500, 1_999]
+        .map(|number| (number, fault))
+        .to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_whose_cursor_is_gone_goes_on_after_the_last_entry() -> Result<()> {
+    for code in [43, 237, 175] {
+        tail(&faults(Fault::Code(code))).await??;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_goes_on_over_elections_and_shutdowns() -> Result<()> {
+    for code in [10107, 11600, 11602, 189, 91, 13435, 13436] {
+        tail(&[(700, Fault::Code(code))]).await??;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_goes_on_over_lost_connections() -> Result<()> {
+    tail(&faults(Fault::Hangup)).await?.map_err(Into::into)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_that_a_truncation_overtook_goes_on_while_its_position_is_there() -> Result<()> {
+    tail(&faults(Fault::Code(136))).await??;
+    // The last entry that was fetched is the first that is left.
+    tail(&[(700, Fault::Truncated(136, 699))]).await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_whose_position_is_truncated_ends_with_three() -> Result<()> {
+    let ended = tail(&[(700, Fault::Truncated(136, 900))]).await?;
+    let error = ended.err().context("it went on")?;
+    ensure!(matches!(error, ProducerError::PositionLost(_)), "{error}");
+    let stop = Directive::Stop(ExitCode::SourcePositionLost);
+    ensure!(error.directive() == stop, "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_stops_at_an_error_that_no_time_mends() -> Result<()> {
+    let ended = tail(&[(700, Fault::Code(13))]).await?;
+    ensure!(matches!(ended, Err(ProducerError::Source(_))), "{ended:?}");
+    Ok(())
+}
