@@ -30,7 +30,7 @@ pub struct Withheld {
 }
 
 /// Greatest `expireAfterSeconds`: 68 years, never within a replay.
-const NEVER: i32 = i32::MAX;
+pub const NEVER: i32 = i32::MAX;
 
 /// Option of 4.4 and 5.0 for the change streams of the source alone; 6.0 refuses it.
 const PRE_IMAGES: &[u8] = b"recordPreImages";

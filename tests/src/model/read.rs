@@ -76,7 +76,8 @@ impl Model {
         let limit = call.count("limit")?.filter(|limit| *limit > 0);
         let found = found.into_iter().skip(call.count("skip")?.unwrap_or(0));
         let found = found.take(limit.unwrap_or(usize::MAX));
-        let found = found.map(|document| document.as_bytes().to_vec()).collect();
+        let only_id = only_id(call.document("projection")?)?;
+        let found = found.map(|document| shown_of(document, only_id)).collect();
         let most = call.count("batchSize")?.unwrap_or(FIRST_BATCH);
         let (batch, id) = self.cursors.batch(None, found, most);
         if call.flag("singleBatch")? {
@@ -84,6 +85,16 @@ impl Model {
             return Ok(cursor_reply("firstBatch", 0, &ns, &batch));
         }
         Ok(cursor_reply("firstBatch", id, &ns, &batch))
+    }
+
+    /// Counts all documents: who wants to count some has to find them.
+    pub(super) fn count(&mut self, call: Call<'_>) -> Answer {
+        if !call.document("query")?.is_empty() {
+            return Err(Failure::new(238, "the model counts whole collections"));
+        }
+        let collection = self.collection(call.db, call.collection()?);
+        let records = collection.map_or(0, |collection| collection.records().count());
+        done(doc! { "n": i64::try_from(records).unwrap_or(i64::MAX) })
     }
 
     pub(super) fn get_more(&mut self, call: Call<'_>) -> Answer {
@@ -193,6 +204,34 @@ fn shown(name: &str, collection: &Collection) -> Bson {
         shown.insert("idIndex", spec.clone());
     }
     shown
+}
+
+/// Whether only the `_id` is asked for: the one projection there is.
+fn only_id(projection: Document<'_>) -> Result<bool, Failure> {
+    let mut fields = projection.elements();
+    let Some(field) = fields.next().transpose()? else {
+        return Ok(false);
+    };
+    if field.name != b"_id" || fields.next().is_some() {
+        return Err(Failure::new(
+            238,
+            "the model shows whole documents, or _ids",
+        ));
+    }
+    Ok(true)
+}
+
+fn shown_of(document: Document<'_>, only_id: bool) -> Vec<u8> {
+    if !only_id {
+        return document.as_bytes().to_vec();
+    }
+    let mut out = Vec::new();
+    let mut shown = DocumentBuilder::start(&mut out);
+    if let Some(id) = field(document, b"_id") {
+        shown.element(id);
+    }
+    shown.finish();
+    out
 }
 
 fn fits(document: &Bson, wanted: Document<'_>) -> Result<bool, Failure> {

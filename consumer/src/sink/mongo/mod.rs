@@ -71,6 +71,19 @@ pub struct MongoSink {
     shutdown: Shutdown,
 }
 
+/// What a sink has to know beside its target.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'s> {
+    /// The group whose commands the catalog has.
+    pub group: &'s str,
+    /// Whether lossy formats are taken.
+    pub allow_lossy: bool,
+    /// What to do about an update that finds no document.
+    pub unmatched: Unmatched,
+    /// Lanes for each partition's batch.
+    pub lanes: usize,
+}
+
 impl MongoSink {
     /// Connects to the target.
     ///
@@ -87,29 +100,55 @@ impl MongoSink {
             options.server_selection_timeout = Some(SELECTION_PATIENCE);
         })
         .await?;
+        let settings = Settings {
+            group: &config.group.group,
+            allow_lossy: config.allow_lossy,
+            unmatched: config.unmatched,
+            lanes: config.lanes,
+        };
+        Self::open(client, settings, metrics, readiness, shutdown).await
+    }
+
+    /// Takes a target that is connected to.
+    ///
+    /// # Errors
+    /// When it does not say what it takes, or its catalog cannot be read.
+    pub async fn open(
+        client: Client,
+        settings: Settings<'_>,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        shutdown: Shutdown,
+    ) -> Result<Self, ConsumerError> {
         let hello = mongo::hello(&client)
             .await
             .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
         let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
-        let catalog = Catalog::open(&client, &config.group.group)
+        let catalog = Catalog::open(&client, settings.group)
             .await
             .map_err(|error| mongo::MongoError::from_driver("the target's catalog", &error))?;
         readiness.target_reached();
         Ok(Self {
             client,
             catalog,
-            planner: Planner::new(config.lanes),
+            planner: Planner::new(settings.lanes),
             limits,
             known_order: Mutex::default(),
             held: Mutex::default(),
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
-            unmatched: config.unmatched,
-            allow_lossy: config.allow_lossy,
+            unmatched: settings.unmatched,
+            allow_lossy: settings.allow_lossy,
             bypass_validation: AtomicBool::new(true),
             metrics,
             readiness,
             shutdown,
         })
+    }
+
+    /// The target.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Whether lossy formats were allowed.
