@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(240);
 const RUNS: u32 = 10;
+/// Between two rounds of writes, of about two dozen each.
+const PACE: Duration = Duration::from_millis(100);
 
 /// A pipeline that runs, and a load on its source.
 struct Live {
@@ -59,13 +61,24 @@ impl Live {
         })
     }
 
+    /// Waits until the pipeline has come to what the source has now.
+    fn catch_up(&self) -> Result<()> {
+        wait_until("the replay", LIMIT, || {
+            let counted = self.verify(&["--mode=count"]);
+            counted.is_ok_and(|(code, _)| code == 0)
+        })
+    }
+
     /// Writes until told to end.
     async fn load(&self, seed: u64, ended: &Arc<AtomicBool>) -> Result<JoinHandle<Result<u64>>> {
         let mut load = Load::connect(&self.source.uri(), "live", seed).await?;
         let ended = Arc::clone(ended);
         Ok(tokio::spawn(async move {
+            // As many as a busy machine replays.
+            let mut pace = tokio::time::interval(PACE);
             while !ended.load(Ordering::Relaxed) {
-                load.round(5).await?;
+                pace.tick().await;
+                load.round(2).await?;
             }
             Ok(load.writes())
         }))
@@ -91,10 +104,11 @@ impl Live {
 async fn ten_comparisons_under_a_running_load_report_no_false_difference() -> Result<()> {
     let target = ModelServer::start(Model::of(Version::V7_0))?;
     let mut live = Live::start("underload", target.uri()).await?;
+    live.catch_up()?;
     let ended = Arc::new(AtomicBool::new(false));
     let load = live.load(5, &ended).await?;
     for run in 0..RUNS {
-        let (code, said) = live.verify(&["--range-documents=200"])?;
+        let (code, said) = live.verify(&["--range-documents=500"])?;
         ensure!(code == 0, "run {run} ended with {code}:\n{said}");
     }
     // Under the same load what lasts is found, and nothing else.
@@ -132,10 +146,7 @@ async fn a_real_target_is_compared_by_ranges_and_mended() -> Result<()> {
     let live = Live::start("mended", server.uri()).await?;
     let shop = Client::with_uri_str(server.uri()).await?.database("shop");
     let customers = shop.collection::<Document>("customers");
-    wait_until("the replay", LIMIT, || {
-        live.verify(&["--mode=count"])
-            .is_ok_and(|(code, _)| code == 0)
-    })?;
+    live.catch_up()?;
     let (code, said) = live.verify(&["--range-documents=50"])?;
     ensure!(code == 0, "{code}:\n{said}");
     let changed = customers.find_one(doc! {}).await?.unwrap();

@@ -1,6 +1,6 @@
 //! Comparing one collection.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oplog_relay_core::document::Document;
@@ -33,6 +33,8 @@ const DEFINITION_LOOKS: u32 = 3;
 pub(super) enum Stop {
     /// A side cannot be read, or not in order.
     Cursor(CursorError),
+    /// There is no way to compare it.
+    Untold(String),
     /// The report cannot be written, or Kafka fails.
     Fatal(ConsumerError),
 }
@@ -64,6 +66,9 @@ pub(super) struct Comparison<'c> {
     pub(super) seen: AtomicU64,
     /// Documents of the collection at hand of which paths were told.
     pub(super) with_paths: AtomicU64,
+    /// Whether the replay did not pass what was to be looked at in the collection at hand: then
+    /// it is not waited for again.
+    pub(super) stuck: AtomicBool,
     pub(super) shutdown: Shutdown,
 }
 
@@ -81,6 +86,7 @@ impl Comparison<'_> {
     ) -> Result<(), ConsumerError> {
         self.report().begin(ns);
         self.with_paths.store(0, Ordering::Relaxed);
+        self.stuck.store(false, Ordering::Relaxed);
         let mut outcome = self.definition(ns, expected).await;
         if outcome.is_ok() {
             outcome = self.data(ns, sides).await;
@@ -88,6 +94,7 @@ impl Comparison<'_> {
         match outcome {
             Ok(()) => self.report().end(None),
             Err(Stop::Cursor(error)) => self.report().end(Some(&error.to_string())),
+            Err(Stop::Untold(reason)) => self.report().end(Some(&reason)),
             Err(Stop::Fatal(error)) => Err(error),
         }
     }
@@ -135,8 +142,13 @@ impl Comparison<'_> {
     }
 
     async fn data(&self, ns: &str, sides: &[Option<Definition>; 2]) -> Result<(), Stop> {
-        let is_data = |side: &Definition| side.form == "collection";
-        if !sides.iter().flatten().any(is_data) {
+        let any = |form: &str| sides.iter().flatten().any(|side| side.form == form);
+        if any("timeseries") && !self.has_buckets(ns).await? {
+            let reason = "a time series without a collection of its buckets: its documents have \
+                          no _id to compare them by";
+            return Err(Stop::Untold(reason.to_owned()));
+        }
+        if !any("collection") {
             return Ok(());
         }
         let collated = sides.iter().flatten().any(Definition::is_collated);
@@ -145,6 +157,20 @@ impl Comparison<'_> {
             VerifyMode::Sample(size) => self.sample(ns, size).await,
             VerifyMode::Full => self.full(ns, collated).await,
         }
+    }
+
+    /// Whether each side that has a time series has its buckets, which are compared in its stead.
+    /// Servers from 8.3 on keep both under one name.
+    async fn has_buckets(&self, ns: &str) -> Result<bool, Stop> {
+        let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
+        let buckets = format!("{db}.system.buckets.{name}");
+        for server in [&self.source, &self.target] {
+            let is_there = namespaces::one(server, ns).await?.is_some();
+            if is_there && namespaces::one(server, &buckets).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Compares the numbers of documents: weaker than all else.

@@ -30,8 +30,8 @@ mod saved;
 mod side;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::runtime::exit::ExitCode;
@@ -121,14 +121,13 @@ pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdic
         saved,
         seen: AtomicU64::new(0),
         with_paths: AtomicU64::new(0),
+        stuck: AtomicBool::new(false),
         shutdown: shutdown.clone(),
     };
     compare_all(&comparison, &listing, &expected).await?;
     let Comparison { report, .. } = comparison;
     let report = report.into_inner();
-    report
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .finish()
+    report.unwrap_or_else(PoisonError::into_inner).finish()
 }
 
 async fn compare_all(

@@ -8,6 +8,7 @@
 //! Where nothing is known of a replay, waiting stands for it: a difference lasts if neither side
 //! changed while it was looked at several times.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use oplog_relay_core::runtime::retry::Backoff;
@@ -136,10 +137,22 @@ impl Comparison<'_> {
     /// Waits until the replay has passed what the source is now, or for a while. False if it
     /// does not pass, or the program is to end.
     pub(super) async fn wait(&self, backoff: &mut Backoff) -> Result<bool, Stop> {
-        match &self.replay {
-            Some(replay) => Ok(replay.passes_now(&self.source.client).await?),
-            None => Ok(backoff.sleep(&self.shutdown).await),
+        let Some(replay) = &self.replay else {
+            return Ok(backoff.sleep(&self.shutdown).await);
+        };
+        if self.stuck.load(Ordering::Relaxed) {
+            return Ok(false);
         }
+        let passed = replay.passes_now(&self.source.client).await?;
+        if !passed {
+            tracing::warn!(
+                patience = ?self.config.patience,
+                "the replay does not pass what is looked at: what differs in this collection \
+                 cannot be told"
+            );
+            self.stuck.store(true, Ordering::Relaxed);
+        }
+        Ok(passed)
     }
 }
 
