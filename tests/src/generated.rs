@@ -207,8 +207,8 @@ impl Generated {
         if let Ok(wanted) = bounds.get_array("$in") {
             let found = wanted.iter().filter_map(Bson::as_i64);
             let found = found.filter(|n| self.next(*n, *n + 1) == Some(*n));
-            let documents = found.map(|n| self.document(n)).collect();
-            return cursor_reply("firstBatch", 0, documents);
+            let documents: Vec<Vec<u8>> = found.map(|n| self.document(n)).collect();
+            return cursor_reply("firstBatch", 0, &documents);
         }
         let bound = |name: &str, absent: i64| match bounds.get(name) {
             None => Some(absent),
@@ -218,10 +218,10 @@ impl Generated {
         };
         let (low, high) = (bound("$gte", i64::MIN), bound("$lt", i64::MAX));
         let (Some(mut low), Some(high)) = (low, high) else {
-            return cursor_reply("firstBatch", 0, Vec::new());
+            return cursor_reply("firstBatch", 0, &[]);
         };
         if filter.contains_key("$nor") {
-            return cursor_reply("firstBatch", 0, Vec::new());
+            return cursor_reply("firstBatch", 0, &[]);
         }
         for _ in 0..number("skip").unwrap_or(0) {
             low = self.next(low, high).map_or(high, |found| found + 1);
@@ -256,7 +256,7 @@ impl Generated {
             id = self.last;
             self.cursors.insert(id, (next, high));
         }
-        cursor_reply(name, id, documents)
+        cursor_reply(name, id, &documents)
     }
 
     fn write(&mut self, name: &str, body: &BsonDocument) -> BsonDocument {
@@ -285,7 +285,7 @@ impl Generated {
     }
 }
 
-fn cursor_reply(name: &str, id: i64, documents: Vec<Vec<u8>>) -> Vec<u8> {
+fn cursor_reply(name: &str, id: i64, documents: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::with_capacity(REPLY + (1 << 16));
     let mut reply = DocumentBuilder::start(&mut out);
     reply.nested("cursor", kind::DOCUMENT, |cursor| {

@@ -30,8 +30,8 @@ fn produce(kafka: &Kafka, prefix: &str, format: &[&str]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("oplog.bson");
     let mut dump = Vec::new();
-    for number in 1..=2000 {
-        dump.extend(entry(number, number as i32)?);
+    for number in 1..=2000_i32 {
+        dump.extend(entry(number.cast_unsigned(), number)?);
     }
     let ts = Timestamp {
         time: SECONDS,

@@ -122,7 +122,7 @@ fn a_target_that_lacks_everything_takes_no_more_memory() -> Result<()> {
     let target = GeneratedServer::start(Generated::of(0))?;
     let (code, found, most) = finish(start([&source, &target], &report, &[])?, &report)?;
     ensure!(
-        code == 7 && of(&found, "missing").len() as i64 == MANY,
+        code == 7 && of(&found, "missing").len() == usize::try_from(MANY)?,
         "{code}"
     );
     ensure!(most < MOST_MEMORY_KB, "{most} KiB");
