@@ -134,7 +134,7 @@ async fn ten_comparisons_under_a_running_load_report_no_false_difference() -> Re
     // A replay that stands still: nothing can be told of what it has not passed.
     live.replay.terminate()?;
     live.replay.wait(LIMIT)?;
-    let mut load = Load::connect(&live.source.uri(), "live", 7).await?;
+    let mut load = Load::connect(&live.source.uri(), "later", 7).await?;
     load.round(50).await?;
     let (code, said) = live.verify(&["--patience=3s", "--repair"])?;
     ensure!(code == 8 && !said.contains("repaired:"), "{code}:\n{said}");

@@ -104,8 +104,12 @@ impl Comparison<'_> {
         let (mut found, mut notes) = self.definition_now(ns, expected).await?;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         for _ in 1..DEFINITION_LOOKS {
-            if found.is_empty() || !self.wait(&mut backoff).await? {
+            if found.is_empty() {
                 break;
+            }
+            if !self.wait(&mut backoff).await? {
+                let reason = "its definition differs, and the replay does not pass that moment";
+                return Err(Stop::Untold(reason.to_owned()));
             }
             (found, notes) = self.definition_now(ns, expected).await?;
         }
