@@ -25,9 +25,17 @@ pub enum Command {
     /// Write one JSON change event a line, in order per partition. At least once: each line
     /// carries source, ts and ord to tell repetitions by.
     Emit(EmitArguments),
-    /// Compare two MongoDBs document by document, in bounded memory. Exits with 0 if they are
-    /// equal, 7 if they differ, 8 if it could not tell.
-    Verify(VerifyArguments),
+    /// Compare two MongoDBs document by document, in bounded memory, and mend the target. Exits
+    /// with 0 if they are equal, 7 if they differ, 8 if it could not tell.
+    ///
+    /// Both may be written to meanwhile: with --brokers, --topic-prefix and --group only what
+    /// still differs after the replay has passed it is told. Without them what differs is looked
+    /// at a few times more; a replay that is behind by longer than that shows as differences.
+    Verify(Box<VerifyArguments>),
+    /// Read the topics back, committed records only: every record can be decoded, each key's
+    /// entries are in order, none comes twice. Counts them. Commits no offsets. Exits with 0 if
+    /// all is well, 7 if not, 8 if it could not tell.
+    Audit(AuditArguments),
     /// End a replay: set on the target what the replay withheld from it.
     ///
     /// While a group replays, nothing expires on its target: the expireAfterSeconds of TTL indexes,
@@ -157,23 +165,104 @@ pub struct EmitArguments {
     pub json: String,
 }
 
+/// The replay that leads to a target, for questions about its progress. Nothing is joined or
+/// committed.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayPlaceArguments {
+    /// Kafka brokers of the replay: with --topic-prefix and --group, what differs is looked at
+    /// again until the replay has passed the moment it was seen.
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// First part of the topics' names, as the producer was given it.
+    #[arg(long, value_name = "PREFIX")]
+    pub topic_prefix: Option<String>,
+    /// The consumer group that replays into the target.
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Name of the source among those of the prefix. Default: the only one, or the replica-set
+    /// name of --source.
+    #[arg(long, value_name = "NAME")]
+    pub source_name: Option<String>,
+    /// An option for the Kafka client (librdkafka), as name=value. Repeat for more.
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
+    pub kafka_option: Vec<String>,
+    /// How long to wait for the replay to pass a moment before what differs cannot be told.
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub patience: String,
+}
+
 /// `oplog-consumer verify`
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArguments {
-    /// MongoDB connection string of the source.
+    /// MongoDB connection string of the source. May be read from a file: file:/run/secrets/source.
     #[arg(long, value_name = "URI")]
     pub source: Option<String>,
     /// MongoDB connection string of the target.
     #[arg(long, value_name = "URI")]
     pub target: Option<String>,
     /// Only these namespaces: db.collection, db, or patterns with *. Default: everything but
-    /// admin, config, local and system collections.
+    /// admin, config, local, oplog_relay and system collections.
     #[arg(long, value_name = "NS", value_delimiter = ',')]
     pub namespaces: Vec<String>,
+    /// The same as --namespaces, by the name that producer and replay have for it.
+    #[arg(long, value_name = "NS", value_delimiter = ',')]
+    pub include_namespaces: Vec<String>,
+    /// Not these namespaces; wins over those that are included.
+    #[arg(long, value_name = "NS", value_delimiter = ',')]
+    pub exclude_namespaces: Vec<String>,
+    /// How thoroughly: full reads every document of both sides; sample a random --sample of each
+    /// side's documents, and looks for them on the other; count compares numbers of documents
+    /// only, as the servers keep count. All compare options, indexes and views.
+    #[arg(long, value_name = "count|sample|full", default_value = "full")]
+    pub mode: String,
+    /// Documents of each side's collection that --mode sample draws.
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub sample: String,
     /// Take documents for equal whose fields differ in order only.
     #[arg(long)]
     pub ignore_field_order: bool,
-    /// Write one JSON line for each difference to this file.
+    /// Documents of a range: what is read once more where something differs, or where an
+    /// interrupted comparison goes on.
+    #[arg(long, value_name = "N", default_value = "32768")]
+    pub range_documents: String,
+    /// Ranges of a collection that are compared at once.
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub ranges_at_once: String,
+    /// Write JSON Lines to this file: each difference, each finished range and collection, the
+    /// verdict.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<String>,
+    /// Go on where the comparison ended that wrote the --report; begin anew if there is none.
+    #[arg(long)]
+    pub resume: bool,
+    /// Mend the target: send it the source's documents where they last differ, delete what only
+    /// it has, create collections, views and indexes that it lacks, and look again.
+    #[arg(long)]
+    pub repair: bool,
+    /// The replay whose progress is asked for.
+    #[command(flatten)]
+    pub replay: ReplayPlaceArguments,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `oplog-consumer audit`
+#[derive(Debug, Clone, Args)]
+pub struct AuditArguments {
+    /// Kafka brokers: host:port,host:port.
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// First part of the topics' names, as the producer was given it.
+    #[arg(long, value_name = "PREFIX")]
+    pub topic_prefix: Option<String>,
+    /// Only these topics, by their full names. Repeat or separate by commas.
+    #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
+    pub topic: Vec<String>,
+    /// An option for the Kafka client (librdkafka), as name=value. Repeat for more.
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
+    pub kafka_option: Vec<String>,
+    /// Write JSON Lines to this file: each fault, each partition, the verdict.
     #[arg(long, value_name = "FILE")]
     pub report: Option<String>,
     /// Logging.

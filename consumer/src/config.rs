@@ -1,5 +1,7 @@
 //! What was typed, checked: nothing invalid can be built, and all faults are told at once.
 
+mod proof;
+
 use std::path::PathBuf;
 
 use oplog_relay_core::filter::NamespaceFilter;
@@ -10,15 +12,15 @@ use oplog_relay_core::runtime::config::{
 use oplog_relay_core::runtime::http::HttpAddress;
 use oplog_relay_core::runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
 use oplog_relay_core::runtime::telemetry::LogOptions;
-use oplog_relay_core::topic::check_prefix;
 
 use crate::args::{
     CutoverArguments, DeadLettersArguments, EmitArguments, GroupArguments, ReplayArguments,
-    VerifyArguments,
 };
 use crate::catalog::Subscription;
 use crate::dead_letter::{Reason, Reasons, parse_reasons};
 use crate::plan::Planner;
+
+pub use proof::{AuditConfig, ReplayPlace, VerifyConfig, VerifyMode};
 
 /// How a group reads.
 #[derive(Debug, Clone)]
@@ -122,23 +124,6 @@ pub struct EmitConfig {
     pub to: Destination,
     /// Form of the lines.
     pub mode: Mode,
-}
-
-/// The configuration of `verify`.
-#[derive(Debug, Clone)]
-pub struct VerifyConfig {
-    /// The source.
-    pub source: Secret,
-    /// The target.
-    pub target: Secret,
-    /// Which namespaces are compared.
-    pub filter: NamespaceFilter,
-    /// Whether the order of fields counts.
-    pub ignore_field_order: bool,
-    /// Where to write each difference.
-    pub report: Option<PathBuf>,
-    /// Logging.
-    pub log: LogOptions,
 }
 
 /// The configuration of `cutover`.
@@ -267,34 +252,6 @@ impl EmitConfig {
     }
 }
 
-impl VerifyConfig {
-    /// Checks the arguments of `verify`.
-    ///
-    /// # Errors
-    /// All faults at once.
-    pub fn check(arguments: &VerifyArguments) -> Result<Self, ConfigError> {
-        let mut faults = Faults::new();
-        let source = check_uri("--source", arguments.source.as_deref(), &mut faults);
-        let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
-        let patterns = arguments.namespaces.iter().map(String::as_str);
-        let filter = faults.take_or("--namespaces", NamespaceFilter::new(patterns, []));
-        let log = arguments.log.check(&mut faults);
-        let checked = source.zip(target).zip(filter.zip(log));
-        faults.finish()?;
-        let ((source, target), (filter, log)) = checked.ok_or_else(no_faults)?;
-        let report = arguments.report.as_ref().map(PathBuf::from);
-        let ignore_field_order = arguments.ignore_field_order;
-        Ok(Self {
-            source,
-            target,
-            filter,
-            ignore_field_order,
-            report,
-            log,
-        })
-    }
-}
-
 impl DeadLettersConfig {
     /// Checks the arguments of `dead-letters`.
     ///
@@ -363,10 +320,7 @@ fn check_group(
     faults: &mut Faults,
 ) -> Option<GroupConfig> {
     let brokers = required("--brokers", arguments.brokers.as_deref(), faults);
-    let prefix =
-        required("--topic-prefix", arguments.topic_prefix.as_deref(), faults).and_then(|prefix| {
-            faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
-        });
+    let prefix = proof::check_topic_prefix(arguments.topic_prefix.as_deref(), faults);
     let group = required("--group", arguments.group.as_deref(), faults);
     let start = faults.take_or("--start", parse_start(&arguments.start));
     let filter = NamespaceFilter::new(

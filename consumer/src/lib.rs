@@ -11,8 +11,9 @@
 //! - [`barrier`] waiting for commands, [`committed`] what for; [`catalog`] which commands ran
 //! - [`topics`] which source and format a topic has
 //! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
-//! - [`verify`] compares two MongoDBs; [`cutover`] gives the target what was withheld from it
-//! - [`status`], [`metrics`] and [`stdout`] what is shown; [`error`] what can go wrong, and the exit codes
+//! - [`verify`] compares two MongoDBs and mends one; [`audit`] reads the topics back; [`cutover`]
+//!   gives the target what was withheld from it
+//! - [`status`], [`metrics`], [`json_line`] and [`stdout`] what is shown; [`error`] what can go wrong, and the exit codes
 //!
 //! # The order of things
 //!
@@ -31,6 +32,7 @@
 
 pub mod args;
 pub mod assignment;
+pub mod audit;
 pub mod barrier;
 pub mod batch;
 pub mod catalog;
@@ -42,6 +44,7 @@ pub mod dead_letter;
 pub mod directive;
 pub mod error;
 pub mod group;
+pub mod json_line;
 pub mod metrics;
 pub mod offsets;
 pub mod partition;
@@ -64,7 +67,8 @@ use oplog_relay_core::runtime::telemetry;
 
 use crate::args::{Arguments, Command};
 use crate::config::{
-    CutoverConfig, DeadLettersConfig, Destination, EmitConfig, ReplayConfig, VerifyConfig,
+    AuditConfig, CutoverConfig, DeadLettersConfig, Destination, EmitConfig, ReplayConfig,
+    VerifyConfig,
 };
 use crate::error::ConsumerError;
 use crate::sink::Sink;
@@ -88,6 +92,10 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         },
         Command::Verify(arguments) => match VerifyConfig::check(&arguments) {
             Ok(config) => Box::pin(compare(config)).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Audit(arguments) => match AuditConfig::check(&arguments) {
+            Ok(config) => Box::pin(read_back(config)).await,
             Err(error) => Err(error.into()),
         },
         Command::Cutover(arguments) => match CutoverConfig::check(&arguments) {
@@ -152,7 +160,18 @@ async fn compare(config: VerifyConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
     let verdict = tokio::select! {
-        verdict = verify::verify(&config) => verdict?,
+        verdict = Box::pin(verify::verify(&config, &shutdown)) => verdict?,
+        () = shutdown.wait() => return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
+    };
+    Ok(verdict.exit_code())
+}
+
+/// `oplog-consumer audit`
+async fn read_back(config: AuditConfig) -> Result<ExitCode, ConsumerError> {
+    start_logs(&config.log)?;
+    let shutdown = on_signals()?;
+    let verdict = tokio::select! {
+        verdict = Box::pin(audit::audit(&config, &shutdown)) => verdict?,
         () = shutdown.wait() => return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
     };
     Ok(verdict.exit_code())

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write as _};
 
+use oplog_relay_core::runtime::status_line::beside;
+
 use crate::error::ConsumerError;
 
 /// Writes a text and a newline. A reader that has gone away misses it, no more.
@@ -9,7 +11,7 @@ use crate::error::ConsumerError;
 /// # Errors
 /// [`ConsumerError::Output`].
 pub fn tell(text: &str) -> Result<(), ConsumerError> {
-    match writeln!(io::stdout().lock(), "{text}") {
+    match beside(|| writeln!(io::stdout().lock(), "{text}")) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(ConsumerError::Output("standard output".to_owned(), error))
         }

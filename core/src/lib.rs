@@ -17,7 +17,8 @@
 //! 5. **Nothing silent.** What cannot be decoded, mapped, sent or applied stops the stream with an
 //!    exit code of its own; a lost position says what is missing and what to do.
 //! 6. **Bounded memory**, the Kafka client's queues included.
-//! 7. **Proof.** `oplog-consumer verify` compares source and target byte for byte.
+//! 7. **Proof.** `oplog-consumer verify` compares source and target byte for byte, in bounded memory,
+//!    while both are written to, and goes on after an interruption.
 //!
 //! Commands (DDL) are ordered by [`barrier`]s: in whatever process its partitions are read, a
 //! command runs after all earlier and before all later writes of its collections.

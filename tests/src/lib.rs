@@ -13,6 +13,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod generated;
 pub mod hard_cases;
 pub mod http_status;
 pub mod load;

@@ -1,35 +1,16 @@
-//! A collection in order of `_id`, in raw batches, with proof of the order.
+//! Documents of a collection in raw batches; in order of `_id` with proof of the order.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
-use std::fmt;
 use std::ops::Range;
 
 use futures_util::StreamExt as _;
-use mongodb::Client;
-use mongodb::bson::{Document as BsonDocument, doc};
 use mongodb::raw_batch_cursor::RawBatchCursor;
-use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::json::{Mode, write_value};
 
-/// Which of the two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    /// The source.
-    Source,
-    /// The target.
-    Target,
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Source => "source",
-            Self::Target => "target",
-        })
-    }
-}
+use super::range::{OwnedId, id_of};
+use super::side::Side;
 
 /// Why a side cannot be compared.
 #[derive(Debug, thiserror::Error)]
@@ -67,45 +48,31 @@ pub(super) enum CursorError {
     },
 }
 
-/// Walks a collection in order of `_id`. Holds one batch.
-pub(super) struct OrderedCursor {
+/// Reads documents one after the other. Holds one batch.
+pub(super) struct Documents {
     side: Side,
     batches: RawBatchCursor,
     /// The documents of the batch at hand, one after the other.
     arena: Vec<u8>,
     waiting: VecDeque<Range<usize>>,
     current: Option<Range<usize>>,
-    /// The `_id` before the current one: its type and value.
-    last: Option<(u8, Vec<u8>)>,
+    /// Whether each `_id` has to come after the one before.
+    sorted: bool,
+    /// The `_id` before the current one; without order, the last of the batch before.
+    last: Option<OwnedId>,
 }
 
-impl OrderedCursor {
-    /// Opens it. `batch` limits the documents of one reply; else the server decides.
-    pub(super) async fn open(
-        client: &Client,
-        ns: &str,
-        side: Side,
-        batch: Option<u32>,
-    ) -> Result<Self, CursorError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        let collection = client.database(db).collection::<BsonDocument>(collection);
-        let mut find = collection.find(doc! {}).sort(doc! { "_id": 1 });
-        if let Some(batch) = batch {
-            find = find.batch_size(batch);
-        }
-        let batches = find.batch().await.map_err(|error| CursorError::Failed {
-            side,
-            after: "nothing".to_owned(),
-            reason: error.kind.to_string(),
-        })?;
-        Ok(Self {
+impl Documents {
+    pub(super) const fn new(side: Side, batches: RawBatchCursor, sorted: bool) -> Self {
+        Self {
             side,
             batches,
             arena: Vec::new(),
             waiting: VecDeque::new(),
             current: None,
+            sorted,
             last: None,
-        })
+        }
     }
 
     /// The document at hand; empty at the end.
@@ -117,17 +84,28 @@ impl OrderedCursor {
     /// Its `_id`; `None` at the end.
     pub(super) fn id(&self) -> Option<Element<'_>> {
         self.current.as_ref()?;
-        Document::new(self.document())
-            .ok()?
-            .get("_id")
-            .ok()
-            .flatten()
+        Document::new(self.document()).ok().and_then(id_of)
+    }
+
+    /// Goes to the next document and returns it; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Document<'_>>, CursorError> {
+        self.advance().await?;
+        if self.current.is_none() {
+            return Ok(None);
+        }
+        let damaged = |_| CursorError::Damaged {
+            side: self.side,
+            after: self.place(),
+        };
+        Document::new(self.document()).map(Some).map_err(damaged)
     }
 
     /// Goes to the next document.
     pub(super) async fn advance(&mut self) -> Result<(), CursorError> {
-        if let Some(id) = self.id() {
-            self.last = Some((id.kind, id.value.to_vec()));
+        if (self.sorted || self.waiting.is_empty())
+            && let Some(id) = self.id()
+        {
+            self.last = Some(OwnedId::of(id));
         }
         while self.waiting.is_empty() {
             match self.batches.next().await {
@@ -153,22 +131,17 @@ impl OrderedCursor {
                 after: self.place(),
             });
         };
-        if let Some((kind, value)) = &self.last {
-            let last = Element {
-                name: b"_id",
-                kind: *kind,
-                value,
-            };
-            if compare_values(last, id) != Ordering::Less {
+        match &self.last {
+            Some(last) if self.sorted && last.cmp(id) != Ordering::Less => {
                 let (side, after) = (self.side, self.place());
-                return Err(CursorError::Order {
+                Err(CursorError::Order {
                     side,
                     after,
                     id: shown(id),
-                });
+                })
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Takes the documents out of a reply.
@@ -188,11 +161,7 @@ impl OrderedCursor {
     fn place(&self) -> String {
         match &self.last {
             None => "nothing".to_owned(),
-            Some((kind, value)) => shown(Element {
-                name: b"_id",
-                kind: *kind,
-                value,
-            }),
+            Some(last) => shown(last.element()),
         }
     }
 }

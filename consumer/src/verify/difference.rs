@@ -1,12 +1,97 @@
-//! Where two documents differ first. Pure.
+//! Where two documents differ. Pure.
 
 use oplog_relay_core::document::{Document, Element, MAX_DEPTH, Malformed, kind};
+use rustc_hash::FxHashMap;
+
+/// The dotted paths of the fields that differ, at most `most` of them, and whether there are more.
+///
+/// Fields are matched by their names. Where they only stand in another order, and that counts, it
+/// is the first field that is out of place.
+pub(super) fn differences(
+    left: Document<'_>,
+    right: Document<'_>,
+    ignore_field_order: bool,
+    most: usize,
+) -> (Vec<String>, bool) {
+    let mut found = Paths {
+        names: Vec::new(),
+        paths: Vec::new(),
+        most: most.saturating_add(1),
+    };
+    // Damaged documents are told apart by their bytes alone.
+    let walked = found.documents(left, right);
+    if walked.is_err() || found.paths.is_empty() {
+        found.paths = Vec::from_iter(first_difference(left, right, ignore_field_order));
+    }
+    let more = found.paths.len() > most;
+    found.paths.truncate(most);
+    (found.paths, more)
+}
+
+/// Collects paths.
+struct Paths<'a> {
+    /// Names down to where the comparison stands.
+    names: Vec<&'a [u8]>,
+    paths: Vec<String>,
+    most: usize,
+}
+
+impl<'a> Paths<'a> {
+    fn documents(&mut self, left: Document<'a>, right: Document<'a>) -> Result<(), Malformed> {
+        if left == right || self.paths.len() >= self.most {
+            return Ok(());
+        }
+        if self.names.len() > MAX_DEPTH {
+            return Err(Malformed::TooDeep);
+        }
+        let mut others = FxHashMap::default();
+        for field in right.elements() {
+            let field = field?;
+            others.insert(field.name, field);
+        }
+        for field in left.elements() {
+            let field = field?;
+            self.names.push(field.name);
+            match others.remove(field.name) {
+                Some(other) => self.fields(field, other)?,
+                None => self.note(),
+            }
+            self.names.pop();
+        }
+        for field in right.elements() {
+            let field = field?;
+            if others.contains_key(field.name) {
+                self.names.push(field.name);
+                self.note();
+                self.names.pop();
+            }
+        }
+        Ok(())
+    }
+
+    fn fields(&mut self, left: Element<'a>, right: Element<'a>) -> Result<(), Malformed> {
+        let nested = matches!(left.kind, kind::DOCUMENT | kind::ARRAY);
+        if nested && left.kind == right.kind {
+            return self.documents(left.document()?, right.document()?);
+        }
+        if left.kind != right.kind || left.value != right.value {
+            self.note();
+        }
+        Ok(())
+    }
+
+    fn note(&mut self) {
+        if self.paths.len() < self.most {
+            let names = self.names.iter().map(|name| String::from_utf8_lossy(name));
+            self.paths.push(names.collect::<Vec<_>>().join("."));
+        }
+    }
+}
 
 /// The dotted path of the first field that differs, in the order of the left document; `None` if
 /// there is none. Without regard to the order of fields, documents within count likewise; arrays
 /// keep their order.
-#[must_use]
-pub fn first_difference(
+fn first_difference(
     left: Document<'_>,
     right: Document<'_>,
     ignore_field_order: bool,
@@ -127,6 +212,39 @@ mod tests {
                 path,
                 "{left} {right}"
             );
+        }
+    }
+
+    #[test]
+    fn every_field_that_differs_has_its_path_up_to_a_bound() {
+        let bson = |text: &str| {
+            let mut out = Vec::new();
+            parse_document(text.as_bytes(), &mut out).unwrap();
+            out
+        };
+        let table = [
+            (
+                r#"{"a":1,"b":2,"c":{"d":1,"e":[1,2]}}"#,
+                r#"{"b":3,"c":{"d":2,"e":[1,3]},"f":1}"#,
+                vec!["a", "b", "c.d", "c.e.1", "f"],
+            ),
+            (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#, vec!["a"]),
+            (r#"{"a":[1,2]}"#, r#"{"a":[1]}"#, vec!["a.1"]),
+            (r#"{"a":1}"#, r#"{"a":1}"#, vec![]),
+        ];
+        for (left, right, paths) in table {
+            let (left, right) = (bson(left), bson(right));
+            let (left, right) = (
+                Document::new(&left).unwrap(),
+                Document::new(&right).unwrap(),
+            );
+            let all = differences(left, right, false, 10);
+            assert_eq!(
+                all,
+                (paths.iter().map(ToString::to_string).collect(), false)
+            );
+            let (some, more) = differences(left, right, false, 2);
+            assert_eq!((some.len(), more), (paths.len().min(2), paths.len() > 2));
         }
     }
 

@@ -1,31 +1,62 @@
-//! The proof: source and target compared document by document.
+//! The proof: source and target compared document by document, and mended.
 //!
-//! Each collection is read on both sides in order of `_id` and merged, so memory holds one batch
-//! of each side however large the collections are. Documents are compared byte for byte, or
-//! without regard to the order of fields where told. Nothing is written to either side.
+//! - a collection is cut into [`range`]s of `_id`, which cover all types; both sides of a range are
+//!   read at once, in any order, and come to a [`digest`]; equal ranges cost one pass ([`full`])
+//! - a range that differs is read once more in order ([`cursor`]) and narrowed to its `_id`s
+//! - what differs is looked at again ([`recheck`]) until the replay has passed it ([`passed`])
+//! - options, indexes and views are compared as a replay leaves them ([`definition`])
+//! - what lasts is mended where that is asked for ([`repair`])
+//! - all is told, and the finished ranges are kept in the [`report`], from which an interrupted
+//!   comparison goes on ([`saved`])
 //!
-//! It compares what it reads. Where the source still changes, or the replay has not caught up,
-//! differences may be of that moment only.
+//! Memory holds one batch of each side for each range at work, and the `_id`s of what is looked at
+//! again, at most ten thousand for each, however large the collections are. Nothing is written to
+//! the source, and without a repair nothing to the target.
 
+mod comparison;
 mod cursor;
+mod definition;
 mod difference;
+mod digest;
+mod full;
 mod namespaces;
+mod passed;
+mod range;
+mod recheck;
+mod repair;
 mod report;
+mod sample;
+mod saved;
+mod side;
 
-use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use mongodb::Client;
-use oplog_relay_core::compare::compare_values;
-use oplog_relay_core::document::Document;
 use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::mongo;
+use oplog_relay_core::runtime::mongo::{self, MongoError};
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::runtime::status_line::StatusLine;
+use oplog_relay_core::state::Order;
 
+use crate::catalog::histories;
 use crate::config::VerifyConfig;
+use crate::cutover::Expiries;
 use crate::error::ConsumerError;
 
-use cursor::{CursorError, OrderedCursor, Side};
-pub use difference::first_difference;
-use report::{Kind, Report};
+use comparison::Comparison;
+use definition::Expected;
+use namespaces::Listing;
+use passed::Replay;
+use repair::Repair;
+use report::Report;
+use saved::Saved;
+use side::{Server, Side};
+
+/// How often the live line changes, and how often a log line stands for it.
+const LINE_INTERVAL: Duration = Duration::from_millis(500);
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the comparison came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,130 +84,119 @@ impl Verdict {
 /// Compares all namespaces that pass the filter; tells it on standard output and in the report.
 ///
 /// # Errors
-/// When a side cannot be reached, or the report cannot be written.
-pub async fn verify(config: &VerifyConfig) -> Result<Verdict, ConsumerError> {
-    let source = mongo::connect(&config.source, "oplog-consumer verify", |_| {}).await?;
-    let target = mongo::connect(&config.target, "oplog-consumer verify", |_| {}).await?;
-    let mut report = Report::open(config.report.as_deref())?;
-    for ns in namespaces::both(&source, &target, &config.filter).await? {
-        compare(
-            &source,
-            &target,
-            &ns,
-            config.ignore_field_order,
-            &mut report,
-        )
-        .await?;
-    }
-    report.finish()
+/// When a side or the replay cannot be reached, or the report cannot be read or written.
+pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdict, ConsumerError> {
+    let saved = match &config.report {
+        Some(path) if config.resume => Saved::read(path, &config.question)?,
+        _ => Saved::default(),
+    };
+    let name = "oplog-consumer verify";
+    let source = mongo::connect(&config.source, name, |_| {}).await?;
+    let target = mongo::connect(&config.target, name, |_| {}).await?;
+    let server = |side, client| Server { side, client };
+    let (source, target) = (server(Side::Source, source), server(Side::Target, target));
+    let replay = match &config.replay {
+        Some(place) => {
+            let shutdown = shutdown.clone();
+            Some(Replay::open(place, &source.client, config.patience, shutdown).await?)
+        }
+        None => None,
+    };
+    let group = config.replay.as_ref().map(|place| place.group.as_str());
+    let repair = match config.repair {
+        true => Some(Repair::open(&target, group, shutdown.clone()).await?),
+        false => None,
+    };
+    let report = Report::open(config.report.as_deref(), &saved, &config.question)?;
+    let listing = namespaces::both([&source, &target], &config.filter).await?;
+    let expected = expected(&target, group, replay.as_ref()).await?;
+    let comparison = Comparison {
+        source,
+        target,
+        config,
+        replay,
+        repair,
+        report: Mutex::new(report),
+        ranges: AtomicU64::new(saved.last),
+        saved,
+        seen: AtomicU64::new(0),
+        with_paths: AtomicU64::new(0),
+        stuck: AtomicBool::new(false),
+        shutdown: shutdown.clone(),
+    };
+    compare_all(&comparison, &listing, &expected).await?;
+    let Comparison { report, .. } = comparison;
+    let report = report.into_inner();
+    report.unwrap_or_else(PoisonError::into_inner).finish()
 }
 
-/// Documents of a reply where large ones made a reply too large: some servers don't limit it.
-const SMALL_BATCH: u32 = 2;
-
-/// Compares one collection. What stops it is reported, not returned: the others go on.
-async fn compare(
-    source: &Client,
-    target: &Client,
-    ns: &str,
-    ignore_field_order: bool,
-    report: &mut Report,
+async fn compare_all(
+    comparison: &Comparison<'_>,
+    listing: &Listing,
+    expected: &BTreeMap<String, Expected>,
 ) -> Result<(), ConsumerError> {
-    report.begin(ns);
-    let mut outcome = compare_in(source, target, ns, None, ignore_field_order, report).await;
-    if let Err(Stop::Cursor(CursorError::Failed { reason, .. })) = &outcome {
-        tracing::warn!(
-            ns,
-            reason,
-            "reading failed; once more from the beginning, in small batches"
-        );
-        report.restart()?;
-        let batch = Some(SMALL_BATCH);
-        outcome = compare_in(source, target, ns, batch, ignore_field_order, report).await;
+    let none = Expected::default();
+    for (ns, sides) in listing {
+        if comparison.saved.collections.contains(ns) {
+            tracing::info!(ns, "compared before the comparison was interrupted");
+            continue;
+        }
+        let expected = expected.get(ns).unwrap_or(&none);
+        let work = Box::pin(comparison.collection(ns, sides, expected));
+        tokio::select! {
+            done = work => done?,
+            () = show(comparison, ns) => {}
+        }
     }
-    match outcome {
-        Ok(()) => report.end(None),
-        Err(Stop::Cursor(error)) => report.end(Some(&error.to_string())),
-        Err(Stop::Report(error)) => Err(error),
-    }
+    Ok(())
 }
 
-async fn compare_in(
-    source: &Client,
-    target: &Client,
-    ns: &str,
-    batch: Option<u32>,
-    ignore_field_order: bool,
-    report: &mut Report,
-) -> Result<(), Stop> {
-    let mut source = OrderedCursor::open(source, ns, Side::Source, batch).await?;
-    let mut target = OrderedCursor::open(target, ns, Side::Target, batch).await?;
-    merge(&mut source, &mut target, ignore_field_order, report).await
-}
-
-/// Why a comparison stops.
-enum Stop {
-    /// A side cannot be read, or not in order.
-    Cursor(CursorError),
-    /// The report cannot be written.
-    Report(ConsumerError),
-}
-
-impl From<CursorError> for Stop {
-    fn from(error: CursorError) -> Self {
-        Self::Cursor(error)
-    }
-}
-
-impl From<ConsumerError> for Stop {
-    fn from(error: ConsumerError) -> Self {
-        Self::Report(error)
-    }
-}
-
-/// Walks both sides at once, in order of `_id`.
-async fn merge(
-    source: &mut OrderedCursor,
-    target: &mut OrderedCursor,
-    ignore_field_order: bool,
-    report: &mut Report,
-) -> Result<(), Stop> {
-    source.advance().await?;
-    target.advance().await?;
+/// Shows how far a collection is. Never ends.
+async fn show(comparison: &Comparison<'_>, ns: &str) {
+    let line = StatusLine::new(true);
+    let total = comparison.source.count(ns).await.unwrap_or_default();
+    let (begun, before) = (Instant::now(), comparison.seen.load(Ordering::Relaxed));
+    let mut logged = Instant::now();
     loop {
-        let order = match (source.id(), target.id()) {
-            (None, None) => return Ok(()),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(left), Some(right)) => compare_values(left, right),
-        };
-        match (order, source.id(), target.id()) {
-            (Ordering::Less, Some(id), _) => report.add(Kind::Missing, id, None)?,
-            (Ordering::Greater, _, Some(id)) => report.add(Kind::Extra, id, None)?,
-            (Ordering::Equal, Some(id), _) => {
-                let (left, right) = (source.document(), target.document());
-                match difference(left, right, ignore_field_order) {
-                    Some(path) => report.add(Kind::Different, id, Some(&path))?,
-                    None => report.equal(),
-                }
-            }
-            _ => {}
-        }
-        if order != Ordering::Greater {
-            source.advance().await?;
-        }
-        if order != Ordering::Less {
-            target.advance().await?;
+        tokio::time::sleep(LINE_INTERVAL).await;
+        let done = comparison.seen.load(Ordering::Relaxed) - before;
+        let per_second = u128::from(done) * 1000 / begun.elapsed().as_millis().max(1);
+        if line.is_visible() {
+            let text = format!("{ns}: {done} of {total} documents, {per_second}/s");
+            line.advance(done, total.max(1), text);
+        } else if logged.elapsed() >= LOG_INTERVAL {
+            logged = Instant::now();
+            tracing::info!(ns, documents = done, of = total, per_second, "comparing");
         }
     }
 }
 
-fn difference(left: &[u8], right: &[u8], ignore_field_order: bool) -> Option<String> {
-    if left == right {
-        return None;
+/// What a replay is known to have changed, by namespace.
+async fn expected(
+    target: &Server,
+    group: Option<&str>,
+    replay: Option<&Replay>,
+) -> Result<BTreeMap<String, Expected>, ConsumerError> {
+    let histories = histories(&target.client).await;
+    let histories =
+        histories.map_err(|error| MongoError::from_driver("the target's catalog", &error))?;
+    let mut all: BTreeMap<String, Expected> = BTreeMap::new();
+    for (name, sources) in histories {
+        if group.is_some_and(|group| group != name) {
+            continue;
+        }
+        for history in sources.values() {
+            for (ns, withheld) in Expiries::of(history).0 {
+                all.entry(ns).or_default().withheld.extend(withheld);
+            }
+        }
     }
-    match (Document::new(left), Document::new(right)) {
-        (Ok(left), Ok(right)) => first_difference(left, right, ignore_field_order),
-        _ => Some(String::new()),
+    let orders: BTreeMap<String, Order> = match replay {
+        Some(replay) => replay.orders().await?,
+        None => BTreeMap::new(),
+    };
+    for (ns, order) in orders {
+        all.entry(ns).or_default().order = Some(order);
     }
+    Ok(all)
 }

@@ -1,48 +1,121 @@
-//! Which collections are compared.
+//! Which collections and views there are, and what they are.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt as _;
-use mongodb::Client;
-use mongodb::results::CollectionType;
+use mongodb::bson::{Document as Bson, doc};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
-use oplog_relay_core::runtime::mongo::MongoError;
+use oplog_relay_core::runtime::mongo::{MongoError, error_code};
+use oplog_relay_core::topic::is_temporary;
 
+use super::definition::Definition;
+use super::side::Server;
 use crate::error::ConsumerError;
+use crate::plan::command::{bucketed, done};
 
-/// Collections that either side has and the filter lets pass, in order. Views are not data; the
-/// servers' own collections (`system.*`, admin, config, local) differ by nature.
+/// A server refuses indexes of a view.
+const IS_A_VIEW: i32 = 166;
+
+/// What both sides have, in order of name.
+pub(super) type Listing = BTreeMap<String, [Option<Definition>; 2]>;
+
+/// Collections and views that either side has and the filter lets pass. The servers' own
+/// collections (most of `system.*`, admin, config, local, a replay's catalog) differ by nature;
+/// temporary ones come and go. Indexes are not read yet.
 pub(super) async fn both(
-    source: &Client,
-    target: &Client,
+    servers: [&Server; 2],
     filter: &NamespaceFilter,
-) -> Result<BTreeSet<String>, ConsumerError> {
-    let mut all = of(source, "the source").await?;
-    all.extend(of(target, "the target").await?);
-    all.retain(|ns| filter.passes(ns));
-    Ok(all)
-}
-
-async fn of(client: &Client, side: &str) -> Result<BTreeSet<String>, ConsumerError> {
-    let failed = |error: mongodb::error::Error| MongoError::from_driver(side, &error);
-    let mut all = BTreeSet::new();
-    for db in client.list_database_names().await.map_err(failed)? {
-        // Saves the question where the privilege to ask it is rare.
-        if is_internal(&format!("{db}.x")) {
-            continue;
-        }
-        let collections = client
-            .database(&db)
-            .list_collections()
-            .await
-            .map_err(failed)?;
-        let collections: Vec<_> = collections.try_collect().await.map_err(failed)?;
-        for collection in collections {
-            let is_data = collection.collection_type == CollectionType::Collection;
-            if is_data && !collection.name.starts_with("system.") {
-                all.insert(format!("{db}.{}", collection.name));
+) -> Result<Listing, ConsumerError> {
+    let mut all = Listing::new();
+    for (place, server) in servers.into_iter().enumerate() {
+        let names = server.client.list_database_names().await;
+        for db in names.map_err(|error| failed(server, &error))? {
+            // Saves the question where the privilege to ask it is rare.
+            if is_internal(&format!("{db}.x")) {
+                continue;
+            }
+            for (name, definition) in listed(server, &db, None).await? {
+                let ns = format!("{db}.{name}");
+                if is_compared(&name) && filter.passes(&ns) {
+                    let sides = all.entry(ns).or_default();
+                    if let Some(side) = sides.get_mut(place) {
+                        *side = Some(definition);
+                    }
+                }
             }
         }
     }
     Ok(all)
+}
+
+/// Buckets hold the documents of a time series; `system.js` those of the database's users.
+fn is_compared(name: &str) -> bool {
+    let own = !name.starts_with("system.") || name == "system.js" || bucketed(name).is_some();
+    own && !is_temporary(name)
+}
+
+/// One collection or view with its indexes, as it is now.
+pub(super) async fn one(server: &Server, ns: &str) -> Result<Option<Definition>, ConsumerError> {
+    let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
+    let Some((_, mut found)) = listed(server, db, Some(name)).await?.pop() else {
+        return Ok(None);
+    };
+    if found.form == "view" || bucketed(name).is_some() {
+        return Ok(Some(found));
+    }
+    let collection = server.client.database(db).collection::<Bson>(name);
+    let command = doc! { "listIndexes": collection.name(), "cursor": {} };
+    let cursor = server.client.database(db).run_cursor_command(command).await;
+    let indexes: Result<Vec<Bson>, _> = match cursor {
+        Ok(cursor) => cursor.try_collect().await,
+        Err(error) => Err(error),
+    };
+    match indexes {
+        Ok(indexes) => {
+            let named = indexes.into_iter().filter_map(|index| {
+                let name = index.get_str("name").ok()?.to_owned();
+                Some((name, index))
+            });
+            found.indexes = named.collect();
+            Ok(Some(found))
+        }
+        // Dropped meanwhile, or another kind of thing.
+        Err(error) if error_code(&error) == Some(done::NO_COLLECTION) => Ok(None),
+        Err(error) if error_code(&error) == Some(IS_A_VIEW) => Ok(Some(found)),
+        Err(error) => Err(failed(server, &error)),
+    }
+}
+
+async fn listed(
+    server: &Server,
+    db: &str,
+    name: Option<&str>,
+) -> Result<Vec<(String, Definition)>, ConsumerError> {
+    let mut command = doc! { "listCollections": 1 };
+    if let Some(name) = name {
+        command.insert("filter", doc! { "name": name });
+    }
+    let cursor = server.client.database(db).run_cursor_command(command).await;
+    let cursor = cursor.map_err(|error| failed(server, &error))?;
+    let listed: Result<Vec<Bson>, _> = cursor.try_collect().await;
+    let listed = listed.map_err(|error| failed(server, &error))?;
+    let read = |listed: Bson| {
+        let name = listed.get_str("name").ok()?.to_owned();
+        let form = listed.get_str("type").unwrap_or("collection").to_owned();
+        let options = listed.get_document("options").cloned().unwrap_or_default();
+        let indexes = BTreeMap::new();
+        Some((
+            name,
+            Definition {
+                form,
+                options,
+                indexes,
+            },
+        ))
+    };
+    Ok(listed.into_iter().filter_map(read).collect())
+}
+
+fn failed(server: &Server, error: &mongodb::error::Error) -> ConsumerError {
+    MongoError::from_driver(&format!("the {}", server.side), error).into()
 }

@@ -1,17 +1,21 @@
-//! What a comparison tells: a line for each difference, a line for each collection, a verdict.
+//! What a comparison tells: a line for each difference, a line for each collection, a verdict; and
+//! in the report what an interrupted comparison needs to go on.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-use oplog_relay_core::document::Element;
-use oplog_relay_core::json::{Mode, write_string, write_value};
-
 use super::Verdict;
-use super::cursor::shown;
+use super::definition::Discrepancy;
+use super::range::{OwnedId, Range};
+use super::saved::Saved;
+use super::side::told;
 use crate::error::ConsumerError;
+use crate::json_line::JsonLine;
 use crate::stdout::tell;
 
+/// Version of the report's lines.
+pub(super) const VERSION: u64 = 1;
 /// Differences of one collection that are shown; all of them are in the report file.
 const SHOWN: u64 = 5;
 
@@ -24,6 +28,8 @@ pub(super) enum Kind {
     Extra,
     /// Both have it, not the same.
     Different,
+    /// It keeps changing, or the replay does not pass it.
+    Unsettled,
 }
 
 impl Kind {
@@ -32,23 +38,62 @@ impl Kind {
             Self::Missing => "missing",
             Self::Extra => "extra",
             Self::Different => "different",
+            Self::Unsettled => "unsettled",
         }
     }
 }
 
-/// Counts of one collection.
-#[derive(Debug, Default)]
-struct Counts {
-    ns: String,
-    equal: u64,
-    missing: u64,
-    extra: u64,
-    different: u64,
+/// A document that differs.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) kind: Kind,
+    pub(super) id: OwnedId,
+    /// Fields that differ, and whether there are more of them.
+    pub(super) paths: (Vec<String>, bool),
+}
+
+/// Numbers of documents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) equal: u64,
+    pub(super) missing: u64,
+    pub(super) extra: u64,
+    pub(super) different: u64,
+    pub(super) unsettled: u64,
+    /// Among the equal ones, those that a repair made so.
+    pub(super) repaired: u64,
 }
 
 impl Counts {
-    const fn differences(&self) -> u64 {
+    pub(super) const fn differences(&self) -> u64 {
         self.missing + self.extra + self.different
+    }
+
+    pub(super) const fn add(&mut self, other: &Self) {
+        self.equal += other.equal;
+        self.missing += other.missing;
+        self.extra += other.extra;
+        self.different += other.different;
+        self.unsettled += other.unsettled;
+        self.repaired += other.repaired;
+    }
+
+    pub(super) const fn take(&mut self, kind: Kind) {
+        match kind {
+            Kind::Missing => self.missing += 1,
+            Kind::Extra => self.extra += 1,
+            Kind::Different => self.different += 1,
+            Kind::Unsettled => self.unsettled += 1,
+        }
+    }
+
+    fn write(&self, line: JsonLine) -> JsonLine {
+        let line = line.number("equal", self.equal);
+        let line = line.number("missing", self.missing);
+        let line = line.number("extra", self.extra);
+        let line = line.number("different", self.different);
+        let line = line.number("unsettled", self.unsettled);
+        line.number("repaired", self.repaired)
     }
 }
 
@@ -56,214 +101,247 @@ impl Counts {
 pub(super) struct Report {
     path: String,
     lines: Option<BufWriter<File>>,
+    /// Of the collection at hand.
+    ns: String,
     counts: Counts,
-    documents: u64,
-    differences: u64,
+    definitions: u64,
+    shown: u64,
+    /// Of all collections.
+    totals: Counts,
+    all_definitions: u64,
+    mended: u64,
     unknown: u64,
 }
 
 impl Report {
-    /// Makes the report file anew, if one is asked for.
-    pub(super) fn open(path: Option<&Path>) -> Result<Self, ConsumerError> {
+    /// Makes the report file anew, if one is asked for; or goes on with one.
+    pub(super) fn open(
+        path: Option<&Path>,
+        saved: &Saved,
+        question: &str,
+    ) -> Result<Self, ConsumerError> {
         let name = path
             .map(|path| path.display().to_string())
             .unwrap_or_default();
-        let lines = match path.map(File::create) {
-            Some(Ok(file)) => Some(BufWriter::new(file)),
-            Some(Err(error)) => return Err(ConsumerError::Output(name, error)),
+        let lines = match path {
+            Some(path) if saved.found => Some(OpenOptions::new().append(true).open(path)),
+            Some(path) => Some(File::create(path)),
             None => None,
         };
-        let counts = Counts::default();
-        Ok(Self {
+        let lines = lines.transpose();
+        let lines = lines.map_err(|error| ConsumerError::Output(name.clone(), error))?;
+        let mut report = Self {
             path: name,
-            lines,
-            counts,
-            documents: 0,
-            differences: 0,
+            lines: lines.map(BufWriter::new),
+            ns: String::new(),
+            counts: Counts::default(),
+            definitions: 0,
+            shown: 0,
+            totals: saved.totals,
+            all_definitions: saved.definitions,
+            mended: 0,
             unknown: 0,
-        })
+        };
+        if !saved.found {
+            let line = JsonLine::new("verify").number("version", VERSION);
+            report.write(line.text("question", question))?;
+            report.flush()?;
+        }
+        Ok(report)
+    }
+
+    fn write(&mut self, line: JsonLine) -> Result<(), ConsumerError> {
+        let Some(lines) = &mut self.lines else {
+            return Ok(());
+        };
+        lines
+            .write_all(&line.finish())
+            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+    }
+
+    fn flush(&mut self) -> Result<(), ConsumerError> {
+        let Some(lines) = &mut self.lines else {
+            return Ok(());
+        };
+        lines
+            .flush()
+            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+    }
+
+    fn show(&mut self, text: &str) -> Result<(), ConsumerError> {
+        self.shown += 1;
+        if self.shown <= SHOWN {
+            tell(text)?;
+        }
+        Ok(())
     }
 
     /// Begins a collection.
     pub(super) fn begin(&mut self, ns: &str) {
-        self.counts = Counts {
-            ns: ns.to_owned(),
-            ..Counts::default()
-        };
+        ns.clone_into(&mut self.ns);
+        (self.counts, self.definitions, self.shown) = (Counts::default(), 0, 0);
     }
 
-    /// The collection is compared again from its beginning: what was said of it does not count.
-    pub(super) fn restart(&mut self) -> Result<(), ConsumerError> {
-        let ns = std::mem::take(&mut self.counts.ns);
-        let mut line = b"{\"kind\":\"restart\",\"ns\":".to_vec();
-        write_string(ns.as_bytes(), &mut line);
-        line.extend_from_slice(b"}\n");
-        self.begin(&ns);
-        let Some(lines) = &mut self.lines else {
-            return Ok(());
-        };
-        lines
-            .write_all(&line)
-            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+    /// Options, indexes or a view differ.
+    pub(super) fn definition(&mut self, found: &Discrepancy) -> Result<(), ConsumerError> {
+        self.definitions += 1;
+        let what = found.what();
+        let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".to_owned());
+        let text = format!(
+            "different: {}, {what}: {} at the source, {} at the target",
+            self.ns,
+            side(&found.source),
+            side(&found.target)
+        );
+        self.show(&text)?;
+        let line = JsonLine::new("definition").text("ns", &self.ns);
+        let line = line.text("what", &what);
+        let line = line.json("source", found.source.as_deref());
+        self.write(line.json("target", found.target.as_deref()))
     }
 
-    /// A document is the same on both sides.
-    pub(super) fn equal(&mut self) {
-        self.counts.equal += 1;
+    /// Something that is no difference, but is to be known.
+    pub(super) fn note(&mut self, text: &str) -> Result<(), ConsumerError> {
+        tell(&format!("note: {}: {text}", self.ns))?;
+        let line = JsonLine::new("note").text("ns", &self.ns);
+        self.write(line.text("text", text))
     }
 
-    /// A document is not.
-    pub(super) fn add(
+    /// A collection, view or index was made.
+    pub(super) fn made(&mut self, what: &str) -> Result<(), ConsumerError> {
+        self.mended += 1;
+        self.show(&format!("repaired: {}, {what}: created", self.ns))?;
+        let line = JsonLine::new("repaired").text("ns", &self.ns);
+        self.write(line.text("what", what).text("action", "created"))
+    }
+
+    /// A document was sent or deleted.
+    pub(super) fn repaired(
         &mut self,
-        kind: Kind,
-        id: Element<'_>,
-        path: Option<&str>,
+        range: u64,
+        id: &OwnedId,
+        action: &str,
     ) -> Result<(), ConsumerError> {
-        if self.counts.differences() < SHOWN {
-            let place = path.map_or_else(String::new, |path| format!(", first at field {path:?}"));
-            let (name, ns) = (kind.name(), self.counts.ns.as_str());
-            tell(&format!("{name}: {ns} _id {}{place}", shown(id)))?;
+        let text = format!("repaired: {} _id {}: {action}", self.ns, told(id));
+        self.show(&text)?;
+        let line = JsonLine::new("repaired").text("ns", &self.ns);
+        let line = line.value("_id", id.element()).text("action", action);
+        self.write(line.number("range", range))
+    }
+
+    /// A document differs.
+    pub(super) fn difference(&mut self, range: u64, found: &Found) -> Result<(), ConsumerError> {
+        let (paths, more) = &found.paths;
+        let mut place = String::new();
+        if !paths.is_empty() {
+            let dots = if *more { " …" } else { "" };
+            place = format!(", in {}{dots}", paths.join(", "));
         }
-        match kind {
-            Kind::Missing => self.counts.missing += 1,
-            Kind::Extra => self.counts.extra += 1,
-            Kind::Different => self.counts.different += 1,
+        let (name, id) = (found.kind.name(), told(&found.id));
+        self.show(&format!("{name}: {} _id {id}{place}", self.ns))?;
+        let line = JsonLine::new(name).text("ns", &self.ns);
+        let mut line = line.value("_id", found.id.element()).number("range", range);
+        if found.kind == Kind::Different {
+            line = line.texts("paths", paths);
         }
-        let Some(lines) = &mut self.lines else {
-            return Ok(());
-        };
-        let line = difference_line(kind, &self.counts.ns, id, path);
-        lines
-            .write_all(&line)
-            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+        if *more {
+            line = line.json("more", Some("true"));
+        }
+        self.write(line)
+    }
+
+    /// A range begins: whoever goes on with the report cuts in the same places.
+    pub(super) fn begun(&mut self, range: u64, bounds: &Range) -> Result<(), ConsumerError> {
+        let line = JsonLine::new("begun").text("ns", &self.ns);
+        let mut line = line.number("range", range);
+        match bounds {
+            Range::Everything => line = line.text("bounds", "everything"),
+            Range::Rest => line = line.text("bounds", "rest"),
+            Range::Between { low, high } => {
+                line = line.value("low", low.element());
+                if let Some(high) = high {
+                    line = line.value("high", high.element());
+                }
+            }
+        }
+        self.write(line)
+    }
+
+    /// A range is done, for good.
+    pub(super) fn range(&mut self, range: u64, counts: &Counts) -> Result<(), ConsumerError> {
+        self.counts.add(counts);
+        let line = JsonLine::new("range").text("ns", &self.ns);
+        self.write(counts.write(line.number("range", range)))?;
+        self.flush()
+    }
+
+    /// A range was done before the comparison was interrupted.
+    pub(super) const fn known(&mut self, counts: &Counts) {
+        self.counts.add(counts);
     }
 
     /// Ends a collection; `reason` says why it could not be compared to its end.
     pub(super) fn end(&mut self, reason: Option<&str>) -> Result<(), ConsumerError> {
-        let Counts {
-            ns,
-            equal,
-            missing,
-            extra,
-            different,
-        } = &self.counts;
-        self.documents += equal + self.counts.differences();
-        self.differences += self.counts.differences();
-        let verdict = match reason {
-            Some(reason) => {
-                self.unknown += 1;
-                format!("COULD NOT TELL: {reason}; ")
+        let counts = self.counts;
+        self.totals.add(&counts);
+        self.all_definitions += self.definitions;
+        let differs = counts.differences() + self.definitions > 0;
+        let mut verdict = String::new();
+        if let Some(reason) = reason {
+            self.unknown += 1;
+            verdict = format!("COULD NOT TELL: {reason}; ");
+        } else if differs {
+            "DIFFERENT: ".clone_into(&mut verdict);
+        } else if counts.unsettled > 0 {
+            "COULD NOT TELL: ".clone_into(&mut verdict);
+        }
+        let mut text = format!(
+            "{}: {verdict}{} equal, {} missing, {} extra, {} different",
+            self.ns, counts.equal, counts.missing, counts.extra, counts.different
+        );
+        for (number, what) in [
+            (self.definitions, "differences of definition"),
+            (counts.unsettled, "that keep changing"),
+            (counts.repaired, "repaired"),
+        ] {
+            if number > 0 {
+                text = format!("{text}, {number} {what}");
             }
-            None if self.counts.differences() == 0 => String::new(),
-            None => "DIFFERENT: ".to_owned(),
-        };
-        tell(&format!(
-            "{ns}: {verdict}{equal} equal, {missing} missing, {extra} extra, {different} different"
-        ))?;
-        let Some(lines) = &mut self.lines else {
-            return Ok(());
-        };
-        let line = collection_line(&self.counts, reason);
-        lines
-            .write_all(&line)
-            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+        }
+        tell(&text)?;
+        let line = JsonLine::new("collection").text("ns", &self.ns);
+        let mut line = counts.write(line).number("definitions", self.definitions);
+        if let Some(reason) = reason {
+            line = line.text("couldNotTell", reason);
+        }
+        self.write(line)?;
+        self.flush()
     }
 
     /// Ends the comparison.
     pub(super) fn finish(mut self) -> Result<Verdict, ConsumerError> {
-        if let Some(lines) = &mut self.lines {
-            lines
-                .flush()
-                .map_err(|error| ConsumerError::Output(self.path.clone(), error))?;
-        }
-        let Self {
-            documents,
-            differences,
-            unknown,
-            ..
-        } = self;
-        let (verdict, word) = match (differences, unknown) {
+        let totals = self.totals;
+        let differences = totals.differences() + self.all_definitions;
+        let (verdict, word) = match (differences, self.unknown + totals.unsettled) {
             (0, 0) => (Verdict::Equal, "equal"),
             (0, _) => (Verdict::Unknown, "could not tell"),
             _ => (Verdict::Different, "different"),
         };
+        let documents = totals.equal + totals.differences() + totals.unsettled;
+        let line = JsonLine::new("verdict").text("verdict", word);
+        let line = line.number("documents", documents);
+        let line = line.number("differences", differences);
+        let line = line.number("unsettled", totals.unsettled);
+        let line = line.number("repaired", totals.repaired + self.mended);
+        self.write(line.number("collectionsNotCompared", self.unknown))?;
+        self.flush()?;
         tell(&format!(
-            "verdict: {word} ({documents} documents compared, {differences} differences, \
-             {unknown} collections not compared to their end)"
+            "verdict: {word} ({documents} documents compared, {differences} differences, {} that \
+             keep changing, {} repaired, {} collections not compared to their end)",
+            totals.unsettled,
+            totals.repaired + self.mended,
+            self.unknown
         ))?;
         Ok(verdict)
-    }
-}
-
-fn difference_line(kind: Kind, ns: &str, id: Element<'_>, path: Option<&str>) -> Vec<u8> {
-    let mut line = format!("{{\"kind\":\"{}\",\"ns\":", kind.name()).into_bytes();
-    write_string(ns.as_bytes(), &mut line);
-    line.extend_from_slice(b",\"_id\":");
-    let start = line.len();
-    if write_value(id, Mode::Canonical, &mut line).is_err() {
-        line.truncate(start);
-        line.extend_from_slice(b"null");
-    }
-    if let Some(path) = path {
-        line.extend_from_slice(b",\"path\":");
-        write_string(path.as_bytes(), &mut line);
-    }
-    line.extend_from_slice(b"}\n");
-    line
-}
-
-fn collection_line(counts: &Counts, reason: Option<&str>) -> Vec<u8> {
-    let Counts {
-        ns,
-        equal,
-        missing,
-        extra,
-        different,
-    } = counts;
-    let mut line = b"{\"kind\":\"collection\",\"ns\":".to_vec();
-    write_string(ns.as_bytes(), &mut line);
-    line.extend_from_slice(
-        format!(
-            ",\"equal\":{equal},\"missing\":{missing},\"extra\":{extra},\"different\":{different}"
-        )
-        .as_bytes(),
-    );
-    if let Some(reason) = reason {
-        line.extend_from_slice(b",\"couldNotTell\":");
-        write_string(reason.as_bytes(), &mut line);
-    }
-    line.extend_from_slice(b"}\n");
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use oplog_relay_core::document::kind;
-
-    #[test]
-    fn lines_have_their_form() {
-        let id = Element {
-            name: b"_id",
-            kind: kind::INT32,
-            value: &[7, 0, 0, 0],
-        };
-        let text = |line: Vec<u8>| String::from_utf8(line).unwrap();
-        assert_eq!(
-            text(difference_line(Kind::Different, "a.b", id, Some("x.0"))),
-            "{\"kind\":\"different\",\"ns\":\"a.b\",\"_id\":{\"$numberInt\":\"7\"},\"path\":\"x.0\"}\n"
-        );
-        let counts = Counts {
-            ns: "a.b".into(),
-            equal: 1,
-            missing: 2,
-            extra: 3,
-            different: 4,
-        };
-        assert_eq!(
-            text(collection_line(&counts, Some("why"))),
-            "{\"kind\":\"collection\",\"ns\":\"a.b\",\"equal\":1,\"missing\":2,\"extra\":3,\
-             \"different\":4,\"couldNotTell\":\"why\"}\n"
-        );
     }
 }

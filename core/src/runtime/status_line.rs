@@ -53,6 +53,21 @@ impl StatusLine {
         }
     }
 
+    /// Sets the text, with a bar before it of how much is done.
+    pub fn advance(&self, done: u64, total: u64, text: String) {
+        let Some(bar) = &self.bar else {
+            return;
+        };
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+            if let Ok(style) = ProgressStyle::with_template("{bar:24} {percent:>3}% {wide_msg}") {
+                bar.set_style(style);
+            }
+        }
+        bar.set_position(done.min(total));
+        bar.set_message(text);
+    }
+
     /// Removes the line.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
@@ -72,13 +87,18 @@ impl Drop for StatusLine {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogWriter;
 
+/// Writes elsewhere on the terminal, with the status line out of the way.
+pub fn beside<T>(write: impl FnOnce() -> T) -> T {
+    let bar = shown().clone();
+    match bar {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let bar = shown().clone();
-        match bar {
-            Some(bar) => bar.suspend(|| io::stderr().lock().write_all(line))?,
-            None => io::stderr().lock().write_all(line)?,
-        }
+        beside(|| io::stderr().lock().write_all(line))?;
         Ok(line.len())
     }
 
@@ -109,6 +129,8 @@ mod tests {
         let line = StatusLine::new(false);
         assert!(!line.is_visible());
         line.update("7 entries/s".to_owned());
+        line.advance(7, 8, "7 entries/s".to_owned());
+        assert_eq!(beside(|| 7), 7);
         line.finish();
         assert!(shown().is_none());
         assert_eq!(LogWriter.write(b"").unwrap(), 0);

@@ -183,7 +183,7 @@ mod tests {
         let (mut out, mut text) = (Vec::new(), Vec::new());
         build(&commit, Document::new(&operation).unwrap(), None, &mut out).unwrap();
         let o = Entry::parse(Document::new(&out).unwrap()).unwrap().o;
-        drop(write_document(o, Mode::Relaxed, &mut text).unwrap());
+        write_document(o, Mode::Relaxed, &mut text).unwrap();
         String::from_utf8(text).unwrap()
     }
 

@@ -160,6 +160,7 @@ const COMMANDS: &[(&str, Run, Option<&[&str]>)] = &[
         Model::get_more,
         Some(&["collection", "batchSize"]),
     ),
+    ("count", Model::count, Some(&["query"])),
     ("killCursors", Model::kill_cursors, Some(&["cursors"])),
     (
         "listDatabases",
@@ -203,6 +204,8 @@ const FIND: &[&str] = &[
     "singleBatch",
     "noCursorTimeout",
     "allowDiskUse",
+    "projection",
+    "collation",
 ];
 /// Arguments that not every version knows.
 const SINCE: [(&str, Version); 2] = [(KEEP_TS, Version::V8_0), (UUID, Version::V6_0)];

@@ -41,6 +41,7 @@ pub(super) fn matches(
         let fits = match element.name {
             b"$and" => count(document, element, collation)?.0,
             b"$or" => count(document, element, collation)?.1,
+            b"$nor" => !count(document, element, collation)?.1,
             b"$comment" => true,
             name if name.starts_with(b"$") => {
                 return Err(unknown("top level operator", element.name));

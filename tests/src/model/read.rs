@@ -111,6 +111,16 @@ impl Model {
         Ok(cursor_reply("firstBatch", id, &ns, &batch))
     }
 
+    /// Counts all documents: who wants to count some has to find them.
+    pub(super) fn count(&mut self, call: Call<'_>) -> Answer {
+        if !call.document("query")?.is_empty() {
+            return Err(Failure::new(238, "the model counts whole collections"));
+        }
+        let collection = self.collection(call.db, call.collection()?);
+        let records = collection.map_or(0, |collection| collection.records().count());
+        done(doc! { "n": i64::try_from(records).unwrap_or(i64::MAX) })
+    }
+
     pub(super) fn get_more(&mut self, call: Call<'_>) -> Answer {
         let id = call.subject.integer()?;
         let Some(rest) = self.cursors.open.remove(&id) else {

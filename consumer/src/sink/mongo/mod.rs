@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::catalog::{Catalog, other_subscription};
-use crate::config::{ReplayConfig, Unmatched};
+use crate::config::{GroupConfig, ReplayConfig, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
@@ -78,6 +78,25 @@ pub struct MongoSink {
     shutdown: Shutdown,
 }
 
+/// What a sink has to know beside its target.
+#[derive(Debug, Clone)]
+pub struct Settings<'s> {
+    /// The group whose commands the catalog has.
+    pub group: &'s str,
+    /// Whether lossy formats are taken.
+    pub allow_lossy: bool,
+    /// What to do about an update that finds no document.
+    pub unmatched: Unmatched,
+    /// What plans its batches.
+    pub planner: Planner,
+    /// What is to become dead letters.
+    pub dead_letter: Reasons,
+}
+
+fn catalog_unreadable(error: mongodb::error::Error) -> mongo::MongoError {
+    mongo::MongoError::from_driver("the target's catalog", &error)
+}
+
 impl MongoSink {
     /// Connects to the target.
     ///
@@ -94,42 +113,71 @@ impl MongoSink {
             options.server_selection_timeout = Some(SELECTION_PATIENCE);
         })
         .await?;
+        let settings = Settings {
+            group: &config.group.group,
+            allow_lossy: config.allow_lossy,
+            unmatched: config.unmatched,
+            planner: config.planner(),
+            dead_letter: config.group.dead_letter.clone(),
+        };
+        let sink = Self::open(client, settings, metrics, readiness, shutdown).await?;
+        let GroupConfig {
+            group,
+            subscription,
+            ..
+        } = &config.group;
+        let subscribed = sink
+            .catalog
+            .subscribe(subscription, config.change_subscription)
+            .await;
+        match subscribed.map_err(catalog_unreadable)? {
+            Some(other) => Err(other_subscription(group, &other, subscription)),
+            None => Ok(sink),
+        }
+    }
+
+    /// Takes a target that is connected to.
+    ///
+    /// # Errors
+    /// When it does not say what it takes, or its catalog cannot be read.
+    pub async fn open(
+        client: Client,
+        settings: Settings<'_>,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        shutdown: Shutdown,
+    ) -> Result<Self, ConsumerError> {
         let hello = mongo::hello(&client)
             .await
             .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
         let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
-        let unreadable = |error| mongo::MongoError::from_driver("the target's catalog", &error);
-        let group = &config.group;
-        let catalog = Catalog::open(&client, &group.group)
+        let catalog = Catalog::open(&client, settings.group)
             .await
-            .map_err(unreadable)?;
-        let change = config.change_subscription;
-        let subscribed = catalog.subscribe(&group.subscription, change).await;
-        if let Some(other) = subscribed.map_err(unreadable)? {
-            return Err(other_subscription(
-                &group.group,
-                &other,
-                &group.subscription,
-            ));
-        }
+            .map_err(catalog_unreadable)?;
         readiness.target_reached();
         Ok(Self {
             client,
             catalog,
-            planner: config.planner(),
+            planner: settings.planner,
             limits,
             known_order: Mutex::default(),
             held: Mutex::default(),
             refused: Mutex::default(),
-            dead_letter: config.group.dead_letter.clone(),
+            dead_letter: settings.dead_letter,
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
-            unmatched: config.unmatched,
-            allow_lossy: config.allow_lossy,
+            unmatched: settings.unmatched,
+            allow_lossy: settings.allow_lossy,
             bypass_validation: AtomicBool::new(true),
             metrics,
             readiness,
             shutdown,
         })
+    }
+
+    /// The target.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Whether lossy formats were allowed.

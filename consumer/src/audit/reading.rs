@@ -1,0 +1,104 @@
+//! Reading a partition from its first record to its end, committed records only.
+
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::format::ID_HEADER;
+use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers as _, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::error::ConsumerError;
+use crate::start::Held;
+
+/// How long nothing may come before a partition counts as unreadable.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
+
+/// A record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'r> {
+    pub(super) offset: i64,
+    /// None is a tombstone.
+    pub(super) value: Option<&'r [u8]>,
+    /// The header that names the entry.
+    pub(super) oplog_id: Option<&'r [u8]>,
+}
+
+/// A client that joins no group and commits nothing.
+pub(super) fn open(kafka: &KafkaOptions) -> Result<BaseConsumer, ConsumerError> {
+    let mut config = client_config(kafka);
+    config
+        // The library wants a name for its queue.
+        .set("group.id", "oplog-relay-audit")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("queued.max.messages.kbytes", "32768");
+    config
+        .create()
+        .map_err(|error| ConsumerError::kafka("making a kafka client", error))
+}
+
+/// Reads a partition up to an offset and hands over each record. Returns whether the end was
+/// reached.
+///
+/// # Errors
+/// When Kafka refuses, or `each` fails.
+pub(super) fn read(
+    consumer: &BaseConsumer,
+    held: &Held,
+    end: i64,
+    shutdown: &Shutdown,
+    mut each: impl FnMut(Record<'_>) -> Result<(), ConsumerError>,
+) -> Result<bool, ConsumerError> {
+    let doing = || {
+        format!(
+            "reading {}, partition {}",
+            held.name.topic, held.name.partition
+        )
+    };
+    let failed = |error| ConsumerError::kafka(doing(), error);
+    if held.low >= end {
+        return Ok(true);
+    }
+    let mut partitions = TopicPartitionList::new();
+    let (topic, partition) = (held.name.topic.as_str(), held.name.partition);
+    partitions
+        .add_partition_offset(topic, partition, Offset::Offset(held.low))
+        .and_then(|()| consumer.assign(&partitions))
+        .map_err(failed)?;
+    let mut moved = Instant::now();
+    while moved.elapsed() < PATIENCE && !shutdown.triggered() {
+        let record = match consumer.poll(POLL) {
+            None => continue,
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(true),
+            Some(Err(error)) if is_transient(&error) => continue,
+            Some(Err(error)) => return Err(failed(error)),
+            Some(Ok(record)) => record,
+        };
+        // What is left of the partition before.
+        if record.topic() != topic || record.partition() != partition {
+            continue;
+        }
+        moved = Instant::now();
+        if record.offset() >= end {
+            return Ok(true);
+        }
+        let headers = record.headers();
+        let named = headers.and_then(|headers| {
+            let named = headers.iter().find(|header| header.key == ID_HEADER);
+            named.and_then(|header| header.value)
+        });
+        each(Record {
+            offset: record.offset(),
+            value: record.payload(),
+            oplog_id: named,
+        })?;
+    }
+    Ok(false)
+}

@@ -1,0 +1,173 @@
+//! Which entries come twice, in whatever partitions: the entries of each partition are in order, so
+//! merging them brings equal ones together.
+//!
+//! The ids are kept in a file without a name in the system's folder for temporary files, 20 bytes
+//! each; memory holds one small buffer for each partition.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use oplog_relay_core::position::{EntryId, Timestamp};
+
+/// Bytes of an id and an offset.
+const ITEM: usize = 20;
+/// Items of a buffer.
+const BUFFER: usize = 256;
+
+/// Where an entry is: the number of its partition and its offset.
+pub(super) type Place = (usize, i64);
+
+/// Writes ids, partition by partition.
+#[derive(Debug)]
+pub(super) struct Runs {
+    file: Arc<File>,
+    writer: BufWriter<Arc<File>>,
+    written: u64,
+    runs: Vec<Run>,
+}
+
+/// The ids of one partition, in order.
+#[derive(Debug, Clone)]
+struct Run {
+    partition: usize,
+    next: u64,
+    end: u64,
+    /// Read ahead, the next one last.
+    buffer: Vec<(EntryId, i64)>,
+}
+
+impl Runs {
+    /// Makes the file.
+    pub(super) fn create() -> io::Result<Self> {
+        let name = format!("oplog-relay-audit-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        // What a process of that number has left is nobody's.
+        drop(std::fs::remove_file(&path));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        // It ends with the process, however that ends.
+        std::fs::remove_file(&path)?;
+        let file = Arc::new(file);
+        Ok(Self {
+            writer: BufWriter::new(Arc::clone(&file)),
+            file,
+            written: 0,
+            runs: Vec::new(),
+        })
+    }
+
+    /// Begins a run; ids that follow are those of that partition, in order.
+    pub(super) fn begin(&mut self, partition: usize) {
+        self.runs.push(Run {
+            partition,
+            next: self.written,
+            end: self.written,
+            buffer: Vec::new(),
+        });
+    }
+
+    /// Takes the next id of the run that was begun last.
+    pub(super) fn push(&mut self, id: EntryId, offset: i64) -> io::Result<()> {
+        let mut item = Vec::with_capacity(ITEM);
+        for part in [id.ts.seconds, id.ts.increment, id.ord] {
+            item.extend_from_slice(&part.to_le_bytes());
+        }
+        item.extend_from_slice(&offset.to_le_bytes());
+        self.writer.write_all(&item)?;
+        self.written += 1;
+        if let Some(run) = self.runs.last_mut() {
+            run.end = self.written;
+        }
+        Ok(())
+    }
+
+    /// Tells all ids that are there twice, each with the places of both.
+    pub(super) fn merge(
+        mut self,
+        mut each: impl FnMut(EntryId, Place, Place) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.writer.flush()?;
+        let mut heads = BinaryHeap::new();
+        for (index, run) in self.runs.iter_mut().enumerate() {
+            if let Some((id, offset)) = run.next(&self.file)? {
+                heads.push(Reverse((id, run.partition, offset, index)));
+            }
+        }
+        let mut last: Option<(EntryId, Place)> = None;
+        while let Some(Reverse((id, partition, offset, index))) = heads.pop() {
+            match last {
+                Some((before, place)) if before == id => each(id, place, (partition, offset))?,
+                _ => last = Some((id, (partition, offset))),
+            }
+            if let Some(run) = self.runs.get_mut(index)
+                && let Some((id, offset)) = run.next(&self.file)?
+            {
+                heads.push(Reverse((id, run.partition, offset, index)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    fn next(&mut self, file: &File) -> io::Result<Option<(EntryId, i64)>> {
+        if self.buffer.is_empty() {
+            self.fill(file)?;
+        }
+        Ok(self.buffer.pop())
+    }
+
+    fn fill(&mut self, file: &File) -> io::Result<()> {
+        let left = usize::try_from(self.end - self.next).unwrap_or(BUFFER);
+        let count = left.min(BUFFER);
+        let mut bytes = vec![0; count * ITEM];
+        file.read_exact_at(&mut bytes, self.next * 20)?;
+        self.next += u64::try_from(count).unwrap_or_default();
+        let items = bytes.as_chunks::<ITEM>().0.iter().rev();
+        self.buffer.extend(items.map(|item| {
+            let [a, b, c, d, e, f, g, h, i, j, k, l, offset @ ..] = *item;
+            let part = u32::from_le_bytes;
+            let ts = Timestamp::new(part([a, b, c, d]), part([e, f, g, h]));
+            let ord = part([i, j, k, l]);
+            (EntryId { ts, ord }, i64::from_le_bytes(offset))
+        }));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_are_there_twice_are_found_across_partitions() {
+        let id = |increment| EntryId {
+            ts: Timestamp::new(1, increment),
+            ord: 0,
+        };
+        let mut runs = Runs::create().unwrap();
+        for partition in 0..3_u32 {
+            runs.begin(usize::try_from(partition).unwrap());
+            for number in 0..1000 {
+                runs.push(id(number * 3 + partition), i64::from(number))
+                    .unwrap();
+            }
+        }
+        runs.begin(7);
+        runs.push(id(1501), 9).unwrap();
+        let mut found = Vec::new();
+        let merged = runs.merge(|id, one, other| {
+            found.push((id.ts.increment, one, other));
+            Ok(())
+        });
+        merged.unwrap();
+        assert_eq!(found, [(1501, (1, 500), (7, 9))]);
+    }
+}

@@ -1,0 +1,171 @@
+//! What an audit counts and tells.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use crate::error::{ConsumerError, RecordPlace};
+use crate::json_line::JsonLine;
+use crate::stdout::tell;
+use crate::verify::Verdict;
+
+/// Faults that are shown; all of them are in the report file.
+const SHOWN: u64 = 20;
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    Undecodable,
+    OutOfOrder,
+    Twice,
+}
+
+impl Fault {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Undecodable => "undecodable",
+            Self::OutOfOrder => "out-of-order",
+            Self::Twice => "twice",
+        }
+    }
+}
+
+/// Numbers of one topic.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Numbers {
+    pub(super) records: u64,
+    pub(super) tombstones: u64,
+    pub(super) barriers: u64,
+    /// By operation.
+    pub(super) entries: BTreeMap<&'static str, u64>,
+    pub(super) faults: u64,
+}
+
+impl Numbers {
+    pub(super) fn count(&mut self, operation: &'static str) {
+        *self.entries.entry(operation).or_default() += 1;
+    }
+}
+
+/// Counts and tells.
+#[derive(Debug)]
+pub(super) struct Tally {
+    path: String,
+    lines: Option<BufWriter<File>>,
+    topics: BTreeMap<String, Numbers>,
+    faults: u64,
+    /// Why some could not be told.
+    unknown: Vec<String>,
+}
+
+impl Tally {
+    pub(super) fn open(path: Option<&Path>) -> Result<Self, ConsumerError> {
+        let name = path
+            .map(|path| path.display().to_string())
+            .unwrap_or_default();
+        let lines = path.map(File::create).transpose();
+        let lines = lines.map_err(|error| ConsumerError::Output(name.clone(), error))?;
+        Ok(Self {
+            path: name,
+            lines: lines.map(BufWriter::new),
+            topics: BTreeMap::new(),
+            faults: 0,
+            unknown: Vec::new(),
+        })
+    }
+
+    fn write(&mut self, line: JsonLine) -> Result<(), ConsumerError> {
+        let Some(lines) = &mut self.lines else {
+            return Ok(());
+        };
+        lines
+            .write_all(&line.finish())
+            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+    }
+
+    pub(super) fn topic(&mut self, topic: &str) -> &mut Numbers {
+        self.topics.entry(topic.to_owned()).or_default()
+    }
+
+    /// A record is not as it should be.
+    pub(super) fn fault(
+        &mut self,
+        fault: Fault,
+        place: &RecordPlace,
+        reason: &str,
+    ) -> Result<(), ConsumerError> {
+        self.faults += 1;
+        self.topic(&place.topic).faults += 1;
+        if self.faults <= SHOWN {
+            tell(&format!("{}: {place}: {reason}", fault.name()))?;
+        }
+        let line = JsonLine::new(fault.name()).text("topic", &place.topic);
+        let line = line.number("partition", place.partition);
+        let line = line.number("offset", place.offset);
+        self.write(line.text("reason", reason))
+    }
+
+    /// Something could not be told.
+    pub(super) fn unknown(&mut self, reason: String) -> Result<(), ConsumerError> {
+        tell(&format!("could not tell: {reason}"))?;
+        self.write(JsonLine::new("couldNotTell").text("reason", &reason))?;
+        self.unknown.push(reason);
+        Ok(())
+    }
+
+    /// Tells the numbers and the verdict.
+    pub(super) fn finish(mut self) -> Result<Verdict, ConsumerError> {
+        let topics = std::mem::take(&mut self.topics);
+        let width = topics.keys().map(String::len).max().unwrap_or(5).max(5);
+        tell(&format!(
+            "{:width$} {:>10} {:>10} {:>10} {:>6}  entries by operation",
+            "topic", "records", "tombstones", "barriers", "faults"
+        ))?;
+        let mut records = 0;
+        for (topic, numbers) in topics {
+            records += numbers.records;
+            let entries = numbers.entries.iter();
+            let shown: Vec<String> = entries
+                .map(|(operation, count)| format!("{operation} {count}"))
+                .collect();
+            tell(&format!(
+                "{topic:width$} {:>10} {:>10} {:>10} {:>6}  {}",
+                numbers.records,
+                numbers.tombstones,
+                numbers.barriers,
+                numbers.faults,
+                shown.join(", ")
+            ))?;
+            let line = JsonLine::new("topic").text("topic", &topic);
+            let line = line.number("records", numbers.records);
+            let line = line.number("tombstones", numbers.tombstones);
+            let line = line.number("barriers", numbers.barriers);
+            let mut line = line.number("faults", numbers.faults);
+            for (operation, count) in &numbers.entries {
+                line = line.number(operation, *count);
+            }
+            self.write(line)?;
+        }
+        let (verdict, word) = match (self.faults, self.unknown.is_empty()) {
+            (0, true) => (Verdict::Equal, "sound"),
+            (0, false) => (Verdict::Unknown, "could not tell"),
+            _ => (Verdict::Different, "faulty"),
+        };
+        let line = JsonLine::new("verdict").text("verdict", word);
+        self.write(
+            line.number("records", records)
+                .number("faults", self.faults),
+        )?;
+        if let Some(lines) = &mut self.lines {
+            lines
+                .flush()
+                .map_err(|error| ConsumerError::Output(self.path.clone(), error))?;
+        }
+        tell(&format!(
+            "verdict: {word} ({records} records, {} faults)",
+            self.faults
+        ))?;
+        Ok(verdict)
+    }
+}

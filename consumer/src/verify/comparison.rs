@@ -1,0 +1,281 @@
+//! Comparing one collection.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+
+use super::cursor::CursorError;
+use super::definition::{Definition, Discrepancy, Expected, compare};
+use super::difference::differences;
+use super::digest::Digester;
+use super::namespaces;
+use super::passed::Replay;
+use super::range::OwnedId;
+use super::recheck::{AGREEING, MOST_LOOKS, PAUSES};
+use super::repair::Repair;
+use super::report::{Counts, Found, Kind, Report};
+use super::saved::Saved;
+use super::side::{Server, identity};
+use crate::config::{VerifyConfig, VerifyMode};
+use crate::error::ConsumerError;
+
+/// Paths that are told of a document.
+const PATHS: usize = 10;
+/// Documents of a collection of which paths are told: each is read once more for them.
+const WITH_PATHS: u64 = 1000;
+/// Looks at definitions that differ.
+const DEFINITION_LOOKS: u32 = 3;
+
+/// Why a comparison stops.
+pub(super) enum Stop {
+    /// A side cannot be read, or not in order.
+    Cursor(CursorError),
+    /// There is no way to compare it.
+    Untold(String),
+    /// The report cannot be written, or Kafka fails.
+    Fatal(ConsumerError),
+}
+
+impl From<CursorError> for Stop {
+    fn from(error: CursorError) -> Self {
+        Self::Cursor(error)
+    }
+}
+
+impl From<ConsumerError> for Stop {
+    fn from(error: ConsumerError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// What all collections have in common.
+pub(super) struct Comparison<'c> {
+    pub(super) source: Server,
+    pub(super) target: Server,
+    pub(super) config: &'c VerifyConfig,
+    pub(super) replay: Option<Replay>,
+    pub(super) repair: Option<Repair>,
+    pub(super) report: Mutex<Report>,
+    pub(super) saved: Saved,
+    /// The number of the last range.
+    pub(super) ranges: AtomicU64,
+    /// Documents read at the source so far.
+    pub(super) seen: AtomicU64,
+    /// Documents of the collection at hand of which paths were told.
+    pub(super) with_paths: AtomicU64,
+    /// Whether the replay did not pass what was to be looked at in the collection at hand: then
+    /// it is not waited for again.
+    pub(super) stuck: AtomicBool,
+    pub(super) shutdown: Shutdown,
+}
+
+impl Comparison<'_> {
+    pub(super) fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compares one name. What stops it is reported, not returned: the others go on.
+    pub(super) async fn collection(
+        &self,
+        ns: &str,
+        sides: &[Option<Definition>; 2],
+        expected: &Expected,
+    ) -> Result<(), ConsumerError> {
+        self.report().begin(ns);
+        self.with_paths.store(0, Ordering::Relaxed);
+        self.stuck.store(false, Ordering::Relaxed);
+        let mut outcome = self.definition(ns, expected).await;
+        if outcome.is_ok() {
+            outcome = self.data(ns, sides).await;
+        }
+        match outcome {
+            Ok(()) => self.report().end(None),
+            Err(Stop::Cursor(error)) => self.report().end(Some(&error.to_string())),
+            Err(Stop::Untold(reason)) => self.report().end(Some(&reason)),
+            Err(Stop::Fatal(error)) => Err(error),
+        }
+    }
+
+    /// Compares options and indexes; what differs is looked at again before it is told.
+    async fn definition(&self, ns: &str, expected: &Expected) -> Result<(), Stop> {
+        let (mut found, mut notes) = self.definition_now(ns, expected).await?;
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        for _ in 1..DEFINITION_LOOKS {
+            if found.is_empty() {
+                break;
+            }
+            if !self.wait(&mut backoff).await? {
+                let reason = "its definition differs, and the replay does not pass that moment";
+                return Err(Stop::Untold(reason.to_owned()));
+            }
+            (found, notes) = self.definition_now(ns, expected).await?;
+        }
+        if let Some(repair) = &self.repair
+            && !found.is_empty()
+        {
+            let source = namespaces::one(&self.source, ns).await?;
+            let made = repair
+                .definitions(ns, source.as_ref(), &found, expected)
+                .await?;
+            for what in &made {
+                self.report().made(what)?;
+            }
+            (found, notes) = self.definition_now(ns, expected).await?;
+        }
+        let mut report = self.report();
+        for note in &notes {
+            report.note(note)?;
+        }
+        for found in &found {
+            report.definition(found)?;
+        }
+        Ok(())
+    }
+
+    async fn definition_now(
+        &self,
+        ns: &str,
+        expected: &Expected,
+    ) -> Result<(Vec<Discrepancy>, Vec<String>), Stop> {
+        let source = namespaces::one(&self.source, ns).await?;
+        let target = namespaces::one(&self.target, ns).await?;
+        Ok(compare(source.as_ref(), target.as_ref(), expected))
+    }
+
+    async fn data(&self, ns: &str, sides: &[Option<Definition>; 2]) -> Result<(), Stop> {
+        let any = |form: &str| sides.iter().flatten().any(|side| side.form == form);
+        if any("timeseries") && !self.has_buckets(ns).await? {
+            let reason = "a time series without a collection of its buckets: its documents have \
+                          no _id to compare them by";
+            return Err(Stop::Untold(reason.to_owned()));
+        }
+        if !any("collection") {
+            return Ok(());
+        }
+        let collated = sides.iter().flatten().any(Definition::is_collated);
+        match self.config.mode {
+            VerifyMode::Count => self.count(ns).await,
+            VerifyMode::Sample(size) => self.sample(ns, size).await,
+            VerifyMode::Full => self.full(ns, collated).await,
+        }
+    }
+
+    /// Whether each side that has a time series has its buckets, which are compared in its stead.
+    /// Servers from 8.3 on keep both under one name.
+    async fn has_buckets(&self, ns: &str) -> Result<bool, Stop> {
+        let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
+        let buckets = format!("{db}.system.buckets.{name}");
+        for server in [&self.source, &self.target] {
+            let is_there = namespaces::one(server, ns).await?.is_some();
+            if is_there && namespaces::one(server, &buckets).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Compares the numbers of documents: weaker than all else.
+    async fn count(&self, ns: &str) -> Result<(), Stop> {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let mut agreeing = 0;
+        for look in 0..MOST_LOOKS.1 {
+            let before = self.source.count(ns).await?;
+            if look > 0 && !self.wait(&mut backoff).await? {
+                break;
+            }
+            let target = self.target.count(ns).await?;
+            let after = self.source.count(ns).await?;
+            agreeing = if before == after { agreeing + 1 } else { 0 };
+            let is_equal = target == before || target == after;
+            if is_equal || agreeing >= AGREEING.1 {
+                // A count that is equal may have been so before the last look.
+                let wanted = if is_equal { target } else { after };
+                let counts = Counts {
+                    equal: target.min(wanted),
+                    missing: wanted.saturating_sub(target),
+                    extra: target.saturating_sub(wanted),
+                    ..Counts::default()
+                };
+                return Ok(self.report().range(self.next_range(), &counts)?);
+            }
+        }
+        let counts = Counts {
+            unsettled: 1,
+            ..Counts::default()
+        };
+        Ok(self.report().range(self.next_range(), &counts)?)
+    }
+
+    /// Compares documents of each side, drawn at random, with the other's.
+    async fn sample(&self, ns: &str, size: u32) -> Result<(), Stop> {
+        let mut counts = Counts::default();
+        let range = self.next_range();
+        let mut digester = Digester::new(self.config.ignore_field_order);
+        for server in [&self.source, &self.target] {
+            let drawn = server.sample(ns, size).await?;
+            for ids in drawn.chunks(1000) {
+                let wanted: Vec<&OwnedId> = ids.iter().collect();
+                let source = self.source.digests(ns, &wanted, &mut digester).await?;
+                let target = self.target.digests(ns, &wanted, &mut digester).await?;
+                let differs = |id: &&OwnedId| {
+                    let identity = identity(id);
+                    source.get(&identity) != target.get(&identity)
+                };
+                let again: Vec<OwnedId> = ids.iter().filter(differs).cloned().collect();
+                counts.equal += number(ids.len() - again.len());
+                self.judge(ns, range, again, &mut counts).await?;
+            }
+            self.seen.fetch_add(number(drawn.len()), Ordering::Relaxed);
+        }
+        Ok(self.report().range(range, &counts)?)
+    }
+
+    pub(super) fn next_range(&self) -> u64 {
+        self.ranges.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Settles documents that seem to differ, mends them if that is asked for, and tells what is
+    /// left.
+    pub(super) async fn judge(
+        &self,
+        ns: &str,
+        range: u64,
+        ids: Vec<OwnedId>,
+        counts: &mut Counts,
+    ) -> Result<(), Stop> {
+        let mut settled = self.settle(ns, ids).await?;
+        counts.equal += settled.equal;
+        if let Some(repair) = &self.repair {
+            settled.found = self
+                .mend(repair, (ns, range), settled.found, counts)
+                .await?;
+        }
+        for (id, kind) in settled.found {
+            let found = self.found(ns, id, kind).await?;
+            counts.take(found.kind);
+            self.report().difference(range, &found)?;
+        }
+        Ok(())
+    }
+
+    async fn found(&self, ns: &str, id: OwnedId, kind: Kind) -> Result<Found, Stop> {
+        let mut paths = (Vec::new(), false);
+        let told = self.with_paths.load(Ordering::Relaxed);
+        if kind == Kind::Different && told < WITH_PATHS {
+            self.with_paths.fetch_add(1, Ordering::Relaxed);
+            let one = self.source.one(ns, &id).await?.unwrap_or_default();
+            let other = self.target.one(ns, &id).await?.unwrap_or_default();
+            if let (Ok(one), Ok(other)) = (Document::new(&one), Document::new(&other)) {
+                paths = differences(one, other, self.config.ignore_field_order, PATHS);
+            }
+        }
+        Ok(Found { kind, id, paths })
+    }
+}
+
+pub(super) fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,405 @@
+//! What a collection or view is, and where both sides differ in it. Pure.
+//!
+//! A replay changes some of it on purpose, which is no difference:
+//!
+//! | what | on the target |
+//! | --- | --- |
+//! | `expireAfterSeconds` | withheld: of an index the greatest value, of a collection none, and the true one in the catalog; after a cutover the true one |
+//! | `unique`, `prepareUnique` | absent where the collection's documents are spread over partitions (`--order id`): told as a note |
+//! | `v`, `ns`, `background`, `dropDups`, versions of index types and collations | as that server has them |
+//! | `temp`, `autoIndexId`, `recordIdsReplicated`, `recordPreImages`, `idIndex`, `storageEngine`, `uuid` | not carried |
+//!
+//! Numbers count by their value, and a flag that is false as one that is absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mongodb::bson::{Bson as Value, Document as Bson, doc};
+use oplog_relay_core::compare::compare_values;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::json::{Mode, write_value};
+use oplog_relay_core::state::Order;
+
+use crate::plan::command::NEVER;
+
+const EXPIRES: &str = "expireAfterSeconds";
+const UNIQUE: [&str; 2] = ["unique", "prepareUnique"];
+/// Options that a replay does not carry.
+const NOT_CARRIED: [&str; 7] = [
+    "uuid",
+    "temp",
+    "autoIndexId",
+    "recordIdsReplicated",
+    "recordPreImages",
+    "idIndex",
+    "storageEngine",
+];
+/// Fields of an index that are its server's.
+const OF_SERVER: [&str; 7] = [
+    "v",
+    "ns",
+    "background",
+    "dropDups",
+    "buildUUID",
+    "textIndexVersion",
+    "2dsphereIndexVersion",
+];
+
+/// A collection, a view or a time series.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Definition {
+    /// `collection`, `view` or `timeseries`.
+    pub(super) form: String,
+    pub(super) options: Bson,
+    /// By name.
+    pub(super) indexes: BTreeMap<String, Bson>,
+}
+
+impl Definition {
+    /// Whether its documents are in an order of their own.
+    pub(super) fn is_collated(&self) -> bool {
+        let collation = self.options.get_document("collation");
+        collation.is_ok_and(|collation| collation.get_str("locale").is_ok_and(|is| is != "simple"))
+    }
+}
+
+/// What is known of a replay's changes to a collection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Expected {
+    /// By index; `None` is the collection.
+    pub(super) withheld: BTreeMap<Option<String>, i64>,
+    /// How its documents spread over partitions, where that is known.
+    pub(super) order: Option<Order>,
+}
+
+/// A part of a definition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// The collection or view as a whole.
+    Whole,
+    /// Whether it is a collection or a view.
+    Form,
+    /// One option.
+    Option(String),
+    /// An index as a whole.
+    Index(String),
+    /// One field of an index.
+    Field(String, String),
+}
+
+/// A part in which both sides differ, as canonical JSON; `None` where a side lacks it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Discrepancy {
+    pub(super) part: Part,
+    pub(super) source: Option<String>,
+    pub(super) target: Option<String>,
+}
+
+impl Discrepancy {
+    /// The part, for people.
+    pub(super) fn what(&self) -> String {
+        match &self.part {
+            Part::Whole => "the collection".to_owned(),
+            Part::Form => "type".to_owned(),
+            Part::Option(name) => format!("option {name}"),
+            Part::Index(name) => format!("index {name}"),
+            Part::Field(index, field) => format!("index {index}, {field}"),
+        }
+    }
+}
+
+/// Compares the two sides of a name. Returns the differences and what is remarkable.
+pub(super) fn compare(
+    source: Option<&Definition>,
+    target: Option<&Definition>,
+    expected: &Expected,
+) -> (Vec<Discrepancy>, Vec<String>) {
+    let (mut found, mut notes) = (Vec::new(), Vec::new());
+    let (source, target) = match (source, target) {
+        (Some(source), Some(target)) => (source, target),
+        (None, None) => return (found, notes),
+        (source, target) => {
+            let shown = |side: Option<&Definition>| {
+                side.map(|side| canonical(&Value::Document(side.options.clone())))
+            };
+            let (source, target) = (shown(source), shown(target));
+            let part = Part::Whole;
+            let whole = Discrepancy {
+                part,
+                source,
+                target,
+            };
+            return (vec![whole], notes);
+        }
+    };
+    if source.form != target.form {
+        let shown = |form: &str| Some(canonical(&Value::from(form)));
+        found.push(Discrepancy {
+            part: Part::Form,
+            source: shown(&source.form),
+            target: shown(&target.form),
+        });
+        return (found, notes);
+    }
+    compare_options(source, target, expected, &mut found);
+    let (one, other) = (indexes(source), indexes(target));
+    for name in one.keys().chain(other.keys()).collect::<BTreeSet<_>>() {
+        match (one.get(name), other.get(name)) {
+            (Some(one), Some(other)) => {
+                compare_index(name, (one, other), expected, &mut found, &mut notes);
+            }
+            (one, other) => found.push(Discrepancy {
+                part: Part::Index((*name).clone()),
+                source: one.map(|index| canonical(&Value::Document((*index).clone()))),
+                target: other.map(|index| canonical(&Value::Document((*index).clone()))),
+            }),
+        }
+    }
+    (found, notes)
+}
+
+/// Those that somebody made: not the one of `_id`, which comes with the collection.
+fn indexes(definition: &Definition) -> BTreeMap<String, &Bson> {
+    let all = definition.indexes.iter();
+    let made = all.filter(|(name, index)| *name != "_id_" && !index.contains_key("clustered"));
+    made.map(|(name, index)| (name.clone(), index)).collect()
+}
+
+fn compare_options(
+    source: &Definition,
+    target: &Definition,
+    expected: &Expected,
+    found: &mut Vec<Discrepancy>,
+) {
+    for name in names(&source.options, &target.options, &NOT_CARRIED) {
+        let one = source.options.get(&name);
+        let other = target.options.get(&name);
+        let withheld = expected.withheld.get(&None).copied();
+        let kept = name == EXPIRES && other.is_none() && withheld == one.and_then(seconds);
+        if !kept && !is_same(one, other) {
+            found.push(Discrepancy {
+                part: Part::Option(name),
+                source: one.map(canonical),
+                target: other.map(canonical),
+            });
+        }
+    }
+}
+
+fn compare_index(
+    index: &str,
+    (one, other): (&Bson, &Bson),
+    expected: &Expected,
+    found: &mut Vec<Discrepancy>,
+    notes: &mut Vec<String>,
+) {
+    for name in names(one, other, &OF_SERVER) {
+        let (left, right) = (one.get(&name), other.get(&name));
+        if is_same(left, right) {
+            continue;
+        }
+        let withheld = expected.withheld.get(&Some(index.to_owned())).copied();
+        let never = right.and_then(seconds) == Some(i64::from(NEVER));
+        if name == EXPIRES && never && withheld.is_some() && withheld == left.and_then(seconds) {
+            continue;
+        }
+        let plain = is_absent(right) && expected.order != Some(Order::Collection);
+        if UNIQUE.contains(&name.as_str()) && plain {
+            notes.push(format!(
+                "index {index} is {name} at the source only, as --order id leaves it"
+            ));
+            continue;
+        }
+        found.push(Discrepancy {
+            part: Part::Field(index.to_owned(), name),
+            source: left.map(canonical),
+            target: right.map(canonical),
+        });
+    }
+}
+
+fn names(one: &Bson, other: &Bson, without: &[&str]) -> BTreeSet<String> {
+    let all = one.keys().chain(other.keys());
+    let wanted = all.filter(|name| !without.contains(&name.as_str()));
+    wanted.cloned().collect()
+}
+
+fn is_absent(value: Option<&Value>) -> bool {
+    matches!(value, None | Some(Value::Boolean(false)))
+}
+
+fn is_same(one: Option<&Value>, other: Option<&Value>) -> bool {
+    match (one, other) {
+        _ if is_absent(one) && is_absent(other) => true,
+        (Some(one), Some(other)) => {
+            let (one, other) = (bytes(&without_version(one)), bytes(&without_version(other)));
+            let first = |bytes| Document::new(bytes).ok()?.first().ok().flatten();
+            match (first(&one), first(&other)) {
+                (Some(one), Some(other)) => compare_values(one, other).is_eq(),
+                _ => one == other,
+            }
+        }
+        _ => false,
+    }
+}
+
+/// Collations and clustered indexes name versions of their server's own.
+fn without_version(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Value::Document(document) = &mut value
+        && (document.contains_key("locale") || document.contains_key("key"))
+    {
+        document.remove("version");
+        document.remove("v");
+    }
+    value
+}
+
+fn seconds(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int32(seconds) => Some(i64::from(*seconds)),
+        Value::Int64(seconds) => Some(*seconds),
+        #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
+        Value::Double(seconds) => Some(*seconds as i64),
+        _ => None,
+    }
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    doc! { "": value }.to_vec().unwrap_or_default()
+}
+
+fn canonical(value: &Value) -> String {
+    let (bytes, mut text) = (bytes(value), Vec::new());
+    if let Ok(Some(value)) = Document::new(&bytes).and_then(Document::first)
+        && write_value(value, Mode::Canonical, &mut text).is_ok()
+    {
+        return String::from_utf8_lossy(&text).into_owned();
+    }
+    "null".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(options: Bson, indexes: &[Bson]) -> Definition {
+        let named = indexes.iter().map(|index| {
+            let name = index.get_str("name").unwrap().to_owned();
+            (name, index.clone())
+        });
+        Definition {
+            form: "collection".to_owned(),
+            options,
+            indexes: named.collect(),
+        }
+    }
+
+    fn parts(one: &Definition, other: &Definition, expected: &Expected) -> (Vec<Part>, usize) {
+        let (found, notes) = compare(Some(one), Some(other), expected);
+        let parts = found.into_iter().map(|found| found.part);
+        (parts.collect(), notes.len())
+    }
+
+    fn withheld(index: Option<&str>, seconds: i64) -> Expected {
+        Expected {
+            withheld: [(index.map(str::to_owned), seconds)].into(),
+            order: None,
+        }
+    }
+
+    #[test]
+    fn what_a_replay_withholds_is_no_difference_while_the_catalog_has_it() {
+        let index = |seconds: i32| {
+            let index = doc! { "v": 2, "key": { "t": 1 }, "name": "t_1", EXPIRES: seconds };
+            definition(doc! {}, &[index])
+        };
+        let field = Part::Field("t_1".to_owned(), EXPIRES.to_owned());
+        let none = Expected::default();
+        let known = withheld(Some("t_1"), 60);
+        assert_eq!(parts(&index(60), &index(NEVER), &known), (vec![], 0));
+        assert_eq!(parts(&index(60), &index(60), &none), (vec![], 0));
+        for expected in [none, withheld(Some("t_1"), 61), withheld(Some("u_1"), 60)] {
+            let found = parts(&index(60), &index(NEVER), &expected);
+            assert_eq!(found, (vec![field.clone()], 0));
+        }
+        let series = |options: Bson| definition(options, &[]);
+        let (one, other) = (series(doc! { EXPIRES: 60_i64 }), series(doc! {}));
+        assert_eq!(parts(&one, &other, &withheld(None, 60)), (vec![], 0));
+        let option = Part::Option(EXPIRES.to_owned());
+        assert_eq!(parts(&one, &other, &withheld(None, 7)), (vec![option], 0));
+    }
+
+    #[test]
+    fn a_unique_index_may_be_plain_unless_the_order_of_its_collection_is_kept() {
+        let index = doc! { "key": { "a": 1 }, "name": "a_1" };
+        let mut unique = index.clone();
+        unique.insert("unique", true);
+        let (one, other) = (
+            definition(doc! {}, &[unique]),
+            definition(doc! {}, &[index]),
+        );
+        let expected = |order| Expected {
+            order,
+            ..Expected::default()
+        };
+        assert_eq!(parts(&one, &other, &expected(None)), (vec![], 1));
+        assert_eq!(parts(&one, &other, &expected(Some(Order::Id))), (vec![], 1));
+        let field = Part::Field("a_1".to_owned(), "unique".to_owned());
+        let kept = expected(Some(Order::Collection));
+        assert_eq!(parts(&one, &other, &kept), (vec![field.clone()], 0));
+        // The other way round no replay does it.
+        assert_eq!(parts(&other, &one, &expected(None)), (vec![field], 0));
+    }
+
+    #[test]
+    fn versions_and_types_of_numbers_do_not_count_and_all_else_does() {
+        let german = |version: &str| doc! { "locale": "de", "version": version };
+        let one = definition(
+            doc! { "capped": true, "size": 4096, "collation": german("57.1"), "temp": true },
+            &[doc! { "v": 1, "key": { "a": 1.0 }, "name": "a_1", "background": true }],
+        );
+        let other = definition(
+            doc! { "capped": true, "size": 4096_i64, "collation": german("70.1") },
+            &[doc! { "v": 2, "key": { "a": 1 }, "name": "a_1", "hidden": false }],
+        );
+        assert_eq!(parts(&one, &other, &Expected::default()), (vec![], 0));
+        let less = definition(
+            doc! { "capped": true, "size": 8192, "validator": { "a": 1 } },
+            &[
+                doc! { "key": { "a": -1 }, "name": "a_1" },
+                doc! { "key": { "b": 1 }, "name": "b_1" },
+            ],
+        );
+        let option = |name: &str| Part::Option(name.to_owned());
+        let expected = vec![
+            option("collation"),
+            option("size"),
+            option("validator"),
+            Part::Field("a_1".to_owned(), "key".to_owned()),
+            Part::Index("b_1".to_owned()),
+        ];
+        assert_eq!(parts(&other, &less, &Expected::default()), (expected, 0));
+    }
+
+    #[test]
+    fn what_one_side_lacks_and_another_form_are_told_alone() {
+        let one = definition(doc! { "viewOn": "c", "pipeline": [] }, &[]);
+        let view = Definition {
+            form: "view".to_owned(),
+            ..one.clone()
+        };
+        assert_eq!(
+            parts(&one, &view, &Expected::default()),
+            (vec![Part::Form], 0)
+        );
+        let (found, _) = compare(None, Some(&view), &Expected::default());
+        assert_eq!((found.len(), found[0].source.is_none()), (1, true));
+        let changed = Definition {
+            options: doc! { "viewOn": "c", "pipeline": [{ "$match": { "a": 1 } }] },
+            ..view.clone()
+        };
+        let pipeline = Part::Option("pipeline".to_owned());
+        let found = parts(&view, &changed, &Expected::default());
+        assert_eq!(found, (vec![pipeline], 0));
+    }
+}

@@ -1,0 +1,295 @@
+//! Comparing every document of a collection: range by range, by digests; what differs is read
+//! once more, in order, and narrowed to its `_id`s.
+
+use std::cmp::Ordering;
+use std::sync::atomic;
+use std::time::Duration;
+
+use futures_util::{TryStreamExt as _, stream, try_join};
+use oplog_relay_core::compare::compare_values;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::runtime::retry::Backoff;
+
+use super::comparison::{Comparison, Stop};
+use super::cursor::{CursorError, Documents};
+use super::digest::Digester;
+use super::range::{OwnedId, Range};
+use super::report::Counts;
+use super::saved::Begun;
+use super::side::{Manner, Server};
+
+/// Documents that seem to differ, and their bytes, that are looked at together.
+const TOGETHER: (usize, usize) = (10_000, 4 << 20);
+/// Attempts to read a range; the later ones in small batches.
+const ATTEMPTS: u32 = 4;
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// A range and its number.
+#[derive(Debug, Clone)]
+struct Numbered {
+    number: u64,
+    range: Range,
+}
+
+/// Where a collection is cut next.
+struct Cutting {
+    begun: Begun,
+    /// The types that are not begun.
+    types: Vec<OwnedId>,
+    /// Where the next range begins.
+    low: Option<OwnedId>,
+    rest: bool,
+}
+
+/// What both sides of a place are.
+enum Pair {
+    Done,
+    /// The documents are the same.
+    Same,
+    /// They differ, or one is lacking.
+    Other(OwnedId),
+    /// This was settled before.
+    Settled,
+}
+
+impl Comparison<'_> {
+    /// Compares every document.
+    pub(super) async fn full(&self, ns: &str, collated: bool) -> Result<(), Stop> {
+        let begun = self.saved.begun(ns);
+        let mut types = None;
+        if begun.is_cut() || !(collated || self.is_small(ns).await) {
+            types = self.types(ns).await;
+        }
+        let Some(mut types) = types else {
+            let numbered = self.begin(ns, begun.everything, Range::Everything)?;
+            return self.range(ns, numbered, collated).await;
+        };
+        types.reverse();
+        let cutting = Cutting {
+            begun,
+            low: types.pop(),
+            types,
+            rest: true,
+        };
+        let ranges = stream::try_unfold(cutting, |mut cutting| async move {
+            let next = self.next(ns, &mut cutting).await?;
+            Ok::<_, Stop>(next.map(|next| (next, cutting)))
+        });
+        ranges
+            .map_ok(|numbered| self.range(ns, numbered, collated))
+            .try_buffer_unordered(self.config.ranges_at_once)
+            .try_collect()
+            .await
+    }
+
+    /// Whether the source's part is one range.
+    async fn is_small(&self, ns: &str) -> bool {
+        let count = self.source.count(ns).await;
+        count.is_ok_and(|count| count <= self.config.range_documents)
+    }
+
+    /// The types of which either side has documents, by their least values; `None` if a server
+    /// cannot compare `_id`s of all types: then nothing is cut.
+    async fn types(&self, ns: &str) -> Option<Vec<OwnedId>> {
+        let mut types = Vec::new();
+        for low in Range::types() {
+            let both = try_join!(self.source.cut(ns, &low, 0), self.target.cut(ns, &low, 0));
+            match both {
+                Ok((None, None)) => {}
+                Ok(_) => types.push(low),
+                Err(error) => {
+                    tracing::info!(ns, %error, "comparing in one range: it cannot be cut");
+                    return None;
+                }
+            }
+        }
+        Some(types)
+    }
+
+    fn begin(&self, ns: &str, known: Option<u64>, range: Range) -> Result<Numbered, Stop> {
+        tracing::debug!(ns, ?range, "a range");
+        if let Some(number) = known {
+            return Ok(Numbered { number, range });
+        }
+        let number = self.next_range();
+        self.report().begun(number, &range)?;
+        Ok(Numbered { number, range })
+    }
+
+    /// Cuts the next range, in the same place as an interrupted comparison has.
+    async fn next(&self, ns: &str, cutting: &mut Cutting) -> Result<Option<Numbered>, Stop> {
+        let Some(low) = cutting.low.take() else {
+            let rest = std::mem::take(&mut cutting.rest);
+            return rest
+                .then(|| self.begin(ns, cutting.begun.rest, Range::Rest))
+                .transpose();
+        };
+        let (number, high) = match cutting.begun.cut(&low) {
+            Some((number, high)) => (Some(number), high),
+            None => {
+                let size = self.config.range_documents;
+                (None, self.source.cut(ns, &low, size).await?)
+            }
+        };
+        cutting.low = high.clone().or_else(|| cutting.types.pop());
+        self.begin(ns, number, Range::Between { low, high })
+            .map(Some)
+    }
+
+    /// Compares a range.
+    async fn range(&self, ns: &str, numbered: Numbered, collated: bool) -> Result<(), Stop> {
+        let Numbered { number, range } = numbered;
+        if let Some(counts) = self.saved.range(number) {
+            self.report().known(&counts);
+            let done = counts.equal + counts.different + counts.missing;
+            self.seen.fetch_add(done, atomic::Ordering::Relaxed);
+            return Ok(());
+        }
+        let mut counts = Counts::default();
+        if let Some(documents) = self.is_equal(ns, &range).await? {
+            counts.equal = documents;
+            return Ok(self.report().range(number, &counts)?);
+        }
+        let mut floor = None;
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        loop {
+            let small = backoff.attempts() > 1;
+            let manner = Manner {
+                sorted: true,
+                collated,
+                small,
+            };
+            let merged = self
+                .merge(ns, (number, &range), manner, &mut floor, &mut counts)
+                .await;
+            match merged {
+                Ok(()) => return Ok(self.report().range(number, &counts)?),
+                Err(stop) => self.again(ns, stop, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// The documents of a range, if both sides have the same.
+    async fn is_equal(&self, ns: &str, range: &Range) -> Result<Option<u64>, Stop> {
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        loop {
+            let small = backoff.attempts() > 1;
+            let digester = || Digester::new(self.config.ignore_field_order);
+            let seen = || {
+                self.seen.fetch_add(1, atomic::Ordering::Relaxed);
+            };
+            let both = try_join!(
+                self.source.digest(ns, range, small, digester(), seen),
+                self.target.digest(ns, range, small, digester(), || {}),
+            );
+            match both {
+                Ok((one, other)) => return Ok((one == other).then_some(one.documents)),
+                Err(error) => self.again(ns, error.into(), &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Waits before a range is read again, where that can help.
+    async fn again(&self, ns: &str, stop: Stop, backoff: &mut Backoff) -> Result<(), Stop> {
+        match &stop {
+            Stop::Cursor(error @ CursorError::Failed { .. }) if backoff.attempts() < ATTEMPTS => {
+                tracing::warn!(ns, %error, "reading again");
+                if backoff.sleep(&self.shutdown).await {
+                    Ok(())
+                } else {
+                    Err(stop)
+                }
+            }
+            _ => Err(stop),
+        }
+    }
+
+    /// Walks both sides of a range at once, in order of `_id`. Up to `floor` all is settled.
+    async fn merge(
+        &self,
+        ns: &str,
+        (number, range): (u64, &Range),
+        manner: Manner,
+        floor: &mut Option<OwnedId>,
+        counts: &mut Counts,
+    ) -> Result<(), Stop> {
+        let read = |server: &Server| {
+            let server = server.clone();
+            async move { server.read(ns, range, manner).await }
+        };
+        let (mut source, mut target) = try_join!(read(&self.source), read(&self.target))?;
+        try_join!(source.advance(), target.advance())?;
+        let mut digester = Digester::new(self.config.ignore_field_order);
+        let (mut equal, mut again, mut bytes) = (0, Vec::new(), 0);
+        loop {
+            let pair = pair(&source, &target, floor.as_ref(), &mut digester);
+            let full = again.len() >= TOGETHER.0 || bytes >= TOGETHER.1;
+            if full || matches!(pair, Pair::Done) {
+                let last: Option<OwnedId> = again.last().cloned();
+                bytes = 0;
+                self.judge(ns, number, std::mem::take(&mut again), counts)
+                    .await?;
+                counts.equal += std::mem::take(&mut equal);
+                *floor = last.or_else(|| floor.take());
+            }
+            let order = order(&source, &target);
+            match pair {
+                Pair::Done => return Ok(()),
+                Pair::Same => equal += 1,
+                Pair::Other(id) => {
+                    bytes += id.cost();
+                    again.push(id);
+                }
+                Pair::Settled => {}
+            }
+            if order != Ordering::Greater {
+                source.advance().await?;
+            }
+            if order != Ordering::Less {
+                target.advance().await?;
+            }
+        }
+    }
+}
+
+/// Which side's document comes first.
+fn order(source: &Documents, target: &Documents) -> Ordering {
+    match (source.id(), target.id()) {
+        (None, None) => Ordering::Equal,
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (Some(left), Some(right)) => compare_values(left, right),
+    }
+}
+
+fn pair(
+    source: &Documents,
+    target: &Documents,
+    floor: Option<&OwnedId>,
+    digester: &mut Digester,
+) -> Pair {
+    let order = order(source, target);
+    let id = if order == Ordering::Greater {
+        target.id()
+    } else {
+        source.id()
+    };
+    let Some(id) = id else {
+        return Pair::Done;
+    };
+    if floor.is_some_and(|floor| floor.cmp(id) != Ordering::Less) {
+        return Pair::Settled;
+    }
+    let (left, right) = (source.document(), target.document());
+    let mut is_same = || {
+        left == right
+            || match (Document::new(left), Document::new(right)) {
+                (Ok(left), Ok(right)) => digester.document(left) == digester.document(right),
+                _ => false,
+            }
+    };
+    if order == Ordering::Equal && is_same() {
+        return Pair::Same;
+    }
+    Pair::Other(OwnedId::of(id))
+}

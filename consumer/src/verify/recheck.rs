@@ -1,0 +1,214 @@
+//! Looking again at what differs, while both sides may be written to.
+//!
+//! A document is read at the source, then the replay is waited for until it has passed that
+//! moment, then it is read at the target, and at the source once more. A difference lasts if the
+//! source has it as before and the target still has it otherwise, twice in a row. It is none if
+//! the target has it as the source had it at any moment since it was looked at.
+//!
+//! Where nothing is known of a replay, waiting stands for it: a difference lasts if neither side
+//! changed while it was looked at several times.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use oplog_relay_core::runtime::retry::Backoff;
+use rustc_hash::FxHashMap;
+
+use super::comparison::{Comparison, Stop};
+use super::digest::{Digester, DocumentDigest};
+use super::range::OwnedId;
+use super::report::Kind;
+use super::side::{Identity, identity};
+
+/// Looks in a row that must agree, where the replay is known and where it is not.
+pub(super) const AGREEING: (u32, u32) = (2, 3);
+/// Looks at most, likewise.
+pub(super) const MOST_LOOKS: (u32, u32) = (40, 8);
+/// First and longest pause between two looks.
+pub(super) const PAUSES: (Duration, Duration) =
+    (Duration::from_millis(250), Duration::from_secs(2));
+
+/// What became of documents that seemed to differ.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// They were equal after all.
+    pub(super) equal: u64,
+    /// They differ, or could not be told.
+    pub(super) found: Vec<(OwnedId, Kind)>,
+}
+
+/// A document that is looked at.
+struct Open {
+    id: OwnedId,
+    identity: Identity,
+    /// What the source had, at each look.
+    history: Vec<Option<DocumentDigest>>,
+    /// What the target had at the look before.
+    target: Option<Option<DocumentDigest>>,
+    /// Looks in a row by which it lasts.
+    agreeing: u32,
+}
+
+type Digests = FxHashMap<Identity, DocumentDigest>;
+
+impl Open {
+    /// Takes a look in. Returns how the document ended, if that is clear; `None` for equal.
+    fn look(
+        &mut self,
+        [before, target, after]: [&Digests; 3],
+        replay_known: bool,
+    ) -> Option<Option<Kind>> {
+        let of = |digests: &Digests| digests.get(&self.identity).copied();
+        let (before, now, after) = (of(before), of(target), of(after));
+        for state in [before, after] {
+            if !self.history.contains(&state) {
+                self.history.push(state);
+            }
+        }
+        if self.history.contains(&now) {
+            return Some(None);
+        }
+        let steady = self
+            .target
+            .replace(now)
+            .is_none_or(|earlier| earlier == now);
+        if before == after && (replay_known || steady) {
+            self.agreeing += 1;
+        } else {
+            self.agreeing = 0;
+        }
+        let needed = if replay_known { AGREEING.0 } else { AGREEING.1 };
+        (self.agreeing >= needed).then_some(Some(match (after, now) {
+            (None, _) => Kind::Extra,
+            (_, None) => Kind::Missing,
+            (Some(_), Some(_)) => Kind::Different,
+        }))
+    }
+}
+
+impl Comparison<'_> {
+    /// Looks at documents until it is clear of each whether it differs.
+    pub(super) async fn settle(&self, ns: &str, ids: Vec<OwnedId>) -> Result<Settled, Stop> {
+        let mut settled = Settled::default();
+        let mut open: Vec<Open> = ids
+            .into_iter()
+            .map(|id| Open {
+                identity: identity(&id),
+                id,
+                history: Vec::new(),
+                target: None,
+                agreeing: 0,
+            })
+            .collect();
+        let mut digester = Digester::new(self.config.ignore_field_order);
+        let replay_known = self.replay.is_some();
+        let most = if replay_known {
+            MOST_LOOKS.0
+        } else {
+            MOST_LOOKS.1
+        };
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        for _ in 0..most {
+            if open.is_empty() {
+                return Ok(settled);
+            }
+            let ids: Vec<&OwnedId> = open.iter().map(|open| &open.id).collect();
+            let before = self.source.digests(ns, &ids, &mut digester).await?;
+            if !self.wait(&mut backoff).await? {
+                break;
+            }
+            let target = self.target.digests(ns, &ids, &mut digester).await?;
+            let after = self.source.digests(ns, &ids, &mut digester).await?;
+            open.retain_mut(|open| {
+                let looked = open.look([&before, &target, &after], replay_known);
+                match looked {
+                    None => return true,
+                    Some(None) => settled.equal += 1,
+                    Some(Some(kind)) => settled.found.push((open.id.clone(), kind)),
+                }
+                false
+            });
+        }
+        let unsettled = open.into_iter().map(|open| (open.id, Kind::Unsettled));
+        settled.found.extend(unsettled);
+        Ok(settled)
+    }
+
+    /// Waits until the replay has passed what the source is now, or for a while. False if it
+    /// does not pass, or the program is to end.
+    pub(super) async fn wait(&self, backoff: &mut Backoff) -> Result<bool, Stop> {
+        let Some(replay) = &self.replay else {
+            return Ok(backoff.sleep(&self.shutdown).await);
+        };
+        if self.stuck.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let passed = replay.passes_now(&self.source.client).await?;
+        if !passed {
+            tracing::warn!(
+                patience = ?self.config.patience,
+                "the replay does not pass what is looked at: what differs in this collection \
+                 cannot be told"
+            );
+            self.stuck.store(true, Ordering::Relaxed);
+        }
+        Ok(passed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::document::{Element, kind};
+
+    /// Looks at one document; each look is what the source had, the target, and the source again.
+    fn looks(replay_known: bool, looks: &[[u8; 3]]) -> Vec<Option<Option<Kind>>> {
+        let id = OwnedId::of(Element {
+            name: b"_id",
+            kind: kind::NULL,
+            value: &[],
+        });
+        let mut open = Open {
+            identity: identity(&id),
+            id,
+            history: Vec::new(),
+            target: None,
+            agreeing: 0,
+        };
+        let digests = |state: u8| -> Digests {
+            let there = (state > 0).then(|| (open.identity.clone(), [state; 32]));
+            there.into_iter().collect()
+        };
+        let looks: Vec<_> = looks.iter().map(|look| look.map(digests)).collect();
+        let mut taken = Vec::new();
+        for [before, target, after] in &looks {
+            taken.push(open.look([before, target, after], replay_known));
+        }
+        taken
+    }
+
+    #[test]
+    fn only_what_the_source_kept_and_the_target_still_lacks_lasts() {
+        let last = |known, all: &[[u8; 3]]| looks(known, all).pop().unwrap();
+        let lasts = |kind| Some(Some(kind));
+        assert_eq!(last(true, &[[1, 2, 1]]), None);
+        assert_eq!(last(true, &[[1, 2, 1], [1, 2, 1]]), lasts(Kind::Different));
+        assert_eq!(last(true, &[[1, 0, 1], [1, 0, 1]]), lasts(Kind::Missing));
+        assert_eq!(last(true, &[[0, 1, 0], [0, 1, 0]]), lasts(Kind::Extra));
+        // The source changed meanwhile.
+        assert_eq!(last(true, &[[1, 9, 2], [2, 9, 3]]), None);
+        assert_eq!(last(true, &[[1, 9, 1], [1, 9, 2], [2, 9, 2]]), None);
+        // The target has what the source had a while ago.
+        assert_eq!(last(true, &[[1, 9, 2], [3, 2, 3]]), Some(None));
+        assert_eq!(last(true, &[[1, 1, 2]]), Some(None));
+    }
+
+    #[test]
+    fn without_a_replay_neither_side_may_change() {
+        let same = [1, 2, 1];
+        let all = looks(false, &[same, same, same]);
+        assert_eq!(all, [None, None, Some(Some(Kind::Different))]);
+        let all = looks(false, &[same, [1, 3, 1], [1, 4, 1], [1, 5, 1]]);
+        assert_eq!(all, [None; 4]);
+    }
+}

@@ -1,0 +1,366 @@
+//! Mending the target: what lasts is sent as a replay would send it.
+//!
+//! The source's document is read after the replay has passed the difference, and sent as a
+//! replacement with upsert, or as a delete, through the replay's own sink. A replay that goes on
+//! meanwhile may have applied a later entry between the read and the write, which the write then
+//! undoes: so each document is looked at again afterwards as at first, and mended again if that
+//! shows a difference that lasts. A later entry overwrites what was mended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mongodb::bson::{Bson as Value, Document as Bson, RawDocumentBuf, doc};
+use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_core::runtime::http::Health;
+use oplog_relay_core::runtime::mongo::{MongoError, error_code};
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::state::Order;
+
+use super::comparison::{Comparison, Stop};
+use super::definition::{Definition, Discrepancy, Expected, Part};
+use super::range::OwnedId;
+use super::report::{Counts, Kind};
+use super::side::Server;
+use crate::assignment::Token;
+use crate::batch::{Batch, Located};
+use crate::config::Unmatched;
+use crate::dead_letter::Reasons;
+use crate::error::ConsumerError;
+use crate::metrics::Metrics;
+use crate::plan::Planner;
+use crate::plan::command::{Action, Circumstances, translate};
+use crate::sink::mongo::{MongoSink, Settings};
+use crate::sink::{Applied, SinkError};
+use crate::status::Readiness;
+
+/// Rounds of mending and looking again.
+const ROUNDS: u32 = 4;
+/// Bytes of documents that are sent together.
+const TOGETHER: usize = 8 << 20;
+/// Group of the catalog where none is given: it has no notes.
+const NO_GROUP: &str = "oplog-consumer verify";
+
+/// Writes to the target.
+pub(super) struct Repair {
+    sink: MongoSink,
+    token: Token,
+}
+
+impl Repair {
+    /// Makes the sink of a replay for the target.
+    pub(super) async fn open(
+        target: &Server,
+        group: Option<&str>,
+        shutdown: Shutdown,
+    ) -> Result<Self, ConsumerError> {
+        let metrics =
+            Metrics::new().map_err(|error| ConsumerError::Usage(format!("metrics: {error}")))?;
+        let health = Health::new(Duration::from_secs(60));
+        let settings = Settings {
+            group: group.unwrap_or(NO_GROUP),
+            allow_lossy: false,
+            unmatched: Unmatched::Count,
+            planner: Planner::new(1),
+            dead_letter: Reasons::new(),
+        };
+        let sink = MongoSink::open(
+            target.client.clone(),
+            settings,
+            Arc::new(metrics),
+            Arc::new(Readiness::new(health)),
+            shutdown,
+        )
+        .await?;
+        let token = Token::default();
+        Ok(Self { sink, token })
+    }
+
+    /// Sends entries as a replay does. `Err` holds why the target refuses one.
+    async fn send(&self, entries: &[Vec<u8>]) -> Result<Result<(), String>, ConsumerError> {
+        let mut located = Vec::with_capacity(entries.len());
+        for bytes in entries {
+            let raw = Document::new(bytes);
+            let entry = raw.map_err(Into::into).and_then(Entry::parse);
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            let id = EntryId {
+                ts: entry.ts,
+                ord: 0,
+            };
+            let offset = 0;
+            located.push(Located { offset, id, entry });
+        }
+        let batch = Batch {
+            topic: "",
+            partition: 0,
+            source: "",
+            entries: &located,
+        };
+        let applied = self.sink.apply(&batch, &self.token).await;
+        // What an index refuses to the last is found again when it is looked for.
+        self.sink.forget_held("", 0);
+        match applied {
+            Ok(Applied::Done) => Ok(Ok(())),
+            Ok(Applied::Abandoned) => Err(ConsumerError::Ended("the repair")),
+            Err(SinkError::Entry(error)) => Ok(Err(error.to_string())),
+            Err(SinkError::Fatal(ConsumerError::Refused(reason))) => Ok(Err(reason)),
+            Err(SinkError::Fatal(error)) => Err(error),
+        }
+    }
+
+    /// Creates what the target lacks of a definition, where that is safe. Returns what was made.
+    pub(super) async fn definitions(
+        &self,
+        ns: &str,
+        source: Option<&Definition>,
+        found: &[Discrepancy],
+        expected: &Expected,
+    ) -> Result<Vec<String>, ConsumerError> {
+        let Some(source) = source else {
+            return Ok(Vec::new());
+        };
+        let mut made = Vec::new();
+        let indexes: Vec<&String> = match found {
+            [whole] if whole.part == Part::Whole && whole.target.is_none() => {
+                if !self.create(ns, source, expected).await? {
+                    return Ok(made);
+                }
+                made.push(whole.what());
+                source
+                    .indexes
+                    .keys()
+                    .filter(|name| *name != "_id_")
+                    .collect()
+            }
+            parts => {
+                let lacking = parts.iter().filter(|part| part.target.is_none());
+                lacking
+                    .filter_map(|part| match &part.part {
+                        Part::Index(name) => Some(name),
+                        _ => None,
+                    })
+                    .collect()
+            }
+        };
+        for name in indexes {
+            let Some(index) = source.indexes.get(name) else {
+                continue;
+            };
+            if self.create_index(ns, index, expected).await? {
+                made.push(format!("index {name}"));
+            }
+        }
+        Ok(made)
+    }
+
+    async fn create(
+        &self,
+        ns: &str,
+        source: &Definition,
+        expected: &Expected,
+    ) -> Result<bool, ConsumerError> {
+        let (_, name) = ns.split_once('.').unwrap_or((ns, ""));
+        let seconds = source.options.get("expireAfterSeconds");
+        if seconds.is_some() && !expected.withheld.contains_key(&None) {
+            tracing::warn!(
+                ns,
+                "not created: its documents expire, and the catalog does not know"
+            );
+            return Ok(false);
+        }
+        let mut command = doc! { "create": name };
+        command.extend(source.options.clone());
+        self.run(ns, command, expected).await
+    }
+
+    async fn create_index(
+        &self,
+        ns: &str,
+        index: &Bson,
+        expected: &Expected,
+    ) -> Result<bool, ConsumerError> {
+        let (_, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let name = index.get_str("name").unwrap_or_default();
+        let known = expected.withheld.contains_key(&Some(name.to_owned()));
+        if index.contains_key("expireAfterSeconds") && !known {
+            tracing::warn!(
+                ns,
+                name,
+                "not created: it expires documents, and the catalog does not know"
+            );
+            return Ok(false);
+        }
+        if index.get_bool("unique").unwrap_or(false) && expected.order.is_none() {
+            tracing::warn!(
+                ns,
+                name,
+                "not created: it is unique, and whether the replay keeps its collection's order is \
+                 known with --brokers, --topic-prefix and --group only"
+            );
+            return Ok(false);
+        }
+        let mut command = doc! { "createIndexes": collection };
+        let fields = index.iter().filter(|(field, _)| *field != "ns");
+        command.extend(fields.map(|(field, value)| (field.clone(), value.clone())));
+        self.run(ns, command, expected).await
+    }
+
+    /// Runs a command as the replay of its entry would.
+    async fn run(
+        &self,
+        ns: &str,
+        command: Bson,
+        expected: &Expected,
+    ) -> Result<bool, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let entry = doc! {
+            "ts": Value::Timestamp(mongodb::bson::Timestamp { time: 0, increment: 0 }),
+            "v": 2_i64, "op": "c", "ns": format!("{db}.$cmd"), "o": command,
+        };
+        let refused = |error: &dyn std::fmt::Display| {
+            tracing::warn!(ns, %error, "not created");
+            Ok(false)
+        };
+        let Ok(bytes) = entry.to_vec() else {
+            return Ok(false);
+        };
+        let raw = Document::new(&bytes);
+        let entry = match raw.map_err(Into::into).and_then(Entry::parse) {
+            Ok(entry) => entry,
+            Err(error) => return refused(&error),
+        };
+        let ordered = expected.order == Some(Order::Collection);
+        let at = Circumstances {
+            collection,
+            ordered,
+        };
+        let translated = match translate(&entry, at) {
+            Ok(translated) => translated,
+            Err(error) => return refused(&error),
+        };
+        let Action::Run {
+            command, otherwise, ..
+        } = translated.action
+        else {
+            return Ok(false);
+        };
+        for bytes in [Some(command), otherwise].into_iter().flatten() {
+            let Ok(command) = RawDocumentBuf::from_bytes(bytes) else {
+                return Ok(false);
+            };
+            match self
+                .sink
+                .client()
+                .database(db)
+                .run_raw_command(command)
+                .await
+            {
+                Ok(_) => return Ok(true),
+                Err(error) if error_code(&error).is_some() => {
+                    tracing::warn!(ns, error = %error.kind, "the target refuses to create");
+                }
+                Err(error) => return Err(MongoError::from_driver("the target", &error).into()),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Comparison<'_> {
+    /// Mends documents that last, and looks at them again. Returns those that still differ.
+    pub(super) async fn mend(
+        &self,
+        repair: &Repair,
+        (ns, range): (&str, u64),
+        found: Vec<(OwnedId, Kind)>,
+        counts: &mut Counts,
+    ) -> Result<Vec<(OwnedId, Kind)>, Stop> {
+        let mut left = found;
+        for _ in 0..ROUNDS {
+            let (lasting, unsettled): (Vec<_>, Vec<_>) = left
+                .into_iter()
+                .partition(|(_, kind)| *kind != Kind::Unsettled);
+            left = unsettled;
+            if lasting.is_empty() {
+                break;
+            }
+            let outcome = self.send_all(repair, (ns, range), &lasting).await?;
+            let ids = lasting.iter().map(|(id, _)| id.clone()).collect();
+            let settled = self.settle(ns, ids).await?;
+            counts.equal += settled.equal;
+            counts.repaired += settled.equal;
+            left.extend(settled.found);
+            if let Err(reason) = outcome {
+                self.report().note(&format!("not repaired: {reason}"))?;
+                break;
+            }
+        }
+        Ok(left)
+    }
+
+    /// Sends deletes first: they may free values of unique indexes.
+    async fn send_all(
+        &self,
+        repair: &Repair,
+        (ns, range): (&str, u64),
+        lasting: &[(OwnedId, Kind)],
+    ) -> Result<Result<(), String>, Stop> {
+        let (mut deletes, mut others) = (Vec::new(), Vec::new());
+        for (id, kind) in lasting {
+            match kind {
+                Kind::Extra => deletes.push(id),
+                Kind::Missing | Kind::Different | Kind::Unsettled => others.push(id),
+            }
+        }
+        let mut entries = Vec::new();
+        for id in deletes {
+            entries.push(entry(ns, id, None));
+            self.report().repaired(range, id, "deleted")?;
+        }
+        let mut bytes = 0;
+        for id in others {
+            // Gone since: that is found when it is looked at again.
+            let Some(document) = self.source.one(ns, id).await? else {
+                continue;
+            };
+            bytes += document.len();
+            let whole = Document::new(&document).unwrap_or(Document::EMPTY);
+            entries.push(entry(ns, id, Some(whole)));
+            self.report().repaired(range, id, "sent")?;
+            if bytes > TOGETHER {
+                bytes = 0;
+                if let Err(reason) = repair.send(&std::mem::take(&mut entries)).await? {
+                    return Ok(Err(reason));
+                }
+            }
+        }
+        Ok(repair.send(&entries).await?)
+    }
+}
+
+/// An entry that leaves a document so, or deletes it.
+fn entry(ns: &str, id: &OwnedId, document: Option<Document<'_>>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut entry = DocumentBuilder::start(&mut out);
+    entry.raw("ts", kind::TIMESTAMP, &Timestamp::default().to_le_bytes());
+    entry.int64("v", 2).str("ns", ns);
+    let own = |builder: &mut DocumentBuilder<'_>| {
+        builder.element(id.element());
+    };
+    match document {
+        Some(document) => {
+            entry.str("op", "u").document("o", document);
+            entry.nested("o2", kind::DOCUMENT, own);
+        }
+        None => {
+            entry.str("op", "d");
+            entry.nested("o", kind::DOCUMENT, own);
+        }
+    }
+    entry.finish();
+    out
+}

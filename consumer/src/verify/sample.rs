@@ -1,0 +1,59 @@
+//! A random sample of a stream whose length is not known (Vitter's algorithm R). Pure.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// Decides of each item whether it is kept, and in which place.
+#[derive(Debug)]
+pub(super) struct Draw {
+    size: u64,
+    seen: u64,
+    /// Randomly seeded by the standard library.
+    random: RandomState,
+}
+
+impl Draw {
+    /// Keeps that many.
+    pub(super) fn new(size: u32) -> Self {
+        Self {
+            size: u64::from(size),
+            seen: 0,
+            random: RandomState::new(),
+        }
+    }
+
+    /// The place in the sample that the next item takes, if it takes one.
+    pub(super) fn next(&mut self) -> Option<usize> {
+        let number = self.seen;
+        self.seen += 1;
+        let place = if number < self.size {
+            number
+        } else {
+            self.random.hash_one(number) % self.seen
+        };
+        (place < self.size).then(|| usize::try_from(place).ok())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_are_kept_and_later_ones_have_the_same_chance() {
+        let mut hits = [0_u32; 2];
+        for _ in 0..200 {
+            let mut draw = Draw::new(10);
+            let mut kept = [0_usize; 10];
+            for item in 0..100 {
+                if let Some(place) = draw.next() {
+                    kept[place] = item;
+                }
+            }
+            for item in kept {
+                hits[usize::from(item >= 50)] += 1;
+            }
+        }
+        assert_eq!(hits[0] + hits[1], 2000);
+        assert!(hits[0].abs_diff(hits[1]) < 400, "{hits:?}");
+    }
+}

@@ -1,0 +1,275 @@
+//! What the report of an interrupted comparison says that is done.
+//!
+//! Kept are the ranges that are done with their differences, and where the others were cut: a
+//! resumed comparison cuts in the same places. Lines of ranges and collections that were not done
+//! are taken out of the report.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::path::Path;
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::json::parse_document;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::range::OwnedId;
+use super::report::{Counts, VERSION};
+use crate::error::ConsumerError;
+
+/// Ranges of one collection by their first `_id`.
+type Cuts = FxHashMap<OwnedId, (u64, Option<OwnedId>)>;
+
+/// What is known of a collection that is not done.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Begun {
+    /// By its first `_id`: the number of the range, and the first `_id` of the next one.
+    cuts: Cuts,
+    /// The number of the range of everything, and of that of the rest.
+    pub(super) everything: Option<u64>,
+    pub(super) rest: Option<u64>,
+}
+
+impl Begun {
+    /// The range that begins there: its number and its end.
+    pub(super) fn cut(&self, low: &OwnedId) -> Option<(u64, Option<OwnedId>)> {
+        self.cuts.get(low).cloned()
+    }
+
+    /// Whether it was cut at all.
+    pub(super) fn is_cut(&self) -> bool {
+        !self.cuts.is_empty() || self.rest.is_some()
+    }
+}
+
+/// What is done.
+#[derive(Debug, Default)]
+pub(super) struct Saved {
+    /// Whether there is a report to go on with.
+    pub(super) found: bool,
+    /// Of the collections that are done.
+    pub(super) totals: Counts,
+    pub(super) definitions: u64,
+    /// The collections that are done.
+    pub(super) collections: FxHashSet<String>,
+    begun: FxHashMap<String, Begun>,
+    ranges: FxHashMap<u64, Counts>,
+    /// The greatest number of a range.
+    pub(super) last: u64,
+    finished: bool,
+}
+
+impl Saved {
+    /// Reads a report and takes out of it what was not done. One that is not there, or of which
+    /// not even the first line was written, is none.
+    ///
+    /// # Errors
+    /// [`ConsumerError::Usage`] for a report of another comparison, or of one that is finished.
+    pub(super) fn read(path: &Path, question: &str) -> Result<Self, ConsumerError> {
+        let name = path.display().to_string();
+        let failed = |error| ConsumerError::Output(name.clone(), error);
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let mut saved = Self::default();
+        for line in BufReader::new(file).split(b'\n') {
+            saved.take(&line.map_err(failed)?, question, &name)?;
+        }
+        if saved.finished {
+            return Err(ConsumerError::Usage(format!(
+                "--resume: the comparison of {name} is finished; without --resume it is made anew"
+            )));
+        }
+        if saved.found {
+            saved.rewrite(path).map_err(failed)?;
+        }
+        Ok(saved)
+    }
+
+    /// Takes a line in. The last one may be cut off.
+    fn take(&mut self, line: &[u8], question: &str, name: &str) -> Result<(), ConsumerError> {
+        let Some(line) = Line::parse(line) else {
+            return Ok(());
+        };
+        let (ns, range) = (line.text("ns"), line.number("range"));
+        match line.text("kind").as_str() {
+            "verify" => {
+                self.found = true;
+                let other = line.text("question") != question || line.number("version") != VERSION;
+                if other {
+                    return Err(ConsumerError::Usage(format!(
+                        "--resume: {name} is the report of another comparison ({})",
+                        line.text("question")
+                    )));
+                }
+            }
+            "begun" => {
+                self.last = self.last.max(range);
+                let begun = self.begun.entry(ns).or_default();
+                match (line.id("low"), line.text("bounds").as_str()) {
+                    (Some(low), _) => drop(begun.cuts.insert(low, (range, line.id("high")))),
+                    (None, "rest") => begun.rest = Some(range),
+                    (None, _) => begun.everything = Some(range),
+                }
+            }
+            // What could not be told is looked at again.
+            "range" if line.number("unsettled") == 0 => {
+                self.ranges.insert(range, line.counts());
+            }
+            "collection"
+                if line.text("couldNotTell").is_empty() && line.number("unsettled") == 0 =>
+            {
+                self.totals.add(&line.counts());
+                self.definitions += line.number("definitions");
+                self.begun.remove(&ns);
+                self.collections.insert(ns);
+            }
+            "verdict" => self.finished = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether a line is to stay.
+    fn keeps(&self, line: &[u8]) -> bool {
+        let Some(line) = Line::parse(line) else {
+            return false;
+        };
+        let range = line.number("range");
+        match line.text("kind").as_str() {
+            "verify" | "begun" => true,
+            "collection" => self.collections.contains(&line.text("ns")),
+            _ if range > 0 => self.ranges.contains_key(&range),
+            _ => self.collections.contains(&line.text("ns")),
+        }
+    }
+
+    fn rewrite(&self, path: &Path) -> std::io::Result<()> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".new");
+        let mut kept = BufWriter::new(File::create(&name)?);
+        for line in BufReader::new(File::open(path)?).split(b'\n') {
+            let line = line?;
+            if self.keeps(&line) {
+                kept.write_all(&line)?;
+                kept.write_all(b"\n")?;
+            }
+        }
+        kept.into_inner()?.sync_all()?;
+        std::fs::rename(&name, path)
+    }
+
+    /// What is known of a collection.
+    pub(super) fn begun(&self, ns: &str) -> Begun {
+        self.begun.get(ns).cloned().unwrap_or_default()
+    }
+
+    /// What a range came to that is done.
+    pub(super) fn range(&self, number: u64) -> Option<Counts> {
+        self.ranges.get(&number).copied()
+    }
+}
+
+/// A line of a report, as BSON.
+struct Line(Vec<u8>);
+
+impl Line {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut bytes = Vec::new();
+        parse_document(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+
+    fn document(&self) -> Document<'_> {
+        Document::new(&self.0).unwrap_or(Document::EMPTY)
+    }
+
+    fn text(&self, name: &str) -> String {
+        let found = self.document().get(name).ok().flatten();
+        let text = found.and_then(|found| found.str().ok());
+        text.unwrap_or_default().to_owned()
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        let found = self.document().get(name).ok().flatten();
+        let number = found.and_then(|found| found.integer().ok());
+        number
+            .and_then(|number| u64::try_from(number).ok())
+            .unwrap_or_default()
+    }
+
+    fn id(&self, name: &str) -> Option<OwnedId> {
+        self.document().get(name).ok().flatten().map(OwnedId::of)
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            equal: self.number("equal"),
+            missing: self.number("missing"),
+            extra: self.number("extra"),
+            different: self.number("different"),
+            unsettled: self.number("unsettled"),
+            repaired: self.number("repaired"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = r#"{"kind":"verify","version":1,"question":"q"}
+{"kind":"begun","ns":"a.b","range":1,"low":{"$numberInt":"1"},"high":{"$numberInt":"5"}}
+{"kind":"begun","ns":"a.b","range":2,"low":{"$numberInt":"5"}}
+{"kind":"missing","ns":"a.b","_id":{"$numberInt":"2"},"range":1}
+{"kind":"extra","ns":"a.b","_id":{"$numberInt":"6"},"range":2}
+{"kind":"range","ns":"a.b","range":1,"equal":3,"missing":1,"extra":0,"different":0,"unsettled":0,"repaired":0}
+{"kind":"definition","ns":"a.b","what":"index x"}
+{"kind":"collection","ns":"a.a","equal":9,"missing":0,"extra":0,"different":0,"unsettled":0,"repaired":0,"definitions":1}
+{"kind":"range","ns":"a.b","range":2,"equal":3,"unset"#;
+
+    fn id(number: i32) -> OwnedId {
+        OwnedId::of(oplog_relay_core::document::Element {
+            name: b"_id",
+            kind: oplog_relay_core::document::kind::INT32,
+            value: &number.to_le_bytes(),
+        })
+    }
+
+    #[test]
+    fn what_is_done_is_known_and_what_is_not_is_taken_out_of_the_report() {
+        let folder = std::env::temp_dir().join(format!("oplog-relay-saved-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("report");
+        let none = Saved::read(&path, "q").unwrap();
+        assert!(!none.found);
+        std::fs::write(&path, REPORT).unwrap();
+        let saved = Saved::read(&path, "q").unwrap();
+        assert!(saved.found && saved.collections.contains("a.a"));
+        assert_eq!(
+            (saved.totals.equal, saved.definitions, saved.last),
+            (9, 1, 2)
+        );
+        let begun = saved.begun("a.b");
+        assert_eq!(begun.cut(&id(1)), Some((1, Some(id(5)))));
+        assert_eq!(begun.cut(&id(5)), Some((2, None)));
+        assert_eq!(saved.range(1).map(|counts| counts.missing), Some(1));
+        assert_eq!(saved.range(2), None);
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(kept.lines().count(), 6, "{kept}");
+        assert!(
+            !kept.contains(r#""extra","ns""#) && !kept.contains("index x"),
+            "{kept}"
+        );
+        let other = Saved::read(&path, "another").unwrap_err().to_string();
+        assert!(other.contains("another comparison"), "{other}");
+        let ended = kept + r#"{"kind":"verdict"}"#;
+        std::fs::write(&path, ended).unwrap();
+        let ended = Saved::read(&path, "q").unwrap_err().to_string();
+        assert!(ended.contains("finished"), "{ended}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,13 @@
+//! `oplog-consumer verify` and `audit`: what they find, what they mend, what they need.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a panic is the failure report, and numbers are small"
+)]
+
+mod audit;
+mod definitions;
+mod documents;
+mod large;
+mod live;
+mod scene;
