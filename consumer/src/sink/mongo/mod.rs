@@ -93,8 +93,8 @@ pub struct Settings<'s> {
     pub dead_letter: Reasons,
 }
 
-fn catalog_unreadable(error: mongodb::error::Error) -> mongo::MongoError {
-    mongo::MongoError::from_driver("the target's catalog", &error)
+fn catalog_unreadable(error: &mongodb::error::Error) -> mongo::MongoError {
+    mongo::MongoError::from_driver("the target's catalog", error)
 }
 
 impl MongoSink {
@@ -130,7 +130,7 @@ impl MongoSink {
             .catalog
             .subscribe(subscription, config.change_subscription)
             .await;
-        match subscribed.map_err(catalog_unreadable)? {
+        match subscribed.map_err(|error| catalog_unreadable(&error))? {
             Some(other) => Err(other_subscription(group, &other, subscription)),
             None => Ok(sink),
         }
@@ -153,7 +153,7 @@ impl MongoSink {
         let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
         let catalog = Catalog::open(&client, settings.group)
             .await
-            .map_err(catalog_unreadable)?;
+            .map_err(|error| catalog_unreadable(&error))?;
         readiness.target_reached();
         Ok(Self {
             client,
