@@ -135,7 +135,10 @@ mod tests {
         decode(format, 0..length, None, &mut event, &mut found).unwrap();
         let back = found[0].document(&event).unwrap();
         let back = Entry::parse(back).unwrap();
-        assert_eq!((found[0].id.ord, back.snapshot), (FIRST_ORD, entry.snapshot));
+        assert_eq!(
+            (found[0].id.ord, back.snapshot),
+            (FIRST_ORD, entry.snapshot)
+        );
         assert_eq!(back.o.as_bytes(), document);
         assert_eq!(back.raw.get("op").unwrap().unwrap().str(), Ok("r"));
     }
@@ -149,7 +152,10 @@ mod tests {
         captured().write_view(create, &mut view);
         let parse = |bytes| Entry::parse(Document::new(bytes).unwrap()).unwrap();
         let (command, view) = (parse(&command), parse(&view));
-        assert_eq!((command.operation, command.ns), (Operation::Command, "shop.$cmd"));
+        assert_eq!(
+            (command.operation, command.ns),
+            (Operation::Command, "shop.$cmd")
+        );
         assert!(command.snapshot.is_some());
         assert!(crate::command::is_view_entry(&view));
         assert_eq!(view.ns, "shop.system.views");

@@ -239,6 +239,9 @@ pub struct CopyRecord {
     pub kind: CopyKind,
     /// How far it is.
     pub stage: CopyStage,
+    /// Whether it was asked for while the stream ran.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub requested: bool,
     /// Whether its documents alone are sent: the stream carries the collection already.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub only_documents: bool,
@@ -386,7 +389,8 @@ impl State {
         value: Option<&[u8]>,
     ) -> Result<(), StateError> {
         let number = name.rsplit_once('/');
-        let number = number.and_then(|(copy, number)| Some((copy.to_owned(), number.parse().ok()?)));
+        let number =
+            number.and_then(|(copy, number)| Some((copy.to_owned(), number.parse().ok()?)));
         let number = number.ok_or_else(|| StateError::UnknownKey {
             key: key.to_owned(),
         })?;

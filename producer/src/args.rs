@@ -97,6 +97,18 @@ pub struct RunArguments {
     /// committed. A dump always ends so.
     #[arg(long)]
     pub until_caught_up: bool,
+    /// What to do where no position is saved: full-then-tail (copy the documents that are there and
+    /// follow the oplog from that moment on), full (copy, then exit 0), tail (follow; needs
+    /// --start). Without it and without --start it is full-then-tail, unless data topics are there
+    /// already. With a saved position it goes on from there, with a copy that was not finished too.
+    #[arg(long, value_name = "full|tail|full-then-tail")]
+    pub sync: Option<String>,
+    /// Reads of a full sync at once.
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub full_sync_readers: String,
+    /// Bytes of documents that a full sync reads in a second at most, such as 50MiB.
+    #[arg(long, value_name = "BYTES")]
+    pub full_sync_rate: Option<String>,
     /// An option for the Kafka client (librdkafka), as name=value. Repeat for more. Those that
     /// exactly-once needs are refused.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]

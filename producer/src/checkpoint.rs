@@ -17,6 +17,8 @@ pub struct Checkpoint {
     pub position: Option<Position>,
     /// The history that transactions after it may need.
     pub history: History,
+    /// Entries that a full sync has sent at the position.
+    pub reads: u32,
     /// The routing table and who the source is.
     pub state: State,
 }
@@ -51,11 +53,17 @@ impl Checkpoint {
             .read_last_committed(&position_topic(prefix, source))
             .await?;
         let last = last.map(|stored| read_position(&stored)).transpose()?;
-        let (position, history) = last.unzip();
         let state = read_state(reader, &state_topic(prefix, source)).await?;
+        let Some((position, history, reads)) = last else {
+            return Ok(Self {
+                state,
+                ..Self::default()
+            });
+        };
         Ok(Self {
-            position,
-            history: history.unwrap_or_default(),
+            position: Some(position),
+            history,
+            reads,
             state,
         })
     }
@@ -88,14 +96,33 @@ impl Checkpoint {
     }
 }
 
-fn read_position(stored: &Stored) -> Result<(Position, History), ProducerError> {
+/// Where somebody may ask for a full sync: the state topic of a source.
+#[derive(Debug, Clone)]
+pub struct Requests {
+    /// Reads it.
+    pub reader: Reader,
+    /// Its name.
+    pub topic: String,
+}
+
+impl Requests {
+    /// The state as it is now, requests among it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`].
+    pub async fn read(&self) -> Result<State, ProducerError> {
+        read_state(&self.reader, &self.topic).await
+    }
+}
+
+fn read_position(stored: &Stored) -> Result<(Position, History, u32), ProducerError> {
     let unreadable = |reason: String| {
         ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
     };
     let value = stored.value.as_deref().unwrap_or_default();
     let record: PositionRecord =
         serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
-    let read = || Ok((record.position()?, record.history()?));
+    let read = || Ok((record.position()?, record.history()?, record.reads));
     read().map_err(|error: PositionError| unreadable(error.to_string()))
 }
 
@@ -170,11 +197,13 @@ mod tests {
             value: Some(value.as_bytes().to_vec()),
         };
         let good = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
-        let (position, history) = read_position(&good).unwrap();
-        assert_eq!(position.to_string(), "7:3 (term 2)");
+        let (position, history, reads) = read_position(&good).unwrap();
+        assert_eq!((position.to_string().as_str(), reads), ("7:3 (term 2)", 0));
         assert_eq!(history, History::default());
-        let open = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":9,"routing":1,"open":"5:1"}"#);
-        let (position, history) = read_position(&open).unwrap();
+        let open =
+            stored(r#"{"v":1,"ts":"7:3","term":2,"ord":9,"routing":1,"open":"5:1","reads":5}"#);
+        let (position, history, reads) = read_position(&open).unwrap();
+        assert_eq!(reads, 5);
         assert_eq!(
             (position.ord, history.open),
             (9, Some(Timestamp::new(5, 1)))

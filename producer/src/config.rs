@@ -4,7 +4,7 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::runtime::config::{
-    ConfigError, Faults, Secret, Start, parse_start, resolve_secret,
+    ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
 };
 use oplog_relay_core::runtime::http::HttpAddress;
 use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, parse_options};
@@ -55,10 +55,34 @@ pub struct RunConfig {
     pub replication_factor: i32,
     /// Stop when caught up.
     pub until_caught_up: bool,
+    /// What is copied, and how.
+    pub full_sync: FullSyncConfig,
     /// Where to serve HTTP.
     pub http: HttpAddress,
     /// Logging.
     pub log: LogOptions,
+}
+
+/// What to do where no position is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Copy the documents that are there, and end.
+    Full,
+    /// Follow the oplog.
+    Tail,
+    /// Copy, and follow.
+    FullThenTail,
+}
+
+/// The part of the configuration that is about full syncs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FullSyncConfig {
+    /// What was asked for.
+    pub sync: Option<Sync>,
+    /// Reads at once.
+    pub readers: usize,
+    /// Bytes a second at most.
+    pub rate: Option<u64>,
 }
 
 /// The configuration of `inspect`.
@@ -108,16 +132,25 @@ impl RunConfig {
                 _ => Err("must be -1 (the broker's default) or a positive number"),
             },
         );
+        let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
         faults.finish()?;
-        match (stream, log, http, brokers, replication_factor) {
-            (Some(stream), Some(log), Some(http), Some(brokers), Some(replication_factor)) => {
+        match (
+            stream,
+            log,
+            http,
+            brokers,
+            replication_factor.zip(full_sync),
+        ) {
+            (Some(stream), Some(log), Some(http), Some(brokers), Some(more)) => {
                 let kafka = KafkaOptions { brokers, options };
+                let (replication_factor, full_sync) = more;
                 let until_caught_up = arguments.until_caught_up;
                 Ok(Self {
                     stream,
                     kafka,
                     replication_factor,
                     until_caught_up,
+                    full_sync,
                     http,
                     log,
                 })
@@ -156,6 +189,45 @@ fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Stri
             None
         }
     }
+}
+
+fn check_full_sync(
+    arguments: &RunArguments,
+    stream: Option<&StreamConfig>,
+    faults: &mut Faults,
+) -> Option<FullSyncConfig> {
+    let sync = match arguments.sync.as_deref() {
+        None => Ok(None),
+        Some("full") => Ok(Some(Sync::Full)),
+        Some("tail") => Ok(Some(Sync::Tail)),
+        Some("full-then-tail") => Ok(Some(Sync::FullThenTail)),
+        Some(_) => Err("must be full, tail or full-then-tail"),
+    };
+    let sync = faults.take_or("--sync", sync)?;
+    let copies = matches!(sync, Some(Sync::Full | Sync::FullThenTail));
+    if copies && arguments.stream.start.is_some() {
+        faults.add(
+            "--sync",
+            "a full sync begins where the source is: leave --start out",
+        );
+    }
+    if copies && stream.is_some_and(|stream| matches!(stream.origin, Origin::Dump(_))) {
+        faults.add("--sync", "a dump of an oplog holds no documents to copy");
+    }
+    let readers = faults.take_or(
+        "--full-sync-readers",
+        match arguments.full_sync_readers.parse() {
+            Ok(readers @ 1..=64) => Ok(readers),
+            _ => Err("must be a number from 1 to 64"),
+        },
+    )?;
+    let rate = arguments.full_sync_rate.as_deref().map(parse_bytes);
+    let rate = faults.take_or("--full-sync-rate", rate.transpose())?;
+    Some(FullSyncConfig {
+        sync,
+        readers,
+        rate,
+    })
 }
 
 /// `inspect` has no topics, so it can do without a prefix.

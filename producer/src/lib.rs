@@ -40,6 +40,7 @@ pub mod inspect;
 pub mod metrics;
 pub mod origin;
 pub mod pipeline;
+pub mod progress;
 pub mod publisher;
 pub mod record;
 pub mod route;

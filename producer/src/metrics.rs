@@ -13,6 +13,7 @@ use prometheus::{
 use serde_json::{Value, json};
 
 use crate::chunk::{Chunk, TransactionCounts};
+use crate::progress::Progress;
 
 /// Counters of one process. Shared by reference.
 #[derive(Debug)]
@@ -33,6 +34,10 @@ pub struct Metrics {
     queue_bytes: IntGauge,
     errors: IntCounterVec,
     sessions: IntCounter,
+    copied_documents: IntCounter,
+    copied_bytes: IntCounter,
+    /// How far a full sync is.
+    pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
     /// Milliseconds of source time of the last committed entry.
     committed_wall: AtomicI64,
@@ -101,6 +106,12 @@ impl Metrics {
                 "Sessions opened; one more after every failure.",
             )?,
             errors,
+            copied_documents: counter(
+                "full_sync_documents_total",
+                "Documents that a full sync has read and handed to Kafka.",
+            )?,
+            copied_bytes: counter("full_sync_bytes_total", "Bytes of these documents.")?,
+            full_sync: Progress::default(),
             committed: Mutex::new(None),
             committed_wall: AtomicI64::new(0),
             caught_up: AtomicBool::new(false),
@@ -116,6 +127,8 @@ impl Metrics {
         self.filtered.inc_by(chunk.filtered);
         self.transactions.add(chunk.transactions);
         self.source_bytes.inc_by(chunk.source_bytes);
+        self.copied_documents.inc_by(chunk.copied.0);
+        self.copied_bytes.inc_by(chunk.copied.1);
         self.records.inc_by(chunk.records.len() as u64);
         self.record_bytes.inc_by(chunk.arena.len() as u64);
         self.queue_records.set(in_flight.into());
@@ -218,6 +231,7 @@ impl Metrics {
             "records": self.records.get(),
             "commits": self.commits.get(),
             "sessions": self.sessions.get(),
+            "full_sync": self.full_sync.status(),
         })
     }
 }

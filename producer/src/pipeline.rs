@@ -90,6 +90,7 @@ pub fn encode(
             None => break Ok(()),
             Some(SourceEvent::Batch(batch)) => encoder.encode(&batch, &mut chunk, &mut hand_on),
             Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch),
+            Some(SourceEvent::Copied(copied)) => encoder.copy(&copied, &mut chunk, &mut hand_on),
             Some(SourceEvent::Idle) => {
                 chunk.idle = true;
                 Ok(())
@@ -173,6 +174,7 @@ pub struct PublishLoop<'p> {
     saved: Option<Position>,
     history: History,
     routing: u32,
+    reads: u32,
     wall: i64,
     idle: bool,
     caught_up: bool,
@@ -205,6 +207,7 @@ impl<'p> PublishLoop<'p> {
                 open: None,
             },
             routing: 1,
+            reads: 0,
             wall: 0,
             idle: false,
             caught_up: false,
@@ -261,11 +264,16 @@ impl<'p> PublishLoop<'p> {
             .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
         self.publisher.send(chunk)?;
         self.metrics.sent(chunk, self.publisher.in_flight());
-        if chunk.end.is_some() && chunk.end != self.unsaved.or(self.saved) {
+        // A full sync sends records, and the position stays.
+        let moved = chunk.end != self.unsaved.or(self.saved) || !chunk.is_without_records();
+        if chunk.end.is_some() && moved {
             self.unsaved = chunk.end;
             self.history = chunk.history;
-            self.wall = chunk.last_wall;
             self.routing = chunk.routing;
+            self.reads = chunk.reads;
+            if chunk.last_wall > 0 {
+                self.wall = chunk.last_wall;
+            }
         }
         if self.publisher.in_transaction() && self.began.is_none() {
             self.began = Some(Instant::now());
@@ -315,7 +323,8 @@ impl<'p> PublishLoop<'p> {
             return Ok(());
         };
         let start = Instant::now();
-        let record = PositionRecord::new(position, self.routing).with_history(self.history);
+        let mut record = PositionRecord::new(position, self.routing).with_history(self.history);
+        record.reads = self.reads;
         self.publisher.commit(&record)?;
         let took = start.elapsed();
         self.saved = Some(position);

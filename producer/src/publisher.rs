@@ -175,7 +175,7 @@ impl Publisher {
     /// a record that is larger than Kafka takes.
     pub fn send(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         self.topics.extend(chunk.new_topics.iter().cloned());
-        if chunk.records.is_empty() && chunk.barrier.is_none() {
+        if chunk.is_without_records() {
             return Ok(());
         }
         self.begin()?;

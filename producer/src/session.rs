@@ -18,10 +18,11 @@ use crate::config::RunConfig;
 use crate::encoder::Encoder;
 use crate::error::{Directive, ProducerError};
 use crate::metrics::Metrics;
-use crate::origin::Origin;
+use crate::origin::{Origin, feed_full_sync};
 use crate::pipeline::{self, Outcome, PublishLoop, Until};
 use crate::publisher::Publisher;
 use crate::route::Router;
+use crate::source::full_sync::FullSync;
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::topics::{Cluster, Topics};
 
@@ -41,6 +42,16 @@ pub struct Producer {
     pub health: Health,
     /// When to end.
     pub shutdown: Shutdown,
+}
+
+/// Where a session begins, and where it ends.
+struct Begin {
+    start: StartAt,
+    /// Where a dump's oldest open transaction begins.
+    open: Option<Timestamp>,
+    /// What is copied beside the tail; of every live source, for somebody may ask for it.
+    sync: Option<FullSync>,
+    until: Until,
 }
 
 /// What the threads of a session report.
@@ -90,9 +101,13 @@ impl Producer {
         let reader = Reader::new(&self.config.kafka);
         let checkpoint = Checkpoint::read(&reader, prefix, source).await?;
         checkpoint.check_source(&self.origin.record())?;
-        let start = self.start(checkpoint.position).await?;
-        let until = self.until(checkpoint.position).await?;
         let existing = admin.topics().await?;
+        let (start, sync) = self.beginning(&checkpoint, &existing, &reader).await?;
+        let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
+        let until = match ends {
+            true => Until::End,
+            false => self.until(checkpoint.position).await?,
+        };
         let claimed =
             claims_of_others(&reader, existing.keys().map(String::as_str), prefix, source).await?;
         let oldest = self.oldest(start).await?;
@@ -126,14 +141,23 @@ impl Producer {
         let transactions = self
             .origin
             .transactions(start, history, self.shutdown.clone());
-        let encoder = Encoder::new(source, format, router, topics, end, identity, transactions);
+        let held: Vec<[u8; 16]> = sync
+            .iter()
+            .flat_map(|sync| sync.copies.held().collect::<Vec<_>>())
+            .collect();
+        let encoder = Encoder::new(source, format, router, topics, end, identity, transactions)
+            .copying(checkpoint.reads, held);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
         let unsaved = end.filter(|_| checkpoint.position.is_none());
         let positions = (checkpoint.position, unsaved);
-        let begin = (start, history.open);
-        self.stream(publisher, encoder, (begin, until), positions)
-            .await
+        let begin = Begin {
+            start,
+            open: history.open,
+            sync,
+            until,
+        };
+        self.stream(publisher, encoder, begin, positions).await
     }
 
     async fn open_publisher(&self) -> Result<Publisher, ProducerError> {
@@ -148,23 +172,6 @@ impl Producer {
         opened
             .await
             .map_err(|_| ProducerError::Ended("opening the producer"))?
-    }
-
-    /// Where to begin: at the checkpoint, else where `--start` says.
-    async fn start(&self, saved: Option<Position>) -> Result<StartAt, ProducerError> {
-        if let Some(saved) = saved {
-            return Ok(StartAt::After(saved));
-        }
-        match self.config.stream.start {
-            None => Err(ProducerError::Usage(format!(
-                "source {:?} has no saved position under prefix {:?}, so --start is needed: oldest \
-                 (everything the source still has), now (only what comes), an RFC 3339 time, or \
-                 <seconds>:<increment>",
-                self.origin.name(),
-                self.config.stream.topic_prefix
-            ))),
-            Some(start) => self.origin.start(start).await,
-        }
     }
 
     async fn until(&self, saved: Option<Position>) -> Result<Until, ProducerError> {
@@ -189,7 +196,7 @@ impl Producer {
         &self,
         publisher: Publisher,
         encoder: Encoder,
-        ((start, open), until): ((StartAt, Option<Timestamp>), Until),
+        begin: Begin,
         positions: (Option<Position>, Option<Position>),
     ) -> Result<Outcome, ProducerError> {
         let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
@@ -198,9 +205,15 @@ impl Producer {
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();
         let ready = self.health.clone();
+        let Begin {
+            start, open, until, ..
+        } = begin;
         let source = parts.spawn(async move {
             let ready = move || ready.set_ready(true, "");
-            Part::Source(origin.feed(start, open, events_in, shutdown, ready).await)
+            Part::Source(match begin.sync {
+                Some(sync) => feed_full_sync(sync, start, events_in, shutdown, ready).await,
+                None => origin.feed(start, open, events_in, shutdown, ready).await,
+            })
         });
         let metrics = Arc::clone(&self.metrics);
         parts.spawn_blocking(move || {
@@ -214,6 +227,8 @@ impl Producer {
         join(parts, &source).await
     }
 }
+
+mod beginning;
 
 /// Waits for all parts; when the encoder or the publisher has ended, the source may end too. The
 /// source's error explains the most, then the encoder's.

@@ -7,6 +7,7 @@
 mod compose;
 mod consumer;
 mod dump;
+mod full_sync;
 mod history;
 mod order;
 mod producer;
