@@ -52,6 +52,17 @@ pub enum Unmatched {
     Stop,
 }
 
+/// What to do about documents of a collection that a full sync is about to fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotEmpty {
+    /// Stop.
+    Fail,
+    /// Leave them.
+    Merge,
+    /// Drop the collection.
+    Drop,
+}
+
 /// The configuration of `replay`.
 #[derive(Debug, Clone)]
 pub struct ReplayConfig {
@@ -63,6 +74,8 @@ pub struct ReplayConfig {
     pub allow_lossy: bool,
     /// What to do about an update that finds no document.
     pub unmatched: Unmatched,
+    /// What to do about documents where a full sync begins.
+    pub if_not_empty: NotEmpty,
     /// Lanes for each partition's batch.
     pub lanes: usize,
 }
@@ -152,20 +165,30 @@ impl ReplayConfig {
             _ => Err("must be count, upsert or stop"),
         };
         let unmatched = faults.take_or("--unmatched", unmatched);
+        let if_not_empty = match arguments.if_target_not_empty.as_str() {
+            "fail" => Ok(NotEmpty::Fail),
+            "merge" => Ok(NotEmpty::Merge),
+            "drop" => Ok(NotEmpty::Drop),
+            _ => Err("must be fail, merge or drop"),
+        };
+        let if_not_empty = faults.take_or("--if-target-not-empty", if_not_empty);
         let lanes = match arguments.lanes.parse() {
             Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
             _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
         };
         let lanes = faults.take_or("--lanes", lanes);
-        let checked = group.zip(target).zip(unmatched.zip(lanes));
+        let policies = unmatched.zip(if_not_empty);
+        let checked = group.zip(target).zip(policies.zip(lanes));
         faults.finish()?;
-        let ((mut group, target), (unmatched, lanes)) = checked.ok_or_else(no_faults)?;
+        let ((mut group, target), (policies, lanes)) = checked.ok_or_else(no_faults)?;
+        let (unmatched, if_not_empty) = policies;
         group.allow_partial_reset = arguments.allow_partial_reset;
         Ok(Self {
             group,
             target,
             allow_lossy: arguments.allow_lossy,
             unmatched,
+            if_not_empty,
             lanes,
         })
     }
@@ -339,6 +362,8 @@ mod tests {
             "soon",
             "--unmatched",
             "maybe",
+            "--if-target-not-empty",
+            "perhaps",
             "--queue-bytes",
             "1k",
             "--kafka-option",
@@ -353,6 +378,7 @@ mod tests {
             "--lanes",
             "--start",
             "--unmatched",
+            "--if-target-not-empty",
             "--queue-bytes",
             "--kafka-option",
         ];

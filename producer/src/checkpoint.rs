@@ -1,13 +1,16 @@
 //! What is saved of a source in Kafka: the position, and the state with routes and claims.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::position::{Position, PositionError};
 use oplog_relay_core::runtime::kafka::{Admin, Reader, Stored};
 use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
 use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
 
+use crate::config::RequestConfig;
 use crate::error::ProducerError;
+use crate::publisher::send_alone;
 use crate::topics;
 
 /// What was saved, as read after older producers were fenced.
@@ -113,6 +116,29 @@ impl Requests {
     pub async fn read(&self) -> Result<State, ProducerError> {
         read_state(&self.reader, &self.topic).await
     }
+}
+
+/// Asks the producer that tails a source for a full sync.
+///
+/// # Errors
+/// [`ProducerError::Usage`] for a source that no producer has begun; [`ProducerError::Kafka`].
+pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerError> {
+    let topic = state_topic(&config.topic_prefix, &config.source_name);
+    let admin = Admin::connect(&config.kafka).await?;
+    if admin.partitions(&topic).await?.is_none() {
+        return Err(ProducerError::Usage(format!(
+            "there is no topic {topic}: no producer has begun source {:?} under prefix {:?}",
+            config.source_name, config.topic_prefix
+        )));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let key = format!("request/{}", now.unwrap_or_default().as_millis());
+    let value = serde_json::to_vec(&config.request)
+        .map_err(|error| ProducerError::Usage(format!("{key}: {error}")))?;
+    let options = config.kafka.clone();
+    let sent = tokio::task::spawn_blocking(move || send_alone(&options, &topic, &key, &value));
+    sent.await
+        .map_err(|_| ProducerError::Ended("writing the request"))?
 }
 
 fn read_position(stored: &Stored) -> Result<(Position, History, u32), ProducerError> {

@@ -9,10 +9,11 @@ use oplog_relay_core::runtime::config::{
 use oplog_relay_core::runtime::http::HttpAddress;
 use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, parse_options};
 use oplog_relay_core::runtime::telemetry::LogOptions;
-use oplog_relay_core::state::OrderRule;
+use oplog_relay_core::state::{OrderRule, RequestRecord, STATE_VERSION};
 use oplog_relay_core::topic::{check_prefix, check_source_name};
 
-use crate::args::{InspectArguments, RunArguments, StreamArguments};
+use crate::args::{FullSyncArguments, InspectArguments, RunArguments, StreamArguments};
+use crate::source::full_sync::parse_filter;
 
 /// Where entries come from.
 #[derive(Debug, Clone)]
@@ -83,6 +84,21 @@ pub struct FullSyncConfig {
     pub readers: usize,
     /// Bytes a second at most.
     pub rate: Option<u64>,
+}
+
+/// The configuration of `full-sync`.
+#[derive(Debug, Clone)]
+pub struct RequestConfig {
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// First part of topic names.
+    pub topic_prefix: String,
+    /// The source's name.
+    pub source_name: String,
+    /// What is asked for.
+    pub request: RequestRecord,
+    /// Logging.
+    pub log: LogOptions,
 }
 
 /// The configuration of `inspect`.
@@ -157,6 +173,56 @@ impl RunConfig {
             }
             _ => Err(ConfigError::Faults(Vec::new())),
         }
+    }
+}
+
+impl RequestConfig {
+    /// Checks the arguments of `full-sync`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &FullSyncArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let log = arguments.log.check(&mut faults);
+        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
+        let options = parse_options(
+            &arguments.kafka_option,
+            &[PRODUCER_OWNED, OWNED],
+            &mut faults,
+        );
+        let topic_prefix = required(
+            "--topic-prefix",
+            arguments.topic_prefix.as_deref(),
+            &mut faults,
+        );
+        let source_name = required(
+            "--source-name",
+            arguments.source_name.as_deref(),
+            &mut faults,
+        );
+        if arguments.namespaces.is_empty() {
+            faults.add("--namespaces", "is required; * means all");
+        }
+        let patterns = arguments.namespaces.iter().map(String::as_str);
+        faults.take_or("--namespaces", NamespaceFilter::new(patterns, []));
+        let filter = arguments.filter.as_deref().map(parse_filter).transpose();
+        faults.take_or("--filter", filter);
+        faults.finish()?;
+        let none = || ConfigError::Faults(Vec::new());
+        Ok(Self {
+            kafka: KafkaOptions {
+                brokers: brokers.ok_or_else(none)?,
+                options,
+            },
+            topic_prefix: topic_prefix.ok_or_else(none)?,
+            source_name: source_name.ok_or_else(none)?,
+            request: RequestRecord {
+                v: STATE_VERSION,
+                namespaces: arguments.namespaces.clone(),
+                filter: arguments.filter.clone(),
+            },
+            log: log.ok_or_else(none)?,
+        })
     }
 }
 

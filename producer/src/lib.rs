@@ -59,7 +59,8 @@ use oplog_relay_core::runtime::telemetry;
 use tokio::task::JoinSet;
 
 use crate::args::{Arguments, Command};
-use crate::config::{InspectConfig, RunConfig};
+use crate::checkpoint::request_full_sync;
+use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
 use crate::metrics::Metrics;
 use crate::origin::Origin;
@@ -75,6 +76,10 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         },
         Command::Inspect(arguments) => match InspectConfig::check(&arguments) {
             Ok(config) => look(config).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::FullSync(arguments) => match RequestConfig::check(&arguments) {
+            Ok(config) => ask(config).await,
             Err(error) => Err(error.into()),
         },
         Command::Health(arguments) => return health(&arguments.http).await,
@@ -114,6 +119,13 @@ async fn look(config: InspectConfig) -> Result<ExitCode, ProducerError> {
     let shutdown = on_signals()?;
     inspect::inspect(config, shutdown.clone()).await?;
     Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
+}
+
+async fn ask(config: RequestConfig) -> Result<ExitCode, ProducerError> {
+    start_logs(&config.log)?;
+    request_full_sync(&config).await?;
+    tracing::info!("asked for; the producer that runs takes it within seconds (see its /status)");
+    Ok(ExitCode::Done)
 }
 
 async fn health(address: &str) -> ExitCode {

@@ -170,7 +170,12 @@ impl MongoSink {
             withheld: translated.withheld.clone(),
             unique: translated.unique.clone(),
         };
-        self.execute((db, collection), &translated, note, source, token)
+        let place = (db, collection);
+        let room = self.make_room(place, &command.located, &note.ran, source, token);
+        if room.await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        self.execute(place, &translated, note, source, token)
             .await
             .map_err(SinkError::Fatal)
     }
@@ -277,7 +282,7 @@ impl MongoSink {
         Ok(!names.is_empty())
     }
 
-    async fn run_accepted(
+    pub(super) async fn run_accepted(
         &self,
         db: &str,
         (command, otherwise): (&[u8], Option<&[u8]>),

@@ -11,6 +11,7 @@
 mod aside;
 mod bulk;
 mod command;
+mod fill;
 mod find;
 mod held;
 mod limits;
@@ -32,7 +33,7 @@ use tokio::sync::Semaphore;
 use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::catalog::Catalog;
-use crate::config::{ReplayConfig, Unmatched};
+use crate::config::{NotEmpty, ReplayConfig, Unmatched};
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
 use crate::plan::{BulkKind, Lane, Plan, Planner, Step};
@@ -63,6 +64,7 @@ pub struct MongoSink {
     /// Turns for bulks of rewrites.
     rewrites: Semaphore,
     unmatched: Unmatched,
+    if_not_empty: NotEmpty,
     allow_lossy: bool,
     /// Whether the target lets validation be bypassed; until it refuses.
     bypass_validation: AtomicBool,
@@ -104,6 +106,7 @@ impl MongoSink {
             held: Mutex::default(),
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
             unmatched: config.unmatched,
+            if_not_empty: config.if_not_empty,
             allow_lossy: config.allow_lossy,
             bypass_validation: AtomicBool::new(true),
             metrics,

@@ -147,7 +147,7 @@ fn limit(documents: u64, bytes: u64) -> u32 {
 ///
 /// # Errors
 /// Why it is none.
-pub(super) fn parse_filter(text: &str) -> Result<Vec<u8>, String> {
+pub fn parse_filter(text: &str) -> Result<Vec<u8>, String> {
     let mut query = Vec::new();
     parse_document(text.as_bytes(), &mut query)
         .map_err(|error| format!("the filter is no Extended JSON document: {error}"))?;

@@ -50,7 +50,7 @@ use crate::error::{Gap, ProducerError};
 use crate::metrics::Metrics;
 use crate::source::oplog::{Oplog, newest_of_majority};
 
-pub use copies::{Copies, Copy};
+pub use copies::{Copies, Copy, parse_filter};
 pub use reader::{Listed, SourceReader};
 pub use seam::Seam;
 

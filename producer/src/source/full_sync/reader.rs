@@ -187,9 +187,15 @@ impl SourceReader {
                 && index.get_str("name").ok() != Some("_id_")
                 && !index.get_bool("clustered").unwrap_or(false)
         };
-        let without_ns = |index: Typed| index.into_iter().filter(|(name, _)| name != "ns");
+        // Version 2 is what every server makes of no version.
+        let said =
+            |name: &str, value: &Bson| name != "ns" && (name != "v" || value != &Bson::Int32(2));
         let own = found.into_iter().filter(is_own);
-        Ok(own.map(|index| without_ns(index).collect()).collect())
+        let own = own.map(|index| {
+            let fields = index.into_iter();
+            fields.filter(|(name, value)| said(name, value)).collect()
+        });
+        Ok(own.collect())
     }
 
     /// Documents and bytes of a collection, as far as the server tells.
