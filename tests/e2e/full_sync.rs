@@ -18,17 +18,20 @@ use crate::consumer::expect_equal_target;
 use crate::support::{LIMIT, Line, Random, source};
 
 /// Documents of the large collection.
-const DOCUMENTS: i32 = 6_000;
+const DOCUMENTS: i32 = 2_000;
 /// Those of the one whose copy is killed: several reads.
-const KILLED_DOCUMENTS: i32 = 40_000;
+const KILLED_DOCUMENTS: i32 = 5_000;
+/// Bytes of each of these.
+const KILLED_BYTES: usize = 4_000;
+/// A source that sorts its oplog for each look at its end takes long.
+const COPIED_WITHIN: Duration = Duration::from_secs(400);
 const KILLS: u32 = 10;
 
 /// Documents that were there before the oplog tells of any, in a database that is written later.
-async fn fill(source: &FerretDb, documents: i32) -> Result<()> {
+async fn fill(source: &FerretDb, documents: i32, text: usize) -> Result<()> {
     let database = Client::with_uri_str(source.uri()).await?.database("shop");
     let large = database.collection::<Document>("archive");
-    let whole =
-        |number: i32| doc! { "_id": number, "code": format!("c{number}"), "text": "x".repeat(400) };
+    let whole = |number: i32| doc! { "_id": number, "code": format!("c{number}"), "text": "x".repeat(text) };
     let documents: Vec<Document> = (0..documents).map(whole).collect();
     for part in documents.chunks(1_000) {
         large.insert_many(part).await?;
@@ -70,12 +73,12 @@ fn reads_of(kafka: &Kafka, prefix: &str, ns: &str) -> Result<BTreeMap<Vec<u8>, u
 async fn a_full_sync_killed_ten_times_ends_equal() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
-    fill(&source, KILLED_DOCUMENTS).await?;
+    fill(&source, KILLED_DOCUMENTS, KILLED_BYTES).await?;
     let mut load = Load::connect(&source.uri(), "shop", 22).await?;
     let line = Line::run(&kafka, source.uri(), "copykill");
     let mut random = Random::new()?;
     for kill in 0..KILLS {
-        load.until(u64::from(kill + 1) * 300).await?;
+        load.until(u64::from(kill + 1) * 100).await?;
         let mut producer = line.start_producer()?;
         wait_until("a session", LIMIT, || {
             let told = producer.stderr_text();
@@ -104,7 +107,7 @@ async fn a_full_sync_killed_ten_times_ends_equal() -> Result<()> {
 async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
-    fill(&source, DOCUMENTS).await?;
+    fill(&source, DOCUMENTS, 400).await?;
     let mut load = Load::connect(&source.uri(), "shop", 23).await?;
     load.until(200).await?;
     let line = Line::run(&kafka, source.uri(), "asked").with("--start", "now");
@@ -121,7 +124,7 @@ async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
         .with("--namespaces", "shop.archive")
         .with("--filter", "{\"_id\": {\"$lt\": 100}}");
     ask.produce_all()?;
-    wait_until("the full sync", LIMIT, || {
+    wait_until("the full sync", COPIED_WITHIN, || {
         let told = producer.stderr_text();
         let done = told.is_ok_and(|told| told.contains("full sync done"));
         done || !producer.is_running().unwrap_or(false)
@@ -141,7 +144,7 @@ async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
 async fn topics_without_a_position_need_a_word() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
-    fill(&source, 10).await?;
+    fill(&source, 10, 10).await?;
     let line = Line::run(&kafka, source.uri(), "worded").flag("--until-caught-up");
     line.clone()
         .with("--sync", "tail")
@@ -167,26 +170,26 @@ async fn topics_without_a_position_need_a_word() -> Result<()> {
 async fn a_full_sync_under_writes_ends_equal() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
-    fill(&source, DOCUMENTS).await?;
+    fill(&source, DOCUMENTS, 400).await?;
     let mut load = Load::connect(&source.uri(), "shop", 21).await?;
-    load.until(2_000).await?;
+    load.until(1_000).await?;
     let line = Line::run(&kafka, source.uri(), "copied");
     // Slow enough that the writes below meet it.
     let mut producer = line
         .clone()
-        .with("--full-sync-rate", "500KB")
+        .with("--full-sync-rate", "300KB")
         .start_producer()?;
     wait_until("the plan", LIMIT, || {
         let told = producer.stderr_text();
         told.is_ok_and(|told| told.contains("full sync planned"))
     })?;
-    load.until(5_000).await?;
-    wait_until("the full sync", LIMIT, || {
+    load.until(2_000).await?;
+    wait_until("the full sync", COPIED_WITHIN, || {
         let told = producer.stderr_text();
         let done = told.is_ok_and(|told| told.contains("full sync done"));
         done || !producer.is_running().unwrap_or(false)
     })?;
-    load.until(6_000).await?;
+    load.until(2_500).await?;
     producer.terminate()?;
     producer.wait(LIMIT)?;
     let ended = line.flag("--until-caught-up").produce_all()?;

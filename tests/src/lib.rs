@@ -12,6 +12,7 @@
 )]
 
 pub mod bench;
+pub mod copying;
 pub mod demo;
 pub mod hard_cases;
 pub mod http_status;

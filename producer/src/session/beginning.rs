@@ -36,10 +36,10 @@ impl Producer {
             }
             return Ok((self.start(checkpoint.position).await?, None));
         };
-        let requests = Requests {
+        let requests = Some(Requests {
             reader: reader.clone(),
             topic: state_topic(&self.config.stream.topic_prefix, self.origin.name()),
-        };
+        });
         let config = &self.config;
         let caught_up = config.until_caught_up;
         let mut options = Options {

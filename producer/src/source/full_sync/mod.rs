@@ -85,8 +85,8 @@ pub struct FullSync {
     pub filter: NamespaceFilter,
     /// How.
     pub options: Options,
-    /// Where more is asked for.
-    pub requests: Requests,
+    /// Where more is asked for, if somebody can.
+    pub requests: Option<Requests>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -138,7 +138,7 @@ impl FullSync {
         client: &Client,
         filter: &NamespaceFilter,
         options: Options,
-        requests: Requests,
+        requests: Option<Requests>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ProducerError> {
         let source = SourceReader::new(client.clone()).await?;
@@ -181,7 +181,7 @@ impl FullSync {
         state: &State,
         filter: &NamespaceFilter,
         options: Options,
-        (requests, metrics): (Requests, Arc<Metrics>),
+        (requests, metrics): (Option<Requests>, Arc<Metrics>),
     ) -> Result<Self, ProducerError> {
         let copies = Copies::read(state).map_err(ProducerError::Refused)?;
         if !copies.is_empty() {

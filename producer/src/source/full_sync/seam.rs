@@ -259,7 +259,10 @@ impl Seam {
                 );
             }
         }
-        let state = self.sync.requests.read().await?;
+        let Some(requests) = &self.sync.requests else {
+            return Ok(());
+        };
+        let state = requests.read().await?;
         for (number, request) in &state.requests {
             let patterns = request.namespaces.iter().map(String::as_str);
             let wanted = NamespaceFilter::new(patterns, []).map_err(ProducerError::Refused)?;
