@@ -1,6 +1,6 @@
 # Every target is a plain command that also works without make.
 
-.PHONY: help demo test lint unit e2e bench deny services-up services-down
+.PHONY: help demo test lint unit e2e bench pieces instructions deny services-up services-down
 
 help:
 	@echo "make demo           the whole road on real servers, visibly; under two minutes after the build"
@@ -8,7 +8,9 @@ help:
 	@echo "make lint           formatting, clippy, documentation, the fence around core's pure part"
 	@echo "make unit           unit and property tests, no servers"
 	@echo "make e2e            tests on real Kafka and FerretDB, which they install and start themselves"
-	@echo "make bench          ratios against the plain cursor, the plain producer and a loop of the two"
+	@echo "make bench          speed against what the plain clients can do, latency, memory, and how they grow"
+	@echo "make pieces         times of the work that every entry costs, piece by piece"
+	@echo "make instructions   writes the table of instruction counts that make test compares with; needs valgrind"
 	@echo "make deny           licenses and origins of dependencies; needs cargo-deny"
 	@echo "make services-up    Kafka, a source and a target on this host; make services-down stops them"
 
@@ -36,6 +38,12 @@ e2e:
 bench:
 	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-tests --bins
 	target/release/bench
+
+pieces:
+	cargo bench --locked -p oplog-relay-tests --bench pieces
+
+instructions:
+	OPLOG_RELAY_REFRESH_INSTRUCTIONS=1 cargo test --locked -p oplog-relay-tests --test instructions
 
 deny:
 	cargo deny check bans licenses sources

@@ -35,9 +35,11 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 const POLL_EVERY: u32 = 1024;
 /// or bytes.
 const POLL_EVERY_BYTES: usize = 1 << 20;
-/// Bytes that are sent and not delivered, about. The client's own limit has to let one record of
-/// the largest size in, and what it keeps beside each record comes on top of its bytes.
-const OUTSTANDING_BYTES: u64 = 48 << 20;
+/// Bytes that are sent and not delivered, about: enough to keep broker and client busy, few enough
+/// that a commit does not wait long and that records are still in the processor's cache when they
+/// are packed. The client's own limit has to let one record of the largest size in, and what it
+/// keeps beside each record comes on top of its bytes.
+const OUTSTANDING_BYTES: u64 = 16 << 20;
 
 /// Keeps the first delivery error; otherwise logs like every client.
 #[derive(Debug, Default)]
@@ -293,7 +295,7 @@ impl Publisher {
                     "nothing is delivered any more",
                 ));
             }
-            self.poll(Duration::from_millis(5))?;
+            self.poll(DRAIN_PAUSE)?;
         }
         Ok(())
     }

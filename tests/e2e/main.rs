@@ -4,6 +4,7 @@
     reason = "numbers are small in tests"
 )]
 
+mod bench;
 mod compose;
 mod consumer;
 mod dump;

@@ -18,6 +18,7 @@ pub mod hard_cases;
 pub mod http_status;
 pub mod load;
 pub mod model;
+pub mod pieces;
 pub mod schema;
 pub mod services;
 pub mod stream;

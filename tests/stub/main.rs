@@ -1,13 +1,13 @@
 //! The stub server, seen by the driver.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bson::{RawDocumentBuf, Timestamp, doc};
 use futures_util::StreamExt;
 use mongodb::options::{CursorType, FindOptions, ReadConcern};
 use mongodb::{Client, Collection};
-use oplog_relay_tests::stub::{Oplog, Server, Shape};
+use oplog_relay_tests::stub::{Oplog, Recipe, Server, Shape};
 
 const ENTRIES: u64 = 10_000;
 
@@ -127,5 +127,31 @@ async fn writes_are_counted_in_sections_and_in_arrays() -> Result<()> {
     assert_eq!(reply.get_i32("n")?, 2);
     target.delete_one(doc! { "_id": 1 }).await?;
     assert_eq!(server.written(), [1000, 2, 1]);
+    let status = client
+        .database("admin")
+        .run_command(doc! { "serverStatus": 1 })
+        .await?;
+    let counters = doc! { "insert": 1000_i64, "update": 2_i64, "delete": 1_i64 };
+    assert_eq!(status.get_document("opcounters")?, &counters);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_server_gives_no_entry_before_its_time() -> Result<()> {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH);
+    let recipe = Recipe {
+        first_second: u32::try_from(now()?.as_secs())? + 1,
+        ..Recipe::new(500, Shape::Inserts)
+    };
+    let server = Server::start_live(Oplog::make(recipe))?;
+    let oplog = oplog_of(&server).await?;
+    assert_eq!(oplog.find_one(doc! {}).await?, None);
+    let mut cursor = oplog.find(doc! {}).with_options(tail(100)).await?;
+    for number in 0..recipe.entries {
+        let entry = cursor.next().await.context("an open cursor")??;
+        let wall = entry.get_datetime("wall")?.timestamp_millis();
+        assert!(now()?.as_millis() >= u128::try_from(wall)?);
+        assert_eq!(Some(entry.as_bytes()), server.oplog().entry(number));
+    }
     Ok(())
 }

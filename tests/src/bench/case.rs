@@ -1,9 +1,10 @@
-//! The cases, and how each is started.
+//! The cases whose ratio is told, and how each is started.
 
 use anyhow::{Context, Result};
 
-use super::{CASE, topic};
+use super::{CASE, baseline, topic};
 use crate::services::Program;
+use crate::stub::Shape;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,61 +15,175 @@ pub(super) enum Case {
     Raw,
     Bson,
     Json,
+    Consume,
+    EmitRaw,
+    EmitBson,
+    CommandsInserts,
+    ReplayInserts,
+    CommandsUpdates,
+    ReplayUpdates,
+    CommandsMixed,
+    ReplayMixed,
+    CommandsFerretdb,
+    ReplayFerretdb,
+}
+
+/// Cases that are compared with one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    Produce,
+    Emit,
+    Replay,
+    Ferretdb,
 }
 
 /// Where a case reads and writes.
 #[derive(Debug)]
 pub(super) struct Place<'p> {
-    /// The topic prefix, fresh for every run.
+    /// The topic prefix: of a consumer, that of what it reads.
     pub(super) prefix: String,
+    /// The consumer group.
+    pub(super) group: String,
     pub(super) source: &'p str,
+    /// The MongoDB that is written to.
+    pub(super) target: &'p str,
     pub(super) brokers: &'p str,
     pub(super) partitions: u32,
     pub(super) entries: u64,
+    /// Bytes of all entries.
+    pub(super) bytes: u64,
+}
+
+/// All of them, in the order of the tables, with their names on the command line.
+const NAMES: [(Case, &str); 17] = [
+    (Case::Cursor, "cursor"),
+    (Case::Producer, "producer"),
+    (Case::Loop, "loop"),
+    (Case::Raw, "raw"),
+    (Case::Bson, "bson"),
+    (Case::Json, "json"),
+    (Case::Consume, "consume"),
+    (Case::EmitRaw, "emit-raw"),
+    (Case::EmitBson, "emit-bson"),
+    (Case::CommandsInserts, "commands-inserts"),
+    (Case::ReplayInserts, "replay-inserts"),
+    (Case::CommandsUpdates, "commands-updates"),
+    (Case::ReplayUpdates, "replay-updates"),
+    (Case::CommandsMixed, "commands-mixed"),
+    (Case::ReplayMixed, "replay-mixed"),
+    (Case::CommandsFerretdb, "commands-ferretdb"),
+    (Case::ReplayFerretdb, "replay-ferretdb"),
+];
+
+impl Group {
+    /// All of them, with their names on the command line.
+    pub(super) const NAMES: [(Group, &str); 4] = [
+        (Group::Produce, "produce"),
+        (Group::Emit, "emit"),
+        (Group::Replay, "replay"),
+        (Group::Ferretdb, "ferretdb"),
+    ];
+
+    /// Its cases.
+    pub(super) fn cases(self) -> impl Iterator<Item = Case> {
+        Case::all().filter(move |case| case.group() == self)
+    }
 }
 
 impl Case {
-    /// All of them, in the order of the table.
-    pub(super) const ALL: [Case; 6] = [
-        Case::Cursor,
-        Case::Producer,
-        Case::Loop,
-        Case::Raw,
-        Case::Bson,
-        Case::Json,
-    ];
+    /// All of them.
+    pub(super) fn all() -> impl Iterator<Item = Case> {
+        NAMES.iter().map(|(case, _)| *case)
+    }
 
     /// The name on the command line and in the table.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Case::Cursor => "cursor",
-            Case::Producer => "producer",
-            Case::Loop => "loop",
-            Case::Raw => "raw",
-            Case::Bson => "bson",
-            Case::Json => "json",
-        }
+    pub(super) fn name(self) -> &'static str {
+        let named = NAMES.iter().find(|(case, _)| *case == self);
+        named.map_or("", |(_, name)| name)
     }
 
     /// The case of that name.
     pub(super) fn from_name(name: &str) -> Option<Case> {
-        Case::ALL.into_iter().find(|case| case.name() == name)
+        let named = NAMES.iter().find(|(_, known)| *known == name);
+        named.map(|(case, _)| *case)
+    }
+
+    /// What it is compared with.
+    pub(super) const fn group(self) -> Group {
+        match self {
+            Case::Cursor | Case::Producer | Case::Loop | Case::Raw | Case::Bson | Case::Json => {
+                Group::Produce
+            }
+            Case::Consume | Case::EmitRaw | Case::EmitBson => Group::Emit,
+            Case::CommandsFerretdb | Case::ReplayFerretdb => Group::Ferretdb,
+            _ => Group::Replay,
+        }
+    }
+
+    /// The case that its ratio is against.
+    pub(super) const fn against(self) -> Case {
+        match self {
+            Case::Consume | Case::EmitRaw | Case::EmitBson => Case::Consume,
+            Case::CommandsInserts | Case::ReplayInserts => Case::CommandsInserts,
+            Case::CommandsUpdates | Case::ReplayUpdates => Case::CommandsUpdates,
+            Case::CommandsMixed | Case::ReplayMixed => Case::CommandsMixed,
+            Case::CommandsFerretdb | Case::ReplayFerretdb => Case::CommandsFerretdb,
+            _ => Case::Loop,
+        }
+    }
+
+    /// What the ratio shall be at least; none for what is not ours.
+    pub(super) const fn least(self) -> Option<f64> {
+        match self {
+            Case::Raw | Case::Bson => Some(0.80),
+            Case::Json | Case::ReplayInserts | Case::ReplayUpdates | Case::ReplayMixed => {
+                Some(0.60)
+            }
+            Case::EmitRaw | Case::EmitBson => Some(0.50),
+            Case::ReplayFerretdb => Some(0.90),
+            _ => None,
+        }
     }
 
     /// Whether the bench itself is the program.
     pub(super) const fn is_baseline(self) -> bool {
-        matches!(self, Case::Cursor | Case::Producer | Case::Loop)
+        self.least().is_none()
     }
 
     /// Whether it writes to Kafka.
     pub(super) const fn writes(self) -> bool {
-        !matches!(self, Case::Cursor)
+        matches!(self.group(), Group::Produce) && !matches!(self, Case::Cursor)
+    }
+
+    /// What its entries are.
+    pub(super) const fn shape(self) -> Shape {
+        match self {
+            Case::CommandsUpdates | Case::ReplayUpdates => Shape::Updates,
+            Case::CommandsMixed | Case::ReplayMixed => Shape::Mixed,
+            _ => Shape::Inserts,
+        }
+    }
+
+    /// The format of the topic that it reads; none if it reads no topic.
+    pub(super) const fn reads(self) -> Option<Case> {
+        match self {
+            Case::EmitRaw => Some(Case::Raw),
+            Case::Consume
+            | Case::EmitBson
+            | Case::ReplayInserts
+            | Case::ReplayUpdates
+            | Case::ReplayMixed
+            | Case::ReplayFerretdb => Some(Case::Bson),
+            _ => None,
+        }
     }
 
     /// What the program says on standard error when it is about to ask for entries.
     pub(super) const fn mark(self) -> &'static str {
         if self.is_baseline() {
-            super::baseline::MARK
+            baseline::MARK
+        } else if self.reads().is_some() {
+            "partitions assigned"
         } else {
             "session opened"
         }
@@ -77,16 +192,48 @@ impl Case {
     /// Starts its program.
     pub(super) fn start(self, place: &Place<'_>) -> Result<Program> {
         let (entries, partitions) = (place.entries.to_string(), place.partitions.to_string());
-        let topic = topic::name(place);
         if self.is_baseline() {
-            let mut args = vec![CASE, self.name(), place.source, place.brokers];
+            let topic = topic::name(place);
+            let server = match self.group() {
+                Group::Replay | Group::Ferretdb => place.target,
+                Group::Produce | Group::Emit => place.source,
+            };
+            let mut args = vec![CASE, self.name(), server, place.brokers];
             args.extend([topic.as_str(), &partitions, &entries]);
             return Program::start("bench", args, &[]).context("the bench starts itself");
         }
+        if self.reads().is_some() {
+            return self.start_consumer(place, &["--until-caught-up"]);
+        }
+        self.start_producer(place, &["--until-caught-up"])
+    }
+
+    /// Starts `oplog-producer run`.
+    pub(super) fn start_producer(self, place: &Place<'_>, more: &[&str]) -> Result<Program> {
+        let partitions = place.partitions.to_string();
         let mut args = vec!["run", "--source", place.source, "--brokers", place.brokers];
         args.extend(["--topic-prefix", &place.prefix, "--partitions", &partitions]);
-        args.extend(["--format", self.name(), "--start", "oldest"]);
-        args.extend(["--until-caught-up", "--http", "off"]);
+        args.extend([
+            "--format",
+            self.name(),
+            "--start",
+            "oldest",
+            "--http",
+            "off",
+        ]);
+        args.extend(more);
         Program::producer(args)
+    }
+
+    /// Starts `oplog-consumer replay` or `emit`.
+    pub(super) fn start_consumer(self, place: &Place<'_>, more: &[&str]) -> Result<Program> {
+        let mut args = match self.group() {
+            Group::Emit => vec!["emit", "--to", "file:/dev/null"],
+            _ => vec!["replay", "--target", place.target],
+        };
+        args.extend(["--brokers", place.brokers, "--topic-prefix", &place.prefix]);
+        args.extend(["--group", &place.group, "--http", "off"]);
+        args.extend(more);
+        Program::consumer(args)
     }
 }

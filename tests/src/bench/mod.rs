@@ -1,48 +1,72 @@
-//! How fast it is, as ratios within one run on one machine.
+//! How fast it is, as ratios within one run on one machine, and in how much memory.
 //!
-//! Everything but the stub server is real: a Kafka broker, the release binary, the client
-//! libraries. Each case runs in a process of its own, so that processor time and memory are
-//! comparable, and its entries are counted in Kafka afterwards as a `read_committed` reader sees
-//! them: another count is an error, not a result. That each is there once is for other tests.
+//! Everything but the stub servers is real: a Kafka broker, FerretDB, the release binaries, the
+//! client libraries. Each case runs in a process of its own, so that processor time and memory are
+//! comparable, and what arrived is counted afterwards: in Kafka as a `read_committed` reader sees
+//! it, in a target by what it acknowledged. Another count is an error, not a result. That each
+//! entry is there once is for other tests.
 //!
-//! | case | what runs |
+//! | case | what runs | its ratio is against |
+//! | --- | --- | --- |
+//! | `cursor` | the driver's raw batch cursor, tailable; every batch is walked, nothing more | |
+//! | `producer` | librdkafka with lz4, payloads and keys made before | |
+//! | `loop` | the two in a straight line: cursor, key, librdkafka; no transactions, no headers | |
+//! | `raw`, `bson`, `json` | `oplog-producer run --until-caught-up` in that format, exactly once | `loop` |
+//! | `consume` | librdkafka's consumer reads the bson topic | |
+//! | `emit-raw`, `emit-bson` | `oplog-consumer emit` of the same entries to `/dev/null` | `consume` |
+//! | `commands-…` | the driver sends the bulk commands of a replay, built from memory | |
+//! | `replay-…` | `oplog-consumer replay` of a bson topic: inserts, updates, both with deletes, into a stub that acknowledges at once; inserts into FerretDB | `commands-…` of the same entries |
+//!
+//! | beside them | what is told |
 //! | --- | --- |
-//! | `cursor` | the driver's raw batch cursor, tailable; every batch is walked, nothing more |
-//! | `producer` | librdkafka with lz4, payloads and keys made before |
-//! | `loop` | the two in a straight line: cursor, key, librdkafka; no transactions, no headers |
-//! | `raw`, `bson`, `json` | `oplog-producer run --until-caught-up` in that format, exactly once |
+//! | `latency` | a thousand entries a second, caught up: source commit to `read_committed` reader |
+//! | `idle` | processor time while nothing happens |
+//! | `large` | the memory that documents of 16 MB take |
+//! | `growth` | speed and memory over partitions, collections and entries; the curves as a picture |
 //!
-//! All cases have the same number of entries and the same settings of librdkafka's queue. The
-//! time of a case is that from the start of its process to its end: it includes starting,
-//! connecting, and for ours creating topics and reading the checkpoint. The `steady` rate leaves
-//! out what comes before the first request for entries. The ratio is that of the whole times.
+//! The cases of a group have the same number of entries and the same settings of librdkafka's
+//! queue. The time of a case is that from the start of its process to its end: it includes
+//! starting, connecting, and for ours creating topics, reading the checkpoint, joining the group.
+//! The `steady` rate leaves out what comes before the first request for entries. The ratio is that
+//! of the whole times. Beside each figure stands what was aimed at, and whether it was met.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `options` | what can be typed |
 //! | `case` | the cases, and how each is started |
-//! | `baseline` | the first three cases, as the child process runs them |
+//! | `baseline` | those that are not ours, as the child process runs them |
+//! | `scene` | the servers; runs a case and looks whether everything arrived |
+//! | `ratios` | the cases with one number of partitions, and what they read |
+//! | `latency`, `idle`, `large`, `growth` | what is told beside ratios |
 //! | `sample` | processor time and memory of a process |
 //! | `measure` | one case, from start to end |
-//! | `topic` | topics: made, counted, removed |
-//! | `table` | the result |
+//! | `topic`, `target` | topics: made, counted, removed; what reached a target |
+//! | `table`, `verdict`, `svg` | the result: as text, beside what was aimed at, as a picture |
 
 mod baseline;
 mod case;
+mod growth;
+mod idle;
+mod large;
+mod latency;
 mod measure;
 mod options;
+mod ratios;
 mod sample;
+mod scene;
+mod svg;
 mod table;
+mod target;
 mod topic;
+mod verdict;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use self::case::{Case, Place};
-use self::measure::{Measured, measure};
-use self::options::Options;
-use self::table::Table;
-use crate::services::{Kafka, KafkaOptions};
-use crate::stub::{Shape, StubProcess};
+use self::case::Group;
+use self::options::{Extra, Options};
+use self::ratios::Ratios;
+use self::scene::Scene;
+use crate::stub::{Flow, Recipe, Shape, StubProcess};
 
 /// What the command line may hold.
 pub use self::options::USAGE;
@@ -53,7 +77,7 @@ const CASE: &str = "case";
 /// Does what the command line asks for.
 ///
 /// # Errors
-/// A case that failed, or whose entries are not all in Kafka.
+/// A case that failed, or whose entries did not all arrive.
 pub fn run(args: &[String]) -> Result<()> {
     if let Some((CASE, args)) = args
         .split_first()
@@ -67,71 +91,49 @@ pub fn run(args: &[String]) -> Result<()> {
         "a debug build measures nothing: cargo run --release"
     );
     println!("{}", table::machine());
-    let kafka = Kafka::start(&KafkaOptions {
-        heap_mb: 2048,
-        properties: vec![("log.segment.delete.delay.ms".into(), "1000".into())],
-    })?;
-    let stub = StubProcess::start(options.entries, Shape::Inserts)?;
-    for partitions in &options.partitions {
-        let bench = Bench {
-            kafka: &kafka,
-            stub: &stub,
-            options: &options,
-            partitions: *partitions,
-        };
-        println!("\n{}", bench.table()?);
+    let scene = Scene::start()?;
+    if !options.cases.is_empty() {
+        compare(&scene, &options)?;
+    }
+    for extra in &options.extras {
+        println!("\n{}", measure_extra(*extra, &scene, &options)?);
     }
     Ok(())
 }
 
-/// The cases with one number of partitions.
-#[derive(Debug)]
-struct Bench<'b> {
-    kafka: &'b Kafka,
-    stub: &'b StubProcess,
-    options: &'b Options,
-    partitions: u32,
-}
-
-impl Bench<'_> {
-    fn table(&self) -> Result<Table> {
-        // Java compiles what it runs often: the first case must not pay for it.
-        eprintln!("warming up");
-        self.run(Case::Loop, "warm")?;
-        let mut table = Table::new(self.partitions, self.options.entries, self.stub.bytes());
-        for round in 1..=self.options.rounds {
-            for case in &self.options.cases {
-                let measured = self.run(*case, &round.to_string())?;
-                eprintln!("round {round}: {} in {:.2?}", case.name(), measured.total);
-                table.add(*case, measured);
+fn compare(scene: &Scene, options: &Options) -> Result<()> {
+    let recipe = Recipe::new(options.entries, Shape::Inserts);
+    let source = StubProcess::start(&recipe, Flow::Past)?;
+    for partitions in &options.partitions {
+        let mut ratios = Ratios {
+            scene,
+            options,
+            source: &source,
+            partitions: *partitions,
+            inputs: Vec::new(),
+        };
+        for (group, _) in Group::NAMES {
+            if let Some(table) = ratios.table(group)? {
+                println!("\n{table}");
             }
         }
-        Ok(table)
+        ratios.close()?;
     }
+    Ok(())
+}
 
-    fn run(&self, case: Case, round: &str) -> Result<Measured> {
-        let brokers = self.kafka.brokers();
-        let place = Place {
-            prefix: format!("{}-{}-{round}", case.name(), self.partitions),
-            source: self.stub.uri(),
-            brokers: &brokers,
-            partitions: self.partitions,
-            entries: self.options.entries,
-        };
-        if case.is_baseline() && case.writes() {
-            topic::create(&place)?;
+fn measure_extra(extra: Extra, scene: &Scene, options: &Options) -> Result<String> {
+    match extra {
+        Extra::Latency => latency::measure(scene, options),
+        Extra::Idle => idle::measure(scene, options),
+        Extra::Large => large::measure(scene, options),
+        Extra::Growth => {
+            let (text, charts) = growth::measure(scene, options)?;
+            if let Some(path) = &options.svg {
+                std::fs::write(path, svg::draw(&charts)?)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok(text)
         }
-        let measured = measure(case, &place, self.stub.id())?;
-        if case.writes() {
-            let found = topic::count_entries(&place)?;
-            ensure!(
-                found == self.options.entries,
-                "{}: {found} of {} entries are in Kafka",
-                case.name(),
-                self.options.entries,
-            );
-            topic::remove(&place)?;
-        }
-        Ok(measured)
     }
 }

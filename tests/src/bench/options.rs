@@ -1,12 +1,40 @@
 //! What can be typed.
 
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 
-use super::case::Case;
+use super::case::{Case, Group};
 
 /// What the command line may hold.
-pub const USAGE: &str = "usage: bench [--entries N] [--partitions N,N] [--rounds N] \
-                         [--cases cursor,producer,loop,raw,bson,json]";
+pub const USAGE: &str = "\
+usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--rounds N]
+             [--ferretdb-entries N] [--large-entries N] [--growth-entries N]
+             [--latency-seconds N] [--idle-seconds N] [--svg FILE]
+NAME is a case or a group of cases (produce, emit, replay, ferretdb), or latency, idle, large,
+growth. --quick does everything with few entries, to see that it works. --svg draws the curves of
+growth.";
+
+/// What is measured beside ratios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extra {
+    Latency,
+    Idle,
+    Large,
+    Growth,
+}
+
+impl Extra {
+    /// All of them, with their names on the command line.
+    pub(super) const NAMES: [(Extra, &str); 4] = [
+        (Extra::Latency, "latency"),
+        (Extra::Idle, "idle"),
+        (Extra::Large, "large"),
+        (Extra::Growth, "growth"),
+    ];
+}
 
 /// A run.
 #[derive(Debug)]
@@ -14,49 +42,130 @@ pub(super) struct Options {
     pub(super) entries: u64,
     pub(super) partitions: Vec<u32>,
     pub(super) cases: Vec<Case>,
+    pub(super) extras: Vec<Extra>,
     /// Each case runs so often; the table shows the middle one.
     pub(super) rounds: u32,
+    /// FerretDB is slow.
+    pub(super) ferretdb_entries: u64,
+    /// Entries of 16 MB.
+    pub(super) large_entries: u64,
+    /// Where the curves of growth end.
+    pub(super) growth_entries: u64,
+    pub(super) growth_partitions: Vec<u32>,
+    pub(super) growth_collections: Vec<u64>,
+    /// How long latencies are taken.
+    pub(super) latency: Duration,
+    pub(super) idle: Duration,
+    pub(super) svg: Option<PathBuf>,
     /// For working on the bench itself.
     pub(super) allow_debug: bool,
 }
 
 impl Options {
+    fn usual() -> Options {
+        Options {
+            entries: 1_000_000,
+            partitions: vec![4, 16],
+            cases: Case::all().collect(),
+            extras: Extra::NAMES.map(|(extra, _)| extra).to_vec(),
+            rounds: 3,
+            ferretdb_entries: 50_000,
+            large_entries: 40,
+            growth_entries: 10_000_000,
+            growth_partitions: vec![1, 4, 16, 64],
+            growth_collections: vec![1, 10, 50, 200],
+            latency: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+            svg: None,
+            allow_debug: false,
+        }
+    }
+
+    fn quick() -> Options {
+        Options {
+            entries: 2000,
+            partitions: vec![4],
+            rounds: 1,
+            ferretdb_entries: 200,
+            large_entries: 2,
+            growth_entries: 2000,
+            growth_partitions: vec![2, 4],
+            growth_collections: vec![1, 5],
+            latency: Duration::from_secs(1),
+            idle: Duration::from_secs(1),
+            ..Options::usual()
+        }
+    }
+
     /// Reads the command line.
     ///
     /// # Errors
     /// What cannot be understood, with the usage.
     pub(super) fn parse(args: &[String]) -> Result<Options> {
-        let mut options = Options {
-            entries: 1_000_000,
-            partitions: vec![4],
-            cases: Case::ALL.to_vec(),
-            rounds: 3,
-            allow_debug: false,
+        let mut options = match args.iter().any(|flag| flag == "--quick") {
+            true => Options::quick(),
+            false => Options::usual(),
         };
         let mut args = args.iter();
         while let Some(flag) = args.next() {
-            if flag == "--allow-debug" {
-                options.allow_debug = true;
-                continue;
-            }
-            let value = args.next().context(USAGE)?;
             match flag.as_str() {
-                "--entries" => options.entries = value.parse().context(USAGE)?,
-                "--partitions" => options.partitions = list(value, |item| item.parse().ok())?,
-                "--cases" => options.cases = list(value, Case::from_name)?,
-                "--rounds" => options.rounds = value.parse().context(USAGE)?,
-                _ => bail!("unknown option {flag}; {USAGE}"),
+                "--quick" => {}
+                "--allow-debug" => options.allow_debug = true,
+                _ => options.set(flag, args.next().context(USAGE)?)?,
             }
         }
-        ensure!(options.entries > 0 && options.rounds > 0, USAGE);
+        let counts = [
+            options.entries,
+            options.ferretdb_entries,
+            options.large_entries,
+        ];
+        let at_all = counts.iter().all(|count| *count > 0) && options.rounds > 0;
+        ensure!(at_all && !options.partitions.contains(&0), USAGE);
         Ok(options)
+    }
+
+    fn set(&mut self, flag: &str, value: &str) -> Result<()> {
+        let seconds = || number(value).map(Duration::from_secs);
+        match flag {
+            "--entries" => self.entries = number(value)?,
+            "--partitions" => {
+                let all = value.split(',').map(number);
+                self.partitions = all.collect::<Result<_>>()?;
+            }
+            "--cases" => self.choose(value)?,
+            "--rounds" => self.rounds = number(value)?,
+            "--ferretdb-entries" => self.ferretdb_entries = number(value)?,
+            "--large-entries" => self.large_entries = number(value)?,
+            "--growth-entries" => self.growth_entries = number(value)?,
+            "--latency-seconds" => self.latency = seconds()?,
+            "--idle-seconds" => self.idle = seconds()?,
+            "--svg" => self.svg = Some(PathBuf::from(value)),
+            _ => bail!("unknown option {flag}; {USAGE}"),
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, names: &str) -> Result<()> {
+        self.cases.clear();
+        self.extras.clear();
+        for name in names.split(',') {
+            if let Some(case) = Case::from_name(name) {
+                self.cases.push(case);
+            } else if let Some((group, _)) = Group::NAMES.iter().find(|(_, known)| *known == name) {
+                self.cases.extend(group.cases());
+            } else if let Some((extra, _)) = Extra::NAMES.iter().find(|(_, known)| *known == name) {
+                self.extras.push(*extra);
+            } else {
+                bail!("no case has the name {name:?}; {USAGE}");
+            }
+        }
+        Ok(())
     }
 }
 
-fn list<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
-    text.split(',')
-        .map(|item| parse(item).with_context(|| format!("{item:?}; {USAGE}")))
-        .collect()
+fn number<T: FromStr>(text: &str) -> Result<T> {
+    let number = text.parse().ok();
+    number.with_context(|| format!("{text:?} is no number; {USAGE}"))
 }
 
 #[cfg(test)]
@@ -70,15 +179,23 @@ mod tests {
 
     #[test]
     fn flags_are_read_and_faults_told() {
-        let options = parse("--entries 7 --partitions 4,16 --cases loop,bson").expect("options");
+        let options = parse("--entries 7 --partitions 4,16 --cases loop,emit,idle --quick");
+        let options = options.expect("options");
         assert_eq!((options.entries, options.partitions), (7, vec![4, 16]));
-        assert_eq!(options.cases, [Case::Loop, Case::Bson]);
-        assert_eq!(parse("").expect("options").cases, Case::ALL);
+        let emit = [Case::Loop, Case::Consume, Case::EmitRaw, Case::EmitBson];
+        assert_eq!(
+            (options.cases, options.extras),
+            (emit.to_vec(), vec![Extra::Idle])
+        );
+        assert_eq!(options.rounds, 1);
+        let all = parse("").expect("options");
+        assert!(all.cases.into_iter().eq(Case::all()) && all.extras.len() == 4);
         for wrong in [
             "--entries",
             "--entries x",
             "--cases loop,",
             "--rounds 0",
+            "--partitions 4,0",
             "--fast 1",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

@@ -1,26 +1,22 @@
 //! The result as text.
 
 use std::fmt;
-use std::time::Duration;
 
 use super::case::Case;
 use super::measure::Measured;
+use super::verdict::{MOST_MIB, verdict};
 
 /// All rounds of all cases.
 #[derive(Debug)]
 pub(super) struct Table {
     partitions: u32,
-    entries: u64,
-    bytes: u64,
     rows: Vec<(Case, Vec<Measured>)>,
 }
 
 impl Table {
-    pub(super) const fn new(partitions: u32, entries: u64, bytes: u64) -> Table {
+    pub(super) const fn new(partitions: u32) -> Table {
         Table {
             partitions,
-            entries,
-            bytes,
             rows: Vec::new(),
         }
     }
@@ -33,44 +29,64 @@ impl Table {
         }
     }
 
-    fn row(&self, case: Case, rounds: &[Measured], against: Option<Duration>) -> String {
+    /// How the case does beside the one that it is compared with.
+    fn ratio(&self, case: Case) -> Option<f64> {
+        let rate = |case| {
+            let row = self.rows.iter().find(|(known, _)| *known == case);
+            row.map(|(_, rounds)| middle(rounds).rate())
+        };
+        Some(rate(case)? / rate(case.against())?)
+    }
+
+    fn row(&self, case: Case, rounds: &[Measured]) -> String {
         let middle = middle(rounds);
-        let rate = |time: Duration| self.entries as f64 / time.as_secs_f64().max(1e-9);
-        let rates = rounds.iter().map(|round| rate(round.total));
+        let rates = rounds.iter().map(Measured::rate);
         let slowest = rates.clone().fold(f64::INFINITY, f64::min);
         let fastest = rates.fold(0.0, f64::max);
-        let ratio = against.map_or_else(
-            || "-".to_owned(),
-            |against| format!("{:.2}", against.as_secs_f64() / middle.total.as_secs_f64()),
-        );
-        format!(
-            "{:<9} {:>9.0} {:>19} {:>9.0} {:>6.0} {:>6.2} {:>7.2} {:>6.2} {:>9.0} {:>6}",
+        let ratio = self.ratio(case);
+        let figure = |figure: Option<f64>| {
+            figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"))
+        };
+        let verdict = case.least().map_or_else(String::new, |least| {
+            verdict(&[
+                ("ratio", ratio.is_none_or(|ratio| ratio >= least)),
+                ("memory", middle.peak_mib() <= MOST_MIB),
+            ])
+        });
+        let line = format!(
+            "{:<17} {:>9.0} {:>17} {:>9.0} {:>5.0} {:>6.2} {:>6.2} {:>6.2} {:>5.0} {:>6} {:>5} {verdict}",
             case.name(),
-            rate(middle.total),
+            middle.rate(),
             format!("{slowest:.0}-{fastest:.0}"),
-            rate(middle.steady),
-            self.bytes as f64 / 1e6 / middle.total.as_secs_f64(),
+            middle.entries as f64 / middle.steady.as_secs_f64().max(1e-9),
+            middle.bytes as f64 / 1e6 / middle.total.as_secs_f64(),
             middle.cpu.as_secs_f64(),
             middle.broker_cpu.as_secs_f64(),
-            middle.stub_cpu.as_secs_f64(),
-            middle.peak_kib as f64 / 1024.0,
-            ratio,
-        )
+            middle.server_cpu.as_secs_f64(),
+            middle.peak_mib(),
+            figure(ratio),
+            figure(case.least()),
+        );
+        line.trim_end().to_owned()
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mean = self.bytes as f64 / self.entries as f64;
-        let rounds = self.rows.first().map_or(0, |(_, rounds)| rounds.len());
+        let Some((_, rounds)) = self.rows.first() else {
+            return Ok(());
+        };
+        let Measured { entries, bytes, .. } = middle(rounds);
         writeln!(
             f,
-            "{} entries of {mean:.0} bytes, {} partitions, the middle of {rounds} rounds",
-            self.entries, self.partitions,
+            "{entries} entries of {:.0} bytes, {} partitions, the middle of {} rounds",
+            bytes as f64 / entries as f64,
+            self.partitions,
+            rounds.len(),
         )?;
         writeln!(
             f,
-            "{:<9} {:>9} {:>19} {:>9} {:>6} {:>6} {:>7} {:>6} {:>9} {:>6}",
+            "{:<17} {:>9} {:>17} {:>9} {:>5} {:>6} {:>6} {:>6} {:>5} {:>6} {:>5}",
             "case",
             "entries/s",
             "slowest-fastest",
@@ -78,14 +94,13 @@ impl fmt::Display for Table {
             "MB/s",
             "CPU s",
             "broker",
-            "stub",
-            "peak MiB",
+            "server",
+            "MiB",
             "ratio",
+            "least",
         )?;
-        let against = self.rows.iter().find(|(case, _)| *case == Case::Loop);
-        let against = against.map(|(_, rounds)| middle(rounds).total);
         for (case, rounds) in &self.rows {
-            writeln!(f, "{}", self.row(*case, rounds, against))?;
+            writeln!(f, "{}", self.row(*case, rounds))?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use oplog_relay_core::format::RANGE_HEADER;
-use oplog_relay_core::topic::{collection_topic, position_topic, state_topic};
+use oplog_relay_core::topic::{collection_topic, is_data_topic, position_topic, state_topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The name of the stub's set.
 const SOURCE: &str = "rs0";
 
-/// The topic that a case writes to.
+/// The topic that a case of one collection writes to.
 pub(super) fn name(place: &Place<'_>) -> String {
     collection_topic(&place.prefix, "bench", "orders")
 }
@@ -30,7 +30,7 @@ pub(super) fn create(place: &Place<'_>) -> Result<()> {
     let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1))
         .set("retention.ms", "-1")
         .set("max.message.bytes", "104857600");
-    with_admin(place, async |admin| {
+    with_admin(place.brokers, async |admin| {
         for outcome in admin.create_topics([&topic], &AdminOptions::new()).await? {
             outcome.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
         }
@@ -38,16 +38,13 @@ pub(super) fn create(place: &Place<'_>) -> Result<()> {
     })
 }
 
-/// Removes what a case wrote, so that the disk has room for the next.
-pub(super) fn remove(place: &Place<'_>) -> Result<()> {
-    let prefix = &place.prefix;
-    let names = [
-        name(place),
-        position_topic(prefix, SOURCE),
-        state_topic(prefix, SOURCE),
-    ];
+/// Removes what was written under a prefix, so that the disk has room for the next case.
+pub(super) fn remove(brokers: &str, prefix: &str) -> Result<()> {
+    let found = data_topics(brokers, prefix)?;
+    let mut names: Vec<String> = found.into_iter().map(|(name, _)| name).collect();
+    names.extend([position_topic(prefix, SOURCE), state_topic(prefix, SOURCE)]);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    with_admin(place, async |admin| {
+    with_admin(brokers, async |admin| {
         // A baseline has no internal topics to remove.
         drop(admin.delete_topics(&names, &AdminOptions::new()).await?);
         Ok(())
@@ -55,45 +52,80 @@ pub(super) fn remove(place: &Place<'_>) -> Result<()> {
 }
 
 fn with_admin(
-    place: &Place<'_>,
+    brokers: &str,
     work: impl AsyncFnOnce(AdminClient<DefaultClientContext>) -> Result<()>,
 ) -> Result<()> {
-    let admin = config(place).create()?;
+    let admin = config(brokers).create()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(work(admin))
 }
 
-fn config(place: &Place<'_>) -> ClientConfig {
+fn config(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", place.brokers);
+    config.set("bootstrap.servers", brokers);
     config
 }
 
-/// Reads the whole topic as a consumer sees it and counts the entries in it.
-pub(super) fn count_entries(place: &Place<'_>) -> Result<u64> {
-    let consumer: BaseConsumer = config(place)
+/// The data topics of a prefix, and how many partitions each has.
+fn data_topics(brokers: &str, prefix: &str) -> Result<Vec<(String, i32)>> {
+    let consumer: BaseConsumer = config(brokers).create()?;
+    let metadata = consumer.fetch_metadata(None, LIMIT)?;
+    let topics = metadata.topics().iter();
+    let ours = topics.filter(|topic| is_data_topic(prefix, topic.name()));
+    ours.map(|topic| {
+        let partitions = i32::try_from(topic.partitions().len())?;
+        Ok((topic.name().to_owned(), partitions))
+    })
+    .collect()
+}
+
+/// A plain consumer of these topics, from their beginning, of what is committed.
+pub(super) fn reader(brokers: &str, topics: &[(String, i32)]) -> Result<BaseConsumer> {
+    let consumer: BaseConsumer = config(brokers)
         .set("group.id", "bench")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
         .set("enable.auto.commit", "false")
         .set("fetch.message.max.bytes", "16777216")
         .create()?;
-    let topic = name(place);
     let mut all = TopicPartitionList::new();
-    for partition in 0..i32::try_from(place.partitions)? {
-        all.add_partition_offset(&topic, partition, Offset::Beginning)?;
+    for (topic, partitions) in topics {
+        for partition in 0..*partitions {
+            all.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
     }
     consumer.assign(&all)?;
-    let (mut count, mut ended) = (0, 0);
-    while ended < place.partitions {
+    Ok(consumer)
+}
+
+/// Gives every record of these topics to `take`.
+pub(super) fn read_whole(
+    brokers: &str,
+    topics: &[(String, i32)],
+    mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<()> {
+    let consumer = reader(brokers, topics)?;
+    let all: i32 = topics.iter().map(|(_, partitions)| partitions).sum();
+    let mut ended = 0;
+    while ended < all {
         match consumer.poll(LIMIT).context("the topic goes silent")? {
-            Ok(message) => count += entries_in(&message)?,
+            Ok(message) => take(&message)?,
             Err(KafkaError::PartitionEOF(_)) => ended += 1,
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
+}
+
+/// Reads all topics of a prefix as a consumer sees them and counts the entries in them.
+pub(super) fn count_entries(brokers: &str, prefix: &str) -> Result<u64> {
+    let mut count = 0;
+    read_whole(brokers, &data_topics(brokers, prefix)?, |message| {
+        count += entries_in(message)?;
+        Ok(())
+    })?;
     Ok(count)
 }
 

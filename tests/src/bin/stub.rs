@@ -1,30 +1,45 @@
-//! The stub server as a program: `stub [--entries N] [--shape inserts|mixed]`.
+//! The stub server as a program: `stub [--entries N] [--shape inserts|updates|mixed|large]
+//! [--collections N] [--live]`.
 //!
 //! Makes its oplog, prints its connection string and the bytes of all entries on one line, and
-//! serves until it is ended.
+//! serves until it is ended. With `--live` the entries come from now on, a thousand a second.
 #![allow(
     clippy::print_stdout,
     reason = "a command for a terminal: what it prints is its work"
 )]
 
-use anyhow::{Context, Result, bail};
-use oplog_relay_tests::stub::{Oplog, Server, Shape};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-const USAGE: &str = "usage: stub [--entries N] [--shape inserts|mixed]";
+use anyhow::{Context, Result, bail};
+use oplog_relay_tests::stub::{Oplog, Recipe, Server, Shape};
+
+const USAGE: &str =
+    "usage: stub [--entries N] [--shape inserts|updates|mixed|large] [--collections N] [--live]";
 
 fn main() -> Result<()> {
-    let mut entries = 1_000_000;
-    let mut shape = Shape::Inserts;
+    let mut recipe = Recipe::new(1_000_000, Shape::Inserts);
+    let mut live = false;
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
+        if flag == "--live" {
+            live = true;
+            continue;
+        }
         let value = args.next().context(USAGE)?;
         match flag.as_str() {
-            "--entries" => entries = value.parse().context(USAGE)?,
-            "--shape" => shape = Shape::from_name(&value).context(USAGE)?,
+            "--entries" => recipe.entries = value.parse().context(USAGE)?,
+            "--shape" => recipe.shape = Shape::from_name(&value).context(USAGE)?,
+            "--collections" => recipe.collections = value.parse::<u64>().context(USAGE)?.max(1),
             _ => bail!("unknown option {flag}; {USAGE}"),
         }
     }
-    let server = Server::start(Oplog::generate(entries, shape))?;
+    let server = if live {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        recipe.first_second = u32::try_from(now.as_secs())?;
+        Server::start_live(Oplog::make(recipe))?
+    } else {
+        Server::start(Oplog::make(recipe))?
+    };
     println!("{} {}", server.uri(), server.oplog().bytes());
     server.wait();
     Ok(())

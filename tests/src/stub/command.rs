@@ -81,7 +81,9 @@ pub(super) fn answer<'s>(shared: &'s Shared, request: &Request<'_>) -> io::Resul
     let command = command.ok_or_else(|| io::Error::other("an empty command"))?;
     match command.name {
         b"hello" | b"isMaster" | b"ismaster" => Answer::whole(&hello(shared)),
-        b"ping" | b"killCursors" | b"endSessions" => Answer::whole(&doc! { "ok": 1.0 }),
+        b"ping" | b"killCursors" | b"endSessions" | b"create" | b"createIndexes"
+        | b"dropDatabase" => Answer::whole(&doc! { "ok": 1.0 }),
+        b"serverStatus" => Answer::whole(&status(shared)),
         b"buildInfo" | b"buildinfo" => {
             Answer::whole(&doc! { "version": "7.0.0", "versionArray": [7, 0, 0, 0], "ok": 1.0 })
         }
@@ -101,8 +103,15 @@ fn failure(code: i32, name: &str, message: &str) -> Bson {
     doc! { "ok": 0.0, "errmsg": message, "code": code, "codeName": name }
 }
 
+/// What was written, where servers tell it.
+fn status(shared: &Shared) -> Bson {
+    let [insert, update, delete] = shared.written.counts().map(u64::cast_signed);
+    doc! { "opcounters": { "insert": insert, "update": update, "delete": delete }, "ok": 1.0 }
+}
+
 fn hello(shared: &Shared) -> Bson {
-    let newest = shared.oplog.newest().unwrap_or_default();
+    let newest = shared.len().checked_sub(1);
+    let newest = newest.map_or_else(Timestamp::default, |number| shared.oplog.time(number));
     let ts = BsonTimestamp {
         time: newest.seconds,
         increment: newest.increment,
@@ -179,10 +188,10 @@ fn find<'s>(
     }
     let (mut cursor, batch_size) = place(shared, body).map_err(io::Error::other)?;
     let batch_size = shared.at_pace(batch_size.min(cursor.left));
-    let batch = shared.oplog.batch(cursor.next, batch_size);
+    let batch = shared.batch(cursor.next, batch_size);
     cursor.next = batch.end;
     cursor.left -= batch.end - batch.start;
-    let more = cursor.tailable || (cursor.left > 0 && cursor.next < shared.oplog.len());
+    let more = cursor.tailable || (cursor.left > 0 && cursor.next < shared.len());
     let id = if more { shared.cursors.open(cursor) } else { 0 };
     let elements = shared.oplog.elements(batch);
     Ok(Answer::batch("firstBatch", id, OPLOG, elements))
@@ -209,7 +218,7 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
     let filter = inner(body, "filter")?.get("ts")?;
     let next = match (filter, newest_first) {
         // Only the newest entry is ever asked for in that order.
-        (_, true) => shared.oplog.len().saturating_sub(1),
+        (_, true) => shared.len().saturating_sub(1),
         (Some(filter), false) => shared.oplog.first_at(least(filter)?),
         (None, false) => 0,
     };
@@ -245,14 +254,15 @@ fn get_more<'s>(
     };
     let batch_size = number(body, "batchSize").map_err(io::Error::other)?;
     let batch_size = shared.at_pace(batch_size.unwrap_or(u64::MAX).min(cursor.left));
-    let batch = shared.oplog.batch(cursor.next, batch_size);
+    let mut batch = shared.batch(cursor.next, batch_size);
     if batch.is_empty() && cursor.tailable {
         let millis = number(body, "maxTimeMS").map_err(io::Error::other)?;
-        shared.wait(millis.map_or(AWAIT, Duration::from_millis));
+        shared.wait_for(cursor.next, millis.map_or(AWAIT, Duration::from_millis));
+        batch = shared.batch(cursor.next, batch_size);
     }
     cursor.next = batch.end;
     cursor.left -= batch.end - batch.start;
-    let more = cursor.tailable || (cursor.left > 0 && cursor.next < shared.oplog.len());
+    let more = cursor.tailable || (cursor.left > 0 && cursor.next < shared.len());
     if more {
         shared.cursors.put(id, cursor);
     }

@@ -3,12 +3,14 @@
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::position::Timestamp;
 
-/// The namespace of all entries.
-pub(super) const NAMESPACE: &str = "bench.orders";
+/// The namespace of all entries, or of the first collection's.
+const NAMESPACE: &str = "bench.orders";
 /// The election term of all entries.
 pub(super) const TERM: i64 = 7;
 /// Bytes of an insert: what the known figures were measured with.
 const INSERT_BYTES: usize = 466;
+/// Bytes of a large insert: near the most that a document may have.
+const LARGE_BYTES: usize = 16_000_000;
 /// Of ten entries in a row five insert, three update and two delete what these five inserted.
 const GROUP: u64 = 10;
 const FIRST_SECOND: u32 = 1_700_000_000;
@@ -24,8 +26,55 @@ const WORDS: [&str; 16] = [
 pub enum Shape {
     /// Inserts of 466 bytes.
     Inserts,
+    /// `$v: 2` updates of three fields.
+    Updates,
     /// Inserts, `$v: 2` updates and deletes, 5 : 3 : 2.
     Mixed,
+    /// Inserts of 16 MB.
+    Large,
+}
+
+/// What a generated oplog holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipe {
+    /// Number of entries.
+    pub entries: u64,
+    /// Their kinds.
+    pub shape: Shape,
+    /// Collections that they are spread over, ten in a row to each.
+    pub collections: u64,
+    /// When the first entry was committed, in seconds since 1970. Each is a millisecond later than
+    /// the one before.
+    pub first_second: u32,
+}
+
+impl Recipe {
+    /// Entries of one collection, of the past.
+    #[must_use]
+    pub const fn new(entries: u64, shape: Shape) -> Recipe {
+        Recipe {
+            entries,
+            shape,
+            collections: 1,
+            first_second: FIRST_SECOND,
+        }
+    }
+
+    const fn collection(&self, number: u64) -> u64 {
+        number / GROUP % self.collections
+    }
+
+    /// The time of entry `number`; it grows with the number.
+    pub(super) fn time(&self, number: u64) -> Timestamp {
+        let second = u32::try_from(number / ENTRIES_PER_SECOND).unwrap_or(u32::MAX);
+        let increment = u32::try_from(number % ENTRIES_PER_SECOND).unwrap_or(0) + 1;
+        Timestamp::new(self.first_second.saturating_add(second), increment)
+    }
+
+    /// When entry `number` was committed, in milliseconds since 1970.
+    pub(super) fn wall(&self, number: u64) -> i64 {
+        i64::from(self.first_second) * 1000 + number.cast_signed()
+    }
 }
 
 impl Shape {
@@ -34,7 +83,9 @@ impl Shape {
     pub fn from_name(name: &str) -> Option<Shape> {
         match name {
             "inserts" => Some(Shape::Inserts),
+            "updates" => Some(Shape::Updates),
             "mixed" => Some(Shape::Mixed),
+            "large" => Some(Shape::Large),
             _ => None,
         }
     }
@@ -44,40 +95,39 @@ impl Shape {
     pub const fn name(self) -> &'static str {
         match self {
             Shape::Inserts => "inserts",
+            Shape::Updates => "updates",
             Shape::Mixed => "mixed",
+            Shape::Large => "large",
         }
     }
 }
 
-/// The time of entry `number`; it grows with the number.
-pub(super) fn time(number: u64) -> Timestamp {
-    let second = u32::try_from(number / ENTRIES_PER_SECOND).unwrap_or(u32::MAX);
-    let increment = u32::try_from(number % ENTRIES_PER_SECOND).unwrap_or(0) + 1;
-    Timestamp::new(FIRST_SECOND.saturating_add(second), increment)
-}
-
 /// Appends entry `number`.
-pub(super) fn write_entry(number: u64, shape: Shape, out: &mut Vec<u8>) {
+pub(super) fn write_entry(number: u64, recipe: &Recipe, out: &mut Vec<u8>) {
     let group = number - number % GROUP;
-    match (shape, number % GROUP) {
-        (Shape::Inserts, _) | (Shape::Mixed, 0..=4) => write_insert(number, out),
-        (Shape::Mixed, place @ 5..=7) => write_update(number, group + place - 5, out),
-        (Shape::Mixed, place) => write_delete(number, group + place - 5, out),
+    match (recipe.shape, number % GROUP) {
+        (Shape::Inserts, _) | (Shape::Mixed, 0..=4) => {
+            write_insert(number, recipe, INSERT_BYTES, out);
+        }
+        (Shape::Large, _) => write_insert(number, recipe, LARGE_BYTES, out),
+        (Shape::Updates, _) => write_update(number, number, recipe, out),
+        (Shape::Mixed, place @ 5..=7) => write_update(number, group + place - 5, recipe, out),
+        (Shape::Mixed, place) => write_delete(number, group + place - 5, recipe, out),
     }
 }
 
-/// Built twice, because the note takes what the other fields leave of the entry's length.
-fn write_insert(number: u64, out: &mut Vec<u8>) {
+/// Built twice, because the words take what the other fields leave of the entry's length.
+fn write_insert(number: u64, recipe: &Recipe, bytes: usize, out: &mut Vec<u8>) {
     let start = out.len();
-    write_insert_with(number, 0, out);
-    let room = INSERT_BYTES.saturating_sub(out.len() - start);
+    write_insert_with(number, recipe, 0, out);
+    let room = bytes.saturating_sub(out.len() - start);
     out.truncate(start);
-    write_insert_with(number, room, out);
+    write_insert_with(number, recipe, room, out);
 }
 
-fn write_insert_with(number: u64, note_bytes: usize, out: &mut Vec<u8>) {
+fn write_insert_with(number: u64, recipe: &Recipe, word_bytes: usize, out: &mut Vec<u8>) {
     let mut random = Random::new(number);
-    let mut entry = begin("i", out);
+    let mut entry = begin("i", number, recipe, out);
     entry.nested("o", kind::DOCUMENT, |order| {
         order.raw("_id", kind::OBJECT_ID, &object_id(number));
         order.int64("number", number.cast_signed());
@@ -86,7 +136,7 @@ fn write_insert_with(number: u64, note_bytes: usize, out: &mut Vec<u8>) {
         order.raw("total", kind::DOUBLE, &random.price().to_le_bytes());
         order.int32("items", i32::try_from(random.below(40)).unwrap_or(0));
         order.boolean("gift", random.below(8) == 0);
-        order.date("ordered", wall(number));
+        order.date("ordered", recipe.wall(number));
         order.nested("address", kind::DOCUMENT, |address| {
             address.str("street", &random.text(16));
             address.str("city", random.word());
@@ -94,62 +144,64 @@ fn write_insert_with(number: u64, note_bytes: usize, out: &mut Vec<u8>) {
         order.nested("tags", kind::ARRAY, |tags| {
             tags.str("0", random.word()).str("1", random.word());
         });
-        order.str("note", &random.text(note_bytes));
+        order.str("words", &random.text(word_bytes));
     });
-    end(number, entry);
+    end(number, recipe, entry);
 }
 
-fn write_update(number: u64, target: u64, out: &mut Vec<u8>) {
+fn write_update(number: u64, target: u64, recipe: &Recipe, out: &mut Vec<u8>) {
     let mut random = Random::new(number);
-    let mut entry = begin("u", out);
+    let mut entry = begin("u", number, recipe, out);
     entry.nested("o", kind::DOCUMENT, |update| {
         update.int32("$v", 2);
         update.nested("diff", kind::DOCUMENT, |diff| {
             diff.nested("u", kind::DOCUMENT, |fields| {
                 fields.str("state", "paid");
                 fields.raw("total", kind::DOUBLE, &random.price().to_le_bytes());
-                fields.str("note", &random.text(60));
+                fields.str("words", &random.text(60));
             });
         });
     });
     entry.nested("o2", kind::DOCUMENT, |id| {
         id.raw("_id", kind::OBJECT_ID, &object_id(target));
     });
-    end(number, entry);
+    end(number, recipe, entry);
 }
 
-fn write_delete(number: u64, target: u64, out: &mut Vec<u8>) {
-    let mut entry = begin("d", out);
+fn write_delete(number: u64, target: u64, recipe: &Recipe, out: &mut Vec<u8>) {
+    let mut entry = begin("d", number, recipe, out);
     entry.nested("o", kind::DOCUMENT, |id| {
         id.raw("_id", kind::OBJECT_ID, &object_id(target));
     });
-    end(number, entry);
+    end(number, recipe, entry);
 }
 
 /// The fields before `o`, in the order of a server.
-fn begin<'o>(op: &str, out: &'o mut Vec<u8>) -> DocumentBuilder<'o> {
+fn begin<'o>(op: &str, number: u64, recipe: &Recipe, out: &'o mut Vec<u8>) -> DocumentBuilder<'o> {
+    let collection = recipe.collection(number);
     let mut ui = [16, 0, 0, 0, 4].to_vec();
     ui.extend_from_slice(&UI);
     let mut entry = DocumentBuilder::start(out);
-    entry
-        .str("op", op)
-        .str("ns", NAMESPACE)
-        .raw("ui", kind::BINARY, &ui);
+    entry.str("op", op);
+    if collection == 0 {
+        entry.str("ns", NAMESPACE);
+    } else {
+        entry.str("ns", &format!("{NAMESPACE}{collection}"));
+        let end = ui.len() - 8;
+        ui[end..].copy_from_slice(&collection.to_be_bytes());
+    }
+    entry.raw("ui", kind::BINARY, &ui);
     entry
 }
 
 /// The fields after `o`.
-fn end(number: u64, mut entry: DocumentBuilder<'_>) {
-    entry.raw("ts", kind::TIMESTAMP, &time(number).to_le_bytes());
+fn end(number: u64, recipe: &Recipe, mut entry: DocumentBuilder<'_>) {
+    entry.raw("ts", kind::TIMESTAMP, &recipe.time(number).to_le_bytes());
     entry
         .int64("t", TERM)
         .int64("v", 2)
-        .date("wall", wall(number));
+        .date("wall", recipe.wall(number));
     entry.finish();
-}
-
-fn wall(number: u64) -> i64 {
-    i64::from(FIRST_SECOND) * 1000 + number.cast_signed()
 }
 
 fn object_id(number: u64) -> [u8; 12] {
@@ -208,7 +260,7 @@ mod tests {
 
     fn entry(number: u64, shape: Shape) -> Vec<u8> {
         let mut bytes = Vec::new();
-        write_entry(number, shape, &mut bytes);
+        write_entry(number, &Recipe::new(0, shape), &mut bytes);
         bytes
     }
 
@@ -220,7 +272,8 @@ mod tests {
             document.validate().expect("valid");
             assert_eq!(bytes.len(), INSERT_BYTES);
             let parsed = Entry::parse(document).expect("an entry");
-            assert_eq!((parsed.ts, parsed.ns), (time(number), NAMESPACE));
+            let time = Recipe::new(0, Shape::Inserts).time(number);
+            assert_eq!((parsed.ts, parsed.ns), (time, NAMESPACE));
         }
     }
 
@@ -244,7 +297,27 @@ mod tests {
     }
 
     #[test]
+    fn a_collection_is_one_name_and_one_ui() {
+        let recipe = Recipe {
+            collections: 3,
+            ..Recipe::new(0, Shape::Mixed)
+        };
+        let mut seen = std::collections::BTreeMap::new();
+        for number in 0..90 {
+            let mut bytes = Vec::new();
+            write_entry(number, &recipe, &mut bytes);
+            let entry = Entry::parse(Document::new(&bytes).expect("a document")).expect("entry");
+            let known = seen.entry(entry.ns.to_owned()).or_insert((entry.ui, 0));
+            assert_eq!(known.0, entry.ui);
+            known.1 += 1;
+        }
+        assert_eq!(seen.len(), 3);
+        assert!(seen.values().all(|(_, count)| *count == 30));
+    }
+
+    #[test]
     fn times_grow() {
-        assert!((0..5000).all(|number| time(number) < time(number + 1)));
+        let recipe = Recipe::new(0, Shape::Inserts);
+        assert!((0..5000).all(|number| recipe.time(number) < recipe.time(number + 1)));
     }
 }

@@ -20,6 +20,8 @@
 //! | `find`, `getMore` on `local.oplog.rs` | entries from a `ts` on, tailable; or the one at a `ts` |
 //! | `listCollections` on `local` | `oplog.rs` |
 //! | `insert`, `update`, `delete` | `n` = the statements in it; nothing is kept |
+//! | `create`, `createIndexes`, `dropDatabase` | `ok`; nothing changes |
+//! | `serverStatus` | `opcounters` of the statements |
 //! | `ping`, `buildInfo`, `killCursors`, `endSessions` | `ok` |
 //! | all else | error 59 |
 
@@ -31,7 +33,7 @@ mod point;
 mod process;
 mod server;
 
-pub use entry::Shape;
+pub use entry::{Recipe, Shape};
 pub use oplog::Oplog;
-pub use process::StubProcess;
+pub use process::{Flow, StubProcess};
 pub use server::{Pace, Server};

@@ -11,7 +11,7 @@ use oplog_relay_core::document::{Document, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::Timestamp;
 
-use super::entry::{Shape, TERM, time, write_entry};
+use super::entry::{Recipe, Shape, TERM, write_entry};
 
 /// A server's reply is cut here: 16 MB.
 const REPLY_BYTES: u64 = 16 * 1024 * 1024;
@@ -28,6 +28,7 @@ pub struct Oplog {
     bytes: u64,
     /// Times of the entries, where they were given; else they follow from the number.
     times: Vec<Timestamp>,
+    recipe: Recipe,
     /// Election term of the newest entry.
     term: i64,
 }
@@ -36,9 +37,23 @@ impl Oplog {
     /// Makes that many entries.
     #[must_use]
     pub fn generate(entries: u64, shape: Shape) -> Oplog {
-        let mut oplog = Oplog::empty();
-        for number in 0..entries {
-            oplog.append(|out| write_entry(number, shape, out));
+        Oplog::make(Recipe::new(entries, shape))
+    }
+
+    /// Makes entries.
+    #[must_use]
+    pub fn make(recipe: Recipe) -> Oplog {
+        let mut oplog = Oplog {
+            recipe,
+            ..Oplog::empty()
+        };
+        for number in 0..recipe.entries {
+            oplog.append(|out| write_entry(number, &recipe, out));
+            if number == 0 {
+                // All at once: gigabytes would be copied again and again. Names grow.
+                let most = (oplog.elements.len() as u64 + 8) * recipe.entries;
+                oplog.elements.reserve(usize::try_from(most).unwrap_or(0));
+            }
         }
         oplog
     }
@@ -66,6 +81,7 @@ impl Oplog {
             starts: vec![0],
             bytes: 0,
             times: Vec::new(),
+            recipe: Recipe::new(0, Shape::Inserts),
             term: TERM,
         }
     }
@@ -115,7 +131,13 @@ impl Oplog {
     pub fn time(&self, number: u64) -> Timestamp {
         let given = usize::try_from(number).ok();
         let given = given.and_then(|number| self.times.get(number));
-        given.copied().unwrap_or_else(|| time(number))
+        given.copied().unwrap_or_else(|| self.recipe.time(number))
+    }
+
+    /// Number of the entries that were generated for a time up to `millis` since 1970.
+    pub(super) fn until(&self, millis: i64) -> u64 {
+        let past = millis - self.recipe.wall(0) + 1;
+        u64::try_from(past).unwrap_or(0).min(self.len())
     }
 
     /// The entry at exactly that time.

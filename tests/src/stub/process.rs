@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Shape;
+use super::Recipe;
 use crate::services::{Program, wait_for};
 
 /// A running `stub` program; killed when dropped.
@@ -15,11 +15,24 @@ pub struct StubProcess {
     bytes: u64,
 }
 
+/// When its entries are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// All at once.
+    Past,
+    /// A thousand a second, from its start on.
+    Live,
+}
+
 impl StubProcess {
     /// Starts it and waits until its oplog is made.
-    pub fn start(entries: u64, shape: Shape) -> Result<StubProcess> {
-        let count = entries.to_string();
-        let args = ["--entries", &count, "--shape", shape.name()];
+    pub fn start(recipe: &Recipe, flow: Flow) -> Result<StubProcess> {
+        let (entries, collections) = (recipe.entries.to_string(), recipe.collections.to_string());
+        let mut args = vec!["--entries", &entries, "--shape", recipe.shape.name()];
+        args.extend(["--collections", &collections]);
+        if flow == Flow::Live {
+            args.push("--live");
+        }
         let mut program = Program::start("stub", args, &[])?;
         let line = wait_for("the stub server", Duration::from_secs(300), || {
             let text = program.stdout_text()?;

@@ -1,9 +1,10 @@
 //! The server: what its connections share.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::command;
 use super::cursor::Cursors;
@@ -32,6 +33,8 @@ pub struct Pace {
 pub(super) struct Shared {
     pub(super) oplog: Oplog,
     pub(super) pace: Option<Pace>,
+    /// Each entry is there from its time on; else all are there at once.
+    live: bool,
     pub(super) address: String,
     pub(super) cursors: Cursors,
     pub(super) written: Written,
@@ -56,9 +59,40 @@ impl Written {
         };
         counter.fetch_add(count, Ordering::Relaxed);
     }
+
+    pub(super) fn counts(&self) -> [u64; 3] {
+        [&self.inserts, &self.updates, &self.deletes].map(|counter| counter.load(Ordering::Relaxed))
+    }
 }
 
 impl Shared {
+    /// Number of entries that are there.
+    pub(super) fn len(&self) -> u64 {
+        if !self.live {
+            return self.oplog.len();
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let millis = now.map_or(0, |now| now.as_millis());
+        self.oplog.until(i64::try_from(millis).unwrap_or(i64::MAX))
+    }
+
+    /// The entries of the next reply.
+    pub(super) fn batch(&self, next: u64, limit: u64) -> Range<u64> {
+        let there = self.len().saturating_sub(next);
+        self.oplog.batch(next, limit.min(there))
+    }
+
+    /// Waits that long as a tailable cursor does at the end, or until entry `next` is there.
+    pub(super) fn wait_for(&self, next: u64, limit: Duration) {
+        if next >= self.oplog.len() {
+            return self.wait(limit);
+        }
+        let deadline = Instant::now() + limit;
+        while self.len() <= next && Instant::now() < deadline {
+            self.wait(Duration::from_millis(1));
+        }
+    }
+
     /// Takes the pause before a reply, and says how many entries it may have.
     pub(super) fn at_pace(&self, wanted: u64) -> u64 {
         self.pace.map_or(wanted, |pace| {
@@ -67,8 +101,7 @@ impl Shared {
         })
     }
 
-    /// Waits as a tailable cursor does at the end: nothing ever comes.
-    pub(super) fn wait(&self, limit: Duration) {
+    fn wait(&self, limit: Duration) {
         self.closing.wait(limit);
     }
 }
@@ -85,7 +118,15 @@ impl Server {
     /// # Errors
     /// When there is none.
     pub fn start(oplog: Oplog) -> io::Result<Server> {
-        Server::open(oplog, None)
+        Server::open(oplog, None, false)
+    }
+
+    /// The same, with each entry there only from its time on.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_live(oplog: Oplog) -> io::Result<Server> {
+        Server::open(oplog, None, true)
     }
 
     /// The same at a pace: whoever tails it is never at its end for long.
@@ -93,13 +134,14 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_slow(oplog: Oplog, pace: Pace) -> io::Result<Server> {
-        Server::open(oplog, Some(pace))
+        Server::open(oplog, Some(pace), false)
     }
 
-    fn open(oplog: Oplog, pace: Option<Pace>) -> io::Result<Server> {
+    fn open(oplog: Oplog, pace: Option<Pace>, live: bool) -> io::Result<Server> {
         let (listener, shared) = Listener::start(|address, closing| Shared {
             oplog,
             pace,
+            live,
             address: address.to_string(),
             cursors: Cursors::default(),
             written: Written::default(),
@@ -124,9 +166,7 @@ impl Server {
     /// Inserts, updates and deletes acknowledged so far.
     #[must_use]
     pub fn written(&self) -> [u64; 3] {
-        let written = &self.shared.written;
-        [&written.inserts, &written.updates, &written.deletes]
-            .map(|counter| counter.load(Ordering::Relaxed))
+        self.shared.written.counts()
     }
 
     /// Reads of single entries so far: of some fields, and of all.

@@ -1,9 +1,8 @@
-//! What the clients can do without us: the cases `cursor`, `producer` and `loop`, as the child
-//! process runs them.
+//! The driver's cursor, librdkafka, and the two in a straight line.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bson::{RawDocumentBuf, Timestamp, doc};
 use futures_util::StreamExt;
 use mongodb::Client;
@@ -16,37 +15,14 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::case::Case;
+use super::MARK;
 use crate::stub::{Oplog, Shape};
 
-/// Said on standard error when everything is connected.
-pub(super) const MARK: &str = "connected";
 const LIMIT: Duration = Duration::from_secs(60);
 /// Records between two looks at delivery reports.
 const POLL_EVERY: u64 = 1024;
 /// Entries that the plain producer sends over and over: far more than lz4's window.
 const PREPARED: u64 = 20_000;
-
-/// Runs a case: its name, the source, the brokers, the topic, its partitions, the entries.
-pub(super) fn run(args: &[String]) -> Result<()> {
-    let [case, source, brokers, topic, partitions, entries] = args else {
-        bail!("six arguments expected");
-    };
-    let partitions = partitions.parse()?;
-    let entries = entries.parse()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    match Case::from_name(case) {
-        Some(Case::Cursor) => runtime.block_on(read_only(source, entries)),
-        Some(Case::Producer) => write_only(&Sink::open(brokers, topic, partitions)?, entries),
-        Some(Case::Loop) => {
-            let sink = Sink::open(brokers, topic, partitions)?;
-            runtime.block_on(read_and_write(source, sink, entries))
-        }
-        _ => bail!("{case} is no baseline"),
-    }
-}
 
 async fn open_cursor(source: &str) -> Result<RawBatchCursor> {
     let client = Client::with_uri_str(source).await?;
@@ -86,18 +62,26 @@ async fn tail(
     Ok(())
 }
 
-async fn read_only(source: &str, entries: u64) -> Result<()> {
+fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(work)
+}
+
+/// Walks the entries.
+pub(super) fn read_only(source: &str, entries: u64) -> Result<()> {
     let mut bytes = 0;
-    tail(source, entries, |document| {
+    on_one_thread(tail(source, entries, |document| {
         bytes += document.as_bytes().len();
         Ok(())
-    })
-    .await?;
+    }))?;
     println!("{bytes} bytes");
     Ok(())
 }
 
-fn write_only(sink: &Sink, entries: u64) -> Result<()> {
+/// Sends records that were made before.
+pub(super) fn write_only(sink: &Sink, entries: u64) -> Result<()> {
     let oplog = Oplog::generate(PREPARED.min(entries), Shape::Inserts);
     let mut prepared = Vec::new();
     for number in 0..oplog.len() {
@@ -116,28 +100,28 @@ fn write_only(sink: &Sink, entries: u64) -> Result<()> {
     sink.finish()
 }
 
-async fn read_and_write(source: &str, sink: Sink, entries: u64) -> Result<()> {
+/// Cursor, key, librdkafka.
+pub(super) fn read_and_write(source: &str, sink: &Sink, entries: u64) -> Result<()> {
     let (mut number, mut key) = (0, Vec::new());
-    tail(source, entries, |document| {
+    on_one_thread(tail(source, entries, |document| {
         key.clear();
         write_key(Entry::parse(document)?.document_id()?, &mut key)?;
         sink.send(number, &key, document.as_bytes())?;
         number += 1;
         Ok(())
-    })
-    .await?;
+    }))?;
     sink.finish()
 }
 
 /// librdkafka as plainly as it can be used, with the sizes that `oplog-producer` has.
-struct Sink {
+pub(super) struct Sink {
     producer: BaseProducer,
     topic: String,
     partitions: u32,
 }
 
 impl Sink {
-    fn open(brokers: &str, topic: &str, partitions: u32) -> Result<Sink> {
+    pub(super) fn open(brokers: &str, topic: &str, partitions: u32) -> Result<Sink> {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("compression.type", "lz4")

@@ -1,0 +1,44 @@
+//! The bench itself: every case runs, and what it should have carried arrives.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use oplog_relay_tests::services::Program;
+
+/// It takes a minute where nothing else runs.
+const LIMIT: Duration = Duration::from_secs(400);
+
+#[test]
+fn every_case_of_the_bench_runs() -> Result<()> {
+    let mut bench = Program::start(
+        "bench",
+        ["--quick", "--allow-debug", "--svg", "growth.svg"],
+        &[],
+    )?;
+    let code = bench.wait(LIMIT)?;
+    ensure!(code == 0, "it ended with {code}:\n{}", bench.stderr_text()?);
+    let told = bench.stdout_text()?;
+    // Figures of a debug build, of few entries, on a busy machine: only that they are there counts.
+    let cases = [
+        "json",
+        "emit-raw",
+        "emit-bson",
+        "replay-inserts",
+        "replay-updates",
+    ];
+    let others = [
+        "replay-mixed",
+        "replay-ferretdb",
+        "p99",
+        "consumer, peak",
+        "bson, peak",
+    ];
+    for case in cases.into_iter().chain(others) {
+        let line = told.lines().find(|line| line.starts_with(case));
+        let judged = line.is_some_and(|line| line.contains(" met") || line.contains(" missed: "));
+        ensure!(judged, "{case} is not judged:\n{told}");
+    }
+    let curves = std::fs::read_to_string(bench.directory().join("growth.svg"))?;
+    ensure!(curves.matches("<polyline").count() == 12, "{curves}");
+    Ok(())
+}

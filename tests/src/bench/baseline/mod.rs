@@ -1,0 +1,39 @@
+//! What the clients can do without us: the cases that the others are compared with, as the child
+//! process runs them.
+//!
+//! | file | cases |
+//! | --- | --- |
+//! | `produce` | `cursor`, `producer`, `loop` |
+//! | `consume` | `consume` |
+//! | `commands` | `commands-…` |
+
+mod commands;
+mod consume;
+mod produce;
+
+use anyhow::{Result, bail};
+
+use super::case::{Case, Group};
+use produce::Sink;
+
+/// Said on standard error when everything is connected.
+pub(super) const MARK: &str = "connected";
+
+/// Runs a case: its name, the server, the brokers, the topic, its partitions, the entries.
+pub(super) fn run(args: &[String]) -> Result<()> {
+    let [name, server, brokers, topic, partitions, entries] = args else {
+        bail!("six arguments expected");
+    };
+    let (partitions, entries) = (partitions.parse()?, entries.parse()?);
+    let Some(case) = Case::from_name(name).filter(|case| case.is_baseline()) else {
+        bail!("{name} is no baseline");
+    };
+    let sink = || Sink::open(brokers, topic, partitions);
+    match (case, case.group()) {
+        (Case::Cursor, _) => produce::read_only(server, entries),
+        (Case::Producer, _) => produce::write_only(&sink()?, entries),
+        (Case::Consume, _) => consume::run(brokers, topic, partitions, entries),
+        (_, Group::Replay | Group::Ferretdb) => commands::run(case, server, partitions, entries),
+        (_, Group::Produce | Group::Emit) => produce::read_and_write(server, &sink()?, entries),
+    }
+}

@@ -1,0 +1,49 @@
+//! What was aimed at, and whether it was reached.
+
+/// Most memory of a program with its default settings, in MiB.
+pub(super) const MOST_MIB: f64 = 256.0;
+/// The same where documents have 16 MB.
+pub(super) const MOST_MIB_LARGE: f64 = 512.0;
+
+/// `met`, or which of these were missed.
+pub(super) fn verdict(aims: &[(&str, bool)]) -> String {
+    let missed: Vec<&str> = aims
+        .iter()
+        .filter_map(|(aim, met)| (!met).then_some(*aim))
+        .collect();
+    if missed.is_empty() {
+        return "met".to_owned();
+    }
+    format!("missed: {}", missed.join(", "))
+}
+
+/// A figure beside its limit.
+pub(super) fn at_most(what: &str, figure: f64, limit: f64, unit: &str) -> String {
+    let verdict = verdict(&[("limit", figure <= limit)]);
+    format!("{what:<46} {figure:>9.2} {unit:<9} at most  {limit:>6.2}  {verdict}")
+}
+
+/// The same the other way round.
+pub(super) fn at_least(what: &str, figure: f64, limit: f64) -> String {
+    let verdict = verdict(&[("limit", figure >= limit)]);
+    format!(
+        "{what:<46} {figure:>9.2} {:<9} at least {limit:>6.2}  {verdict}",
+        ""
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missed_is_named() {
+        assert_eq!(verdict(&[("ratio", true), ("memory", true)]), "met");
+        assert_eq!(
+            verdict(&[("ratio", true), ("memory", false)]),
+            "missed: memory"
+        );
+        assert!(at_least("x", 0.89, 0.9).ends_with("missed: limit"));
+        assert!(at_most("x", 1.0, 1.0, "%").ends_with("met"));
+    }
+}

@@ -1,0 +1,117 @@
+//! The work that every entry costs, in named pieces: what the micro-benchmarks time, and what the
+//! test `instructions` counts.
+//!
+//! Each [`Piece`] does its work once for each of [`ENTRIES`] entries in a pass, on buffers that it
+//! keeps. Nothing in it is random, so every pass executes the same instructions.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `input` | the entries: the stub's, and hand-made updates |
+//! | `produce` | header, key, encoding |
+//! | `consume` | decoding, diffs, plans, commands |
+
+mod consume;
+mod input;
+mod produce;
+
+use std::hint::black_box;
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+
+/// Entries in a pass.
+pub const ENTRIES: u64 = 200;
+
+/// One piece of work on entries of one kind.
+pub struct Piece {
+    /// `<what>/<entries>`
+    pub name: &'static str,
+    /// Does it once, and returns something that depends on all of it.
+    pass: Box<dyn FnMut() -> usize>,
+}
+
+impl std::fmt::Debug for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Piece").field("name", &self.name).finish()
+    }
+}
+
+impl Piece {
+    /// All of them.
+    #[must_use]
+    pub fn all() -> Vec<Piece> {
+        let mut all = produce::pieces();
+        all.extend(consume::pieces());
+        all
+    }
+
+    /// Does the work for [`ENTRIES`] entries.
+    pub fn pass(&mut self) {
+        black_box((self.pass)());
+    }
+
+    fn new(name: &'static str, pass: impl FnMut() -> usize + 'static) -> Piece {
+        Piece {
+            name,
+            pass: Box::new(pass),
+        }
+    }
+
+    /// Work on the raw bytes of each entry.
+    fn of_bytes(
+        name: &'static str,
+        entries: Vec<Vec<u8>>,
+        mut work: impl FnMut(Document<'_>) -> usize + 'static,
+    ) -> Piece {
+        Piece::new(name, move || {
+            let documents = entries.iter().map(|bytes| Document::new(bytes).unwrap());
+            documents.map(&mut work).sum()
+        })
+    }
+
+    /// Work on each entry, its header being read.
+    fn of_entries(
+        name: &'static str,
+        entries: Vec<Vec<u8>>,
+        mut work: impl FnMut(&Entry<'_>) -> usize + 'static,
+    ) -> Piece {
+        // The header is a piece of its own: here it is read once, before the first pass.
+        let entries: &'static [Vec<u8>] = Vec::leak(entries);
+        let read = |bytes: &'static Vec<u8>| Entry::parse(Document::new(bytes).unwrap()).unwrap();
+        let entries: Vec<Entry<'static>> = entries.iter().map(read).collect();
+        Piece::new(name, move || entries.iter().map(&mut work).sum())
+    }
+}
+
+/// Does so many passes of a piece, once its buffers have grown and what is looked up once is.
+#[inline(never)]
+pub fn warmed_piece(piece: &mut Piece, passes: u64) {
+    piece.pass();
+    counted_passes(piece, passes);
+}
+
+/// What callgrind counts is this function and what it calls.
+#[inline(never)]
+fn counted_passes(piece: &mut Piece, passes: u64) {
+    for _ in 0..passes {
+        piece.pass();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_piece_does_the_same_in_every_pass() {
+        let mut names = HashSet::new();
+        for mut piece in Piece::all() {
+            let (first, second) = ((piece.pass)(), (piece.pass)());
+            assert!(first >= ENTRIES as usize, "{piece:?}: {first}");
+            assert_eq!(first, second, "{piece:?}");
+            assert!(names.insert(piece.name), "{piece:?} is there twice");
+        }
+    }
+}
