@@ -124,40 +124,45 @@ impl Producer {
         topics
             .check_saved(&checkpoint.state, self.config.stream.format)
             .await?;
-        let end = match start {
-            StartAt::After(position) => Some(position),
-            _ => None,
-        };
-        let identity = checkpoint
-            .state
-            .source
-            .is_none()
-            .then(|| self.origin.record());
-        let router = Router::new(prefix, self.config.stream.filter.clone(), checkpoint.state)
-            .ordered(self.config.stream.order)?
-            .asking(self.origin.collections());
-        let format = self.config.stream.format;
-        let history = checkpoint.history;
-        let transactions = self
-            .origin
-            .transactions(start, history, self.shutdown.clone());
-        let held: Vec<[u8; 16]> = sync
-            .iter()
-            .flat_map(|sync| sync.copies.held().collect::<Vec<_>>())
-            .collect();
-        let encoder = Encoder::new(source, format, router, topics, end, identity, transactions)
-            .copying(checkpoint.reads, held);
+        let (saved, open) = (checkpoint.position, checkpoint.history.open);
+        let encoder = self.encoder(checkpoint, topics, start, sync.as_ref())?;
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
-        let unsaved = end.filter(|_| checkpoint.position.is_none());
-        let positions = (checkpoint.position, unsaved);
+        let positions = (saved, end_of(start).filter(|_| saved.is_none()));
         let begin = Begin {
             start,
-            open: history.open,
+            open,
             sync,
             until,
         };
         self.stream(publisher, encoder, begin, positions).await
+    }
+
+    /// What goes on from the checkpoint.
+    fn encoder(
+        &self,
+        checkpoint: Checkpoint,
+        topics: Topics,
+        start: StartAt,
+        sync: Option<&FullSync>,
+    ) -> Result<Encoder, ProducerError> {
+        let (stream, source) = (&self.config.stream, self.origin.name());
+        let is_new = checkpoint.state.source.is_none();
+        let identity = is_new.then(|| self.origin.record());
+        let router = Router::new(
+            &stream.topic_prefix,
+            stream.filter.clone(),
+            checkpoint.state,
+        )
+        .ordered(stream.order)?
+        .asking(self.origin.collections());
+        let transactions =
+            self.origin
+                .transactions(start, checkpoint.history, self.shutdown.clone());
+        let (format, end) = (stream.format, end_of(start));
+        let held = sync.into_iter().flat_map(|sync| sync.copies.held());
+        let encoder = Encoder::new(source, format, router, topics, end, identity, transactions);
+        Ok(encoder.copying(checkpoint.reads, held))
     }
 
     async fn open_publisher(&self) -> Result<Publisher, ProducerError> {
@@ -225,6 +230,14 @@ impl Producer {
             Part::Publisher(publishing.run(&intake))
         });
         join(parts, &source).await
+    }
+}
+
+/// The position that a start stands for, if it is one.
+const fn end_of(start: StartAt) -> Option<Position> {
+    match start {
+        StartAt::After(position) => Some(position),
+        StartAt::Oldest | StartAt::Now | StartAt::At(_) => None,
     }
 }
 

@@ -31,10 +31,13 @@
 //! The plan, before anything else is sent; the last `_id` of a range with the record of its
 //! document. A restart reads what is open and nothing else.
 
+mod capped;
 mod copies;
 mod finish;
+mod names;
 mod range;
 mod reader;
+mod requests;
 mod seam;
 
 use std::sync::Arc;

@@ -1,22 +1,19 @@
 //! Tail and reads in one order.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatch;
 use oplog_relay_core::document::Document;
-use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{CopyKind, CopyStage};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
 
-use super::copies::{Copy, READ_BYTES, parse_filter};
+use super::FullSync;
+use super::copies::{Copy, READ_BYTES};
 use super::range::{Id, split};
 use super::reader::SourceReader;
-use super::{FullSync, window};
 use crate::error::ProducerError;
 use crate::source::oplog::position_of;
 use crate::source::{Batch, Copied, Save, SourceEvent, Work};
@@ -26,7 +23,7 @@ const TAIL_TURN: Duration = Duration::from_secs(3);
 /// and reads for that long while the tail waits.
 const READ_TURN: Duration = Duration::from_secs(1);
 /// Between two looks for requests, and at the oplog window.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Bytes of a range, about.
 const RANGE_BYTES: u64 = 64 << 20;
 /// Ranges of a collection at most.
@@ -44,12 +41,12 @@ pub struct Seam {
     pub(super) sync: FullSync,
     tail: Receiver<SourceEvent>,
     events: Sender<SourceEvent>,
-    shutdown: Shutdown,
+    pub(super) shutdown: Shutdown,
     /// The tail has nothing more.
     is_idle: bool,
     /// When the rate allows the next read.
     next_read: Instant,
-    looked: Instant,
+    pub(super) looked: Instant,
 }
 
 /// A read that is to be made.
@@ -225,7 +222,7 @@ impl Seam {
         sent.map_err(|_| ProducerError::Interrupted)
     }
 
-    async fn send_saves(&self, saves: Vec<Save>) -> Result<(), ProducerError> {
+    pub(super) async fn send_saves(&self, saves: Vec<Save>) -> Result<(), ProducerError> {
         let copied = Copied {
             ns: String::new(),
             ui: None,
@@ -233,154 +230,6 @@ impl Seam {
             work: Work::Nothing,
             saves,
             holds_indexes: None,
-        };
-        self.send(SourceEvent::Copied(Box::new(copied))).await
-    }
-
-    /// Looks for requests, and at the oplog window.
-    async fn look(&mut self) -> Result<(), ProducerError> {
-        if self.looked.elapsed() < LOOK_EVERY {
-            return Ok(());
-        }
-        self.looked = Instant::now();
-        if !self.sync.copies.is_empty() {
-            let source = &self.sync.source;
-            let left = window(source.client(), self.sync.position).await?;
-            let whole = match source.newest().await? {
-                Some(newest) => window(source.client(), newest).await?,
-                None => left,
-            };
-            if left.seconds < whole.seconds / 4 {
-                tracing::warn!(
-                    %left,
-                    oplog_window = %whole,
-                    "the tail falls behind beside the full sync: limit it (--full-sync-rate), or \
-                     enlarge the oplog"
-                );
-            }
-        }
-        let Some(requests) = &self.sync.requests else {
-            return Ok(());
-        };
-        let state = requests.read().await?;
-        for (number, request) in &state.requests {
-            let patterns = request.namespaces.iter().map(String::as_str);
-            let wanted = NamespaceFilter::new(patterns, []).map_err(ProducerError::Refused)?;
-            let query = request.filter.as_deref().map(parse_filter).transpose();
-            let query = query.map_err(ProducerError::Refused)?;
-            let mut saves = vec![Save {
-                key: format!("request/{number}"),
-                value: None,
-            }];
-            for listed in self.sync.source.list(&self.sync.filter).await? {
-                if !wanted.passes(&listed.ns) {
-                    continue;
-                }
-                let size = self.sync.source.size(&listed.ns).await;
-                let mut copy = Copy::planned(&listed, size);
-                let routes = &state.routes;
-                copy.record.requested = true;
-                copy.record.only_documents = listed.kind != CopyKind::View
-                    && (routes.contains_key(&copy.key) || routes.contains_key(&listed.ns));
-                copy.record.filter.clone_from(&request.filter);
-                copy.filter.clone_from(&query);
-                copy.is_named = false;
-                self.sync.metrics.full_sync.update(&copy.record);
-                saves.push(copy.save());
-                self.sync.copies.add(copy);
-            }
-            tracing::info!(
-                number,
-                collections = saves.len() - 1,
-                "a full sync was asked for"
-            );
-            self.send_saves(saves).await?;
-        }
-        Ok(())
-    }
-
-    /// Learns the names of collections at the tail's position, where they are not known.
-    async fn name(&mut self) -> Result<(), ProducerError> {
-        let unnamed = self.sync.copies.keys_of(|copy| !copy.is_named);
-        if unnamed.is_empty() {
-            return Ok(());
-        }
-        let before = self.names_of(&unnamed).await?;
-        self.tail_past_now().await?;
-        let after = self.names_of(&unnamed).await?;
-        for (key, name) in after {
-            if before.get(&key) != Some(&name) {
-                continue;
-            }
-            let Some(copy) = self.sync.copies.get_mut(&key) else {
-                continue;
-            };
-            match name {
-                Some(name) => {
-                    copy.record.ns = name;
-                    copy.is_named = true;
-                }
-                None => self.close(&key).await?,
-            }
-        }
-        Ok(())
-    }
-
-    async fn names_of(
-        &self,
-        keys: &[String],
-    ) -> Result<BTreeMap<String, Option<String>>, ProducerError> {
-        let mut names = BTreeMap::new();
-        for copy in self
-            .sync
-            .copies
-            .iter()
-            .filter(|copy| keys.contains(&copy.key))
-        {
-            let listed = self.sync.source.find(&copy.record.ns, copy.ui).await?;
-            names.insert(copy.key.clone(), listed.map(|listed| listed.ns));
-        }
-        Ok(names)
-    }
-
-    async fn create(&mut self) -> Result<(), ProducerError> {
-        let planned = |copy: &Copy| copy.is_named && copy.record.stage == CopyStage::Planned;
-        for key in self.sync.copies.keys_of(planned) {
-            self.create_one(&key).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends the command that makes a collection.
-    async fn create_one(&mut self, key: &str) -> Result<(), ProducerError> {
-        let Some(copy) = self.sync.copies.get_mut(key) else {
-            return Ok(());
-        };
-        copy.record.stage = match copy.record.kind {
-            // Views are made at the end.
-            CopyKind::View => CopyStage::Reading,
-            CopyKind::Collection | CopyKind::Capped => CopyStage::Created,
-        };
-        let (ns, ui, saves) = (copy.record.ns.clone(), copy.ui, vec![copy.save()]);
-        if copy.record.only_documents || copy.record.kind == CopyKind::View {
-            return self.send_saves(saves).await;
-        }
-        let Some(listed) = self.sync.source.find(&ns, ui).await? else {
-            return self.close(key).await;
-        };
-        let name = ns.split_once('.').map_or("", |(_, name)| name);
-        let mut command = bson::doc! { "create": name };
-        command.extend(listed.options);
-        let command = command
-            .to_vec()
-            .map_err(|error| ProducerError::Undecodable(format!("the options of {ns}: {error}")))?;
-        let copied = Copied {
-            ns,
-            ui,
-            captured_at: now_ms(),
-            work: Work::Command(command),
-            saves,
-            holds_indexes: Some(true),
         };
         self.send(SourceEvent::Copied(Box::new(copied))).await
     }
@@ -559,79 +408,6 @@ impl Seam {
             self.next_read = self.next_read.max(Instant::now()) + took;
         }
     }
-
-    /// Reads capped collections, each whole and in its own order while the tail is held.
-    async fn read_capped(&mut self) -> Result<(), ProducerError> {
-        let wanted = |copy: &Copy| {
-            copy.is_named
-                && copy.record.kind == CopyKind::Capped
-                && copy.record.stage == CopyStage::Created
-        };
-        for key in self.sync.copies.keys_of(wanted) {
-            let Some(copy) = self.sync.copies.get_mut(&key) else {
-                continue;
-            };
-            let (ns, ui, filter) = (copy.record.ns.clone(), copy.ui, copy.filter.clone());
-            let (from, limit) = (self.sync.position.ts, copy.limit);
-            let source = self.sync.source.clone();
-            let cursor = source.natural(&ns, filter.as_deref(), limit, from).await?;
-            // The cursor keeps to the collection that it was opened on.
-            match source.find(&ns, ui).await? {
-                None => return self.close(&key).await,
-                Some(listed) if listed.ns != ns => {
-                    copy.is_named = false;
-                    continue;
-                }
-                Some(_) => {}
-            }
-            self.send_capped(&key, cursor).await?;
-        }
-        Ok(())
-    }
-
-    async fn send_capped(
-        &mut self,
-        key: &str,
-        mut cursor: mongodb::raw_batch_cursor::RawBatchCursor,
-    ) -> Result<(), ProducerError> {
-        let mut ended = false;
-        while !ended {
-            if self.shutdown.triggered() {
-                return Err(ProducerError::Interrupted);
-            }
-            let batch = cursor
-                .next()
-                .await
-                .transpose()
-                .map_err(ProducerError::Source)?;
-            ended = batch.is_none();
-            let Some(copy) = self.sync.copies.get_mut(key) else {
-                return Ok(());
-            };
-            let batch = batch.map(Batch::Reply);
-            let stretch = batch
-                .as_ref()
-                .map(stretch_of)
-                .transpose()?
-                .unwrap_or_default();
-            copy.count(stretch.documents, stretch.bytes);
-            if ended {
-                copy.record.stage = CopyStage::Reading;
-            }
-            self.sync.metrics.full_sync.update(&copy.record);
-            let copied = Copied {
-                ns: copy.record.ns.clone(),
-                ui: copy.ui,
-                captured_at: now_ms(),
-                work: batch.map_or(Work::Nothing, Work::Documents),
-                // Saved at its end only: begun again, it begins from the front.
-                saves: ended.then(|| copy.save()).into_iter().collect(),
-                holds_indexes: None,
-            };
-            self.send(SourceEvent::Copied(Box::new(copied))).await?;
-        }
-        Ok(())
-    }
 }
 
 impl Read {
@@ -652,16 +428,16 @@ impl Read {
 }
 
 /// What a reply holds.
-#[derive(Default)]
-struct Stretch {
-    documents: u64,
-    bytes: u64,
+#[derive(Debug, Default)]
+pub(super) struct Stretch {
+    pub(super) documents: u64,
+    pub(super) bytes: u64,
     /// Bytes of the reply.
     size: usize,
     last: Option<Id>,
 }
 
-fn stretch_of(batch: &Batch) -> Result<Stretch, ProducerError> {
+pub(super) fn stretch_of(batch: &Batch) -> Result<Stretch, ProducerError> {
     let mut stretch = Stretch {
         size: batch.size(),
         ..Stretch::default()
