@@ -3,7 +3,8 @@
 //! # The map
 //!
 //! - [`args`] what can be typed → [`config`] what it means, all faults at once
-//! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump
+//! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump;
+//!   [`source::full_sync`] the documents beside it, [`progress`] how far it is
 //! - [`route`] which topic; [`topics`] makes sure of it; [`encoder`] entries → records, in [`chunk`]s
 //! - [`transaction`] what an entry is part of: commits become one entry an operation
 //! - [`record`] an entry as header and value; [`barrier`] a command with its barriers
@@ -17,6 +18,10 @@
 //! then reads the checkpoint. It tails from there; the first entry must be the saved one, with the
 //! same term. Every Kafka transaction ends with the position that it reaches. On any error the
 //! client returns the producer is dropped and a new session begins at the checkpoint.
+//!
+//! A full sync reads in turns with the tail, and everything of both goes through one queue: what was
+//! read after a position is sent before any later entry. Its entries stand at the position of the
+//! tail, which they do not move; how many there are is saved with it.
 //!
 //! A command ends its chunk. The publisher waits until all records before it are delivered, asks
 //! where the partitions of its topics end, and sends command and barriers with these offsets: it is

@@ -117,7 +117,7 @@ pub(crate) async fn copy(server: &ModelServer, readers: usize) -> Result<Vec<(En
     Ok(copying.stop().await?.0)
 }
 
-fn insert(model: &mut Model, db: &str, name: &str, documents: Vec<Document>) -> Result<()> {
+fn insert(model: &mut Model, db: &str, name: &str, documents: &[Document]) -> Result<()> {
     for part in documents.chunks(1_000) {
         run(
             model,
@@ -128,78 +128,57 @@ fn insert(model: &mut Model, db: &str, name: &str, documents: Vec<Document>) -> 
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_collection_is_made_with_options_and_indexes() -> Result<()> {
+/// A source with a collection of every kind.
+fn every_kind() -> Result<Model> {
     let mut model = source()?;
-    let create = |model: &mut Model, command: Document| run(model, "shop", &command);
-    create(
-        &mut model,
-        doc! { "create": "capped", "capped": true, "size": 1_048_576 },
-    )?;
-    create(
-        &mut model,
-        doc! { "create": "german", "collation": { "locale": "de" } },
-    )?;
-    create(&mut model, doc! { "create": "empty" })?;
     // As a server completes it.
     let series = doc! { "timeField": "at", "granularity": "seconds", "bucketMaxSpanSeconds": 3600 };
-    create(
-        &mut model,
+    let pipeline = [doc! { "$match": { "n": { "$gt": 5 } } }];
+    for command in [
+        doc! { "create": "capped", "capped": true, "size": 1_048_576 },
+        doc! { "create": "german", "collation": { "locale": "de" } },
+        doc! { "create": "empty" },
         doc! { "create": "weather", "timeseries": series },
-    )?;
-    create(
-        &mut model,
-        doc! { "create": "big", "viewOn": "plain", "pipeline": [{ "$match": { "n": { "$gt": 5 } } }] },
-    )?;
-    let numbered = |count: i32| (0..count).map(|n| doc! { "_id": n, "n": n }).collect();
-    insert(&mut model, "shop", "plain", numbered(10))?;
+        doc! { "create": "big", "viewOn": "plain", "pipeline": pipeline.to_vec() },
+    ] {
+        run(&mut model, "shop", &command)?;
+    }
+    let numbered: Vec<Document> = (0..10).map(|n| doc! { "_id": n, "n": n }).collect();
+    insert(&mut model, "shop", "plain", &numbered)?;
     // In its own order, which is not that of _id.
-    let backwards = (0..20).rev().map(|n| doc! { "_id": n }).collect();
-    insert(&mut model, "shop", "capped", backwards)?;
-    let text = |text: &str| doc! { "_id": text };
-    insert(
-        &mut model,
-        "shop",
-        "german",
-        vec![text("b"), text("ä"), text("a")],
-    )?;
-    let index = |name: &str, more: Document| {
-        let mut index = doc! { "key": { name: 1 }, "name": name };
-        index.extend(more);
-        index
-    };
+    let backwards: Vec<Document> = (0..20).rev().map(|n| doc! { "_id": n }).collect();
+    insert(&mut model, "shop", "capped", &backwards)?;
+    let texts = ["b", "ä", "a"].map(|text| doc! { "_id": text });
+    insert(&mut model, "shop", "german", &texts)?;
     let indexes = [
-        index("n", doc! { "unique": true }),
-        index("m", doc! { "sparse": true }),
+        doc! { "key": { "n": 1 }, "name": "n", "unique": true },
+        doc! { "key": { "m": 1 }, "name": "m", "sparse": true },
     ];
-    run(
-        &mut model,
-        "shop",
-        &doc! { "createIndexes": "plain", "indexes": indexes.to_vec() },
-    )?;
-    let server = ModelServer::start(model)?;
+    let create = doc! { "createIndexes": "plain", "indexes": indexes.to_vec() };
+    run(&mut model, "shop", &create)?;
+    Ok(model)
+}
+
+/// The capped collection's `_id`s in its own order.
+fn capped_order(mut model: Model) -> Result<Vec<i32>> {
+    let find = doc! { "find": "capped", "batchSize": 100 }.to_vec()?;
+    let reply = Document::from_reader(model.command("shop", Raw::new(&find)?)?.as_slice())?;
+    let batch = reply.get_document("cursor")?.get_array("firstBatch")?;
+    let ids = batch.iter().filter_map(Bson::as_document);
+    Ok(ids.filter_map(|one| one.get_i32("_id").ok()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_collection_is_made_with_options_and_indexes() -> Result<()> {
+    let server = ModelServer::start(every_kind()?)?;
     let entries = copy(&server, 3).await?;
     let target = replayed(&entries)?;
     expect_equal(&server.model(), &target)?;
-    let order = |model: &Model| -> Result<Vec<i32>> {
-        let mut model = model.clone();
-        let find = doc! { "find": "capped", "batchSize": 100 }.to_vec()?;
-        let reply = Document::from_reader(model.command("shop", Raw::new(&find)?)?.as_slice())?;
-        let batch = reply.get_document("cursor")?.get_array("firstBatch")?;
-        Ok(batch
-            .iter()
-            .filter_map(|one| one.as_document()?.get_i32("_id").ok())
-            .collect())
-    };
-    ensure!(
-        order(&target)? == (0..20).rev().collect::<Vec<_>>(),
-        "another order"
-    );
+    let order = capped_order(target)?;
+    ensure!(order == (0..20).rev().collect::<Vec<_>>(), "{order:?}");
     // The identities grow, so that each names one entry.
-    ensure!(
-        entries.windows(2).all(|pair| pair[0].0 < pair[1].0),
-        "identities"
-    );
+    let grow = entries.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    ensure!(grow, "identities");
     Ok(())
 }
 
@@ -224,7 +203,7 @@ async fn ids_of_every_type_are_read_once_by_several_readers() -> Result<()> {
         documents.push(doc! { "_id": id });
     }
     documents.push(doc! { "_id": Bson::Symbol("symbol".to_owned()) });
-    insert(&mut model, "shop", "mixed", documents)?;
+    insert(&mut model, "shop", "mixed", &documents)?;
     let server = ModelServer::start(model)?;
     let entries = copy(&server, 4).await?;
     expect_equal(&server.model(), &replayed(&entries)?)?;

@@ -166,9 +166,8 @@ async fn a_copy_that_is_broken_off_goes_on_with_what_is_open() -> Result<()> {
         }
     }
     // The held read comes to nothing.
-    let stopping = tokio::spawn(copying.stop());
-    server.resume();
-    let (mut entries, saved) = stopping.await??;
+    let (stopped, ()) = tokio::join!(copying.stop(), async { server.resume() });
+    let (mut entries, saved) = stopped?;
     let copying = Copying::start(&server.uri(), saved, 2).await?;
     wait("the copy", || {
         copying.is_done() && copying.has_reached(at(6))

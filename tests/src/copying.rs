@@ -21,7 +21,7 @@ use oplog_relay_core::runtime::config::Secret;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, State};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// What is saved, as a Kafka transaction would leave it.
 #[derive(Debug, Clone, Default)]
@@ -48,8 +48,7 @@ pub struct Copying {
     out: Arc<Mutex<Out>>,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
-    feeding: JoinHandle<Result<(), ProducerError>>,
-    encoding: JoinHandle<Result<(), ProducerError>>,
+    parts: JoinSet<Result<(), ProducerError>>,
 }
 
 impl Copying {
@@ -91,15 +90,20 @@ impl Copying {
             ..Out::default()
         }));
         let (into, counted) = (Arc::clone(&out), Arc::clone(&metrics));
-        let encoding =
-            tokio::task::spawn_blocking(move || encode(encoder, events, &into, &counted));
-        let feeding = feed_full_sync(sync, start, events_in, shutdown.clone(), || ());
+        let mut parts = JoinSet::new();
+        parts.spawn_blocking(move || encode(encoder, events, &into, &counted));
+        parts.spawn(feed_full_sync(
+            sync,
+            start,
+            events_in,
+            shutdown.clone(),
+            || (),
+        ));
         Ok(Copying {
             out,
             metrics,
             shutdown,
-            feeding: tokio::spawn(feeding),
-            encoding,
+            parts,
         })
     }
 
@@ -131,10 +135,11 @@ impl Copying {
     ///
     /// # Errors
     /// Those of the producer.
-    pub async fn stop(self) -> Result<(Vec<(EntryId, Vec<u8>)>, Saved)> {
+    pub async fn stop(mut self) -> Result<(Vec<(EntryId, Vec<u8>)>, Saved)> {
         self.shutdown.trigger();
-        self.feeding.await??;
-        self.encoding.await??;
+        while let Some(ended) = self.parts.join_next().await {
+            ended??;
+        }
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((std::mem::take(&mut out.entries), out.saved.clone()))
     }

@@ -170,17 +170,13 @@ impl MongoSink {
             withheld: translated.withheld.clone(),
             unique: translated.unique.clone(),
         };
-        let place = (db, collection);
-        let room = self.make_room(place, &command.located, &note.ran, source, token);
-        if room.await? == Applied::Abandoned {
-            return Ok(Applied::Abandoned);
-        }
-        self.execute(place, &translated, note, source, token)
+        let fills = entry.snapshot.is_some();
+        self.execute_in_room((db, collection), (&translated, note), fills, source, token)
             .await
             .map_err(SinkError::Fatal)
     }
 
-    async fn execute(
+    pub(super) async fn execute(
         &self,
         (db, collection): (&str, &str),
         translated: &Translated,

@@ -5,28 +5,40 @@ use oplog_relay_core::runtime::mongo::error_code;
 
 use super::MongoSink;
 use crate::assignment::Token;
-use crate::batch::Located;
-use crate::catalog::Ran;
+use crate::catalog::{Note, Ran};
 use crate::config::NotEmpty;
 use crate::error::ConsumerError;
-use crate::plan::command::{bucketed, done};
+use crate::plan::command::{Translated, bucketed, done};
 use crate::sink::Applied;
 
 impl MongoSink {
+    /// Runs a command; one of a full sync (`fills`) after a look at what is there.
+    pub(super) async fn execute_in_room(
+        &self,
+        place: (&str, &str),
+        (translated, note): (&Translated, Note),
+        fills: bool,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if fills && self.make_room(place, &note.ran, source, token).await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        self.execute(place, translated, note, source, token).await
+    }
+
     /// Looks at the collection that a full sync's `create` is about to make; called once, before the
     /// command is noted. Where the target has documents in it that this group did not bring, they
     /// are dropped, left or a reason to stop. Nothing of this group can be there yet unless the
     /// catalog knows the collection: all of its documents come after the command.
-    pub(super) async fn make_room(
+    async fn make_room(
         &self,
         (db, collection): (&str, &str),
-        located: &Located<'_>,
         ran: &Ran,
         source: &str,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        let fills = located.entry.snapshot.is_some() && ran.change.is_creation();
-        if !fills || self.if_not_empty == NotEmpty::Merge {
+        if !ran.change.is_creation() || self.if_not_empty == NotEmpty::Merge {
             return Ok(Applied::Done);
         }
         // A time series has its documents, and its end, under its own name.
