@@ -3,17 +3,23 @@
 
 use std::ops::Range;
 
+use oplog_relay_core::format::FormatError;
+
 /// Where one record lies in its [`Chunk`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordSlot {
-    /// Its offset.
+    /// Its offset; of one in fragments, that of the first.
     pub offset: i64,
+    /// Of one in fragments, the offset of the last one; else its own.
+    pub last: i64,
     /// Its timestamp, milliseconds since 1970.
     pub timestamp: i64,
     /// Its value in [`Chunk::arena`]; empty for a tombstone, which carries no entry.
     pub value: Range<usize>,
     /// The value of its `oplog-id` header in [`Chunk::headers`], where it has one.
     pub oplog_id: Option<Range<usize>>,
+    /// Why it can be no entry: a fragment without the others.
+    pub fault: Option<Box<FormatError>>,
 }
 
 /// Consecutive records of one partition.
@@ -48,12 +54,47 @@ impl Chunk {
         let cost = value.len() + oplog_id.as_ref().map_or(0, Range::len) + RECORD_COST;
         self.records.push(RecordSlot {
             offset,
+            last: offset,
             timestamp,
             value,
             oplog_id,
+            fault: None,
         });
         self.cost += cost;
         cost
+    }
+
+    /// Appends a fragment to the record that was appended last, and returns what it costs.
+    pub fn extend(&mut self, offset: i64, value: &[u8]) -> usize {
+        let end = append(&mut self.arena, value).end;
+        if let Some(slot) = self.records.last_mut() {
+            slot.value.end = end;
+            slot.last = offset;
+        }
+        self.cost += value.len();
+        value.len()
+    }
+
+    /// Takes the record that was appended last away; returns what it cost.
+    pub fn take_back(&mut self) -> usize {
+        let Some(slot) = self.records.pop() else {
+            return 0;
+        };
+        self.arena.truncate(slot.value.start);
+        let mut cost = slot.value.len() + RECORD_COST;
+        if let Some(id) = slot.oplog_id {
+            self.headers.truncate(id.start);
+            cost += id.len();
+        }
+        self.cost -= cost;
+        cost
+    }
+
+    /// Says of the record that was appended last why it can be no entry.
+    pub fn blame(&mut self, fault: FormatError) {
+        if let Some(slot) = self.records.last_mut() {
+            slot.fault = Some(Box::new(fault));
+        }
     }
 
     /// What its records cost in memory, as [`Chunk::push`] told.
@@ -113,6 +154,22 @@ mod tests {
         assert_eq!(chunk.oplog_id(second), None);
         assert_eq!(&chunk.arena[third.value.clone()], b"three");
         assert_eq!(chunk.oplog_id(third), Some(&b""[..]));
+    }
+
+    #[test]
+    fn fragments_become_one_record_and_can_be_taken_back() {
+        let mut chunk = Chunk::default();
+        chunk.push(4, 1, Some(b"one"), Some(b"rs0/1:1/0"));
+        let before = (chunk.cost(), chunk.arena.clone(), chunk.headers.clone());
+        let mut cost = chunk.push(5, 1, Some(b"tw"), Some(b"rs0/1:2/0"));
+        cost += chunk.extend(6, b"o, ");
+        cost += chunk.extend(7, b"three");
+        let slot = &chunk.records[1];
+        assert_eq!((slot.offset, slot.last), (5, 7));
+        assert_eq!(&chunk.arena[slot.value.clone()], b"two, three");
+        assert_eq!(chunk.cost(), before.0 + cost);
+        assert_eq!(chunk.take_back(), cost);
+        assert_eq!((chunk.cost(), chunk.arena, chunk.headers), before);
     }
 
     #[test]

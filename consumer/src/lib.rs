@@ -21,6 +21,10 @@
 //! was acknowledged is committed; only then the partition goes. Applying anything twice is
 //! harmless, so what was not committed in time comes again and changes nothing.
 //!
+//! A record in fragments reaches its worker whole: until then it is the poll thread's, one for each
+//! partition at most, and nothing of it is committed. What has no room beside others is read again.
+//! A start between two fragments is refused, because no member commits such an offset.
+//!
 //! A command runs when every partition of its topics is committed right before it, and is noted in
 //! the target's catalog; then all go on. The catalog also says to which life of a name an entry
 //! belongs, so that a stretch that is applied again reaches the collections it was written to.

@@ -10,6 +10,7 @@ use oplog_relay_core::command::{is_command, scope};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::format::{Decoded, Format, FormatError, decode};
 use oplog_relay_core::position::EntryId;
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::assignment::{AssignmentNumber, EndReport, ReportEvent, Reports, Token};
 use crate::batch::{Batch, Located};
 use crate::catalog::{Lives, Resolved};
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, RecordSlot};
 use crate::committed::Committed;
 use crate::error::{ConsumerError, RecordPlace};
 use crate::metrics::Metrics;
@@ -142,51 +143,59 @@ impl PartitionWorker {
         if !self.start.token.is_valid() {
             return Ok(Applied::Abandoned);
         }
-        let topic = self.shared.topics.get(&self.start.topic).await?;
-        self.check_format(topic.format)?;
-        let decoding = self.decode(chunk, topic.format);
+        let topic = self.topic_of(chunk).await?;
+        let decoding = self.decode(chunk, &topic);
         let done = self.apply_decoded(chunk, &topic, decoding.records).await?;
         match decoding.fault {
-            Some(source) if done == Applied::Done => {
-                let offset = chunk
-                    .records
-                    .get(decoding.records)
-                    .map_or(-1, |slot| slot.offset);
-                Err(ConsumerError::Undecodable {
-                    place: self.start.place(offset),
-                    source: Box::new(source),
-                })
+            Some(fault) if done == Applied::Done => {
+                let slot = chunk.records.get(decoding.records);
+                Err(self.undecodable(slot, fault))
             }
             _ => Ok(done),
         }
     }
 
-    fn check_format(&self, format: Format) -> Result<(), ConsumerError> {
-        if format.is_exact() || self.shared.sink.takes_lossy() {
-            return Ok(());
+    fn undecodable(&self, slot: Option<&RecordSlot>, fault: FormatError) -> ConsumerError {
+        let place = self.start.place(slot.map_or(-1, |slot| slot.offset));
+        if let FormatError::Headless(fragment) = fault {
+            return headless(&place, fragment);
         }
-        Err(ConsumerError::lossy(&self.start.topic, format))
+        ConsumerError::Undecodable {
+            place,
+            source: Box::new(fault),
+        }
     }
 
-    fn decode(&mut self, chunk: &mut Chunk, format: Format) -> Decoding {
+    /// What the topic is; asked anew where a record has none of its formats, as after a change of
+    /// the routing.
+    async fn topic_of(&self, chunk: &Chunk) -> Result<Arc<Topic>, ConsumerError> {
+        let name = &self.start.topic;
+        let mut topic = self.shared.topics.get(name).await?;
+        let known = |topic: &Topic, slot: &RecordSlot| formats(topic, chunk, slot).next().is_some();
+        let mut records = chunk.records.iter().filter(|slot| is_record(slot));
+        if records.any(|slot| !known(&topic, slot)) {
+            topic = self.shared.topics.get_anew(name).await?;
+        }
+        if self.shared.sink.takes_lossy() {
+            return Ok(topic);
+        }
+        let records = chunk.records.iter().filter(|slot| is_record(slot));
+        let lossy = records
+            .flat_map(|slot| formats(&topic, chunk, slot))
+            .find(|format| !format.is_exact());
+        match lossy {
+            Some(format) => Err(ConsumerError::lossy(name, format)),
+            None => Ok(topic),
+        }
+    }
+
+    fn decode(&mut self, chunk: &mut Chunk, topic: &Topic) -> Decoding {
         self.found.clear();
         self.records.clear();
-        let Chunk {
-            arena,
-            headers,
-            records,
-            ..
-        } = chunk;
-        for (index, slot) in records.iter().enumerate() {
-            if slot.value.is_empty() {
-                continue;
-            }
-            let oplog_id = slot.oplog_id.clone().and_then(|range| headers.get(range));
-            let decoded = decode(format, slot.value.clone(), oplog_id, arena, &mut self.found);
+        for index in 0..chunk.records.len() {
             // Every entry of the record must be one, else none of them counts.
-            let first = self.records.len();
-            let decoded = decoded.and_then(|()| check_entries(&self.found, first, arena));
-            if let Err(fault) = decoded {
+            let first = self.found.len();
+            if let Err(fault) = self.decode_record(chunk, index, topic) {
                 self.found.truncate(first);
                 return Decoding {
                     records: index,
@@ -196,9 +205,33 @@ impl PartitionWorker {
             self.records.resize(self.found.len(), index);
         }
         Decoding {
-            records: records.len(),
+            records: chunk.records.len(),
             fault: None,
         }
+    }
+
+    fn decode_record(
+        &mut self,
+        chunk: &mut Chunk,
+        index: usize,
+        topic: &Topic,
+    ) -> Result<(), FormatError> {
+        let Some(slot) = chunk.records.get(index) else {
+            return Ok(());
+        };
+        if let Some(fault) = &slot.fault {
+            return Err((**fault).clone());
+        }
+        if slot.value.is_empty() {
+            return Ok(());
+        }
+        let first = self.found.len();
+        let format = formats(topic, chunk, slot).next().unwrap_or(topic.format);
+        let (value, oplog_id) = (slot.value.clone(), slot.oplog_id.clone());
+        let Chunk { arena, headers, .. } = chunk;
+        let oplog_id = oplog_id.and_then(|range| headers.get(range));
+        decode(format, value, oplog_id, arena, &mut self.found)?;
+        check_entries(&self.found, first, arena)
     }
 
     /// Applies the first `count` records of a chunk and acknowledges them.
@@ -225,11 +258,11 @@ impl PartitionWorker {
                     let all = self.found.last().map(|decoded| decoded.id);
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
                     if let Some(slot) = end {
-                        self.acknowledge(NextOffset::after(slot.offset), last, false);
+                        self.acknowledge(NextOffset::after(slot.last), last, false);
                     }
                     return Ok(Applied::Done);
                 }
-                Some(Stop::Barrier(located, barrier)) => {
+                Some(Stop::Barrier(located, barrier, end)) => {
                     self.acknowledge(NextOffset::at(located.offset), last, true);
                     let meeting = Meeting {
                         start: &self.start,
@@ -242,7 +275,7 @@ impl PartitionWorker {
                     // Those behind other barriers wait for the command to be committed.
                     let urgent = located.id.ord != BARRIER_ORD;
                     let last = Some(barrier.command);
-                    self.acknowledge(NextOffset::after(located.offset), last, urgent);
+                    self.acknowledge(NextOffset::after(end), last, urgent);
                     at = segment.next;
                 }
                 Some(Stop::Foreign(located)) => {
@@ -289,7 +322,7 @@ impl PartitionWorker {
             if let Some(barrier) = barrier {
                 return Ok(Segment {
                     entries,
-                    stop: Some(Stop::Barrier(located, barrier)),
+                    stop: Some(Stop::Barrier(located, barrier, slot.last)),
                     next: index + 1,
                 });
             }
@@ -434,8 +467,8 @@ struct Segment<'c> {
 
 /// What ends a segment.
 enum Stop<'c> {
-    /// A barrier, or the command behind one.
-    Barrier(Located<'c>, Barrier),
+    /// A barrier, or the command behind one, and the last offset that it has.
+    Barrier(Located<'c>, Barrier, i64),
     /// An entry of a collection that has the name of another one.
     Foreign(Located<'c>),
 }
@@ -465,6 +498,33 @@ fn resolve<'c>(located: &mut Located<'c>, lives: Option<&'c Lives>) -> Found {
         Resolved::Dropped => Found::Gone,
         Resolved::Foreign => Found::Foreign,
     }
+}
+
+/// Whether it is one that can be decoded.
+fn is_record(slot: &RecordSlot) -> bool {
+    slot.fault.is_none() && !slot.value.is_empty()
+}
+
+fn formats<'c>(
+    topic: &'c Topic,
+    chunk: &'c Chunk,
+    slot: &RecordSlot,
+) -> impl Iterator<Item = Format> + 'c {
+    let value = chunk.arena.get(slot.value.clone()).unwrap_or_default();
+    topic.formats_of(value, slot.oplog_id.is_some())
+}
+
+/// What to tell of a start inside an entry. Its earlier fragments are never read, so it cannot be
+/// applied, and nobody said that it may be left out.
+fn headless(place: &RecordPlace, fragment: Fragment) -> ConsumerError {
+    let rest = i64::from(fragment.count - fragment.index);
+    ConsumerError::OffsetsLost(format!(
+        "{place}: fragment {fragment} of an entry that begins before the offset at which this group \
+         begins here: no member of ours commits such an offset. Reset the group to one time \
+         (`kafka-consumer-groups --reset-offsets --to-datetime`), which never is inside an entry; \
+         offset {} is the first one behind it, with which the entry is left out",
+        place.offset + rest
+    ))
 }
 
 fn check_entries(found: &[Decoded], first: usize, arena: &[u8]) -> Result<(), FormatError> {

@@ -20,6 +20,16 @@ pub struct Topic {
     pub source: String,
     /// Format of its values.
     pub format: Format,
+    /// Formats of older ones, from before changes of the routing.
+    pub earlier: Vec<Format>,
+}
+
+impl Topic {
+    /// The formats that a record may be of, judged by itself; today's first.
+    pub fn formats_of(&self, value: &[u8], has_id: bool) -> impl Iterator<Item = Format> {
+        let all = std::iter::once(self.format).chain(self.earlier.iter().copied());
+        all.filter(move |format| format.fits(value, has_id))
+    }
 }
 
 /// How often to look again for a topic that no state topic names. A topic's claim is written in
@@ -101,6 +111,15 @@ impl Topics {
         }
     }
 
+    /// What a topic is now: its producer has changed it.
+    ///
+    /// # Errors
+    /// As [`Topics::get`].
+    pub async fn get_anew(&self, name: &str) -> Result<Arc<Topic>, ConsumerError> {
+        self.lock().remove(name);
+        self.get(name).await
+    }
+
     fn unclaimed(&self, name: &str) -> ConsumerError {
         ConsumerError::Refused(format!(
             "topic {name} has records, but no state topic __{}.state.* says which source they are \
@@ -134,6 +153,7 @@ impl Topics {
                 let claimed = Topic {
                     source: source.to_owned(),
                     format: record.format,
+                    earlier: record.earlier.clone(),
                 };
                 known.insert(topic.clone(), Arc::new(claimed));
             }
@@ -163,4 +183,25 @@ fn check_version(topic: &str, record: &TopicRecord) -> Result<(), ConsumerError>
          use the consumer that came with its producer",
         record.format_version
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::json::Mode;
+
+    #[test]
+    fn a_record_is_of_a_format_that_its_topic_has_or_had() {
+        let topic = Topic {
+            source: "rs0".to_owned(),
+            format: Format::Bson,
+            earlier: vec![Format::Json(Mode::Canonical), Format::Json(Mode::Relaxed)],
+        };
+        let formats =
+            |value: &[u8], has_id| -> Vec<Format> { topic.formats_of(value, has_id).collect() };
+        assert_eq!(formats(b"\x05\0\0\0\0", true), [Format::Bson]);
+        // Which of the modes it was nobody can tell.
+        assert_eq!(formats(b"{}", false), topic.earlier);
+        assert_eq!(formats(b"OPLR", false), []);
+    }
 }

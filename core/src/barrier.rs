@@ -40,6 +40,12 @@ pub struct Barrier {
 }
 
 impl Barrier {
+    /// Whether its record is the command, not one of the barriers.
+    #[must_use]
+    pub const fn is_command(&self) -> bool {
+        !self.partitions.is_empty()
+    }
+
     /// Reads the barrier of an entry, if it has one.
     ///
     /// # Errors

@@ -39,7 +39,8 @@
 //! Pure, without I/O, clock or runtime:
 //!
 //! - [`document`] raw BSON in place; [`entry`] an oplog entry's header; [`position`] times and ids
-//! - [`command`] what commands there are; [`barrier`] the records that keep them in order
+//! - [`command`] what commands there are; [`barrier`] the records that keep them in order;
+//!   [`routing`] an operator's change of the routing table, which they keep in order too
 //! - [`diff`] what `$v: 2` diffs and `$v: 1` modifiers make of a document
 //! - [`key`] the record key and its partition; [`compare`] MongoDB's order of values
 //! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
@@ -58,6 +59,7 @@ pub mod format;
 pub mod json;
 pub mod key;
 pub mod position;
+pub mod routing;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod snapshot;

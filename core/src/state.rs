@@ -138,6 +138,28 @@ pub struct TopicRecord {
     pub format_version: u32,
     /// Number of partitions; a change under it would break order per document.
     pub partitions: u32,
+    /// Formats of older records, from before changes of the routing table.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub earlier: Vec<Format>,
+}
+
+impl TopicRecord {
+    /// The formats that its records may have, today's first.
+    pub fn formats(&self) -> impl Iterator<Item = Format> {
+        std::iter::once(self.format).chain(self.earlier.iter().copied())
+    }
+
+    /// The record after a change of the format.
+    #[must_use]
+    pub fn in_format(&self, format: Format) -> Self {
+        let mut earlier: Vec<Format> = self.formats().filter(|other| *other != format).collect();
+        earlier.sort_by_key(ToString::to_string);
+        Self {
+            format,
+            earlier,
+            ..self.clone()
+        }
+    }
 }
 
 /// Where one collection goes.
@@ -446,6 +468,7 @@ mod tests {
             format: Format::Json(Mode::Relaxed),
             format_version: 1,
             partitions: 4,
+            earlier: Vec::new(),
         };
         let text = serde_json::to_string(&topic).unwrap();
         assert_eq!(
@@ -508,6 +531,24 @@ mod tests {
         }
         assert_eq!(state, State::default());
         assert!(state.apply("range/a", None).is_err());
+    }
+
+    #[test]
+    fn a_topic_keeps_the_formats_that_it_had() {
+        let topic = TopicRecord {
+            v: STATE_VERSION,
+            format: Format::Json(Mode::Relaxed),
+            format_version: 1,
+            partitions: 4,
+            earlier: Vec::new(),
+        };
+        let topic = topic.in_format(Format::Raw).in_format(Format::Bson);
+        let text = serde_json::to_string(&topic).unwrap();
+        assert_eq!(
+            text,
+            r#"{"v":1,"format":"bson","format_version":1,"partitions":4,"earlier":[{"format":"json","json":"relaxed"},{"format":"raw"}]}"#
+        );
+        assert_eq!(serde_json::from_str::<TopicRecord>(&text).unwrap(), topic);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct StreamArguments {
     /// keep to one partition. auto learns that from a live source when it meets a collection (its
     /// user needs `read` on the database) and from commands in the oplog. With id a replay makes
     /// unique indexes plain ones on its target. It is saved with the routes: one topic prefix
-    /// keeps one --order.
+    /// keeps one --order, until `run --change-routing`.
     #[arg(long, value_name = "auto|id|collection", default_value = "auto")]
     pub order: String,
     /// Where to begin when no position is saved: oldest, now, an RFC 3339 time, or
@@ -100,6 +100,17 @@ pub struct RunArguments {
         allow_negative_numbers = true
     )]
     pub replication_factor: String,
+    /// What to do with a record that is larger than its topic takes (max.message.bytes): stop
+    /// (exit code 6), or split: it becomes several records of one Kafka transaction, which
+    /// oplog-consumer puts together again (raw and bson). Raise the topic's limit where other
+    /// programs read it.
+    #[arg(long, value_name = "stop|split", default_value = "stop")]
+    pub oversize: String,
+    /// Go on under another --order or --format than the saved ones: behind barriers, so that no
+    /// replay lets a later entry overtake an earlier one. Without it a start with others ends with
+    /// exit code 2.
+    #[arg(long)]
+    pub change_routing: bool,
     /// Stop with exit code 0 when everything up to the source's newest entry at start is
     /// committed. A dump always ends so.
     #[arg(long)]

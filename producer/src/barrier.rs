@@ -23,7 +23,8 @@ pub struct BarrierRequest {
     pub built: bool,
     /// The topics concerned and their partitions; the first one's partition 0 leads.
     pub topics: Vec<(TopicIndex, u32)>,
-    /// Whether later writes of the collection all go to one partition.
+    /// Whether later writes of the collection all go to one partition; not told of a change of the
+    /// routing table, which is of many.
     pub ordered: bool,
     /// Source time of all of its records, in milliseconds.
     pub timestamp: i64,

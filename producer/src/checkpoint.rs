@@ -18,6 +18,8 @@ use crate::topics;
 pub struct Checkpoint {
     /// The last committed position.
     pub position: Option<Position>,
+    /// The version of the routing table there.
+    pub routing: Option<u32>,
     /// The history that transactions after it may need.
     pub history: History,
     /// Entries that a full sync has sent at the position.
@@ -57,7 +59,7 @@ impl Checkpoint {
             .await?;
         let last = last.map(|stored| read_position(&stored)).transpose()?;
         let state = read_state(reader, &state_topic(prefix, source)).await?;
-        let Some((position, history, reads)) = last else {
+        let Some((position, history, (routing, reads))) = last else {
             return Ok(Self {
                 state,
                 ..Self::default()
@@ -65,6 +67,7 @@ impl Checkpoint {
         };
         Ok(Self {
             position: Some(position),
+            routing: Some(routing),
             history,
             reads,
             state,
@@ -141,14 +144,20 @@ pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerErr
         .map_err(|_| ProducerError::Ended("writing the request"))?
 }
 
-fn read_position(stored: &Stored) -> Result<(Position, History, u32), ProducerError> {
+/// Position, history, and the version of the routing table with what a full sync sent.
+type Found = (Position, History, (u32, u32));
+
+fn read_position(stored: &Stored) -> Result<Found, ProducerError> {
     let unreadable = |reason: String| {
         ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
     };
     let value = stored.value.as_deref().unwrap_or_default();
     let record: PositionRecord =
         serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
-    let read = || Ok((record.position()?, record.history()?, record.reads));
+    let read = || {
+        let numbers = (record.routing, record.reads);
+        Ok((record.position()?, record.history()?, numbers))
+    };
     read().map_err(|error: PositionError| unreadable(error.to_string()))
 }
 
@@ -223,13 +232,13 @@ mod tests {
             value: Some(value.as_bytes().to_vec()),
         };
         let good = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
-        let (position, history, reads) = read_position(&good).unwrap();
-        assert_eq!((position.to_string().as_str(), reads), ("7:3 (term 2)", 0));
-        assert_eq!(history, History::default());
+        let (position, history, numbers) = read_position(&good).unwrap();
+        assert_eq!(position.to_string(), "7:3 (term 2)");
+        assert_eq!((history, numbers), (History::default(), (1, 0)));
         let open =
             stored(r#"{"v":1,"ts":"7:3","term":2,"ord":9,"routing":1,"open":"5:1","reads":5}"#);
-        let (position, history, reads) = read_position(&open).unwrap();
-        assert_eq!(reads, 5);
+        let (position, history, numbers) = read_position(&open).unwrap();
+        assert_eq!(numbers, (1, 5));
         assert_eq!(
             (position.ord, history.open),
             (9, Some(Timestamp::new(5, 1)))

@@ -11,6 +11,15 @@ use crate::barrier::BarrierRequest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TopicIndex(pub usize);
 
+/// A topic that is used for the first time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// The largest record batch that it takes, in bytes.
+    pub max_bytes: usize,
+}
+
 /// One record, its parts as ranges of the chunk's arena.
 #[derive(Debug, Clone)]
 pub struct EncodedRecord {
@@ -38,7 +47,7 @@ pub struct Chunk {
     /// A command that comes after the records, with its barriers.
     pub barrier: Option<BarrierRequest>,
     /// Topics that are first used here, in the order of their index.
-    pub new_topics: Vec<String>,
+    pub new_topics: Vec<NewTopic>,
     /// Everything up to here is in this chunk or before it; `None` if nothing was read.
     pub end: Option<Position>,
     /// The history that transactions after `end` may need.

@@ -45,6 +45,16 @@ pub struct StreamConfig {
     pub filter: NamespaceFilter,
 }
 
+/// What to do with a record that is larger than its topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Oversize {
+    /// The stream ends before it.
+    #[default]
+    Stop,
+    /// It becomes fragments.
+    Split,
+}
+
 /// The configuration of `run`.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
@@ -54,6 +64,10 @@ pub struct RunConfig {
     pub kafka: KafkaOptions,
     /// Replication factor of new topics; -1: the broker's default.
     pub replication_factor: i32,
+    /// What to do with records that are too large.
+    pub oversize: Oversize,
+    /// Whether the saved routes may be changed.
+    pub change_routing: bool,
     /// Stop when caught up.
     pub until_caught_up: bool,
     /// What is copied, and how.
@@ -148,31 +162,26 @@ impl RunConfig {
                 _ => Err("must be -1 (the broker's default) or a positive number"),
             },
         );
+        let oversize = check_oversize(arguments, &mut faults);
         let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
         faults.finish()?;
-        match (
+        let numbers = replication_factor.zip(full_sync);
+        let (Some(stream), Some(log), Some(http), Some(brokers), Some(numbers)) =
+            (stream, log, http, brokers, numbers)
+        else {
+            return Err(ConfigError::Faults(Vec::new()));
+        };
+        Ok(Self {
             stream,
-            log,
+            kafka: KafkaOptions { brokers, options },
+            replication_factor: numbers.0,
+            full_sync: numbers.1,
+            oversize: oversize.unwrap_or_default(),
+            change_routing: arguments.change_routing,
+            until_caught_up: arguments.until_caught_up,
             http,
-            brokers,
-            replication_factor.zip(full_sync),
-        ) {
-            (Some(stream), Some(log), Some(http), Some(brokers), Some(more)) => {
-                let kafka = KafkaOptions { brokers, options };
-                let (replication_factor, full_sync) = more;
-                let until_caught_up = arguments.until_caught_up;
-                Ok(Self {
-                    stream,
-                    kafka,
-                    replication_factor,
-                    until_caught_up,
-                    full_sync,
-                    http,
-                    log,
-                })
-            }
-            _ => Err(ConfigError::Faults(Vec::new())),
-        }
+            log,
+        })
     }
 }
 
@@ -294,6 +303,19 @@ fn check_full_sync(
         readers,
         rate,
     })
+}
+
+/// Fragments of text would be no text; those who read it could not put them together.
+fn check_oversize(arguments: &RunArguments, faults: &mut Faults) -> Option<Oversize> {
+    let oversize = match arguments.oversize.as_str() {
+        "stop" => Ok(Oversize::Stop),
+        "split" if arguments.stream.format == "json" => {
+            Err("split needs --format raw or bson; give stop, and raise max.message.bytes")
+        }
+        "split" => Ok(Oversize::Split),
+        _ => Err("must be stop or split"),
+    };
+    faults.take_or("--oversize", oversize)
 }
 
 /// `inspect` has no topics, so it can do without a prefix.

@@ -12,10 +12,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Serialize;
 
 use crate::barrier::BarrierRequest;
-use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
+use crate::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
 use crate::error::ProducerError;
 use crate::record::{write_entry, write_frame};
-use crate::route::{CommandRoute, Decision, NewRoute, Router, Target};
+use crate::route::{CommandRoute, Decision, NewRoute, RouteChange, Router, Target};
 use crate::source::Batch;
 use crate::topics::Topics;
 use crate::transaction::{Seen, Transactions};
@@ -49,6 +49,8 @@ pub struct Encoder {
     /// The greatest record timestamp so far: stamps never go back.
     stamp: i64,
     routing: u32,
+    /// Other rules that are to be followed from the next entry on.
+    rules: Option<Rules>,
     /// Who the source is, until it is saved.
     identity: Option<SourceRecord>,
     /// Entries that a full sync has sent at `end`.
@@ -80,7 +82,8 @@ impl Encoder {
             transactions,
             end,
             stamp: 0,
-            routing: 1,
+            routing: FIRST_ROUTING,
+            rules: None,
             identity,
             reads: 0,
             held: FxHashSet::default(),
@@ -164,6 +167,9 @@ impl Encoder {
     ) -> Result<(), ProducerError> {
         let entry = Entry::parse(document)?;
         let done = self.operations_done(&entry)?;
+        if done == 0 && self.rules.is_some() {
+            self.change_routing(chunk, hand_on)?;
+        }
         chunk.source_bytes += document.as_bytes().len() as u64;
         if let Some(count) = chunk.entries.get_mut(entry.operation.index()) {
             *count += 1;
@@ -326,14 +332,7 @@ impl Encoder {
         for name in &route.topics {
             topics.push(self.topic(name, chunk)?);
         }
-        for change in &route.changes {
-            let key = format!("route/{}", change.name);
-            let state = (TopicIndex(0), self.stamp);
-            match &change.record {
-                Some(record) => write_state_record(&key, record, state, chunk)?,
-                None => write_state(&key, &[], state, chunk),
-            }
-        }
+        self.save_routes(&route.changes, chunk)?;
         let start = chunk.arena.len();
         match &route.as_drop_of {
             Some(collection) => write_drop(entry, collection, &mut chunk.arena)
@@ -350,6 +349,18 @@ impl Encoder {
             format: self.format,
         });
         self.router.apply(route.changes);
+        Ok(())
+    }
+
+    fn save_routes(&self, changes: &[RouteChange], chunk: &mut Chunk) -> Result<(), ProducerError> {
+        for change in changes {
+            let key = format!("route/{}", change.name);
+            let state = (TopicIndex(0), self.stamp);
+            match &change.record {
+                Some(record) => write_state_record(&key, record, state, chunk)?,
+                None => write_state(&key, &[], state, chunk),
+            }
+        }
         Ok(())
     }
 
@@ -382,7 +393,7 @@ impl Encoder {
         if let Some(known) = self.indexes.get(name) {
             return Ok(*known);
         }
-        self.begin_state(chunk)?;
+        self.open_state(chunk)?;
         let saved = self.router.state().topics.get(name).cloned();
         let record = self.topics.ensure(name, saved.as_ref(), self.format)?;
         let known = self.index(name, record.partitions, chunk);
@@ -399,7 +410,7 @@ impl Encoder {
     }
 
     /// The state topic is the first of all topics, and who the source is its first record.
-    fn begin_state(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
+    fn open_state(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
         if !self.indexes.is_empty() {
             return Ok(());
         }
@@ -418,7 +429,10 @@ impl Encoder {
         self.indexes.insert(name.to_owned(), known);
         self.frames
             .push((0..partitions).map(|_| Frame::default()).collect());
-        chunk.new_topics.push(name.to_owned());
+        chunk.new_topics.push(NewTopic {
+            name: name.to_owned(),
+            max_bytes: self.topics.max_bytes(name),
+        });
         known
     }
 }
@@ -460,7 +474,10 @@ fn damaged(entry: &Entry<'_>, error: &oplog_relay_core::document::Malformed) -> 
 }
 
 mod copy;
+mod routing;
 mod transaction;
+
+pub use routing::{FIRST_ROUTING, Rules};
 
 #[cfg(test)]
 mod tests;

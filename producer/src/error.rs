@@ -198,6 +198,18 @@ pub enum PositionLost {
         /// The entry that is missing.
         part: Timestamp,
     },
+    /// An entry of a transaction is missing although the oplog begins before it, for so long that
+    /// no lag explains it.
+    #[error(
+        "position lost: entry {part} of a transaction is not on any member that was asked, though \
+         their oplogs begin before it, and it does not come: the oplog has a hole there, or all \
+         members that the connection string allows lag far behind (read from the primary then). \
+         {WAYS_ON}"
+    )]
+    Hole {
+        /// The entry that is missing.
+        part: Timestamp,
+    },
 }
 
 /// A stretch of source time, for people.

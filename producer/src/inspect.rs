@@ -122,7 +122,8 @@ struct Printer {
 
 impl Printer {
     fn print(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
-        self.topics.append(&mut chunk.new_topics);
+        let new = chunk.new_topics.drain(..);
+        self.topics.extend(new.map(|topic| topic.name));
         self.print_records(chunk)?;
         if let Some(barrier) = &chunk.barrier {
             // There are no offsets here; what they would be is not what is looked for.

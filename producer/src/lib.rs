@@ -27,6 +27,14 @@
 //! where the partitions of its topics end, and sends command and barriers with these offsets: it is
 //! the only writer there. What came out is compared, and a difference gives the transaction up.
 //!
+//! A record that is larger than its topic takes stops the stream, or becomes fragments: records one
+//! after the other in the same partition and Kafka transaction (`--oversize split`).
+//!
+//! Other rules of routing than the saved ones begin only when the operator says so
+//! (`--change-routing`): what changes is saved in one Kafka transaction with a barrier in every
+//! partition of the topics in which entries go elsewhere from then on. A change of the format alone
+//! has no barrier: each record tells its format itself.
+//!
 //! A transaction of the source may be larger than a Kafka transaction may last, so a position has
 //! an ordinal: the number of operations of the commit at its `ts` that are sent, 0 when the entry
 //! is done. A session that begins at a position with an ordinal reads that entry again, walks its

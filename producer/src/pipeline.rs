@@ -9,7 +9,7 @@ use oplog_relay_core::state::{History, PositionRecord};
 use tokio::sync::mpsc;
 
 use crate::chunk::Chunk;
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, FIRST_ROUTING};
 use crate::error::ProducerError;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
@@ -85,7 +85,11 @@ pub fn encode(
             Ok(())
         }
     };
+    let begun = encoder.begin(&mut chunk, &mut hand_on);
     let result = loop {
+        if let Err(error) = begun {
+            break Err(error);
+        }
         let outcome = match events.blocking_recv() {
             None => break Ok(()),
             Some(SourceEvent::Batch(batch)) => encoder.encode(&batch, &mut chunk, &mut hand_on),
@@ -175,6 +179,8 @@ pub struct PublishLoop<'p> {
     history: History,
     routing: u32,
     reads: u32,
+    /// Not done before the table has that version.
+    wanted_routing: u32,
     wall: i64,
     idle: bool,
     caught_up: bool,
@@ -206,7 +212,8 @@ impl<'p> PublishLoop<'p> {
                 begin: None,
                 open: None,
             },
-            routing: 1,
+            routing: FIRST_ROUTING,
+            wanted_routing: FIRST_ROUTING,
             reads: 0,
             wall: 0,
             idle: false,
@@ -218,16 +225,23 @@ impl<'p> PublishLoop<'p> {
         }
     }
 
+    /// The same with a saved version of the routing table, and the one that is to come.
+    #[must_use]
+    pub fn routing(mut self, saved: u32, wanted: u32) -> Self {
+        (self.routing, self.wanted_routing) = (saved, wanted);
+        self
+    }
+
     /// Publishes until done or the queue closes; then commits what is open.
     ///
     /// # Errors
     /// As [`Publisher::send`] and [`Publisher::commit`].
     pub fn run(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
-        let result = self.turn(intake);
-        if result.is_err() {
+        self.turn(intake).map_err(|error| {
+            let error = self.publisher.explain(error);
             self.publisher.abort();
-        }
-        result
+            error
+        })
     }
 
     fn turn(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
@@ -264,8 +278,10 @@ impl<'p> PublishLoop<'p> {
             .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
         self.publisher.send(chunk)?;
         self.metrics.sent(chunk, self.publisher.in_flight());
-        // A full sync sends records, and the position stays.
-        let moved = chunk.end != self.unsaved.or(self.saved) || !chunk.is_without_records();
+        // A full sync and a change of the routing send records, and the position stays.
+        let moved = chunk.end != self.unsaved.or(self.saved)
+            || chunk.routing != self.routing
+            || !chunk.is_without_records();
         if chunk.end.is_some() && moved {
             self.unsaved = chunk.end;
             self.history = chunk.history;
@@ -337,7 +353,7 @@ impl<'p> PublishLoop<'p> {
     }
 
     fn done(&self) -> bool {
-        self.finished || self.reached(self.saved)
+        self.routing >= self.wanted_routing && (self.finished || self.reached(self.saved))
     }
 
     fn reached(&self, position: Option<Position>) -> bool {

@@ -5,21 +5,25 @@
 //! On any error that the client returns the producer is dropped; a new session opens another one
 //! and goes on from the checkpoint.
 
-use std::sync::{Mutex, PoisonError};
+mod delivery;
+
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_fenced};
+use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, cut};
+use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_fenced};
 use oplog_relay_core::state::PositionRecord;
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::barrier::BarrierRequest;
-use crate::chunk::{Chunk, EncodedRecord};
+use crate::chunk::{Chunk, EncodedRecord, NewTopic};
+use crate::config::Oversize;
 use crate::ends::Ends;
 use crate::error::ProducerError;
+
+use delivery::{DeliveryFailure, PublisherContext, too_large};
 
 /// How long a Kafka transaction may stay open at the broker.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,6 +33,15 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const QUEUE_KBYTES: u32 = 131_072;
 /// Largest record: topics are created with the same limit.
 pub const MAX_RECORD_BYTES: usize = 100 << 20;
+/// Bytes of a batch with one record, beside the record's key, headers and value (Kafka's record
+/// batch of version 2: 61 and the lengths of its parts), with some to spare.
+const RECORD_OVERHEAD: usize = 256;
+/// A topic that leaves a record less room than this takes none; a barrier has to fit, whole.
+const LEAST_ROOM: usize = 1024;
+/// A batch of several records has that many bytes at most.
+const BATCH_BYTES: usize = 1_000_000;
+/// How long to wait for delivery reports that may explain a failure.
+const REPORTS: Duration = Duration::from_secs(1);
 /// Between two looks at what is still to be delivered.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Records between two looks at delivery reports,
@@ -41,51 +54,14 @@ const POLL_EVERY_BYTES: usize = 1 << 20;
 /// keeps beside each record comes on top of its bytes.
 const OUTSTANDING_BYTES: u64 = 16 << 20;
 
-/// Keeps the first delivery error; otherwise logs like every client.
-#[derive(Debug, Default)]
-pub struct PublisherContext {
-    client: Context,
-    failed: Mutex<Option<DeliveryFailure>>,
-}
-
-#[derive(Debug, Clone)]
-struct DeliveryFailure {
-    place: String,
-    error: KafkaError,
-}
-
-impl ClientContext for PublisherContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.client.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.client.error(error, reason);
-    }
-}
-
-impl ProducerContext for PublisherContext {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, message)) = result {
-            let place = format!("{}[{}]", message.topic(), message.partition());
-            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert(DeliveryFailure {
-                place,
-                error: error.clone(),
-            });
-        }
-    }
-}
-
 /// A producer of one source between two failures.
 pub struct Publisher {
     producer: BaseProducer<PublisherContext>,
     transactional_id: String,
     position_topic: String,
     source: String,
-    topics: Vec<String>,
+    topics: Vec<NewTopic>,
+    oversize: Oversize,
     /// When the open transaction began.
     begun: Option<Instant>,
     unpolled: u32,
@@ -105,7 +81,8 @@ impl std::fmt::Debug for Publisher {
 
 impl Publisher {
     /// Opens a producer and fences every older one of the same source. Only after this is the
-    /// checkpoint safe to read.
+    /// checkpoint safe to read. `smallest` is the least of what the topics take at once, in bytes:
+    /// batches are no larger, so that no record is refused for the company it is in.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
@@ -114,13 +91,13 @@ impl Publisher {
         transactional_id: &str,
         position_topic: &str,
         source: &str,
+        (oversize, smallest): (Oversize, usize),
     ) -> Result<Self, ProducerError> {
         let mut config = client_config(options);
         let millis = TRANSACTION_TIMEOUT.as_millis().to_string();
         for (key, value) in [
             ("compression.type", "lz4"),
             ("linger.ms", "5"),
-            ("batch.size", "1000000"),
             ("queue.buffering.max.messages", "1000000"),
         ] {
             // Defaults of ours that the operator may change.
@@ -128,7 +105,10 @@ impl Publisher {
                 config.set(key, value);
             }
         }
+        let batch = config.get("batch.size").and_then(|size| size.parse().ok());
+        let batch = batch.unwrap_or(BATCH_BYTES).min(smallest.max(1));
         config
+            .set("batch.size", batch.to_string())
             .set("transactional.id", transactional_id)
             .set("enable.idempotence", "true")
             .set("transaction.timeout.ms", &millis)
@@ -145,6 +125,7 @@ impl Publisher {
             position_topic: position_topic.to_owned(),
             source: source.to_owned(),
             topics: Vec::new(),
+            oversize,
             begun: None,
             unpolled: 0,
             unpolled_bytes: 0,
@@ -201,22 +182,27 @@ impl Publisher {
         self.drain()?;
         let mut names = Vec::with_capacity(request.topics.len());
         for (topic, partitions) in &request.topics {
-            let name = self
-                .topics
-                .get(topic.0)
-                .ok_or(ProducerError::Ended("topic table"))?;
-            names.push((name.clone(), *partitions));
+            let found = self.topics.get(topic.0);
+            let topic = found.ok_or(ProducerError::Ended("topic table"))?;
+            names.push((topic.name.clone(), *partitions));
         }
         let before = self.ends.read(&names)?;
         let mut records = Chunk::default();
         let shown: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
         request.write(entry, &self.source, &shown, &before, &mut records)?;
+        let mut expected = before.clone();
         for record in &records.records {
-            self.send_record(&records, record)?;
+            let sent = self.send_record(&records, record)?;
+            let topic = request.topics.iter().position(|it| it.0 == record.topic);
+            let ends = topic.and_then(|topic| expected.get_mut(topic));
+            let partition = usize::try_from(record.partition).unwrap_or(usize::MAX);
+            if let Some(end) = ends.and_then(|ends| ends.get_mut(partition)) {
+                *end += sent;
+            }
         }
         self.drain()?;
         let after = self.ends.read(&names)?;
-        check_offsets(&names, &before, &after)
+        check_offsets(&names, &expected, &after)
     }
 
     fn begin(&mut self) -> Result<(), ProducerError> {
@@ -230,31 +216,82 @@ impl Publisher {
         Ok(())
     }
 
+    /// Sends a record, whole or in fragments; returns how many records Kafka got.
     #[inline]
-    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<(), ProducerError> {
-        self.count_sent(record.value.len());
+    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<i64, ProducerError> {
+        if self.oversize == Oversize::Split {
+            let room = self.room(chunk, record)?;
+            if record.value.len() > room {
+                return self.send_fragments(chunk, record, room);
+            }
+        }
+        self.send_part(chunk, record, &record.value, None)?;
+        Ok(1)
+    }
+
+    /// Bytes that a record's value may have in its topic. Compression may make more fit; whether it
+    /// does is known too late.
+    fn room(&self, chunk: &Chunk, record: &EncodedRecord) -> Result<usize, ProducerError> {
+        let found = self.topics.get(record.topic.0);
+        let topic = found.ok_or(ProducerError::Ended("topic table"))?;
+        let key = record.key.as_ref().map_or(0, Range::len);
+        let header = record.header.as_ref();
+        let header = header.map_or(0, |(name, value)| name.len() + value.len());
+        let room = topic
+            .max_bytes
+            .saturating_sub(key + header + RECORD_OVERHEAD);
+        if room >= LEAST_ROOM || record.value.len() <= room {
+            return Ok(room);
+        }
+        let key = record.key.as_ref().map(|key| chunk.bytes(key));
+        Err(ProducerError::Undecodable(format!(
+            "topic {} takes {} bytes at once, which leaves a record with the key {} no room even in \
+             fragments; raise its max.message.bytes",
+            topic.name,
+            topic.max_bytes,
+            shorten(&String::from_utf8_lossy(key.unwrap_or_default()))
+        )))
+    }
+
+    #[cold]
+    fn send_fragments(
+        &mut self,
+        chunk: &Chunk,
+        record: &EncodedRecord,
+        room: usize,
+    ) -> Result<i64, ProducerError> {
+        let mut sent = 0;
+        for (fragment, value) in cut(record.value.clone(), room) {
+            self.send_part(chunk, record, &value, Some(fragment))?;
+            sent += 1;
+        }
+        Ok(sent)
+    }
+
+    fn send_part(
+        &mut self,
+        chunk: &Chunk,
+        record: &EncodedRecord,
+        value: &Range<usize>,
+        fragment: Option<Fragment>,
+    ) -> Result<(), ProducerError> {
+        self.count_sent(value.len());
         if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= POLL_EVERY_BYTES {
             self.hold_back()?;
         }
-        let topic = self
-            .topics
-            .get(record.topic.0)
-            .ok_or(ProducerError::Ended("topic table"))?;
+        let found = self.topics.get(record.topic.0);
+        let topic = &found.ok_or(ProducerError::Ended("topic table"))?.name;
         let mut out = BaseRecord::<[u8], [u8]>::to(topic)
             .partition(record.partition)
             .timestamp(record.timestamp);
-        if !record.value.is_empty() {
-            out = out.payload(chunk.bytes(&record.value));
+        if !value.is_empty() {
+            out = out.payload(chunk.bytes(value));
         }
         if let Some(key) = &record.key {
             out = out.key(chunk.bytes(key));
         }
-        if let Some((name, value)) = &record.header {
-            let header = Header {
-                key: name,
-                value: Some(chunk.bytes(value)),
-            };
-            out = out.headers(OwnedHeaders::new_with_capacity(1).insert(header));
+        if let Some(headers) = headers(chunk, record, fragment) {
+            out = out.headers(headers);
         }
         let mut waited: Option<Instant> = None;
         loop {
@@ -302,12 +339,8 @@ impl Publisher {
 
     fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-            return ProducerError::Undecodable(format!(
-                "a record of {} bytes for {topic}[{}] is larger than Kafka takes ({MAX_RECORD_BYTES} \
-                 bytes here); --format bson or raw needs the least room",
-                record.value.len(),
-                record.partition
-            ));
+            let place = format!("{topic}[{}]", record.partition);
+            return too_large(&place, record.value.len(), MAX_RECORD_BYTES);
         }
         self.failed(&format!("sending to {topic}[{}]", record.partition), error)
     }
@@ -326,17 +359,43 @@ impl Publisher {
         if let Some(fatal) = context.client.fatal_error() {
             return Err(self.failed("producing", &fatal.error));
         }
-        let failed = context
-            .failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        match failed {
-            Some(DeliveryFailure { place, error }) => {
-                Err(self.failed(&format!("delivering a record to {place}"), &error))
-            }
+        match self.delivery_failure() {
+            Some(failure) => Err(self.undelivered(&failure)),
             None => Ok(()),
         }
+    }
+
+    fn delivery_failure(&self) -> Option<DeliveryFailure> {
+        self.producer.client().context().failure()
+    }
+
+    /// The reason behind an error of a transaction: a record that its topic refuses makes all calls
+    /// fail, and which failure is told first is chance.
+    #[must_use]
+    pub fn explain(&self, error: ProducerError) -> ProducerError {
+        if !matches!(error, ProducerError::Kafka { .. }) {
+            return error;
+        }
+        let begun = Instant::now();
+        loop {
+            self.producer.poll(Duration::from_millis(10));
+            match self.delivery_failure().filter(DeliveryFailure::is_size) {
+                Some(failure) => return self.undelivered(&failure),
+                None if self.in_flight() == 0 || begun.elapsed() > REPORTS => return error,
+                None => {}
+            }
+        }
+    }
+
+    fn undelivered(&self, failure: &DeliveryFailure) -> ProducerError {
+        let DeliveryFailure { place, error, .. } = failure;
+        let found = self.topics.iter().find(|topic| topic.name == failure.topic);
+        // One that should fit was refused by a limit that was lowered since: a new session sees it.
+        let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
+        if failure.is_size() && failure.bytes > limit {
+            return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
+        }
+        self.failed(&format!("delivering a record to {place}"), error)
     }
 
     /// Flushes the records, adds the position, and commits both.
@@ -433,35 +492,58 @@ pub fn send_alone(
     let sent = producer.send(record).map_err(|(error, _)| error);
     sent.and_then(|()| producer.flush(REQUEST_TIMEOUT))
         .map_err(|error| ProducerError::kafka(doing(), error))?;
-    let context = producer.client().context();
-    let failed = context
-        .failed
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    match failed {
+    match producer.client().context().failure() {
         Some(failure) => Err(ProducerError::kafka(doing(), failure.error)),
         None => Ok(()),
     }
 }
 
-/// Every partition must have got one record, the leading one two: barrier and command.
+fn headers(
+    chunk: &Chunk,
+    record: &EncodedRecord,
+    fragment: Option<Fragment>,
+) -> Option<OwnedHeaders> {
+    let (name, value) = record.header.as_ref()?;
+    let header = Header {
+        key: name,
+        value: Some(chunk.bytes(value)),
+    };
+    let Some(fragment) = fragment else {
+        return Some(OwnedHeaders::new_with_capacity(1).insert(header));
+    };
+    let mut place = Vec::new();
+    fragment.write(&mut place);
+    let place = Header {
+        key: FRAGMENT_HEADER,
+        value: Some(&place),
+    };
+    let headers = OwnedHeaders::new_with_capacity(2).insert(header);
+    Some(headers.insert(place))
+}
+
+/// The beginning of a text, for messages.
+fn shorten(text: &str) -> &str {
+    const SHOWN: usize = 100;
+    let end = (0..=SHOWN.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
+}
+
+/// Nothing else may have come between.
 fn check_offsets(
     names: &[(String, u32)],
-    before: &[Vec<i64>],
+    expected: &[Vec<i64>],
     after: &[Vec<i64>],
 ) -> Result<(), ProducerError> {
-    for (topic, ((name, _), (before, after))) in
-        names.iter().zip(before.iter().zip(after)).enumerate()
-    {
-        for (partition, (before, after)) in before.iter().zip(after).enumerate() {
-            let sent = if (topic, partition) == (0, 0) { 2 } else { 1 };
-            if before + sent != *after {
+    for ((name, _), (expected, after)) in names.iter().zip(expected.iter().zip(after)) {
+        for (partition, (expected, after)) in expected.iter().zip(after).enumerate() {
+            if expected != after {
                 return Err(ProducerError::kafka(
                     format!("sending a barrier to {name}[{partition}]"),
                     format!(
-                        "its end went from {before} to {after} where {sent} records were sent: \
-                         somebody else writes to this topic"
+                        "its end is {after} where {expected} was to be expected: somebody else \
+                         writes to this topic"
                     ),
                 ));
             }

@@ -2,6 +2,7 @@
 //! keeps the route it has, whatever the rules would say of it today, until a command changes it
 //! behind a barrier.
 
+mod change;
 mod command;
 mod order;
 
@@ -15,6 +16,7 @@ use rustc_hash::FxHashMap;
 use crate::chunk::TopicIndex;
 use crate::error::ProducerError;
 
+pub use change::Rerouted;
 pub use command::{CommandRoute, RouteChange};
 pub use order::Collections;
 
@@ -205,6 +207,19 @@ pub fn uuid_text(bytes: &[u8; 16]) -> String {
         text.push_str(&format!("{byte:02x}"));
     }
     text
+}
+
+/// The bytes of a UUID that was written so.
+fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
+    let mut bytes = [0; 16];
+    if digits.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! One life between two failures: fence, read the checkpoint, tail from it, publish.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::kafka::{Admin, Reader};
+use oplog_relay_core::runtime::kafka::{Admin, Reader, TopicSettings};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::state::State;
 use oplog_relay_core::topic::{position_topic, state_topic};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -15,19 +17,43 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::checkpoint::{Checkpoint, claims_of_others, create_topics};
 use crate::config::RunConfig;
-use crate::encoder::Encoder;
-use crate::error::{Directive, ProducerError};
+use crate::encoder::{Encoder, FIRST_ROUTING, Rules};
+use crate::error::{Directive, PositionLost, ProducerError};
 use crate::metrics::Metrics;
 use crate::origin::{Origin, feed_full_sync};
 use crate::pipeline::{self, Outcome, PublishLoop, Until};
-use crate::publisher::Publisher;
+use crate::publisher::{MAX_RECORD_BYTES, Publisher};
 use crate::route::Router;
 use crate::source::full_sync::FullSync;
 use crate::source::{QUEUE_BATCHES, StartAt};
-use crate::topics::{Cluster, Topics};
+use crate::topics::{self, Cluster, Topics};
 
 /// A program that never worked says so and ends; one that did tries for ever.
 const FIRST_SESSION: Duration = Duration::from_secs(60);
+
+/// Sessions in a row that find an entry missing on the member they ask, before it counts as gone:
+/// with the pauses between them about ten minutes.
+const BEHIND_SESSIONS: u32 = 60;
+
+/// Sessions in a row that ended because a member lags behind.
+#[derive(Debug, Default)]
+struct Lagging(u32);
+
+impl Lagging {
+    /// Takes the error of a session in, and makes one of it that ends the program if that has been
+    /// so for too long. `progress`: the session committed something.
+    fn judge(&mut self, error: ProducerError, progress: bool) -> ProducerError {
+        let ProducerError::Behind(part) = error else {
+            self.0 = 0;
+            return error;
+        };
+        self.0 = if progress { 1 } else { self.0 + 1 };
+        if self.0 < BEHIND_SESSIONS {
+            return error;
+        }
+        Box::new(PositionLost::Hole { part }).into()
+    }
+}
 
 /// Everything that outlives a session.
 #[derive(Debug, Clone)]
@@ -44,14 +70,25 @@ pub struct Producer {
     pub shutdown: Shutdown,
 }
 
-/// Where a session begins, and where it ends.
+/// Where a session begins.
 struct Begin {
     start: StartAt,
-    /// Where a dump's oldest open transaction begins.
+    /// Where the oldest transaction begins that is open there.
     open: Option<Timestamp>,
     /// What is copied beside the tail; of every live source, for somebody may ask for it.
     sync: Option<FullSync>,
-    until: Until,
+    /// What is saved, and what is to be saved even if nothing follows.
+    positions: (Option<Position>, Option<Position>),
+    /// The version of the routing table, and the one that is to come.
+    routing: (u32, u32),
+}
+
+/// The position that is behind, where the start is one.
+const fn after(start: StartAt) -> Option<Position> {
+    match start {
+        StartAt::After(position) => Some(position),
+        StartAt::Oldest | StartAt::Now | StartAt::At(_) => None,
+    }
 }
 
 /// What the threads of a session report.
@@ -69,11 +106,12 @@ impl Producer {
     pub async fn run(&self) -> Result<Outcome, ProducerError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let began = Instant::now();
+        let mut lagging = Lagging::default();
         loop {
             let commits = self.metrics.commit_count();
             let error = match self.session().await {
                 Ok(outcome) => return Ok(outcome),
-                Err(error) => error,
+                Err(error) => lagging.judge(error, self.metrics.commit_count() > commits),
             };
             self.metrics.failed(error.kind());
             self.health.set_ready(false, &error.to_string());
@@ -97,82 +135,108 @@ impl Producer {
         let (prefix, source) = (&self.config.stream.topic_prefix, self.origin.name());
         let admin = Admin::connect(&self.config.kafka).await?;
         create_topics(&admin, prefix, source, self.config.replication_factor).await?;
-        let publisher = self.open_publisher().await?;
+        let all = admin.topics().await?;
+        let names = || all.keys().map(String::as_str);
+        let existing = topics::existing(&admin, names(), prefix).await?;
+        let publisher = self.open_publisher(&existing).await?;
         let reader = Reader::new(&self.config.kafka);
         let checkpoint = Checkpoint::read(&reader, prefix, source).await?;
         checkpoint.check_source(&self.origin.record())?;
-        let existing = admin.topics().await?;
-        let (start, sync) = self.beginning(&checkpoint, &existing, &reader).await?;
+        let (start, sync) = self.beginning(&checkpoint, &all, &reader).await?;
         let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
         let until = match ends {
             true => Until::End,
             false => self.until(checkpoint.position).await?,
         };
-        let claimed =
-            claims_of_others(&reader, existing.keys().map(String::as_str), prefix, source).await?;
-        let oldest = self.oldest(start).await?;
         let topics = Topics::Cluster(Box::new(Cluster {
             admin,
             runtime: Handle::current(),
             state_topic: state_topic(prefix, source),
             partitions: self.config.stream.partitions,
             replication_factor: self.config.replication_factor,
-            claimed,
-            oldest,
-            existing: existing.into_keys().collect(),
+            claimed: claims_of_others(&reader, names(), prefix, source).await?,
+            oldest: self.oldest(start).await?,
+            existing,
         }));
-        topics
-            .check_saved(&checkpoint.state, self.config.stream.format)
-            .await?;
-        let (saved, open) = (checkpoint.position, checkpoint.history.open);
-        let encoder = self.encoder(checkpoint, topics, start, sync.as_ref())?;
+        let rules = checkpoint.position.and(self.other_rules(&checkpoint.state));
+        let format = self.config.stream.format;
+        topics.check_saved(&checkpoint.state, rules.is_none().then_some(format))?;
+        let saved = checkpoint.position;
+        let (routing, history) = (
+            checkpoint.routing.unwrap_or(FIRST_ROUTING),
+            checkpoint.history,
+        );
+        let held = sync.iter().flat_map(|sync| sync.copies.held());
+        let reads = checkpoint.reads;
+        let encoder = self
+            .encoder(checkpoint, start, topics)?
+            .changing(routing, rules)
+            .copying(reads, held);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
-        let positions = (saved, end_of(start).filter(|_| saved.is_none()));
+        let unsaved = after(start).filter(|_| saved.is_none());
+        let wanted = routing + u32::from(rules.is_some());
         let begin = Begin {
             start,
-            open,
+            open: history.open,
             sync,
-            until,
+            positions: (saved, unsaved),
+            routing: (routing, wanted),
         };
-        self.stream(publisher, encoder, begin, positions).await
+        self.stream(publisher, encoder, begin, until).await
     }
 
-    /// What goes on from the checkpoint.
+    /// The rules, where the saved ones are others and may be changed.
+    fn other_rules(&self, saved: &State) -> Option<Rules> {
+        let (order, format) = (self.config.stream.order, self.config.stream.format);
+        let differ = saved.routes.values().any(|route| route.rule != order)
+            || saved.topics.values().any(|topic| topic.format != format);
+        (self.config.change_routing && differ).then_some(Rules { order, format })
+    }
+
     fn encoder(
         &self,
         checkpoint: Checkpoint,
-        topics: Topics,
         start: StartAt,
-        sync: Option<&FullSync>,
+        topics: Topics,
     ) -> Result<Encoder, ProducerError> {
-        let (stream, source) = (&self.config.stream, self.origin.name());
-        let is_new = checkpoint.state.source.is_none();
-        let identity = is_new.then(|| self.origin.record());
+        let stream = &self.config.stream;
+        let identity = checkpoint.state.source.is_none();
         let router = Router::new(
             &stream.topic_prefix,
             stream.filter.clone(),
             checkpoint.state,
-        )
-        .ordered(stream.order)?
-        .asking(self.origin.collections());
-        let transactions =
+        );
+        let router = match self.config.change_routing && !router.follows(stream.order) {
+            true => router.as_saved(),
+            false => router.ordered(stream.order)?,
+        };
+        let shutdown = self.shutdown.clone();
+        Ok(Encoder::new(
+            self.origin.name(),
+            stream.format,
+            router.asking(self.origin.collections()),
+            topics,
+            after(start),
+            identity.then(|| self.origin.record()),
             self.origin
-                .transactions(start, checkpoint.history, self.shutdown.clone());
-        let (format, end) = (stream.format, end_of(start));
-        let held = sync.into_iter().flat_map(|sync| sync.copies.held());
-        let encoder = Encoder::new(source, format, router, topics, end, identity, transactions);
-        Ok(encoder.copying(checkpoint.reads, held))
+                .transactions(start, checkpoint.history, shutdown),
+        ))
     }
 
-    async fn open_publisher(&self) -> Result<Publisher, ProducerError> {
+    async fn open_publisher(
+        &self,
+        existing: &BTreeMap<String, TopicSettings>,
+    ) -> Result<Publisher, ProducerError> {
         let config = Arc::clone(&self.config);
+        let smallest = existing.values().map(topics::limit).min();
+        let sizes = (config.oversize, smallest.unwrap_or(MAX_RECORD_BYTES));
         let source = self.origin.name().to_owned();
         let opened = tokio::task::spawn_blocking(move || {
             let prefix = &config.stream.topic_prefix;
             let transactional_id = format!("{prefix}.{source}");
             let topic = position_topic(prefix, &source);
-            Publisher::open(&config.kafka, &transactional_id, &topic, &source)
+            Publisher::open(&config.kafka, &transactional_id, &topic, &source, sizes)
         });
         opened
             .await
@@ -202,7 +266,7 @@ impl Producer {
         publisher: Publisher,
         encoder: Encoder,
         begin: Begin,
-        positions: (Option<Position>, Option<Position>),
+        until: Until,
     ) -> Result<Outcome, ProducerError> {
         let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
         let (handover, intake) = pipeline::queues();
@@ -210,9 +274,7 @@ impl Producer {
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();
         let ready = self.health.clone();
-        let Begin {
-            start, open, until, ..
-        } = begin;
+        let Begin { start, open, .. } = begin;
         let source = parts.spawn(async move {
             let ready = move || ready.set_ready(true, "");
             Part::Source(match begin.sync {
@@ -226,18 +288,11 @@ impl Producer {
         });
         let (metrics, health) = (Arc::clone(&self.metrics), self.health.clone());
         parts.spawn_blocking(move || {
-            let mut publishing = PublishLoop::new(publisher, &metrics, &health, until, positions);
+            let publishing = PublishLoop::new(publisher, &metrics, &health, until, begin.positions);
+            let mut publishing = publishing.routing(begin.routing.0, begin.routing.1);
             Part::Publisher(publishing.run(&intake))
         });
         join(parts, &source).await
-    }
-}
-
-/// The position that a start stands for, if it is one.
-const fn end_of(start: StartAt) -> Option<Position> {
-    match start {
-        StartAt::After(position) => Some(position),
-        StartAt::Oldest | StartAt::Now | StartAt::At(_) => None,
     }
 }
 
@@ -281,5 +336,33 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
     {
         Some(error) => Err(error),
         None => Ok(outcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oplog_relay_core::runtime::exit::ExitCode;
+
+    use super::*;
+
+    #[test]
+    fn a_member_that_never_gets_an_entry_ends_the_program() {
+        let behind = || ProducerError::Behind(Timestamp::new(7, 1));
+        let mut lagging = Lagging::default();
+        let mut judge = |error, progress| lagging.judge(error, progress).directive();
+        for _ in 1..BEHIND_SESSIONS {
+            assert_eq!(judge(behind(), false), Directive::Retry);
+        }
+        // Progress, or another failure: it is counted anew.
+        assert_eq!(judge(behind(), true), Directive::Retry);
+        assert_eq!(
+            judge(ProducerError::kafka("a", "b"), false),
+            Directive::Retry
+        );
+        for _ in 1..BEHIND_SESSIONS {
+            assert_eq!(judge(behind(), false), Directive::Retry);
+        }
+        let stopped = judge(behind(), false);
+        assert_eq!(stopped, Directive::Stop(ExitCode::SourcePositionLost));
     }
 }

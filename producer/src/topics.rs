@@ -1,12 +1,13 @@
 //! Topics: created with the settings that the data needs, refused with others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::runtime::kafka::{Admin, TopicSettings};
 use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
+use oplog_relay_core::topic::is_data_topic;
 use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
@@ -43,17 +44,27 @@ impl Topics {
         }
     }
 
-    /// Checks the topics of the saved routing table, all of them.
+    /// Checks the topics of the saved routing table, all of them; without `format`, whatever their
+    /// format is.
     ///
     /// # Errors
     /// As [`Topics::ensure`].
-    pub async fn check_saved(&self, state: &State, format: Format) -> Result<(), ProducerError> {
+    pub fn check_saved(&self, state: &State, format: Option<Format>) -> Result<(), ProducerError> {
         for (name, saved) in &state.topics {
-            check_format(name, saved, format)?;
+            check_format(name, saved, format.unwrap_or(saved.format))?;
         }
         match self {
-            Self::Cluster(cluster) => cluster.check_saved(state).await,
+            Self::Cluster(cluster) => cluster.check_saved(state),
             Self::Nowhere { .. } => Ok(()),
+        }
+    }
+
+    /// The largest record batch that a topic takes, in bytes.
+    #[must_use]
+    pub fn max_bytes(&self, name: &str) -> usize {
+        match self {
+            Self::Cluster(cluster) => cluster.max_bytes(name),
+            Self::Nowhere { .. } => MAX_RECORD_BYTES,
         }
     }
 
@@ -86,8 +97,8 @@ fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), P
         return Ok(());
     }
     Err(ProducerError::Usage(format!(
-        "topic {name} holds {}, but --format says {format}; give the former, or begin anew under \
-         another --topic-prefix",
+        "topic {name} holds {}, but --format says {format}; give the former, or go on in the \
+         latter with --change-routing, or begin anew under another --topic-prefix",
         saved.format
     )))
 }
@@ -98,6 +109,7 @@ const fn record(format: Format, partitions: u32) -> TopicRecord {
         format,
         format_version: FORMAT_VERSION,
         partitions,
+        earlier: Vec::new(),
     }
 }
 
@@ -118,20 +130,47 @@ pub struct Cluster {
     pub claimed: BTreeMap<String, String>,
     /// Time of the oldest entry that may be sent.
     pub oldest: Timestamp,
-    /// Topics of the cluster when the session began.
-    pub existing: BTreeSet<String>,
+    /// Topics of the prefix when the session began.
+    pub existing: BTreeMap<String, TopicSettings>,
+}
+
+/// The data topics of a prefix.
+///
+/// # Errors
+/// [`ProducerError::Kafka`].
+pub async fn existing<'n>(
+    admin: &Admin,
+    names: impl Iterator<Item = &'n str>,
+    prefix: &str,
+) -> Result<BTreeMap<String, TopicSettings>, ProducerError> {
+    let names: Vec<&str> = names.filter(|name| is_data_topic(prefix, name)).collect();
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(admin.describe_topics(&names).await?)
+}
+
+/// The largest record batch that a topic takes, in bytes, and the client too.
+#[must_use]
+pub fn limit(settings: &TopicSettings) -> usize {
+    // Brokers that do not say are older than the setting.
+    let limit = settings.max_message_bytes.unwrap_or(i64::MAX);
+    usize::try_from(limit).map_or(0, |limit| limit.min(MAX_RECORD_BYTES))
 }
 
 impl Cluster {
-    async fn check_saved(&self, state: &State) -> Result<(), ProducerError> {
-        let names: Vec<&str> = state.topics.keys().map(String::as_str).collect();
-        let found = self.admin.describe_topics(&names).await?;
+    fn check_saved(&self, state: &State) -> Result<(), ProducerError> {
         for (name, saved) in &state.topics {
             self.check_owner(name)?;
-            let settings = found.get(name).ok_or_else(|| deleted(name))?;
+            let settings = self.existing.get(name).ok_or_else(|| deleted(name))?;
             check_settings(name, settings, Some(saved), self.oldest, now_ms())?;
         }
         Ok(())
+    }
+
+    /// Topics that are created here take the largest record.
+    fn max_bytes(&self, name: &str) -> usize {
+        self.existing.get(name).map_or(MAX_RECORD_BYTES, limit)
     }
 
     fn check_owner(&self, name: &str) -> Result<(), ProducerError> {
@@ -147,7 +186,7 @@ impl Cluster {
     fn ensure(&self, name: &str, format: Format) -> Result<TopicRecord, ProducerError> {
         self.check_owner(name)?;
         self.runtime.block_on(async {
-            if !self.existing.contains(name) {
+            if !self.existing.contains_key(name) {
                 self.create(name).await?;
             }
             let settings = self
@@ -156,11 +195,24 @@ impl Cluster {
                 .await?
                 .ok_or_else(|| deleted(name))?;
             check_settings(name, &settings, None, self.oldest, now_ms())?;
+            self.check_limit(name, &settings)?;
             Ok(record(
                 format,
                 u32::try_from(settings.partitions).unwrap_or(1),
             ))
         })
+    }
+
+    /// The client's batches were measured when the session began.
+    fn check_limit(&self, name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
+        let limit = limit(settings);
+        if limit >= self.max_bytes(name) {
+            return Ok(());
+        }
+        Err(ProducerError::kafka(
+            format!("making sure of topic {name}"),
+            format!("it takes no more than {limit} bytes, which was set after this session began"),
+        ))
     }
 
     async fn create(&self, name: &str) -> Result<(), ProducerError> {
@@ -341,13 +393,34 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_takes_what_it_says_and_the_client_can_send() {
+        let limit_of = |max_message_bytes| {
+            limit(&TopicSettings {
+                max_message_bytes,
+                ..settings()
+            })
+        };
+        assert_eq!(limit_of(Some(65_536)), 65_536);
+        assert_eq!(limit_of(Some(i64::from(i32::MAX))), MAX_RECORD_BYTES);
+        assert_eq!(limit_of(None), MAX_RECORD_BYTES);
+    }
+
+    #[test]
     fn another_format_is_refused_even_without_a_cluster() {
         let topics = Topics::Nowhere {
             state_topic: "s".to_owned(),
             partitions: 4,
         };
         let saved = record(Format::Raw, 4);
-        assert!(topics.ensure("t", Some(&saved), Format::Bson).is_err());
+        let refused = topics.ensure("t", Some(&saved), Format::Bson);
+        let told = refused.err().map(|error| error.to_string());
+        assert!(told.is_some_and(|told| told.contains("--change-routing")));
+        let state = State {
+            topics: BTreeMap::from([("t".to_owned(), saved)]),
+            ..State::default()
+        };
+        assert!(topics.check_saved(&state, Some(Format::Bson)).is_err());
+        assert!(topics.check_saved(&state, None).is_ok());
         assert_eq!(
             topics.ensure("t", None, Format::Bson).unwrap().partitions,
             4

@@ -85,7 +85,8 @@ pub(crate) fn carry(entries: &[Vec<u8>]) -> Result<Carried> {
 
 impl Carried {
     fn take(&mut self, chunk: &mut Chunk) -> Result<()> {
-        self.topics.append(&mut chunk.new_topics);
+        let new = chunk.new_topics.drain(..);
+        self.topics.extend(new.map(|topic| topic.name));
         // The first topic is that of the routing table.
         for record in chunk.records.iter().filter(|record| record.topic.0 > 0) {
             self.take_record(chunk, record)?;

@@ -7,7 +7,8 @@
 //! that was not.
 
 use anyhow::{Context, Result, ensure};
-use oplog_producer::chunk::{Chunk, EncodedRecord, TopicIndex};
+use oplog_producer::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
+use oplog_producer::config::Oversize;
 use oplog_producer::error::{Directive, ProducerError};
 use oplog_producer::publisher::Publisher;
 use oplog_relay_core::position::{Position, Timestamp};
@@ -35,7 +36,13 @@ fn open(cluster: &Cluster) -> Result<Publisher, ProducerError> {
         brokers: cluster.bootstrap_servers(),
         options: Vec::new(),
     };
-    Publisher::open(&options, "cdc.rs0", POSITION, "rs0")
+    Publisher::open(
+        &options,
+        "cdc.rs0",
+        POSITION,
+        "rs0",
+        (Oversize::Stop, 1 << 20),
+    )
 }
 
 fn position(seconds: u32) -> PositionRecord {
@@ -45,6 +52,13 @@ fn position(seconds: u32) -> PositionRecord {
         ord: 0,
     };
     PositionRecord::new(position, 1)
+}
+
+fn new_topic() -> NewTopic {
+    NewTopic {
+        name: DATA.to_owned(),
+        max_bytes: 1 << 20,
+    }
 }
 
 /// One record; the first chunk of a publisher also names the topic.
@@ -60,7 +74,7 @@ fn chunk(first: bool) -> Chunk {
     Chunk {
         arena: b"keyvalue".to_vec(),
         records: vec![record],
-        new_topics: first.then(|| DATA.to_owned()).into_iter().collect(),
+        new_topics: first.then(new_topic).into_iter().collect(),
         ..Chunk::default()
     }
 }

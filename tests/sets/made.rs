@@ -3,6 +3,10 @@
 use anyhow::{Context, Result};
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, DateTime, Document, Timestamp, doc};
+use oplog_consumer::plan::Planner;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_tests::model::Model;
 
 /// Source time of the first entry; every entry has a second of its own.
 pub(crate) const BEGIN: u32 = 1_700_000_000;
@@ -47,6 +51,15 @@ impl Made {
         self.push("i", ns, ui, doc! { "o": o })
     }
 
+    pub(crate) fn set(&mut self, ns: &str, ui: u8, id: i32, set: Document) -> Result<()> {
+        let o = doc! { "$v": 1, "$set": set };
+        self.push("u", ns, ui, doc! { "o": o, "o2": { "_id": id } })
+    }
+
+    pub(crate) fn delete(&mut self, ns: &str, ui: u8, id: i32) -> Result<()> {
+        self.push("d", ns, ui, doc! { "o": { "_id": id } })
+    }
+
     pub(crate) fn command(&mut self, ns: &str, ui: u8, o: Document) -> Result<()> {
         let (db, _) = ns.split_once('.').context(ns.to_owned())?;
         self.push("c", &format!("{db}.$cmd"), ui, doc! { "o": o })
@@ -72,6 +85,17 @@ impl Made {
             entry.remove("ui");
         }
         self
+    }
+
+    /// Where it leads, one entry after the other.
+    pub(crate) fn expected(&self) -> Result<Model> {
+        let (planner, mut model) = (Planner::new(1), Model::default());
+        for entry in &self.entries {
+            let bytes = entry.to_vec()?;
+            let ts = Entry::parse(oplog_relay_core::document::Document::new(&bytes)?)?.ts;
+            model.replay(&planner, &[(EntryId { ts, ord: 0 }, bytes)])?;
+        }
+        Ok(model)
     }
 
     /// As a dump has it.

@@ -6,7 +6,9 @@ mod kills;
 mod lives;
 mod made;
 mod memory;
+mod oversize;
 mod resets;
+mod routing;
 mod topics;
 
 use anyhow::Result;

@@ -1,5 +1,6 @@
 //! An oplog in Kafka, and the processes that replay it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,57 @@ pub(crate) struct Topics {
 impl Topics {
     /// Carries a dump into eight partitions a topic.
     pub(crate) fn carry(prefix: &str, oplog: &[u8]) -> Result<Topics> {
-        let kafka = Kafka::shared()?;
+        let topics = Topics::none(prefix)?;
+        topics.produce(oplog, &[])?;
+        Ok(topics)
+    }
+
+    /// A prefix without topics.
+    pub(crate) fn none(prefix: &str) -> Result<Topics> {
+        let (kafka, prefix) = (Kafka::shared()?, prefix.to_owned());
+        Ok(Topics { kafka, prefix })
+    }
+
+    pub(crate) fn brokers(&self) -> String {
+        self.kafka.brokers()
+    }
+
+    /// Carries what a dump has beyond the saved position.
+    pub(crate) fn produce(&self, oplog: &[u8], more: &[&str]) -> Result<()> {
+        self.produce_to_code(oplog, more, (0, ""))
+    }
+
+    /// The same, where it must end with that code and tell that.
+    pub(crate) fn produce_to_code(
+        &self,
+        oplog: &[u8],
+        more: &[&str],
+        (code, part): (i32, &str),
+    ) -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let path = folder.path().join("oplog.bson");
+        let mut producer = self.start_producer(folder.path(), oplog, more)?;
+        let ended = producer.wait(LIMIT)?;
+        let told = producer.stderr_text()?;
+        ensure!(
+            ended == code && told.contains(part),
+            "{} {more:?} ended with {ended}: {told}",
+            self.prefix
+        );
+        Ok(())
+    }
+
+    /// Starts a producer of a dump, which it finds in a folder.
+    pub(crate) fn start_producer(
+        &self,
+        folder: &Path,
+        oplog: &[u8],
+        more: &[&str],
+    ) -> Result<Program> {
+        let path = folder.join("oplog.bson");
         std::fs::write(&path, oplog)?;
         let path = path.to_str().context("a path in text")?;
-        let mut producer = Program::producer([
+        let brokers = self.brokers();
+        let common = [
             "run",
             "--http=off",
             "--start=oldest",
@@ -32,14 +78,34 @@ impl Topics {
             "--source",
             path,
             "--brokers",
-            &kafka.brokers(),
+            &brokers,
             "--topic-prefix",
-            prefix,
-        ])?;
-        let code = producer.wait(LIMIT)?;
-        ensure!(code == 0, "{prefix}: {}", producer.stderr_text()?);
-        let prefix = prefix.to_owned();
-        Ok(Topics { kafka, prefix })
+            &self.prefix,
+        ];
+        Program::producer(common.iter().chain(more))
+    }
+
+    /// Emits to the end of the topics; returns the lines.
+    pub(crate) fn emit(&self, group: &str) -> Result<String> {
+        let flags = [
+            format!("--brokers={}", self.brokers()),
+            format!("--topic-prefix={}", self.prefix),
+            format!("--group={group}"),
+        ];
+        let flags = flags.iter().map(String::as_str);
+        let common = ["emit", "--http=off", "--to=stdout", "--until-caught-up"];
+        let mut program = Program::consumer(common.into_iter().chain(flags))?;
+        let code = program.wait(LIMIT)?;
+        ensure!(code == 0, "{group}: {}", program.stderr_text()?);
+        program.stdout_text()
+    }
+
+    /// Runs one of Kafka's tools, which must succeed.
+    pub(crate) fn tool(&self, name: &str, arguments: &[&str]) -> Result<()> {
+        let output = self.kafka.tool(name, arguments)?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{arguments:?}: {told}");
+        Ok(())
     }
 
     /// Starts a process that replays.
@@ -107,9 +173,6 @@ impl Topics {
     pub(crate) fn reset(&self, group: &str, how: &[&str]) -> Result<()> {
         let common = ["--reset-offsets", "--execute", "--group", group];
         let arguments = [&common, how].concat();
-        let output = self.kafka.tool("kafka-consumer-groups", &arguments)?;
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "{arguments:?}: {told}");
-        Ok(())
+        self.tool("kafka-consumer-groups", &arguments)
     }
 }

@@ -38,7 +38,6 @@ pub struct Saved {
 #[derive(Debug, Default)]
 struct Out {
     entries: Vec<(EntryId, Vec<u8>)>,
-    topics: Vec<String>,
     saved: Saved,
 }
 
@@ -176,7 +175,6 @@ fn encode(
 
 impl Out {
     fn take(&mut self, chunk: &mut Chunk) {
-        self.topics.append(&mut chunk.new_topics);
         for record in &chunk.records {
             let value = chunk.bytes(&record.value);
             match &record.header {

@@ -145,7 +145,8 @@ impl Stream {
     }
 
     fn take(&mut self, chunk: &mut Chunk) {
-        self.topics.append(&mut chunk.new_topics);
+        let new = chunk.new_topics.drain(..);
+        self.topics.extend(new.map(|topic| topic.name));
         for record in &chunk.records {
             if record.topic.0 == 0 {
                 let key = record.key.as_ref().map(|key| chunk.bytes(key));

@@ -80,6 +80,14 @@ pub fn read_topics(brokers: &str, prefix: &str, format: Format) -> Result<Conten
     Ok(contents)
 }
 
+/// Reads all data topics of a prefix without decoding them: records may be fragments.
+///
+/// # Errors
+/// When a topic cannot be read.
+pub fn read_undecoded(brokers: &str, prefix: &str) -> Result<Contents> {
+    read_records(brokers, prefix, "read_committed")
+}
+
 /// Counts the data records that a reader sees who takes uncommitted and aborted ones too.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use oplog_relay_core::format::fragment::Run;
 use oplog_relay_core::runtime::kafka::Context;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -37,6 +38,8 @@ pub(super) struct Partition {
     sender: Option<mpsc::Sender<Chunk>>,
     /// Chunks that the worker has no room for yet; the last one is being filled.
     waiting: VecDeque<Chunk>,
+    /// How far the last record of the last chunk has come, while fragments of it are missing.
+    pub(super) run: Option<Run>,
     /// What the chunks cost that the worker has.
     pub(super) handed_bytes: usize,
     /// The worker waits at a barrier.
@@ -51,7 +54,8 @@ pub(super) struct Partition {
     pub(super) position: Option<i64>,
 }
 
-/// A partition whose chunks had to make room while its worker waits at a barrier.
+/// A partition whose chunks had to make room: while its worker waits at a barrier, or while a record
+/// of another partition is put together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evicted {
     /// The next record to take; any other one was on its way before.
@@ -75,6 +79,7 @@ impl Partition {
             tracker,
             sender: Some(sender),
             waiting: VecDeque::new(),
+            run: None,
             handed_bytes: 0,
             holding: false,
             evicted: None,
@@ -84,9 +89,16 @@ impl Partition {
         }
     }
 
-    /// The chunk to append to.
-    pub(super) fn filling(&mut self, full: usize, empty: impl FnOnce() -> Chunk) -> &mut Chunk {
-        if self.waiting.back().is_none_or(|chunk| chunk.cost() >= full) {
+    /// The chunk to append to: the one that has a record's first fragments, else one that is not
+    /// full. A record in fragments begins a chunk, so that what is before it need not wait.
+    pub(super) fn filling(
+        &mut self,
+        full: usize,
+        begins: bool,
+        empty: impl FnOnce() -> Chunk,
+    ) -> &mut Chunk {
+        let done = |chunk: &Chunk| chunk.cost() >= full || (begins && !chunk.is_empty());
+        if self.run.is_none() && self.waiting.back().is_none_or(done) {
             self.waiting.push_back(empty());
         }
         let last = self.waiting.len().saturating_sub(1);
@@ -96,7 +108,12 @@ impl Partition {
     /// Hands chunks to the worker while it has room.
     pub(super) fn hand_on(&mut self) {
         let Some(sender) = &self.sender else { return };
-        while let Some(chunk) = self.waiting.pop_front() {
+        // The last one stays while its last record is not whole.
+        let kept = usize::from(self.run.is_some());
+        while self.waiting.len() > kept {
+            let Some(chunk) = self.waiting.pop_front() else {
+                return;
+            };
             let bytes = chunk.cost();
             // A closed queue is a worker that failed: the program is about to end.
             if let Err(TrySendError::Full(chunk) | TrySendError::Closed(chunk)) =
@@ -114,12 +131,19 @@ impl Partition {
         let again = self.waiting.front()?.records.first()?.offset;
         let bytes = self.waiting.iter().map(Chunk::cost).sum();
         self.waiting.clear();
+        self.run = None;
         self.tracker.take_back(NextOffset::at(again));
         self.evicted = Some(Evicted {
             again,
             paused: true,
         });
         Some((bytes, again))
+    }
+
+    /// What the chunk costs that has a record of which fragments are missing.
+    pub(super) fn open_bytes(&self) -> usize {
+        let open = self.run.and_then(|_| self.waiting.back());
+        open.map_or(0, Chunk::cost)
     }
 
     /// Whether a record is to be taken: not one that was on its way when chunks had to make room.
@@ -136,6 +160,7 @@ impl Partition {
     /// Ends the worker's intake; returns what it will not get.
     pub(super) fn close(&mut self) -> VecDeque<Chunk> {
         self.sender = None;
+        self.run = None;
         std::mem::take(&mut self.waiting)
     }
 
@@ -189,6 +214,14 @@ impl Partitions {
     pub(super) fn held_bytes(&self) -> usize {
         let holding = self.all.iter().filter(|partition| partition.holding);
         holding.map(|partition| partition.handed_bytes).sum()
+    }
+
+    /// What the record in fragments has that is the furthest. Those behind workers at barriers do
+    /// not count: they make room.
+    pub(super) fn open_bytes(&self) -> usize {
+        let moving = self.all.iter().filter(|partition| !partition.holding);
+        let open = moving.map(Partition::open_bytes);
+        open.max().unwrap_or_default()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
@@ -305,6 +338,7 @@ impl GroupContext {
             }
         }
         intake.hold(partitions.held_bytes());
+        intake.leave_open(partitions.open_bytes());
         chunks
     }
 

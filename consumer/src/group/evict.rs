@@ -1,5 +1,6 @@
 //! Making room: chunks that wait behind a worker at a barrier are given back to Kafka and read again
-//! when it goes on.
+//! when it goes on. So are records of which fragments are missing, but for the one that has come the
+//! furthest: it becomes whole first.
 
 use std::time::Duration;
 
@@ -13,20 +14,33 @@ use crate::error::ConsumerError;
 /// How long the client may take to begin elsewhere.
 const SEEK: Duration = Duration::from_secs(10);
 
-/// Gives back what waits behind workers at barriers. Returns whether there was anything.
+/// Gives back what waits behind workers at barriers, and all records but one of which fragments are
+/// missing. Returns whether there was anything.
 pub(super) fn evict(
     consumer: &BaseConsumer<GroupContext>,
     intake: &mut Intake,
 ) -> Result<bool, ConsumerError> {
     let mut given_back = Vec::new();
-    for partition in consumer.context().partitions().iter_mut() {
-        if partition.holding
+    let mut partitions = consumer.context().partitions();
+    let mut furthest = Some(partitions.open_bytes());
+    for partition in partitions.iter_mut() {
+        let open = partition.run.is_some();
+        let moving = open && !partition.holding;
+        if moving
+            && furthest
+                .take_if(|most| *most == partition.open_bytes())
+                .is_some()
+        {
+            continue;
+        }
+        if (partition.holding || open)
             && let Some((bytes, again)) = partition.evict()
         {
             intake.release(bytes);
             given_back.push((partition.name.clone(), again));
         }
     }
+    drop(partitions);
     for (name, again) in &given_back {
         let failed = |error| ConsumerError::kafka("making room at a barrier", error);
         let mut list = TopicPartitionList::new();
@@ -39,23 +53,27 @@ pub(super) fn evict(
             topic = name.topic,
             partition = name.partition,
             again,
-            "made room at a barrier"
+            "made room at a barrier, or for a record in fragments"
         );
     }
     Ok(!given_back.is_empty())
 }
 
-/// Lets the partitions go on whose workers got past their barriers.
+/// Lets the partitions go on whose workers got past their barriers, once no record is waited for.
 pub(super) fn resume(consumer: &BaseConsumer<GroupContext>) -> Result<(), ConsumerError> {
     let mut list = TopicPartitionList::new();
-    for partition in consumer.context().partitions().iter_mut() {
+    let mut partitions = consumer.context().partitions();
+    let waits = partitions.open_bytes() > 0;
+    for partition in partitions.iter_mut() {
         if !partition.holding
+            && !waits
             && let Some(evicted) = &mut partition.evicted
             && std::mem::replace(&mut evicted.paused, false)
         {
             list.add_partition(&partition.name.topic, partition.name.partition);
         }
     }
+    drop(partitions);
     if list.count() == 0 || consumer.context().is_paused() {
         return Ok(());
     }

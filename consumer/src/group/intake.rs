@@ -1,10 +1,11 @@
 //! From librdkafka's queue into chunks, and from chunks to workers, within a byte budget.
 
-use oplog_relay_core::format::ID_HEADER;
+use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, Part, Run};
+use oplog_relay_core::format::{FormatError, ID_HEADER, first_entry};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
-use super::context::GroupContext;
+use super::context::{GroupContext, Partition};
 use crate::chunk::Chunk;
 use crate::metrics::Metrics;
 
@@ -25,6 +26,8 @@ pub(super) struct Intake {
     used: usize,
     /// Of these, what workers hold at barriers: others must get through for them to go on.
     held: usize,
+    /// And what the record in fragments has that is the furthest: it must become whole.
+    open: usize,
     empty: Vec<Chunk>,
 }
 
@@ -34,6 +37,7 @@ impl Intake {
             budget,
             used: 0,
             held: 0,
+            open: 0,
             empty: Vec::new(),
         }
     }
@@ -44,16 +48,21 @@ impl Intake {
     }
 
     pub(super) const fn is_over(&self) -> bool {
-        self.used.saturating_sub(self.held) >= self.budget
+        self.used.saturating_sub(self.held + self.open) >= self.budget
     }
 
     pub(super) const fn is_under_half(&self) -> bool {
-        self.used.saturating_sub(self.held) <= self.budget / 2
+        self.used.saturating_sub(self.held + self.open) <= self.budget / 2
     }
 
     /// Workers at barriers hold that much.
     pub(super) const fn hold(&mut self, bytes: usize) {
         self.held = bytes;
+    }
+
+    /// A record that is not whole has that much.
+    pub(super) const fn leave_open(&mut self, bytes: usize) {
+        self.open = bytes;
     }
 
     /// A chunk was applied, or thrown away.
@@ -68,11 +77,6 @@ impl Intake {
         }
     }
 
-    /// An empty chunk.
-    pub(super) fn chunk(&mut self) -> Chunk {
-        self.empty.pop().unwrap_or_default()
-    }
-
     /// Copies a record into its partition's chunk.
     pub(super) fn take(
         &mut self,
@@ -80,17 +84,11 @@ impl Intake {
         record: &BorrowedMessage<'_>,
         metrics: &Metrics,
     ) {
-        let oplog_id = record.headers().and_then(|headers| {
-            headers
-                .iter()
-                .find(|header| header.key == ID_HEADER)
-                .and_then(|header| header.value)
-        });
-        let timestamp = record.timestamp().to_millis().unwrap_or_default();
-        let payload = record.payload();
+        let incoming = Incoming::of(record);
+        let bytes = incoming.value.map_or(0, <[u8]>::len);
         metrics
             .bytes
-            .inc_by(u64::try_from(payload.map_or(0, <[u8]>::len)).unwrap_or_default());
+            .inc_by(u64::try_from(bytes).unwrap_or_default());
         let mut partitions = consumer.context().partitions();
         let share = self.budget / (SHARES * partitions.len().max(1));
         let full = share.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);
@@ -98,18 +96,349 @@ impl Intake {
         let Some(partition) = partitions.find(record.topic(), record.partition()) else {
             return;
         };
-        if !partition.takes(record.offset()) {
+        if !partition.takes(incoming.offset) {
             return;
         }
-        let chunk = partition.filling(full, || self.chunk());
-        self.used += chunk.push(record.offset(), timestamp, payload, oplog_id);
-        partition.tracker.hand(record.offset());
+        let was_open = partition.run.is_some();
+        self.put(partition, &incoming, full, metrics);
+        partition.tracker.hand(incoming.offset);
+        if was_open || partition.run.is_some() {
+            self.open = partitions.open_bytes();
+        }
+    }
+
+    /// Puts a record behind the others, and fragments together.
+    fn put(
+        &mut self,
+        partition: &mut Partition,
+        incoming: &Incoming<'_>,
+        full: usize,
+        metrics: &Metrics,
+    ) {
+        let mut part = incoming.part(partition.run);
+        if part == Ok(Part::Again) {
+            metrics.count_error("fragment");
+            tracing::warn!(
+                topic = partition.name.topic,
+                partition = partition.name.partition,
+                offset = incoming.offset,
+                "threw fragments away before this record: the rest of their transaction was given \
+                 up, and its entries come again"
+            );
+            self.used -= partition.filling(full, false, Chunk::default).take_back();
+            partition.run = None;
+            part = incoming.part(None);
+        }
+        let begins = matches!(part, Ok(Part::Begins(_)));
+        let goes_on = matches!(part, Ok(Part::Continues(_) | Part::Ends));
+        let broken = partition.run.is_some();
+        let chunk = partition.filling(full, begins, || self.empty.pop().unwrap_or_default());
+        if broken && let Err(fault) = &part {
+            // It is the one before that is not whole.
+            chunk.blame(fault.clone());
+        }
+        self.used += if goes_on {
+            chunk.extend(incoming.offset, incoming.value.unwrap_or_default())
+        } else {
+            let Incoming {
+                offset,
+                timestamp,
+                value,
+                ..
+            } = *incoming;
+            chunk.push(offset, timestamp, value, incoming.oplog_id)
+        };
+        partition.run = match part {
+            Ok(Part::Begins(run) | Part::Continues(run)) => Some(run),
+            Ok(Part::Whole | Part::Ends | Part::Again) => None,
+            Err(fault) => {
+                chunk.blame(fault);
+                None
+            }
+        };
     }
 
     /// Hands chunks to those workers that have room.
     pub(super) fn hand_on(&mut self, consumer: &BaseConsumer<GroupContext>) {
         for partition in consumer.context().partitions().iter_mut() {
             partition.hand_on();
+        }
+    }
+}
+
+/// A record as it comes.
+#[derive(Debug, Clone, Copy)]
+struct Incoming<'m> {
+    offset: i64,
+    timestamp: i64,
+    value: Option<&'m [u8]>,
+    oplog_id: Option<&'m [u8]>,
+    fragment: Option<&'m [u8]>,
+}
+
+impl<'m> Incoming<'m> {
+    fn of(record: &'m BorrowedMessage<'_>) -> Self {
+        let mut incoming = Self {
+            offset: record.offset(),
+            timestamp: record.timestamp().to_millis().unwrap_or_default(),
+            value: record.payload(),
+            oplog_id: None,
+            fragment: None,
+        };
+        if let Some(headers) = record.headers() {
+            for header in headers.iter() {
+                match header.key {
+                    ID_HEADER => incoming.oplog_id = incoming.oplog_id.or(header.value),
+                    FRAGMENT_HEADER => incoming.fragment = incoming.fragment.or(header.value),
+                    _ => {}
+                }
+            }
+        }
+        incoming
+    }
+
+    /// What it is to the record that was begun before it.
+    fn part(&self, run: Option<Run>) -> Result<Part, FormatError> {
+        let fragment = self.fragment.map(Fragment::parse).transpose()?;
+        let first = || first_entry(self.value.unwrap_or_default(), self.oplog_id);
+        Run::next(run, self.offset, fragment, first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assignment::Token;
+    use crate::offsets::{NextOffset, OffsetTracker};
+    use crate::start::PartitionName;
+    use proptest::prelude::*;
+    use tokio::sync::mpsc;
+
+    const BUDGET: usize = 1 << 20;
+
+    fn partition() -> (Partition, mpsc::Receiver<Chunk>) {
+        let (sender, chunks) = mpsc::channel(1000);
+        let topic = "cdc.a.b".to_owned();
+        let name = PartitionName {
+            topic,
+            partition: 0,
+        };
+        let tracker = OffsetTracker::new(NextOffset::at(0), None);
+        (
+            Partition::new(name, 1, Token::default(), tracker, sender),
+            chunks,
+        )
+    }
+
+    fn put(
+        intake: &mut Intake,
+        partition: &mut Partition,
+        metrics: &Metrics,
+        full: usize,
+        of: (i64, &[u8], u32, &str),
+    ) {
+        let (offset, value, seconds, fragment) = of;
+        let id = format!("rs0/{seconds}:1/0");
+        let incoming = Incoming {
+            offset,
+            timestamp: 0,
+            value: Some(value),
+            oplog_id: Some(id.as_bytes()),
+            fragment: (!fragment.is_empty()).then_some(fragment.as_bytes()),
+        };
+        intake.put(partition, &incoming, full, metrics);
+    }
+
+    /// What the worker has got: offsets and value of each record.
+    fn handed(chunks: &mut mpsc::Receiver<Chunk>) -> Vec<(i64, i64, Vec<u8>)> {
+        let mut all = Vec::new();
+        while let Ok(chunk) = chunks.try_recv() {
+            assert!(chunk.records.iter().all(|slot| slot.fault.is_none()));
+            let records = chunk.records.iter();
+            all.extend(records.map(|slot| {
+                let value = chunk.arena[slot.value.clone()].to_vec();
+                (slot.offset, slot.last, value)
+            }));
+        }
+        all
+    }
+
+    #[test]
+    fn a_worker_gets_no_part_of_a_record() {
+        let metrics = Metrics::new().unwrap();
+        let mut intake = Intake::new(BUDGET);
+        let (mut partition, mut chunks) = partition();
+        put(
+            &mut intake,
+            &mut partition,
+            &metrics,
+            100,
+            (0, b"whole", 1, ""),
+        );
+        put(
+            &mut intake,
+            &mut partition,
+            &metrics,
+            100,
+            (1, b"be", 2, "0/3"),
+        );
+        put(
+            &mut intake,
+            &mut partition,
+            &metrics,
+            100,
+            (2, b"gu", 2, "1/3"),
+        );
+        partition.hand_on();
+        // What is before it need not wait.
+        assert_eq!(handed(&mut chunks), [(0, 0, b"whole".to_vec())]);
+        assert!(partition.open_bytes() > 0);
+        put(
+            &mut intake,
+            &mut partition,
+            &metrics,
+            100,
+            (3, b"n", 2, "2/3"),
+        );
+        partition.hand_on();
+        assert_eq!(handed(&mut chunks), [(1, 3, b"begun".to_vec())]);
+        assert_eq!(partition.open_bytes(), 0);
+
+        // Thrown out to make room: it is read again from its first fragment.
+        put(
+            &mut intake,
+            &mut partition,
+            &metrics,
+            100,
+            (4, b"be", 3, "0/2"),
+        );
+        assert_eq!(partition.evict().map(|(_, again)| again), Some(4));
+        assert!(partition.run.is_none() && !partition.takes(5) && partition.takes(4));
+    }
+
+    #[test]
+    fn a_record_larger_than_the_budget_becomes_whole() {
+        let metrics = Metrics::new().unwrap();
+        let mut intake = Intake::new(1000);
+        let (mut partition, mut chunks) = partition();
+        let part = [7; 900];
+        for (offset, fragment) in (0..).zip(["0/3", "1/3"]) {
+            let record = (offset, &part[..], 1, fragment);
+            put(&mut intake, &mut partition, &metrics, 100, record);
+        }
+        intake.leave_open(partition.open_bytes());
+        assert!(intake.used() > 1000 && !intake.is_over());
+        let record = (2, &part[..], 1, "2/3");
+        put(&mut intake, &mut partition, &metrics, 100, record);
+        intake.leave_open(partition.open_bytes());
+        assert!(intake.is_over(), "it counts from here on");
+        partition.hand_on();
+        assert_eq!(handed(&mut chunks).len(), 1);
+    }
+
+    #[test]
+    fn fragments_of_a_transaction_that_was_given_up_are_thrown_away() {
+        let metrics = Metrics::new().unwrap();
+        let mut intake = Intake::new(BUDGET);
+        let (mut partition, mut chunks) = partition();
+        put(
+            &mut intake,
+            &mut partition,
+            &metrics,
+            100,
+            (0, b"be", 2, "0/2"),
+        );
+        put(
+            &mut intake,
+            &mut partition,
+            &metrics,
+            100,
+            (3, b"be", 2, "0/2"),
+        );
+        put(
+            &mut intake,
+            &mut partition,
+            &metrics,
+            100,
+            (4, b"gun", 2, "1/2"),
+        );
+        partition.hand_on();
+        assert_eq!(handed(&mut chunks), [(3, 4, b"begun".to_vec())]);
+        assert_eq!(intake.used(), partition.handed_bytes);
+    }
+
+    #[test]
+    fn a_record_that_lacks_a_part_is_told() {
+        let faults = |records: &[(i64, &[u8], u32, &str)]| -> Vec<Option<FormatError>> {
+            let metrics = Metrics::new().unwrap();
+            let mut intake = Intake::new(BUDGET);
+            let (mut partition, mut chunks) = partition();
+            for record in records {
+                put(&mut intake, &mut partition, &metrics, 100, *record);
+            }
+            partition.hand_on();
+            let mut all = Vec::new();
+            while let Ok(chunk) = chunks.try_recv() {
+                all.extend(
+                    chunk
+                        .records
+                        .into_iter()
+                        .map(|slot| slot.fault.map(|it| *it)),
+                );
+            }
+            all
+        };
+        let missing = faults(&[(0, b"be", 2, "0/3"), (1, b"gun", 2, "2/3")]);
+        assert!(
+            matches!(missing[0], Some(FormatError::Fragment(_))),
+            "{missing:?}"
+        );
+        let cut = faults(&[(0, b"be", 2, "0/3"), (1, b"next", 3, "")]);
+        assert!(matches!(cut[0], Some(FormatError::Fragment(_))), "{cut:?}");
+        let inside = faults(&[(7, b"gun", 2, "1/2"), (8, b"next", 3, "")]);
+        assert!(
+            matches!(inside[0], Some(FormatError::Headless(_))),
+            "{inside:?}"
+        );
+        assert_eq!(inside.len(), 2);
+        let unreadable = faults(&[(0, b"a", 2, "x")]);
+        assert!(matches!(unreadable[0], Some(FormatError::Fragment(_))));
+    }
+
+    proptest! {
+        /// Any sizes of entries and fragments, chunks that are full anywhere, handed on at any time:
+        /// the worker gets every entry whole, once, in order.
+        #[test]
+        fn entries_come_whole_wherever_chunks_end(
+            entries in prop::collection::vec((1_usize..3000, 1_usize..700), 1..40),
+            full in 1_usize..4000,
+            hand_on in prop::collection::vec(any::<bool>(), 1..60),
+        ) {
+            let metrics = Metrics::new().unwrap();
+            let mut intake = Intake::new(BUDGET);
+            let (mut partition, mut chunks) = partition();
+            let (mut offset, mut expected, mut got) = (0, Vec::new(), Vec::new());
+            let mut turns = hand_on.iter().cycle();
+            for (seconds, (length, room)) in (1..).zip(&entries) {
+                let value: Vec<u8> = (0..=250).cycle().take(*length).collect();
+                let first = offset;
+                for (fragment, range) in oplog_relay_core::format::fragment::cut(0..*length, *room) {
+                    let text = fragment.to_string();
+                    let text = if fragment.count == 1 { "" } else { text.as_str() };
+                    let record = (offset, &value[range], seconds, text);
+                    put(&mut intake, &mut partition, &metrics, full, record);
+                    offset += 1;
+                    if *turns.next().unwrap() {
+                        partition.hand_on();
+                        got.extend(handed(&mut chunks));
+                    }
+                }
+                expected.push((first, offset - 1, value));
+            }
+            partition.hand_on();
+            got.extend(handed(&mut chunks));
+            prop_assert_eq!(got, expected);
+            prop_assert_eq!(partition.handed_bytes, intake.used());
         }
     }
 }

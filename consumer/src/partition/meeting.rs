@@ -41,7 +41,8 @@ impl Meeting<'_> {
         located: &Located<'_>,
         barrier: &Barrier,
     ) -> Result<Applied, ConsumerError> {
-        let is_command = located.entry.operation != Operation::Noop;
+        // A change of the routing is a noop that leads.
+        let is_command = located.entry.operation != Operation::Noop || barrier.is_command();
         if !self.shared.sink.waits() {
             return if is_command {
                 self.run(located).await
@@ -154,6 +155,13 @@ impl Meeting<'_> {
     }
 
     async fn run(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
+        if located.entry.operation == Operation::Noop {
+            let Shared { sink, filter, .. } = self.shared;
+            let token = &self.start.token;
+            return sink
+                .change_routing(self.source, located, filter, token)
+                .await;
+        }
         let entries = std::slice::from_ref(located);
         let batch = Batch {
             topic: &self.start.topic,
@@ -172,6 +180,9 @@ impl Meeting<'_> {
     }
 
     fn side<'a>(&self, located: &Located<'a>) -> Result<Side<'a>, ConsumerError> {
+        if located.entry.operation == Operation::Noop {
+            return Ok(Side::All);
+        }
         let found: Option<Scope<'a>> = scope(&located.entry)
             .map_err(|error| ConsumerError::Refused(format!("a damaged command: {error}")))?;
         let Some(scope) = found else {

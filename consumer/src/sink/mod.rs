@@ -10,10 +10,11 @@ pub mod mongo;
 
 use std::sync::Arc;
 
+use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
 
 use crate::assignment::Token;
-use crate::batch::Batch;
+use crate::batch::{Batch, Located};
 use crate::catalog::Lives;
 use crate::error::ConsumerError;
 use crate::plan::PlanError;
@@ -111,6 +112,23 @@ impl Sink {
         match self {
             Self::Mongo(sink) => sink.has_run_now(source, id).await,
             Self::Json(_) => Ok(false),
+        }
+    }
+
+    /// Follows a change of the routing table, at its place among the entries.
+    ///
+    /// # Errors
+    /// When the target refuses it.
+    pub async fn change_routing(
+        &self,
+        source: &str,
+        located: &Located<'_>,
+        filter: &NamespaceFilter,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.change_routing(source, located, filter, token).await,
+            Self::Json(_) => Ok(Applied::Done),
         }
     }
 

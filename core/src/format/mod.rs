@@ -8,8 +8,11 @@
 //! | `raw` | frame of untouched entries of one partition ([`raw`]) | in the frame; header `oplog-range` = `<source>/<first ts>/<last ts>/<count>` |
 //! | `bson` | one entry's BSON, untouched | header `oplog-id` = `<source>/<seconds>:<increment>/<ord>` |
 //! | `json` | one change event ([`json`]) | the event's `_id` |
+//!
+//! A record that its topic does not take may stand there in [`fragment`]s.
 
 mod description;
+pub mod fragment;
 pub mod json;
 pub mod raw;
 
@@ -21,6 +24,8 @@ use crate::document::{Document, Malformed};
 use crate::entry::EntryError;
 use crate::json::{JsonError, Mode};
 use crate::position::{EntryId, PositionError};
+
+use fragment::Fragment;
 
 /// Version of the formats in this crate. A reader takes every version up to its own.
 pub const FORMAT_VERSION: u32 = 1;
@@ -46,6 +51,17 @@ impl Format {
     #[must_use]
     pub const fn is_exact(self) -> bool {
         !matches!(self, Self::Json(Mode::Relaxed))
+    }
+
+    /// Whether a record may be of this format, as its first bytes and its [`ID_HEADER`] say. No
+    /// record looks like one of another format, but for the two modes of `json`.
+    #[must_use]
+    pub fn fits(self, value: &[u8], has_id: bool) -> bool {
+        match self {
+            Self::Raw => !has_id && value.starts_with(&raw::MAGIC),
+            Self::Bson => has_id,
+            Self::Json(_) => !has_id && value.starts_with(b"{"),
+        }
     }
 
     /// The name on the command line: `raw`, `bson` or `json`.
@@ -130,6 +146,12 @@ pub enum FormatError {
     /// The JSON is no change event.
     #[error("the value is no change event: {0}")]
     Event(&'static str),
+    /// A fragment of a record whose other fragments are not there.
+    #[error("the record is a fragment: {0}")]
+    Fragment(&'static str),
+    /// A fragment that is not the first one, where reading begins.
+    #[error("the record is fragment {0} of an entry that begins before it")]
+    Headless(Fragment),
     /// The entry inside is damaged.
     #[error("the entry in the value is damaged")]
     Entry(#[from] EntryError),
@@ -151,6 +173,19 @@ impl Decoded {
     /// [`Malformed::Length`] if `arena` is not the one that it was decoded from.
     pub fn document<'a>(&self, arena: &'a [u8]) -> Result<Document<'a>, Malformed> {
         Document::new(arena.get(self.range.clone()).unwrap_or_default())
+    }
+}
+
+/// The first entry of a record of `raw` or `bson`, from what every fragment (the header) or the
+/// first one has (the beginning of the value).
+#[must_use]
+pub fn first_entry(value: &[u8], oplog_id: Option<&[u8]>) -> Option<EntryId> {
+    match oplog_id {
+        Some(header) => {
+            let text = std::str::from_utf8(header).ok()?;
+            Some(EntryId::parse_header(text).ok()?.1)
+        }
+        None => raw::first_ts(value).map(|ts| EntryId { ts, ord: 0 }),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::entry::Entry;
 use crate::format::{Decoded, FormatError};
 use crate::position::{EntryId, Timestamp};
 
-const MAGIC: [u8; 4] = *b"OPLR";
+pub(super) const MAGIC: [u8; 4] = *b"OPLR";
 const VERSION: u8 = 1;
 /// Bytes of the frame's header.
 pub const HEADER_BYTES: usize = 32;
@@ -93,6 +93,12 @@ impl Frame {
         self.bytes.clear();
         self.count = 0;
     }
+}
+
+/// The time of a frame's first entry, from its beginning.
+pub(super) fn first_ts(frame: &[u8]) -> Option<Timestamp> {
+    let ts = frame.strip_prefix(&MAGIC)?.get(8..16)?;
+    Some(Timestamp::from_le_bytes(ts.try_into().ok()?))
 }
 
 /// Decodes a frame; the entries stay where they are in the arena.

@@ -291,3 +291,34 @@ fn bson_records_are_named_by_their_header() {
     let cut = 0..value.end - 1;
     assert!(decode(Format::Bson, cut, Some(b"a/1:1/0"), &mut arena, &mut found).is_err());
 }
+
+#[test]
+fn a_record_tells_its_format_and_its_first_entry() {
+    let entry_bytes = insert();
+    let id = EntryId {
+        ts: Timestamp::new(1_700_000_000, 1),
+        ord: 0,
+    };
+    let mut frame = raw::Frame::default();
+    frame.push(id, Document::new(&entry_bytes).unwrap(), false);
+    let mut framed = Vec::new();
+    frame.finish(&mut framed);
+    let mut header = Vec::new();
+    id.write_header("rs0", &mut header);
+    let text = event(&entry_bytes, Mode::Relaxed).into_bytes();
+    let formats = [Format::Raw, Format::Bson, Format::Json(Mode::Canonical)];
+    let records: [(&[u8], Option<&[u8]>); 3] = [
+        (&framed, None),
+        (&entry_bytes, Some(&header)),
+        (&text, None),
+    ];
+    for (index, (value, oplog_id)) in records.iter().enumerate() {
+        let fits = formats.map(|format| format.fits(value, oplog_id.is_some()));
+        let expected: [bool; 3] = std::array::from_fn(|other| other == index);
+        assert_eq!(fits, expected, "{index}");
+    }
+    for (value, oplog_id) in &records[..2] {
+        assert_eq!(first_entry(value, *oplog_id), Some(id));
+    }
+    assert_eq!(first_entry(b"OPLR", None), None);
+}

@@ -19,6 +19,7 @@ fn all_faults_are_told_at_once() {
         "--format=xml",
         "--partitions=0",
         "--order=chance",
+        "--oversize=never",
         "--start=yesterday",
         "--replication-factor=0",
         "--kafka-option=acks=1",
@@ -34,6 +35,7 @@ fn all_faults_are_told_at_once() {
         "--format",
         "--partitions",
         "--order",
+        "--oversize",
         "--start",
         "--replication-factor",
         "--brokers: is required",
@@ -141,4 +143,21 @@ fn a_request_names_what_it_wants() {
         r#"--filter={"n":{"$gt":5}}"#,
     ]);
     assert_eq!(good.unwrap().request.namespaces, ["a", "b.c"]);
+}
+
+#[test]
+fn what_is_too_large_is_split_in_raw_and_bson_alone() {
+    let with = |format: &str| {
+        let format = format!("--format={format}");
+        let common = ["--source=mongodb://a/", "--brokers=k", "--topic-prefix=cdc"];
+        run(&[&common[..], &["--oversize=split", &format]].concat())
+    };
+    for format in ["raw", "bson"] {
+        assert_eq!(with(format).unwrap().oversize, Oversize::Split, "{format}");
+    }
+    let told = with("json").unwrap_err().to_string();
+    assert!(
+        told.contains("--oversize: split needs --format raw or bson"),
+        "{told}"
+    );
 }

@@ -36,7 +36,7 @@ impl Encoder {
         let at = self.end.filter(|end| end.ord == 0);
         let at = at.ok_or(ProducerError::Ended("a full sync without a position"))?;
         self.stamp = self.stamp.max(at.ts.clamp_wall(None));
-        self.begin_state(chunk)?;
+        self.open_state(chunk)?;
         let captured = Captured {
             at,
             ns: &copied.ns,

@@ -4,8 +4,9 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::ID_HEADER;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::routing::RoutingChange;
 use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::state::{History, State};
+use oplog_relay_core::state::{History, OrderRule, State};
 
 use super::*;
 use crate::transaction::{Kept, Parts};
@@ -32,7 +33,11 @@ fn entry(seconds: u32, op: &str, ns: &str, id: i32) -> Vec<u8> {
 }
 
 fn encoder(format: Format) -> Encoder {
-    let router = Router::new("cdc", NamespaceFilter::default(), State::default());
+    encoder_with(format, State::default(), None)
+}
+
+fn encoder_with(format: Format, state: State, end: Option<Position>) -> Encoder {
+    let router = Router::new("cdc", NamespaceFilter::default(), state).as_saved();
     let topics = Topics::Nowhere {
         state_topic: "__cdc.state.rs0".to_owned(),
         partitions: 4,
@@ -40,7 +45,7 @@ fn encoder(format: Format) -> Encoder {
     let kept = Parts::Kept(Kept::default());
     let history = History::default();
     let transactions = Transactions::new(kept, history, true, Shutdown::manual());
-    Encoder::new("rs0", format, router, topics, None, None, transactions)
+    Encoder::new("rs0", format, router, topics, end, None, transactions)
 }
 
 fn encode(encoder: &mut Encoder, entries: &[Vec<u8>]) -> Result<Chunk, ProducerError> {
@@ -64,7 +69,8 @@ fn state_goes_ahead_of_the_first_record_and_the_position_counts_everything() {
         entry(4, "d", "shop.a", 1),
     ];
     let chunk = encode(&mut encoder, &entries).unwrap();
-    assert_eq!(chunk.new_topics, ["__cdc.state.rs0", "cdc.shop.a"]);
+    let names: Vec<&str> = chunk.new_topics.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["__cdc.state.rs0", "cdc.shop.a"]);
     let keys: Vec<_> = chunk
         .records
         .iter()
@@ -152,7 +158,7 @@ fn commands_without_a_barrier_go_as_they_stand_to_partition_0() {
     let bytes = command(1, "startIndexBuild");
     let chunk = encode(&mut encoder, std::slice::from_ref(&bytes)).unwrap();
     let record = chunk.records.last().unwrap();
-    assert_eq!(chunk.new_topics[record.topic.0], "cdc.shop.-cmd");
+    assert_eq!(chunk.new_topics[record.topic.0].name, "cdc.shop.-cmd");
     assert_eq!((record.partition, record.key.clone()), (0, None));
     assert_eq!(chunk.bytes(&record.value), bytes);
 }
@@ -239,4 +245,162 @@ fn a_damaged_document_stops_and_what_came_before_it_counts() {
     assert!(encoder.encode(&batch, &mut chunk, &mut |_| Ok(())).is_err());
     encoder.complete(&mut chunk);
     assert_eq!(chunk.end.map(|end| end.ts), Some(Timestamp::new(1, 1)));
+}
+
+/// The saved state after a chunk of an encoder.
+fn saved_by(chunk: &Chunk, state: &mut State) {
+    for record in chunk.records.iter().filter(|record| record.topic.0 == 0) {
+        let key = text(chunk, record.key.as_ref().unwrap());
+        state.apply(&key, Some(chunk.bytes(&record.value))).unwrap();
+    }
+}
+
+/// Encodes entries from a position on under other rules; returns the chunks.
+fn encode_changed(
+    state: State,
+    end: Position,
+    rules: Rules,
+    entries: &[Vec<u8>],
+) -> (Vec<Chunk>, Encoder) {
+    let encoder = encoder_with(rules.format, state, Some(end));
+    let mut encoder = encoder.changing(4, Some(rules));
+    let (mut chunks, mut chunk) = (Vec::new(), Chunk::default());
+    let mut hand_on = |chunk: &mut Chunk| {
+        chunks.push(std::mem::take(chunk));
+        Ok(())
+    };
+    encoder.begin(&mut chunk, &mut hand_on).unwrap();
+    let batch = Batch::Bytes(entries.concat());
+    encoder.encode(&batch, &mut chunk, &mut hand_on).unwrap();
+    chunks.push(chunk);
+    (chunks, encoder)
+}
+
+#[test]
+fn other_rules_begin_behind_a_barrier_that_is_saved_with_them() {
+    let mut state = State::default();
+    let first = encode(&mut encoder(Format::Bson), &[entry(1, "i", "shop.a", 1)]);
+    saved_by(&first.unwrap(), &mut state);
+    let end = Position {
+        ts: Timestamp::new(1, 1),
+        term: 3,
+        ord: 0,
+    };
+    let rules = Rules {
+        order: OrderRule::Collection,
+        format: Format::Json(Mode::Canonical),
+    };
+    let later = [entry(2, "i", "shop.a", 1), entry(3, "i", "shop.a", 2)];
+    let (chunks, _) = encode_changed(state.clone(), end, rules, &later);
+    let with: Vec<&Chunk> = chunks
+        .iter()
+        .filter(|chunk| chunk.barrier.is_some())
+        .collect();
+    let [change] = with[..] else {
+        panic!("{} barriers", with.len())
+    };
+    // The position stays, the table has another version.
+    assert_eq!((change.end, change.routing), (Some(end), 5));
+    let barrier = change.barrier.as_ref().unwrap();
+    assert_eq!((barrier.id.ts, barrier.timestamp), (end.ts, 1999));
+    saved_by(change, &mut state);
+    let route = &state.routes["shop.a"];
+    assert_eq!((route.order, route.rule), (Order::Collection, rules.order));
+    let topic = &state.topics["cdc.shop.a"];
+    assert_eq!(
+        (topic.format, &topic.earlier[..]),
+        (rules.format, &[Format::Bson][..])
+    );
+    let last = chunks.last().unwrap();
+    assert!(last.records.iter().all(|record| record.partition == 0));
+    assert!(last.records.iter().all(|record| record.header.is_none()));
+    assert_eq!((last.records.len(), last.routing), (2, 5));
+
+    // The other way its collection is told: a target has to take its unique indexes for plain ones.
+    let rules = Rules {
+        order: OrderRule::Id,
+        format: Format::Bson,
+    };
+    let (chunks, _) = encode_changed(state, end, rules, &[entry(2, "i", "shop.a", 1)]);
+    let change = chunks.iter().find(|chunk| chunk.barrier.is_some()).unwrap();
+    let bytes = change.bytes(&change.barrier.as_ref().unwrap().entry);
+    let noop = Entry::parse(Document::new(bytes).unwrap()).unwrap();
+    let told = RoutingChange::read(&noop).unwrap().unwrap();
+    assert_eq!(told.spread, [("shop.a".to_owned(), None)]);
+}
+
+#[test]
+fn a_change_of_the_format_alone_needs_no_barrier_and_counts_as_one() {
+    let mut state = State::default();
+    let first = encode(&mut encoder(Format::Bson), &[entry(1, "i", "shop.a", 1)]);
+    saved_by(&first.unwrap(), &mut state);
+    let end = Position {
+        ts: Timestamp::new(1, 1),
+        term: 3,
+        ord: 0,
+    };
+    let rules = Rules {
+        order: OrderRule::Auto,
+        format: Format::Raw,
+    };
+    let (chunks, _) = encode_changed(state.clone(), end, rules, &[]);
+    assert!(chunks.iter().all(|chunk| chunk.barrier.is_none()));
+    for chunk in &chunks {
+        saved_by(chunk, &mut state);
+    }
+    assert_eq!(state.topics["cdc.shop.a"].format, Format::Raw);
+    assert_eq!(chunks.last().map(|chunk| chunk.routing), Some(5));
+}
+
+#[test]
+fn a_change_waits_for_the_end_of_a_transaction_that_was_sent_in_part() {
+    let mut state = State::default();
+    let first = encode(&mut encoder(Format::Bson), &[entry(1, "i", "shop.a", 1)]);
+    saved_by(&first.unwrap(), &mut state);
+    // Of an applyOps at 2:1 with three inserts one was sent.
+    let mut bytes = Vec::new();
+    let mut command = DocumentBuilder::start(&mut bytes);
+    let ts = Timestamp::new(2, 1);
+    command.raw("ts", kind::TIMESTAMP, &ts.to_le_bytes());
+    command.int64("t", 3).str("op", "c").str("ns", "admin.$cmd");
+    command.nested("o", kind::DOCUMENT, |o| {
+        o.nested("applyOps", kind::ARRAY, |list| {
+            for index in 0..3 {
+                list.nested(&index.to_string(), kind::DOCUMENT, |operation| {
+                    operation.str("op", "i").str("ns", "shop.a");
+                    operation.nested("o", kind::DOCUMENT, |o| {
+                        o.int32("_id", index);
+                    });
+                });
+            }
+        });
+    });
+    command.finish();
+    let end = Position {
+        ts,
+        term: 3,
+        ord: 1,
+    };
+    let rules = Rules {
+        order: OrderRule::Collection,
+        format: Format::Raw,
+    };
+    let entries = [bytes, entry(3, "i", "shop.a", 9)];
+    let (chunks, _) = encode_changed(state, end, rules, &entries);
+    let place = chunks
+        .iter()
+        .position(|chunk| chunk.barrier.is_some())
+        .unwrap();
+    let (before, after) = chunks.split_at(place);
+    let names = |chunks: &[Chunk]| -> Vec<&str> {
+        let records = chunks.iter().flat_map(|chunk| &chunk.records);
+        let data = records.filter(|record| record.topic.0 == 1);
+        data.filter_map(|record| Some(record.header.as_ref()?.0))
+            .collect()
+    };
+    assert_eq!(names(before), [ID_HEADER, ID_HEADER]);
+    assert_eq!(names(after), [oplog_relay_core::format::RANGE_HEADER]);
+    let barrier = after[0].barrier.as_ref().unwrap();
+    assert_eq!(barrier.id.ts, ts);
+    assert_eq!(after[0].end.map(|end| (end.ts, end.ord)), Some((ts, 0)));
 }

@@ -51,16 +51,24 @@ impl Router {
         let (OrderRule::Auto, Some(collections)) = (self.rule, &self.collections) else {
             return Ok(self.rule.order());
         };
-        if !collections.depend(ns, entry.ui)? {
-            return Ok(Order::Id);
-        }
-        tracing::info!(
-            ns,
-            "the collection goes to one partition: its documents depend on each other (a unique \
-             index, capped, or a collation)"
-        );
-        Ok(Order::Collection)
+        ask(collections.as_ref(), ns, entry.ui)
     }
+}
+
+pub(super) fn ask(
+    collections: &dyn Collections,
+    ns: &str,
+    ui: Option<[u8; 16]>,
+) -> Result<Order, ProducerError> {
+    if !collections.depend(ns, ui)? {
+        return Ok(Order::Id);
+    }
+    tracing::info!(
+        ns,
+        "the collection goes to one partition: its documents depend on each other (a unique \
+         index, capped, or a collation)"
+    );
+    Ok(Order::Collection)
 }
 
 /// The rule is a part of the saved table: under another one the entries of one document would go
@@ -72,7 +80,8 @@ fn check_rule(rule: OrderRule, saved: &State) -> Result<(), ProducerError> {
     Err(ProducerError::Usage(format!(
         "the saved routes of this source were made with --order {}, among them that of {} to topic \
          {}; with --order {rule} later entries would overtake earlier ones in other partitions. \
-         Give --order {}, or begin anew under another --topic-prefix",
+         Give --order {}, or go on with --order {rule} behind barriers by --change-routing, or begin \
+         anew under another --topic-prefix",
         other.rule, other.ns, other.topic, other.rule
     )))
 }

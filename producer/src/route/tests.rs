@@ -111,6 +111,16 @@ fn commands_pass_with_the_collections_they_name() {
 }
 
 #[test]
+fn unknown_commands_of_a_servers_own_databases_are_carried_too() {
+    let fly = entry("c", "config.$cmd", None, &[("fly", "a")]);
+    let decision = decide(&mut router(&[]), &fly);
+    assert!(matches!(decision, Decision::Unknown(new) if new.record.topic == "cdc.config.-cmd"));
+    // A filter says that they are not wanted, and they count as filtered.
+    let decision = decide(&mut router(&["shop"]), &fly);
+    assert!(matches!(decision, Decision::Known(Target::Dropped)));
+}
+
+#[test]
 fn drop_database_with_filter() {
     let mut out = Vec::new();
     let mut bytes = DocumentBuilder::start(&mut out);

@@ -225,7 +225,7 @@ impl MongoSink {
         Ok(applied)
     }
 
-    async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
+    pub(super) async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
         self.persist("noting a command", || {
             self.catalog.finish(source, note.clone())
         })

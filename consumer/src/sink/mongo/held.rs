@@ -30,7 +30,7 @@ use crate::plan::{Action, BulkKind, Write, rewritten, zero_timestamps};
 use crate::sink::Applied;
 
 /// There is no such collection, or no such index.
-const GONE: [i32; 2] = [26, 27];
+pub(super) const GONE: [i32; 2] = [26, 27];
 /// Bytes of documents that are held at most.
 const MOST_BYTES: usize = 64 << 20;
 

@@ -19,6 +19,7 @@ mod ordered;
 mod present;
 mod reply;
 mod rewrite;
+mod routing;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

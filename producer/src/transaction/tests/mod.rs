@@ -138,7 +138,8 @@ struct Outcome {
 
 impl Outcome {
     fn take(&mut self, chunk: &mut Chunk) {
-        self.topics.append(&mut chunk.new_topics);
+        let new = chunk.new_topics.drain(..);
+        self.topics.extend(new.map(|topic| topic.name));
         for record in &chunk.records {
             let topic = self.topics[record.topic.0].clone();
             let Some((_, id)) = &record.header else {

@@ -1,0 +1,121 @@
+//! A change of the routing table on the target: a collection whose entries are spread over all
+//! partitions from here on loses what needs the order of all of them.
+
+use mongodb::bson::{Document, doc};
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_core::routing::RoutingChange;
+use oplog_relay_core::runtime::mongo::error_code;
+
+use super::MongoSink;
+use super::held::GONE;
+use crate::assignment::Token;
+use crate::batch::Located;
+use crate::catalog::{Note, Resolved};
+use crate::error::ConsumerError;
+use crate::sink::Applied;
+
+/// What a plain index does not have.
+const NOT_PLAIN: [&str; 3] = ["unique", "prepareUnique", "ns"];
+
+impl MongoSink {
+    /// Makes unique indexes plain ones where a collection is spread, unless that was done; and
+    /// notes it, for those who wait.
+    ///
+    /// # Errors
+    /// When the target refuses it, or the entry is damaged.
+    pub async fn change_routing(
+        &self,
+        source: &str,
+        located: &Located<'_>,
+        filter: &NamespaceFilter,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let Located { id, entry, .. } = *located;
+        if self.has_run(source, id).await? {
+            return Ok(Applied::Done);
+        }
+        let change = RoutingChange::read(&entry).ok().flatten().ok_or_else(|| {
+            ConsumerError::Refused(format!(
+                "entry {id} is a change of the routing that this version cannot read: use the \
+                 consumer that came with its producer"
+            ))
+        })?;
+        let lives = self.lives(source);
+        for (ns, ui) in change.spread.iter().filter(|(ns, _)| filter.passes(ns)) {
+            if !token.is_valid() {
+                return Ok(Applied::Abandoned);
+            }
+            if let Resolved::Live(ns) = lives.resolve(ns, id, *ui) {
+                self.make_plain(ns, id).await?;
+            }
+        }
+        self.forget_order();
+        let note = Note::passed_over(id, entry.ns.to_owned(), None);
+        self.note(source, &note).await?;
+        Ok(Applied::Done)
+    }
+
+    /// Makes a collection's unique indexes plain ones.
+    async fn make_plain(&self, ns: &str, id: EntryId) -> Result<(), ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        for index in self.unique_indexes(db, collection).await? {
+            let name = index.get_str("name").unwrap_or_default();
+            tracing::warn!(
+                ns,
+                index = %index,
+                entry = %id,
+                "a unique index is made a plain one on the target: the collection is spread over \
+                 partitions from here on (--order id)"
+            );
+            let drop = doc! { "dropIndexes": collection, "index": name };
+            self.change_index(db, &drop).await?;
+            let mut plain = index.clone();
+            for field in NOT_PLAIN {
+                plain.remove(field);
+            }
+            let create = doc! { "createIndexes": collection, "indexes": [plain] };
+            self.change_index(db, &create).await?;
+        }
+        Ok(())
+    }
+
+    async fn change_index(&self, db: &str, command: &Document) -> Result<(), ConsumerError> {
+        self.persist("making a unique index a plain one", || async {
+            match self.client.database(db).run_command(command.clone()).await {
+                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
+                done => done.map(drop),
+            }
+        })
+        .await
+    }
+
+    async fn unique_indexes(
+        &self,
+        db: &str,
+        collection: &str,
+    ) -> Result<Vec<Document>, ConsumerError> {
+        let list = doc! { "listIndexes": collection };
+        // A collection has 64 indexes at most, fewer than a first batch holds.
+        let reply = self
+            .persist("listing indexes", || async {
+                match self.client.database(db).run_command(list.clone()).await {
+                    Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
+                        Ok(Document::new())
+                    }
+                    reply => reply,
+                }
+            })
+            .await?;
+        let batch = reply.get_document("cursor").ok();
+        let batch = batch.and_then(|cursor| cursor.get_array("firstBatch").ok());
+        let found = batch
+            .into_iter()
+            .flatten()
+            .filter_map(|it| it.as_document());
+        let is_unique = |index: &&Document| {
+            index.get_bool("unique").unwrap_or(false) && index.get_str("name").ok() != Some("_id_")
+        };
+        Ok(found.filter(is_unique).cloned().collect())
+    }
+}

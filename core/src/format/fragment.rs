@@ -1,0 +1,269 @@
+//! Fragments: a record that is larger than its topic takes, cut into several.
+//!
+//! The fragments of a record stand one after the other in its partition. They were written in one
+//! Kafka transaction, so nothing lies between them, control records neither: their offsets follow
+//! each other. Each has the key, the timestamp and the headers of the record, and one header more,
+//! [`FRAGMENT_HEADER`] = `<index>/<count>` in decimal, the index from 0. Their values, put one after
+//! the other, are the record's value.
+
+use std::ops::Range;
+
+use super::FormatError;
+use crate::position::EntryId;
+
+/// Name of the header of fragments.
+pub const FRAGMENT_HEADER: &str = "oplog-fragment";
+
+/// Which part of a record it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// From 0.
+    pub index: u32,
+    /// How many there are: two at least.
+    pub count: u32,
+}
+
+impl Fragment {
+    /// Reads the header's value.
+    ///
+    /// # Errors
+    /// [`FormatError::Fragment`] if it has another form.
+    pub fn parse(header: &[u8]) -> Result<Self, FormatError> {
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse().ok()).flatten()
+        };
+        std::str::from_utf8(header)
+            .ok()
+            .and_then(|text| text.split_once('/'))
+            .and_then(|(index, count)| {
+                let fragment = Self {
+                    index: number(index)?,
+                    count: number(count)?,
+                };
+                (fragment.index < fragment.count).then_some(fragment)
+            })
+            .ok_or(FormatError::Fragment("its header cannot be read"))
+    }
+
+    /// Appends the header's value.
+    pub fn write(self, out: &mut Vec<u8>) {
+        let mut digits = itoa::Buffer::new();
+        out.extend_from_slice(digits.format(self.index).as_bytes());
+        out.push(b'/');
+        out.extend_from_slice(digits.format(self.count).as_bytes());
+    }
+
+    /// Whether the record begins with it.
+    #[must_use]
+    pub const fn is_first(self) -> bool {
+        self.index == 0
+    }
+
+    /// Whether the record ends with it.
+    #[must_use]
+    pub const fn is_last(self) -> bool {
+        self.index + 1 == self.count
+    }
+}
+
+impl std::fmt::Display for Fragment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+/// Cuts a value into parts of at most `room` bytes (at least one), in order.
+pub fn cut(value: Range<usize>, room: usize) -> impl Iterator<Item = (Fragment, Range<usize>)> {
+    let room = room.max(1);
+    let count = u32::try_from(value.len().div_ceil(room)).unwrap_or(u32::MAX);
+    let parts = (0..count).zip(value.clone().step_by(room));
+    parts.map(move |(index, start)| {
+        let end = start.saturating_add(room).min(value.end);
+        (Fragment { index, count }, start..end)
+    })
+}
+
+/// How far a reader has come within the fragments of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The last fragment and its offset.
+    last: (Fragment, i64),
+    /// The first entry of the record.
+    id: Option<EntryId>,
+}
+
+/// What a record means to somebody who has read the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It is a whole record.
+    Whole,
+    /// It begins one.
+    Begins(Run),
+    /// It goes on with the record that was begun.
+    Continues(Run),
+    /// It ends the record that was begun.
+    Ends,
+    /// The record that was begun has no end, and what comes now is an earlier entry, or the same
+    /// one: a broker before KIP-890 has kept a part of a transaction that was given up, and its
+    /// entries come again. The begun record is to be thrown away, then this one looked at again.
+    Again,
+}
+
+impl Run {
+    /// What comes after it (`run`), or after a whole record: a record at `offset`, with the value
+    /// of its [`FRAGMENT_HEADER`] and the first entry in it.
+    ///
+    /// # Errors
+    /// [`FormatError::Headless`] where a record's beginning lies before what is read;
+    /// [`FormatError::Fragment`] where a part is missing.
+    pub fn next(
+        run: Option<Self>,
+        offset: i64,
+        fragment: Option<Fragment>,
+        id: impl FnOnce() -> Option<EntryId>,
+    ) -> Result<Part, FormatError> {
+        let Some(run) = run else {
+            return match fragment {
+                None => Ok(Part::Whole),
+                Some(fragment) if !fragment.is_first() => Err(FormatError::Headless(fragment)),
+                Some(fragment) if fragment.is_last() => Ok(Part::Whole),
+                Some(fragment) => Ok(Part::Begins(Self {
+                    last: (fragment, offset),
+                    id: id(),
+                })),
+            };
+        };
+        let (last, at) = run.last;
+        let follows = fragment.is_some_and(|fragment| {
+            fragment.count == last.count && fragment.index == last.index + 1 && offset == at + 1
+        });
+        match fragment {
+            Some(fragment) if follows && fragment.is_last() => Ok(Part::Ends),
+            Some(fragment) if follows => Ok(Part::Continues(Self {
+                last: (fragment, offset),
+                ..run
+            })),
+            fragment if fragment.is_none_or(Fragment::is_first) && repeats(run.id, id()) => {
+                Ok(Part::Again)
+            }
+            _ => Err(FormatError::Fragment("the rest of it is missing")),
+        }
+    }
+}
+
+fn repeats(begun: Option<EntryId>, next: Option<EntryId>) -> bool {
+    matches!((begun, next), (Some(begun), Some(next)) if next <= begun)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Timestamp;
+    use proptest::prelude::*;
+
+    fn id(seconds: u32) -> Option<EntryId> {
+        Some(EntryId {
+            ts: Timestamp::new(seconds, 1),
+            ord: 0,
+        })
+    }
+
+    #[test]
+    fn the_header_of_fragments_is_frozen() {
+        assert_eq!(FRAGMENT_HEADER, "oplog-fragment");
+        let mut header = Vec::new();
+        Fragment {
+            index: 0,
+            count: 12,
+        }
+        .write(&mut header);
+        assert_eq!(header, b"0/12");
+        let read = Fragment::parse(b"11/12").unwrap();
+        assert_eq!((read.index, read.count), (11, 12));
+        assert!(read.is_last() && !read.is_first());
+        assert_eq!(read.to_string(), "11/12");
+        for bad in [
+            "",
+            "1",
+            "/",
+            "1/",
+            "/2",
+            "2/2",
+            "0/0",
+            "+0/2",
+            "0/2 ",
+            "0/4294967296",
+            "\u{1}",
+        ] {
+            assert!(Fragment::parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        let parts: Vec<_> = cut(5..15, 4)
+            .map(|(it, range)| (it.to_string(), range))
+            .collect();
+        let expected = [("0/3", 5..9), ("1/3", 9..13), ("2/3", 13..15)];
+        assert_eq!(
+            parts,
+            expected.map(|(text, range)| (text.to_owned(), range))
+        );
+    }
+
+    #[test]
+    fn what_breaks_a_record_is_told_and_what_comes_again_counts() {
+        let part = |index, count| Some(Fragment { index, count });
+        let begun = |offset| {
+            let begun = Run::next(None, offset, part(0, 3), || id(5)).unwrap();
+            let Part::Begins(run) = begun else { panic!() };
+            Some(run)
+        };
+        let headless = Run::next(None, 7, part(1, 3), || id(5));
+        assert!(matches!(headless, Err(FormatError::Headless(_))));
+        let table = [
+            (8, part(1, 3), 5, true),
+            // Another record between, another count, a part left out.
+            (9, part(1, 3), 5, false),
+            (8, part(1, 4), 5, false),
+            (8, part(2, 3), 5, false),
+            (8, None, 6, false),
+            (8, part(0, 3), 6, false),
+            // The same entry again, or an earlier one.
+            (9, part(0, 3), 5, true),
+            (9, None, 4, true),
+        ];
+        for (offset, fragment, seconds, goes_on) in table {
+            let next = Run::next(begun(7), offset, fragment, || id(seconds));
+            assert_eq!(next.is_ok(), goes_on, "{offset} {fragment:?} {next:?}");
+        }
+        let again = Run::next(begun(7), 9, part(0, 3), || id(5));
+        assert_eq!(again, Ok(Part::Again));
+    }
+
+    proptest! {
+        /// Whatever the sizes: what is put together is what was cut.
+        #[test]
+        fn values_come_back_whole(values in prop::collection::vec((1_usize..400, 1_usize..100), 1..30)) {
+            let (mut run, mut offset, mut built) = (None, 0, Vec::new());
+            for (seconds, (length, room)) in (1..).zip(values) {
+                let value: Vec<u8> = (0..=250).cycle().take(length).collect();
+                let parts: Vec<_> = cut(0..length, room).collect();
+                let whole = parts.len() == 1;
+                for (fragment, range) in parts {
+                    prop_assert!(range.len() <= room && !range.is_empty());
+                    let fragment = (!whole).then_some(fragment);
+                    let part = Run::next(run, offset, fragment, || id(seconds)).unwrap();
+                    offset += 1;
+                    if matches!(part, Part::Whole | Part::Begins(_)) {
+                        built.clear();
+                    }
+                    built.extend_from_slice(&value[range]);
+                    run = match part {
+                        Part::Begins(run) | Part::Continues(run) => Some(run),
+                        _ => None,
+                    };
+                }
+                prop_assert_eq!(run, None);
+                prop_assert_eq!(&built, &value);
+            }
+        }
+    }
+}

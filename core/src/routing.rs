@@ -1,0 +1,160 @@
+//! A change of the routing table that an operator asked for (`--change-routing`), as an entry: a
+//! noop with a [`barrier`](crate::barrier), the command of which it is. It stands between the last
+//! entry under the old rules and the first one under the new ones.
+//!
+//! ```text
+//! {ts, t, v: 2, op: "n", ns, o: {relayRouting: {version, spread: [{ns, ui?}]}}, relayBarrier: {…, partitions}}
+//! ```
+//!
+//! `ts` and `t` are those of the last entry before it. Its ordinal is greater than that of any
+//! operation at that time, and another one for each change.
+
+use crate::document::{Document, DocumentBuilder, Malformed, kind};
+use crate::entry::{Entry, Operation};
+use crate::filter::CATALOG_DB;
+use crate::position::{EntryId, Position, Timestamp};
+
+/// The field of `o` that makes a noop a change of the routing table.
+pub const FIELD: &str = "relayRouting";
+/// Changes that have ordinals of their own at one time.
+const ORDINALS: u32 = 1 << 16;
+/// Below this lie the operations of the source; above it [`crate::barrier::BARRIER_ORD`], and the
+/// one before that, which stands for the end of a time.
+const FIRST_ORD: u32 = u32::MAX - 1 - ORDINALS;
+
+/// A change of the routing table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoutingChange {
+    /// The table's version from here on.
+    pub version: u32,
+    /// Collections that kept to one partition and are spread over all of them from here on:
+    /// `db.collection`, and the UUID where the source gives one.
+    pub spread: Vec<(String, Option<[u8; 16]>)>,
+}
+
+impl RoutingChange {
+    /// Its identity behind the entries of a time.
+    #[must_use]
+    pub const fn id(&self, ts: Timestamp) -> EntryId {
+        let ord = FIRST_ORD + self.version % ORDINALS;
+        EntryId { ts, ord }
+    }
+
+    /// Appends its entry, which follows everything up to a position.
+    pub fn write(&self, after: Position, out: &mut Vec<u8>) {
+        let mut entry = DocumentBuilder::start(out);
+        entry
+            .raw("ts", kind::TIMESTAMP, &after.ts.to_le_bytes())
+            .int64("t", after.term)
+            .int32("v", 2)
+            .str("op", "n")
+            .str("ns", &format!("{CATALOG_DB}.$cmd"));
+        entry.nested("o", kind::DOCUMENT, |o| {
+            o.nested(FIELD, kind::DOCUMENT, |change| {
+                change.int64("version", self.version.into());
+                change.nested("spread", kind::ARRAY, |list| self.write_spread(list));
+            });
+        });
+        entry.finish();
+    }
+
+    fn write_spread(&self, list: &mut DocumentBuilder<'_>) {
+        for (index, (ns, ui)) in self.spread.iter().enumerate() {
+            list.nested(&index.to_string(), kind::DOCUMENT, |item| {
+                item.str("ns", ns);
+                if let Some(ui) = ui {
+                    let mut binary = vec![16, 0, 0, 0, 4];
+                    binary.extend_from_slice(ui);
+                    item.raw("ui", kind::BINARY, &binary);
+                }
+            });
+        }
+    }
+
+    /// Reads the change of an entry, if it is one.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the field has another shape.
+    pub fn read(entry: &Entry<'_>) -> Result<Option<Self>, Malformed> {
+        if entry.operation != Operation::Noop {
+            return Ok(None);
+        }
+        let Some(field) = entry.o.get(FIELD)? else {
+            return Ok(None);
+        };
+        let field = field.document()?;
+        let version = field.get("version")?.ok_or(Malformed::Missing("version"))?;
+        let list = field.get("spread")?.ok_or(Malformed::Missing("spread"))?;
+        let spread: Result<_, Malformed> = list
+            .document()?
+            .elements()
+            .map(|item| read_spread(item?.document()?))
+            .collect();
+        Ok(Some(Self {
+            version: u32::try_from(version.integer()?).map_err(|_| version.wrong_type())?,
+            spread: spread?,
+        }))
+    }
+}
+
+fn read_spread(item: Document<'_>) -> Result<(String, Option<[u8; 16]>), Malformed> {
+    let ns = item.get("ns")?.ok_or(Malformed::Missing("ns"))?;
+    let ui = item.get("ui")?;
+    let ui = ui.and_then(|ui| ui.value.get(5..)?.try_into().ok());
+    Ok((ns.str()?.to_owned(), ui))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::barrier::{BARRIER_ORD, Barrier};
+
+    #[test]
+    fn a_change_is_read_as_it_was_written_and_stands_behind_its_time() {
+        let change = RoutingChange {
+            version: 3,
+            spread: vec![
+                ("shop.a".to_owned(), Some([7; 16])),
+                ("shop.b".to_owned(), None),
+            ],
+        };
+        let after = Position {
+            ts: Timestamp::new(9, 2),
+            term: 4,
+            ord: 0,
+        };
+        let mut bytes = Vec::new();
+        change.write(after, &mut bytes);
+        let entry = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
+        assert_eq!((entry.ts, entry.term), (after.ts, 4));
+        assert_eq!(RoutingChange::read(&entry), Ok(Some(change.clone())));
+
+        let id = change.id(after.ts);
+        let barrier = Barrier {
+            command: id,
+            ordered: false,
+            leader_topic: "cdc.shop.a".into(),
+            leader_offset: 11,
+            partitions: vec![("cdc.shop.a".into(), vec![11, 5])],
+        };
+        let mut with = Vec::new();
+        barrier.write_command(&entry, &mut with).unwrap();
+        let with = Entry::parse(Document::new(&with).unwrap()).unwrap();
+        assert_eq!(Barrier::read(&with), Ok(Some(barrier)));
+        assert_eq!(RoutingChange::read(&with), Ok(Some(change)));
+    }
+
+    #[test]
+    fn every_change_has_an_identity_of_its_own_before_the_end_of_its_time() {
+        let ts = Timestamp::new(9, 2);
+        let id = |version| {
+            let spread = Vec::new();
+            RoutingChange { version, spread }.id(ts)
+        };
+        assert_eq!(id(2).ord, 4_294_901_760);
+        assert!(id(2) < id(3) && id(3) > EntryId { ts, ord: 16 << 20 });
+        for version in [0, 1, ORDINALS - 1, ORDINALS, u32::MAX] {
+            assert!(id(version).ord < BARRIER_ORD - 1, "{version}");
+        }
+    }
+}

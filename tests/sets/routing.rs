@@ -1,0 +1,203 @@
+//! The rules of routing, changed while entries are on their way.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use oplog_relay_core::format::Format;
+use oplog_relay_tests::model::{Model, ModelServer, State};
+use oplog_relay_tests::services::wait_until;
+use oplog_relay_tests::topic_reader::{entries, read_topics};
+
+use crate::carry::CATALOG;
+use crate::made::Made;
+use crate::topics::{LIMIT, Topics};
+
+const DOCUMENTS: i32 = 60;
+const KILLS: u64 = 10;
+/// Identities from here on are those of barriers and changes, not of entries.
+const NO_ENTRY: u32 = 0xfffe_0000;
+
+/// Every document again and again: whatever is applied in another order leaves another state.
+fn change_all(made: &mut Made, ns: &str, times: i32) -> Result<()> {
+    let begun = made.next_second()?;
+    for time in 0..times {
+        for id in 0..DOCUMENTS {
+            let change = doc! { "n": time, "at": i64::from(begun) };
+            made.set(ns, 1, id, change)?;
+        }
+    }
+    Ok(())
+}
+
+fn begin(ns: &str) -> Result<Made> {
+    let mut made = Made::default();
+    made.create(ns, 1)?;
+    for id in 0..DOCUMENTS {
+        made.insert_with(ns, 1, doc! { "_id": id, "k": id })?;
+    }
+    Ok(made)
+}
+
+fn state(model: &Model) -> State {
+    let mut state = model.state();
+    state.retain(|ns, _| !ns.starts_with(CATALOG));
+    state
+}
+
+/// Replays everything by new groups with so many processes each.
+fn expect_replay(topics: &Topics, made: &Made, group: &str, processes: &[usize]) -> Result<()> {
+    let expected = state(&made.expected()?);
+    for count in processes {
+        let target = ModelServer::start(Model::default())?;
+        topics.replay(&target, &format!("{group}-{count}"), *count, &[])?;
+        ensure!(state(&target.model()) == expected, "{group} by {count}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Result<()> {
+    let topics = Topics::none("switch")?;
+    let mut made = begin("s.a")?;
+    change_all(&mut made, "s.a", 60)?;
+    topics.produce(&made.oplog()?, &["--order=id"])?;
+    // Others than the saved rules are refused, and the way is told.
+    let refused = (2, "--change-routing");
+    let collection = ["--order=collection"];
+    topics.produce_to_code(&made.oplog()?, &collection, refused)?;
+    topics.produce_to_code(&made.oplog()?, &["--order=id", "--format=raw"], refused)?;
+    // One group has changes before it when it starts, another one's member meets them as it runs.
+    let live = ModelServer::start(Model::default())?;
+    let mut member = topics.start(&live, "live", &[])?;
+    let follower = ModelServer::start(Model::default())?;
+    topics.replay(&follower, "follower", 2, &[])?;
+
+    let steps: [&[&str]; 5] = [
+        &["--order=collection"],
+        &["--order=id", "--format=raw"],
+        &["--order=collection", "--format=json", "--json=canonical"],
+        &["--order=auto", "--format=bson"],
+        &["--order=id"],
+    ];
+    for (number, rules) in steps.into_iter().enumerate() {
+        let at = || format!("step {number}: {rules:?}");
+        let forced = [rules, &["--change-routing"]].concat();
+        if number % 2 == 0 {
+            // With nothing new to send.
+            topics.produce(&made.oplog()?, &forced).with_context(at)?;
+        } else {
+            change_all(&mut made, "s.a", 1)?;
+            topics.produce(&made.oplog()?, &forced).with_context(at)?;
+        }
+        change_all(&mut made, "s.a", 2)?;
+        topics.produce(&made.oplog()?, rules).with_context(at)?;
+        topics.produce_to_code(&made.oplog()?, &["--order=id", "--format=json"], refused)?;
+        topics
+            .replay(&follower, "follower", 2, &[])
+            .with_context(at)?;
+        ensure!(
+            state(&follower.model()) == state(&made.expected()?),
+            "{}",
+            at()
+        );
+    }
+    let expected = state(&made.expected()?);
+    wait_until("the end", LIMIT, || {
+        state(&live.model()) == expected || !member.is_running().unwrap_or(false)
+    })?;
+    ensure!(member.is_running()?, "{}", member.stderr_text()?);
+    expect_replay(&topics, &made, "switch", &[1, 2, 3])?;
+    // And once more over the target as it is.
+    topics.reset("follower", &["--all-topics", "--to-earliest"])?;
+    topics.replay(&follower, "follower", 2, &[])?;
+    ensure!(
+        state(&follower.model()) == state(&made.expected()?),
+        "again"
+    );
+    Ok(())
+}
+
+/// Whether a collection of a target has an index that is unique.
+fn has_unique(target: &ModelServer, db: &str) -> Result<bool> {
+    let mut collections = target.model().collections();
+    let found = collections.remove(db).context("a database")?;
+    let indexes = found
+        .first()
+        .context("a collection")?
+        .get_array("indexes")?;
+    let mut indexes = indexes.iter().filter_map(bson::Bson::as_document);
+    Ok(indexes.any(|index| index.get_bool("unique").unwrap_or(false)))
+}
+
+#[test]
+fn a_collection_that_is_spread_loses_its_unique_indexes_on_the_target() -> Result<()> {
+    let topics = Topics::none("spread")?;
+    let mut made = begin("s.a")?;
+    let index =
+        doc! { "createIndexes": "a", "v": 2, "key": { "k": 1 }, "name": "k_1", "unique": true };
+    made.command("s.a", 1, index)?;
+    topics.produce(&made.oplog()?, &["--order=collection"])?;
+    let target = ModelServer::start(Model::default())?;
+    topics.replay(&target, "spread", 2, &[])?;
+    ensure!(has_unique(&target, "s")?, "it was one");
+    // Values go from document to document: in other partitions each may come first.
+    for time in 0..20 {
+        for id in 0..DOCUMENTS - 1 {
+            let (from, to) = if time % 2 == 0 {
+                (id, id + 1)
+            } else {
+                (id + 1, id)
+            };
+            made.set("s.a", 1, from, doc! { "k": 1000 + time })?;
+            made.set("s.a", 1, to, doc! { "k": id })?;
+            made.set("s.a", 1, from, doc! { "k": 2000 + from })?;
+        }
+    }
+    topics.produce(&made.oplog()?, &["--order=id", "--change-routing"])?;
+    topics.replay(&target, "spread", 2, &[])?;
+    let anew = ModelServer::start(Model::default())?;
+    topics.replay(&anew, "spread-anew", 3, &[])?;
+    for target in [target, anew] {
+        ensure!(!has_unique(&target, "s")?, "a plain one is enough");
+        ensure!(state(&target.model()) == state(&made.expected()?));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_producer_killed_around_a_change_sends_every_entry_once() -> Result<()> {
+    let topics = Topics::none("turn")?;
+    let mut made = begin("s.a")?;
+    change_all(&mut made, "s.a", 20)?;
+    topics.produce(&made.oplog()?, &["--order=id"])?;
+    change_all(&mut made, "s.a", 20)?;
+    let oplog = made.oplog()?;
+    let rules = ["--order=collection", "--change-routing"];
+    let folder = tempfile::tempdir()?;
+    let mut killed = 0;
+    for kill in 0..KILLS {
+        let mut producer = topics.start_producer(folder.path(), &oplog, &rules)?;
+        let opened = |told: &str| told.contains("session opened");
+        wait_until("a session", LIMIT, || {
+            producer.stderr_text().is_ok_and(|told| opened(&told))
+        })?;
+        let (begun, life) = (Instant::now(), Duration::from_millis(6 * kill));
+        wait_until("the moment", LIMIT, || begun.elapsed() >= life)?;
+        killed += u32::from(producer.is_running()?);
+        producer.kill_9()?;
+    }
+    ensure!(killed > 0, "nothing was left to do at any moment");
+    topics.produce(&oplog, &rules)?;
+    topics.produce(&oplog, &rules[..1])?;
+    let mut seen = BTreeMap::new();
+    let contents = read_topics(&topics.brokers(), "turn", Format::Bson)?;
+    for (_, _, entry) in entries(&contents).filter(|it| it.2.id.ord < NO_ENTRY) {
+        *seen.entry(entry.id).or_insert(0) += 1;
+    }
+    let count = usize::try_from(made.next_second()? - crate::made::BEGIN)?;
+    ensure!(seen.len() == count, "{} of {count}", seen.len());
+    ensure!(seen.values().all(|times| *times == 1), "some came twice");
+    expect_replay(&topics, &made, "turn", &[2])
+}
