@@ -23,7 +23,7 @@
 //! | `source` | an oplog beside the data, and what else a full sync asks for |
 //!
 //! What it does not have answers with 238, or 59 as an unknown command: sessions, transactions,
-//! update pipelines (40324), aggregation, patterns in queries, `v: 1` indexes, running views.
+//! update pipelines (40324), aggregation but for samples, patterns in queries, `v: 1` indexes, running views.
 
 mod coll_mod;
 mod collation;
