@@ -12,6 +12,7 @@ mod alike;
 mod aside;
 mod bulk;
 mod command;
+mod fill;
 mod find;
 mod held;
 mod limits;
@@ -35,7 +36,7 @@ use tokio::sync::Semaphore;
 use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::catalog::{Catalog, other_subscription};
-use crate::config::{GroupConfig, ReplayConfig, Unmatched};
+use crate::config::{GroupConfig, NotEmpty, ReplayConfig, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
@@ -70,6 +71,7 @@ pub struct MongoSink {
     /// Turns for bulks of rewrites.
     rewrites: Semaphore,
     unmatched: Unmatched,
+    if_not_empty: NotEmpty,
     allow_lossy: bool,
     /// Whether the target lets validation be bypassed; until it refuses.
     bypass_validation: AtomicBool,
@@ -87,6 +89,8 @@ pub struct Settings<'s> {
     pub allow_lossy: bool,
     /// What to do about an update that finds no document.
     pub unmatched: Unmatched,
+    /// What to do about documents where a full sync begins.
+    pub if_not_empty: NotEmpty,
     /// What plans its batches.
     pub planner: Planner,
     /// What is to become dead letters.
@@ -117,6 +121,7 @@ impl MongoSink {
             group: &config.group.group,
             allow_lossy: config.allow_lossy,
             unmatched: config.unmatched,
+            if_not_empty: config.if_not_empty,
             planner: config.planner(),
             dead_letter: config.group.dead_letter.clone(),
         };
@@ -166,6 +171,7 @@ impl MongoSink {
             dead_letter: settings.dead_letter,
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
             unmatched: settings.unmatched,
+            if_not_empty: settings.if_not_empty,
             allow_lossy: settings.allow_lossy,
             bypass_validation: AtomicBool::new(true),
             metrics,
