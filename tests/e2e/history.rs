@@ -13,7 +13,7 @@ use oplog_relay_core::format::Format;
 use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::topic::{collection_topic, command_topic};
-use oplog_relay_tests::topic_reader::{Contents, entries};
+use oplog_relay_tests::topic_reader::{Contents, Place, TopicRecord, entries};
 
 /// Entries of an oplog in order, as their bytes.
 #[derive(Debug, Clone, Default)]
@@ -131,11 +131,24 @@ impl History {
         let missing: Vec<_> = expected.keys().take(5).map(ToString::to_string).collect();
         ensure!(
             expected.is_empty(),
-            "{} missing: {missing:?}",
-            expected.len()
+            "{} missing: {missing:?}; there are {:?}",
+            expected.len(),
+            read(contents)
         );
         Ok(count)
     }
+}
+
+/// The offsets that were read of each partition: a few of them.
+fn read(contents: &Contents) -> BTreeMap<&Place, Vec<i64>> {
+    let offsets = |records: &Vec<TopicRecord>| {
+        let offsets = records.iter().map(|record| record.offset);
+        offsets.take(20).collect()
+    };
+    contents
+        .iter()
+        .map(|(place, records)| (place, offsets(records)))
+        .collect()
 }
 
 /// The topic of an entry and its number of partitions; `key` gets its document's key, and stays

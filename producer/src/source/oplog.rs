@@ -25,11 +25,12 @@ use crate::transaction::{Link, OpTime};
 
 /// How long a `getMore` waits at the server for the next entry.
 const AWAIT: Duration = Duration::from_secs(1);
-/// The cursor has nothing more if it is silent for that long.
+/// A new cursor has nothing if it is silent for that long.
 const IDLE_AFTER: Duration = Duration::from_millis(5);
 /// Entries per reply at most; a reply is cut at 16 MB in any case.
 const BATCH_ENTRIES: u32 = 20_000;
-/// A reply of that size was cut, not the end: the next one is on its way, however slowly.
+/// A reply of that size, or of that many entries, was cut: the next one is on its way, however
+/// slowly. A smaller one is all that there was.
 const FULL_REPLY: usize = 4 << 20;
 /// A server that answers nothing for that long, not even an empty batch, counts as gone.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
@@ -323,8 +324,8 @@ impl Tail {
         let mut first = true;
         let mut told_idle = false;
         let mut told_caught_up = false;
-        let mut idle_after = IDLE_AFTER;
         loop {
+            let idle_after = if first { IDLE_AFTER } else { AWAIT };
             let next = cursor.next();
             tokio::pin!(next);
             let batch = loop {
@@ -349,7 +350,7 @@ impl Tail {
                 return self.reopen(backoff, shutdown).await;
             };
             let batch = Batch::Reply(batch.map_err(ProducerError::Source)?);
-            let Some((batch, last)) = self.take(batch, first).await? else {
+            let Some((batch, last, is_full)) = self.take(batch, first).await? else {
                 if !std::mem::replace(&mut told_caught_up, true)
                     && events.send(SourceEvent::CaughtUp).await.is_err()
                 {
@@ -358,18 +359,16 @@ impl Tail {
                 continue;
             };
             first = false;
-            told_idle = false;
+            // Under a steady load every reply has something, so a cursor is never silent.
+            told_idle = !is_full;
             told_caught_up = false;
             backoff.reset();
-            idle_after = if batch.size() >= FULL_REPLY {
-                AWAIT
-            } else {
-                IDLE_AFTER
-            };
             self.after = Some(last);
             self.from = last.ts;
             self.inclusive = false;
-            if events.send(SourceEvent::Batch(batch)).await.is_err() {
+            if events.send(SourceEvent::Batch(batch)).await.is_err()
+                || (told_idle && events.send(SourceEvent::Idle).await.is_err())
+            {
                 return Ok(());
             }
         }
@@ -388,26 +387,28 @@ impl Tail {
     }
 
     /// Checks the first batch of a cursor against the position, cuts off what was fetched before,
-    /// and says where the batch ends. `None` for an empty batch.
+    /// and says where the batch ends, and whether the reply was cut. `None` for an empty batch.
     async fn take(
         &self,
         batch: Batch,
         first: bool,
-    ) -> Result<Option<(Batch, Position)>, ProducerError> {
-        let mut ends = None;
+    ) -> Result<Option<(Batch, Position, bool)>, ProducerError> {
+        let (mut ends, mut count) = (None, 0);
         for document in batch.documents()? {
             let document = document.map_err(ProducerError::undecodable)?;
+            count += 1;
             ends = Some(match ends {
                 None => (document, document),
                 Some((begin, _)) => (begin, document),
             });
         }
+        let is_full = batch.size() >= FULL_REPLY || count >= BATCH_ENTRIES;
         let Some((begin, end)) = ends else {
             return Ok(None);
         };
         let last = position_of(end.as_bytes())?;
         if !first {
-            return Ok(Some((batch, last)));
+            return Ok(Some((batch, last, is_full)));
         }
         let found = position_of(begin.as_bytes())?;
         if let Some(wanted) = self.after
@@ -428,13 +429,13 @@ impl Tail {
         }
         let known = self.after.map_or(self.from, |after| after.ts);
         if self.inclusive || found.ts > known {
-            return Ok(Some((batch, last)));
+            return Ok(Some((batch, last, is_full)));
         }
         // The entry at the position itself is done: what follows it is copied once per cursor.
         let mut rest = Vec::new();
         for document in batch.documents()?.skip(1) {
             rest.extend_from_slice(document.map_err(ProducerError::undecodable)?.as_bytes());
         }
-        Ok(Some((Batch::Bytes(rest), last)))
+        Ok(Some((Batch::Bytes(rest), last, is_full)))
     }
 }
