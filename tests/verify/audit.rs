@@ -193,9 +193,10 @@ fn what_a_full_sync_read_may_come_twice_but_not_after_a_later_change() -> Result
 fn records_in_fragments_are_read_back_and_one_that_is_not_whole_is_named() -> Result<()> {
     let kafka = Kafka::shared()?;
     let topic = "auditsplit.app.a";
-    let settings = ["--config", "max.message.bytes=4096"];
     let create = ["--create", "--topic", topic, "--partitions", "2"];
-    let output = kafka.tool("kafka-topics", &[create, settings].concat())?;
+    let keep = ["--config", "retention.ms=-1"];
+    let limit = ["--config", "max.message.bytes=4096"];
+    let output = kafka.tool("kafka-topics", &[&create[..], &keep, &limit].concat())?;
     ensure!(output.status.success(), "{output:?}");
     let mut dump = history()?;
     for number in 0..20_i32 {
