@@ -144,6 +144,11 @@ pub struct ReplayArguments {
     /// start one with this. What was left out until now is not on the target: it needs a full sync.
     #[arg(long)]
     pub change_subscription: bool,
+    /// What to do where a full sync is about to fill a collection that has documents on the target
+    /// which this group did not bring: fail (stop), merge (replace those of the same _id, leave the
+    /// others), drop (drop the collection first).
+    #[arg(long, value_name = "fail|merge|drop", default_value = "fail")]
+    pub if_target_not_empty: String,
     /// Connections on which the writes of one partition's batch are sent at once. Writes to one
     /// document stay in order.
     #[arg(long, value_name = "N", default_value = "4")]

@@ -75,6 +75,17 @@ pub enum Unrepeatable {
     DeadLetter,
 }
 
+/// What to do about documents of a collection that a full sync is about to fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotEmpty {
+    /// Stop.
+    Fail,
+    /// Leave them.
+    Merge,
+    /// Drop the collection.
+    Drop,
+}
+
 /// The configuration of `replay`.
 #[derive(Debug, Clone)]
 pub struct ReplayConfig {
@@ -90,6 +101,8 @@ pub struct ReplayConfig {
     pub unrepeatable: Unrepeatable,
     /// Whether the group's namespaces become those of this member.
     pub change_subscription: bool,
+    /// What to do about documents where a full sync begins.
+    pub if_not_empty: NotEmpty,
     /// Lanes for each partition's batch.
     pub lanes: usize,
 }
@@ -196,16 +209,23 @@ impl ReplayConfig {
             _ => Err("must be stop, apply or dead-letter"),
         };
         let unrepeatable = faults.take_or("--unrepeatable", unrepeatable);
+        let if_not_empty = match arguments.if_target_not_empty.as_str() {
+            "fail" => Ok(NotEmpty::Fail),
+            "merge" => Ok(NotEmpty::Merge),
+            "drop" => Ok(NotEmpty::Drop),
+            _ => Err("must be fail, merge or drop"),
+        };
+        let if_not_empty = faults.take_or("--if-target-not-empty", if_not_empty);
         let lanes = match arguments.lanes.parse() {
             Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
             _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
         };
         let lanes = faults.take_or("--lanes", lanes);
-        let policies = unmatched.zip(unrepeatable);
+        let policies = unmatched.zip(unrepeatable).zip(if_not_empty);
         let checked = group.zip(target).zip(policies.zip(lanes));
         faults.finish()?;
-        let ((mut group, target), ((unmatched, unrepeatable), lanes)) =
-            checked.ok_or_else(no_faults)?;
+        let ((mut group, target), (policies, lanes)) = checked.ok_or_else(no_faults)?;
+        let ((unmatched, unrepeatable), if_not_empty) = policies;
         group.allow_partial_reset = arguments.allow_partial_reset;
         if unmatched == Unmatched::DeadLetter {
             group.dead_letter.insert(Reason::Unmatched);
@@ -220,6 +240,7 @@ impl ReplayConfig {
             unmatched,
             unrepeatable,
             change_subscription: arguments.change_subscription,
+            if_not_empty,
             lanes,
         })
     }
@@ -394,6 +415,8 @@ mod tests {
             "maybe",
             "--dead-letter",
             "write,unmatched",
+            "--if-target-not-empty",
+            "perhaps",
             "--queue-bytes",
             "1k",
             "--kafka-option",
@@ -409,6 +432,7 @@ mod tests {
             "--start",
             "--unmatched",
             "--dead-letter",
+            "--if-target-not-empty",
             "--queue-bytes",
             "--kafka-option",
         ];

@@ -26,6 +26,13 @@ fn compare_at(left: Element<'_>, right: Element<'_>, depth: usize) -> Ordering {
         .then_with(|| compare_within(left, right, depth))
 }
 
+/// Whether two types are compared by value: a query for more or less than a value finds only values
+/// of such types.
+#[must_use]
+pub fn same_bracket(left: u8, right: u8) -> bool {
+    bracket(left) == bracket(right)
+}
+
 /// The server's `canonicalizeBSONType`.
 fn bracket(kind: u8) -> u8 {
     match kind {

@@ -4,10 +4,13 @@
 use crate::document::{Document, Element, Malformed, kind};
 use crate::position::Timestamp;
 
+/// `op` of a document that a full sync read. It is applied as an insert.
+const READ: &[u8] = b"r";
+
 /// What an entry does; the letter is the entry's `op`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// `i`
+    /// `i`, and `r`: a document that a full sync read.
     Insert,
     /// `u`
     Update,
@@ -60,7 +63,7 @@ pub enum EntryError {
     /// The bytes are damaged, or a field has the wrong type.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// An `op` that is not one of `i u d c n`: `xi`, `ci`, `km` and their kind.
+    /// An `op` that is not one of `i u d c n r`: `xi`, `ci`, `km` and their kind.
     #[error("entry {ts} of {ns:?} has the unknown operation {op:?}")]
     UnknownOperation {
         /// The entry's time.
@@ -132,6 +135,9 @@ pub struct Entry<'a> {
     pub is_upsert: bool,
     /// `isTimeseries` (8.3, 9.0): it writes a bucket of a time series under the series' own name.
     pub is_timeseries: bool,
+    /// `snapshot.capturedAt`, milliseconds since 1970: only in what a full sync sends, which no
+    /// server wrote ([`crate::snapshot`]).
+    pub snapshot: Option<i64>,
 }
 
 /// The place of an operation in its transaction.
@@ -168,7 +174,7 @@ impl<'a> Entry<'a> {
         let ns = fields.ns.unwrap_or_default();
         let op = fields.op.ok_or(Malformed::Missing("op"))?;
         let operation = match op {
-            b"i" => Operation::Insert,
+            b"i" | READ => Operation::Insert,
             b"u" => Operation::Update,
             b"d" => Operation::Delete,
             b"c" => Operation::Command,
@@ -209,6 +215,7 @@ impl<'a> Entry<'a> {
             txn: fields.txn,
             is_upsert: fields.is_upsert,
             is_timeseries: fields.is_timeseries,
+            snapshot: fields.snapshot,
         })
     }
 
@@ -324,6 +331,7 @@ struct Fields<'a> {
     txn: Option<TxnPlace>,
     is_upsert: bool,
     is_timeseries: bool,
+    snapshot: Option<i64>,
 }
 
 impl<'a> Fields<'a> {
@@ -356,6 +364,10 @@ impl<'a> Fields<'a> {
             b"b" if element.kind == kind::BOOLEAN => self.is_upsert = element.boolean()?,
             b"isTimeseries" if element.kind == kind::BOOLEAN => {
                 self.is_timeseries = element.boolean()?;
+            }
+            b"snapshot" if element.kind == kind::DOCUMENT => {
+                let captured = element.document()?.get("capturedAt")?;
+                self.snapshot = captured.map(Element::date).transpose()?;
             }
             _ => {}
         }

@@ -31,7 +31,7 @@
 //!
 //! *entry* (oplog), *document* (MongoDB), *record* (Kafka), *batch*, *key*; *position* (in the
 //! source), *offset* (Kafka only), *checkpoint* (a saved position), *commit* (Kafka offsets or
-//! transaction), *tail* (follow the oplog), *replay* (to MongoDB), *emit* (JSON to others),
+//! transaction), *full sync* (copy of what is there), *tail* (follow the oplog), *replay* (to MongoDB), *emit* (JSON to others),
 //! *barrier*, *incarnation* (one life of a collection, between its creation and its drop), *source*
 //! (a replica set or a dump), *lag*.
 //!
@@ -45,7 +45,7 @@
 //! - [`diff`] what `$v: 2` diffs and `$v: 1` modifiers make of a document
 //! - [`key`] the record key and its partition; [`compare`] MongoDB's order of values
 //! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
-//! - [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
+//! - [`snapshot`] the entries of a full sync; [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
 //!
 //! With the feature `runtime`, the module of that name: clients, configuration, logs, HTTP, exit codes.
 
@@ -63,5 +63,6 @@ pub mod position;
 pub mod routing;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+pub mod snapshot;
 pub mod state;
 pub mod topic;

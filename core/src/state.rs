@@ -2,8 +2,10 @@
 //!
 //! The position topic gets one [`PositionRecord`] per Kafka transaction, written last. The state
 //! topic is compacted and has one key per thing: `source` ([`SourceRecord`]), `topic/<name>`
-//! ([`TopicRecord`]) and `route/<ui or ns>` ([`RouteRecord`]). A record is written in the same Kafka
-//! transaction as the first record that depends on it.
+//! ([`TopicRecord`]) and `route/<ui or ns>` ([`RouteRecord`]); of a full sync `copy/<ui or ns>`
+//! ([`CopyRecord`]), `range/<ui or ns>/<number>` ([`RangeRecord`]) and `request/<number>`
+//! ([`RequestRecord`]). A record is written in the same Kafka transaction as the first record that
+//! depends on it; a range with the last document that it says is sent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,6 +38,14 @@ pub struct PositionRecord {
     /// [`History::open`]
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub open: Option<String>,
+    /// Entries that a full sync has sent at this position: their ordinals are used up.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub reads: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// How far back a source's history goes that transactions may need.
@@ -62,6 +72,7 @@ impl PositionRecord {
             routing,
             begin: None,
             open: None,
+            reads: 0,
         }
     }
 
@@ -236,6 +247,90 @@ impl FromStr for OrderRule {
     }
 }
 
+/// A collection or view that a full sync has still to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyRecord {
+    /// [`STATE_VERSION`].
+    pub v: u32,
+    /// Its namespace when the record was written.
+    pub ns: String,
+    /// Its UUID, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ui: Option<String>,
+    /// What it is.
+    pub kind: CopyKind,
+    /// How far it is.
+    pub stage: CopyStage,
+    /// Whether it was asked for while the stream ran.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub requested: bool,
+    /// Whether its documents alone are sent: the stream carries the collection already.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub only_documents: bool,
+    /// Only documents that fit this query, as Extended JSON.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub filter: Option<String>,
+    /// Documents that are sent.
+    pub documents: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Documents that the source said it has, when the copy was planned.
+    pub expected_documents: u64,
+    /// Bytes of them.
+    pub expected_bytes: u64,
+}
+
+/// What is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyKind {
+    /// A collection that is read by ranges of `_id`.
+    Collection,
+    /// A capped collection: in its own order, by one cursor.
+    Capped,
+    /// A view: its definition.
+    View,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyStage {
+    /// Nothing is sent.
+    Planned,
+    /// The command that creates the collection is sent.
+    Created,
+    /// The ranges are saved; those that are still there are open.
+    Reading,
+}
+
+/// A range of `_id` that is not wholly sent. Each bound is BSON, `{"_id": …}`, as base64.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeRecord {
+    /// [`STATE_VERSION`].
+    pub v: u32,
+    /// The first `_id`, or the only one where `until` is the same.
+    pub from: String,
+    /// The first `_id` that is not in it; none: all of the type of `from` that follow.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub until: Option<String>,
+    /// The last `_id` that was sent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub after: Option<String>,
+}
+
+/// What somebody asked the running producer to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// [`STATE_VERSION`].
+    pub v: u32,
+    /// Patterns of namespaces.
+    pub namespaces: Vec<String>,
+    /// Only documents that fit this query, as Extended JSON.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub filter: Option<String>,
+}
+
 /// The state topic, read whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
@@ -245,6 +340,12 @@ pub struct State {
     pub topics: BTreeMap<String, TopicRecord>,
     /// Routes by UUID, or by namespace where the source gives none.
     pub routes: BTreeMap<String, RouteRecord>,
+    /// What a full sync has still to copy, by UUID or namespace.
+    pub copies: BTreeMap<String, CopyRecord>,
+    /// Its open ranges, by the copy's key and the range's number.
+    pub ranges: BTreeMap<(String, u32), RangeRecord>,
+    /// What is asked for and not begun, by its number.
+    pub requests: BTreeMap<String, RequestRecord>,
 }
 
 /// A state record that cannot be read.
@@ -283,6 +384,15 @@ impl State {
             (Some(("route", name)), Some(value)) => {
                 self.routes.insert(name.to_owned(), read(key, value)?);
             }
+            (Some(("copy", name)), Some(value)) => {
+                self.copies.insert(name.to_owned(), read(key, value)?);
+            }
+            (Some(("request", name)), Some(value)) => {
+                self.requests.insert(name.to_owned(), read(key, value)?);
+            }
+            (Some(("range", name)), value) => self.apply_range(key, name, value)?,
+            (Some(("copy", name)), None) => drop(self.copies.remove(name)),
+            (Some(("request", name)), None) => drop(self.requests.remove(name)),
             (Some(("topic", name)), None) => drop(self.topics.remove(name)),
             (Some(("route", name)), None) => drop(self.routes.remove(name)),
             _ => {
@@ -290,6 +400,25 @@ impl State {
                     key: key.to_owned(),
                 });
             }
+        }
+        Ok(())
+    }
+
+    fn apply_range(
+        &mut self,
+        key: &str,
+        name: &str,
+        value: Option<&[u8]>,
+    ) -> Result<(), StateError> {
+        let number = name.rsplit_once('/');
+        let number =
+            number.and_then(|(copy, number)| Some((copy.to_owned(), number.parse().ok()?)));
+        let number = number.ok_or_else(|| StateError::UnknownKey {
+            key: key.to_owned(),
+        })?;
+        match value {
+            Some(value) => drop(self.ranges.insert(number, read(key, value)?)),
+            None => drop(self.ranges.remove(&number)),
         }
         Ok(())
     }
@@ -375,6 +504,36 @@ mod tests {
     }
 
     #[test]
+    fn records_of_a_full_sync_have_their_frozen_form() {
+        let texts = [
+            (
+                "copy/5f0c",
+                r#"{"v":1,"ns":"a.b","ui":"5f0c","kind":"collection","stage":"planned","documents":0,"bytes":0,"expected_documents":3,"expected_bytes":90}"#,
+            ),
+            ("range/5f0c/0", r#"{"v":1,"from":"AA==","until":"BB=="}"#),
+            ("range/a/b.c/7", r#"{"v":1,"from":"AA==","after":"CC=="}"#),
+            ("request/12", r#"{"v":1,"namespaces":["a.*"]}"#),
+        ];
+        let mut state = State::default();
+        for (key, text) in texts {
+            state.apply(key, Some(text.as_bytes())).unwrap();
+        }
+        let copy = &state.copies["5f0c"];
+        assert_eq!(serde_json::to_string(copy).unwrap(), texts[0].1);
+        let range = &state.ranges[&("5f0c".to_owned(), 0)];
+        assert_eq!(serde_json::to_string(range).unwrap(), texts[1].1);
+        let range = &state.ranges[&("a/b.c".to_owned(), 7)];
+        assert_eq!(serde_json::to_string(range).unwrap(), texts[2].1);
+        let request = &state.requests["12"];
+        assert_eq!(serde_json::to_string(request).unwrap(), texts[3].1);
+        for (key, _) in texts {
+            state.apply(key, None).unwrap();
+        }
+        assert_eq!(state, State::default());
+        assert!(state.apply("range/a", None).is_err());
+    }
+
+    #[test]
     fn a_topic_keeps_the_formats_that_it_had() {
         let topic = TopicRecord {
             v: STATE_VERSION,
@@ -407,7 +566,7 @@ mod tests {
         assert_eq!(state.topics["cdc.a.b"].format, Format::Bson);
         state.apply("topic/cdc.a.b", None).unwrap();
         assert!(state.topics.is_empty());
-        assert!(state.apply("request/1", Some(b"{}")).is_err());
+        assert!(state.apply("holiday/1", Some(b"{}")).is_err());
         assert!(state.apply("source", Some(b"[]")).is_err());
     }
 }

@@ -23,6 +23,13 @@ pub enum Command {
     Run(RunArguments),
     /// Print what `run` would produce, as JSON lines, without Kafka.
     Inspect(InspectArguments),
+    /// Ask the running producer of a source to copy collections, or a part of them, into its stream.
+    ///
+    /// It writes a request into the source's state topic; the instance that tails the source takes
+    /// it within seconds and copies beside its tail. A collection that the stream carries already
+    /// gets its documents alone: they replace those of the same _id at a target, and nothing is
+    /// deleted there. Nothing is written to the source.
+    FullSync(FullSyncArguments),
     /// Exit 0 if the instance that serves HTTP at an address is ready: for container health checks.
     Health(HealthArguments),
 }
@@ -108,6 +115,18 @@ pub struct RunArguments {
     /// committed. A dump always ends so.
     #[arg(long)]
     pub until_caught_up: bool,
+    /// What to do where no position is saved: full-then-tail (copy the documents that are there and
+    /// follow the oplog from that moment on), full (copy, then exit 0), tail (follow; needs
+    /// --start). Without it and without --start it is full-then-tail, unless data topics are there
+    /// already. With a saved position it goes on from there, with a copy that was not finished too.
+    #[arg(long, value_name = "full|tail|full-then-tail")]
+    pub sync: Option<String>,
+    /// Reads of a full sync at once.
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub full_sync_readers: String,
+    /// Bytes of documents that a full sync reads in a second at most, such as 50MiB.
+    #[arg(long, value_name = "BYTES")]
+    pub full_sync_rate: Option<String>,
     /// An option for the Kafka client (librdkafka), as name=value. Repeat for more. Those that
     /// exactly-once needs are refused.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
@@ -115,6 +134,32 @@ pub struct RunArguments {
     /// Where to serve /metrics, /livez, /readyz and /status; off for nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
     pub http: String,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `oplog-producer full-sync`
+#[derive(Debug, Clone, Args)]
+pub struct FullSyncArguments {
+    /// Name of the source, as its `run` has it: by default the replica-set name.
+    #[arg(long, value_name = "NAME")]
+    pub source_name: Option<String>,
+    /// First part of every topic name.
+    #[arg(long, value_name = "PREFIX")]
+    pub topic_prefix: Option<String>,
+    /// Kafka brokers: host:port,host:port.
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// What to copy: db.collection, db, or patterns with *. Repeat or separate by commas.
+    #[arg(long, value_name = "NS", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// Only documents that fit this query, as Extended JSON: {"at": {"$gte": {"$date": "…"}}}.
+    #[arg(long, value_name = "JSON")]
+    pub filter: Option<String>,
+    /// An option for the Kafka client (librdkafka), as name=value. Repeat for more.
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
+    pub kafka_option: Vec<String>,
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,

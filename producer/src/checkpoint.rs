@@ -1,13 +1,16 @@
 //! What is saved of a source in Kafka: the position, and the state with routes and claims.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::position::{Position, PositionError};
 use oplog_relay_core::runtime::kafka::{Admin, Reader, Stored};
 use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
 use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
 
+use crate::config::RequestConfig;
 use crate::error::ProducerError;
+use crate::publisher::send_alone;
 use crate::topics;
 
 /// What was saved, as read after older producers were fenced.
@@ -19,6 +22,8 @@ pub struct Checkpoint {
     pub routing: Option<u32>,
     /// The history that transactions after it may need.
     pub history: History,
+    /// Entries that a full sync has sent at the position.
+    pub reads: u32,
     /// The routing table and who the source is.
     pub state: State,
 }
@@ -54,7 +59,7 @@ impl Checkpoint {
             .await?;
         let last = last.map(|stored| read_position(&stored)).transpose()?;
         let state = read_state(reader, &state_topic(prefix, source)).await?;
-        let Some((position, history, routing)) = last else {
+        let Some((position, history, (routing, reads))) = last else {
             return Ok(Self {
                 state,
                 ..Self::default()
@@ -64,6 +69,7 @@ impl Checkpoint {
             position: Some(position),
             routing: Some(routing),
             history,
+            reads,
             state,
         })
     }
@@ -96,14 +102,62 @@ impl Checkpoint {
     }
 }
 
-fn read_position(stored: &Stored) -> Result<(Position, History, u32), ProducerError> {
+/// Where somebody may ask for a full sync: the state topic of a source.
+#[derive(Debug, Clone)]
+pub struct Requests {
+    /// Reads it.
+    pub reader: Reader,
+    /// Its name.
+    pub topic: String,
+}
+
+impl Requests {
+    /// The state as it is now, requests among it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`].
+    pub async fn read(&self) -> Result<State, ProducerError> {
+        read_state(&self.reader, &self.topic).await
+    }
+}
+
+/// Asks the producer that tails a source for a full sync.
+///
+/// # Errors
+/// [`ProducerError::Usage`] for a source that no producer has begun; [`ProducerError::Kafka`].
+pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerError> {
+    let topic = state_topic(&config.topic_prefix, &config.source_name);
+    let admin = Admin::connect(&config.kafka).await?;
+    if admin.partitions(&topic).await?.is_none() {
+        return Err(ProducerError::Usage(format!(
+            "there is no topic {topic}: no producer has begun source {:?} under prefix {:?}",
+            config.source_name, config.topic_prefix
+        )));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let key = format!("request/{}", now.unwrap_or_default().as_millis());
+    let value = serde_json::to_vec(&config.request)
+        .map_err(|error| ProducerError::Usage(format!("{key}: {error}")))?;
+    let options = config.kafka.clone();
+    let sent = tokio::task::spawn_blocking(move || send_alone(&options, &topic, &key, &value));
+    sent.await
+        .map_err(|_| ProducerError::Ended("writing the request"))?
+}
+
+/// Position, history, and the version of the routing table with what a full sync sent.
+type Found = (Position, History, (u32, u32));
+
+fn read_position(stored: &Stored) -> Result<Found, ProducerError> {
     let unreadable = |reason: String| {
         ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
     };
     let value = stored.value.as_deref().unwrap_or_default();
     let record: PositionRecord =
         serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
-    let read = || Ok((record.position()?, record.history()?, record.routing));
+    let read = || {
+        let numbers = (record.routing, record.reads);
+        Ok((record.position()?, record.history()?, numbers))
+    };
     read().map_err(|error: PositionError| unreadable(error.to_string()))
 }
 
@@ -178,11 +232,13 @@ mod tests {
             value: Some(value.as_bytes().to_vec()),
         };
         let good = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
-        let (position, history, routing) = read_position(&good).unwrap();
+        let (position, history, numbers) = read_position(&good).unwrap();
         assert_eq!(position.to_string(), "7:3 (term 2)");
-        assert_eq!((history, routing), (History::default(), 1));
-        let open = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":9,"routing":1,"open":"5:1"}"#);
-        let (position, history, _) = read_position(&open).unwrap();
+        assert_eq!((history, numbers), (History::default(), (1, 0)));
+        let open =
+            stored(r#"{"v":1,"ts":"7:3","term":2,"ord":9,"routing":1,"open":"5:1","reads":5}"#);
+        let (position, history, numbers) = read_position(&open).unwrap();
+        assert_eq!(numbers, (1, 5));
         assert_eq!(
             (position.ord, history.open),
             (9, Some(Timestamp::new(5, 1)))

@@ -68,6 +68,10 @@ pub struct Chunk {
     pub transactions: TransactionCounts,
     /// Bytes of the entries read.
     pub source_bytes: u64,
+    /// Documents that a full sync read, and their bytes.
+    pub copied: (u64, u64),
+    /// Entries that a full sync has sent at `end`, those of chunks before this one too.
+    pub reads: u32,
     /// `wall` of the last entry, or the milliseconds of its `ts`.
     pub last_wall: i64,
 }
@@ -109,6 +113,12 @@ impl Chunk {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && self.end.is_none() && !self.idle && !self.finished
+    }
+
+    /// Whether it has nothing for Kafka but its position.
+    #[must_use]
+    pub const fn is_without_records(&self) -> bool {
+        self.records.is_empty() && self.barrier.is_none()
     }
 
     /// The bytes of a part.

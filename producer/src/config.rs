@@ -4,15 +4,16 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::runtime::config::{
-    ConfigError, Faults, Secret, Start, parse_start, resolve_secret,
+    ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
 };
 use oplog_relay_core::runtime::http::HttpAddress;
 use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, parse_options};
 use oplog_relay_core::runtime::telemetry::LogOptions;
-use oplog_relay_core::state::OrderRule;
+use oplog_relay_core::state::{OrderRule, RequestRecord, STATE_VERSION};
 use oplog_relay_core::topic::{check_prefix, check_source_name};
 
-use crate::args::{InspectArguments, RunArguments, StreamArguments};
+use crate::args::{FullSyncArguments, InspectArguments, RunArguments, StreamArguments};
+use crate::source::full_sync::parse_filter;
 
 /// Where entries come from.
 #[derive(Debug, Clone)]
@@ -69,8 +70,47 @@ pub struct RunConfig {
     pub change_routing: bool,
     /// Stop when caught up.
     pub until_caught_up: bool,
+    /// What is copied, and how.
+    pub full_sync: FullSyncConfig,
     /// Where to serve HTTP.
     pub http: HttpAddress,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// What to do where no position is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Copy the documents that are there, and end.
+    Full,
+    /// Follow the oplog.
+    Tail,
+    /// Copy, and follow.
+    FullThenTail,
+}
+
+/// The part of the configuration that is about full syncs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FullSyncConfig {
+    /// What was asked for.
+    pub sync: Option<Sync>,
+    /// Reads at once.
+    pub readers: usize,
+    /// Bytes a second at most.
+    pub rate: Option<u64>,
+}
+
+/// The configuration of `full-sync`.
+#[derive(Debug, Clone)]
+pub struct RequestConfig {
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// First part of topic names.
+    pub topic_prefix: String,
+    /// The source's name.
+    pub source_name: String,
+    /// What is asked for.
+    pub request: RequestRecord,
     /// Logging.
     pub log: LogOptions,
 }
@@ -123,21 +163,74 @@ impl RunConfig {
             },
         );
         let oversize = check_oversize(arguments, &mut faults);
+        let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
         faults.finish()?;
-        let (Some(stream), Some(log), Some(http), Some(brokers), Some(replication_factor)) =
-            (stream, log, http, brokers, replication_factor)
+        let numbers = replication_factor.zip(full_sync);
+        let (Some(stream), Some(log), Some(http), Some(brokers), Some(numbers)) =
+            (stream, log, http, brokers, numbers)
         else {
             return Err(ConfigError::Faults(Vec::new()));
         };
         Ok(Self {
             stream,
             kafka: KafkaOptions { brokers, options },
-            replication_factor,
+            replication_factor: numbers.0,
+            full_sync: numbers.1,
             oversize: oversize.unwrap_or_default(),
             change_routing: arguments.change_routing,
             until_caught_up: arguments.until_caught_up,
             http,
             log,
+        })
+    }
+}
+
+impl RequestConfig {
+    /// Checks the arguments of `full-sync`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &FullSyncArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let log = arguments.log.check(&mut faults);
+        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
+        let options = parse_options(
+            &arguments.kafka_option,
+            &[PRODUCER_OWNED, OWNED],
+            &mut faults,
+        );
+        let topic_prefix = required(
+            "--topic-prefix",
+            arguments.topic_prefix.as_deref(),
+            &mut faults,
+        );
+        let source_name = required(
+            "--source-name",
+            arguments.source_name.as_deref(),
+            &mut faults,
+        );
+        if arguments.namespaces.is_empty() {
+            faults.add("--namespaces", "is required; * means all");
+        }
+        let patterns = arguments.namespaces.iter().map(String::as_str);
+        faults.take_or("--namespaces", NamespaceFilter::new(patterns, []));
+        let filter = arguments.filter.as_deref().map(parse_filter).transpose();
+        faults.take_or("--filter", filter);
+        faults.finish()?;
+        let none = || ConfigError::Faults(Vec::new());
+        Ok(Self {
+            kafka: KafkaOptions {
+                brokers: brokers.ok_or_else(none)?,
+                options,
+            },
+            topic_prefix: topic_prefix.ok_or_else(none)?,
+            source_name: source_name.ok_or_else(none)?,
+            request: RequestRecord {
+                v: STATE_VERSION,
+                namespaces: arguments.namespaces.clone(),
+                filter: arguments.filter.clone(),
+            },
+            log: log.ok_or_else(none)?,
         })
     }
 }
@@ -171,6 +264,45 @@ fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Stri
             None
         }
     }
+}
+
+fn check_full_sync(
+    arguments: &RunArguments,
+    stream: Option<&StreamConfig>,
+    faults: &mut Faults,
+) -> Option<FullSyncConfig> {
+    let sync = match arguments.sync.as_deref() {
+        None => Ok(None),
+        Some("full") => Ok(Some(Sync::Full)),
+        Some("tail") => Ok(Some(Sync::Tail)),
+        Some("full-then-tail") => Ok(Some(Sync::FullThenTail)),
+        Some(_) => Err("must be full, tail or full-then-tail"),
+    };
+    let sync = faults.take_or("--sync", sync)?;
+    let copies = matches!(sync, Some(Sync::Full | Sync::FullThenTail));
+    if copies && arguments.stream.start.is_some() {
+        faults.add(
+            "--sync",
+            "a full sync begins where the source is: leave --start out",
+        );
+    }
+    if copies && stream.is_some_and(|stream| matches!(stream.origin, Origin::Dump(_))) {
+        faults.add("--sync", "a dump of an oplog holds no documents to copy");
+    }
+    let readers = faults.take_or(
+        "--full-sync-readers",
+        match arguments.full_sync_readers.parse() {
+            Ok(readers @ 1..=64) => Ok(readers),
+            _ => Err("must be a number from 1 to 64"),
+        },
+    )?;
+    let rate = arguments.full_sync_rate.as_deref().map(parse_bytes);
+    let rate = faults.take_or("--full-sync-rate", rate.transpose())?;
+    Some(FullSyncConfig {
+        sync,
+        readers,
+        rate,
+    })
 }
 
 /// Fragments of text would be no text; those who read it could not put them together.

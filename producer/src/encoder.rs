@@ -8,7 +8,7 @@ use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::state::{Order, SourceRecord};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Serialize;
 
 use crate::barrier::BarrierRequest;
@@ -53,6 +53,10 @@ pub struct Encoder {
     rules: Option<Rules>,
     /// Who the source is, until it is saved.
     identity: Option<SourceRecord>,
+    /// Entries that a full sync has sent at `end`.
+    reads: u32,
+    /// Collections whose index builds a full sync sends at its end.
+    held: FxHashSet<[u8; 16]>,
 }
 
 impl Encoder {
@@ -81,6 +85,8 @@ impl Encoder {
             routing: FIRST_ROUTING,
             rules: None,
             identity,
+            reads: 0,
+            held: FxHashSet::default(),
         }
     }
 
@@ -147,6 +153,7 @@ impl Encoder {
         }
         self.framed = 0;
         chunk.end = self.end;
+        chunk.reads = self.reads;
         chunk.history = self.transactions.history();
         chunk.routing = self.routing;
     }
@@ -193,6 +200,7 @@ impl Encoder {
     #[inline]
     fn reach(&mut self, entry: &Entry<'_>, ord: u32, chunk: &mut Chunk) {
         chunk.last_wall = entry.ts.clamp_wall(entry.wall);
+        self.reads = 0;
         self.end = Some(Position {
             ts: entry.ts,
             term: entry.term,
@@ -227,6 +235,10 @@ impl Encoder {
     ) -> Result<(), ProducerError> {
         if is_index_entry(entry) {
             return self.encode_index(entry, id, chunk);
+        }
+        if self.leaves_out(entry)? {
+            chunk.filtered += 1;
+            return Ok(());
         }
         self.stamp = self.stamp.max(entry.ts.clamp_wall(entry.wall));
         let target = match self.router.decide(entry)? {
@@ -346,7 +358,7 @@ impl Encoder {
             let state = (TopicIndex(0), self.stamp);
             match &change.record {
                 Some(record) => write_state_record(&key, record, state, chunk)?,
-                None => write_tombstone(&key, state, chunk),
+                None => write_state(&key, &[], state, chunk),
             }
         }
         Ok(())
@@ -397,7 +409,7 @@ impl Encoder {
         Ok(known)
     }
 
-    /// Makes the state topic the first one.
+    /// The state topic is the first of all topics, and who the source is its first record.
     fn open_state(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
         if !self.indexes.is_empty() {
             return Ok(());
@@ -431,35 +443,26 @@ fn write_state_record(
     (topic, timestamp): (TopicIndex, i64),
     chunk: &mut Chunk,
 ) -> Result<(), ProducerError> {
-    let start = chunk.arena.len();
-    chunk.arena.extend_from_slice(key.as_bytes());
-    let value = chunk.arena.len();
-    serde_json::to_writer(&mut chunk.arena, record)
+    let value = serde_json::to_vec(record)
         .map_err(|error| ProducerError::Usage(format!("state {key}: {error}")))?;
-    let end = chunk.arena.len();
-    chunk.records.push(EncodedRecord {
-        topic,
-        partition: 0,
-        timestamp,
-        key: Some(start..value),
-        header: None,
-        value: value..end,
-    });
+    write_state(key, &value, (topic, timestamp), chunk);
     Ok(())
 }
 
-/// Deletes a key of the state topic.
-fn write_tombstone(key: &str, (topic, timestamp): (TopicIndex, i64), chunk: &mut Chunk) {
+/// Writes a key of the state topic; an empty value deletes it.
+fn write_state(key: &str, value: &[u8], (topic, timestamp): (TopicIndex, i64), chunk: &mut Chunk) {
     let start = chunk.arena.len();
     chunk.arena.extend_from_slice(key.as_bytes());
+    let middle = chunk.arena.len();
+    chunk.arena.extend_from_slice(value);
     let end = chunk.arena.len();
     chunk.records.push(EncodedRecord {
         topic,
         partition: 0,
         timestamp,
-        key: Some(start..end),
+        key: Some(start..middle),
         header: None,
-        value: end..end,
+        value: middle..end,
     });
 }
 
@@ -470,6 +473,7 @@ fn damaged(entry: &Entry<'_>, error: &oplog_relay_core::document::Malformed) -> 
     ))
 }
 
+mod copy;
 mod routing;
 mod transaction;
 

@@ -101,7 +101,8 @@ fn print(
                 }
             }
             Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch)?,
-            Some(SourceEvent::Idle) => {}
+            // Nobody copies here.
+            Some(SourceEvent::Copied(_) | SourceEvent::Idle) => {}
             Some(SourceEvent::CaughtUp | SourceEvent::End) | None => break,
         }
     }

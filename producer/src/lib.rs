@@ -3,7 +3,8 @@
 //! # The map
 //!
 //! - [`args`] what can be typed → [`config`] what it means, all faults at once
-//! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump
+//! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump;
+//!   [`source::full_sync`] the documents beside it, [`progress`] how far it is
 //! - [`route`] which topic; [`topics`] makes sure of it; [`encoder`] entries → records, in [`chunk`]s
 //! - [`transaction`] what an entry is part of: commits become one entry an operation
 //! - [`record`] an entry as header and value; [`barrier`] a command with its barriers
@@ -17,6 +18,10 @@
 //! then reads the checkpoint. It tails from there; the first entry must be the saved one, with the
 //! same term. Every Kafka transaction ends with the position that it reaches. On any error the
 //! client returns the producer is dropped and a new session begins at the checkpoint.
+//!
+//! A full sync reads in turns with the tail, and everything of both goes through one queue: what was
+//! read after a position is sent before any later entry. Its entries stand at the position of the
+//! tail, which they do not move; how many there are is saved with it.
 //!
 //! A command ends its chunk. The publisher waits until all records before it are delivered, asks
 //! where the partitions of its topics end, and sends command and barriers with these offsets: it is
@@ -48,6 +53,7 @@ pub mod inspect;
 pub mod metrics;
 pub mod origin;
 pub mod pipeline;
+pub mod progress;
 pub mod publisher;
 pub mod record;
 pub mod route;
@@ -66,7 +72,8 @@ use oplog_relay_core::runtime::telemetry;
 use tokio::task::JoinSet;
 
 use crate::args::{Arguments, Command};
-use crate::config::{InspectConfig, RunConfig};
+use crate::checkpoint::request_full_sync;
+use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
 use crate::metrics::Metrics;
 use crate::origin::Origin;
@@ -82,6 +89,10 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         },
         Command::Inspect(arguments) => match InspectConfig::check(&arguments) {
             Ok(config) => look(config).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::FullSync(arguments) => match RequestConfig::check(&arguments) {
+            Ok(config) => ask(config).await,
             Err(error) => Err(error.into()),
         },
         Command::Health(arguments) => return health(&arguments.http).await,
@@ -121,6 +132,13 @@ async fn look(config: InspectConfig) -> Result<ExitCode, ProducerError> {
     let shutdown = on_signals()?;
     inspect::inspect(config, shutdown.clone()).await?;
     Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
+}
+
+async fn ask(config: RequestConfig) -> Result<ExitCode, ProducerError> {
+    start_logs(&config.log)?;
+    request_full_sync(&config).await?;
+    tracing::info!("asked for; the producer that runs takes it within seconds (see its /status)");
+    Ok(ExitCode::Done)
 }
 
 async fn health(address: &str) -> ExitCode {

@@ -13,6 +13,12 @@ use prometheus::{
 use serde_json::{Value, json};
 
 use crate::chunk::{Chunk, TransactionCounts};
+use crate::progress::Progress;
+
+/// Seconds of a commit.
+const COMMIT_BUCKETS: [f64; 12] = [
+    0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+];
 
 /// Counters of one process. Shared by reference.
 #[derive(Debug)]
@@ -33,6 +39,9 @@ pub struct Metrics {
     queue_bytes: IntGauge,
     errors: IntCounterVec,
     sessions: IntCounter,
+    copied: CopyCounters,
+    /// How far a full sync is.
+    pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
     /// Milliseconds of source time of the last committed entry.
     committed_wall: AtomicI64,
@@ -70,9 +79,7 @@ impl Metrics {
             "oplog_producer_commit_seconds",
             "Time from the flush to the commit of a Kafka transaction.",
         )
-        .buckets(vec![
-            0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
-        ]);
+        .buckets(COMMIT_BUCKETS.to_vec());
         Ok(Self {
             entries: Operation::ALL
                 .map(|operation| by_operation.with_label_values(&[operation.name()])),
@@ -101,6 +108,8 @@ impl Metrics {
                 "Sessions opened; one more after every failure.",
             )?,
             errors,
+            copied: CopyCounters::register(&registry)?,
+            full_sync: Progress::default(),
             committed: Mutex::new(None),
             committed_wall: AtomicI64::new(0),
             caught_up: AtomicBool::new(false),
@@ -116,6 +125,8 @@ impl Metrics {
         self.filtered.inc_by(chunk.filtered);
         self.transactions.add(chunk.transactions);
         self.source_bytes.inc_by(chunk.source_bytes);
+        self.copied.documents.inc_by(chunk.copied.0);
+        self.copied.bytes.inc_by(chunk.copied.1);
         self.records.inc_by(chunk.records.len() as u64);
         self.record_bytes.inc_by(chunk.arena.len() as u64);
         self.queue_records.set(in_flight.into());
@@ -218,6 +229,28 @@ impl Metrics {
             "records": self.records.get(),
             "commits": self.commits.get(),
             "sessions": self.sessions.get(),
+            "full_sync": self.full_sync.status(),
+        })
+    }
+}
+
+/// What full syncs have read.
+#[derive(Debug)]
+struct CopyCounters {
+    documents: IntCounter,
+    bytes: IntCounter,
+}
+
+impl CopyCounters {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let documents = opts(
+            "full_sync_documents_total",
+            "Documents that a full sync has read and handed to Kafka.",
+        );
+        let bytes = opts("full_sync_bytes_total", "Bytes of these documents.");
+        Ok(Self {
+            documents: registered(registry, IntCounter::with_opts(documents)?)?,
+            bytes: registered(registry, IntCounter::with_opts(bytes)?)?,
         })
     }
 }

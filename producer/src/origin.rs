@@ -11,7 +11,7 @@ use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, STATE_VERSION, SourceRecord};
 use oplog_relay_core::topic::check_source_name;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Sender, channel};
 
 use crate::config;
 use crate::error::ProducerError;
@@ -19,8 +19,9 @@ use crate::pipeline::Until;
 use crate::route::Collections;
 use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
-use crate::source::oplog::{Oplog, Tail};
-use crate::source::{SourceEvent, StartAt};
+use crate::source::full_sync::{FullSync, Seam};
+use crate::source::oplog::{Oplog, Tail, newest_of_majority};
+use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 use crate::transaction::{Kept, Parts, Transactions, Walk};
 
 /// A source that was reached and checked.
@@ -88,6 +89,15 @@ impl Origin {
         self.record.clone()
     }
 
+    /// The client of a live source.
+    #[must_use]
+    pub const fn client(&self) -> Option<&Client> {
+        match &self.kind {
+            Kind::Live { client, .. } => Some(client),
+            Kind::Dump(_) => None,
+        }
+    }
+
     /// Resolves `--start`.
     ///
     /// # Errors
@@ -113,18 +123,10 @@ impl Origin {
     /// # Errors
     /// [`ProducerError::Source`].
     pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
-        let Kind::Live { client, oplog } = &self.kind else {
+        let Some(client) = self.client() else {
             return Ok(None);
         };
-        let hello = mongo::hello(client).await.map_err(ProducerError::Source)?;
-        if let Some((seconds, increment, term)) = hello.last_majority_write {
-            let ts = Timestamp::new(seconds, increment);
-            return Ok(Some(Position { ts, term, ord: 0 }));
-        }
-        tracing::warn!(
-            "the source does not tell its majority commit point; the newest entry is taken for it"
-        );
-        oplog.newest().await
+        newest_of_majority(client).await
     }
 
     /// Time of the oldest entry.
@@ -206,6 +208,32 @@ impl Origin {
             }
         }
     }
+}
+
+/// Sends the entries of a live source with what a full sync reads between them, as
+/// [`Origin::feed`] does.
+///
+/// # Errors
+/// As [`Tail::run`] and [`Seam::run`].
+pub async fn feed_full_sync(
+    sync: FullSync,
+    start: StartAt,
+    events: Sender<SourceEvent>,
+    shutdown: Shutdown,
+    ready: impl FnOnce(),
+) -> Result<(), ProducerError> {
+    let oplog = Oplog::new(sync.source.client());
+    let tail = Tail::begin(oplog, start).await?;
+    ready();
+    let (entries_in, entries) = channel(QUEUE_BATCHES);
+    let seam = Seam::new(sync, entries, events, shutdown.clone());
+    let tailing = async move {
+        // The seam ends when this queue closes.
+        let outcome = tail.run(&entries_in, &shutdown).await;
+        drop(entries_in);
+        outcome
+    };
+    tokio::try_join!(tailing, seam.run()).map(drop)
 }
 
 /// Refuses what has no oplog of its own, or one that lacks an order with others.

@@ -94,6 +94,7 @@ pub fn encode(
             None => break Ok(()),
             Some(SourceEvent::Batch(batch)) => encoder.encode(&batch, &mut chunk, &mut hand_on),
             Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch),
+            Some(SourceEvent::Copied(copied)) => encoder.copy(&copied, &mut chunk, &mut hand_on),
             Some(SourceEvent::Idle) => {
                 chunk.idle = true;
                 Ok(())
@@ -177,6 +178,7 @@ pub struct PublishLoop<'p> {
     saved: Option<Position>,
     history: History,
     routing: u32,
+    reads: u32,
     /// Not done before the table has that version.
     wanted_routing: u32,
     wall: i64,
@@ -212,6 +214,7 @@ impl<'p> PublishLoop<'p> {
             },
             routing: FIRST_ROUTING,
             wanted_routing: FIRST_ROUTING,
+            reads: 0,
             wall: 0,
             idle: false,
             caught_up: false,
@@ -275,12 +278,18 @@ impl<'p> PublishLoop<'p> {
             .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
         self.publisher.send(chunk)?;
         self.metrics.sent(chunk, self.publisher.in_flight());
-        let moved = chunk.end != self.unsaved.or(self.saved) || chunk.routing != self.routing;
+        // A full sync and a change of the routing send records, and the position stays.
+        let moved = chunk.end != self.unsaved.or(self.saved)
+            || chunk.routing != self.routing
+            || !chunk.is_without_records();
         if chunk.end.is_some() && moved {
             self.unsaved = chunk.end;
             self.history = chunk.history;
-            self.wall = chunk.last_wall;
             self.routing = chunk.routing;
+            self.reads = chunk.reads;
+            if chunk.last_wall > 0 {
+                self.wall = chunk.last_wall;
+            }
         }
         if self.publisher.in_transaction() && self.began.is_none() {
             self.began = Some(Instant::now());
@@ -330,7 +339,8 @@ impl<'p> PublishLoop<'p> {
             return Ok(());
         };
         let start = Instant::now();
-        let record = PositionRecord::new(position, self.routing).with_history(self.history);
+        let mut record = PositionRecord::new(position, self.routing).with_history(self.history);
+        record.reads = self.reads;
         self.publisher.commit(&record)?;
         let took = start.elapsed();
         self.saved = Some(position);

@@ -158,7 +158,7 @@ impl Publisher {
     /// a record that is larger than Kafka takes.
     pub fn send(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         self.topics.extend(chunk.new_topics.iter().cloned());
-        if chunk.records.is_empty() && chunk.barrier.is_none() {
+        if chunk.is_without_records() {
             return Ok(());
         }
         self.begin()?;
@@ -463,6 +463,38 @@ impl Publisher {
             return ProducerError::Fenced(self.transactional_id.clone());
         }
         ProducerError::kafka(doing, error)
+    }
+}
+
+/// Sends one record outside of any transaction.
+///
+/// # Errors
+/// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not take.
+pub fn send_alone(
+    options: &KafkaOptions,
+    topic: &str,
+    key: &str,
+    value: &[u8],
+) -> Result<(), ProducerError> {
+    let doing = || format!("writing to {topic}");
+    let mut config = client_config(options);
+    config.set(
+        "message.timeout.ms",
+        REQUEST_TIMEOUT.as_millis().to_string(),
+    );
+    let producer: BaseProducer<PublisherContext> = config
+        .create_with_context(PublisherContext::default())
+        .map_err(|error| ProducerError::Usage(format!("--kafka-option: {error}")))?;
+    let record = BaseRecord::<[u8], [u8]>::to(topic)
+        .partition(0)
+        .key(key.as_bytes())
+        .payload(value);
+    let sent = producer.send(record).map_err(|(error, _)| error);
+    sent.and_then(|()| producer.flush(REQUEST_TIMEOUT))
+        .map_err(|error| ProducerError::kafka(doing(), error))?;
+    match producer.client().context().failure() {
+        Some(failure) => Err(ProducerError::kafka(doing(), failure.error)),
+        None => Ok(()),
     }
 }
 

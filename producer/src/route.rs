@@ -197,7 +197,8 @@ impl Router {
 }
 
 /// A UUID as people write it.
-fn uuid_text(bytes: &[u8; 16]) -> String {
+#[must_use]
+pub fn uuid_text(bytes: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (index, byte) in bytes.iter().enumerate() {
         if matches!(index, 4 | 6 | 8 | 10) {

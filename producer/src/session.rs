@@ -20,10 +20,11 @@ use crate::config::RunConfig;
 use crate::encoder::{Encoder, FIRST_ROUTING, Rules};
 use crate::error::{Directive, PositionLost, ProducerError};
 use crate::metrics::Metrics;
-use crate::origin::Origin;
+use crate::origin::{Origin, feed_full_sync};
 use crate::pipeline::{self, Outcome, PublishLoop, Until};
 use crate::publisher::{MAX_RECORD_BYTES, Publisher};
 use crate::route::Router;
+use crate::source::full_sync::FullSync;
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::topics::{self, Cluster, Topics};
 
@@ -70,11 +71,12 @@ pub struct Producer {
 }
 
 /// Where a session begins.
-#[derive(Debug, Clone, Copy)]
 struct Begin {
     start: StartAt,
     /// Where the oldest transaction begins that is open there.
     open: Option<Timestamp>,
+    /// What is copied beside the tail; of every live source, for somebody may ask for it.
+    sync: Option<FullSync>,
     /// What is saved, and what is to be saved even if nothing follows.
     positions: (Option<Position>, Option<Position>),
     /// The version of the routing table, and the one that is to come.
@@ -140,8 +142,12 @@ impl Producer {
         let reader = Reader::new(&self.config.kafka);
         let checkpoint = Checkpoint::read(&reader, prefix, source).await?;
         checkpoint.check_source(&self.origin.record())?;
-        let start = self.start(checkpoint.position).await?;
-        let until = self.until(checkpoint.position).await?;
+        let (start, sync) = self.beginning(&checkpoint, &all, &reader).await?;
+        let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
+        let until = match ends {
+            true => Until::End,
+            false => self.until(checkpoint.position).await?,
+        };
         let topics = Topics::Cluster(Box::new(Cluster {
             admin,
             runtime: Handle::current(),
@@ -160,9 +166,12 @@ impl Producer {
             checkpoint.routing.unwrap_or(FIRST_ROUTING),
             checkpoint.history,
         );
+        let held = sync.iter().flat_map(|sync| sync.copies.held());
+        let reads = checkpoint.reads;
         let encoder = self
             .encoder(checkpoint, start, topics)?
-            .changing(routing, rules);
+            .changing(routing, rules)
+            .copying(reads, held);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
         let unsaved = after(start).filter(|_| saved.is_none());
@@ -170,6 +179,7 @@ impl Producer {
         let begin = Begin {
             start,
             open: history.open,
+            sync,
             positions: (saved, unsaved),
             routing: (routing, wanted),
         };
@@ -233,23 +243,6 @@ impl Producer {
             .map_err(|_| ProducerError::Ended("opening the producer"))?
     }
 
-    /// Where to begin: at the checkpoint, else where `--start` says.
-    async fn start(&self, saved: Option<Position>) -> Result<StartAt, ProducerError> {
-        if let Some(saved) = saved {
-            return Ok(StartAt::After(saved));
-        }
-        match self.config.stream.start {
-            None => Err(ProducerError::Usage(format!(
-                "source {:?} has no saved position under prefix {:?}, so --start is needed: oldest \
-                 (everything the source still has), now (only what comes), an RFC 3339 time, or \
-                 <seconds>:<increment>",
-                self.origin.name(),
-                self.config.stream.topic_prefix
-            ))),
-            Some(start) => self.origin.start(start).await,
-        }
-    }
-
     async fn until(&self, saved: Option<Position>) -> Result<Until, ProducerError> {
         if !self.config.until_caught_up {
             return Ok(Until::End);
@@ -281,10 +274,13 @@ impl Producer {
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();
         let ready = self.health.clone();
+        let Begin { start, open, .. } = begin;
         let source = parts.spawn(async move {
             let ready = move || ready.set_ready(true, "");
-            let fed = origin.feed(begin.start, begin.open, events_in, shutdown, ready);
-            Part::Source(fed.await)
+            Part::Source(match begin.sync {
+                Some(sync) => feed_full_sync(sync, start, events_in, shutdown, ready).await,
+                None => origin.feed(start, open, events_in, shutdown, ready).await,
+            })
         });
         let metrics = Arc::clone(&self.metrics);
         parts.spawn_blocking(move || {
@@ -299,6 +295,8 @@ impl Producer {
         join(parts, &source).await
     }
 }
+
+mod beginning;
 
 /// Waits for all parts; when the encoder or the publisher has ended, the source may end too. The
 /// source's error explains the most, then the encoder's.

@@ -30,15 +30,22 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
             .position()
             .map_or_else(|| "none".to_owned(), |p| p.ts.to_string());
         let lag = metrics.lag_seconds();
+        let bars = metrics.full_sync.lines();
         if line.is_visible() {
-            line.update(format!(
-                "{source}  {:.0} entries/s  {:.1} MB/s  lag {lag:.1} s  position {position}  \
+            line.update_lines(
+                &bars,
+                format!(
+                    "{source}  {:.0} entries/s  {:.1} MB/s  lag {lag:.1} s  position {position}  \
                  {} entries",
-                rate.entries,
-                rate.bytes / 1e6,
-                now.0.0
-            ));
+                    rate.entries,
+                    rate.bytes / 1e6,
+                    now.0.0
+                ),
+            );
         } else {
+            for bar in bars {
+                tracing::info!(source, "{bar}");
+            }
             tracing::info!(
                 source,
                 entries = now.0.0,

@@ -22,12 +22,12 @@ fn replay(kafka: &Kafka, target: &FerretDb, prefix: &str) -> Result<Ended> {
     Ended::wait(Program::consumer(line.flag("--until-caught-up").words())?)
 }
 
-/// Replays into an empty target and fails unless it then equals the source.
+/// Replays into an empty target, fails unless it then equals the source, and returns it.
 pub(crate) async fn expect_equal_target(
     kafka: &Kafka,
     source: &FerretDb,
     prefix: &str,
-) -> Result<()> {
+) -> Result<FerretDb> {
     let target = FerretDb::start(&FerretDbOptions::target())?;
     replay(kafka, &target, prefix)?.with_code(0)?;
     let verify = Line::new("verify").with("--source", source.uri());
@@ -38,7 +38,7 @@ pub(crate) async fn expect_equal_target(
     let wanted = contents(&source.uri(), "shop").await?;
     let found = contents(&target.uri(), "shop").await?;
     ensure!(!wanted.is_empty() && wanted == found, "the contents differ");
-    Ok(())
+    Ok(target)
 }
 
 #[tokio::test(flavor = "multi_thread")]

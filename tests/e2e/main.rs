@@ -8,6 +8,7 @@ mod bench;
 mod compose;
 mod consumer;
 mod dump;
+mod full_sync;
 mod history;
 mod order;
 mod producer;

@@ -117,7 +117,9 @@ async fn producer_killed_twenty_times_while_its_source_is_written_sends_every_en
     let contents = read_topics(&kafka.brokers(), "written", Format::Bson)?;
     let count = history.expect_once_in(&contents, "written", "rs0", Format::Bson)?;
     ensure!(count as u64 >= KILLS * WRITES_PER_KILL, "{count} entries");
-    expect_equal_target(&kafka, &source, "written").await
+    expect_equal_target(&kafka, &source, "written")
+        .await
+        .map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

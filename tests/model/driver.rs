@@ -79,10 +79,7 @@ async fn the_driver_finds_a_server() -> Result<()> {
     collection.drop().await?;
     ensure!(client.list_database_names().await? == ["e"]);
     ensure!(server.model().state().into_keys().eq(["e.renamed"]));
-    let error = db
-        .run_command(doc! { "aggregate": "c", "pipeline": [] })
-        .await
-        .unwrap_err();
+    let error = db.run_command(doc! { "mapReduce": "c" }).await.unwrap_err();
     ensure!(code(&error) == Some(59));
     Ok(())
 }

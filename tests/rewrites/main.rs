@@ -1,6 +1,7 @@
 //! The sink of a replay against the model on a port: statements, rewrites, and what is redone.
 
 mod commands;
+mod fill;
 mod subscription;
 
 use std::sync::Arc;
@@ -44,9 +45,13 @@ impl Scene {
     }
 
     async fn of(model: Model, unmatched: &str) -> Result<Scene> {
+        Scene::with(model, &["--unmatched", unmatched]).await
+    }
+
+    async fn with(model: Model, more: &[&str]) -> Result<Scene> {
         let server = ModelServer::start(model)?;
         let uri = server.uri();
-        let arguments = Arguments::try_parse_from([
+        let common = [
             "oplog-consumer",
             "replay",
             "--brokers=127.0.0.1:1",
@@ -54,9 +59,8 @@ impl Scene {
             "--group=g",
             "--target",
             &uri,
-            "--unmatched",
-            unmatched,
-        ])?;
+        ];
+        let arguments = Arguments::try_parse_from(common.iter().chain(more))?;
         let Command::Replay(arguments) = arguments.command else {
             bail!("another command");
         };

@@ -12,6 +12,7 @@
 )]
 
 pub mod bench;
+pub mod copying;
 pub mod demo;
 pub mod generated;
 pub mod hard_cases;

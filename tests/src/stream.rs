@@ -199,7 +199,7 @@ fn encode(
                 stream.take(&mut chunk);
             }
             SourceEvent::Earlier(batch) => encoder.recall(&batch)?,
-            SourceEvent::Idle => {}
+            SourceEvent::Copied(_) | SourceEvent::Idle => {}
             SourceEvent::CaughtUp | SourceEvent::End => break,
         }
     }

@@ -9,6 +9,7 @@ use oplog_relay_core::runtime::exit::ExitCode;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_tests::stub::{Fault, Oplog, Server, Shape};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 const ENTRIES: u64 = 2_000;
 
@@ -20,7 +21,8 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     let (shutdown, (events, mut given)) = (Shutdown::manual(), mpsc::channel(4));
     let tail = Tail::begin(Source::new(&client), StartAt::Oldest).await?;
     let told = shutdown.clone();
-    let running = tokio::spawn(async move { tail.run(&events, &told).await });
+    let mut running = JoinSet::new();
+    running.spawn(async move { tail.run(&events, &told).await });
     let mut next = 0;
     while let Some(event) = given.recv().await {
         let SourceEvent::Batch(batch) = event else {
@@ -35,7 +37,7 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
             shutdown.trigger();
         }
     }
-    let ended = running.await?;
+    let ended = running.join_next().await.context("the tail")??;
     ensure!(server.has_failed(), "a failure is left");
     ensure!(ended.is_err() || next == ENTRIES, "{next} entries");
     Ok(ended)

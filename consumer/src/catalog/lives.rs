@@ -34,6 +34,14 @@ pub enum Change {
     Other,
 }
 
+impl Change {
+    /// Whether a collection begins.
+    #[must_use]
+    pub const fn is_creation(&self) -> bool {
+        matches!(self, Self::Created)
+    }
+}
+
 /// A command that ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ran {
@@ -123,6 +131,12 @@ impl Lives {
     #[must_use]
     pub fn is_done(&self, id: EntryId) -> bool {
         self.done.contains(&id)
+    }
+
+    /// Whether a name is that of this collection now, as a command has told.
+    #[must_use]
+    pub fn is_owned(&self, ns: &str, ui: [u8; 16]) -> bool {
+        self.owners.get(ns).is_some_and(|(_, owner)| *owner == ui)
     }
 
     /// Whether no command ran yet.

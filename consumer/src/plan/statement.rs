@@ -164,13 +164,7 @@ fn write_statement(
         Action::AsIs { modifiers, upsert } => {
             let mut outcome = Ok(());
             statement.nested("u", kind::DOCUMENT, |update| {
-                for operator in modifiers.elements() {
-                    match operator {
-                        Ok(operator) if operator.name == b"$v" => {}
-                        Ok(operator) => drop(update.element(operator)),
-                        Err(error) => outcome = Err(error),
-                    }
-                }
+                outcome = write_operators(modifiers, update);
             });
             if upsert || options.upsert_unmatched {
                 statement.boolean("upsert", true);
@@ -179,6 +173,20 @@ fn write_statement(
         }
         Action::Delete => {
             statement.int32("limit", 1);
+        }
+    }
+    Ok(())
+}
+
+/// The operators of an update, without the version that an entry has beside them.
+fn write_operators(
+    modifiers: Document<'_>,
+    update: &mut DocumentBuilder<'_>,
+) -> Result<(), Malformed> {
+    for operator in modifiers.elements() {
+        let operator = operator?;
+        if operator.name != b"$v" {
+            update.element(operator);
         }
     }
     Ok(())

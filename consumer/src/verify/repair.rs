@@ -25,7 +25,7 @@ use super::report::{Counts, Kind};
 use super::side::Server;
 use crate::assignment::Token;
 use crate::batch::{Batch, Located};
-use crate::config::Unmatched;
+use crate::config::{NotEmpty, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
@@ -62,6 +62,7 @@ impl Repair {
             group: group.unwrap_or(NO_GROUP),
             allow_lossy: false,
             unmatched: Unmatched::Count,
+            if_not_empty: NotEmpty::Merge,
             planner: Planner::new(1),
             dead_letter: Reasons::new(),
         };

@@ -43,6 +43,11 @@ pub fn write_change_event(
     event.identity(entry, source, ord)?;
     event.payload(entry)?;
     event.transaction(entry)?;
+    if let Some(captured) = entry.snapshot {
+        event.text(",\"snapshot\":{\"capturedAt\":");
+        event.value(kind::DATE, &captured.to_le_bytes())?;
+        event.out.push(b'}');
+    }
     if !event.exact {
         event.name("rawEntry");
         event.out.push(b'"');
@@ -287,6 +292,7 @@ impl EventWriter<'_> {
 
 fn operation_type<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
     Ok(match entry.operation {
+        Operation::Insert if entry.snapshot.is_some() => b"read",
         Operation::Insert => b"insert",
         Operation::Delete => b"delete",
         Operation::Noop => b"noop",
@@ -377,6 +383,7 @@ impl<'e> Event<'e> {
     fn write_entry(&self, arena: &mut Vec<u8>) -> Result<(), FormatError> {
         let (op, o) = match self.operation {
             "insert" => ("i", "fullDocument"),
+            "read" => ("r", "fullDocument"),
             "replace" => ("u", "fullDocument"),
             "update" => ("u", "rawUpdateDescription"),
             "delete" => ("d", "documentKey"),
@@ -402,8 +409,9 @@ impl<'e> Event<'e> {
         copy("wall", "wallTime")?;
         copy("lsid", "lsid")?;
         copy("txnNumber", "txnNumber")?;
+        copy("snapshot", "snapshot")?;
         entry.raw("o", o.kind, o.value);
-        if op != "d"
+        if !matches!(op, "d" | "r")
             && let Some(key) = self.fields.get("documentKey")?
         {
             entry.raw("o2", key.kind, key.value);

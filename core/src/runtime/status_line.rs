@@ -1,4 +1,5 @@
-//! The status line: on a terminal one live line at the foot, elsewhere nothing.
+//! The status line: on a terminal one live line at the foot, with bars above it while there are any,
+//! elsewhere nothing.
 //!
 //! A process has one terminal, so the line at hand is process-wide: the log writer steps around it.
 
@@ -32,9 +33,7 @@ impl StatusLine {
             None,
             ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND),
         );
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
-            bar.set_style(style);
-        }
+        set_style(&bar, PLAIN);
         bar.enable_steady_tick(Duration::from_millis(1000 / u64::from(REDRAWS_PER_SECOND)));
         *shown() = Some(bar.clone());
         Self { bar: Some(bar) }
@@ -60,12 +59,19 @@ impl StatusLine {
         };
         if bar.length() != Some(total) {
             bar.set_length(total);
-            if let Ok(style) = ProgressStyle::with_template("{bar:24} {percent:>3}% {wide_msg}") {
-                bar.set_style(style);
-            }
+            set_style(bar, WITH_BAR);
         }
         bar.set_position(done.min(total));
         bar.set_message(text);
+    }
+
+    /// Sets the text and lines above it, which may be none.
+    pub fn update_lines(&self, above: &[String], text: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(above.join("\n"));
+            set_style(bar, if above.is_empty() { PLAIN } else { WITH_LINES });
+            bar.set_message(text);
+        }
     }
 
     /// Removes the line.
@@ -80,6 +86,16 @@ impl StatusLine {
 impl Drop for StatusLine {
     fn drop(&mut self) {
         self.finish();
+    }
+}
+
+const PLAIN: &str = "{spinner} {wide_msg}";
+const WITH_BAR: &str = "{bar:24} {percent:>3}% {wide_msg}";
+const WITH_LINES: &str = "{prefix}\n{spinner} {wide_msg}";
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }
 

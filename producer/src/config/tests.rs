@@ -24,6 +24,7 @@ fn all_faults_are_told_at_once() {
         "--replication-factor=0",
         "--kafka-option=acks=1",
         "--http=nowhere",
+        "--sync=some",
     ])
     .unwrap_err()
     .to_string();
@@ -40,6 +41,7 @@ fn all_faults_are_told_at_once() {
         "--brokers: is required",
         "acks",
         "--http",
+        "--sync",
     ] {
         assert!(error.contains(flag), "{flag} is not in:\n{error}");
     }
@@ -85,6 +87,62 @@ fn a_dump_needs_a_name_and_has_no_now() {
             .to_string()
             .contains("existing file")
     );
+}
+
+#[test]
+fn a_full_sync_has_no_start_and_no_dump() {
+    let live = [
+        "--source=mongodb://localhost",
+        "--brokers=k:1",
+        "--topic-prefix=cdc",
+    ];
+    let with = |more: &[&'static str]| run(&[&live[..], more].concat());
+    let config = with(&["--sync=full", "--full-sync-rate=5MiB"])
+        .unwrap()
+        .full_sync;
+    assert_eq!(
+        (config.sync, config.rate),
+        (Some(Sync::Full), Some(5 << 20))
+    );
+    assert_eq!(with(&["--start=now"]).unwrap().full_sync.sync, None);
+    let error = with(&["--sync=full-then-tail", "--start=now"]).unwrap_err();
+    assert!(error.to_string().contains("leave --start out"), "{error}");
+    let dump = [
+        "--source=.",
+        "--source-name=d",
+        "--brokers=k:1",
+        "--topic-prefix=cdc",
+        "--sync=full",
+    ];
+    let error = run(&dump).unwrap_err().to_string();
+    assert!(error.contains("no documents to copy"), "{error}");
+}
+
+#[test]
+fn a_request_names_what_it_wants() {
+    let ask = |more: &[&'static str]| {
+        let common = [
+            "oplog-producer",
+            "full-sync",
+            "--brokers=k:1",
+            "--topic-prefix=cdc",
+        ];
+        let arguments = Arguments::try_parse_from(common.iter().chain(more)).unwrap();
+        let Command::FullSync(arguments) = arguments.command else {
+            panic!("not full-sync");
+        };
+        RequestConfig::check(&arguments)
+    };
+    let error = ask(&["--filter=[1"]).unwrap_err().to_string();
+    for flag in ["--source-name", "--namespaces", "--filter"] {
+        assert!(error.contains(flag), "{flag} is not in:\n{error}");
+    }
+    let good = ask(&[
+        "--source-name=rs0",
+        "--namespaces=a,b.c",
+        r#"--filter={"n":{"$gt":5}}"#,
+    ]);
+    assert_eq!(good.unwrap().request.namespaces, ["a", "b.c"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub mod collections;
 pub mod dump;
+pub mod full_sync;
 pub mod oplog;
 
 use mongodb::raw_batch_cursor::RawBatch;
@@ -38,12 +39,55 @@ pub enum SourceEvent {
     Batch(Batch),
     /// Entries before the start, of which only open transactions count (dumps).
     Earlier(Batch),
+    /// What a full sync read, or has to save.
+    Copied(Box<Copied>),
     /// Nothing more at this moment: a good time to commit.
     Idle,
     /// The source says that there is nothing more.
     CaughtUp,
     /// Nothing more ever: the dump has ended.
     End,
+}
+
+/// A step of a full sync, to be sent after the entries that were given before it and ahead of those
+/// that come after.
+#[derive(Debug)]
+pub struct Copied {
+    /// The collection as it is called at the position of the tail.
+    pub ns: String,
+    /// Its UUID.
+    pub ui: Option<[u8; 16]>,
+    /// Wall clock of the reading, in milliseconds since 1970.
+    pub captured_at: i64,
+    /// What is to be sent.
+    pub work: Work,
+    /// What is saved with the last record of it.
+    pub saves: Vec<Save>,
+    /// From here on the collection's index builds are (or are no longer) left out of the tail:
+    /// the full sync sends all indexes at its end.
+    pub holds_indexes: Option<bool>,
+}
+
+/// What a step of a full sync sends.
+#[derive(Debug)]
+pub enum Work {
+    /// Nothing: it only saves.
+    Nothing,
+    /// Documents of the collection.
+    Documents(Batch),
+    /// A command on the collection, as `o` of its entry.
+    Command(Vec<u8>),
+    /// A view's definition.
+    View(Vec<u8>),
+}
+
+/// A record of the state topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Save {
+    /// Its key.
+    pub key: String,
+    /// Its value; none deletes.
+    pub value: Option<Vec<u8>>,
 }
 
 /// A stretch of entries as bytes, not looked at.

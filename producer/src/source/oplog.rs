@@ -3,6 +3,7 @@
 //! Reads only: one `find` and its `getMore`s on the oplog, single entries of transactions by their
 //! time, and at start `hello` and a few reads in `local`. Nothing that a managed service refuses, and nothing is written.
 
+use std::sync::Once;
 use std::time::Duration;
 
 use bson::{Document as Bson, RawDocumentBuf, Timestamp as BsonTimestamp, doc};
@@ -33,6 +34,8 @@ const FULL_REPLY: usize = 4 << 20;
 /// A server that answers nothing for that long, not even an empty batch, counts as gone.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
 const CAPPED_POSITION_LOST: i32 = 136;
+/// Said once: a full sync asks often.
+static WARNED: Once = Once::new();
 
 /// The oplog of one replica set.
 #[derive(Debug, Clone)]
@@ -177,6 +180,29 @@ impl Oplog {
     }
 }
 
+/// The newest entry that a majority has; where the server does not tell, the newest entry.
+///
+/// # Errors
+/// [`ProducerError::Source`].
+pub async fn newest_of_majority(client: &Client) -> Result<Option<Position>, ProducerError> {
+    let hello = mongo::hello(client).await.map_err(ProducerError::Source)?;
+    match hello.last_majority_write {
+        Some((seconds, increment, term)) => {
+            let ts = Timestamp::new(seconds, increment);
+            Ok(Some(Position { ts, term, ord: 0 }))
+        }
+        None => {
+            WARNED.call_once(|| {
+                tracing::warn!(
+                    "the source does not tell its majority commit point; the newest entry is \
+                     taken for it"
+                );
+            });
+            Oplog::new(client).newest().await
+        }
+    }
+}
+
 fn at_or_after(from: Timestamp) -> Bson {
     doc! { "ts": { "$gte": bson_timestamp(from) } }
 }
@@ -189,7 +215,7 @@ const fn bson_timestamp(ts: Timestamp) -> BsonTimestamp {
 }
 
 /// Reads time and term from an entry's bytes.
-fn position_of(bytes: &[u8]) -> Result<Position, ProducerError> {
+pub(super) fn position_of(bytes: &[u8]) -> Result<Position, ProducerError> {
     let document = Document::new(bytes).map_err(ProducerError::undecodable)?;
     let entry = Entry::parse(document)?;
     Ok(Position {

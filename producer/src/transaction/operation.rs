@@ -167,7 +167,7 @@ fn integer(out: &mut DocumentBuilder<'_>, name: &str, number: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oplog_relay_core::json::{Mode, parse_document, write_document};
+    use oplog_relay_core::json::{Exactness, Mode, parse_document, write_document};
 
     fn bson(text: &str) -> Vec<u8> {
         let mut out = Vec::new();
@@ -183,7 +183,10 @@ mod tests {
         let (mut out, mut text) = (Vec::new(), Vec::new());
         build(&commit, Document::new(&operation).unwrap(), None, &mut out).unwrap();
         let o = Entry::parse(Document::new(&out).unwrap()).unwrap().o;
-        write_document(o, Mode::Relaxed, &mut text).unwrap();
+        assert_eq!(
+            write_document(o, Mode::Relaxed, &mut text).unwrap(),
+            Exactness::Exact
+        );
         String::from_utf8(text).unwrap()
     }
 

@@ -155,6 +155,8 @@ const COMMANDS: &[(&str, Run, Option<&[&str]>)] = &[
     ),
     ("delete", Model::delete, Some(&["deletes", "ordered"])),
     ("find", Model::find, Some(FIND)),
+    ("aggregate", Model::aggregate, Some(&["pipeline", "cursor"])),
+    ("collStats", Model::coll_stats, Some(&[])),
     (
         "getMore",
         Model::get_more,
@@ -206,6 +208,8 @@ const FIND: &[&str] = &[
     "allowDiskUse",
     "projection",
     "collation",
+    "tailable",
+    "awaitData",
 ];
 /// Arguments that not every version knows.
 const SINCE: [(&str, Version); 2] = [(KEEP_TS, Version::V8_0), (UUID, Version::V6_0)];
@@ -247,10 +251,10 @@ impl Model {
     }
 
     fn hello(&mut self, _: Call<'_>) -> Answer {
-        let ts = bson::Timestamp {
+        let ts = self.newest().unwrap_or(bson::Timestamp {
             time: 1_700_000_000,
             increment: 1,
-        };
+        });
         let optime = doc! { "ts": ts, "t": 1_i64 };
         let date = bson::DateTime::from_millis(i64::from(ts.time) * 1000);
         done(doc! {

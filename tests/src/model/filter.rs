@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::path::{found, parts};
 
 /// `$type` by name.
-const TYPES: [(&str, u8); 12] = [
+const TYPES: [(&str, u8); 20] = [
     ("double", kind::DOUBLE),
     ("string", kind::STRING),
     ("object", kind::DOCUMENT),
@@ -23,7 +23,16 @@ const TYPES: [(&str, u8); 12] = [
     ("int", kind::INT32),
     ("timestamp", kind::TIMESTAMP),
     ("long", kind::INT64),
+    ("decimal", kind::DECIMAL128),
+    ("minKey", kind::MIN_KEY),
+    ("maxKey", kind::MAX_KEY),
+    ("undefined", kind::UNDEFINED),
+    ("symbol", kind::SYMBOL),
+    ("dbPointer", kind::DB_POINTER),
+    ("javascript", kind::CODE),
+    ("javascriptWithScope", kind::CODE_WITH_SCOPE),
 ];
+const NUMBERS: [u8; 4] = [kind::DOUBLE, kind::INT32, kind::INT64, kind::DECIMAL128];
 
 /// What a path of a document leads to.
 type Found<'a> = [Option<Element<'a>>];
@@ -130,6 +139,12 @@ fn operator_fits(
         }
         b"$type" => {
             let wanted = operator.str()?;
+            if wanted == "number" {
+                return Ok(values
+                    .iter()
+                    .flatten()
+                    .any(|value| NUMBERS.contains(&value.kind)));
+            }
             let known = TYPES.iter().find(|(name, _)| *name == wanted);
             let (_, wanted) = known.ok_or_else(|| unknown("type name", wanted.as_bytes()))?;
             values.iter().flatten().any(|value| value.kind == *wanted)

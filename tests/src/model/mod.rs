@@ -20,9 +20,10 @@
 //! | `contents` | what it holds, to be compared |
 //! | `golden` | the golden oplogs and the states that they must lead to |
 //! | `server` | the model on a port |
+//! | `source` | an oplog beside the data, and what else a full sync asks for |
 //!
 //! What it does not have answers with 238, or 59 as an unknown command: sessions, transactions,
-//! update pipelines (40324), aggregation, patterns in queries, `v: 1` indexes, running views.
+//! update pipelines (40324), aggregation but for samples, patterns in queries, `v: 1` indexes, running views.
 
 mod coll_mod;
 mod collation;
@@ -42,6 +43,7 @@ mod read;
 mod record;
 mod replay;
 mod server;
+mod source;
 mod spec;
 mod update;
 mod version;

@@ -17,6 +17,7 @@ use super::index::Index;
 use super::namespace::BUCKETS;
 use super::path::field;
 use super::record::Collection;
+use super::source::Tailing;
 
 /// Documents of a first batch if the client does not say.
 const FIRST_BATCH: usize = 101;
@@ -28,9 +29,16 @@ const REPLY_BYTES: usize = 16 << 20;
 pub(super) struct Cursors {
     last: i64,
     open: BTreeMap<i64, VecDeque<Vec<u8>>>,
+    /// Those that wait for more.
+    pub(super) tailing: BTreeMap<i64, Tailing>,
 }
 
 impl Cursors {
+    pub(super) fn next_id(&mut self) -> i64 {
+        self.last += 1;
+        self.last
+    }
+
     /// The next documents, and the cursor's id if there are more.
     fn batch(
         &mut self,
@@ -49,10 +57,7 @@ impl Cursors {
         if rest.is_empty() {
             return (batch, 0);
         }
-        let id = id.unwrap_or_else(|| {
-            self.last += 1;
-            self.last
-        });
+        let id = id.unwrap_or_else(|| self.next_id());
         self.open.insert(id, rest);
         (batch, id)
     }
@@ -90,6 +95,9 @@ impl Model {
                 format!("the model does not run view {ns}"),
             ));
         }
+        if call.flag("tailable")? {
+            return self.tail(call);
+        }
         let mut found: Vec<Document<'_>> = Vec::new();
         if let Some(collection) = self.collection(call.db, name) {
             let records = collection.select(call.document("filter")?)?;
@@ -123,6 +131,9 @@ impl Model {
 
     pub(super) fn get_more(&mut self, call: Call<'_>) -> Answer {
         let id = call.subject.integer()?;
+        if let Some(tailing) = self.cursors.tailing.remove(&id) {
+            return self.tail_on(id, tailing, "nextBatch");
+        }
         let Some(rest) = self.cursors.open.remove(&id) else {
             return Err(Failure::new(43, format!("cursor id {id} not found")));
         };
@@ -140,7 +151,9 @@ impl Model {
         let (mut killed, mut not_found) = (Vec::new(), Vec::new());
         for id in call.document("cursors")?.elements() {
             let id = id?.integer()?;
+            let tailed = self.cursors.tailing.remove(&id).is_some();
             match self.cursors.open.remove(&id) {
+                _ if tailed => killed.push(id),
                 Some(_) => killed.push(id),
                 None => not_found.push(id),
             }
@@ -274,7 +287,7 @@ fn value<'a>(document: Document<'a>, name: &'a [u8]) -> Element<'a> {
 }
 
 /// Documents go out as they are stored, also those that typed BSON cannot hold.
-fn cursor_reply(name: &str, id: i64, ns: &str, batch: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn cursor_reply(name: &str, id: i64, ns: &str, batch: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut reply = DocumentBuilder::start(&mut out);
     reply.nested("cursor", kind::DOCUMENT, |cursor| {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
@@ -10,6 +11,8 @@ use super::Model;
 use super::failure::Failure;
 use crate::wire::{Listener, Reply, Request, Service};
 
+/// How long a `getMore` on a tail waits.
+const AWAIT: Duration = Duration::from_millis(20);
 /// Commands by which drivers watch a server: a pause does not hold them.
 const WATCHING: [&[u8]; 3] = [b"hello", b"isMaster", b"ismaster"];
 
@@ -28,6 +31,8 @@ struct Shared {
     failing: Mutex<VecDeque<(String, i32)>>,
     paused: Mutex<bool>,
     resumed: Condvar,
+    /// Collections whose `find` is answered later, and how many answers wait.
+    held: Mutex<(Vec<String>, usize)>,
 }
 
 impl ModelServer {
@@ -43,6 +48,7 @@ impl ModelServer {
                 failing: Mutex::default(),
                 paused: Mutex::default(),
                 resumed: Condvar::new(),
+                held: Mutex::default(),
             }
         })?;
         Ok(ModelServer { shared, listener })
@@ -69,8 +75,21 @@ impl ModelServer {
         *lock(&self.shared.paused) = true;
     }
 
+    /// Holds the answers to each `find` without a limit on a collection from now on. They are made
+    /// at once: they say how things stood then.
+    pub fn hold_find(&self, collection: &str) {
+        lock(&self.shared.held).0.push(collection.to_owned());
+    }
+
+    /// Answers that [`ModelServer::hold_find`] holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        lock(&self.shared.held).1
+    }
+
     /// Gives the answers that were held.
     pub fn resume(&self) {
+        lock(&self.shared.held).0.clear();
         *lock(&self.shared.paused) = false;
         self.shared.resumed.notify_all();
     }
@@ -94,6 +113,27 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Waits while the answer is held.
+    fn hold(&self, command: Document<'_>) {
+        let find = command.get("find").ok().flatten();
+        let Some(collection) = find.and_then(|find| find.str().ok()) else {
+            return;
+        };
+        if command.get("limit").is_ok_and(|limit| limit.is_some()) {
+            return;
+        }
+        let is_held = |held: &(Vec<String>, usize)| held.0.iter().any(|name| name == collection);
+        let mut held = lock(&self.held);
+        if !is_held(&held) {
+            return;
+        }
+        held.1 += 1;
+        let held = self.resumed.wait_while(held, |held| is_held(held));
+        held.unwrap_or_else(PoisonError::into_inner).1 -= 1;
+    }
+}
+
 impl Service for Shared {
     fn answer(&self, request: &Request<'_>, reply: Reply<'_>) -> io::Result<()> {
         let command = whole(request)?;
@@ -104,6 +144,12 @@ impl Service for Shared {
             Some(failure) => failure.reply().to_vec(),
             None => lock(&self.model).command(database(command), command),
         };
+        self.hold(command);
+        if is_empty_batch(answer.as_deref().unwrap_or_default()) {
+            // Who tails waits at the server for more.
+            let waited = self.resumed.wait_timeout(lock(&self.paused), AWAIT);
+            drop(waited);
+        }
         if !WATCHING.contains(&name) {
             let held = self
                 .resumed
@@ -112,6 +158,22 @@ impl Service for Shared {
         }
         reply.send(&[&answer.map_err(io::Error::other)?])
     }
+}
+
+/// Whether a reply to `getMore` has nothing, and its cursor stays open.
+fn is_empty_batch(reply: &[u8]) -> bool {
+    let look = || {
+        let cursor = Document::new(reply)
+            .ok()?
+            .get("cursor")
+            .ok()??
+            .document()
+            .ok()?;
+        let batch = cursor.get("nextBatch").ok()??.document().ok()?;
+        let open = cursor.get("id").ok()??.integer().ok()? != 0;
+        Some(open && batch.first().ok()?.is_none())
+    };
+    look().unwrap_or_default()
 }
 
 /// The command as one document: the sequences beside it become its arrays.

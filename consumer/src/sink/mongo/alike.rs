@@ -116,10 +116,11 @@ fn number(value: &Bson) -> Bson {
     }
 }
 
-fn key(index: &Document) -> Document {
+/// The fields of an index in their order, which counts; for equal documents it does not.
+fn key(index: &Document) -> Vec<Bson> {
     let fields = index.get_document("key").ok().into_iter().flatten();
     fields
-        .map(|(name, direction)| (name.clone(), number(direction)))
+        .map(|(name, direction)| Bson::from(vec![Bson::from(name.as_str()), number(direction)]))
         .collect()
 }
 

@@ -175,14 +175,16 @@ impl MongoSink {
         };
         // Without a command that names or ends a collection, later entries would go elsewhere.
         let buries = note.ran.change == Change::Other && self.buries(Reason::Command);
-        let executed = self.execute((db, collection), &translated, note, source, token);
+        let fills = entry.snapshot.is_some();
+        let place = (db, collection);
+        let executed = self.execute_in_room(place, (&translated, note), fills, source, token);
         executed.await.map_err(|error| match error {
             ConsumerError::CommandRefused(text) if buries => fault(PlanFault::Refused(text)),
             error => SinkError::Fatal(error),
         })
     }
 
-    async fn execute(
+    pub(super) async fn execute(
         &self,
         (db, collection): (&str, &str),
         translated: &Translated,
@@ -286,7 +288,7 @@ impl MongoSink {
         Ok(!names.is_empty())
     }
 
-    async fn run_accepted(
+    pub(super) async fn run_accepted(
         &self,
         db: &str,
         (command, otherwise): (&[u8], Option<&[u8]>),

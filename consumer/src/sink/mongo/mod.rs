@@ -12,6 +12,7 @@ mod alike;
 mod aside;
 mod bulk;
 mod command;
+mod fill;
 mod find;
 mod held;
 mod limits;
@@ -35,7 +36,7 @@ use tokio::sync::Semaphore;
 use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::catalog::{Catalog, other_subscription};
-use crate::config::{GroupConfig, ReplayConfig, Unmatched};
+use crate::config::{GroupConfig, NotEmpty, ReplayConfig, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
@@ -70,6 +71,7 @@ pub struct MongoSink {
     /// Turns for bulks of rewrites.
     rewrites: Semaphore,
     unmatched: Unmatched,
+    if_not_empty: NotEmpty,
     allow_lossy: bool,
     /// Whether the target lets validation be bypassed; until it refuses.
     bypass_validation: AtomicBool,
@@ -87,14 +89,16 @@ pub struct Settings<'s> {
     pub allow_lossy: bool,
     /// What to do about an update that finds no document.
     pub unmatched: Unmatched,
+    /// What to do about documents where a full sync begins.
+    pub if_not_empty: NotEmpty,
     /// What plans its batches.
     pub planner: Planner,
     /// What is to become dead letters.
     pub dead_letter: Reasons,
 }
 
-fn catalog_unreadable(error: mongodb::error::Error) -> mongo::MongoError {
-    mongo::MongoError::from_driver("the target's catalog", &error)
+fn catalog_unreadable(error: &mongodb::error::Error) -> mongo::MongoError {
+    mongo::MongoError::from_driver("the target's catalog", error)
 }
 
 impl MongoSink {
@@ -117,6 +121,7 @@ impl MongoSink {
             group: &config.group.group,
             allow_lossy: config.allow_lossy,
             unmatched: config.unmatched,
+            if_not_empty: config.if_not_empty,
             planner: config.planner(),
             dead_letter: config.group.dead_letter.clone(),
         };
@@ -130,7 +135,7 @@ impl MongoSink {
             .catalog
             .subscribe(subscription, config.change_subscription)
             .await;
-        match subscribed.map_err(catalog_unreadable)? {
+        match subscribed.map_err(|error| catalog_unreadable(&error))? {
             Some(other) => Err(other_subscription(group, &other, subscription)),
             None => Ok(sink),
         }
@@ -153,7 +158,7 @@ impl MongoSink {
         let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
         let catalog = Catalog::open(&client, settings.group)
             .await
-            .map_err(catalog_unreadable)?;
+            .map_err(|error| catalog_unreadable(&error))?;
         readiness.target_reached();
         Ok(Self {
             client,
@@ -166,6 +171,7 @@ impl MongoSink {
             dead_letter: settings.dead_letter,
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
             unmatched: settings.unmatched,
+            if_not_empty: settings.if_not_empty,
             allow_lossy: settings.allow_lossy,
             bypass_validation: AtomicBool::new(true),
             metrics,

@@ -1,0 +1,88 @@
+//! A collection that a full sync is about to fill.
+
+use mongodb::bson::{Document, doc};
+use oplog_relay_core::runtime::mongo::error_code;
+
+use super::MongoSink;
+use crate::assignment::Token;
+use crate::catalog::{Note, Ran};
+use crate::config::NotEmpty;
+use crate::error::ConsumerError;
+use crate::plan::command::{Translated, bucketed, done};
+use crate::sink::Applied;
+
+impl MongoSink {
+    /// Runs a command; one of a full sync (`fills`) after a look at what is there.
+    pub(super) async fn execute_in_room(
+        &self,
+        place: (&str, &str),
+        (translated, note): (&Translated, Note),
+        fills: bool,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if fills && self.make_room(place, &note.ran, source, token).await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        self.execute(place, translated, note, source, token).await
+    }
+
+    /// Looks at the collection that a full sync's `create` is about to make; called once, before the
+    /// command is noted. Where the target has documents in it that this group did not bring, they
+    /// are dropped, left or a reason to stop. Nothing of this group can be there yet unless the
+    /// catalog knows the collection: all of its documents come after the command.
+    async fn make_room(
+        &self,
+        (db, collection): (&str, &str),
+        ran: &Ran,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if !ran.change.is_creation() || self.if_not_empty == NotEmpty::Merge {
+            return Ok(Applied::Done);
+        }
+        // A time series has its documents, and its end, under its own name.
+        let name = bucketed(collection).unwrap_or(collection);
+        let is_own = ran
+            .ui
+            .is_some_and(|ui| self.lives(source).is_owned(&ran.ns, ui));
+        if is_own || !self.holds_something(db, name).await? {
+            return Ok(Applied::Done);
+        }
+        if self.if_not_empty == NotEmpty::Drop {
+            tracing::warn!(
+                ns = ran.ns,
+                "dropped on the target: a full sync is about to fill it"
+            );
+            let command = doc! { "drop": name };
+            let command = command.to_vec().map_err(|error| {
+                ConsumerError::Refused(format!("dropping {} failed: {error}", ran.ns))
+            })?;
+            return self
+                .run_accepted(
+                    db,
+                    (&command, None),
+                    &[done::NO_COLLECTION],
+                    (ran, false),
+                    token,
+                )
+                .await;
+        }
+        Err(ConsumerError::Refused(format!(
+            "a full sync is about to fill {db}.{name}, which has documents on the target already. \
+             Choose with --if-target-not-empty: merge (documents of the same _id are replaced, \
+             others stay) or drop (the collection is dropped first); or empty it by hand"
+        )))
+    }
+
+    async fn holds_something(&self, db: &str, collection: &str) -> Result<bool, ConsumerError> {
+        self.persist("looking into a collection", || async {
+            let found = self.client.database(db).collection::<Document>(collection);
+            match found.find_one(doc! {}).projection(doc! { "_id": 1 }).await {
+                Err(error) if error_code(&error) == Some(done::NO_COLLECTION) => Ok(false),
+                found => found.map(|found| found.is_some()),
+            }
+        })
+        .await
+    }
+}

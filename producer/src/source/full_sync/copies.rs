@@ -1,0 +1,254 @@
+//! What is still to be copied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oplog_relay_core::json::parse_document;
+use oplog_relay_core::state::{CopyKind, CopyRecord, CopyStage, STATE_VERSION, State};
+use serde::Serialize;
+
+use super::range::Range;
+use super::reader::Listed;
+use crate::route::uuid_text;
+use crate::source::Save;
+
+/// Bytes of documents that one read is to have, about.
+pub(super) const READ_BYTES: u64 = 4 << 20;
+/// Documents of the first read of a collection of which nothing is known.
+const FIRST_READ: u32 = 500;
+/// Documents of a read at most.
+const MOST_DOCUMENTS: u64 = 50_000;
+
+/// A collection or view that is not wholly copied.
+#[derive(Debug, Clone)]
+pub struct Copy {
+    /// Its key in the state topic: UUID or namespace.
+    pub key: String,
+    /// Its UUID.
+    pub ui: Option<[u8; 16]>,
+    /// As it is saved.
+    pub record: CopyRecord,
+    /// The query that its documents must fit.
+    pub filter: Option<Vec<u8>>,
+    /// Open ranges by number.
+    pub ranges: BTreeMap<u32, Range>,
+    /// Those that are being read.
+    pub busy: BTreeSet<u32>,
+    /// Whether the name in the record is the one at the tail's position.
+    pub is_named: bool,
+    /// Documents of the next read.
+    pub limit: u32,
+}
+
+impl Copy {
+    /// A collection that is to be copied from the noted start on.
+    #[must_use]
+    pub fn planned(listed: &Listed, (documents, bytes): (u64, u64)) -> Self {
+        let record = CopyRecord {
+            v: STATE_VERSION,
+            ns: listed.ns.clone(),
+            ui: listed.ui.map(|ui| uuid_text(&ui)),
+            kind: listed.kind,
+            stage: CopyStage::Planned,
+            requested: false,
+            only_documents: false,
+            filter: None,
+            documents: 0,
+            bytes: 0,
+            expected_documents: documents,
+            expected_bytes: bytes,
+        };
+        Self {
+            key: record.ui.clone().unwrap_or_else(|| listed.ns.clone()),
+            ui: listed.ui,
+            limit: limit(documents, bytes),
+            record,
+            filter: None,
+            ranges: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            is_named: true,
+        }
+    }
+
+    fn read(key: &str, record: &CopyRecord) -> Result<Self, String> {
+        let ui = record.ui.as_deref().map(parse_uuid).transpose()?;
+        Ok(Self {
+            key: key.to_owned(),
+            ui,
+            filter: record.filter.as_deref().map(parse_filter).transpose()?,
+            record: record.clone(),
+            ranges: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            is_named: false,
+            limit: limit(record.expected_documents, record.expected_bytes),
+        })
+    }
+
+    /// Whether all of its documents are sent.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.record.stage == CopyStage::Reading && self.ranges.is_empty()
+    }
+
+    /// Counts documents that are sent, and chooses how many the next read takes.
+    pub fn count(&mut self, documents: u64, bytes: u64) {
+        self.record.documents += documents;
+        self.record.bytes += bytes;
+        if documents > 0 {
+            self.limit = limit(documents, bytes);
+        }
+    }
+
+    /// Saves how far it is.
+    #[must_use]
+    pub fn save(&self) -> Save {
+        save(format!("copy/{}", self.key), &self.record)
+    }
+
+    /// Saves a range; one that is no longer open is deleted.
+    #[must_use]
+    pub fn save_range(&self, number: u32) -> Save {
+        let key = format!("range/{}/{number}", self.key);
+        match self.ranges.get(&number) {
+            Some(range) => save(key, &range.record()),
+            None => Save { key, value: None },
+        }
+    }
+
+    /// Deletes all that is saved of it.
+    #[must_use]
+    pub fn close(&self) -> Vec<Save> {
+        let ranges = self.ranges.keys().map(|number| Save {
+            key: format!("range/{}/{number}", self.key),
+            value: None,
+        });
+        let own = Save {
+            key: format!("copy/{}", self.key),
+            value: None,
+        };
+        ranges.chain([own]).collect()
+    }
+}
+
+fn save(key: String, record: &impl Serialize) -> Save {
+    // These records have no map keys or values that JSON cannot hold.
+    let value = serde_json::to_vec(record).ok();
+    Save { key, value }
+}
+
+fn limit(documents: u64, bytes: u64) -> u32 {
+    if documents == 0 || bytes == 0 {
+        return FIRST_READ;
+    }
+    let each = (bytes / documents).max(1);
+    u32::try_from((READ_BYTES / each).clamp(2, MOST_DOCUMENTS)).unwrap_or(FIRST_READ)
+}
+
+/// A query as it is typed: Extended JSON.
+///
+/// # Errors
+/// Why it is none.
+pub fn parse_filter(text: &str) -> Result<Vec<u8>, String> {
+    let mut query = Vec::new();
+    parse_document(text.as_bytes(), &mut query)
+        .map_err(|error| format!("the filter is no Extended JSON document: {error}"))?;
+    Ok(query)
+}
+
+fn parse_uuid(text: &str) -> Result<[u8; 16], String> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    u128::from_str_radix(&digits, 16)
+        .map(u128::to_be_bytes)
+        .map_err(|_| format!("{text:?} is no UUID"))
+}
+
+/// All copies, the largest first.
+#[derive(Debug, Clone, Default)]
+pub struct Copies(Vec<Copy>);
+
+impl Copies {
+    /// What is saved.
+    ///
+    /// # Errors
+    /// What is wrong with a record.
+    pub fn read(state: &State) -> Result<Self, String> {
+        let mut copies = Self::default();
+        for (key, record) in &state.copies {
+            copies.add(Copy::read(key, record)?);
+        }
+        for ((key, number), record) in &state.ranges {
+            let range = Range::read(record)?;
+            if let Some(copy) = copies.get_mut(key) {
+                copy.ranges.insert(*number, range);
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Adds one, unless it is there.
+    pub fn add(&mut self, copy: Copy) {
+        if self.get_mut(&copy.key).is_some() {
+            return;
+        }
+        let larger = |other: &Copy| other.record.expected_bytes >= copy.record.expected_bytes;
+        let place = self.0.iter().take_while(|other| larger(other)).count();
+        self.0.insert(place, copy);
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, key: &str) -> Option<Copy> {
+        let place = self.0.iter().position(|copy| copy.key == key)?;
+        Some(self.0.remove(place))
+    }
+
+    /// One of them.
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Copy> {
+        self.0.iter_mut().find(|copy| copy.key == key)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Copy> {
+        self.0.iter()
+    }
+
+    /// The keys of those that a condition holds for.
+    pub fn keys_of(&self, wanted: impl Fn(&Copy) -> bool) -> Vec<String> {
+        let wanted = self.0.iter().filter(|copy| wanted(copy));
+        wanted.map(|copy| copy.key.clone()).collect()
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is left but views.
+    #[must_use]
+    pub fn are_views(&self) -> bool {
+        self.0.iter().all(|copy| copy.record.kind == CopyKind::View)
+    }
+
+    /// Documents and bytes of all.
+    #[must_use]
+    pub fn expected(&self) -> (u64, u64) {
+        self.0.iter().fold((0, 0), |(documents, bytes), copy| {
+            let record = &copy.record;
+            (
+                documents + record.expected_documents,
+                bytes + record.expected_bytes,
+            )
+        })
+    }
+
+    /// The collections whose index builds are left to the full sync.
+    pub fn held(&self) -> impl Iterator<Item = [u8; 16]> + '_ {
+        let held = self.0.iter().filter(|copy| !copy.record.only_documents);
+        held.filter_map(|copy| copy.ui)
+    }
+}

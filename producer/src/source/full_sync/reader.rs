@@ -1,0 +1,517 @@
+//! Questions to the source: what collections there are, and stretches of their documents.
+
+use std::time::Duration;
+
+use bson::spec::BinarySubtype;
+use bson::{Binary, Bson, Document as Typed, RawDocumentBuf, doc};
+use futures_util::{StreamExt, TryStreamExt};
+use mongodb::Client;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::filter::{NamespaceFilter, is_internal};
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::mongo::{self, error_code};
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::state::CopyKind;
+
+use super::range::Id;
+use crate::error::ProducerError;
+use crate::source::Batch;
+use crate::source::oplog::newest_of_majority;
+
+type Driver<T> = mongodb::error::Result<T>;
+
+/// There is no such collection.
+const NO_COLLECTION: i32 = 26;
+/// Codes of a server that does not know an operator or a type's name.
+const UNKNOWN: [i32; 4] = [2, 59, 238, 40324];
+/// Attempts of one question before the session fails.
+const ATTEMPTS: u32 = 5;
+/// Types in their order, with the names that a query takes; those of one line compare by value.
+const TYPES: &[&[&str]] = &[
+    &["minKey"],
+    &["undefined"],
+    &["null"],
+    &["number"],
+    &["string", "symbol"],
+    &["object"],
+    &["binData"],
+    &["objectId"],
+    &["bool"],
+    &["date"],
+    &["timestamp"],
+    &["dbPointer"],
+    &["javascript"],
+    &["javascriptWithScope"],
+    &["maxKey"],
+];
+
+/// A collection or a view of the source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// `db.collection`
+    pub ns: String,
+    /// Its UUID.
+    pub ui: Option<[u8; 16]>,
+    /// What it is.
+    pub kind: CopyKind,
+    /// Its options.
+    pub options: Typed,
+}
+
+/// Asks one replica set; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SourceReader {
+    client: Client,
+    /// Whether the server orders reads after writes (`afterClusterTime`): every `mongod` of a set.
+    causal: bool,
+}
+
+impl SourceReader {
+    /// Asks through that client.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn new(client: Client) -> Result<Self, ProducerError> {
+        let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
+        let causal = hello.last_majority_write.is_some();
+        Ok(Self { client, causal })
+    }
+
+    /// The client that asks.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The newest entry that a majority has.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
+        newest_of_majority(&self.client).await
+    }
+
+    /// The collections and views that pass.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`]; [`ProducerError::Usage`] for what cannot be copied.
+    pub async fn list(&self, filter: &NamespaceFilter) -> Result<Vec<Listed>, ProducerError> {
+        let databases = self.client.list_database_names().await;
+        let mut all = Vec::new();
+        for db in databases.map_err(ProducerError::Source)? {
+            if is_internal(&format!("{db}.x")) {
+                continue;
+            }
+            let found = self.list_database(&db, doc! {}).await;
+            let found = found.map_err(ProducerError::Source)?;
+            for described in &found {
+                let Some(listed) = listed(&db, described, &found)? else {
+                    continue;
+                };
+                if !is_internal(&listed.ns) && filter.passes(&listed.ns) {
+                    all.push(listed);
+                }
+            }
+        }
+        all.sort_by(|one, other| one.ns.cmp(&other.ns));
+        Ok(all)
+    }
+
+    async fn list_database(&self, db: &str, filter: Typed) -> Driver<Vec<Typed>> {
+        let command = doc! { "listCollections": 1, "filter": filter };
+        self.rows(db, command).await
+    }
+
+    /// All documents of a command's cursor.
+    async fn rows(&self, db: &str, command: Typed) -> Driver<Vec<Typed>> {
+        let database = self.client.database(db);
+        let mut run = database.run_cursor_command(command);
+        if let Some(criteria) = self.client.selection_criteria() {
+            run = run.selection_criteria(criteria.clone());
+        }
+        run.await?.try_collect().await
+    }
+
+    /// Finds a collection or view: by its UUID where it has one, whatever its name is now.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn find(
+        &self,
+        ns: &str,
+        ui: Option<[u8; 16]>,
+    ) -> Result<Option<Listed>, ProducerError> {
+        let (db, name) = split_ns(ns);
+        let mut filters = vec![doc! { "name": name }];
+        if let Some(ui) = ui {
+            let subtype = BinarySubtype::Uuid;
+            let bytes = ui.to_vec();
+            filters.push(doc! { "info.uuid": Binary { subtype, bytes } });
+        }
+        for filter in filters {
+            let found = self
+                .persist(|| self.list_database(db, filter.clone()))
+                .await?;
+            for described in &found {
+                // A server that does not know the second filter may give everything.
+                let listed = listed(db, described, &found)?;
+                let same = |listed: &Listed| match ui {
+                    Some(_) => listed.ui == ui,
+                    None => listed.ns == ns,
+                };
+                if let Some(listed) = listed.filter(same) {
+                    return Ok(Some(listed));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The indexes of a collection, but for the one on `_id`; none if the collection is gone.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn indexes(&self, ns: &str) -> Result<Vec<Typed>, ProducerError> {
+        let (db, name) = split_ns(ns);
+        let ask = || async {
+            match self.rows(db, doc! { "listIndexes": name }).await {
+                Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(Vec::new()),
+                found => found,
+            }
+        };
+        let found = self.persist(ask).await?;
+        let is_own = |index: &Typed| {
+            // One that is being built comes with its commit.
+            !index.contains_key("buildUUID")
+                && index.get_str("name").ok() != Some("_id_")
+                && !index.get_bool("clustered").unwrap_or(false)
+        };
+        // Version 2 is what every server makes of no version.
+        let said =
+            |name: &str, value: &Bson| name != "ns" && (name != "v" || value != &Bson::Int32(2));
+        let own = found.into_iter().filter(is_own);
+        let own = own.map(|index| {
+            let fields = index.into_iter();
+            fields.filter(|(name, value)| said(name, value)).collect()
+        });
+        Ok(own.collect())
+    }
+
+    /// Documents and bytes of a collection, as far as the server tells.
+    pub async fn size(&self, ns: &str) -> (u64, u64) {
+        let (db, name) = split_ns(ns);
+        let database = self.client.database(db);
+        let stats = match database.run_command(doc! { "collStats": name }).await {
+            Ok(stats) => stats,
+            Err(error) => {
+                tracing::debug!(%error, ns, "the server does not tell the size");
+                return (0, 0);
+            }
+        };
+        (number(stats.get("count")), number(stats.get("size")))
+    }
+
+    /// The smallest `_id` of each type that a collection has.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn smallest(&self, ns: &str, from: Timestamp) -> Result<Vec<Id>, ProducerError> {
+        let ends = [doc! { "_id": 1 }, doc! { "_id": -1 }];
+        let mut found = Vec::new();
+        for sort in ends {
+            let Some(id) = self.end(ns, from, doc! {}, sort).await? else {
+                return Ok(Vec::new());
+            };
+            found.push(id);
+        }
+        let [first, last] = found.as_slice() else {
+            return Ok(Vec::new());
+        };
+        if first.is_like(last) {
+            return Ok(vec![first.clone()]);
+        }
+        let mut smallest = vec![first.clone()];
+        for names in TYPES {
+            let mut of_type: Vec<Id> = Vec::new();
+            for name in *names {
+                let filter = doc! { "_id": { "$type": *name } };
+                match self.end(ns, from, filter, doc! { "_id": 1 }).await {
+                    Ok(found) => of_type.extend(found),
+                    // It holds no such value, then.
+                    Err(ProducerError::Source(error))
+                        if error_code(&error).is_some_and(|code| UNKNOWN.contains(&code)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            smallest.extend(of_type.into_iter().min().filter(|id| !id.is_like(first)));
+        }
+        Ok(smallest)
+    }
+
+    async fn end(
+        &self,
+        ns: &str,
+        from: Timestamp,
+        filter: Typed,
+        sort: Typed,
+    ) -> Result<Option<Id>, ProducerError> {
+        let (db, name) = split_ns(ns);
+        let find = doc! {
+            "find": name, "filter": filter, "sort": sort, "projection": { "_id": 1 }, "limit": 1,
+            "singleBatch": true,
+        };
+        let mut command = Vec::new();
+        self.write(&find, from, &mut command)?;
+        let Some(batch) = self.persist(|| self.first_batch(db, &command)).await? else {
+            return Ok(None);
+        };
+        let batch = Batch::Reply(batch);
+        let mut documents = batch.documents()?;
+        match documents.next() {
+            None => Ok(None),
+            Some(document) => document
+                .and_then(Id::of)
+                .map(Some)
+                .map_err(ProducerError::undecodable),
+        }
+    }
+
+    /// Some `_id`s of a collection, at random; none where the server cannot do it.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn sample(
+        &self,
+        ns: &str,
+        from: Timestamp,
+        count: u32,
+    ) -> Result<Vec<Id>, ProducerError> {
+        let (db, name) = split_ns(ns);
+        let pipeline = vec![
+            doc! { "$sample": { "size": i64::from(count) } },
+            doc! { "$project": { "_id": 1 } },
+        ];
+        let aggregate = doc! {
+            "aggregate": name, "pipeline": pipeline, "cursor": { "batchSize": i64::from(count) },
+        };
+        let mut command = Vec::new();
+        self.write(&aggregate, from, &mut command)?;
+        let batch = match self.persist(|| self.first_batch(db, &command)).await {
+            Ok(batch) => batch,
+            Err(ProducerError::Source(error))
+                if error_code(&error).is_some_and(|code| UNKNOWN.contains(&code)) =>
+            {
+                tracing::debug!(%error, ns, "the server has no $sample: one range");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(batch) = batch.map(Batch::Reply) else {
+            return Ok(Vec::new());
+        };
+        let ids = batch.documents()?;
+        let ids = ids.map(|document| document.and_then(Id::of));
+        ids.collect::<Result<_, _>>()
+            .map_err(ProducerError::undecodable)
+    }
+
+    /// The next documents of a query on `_id`, in its order, with everything that the source had
+    /// written at `from`.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn documents(
+        &self,
+        ns: &str,
+        query: &[u8],
+        filter: Option<&[u8]>,
+        limit: u32,
+        from: Timestamp,
+    ) -> Result<Option<RawBatch>, ProducerError> {
+        let (db, name) = split_ns(ns);
+        let mut command = Vec::new();
+        let mut find = DocumentBuilder::start(&mut command);
+        find.str("find", name);
+        match filter {
+            None => drop(find.raw("filter", kind::DOCUMENT, query)),
+            Some(filter) => find.nested("filter", kind::DOCUMENT, |both| {
+                both.nested("$and", kind::ARRAY, |list| {
+                    list.raw("0", kind::DOCUMENT, query)
+                        .raw("1", kind::DOCUMENT, filter);
+                });
+            }),
+        }
+        find.nested("sort", kind::DOCUMENT, |sort| {
+            sort.int32("_id", 1);
+        });
+        find.int64("batchSize", limit.into())
+            .boolean("singleBatch", true);
+        self.write_concern(&mut find, from);
+        find.finish();
+        self.persist(|| self.first_batch(db, &command)).await
+    }
+
+    /// All documents of a collection in its own order.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn natural(
+        &self,
+        ns: &str,
+        filter: Option<&[u8]>,
+        limit: u32,
+        from: Timestamp,
+    ) -> Result<RawBatchCursor, ProducerError> {
+        let (db, name) = split_ns(ns);
+        let mut command = Vec::new();
+        let mut find = DocumentBuilder::start(&mut command);
+        find.str("find", name);
+        if let Some(filter) = filter {
+            find.raw("filter", kind::DOCUMENT, filter);
+        }
+        find.nested("sort", kind::DOCUMENT, |sort| {
+            sort.int32("$natural", 1);
+        });
+        find.int64("batchSize", limit.into());
+        self.write_concern(&mut find, from);
+        find.finish();
+        self.persist(|| self.cursor(db, &command, Some(limit)))
+            .await
+    }
+
+    fn write(
+        &self,
+        typed: &Typed,
+        from: Timestamp,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProducerError> {
+        let typed = typed.to_vec().map_err(|error| {
+            ProducerError::Undecodable(format!("a question to the source: {error}"))
+        })?;
+        let typed = Document::new(&typed).map_err(ProducerError::undecodable)?;
+        let mut command = DocumentBuilder::start(out);
+        for element in typed.elements() {
+            command.element(element.map_err(ProducerError::undecodable)?);
+        }
+        self.write_concern(&mut command, from);
+        command.finish();
+        Ok(())
+    }
+
+    fn write_concern(&self, command: &mut DocumentBuilder<'_>, from: Timestamp) {
+        command.nested("readConcern", kind::DOCUMENT, |concern| {
+            concern.str("level", "majority");
+            if self.causal {
+                concern.raw("afterClusterTime", kind::TIMESTAMP, &from.to_le_bytes());
+            }
+        });
+    }
+
+    async fn cursor(
+        &self,
+        db: &str,
+        command: &[u8],
+        batch_size: Option<u32>,
+    ) -> Driver<RawBatchCursor> {
+        let command = RawDocumentBuf::from_bytes(command.to_vec())?;
+        let database = self.client.database(db);
+        let mut run = database.run_raw_cursor_command(command);
+        if let Some(criteria) = self.client.selection_criteria() {
+            run = run.selection_criteria(criteria.clone());
+        }
+        if let Some(batch_size) = batch_size {
+            run = run.batch_size(batch_size);
+        }
+        run.batch().await
+    }
+
+    async fn first_batch(&self, db: &str, command: &[u8]) -> Driver<Option<RawBatch>> {
+        let mut cursor = self.cursor(db, command, None).await?;
+        cursor.next().await.transpose()
+    }
+
+    /// Asks again a few times while the source cannot be reached.
+    async fn persist<T, F>(&self, ask: impl Fn() -> F) -> Result<T, ProducerError>
+    where
+        F: Future<Output = Driver<T>>,
+    {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match ask().await {
+                Err(error) if mongo::is_transient(&error) && backoff.attempts() < ATTEMPTS => {
+                    tracing::debug!(%error, "the source is asked again");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                answer => return answer.map_err(ProducerError::Source),
+            }
+        }
+    }
+}
+
+/// Database and collection.
+#[must_use]
+pub(super) fn split_ns(ns: &str) -> (&str, &str) {
+    ns.split_once('.').unwrap_or((ns, ""))
+}
+
+/// What is copied of an answer to `listCollections`; `None` for what is not copied.
+fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, ProducerError> {
+    let name = described.get_str("name").unwrap_or_default();
+    let ns = format!("{db}.{name}");
+    let options = described
+        .get_document("options")
+        .cloned()
+        .unwrap_or_default();
+    let is_there = |wanted: &str| {
+        all.iter()
+            .any(|other| other.get_str("name").ok() == Some(wanted))
+    };
+    let kind = match described.get_str("type").unwrap_or("collection") {
+        "view" => CopyKind::View,
+        // It is carried as its buckets.
+        "timeseries" if is_there(&format!("system.buckets.{name}")) => return Ok(None),
+        "timeseries" => {
+            return Err(ProducerError::Usage(format!(
+                "{ns} is a time series that does not show its buckets; a full sync cannot copy \
+                 it. Exclude it with --exclude-namespaces"
+            )));
+        }
+        _ if options.get_bool("capped").unwrap_or(false) => CopyKind::Capped,
+        _ => CopyKind::Collection,
+    };
+    // The rest of a server's own collections it makes itself.
+    let is_own = name.starts_with("system.");
+    if is_own && name != "system.js" && !name.starts_with("system.buckets.") {
+        return Ok(None);
+    }
+    let ui = match described
+        .get_document("info")
+        .ok()
+        .and_then(|info| info.get("uuid"))
+    {
+        Some(Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok(),
+        _ => None,
+    };
+    Ok(Some(Listed {
+        ns,
+        ui,
+        kind,
+        options,
+    }))
+}
+
+/// Servers differ in the type of a number.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and sizes"
+)]
+fn number(value: Option<&Bson>) -> u64 {
+    match value {
+        Some(Bson::Int32(number)) => u64::try_from(*number).unwrap_or_default(),
+        Some(Bson::Int64(number)) => u64::try_from(*number).unwrap_or_default(),
+        Some(Bson::Double(number)) => *number as u64,
+        _ => 0,
+    }
+}

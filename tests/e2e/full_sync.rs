@@ -1,0 +1,209 @@
+//! Full syncs of a live source that is written meanwhile.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bson::{Document, doc};
+use mongodb::options::IndexOptions;
+use mongodb::{Client, IndexModel};
+use oplog_relay_core::document::Document as Raw;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::format::Format;
+use oplog_relay_tests::load::Load;
+use oplog_relay_tests::services::{FerretDb, Kafka, wait_until};
+use oplog_relay_tests::topic_reader::{entries, read_topics};
+
+use crate::consumer::expect_equal_target;
+use crate::support::{LIMIT, Line, Random, source};
+
+/// Documents of the large collection.
+const DOCUMENTS: i32 = 2_000;
+/// Those of the one whose copy is killed: several reads.
+const KILLED_DOCUMENTS: i32 = 5_000;
+/// Bytes of each of these.
+const KILLED_BYTES: usize = 4_000;
+/// A source that sorts its oplog for each look at its end takes long.
+const COPIED_WITHIN: Duration = Duration::from_secs(400);
+const KILLS: u32 = 10;
+
+/// Documents that were there before the oplog tells of any, in a database that is written later.
+async fn fill(source: &FerretDb, documents: i32, text: usize) -> Result<()> {
+    let database = Client::with_uri_str(source.uri()).await?.database("shop");
+    let large = database.collection::<Document>("archive");
+    let whole = |number: i32| doc! { "_id": number, "code": format!("c{number}"), "text": "x".repeat(text) };
+    let documents: Vec<Document> = (0..documents).map(whole).collect();
+    for part in documents.chunks(1_000) {
+        large.insert_many(part).await?;
+    }
+    let unique = IndexOptions::builder()
+        .unique(true)
+        .name("code_1".to_owned())
+        .build();
+    let index = IndexModel::builder()
+        .keys(doc! { "code": 1 })
+        .options(unique)
+        .build();
+    large.create_index(index).await?;
+    database.create_collection("empty").await?;
+    Ok(())
+}
+
+async fn indexes_of(server: &FerretDb, collection: &str) -> Result<Vec<String>> {
+    let database = Client::with_uri_str(server.uri()).await?.database("shop");
+    let collection = database.collection::<Document>(collection);
+    Ok(collection.list_index_names().await?)
+}
+
+/// How often each document of a collection was read.
+fn reads_of(kafka: &Kafka, prefix: &str, ns: &str) -> Result<BTreeMap<Vec<u8>, u32>> {
+    let contents = read_topics(&kafka.brokers(), prefix, Format::Bson)?;
+    let mut reads = BTreeMap::new();
+    for (_, record, found) in entries(&contents) {
+        let entry = Entry::parse(Raw::new(&found.bytes)?)?;
+        if entry.ns == ns && entry.snapshot.is_some() {
+            let key = record.key.clone().context("a key")?;
+            *reads.entry(key).or_default() += 1;
+        }
+    }
+    Ok(reads)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_sync_killed_ten_times_ends_equal() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let source = source()?;
+    fill(&source, KILLED_DOCUMENTS, KILLED_BYTES).await?;
+    let mut load = Load::connect(&source.uri(), "shop", 22).await?;
+    let line = Line::run(&kafka, source.uri(), "copykill");
+    let mut random = Random::new()?;
+    for kill in 0..KILLS {
+        load.until(u64::from(kill + 1) * 100).await?;
+        let mut producer = line.start_producer()?;
+        wait_until("a session", LIMIT, || {
+            let told = producer.stderr_text();
+            told.is_ok_and(|told| told.contains("session opened"))
+        })?;
+        let life = Duration::from_millis(random.below(4_000));
+        let begun = Instant::now();
+        wait_until("the random moment", LIMIT, || begun.elapsed() >= life)?;
+        ensure!(producer.is_running()?, "{}", producer.stderr_text()?);
+        producer.kill_9()?;
+    }
+    line.flag("--until-caught-up").produce_all()?;
+    let reads = reads_of(&kafka, "copykill", "shop.archive")?;
+    ensure!(
+        reads.len() == usize::try_from(KILLED_DOCUMENTS)?,
+        "{} documents",
+        reads.len()
+    );
+    let most = reads.values().max();
+    ensure!(most < Some(&3), "a document was read {most:?} times");
+    expect_equal_target(&kafka, &source, "copykill").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let source = source()?;
+    fill(&source, DOCUMENTS, 400).await?;
+    let mut load = Load::connect(&source.uri(), "shop", 23).await?;
+    load.until(200).await?;
+    let line = Line::run(&kafka, source.uri(), "asked").with("--start", "now");
+    let mut producer = line.start_producer()?;
+    wait_until("a session", LIMIT, || {
+        let told = producer.stderr_text();
+        told.is_ok_and(|told| told.contains("session opened"))
+    })?;
+    load.until(500).await?;
+    let ask = Line::new("full-sync")
+        .with("--brokers", kafka.brokers())
+        .with("--topic-prefix", "asked")
+        .with("--source-name", "rs0")
+        .with("--namespaces", "shop.archive")
+        .with("--filter", "{\"_id\": {\"$lt\": 100}}");
+    ask.produce_all()?;
+    wait_until("the full sync", COPIED_WITHIN, || {
+        let told = producer.stderr_text();
+        let done = told.is_ok_and(|told| told.contains("full sync done"));
+        done || !producer.is_running().unwrap_or(false)
+    })?;
+    producer.terminate()?;
+    producer.wait(LIMIT)?;
+    line.clone().flag("--until-caught-up").produce_all()?;
+    let reads = reads_of(&kafka, "asked", "shop.archive")?;
+    ensure!(reads.len() == 100, "{} documents", reads.len());
+    ensure!(reads.values().all(|count| *count == 1), "{reads:?}");
+    let others = reads_of(&kafka, "asked", "shop.customers")?;
+    ensure!(others.is_empty(), "{} others", others.len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_without_a_position_need_a_word() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let source = source()?;
+    fill(&source, 10, 10).await?;
+    let line = Line::run(&kafka, source.uri(), "worded").flag("--until-caught-up");
+    line.clone()
+        .with("--sync", "tail")
+        .produce()?
+        .with_code(2)?
+        .telling(&["--start now"])?;
+    line.clone().with("--sync", "full").produce_all()?;
+    // Its second start has nothing to do, and does not copy again.
+    line.clone().with("--sync", "full").produce_all()?;
+    ensure!(
+        reads_of(&kafka, "worded", "shop.archive")?.len() == 10,
+        "not all"
+    );
+    let other = line.with("--source-name", "other");
+    other
+        .produce()?
+        .with_code(2)?
+        .telling(&["worded.shop.archive", "--sync full-then-tail"])?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_sync_under_writes_ends_equal() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let source = source()?;
+    fill(&source, DOCUMENTS, 400).await?;
+    let mut load = Load::connect(&source.uri(), "shop", 21).await?;
+    load.until(1_000).await?;
+    let line = Line::run(&kafka, source.uri(), "copied");
+    // Slow enough that the writes below meet it.
+    let mut producer = line
+        .clone()
+        .with("--full-sync-rate", "300KB")
+        .start_producer()?;
+    wait_until("the plan", LIMIT, || {
+        let told = producer.stderr_text();
+        told.is_ok_and(|told| told.contains("full sync planned"))
+    })?;
+    load.until(2_000).await?;
+    wait_until("the full sync", COPIED_WITHIN, || {
+        let told = producer.stderr_text();
+        let done = told.is_ok_and(|told| told.contains("full sync done"));
+        done || !producer.is_running().unwrap_or(false)
+    })?;
+    load.until(2_500).await?;
+    producer.terminate()?;
+    producer.wait(LIMIT)?;
+    let ended = line.flag("--until-caught-up").produce_all()?;
+    ensure!(
+        !ended.stderr.contains("full sync planned"),
+        "{}",
+        ended.stderr
+    );
+
+    let target = expect_equal_target(&kafka, &source, "copied").await?;
+    let indexes = indexes_of(&target, "archive").await?;
+    ensure!(indexes.contains(&"code_1".to_owned()), "{indexes:?}");
+    let names = Client::with_uri_str(target.uri()).await?.database("shop");
+    let names = names.list_collection_names().await?;
+    ensure!(names.contains(&"empty".to_owned()), "{names:?}");
+    Ok(())
+}

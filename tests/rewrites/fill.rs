@@ -1,0 +1,95 @@
+//! A full sync that meets a collection on its target.
+
+use anyhow::{Result, anyhow};
+use bson::doc;
+use oplog_consumer::batch::{Batch, Located};
+use oplog_consumer::sink::SinkError;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::{EntryId, Position, Timestamp};
+use oplog_relay_core::snapshot::{Captured, FIRST_ORD};
+use oplog_relay_tests::model::Model;
+
+use super::Scene;
+
+/// Sends the create of a full sync of `db.c` by its UUID, and a document of it.
+async fn fill(scene: &Scene, ui: u8, ord: u32) -> Result<()> {
+    let at = Position {
+        ts: Timestamp::new(9, 1),
+        term: 1,
+        ord: 0,
+    };
+    let captured = Captured {
+        at,
+        ns: "db.c",
+        ui: Some([ui; 16]),
+        millis: 7,
+    };
+    let (mut create, mut read) = (Vec::new(), Vec::new());
+    let command = doc! { "create": "c" }.to_vec()?;
+    captured.write_command(Document::new(&command)?, &mut create);
+    let document = doc! { "_id": 1, "ui": i32::from(ui) }.to_vec()?;
+    captured.write_document(Document::new(&document)?, &mut read);
+    let mut entries = Vec::new();
+    for (offset, bytes) in (0..).zip([&create, &read]) {
+        let ord = FIRST_ORD + ord + u32::try_from(offset)?;
+        entries.push(Located {
+            offset,
+            id: EntryId { ts: at.ts, ord },
+            entry: Entry::parse(Document::new(bytes)?)?,
+        });
+    }
+    let batch = Batch {
+        topic: "t",
+        partition: 0,
+        source: "rs0",
+        entries: &entries,
+    };
+    let applied = scene.sink.apply(&batch, &scene.token).await;
+    applied.map(drop).map_err(|error| match error {
+        SinkError::Entry(error) => anyhow!(error),
+        SinkError::Fatal(error) => anyhow!(error),
+    })
+}
+
+async fn scene(policy: &str) -> Result<Scene> {
+    Scene::with(Model::default(), &["--if-target-not-empty", policy]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_sync_fails_merges_or_drops_where_documents_are_there() -> Result<()> {
+    let own = r#"{"_id":1,"ui":7}"#;
+    let table: [(&str, Option<&[&str]>); 3] = [
+        ("fail", None),
+        ("merge", Some(&[r#"{"_id":0}"#, own])),
+        ("drop", Some(&[own])),
+    ];
+    for (policy, left) in table {
+        let scene = scene(policy).await?;
+        scene.on_target(r#"{"insert":"c","documents":[{"_id":0}]}"#)?;
+        let filled = fill(&scene, 7, 0).await;
+        let Some(left) = left else {
+            let reason = format!("{:#}", filled.err().unwrap_or_else(|| anyhow!("none")));
+            assert!(reason.contains("--if-target-not-empty"), "{reason}");
+            continue;
+        };
+        filled?;
+        assert_eq!(scene.held()?, left, "{policy}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_empty_or_ones_own_is_filled_under_every_policy() -> Result<()> {
+    for policy in ["fail", "merge", "drop"] {
+        let scene = scene(policy).await?;
+        scene.on_target(r#"{"create":"c"}"#)?;
+        fill(&scene, 7, 0).await?;
+        // Once more after a crash, and again by another full sync of the same collection.
+        fill(&scene, 7, 0).await?;
+        scene.on_target(r#"{"insert":"c","documents":[{"_id":2}]}"#)?;
+        fill(&scene, 7, 10).await?;
+        assert_eq!(scene.held()?.len(), 2, "{policy}");
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! A full sync in this process: the source's part of the producer, without Kafka.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use oplog_producer::chunk::Chunk;
+use oplog_producer::config;
+use oplog_producer::encoder::Encoder;
+use oplog_producer::error::ProducerError;
+use oplog_producer::metrics::Metrics;
+use oplog_producer::origin::{Origin, feed_full_sync};
+use oplog_producer::route::Router;
+use oplog_producer::source::full_sync::{FullSync, Options};
+use oplog_producer::source::{QUEUE_BATCHES, SourceEvent, StartAt};
+use oplog_producer::topics::Topics;
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::format::Format;
+use oplog_relay_core::position::{EntryId, Position, Timestamp};
+use oplog_relay_core::runtime::config::Secret;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::state::{History, State};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// What is saved, as a Kafka transaction would leave it.
+#[derive(Debug, Clone, Default)]
+pub struct Saved {
+    /// The position.
+    pub position: Option<Position>,
+    /// Entries of the full sync at it.
+    pub reads: u32,
+    /// The state topic.
+    pub state: State,
+}
+
+/// What came out so far, in order.
+#[derive(Debug, Default)]
+struct Out {
+    entries: Vec<(EntryId, Vec<u8>)>,
+    saved: Saved,
+}
+
+/// A full sync that runs, with the tail beside it.
+#[derive(Debug)]
+pub struct Copying {
+    out: Arc<Mutex<Out>>,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+    parts: JoinSet<Result<(), ProducerError>>,
+}
+
+impl Copying {
+    /// Begins, or goes on with what is saved.
+    ///
+    /// # Errors
+    /// Those of the producer, as they are.
+    pub async fn start(uri: &str, saved: Saved, readers: usize) -> Result<Copying> {
+        let origin = Origin::open(&config::Origin::Live(Secret::new(uri)), Some("rs0")).await?;
+        let client = origin.client().context("a live source")?;
+        let (metrics, shutdown) = (Arc::new(Metrics::new()?), Shutdown::manual());
+        let filter = NamespaceFilter::default();
+        let options = Options {
+            readers,
+            rate: None,
+            ends: false,
+        };
+        let more = (None, Arc::clone(&metrics));
+        let sync = match saved.position {
+            None => FullSync::plan(client, &filter, options, None, more.1).await?,
+            Some(position) => {
+                FullSync::resume(client, position, &saved.state, &filter, options, more).await?
+            }
+        };
+        let start = StartAt::After(sync.position);
+        let topics = Topics::Nowhere {
+            state_topic: "__cdc.state.rs0".to_owned(),
+            partitions: 4,
+        };
+        let router = Router::new("cdc", filter, saved.state.clone()).asking(origin.collections());
+        let transactions = origin.transactions(start, History::default(), shutdown.clone());
+        let held: Vec<[u8; 16]> = sync.copies.held().collect();
+        let end = Some(sync.position);
+        let encoder = Encoder::new("rs0", Format::Bson, router, topics, end, None, transactions)
+            .copying(saved.reads, held);
+        let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
+        let out = Arc::new(Mutex::new(Out {
+            saved,
+            ..Out::default()
+        }));
+        let (into, counted) = (Arc::clone(&out), Arc::clone(&metrics));
+        let mut parts = JoinSet::new();
+        parts.spawn_blocking(move || encode(encoder, events, &into, &counted));
+        parts.spawn(feed_full_sync(
+            sync,
+            start,
+            events_in,
+            shutdown.clone(),
+            || (),
+        ));
+        Ok(Copying {
+            out,
+            metrics,
+            shutdown,
+            parts,
+        })
+    }
+
+    fn out(&self) -> MutexGuard<'_, Out> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether everything is copied.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        let told = self.metrics.full_sync.status();
+        told.is_some_and(|told| told["running"] == false)
+    }
+
+    /// Whether everything up to that time came out.
+    #[must_use]
+    pub fn has_reached(&self, ts: Timestamp) -> bool {
+        let position = self.out().saved.position;
+        position.is_some_and(|position| position.ts >= ts)
+    }
+
+    /// Entries that came out so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.out().entries.len()
+    }
+
+    /// Stops, and returns what came out and what is saved.
+    ///
+    /// # Errors
+    /// Those of the producer.
+    pub async fn stop(mut self) -> Result<(Vec<(EntryId, Vec<u8>)>, Saved)> {
+        self.shutdown.trigger();
+        while let Some(ended) = self.parts.join_next().await {
+            ended??;
+        }
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((std::mem::take(&mut out.entries), out.saved.clone()))
+    }
+}
+
+fn encode(
+    mut encoder: Encoder,
+    mut events: mpsc::Receiver<SourceEvent>,
+    out: &Mutex<Out>,
+    metrics: &Metrics,
+) -> Result<(), ProducerError> {
+    let mut chunk = Chunk::default();
+    let mut take = |chunk: &mut Chunk| {
+        let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+        out.take(chunk);
+        if let Some(position) = chunk.end {
+            metrics.committed(position, 0, false, Duration::ZERO);
+        }
+        chunk.clear();
+        Ok(())
+    };
+    while let Some(event) = events.blocking_recv() {
+        match event {
+            SourceEvent::Batch(batch) => encoder.encode(&batch, &mut chunk, &mut take)?,
+            SourceEvent::Copied(copied) => encoder.copy(&copied, &mut chunk, &mut take)?,
+            SourceEvent::Earlier(_) | SourceEvent::Idle | SourceEvent::CaughtUp => {}
+            SourceEvent::End => break,
+        }
+        encoder.complete(&mut chunk);
+        take(&mut chunk)?;
+    }
+    Ok(())
+}
+
+impl Out {
+    fn take(&mut self, chunk: &mut Chunk) {
+        for record in &chunk.records {
+            let value = chunk.bytes(&record.value);
+            match &record.header {
+                Some((_, id)) => {
+                    let id = String::from_utf8_lossy(chunk.bytes(id));
+                    let (_, id) = EntryId::parse_header(&id).expect("an id");
+                    self.entries.push((id, value.to_vec()));
+                }
+                None => {
+                    let key = record.key.as_ref().map(|key| chunk.bytes(key));
+                    let key = String::from_utf8_lossy(key.unwrap_or_default());
+                    let value = Some(value).filter(|value| !value.is_empty());
+                    self.saved.state.apply(&key, value).expect("a state record");
+                }
+            }
+        }
+        if let Some(barrier) = &chunk.barrier {
+            let entry = chunk.bytes(&barrier.entry).to_vec();
+            self.entries.push((barrier.id, entry));
+        }
+        self.saved.position = chunk.end.or(self.saved.position);
+        self.saved.reads = chunk.reads;
+    }
+}
