@@ -14,49 +14,43 @@ const WITHHELD: [&str; 2] = ["expireAfterSeconds", "v"];
 /// Where a replay notes which commands ran.
 pub(crate) const CATALOG: &str = "oplog_relay";
 
-/// A collection that is not compared byte for byte.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Except {
-    /// It is not replayed.
-    LeftOut(&'static str),
-    /// The order of its fields does not count.
-    Loose(&'static str),
-}
-
-impl Except {
-    const fn ns(self) -> &'static str {
-        match self {
-            Except::LeftOut(ns) | Except::Loose(ns) => ns,
-        }
-    }
-}
-
 /// A set that is in Kafka.
 pub(crate) struct Carried {
     name: String,
     scenario: Scenario,
-    except: Option<Except>,
+    /// A collection of which the order of the fields does not count.
+    loose: Option<&'static str>,
+    /// Flags of each replay.
+    flags: &'static [&'static str],
     pub(crate) topics: Topics,
 }
 
 impl Carried {
     /// Carries a set into Kafka, under a prefix of its own.
     pub(crate) fn new(name: &str, prefix: &str) -> Result<Carried> {
-        Carried::except(name, prefix, None)
-    }
-
-    /// The same with one collection left out, or compared without the order of its fields.
-    pub(crate) fn except(name: &str, prefix: &str, except: Option<Except>) -> Result<Carried> {
         let scenario = Scenario::new(name);
-        let scenario = except.map_or(scenario.clone(), |except| scenario.without(except.ns()));
         let topics = Topics::carry(prefix, &scenario.oplog()?)?;
         let name = name.to_owned();
         Ok(Carried {
             name,
             scenario,
-            except,
+            loose: None,
+            flags: &[],
             topics,
         })
+    }
+
+    /// Compares one collection without the order of its fields.
+    pub(crate) fn loose(mut self, ns: &'static str) -> Carried {
+        self.scenario = self.scenario.without(ns);
+        self.loose = Some(ns);
+        self
+    }
+
+    /// Replays with more flags.
+    pub(crate) const fn with(mut self, flags: &'static [&'static str]) -> Carried {
+        self.flags = flags;
+        self
     }
 
     /// Replays it with so many processes at once, each time by a new group into a new target.
@@ -77,13 +71,8 @@ impl Carried {
 
     /// Replays to the end of the topics.
     pub(crate) fn replay(&self, target: &ModelServer, group: &str, processes: usize) -> Result<()> {
-        let left_out = match self.except {
-            Some(Except::LeftOut(ns)) => Some(format!("--exclude-namespaces={ns}")),
-            Some(Except::Loose(_)) | None => None,
-        };
-        let more: Vec<&str> = left_out.iter().map(String::as_str).collect();
         self.topics
-            .replay(target, group, processes, &more)
+            .replay(target, group, processes, self.flags)
             .map(drop)
     }
 
@@ -94,7 +83,7 @@ impl Carried {
         state.retain(|ns, _| !ns.starts_with(CATALOG));
         let mut collections = model.collections();
         collections.remove(CATALOG);
-        if let Some(Except::Loose(ns)) = self.except {
+        if let Some(ns) = self.loose {
             let found = state.remove(ns).context(ns)?;
             let expected = Scenario::new(&self.name).expected()?.remove(ns);
             let expected = unordered(&expected.context(ns)?)?;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bson::{Timestamp, doc};
+use bson::{Document, Timestamp, doc};
+use oplog_relay_core::format::fragment::FRAGMENT_HEADER;
 use oplog_relay_tests::services::{Kafka, Program};
+use oplog_relay_tests::topic_reader::{TopicRecord, read_undecoded};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -13,36 +15,40 @@ const LIMIT: Duration = Duration::from_secs(120);
 const SECONDS: u32 = 1_700_000_000;
 
 fn entry(increment: u32, id: i32) -> Result<Vec<u8>> {
+    made("i", increment, doc! { "_id": id, "text": "x" })
+}
+
+fn made(op: &str, increment: u32, o: Document) -> Result<Vec<u8>> {
     let ts = Timestamp {
         time: SECONDS,
         increment,
     };
     let wall = bson::DateTime::from_millis(i64::from(SECONDS) * 1000);
+    let ns = if op == "c" { "app.$cmd" } else { "app.a" };
     Ok(doc! {
-        "ts": ts, "t": 1_i64, "v": 2_i64, "op": "i", "ns": "app.a", "wall": wall,
-        "o": { "_id": id, "text": "x" },
+        "ts": ts, "t": 1_i64, "v": 2_i64, "op": op, "ns": ns, "wall": wall, "o": o,
     }
     .to_vec()?)
 }
 
 /// Carries two thousand inserts, and a command among them, under a prefix.
 fn produce(kafka: &Kafka, prefix: &str, format: &[&str]) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("oplog.bson");
+    carry(kafka, prefix, &history()?, format)
+}
+
+fn history() -> Result<Vec<u8>> {
     let mut dump = Vec::new();
     for number in 1..=2000_i32 {
         dump.extend(entry(number.cast_unsigned(), number)?);
     }
-    let ts = Timestamp {
-        time: SECONDS,
-        increment: 3000,
-    };
-    let wall = bson::DateTime::from_millis(i64::from(SECONDS) * 1000);
-    let command = doc! {
-        "ts": ts, "t": 1_i64, "v": 2_i64, "op": "c", "ns": "app.$cmd", "wall": wall,
-        "o": { "drop": "a" },
-    };
-    dump.extend(command.to_vec()?);
+    dump.extend(made("c", 3000, doc! { "drop": "a" })?);
+    Ok(dump)
+}
+
+/// Carries what a dump has beyond the saved position.
+fn carry(kafka: &Kafka, prefix: &str, dump: &[u8], format: &[&str]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("oplog.bson");
     std::fs::write(&path, dump)?;
     let flags = [
         "run".to_owned(),
@@ -58,6 +64,35 @@ fn produce(kafka: &Kafka, prefix: &str, format: &[&str]) -> Result<()> {
     let code = program.wait(LIMIT)?;
     ensure!(code == 0, "{}", program.stderr_text()?);
     Ok(())
+}
+
+/// Sends one record as no producer of ours.
+fn send(
+    kafka: &Kafka,
+    (topic, partition): (&str, i32),
+    headers: &[(&str, &[u8])],
+    value: &[u8],
+) -> Result<()> {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.brokers())
+        .create()?;
+    let mut owned = OwnedHeaders::new();
+    for (key, value) in headers {
+        let value = Some(*value);
+        owned = owned.insert(Header { key, value });
+    }
+    let record = BaseRecord::<[u8], [u8]>::to(topic)
+        .partition(partition)
+        .headers(owned)
+        .payload(value);
+    producer.send(record).map_err(|(error, _)| error)?;
+    producer.flush(LIMIT)?;
+    Ok(())
+}
+
+/// An entry's name in its record's header.
+fn name(increment: u32) -> String {
+    format!("made/{SECONDS}:{increment}/0")
 }
 
 fn audit(kafka: &Kafka, prefix: &str, more: &[&str]) -> Result<(i32, String)> {
@@ -100,23 +135,10 @@ fn every_format_is_read_back_and_counted_and_barriers_are_passed() -> Result<()>
 fn a_record_that_is_damaged_out_of_order_or_there_twice_is_named() -> Result<()> {
     let kafka = Kafka::shared()?;
     produce(&kafka, "auditfault", &["--partitions=2"])?;
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", kafka.brokers())
-        .create()?;
-    let send = |partition: i32, name: &str, value: &[u8]| -> Result<()> {
-        let value_of = Header {
-            key: "oplog-id",
-            value: Some(name),
-        };
-        let record = BaseRecord::<[u8], [u8]>::to("auditfault.app.a")
-            .partition(partition)
-            .headers(OwnedHeaders::new().insert(value_of))
-            .payload(value);
-        producer.send(record).map_err(|(error, _)| error)?;
-        producer.flush(LIMIT)?;
-        Ok(())
+    let send = |partition, name: &str, value: &[u8]| {
+        let headers = [("oplog-id", name.as_bytes())];
+        send(&kafka, ("auditfault.app.a", partition), &headers, value)
     };
-    let name = |increment: u32| format!("made/{SECONDS}:{increment}/0");
     // A later entry of a document, and then an earlier one of the same.
     send(0, &name(9000), &entry(9000, 5)?)?;
     send(0, &name(8000), &entry(8000, 5)?)?;
@@ -140,5 +162,84 @@ fn a_record_that_is_damaged_out_of_order_or_there_twice_is_named() -> Result<()>
         let count = lines.matches(&format!("{{\"kind\":\"{kind}\"")).count();
         ensure!(count == 1, "{kind}: {count} times in {lines}");
     }
+    Ok(())
+}
+
+#[test]
+fn what_a_full_sync_read_may_come_twice_but_not_after_a_later_change() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    produce(&kafka, "auditread", &["--partitions=2"])?;
+    let send = |partition, name: &str, value: &[u8]| {
+        let headers = [("oplog-id", name.as_bytes())];
+        send(&kafka, ("auditread.app.a", partition), &headers, value)
+    };
+    let read = |increment, id| made("r", increment, doc! { "_id": id });
+    for (partition, increment, id) in [(0, 4000, 5), (0, 4000, 5), (1, 4000, 5), (0, 3500, 6)] {
+        send(partition, &name(increment), &read(increment, id)?)?;
+    }
+    let (code, said) = audit(&kafka, "auditread", &[])?;
+    ensure!(code == 0 && said.contains("snapshot 4"), "{code}:\n{said}");
+    // It would undo the change.
+    send(0, &name(9000), &entry(9000, 5)?)?;
+    send(0, &name(8000), &read(8000, 5)?)?;
+    let (code, said) = audit(&kafka, "auditread", &[])?;
+    ensure!(code == 7 && said.contains("1 faults"), "{code}:\n{said}");
+    let after = format!("entry {SECONDS}:8000/0 comes after {SECONDS}:9000/0");
+    ensure!(said.contains(&after), "{said}");
+    Ok(())
+}
+
+#[test]
+fn records_in_fragments_are_read_back_and_one_that_is_not_whole_is_named() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let topic = "auditsplit.app.a";
+    let create = ["--create", "--topic", topic, "--partitions", "2"];
+    let keep = ["--config", "retention.ms=-1"];
+    let limit = ["--config", "max.message.bytes=4096"];
+    let output = kafka.tool("kafka-topics", &[&create[..], &keep, &limit].concat())?;
+    ensure!(output.status.success(), "{output:?}");
+    let mut dump = history()?;
+    for number in 0..20_i32 {
+        let text = "text ".repeat(1000 * usize::try_from(number)?);
+        let read = doc! { "_id": 10_000 + number, "text": text };
+        dump.extend(made("i", 4000 + number.cast_unsigned(), read)?);
+    }
+    carry(&kafka, "auditsplit", &dump, &["--oversize=split"])?;
+    let contents = read_undecoded(&kafka.brokers(), "auditsplit")?;
+    let is_fragment = |record: &&TopicRecord| record.header(FRAGMENT_HEADER).is_some();
+    let records = contents.values().flatten();
+    let count = records.filter(is_fragment).count();
+    ensure!(count > 100, "{count} fragments");
+    let (code, said) = audit(&kafka, "auditsplit", &[])?;
+    ensure!(code == 0, "{code}:\n{said}");
+    ensure!(said.contains("insert 2020"), "{said}");
+    // A beginning without an end.
+    let headers = [
+        ("oplog-id", name(9000).into_bytes()),
+        (FRAGMENT_HEADER, b"0/2".to_vec()),
+    ];
+    let headers = headers.each_ref().map(|(key, value)| (*key, &value[..]));
+    send(&kafka, (topic, 0), &headers, &entry(9000, 5)?[..9])?;
+    let (code, said) = audit(&kafka, "auditsplit", &[])?;
+    ensure!(code == 7 && said.contains("1 faults"), "{code}:\n{said}");
+    ensure!(said.contains("the rest of it is missing"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn topics_whose_format_changed_are_read_back() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let mut dump = history()?;
+    for (number, format) in (0..).zip(["bson", "raw", "json", "bson"]) {
+        for id in 0..50_i32 {
+            let increment = 4000 + number * 100 + id.cast_unsigned();
+            dump.extend(entry(increment, 20_000 + i32::try_from(increment)?)?);
+        }
+        let format = format!("--format={format}");
+        carry(&kafka, "auditturn", &dump, &[&format, "--change-routing"])?;
+    }
+    let (code, said) = audit(&kafka, "auditturn", &[])?;
+    ensure!(code == 0, "{code}:\n{said}");
+    ensure!(said.contains("insert 2200"), "{said}");
     Ok(())
 }

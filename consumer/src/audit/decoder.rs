@@ -2,13 +2,15 @@
 
 use oplog_relay_core::barrier::BARRIER_ORD;
 use oplog_relay_core::command::is_command;
+use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::entry::Entry;
+use oplog_relay_core::format::fragment::{Part, Run};
 use oplog_relay_core::format::{Decoded, FormatError, decode};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
 use sha2::{Digest as _, Sha256};
 
-use super::order::{KeyDigest, Suspect};
+use super::order::{KeyDigest, Kind, Suspect};
 use super::reading::Record;
 use super::tally::Numbers;
 use crate::topics::Topic;
@@ -20,24 +22,58 @@ const SNAPSHOT: &str = "r";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen<'e> {
     pub(super) id: EntryId,
-    /// Whether it is a command, of which other partitions may have copies.
-    pub(super) command: bool,
-    entry: Entry<'e>,
+    pub(super) kind: Kind,
+    /// A word for it.
+    name: &'static str,
+    ns: &'e str,
+    document_id: Option<Element<'e>>,
 }
 
-impl Seen<'_> {
-    /// Counts it. Whether it has a place in the order of entries: barriers and snapshot records
-    /// have not.
-    pub(super) fn count(&self, numbers: &mut Numbers) -> bool {
-        if self.id.ord == BARRIER_ORD {
-            numbers.barriers += 1;
-            return false;
+impl<'e> Seen<'e> {
+    fn new(id: EntryId, document: Document<'e>) -> Result<Self, FormatError> {
+        document.validate()?;
+        let op = document.get("op")?.map(Element::str).transpose()?;
+        if op == Some(SNAPSHOT) {
+            return Ok(Self::snapshot(id, document)?);
         }
-        let op = self.entry.raw.get("op").ok().flatten();
-        let is_snapshot = op.is_some_and(|op| op.str() == Ok(SNAPSHOT));
-        let operation = self.entry.operation.name();
-        numbers.count(if is_snapshot { "snapshot" } else { operation });
-        !is_snapshot
+        let entry = Entry::parse(document)?;
+        let kind = if is_command(&entry) {
+            Kind::Command
+        } else {
+            Kind::Change
+        };
+        Ok(Self {
+            id,
+            kind,
+            name: entry.operation.name(),
+            ns: entry.ns,
+            // What is damaged has the key of its collection.
+            document_id: entry.document_id().ok(),
+        })
+    }
+
+    fn snapshot(id: EntryId, document: Document<'e>) -> Result<Self, Malformed> {
+        let ns = document.get("ns")?.ok_or(Malformed::Missing("ns"))?;
+        let read = document.get("o")?.ok_or(Malformed::Missing("o"))?;
+        let document_id = read.document()?.get("_id")?;
+        Ok(Self {
+            id,
+            kind: Kind::Snapshot,
+            name: "snapshot",
+            ns: ns.str()?,
+            document_id: Some(document_id.ok_or(Malformed::Missing("_id"))?),
+        })
+    }
+
+    /// Counts it. Whether it has a place in the order of entries: barriers have not.
+    pub(super) fn count(&self, numbers: &mut Numbers) -> bool {
+        let is_barrier = self.id.ord == BARRIER_ORD;
+        if is_barrier {
+            numbers.barriers += 1;
+        } else {
+            numbers.count(self.name);
+        }
+        !is_barrier
     }
 
     /// What to remember of it.
@@ -46,19 +82,18 @@ impl Seen<'_> {
             id: self.id,
             offset,
             key: self.key(),
-            command: self.command,
+            kind: self.kind,
         }
     }
 
     /// Collection and `_id`; commands have one key in common.
     fn key(&self) -> KeyDigest {
         let mut identity = Vec::new();
-        if !self.command
-            && let Ok(id) = self.entry.document_id()
+        if self.kind != Kind::Command
+            && let Some(id) = self.document_id
         {
-            identity.extend_from_slice(self.entry.ns.as_bytes());
+            identity.extend_from_slice(self.ns.as_bytes());
             identity.push(0);
-            // What is damaged has the key of its collection.
             drop(write_id_identity(id, &mut identity));
         }
         let mut key = KeyDigest::default();
@@ -69,12 +104,17 @@ impl Seen<'_> {
     }
 }
 
-/// Decodes the records of one topic.
+/// Decodes the records of one partition of a topic, one after the other.
 #[derive(Debug)]
 pub(super) struct Decoder<'t> {
     topic: &'t Topic,
+    /// The value of a record, or what there is of it.
     arena: Vec<u8>,
     found: Vec<Decoded>,
+    /// A record of which fragments are to come, and where it begins.
+    begun: Option<(Run, i64)>,
+    /// Whether the fragments that come now are the rest of a record that was told already.
+    told: bool,
 }
 
 impl<'t> Decoder<'t> {
@@ -83,25 +123,68 @@ impl<'t> Decoder<'t> {
             topic,
             arena: Vec::new(),
             found: Vec::new(),
+            begun: None,
+            told: false,
         }
     }
 
-    /// Hands over the entries of a record, up to one that is damaged.
-    ///
-    /// # Errors
-    /// [`FormatError`].
+    /// Takes the next record, and hands over the entries of what is whole with it, up to one that is
+    /// damaged. Returns what cannot be decoded, and where it begins: this record, or one that it
+    /// should have completed.
     pub(super) fn entries(
         &mut self,
         record: Record<'_>,
+        each: impl FnMut(Seen<'_>),
+    ) -> Vec<(i64, FormatError)> {
+        let mut faults = Vec::new();
+        let mut part = record.part(self.begun.map(|(run, _)| run));
+        if matches!(part, Ok(Part::Again) | Err(_)) {
+            faults.extend(self.finish());
+            part = record.part(None);
+        }
+        let first = self.begun.map_or(record.offset, |(_, first)| first);
+        if self.begun.is_none() {
+            self.arena.clear();
+        }
+        self.arena
+            .extend_from_slice(record.value.unwrap_or_default());
+        let rest_of_told = self.told && matches!(part, Err(FormatError::Headless(_)));
+        self.begun = match part {
+            Ok(Part::Begins(run) | Part::Continues(run)) => Some((run, first)),
+            Ok(Part::Whole | Part::Ends | Part::Again) | Err(_) => None,
+        };
+        let outcome = match part {
+            Ok(Part::Whole | Part::Ends) if record.value.is_some() => self.decode(&record, each),
+            part => part.map(drop),
+        };
+        self.told = rest_of_told;
+        if let Err(fault) = outcome
+            && !rest_of_told
+        {
+            self.told = record.fragment.is_some();
+            faults.push((first, fault));
+        }
+        faults
+    }
+
+    /// At the end of the partition: the record that was begun and is not whole, and where it begins.
+    pub(super) fn finish(&mut self) -> Option<(i64, FormatError)> {
+        let (_, first) = self.begun.take()?;
+        self.told = true;
+        let fault = FormatError::Fragment("the rest of it is missing");
+        Some((first, fault))
+    }
+
+    fn decode(
+        &mut self,
+        record: &Record<'_>,
         mut each: impl FnMut(Seen<'_>),
     ) -> Result<(), FormatError> {
-        let Some(value) = record.value else {
-            return Ok(());
-        };
-        self.arena.clear();
-        self.arena.extend_from_slice(value);
+        let has_id = record.oplog_id.is_some();
+        let format = self.topic.formats_of(&self.arena, has_id).next();
+        let format = format.unwrap_or(self.topic.format);
+        let whole = 0..self.arena.len();
         self.found.clear();
-        let (format, whole) = (self.topic.format, 0..value.len());
         decode(
             format,
             whole,
@@ -110,13 +193,11 @@ impl<'t> Decoder<'t> {
             &mut self.found,
         )?;
         for found in &self.found {
-            let entry = Entry::parse(found.document(&self.arena)?)?;
-            each(Seen {
-                id: found.id,
-                command: is_command(&entry),
-                entry,
-            });
+            each(Seen::new(found.id, found.document(&self.arena)?)?);
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

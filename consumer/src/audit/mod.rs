@@ -3,7 +3,8 @@
 //!
 //! A partition is read to the end that it has when the audit begins. Memory does not grow with the
 //! records: see [`order`] and [`runs`]. Barriers and the copies of a command in other topics are
-//! no repetitions; snapshot records may repeat, and come where they come.
+//! no repetitions; snapshot records may repeat. Fragments are put together, and those of a record that
+//! is not whole are a fault. A record that comes in fragments is where its last one is.
 
 mod decoder;
 mod order;
@@ -14,6 +15,7 @@ mod tally;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use oplog_relay_core::format::FormatError;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::consumer::BaseConsumer;
 
@@ -24,7 +26,7 @@ use crate::topics::{Topic, Topics};
 use crate::verify::Verdict;
 
 use decoder::Decoder;
-use order::{Disorder, Sequence, Suspect, Trial};
+use order::{Disorder, Kind, Sequence, Suspect, Trial};
 use reading::read;
 use runs::{Place, Runs};
 use tally::{Fault, Tally};
@@ -37,7 +39,6 @@ const SUSPECTS: usize = 100_000;
 /// # Errors
 /// When Kafka cannot be read, or the report cannot be written.
 pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict, ConsumerError> {
-    let topics = Topics::open(&config.kafka, &config.prefix, shutdown.clone()).await?;
     let consumer = Arc::new(reading::open(&config.kafka)?);
     let (asked, prefix) = (Arc::clone(&consumer), config.prefix.clone());
     let ending = shutdown.clone();
@@ -52,6 +53,8 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     if !config.topics.is_empty() {
         partitions.retain(|held| config.topics.contains(&held.name.topic));
     }
+    // After the ends, so that every record up to them is of a format that its topic has or had.
+    let topics = Topics::open(&config.kafka, &config.prefix, shutdown.clone()).await?;
     let mut claimed = BTreeMap::new();
     for held in partitions.iter().filter(|held| held.low < held.end) {
         if !claimed.contains_key(&held.name.topic) {
@@ -134,7 +137,7 @@ impl Audit<'_> {
                 numbers.tombstones += 1;
             }
             let mut kept = Ok(());
-            let decoded = decoder.entries(record, |entry| {
+            let faults = decoder.entries(record, |entry| {
                 if !entry.count(numbers) {
                     return;
                 }
@@ -143,19 +146,17 @@ impl Audit<'_> {
                     if !overflow {
                         suspects.push(entry.suspect(record.offset));
                     }
-                } else if !entry.command && kept.is_ok() {
+                } else if entry.kind == Kind::Change && kept.is_ok() {
                     kept = runs.push(entry.id, record.offset);
                 }
             });
             kept.map_err(spilling)?;
-            if let Err(error) = decoded {
-                let at = place(held, record.offset);
-                tally.fault(Fault::Undecodable, &at, &told(&error))?;
-            }
-            Ok(())
+            undecodable(tally, held, faults)
         })?;
         let name = named(held);
-        if !whole {
+        if whole {
+            undecodable(&mut self.tally, held, decoder.finish())?;
+        } else {
             self.tally
                 .unknown(format!("{name} could not be read to its end"))?;
         }
@@ -170,7 +171,10 @@ impl Audit<'_> {
         self.judge(held, topic, &suspects)?;
         suspects.sort_by_key(|suspect| (suspect.id, suspect.offset));
         runs.begin(number);
-        for suspect in suspects.iter().filter(|suspect| !suspect.command) {
+        for suspect in suspects
+            .iter()
+            .filter(|suspect| suspect.kind == Kind::Change)
+        {
             runs.push(suspect.id, suspect.offset).map_err(spilling)?;
         }
         Ok(())
@@ -237,6 +241,17 @@ impl Audit<'_> {
         merged.map_err(spilling)?;
         failure.map_or(Ok(()), Err)
     }
+}
+
+fn undecodable(
+    tally: &mut Tally,
+    held: &Held,
+    faults: impl IntoIterator<Item = (i64, FormatError)>,
+) -> Result<(), ConsumerError> {
+    for (offset, error) in faults {
+        tally.fault(Fault::Undecodable, &place(held, offset), &told(&error))?;
+    }
+    Ok(())
 }
 
 fn named(held: &Held) -> String {

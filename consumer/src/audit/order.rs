@@ -3,8 +3,8 @@
 //! A producer writes a source's entries in order, so a whole partition is in order, and then each
 //! of its keys is, with nothing to remember but the last entry. Only an entry that is not behind
 //! all before it can be out of its key's order: it is suspected, and the partition is read once
-//! more for the keys of those ([`Trial`]). Snapshot records and barriers have an order of their
-//! own and are passed over.
+//! more for the keys of those ([`Trial`]). A snapshot record is in the same order, by the position at
+//! which it was sent: after a later entry of its document it would undo it. Barriers are passed over.
 
 use oplog_relay_core::position::EntryId;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -12,14 +12,24 @@ use rustc_hash::{FxHashMap, FxHashSet};
 /// A digest of a key: 128 bits, so that two keys never share one.
 pub(super) type KeyDigest = [u8; 16];
 
+/// What an entry is, where it might come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A change of a document: there once.
+    Change,
+    /// A command: once in a partition, others may have copies.
+    Command,
+    /// What a full sync read: it may come again.
+    Snapshot,
+}
+
 /// An entry that is not behind all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Suspect {
     pub(super) id: EntryId,
     pub(super) offset: i64,
     pub(super) key: KeyDigest,
-    /// Whether it is a command, of which other partitions have copies.
-    pub(super) command: bool,
+    pub(super) kind: Kind,
 }
 
 /// Reads a partition from its beginning.
@@ -72,7 +82,9 @@ impl Trial {
         match before {
             Some(before) if before > entry.id => Some(Disorder::After(before)),
             // The merge of all partitions finds the others that come twice.
-            Some(before) if before == entry.id && entry.command => Some(Disorder::Twice),
+            Some(before) if before == entry.id && entry.kind == Kind::Command => {
+                Some(Disorder::Twice)
+            }
             _ => None,
         }
         .filter(|_| self.suspects.contains(&entry.offset))
@@ -95,7 +107,7 @@ mod tests {
                 },
                 offset,
                 key: [*key; 16],
-                command: false,
+                kind: Kind::Change,
             })
             .collect();
         let mut sequence = Sequence::default();

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::format::ID_HEADER;
+use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, Part, Run};
+use oplog_relay_core::format::{FormatError, ID_HEADER, first_entry};
 use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -25,6 +26,17 @@ pub(super) struct Record<'r> {
     pub(super) value: Option<&'r [u8]>,
     /// The header that names the entry.
     pub(super) oplog_id: Option<&'r [u8]>,
+    /// The header of fragments.
+    pub(super) fragment: Option<&'r [u8]>,
+}
+
+impl Record<'_> {
+    /// What it is to the record that was begun before it.
+    pub(super) fn part(&self, run: Option<Run>) -> Result<Part, FormatError> {
+        let fragment = self.fragment.map(Fragment::parse).transpose()?;
+        let first = || first_entry(self.value.unwrap_or_default(), self.oplog_id);
+        Run::next(run, self.offset, fragment, first)
+    }
 }
 
 /// A client that joins no group and commits nothing.
@@ -89,15 +101,15 @@ pub(super) fn read(
         if record.offset() >= end {
             return Ok(true);
         }
-        let headers = record.headers();
-        let named = headers.and_then(|headers| {
-            let named = headers.iter().find(|header| header.key == ID_HEADER);
-            named.and_then(|header| header.value)
-        });
+        let header = |name: &str| {
+            let mut headers = record.headers()?.iter();
+            headers.find(|header| header.key == name)?.value
+        };
         each(Record {
             offset: record.offset(),
             value: record.payload(),
-            oplog_id: named,
+            oplog_id: header(ID_HEADER),
+            fragment: header(FRAGMENT_HEADER),
         })?;
     }
     Ok(false)

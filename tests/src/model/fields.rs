@@ -28,7 +28,8 @@ impl Field {
         self.element().document().ok()
     }
 
-    fn element(&self) -> Element<'_> {
+    /// As an element of a document.
+    pub(super) fn element(&self) -> Element<'_> {
         Element {
             name: &self.name,
             kind: self.kind,

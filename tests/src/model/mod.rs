@@ -12,7 +12,7 @@
 //! | `options`, `spec`, `collation` | what `create` and `createIndexes` take |
 //! | `index`, `path` | the keys of unique indexes |
 //! | `filter` | queries |
-//! | `fields`, `update` | documents taken apart; `$set`, `$unset`, `$push` with dotted paths |
+//! | `fields`, `update` | documents taken apart; `$set`, `$unset`, `$inc`, `$push` with dotted paths |
 //! | `write` | `insert`, `update`, `delete` |
 //! | `read` | `find`, `getMore`, the lists |
 //! | `ddl`, `indexes`, `coll_mod` | what changes collections |

@@ -1,4 +1,7 @@
-//! Modifiers as a server applies them: `$set`, `$unset`, and `$push` with `$each` and `$slice`.
+//! Modifiers as a server applies them: `$set`, `$unset`, `$inc`, and `$push`, also with `$each` and
+//! `$slice`.
+
+mod increment;
 
 use std::cmp::Ordering;
 
@@ -12,8 +15,7 @@ use super::version::Version;
 /// An array is not filled with more nulls than this.
 const MOST_PADDING: usize = 1_500_000;
 /// Operators of servers that the model does not have.
-const OTHERS: [&str; 12] = [
-    "$inc",
+const OTHERS: [&str; 11] = [
     "$mul",
     "$min",
     "$max",
@@ -34,6 +36,10 @@ const REFERENCE: [&[u8]; 3] = [b"$ref", b"$id", b"$db"];
 enum Change<'a> {
     Set(Element<'a>),
     Unset,
+    Increment(Element<'a>),
+    /// Appends one value.
+    Append(Element<'a>),
+    /// Appends several.
     Push {
         each: Document<'a>,
         slice: Option<i64>,
@@ -89,7 +95,7 @@ fn read_operator<'a>(
     if OTHERS.contains(&&*name) {
         return Err(Failure::new(238, format!("the model has no {name}")));
     }
-    if !["$set", "$unset", "$push"].contains(&&*name) {
+    if !["$set", "$unset", "$inc", "$push"].contains(&&*name) {
         let message = format!("Unknown modifier: {name}. Expected a valid update modifier");
         return Err(Failure::new(9, message));
     }
@@ -109,7 +115,11 @@ fn read_operator<'a>(
                 Change::Set(element)
             }
             "$unset" => Change::Unset,
-            _ => pushed(element)?,
+            "$inc" => {
+                increment::check(element)?;
+                Change::Increment(element)
+            }
+            _ => pushed(element, version)?,
         };
         steps.push(Step {
             path: checked_path(element.name)?,
@@ -158,11 +168,14 @@ pub(super) fn check_names(value: Element<'_>, version: Version) -> Result<(), Fa
     Ok(())
 }
 
-fn pushed(element: Element<'_>) -> Result<Change<'_>, Failure> {
-    let modifiers = element.document().ok();
+fn pushed(element: Element<'_>, version: Version) -> Result<Change<'_>, Failure> {
+    let is_document = element.kind == kind::DOCUMENT;
+    let modifiers = is_document.then(|| element.document()).transpose()?;
     let each = modifiers.and_then(|modifiers| modifiers.get("$each").ok().flatten());
     let (Some(modifiers), Some(each)) = (modifiers, each) else {
-        return Err(Failure::new(238, "the model has no $push without $each"));
+        // A value, whatever it is, even one that looks like modifiers.
+        check_names(element, version)?;
+        return Ok(Change::Append(element));
     };
     if each.kind != kind::ARRAY {
         let message = "The argument to $each in $push must be an array";
@@ -244,7 +257,7 @@ fn no_field(part: Part<'_>, kind: u8) -> Failure {
     Failure::new(28, message)
 }
 
-/// Sets or pushes, and makes the documents on the way there.
+/// Sets, increments or pushes, and makes the documents on the way there.
 fn put(
     fields: &mut Vec<Field>,
     in_array: bool,
@@ -289,22 +302,26 @@ fn put(
 
 /// The type and the value that come of a change.
 fn changed(found: Option<&Field>, change: Change<'_>) -> Result<(u8, Vec<u8>), Failure> {
-    let (each, slice) = match change {
+    let mut elements;
+    let slice = match change {
         Change::Set(to) => return Ok((to.kind, to.value.to_vec())),
         Change::Unset => return Ok((kind::NULL, Vec::new())),
-        Change::Push { each, slice } => (each, slice),
-    };
-    let mut elements = match found {
-        None => Vec::new(),
-        Some(field) if field.kind == kind::ARRAY => {
-            split(field.document().unwrap_or(Document::EMPTY))?
+        Change::Increment(by) => return increment::sum(found.map(Field::element), by),
+        Change::Append(value) => {
+            elements = array(found)?;
+            elements.push(Field {
+                name: Vec::new(),
+                kind: value.kind,
+                value: value.value.to_vec(),
+            });
+            None
         }
-        Some(field) => {
-            let message = format!("$push needs an array but found type {:#x}", field.kind);
-            return Err(Failure::new(2, message));
+        Change::Push { each, slice } => {
+            elements = array(found)?;
+            elements.extend(split(each)?);
+            slice
         }
     };
-    elements.extend(split(each)?);
     let len = elements.len();
     let kept = usize::try_from(slice.unwrap_or(i64::MAX).unsigned_abs()).unwrap_or(usize::MAX);
     if slice.is_some_and(|slice| slice < 0) {
@@ -316,6 +333,20 @@ fn changed(found: Option<&Field>, change: Change<'_>) -> Result<(u8, Vec<u8>), F
         element.name = index.to_string().into_bytes();
     }
     Ok((kind::ARRAY, join(&elements)))
+}
+
+/// The elements to push behind.
+fn array(found: Option<&Field>) -> Result<Vec<Field>, Failure> {
+    match found {
+        None => Ok(Vec::new()),
+        Some(field) if field.kind == kind::ARRAY => {
+            Ok(split(field.document().unwrap_or(Document::EMPTY))?)
+        }
+        Some(field) => {
+            let message = format!("$push needs an array but found type {:#x}", field.kind);
+            Err(Failure::new(2, message))
+        }
+    }
 }
 
 /// An array keeps the place of a removed element as null; a path that leads nowhere is fine.
