@@ -3,9 +3,10 @@
 //! A Kafka transaction holds records, then (after a flush) the position that they reach, so that
 //! even a transaction that a broker commits in part can only double an entry and never lose one.
 //! On any error that the client returns the producer is dropped; a new session opens another one
-//! and goes on from the checkpoint.
+//! and goes on from the checkpoint. The first record to a partition goes alone (`known`).
 
 mod delivery;
+mod known;
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use crate::ends::Ends;
 use crate::error::ProducerError;
 
 use delivery::{DeliveryFailure, PublisherContext, too_large};
+use known::KnownPartitions;
 
 /// How long a Kafka transaction may stay open at the broker.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -68,6 +70,7 @@ pub struct Publisher {
     unpolled_bytes: usize,
     /// Records and bytes of the open transaction.
     sent: (u64, u64),
+    known: KnownPartitions,
     ends: Ends,
 }
 
@@ -130,6 +133,7 @@ impl Publisher {
             unpolled: 0,
             unpolled_bytes: 0,
             sent: (0, 0),
+            known: KnownPartitions::default(),
             ends: Ends::new(options),
         };
         publisher
@@ -279,6 +283,7 @@ impl Publisher {
         if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= POLL_EVERY_BYTES {
             self.hold_back()?;
         }
+        self.admit(record)?;
         let found = self.topics.get(record.topic.0);
         let topic = &found.ok_or(ProducerError::Ended("topic table"))?.name;
         let mut out = BaseRecord::<[u8], [u8]>::to(topic)
@@ -309,6 +314,17 @@ impl Publisher {
                 Err((error, _)) => return Err(self.refused(topic, record, &error)),
             }
         }
+    }
+
+    /// Waits where a record would be the second one to a partition that does not know this producer.
+    #[inline]
+    fn admit(&mut self, record: &EncodedRecord) -> Result<(), ProducerError> {
+        let (topic, partition) = (record.topic, record.partition);
+        let began = self.begun.unwrap_or_else(Instant::now);
+        while !self.known.admits(topic, partition, began) {
+            self.drain()?;
+        }
+        Ok(())
     }
 
     fn count_sent(&mut self, bytes: usize) {
@@ -424,11 +440,12 @@ impl Publisher {
 
     /// Waits until every record is delivered. Not by the client's own flush: it looks after
     /// deliveries each 100 ms, which is most of what a commit would cost.
-    fn drain(&self) -> Result<(), ProducerError> {
+    fn drain(&mut self) -> Result<(), ProducerError> {
         let begun = Instant::now();
         loop {
             self.poll(Duration::ZERO)?;
             if self.in_flight() == 0 {
+                self.known.delivered();
                 return Ok(());
             }
             if begun.elapsed() > REQUEST_TIMEOUT {
