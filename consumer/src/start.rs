@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::config::Start;
-use oplog_relay_core::runtime::kafka::is_transient;
+use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::topic::is_data_topic;
@@ -103,6 +103,30 @@ pub(crate) fn held<C: ConsumerContext>(
         }
     }
     Ok(held)
+}
+
+/// The ends of partitions as they are written, with transactions whose end a partition does not
+/// know yet: a commit is answered before all of them do.
+pub(crate) fn written(
+    kafka: &KafkaOptions,
+    held: Vec<Held>,
+    shutdown: &Shutdown,
+) -> Result<Vec<Held>, ConsumerError> {
+    let mut config = client_config(kafka);
+    config.set("isolation.level", "read_uncommitted");
+    let consumer: BaseConsumer = config
+        .create()
+        .map_err(|error| ConsumerError::kafka("making the kafka client", error))?;
+    held.into_iter()
+        .map(|held| {
+            let PartitionName { topic, partition } = &held.name;
+            let doing = format!("reading the end of {topic}, partition {partition}");
+            let (low, end) = persist(&doing, shutdown, || {
+                consumer.fetch_watermarks(topic, *partition, REQUEST)
+            })?;
+            Ok(Held { low, end, ..held })
+        })
+        .collect()
 }
 
 /// Makes a list of partitions for requests.

@@ -295,8 +295,10 @@ fn standalone_without_an_oplog_is_told_how_to_get_one() -> Result<()> {
 fn without_a_saved_position_the_choices_of_a_start_are_listed() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
-    let ended = Line::run(&kafka, source.uri(), "startless").produce()?;
+    let line = Line::run(&kafka, source.uri(), "startless").with("--sync", "tail");
+    let ended = line.produce()?;
     let told = [
+        "--sync",
         "--start",
         "oldest",
         "now",

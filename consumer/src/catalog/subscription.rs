@@ -85,20 +85,21 @@ impl Catalog {
         note.insert("_id", &id);
         let name = doc! { "_id": &id };
         if change {
-            self.notes
-                .replace_one(name.clone(), note)
-                .upsert(true)
-                .await?;
-        } else if self.notes.find_one(name.clone()).await?.is_none() {
-            let inserted = self.notes.insert_one(note).await;
-            // Of members that start at once the first notes its own.
-            if let Err(error) = inserted
-                && error_code(&error) != Some(DUPLICATE_KEY)
-            {
-                return Err(error);
+            let replaced = self.notes.replace_one(name, note).upsert(true);
+            replaced.await?;
+            return Ok(None);
+        }
+        let mut noted = self.notes.find_one(name.clone()).await?;
+        if noted.is_none() {
+            match self.notes.insert_one(note).await {
+                Ok(_) => return Ok(None),
+                // Of members that start at once the first notes its own.
+                Err(error) if error_code(&error) == Some(DUPLICATE_KEY) => {
+                    noted = self.notes.find_one(name).await?;
+                }
+                Err(error) => return Err(error),
             }
         }
-        let noted = self.notes.find_one(name).await?;
         let noted = noted.unwrap_or_default();
         let noted = Subscription::read(&noted).ok_or_else(|| unreadable(&noted))?;
         Ok(Some(noted).filter(|noted| noted != own))

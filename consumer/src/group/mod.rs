@@ -99,7 +99,11 @@ pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError
     let held = start::held(&consumer, &config.prefix, shutdown)?;
     start::settle(&consumer, config, &held, shutdown)?;
     let is_empty = held.is_empty();
-    let goal = config.until_caught_up.then(|| Goal::new(held));
+    let goal = if config.until_caught_up {
+        Some(Goal::new(start::written(&config.kafka, held, shutdown)?))
+    } else {
+        None
+    };
     // Neither the prefix nor the dots need an escape inside the brackets.
     let pattern = format!("^{}\\.[^.]+\\.[^.]+$", config.prefix);
     consumer
