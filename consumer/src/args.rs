@@ -48,7 +48,7 @@ pub enum Command {
     /// List the dead letters of a group: lines for people on a terminal, else one JSON object a
     /// line.
     ///
-    /// Each names its position in the topic __<group>.dead-letters, when and why it was written, and
+    /// Each names its position in the topic `__<group>.dead-letters`, when and why it was written, and
     /// topic, partition and offset of the record. The topic keeps them until it is deleted.
     DeadLetters(DeadLettersArguments),
     /// Exit 0 if the instance that serves HTTP at an address is ready: for container health checks.
@@ -80,7 +80,7 @@ pub struct GroupArguments {
     /// Stop with exit code 0 when the group has committed everything that the topics held at start.
     #[arg(long)]
     pub until_caught_up: bool,
-    /// What goes to the topic __<group>.dead-letters instead of ending the program with code 6:
+    /// What goes to the topic `__<group>.dead-letters` instead of ending the program with code 6:
     /// undecodable (records that cannot be read); of a replay also command (commands that are
     /// unknown, that no replay can run, or that the target refuses) and write (documents that the
     /// target refuses). Repeat or separate by commas. Kafka acknowledges a dead letter before its

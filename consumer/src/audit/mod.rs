@@ -2,7 +2,7 @@
 //! none comes twice, in whatever partition. Nothing is joined, committed or written.
 //!
 //! A partition is read to the end that it has when the audit begins. Memory does not grow with the
-//! records: see [`order`] and [`runs`]. Barriers and the copies of a command in other topics are
+//! records: see `order` and `runs`. Barriers and the copies of a command in other topics are
 //! no repetitions; snapshot records may repeat. Fragments are put together, and those of a record that
 //! is not whole are a fault. A record that comes in fragments is where its last one is.
 

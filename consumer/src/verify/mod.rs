@@ -1,13 +1,13 @@
 //! The proof: source and target compared document by document, and mended.
 //!
-//! - a collection is cut into [`range`]s of `_id`, which cover all types; both sides of a range are
-//!   read at once, in any order, and come to a [`digest`]; equal ranges cost one pass ([`full`])
-//! - a range that differs is read once more in order ([`cursor`]) and narrowed to its `_id`s
-//! - what differs is looked at again ([`recheck`]) until the replay has passed it ([`passed`])
-//! - options, indexes and views are compared as a replay leaves them ([`definition`])
-//! - what lasts is mended where that is asked for ([`repair`])
-//! - all is told, and the finished ranges are kept in the [`report`], from which an interrupted
-//!   comparison goes on ([`saved`])
+//! - a collection is cut into `range`s of `_id`, which cover all types; both sides of a range are
+//!   read at once, in any order, and come to a `digest`; equal ranges cost one pass (`full`)
+//! - a range that differs is read once more in order (`cursor`) and narrowed to its `_id`s
+//! - what differs is looked at again (`recheck`) until the replay has passed it (`passed`)
+//! - options, indexes and views are compared as a replay leaves them (`definition`)
+//! - what lasts is mended where that is asked for (`repair`)
+//! - all is told, and the finished ranges are kept in the `report`, from which an interrupted
+//!   comparison goes on (`saved`)
 //!
 //! Memory holds one batch of each side for each range at work, and the `_id`s of what is looked at
 //! again, at most ten thousand for each, however large the collections are. Nothing is written to
