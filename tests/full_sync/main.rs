@@ -222,6 +222,28 @@ async fn ids_of_every_type_are_read_once_by_several_readers() -> Result<()> {
     Ok(())
 }
 
+/// A server ends a reply before a document that it has no room for, however small the reply is then.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_documents_among_small_ones_are_copied() -> Result<()> {
+    let mut model = source()?;
+    let large = "x".repeat(15_500_000);
+    for number in 0..200_i32 {
+        let text = match number % 40 {
+            39 => large.as_str(),
+            _ => &large[..100_000],
+        };
+        insert(
+            &mut model,
+            "shop",
+            "uneven",
+            &[doc! { "_id": number, "text": text }],
+        )?;
+    }
+    let server = ModelServer::start(model)?;
+    let target = replayed(&copy(&server, 2).await?)?;
+    expect_equal(&server.model(), &target)
+}
+
 /// Documents that were copied while a server was written, and its oplog of that time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fuzzy_copy_and_the_oplog_lead_to_what_the_server_had() -> Result<()> {

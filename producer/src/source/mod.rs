@@ -109,6 +109,23 @@ impl Batch {
         }
     }
 
+    /// Whether the server has more of what was asked for, for which this reply had no room.
+    ///
+    /// # Errors
+    /// A reply without its cursor: the server broke the protocol.
+    pub fn is_cut(&self) -> Result<bool, ProducerError> {
+        let Self::Reply(reply) = self else {
+            return Ok(false);
+        };
+        let id = || -> Result<i64, Malformed> {
+            let reply = Document::new(reply.as_raw_document().as_bytes())?;
+            let cursor = reply.get("cursor")?.ok_or(Malformed::Missing("cursor"))?;
+            let id = cursor.document()?.get("id")?;
+            id.ok_or(Malformed::Missing("id"))?.integer()
+        };
+        Ok(id().map_err(ProducerError::undecodable)? != 0)
+    }
+
     /// The documents in order.
     ///
     /// # Errors

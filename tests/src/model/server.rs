@@ -75,8 +75,8 @@ impl ModelServer {
         *lock(&self.shared.paused) = true;
     }
 
-    /// Holds the answers to each `find` without a limit on a collection from now on. They are made
-    /// at once: they say how things stood then.
+    /// Holds the answers to each `find` of more than one document of a collection from now on. They
+    /// are made at once: they say how things stood then.
     pub fn hold_find(&self, collection: &str) {
         lock(&self.shared.held).0.push(collection.to_owned());
     }
@@ -120,7 +120,8 @@ impl Shared {
         let Some(collection) = find.and_then(|find| find.str().ok()) else {
             return;
         };
-        if command.get("limit").is_ok_and(|limit| limit.is_some()) {
+        let limit = command.get("limit").ok().flatten();
+        if limit.is_some_and(|limit| limit.integer() == Ok(1)) {
             return;
         }
         let is_held = |held: &(Vec<String>, usize)| held.0.iter().any(|name| name == collection);

@@ -12,7 +12,7 @@ use crate::route::uuid_text;
 use crate::source::Save;
 
 /// Bytes of documents that one read is to have, about.
-pub(super) const READ_BYTES: u64 = 4 << 20;
+const READ_BYTES: u64 = 4 << 20;
 /// Documents of the first read of a collection of which nothing is known.
 const FIRST_READ: u32 = 500;
 /// Documents of a read at most.

@@ -317,7 +317,8 @@ impl SourceReader {
     }
 
     /// The next documents of a query on `_id`, in its order, with everything that the source had
-    /// written at `from`.
+    /// written at `from`. They may be fewer than `limit`: a server ends a reply before the document
+    /// that it has no room for ([`Batch::is_cut`]).
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -345,8 +346,10 @@ impl SourceReader {
         find.nested("sort", kind::DOCUMENT, |sort| {
             sort.int32("_id", 1);
         });
-        find.int64("batchSize", limit.into())
-            .boolean("singleBatch", true);
+        // One more than the limit: the server then knows that there is nothing more, and keeps no
+        // cursor. With `singleBatch` it would not say whether it left something out.
+        find.int64("limit", limit.into())
+            .int64("batchSize", i64::from(limit) + 1);
         self.write_concern(&mut find, from);
         find.finish();
         self.persist(|| self.first_batch(db, &command)).await

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
 
 use super::FullSync;
-use super::copies::{Copy, READ_BYTES};
+use super::copies::Copy;
 use super::range::{Id, split};
 use super::reader::SourceReader;
 use crate::error::ProducerError;
@@ -32,8 +32,6 @@ const MOST_RANGES: u64 = 256;
 const RANGE_DOCUMENTS: u64 = 1_000;
 /// Samples for each range.
 const SAMPLES: u32 = 20;
-/// A reply with fewer bytes was not cut by the server: there was no more.
-const UNCUT: usize = 8 << 20;
 
 /// Where the tail and the reads of a full sync come together.
 #[derive(Debug)]
@@ -379,7 +377,7 @@ impl Seam {
             .transpose()?
             .unwrap_or_default();
         copy.count(stretch.documents, stretch.bytes);
-        let cut = stretch.documents >= u64::from(read.limit) || stretch.size >= UNCUT;
+        let cut = stretch.documents >= u64::from(read.limit) || stretch.is_cut;
         let range = copy.ranges.get_mut(&read.number);
         let goes_on = match (range, stretch.last) {
             (Some(range), Some(last)) => range.advance(last) && cut,
@@ -432,14 +430,14 @@ impl Read {
 pub(super) struct Stretch {
     pub(super) documents: u64,
     pub(super) bytes: u64,
-    /// Bytes of the reply.
-    size: usize,
+    /// There was no room for more.
+    is_cut: bool,
     last: Option<Id>,
 }
 
 pub(super) fn stretch_of(batch: &Batch) -> Result<Stretch, ProducerError> {
     let mut stretch = Stretch {
-        size: batch.size(),
+        is_cut: batch.is_cut()?,
         ..Stretch::default()
     };
     let mut last: Option<Document<'_>> = None;
@@ -469,5 +467,3 @@ pub(super) fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
-
-const _: () = assert!(READ_BYTES < UNCUT as u64);
