@@ -10,6 +10,7 @@ mod consumer;
 mod dump;
 mod full_sync;
 mod history;
+mod memory;
 mod order;
 mod producer;
 mod support;

@@ -1,7 +1,7 @@
 //! Reads the data topics of a prefix back, as any `read_committed` reader sees them: by
 //! assignment, without a group, up to the last stable offsets, once no transaction is open.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -96,9 +96,32 @@ pub fn read_undecoded(brokers: &str, prefix: &str) -> Result<Contents> {
 pub fn read_topic_records(brokers: &str, topic: &str) -> Result<Vec<TopicRecord>> {
     let isolations = ["read_committed", "read_uncommitted"];
     let [committed, all] = isolations.map(|isolation| consumer(brokers, isolation));
-    let mut contents = Contents::new();
-    read_topic((&committed?, &all?), topic, &[0], &mut contents)?;
-    Ok(contents.into_values().flatten().collect())
+    let mut records = Vec::new();
+    read_topic((&committed?, &all?), topic, &[0], |message| {
+        records.push(record(message)?);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// Counts the keys in the data topics of a prefix, each once; commands and barriers have none.
+/// Nothing else is held.
+///
+/// # Errors
+/// When a topic cannot be read.
+pub fn count_keys(brokers: &str, prefix: &str) -> Result<u64> {
+    let committed = consumer(brokers, "read_committed")?;
+    let all = consumer(brokers, "read_uncommitted")?;
+    let mut count = 0;
+    for (topic, partitions) in data_topics(&committed, prefix)? {
+        let mut keys = HashSet::new();
+        read_topic((&committed, &all), &topic, &partitions, |message| {
+            keys.extend(message.key().map(<[u8]>::to_vec));
+            Ok(())
+        })?;
+        count += keys.len() as u64;
+    }
+    Ok(count)
 }
 
 /// Counts the data records that a reader sees who takes uncommitted and aborted ones too.
@@ -139,19 +162,28 @@ fn read_records(brokers: &str, prefix: &str, isolation: &str) -> Result<Contents
     let consumer = consumer(brokers, isolation)?;
     let all = self::consumer(brokers, "read_uncommitted")?;
     let mut contents = Contents::new();
-    let metadata = consumer.fetch_metadata(None, STEP)?;
-    for topic in metadata.topics() {
-        if is_data_topic(prefix, topic.name()) {
-            let partitions: Vec<i32> = topic
-                .partitions()
-                .iter()
-                .map(MetadataPartition::id)
-                .collect();
-            let consumers = (&consumer, &all);
-            read_topic(consumers, topic.name(), &partitions, &mut contents)?;
-        }
+    for (topic, partitions) in data_topics(&consumer, prefix)? {
+        let places = partitions.iter().map(|number| (topic.clone(), *number));
+        contents.extend(places.map(|place| (place, Vec::new())));
+        read_topic((&consumer, &all), &topic, &partitions, |message| {
+            let place = (message.topic().to_owned(), message.partition());
+            contents.entry(place).or_default().push(record(message)?);
+            Ok(())
+        })?;
     }
     Ok(contents)
+}
+
+/// The data topics of a prefix with their partitions.
+fn data_topics(consumer: &BaseConsumer, prefix: &str) -> Result<Vec<(String, Vec<i32>)>> {
+    let metadata = consumer.fetch_metadata(None, STEP)?;
+    let topics = metadata.topics().iter();
+    let ours = topics.filter(|topic| is_data_topic(prefix, topic.name()));
+    let found = ours.map(|topic| {
+        let partitions = topic.partitions().iter().map(MetadataPartition::id);
+        (topic.name().to_owned(), partitions.collect())
+    });
+    Ok(found.collect())
 }
 
 /// Reads one topic: an end is told by the number of its partition only.
@@ -162,12 +194,11 @@ fn read_topic(
     (consumer, all): (&BaseConsumer, &BaseConsumer),
     topic: &str,
     partitions: &[i32],
-    contents: &mut Contents,
+    mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut assigned = TopicPartitionList::new();
     let mut open = BTreeSet::new();
     for &partition in partitions {
-        contents.insert((topic.to_owned(), partition), Vec::new());
         let (low, end) = wait_for("the end of transactions", READ_WITHIN, || {
             let (_, written) = all.fetch_watermarks(topic, partition, STEP)?;
             let (low, end) = consumer.fetch_watermarks(topic, partition, STEP)?;
@@ -184,10 +215,7 @@ fn read_topic(
         ensure!(Instant::now() < deadline, "{topic} {open:?} did not end");
         match consumer.poll(STEP) {
             None => {}
-            Some(Ok(message)) => {
-                let place = (message.topic().to_owned(), message.partition());
-                contents.entry(place).or_default().push(record(&message)?);
-            }
+            Some(Ok(message)) => take(&message)?,
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
             Some(Err(error)) => return Err(error.into()),
         }

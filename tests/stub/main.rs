@@ -5,11 +5,12 @@ mod faults;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use bson::oid::ObjectId;
 use bson::{RawDocumentBuf, Timestamp, doc};
 use futures_util::StreamExt;
 use mongodb::options::{CursorType, FindOptions, ReadConcern};
 use mongodb::{Client, Collection};
-use oplog_relay_tests::stub::{Oplog, Recipe, Server, Shape};
+use oplog_relay_tests::stub::{Contents, Oplog, Recipe, Server, Shape, object_id};
 
 const ENTRIES: u64 = 10_000;
 
@@ -155,5 +156,34 @@ async fn a_live_server_gives_no_entry_before_its_time() -> Result<()> {
         assert!(now()?.as_millis() >= u128::try_from(wall)?);
         assert_eq!(Some(entry.as_bytes()), server.oplog().entry(number));
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_come_by_ranges_of_their_ids() -> Result<()> {
+    const DOCUMENTS: u64 = 50_000;
+    let contents = Contents {
+        documents: DOCUMENTS,
+        large_every: 20_000,
+    };
+    let server = Server::start_with(Oplog::generate(1, Shape::Inserts), contents)?;
+    let client = Client::with_uri_str(server.uri()).await?;
+    let orders = client
+        .database("bench")
+        .collection::<RawDocumentBuf>("orders");
+    let mut number = 1000;
+    let id = |number| ObjectId::from_bytes(object_id(number));
+    let range = doc! { "_id": { "$gte": id(number), "$lt": id(45_000) } };
+    let mut found = orders.find(range).await?;
+    while found.advance().await? {
+        assert_eq!(found.current().get_object_id("_id")?, id(number));
+        number += 1;
+    }
+    assert_eq!(number, 45_000);
+    // What a reply has no room for comes with the next one.
+    let command = doc! { "find": "orders", "batchSize": 30_000 };
+    let reply = client.database("bench").run_command(command).await?;
+    let cursor = reply.get_document("cursor")?;
+    assert!(cursor.get_i64("id")? != 0 && cursor.get_array("firstBatch")?.len() == 19_999);
     Ok(())
 }

@@ -24,23 +24,9 @@ fn start(servers: [&GeneratedServer; 2], report: &Path, more: &[&str]) -> Result
     Program::consumer(flags.iter().map(String::as_str).chain(more.iter().copied()))
 }
 
-/// The most memory that a process has had so far, in KiB; nothing once it has ended.
-fn peak(id: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 /// Runs to the end. Returns the exit code, the lines of the report and the most memory in KiB.
 fn finish(mut program: Program, report: &Path) -> Result<(i32, Vec<Value>, u64)> {
-    let (id, mut most) = (program.id(), 0);
-    wait_until("the end of the comparison", LIMIT, || {
-        most = most.max(peak(id).unwrap_or(0));
-        !program.is_running().unwrap()
-    })?;
-    let code = program.wait(LIMIT)?;
+    let (code, most) = program.wait_measured(LIMIT)?;
     Ok((code, lines(report)?, most))
 }
 

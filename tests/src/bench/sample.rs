@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+pub(super) use crate::services::peak_kib;
+
 /// Of `/proc/<id>/stat`: 100 a second on every Linux that user space sees.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -29,15 +31,6 @@ pub(super) fn sample(id: u32) -> Option<Sample> {
         parent: number(1)?,
         cpu: TICK * (number(11)? + number(12)?),
     })
-}
-
-/// The most memory that a process ever had resident, in KiB; `None` once it has ended.
-pub(super) fn peak_kib(id: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 /// A child of this process that runs a program of that name.

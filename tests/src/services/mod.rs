@@ -33,6 +33,7 @@ pub use compose::compose_services;
 pub use ferretdb::{FerretDb, FerretDbOptions};
 pub use kafka::{Kafka, KafkaOptions, java_partitions};
 pub use port::Port;
+pub(crate) use process::peak_kib;
 pub use program::Program;
 pub use standing::{Standing, StandingPorts, StandingState};
 pub use wait::{wait_for, wait_until, wait_until_async};

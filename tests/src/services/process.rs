@@ -171,6 +171,15 @@ pub(crate) fn send_signal(id: u32, signal: &str) -> Result<()> {
     Ok(())
 }
 
+/// The most memory that a process ever had resident, in KiB; `None` once it has ended.
+pub(crate) fn peak_kib(id: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 pub(crate) fn append(path: &Path) -> Result<File> {
     File::options()
         .create(true)

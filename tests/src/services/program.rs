@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::services::process::{self, Process};
+use crate::services::wait::wait_until;
 use crate::services::workdir::Workdir;
 
 /// A run of `oplog-producer` or `oplog-consumer`; killed when dropped.
@@ -88,6 +89,16 @@ impl Program {
     /// an error, with the end of its log, when it still runs after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<i32> {
         self.process.wait(limit).map(process::shell_code)
+    }
+
+    /// Waits for its end and returns the exit code, and the most memory that it had, in KiB.
+    pub fn wait_measured(&mut self, limit: Duration) -> Result<(i32, u64)> {
+        let mut most = 0;
+        wait_until("the end of the program", limit, || {
+            most = most.max(process::peak_kib(self.id()).unwrap_or(0));
+            !self.is_running().unwrap_or(false)
+        })?;
+        Ok((self.wait(limit)?, most))
     }
 
     /// What it has written to standard output so far.

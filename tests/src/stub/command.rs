@@ -1,5 +1,6 @@
 //! What each command is answered.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use bson::{Document as Bson, Timestamp as BsonTimestamp, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::position::Timestamp;
 
+use super::collection;
 use super::cursor::Cursor;
+use super::entry::NAMESPACE;
 use super::fault::Fault;
 use super::point::{at, project};
 use super::server::Shared;
@@ -15,36 +18,42 @@ use crate::wire::{MAX_MESSAGE_BYTES, Request};
 
 const OPLOG: &str = "local.oplog.rs";
 /// Entries of a first batch if the client does not say.
-const FIRST_BATCH: u64 = 101;
+pub(super) const FIRST_BATCH: u64 = 101;
 /// How long a tailable cursor waits at the end if the client does not say.
 const AWAIT: Duration = Duration::from_secs(1);
 const CURSOR_NOT_FOUND: i32 = 43;
 const COMMAND_NOT_FOUND: i32 = 59;
 
-/// An answer: a document in up to three parts, the middle one from the prepared oplog.
+/// An answer: a document in up to three parts, the middle one perhaps from the prepared oplog.
 #[derive(Debug)]
 pub(super) struct Answer<'s> {
     head: Vec<u8>,
-    elements: &'s [u8],
+    elements: Cow<'s, [u8]>,
     tail: Vec<u8>,
 }
 
 impl Answer<'_> {
     /// The parts in order.
     pub(super) fn parts(&self) -> [&[u8]; 3] {
-        [&self.head, self.elements, &self.tail]
+        [&self.head, &self.elements, &self.tail]
     }
 
-    fn whole(document: &Bson) -> io::Result<Answer<'static>> {
+    pub(super) fn whole(document: &Bson) -> io::Result<Answer<'static>> {
         Ok(Answer {
             head: document.to_vec().map_err(io::Error::other)?,
-            elements: &[],
+            elements: Cow::Borrowed(&[]),
             tail: Vec::new(),
         })
     }
 
     /// A cursor's reply: `{cursor: {<name>: [elements], id, ns}, ok: 1}`.
-    fn batch<'s>(name: &str, id: i64, ns: &str, elements: &'s [u8]) -> Answer<'s> {
+    pub(super) fn batch<'s>(
+        name: &str,
+        id: i64,
+        ns: &str,
+        elements: impl Into<Cow<'s, [u8]>>,
+    ) -> Answer<'s> {
+        let elements = elements.into();
         let mut rest = Vec::new();
         let mut builder = DocumentBuilder::start(&mut rest);
         builder.int64("id", id).str("ns", ns);
@@ -88,7 +97,9 @@ pub(super) fn answer<'s>(shared: &'s Shared, request: &Request<'_>) -> io::Resul
         b"buildInfo" | b"buildinfo" => {
             Answer::whole(&doc! { "version": "7.0.0", "versionArray": [7, 0, 0, 0], "ok": 1.0 })
         }
-        b"listCollections" => Answer::whole(&collections(body).map_err(io::Error::other)?),
+        b"listDatabases" | b"listCollections" | b"listIndexes" | b"collStats" | b"aggregate" => {
+            collection::answer(shared, body, command).map_err(io::Error::other)
+        }
         b"find" => find(shared, body, command),
         b"getMore" => get_more(shared, body, command),
         b"insert" | b"update" | b"delete" => write(shared, request, command.name),
@@ -145,17 +156,7 @@ fn hello(shared: &Shared) -> Bson {
     }
 }
 
-fn collections(body: Document<'_>) -> Result<Bson, Malformed> {
-    let db = text(body, "$db")?;
-    let mut found = Vec::new();
-    if db == "local" {
-        found.push(doc! { "name": "oplog.rs", "type": "collection" });
-    }
-    let ns = format!("{db}.$cmd.listCollections");
-    Ok(doc! { "cursor": { "firstBatch": found, "id": 0_i64, "ns": ns }, "ok": 1.0 })
-}
-
-fn text<'b>(body: Document<'b>, name: &str) -> Result<&'b str, Malformed> {
+pub(super) fn text<'b>(body: Document<'b>, name: &str) -> Result<&'b str, Malformed> {
     Ok(body
         .get(name)?
         .map(Element::str)
@@ -163,12 +164,12 @@ fn text<'b>(body: Document<'b>, name: &str) -> Result<&'b str, Malformed> {
         .unwrap_or_default())
 }
 
-fn number(body: Document<'_>, name: &str) -> Result<Option<u64>, Malformed> {
+pub(super) fn number(body: Document<'_>, name: &str) -> Result<Option<u64>, Malformed> {
     let number = body.get(name)?.map(Element::integer).transpose()?;
     Ok(number.map(i64::unsigned_abs).filter(|number| *number > 0))
 }
 
-fn inner<'b>(body: Document<'b>, name: &str) -> Result<Document<'b>, Malformed> {
+pub(super) fn inner<'b>(body: Document<'b>, name: &str) -> Result<Document<'b>, Malformed> {
     let found = body.get(name)?.map(Element::document).transpose()?;
     Ok(found.unwrap_or(Document::EMPTY))
 }
@@ -180,8 +181,11 @@ fn find<'s>(
 ) -> io::Result<Answer<'s>> {
     let db = text(body, "$db").map_err(io::Error::other)?;
     let ns = format!("{db}.{}", command.str().map_err(io::Error::other)?);
+    if ns == NAMESPACE {
+        return collection::find(shared, body).map_err(io::Error::other);
+    }
     if ns != OPLOG {
-        return Ok(Answer::batch("firstBatch", 0, &ns, &[]));
+        return Ok(Answer::batch("firstBatch", 0, &ns, &[][..]));
     }
     let filter = inner(body, "filter").map_err(io::Error::other)?;
     if let Some(ts) = at(filter).map_err(io::Error::other)? {
@@ -226,6 +230,7 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
     };
     let next = next.max(shared.faults.first());
     let cursor = Cursor {
+        documents: false,
         next,
         left: limit.unwrap_or(u64::MAX),
         tailable: tailable == Some(true),
@@ -255,6 +260,15 @@ fn get_more<'s>(
         let message = format!("cursor id {id} not found");
         return Answer::whole(&failure(CURSOR_NOT_FOUND, "CursorNotFound", &message));
     };
+    if cursor.documents {
+        let most = number(body, "batchSize").map_err(io::Error::other)?;
+        return Ok(collection::batch(
+            shared,
+            "nextBatch",
+            cursor,
+            most.unwrap_or(u64::MAX),
+        ));
+    }
     match shared.faults.take(cursor.next) {
         Some(Fault::Hangup) => return Err(io::Error::other("as it was told to")),
         Some(Fault::Code(code) | Fault::Truncated(code, _)) => {

@@ -1,4 +1,4 @@
-//! The cursors that are open: each is a place in the oplog.
+//! The cursors that are open: each is a place in the oplog or in the collection.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,9 +6,11 @@ use std::sync::{Mutex, PoisonError};
 /// Where a cursor stands.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {
-    /// The next entry.
+    /// It reads the collection, not the oplog.
+    pub(super) documents: bool,
+    /// The next entry, or the next document.
     pub(super) next: u64,
-    /// Entries that it may still give.
+    /// Those that it may still give.
     pub(super) left: u64,
     /// Stays open at the end, and waits there.
     pub(super) tailable: bool,

@@ -4,18 +4,18 @@ use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::position::Timestamp;
 
 /// The namespace of all entries, or of the first collection's.
-const NAMESPACE: &str = "bench.orders";
+pub(super) const NAMESPACE: &str = "bench.orders";
 /// The election term of all entries.
 pub(super) const TERM: i64 = 7;
 /// Bytes of an insert: what the known figures were measured with.
-const INSERT_BYTES: usize = 466;
+pub(super) const INSERT_BYTES: usize = 466;
 /// Bytes of a large insert: near the most that a document may have.
-const LARGE_BYTES: usize = 16_000_000;
+pub(super) const LARGE_BYTES: usize = 16_000_000;
 /// Of ten entries in a row five insert, three update and two delete what these five inserted.
 const GROUP: u64 = 10;
 const FIRST_SECOND: u32 = 1_700_000_000;
 const ENTRIES_PER_SECOND: u64 = 1000;
-const UI: [u8; 16] = *b"stub-collection!";
+pub(super) const UI: [u8; 16] = *b"stub-collection!";
 const WORDS: [&str; 16] = [
     "harbour", "orange", "window", "seven", "paper", "mountain", "silver", "letter", "garden",
     "engine", "bottle", "winter", "bridge", "candle", "market", "river",
@@ -126,27 +126,43 @@ fn write_insert(number: u64, recipe: &Recipe, bytes: usize, out: &mut Vec<u8>) {
 }
 
 fn write_insert_with(number: u64, recipe: &Recipe, word_bytes: usize, out: &mut Vec<u8>) {
-    let mut random = Random::new(number);
     let mut entry = begin("i", number, recipe, out);
     entry.nested("o", kind::DOCUMENT, |order| {
-        order.raw("_id", kind::OBJECT_ID, &object_id(number));
-        order.int64("number", number.cast_signed());
-        order.str("customer", &random.text(18));
-        order.str("state", ["new", "paid", "sent"][random.below(3)]);
-        order.raw("total", kind::DOUBLE, &random.price().to_le_bytes());
-        order.int32("items", i32::try_from(random.below(40)).unwrap_or(0));
-        order.boolean("gift", random.below(8) == 0);
-        order.date("ordered", recipe.wall(number));
-        order.nested("address", kind::DOCUMENT, |address| {
-            address.str("street", &random.text(16));
-            address.str("city", random.word());
-        });
-        order.nested("tags", kind::ARRAY, |tags| {
-            tags.str("0", random.word()).str("1", random.word());
-        });
-        order.str("words", &random.text(word_bytes));
+        fill_order(order, number, recipe.wall(number), word_bytes);
     });
     end(number, recipe, entry);
+}
+
+/// Appends document `number` of a collection, of that many bytes.
+pub(super) fn write_document(number: u64, bytes: usize, out: &mut Vec<u8>) {
+    let (start, mut room) = (out.len(), 0);
+    for _ in 0..2 {
+        out.truncate(start);
+        let mut document = DocumentBuilder::start(out);
+        fill_order(&mut document, number, 0, room);
+        document.finish();
+        room = bytes.saturating_sub(out.len() - start);
+    }
+}
+
+fn fill_order(order: &mut DocumentBuilder<'_>, number: u64, ordered: i64, word_bytes: usize) {
+    let mut random = Random::new(number);
+    order.raw("_id", kind::OBJECT_ID, &object_id(number));
+    order.int64("number", number.cast_signed());
+    order.str("customer", &random.text(18));
+    order.str("state", ["new", "paid", "sent"][random.below(3)]);
+    order.raw("total", kind::DOUBLE, &random.price().to_le_bytes());
+    order.int32("items", i32::try_from(random.below(40)).unwrap_or(0));
+    order.boolean("gift", random.below(8) == 0);
+    order.date("ordered", ordered);
+    order.nested("address", kind::DOCUMENT, |address| {
+        address.str("street", &random.text(16));
+        address.str("city", random.word());
+    });
+    order.nested("tags", kind::ARRAY, |tags| {
+        tags.str("0", random.word()).str("1", random.word());
+    });
+    order.str("words", &random.text(word_bytes));
 }
 
 fn write_update(number: u64, target: u64, recipe: &Recipe, out: &mut Vec<u8>) {
@@ -204,7 +220,9 @@ fn end(number: u64, recipe: &Recipe, mut entry: DocumentBuilder<'_>) {
     entry.finish();
 }
 
-fn object_id(number: u64) -> [u8; 12] {
+/// The `_id` of document `number`.
+#[must_use]
+pub fn object_id(number: u64) -> [u8; 12] {
     let mut id = [0x65, 0x53, 0xf1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     id[4..].copy_from_slice(&number.to_be_bytes());
     id

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Recipe;
+use super::documents::Contents;
+use super::entry::Recipe;
 use crate::services::{Program, wait_for};
 
 /// A running `stub` program; killed when dropped.
@@ -33,6 +34,25 @@ impl StubProcess {
         if flow == Flow::Live {
             args.push("--live");
         }
+        StubProcess::launch(args)
+    }
+
+    /// Starts one with documents, and one entry in its oplog.
+    pub fn with_documents(contents: Contents) -> Result<StubProcess> {
+        let counts = [contents.documents, contents.large_every].map(|count| count.to_string());
+        let [documents, every] = &counts;
+        let args = vec![
+            "--entries",
+            "1",
+            "--documents",
+            documents,
+            "--large-every",
+            every,
+        ];
+        StubProcess::launch(args)
+    }
+
+    fn launch(args: Vec<&str>) -> Result<StubProcess> {
         let mut program = Program::start("stub", args, &[])?;
         let line = wait_for("the stub server", Duration::from_secs(300), || {
             let text = program.stdout_text()?;
@@ -60,7 +80,7 @@ impl StubProcess {
         &self.uri
     }
 
-    /// Bytes of all entries.
+    /// Bytes of all entries, or of all documents where it has some.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes

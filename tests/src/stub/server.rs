@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::command;
 use super::cursor::Cursors;
+use super::documents::{Contents, Documents};
 use super::fault::{Fault, Faults};
 use super::oplog::Oplog;
 use super::point::Points;
@@ -33,6 +34,7 @@ pub struct Pace {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) oplog: Oplog,
+    pub(super) documents: Documents,
     pub(super) pace: Option<Pace>,
     /// Each entry is there from its time on; else all are there at once.
     live: bool,
@@ -120,7 +122,15 @@ impl Server {
     /// # Errors
     /// When there is none.
     pub fn start(oplog: Oplog) -> io::Result<Server> {
-        Server::open(oplog, (None, false), &[])
+        Server::open(oplog, Contents::default(), (None, false), &[])
+    }
+
+    /// The same with documents in the collection of the oplog's first entries.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(oplog: Oplog, contents: Contents) -> io::Result<Server> {
+        Server::open(oplog, contents, (None, false), &[])
     }
 
     /// The same, with each entry there only from its time on.
@@ -128,7 +138,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_live(oplog: Oplog) -> io::Result<Server> {
-        Server::open(oplog, (None, true), &[])
+        Server::open(oplog, Contents::default(), (None, true), &[])
     }
 
     /// The same at a pace: whoever tails it is never at its end for long.
@@ -136,7 +146,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_slow(oplog: Oplog, pace: Pace) -> io::Result<Server> {
-        Server::open(oplog, (Some(pace), false), &[])
+        Server::open(oplog, Contents::default(), (Some(pace), false), &[])
     }
 
     /// The same with failures of `getMore`, each before the entry of that number, in order.
@@ -144,7 +154,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_failing(oplog: Oplog, faults: &[(u64, Fault)]) -> io::Result<Server> {
-        Server::open(oplog, (None, false), faults)
+        Server::open(oplog, Contents::default(), (None, false), faults)
     }
 
     /// Whether all the failures came.
@@ -155,11 +165,13 @@ impl Server {
 
     fn open(
         oplog: Oplog,
+        contents: Contents,
         (pace, live): (Option<Pace>, bool),
         faults: &[(u64, Fault)],
     ) -> io::Result<Server> {
         let (listener, shared) = Listener::start(|address, closing| Shared {
             oplog,
+            documents: Documents::new(contents),
             pace,
             live,
             address: address.to_string(),
@@ -182,6 +194,15 @@ impl Server {
     #[must_use]
     pub fn oplog(&self) -> &Oplog {
         &self.shared.oplog
+    }
+
+    /// Bytes of all documents, or of the oplog where there are none.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self.shared.documents.bytes() {
+            0 => self.shared.oplog.bytes(),
+            bytes => bytes,
+        }
     }
 
     /// Inserts, updates and deletes acknowledged so far.

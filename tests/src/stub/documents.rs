@@ -1,0 +1,166 @@
+//! The collection of the first entries, with any number of documents: what document number n is
+//! follows from n alone, and it is made when it is read, as a copy of one of a few that are
+//! prepared. Nothing is stored, and making it costs hardly more than sending it.
+
+use std::ops::Range;
+
+use oplog_relay_core::document::kind;
+
+use super::entry::{INSERT_BYTES, LARGE_BYTES, object_id, write_document};
+
+/// Prepared documents: far more bytes of them than lz4's window.
+const PREPARED: u64 = 1000;
+/// A server's reply is cut here: 16 MB.
+const REPLY_BYTES: usize = 16 * 1024 * 1024;
+/// In each document, behind its length and the element's type and name.
+const ID: Range<usize> = 9..21;
+/// The same of `number`, behind the `_id`.
+const NUMBER: Range<usize> = 29..37;
+
+/// What a collection holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Contents {
+    /// Number of documents.
+    pub documents: u64,
+    /// Each so many-th has 16 MB, the others 466 bytes; 0 for none.
+    pub large_every: u64,
+}
+
+/// Documents that are made when they are read.
+#[derive(Debug)]
+pub(super) struct Documents {
+    contents: Contents,
+    small: Vec<Vec<u8>>,
+    large: Vec<u8>,
+}
+
+impl Documents {
+    pub(super) fn new(contents: Contents) -> Documents {
+        let prepared = |number, bytes| {
+            let mut document = Vec::new();
+            write_document(number, bytes, &mut document);
+            document
+        };
+        let large = match contents.large_every {
+            0 => Vec::new(),
+            _ => prepared(0, LARGE_BYTES),
+        };
+        let count = PREPARED.min(contents.documents);
+        let small = (0..count).map(|number| prepared(number, INSERT_BYTES));
+        Documents {
+            contents,
+            small: small.collect(),
+            large,
+        }
+    }
+
+    /// Number of documents.
+    pub(super) const fn len(&self) -> u64 {
+        self.contents.documents
+    }
+
+    /// Whether there is no collection.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of all documents.
+    pub(super) fn bytes(&self) -> u64 {
+        let large = self.len().checked_div(self.contents.large_every);
+        let large = large.unwrap_or(0);
+        large * LARGE_BYTES as u64 + (self.len() - large) * INSERT_BYTES as u64
+    }
+
+    fn prepared(&self, number: u64) -> &[u8] {
+        let every = self.contents.large_every;
+        if every > 0 && number % every == every - 1 {
+            return &self.large;
+        }
+        &self.small[usize::try_from(number % PREPARED).unwrap_or(0)]
+    }
+
+    /// The number of an `_id`, where it is one of this collection's kind.
+    pub(super) fn number(id: &[u8]) -> Option<u64> {
+        let number = u64::from_be_bytes(id.get(4..12)?.try_into().ok()?);
+        (object_id(number)[..4] == id[..4]).then_some(number)
+    }
+
+    /// Appends the elements of an array with these documents, as many as a reply has room for, and
+    /// returns the number after the last one.
+    pub(super) fn write(&self, numbers: Range<u64>, out: &mut Vec<u8>) -> u64 {
+        let start = out.len();
+        for (place, number) in numbers.clone().enumerate() {
+            let document = self.prepared(number);
+            let used = out.len() - start;
+            if used > 0 && used + document.len() > REPLY_BYTES {
+                return number;
+            }
+            write_name(place, out);
+            let begin = out.len();
+            out.extend_from_slice(document);
+            if let Some(document) = out.get_mut(begin..) {
+                document[ID].copy_from_slice(&object_id(number));
+                document[NUMBER].copy_from_slice(&number.to_le_bytes());
+            }
+        }
+        numbers.end
+    }
+
+    /// The same with their `_id`s alone.
+    pub(super) fn write_ids(numbers: impl IntoIterator<Item = u64>, out: &mut Vec<u8>) {
+        for (place, number) in numbers.into_iter().enumerate() {
+            write_name(place, out);
+            out.extend_from_slice(&22_i32.to_le_bytes());
+            out.push(kind::OBJECT_ID);
+            out.extend_from_slice(b"_id\0");
+            out.extend_from_slice(&object_id(number));
+            out.push(0);
+        }
+    }
+}
+
+/// The type and name of an array's element.
+fn write_name(place: usize, out: &mut Vec<u8>) {
+    out.push(kind::DOCUMENT);
+    out.extend_from_slice(place.to_string().as_bytes());
+    out.push(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use oplog_relay_core::document::{Document, Element};
+
+    use super::*;
+
+    #[test]
+    fn documents_are_valid_and_say_their_numbers() {
+        let documents = Documents::new(Contents {
+            documents: 5000,
+            large_every: 2003,
+        });
+        let mut array = vec![0; 4];
+        assert_eq!(documents.write(1998..2010, &mut array), 2010);
+        array.push(0);
+        let length = i32::try_from(array.len()).unwrap();
+        array[..4].copy_from_slice(&length.to_le_bytes());
+        let found = Document::new(&array).unwrap().elements();
+        let found: Vec<Document<'_>> = found
+            .map(|element| element.and_then(Element::document).unwrap())
+            .collect();
+        assert_eq!(found.len(), 12);
+        for (number, document) in (1998_i64..).zip(&found) {
+            document.validate().unwrap();
+            let field = |name| document.get(name).unwrap().unwrap();
+            assert_eq!(field("number").integer(), Ok(number));
+            let id = Documents::number(field("_id").value);
+            assert_eq!(id, Some(number.cast_unsigned()));
+            let large = number == 2002;
+            let bytes = if large { LARGE_BYTES } else { INSERT_BYTES };
+            assert_eq!(document.as_bytes().len(), bytes);
+        }
+        // There is no room for a large one behind so many, but behind two, and for some more.
+        assert_eq!(documents.write(0..4100, &mut Vec::new()), 2002);
+        let end = documents.write(2000..4100, &mut Vec::new());
+        assert!((3000..4005).contains(&end), "{end}");
+    }
+}
