@@ -27,6 +27,8 @@ fn every_case_of_the_bench_runs() -> Result<()> {
         "replay-updates",
     ];
     let others = [
+        "copy ",
+        "copy against ranges",
         "replay-mixed",
         "replay-ferretdb",
         "p99",

@@ -15,6 +15,9 @@ pub(super) enum Case {
     Raw,
     Bson,
     Json,
+    Ranges,
+    RangesLoop,
+    Copy,
     Consume,
     EmitRaw,
     EmitBson,
@@ -32,6 +35,7 @@ pub(super) enum Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
     Produce,
+    FullSync,
     Emit,
     Replay,
     Ferretdb,
@@ -55,13 +59,16 @@ pub(super) struct Place<'p> {
 }
 
 /// All of them, in the order of the tables, with their names on the command line.
-const NAMES: [(Case, &str); 17] = [
+const NAMES: [(Case, &str); 20] = [
     (Case::Cursor, "cursor"),
     (Case::Producer, "producer"),
     (Case::Loop, "loop"),
     (Case::Raw, "raw"),
     (Case::Bson, "bson"),
     (Case::Json, "json"),
+    (Case::Ranges, "ranges"),
+    (Case::RangesLoop, "ranges-loop"),
+    (Case::Copy, "copy"),
     (Case::Consume, "consume"),
     (Case::EmitRaw, "emit-raw"),
     (Case::EmitBson, "emit-bson"),
@@ -77,8 +84,9 @@ const NAMES: [(Case, &str); 17] = [
 
 impl Group {
     /// All of them, with their names on the command line.
-    pub(super) const NAMES: [(Group, &str); 4] = [
+    pub(super) const NAMES: [(Group, &str); 5] = [
         (Group::Produce, "produce"),
+        (Group::FullSync, "full-sync"),
         (Group::Emit, "emit"),
         (Group::Replay, "replay"),
         (Group::Ferretdb, "ferretdb"),
@@ -114,6 +122,7 @@ impl Case {
             Case::Cursor | Case::Producer | Case::Loop | Case::Raw | Case::Bson | Case::Json => {
                 Group::Produce
             }
+            Case::Ranges | Case::RangesLoop | Case::Copy => Group::FullSync,
             Case::Consume | Case::EmitRaw | Case::EmitBson => Group::Emit,
             Case::CommandsFerretdb | Case::ReplayFerretdb => Group::Ferretdb,
             _ => Group::Replay,
@@ -123,6 +132,7 @@ impl Case {
     /// The case that its ratio is against.
     pub(super) const fn against(self) -> Case {
         match self {
+            Case::Ranges | Case::RangesLoop | Case::Copy => Case::RangesLoop,
             Case::Consume | Case::EmitRaw | Case::EmitBson => Case::Consume,
             Case::CommandsInserts | Case::ReplayInserts => Case::CommandsInserts,
             Case::CommandsUpdates | Case::ReplayUpdates => Case::CommandsUpdates,
@@ -135,7 +145,7 @@ impl Case {
     /// What the ratio shall be at least; none for what is not ours.
     pub(super) const fn least(self) -> Option<f64> {
         match self {
-            Case::Raw | Case::Bson => Some(0.80),
+            Case::Raw | Case::Bson | Case::Copy => Some(0.80),
             Case::Json | Case::ReplayInserts | Case::ReplayUpdates | Case::ReplayMixed => {
                 Some(0.60)
             }
@@ -152,7 +162,8 @@ impl Case {
 
     /// Whether it writes to Kafka.
     pub(super) const fn writes(self) -> bool {
-        matches!(self.group(), Group::Produce) && !matches!(self, Case::Cursor)
+        matches!(self.group(), Group::Produce | Group::FullSync)
+            && !matches!(self, Case::Cursor | Case::Ranges)
     }
 
     /// What its entries are.
@@ -196,7 +207,7 @@ impl Case {
             let topic = topic::name(place);
             let server = match self.group() {
                 Group::Replay | Group::Ferretdb => place.target,
-                Group::Produce | Group::Emit => place.source,
+                Group::Produce | Group::FullSync | Group::Emit => place.source,
             };
             let mut args = vec![CASE, self.name(), server, place.brokers];
             args.extend([topic.as_str(), &partitions, &entries]);
@@ -213,14 +224,11 @@ impl Case {
         let partitions = place.partitions.to_string();
         let mut args = vec!["run", "--source", place.source, "--brokers", place.brokers];
         args.extend(["--topic-prefix", &place.prefix, "--partitions", &partitions]);
-        args.extend([
-            "--format",
-            self.name(),
-            "--start",
-            "oldest",
-            "--http",
-            "off",
-        ]);
+        args.extend(["--http", "off"]);
+        args.extend(match self {
+            Case::Copy => ["--format", "bson", "--sync", "full"],
+            _ => ["--format", self.name(), "--start", "oldest"],
+        });
         args.extend(more);
         Program::producer(args)
     }

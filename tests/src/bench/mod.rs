@@ -12,6 +12,9 @@
 //! | `producer` | librdkafka with lz4, payloads and keys made before | |
 //! | `loop` | the two in a straight line: cursor, key, librdkafka; no transactions, no headers | |
 //! | `raw`, `bson`, `json` | `oplog-producer run --until-caught-up` in that format, exactly once | `loop` |
+//! | `ranges` | four of the driver's cursors at once, each over a range of `_id` of one collection; every batch is walked, nothing more | `ranges-loop` |
+//! | `ranges-loop` | the same, with key and librdkafka behind them; no transactions, no headers | |
+//! | `copy` | `oplog-producer run --sync full` of that collection, bson, exactly once | `ranges-loop`, and `ranges` below the table |
 //! | `consume` | librdkafka's consumer reads the bson topic | |
 //! | `emit-raw`, `emit-bson` | `oplog-consumer emit` of the same entries to `/dev/null` | `consume` |
 //! | `commands-…` | the driver sends the bulk commands of a replay, built from memory | |

@@ -13,8 +13,8 @@ pub const USAGE: &str = "\
 usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--rounds N]
              [--ferretdb-entries N] [--large-entries N] [--growth-entries N]
              [--latency-seconds N] [--idle-seconds N] [--svg FILE]
-NAME is a case or a group of cases (produce, emit, replay, ferretdb), or latency, idle, large,
-growth. --quick does everything with few entries, to see that it works. --svg draws the curves of
+NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, idle,
+large, growth. --quick does everything with few entries, to see that it works. --svg draws the curves of
 growth.";
 
 /// What is measured beside ratios.

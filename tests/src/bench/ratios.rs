@@ -10,7 +10,7 @@ use super::scene::Scene;
 use super::table::Table;
 use super::target;
 use crate::services::{FerretDb, FerretDbOptions};
-use crate::stub::{Flow, Recipe, Shape, StubProcess};
+use crate::stub::{Contents, Flow, Recipe, Shape, StubProcess};
 
 /// The cases with one number of partitions.
 #[derive(Debug)]
@@ -45,16 +45,27 @@ impl Ratios<'_> {
             Group::Ferretdb => Some(FerretDb::start(&FerretDbOptions::target())?),
             _ => None,
         };
+        let documents = match group {
+            Group::FullSync => Some(self.documents()?),
+            _ => None,
+        };
+        let source = documents.as_ref().unwrap_or(self.source);
         // Java compiles what it runs often: the first case must not pay for it.
-        if group == Group::Produce {
+        if matches!(group, Group::Produce | Group::FullSync) {
             eprintln!("warming up");
-            self.produce(Case::Loop, "warm")?;
+            let straight = match group {
+                Group::FullSync => Case::RangesLoop,
+                _ => Case::Loop,
+            };
+            self.produce(straight, "warm", source)?;
         }
         let mut table = Table::new(self.partitions);
         for round in 1..=self.options.rounds {
             for case in &cases {
                 let measured = match (group, &ferretdb) {
-                    (Group::Produce, _) => self.produce(*case, &round.to_string())?,
+                    (Group::Produce | Group::FullSync, _) => {
+                        self.produce(*case, &round.to_string(), source)?
+                    }
                     (_, Some(ferretdb)) => self.write_ferretdb(*case, round, ferretdb)?,
                     (_, None) => self.consume(*case, round)?,
                 };
@@ -72,24 +83,29 @@ impl Ratios<'_> {
             .try_for_each(|input| self.scene.remove(&input.prefix))
     }
 
-    fn produce(&self, case: Case, round: &str) -> Result<Measured> {
+    /// A source of as many documents as there are entries.
+    fn documents(&self) -> Result<StubProcess> {
+        StubProcess::with_documents(Contents {
+            documents: self.options.entries,
+            large_every: 0,
+        })
+    }
+
+    fn produce(&self, case: Case, round: &str, source: &StubProcess) -> Result<Measured> {
         let prefix = format!("{}-{}-{round}", case.name(), self.partitions);
-        let place = self.place(&prefix, self.options.entries);
-        let measured = self.scene.run(case, &place, self.source.id())?;
+        let (partitions, entries) = (self.partitions, self.options.entries);
+        let place = self.scene.place(source, &prefix, partitions, entries);
+        let measured = self.scene.run(case, &place, source.id())?;
         if case.writes() {
             self.scene.remove(&prefix)?;
         }
         Ok(measured)
     }
 
-    fn place(&self, prefix: &str, entries: u64) -> Place<'_> {
-        let Ratios { scene, source, .. } = *self;
-        scene.place(source, prefix, self.partitions, entries)
-    }
-
     fn reading(&mut self, case: Case, round: u32, entries: u64) -> Result<Place<'_>> {
         let input = self.input(case, entries)?;
-        let mut place = self.place(&input.prefix, entries);
+        let Ratios { scene, source, .. } = *self;
+        let mut place = scene.place(source, &input.prefix, self.partitions, entries);
         place.group = format!("{}-{}-{round}", case.name(), self.partitions);
         place.bytes = input.bytes;
         Ok(place)

@@ -4,7 +4,10 @@ use std::fmt;
 
 use super::case::Case;
 use super::measure::Measured;
-use super::verdict::{MOST_MIB, verdict};
+use super::verdict::{MOST_MIB, at_least, verdict};
+
+/// What a full sync shall be of plain cursors at least, on a server whose reads cost something.
+const LEAST_OF_RANGES: f64 = 0.80;
 
 /// All rounds of all cases.
 #[derive(Debug)]
@@ -29,13 +32,13 @@ impl Table {
         }
     }
 
-    /// How the case does beside the one that it is compared with.
-    fn ratio(&self, case: Case) -> Option<f64> {
+    /// How a case does beside another one.
+    fn ratio(&self, case: Case, other: Case) -> Option<f64> {
         let rate = |case| {
             let row = self.rows.iter().find(|(known, _)| *known == case);
             row.map(|(_, rounds)| middle(rounds).rate())
         };
-        Some(rate(case)? / rate(case.against())?)
+        Some(rate(case)? / rate(other)?)
     }
 
     fn row(&self, case: Case, rounds: &[Measured]) -> String {
@@ -43,7 +46,7 @@ impl Table {
         let rates = rounds.iter().map(Measured::rate);
         let slowest = rates.clone().fold(f64::INFINITY, f64::min);
         let fastest = rates.fold(0.0, f64::max);
-        let ratio = self.ratio(case);
+        let ratio = self.ratio(case, case.against());
         let figure = |figure: Option<f64>| {
             figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"))
         };
@@ -102,7 +105,15 @@ impl fmt::Display for Table {
         for (case, rounds) in &self.rows {
             writeln!(f, "{}", self.row(*case, rounds))?;
         }
-        Ok(())
+        // Nothing that goes to Kafka is as fast as cursors on a server that has nothing to do.
+        match self.ratio(Case::Copy, Case::Ranges) {
+            Some(ratio) => writeln!(
+                f,
+                "{}",
+                at_least("copy against ranges", ratio, LEAST_OF_RANGES)
+            ),
+            None => Ok(()),
+        }
     }
 }
 

@@ -129,7 +129,7 @@ pub(super) fn count_entries(brokers: &str, prefix: &str) -> Result<u64> {
     Ok(count)
 }
 
-/// One; as many as its header says in a frame.
+/// One, and none in a command or a barrier, which have no key; in a frame as many as its header says.
 fn entries_in(message: &BorrowedMessage<'_>) -> Result<u64> {
     let header = message.headers().and_then(|headers| {
         headers
@@ -137,7 +137,9 @@ fn entries_in(message: &BorrowedMessage<'_>) -> Result<u64> {
             .find(|header| header.key == RANGE_HEADER)?
             .value
     });
-    let Some(range) = header else { return Ok(1) };
+    let Some(range) = header else {
+        return Ok(u64::from(message.key().is_some()));
+    };
     let count = std::str::from_utf8(range)?.rsplit('/').next();
     Ok(count.unwrap_or_default().parse()?)
 }

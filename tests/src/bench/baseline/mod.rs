@@ -4,12 +4,14 @@
 //! | file | cases |
 //! | --- | --- |
 //! | `produce` | `cursor`, `producer`, `loop` |
+//! | `ranges` | `ranges`, `ranges-loop` |
 //! | `consume` | `consume` |
 //! | `commands` | `commands-…` |
 
 mod commands;
 mod consume;
 mod produce;
+mod ranges;
 
 use anyhow::{Result, bail};
 
@@ -32,8 +34,12 @@ pub(super) fn run(args: &[String]) -> Result<()> {
     match (case, case.group()) {
         (Case::Cursor, _) => produce::read_only(server, entries),
         (Case::Producer, _) => produce::write_only(&sink()?, entries),
+        (Case::Ranges, _) => ranges::read_only(server, entries),
+        (Case::RangesLoop, _) => ranges::read_and_write(server, sink()?, entries),
         (Case::Consume, _) => consume::run(brokers, topic, partitions, entries),
         (_, Group::Replay | Group::Ferretdb) => commands::run(case, server, partitions, entries),
-        (_, Group::Produce | Group::Emit) => produce::read_and_write(server, &sink()?, entries),
+        (_, Group::Produce | Group::FullSync | Group::Emit) => {
+            produce::read_and_write(server, &sink()?, entries)
+        }
     }
 }

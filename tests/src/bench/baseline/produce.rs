@@ -138,7 +138,7 @@ impl Sink {
         })
     }
 
-    fn send(&self, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(super) fn send(&self, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
         let partition = i32::try_from(partition_for(key, self.partitions))?;
         let record = BaseRecord::to(&self.topic).partition(partition);
         let mut record = record.key(key).payload(value);
@@ -157,7 +157,7 @@ impl Sink {
         }
     }
 
-    fn finish(&self) -> Result<()> {
+    pub(super) fn finish(&self) -> Result<()> {
         Ok(self.producer.flush(LIMIT)?)
     }
 }
