@@ -2,6 +2,7 @@
 //! every type of `_id`.
 
 mod seam;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -14,7 +14,7 @@ fn wait(what: &str, is_so: impl FnMut() -> bool) -> Result<()> {
     tokio::task::block_in_place(|| wait_until(what, LIMIT, is_so))
 }
 
-/// A source whose collection `shop.c` is read, and the answer is held.
+/// A source whose collection `shop.c` is read, and the answer is held; another one comes after it.
 async fn reading(readers: usize) -> Result<(ModelServer, Copying)> {
     let mut model = source()?;
     let documents: Vec<Document> = (0..DOCUMENTS).map(|n| doc! { "_id": n, "v": 1 }).collect();
@@ -23,6 +23,8 @@ async fn reading(readers: usize) -> Result<(ModelServer, Copying)> {
         "shop",
         &doc! { "insert": "c", "documents": documents },
     )?;
+    let other = doc! { "insert": "other", "documents": [{ "_id": 0 }] };
+    run(&mut model, "shop", &other)?;
     let server = ModelServer::start(model)?;
     server.hold_find("c");
     let copying = Copying::start(&server.uri(), Saved::default(), readers).await?;
@@ -177,4 +179,19 @@ async fn a_copy_that_is_broken_off_goes_on_with_what_is_open() -> Result<()> {
     assert!(saved.state.copies.is_empty() && saved.state.ranges.is_empty());
     assert!(entries.windows(2).all(|pair| pair[0].0 < pair[1].0));
     expect_equal(&server.model(), &replayed(&entries)?)
+}
+
+/// Nothing is to be waited for then: the copy must look whether it is to end.
+#[test]
+fn a_copy_stops_while_the_source_rests() -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let stopped = runtime.block_on(async {
+        let (server, copying) = reading(1).await?;
+        let stop = tokio::spawn(copying.stop());
+        server.resume();
+        tokio::time::timeout(LIMIT, stop).await??
+    });
+    // It is left behind if it goes on for ever.
+    runtime.shutdown_background();
+    stopped.map(|_| ())
 }

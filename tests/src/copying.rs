@@ -62,7 +62,8 @@ impl Copying {
         let filter = NamespaceFilter::default();
         let options = Options {
             readers,
-            rate: None,
+            // Where a limit is given, no read is made to find one out: it would be held.
+            rate: Some(u64::MAX),
             ends: false,
         };
         let more = (None, Arc::clone(&metrics));

@@ -18,6 +18,7 @@ use super::namespace::BUCKETS;
 use super::path::field;
 use super::record::Collection;
 use super::source::Tailing;
+use crate::stub::project;
 
 /// Documents of a first batch if the client does not say.
 const FIRST_BATCH: usize = 101;
@@ -63,27 +64,16 @@ impl Cursors {
     }
 }
 
-/// Whether the projection is `{_id: 1}`, the only one that the model does.
-fn ids_alone(projection: Document<'_>) -> Result<bool, Failure> {
-    let mut all = projection.elements();
-    match (all.next().transpose()?, all.next()) {
-        (None, _) => Ok(false),
-        (Some(field), None) if field.name == b"_id" && field.integer() == Ok(1) => Ok(true),
-        _ => Err(Failure::new(238, "the model projects {_id: 1} only")),
-    }
-}
-
-fn projected(document: Document<'_>, ids_alone: bool) -> Result<Vec<u8>, Failure> {
-    if !ids_alone {
+/// What an inclusive projection leaves of a document; `_id` stays.
+fn projected(document: Document<'_>, projection: &Bson) -> Result<Vec<u8>, Failure> {
+    if projection.is_empty() {
         return Ok(document.as_bytes().to_vec());
     }
-    let mut out = Vec::new();
-    let mut kept = DocumentBuilder::start(&mut out);
-    if let Some(id) = document.get("_id")? {
-        kept.element(id);
-    }
-    kept.finish();
-    Ok(out)
+    let mut projection = projection.clone();
+    projection.insert("_id", 1);
+    let document = Bson::from_reader(document.as_bytes());
+    let left = document.and_then(|document| project(document, &projection).to_vec());
+    left.map_err(|error| Failure::new(2, error.to_string()))
 }
 
 impl Model {
@@ -107,8 +97,9 @@ impl Model {
         let limit = call.count("limit")?.filter(|limit| *limit > 0);
         let found = found.into_iter().skip(call.count("skip")?.unwrap_or(0));
         let found = found.take(limit.unwrap_or(usize::MAX));
-        let ids_alone = ids_alone(call.document("projection")?)?;
-        let found = found.map(|document| projected(document, ids_alone));
+        let projection = Bson::from_reader(call.document("projection")?.as_bytes());
+        let projection = projection.map_err(|error| Failure::new(2, error.to_string()))?;
+        let found = found.map(|document| projected(document, &projection));
         let found = found.collect::<Result<_, _>>()?;
         let most = call.count("batchSize")?.unwrap_or(FIRST_BATCH);
         let (batch, id) = self.cursors.batch(None, found, most);

@@ -45,5 +45,6 @@ pub use documents::Contents;
 pub use entry::{Recipe, Shape, object_id};
 pub use fault::Fault;
 pub use oplog::Oplog;
+pub(crate) use point::project;
 pub use process::{Flow, StubProcess};
 pub use server::{Pace, Server};

@@ -37,7 +37,7 @@ pub(super) fn at(filter: Document<'_>) -> Result<Option<Timestamp>, Malformed> {
 }
 
 /// What an inclusive projection leaves of a document; paths have two parts at most.
-pub(super) fn project(entry: Doc, projection: &Doc) -> Doc {
+pub(crate) fn project(entry: Doc, projection: &Doc) -> Doc {
     if projection.is_empty() {
         return entry;
     }

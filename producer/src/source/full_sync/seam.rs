@@ -1,5 +1,6 @@
 //! Tail and reads in one order.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mongodb::raw_batch_cursor::RawBatch;
@@ -45,6 +46,8 @@ pub struct Seam {
     /// When the rate allows the next read.
     next_read: Instant,
     pub(super) looked: Instant,
+    /// Requests that are planned.
+    pub(super) taken: BTreeSet<String>,
 }
 
 /// A read that is to be made.
@@ -84,6 +87,7 @@ impl Seam {
             is_idle: false,
             next_read: Instant::now(),
             looked: Instant::now(),
+            taken: BTreeSet::new(),
         }
     }
 
@@ -116,6 +120,10 @@ impl Seam {
             self.read_capped().await?;
             self.read_turn().await?;
             self.finish().await?;
+            // While the source rests there may be nothing to wait for in a whole turn.
+            if self.shutdown.triggered() {
+                return Err(ProducerError::Interrupted);
+            }
         }
     }
 
