@@ -120,20 +120,28 @@ async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
     let ask = Line::new("full-sync")
         .with("--brokers", kafka.brokers())
         .with("--topic-prefix", "asked")
-        .with("--source-name", "rs0")
-        .with("--namespaces", "shop.archive")
-        .with("--filter", "{\"_id\": {\"$lt\": 100}}");
-    ask.produce_all()?;
-    wait_until("the full sync", COPIED_WITHIN, || {
+        .with("--source-name", "rs0");
+    // Two parts of one collection: the second one waits for the first.
+    for part in ["{\"_id\": {\"$lt\": 100}}", "{\"_id\": {\"$gte\": 1900}}"] {
+        let archive = ask.clone().with("--namespaces", "shop.archive");
+        archive.with("--filter", part).produce_all()?;
+    }
+    ask.with("--namespaces", "shop.nothing").produce_all()?;
+    wait_until("both full syncs", COPIED_WITHIN, || {
         let told = producer.stderr_text();
-        let done = told.is_ok_and(|told| told.contains("full sync done"));
+        let done = told.is_ok_and(|told| told.matches("full sync done").count() == 2);
         done || !producer.is_running().unwrap_or(false)
     })?;
     producer.terminate()?;
     producer.wait(LIMIT)?;
+    let told = producer.stderr_text()?;
+    ensure!(
+        told.contains("no collection that shop.nothing names"),
+        "{told}"
+    );
     line.clone().flag("--until-caught-up").produce_all()?;
     let reads = reads_of(&kafka, "asked", "shop.archive")?;
-    ensure!(reads.len() == 100, "{} documents", reads.len());
+    ensure!(reads.len() == 200, "{} documents", reads.len());
     ensure!(reads.values().all(|count| *count == 1), "{reads:?}");
     let others = reads_of(&kafka, "asked", "shop.customers")?;
     ensure!(others.is_empty(), "{} others", others.len());
@@ -193,6 +201,8 @@ async fn a_full_sync_under_writes_ends_equal() -> Result<()> {
     producer.terminate()?;
     producer.wait(LIMIT)?;
     let ended = line.flag("--until-caught-up").produce_all()?;
+    let told = producer.stderr_text()?;
+    ensure!(told.contains("estimated_duration="), "{told}");
     ensure!(
         !ended.stderr.contains("full sync planned"),
         "{}",

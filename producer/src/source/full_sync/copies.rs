@@ -234,18 +234,6 @@ impl Copies {
         self.0.iter().all(|copy| copy.record.kind == CopyKind::View)
     }
 
-    /// Documents and bytes of all.
-    #[must_use]
-    pub fn expected(&self) -> (u64, u64) {
-        self.0.iter().fold((0, 0), |(documents, bytes), copy| {
-            let record = &copy.record;
-            (
-                documents + record.expected_documents,
-                bytes + record.expected_bytes,
-            )
-        })
-    }
-
     /// The collections whose index builds are left to the full sync.
     pub fn held(&self) -> impl Iterator<Item = [u8; 16]> + '_ {
         let held = self.0.iter().filter(|copy| !copy.record.only_documents);

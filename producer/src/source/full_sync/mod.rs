@@ -33,6 +33,7 @@
 
 mod capped;
 mod copies;
+mod estimate;
 mod finish;
 mod names;
 mod range;
@@ -56,6 +57,8 @@ use crate::source::oplog::{Oplog, newest_of_majority};
 pub use copies::{Copies, Copy, parse_filter};
 pub use reader::{Listed, SourceReader};
 pub use seam::Seam;
+
+use estimate::Estimate;
 
 /// Between two looks at collections that change while the start is noted.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -151,17 +154,8 @@ impl FullSync {
             let size = source.size(&listed.ns).await;
             copies.add(Copy::planned(&listed, size));
         }
-        let (documents, bytes) = copies.expected();
-        let window = window(client, position).await?;
-        tracing::info!(
-            collections = copies.len(),
-            documents,
-            megabytes = bytes >> 20,
-            start = %position.ts,
-            oplog_window = %window,
-            needs_megabytes_per_second = (bytes >> 20) / u64::from(window.seconds.max(1)),
-            "full sync planned; the tail runs beside it"
-        );
+        let estimate = Estimate::make(&source, copies.iter(), position, options).await?;
+        estimate.tell(copies.len(), position);
         Ok(Self {
             source,
             copies,

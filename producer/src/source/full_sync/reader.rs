@@ -510,7 +510,7 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
     clippy::cast_sign_loss,
     reason = "counts and sizes"
 )]
-fn number(value: Option<&Bson>) -> u64 {
+pub(super) fn number(value: Option<&Bson>) -> u64 {
     match value {
         Some(Bson::Int32(number)) => u64::try_from(*number).unwrap_or_default(),
         Some(Bson::Int64(number)) => u64::try_from(*number).unwrap_or_default(),

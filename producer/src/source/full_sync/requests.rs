@@ -6,6 +6,7 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::state::{CopyKind, RequestRecord, State};
 
 use super::copies::{Copy, parse_filter};
+use super::estimate::Estimate;
 use super::reader::Listed;
 use super::seam::{LOOK_EVERY, Seam};
 use super::window;
@@ -29,7 +30,10 @@ impl Seam {
             return Ok(());
         };
         let state = requests.read().await?;
-        for (number, request) in &state.requests {
+        // That one was taken may not be committed yet.
+        let open = state.requests.iter();
+        let open = open.filter(|(number, _)| !self.taken.contains(*number));
+        for (number, request) in open.collect::<Vec<_>>() {
             self.plan(number, request, &state).await?;
         }
         Ok(())
@@ -54,7 +58,8 @@ impl Seam {
         Ok(())
     }
 
-    /// Plans what was asked for. The request ends with the plan.
+    /// Plans what was asked for. The request ends with the plan; it waits while one of its
+    /// collections is being copied for another one.
     async fn plan(
         &mut self,
         number: &str,
@@ -68,13 +73,19 @@ impl Seam {
         let (query, wanted) = match self.wanted(request).await {
             Err(ProducerError::Usage(reason)) => {
                 tracing::error!(number, reason, "a full sync that was asked for is left out");
+                self.taken.insert(number.to_owned());
                 return self.send_saves(saves).await;
             }
             wanted => wanted?,
         };
+        let mut planned = Vec::new();
         for listed in wanted {
             let size = self.sync.source.size(&listed.ns).await;
             let mut copy = Copy::planned(&listed, size);
+            if self.sync.copies.get_mut(&copy.key).is_some() {
+                tracing::debug!(number, ns = listed.ns, "waits until it is copied");
+                return Ok(());
+            }
             let routes = &state.routes;
             copy.record.requested = true;
             copy.record.only_documents = listed.kind != CopyKind::View
@@ -82,15 +93,19 @@ impl Seam {
             copy.record.filter.clone_from(&request.filter);
             copy.filter.clone_from(&query);
             copy.is_named = false;
+            planned.push(copy);
+        }
+        tracing::info!(number, "a full sync was asked for");
+        let (source, position) = (&self.sync.source, self.sync.position);
+        let options = self.sync.options;
+        let estimate = Estimate::make(source, planned.iter(), position, options).await?;
+        estimate.tell(planned.len(), position);
+        for copy in planned {
             self.sync.metrics.full_sync.update(&copy.record);
             saves.push(copy.save());
             self.sync.copies.add(copy);
         }
-        tracing::info!(
-            number,
-            collections = saves.len() - 1,
-            "a full sync was asked for"
-        );
+        self.taken.insert(number.to_owned());
         self.send_saves(saves).await
     }
 
@@ -102,6 +117,12 @@ impl Seam {
         let query = query.map_err(ProducerError::Usage)?;
         let mut listed = self.sync.source.list(&self.sync.filter).await?;
         listed.retain(|listed| wanted.passes(&listed.ns));
+        if listed.is_empty() {
+            return Err(ProducerError::Usage(format!(
+                "the source has no collection that {} names and this stream carries",
+                request.namespaces.join(", ")
+            )));
+        }
         Ok((query, listed))
     }
 }

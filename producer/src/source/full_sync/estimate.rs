@@ -1,0 +1,190 @@
+//! How long a copy will take, told before it begins.
+
+use std::time::{Duration, Instant};
+
+use bson::doc;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::state::CopyKind;
+use tokio::task::JoinSet;
+
+use super::copies::Copy;
+use super::range::split;
+use super::reader::{SourceReader, number};
+use super::{Options, window};
+use crate::error::{Gap, ProducerError};
+use crate::source::Batch;
+
+/// An oplog that is filled less than that, in percent, does not yet lose entries.
+const FULL_PERCENT: u64 = 90;
+
+/// What is about to be copied, and how fast that may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Estimate {
+    documents: u64,
+    bytes: u64,
+    /// Bytes a second: the limit that was asked for, or what the first reads had.
+    rate: Option<u64>,
+    /// The time that the oplog spans.
+    window: Gap,
+    /// Percent of its size that the oplog has, where the server tells it.
+    filled: Option<u64>,
+}
+
+impl Estimate {
+    /// Measures a few reads of the largest collection; where a rate was asked for it is taken at
+    /// its word and nothing is read.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub(super) async fn make<'c>(
+        source: &SourceReader,
+        copies: impl Iterator<Item = &'c Copy> + Clone,
+        position: Position,
+        options: Options,
+    ) -> Result<Self, ProducerError> {
+        let sizes = copies.clone().map(|copy| &copy.record);
+        let (documents, bytes) = sizes.fold((0, 0), |(documents, bytes), record| {
+            (
+                documents + record.expected_documents,
+                bytes + record.expected_bytes,
+            )
+        });
+        let mut rate = options.rate;
+        if rate.is_none() {
+            let readable = copies.filter(|copy| copy.record.kind == CopyKind::Collection);
+            let largest = readable.max_by_key(|copy| copy.record.expected_bytes);
+            if let Some(largest) = largest.filter(|copy| copy.record.expected_bytes > 0) {
+                rate = measured(source, largest, position.ts, options.readers).await?;
+            }
+        }
+        Ok(Self {
+            documents,
+            bytes,
+            rate,
+            window: window(source.client(), position).await?,
+            filled: filled(source).await,
+        })
+    }
+
+    /// How long it takes at least; `None` if the source does not say how large it is.
+    fn takes(self) -> Option<Gap> {
+        let seconds = self.bytes.div_ceil(self.rate?.max(1));
+        (self.bytes > 0).then(|| Gap {
+            seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Whether the oplog will have lost what it has now when the copy is done.
+    fn outlives_window(self) -> bool {
+        let is_full = self.filled.is_none_or(|percent| percent >= FULL_PERCENT);
+        let takes = self.takes().map_or(0, |takes| takes.seconds);
+        is_full && takes > self.window.seconds
+    }
+
+    /// Tells it, and warns where the copy outlives the oplog window.
+    pub(super) fn tell(self, collections: usize, position: Position) {
+        let takes = self.takes();
+        let takes = takes.map_or_else(|| "unknown".to_owned(), |takes| takes.to_string());
+        tracing::info!(
+            collections,
+            documents = self.documents,
+            megabytes = self.bytes >> 20,
+            start = %position.ts,
+            estimated_duration = takes,
+            megabytes_per_second = self.rate.map_or(0, |rate| rate >> 20),
+            oplog_window = %self.window,
+            "full sync planned; the tail runs beside it"
+        );
+        if self.outlives_window() {
+            tracing::warn!(
+                estimated_duration = takes,
+                oplog_window = %self.window,
+                "the full sync takes longer than the oplog window: nothing is lost while the tail \
+                 beside it keeps up (the log warns if it does not), but a stop of more than the \
+                 window before the end loses the position. Enlarge the oplog, or read faster \
+                 (--full-sync-readers, --full-sync-rate)"
+            );
+        }
+    }
+}
+
+/// Bytes a second of the first reads of a collection, as many at once as a full sync makes.
+async fn measured(
+    source: &SourceReader,
+    copy: &Copy,
+    from: Timestamp,
+    readers: usize,
+) -> Result<Option<u64>, ProducerError> {
+    let ns = &copy.record.ns;
+    let smallest = source.smallest(ns, from).await?;
+    let samples = source.sample(ns, from, u32::try_from(readers).unwrap_or(1));
+    let ranges = split(&smallest, samples.await?, readers);
+    let begun = Instant::now();
+    let mut reads = JoinSet::new();
+    for range in ranges.into_iter().take(readers) {
+        let (source, ns, limit) = (source.clone(), ns.clone(), copy.limit);
+        reads.spawn(async move {
+            let query = range.query();
+            source.documents(&ns, &query, None, limit, from).await
+        });
+    }
+    let mut bytes = 0;
+    while let Some(read) = reads.join_next().await {
+        let read = read.map_err(|_| ProducerError::Ended("a read"))??;
+        bytes += read.map_or(0, |reply| Batch::Reply(reply).size());
+    }
+    Ok(rate_of(bytes, begun.elapsed()))
+}
+
+fn rate_of(bytes: usize, took: Duration) -> Option<u64> {
+    let micros = took.as_micros().max(1);
+    let rate = u128::try_from(bytes).ok()? * 1_000_000 / micros;
+    u64::try_from(rate).ok().filter(|rate| *rate > 0)
+}
+
+/// Percent of its size that the oplog has.
+async fn filled(source: &SourceReader) -> Option<u64> {
+    let local = source.client().database("local");
+    let stats = local.run_command(doc! { "collStats": "oplog.rs" }).await;
+    let stats = stats.ok()?;
+    let [size, most] = ["size", "maxSize"].map(|name| number(stats.get(name)));
+    size.saturating_mul(100).checked_div(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimate(rate: Option<u64>, window: u32, filled: Option<u64>) -> Estimate {
+        Estimate {
+            documents: 5,
+            bytes: 36_000_000,
+            rate,
+            window: Gap { seconds: window },
+            filled,
+        }
+    }
+
+    #[test]
+    fn a_copy_that_outlives_a_full_oplog_is_told() {
+        let takes = |rate| estimate(rate, 0, None).takes().map(|takes| takes.seconds);
+        assert_eq!(
+            [takes(Some(10_000)), takes(Some(u64::MAX)), takes(None)],
+            [Some(3600), Some(1), None]
+        );
+        let warned = |rate, window, filled| estimate(rate, window, filled).outlives_window();
+        assert!(warned(Some(10_000), 3599, Some(95)) && warned(Some(10_000), 3599, None));
+        assert!(!warned(Some(10_000), 3600, Some(95)));
+        // It has not lost anything yet, and nothing is known.
+        assert!(!warned(Some(10_000), 10, Some(50)) && !warned(None, 10, Some(95)));
+    }
+
+    #[test]
+    fn a_rate_is_bytes_a_second() {
+        assert_eq!(
+            rate_of(5_000_000, Duration::from_millis(250)),
+            Some(20_000_000)
+        );
+        assert_eq!(rate_of(0, Duration::from_secs(1)), None);
+    }
+}
