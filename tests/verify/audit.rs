@@ -95,7 +95,7 @@ fn name(increment: u32) -> String {
     format!("made/{SECONDS}:{increment}/0")
 }
 
-fn audit(kafka: &Kafka, prefix: &str, more: &[&str]) -> Result<(i32, String)> {
+pub(crate) fn audit(kafka: &Kafka, prefix: &str, more: &[&str]) -> Result<(i32, String)> {
     let flags = [
         "audit".to_owned(),
         format!("--brokers={}", kafka.brokers()),

@@ -6,6 +6,7 @@
 )]
 
 mod audit;
+mod copied;
 mod definitions;
 mod documents;
 mod large;

@@ -8,6 +8,7 @@
 
 mod decoder;
 mod order;
+mod progress;
 mod reading;
 mod runs;
 mod tally;
@@ -17,7 +18,6 @@ use std::sync::Arc;
 
 use oplog_relay_core::format::FormatError;
 use oplog_relay_core::runtime::shutdown::Shutdown;
-use rdkafka::consumer::BaseConsumer;
 
 use crate::config::AuditConfig;
 use crate::error::{ConsumerError, RecordPlace};
@@ -27,7 +27,8 @@ use crate::verify::Verdict;
 
 use decoder::Decoder;
 use order::{Disorder, Kind, Sequence, Suspect, Trial};
-use reading::read;
+use progress::Progress;
+use reading::{Client, read};
 use runs::{Place, Runs};
 use tally::{Fault, Tally};
 
@@ -69,6 +70,7 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
             consumer: &consumer,
             partitions: &partitions,
             shutdown: &ending,
+            progress: Progress::of(&partitions),
             tally,
         };
         audit.run(&claimed)
@@ -85,9 +87,10 @@ async fn blocking<T: Send + 'static>(
 }
 
 struct Audit<'a> {
-    consumer: &'a BaseConsumer,
+    consumer: &'a Client,
     partitions: &'a [Held],
     shutdown: &'a Shutdown,
+    progress: Progress,
     tally: Tally,
 }
 
@@ -110,6 +113,7 @@ impl Audit<'_> {
             }
             self.twice(runs)?;
         }
+        drop(self.progress);
         self.tally.finish()
     }
 
@@ -120,17 +124,13 @@ impl Audit<'_> {
         topic: &Topic,
         runs: &mut Runs,
     ) -> Result<(), ConsumerError> {
-        tracing::info!(
-            topic = held.name.topic,
-            partition = held.name.partition,
-            "reading"
-        );
         let (mut sequence, mut suspects) = (Sequence::default(), Vec::new());
         let mut decoder = Decoder::new(topic);
-        let tally = &mut self.tally;
+        let (tally, progress) = (&mut self.tally, &mut self.progress);
         runs.begin(number);
         let mut overflow = false;
         let whole = read(self.consumer, held, held.end, self.shutdown, |record| {
+            progress.record(held, record.offset);
             let numbers = tally.topic(&held.name.topic);
             numbers.records += 1;
             if record.value.is_none() {
@@ -153,6 +153,7 @@ impl Audit<'_> {
             kept.map_err(spilling)?;
             undecodable(tally, held, faults)
         })?;
+        self.progress.partition(held);
         let name = named(held);
         if whole {
             undecodable(&mut self.tally, held, decoder.finish())?;

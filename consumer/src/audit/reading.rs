@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, Part, Run};
 use oplog_relay_core::format::{FormatError, ID_HEADER, first_entry};
-use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
+use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_transient};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -39,8 +39,11 @@ impl Record<'_> {
     }
 }
 
+/// Whom to read with.
+pub(super) type Client = BaseConsumer<Context>;
+
 /// A client that joins no group and commits nothing.
-pub(super) fn open(kafka: &KafkaOptions) -> Result<BaseConsumer, ConsumerError> {
+pub(super) fn open(kafka: &KafkaOptions) -> Result<Client, ConsumerError> {
     let mut config = client_config(kafka);
     config
         // The library wants a name for its queue.
@@ -49,10 +52,12 @@ pub(super) fn open(kafka: &KafkaOptions) -> Result<BaseConsumer, ConsumerError> 
         .set("enable.auto.offset.store", "false")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
+        // The end of a partition is an answer without records: each would wait for half a second.
+        .set("fetch.wait.max.ms", "50")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "32768");
     config
-        .create()
+        .create_with_context(Context::new())
         .map_err(|error| ConsumerError::kafka("making a kafka client", error))
 }
 
@@ -62,7 +67,7 @@ pub(super) fn open(kafka: &KafkaOptions) -> Result<BaseConsumer, ConsumerError> 
 /// # Errors
 /// When Kafka refuses, or `each` fails.
 pub(super) fn read(
-    consumer: &BaseConsumer,
+    consumer: &Client,
     held: &Held,
     end: i64,
     shutdown: &Shutdown,

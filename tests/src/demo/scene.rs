@@ -78,12 +78,13 @@ impl Scene {
         self.consume("emit", "demo-emit", &["--to=stdout".to_owned(), http])
     }
 
+    /// Looks again at what differs until the replay has passed it.
     pub(crate) fn verify(&self) -> Result<Program> {
-        Program::consumer([
-            "verify".to_owned(),
+        let ends = [
             format!("--source={}", self.source.uri()),
             format!("--target={}", self.target.uri()),
-        ])
+        ];
+        self.consume("verify", GROUP, &ends)
     }
 
     /// Whether Kafka's own tool sees both groups at the end of every partition.

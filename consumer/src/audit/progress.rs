@@ -1,0 +1,82 @@
+//! How far an audit is: a bar on a terminal, elsewhere a log line now and then.
+
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::runtime::status_line::StatusLine;
+
+use crate::start::Held;
+
+/// Between two changes of the bar, and between two log lines.
+const BAR_INTERVAL: Duration = Duration::from_millis(250);
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// Records between two looks at the clock.
+const RECORDS: u64 = 1024;
+
+/// Counts offsets, for they are known before the records are.
+#[derive(Debug)]
+pub(super) struct Progress {
+    line: StatusLine,
+    total: u64,
+    /// Those of partitions that are read.
+    before: u64,
+    records: u64,
+    begun: Instant,
+    shown: Instant,
+}
+
+impl Progress {
+    pub(super) fn of(partitions: &[Held]) -> Self {
+        Self {
+            line: StatusLine::new(true),
+            total: partitions.iter().map(length).sum(),
+            before: 0,
+            records: 0,
+            begun: Instant::now(),
+            shown: Instant::now(),
+        }
+    }
+
+    /// A record of a partition was read.
+    pub(super) fn record(&mut self, held: &Held, offset: i64) {
+        self.records += 1;
+        if !self.records.is_multiple_of(RECORDS) {
+            return;
+        }
+        let every = match self.line.is_visible() {
+            true => BAR_INTERVAL,
+            false => LOG_INTERVAL,
+        };
+        if self.shown.elapsed() >= every {
+            let read = u64::try_from(offset - held.low).unwrap_or_default();
+            self.show(held, self.before + read);
+        }
+    }
+
+    /// A partition was read to its end.
+    pub(super) fn partition(&mut self, held: &Held) {
+        self.before += length(held);
+        if self.line.is_visible() {
+            self.show(held, self.before);
+        }
+    }
+
+    fn show(&mut self, held: &Held, done: u64) {
+        self.shown = Instant::now();
+        let millis = self.begun.elapsed().as_millis().max(1);
+        let per_second = u128::from(self.records) * 1000 / millis;
+        let (topic, partition) = (&held.name.topic, held.name.partition);
+        if self.line.is_visible() {
+            let records = self.records;
+            let text = format!("{topic}/{partition}: {records} records, {per_second}/s");
+            self.line.advance(done, self.total.max(1), text);
+        } else {
+            let percent = done * 100 / self.total.max(1);
+            let records = self.records;
+            tracing::info!(topic, partition, percent, records, per_second, "reading");
+        }
+    }
+}
+
+fn length(held: &Held) -> u64 {
+    u64::try_from(held.end - held.low).unwrap_or_default()
+}
