@@ -26,8 +26,10 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn of(partitions: &[Held]) -> Self {
+        let line = StatusLine::new(true);
+        line.update(format!("{} partitions to read", partitions.len()));
         Self {
-            line: StatusLine::new(true),
+            line,
             total: partitions.iter().map(length).sum(),
             before: 0,
             records: 0,

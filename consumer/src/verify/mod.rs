@@ -161,9 +161,12 @@ async fn show(comparison: &Comparison<'_>, ns: &str) {
         tokio::time::sleep(LINE_INTERVAL).await;
         let done = comparison.seen.load(Ordering::Relaxed) - before;
         let per_second = u128::from(done) * 1000 / begun.elapsed().as_millis().max(1);
-        if line.is_visible() {
+        if line.is_visible() && total == 0 {
+            // The server does not tell how many there are.
+            line.update(format!("{ns}: {done} documents, {per_second}/s"));
+        } else if line.is_visible() {
             let text = format!("{ns}: {done} of {total} documents, {per_second}/s");
-            line.advance(done, total.max(1), text);
+            line.advance(done, total, text);
         } else if logged.elapsed() >= LOG_INTERVAL {
             logged = Instant::now();
             tracing::info!(ns, documents = done, of = total, per_second, "comparing");
