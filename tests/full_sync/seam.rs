@@ -1,10 +1,11 @@
 //! What happens to a collection while it is read.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bson::{Document, doc};
 use oplog_relay_tests::copying::{Copying, Saved};
 use oplog_relay_tests::model::ModelServer;
 use oplog_relay_tests::services::wait_until;
+use tokio::task::JoinSet;
 
 use crate::{LIMIT, at, expect_equal, log, replayed, run, source, ui};
 
@@ -187,9 +188,11 @@ fn a_copy_stops_while_the_source_rests() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let stopped = runtime.block_on(async {
         let (server, copying) = reading(1).await?;
-        let stop = tokio::spawn(copying.stop());
+        let mut stop = JoinSet::new();
+        stop.spawn(copying.stop());
         server.resume();
-        tokio::time::timeout(LIMIT, stop).await??
+        let stopped = tokio::time::timeout(LIMIT, stop.join_next()).await?;
+        stopped.context("a task")??
     });
     // It is left behind if it goes on for ever.
     runtime.shutdown_background();
