@@ -132,7 +132,8 @@ pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError
 
 fn consumer_config(config: &GroupConfig) -> ClientConfig {
     let mut client = client_config(&config.kafka);
-    let fetch = (config.queue_bytes / 4).clamp(1 << 20, 50 << 20);
+    // What is fetched is compressed, and comes on top of a queue that is almost full.
+    let fetch = (config.queue_bytes / 16).clamp(1 << 20, 50 << 20);
     client
         .set("group.id", &config.group)
         .set("client.id", "oplog-consumer")
@@ -150,7 +151,7 @@ fn consumer_config(config: &GroupConfig) -> ClientConfig {
         )
         .set("queued.min.messages", "100000")
         .set("fetch.max.bytes", fetch.to_string())
-        .set("fetch.message.max.bytes", fetch.min(8 << 20).to_string())
+        .set("fetch.message.max.bytes", fetch.min(1 << 20).to_string())
         .set("receive.message.max.bytes", LARGEST_RECORD.to_string());
     // A quick answer when there is something; the operator may want fewer, larger fetches.
     for (name, value) in [
