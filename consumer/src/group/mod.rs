@@ -14,6 +14,18 @@
 //! A worker that waits at a barrier waits for other partitions, so its chunks must not keep theirs
 //! out: what it holds does not count, and what waits behind it is given back to Kafka when the
 //! budget is used up.
+//!
+//! **Where the time goes.** Of the processor time of an entry of 466 bytes from a bson topic (`perf`,
+//! on the machine of the README; broker and target not counted):
+//!
+//! | thread | emit, 2.0 µs | replay of inserts, 1.8 µs |
+//! | --- | --- | --- |
+//! | the workers | 62 %: checking 14 %, finding fields 24 %, writing JSON 35 % | 55 % |
+//! | this one | 23 %: taking records out of the queue, headers, copying values | 29 % |
+//! | librdkafka's, for the broker | 13 %: LZ4, records | 15 % |
+//!
+//! What was dearer than all of that: `fetch.queue.backoff.ms`. A queue that was full once stands
+//! still for that long, a second by default, and is empty after some milliseconds.
 
 mod caught_up;
 mod commit;
