@@ -22,6 +22,7 @@
 //! MiB instead of 8 under way, which left the cache before they were packed (0.3 µs).
 
 mod delivery;
+mod first;
 mod known;
 
 use std::ops::Range;
@@ -182,9 +183,7 @@ impl Publisher {
             return Ok(());
         }
         self.begin()?;
-        for record in &chunk.records {
-            self.send_record(chunk, record)?;
-        }
+        self.send_records(chunk)?;
         if let Some(barrier) = &chunk.barrier {
             self.send_barrier(barrier, chunk.bytes(&barrier.entry))?;
         }
@@ -212,6 +211,7 @@ impl Publisher {
         request.write(entry, &self.source, &shown, &before, &mut records)?;
         let mut expected = before.clone();
         for record in &records.records {
+            self.admit(record)?;
             let sent = self.send_record(&records, record)?;
             let topic = request.topics.iter().position(|it| it.0 == record.topic);
             let ends = topic.and_then(|topic| expected.get_mut(topic));
@@ -236,7 +236,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sends a record, whole or in fragments; returns how many records Kafka got.
+    /// Sends a record, whole or in fragments, that [`Publisher::admit`] let in; returns how many
+    /// records Kafka got.
     #[inline]
     fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<i64, ProducerError> {
         if self.oversize == Oversize::Split {
@@ -282,6 +283,9 @@ impl Publisher {
     ) -> Result<i64, ProducerError> {
         let mut sent = 0;
         for (fragment, value) in cut(record.value.clone(), room) {
+            if sent > 0 {
+                self.admit(record)?;
+            }
             self.send_part(chunk, record, &value, Some(fragment))?;
             sent += 1;
         }
@@ -299,7 +303,6 @@ impl Publisher {
         if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= POLL_EVERY_BYTES {
             self.hold_back()?;
         }
-        self.admit(record)?;
         let found = self.topics.get(record.topic.0);
         let topic = &found.ok_or(ProducerError::Ended("topic table"))?.name;
         let mut out = BaseRecord::<[u8], [u8]>::to(topic)
@@ -330,17 +333,6 @@ impl Publisher {
                 Err((error, _)) => return Err(self.refused(topic, record, &error)),
             }
         }
-    }
-
-    /// Waits where a record would be the second one to a partition that does not know this producer.
-    #[inline]
-    fn admit(&mut self, record: &EncodedRecord) -> Result<(), ProducerError> {
-        let (topic, partition) = (record.topic, record.partition);
-        let began = self.begun.unwrap_or_else(Instant::now);
-        while !self.known.admits(topic, partition, began) {
-            self.drain()?;
-        }
-        Ok(())
     }
 
     fn count_sent(&mut self, bytes: usize) {
