@@ -2,6 +2,8 @@
 
 mod commands;
 mod fill;
+mod held;
+mod routing;
 mod subscription;
 
 use std::sync::Arc;
@@ -49,7 +51,11 @@ impl Scene {
     }
 
     async fn with(model: Model, more: &[&str]) -> Result<Scene> {
-        let server = ModelServer::start(model)?;
+        Scene::on(ModelServer::start(model)?, more).await
+    }
+
+    /// The same of a target that is there.
+    async fn on(server: ModelServer, more: &[&str]) -> Result<Scene> {
         let uri = server.uri();
         let common = [
             "oplog-consumer",
@@ -264,24 +270,5 @@ async fn documents_that_are_not_there_follow_the_policy() -> Result<()> {
     let scene = Scene::new("stop").await?;
     let reason = scene.refused(&log).await?;
     assert!(reason.contains("found no document"), "{reason}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> {
-    let scene = Scene::new("count").await?;
-    scene.on_target(
-        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
-    )?;
-    let zero = r#""t":{"$timestamp":{"t":0,"i":0}}"#;
-    let waiting = format!(r#"{{"_id":2,"k":1,{zero}}}"#);
-    scene
-        .done(&[("i", 1, r#"{"_id":1,"k":1}"#), ("i", 2, &waiting)])
-        .await?;
-    assert_eq!(scene.held()?, [r#"{"_id":1,"k":1}"#]);
-    // The first attempt to write what was held fails for another reason than the index.
-    scene.server.fail_next("update", NOT_PRIMARY);
-    scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
-    assert_eq!(scene.held()?, [waiting]);
     Ok(())
 }

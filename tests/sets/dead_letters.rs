@@ -58,6 +58,15 @@ fn target() -> Result<ModelServer> {
 
 /// Writes a record to a topic.
 fn inject(topics: &Topics, topic: &str, partition: i32, value: &[u8]) -> Result<()> {
+    inject_under(topics, (topic, partition), Some("a key"), value)
+}
+
+fn inject_under(
+    topics: &Topics,
+    (topic, partition): (&str, i32),
+    key: Option<&str>,
+    value: &[u8],
+) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", topics.brokers())
         .set("message.max.bytes", "10000000")
@@ -66,11 +75,11 @@ fn inject(topics: &Topics, topic: &str, partition: i32, value: &[u8]) -> Result<
         key: "by",
         value: Some("somebody"),
     });
-    let record = BaseRecord::to(topic)
+    let mut record = BaseRecord::<str, [u8]>::to(topic)
         .partition(partition)
-        .key("a key")
         .payload(value)
         .headers(headers);
+    record.key = key;
     producer.send(record).map_err(|(error, _)| error)?;
     producer.flush(Duration::from_secs(30))?;
     Ok(())
@@ -210,6 +219,31 @@ fn a_dead_letter_is_not_lost_by_a_kill() -> Result<()> {
     for reason in ["command", "undecodable", "unmatched", "write"] {
         ensure!(found.contains_key(reason), "{reason}: {found:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn an_offset_does_not_pass_a_letter_that_kafka_refuses() -> Result<()> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    made.insert("s.a", 1, 0)?;
+    let topics = Topics::carry("refused", &made.oplog()?)?;
+    inject_under(&topics, ("refused.s.a", 3), None, GARBAGE)?;
+    // A compacted topic takes no record without a key.
+    let letters_topic = "__refused.dead-letters";
+    topics.create_topic(letters_topic, &["cleanup.policy=compact"])?;
+    let target = ModelServer::start(Model::default())?;
+    let flags = ["--dead-letter=undecodable"];
+    for _ in 0..2 {
+        topics.refused(&target, "refused", &flags, (1, letters_topic))?;
+    }
+    let alter = ["--alter", "--entity-type=topics", "--entity-name"];
+    let delete = [letters_topic, "--add-config", "cleanup.policy=delete"];
+    topics.tool("kafka-configs", &[&alter[..], &delete].concat())?;
+    topics.replay(&target, "refused", 1, &flags)?;
+    ensure!(ids(&target)? == [0], "the rest is missing");
+    let (lines, _) = letters(&topics, "refused")?;
+    ensure!(count(&lines) == counts(&[("undecodable", 1)]), "{lines:?}");
     Ok(())
 }
 
