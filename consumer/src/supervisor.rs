@@ -15,6 +15,7 @@ use crate::config::GroupConfig;
 use crate::dead_letter::DeadLetters;
 use crate::error::ConsumerError;
 use crate::group::{self, Links, Outcome};
+use crate::lag;
 use crate::metrics::Metrics;
 use crate::partition::{PartitionWorker, Shared, Start};
 use crate::sink::Sink;
@@ -125,6 +126,12 @@ impl Supervisor {
             Arc::clone(&self.metrics),
             self.board.clone(),
             visible,
+            self.shutdown.clone(),
+        ));
+        around.spawn(lag::follow(
+            Arc::clone(&shared),
+            (kafka.clone(), prefix.clone()),
+            self.board.clone(),
             self.shutdown.clone(),
         ));
         let (starts, workers) = mpsc::channel(STARTS_AHEAD);
