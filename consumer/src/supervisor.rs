@@ -206,7 +206,14 @@ impl Supervisor {
         shared: &Arc<Shared>,
     ) -> Result<Outcome, ConsumerError> {
         let mut workers: JoinSet<Result<(), ConsumerError>> = JoinSet::new();
-        let GroupConfig { kafka, group, .. } = &self.config;
+        let GroupConfig {
+            kafka,
+            group,
+            subscription,
+            ..
+        } = &self.config;
+        let (watching, own) = (Arc::clone(shared), subscription.clone());
+        workers.spawn(async move { watching.sink.watch_subscription(&own).await });
         let committed = shared.committed.clone();
         workers.spawn(committed.run(kafka.clone(), group.clone(), self.shutdown.clone()));
         let mut failure = None;

@@ -16,7 +16,7 @@ use oplog_relay_core::position::EntryId;
 
 use crate::assignment::Token;
 use crate::batch::{Batch, Located};
-use crate::catalog::Lives;
+use crate::catalog::{Lives, Subscription};
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::plan::PlanError;
@@ -199,6 +199,18 @@ impl Sink {
     ) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.pass_over(source, located).await,
+            Self::Json(_) => Ok(()),
+        }
+    }
+
+    /// Watches the group's namespaces as long as they are these.
+    ///
+    /// # Errors
+    /// That another member has changed them.
+    pub async fn watch_subscription(&self, own: &Subscription) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.watch_subscription(own).await,
+            // Each line tells its namespace, and nobody counts on what is not there.
             Self::Json(_) => Ok(()),
         }
     }
