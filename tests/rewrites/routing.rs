@@ -17,13 +17,13 @@ const UNIQUE: &str = r#"{"createIndexes":"c","indexes":[
 /// What is known of the indexes of a collection beside that of `_id`.
 fn indexes(scene: &Scene) -> Vec<(String, bool, bool)> {
     let described = &scene.server.model().collections()["db"][0];
-    let indexes = described.get_array("indexes").unwrap().iter();
-    let indexes = indexes.map(|index| index.as_document().unwrap());
+    let indexes = described.get_array("indexes").into_iter().flatten();
+    let indexes = indexes.filter_map(bson::Bson::as_document);
     let is_true = |index: &bson::Document, name: &str| index.get_bool(name).unwrap_or(false);
     let mut found: Vec<_> = indexes
         .filter(|index| index.get_str("name").ok() != Some("_id_"))
         .map(|index| {
-            let name = index.get_str("name").unwrap().to_owned();
+            let name = index.get_str("name").unwrap_or_default().to_owned();
             (name, is_true(index, "unique"), is_true(index, "sparse"))
         })
         .collect();
