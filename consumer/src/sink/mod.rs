@@ -57,6 +57,8 @@ pub struct Refusal {
     pub text: String,
     /// Topic, partition and offset, where it is of an earlier batch than the one at hand.
     pub place: Option<(String, i32, i64)>,
+    /// An entry that inserts the document as several entries would have left it.
+    pub whole: Option<Vec<u8>>,
 }
 
 impl From<ConsumerError> for SinkError {
@@ -185,6 +187,28 @@ impl Sink {
         match self {
             Self::Mongo(sink) => sink.take_refused(batch),
             Self::Json(_) => Vec::new(),
+        }
+    }
+
+    /// What waits for a partition, where that is to be dead letters at a barrier.
+    ///
+    /// # Errors
+    /// When a document is damaged.
+    pub fn refuse_held(&self, topic: &str, partition: i32) -> Result<Vec<Refusal>, ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.refuse_held(topic, partition),
+            Self::Json(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Gives up what waits for a partition: it is kept elsewhere.
+    ///
+    /// # Errors
+    /// When the target refuses to forget it.
+    pub async fn give_up_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.give_up_held(topic, partition).await,
+            Self::Json(_) => Ok(()),
         }
     }
 
