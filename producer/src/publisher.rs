@@ -54,7 +54,7 @@ const POLL_EVERY_BYTES: usize = 1 << 20;
 /// that a commit does not wait long and that records are still in the processor's cache when they
 /// are packed. The client's own limit has to let one record of the largest size in, and what it
 /// keeps beside each record comes on top of its bytes.
-const OUTSTANDING_BYTES: u64 = 16 << 20;
+const OUTSTANDING_BYTES: u64 = 8 << 20;
 
 /// A producer of one source between two failures.
 pub struct Publisher {
@@ -348,7 +348,10 @@ impl Publisher {
                     "nothing is delivered any more",
                 ));
             }
-            self.poll(DRAIN_PAUSE)?;
+            // Only failures are reported, and waiting less than two milliseconds for one makes the
+            // client's poll spin.
+            std::thread::sleep(DRAIN_PAUSE);
+            self.poll(Duration::ZERO)?;
         }
         Ok(())
     }

@@ -156,6 +156,8 @@ fn consumer_config(config: &GroupConfig) -> ClientConfig {
     for (name, value) in [
         ("fetch.wait.max.ms", "100"),
         ("fetch.error.backoff.ms", "100"),
+        // A full queue drains within milliseconds; the client's default is to stand still for a second.
+        ("fetch.queue.backoff.ms", "5"),
     ] {
         if client.get(name).is_none() {
             client.set(name, value);

@@ -27,8 +27,9 @@ use crate::transaction::{Link, OpTime};
 const AWAIT: Duration = Duration::from_secs(1);
 /// A new cursor has nothing if it is silent for that long.
 const IDLE_AFTER: Duration = Duration::from_millis(5);
-/// Entries per reply at most; a reply is cut at 16 MB in any case.
-const BATCH_ENTRIES: u32 = 20_000;
+/// Entries per reply at most; a reply is cut at 16 MB in any case. Enough that the way to the server
+/// counts for little, few enough that most replies stay in the processor's cache.
+const BATCH_ENTRIES: u32 = 5_000;
 /// A reply of that size, or of that many entries, was cut: the next one is on its way, however
 /// slowly. A smaller one is all that there was.
 const FULL_REPLY: usize = 4 << 20;
