@@ -4,7 +4,8 @@
 //! the target is ahead, and some other document has the value already. Such a document is held
 //! here; its later entries are applied to what is held, and that is tried again after each batch.
 //! What is held last is the document's final state, which no other final state refuses. Offsets
-//! stay before the first entry that is held.
+//! stay before the first entry that is held; so where a barrier comes it stops, or becomes a dead
+//! letter.
 //!
 //! Two held documents may each need what the stored form of the other has. Then one of those,
 //! which is out of date in any case, is set aside: kept in `oplog_relay.held`, and removed.
