@@ -4,6 +4,22 @@
 //! even a transaction that a broker commits in part can only double an entry and never lose one.
 //! On any error that the client returns the producer is dropped; a new session opens another one
 //! and goes on from the checkpoint. The first record to a partition goes alone (`known`).
+//!
+//! # Where the time goes
+//!
+//! Of the 2.4 µs that an entry of 466 bytes cost the processor as bson, with 4 partitions (`perf`, on
+//! the machine of the README; broker and server not counted):
+//!
+//! | thread | share | of that |
+//! | --- | --- | --- |
+//! | librdkafka's, for the broker | 58 % | LZ4 40 %, copying into requests 16 %, headers and frees 10 % |
+//! | the publisher | 25 % | locks of topics and queues 30 %, making messages and headers 35 %, the clock 7 % |
+//! | the encoder | 10 % | finding the fields of the entry 45 % (JSON: 19 % of 2.8 µs, most of it writing) |
+//! | the source | 7 % | the reply's copies, and two walks over its documents |
+//!
+//! What was dearer: waiting less than 2 ms in the client's poll, which spins (a quarter of the
+//! publisher); replies of 9 MB, which the allocator gave back and paged in anew (0.7 µs an entry); 16
+//! MiB instead of 8 under way, which left the cache before they were packed (0.3 µs).
 
 mod delivery;
 mod known;
