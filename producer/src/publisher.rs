@@ -71,7 +71,9 @@ const POLL_EVERY_BYTES: usize = 1 << 20;
 /// that a commit does not wait long and that records are still in the processor's cache when they
 /// are packed. The client's own limit has to let one record of the largest size in, and what it
 /// keeps beside each record comes on top of its bytes.
-const OUTSTANDING_BYTES: u64 = 8 << 20;
+const OUTSTANDING_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=64 << 20;
+/// As many for each partition: a request has the records of one, and five requests are under way.
+const OUTSTANDING_EACH: u64 = 256 << 10;
 
 /// A producer of one source between two failures.
 pub struct Publisher {
@@ -348,8 +350,10 @@ impl Publisher {
         self.poll(Duration::ZERO)?;
         let (records, bytes) = self.sent;
         let each = bytes / records.max(1);
+        let most = (self.known.partitions() * OUTSTANDING_EACH)
+            .clamp(*OUTSTANDING_BYTES.start(), *OUTSTANDING_BYTES.end());
         let begun = Instant::now();
-        while u64::try_from(self.in_flight()).unwrap_or_default() * each > OUTSTANDING_BYTES {
+        while u64::try_from(self.in_flight()).unwrap_or_default() * each > most {
             if begun.elapsed() > TRANSACTION_TIMEOUT {
                 return Err(ProducerError::kafka(
                     "sending",

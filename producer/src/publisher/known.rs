@@ -40,6 +40,11 @@ impl KnownPartitions {
         self.round += 1;
     }
 
+    /// How many partitions got something.
+    pub(super) fn partitions(&self) -> u64 {
+        self.partitions.len() as u64
+    }
+
     /// Whether a partition got nothing yet.
     pub(super) fn is_new(&self, topic: TopicIndex, partition: i32) -> bool {
         !self.partitions.contains_key(&(topic, partition))
