@@ -13,7 +13,7 @@
 //! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
 //! - [`verify`] compares two MongoDBs and mends one; [`audit`] reads the topics back; [`cutover`]
 //!   gives the target what was withheld from it
-//! - [`status`], [`metrics`], [`json_line`] and [`stdout`] what is shown; [`error`] what can go wrong, and the exit codes
+//! - [`status`], [`lag`], [`metrics`], [`json_line`] and [`stdout`] what is shown; [`error`] what can go wrong, and the exit codes
 //!
 //! # The order of things
 //!
@@ -45,6 +45,7 @@ pub mod directive;
 pub mod error;
 pub mod group;
 pub mod json_line;
+pub mod lag;
 pub mod metrics;
 pub mod offsets;
 pub mod partition;

@@ -12,6 +12,7 @@ use prometheus::{
 
 use crate::batch::Located;
 use crate::dead_letter::Reason;
+use crate::lag::Standing;
 
 const PREFIX: &str = "oplog_consumer";
 
@@ -32,6 +33,7 @@ pub struct Metrics {
     /// Bytes of the records read.
     pub bytes: IntCounter,
     lag: Gauge,
+    source_lag: Gauge,
     position: Gauge,
     /// Commits that Kafka confirmed.
     pub commits: IntCounter,
@@ -65,8 +67,6 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         register_build_info(&registry, PREFIX, env!("CARGO_PKG_VERSION"))?;
-        let gauge =
-            |name: &str, help: &str| registered(&registry, Gauge::with_opts(opts(name, help))?);
         let int_gauge =
             |name: &str, help: &str| registered(&registry, IntGauge::with_opts(opts(name, help))?);
         let histogram = |name: &str, help: &str| -> Result<Histogram, prometheus::Error> {
@@ -92,6 +92,7 @@ impl Metrics {
             rewritten_documents,
             folded,
         ] = counters(&registry)?;
+        let [lag, source_lag, position] = times(&registry)?;
         Ok(Self {
             entries: Operation::ALL
                 .map(|operation| by_operation.with_label_values(&[operation.name()])),
@@ -100,14 +101,9 @@ impl Metrics {
             held_documents,
             released_documents,
             bytes,
-            lag: gauge(
-                "lag_seconds",
-                "Age of the last entry applied; 0 when caught up.",
-            )?,
-            position: gauge(
-                "position_timestamp_seconds",
-                "Source time of the last entry applied.",
-            )?,
+            lag,
+            source_lag,
+            position,
             commits,
             commit_seconds: histogram("commit_seconds", "From a commit to its confirmation.")?,
             queue_bytes: int_gauge("queue_bytes", "Bytes read and not yet applied.")?,
@@ -179,7 +175,16 @@ impl Metrics {
             .set(seconds(self.applied_ms.load(Ordering::Relaxed)));
     }
 
-    /// Sets the lag: `caught_up` says that nothing is left to apply.
+    /// Sets the lag by what the producers have saved.
+    pub fn stands(&self, standing: Standing) {
+        let applied = i64::from(standing.applied.seconds) * 1000;
+        self.applied(applied);
+        self.lag.set(f64::from(standing.lag));
+        let age = now_ms().saturating_sub(applied).max(0);
+        self.source_lag.set(seconds(age));
+    }
+
+    /// Sets the lag by what is applied alone: `caught_up` says that nothing is left to apply.
     pub fn set_lag(&self, caught_up: bool) -> Option<f64> {
         let applied = self.applied_ms.load(Ordering::Relaxed);
         let lag = match (caught_up, applied) {
@@ -207,6 +212,31 @@ pub fn now_ms() -> i64 {
 )]
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
+}
+
+/// Name and help of the gauges of source time.
+const TIMES: [(&str, &str); 3] = [
+    (
+        "lag_seconds",
+        "Source time between what the producers have saved and what is applied.",
+    ),
+    (
+        "source_lag_seconds",
+        "Age of the source time up to which everything is applied.",
+    ),
+    (
+        "position_timestamp_seconds",
+        "Source time of the last entry applied, or up to which everything is.",
+    ),
+];
+
+fn times(registry: &Registry) -> Result<[Gauge; TIMES.len()], prometheus::Error> {
+    let made: Vec<Gauge> = TIMES
+        .iter()
+        .map(|(name, help)| registered(registry, Gauge::with_opts(opts(name, help))?))
+        .collect::<Result<_, _>>()?;
+    made.try_into()
+        .map_err(|_| prometheus::Error::Msg("a gauge is missing".to_owned()))
 }
 
 /// Name and help of the plain counters.

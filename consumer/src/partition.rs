@@ -267,6 +267,9 @@ impl PartitionWorker {
                     return Ok(Applied::Done);
                 }
                 Some(Stop::Barrier(located, barrier, end)) => {
+                    if self.shared.post_held(&self.start, topic).await? == Applied::Abandoned {
+                        return Ok(Applied::Abandoned);
+                    }
                     self.acknowledge(NextOffset::at(located.offset), last, true);
                     let meeting = Meeting {
                         start: &self.start,

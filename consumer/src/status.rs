@@ -10,6 +10,7 @@ use oplog_relay_core::runtime::status_line::StatusLine;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::lag::{Progress, Saved};
 use crate::metrics::Metrics;
 
 /// How often a log line tells how it goes, where there is no terminal.
@@ -118,18 +119,50 @@ pub struct PartitionStatus {
 
 /// The assigned partitions as of the last look. Clones are the same board.
 #[derive(Debug, Clone, Default)]
-pub struct Board(Arc<Mutex<Vec<PartitionStatus>>>);
+pub struct Board(Arc<Mutex<Shown>>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    partitions: Vec<PartitionStatus>,
+    progress: Progress,
+}
 
 impl Board {
     /// Puts up a new state.
     pub fn put(&self, partitions: Vec<PartitionStatus>) {
-        *self.lock() = partitions;
+        let mut shown = self.lock();
+        shown.progress.look(&partitions);
+        shown.partitions = partitions;
+    }
+
+    /// Puts up what the producers have saved.
+    pub fn save(&self, saved: Saved) {
+        self.lock().progress.save(saved);
+    }
+
+    /// Seconds of the source between what the producers have saved and what is applied, which it
+    /// also shows in the metrics; before the first position is known, the age of the last entry
+    /// applied.
+    pub fn lag_seconds(&self, metrics: &Metrics) -> Option<f64> {
+        let shown = self.lock();
+        let standing = shown.progress.standing(&shown.partitions);
+        let is_known = !shown.progress.saved().positions.is_empty();
+        drop(shown);
+        match standing {
+            Some(standing) => {
+                metrics.stands(standing);
+                Some(f64::from(standing.lag))
+            }
+            None if is_known => None,
+            None => metrics.set_lag(self.is_caught_up()),
+        }
     }
 
     /// The sum of all lags, in offsets; `None` while one is unknown.
     #[must_use]
     pub fn lag(&self) -> Option<i64> {
-        self.lock().iter().map(|partition| partition.lag).sum()
+        let shown = self.lock();
+        shown.partitions.iter().map(|partition| partition.lag).sum()
     }
 
     /// Whether every assigned partition is known to be applied to its end.
@@ -141,9 +174,11 @@ impl Board {
     /// The answer of `/status`.
     #[must_use]
     pub fn json(&self, group: &str, metrics: &Metrics) -> Value {
-        let lag_seconds = metrics.set_lag(self.is_caught_up());
+        let lag_seconds = self.lag_seconds(metrics);
         let lag_offsets = self.lag();
-        let partitions = self.lock();
+        let shown = self.lock();
+        let saved = shown.progress.saved().positions.iter();
+        let saved = saved.map(|(source, ts)| (source.clone(), json!(ts.to_string())));
         json!({
             "program": "oplog-consumer",
             "version": env!("CARGO_PKG_VERSION"),
@@ -156,11 +191,12 @@ impl Board {
             "unmatched_updates": metrics.unmatched_updates.get(),
             "dead_letters": metrics.dead_letters(),
             "duplicate_inserts": metrics.duplicate_inserts.get(),
-            "partitions": *partitions,
+            "positions": saved.collect::<serde_json::Map<_, _>>(),
+            "partitions": shown.partitions,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<PartitionStatus>> {
+    fn lock(&self) -> MutexGuard<'_, Shown> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,7 +219,7 @@ pub async fn show(metrics: Arc<Metrics>, board: Board, visible: bool, shutdown: 
         let elapsed = now.2.duration_since(before.2).as_secs_f64().max(0.001);
         let rate = ratio(now.0 - before.0, elapsed);
         let megabytes = ratio(now.1 - before.1, elapsed) / 1e6;
-        let lag_s = metrics.set_lag(board.is_caught_up());
+        let lag_s = board.lag_seconds(&metrics);
         if line.is_visible() {
             let lag = lag_s.map_or_else(|| "?".to_owned(), |lag| format!("{lag:.1} s"));
             line.update(format!(

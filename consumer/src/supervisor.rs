@@ -15,6 +15,7 @@ use crate::config::GroupConfig;
 use crate::dead_letter::DeadLetters;
 use crate::error::ConsumerError;
 use crate::group::{self, Links, Outcome};
+use crate::lag;
 use crate::metrics::Metrics;
 use crate::partition::{PartitionWorker, Shared, Start};
 use crate::sink::Sink;
@@ -127,6 +128,12 @@ impl Supervisor {
             visible,
             self.shutdown.clone(),
         ));
+        around.spawn(lag::follow(
+            Arc::clone(&shared),
+            (kafka.clone(), prefix.clone()),
+            self.board.clone(),
+            self.shutdown.clone(),
+        ));
         let (starts, workers) = mpsc::channel(STARTS_AHEAD);
         let reading = self.start_reading(starts, reports)?;
         let outcome = tokio::select! {
@@ -199,7 +206,14 @@ impl Supervisor {
         shared: &Arc<Shared>,
     ) -> Result<Outcome, ConsumerError> {
         let mut workers: JoinSet<Result<(), ConsumerError>> = JoinSet::new();
-        let GroupConfig { kafka, group, .. } = &self.config;
+        let GroupConfig {
+            kafka,
+            group,
+            subscription,
+            ..
+        } = &self.config;
+        let (watching, own) = (Arc::clone(shared), subscription.clone());
+        workers.spawn(async move { watching.sink.watch_subscription(&own).await });
         let committed = shared.committed.clone();
         workers.spawn(committed.run(kafka.clone(), group.clone(), self.shutdown.clone()));
         let mut failure = None;

@@ -8,7 +8,7 @@ use oplog_relay_core::runtime::kafka::{Admin, KafkaFailure, KafkaOptions, Reader
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{State, StateError, TopicRecord};
-use oplog_relay_core::topic::source_of_state_topic;
+use oplog_relay_core::topic::{source_of_state_topic, state_topic};
 use rustc_hash::FxHashMap;
 
 use crate::error::ConsumerError;
@@ -79,6 +79,17 @@ impl Topics {
             .collect()
     }
 
+    /// The sources whose topics have the prefix.
+    ///
+    /// # Errors
+    /// When Kafka cannot be asked.
+    pub async fn sources(&self) -> Result<Vec<String>, KafkaFailure> {
+        let names = self.admin.topics().await?.into_keys();
+        let sources =
+            names.filter_map(|name| source_of_state_topic(&self.prefix, &name).map(str::to_owned));
+        Ok(sources.collect())
+    }
+
     /// What a topic is.
     ///
     /// # Errors
@@ -130,10 +141,8 @@ impl Topics {
     }
 
     async fn read(&self) -> Result<(), ConsumerError> {
-        for name in self.admin.topics().await?.into_keys() {
-            let Some(source) = source_of_state_topic(&self.prefix, &name) else {
-                continue;
-            };
+        for source in self.sources().await? {
+            let name = state_topic(&self.prefix, &source);
             let stored = match self.reader.read_all(&name).await {
                 Ok(stored) => stored,
                 // Removed since the topics were listed.
@@ -151,7 +160,7 @@ impl Topics {
             for (topic, record) in &state.topics {
                 check_version(topic, record)?;
                 let claimed = Topic {
-                    source: source.to_owned(),
+                    source: source.clone(),
                     format: record.format,
                     earlier: record.earlier.clone(),
                 };

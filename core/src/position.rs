@@ -38,6 +38,16 @@ impl Timestamp {
         [i0, i1, i2, i3, s0, s1, s2, s3]
     }
 
+    /// The time right before it.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        match (self.seconds, self.increment) {
+            (0, 0) => self,
+            (seconds, 0) => Self::new(seconds - 1, u32::MAX),
+            (seconds, increment) => Self::new(seconds, increment - 1),
+        }
+    }
+
     /// The source time in milliseconds of an entry: `wall` clamped into the second of `ts`, so
     /// that a cut at a whole second cuts all partitions at the same source time (DESIGN, topics).
     #[must_use]

@@ -98,6 +98,16 @@ impl PositionRecord {
         })
     }
 
+    /// The last time of the source of which everything is in Kafka: the position's own, but of a
+    /// transaction that was sent in part.
+    ///
+    /// # Errors
+    /// [`PositionError`] if `ts` is no timestamp.
+    pub fn done(&self) -> Result<Timestamp, PositionError> {
+        let Position { ts, ord, .. } = self.position()?;
+        Ok(if ord == 0 { ts } else { ts.before() })
+    }
+
     /// The position that was saved.
     ///
     /// # Errors

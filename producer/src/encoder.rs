@@ -1,5 +1,7 @@
 //! Turns batches of entries into chunks of encoded records. No I/O but the creation of topics.
 
+use std::collections::BTreeSet;
+
 use oplog_relay_core::command::{is_index_entry, write_create_indexes, write_drop};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
@@ -16,7 +18,7 @@ use crate::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
 use crate::error::ProducerError;
 use crate::record::{write_entry, write_frame};
 use crate::route::{CommandRoute, Decision, NewRoute, RouteChange, Router, Target};
-use crate::source::Batch;
+use crate::source::{Batch, Documents};
 use crate::topics::Topics;
 use crate::transaction::{Seen, Transactions};
 
@@ -102,15 +104,37 @@ impl Encoder {
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
-        for document in batch.documents()? {
+        let mut documents = batch.documents()?;
+        let known = self.indexes.len();
+        let mut looked = false;
+        while let Some(document) = documents.next() {
             let document = document.map_err(ProducerError::undecodable)?;
             self.encode_entry(document, chunk, hand_on)?;
             if self.is_full(chunk) {
                 self.complete(chunk);
                 hand_on(chunk)?;
             }
+            // Where one collection is new, others often are: at the beginning all of them.
+            if self.indexes.len() > known && !std::mem::replace(&mut looked, true) {
+                self.look_ahead(documents.clone())?;
+            }
         }
         self.complete(chunk);
+        Ok(())
+    }
+
+    /// Creates the topics of entries to come, at once.
+    #[cold]
+    fn look_ahead(&mut self, documents: Documents<'_>) -> Result<(), ProducerError> {
+        // A damaged entry is told of when its turn comes.
+        let entries = documents.map_while(|document| Entry::parse(document.ok()?).ok());
+        let topics = entries.filter_map(|entry| self.router.topic_ahead(&entry));
+        let topics: BTreeSet<_> = topics
+            .filter(|topic| !self.indexes.contains_key(topic))
+            .collect();
+        if topics.len() > 1 {
+            self.topics.prepare(&topics)?;
+        }
         Ok(())
     }
 

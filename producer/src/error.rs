@@ -105,7 +105,9 @@ impl ProducerError {
             Self::PositionLost(_) => Directive::Stop(ExitCode::SourcePositionLost),
             Self::Fenced(_) => Directive::Stop(ExitCode::Fenced),
             Self::Undecodable(_) => Directive::Stop(ExitCode::StoppedByPolicy),
-            Self::Source(error) if mongo::is_transient(error) => Directive::Retry,
+            Self::Source(error) if mongo::is_transient(error) || mongo::is_truncated(error) => {
+                Directive::Retry
+            }
             Self::Kafka { .. } | Self::Behind(_) => Directive::Retry,
             Self::Source(_) | Self::Mongo(_) | Self::Dump { .. } => {
                 Directive::Stop(ExitCode::Failed)

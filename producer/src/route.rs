@@ -162,6 +162,29 @@ impl Router {
         }))
     }
 
+    /// The topic that an entry of a collection without a route will need.
+    #[must_use]
+    pub fn topic_ahead(&self, entry: &Entry<'_>) -> Option<String> {
+        let is_known = match entry.ui {
+            Some(ui) => {
+                self.by_ui.contains_key(&ui) || self.saved.routes.contains_key(&uuid_text(&ui))
+            }
+            None => self.by_ns.contains_key(entry.ns) || self.saved.routes.contains_key(entry.ns),
+        };
+        let is_write = matches!(
+            entry.operation,
+            Operation::Insert | Operation::Update | Operation::Delete
+        );
+        if is_known || !is_write || is_command(entry) {
+            return None;
+        }
+        if is_internal(entry.ns) || !self.filter.passes(entry.ns) {
+            return None;
+        }
+        let (db, collection) = entry.namespace();
+        Some(collection_topic(&self.prefix, db, collection))
+    }
+
     /// Takes a route whose topic is there now. Returns whether it is to be saved: the table did
     /// not have it. A command's way is found anew each time.
     pub fn add(&mut self, entry: &Entry<'_>, new: &NewRoute, target: Target) -> bool {

@@ -157,6 +157,7 @@ impl Producer {
             claimed: claims_of_others(&reader, names(), prefix, source).await?,
             oldest: self.oldest(start).await?,
             existing,
+            prepared: BTreeMap::new(),
         }));
         let rules = checkpoint.position.and(self.other_rules(&checkpoint.state));
         let format = self.config.stream.format;

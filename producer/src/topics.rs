@@ -1,6 +1,6 @@
 //! Topics: created with the settings that the data needs, refused with others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
@@ -15,6 +15,8 @@ use crate::publisher::MAX_RECORD_BYTES;
 
 /// How long a new topic may take until every partition has a leader.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Partitions that are created in one request at most: a controller takes 10,000 (Kafka 4.1).
+const REQUEST_PARTITIONS: u32 = 1000;
 /// Entries may be ahead of the brokers' clocks by that much.
 const CLOCK_MARGIN_MS: i64 = 60_000;
 /// Entries grow older while they wait to be sent.
@@ -65,6 +67,18 @@ impl Topics {
         match self {
             Self::Cluster(cluster) => cluster.max_bytes(name),
             Self::Nowhere { .. } => MAX_RECORD_BYTES,
+        }
+    }
+
+    /// Creates data topics that will be needed soon, many in one request: one after the other takes
+    /// longer than what is sent to them. [`Topics::ensure`] goes on as if they had been there.
+    ///
+    /// # Errors
+    /// [`ProducerError::Kafka`].
+    pub fn prepare(&mut self, names: &BTreeSet<String>) -> Result<(), ProducerError> {
+        match self {
+            Self::Cluster(cluster) => cluster.prepare(names),
+            Self::Nowhere { .. } => Ok(()),
         }
     }
 
@@ -132,6 +146,8 @@ pub struct Cluster {
     pub oldest: Timestamp,
     /// Topics of the prefix when the session began.
     pub existing: BTreeMap<String, TopicSettings>,
+    /// Topics that were created ahead of their first entry.
+    pub prepared: BTreeMap<String, TopicSettings>,
 }
 
 /// The data topics of a prefix.
@@ -185,22 +201,48 @@ impl Cluster {
 
     fn ensure(&self, name: &str, format: Format) -> Result<TopicRecord, ProducerError> {
         self.check_owner(name)?;
-        self.runtime.block_on(async {
-            if !self.existing.contains_key(name) {
-                self.create(name).await?;
+        let settings = match self.prepared.get(name) {
+            Some(settings) => settings.clone(),
+            None => self.runtime.block_on(self.create(name))?,
+        };
+        check_settings(name, &settings, None, self.oldest, now_ms())?;
+        self.check_limit(name, &settings)?;
+        Ok(record(
+            format,
+            u32::try_from(settings.partitions).unwrap_or(1),
+        ))
+    }
+
+    fn prepare(&mut self, names: &BTreeSet<String>) -> Result<(), ProducerError> {
+        let is_new =
+            |name: &&str| !self.existing.contains_key(*name) && !self.claimed.contains_key(*name);
+        let names: Vec<&str> = names.iter().map(String::as_str).filter(is_new).collect();
+        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+        let settings = data_settings();
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| (*key, value.as_str()))
+            .collect();
+        let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).unwrap_or(1);
+        let prepared = self.runtime.block_on(async {
+            let mut prepared = BTreeMap::new();
+            for names in names.chunks(at_once.max(1)) {
+                let (admin, replicas) = (&self.admin, self.replication_factor);
+                admin
+                    .create_topics(names, partitions, replicas, &settings)
+                    .await?;
+                let mut found = admin.describe_topics(names).await?;
+                for name in found.keys() {
+                    admin.wait_for_topic(name, PATIENCE).await?;
+                }
+                // One that has no partition yet is waited for when its first entry comes.
+                tracing::info!(topics = found.len(), partitions, "topics are ready");
+                prepared.append(&mut found);
             }
-            let settings = self
-                .admin
-                .topic_settings(name)
-                .await?
-                .ok_or_else(|| deleted(name))?;
-            check_settings(name, &settings, None, self.oldest, now_ms())?;
-            self.check_limit(name, &settings)?;
-            Ok(record(
-                format,
-                u32::try_from(settings.partitions).unwrap_or(1),
-            ))
-        })
+            Ok::<_, ProducerError>(prepared)
+        })?;
+        self.prepared = prepared;
+        Ok(())
     }
 
     /// The client's batches were measured when the session began.
@@ -215,16 +257,15 @@ impl Cluster {
         ))
     }
 
-    async fn create(&self, name: &str) -> Result<(), ProducerError> {
-        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
-        create(
-            &self.admin,
-            name,
-            partitions,
-            self.replication_factor,
-            &data_settings(),
-        )
-        .await
+    /// Creates a topic, if it is not there, and reads its settings.
+    async fn create(&self, name: &str) -> Result<TopicSettings, ProducerError> {
+        if !self.existing.contains_key(name) {
+            let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+            let (admin, replicas) = (&self.admin, self.replication_factor);
+            create(admin, name, partitions, replicas, &data_settings()).await?;
+        }
+        let settings = self.admin.topic_settings(name).await?;
+        settings.ok_or_else(|| deleted(name))
     }
 }
 

@@ -6,6 +6,8 @@
 //! that an error is retried or ends the session as designed, and that nothing counts as committed
 //! that was not.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use oplog_producer::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
 use oplog_producer::config::Oversize;
@@ -179,5 +181,43 @@ fn a_coordinator_that_is_slow_to_load_only_delays_the_opening() -> Result<()> {
     let mut publisher = open(&cluster)?;
     publisher.send(&chunk(true))?;
     publisher.commit(&position(1))?;
+    Ok(())
+}
+
+/// Records of that many bytes to one partition.
+fn many(count: usize, bytes: usize) -> Chunk {
+    let one = chunk(true);
+    Chunk {
+        arena: vec![7; bytes],
+        records: (0..count)
+            .map(|_| EncodedRecord {
+                value: 0..bytes,
+                ..one.records[0].clone()
+            })
+            .collect(),
+        ..one
+    }
+}
+
+#[test]
+fn the_first_record_to_a_partition_is_delivered_before_the_next_is_sent() -> Result<()> {
+    let cluster = cluster()?;
+    let mut publisher = open(&cluster)?;
+    cluster.broker_round_trip_time(1, Duration::from_millis(300))?;
+    publisher.send(&many(2, 100))?;
+    let in_flight = publisher.in_flight();
+    ensure!(in_flight <= 1, "{in_flight} records wait");
+    Ok(())
+}
+
+#[test]
+fn a_slow_broker_holds_the_sending_back() -> Result<()> {
+    const BYTES: usize = 500_000;
+    let cluster = cluster()?;
+    let mut publisher = open(&cluster)?;
+    cluster.broker_round_trip_time(1, Duration::from_millis(300))?;
+    publisher.send(&many(80, BYTES))?;
+    let waiting = usize::try_from(publisher.in_flight())? * BYTES;
+    ensure!(waiting < 20_000_000, "{waiting} bytes wait");
     Ok(())
 }

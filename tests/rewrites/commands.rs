@@ -1,9 +1,16 @@
 //! Commands that find their work done, or something else in their way; writes that a target refuses.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use oplog_consumer::batch::{Batch, Located};
+use oplog_consumer::catalog::Resolved;
+use oplog_consumer::plan::PlanFault;
+use oplog_consumer::sink::SinkError;
+use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_tests::model::{Model, Version};
 
-use super::Scene;
+use super::{NS, Scene};
 
 const CREATE: (&str, i32, &str) = ("c", 0, r#"{"create":"c"}"#);
 const INDEX: (&str, i32, &str) = (
@@ -162,5 +169,72 @@ async fn dollar_field_on_44_target() -> Result<()> {
         reason.contains("(code 52)") && reason.contains("5.0"),
         "{reason}"
     );
+    Ok(())
+}
+
+/// A command of `db.c`, which has a UUID.
+fn command_of(ui: u8, ts: Timestamp, o: &str) -> Result<Vec<u8>> {
+    let (mut content, mut out) = (Vec::new(), Vec::new());
+    oplog_relay_core::json::parse_document(o.as_bytes(), &mut content)?;
+    let mut uuid = vec![16, 0, 0, 0, 4];
+    uuid.extend([ui; 16]);
+    let mut entry = DocumentBuilder::start(&mut out);
+    entry.raw("ts", kind::TIMESTAMP, &ts.to_le_bytes());
+    entry.str("op", "c").str("ns", "db.$cmd");
+    entry.raw("ui", kind::BINARY, &uuid);
+    entry.document("o", Document::new(&content)?);
+    entry.finish();
+    Ok(out)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_create_can_be_passed_over_and_what_ends_a_collection_cannot() -> Result<()> {
+    const ILLEGAL: i32 = 20;
+    let scene = Scene::with(Model::default(), &["--dead-letter=command"]).await?;
+    scene.on_target(r#"{"create":"c"}"#)?;
+    let rename = r#"{"renameCollection":"db.c","to":"db.d"}"#;
+    for (seconds, name, o, stops) in [
+        (1, "create", r#"{"create":"c"}"#, false),
+        (2, "createIndexes", INDEX.2, false),
+        (3, "emptycapped", r#"{"emptycapped":"c"}"#, true),
+        (4, "renameCollection", rename, true),
+        (5, "drop", r#"{"drop":"c"}"#, true),
+    ] {
+        let ts = Timestamp::new(seconds, 1);
+        let (id, bytes) = (EntryId { ts, ord: 0 }, command_of(7, ts, o)?);
+        let entry = Entry::parse(Document::new(&bytes)?)?;
+        let located = Located {
+            offset: 0,
+            id,
+            entry,
+        };
+        let batch = Batch {
+            topic: "t",
+            partition: 0,
+            source: "rs0",
+            entries: &[located],
+        };
+        // What stands in for a command that a target does not know is refused as well.
+        let stand_ins = ["createIndexes", "delete"];
+        let fails = std::iter::once(name).chain(stand_ins);
+        fails.for_each(|name| scene.server.fail_next(name, ILLEGAL));
+        let error = scene.sink.apply(&batch, &scene.token).await.err();
+        let error = error.with_context(|| name.to_owned())?;
+        let left_out = match &error {
+            SinkError::Entry(error) => matches!(error.fault, PlanFault::Refused(_)),
+            SinkError::Fatal(_) => false,
+        };
+        ensure!(left_out != stops, "{name}: {error:?}");
+        if left_out {
+            scene.sink.pass_over("rs0", &located).await?;
+        }
+        ensure!(scene.sink.has_run("rs0", id).await? == left_out, "{name}");
+    }
+    // The collection has begun all the same: another one's entries are not its own.
+    let lives = scene.sink.lives("rs0");
+    ensure!(lives.is_owned(NS, [7; 16]));
+    let ts = Timestamp::new(6, 1);
+    let other = lives.resolve(NS, EntryId { ts, ord: 0 }, Some([8; 16]));
+    ensure!(other == Resolved::Foreign, "{other:?}");
     Ok(())
 }

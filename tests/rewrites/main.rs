@@ -2,8 +2,11 @@
 
 mod commands;
 mod fill;
+mod held;
+mod routing;
 mod subscription;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,9 +16,10 @@ use oplog_consumer::args::{Arguments, Command};
 use oplog_consumer::assignment::Token;
 use oplog_consumer::batch::{Batch, Located};
 use oplog_consumer::config::ReplayConfig;
+use oplog_consumer::dead_letter::Reason;
 use oplog_consumer::metrics::Metrics;
 use oplog_consumer::sink::mongo::MongoSink;
-use oplog_consumer::sink::{Applied, SinkError};
+use oplog_consumer::sink::{Applied, Refusal, SinkError};
 use oplog_consumer::status::Readiness;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
@@ -49,7 +53,11 @@ impl Scene {
     }
 
     async fn with(model: Model, more: &[&str]) -> Result<Scene> {
-        let server = ModelServer::start(model)?;
+        Scene::on(ModelServer::start(model)?, more).await
+    }
+
+    /// The same of a target that is there.
+    async fn on(server: ModelServer, more: &[&str]) -> Result<Scene> {
         let uri = server.uri();
         let common = [
             "oplog-consumer",
@@ -80,6 +88,11 @@ impl Scene {
 
     /// Applies a batch: operations of documents by `_id`, and commands.
     async fn apply(&self, log: &[(&str, i32, &str)]) -> Result<Applied> {
+        Ok(self.apply_all(log).await?.0)
+    }
+
+    /// The same, and what is to become dead letters of it.
+    async fn apply_all(&self, log: &[(&str, i32, &str)]) -> Result<(Applied, Vec<Refusal>)> {
         let mut entries = Vec::new();
         for (op, id, o) in log {
             let ts = Timestamp::new(9, 1 + self.clock.fetch_add(1, Ordering::Relaxed));
@@ -100,10 +113,11 @@ impl Scene {
             entries: &located,
         };
         let applied = self.sink.apply(&batch, &self.token).await;
-        applied.map_err(|error| match error {
+        let applied = applied.map_err(|error| match error {
             SinkError::Entry(error) => anyhow!(error),
             SinkError::Fatal(error) => anyhow!(error),
-        })
+        })?;
+        Ok((applied, self.sink.take_refused(&batch)))
     }
 
     async fn done(&self, log: &[(&str, i32, &str)]) -> Result<()> {
@@ -267,21 +281,35 @@ async fn documents_that_are_not_there_follow_the_policy() -> Result<()> {
     Ok(())
 }
 
+/// Of a document that is not there each update is one, whichever way it would have been applied.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> {
-    let scene = Scene::new("count").await?;
-    scene.on_target(
-        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
-    )?;
-    let zero = r#""t":{"$timestamp":{"t":0,"i":0}}"#;
-    let waiting = format!(r#"{{"_id":2,"k":1,{zero}}}"#);
-    scene
-        .done(&[("i", 1, r#"{"_id":1,"k":1}"#), ("i", 2, &waiting)])
+async fn updates_of_documents_that_are_not_there_become_dead_letters() -> Result<()> {
+    let scene = Scene::new("dead-letter").await?;
+    let whole = r#"{"_id":3,"a":{"b":0},"r":[1,2]}"#;
+    scene.done(&[("i", 3, whole)]).await?;
+    // A truncation with a change beside it is read, changed and replaced.
+    let rewrite = r#"{"$v":2,"diff":{"i":{"n":1},"sr":{"a":true,"l":1}}}"#;
+    let statement = r#"{"$v":2,"diff":{"u":{"n":2}}}"#;
+    let (applied, refused) = scene
+        .apply_all(&[
+            ("u", 1, rewrite),
+            ("u", 3, rewrite),
+            ("u", 2, statement),
+            ("u", 1, statement),
+        ])
         .await?;
-    assert_eq!(scene.held()?, [r#"{"_id":1,"k":1}"#]);
-    // The first attempt to write what was held fails for another reason than the index.
-    scene.server.fail_next("update", NOT_PRIMARY);
-    scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
-    assert_eq!(scene.held()?, [waiting]);
+    assert_eq!(applied, Applied::Done);
+    let found: Vec<_> = refused
+        .iter()
+        .map(|refusal| (refusal.id.ts.increment, refusal.reason, refusal.ns.as_str()))
+        .collect();
+    let unmatched = |increment| (increment, Reason::Unmatched, NS);
+    assert_eq!(
+        found.iter().copied().collect::<BTreeSet<_>>(),
+        [unmatched(2), unmatched(4), unmatched(5)].into()
+    );
+    assert_eq!(found.len(), 3, "each is told once");
+    assert_eq!(scene.held()?, [r#"{"_id":3,"a":{"b":0},"r":[1],"n":1}"#]);
+    assert_eq!(scene.metrics.unmatched_updates.get(), 3);
     Ok(())
 }

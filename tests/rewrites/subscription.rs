@@ -1,10 +1,12 @@
 //! The namespaces of a group, which its members share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser as _;
 use oplog_consumer::args::{Arguments, Command};
+use oplog_consumer::catalog::Subscription;
 use oplog_consumer::config::ReplayConfig;
 use oplog_consumer::error::ConsumerError;
 use oplog_consumer::metrics::Metrics;
@@ -15,11 +17,26 @@ use oplog_relay_core::runtime::http::Health;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer};
 
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A member that has joined.
+struct Member {
+    sink: MongoSink,
+    subscription: Subscription,
+    shutdown: Shutdown,
+}
+
+impl Member {
+    async fn watch(&self) -> Result<(), ConsumerError> {
+        self.sink.watch_subscription(&self.subscription).await
+    }
+}
+
 async fn join(
     target: &ModelServer,
     group: &str,
     flags: &[&str],
-) -> Result<Result<(), ConsumerError>> {
+) -> Result<Result<Member, ConsumerError>> {
     let uri = target.uri();
     let common = [
         "oplog-consumer",
@@ -38,8 +55,13 @@ async fn join(
     let config = ReplayConfig::check(&arguments)?;
     let metrics = Arc::new(Metrics::new()?);
     let readiness = Arc::new(Readiness::new(Health::default()));
-    let joined = MongoSink::connect(&config, metrics, readiness, Shutdown::manual()).await;
-    Ok(joined.map(drop))
+    let shutdown = Shutdown::manual();
+    let joined = MongoSink::connect(&config, metrics, readiness, shutdown.clone()).await;
+    Ok(joined.map(|sink| Member {
+        sink,
+        subscription: config.group.subscription,
+        shutdown,
+    }))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,5 +94,22 @@ async fn a_member_with_other_namespaces_stops_until_the_group_is_changed() -> Re
         join(&target, "g", shop).await?.is_err(),
         "the old set joined"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_runs_ends_when_the_namespaces_are_changed() -> Result<()> {
+    let target = ModelServer::start(Model::default())?;
+    let old = join(&target, "g", &["--include-namespaces=shop"]).await??;
+    let other = join(&target, "h", &[]).await??;
+    let new = join(&target, "g", &["--change-subscription"]).await??;
+    let ended = tokio::time::timeout(LIMIT, old.watch()).await?;
+    let error = ended.err().context("it goes on")?;
+    ensure!(error.exit_code() == ExitCode::Usage, "{error}");
+    ensure!(error.text().contains("all namespaces"), "{error}");
+    for member in [new, other] {
+        member.shutdown.trigger();
+        member.watch().await?;
+    }
     Ok(())
 }

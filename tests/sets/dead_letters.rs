@@ -22,7 +22,7 @@ const ALL: &str = "--dead-letter=undecodable,command,write";
 const GARBAGE: &[u8] = b"no document";
 
 /// Documents, and among them one that the target refuses, an unknown command, an index that the
-/// target refuses, an update of a document that is not there.
+/// target refuses, updates of documents that are not there, one of which needs a rewrite.
 fn history() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -31,6 +31,8 @@ fn history() -> Result<Made> {
     }
     made.insert_with("s.a", 1, doc! { "_id": 500, "x": [1, 2], "y": [1, 2] })?;
     made.update("s.a", 1, 501, doc! { "$v": 2, "diff": { "u": { "z": 1 } } })?;
+    let truncated = doc! { "i": { "z": 1 }, "sx": { "a": true, "l": 1 } };
+    made.update("s.a", 1, 502, doc! { "$v": 2, "diff": truncated })?;
     made.command("s.a", 1, doc! { "frobnicate": "a" })?;
     let index =
         doc! { "createIndexes": "a", "v": 2, "unique": true, "key": { "k": "bogus" }, "name": "k" };
@@ -58,6 +60,15 @@ fn target() -> Result<ModelServer> {
 
 /// Writes a record to a topic.
 fn inject(topics: &Topics, topic: &str, partition: i32, value: &[u8]) -> Result<()> {
+    inject_under(topics, (topic, partition), Some("a key"), value)
+}
+
+fn inject_under(
+    topics: &Topics,
+    (topic, partition): (&str, i32),
+    key: Option<&str>,
+    value: &[u8],
+) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", topics.brokers())
         .set("message.max.bytes", "10000000")
@@ -66,11 +77,11 @@ fn inject(topics: &Topics, topic: &str, partition: i32, value: &[u8]) -> Result<
         key: "by",
         value: Some("somebody"),
     });
-    let record = BaseRecord::to(topic)
+    let mut record = BaseRecord::<str, [u8]>::to(topic)
         .partition(partition)
-        .key("a key")
         .payload(value)
         .headers(headers);
+    record.key = key;
     producer.send(record).map_err(|(error, _)| error)?;
     producer.flush(Duration::from_secs(30))?;
     Ok(())
@@ -143,7 +154,7 @@ fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> 
         let once = [
             ("command", 2),
             ("undecodable", 1),
-            ("unmatched", 1),
+            ("unmatched", 2),
             ("write", 1),
         ];
         ensure!(count(&lines) == counts(&once), "{lines:?}");
@@ -179,7 +190,7 @@ fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> 
         let twice = [
             ("command", 2),
             ("undecodable", 2),
-            ("unmatched", 2),
+            ("unmatched", 4),
             ("write", 2),
         ];
         ensure!(count(&lines) == counts(&twice), "{lines:?}");
@@ -210,6 +221,31 @@ fn a_dead_letter_is_not_lost_by_a_kill() -> Result<()> {
     for reason in ["command", "undecodable", "unmatched", "write"] {
         ensure!(found.contains_key(reason), "{reason}: {found:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn an_offset_does_not_pass_a_letter_that_kafka_refuses() -> Result<()> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    made.insert("s.a", 1, 0)?;
+    let topics = Topics::carry("refused", &made.oplog()?)?;
+    inject_under(&topics, ("refused.s.a", 3), None, GARBAGE)?;
+    // A compacted topic takes no record without a key.
+    let letters_topic = "__refused.dead-letters";
+    topics.create_topic(letters_topic, &["cleanup.policy=compact"])?;
+    let target = ModelServer::start(Model::default())?;
+    let flags = ["--dead-letter=undecodable"];
+    for _ in 0..2 {
+        topics.refused(&target, "refused", &flags, (1, letters_topic))?;
+    }
+    let alter = ["--alter", "--entity-type=topics", "--entity-name"];
+    let delete = [letters_topic, "--add-config", "cleanup.policy=delete"];
+    topics.tool("kafka-configs", &[&alter[..], &delete].concat())?;
+    topics.replay(&target, "refused", 1, &flags)?;
+    ensure!(ids(&target)? == [0], "the rest is missing");
+    let (lines, _) = letters(&topics, "refused")?;
+    ensure!(count(&lines) == counts(&[("undecodable", 1)]), "{lines:?}");
     Ok(())
 }
 
@@ -266,9 +302,91 @@ fn emit_keeps_what_it_cannot_decode() -> Result<()> {
     };
     ensure!(emit("lines-1", &[])?.0 == 6);
     let (code, lines) = emit("lines-2", &["--dead-letter=undecodable"])?;
-    // The create, the documents, the refused one, the update and two commands.
-    let expected = usize::try_from(2 * DOCUMENTS)? + 5;
+    // The create, the documents, the refused one, two updates and two commands.
+    let expected = usize::try_from(2 * DOCUMENTS)? + 6;
     ensure!((code, lines) == (0, expected), "{code}, {lines} lines");
     ensure!(count(&letters(&topics, "lines-2")?.0) == counts(&[("undecodable", 1)]));
+    Ok(())
+}
+
+#[test]
+fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<()> {
+    const INVALID_OPTIONS: i32 = 72;
+    const ILLEGAL: i32 = 20;
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    for id in 0..DOCUMENTS {
+        made.insert("s.a", 1, id)?;
+    }
+    let topics = Topics::carry("refusal", &made.oplog()?)?;
+    let target = ModelServer::start(Model::default())?;
+    target.fail_next("create", INVALID_OPTIONS);
+    let told = (6, "refused by the target");
+    topics.refused(&target, "refusal", &["--dead-letter=write"], told)?;
+    let flags = ["--dead-letter=command"];
+    target.fail_next("create", INVALID_OPTIONS);
+    topics.replay(&target, "refusal", 3, &flags)?;
+    let all: Vec<i32> = (0..DOCUMENTS).collect();
+    ensure!(ids(&target)? == all, "documents make the collection");
+    let letters_of = |times| -> Result<()> {
+        let found = count(&letters(&topics, "refusal")?.0);
+        ensure!(found == counts(&[("command", times)]), "{found:?}");
+        Ok(())
+    };
+    letters_of(1)?;
+    // It counts as done: applied again it is neither run nor a letter.
+    topics.reset("refusal", &["--all-topics", "--to-earliest"])?;
+    topics.replay(&target, "refusal", 2, &flags)?;
+    letters_of(1)?;
+
+    // Without the drop the next life of the name would have documents of this one.
+    made.drop("s.a", 1)?;
+    topics.produce(&made.oplog()?, &[])?;
+    target.fail_next("drop", ILLEGAL);
+    topics.refused(&target, "refusal", &flags, told)?;
+    letters_of(1)?;
+    topics.replay(&target, "refusal", 2, &flags)?;
+    ensure!(ids(&target)?.is_empty(), "it is dropped");
+    Ok(())
+}
+
+#[test]
+fn a_document_that_waits_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result<()> {
+    let unique =
+        |name: &str| doc! { "key": { name: 1 }, "name": name, "unique": true, "sparse": true };
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    made.insert_with("s.a", 1, doc! { "_id": 0, "x": 7 })?;
+    made.insert_with("s.a", 1, doc! { "_id": 1, "x": 8 })?;
+    let change = doc! { "$v": 2, "diff": { "i": { "w": "later" } } };
+    made.update("s.a", 1, 0, change)?;
+    let mut index = doc! { "createIndexes": "a", "v": 2 };
+    index.extend(unique("z"));
+    made.command("s.a", 1, index)?;
+    made.insert_with("s.a", 1, doc! { "_id": 2, "x": 9 })?;
+    let topics = Topics::none("waits")?;
+    // The command needs the order of all documents, so they are in one partition before.
+    topics.produce(&made.oplog()?, &["--order=collection"])?;
+    let target = ModelServer::start(Model::default())?;
+    let uri = target.uri();
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let database = mongodb::Client::with_uri_str(uri).await?.database("s");
+        let foreign = doc! { "insert": "a", "documents": [{ "_id": 100, "x": 7 }] };
+        let command = doc! { "createIndexes": "a", "indexes": [unique("x")] };
+        database.run_command(foreign).await?;
+        database.run_command(command).await.map(drop)
+    })?;
+    let told = (6, "and now comes a command");
+    topics.refused(&target, "waits", &["--dead-letter=command"], told)?;
+    ensure!(ids(&target)? == [1, 100], "nothing after the command");
+    topics.replay(&target, "waits", 2, &["--dead-letter=write"])?;
+    ensure!(ids(&target)? == [1, 2, 100], "the rest is missing");
+    let (lines, records) = letters(&topics, "waits")?;
+    ensure!(count(&lines) == counts(&[("write", 1)]), "{lines:?}");
+    ensure!(lines[0]["code"] == 11000, "{lines:?}");
+    // What all of its entries would have left.
+    let value = bson::Document::from_reader(records[0].value.as_slice())?;
+    let whole = doc! { "_id": 0, "x": 7, "w": "later" };
+    ensure!(value.get_document("o")? == &whole, "{value}");
     Ok(())
 }

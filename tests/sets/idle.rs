@@ -20,11 +20,14 @@ fn history() -> Result<Made> {
     Ok(made)
 }
 
-/// Replays until the group has nothing left to do; the least that it then shows of the source's
-/// time, in its metric and in the partitions.
-fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option<String>)> {
-    let target = ModelServer::start(Model::default())?;
-    let port = Port::lease()?;
+/// Starts a process whose state can be asked for.
+fn start(
+    topics: &Topics,
+    prefix: &str,
+    target: &ModelServer,
+    port: &Port,
+    flags: &[&str],
+) -> Result<Program> {
     let common = [
         "replay".to_owned(),
         format!("--http=127.0.0.1:{}", port.number()),
@@ -34,7 +37,15 @@ fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option
         format!("--target={}", target.uri()),
     ];
     let common = common.iter().map(String::as_str);
-    let mut program = Program::consumer(common.chain(flags.iter().copied()))?;
+    Program::consumer(common.chain(flags.iter().copied()))
+}
+
+/// Replays until the group has nothing left to do; the least that it then shows of the source's
+/// time, in its metric and in the partitions.
+fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option<String>)> {
+    let target = ModelServer::start(Model::default())?;
+    let port = Port::lease()?;
+    let mut program = start(topics, prefix, &target, &port, flags)?;
     let partitions = |shown: &serde_json::Value| shown["partitions"].as_array().cloned();
     let mut times = Vec::new();
     wait_until("the end of all partitions", LIMIT, || {
@@ -48,7 +59,8 @@ fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option
             .collect();
         // All of the topics' partitions are there, and committed to their ends.
         let whole = partitions.is_empty() == (prefix == "nothing");
-        whole && shown["lag_offsets"] == 0 && shown["lag_seconds"] == 0.0
+        let is_read = shown["positions"]["golden"].is_string();
+        whole && is_read && shown["lag_offsets"] == 0 && shown["lag_seconds"] == 0.0
     })?;
     ensure!(program.is_running()?, "{}", program.stderr_text()?);
     let position = metric(port.number(), "oplog_consumer_position_timestamp_seconds");
@@ -85,7 +97,11 @@ fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<
         .context("a position")?;
     let saved: PositionRecord = serde_json::from_slice(&saved)?;
     ensure!(saved.ts == last.to_string(), "{saved:?}");
-    settled(&none, "nothing", &[])?;
+    let (position, _) = settled(&none, "nothing", &[])?;
+    ensure!(
+        position.to_string() == last.seconds.to_string(),
+        "{position}"
+    );
     // By the consumer.
     let all = Topics::carry("passed", &made.oplog()?)?;
     let (position, ts) = settled(&all, "passed", &["--exclude-namespaces=s"])?;
@@ -95,4 +111,45 @@ fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<
         "{position}"
     );
     Ok(())
+}
+
+#[test]
+fn what_a_target_does_not_take_shows_as_time_behind_the_producer() -> Result<()> {
+    const LATER: i32 = 500;
+    let mut made = history()?;
+    let topics = Topics::carry("behind", &made.oplog()?)?;
+    let first = made.next_second()? - 1;
+    let target = ModelServer::start(Model::default())?;
+    let port = Port::lease()?;
+    let mut program = start(&topics, "behind", &target, &port, &[])?;
+    let lag = || status(port.number()).map(|shown| shown["lag_seconds"].clone());
+    let settles = |lag: serde_json::Value, ts: u32| {
+        status(port.number()).is_some_and(|shown| {
+            let saved = shown["positions"]["golden"].as_str();
+            let seconds = saved.and_then(|saved| saved.split(':').next());
+            shown["lag_seconds"] == lag && seconds == Some(ts.to_string().as_str())
+        })
+    };
+    wait_until("the first part", LIMIT, || settles(0.0.into(), first))?;
+    target.pause();
+    for id in 0..LATER {
+        made.insert("s.a", 1, 1000 + id)?;
+    }
+    topics.produce(&made.oplog()?, &[])?;
+    let last = made.next_second()? - 1;
+    let behind = f64::from(last - first);
+    wait_until("the second part", LIMIT, || settles(behind.into(), last))
+        .with_context(|| format!("{:?} s, not {behind}", lag()))?;
+    target.resume();
+    wait_until("the end", LIMIT, || settles(0.0.into(), last))?;
+    let age = metric(port.number(), "oplog_consumer_source_lag_seconds");
+    let position = metric(port.number(), "oplog_consumer_position_timestamp_seconds");
+    ensure!(
+        position.map(|at| at.to_string()) == Some(last.to_string()),
+        "{position:?}"
+    );
+    // Its producer is gone since then.
+    ensure!(age.is_some_and(|age| age > 1e6), "{age:?}");
+    program.terminate()?;
+    program.wait(LIMIT).map(drop)
 }

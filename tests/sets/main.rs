@@ -11,6 +11,7 @@ mod memory;
 mod oversize;
 mod resets;
 mod routing;
+mod subscription;
 mod topics;
 
 use anyhow::Result;

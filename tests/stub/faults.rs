@@ -52,7 +52,7 @@ fn faults(fault: Fault) -> Vec<(u64, Fault)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_whose_cursor_is_gone_goes_on_after_the_last_entry() -> Result<()> {
-    for code in [43, 237, 175] {
+    for code in [43, 175, 237, 314] {
         tail(&faults(Fault::Code(code))).await??;
     }
     Ok(())
@@ -93,5 +93,22 @@ async fn a_tail_whose_position_is_truncated_ends_with_three() -> Result<()> {
 async fn a_tail_stops_at_an_error_that_no_time_mends() -> Result<()> {
     let ended = tail(&[(700, Fault::Code(13))]).await?;
     ensure!(matches!(ended, Err(ProducerError::Source(_))), "{ended:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_entry_is_asked_for_again_when_a_truncation_overtook_the_question() -> Result<()>
+{
+    let server = Server::start(Oplog::generate(ENTRIES, Shape::Mixed))?;
+    let client = Client::with_uri_str(server.uri()).await?;
+    let source = Source::new(&client);
+    let oldest = source.oldest().await?;
+    server.fail_ends(&[136, 136]);
+    ensure!(source.oldest().await? == oldest);
+    // When it does not end, another session asks.
+    server.fail_ends(&[136; 5]);
+    let error = source.oldest().await.err().context("it was told")?;
+    ensure!(error.directive() == Directive::Retry, "{error}");
+    ensure!(error.to_string().contains("told to"), "{error}");
     Ok(())
 }

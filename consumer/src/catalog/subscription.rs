@@ -69,6 +69,23 @@ impl std::fmt::Display for Subscription {
 }
 
 impl Catalog {
+    fn subscription_id(&self) -> String {
+        format!("{}/subscription", self.group)
+    }
+
+    /// The namespaces that are noted.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn subscription(&self) -> mongodb::error::Result<Option<Subscription>> {
+        let name = doc! { "_id": self.subscription_id() };
+        let Some(note) = self.notes.find_one(name).await? else {
+            return Ok(None);
+        };
+        let noted = Subscription::read(&note).ok_or_else(|| unreadable(&note))?;
+        Ok(Some(noted))
+    }
+
     /// Notes the group's namespaces where none are noted, or where they are to change; returns those
     /// that are noted if they are others.
     ///
@@ -79,7 +96,7 @@ impl Catalog {
         own: &Subscription,
         change: bool,
     ) -> mongodb::error::Result<Option<Subscription>> {
-        let id = format!("{}/subscription", self.group);
+        let id = self.subscription_id();
         let mut note = own.written();
         note.insert("group", &self.group);
         note.insert("_id", &id);
@@ -89,20 +106,18 @@ impl Catalog {
             replaced.await?;
             return Ok(None);
         }
-        let mut noted = self.notes.find_one(name.clone()).await?;
+        let mut noted = self.subscription().await?;
         if noted.is_none() {
             match self.notes.insert_one(note).await {
                 Ok(_) => return Ok(None),
                 // Of members that start at once the first notes its own.
                 Err(error) if error_code(&error) == Some(DUPLICATE_KEY) => {
-                    noted = self.notes.find_one(name).await?;
+                    noted = self.subscription().await?;
                 }
                 Err(error) => return Err(error),
             }
         }
-        let noted = noted.unwrap_or_default();
-        let noted = Subscription::read(&noted).ok_or_else(|| unreadable(&noted))?;
-        Ok(Some(noted).filter(|noted| noted != own))
+        Ok(noted.filter(|noted| noted != own))
     }
 }
 

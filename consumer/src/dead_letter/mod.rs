@@ -5,6 +5,15 @@
 //! stood and why it is here. Where a record carries many entries (raw) the value is the one entry.
 //! A value that the topic does not take is left out; the headers then point to it.
 //!
+//! A document that waits where a barrier comes (`sink::mongo::held`) is one letter, whose value is
+//! an entry that inserts it as all of its entries would have left it.
+//!
+//! Of the commands that a target refuses those are dead letters that leave names as they are: later
+//! entries find their collection. That is also a `create`: it is noted as done, and documents make
+//! the collection, a plain one. What ends or moves a collection stops always: without a `drop` or an
+//! `emptycapped` the documents of an ended life would stay among those of the next one, and without
+//! a `renameCollection` entries would go to a name whose documents are elsewhere.
+//!
 //! Kafka acknowledges a letter before its record counts as done, so an offset never passes a letter
 //! that is not there. A crash in between sends it again: at least once.
 

@@ -456,3 +456,48 @@ impl ConsumerContext for GroupContext {
         self.links.metrics.partitions.set(count);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assignment::Reports;
+    use crate::metrics::Metrics;
+    use crate::status::{Board, Readiness};
+    use oplog_relay_core::runtime::http::Health;
+    use oplog_relay_core::runtime::shutdown::Shutdown;
+    use std::sync::Arc;
+
+    /// Whoever leaves the group commits for nobody any more, so what a barrier waits for never comes;
+    /// what is being written is finished.
+    #[test]
+    fn only_those_who_wait_at_a_barrier_are_let_go() {
+        let health = Health::default();
+        let links = Links {
+            starts: mpsc::channel(1).0,
+            reports: Arc::new(Reports::default()),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            board: Board::default(),
+            readiness: Arc::new(Readiness::new(health.clone())),
+            health,
+            shutdown: Shutdown::manual(),
+        };
+        let context = GroupContext::new("g".to_owned(), links);
+        let tokens = [(1, false), (2, true)].map(|(assignment, holding)| {
+            let name = PartitionName {
+                topic: "cdc.a.b".to_owned(),
+                partition: 0,
+            };
+            let (token, tracker) = (
+                Token::default(),
+                OffsetTracker::new(NextOffset::at(0), None),
+            );
+            let (sender, _) = mpsc::channel(1);
+            let mut partition = Partition::new(name, assignment, token.clone(), tracker, sender);
+            partition.holding = holding;
+            context.partitions().add(partition);
+            token
+        });
+        context.abandon_waits();
+        assert_eq!(tokens.map(|token| token.is_valid()), [true, false]);
+    }
+}

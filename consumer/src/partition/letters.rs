@@ -83,23 +83,33 @@ impl Shared {
             return Ok(Applied::Done);
         }
         let letters = refused.into_iter().map(|refusal| {
-            let Refusal { id, ns, .. } = &refusal;
-            let located = batch.entries.iter().find(|located| located.id == *id);
-            let entry = match located {
-                Some(located) => entry_of(located, topic),
-                // Of an earlier batch: it was held meanwhile.
-                None => LetterEntry::new(&topic.source, *id, ns, None),
-            };
-            let held = refusal.place.as_ref().map(|(_, _, offset)| *offset);
-            Letter {
-                offset: located.map(|located| located.offset).or(held).unwrap_or(-1),
-                reason: refusal.reason,
-                code: refusal.code,
-                text: refusal.text,
-                entry: Some(entry),
-            }
+            let mut entries = batch.entries.iter();
+            let located = entries.find(|located| located.id == refusal.id);
+            letter_of(refusal, located, topic)
         });
         self.post(start, letters.collect()).await
+    }
+
+    /// Documents that wait where a barrier comes. They are given up when their letters are there:
+    /// only then the offset may come to the barrier.
+    pub(super) async fn post_held(
+        &self,
+        start: &Start,
+        topic: &Topic,
+    ) -> Result<Applied, ConsumerError> {
+        let refused = self.sink.refuse_held(&start.topic, start.partition)?;
+        if refused.is_empty() {
+            return Ok(Applied::Done);
+        }
+        let letters = refused.into_iter();
+        let letters = letters.map(|refusal| letter_of(refusal, None, topic));
+        let posted = self.post(start, letters.collect()).await?;
+        if posted == Applied::Done {
+            self.sink
+                .give_up_held(&start.topic, start.partition)
+                .await?;
+        }
+        Ok(posted)
     }
 
     async fn post(&self, start: &Start, letters: Vec<Letter>) -> Result<Applied, ConsumerError> {
@@ -112,6 +122,24 @@ impl Shared {
         self.dead_letters
             .send(topic, *partition, letters, token)
             .await
+    }
+}
+
+fn letter_of(refusal: Refusal, located: Option<&Located<'_>>, topic: &Topic) -> Letter {
+    let held = refusal.place.map(|(_, _, offset)| offset);
+    let entry = match located.filter(|_| refusal.whole.is_none()) {
+        Some(located) => entry_of(located, topic),
+        None => LetterEntry {
+            bytes: refusal.whole,
+            ..LetterEntry::new(&topic.source, refusal.id, &refusal.ns, None)
+        },
+    };
+    Letter {
+        offset: held.or(located.map(|located| located.offset)).unwrap_or(-1),
+        reason: refusal.reason,
+        code: refusal.code,
+        text: refusal.text,
+        entry: Some(entry),
     }
 }
 

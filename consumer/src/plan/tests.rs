@@ -457,6 +457,35 @@ fn entry_key() -> Vec<u8> {
 }
 
 #[test]
+fn an_update_that_cannot_be_repeated_is_a_step_of_its_own() {
+    let update = |operator: &str, field: &str| {
+        document(|entry| {
+            entry.raw("ts", kind::TIMESTAMP, &[1; 8]);
+            entry.str("op", "u").str("ns", "a.b");
+            entry.nested("o", kind::DOCUMENT, |o| {
+                o.int32("$v", 1).nested(operator, kind::DOCUMENT, |change| {
+                    change.int32(field, 1);
+                });
+            });
+            entry.document("o2", Document::new(&entry_key()).unwrap());
+        })
+    };
+    let entries = [
+        update("$set", "a"),
+        update("$inc", "n"),
+        update("$set", "b"),
+    ];
+    let entries = located(&entries);
+    let plan = Planner::new(4).applying_unrepeatable().plan(&entries);
+    let plan = plan.unwrap();
+    let writes = plan.steps.iter().map(|step| match step {
+        Step::Write(lanes) => lanes[0].bulks[0].writes.len(),
+        Step::Command(_) => panic!("{step:?}"),
+    });
+    assert_eq!(writes.collect::<Vec<_>>(), [1, 1, 1]);
+}
+
+#[test]
 fn a_users_own_updates_are_sent_as_they_are() {
     let increment = |o: &mut DocumentBuilder<'_>| {
         o.int32("$v", 1).nested("$inc", kind::DOCUMENT, |inc| {

@@ -16,7 +16,7 @@ use oplog_relay_core::position::EntryId;
 
 use crate::assignment::Token;
 use crate::batch::{Batch, Located};
-use crate::catalog::Lives;
+use crate::catalog::{Lives, Subscription};
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::plan::PlanError;
@@ -57,6 +57,8 @@ pub struct Refusal {
     pub text: String,
     /// Topic, partition and offset, where it is of an earlier batch than the one at hand.
     pub place: Option<(String, i32, i64)>,
+    /// An entry that inserts the document as several entries would have left it.
+    pub whole: Option<Vec<u8>>,
 }
 
 impl From<ConsumerError> for SinkError {
@@ -188,6 +190,28 @@ impl Sink {
         }
     }
 
+    /// What waits for a partition, where that is to be dead letters at a barrier.
+    ///
+    /// # Errors
+    /// When a document is damaged.
+    pub fn refuse_held(&self, topic: &str, partition: i32) -> Result<Vec<Refusal>, ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.refuse_held(topic, partition),
+            Self::Json(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Gives up what waits for a partition: it is kept elsewhere.
+    ///
+    /// # Errors
+    /// When the target refuses to forget it.
+    pub async fn give_up_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.give_up_held(topic, partition).await,
+            Self::Json(_) => Ok(()),
+        }
+    }
+
     /// Notes a command as passed over: it will not run.
     ///
     /// # Errors
@@ -199,6 +223,18 @@ impl Sink {
     ) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.pass_over(source, located).await,
+            Self::Json(_) => Ok(()),
+        }
+    }
+
+    /// Watches the group's namespaces as long as they are these.
+    ///
+    /// # Errors
+    /// That another member has changed them.
+    pub async fn watch_subscription(&self, own: &Subscription) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.watch_subscription(own).await,
+            // Each line tells its namespace, and nobody counts on what is not there.
             Self::Json(_) => Ok(()),
         }
     }

@@ -79,12 +79,7 @@ fn positions<C: ConsumerContext>(
 /// again, which is harmless.
 fn position(record: &[u8]) -> Option<EntryId> {
     let record: PositionRecord = serde_json::from_slice(record).ok()?;
-    let position = record.position().ok()?;
-    let ts = match position.ord {
-        0 => position.ts,
-        _ => before(position.ts)?,
-    };
-    Some(end_of(ts))
+    record.done().ok().map(end_of)
 }
 
 /// Everything that has that time.
@@ -96,13 +91,6 @@ const fn end_of(ts: Timestamp) -> EntryId {
 /// Whether an identity is such an end, which no entry has.
 pub(crate) fn is_end(id: EntryId) -> bool {
     id == end_of(id.ts)
-}
-
-fn before(ts: Timestamp) -> Option<Timestamp> {
-    match ts.increment.checked_sub(1) {
-        Some(increment) => Some(Timestamp::new(ts.seconds, increment)),
-        None => Some(Timestamp::new(ts.seconds.checked_sub(1)?, u32::MAX)),
-    }
 }
 
 #[cfg(test)]

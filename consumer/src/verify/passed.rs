@@ -172,14 +172,10 @@ impl Replay {
         let value = last.value.unwrap_or_default();
         let record: PositionRecord = serde_json::from_slice(&value)
             .map_err(|error| ConsumerError::Refused(format!("position topic {topic}: {error}")))?;
-        let position = record
-            .position()
+        let done = record
+            .done()
             .map_err(|error| ConsumerError::Refused(format!("position topic {topic}: {error}")))?;
-        // Inside a transaction its time is not passed yet.
-        Ok(Some(match position.ord {
-            0 => position.ts,
-            _ => Timestamp::new(position.ts.seconds, position.ts.increment.saturating_sub(1)),
-        }))
+        Ok(Some(done))
     }
 
     async fn blocking<T: Send + 'static>(

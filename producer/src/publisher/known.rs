@@ -40,6 +40,16 @@ impl KnownPartitions {
         self.round += 1;
     }
 
+    /// How many partitions got something.
+    pub(super) fn partitions(&self) -> u64 {
+        self.partitions.len() as u64
+    }
+
+    /// Whether a partition got nothing yet.
+    pub(super) fn is_new(&self, topic: TopicIndex, partition: i32) -> bool {
+        !self.partitions.contains_key(&(topic, partition))
+    }
+
     /// Whether a record may be sent to a partition now, in the transaction that began then. If not,
     /// everything has to be delivered first. If so, it counts as sent.
     #[inline]

@@ -143,7 +143,7 @@ impl Batch {
 }
 
 /// The documents of a [`Batch`]. After an error it ends.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Documents<'b> {
     /// Elements of a reply's array.
     Array(oplog_relay_core::document::Elements<'b>),

@@ -27,14 +27,14 @@ use crate::transaction::{Link, OpTime};
 const AWAIT: Duration = Duration::from_secs(1);
 /// A new cursor has nothing if it is silent for that long.
 const IDLE_AFTER: Duration = Duration::from_millis(5);
-/// Entries per reply at most; a reply is cut at 16 MB in any case.
-const BATCH_ENTRIES: u32 = 20_000;
+/// Entries per reply at most; a reply is cut at 16 MB in any case. Enough that the way to the server
+/// counts for little, few enough that most replies stay in the processor's cache.
+const BATCH_ENTRIES: u32 = 5_000;
 /// A reply of that size, or of that many entries, was cut: the next one is on its way, however
 /// slowly. A smaller one is all that there was.
 const FULL_REPLY: usize = 4 << 20;
 /// A server that answers nothing for that long, not even an empty batch, counts as gone.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
-const CAPPED_POSITION_LOST: i32 = 136;
 /// Said once: a full sync asks often.
 static WARNED: Once = Once::new();
 
@@ -78,15 +78,13 @@ impl Oplog {
     /// Time and term of the oldest entry.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; truncation races (136) are tried again a few times.
+    /// [`ProducerError::Source`]; a read that a truncation overtook (136) is tried again a few times,
+    /// and then by the next session.
     pub async fn oldest(&self) -> Result<Option<Position>, ProducerError> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
         loop {
             match self.end(1).await {
-                Err(error)
-                    if mongo::error_code(&error) == Some(CAPPED_POSITION_LOST)
-                        && backoff.attempts() < 4 =>
-                {
+                Err(error) if mongo::is_truncated(&error) && backoff.attempts() < 4 => {
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 result => return self.header(result.map_err(ProducerError::Source)?),
@@ -297,7 +295,7 @@ impl Tail {
             match self.follow(events, shutdown, &mut backoff).await {
                 Ok(()) => {}
                 Err(ProducerError::Source(error)) => {
-                    if mongo::error_code(&error) == Some(CAPPED_POSITION_LOST) {
+                    if mongo::is_truncated(&error) {
                         self.check_not_rolled_over().await?;
                     } else if !mongo::is_transient(&error) && !mongo::is_cursor_gone(&error) {
                         return Err(ProducerError::Source(error));

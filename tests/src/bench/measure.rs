@@ -33,9 +33,15 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Entries a second over the whole time.
+    /// Entries a second from the moment that it was connected: a start costs the same however many
+    /// entries follow.
     pub(super) fn rate(&self) -> f64 {
-        self.entries as f64 / self.total.as_secs_f64().max(1e-9)
+        self.entries as f64 / self.steady.as_secs_f64().max(1e-9)
+    }
+
+    /// How long it took to connect.
+    pub(super) fn start(&self) -> Duration {
+        self.total.saturating_sub(self.steady)
     }
 
     pub(super) fn peak_mib(&self) -> f64 {

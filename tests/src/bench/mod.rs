@@ -17,7 +17,7 @@
 //! | `copy` | `oplog-producer run --sync full` of that collection, bson, exactly once | `ranges-loop`, and `ranges` below the table |
 //! | `consume` | librdkafka's consumer reads the bson topic | |
 //! | `emit-raw`, `emit-bson` | `oplog-consumer emit` of the same entries to `/dev/null` | `consume` |
-//! | `commands-…` | the driver sends the bulk commands of a replay, built from memory | |
+//! | `commands-…` | the driver sends the bulk commands of a replay, planned and written from entries in memory; no Kafka | |
 //! | `replay-…` | `oplog-consumer replay` of a bson topic: inserts, updates, both with deletes, into a stub that acknowledges at once; inserts into FerretDB | `commands-…` of the same entries |
 //!
 //! | beside them | what is told |
@@ -28,10 +28,11 @@
 //! | `growth` | speed and memory over partitions, collections and entries; the curves as a picture |
 //!
 //! The cases of a group have the same number of entries and the same settings of librdkafka's
-//! queue. The time of a case is that from the start of its process to its end: it includes
-//! starting, connecting, and for ours creating topics, reading the checkpoint, joining the group.
-//! The `steady` rate leaves out what comes before the first request for entries. The ratio is that
-//! of the whole times. Beside each figure stands what was aimed at, and whether it was met.
+//! queue. A rate counts from the moment that a case is connected, and the ratio is that of the rates.
+//! What comes before, the start, has its own column: connecting, and for ours creating topics,
+//! opening the transactional producer, reading the checkpoint, joining the group. What comes after
+//! the last entry is in the rate: the last commit, and of a consumer seeing that it is caught up.
+//! Beside each figure stands what was aimed at, and whether it was met.
 //!
 //! | file | holds |
 //! | --- | --- |

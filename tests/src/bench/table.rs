@@ -57,12 +57,12 @@ impl Table {
             ])
         });
         let line = format!(
-            "{:<17} {:>9.0} {:>17} {:>9.0} {:>5.0} {:>6.2} {:>6.2} {:>6.2} {:>5.0} {:>6} {:>5} {verdict}",
+            "{:<17} {:>9.0} {:>17} {:>7.2} {:>5.0} {:>6.2} {:>6.2} {:>6.2} {:>5.0} {:>6} {:>5} {verdict}",
             case.name(),
             middle.rate(),
             format!("{slowest:.0}-{fastest:.0}"),
-            middle.entries as f64 / middle.steady.as_secs_f64().max(1e-9),
-            middle.bytes as f64 / 1e6 / middle.total.as_secs_f64(),
+            middle.start().as_secs_f64(),
+            middle.bytes as f64 / 1e6 / middle.steady.as_secs_f64().max(1e-9),
             middle.cpu.as_secs_f64(),
             middle.broker_cpu.as_secs_f64(),
             middle.server_cpu.as_secs_f64(),
@@ -89,11 +89,11 @@ impl fmt::Display for Table {
         )?;
         writeln!(
             f,
-            "{:<17} {:>9} {:>17} {:>9} {:>5} {:>6} {:>6} {:>6} {:>5} {:>6} {:>5}",
+            "{:<17} {:>9} {:>17} {:>7} {:>5} {:>6} {:>6} {:>6} {:>5} {:>6} {:>5}",
             "case",
             "entries/s",
             "slowest-fastest",
-            "steady/s",
+            "start s",
             "MB/s",
             "CPU s",
             "broker",
@@ -120,7 +120,7 @@ impl fmt::Display for Table {
 /// The round of middle length.
 fn middle(rounds: &[Measured]) -> Measured {
     let mut rounds = rounds.to_vec();
-    rounds.sort_by_key(|round| round.total);
+    rounds.sort_by_key(|round| round.steady);
     rounds[(rounds.len() - 1) / 2]
 }
 

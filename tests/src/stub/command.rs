@@ -191,6 +191,10 @@ fn find<'s>(
     if let Some(ts) = at(filter).map_err(io::Error::other)? {
         return Answer::whole(&point(shared, body, ts).map_err(io::Error::other)?);
     }
+    let is_end = number(body, "limit").map_err(io::Error::other)? == Some(1);
+    if let Some(code) = is_end.then(|| shared.faults.take_end()).flatten() {
+        return Answer::whole(&failure(code, "Told", "as it was told to"));
+    }
     let (mut cursor, batch_size) = place(shared, body).map_err(io::Error::other)?;
     let batch_size = shared.at_pace(batch_size.min(cursor.left));
     let batch_size = batch_size.min(shared.faults.room(cursor.next));

@@ -20,6 +20,8 @@ pub(super) struct Faults {
     left: Mutex<Vec<(u64, Fault)>>,
     /// The first entry that is still there.
     first: AtomicU64,
+    /// The codes that the next reads of an end of the oplog get.
+    ends: Mutex<Vec<i32>>,
 }
 
 impl Faults {
@@ -27,7 +29,20 @@ impl Faults {
         Faults {
             left: Mutex::new(faults.iter().rev().copied().collect()),
             first: AtomicU64::new(0),
+            ends: Mutex::default(),
         }
+    }
+
+    /// The next reads of an end of the oplog get these codes.
+    pub(super) fn fail_ends(&self, codes: &[i32]) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.extend(codes.iter().rev());
+    }
+
+    /// The code that a read of an end of the oplog gets.
+    pub(super) fn take_end(&self) -> Option<i32> {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.pop()
     }
 
     /// The failure that comes before an entry. A reply may not go beyond the next one.

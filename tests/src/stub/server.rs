@@ -157,6 +157,11 @@ impl Server {
         Server::open(oplog, Contents::default(), (None, false), faults)
     }
 
+    /// The next reads of the oldest or newest entry get these codes.
+    pub fn fail_ends(&self, codes: &[i32]) {
+        self.shared.faults.fail_ends(codes);
+    }
+
     /// Whether all the failures came.
     #[must_use]
     pub fn has_failed(&self) -> bool {

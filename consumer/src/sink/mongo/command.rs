@@ -173,8 +173,9 @@ impl MongoSink {
             withheld: translated.withheld.clone(),
             unique: translated.unique.clone(),
         };
-        // Without a command that names or ends a collection, later entries would go elsewhere.
-        let buries = note.ran.change == Change::Other && self.buries(Reason::Command);
+        // What ends or moves a collection cannot be left out: see `dead_letter`.
+        let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
+        let buries = leaves_out && self.buries(Reason::Command);
         let fills = entry.snapshot.is_some();
         let place = (db, collection);
         let executed = self.execute_in_room(place, (&translated, note), fills, source, token);

@@ -4,7 +4,8 @@
 //! the target is ahead, and some other document has the value already. Such a document is held
 //! here; its later entries are applied to what is held, and that is tried again after each batch.
 //! What is held last is the document's final state, which no other final state refuses. Offsets
-//! stay before the first entry that is held.
+//! stay before the first entry that is held; so where a barrier comes it stops, or becomes a dead
+//! letter.
 //!
 //! Two held documents may each need what the stored form of the other has. Then one of those,
 //! which is out of date in any case, is set aside: kept in `oplog_relay.held`, and removed.
@@ -13,7 +14,7 @@ use std::future::IntoFuture;
 
 use futures_util::StreamExt;
 use mongodb::bson::{Bson as Value, Document as Bson, RawBson, RawBsonRef, RawDocumentBuf, doc};
-use oplog_relay_core::document::{Document, Element, Malformed};
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::mongo::error_code;
@@ -59,8 +60,26 @@ enum Tried {
     Abandoned,
 }
 
-/// By namespace and the identity of `_id`.
-pub(super) type Held = FxHashMap<(String, Vec<u8>), HeldDocument>;
+/// Namespace and the identity of `_id`.
+pub(super) type Key = (String, Vec<u8>);
+pub(super) type Held = FxHashMap<Key, HeldDocument>;
+
+impl HeldDocument {
+    fn is_of(&self, topic: &str, partition: i32) -> bool {
+        matches!(&self.place, Some((name, number, _)) if name == topic && *number == partition)
+    }
+
+    /// An entry that inserts it as it is now.
+    pub(super) fn entry(&self, ns: &str) -> Result<Vec<u8>, ConsumerError> {
+        let (document, _) = read(ns, &self.document)?;
+        let mut bytes = Vec::new();
+        let mut entry = DocumentBuilder::start(&mut bytes);
+        entry.raw("ts", kind::TIMESTAMP, &self.id.ts.to_le_bytes());
+        entry.str("op", "i").str("ns", ns).document("o", document);
+        entry.finish();
+        Ok(bytes)
+    }
+}
 
 impl MongoSink {
     /// The offset of the first entry of a partition that is held.
@@ -76,9 +95,15 @@ impl MongoSink {
 
     /// Forgets what is held for a partition: it was taken away, and its next owner reads it again.
     pub fn forget_held(&self, topic: &str, partition: i32) {
-        self.held().retain(|_, held| {
-            !matches!(&held.place, Some((name, number, _)) if name == topic && *number == partition)
-        });
+        self.held().retain(|_, held| !held.is_of(topic, partition));
+    }
+
+    /// What is held for a partition.
+    pub(super) fn held_of(&self, topic: &str, partition: i32) -> Vec<(Key, HeldDocument)> {
+        let held = self.held();
+        let ours = held.iter().filter(|(_, held)| held.is_of(topic, partition));
+        ours.map(|(key, held)| (key.clone(), held.clone()))
+            .collect()
     }
 
     /// Holds the document of a write that an index refused, as the write would have left it.
@@ -251,12 +276,7 @@ impl MongoSink {
     ) -> Result<Applied, ConsumerError> {
         self.note_places(batch);
         loop {
-            let waiting: Vec<((String, Vec<u8>), HeldDocument)> = {
-                let held = self.held();
-                let ours = held.iter().filter(|(_, held)| is_of(held, batch));
-                ours.map(|(key, held)| (key.clone(), held.clone()))
-                    .collect()
-            };
+            let waiting = self.held_of(batch.topic, batch.partition);
             let mut progress = false;
             let mut refused = Vec::new();
             for (key, held) in &waiting {
@@ -318,7 +338,7 @@ impl MongoSink {
             if sent == Applied::Abandoned {
                 return Ok(Tried::Abandoned);
             }
-            if self.place_refused(ns, held) {
+            if self.place_refused(ns, held)? {
                 return Ok(Tried::Passed);
             }
         }
@@ -390,11 +410,6 @@ fn index_of(text: &str) -> Option<&str> {
     let (name, _) = rest.split_once(" dup key")?;
     // Servers before 3.6 name it with its collection.
     Some(name.rsplit_once(".$").map_or(name, |(_, name)| name))
-}
-
-fn is_of(held: &HeldDocument, batch: &Batch<'_>) -> bool {
-    matches!(&held.place, Some((topic, partition, _))
-        if topic == batch.topic && *partition == batch.partition)
 }
 
 /// What to do about documents that a barrier finds still held.

@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 
 use crate::assignment::Token;
 use crate::batch::Batch;
-use crate::catalog::{Catalog, other_subscription};
+use crate::catalog::{Catalog, Subscription, other_subscription};
 use crate::config::{GroupConfig, NotEmpty, ReplayConfig, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
@@ -53,6 +53,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Connections to the target, unless the connection string says otherwise.
 const CONNECTIONS: u32 = 64;
+/// How often to look whether the group still has our namespaces.
+const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(3);
 /// How long to look for a usable server before a write counts as failed.
 const SELECTION_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -138,6 +140,29 @@ impl MongoSink {
         match subscribed.map_err(|error| catalog_unreadable(&error))? {
             Some(other) => Err(other_subscription(group, &other, subscription)),
             None => Ok(sink),
+        }
+    }
+
+    /// Watches the group's namespaces, until they are no longer these: another member may have
+    /// changed them, and what this one leaves out from then on would be missing.
+    ///
+    /// # Errors
+    /// That they are others now; that the target refuses the question.
+    pub async fn watch_subscription(&self, own: &Subscription) -> Result<(), ConsumerError> {
+        loop {
+            tokio::select! {
+                () = self.shutdown.wait() => return Ok(()),
+                () = tokio::time::sleep(SUBSCRIPTION_INTERVAL) => {}
+            }
+            let noted = self
+                .persist("reading the catalog", || self.catalog.subscription())
+                .await;
+            if self.shutdown.triggered() {
+                return Ok(());
+            }
+            if let Some(other) = noted?.filter(|noted| noted != own) {
+                return Err(other_subscription(self.catalog.group(), &other, own));
+            }
         }
     }
 

@@ -6,15 +6,17 @@ use std::sync::{MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
+use oplog_relay_core::command::scope;
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::key::write_id_identity;
 
 use super::MongoSink;
 use super::find::{Fields, ReadLevel, find_command};
-use super::held::HeldDocument;
+use super::held::{HeldDocument, UNRESOLVED};
 use crate::batch::{Batch, Located};
-use crate::catalog::Note;
+use crate::catalog::{Change, Note};
 use crate::dead_letter::Reason;
+use crate::directive::DUPLICATE_KEY;
 use crate::error::ConsumerError;
 use crate::plan::{Action, Write};
 use crate::sink::Refusal;
@@ -57,6 +59,7 @@ impl MongoSink {
                 code,
                 text,
                 place: None,
+                whole: None,
             });
         }
         Ok(())
@@ -83,14 +86,60 @@ impl MongoSink {
 
     /// Says of a held document's write where it stood, if it was refused: its batch may be long
     /// gone. Returns whether it was.
-    pub(super) fn place_refused(&self, ns: &str, held: &HeldDocument) -> bool {
+    pub(super) fn place_refused(
+        &self,
+        ns: &str,
+        held: &HeldDocument,
+    ) -> Result<bool, ConsumerError> {
         let mut refused = self.refused();
-        let found = refused
-            .iter_mut()
-            .find(|it| it.id == held.id && it.ns == ns);
-        found
-            .map(|refusal| refusal.place.clone_from(&held.place))
-            .is_some()
+        let mut all = refused.iter_mut();
+        let Some(refusal) = all.find(|it| it.id == held.id && it.ns == ns) else {
+            return Ok(false);
+        };
+        refusal.place.clone_from(&held.place);
+        refusal.whole = Some(held.entry(ns)?);
+        Ok(true)
+    }
+
+    /// What is held for a partition, where that is to be dead letters at a barrier.
+    ///
+    /// # Errors
+    /// When a document is damaged.
+    pub fn refuse_held(&self, topic: &str, partition: i32) -> Result<Vec<Refusal>, ConsumerError> {
+        if !self.buries(Reason::Write) {
+            return Ok(Vec::new());
+        }
+        let held = self.held_of(topic, partition).into_iter();
+        held.map(|((ns, _), held)| {
+            let text = format!(
+                "the document of {ns} waits since entry {} because a unique index of the target \
+                 refuses it, and a command came; the value is the document as the entries up to {} \
+                 made it: {UNRESOLVED}",
+                held.since, held.id
+            );
+            Ok(Refusal {
+                id: held.id,
+                reason: Reason::Write,
+                code: Some(DUPLICATE_KEY),
+                text,
+                whole: Some(held.entry(&ns)?),
+                place: held.place,
+                ns,
+            })
+        })
+        .collect()
+    }
+
+    /// Gives up what is held for a partition.
+    ///
+    /// # Errors
+    /// When the target refuses to forget what was set aside.
+    pub async fn give_up_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
+        for (key, held) in self.held_of(topic, partition) {
+            self.forget_aside(held.aside.as_deref()).await?;
+            self.held().remove(&key);
+        }
+        Ok(())
     }
 
     /// Makes the updates dead letters that found no document.
@@ -160,7 +209,8 @@ impl MongoSink {
         Ok(found)
     }
 
-    /// Notes a command as passed over.
+    /// Notes a command as passed over. The collection of a `create` begins all the same: its
+    /// documents make it, a plain one.
     ///
     /// # Errors
     /// When the target refuses the note.
@@ -170,7 +220,13 @@ impl MongoSink {
         located: &Located<'_>,
     ) -> Result<(), ConsumerError> {
         let Located { id, entry, .. } = located;
-        let note = Note::passed_over(*id, entry.ns.to_owned(), entry.ui);
+        let scope = scope(entry).ok().flatten();
+        let ns = scope.map_or_else(|| entry.ns.to_owned(), |scope| scope.ns());
+        let mut note = Note::passed_over(*id, ns, entry.ui);
+        let command = entry.command();
+        if command.is_ok_and(|command| command.name == b"create") {
+            note.ran.change = Change::Created;
+        }
         self.note(source, &note).await
     }
 }

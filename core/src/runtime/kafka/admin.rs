@@ -99,14 +99,7 @@ impl Admin {
         settings: &[(&str, &str)],
     ) -> Result<Creation, KafkaFailure> {
         let action = format!("creating topic {name}");
-        let mut topic = NewTopic::new(
-            name,
-            partitions,
-            TopicReplication::Fixed(replication_factor),
-        );
-        for (key, value) in settings {
-            topic = topic.set(key, value);
-        }
+        let topic = new_topic(name, partitions, replication_factor, settings);
         let options = request_options();
         let mut attempts = Attempts::new(PATIENCE);
         loop {
@@ -121,6 +114,32 @@ impl Admin {
                 Err(error) => error,
             };
             attempts.again(&action, error).await?;
+        }
+    }
+
+    /// Creates topics in one request. One that the cluster refuses is passed over: created alone it
+    /// tells why.
+    ///
+    /// # Errors
+    /// When the cluster does not answer in time.
+    pub async fn create_topics(
+        &self,
+        names: &[&str],
+        partitions: i32,
+        replication_factor: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<(), KafkaFailure> {
+        let topics = names.iter();
+        let topics: Vec<_> = topics
+            .map(|name| new_topic(name, partitions, replication_factor, settings))
+            .collect();
+        let options = request_options();
+        let mut attempts = Attempts::new(PATIENCE);
+        loop {
+            match self.admin.create_topics(&topics, &options).await {
+                Ok(_) => return Ok(()),
+                Err(error) => attempts.again("creating topics", error).await?,
+            }
         }
     }
 
@@ -308,6 +327,22 @@ impl Admin {
             std::thread::sleep(backoff.next_delay());
         }
     }
+}
+
+fn new_topic<'t>(
+    name: &'t str,
+    partitions: i32,
+    replication_factor: i32,
+    settings: &[(&'t str, &'t str)],
+) -> NewTopic<'t> {
+    let topic = NewTopic::new(
+        name,
+        partitions,
+        TopicReplication::Fixed(replication_factor),
+    );
+    settings
+        .iter()
+        .fold(topic, |topic, (key, value)| topic.set(key, value))
 }
 
 fn request_options() -> AdminOptions {

@@ -21,6 +21,9 @@ const TRANSIENT: [i32; 28] = [
 /// Codes after which a cursor is gone and a new one continues where it stood.
 const CURSOR_GONE: [i32; 4] = [43, 175, 237, 314];
 
+/// The oplog was truncated where a read stood: what is left can be read again.
+const CAPPED_POSITION_LOST: i32 = 136;
+
 /// The server's code for an error; of several, the first.
 #[must_use]
 pub fn error_code(error: &Error) -> Option<i32> {
@@ -86,6 +89,13 @@ pub fn is_cursor_gone(error: &Error) -> bool {
     error_code(error).is_some_and(|code| CURSOR_GONE.contains(&code))
 }
 
+/// Whether a read of a capped collection was overtaken by its truncation. Sent again it begins at
+/// what is left.
+#[must_use]
+pub fn is_truncated(error: &Error) -> bool {
+    error_code(error) == Some(CAPPED_POSITION_LOST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +116,7 @@ mod tests {
         for code in [11000, 13, 18, 79, 100, 121, 136, 286, 28] {
             assert!(!is_transient(&command(code)), "{code}");
         }
+        assert!(is_truncated(&command(136)) && !is_truncated(&command(43)));
         for code in CURSOR_GONE {
             assert!(
                 is_cursor_gone(&command(code)) && !is_transient(&command(code)),

@@ -4,7 +4,7 @@ mod code;
 mod dependent;
 mod hello;
 
-pub use code::{error_code, is_cursor_gone, is_transient};
+pub use code::{error_code, is_cursor_gone, is_transient, is_truncated};
 pub use dependent::documents_depend;
 pub use hello::{Hello, hello};
 

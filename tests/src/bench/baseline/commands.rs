@@ -1,7 +1,7 @@
-//! The bulk commands of a replay, built from memory and sent by the driver.
+//! The bulk commands of a replay, built from entries in memory and sent by the driver.
 //!
-//! They are those that a replay of the same entries sends: planned and folded before, in batches of
-//! the size that a replay has with so many partitions, as many of them on their way at once.
+//! They are those that a replay of the same entries sends: planned, folded and written as it does it,
+//! in batches of the size that a replay has with so many partitions, as many on their way at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,11 +33,8 @@ const OPTIONS: CommandOptions = CommandOptions {
     max_time_ms: 30_000,
 };
 
-/// What a batch comes to.
-struct Batch {
-    lanes: Vec<Lane<'static>>,
-    entries: u64,
-}
+/// Entries that a replay applies at once.
+type Batch = Vec<Located<'static>>;
 
 pub(super) fn run(case: Case, target: &str, partitions: u32, entries: u64) -> Result<()> {
     let prepared = match case.group() {
@@ -70,24 +67,20 @@ fn prepare(entries: u64, shape: Shape, batch_bytes: usize) -> Result<Vec<Batch>>
         located.push(Located { offset, id, entry });
         bytes += document.len();
         if bytes >= batch_bytes || number + 1 == entries {
-            batches.push(planned(&located)?);
-            located.clear();
+            batches.push(std::mem::take(&mut located));
             bytes = 0;
         }
     }
     Ok(batches)
 }
 
-fn planned(located: &[Located<'static>]) -> Result<Batch> {
-    let plan = Planner::new(LANES).plan(located)?;
+fn lanes<'b>(batch: &'b [Located<'static>]) -> Result<Vec<Lane<'b>>> {
+    let plan = Planner::new(LANES).plan(batch)?;
     let lanes = plan.steps.into_iter().flat_map(|step| match step {
         Step::Write(lanes) => lanes,
         Step::Command(_) => Vec::new(),
     });
-    Ok(Batch {
-        lanes: lanes.collect(),
-        entries: located.len() as u64,
-    })
+    Ok(lanes.collect())
 }
 
 async fn send_all(
@@ -110,10 +103,10 @@ async fn send_all(
         workers.spawn(async move {
             while sent.load(Ordering::Relaxed) < entries {
                 let number = taken.fetch_add(1, Ordering::Relaxed);
-                let place = usize::try_from(number % batches.len() as u64)?;
+                let batch = &batches[usize::try_from(number % batches.len() as u64)?];
                 // Counted before it is acknowledged, lest all workers send one too many.
-                if sent.fetch_add(batches[place].entries, Ordering::Relaxed) < entries {
-                    let lanes = &batches[place].lanes;
+                if sent.fetch_add(batch.len() as u64, Ordering::Relaxed) < entries {
+                    let lanes = lanes(batch)?;
                     try_join_all(lanes.iter().map(|lane| send_lane(&client, lane))).await?;
                 }
             }

@@ -1,0 +1,67 @@
+//! Documents that wait because a unique index refuses them.
+
+use anyhow::Result;
+use oplog_relay_core::filter::CATALOG_DB;
+
+use super::{NOT_PRIMARY, Scene};
+
+const UNIQUE: &str =
+    r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(UNIQUE)?;
+    let zero = r#""t":{"$timestamp":{"t":0,"i":0}}"#;
+    let waiting = format!(r#"{{"_id":2,"k":1,{zero}}}"#);
+    scene
+        .done(&[("i", 1, r#"{"_id":1,"k":1}"#), ("i", 2, &waiting)])
+        .await?;
+    assert_eq!(scene.held()?, [r#"{"_id":1,"k":1}"#]);
+    // The first attempt to write what was held fails for another reason than the index.
+    scene.server.fail_next("update", NOT_PRIMARY);
+    scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
+    assert_eq!(scene.held()?, [waiting]);
+    Ok(())
+}
+
+/// Three documents of which each is to have what the next one has: the target is ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_was_set_aside_is_taken_up_by_the_next_owner() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    scene.on_target(UNIQUE)?;
+    let documents = r#"[{"_id":1,"k":1,"x":1},{"_id":2,"k":2,"x":2},{"_id":3,"k":3,"x":3}]"#;
+    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
+    let first = ("u", 1, r#"{"$v":1,"$set":{"k":2}}"#);
+    let second = ("u", 2, r#"{"$v":1,"$set":{"k":3}}"#);
+    scene.done(&[first, second]).await?;
+    // The second one made room for the first, and waits for the third.
+    let left = [r#"{"_id":1,"k":2,"x":1}"#, r#"{"_id":3,"k":3,"x":3}"#];
+    assert_eq!(scene.held()?, left);
+    assert_eq!(scene.sink.held_since("t", 0), Some(1));
+
+    // Its owner is killed; the next one begins at the first entry that waits.
+    let Scene { server, .. } = scene;
+    let scene = Scene::on(server, &["--unmatched", "stop"]).await?;
+    scene.sink.recall_held("t", 1).await?;
+    assert_eq!(scene.sink.held_since("t", 1), None, "another partition");
+    scene.sink.recall_held("t", 0).await?;
+    assert_eq!(scene.sink.held_since("t", 0), Some(1));
+    let third = ("u", 3, r#"{"$v":1,"$set":{"k":1}}"#);
+    scene.done(&[second, third]).await?;
+    let whole = [
+        r#"{"_id":1,"k":2,"x":1}"#,
+        r#"{"_id":3,"k":1,"x":3}"#,
+        r#"{"_id":2,"k":3,"x":2}"#,
+    ];
+    let mut found = scene.held()?;
+    found.sort_unstable();
+    let mut whole = whole.map(str::to_owned);
+    whole.sort_unstable();
+    assert_eq!(found, whole);
+    assert_eq!(scene.sink.held_since("t", 0), None);
+    let state = scene.server.model().state();
+    let notes = state.get(&format!("{CATALOG_DB}.held"));
+    assert!(notes.is_none_or(Vec::is_empty), "a note is left");
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! A change of the routing that spreads a collection.
+
+use anyhow::Result;
+use oplog_consumer::batch::Located;
+use oplog_consumer::sink::Applied;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::position::{EntryId, Position, Timestamp};
+use oplog_relay_core::routing::RoutingChange;
+
+use super::{NS, Scene};
+
+const UNIQUE: &str = r#"{"createIndexes":"c","indexes":[
+    {"key":{"k":1},"name":"k_1","unique":true,"sparse":true},{"key":{"m":1},"name":"m_1"}]}"#;
+
+/// What is known of the indexes of a collection beside that of `_id`.
+fn indexes(scene: &Scene) -> Vec<(String, bool, bool)> {
+    let described = &scene.server.model().collections()["db"][0];
+    let indexes = described.get_array("indexes").into_iter().flatten();
+    let indexes = indexes.filter_map(bson::Bson::as_document);
+    let is_true = |index: &bson::Document, name: &str| index.get_bool(name).unwrap_or(false);
+    let mut found: Vec<_> = indexes
+        .filter(|index| index.get_str("name").ok() != Some("_id_"))
+        .map(|index| {
+            let name = index.get_str("name").unwrap_or_default().to_owned();
+            (name, is_true(index, "unique"), is_true(index, "sparse"))
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_spread_has_plain_indexes_from_then_on() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(UNIQUE)?;
+    let at = Position {
+        ts: Timestamp::new(9, 1),
+        term: 1,
+        ord: 0,
+    };
+    let change = RoutingChange {
+        version: 2,
+        spread: vec![(NS.to_owned(), None), ("db.gone".to_owned(), None)],
+    };
+    let mut entry = Vec::new();
+    change.write(at, &mut entry);
+    let located = Located {
+        offset: 0,
+        id: EntryId {
+            ts: at.ts,
+            ..change.id(at.ts)
+        },
+        entry: Entry::parse(Document::new(&entry)?)?,
+    };
+    let none = NamespaceFilter::default();
+    let changed = || {
+        scene
+            .sink
+            .change_routing("rs0", &located, &none, &scene.token)
+    };
+    assert_eq!(changed().await?, Applied::Done);
+    let plain = ("k_1".to_owned(), false, true);
+    let other = ("m_1".to_owned(), false, false);
+    assert_eq!(indexes(&scene), [plain.clone(), other.clone()]);
+    assert!(scene.sink.has_run("rs0", located.id).await?);
+
+    // Passed again, as after a reset: what was made since stays.
+    scene.on_target(r#"{"dropIndexes":"c","index":"k_1"}"#)?;
+    scene.on_target(UNIQUE)?;
+    assert_eq!(changed().await?, Applied::Done);
+    assert_eq!(indexes(&scene), [("k_1".to_owned(), true, true), other]);
+    Ok(())
+}
