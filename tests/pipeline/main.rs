@@ -17,9 +17,11 @@ use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::exit::ExitCode;
 use oplog_relay_core::runtime::kafka::KafkaOptions;
 use oplog_relay_core::state::PositionRecord;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Fault};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -219,5 +221,51 @@ fn a_slow_broker_holds_the_sending_back() -> Result<()> {
     publisher.send(&many(80, BYTES))?;
     let waiting = usize::try_from(publisher.in_flight())? * BYTES;
     ensure!(waiting < 20_000_000, "{waiting} bytes wait");
+    Ok(())
+}
+
+/// The values of all records, by partition.
+fn values(cluster: &Cluster, count: usize) -> Result<[Vec<u8>; 4]> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("group.id", "reader")
+        .set("isolation.level", "read_uncommitted")
+        .create()?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..4 {
+        list.add_partition_offset(DATA, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    let mut values: [Vec<u8>; 4] = Default::default();
+    for _ in 0..count {
+        let message = consumer.poll(Duration::from_secs(20));
+        let message = message.context("a record is missing")??;
+        let partition = usize::try_from(message.partition())?;
+        values[partition].push(message.payload().context("a value")?[0]);
+    }
+    ensure!(consumer.poll(Duration::from_millis(200)).is_none());
+    Ok(values)
+}
+
+#[test]
+fn first_records_are_sent_together_and_each_partition_keeps_its_order() -> Result<()> {
+    let cluster = cluster()?;
+    let mut publisher = open(&cluster)?;
+    let one = chunk(true);
+    let partitions = [0, 1, 0, 2, 1, 1, 3, 0, 2, 3];
+    let records = (0..).zip(partitions).map(|(at, partition)| EncodedRecord {
+        partition,
+        value: at..at + 1,
+        ..one.records[0].clone()
+    });
+    let records = Chunk {
+        arena: (0..10).collect(),
+        records: records.collect(),
+        ..one
+    };
+    publisher.send(&records)?;
+    publisher.commit(&position(1))?;
+    let expected = [vec![0, 2, 7], vec![1, 4, 5], vec![3, 8], vec![6, 9]];
+    assert_eq!(values(&cluster, partitions.len())?, expected);
     Ok(())
 }

@@ -79,6 +79,30 @@ fn internal_and_excluded_namespaces_are_dropped() {
     }
 }
 
+#[test]
+fn topics_ahead_are_those_that_writes_will_need() {
+    let mut router = router(&["shop"]);
+    let ahead = |router: &Router, bytes: &[u8]| {
+        router.topic_ahead(&Entry::parse(Document::new(bytes).unwrap()).unwrap())
+    };
+    let write = entry("i", "shop.a", Some(1), &[("_id", "x")]);
+    assert_eq!(ahead(&router, &write).as_deref(), Some("cdc.shop.a"));
+    for none in [
+        entry("i", "web.a", Some(2), &[("_id", "x")]),
+        entry("i", "config.transactions", None, &[("_id", "x")]),
+        entry("c", "shop.$cmd", Some(3), &[("drop", "a")]),
+        entry("n", "", None, &[("msg", "x")]),
+    ] {
+        assert_eq!(ahead(&router, &none), None);
+    }
+    let Decision::Unknown(new) = decide(&mut router, &write) else {
+        panic!("known")
+    };
+    let parsed = Entry::parse(Document::new(&write).unwrap()).unwrap();
+    router.add(&parsed, &new, Target::First(TopicIndex(1)));
+    assert_eq!(ahead(&router, &write), None);
+}
+
 fn command_route(router: &mut Router, bytes: &[u8]) -> CommandRoute {
     match decide(router, bytes) {
         Decision::Command(route) => route,
