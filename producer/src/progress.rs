@@ -80,8 +80,8 @@ impl Size {
             "[{bar}] {name}  {} of {} documents  {} of {} MB  ETA {eta}",
             self.documents,
             self.expected_documents,
-            self.bytes >> 20,
-            self.expected_bytes >> 20
+            self.bytes / 1_000_000,
+            self.expected_bytes / 1_000_000
         )
     }
 }

@@ -88,10 +88,10 @@ impl Estimate {
         tracing::info!(
             collections,
             documents = self.documents,
-            megabytes = self.bytes >> 20,
+            megabytes = self.bytes / 1_000_000,
             start = %position.ts,
             estimated_duration = takes,
-            megabytes_per_second = self.rate.map_or(0, |rate| rate >> 20),
+            megabytes_per_second = self.rate.map_or(0, |rate| rate / 1_000_000),
             oplog_window = %self.window,
             "full sync planned; the tail runs beside it"
         );
