@@ -20,7 +20,7 @@ const QUEUE_CHUNKS: usize = 2;
 /// Caught up, a commit follows the last one after that time at least.
 const COMMIT_GAP: Duration = Duration::from_millis(10);
 /// While catching up a transaction lasts that long at least,
-const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// and ten times what the last commit cost, but not longer than this: a quarter of the
 /// transaction's timeout.
 const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(15);

@@ -10,8 +10,10 @@ use crate::error::ConsumerError;
 use crate::start::{Held, PartitionName, REQUEST, list};
 use oplog_relay_core::runtime::kafka::is_transient;
 
-/// How often the group's offsets are looked up.
+/// How often the group's offsets are looked up when others commit them,
 const INTERVAL: Duration = Duration::from_millis(300);
+/// and when this member does.
+const AFTER_COMMIT: Duration = Duration::from_millis(20);
 
 /// The ends that are to be reached.
 #[derive(Debug)]
@@ -31,17 +33,19 @@ impl Goal {
         }
     }
 
-    /// Whether the group has committed all of them.
+    /// Whether the group has committed all of them. `committed` tells that this member has, just now.
     pub(super) fn is_reached<C: ConsumerContext>(
         &mut self,
         consumer: &BaseConsumer<C>,
+        committed: bool,
     ) -> Result<bool, ConsumerError> {
         if self.left.is_empty() {
             return Ok(true);
         }
+        let interval = if committed { AFTER_COMMIT } else { INTERVAL };
         if self
             .looked
-            .is_some_and(|looked| looked.elapsed() < INTERVAL)
+            .is_some_and(|looked| looked.elapsed() < interval)
         {
             return Ok(false);
         }

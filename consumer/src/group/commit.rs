@@ -13,24 +13,30 @@ use crate::offsets::NextOffset;
 
 /// Between commits while records come.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Between commits when nothing is pending: lag is to reach 0 soon.
+/// Between commits when nothing is pending: lag is to reach 0 soon,
 const IDLE_INTERVAL: Duration = Duration::from_millis(200);
+/// and sooner where a program ends with it.
+const LAST_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Commits if it is time to.
-pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>) {
+/// Commits if it is time to, which is earlier for one that `ends` when all is committed. Whether it
+/// did.
+pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> bool {
     let context = consumer.context();
     let idle = context
         .partitions()
         .iter()
         .all(|partition| partition.tracker.is_idle());
     // A lost assignment: somebody else may own the partitions already.
-    if !context.is_commit_due(if idle { IDLE_INTERVAL } else { INTERVAL })
-        || consumer.assignment_lost()
-    {
-        return;
+    let interval = match (idle, ends) {
+        (false, _) => INTERVAL,
+        (true, false) => IDLE_INTERVAL,
+        (true, true) => LAST_INTERVAL,
+    };
+    if !context.is_commit_due(interval) || consumer.assignment_lost() {
+        return false;
     }
     let Ok(positions) = consumer.position() else {
-        return;
+        return false;
     };
     let list = {
         let partitions = context.partitions();
@@ -53,9 +59,7 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>) {
                 }),
         )
     };
-    if let Some(list) = list {
-        commit(consumer, &list);
-    }
+    list.inspect(|list| commit(consumer, list)).is_some()
 }
 
 /// Commits these offsets now. What fails is left to the next commit, which holds the same and

@@ -13,11 +13,11 @@ use crate::metrics::Metrics;
 const KEPT_CHUNKS: usize = 64;
 
 /// A chunk of this size is closed: it is what a worker applies and acknowledges at once. Less with
-/// many partitions, so that those waiting at barriers hold no more than half of the budget.
+/// many partitions, so that those waiting at barriers hold no more than the budget once again.
 const CHUNK_BYTES: usize = 2 << 20;
 const LEAST_CHUNK_BYTES: usize = 64 << 10;
-/// Chunks that a waiting worker may hold, twice.
-const SHARES: usize = 4;
+/// Chunks that a waiting worker may hold.
+const SHARES: usize = 2;
 
 /// Counts the bytes in flight and keeps empty chunks.
 #[derive(Debug)]

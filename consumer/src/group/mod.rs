@@ -59,7 +59,8 @@ use intake::Intake;
 
 /// How long one poll waits when nothing is pending.
 const IDLE_POLL: Duration = Duration::from_millis(100);
-/// How long one poll waits while workers have something to do, and may have something to report.
+/// How long one poll waits while workers have something to do, and may have something to report, and
+/// where the program ends with the last of them.
 const BUSY_POLL: Duration = Duration::from_millis(5);
 /// Records taken before the thread looks at anything else.
 const RECORDS_PER_TURN: usize = 4096;
@@ -201,9 +202,9 @@ impl Poller {
             }
             self.take_reports();
             evict::resume(&self.consumer)?;
-            commit::commit_due(&self.consumer);
+            let committed = commit::commit_due(&self.consumer, self.goal.is_some());
             if let Some(goal) = &mut self.goal
-                && goal.is_reached(&self.consumer)?
+                && goal.is_reached(&self.consumer, committed)?
             {
                 tracing::info!("caught up: everything that the topics held at start is committed");
                 return Ok(Outcome::CaughtUp);
@@ -220,7 +221,7 @@ impl Poller {
 
     /// Takes what librdkafka has and hands it on.
     fn turn(&mut self) -> Result<(), ConsumerError> {
-        let mut wait = if self.intake.used() > 0 {
+        let mut wait = if self.intake.used() > 0 || self.goal.is_some() {
             BUSY_POLL
         } else {
             IDLE_POLL

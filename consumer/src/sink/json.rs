@@ -19,6 +19,9 @@ use crate::error::ConsumerError;
 use crate::plan::{PlanError, PlanFault};
 use crate::sink::{Applied, SinkError};
 
+/// What a line takes, of its entry's bytes, about: room that need not grow.
+const LINE_FACTOR: usize = 2;
+
 /// Writes lines to standard output or to the end of a file.
 pub struct JsonSink {
     mode: Mode,
@@ -62,7 +65,11 @@ impl JsonSink {
     /// # Errors
     /// When an entry is damaged or the output cannot be written.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
-        let mut lines = Vec::new();
+        let bytes = batch
+            .entries
+            .iter()
+            .map(|located| located.entry.raw.as_bytes().len());
+        let mut lines = Vec::with_capacity(bytes.sum::<usize>() * LINE_FACTOR);
         for (index, located) in batch.entries.iter().enumerate() {
             let id = located.id;
             write_line(located, batch.source, self.mode, &mut lines).map_err(|error| {

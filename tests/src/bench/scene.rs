@@ -21,6 +21,7 @@ impl Scene {
     pub(super) fn start() -> Result<Scene> {
         let kafka = Kafka::start(&KafkaOptions {
             heap_mb: 2048,
+            for_speed: true,
             properties: vec![("log.segment.delete.delay.ms".into(), "1000".into())],
         })?;
         Ok(Scene {

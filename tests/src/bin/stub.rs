@@ -38,11 +38,15 @@ fn main() -> Result<()> {
             _ => bail!("unknown option {flag}; {USAGE}"),
         }
     }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let now = u32::try_from(now.as_secs())?;
     let server = if live {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        recipe.first_second = u32::try_from(now.as_secs())?;
+        recipe.first_second = now;
         Server::start_live(Oplog::make(recipe))?
     } else {
+        // Kafka rolls a segment where a time is a week after the first one, as that of a commit is
+        // after entries of years ago.
+        recipe.end_at(now);
         Server::start_with(Oplog::make(recipe), contents)?
     };
     println!("{} {}", server.uri(), server.bytes());

@@ -60,6 +60,12 @@ impl Recipe {
         }
     }
 
+    /// Lets the last entry be of that second.
+    pub fn end_at(&mut self, second: u32) {
+        let seconds = u32::try_from(self.entries / ENTRIES_PER_SECOND).unwrap_or(u32::MAX);
+        self.first_second = second.saturating_sub(seconds);
+    }
+
     const fn collection(&self, number: u64) -> u64 {
         number / GROUP % self.collections
     }

@@ -100,7 +100,7 @@ impl Broker {
         } else {
             Command::new(java)
         };
-        self.home.broker_args(&mut command, self.options.heap_mb);
+        self.home.broker_args(&mut command, &self.options);
         command.arg("kafka.Kafka").arg(properties);
         Ok(command)
     }

@@ -54,15 +54,21 @@ impl Home {
     }
 
     /// The Java options of a broker.
-    pub(crate) fn broker_args(&self, command: &mut Command, heap_mb: u32) {
+    pub(crate) fn broker_args(&self, command: &mut Command, options: &KafkaOptions) {
+        let heap_mb = options.heap_mb;
         command
-            .arg("-Xms128m")
             .arg(format!("-Xmx{heap_mb}m"))
-            .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .args(["-Xshare:auto", "-Djava.awt.headless=true"]);
-        let archive = self.class_archive();
-        if archive.exists() {
-            command.arg(option("-XX:SharedArchiveFile=", &archive));
+            .arg("-Djava.awt.headless=true");
+        if options.for_speed {
+            command.arg(format!("-Xms{heap_mb}m")).arg("-XX:+UseG1GC");
+        } else {
+            command
+                .args(["-Xms128m", "-Xshare:auto"])
+                .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+            let archive = self.class_archive();
+            if archive.exists() {
+                command.arg(option("-XX:SharedArchiveFile=", &archive));
+            }
         }
         self.common_args(command, "INFO");
     }
@@ -131,7 +137,7 @@ impl Home {
         self.copy_formatted(&broker.data())?;
         let mut command = process::tied(self.java());
         command.arg(option("-XX:ArchiveClassesAtExit=", &self.class_archive()));
-        self.broker_args(&mut command, KafkaOptions::default().heap_mb);
+        self.broker_args(&mut command, &KafkaOptions::default());
         command.arg("kafka.Kafka").arg(properties);
         let mut running = Process::spawn("kafka", command, &workshop)?;
         broker

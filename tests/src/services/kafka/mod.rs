@@ -30,6 +30,9 @@ pub struct KafkaOptions {
     pub properties: Vec<(String, String)>,
     /// The upper bound of the Java heap, in megabytes.
     pub heap_mb: u32,
+    /// As in production: Java's own choice of compiler and collector, the whole heap from the start,
+    /// and the logs in memory where the host has a place for that. Otherwise quick to start.
+    pub for_speed: bool,
 }
 
 impl Default for KafkaOptions {
@@ -37,6 +40,7 @@ impl Default for KafkaOptions {
         KafkaOptions {
             properties: Vec::new(),
             heap_mb: 768,
+            for_speed: false,
         }
     }
 }
@@ -84,7 +88,10 @@ impl Kafka {
 
     fn start_once(home: &Home, options: &KafkaOptions) -> Result<Kafka> {
         let ports = [Port::lease()?, Port::lease()?];
-        let workdir = Workdir::create("kafka")?;
+        let workdir = match options.for_speed {
+            true => Workdir::create_in_memory("kafka")?,
+            false => Workdir::create("kafka")?,
+        };
         let broker = Broker::new(
             home.clone(),
             workdir.path(),
