@@ -85,9 +85,9 @@ pub struct GroupArguments {
     /// unknown, that no replay can run, or that the target refuses; a refused drop,
     /// renameCollection or emptycapped stops always) and write (documents that the target refuses,
     /// and those that a unique index still refuses where a command comes). Repeat or separate by
-    /// commas. Kafka acknowledges a dead letter before its
-    /// record counts as done; after a crash it may be there twice. Later entries of the same
-    /// document or collection are applied as usual, as if that one had not been.
+    /// commas. Kafka acknowledges a dead letter before its record counts as done; after a crash it
+    /// may be there twice. Later entries of the same document or collection are applied as usual, as
+    /// if that one had not been.
     #[arg(long, value_name = "REASON", value_delimiter = ',')]
     pub dead_letter: Vec<String>,
     /// Memory for records between Kafka and the target, the Kafka client's own queue included.
@@ -142,8 +142,9 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "stop|apply|dead-letter", default_value = "stop")]
     pub unrepeatable: String,
     /// Give the group this member's --include-namespaces and --exclude-namespaces, which the
-    /// target's catalog keeps: a member with others ends with code 2, also one that runs.
-    /// Stop all members before, and start one with this. What was left out until now is not on the target: it needs a full sync.
+    /// target's catalog keeps: a member with others ends with code 2, also one that runs. Stop all
+    /// members before, and start one with this. What was left out until now is not on the target: it
+    /// needs a full sync.
     #[arg(long)]
     pub change_subscription: bool,
     /// What to do where a full sync is about to fill a collection that has documents on the target

@@ -1,10 +1,8 @@
 //! The bulk commands of a replay, built from entries in memory and sent by the driver.
 //!
-//! They are those that a replay of the same entries sends: planned, folded and written as it does it,
-//! in batches of the size that a replay has with so many partitions, as many on their way at once.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+//! They are those that a replay of the same entries sends: of one partition of the key each, planned,
+//! folded and written as it does it, in batches of the size that a replay has with so many
+//! partitions, as many on their way at once.
 
 use anyhow::{Context, Result, ensure};
 use bson::{RawDocumentBuf, doc};
@@ -14,6 +12,7 @@ use oplog_consumer::batch::Located;
 use oplog_consumer::plan::{Bulk, CommandOptions, Lane, Planner, Step, write_command};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
+use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::EntryId;
 use tokio::task::JoinSet;
 
@@ -22,11 +21,11 @@ use crate::bench::case::{Case, Group};
 use crate::stub::{Oplog, Shape};
 
 /// Entries that are sent over and over to a target that keeps nothing.
-const PREPARED: u64 = 20_000;
+const PREPARED: u64 = 100_000;
 /// Of `oplog-consumer replay`, by default.
 const LANES: usize = 4;
 const MOST_BATCH_BYTES: usize = 2 << 20;
-const SHARED_BATCH_BYTES: usize = 8 << 20;
+const SHARED_BATCH_BYTES: usize = 16 << 20;
 const OPTIONS: CommandOptions = CommandOptions {
     bypass_validation: false,
     upsert_unmatched: false,
@@ -41,37 +40,43 @@ pub(super) fn run(case: Case, target: &str, partitions: u32, entries: u64) -> Re
         Group::Ferretdb => entries,
         _ => PREPARED.min(entries),
     };
-    let batch_bytes = SHARED_BATCH_BYTES / usize::try_from(partitions)?;
-    let batches = prepare(prepared, case.shape(), batch_bytes.min(MOST_BATCH_BYTES))?;
+    let all = prepare(prepared, case.shape(), partitions)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(send_all(target, Arc::new(batches), partitions, entries))
+    runtime.block_on(send_all(target, all, entries.div_ceil(prepared)))
 }
 
-/// What is prepared lives as long as the process.
-fn prepare(entries: u64, shape: Shape, batch_bytes: usize) -> Result<Vec<Batch>> {
+/// The batches of each partition. What is prepared lives as long as the process.
+fn prepare(entries: u64, shape: Shape, partitions: u32) -> Result<Vec<Vec<Batch>>> {
     let oplog: &'static Oplog = Box::leak(Box::new(Oplog::generate(entries, shape)));
-    let mut located = Vec::new();
-    let (mut bytes, mut batches) = (0, Vec::new());
+    let count = usize::try_from(partitions)?;
+    let batch_bytes = (SHARED_BATCH_BYTES / count).min(MOST_BATCH_BYTES);
+    let mut all: Vec<Vec<Batch>> = std::iter::repeat_with(|| vec![Batch::new()])
+        .take(count)
+        .collect();
+    let (mut bytes, mut key) = (vec![0; count], Vec::new());
     for number in 0..entries {
         let document = oplog.entry(number).context("a prepared entry")?;
         let entry = Entry::parse(Document::new(document)?)?;
-        let (id, offset) = (
-            EntryId {
-                ts: entry.ts,
-                ord: 0,
-            },
-            number.cast_signed(),
-        );
-        located.push(Located { offset, id, entry });
-        bytes += document.len();
-        if bytes >= batch_bytes || number + 1 == entries {
-            batches.push(std::mem::take(&mut located));
-            bytes = 0;
+        let id = EntryId {
+            ts: entry.ts,
+            ord: 0,
+        };
+        key.clear();
+        write_key(entry.document_id()?, &mut key)?;
+        let partition = usize::try_from(partition_for(&key, partitions))?;
+        let batches = &mut all[partition];
+        if bytes[partition] >= batch_bytes {
+            bytes[partition] = 0;
+            batches.push(Batch::new());
         }
+        bytes[partition] += document.len();
+        let offset = number.cast_signed();
+        let batch = batches.last_mut().context("a batch")?;
+        batch.push(Located { offset, id, entry });
     }
-    Ok(batches)
+    Ok(all)
 }
 
 fn lanes<'b>(batch: &'b [Located<'static>]) -> Result<Vec<Lane<'b>>> {
@@ -83,29 +88,20 @@ fn lanes<'b>(batch: &'b [Located<'static>]) -> Result<Vec<Lane<'b>>> {
     Ok(lanes.collect())
 }
 
-async fn send_all(
-    target: &str,
-    batches: Arc<Vec<Batch>>,
-    partitions: u32,
-    entries: u64,
-) -> Result<()> {
+/// Sends everything so many times over.
+async fn send_all(target: &str, all: Vec<Vec<Batch>>, times: u64) -> Result<()> {
     let client = Client::with_uri_str(target).await?;
     client
         .database("admin")
         .run_command(doc! { "ping": 1 })
         .await?;
     eprintln!("{MARK}");
-    let (taken, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut workers = JoinSet::new();
-    for _ in 0..partitions {
-        let (client, batches) = (client.clone(), Arc::clone(&batches));
-        let (taken, sent) = (Arc::clone(&taken), Arc::clone(&sent));
+    for batches in all {
+        let client = client.clone();
         workers.spawn(async move {
-            while sent.load(Ordering::Relaxed) < entries {
-                let number = taken.fetch_add(1, Ordering::Relaxed);
-                let batch = &batches[usize::try_from(number % batches.len() as u64)?];
-                // Counted before it is acknowledged, lest all workers send one too many.
-                if sent.fetch_add(batch.len() as u64, Ordering::Relaxed) < entries {
+            for _ in 0..times {
+                for batch in &batches {
                     let lanes = lanes(batch)?;
                     try_join_all(lanes.iter().map(|lane| send_lane(&client, lane))).await?;
                 }
