@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::runtime::metrics::{register_build_info, registered};
+use prometheus::core::Collector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     exponential_buckets,
@@ -91,8 +92,8 @@ impl Metrics {
             duplicate_inserts,
             rewritten_documents,
             folded,
-        ] = counters(&registry)?;
-        let [lag, source_lag, position] = times(&registry)?;
+        ] = all(&registry, &COUNTERS, IntCounter::with_opts)?;
+        let [lag, source_lag, position] = all(&registry, &TIMES, Gauge::with_opts)?;
         Ok(Self {
             entries: Operation::ALL
                 .map(|operation| by_operation.with_label_values(&[operation.name()])),
@@ -230,15 +231,6 @@ const TIMES: [(&str, &str); 3] = [
     ),
 ];
 
-fn times(registry: &Registry) -> Result<[Gauge; TIMES.len()], prometheus::Error> {
-    let made: Vec<Gauge> = TIMES
-        .iter()
-        .map(|(name, help)| registered(registry, Gauge::with_opts(opts(name, help))?))
-        .collect::<Result<_, _>>()?;
-    made.try_into()
-        .map_err(|_| prometheus::Error::Msg("a gauge is missing".to_owned()))
-}
-
 /// Name and help of the plain counters.
 const COUNTERS: [(&str, &str); 10] = [
     (
@@ -271,13 +263,18 @@ const COUNTERS: [(&str, &str); 10] = [
     ("folded_total", "Entries that a later one made superfluous."),
 ];
 
-fn counters(registry: &Registry) -> Result<[IntCounter; COUNTERS.len()], prometheus::Error> {
-    let made: Vec<IntCounter> = COUNTERS
-        .iter()
-        .map(|(name, help)| registered(registry, IntCounter::with_opts(opts(name, help))?))
+/// Makes all of them and lets the registry show them.
+fn all<M: Collector + Clone + 'static, const N: usize>(
+    registry: &Registry,
+    told: &[(&str, &str); N],
+    make: impl Fn(Opts) -> Result<M, prometheus::Error>,
+) -> Result<[M; N], prometheus::Error> {
+    let made = told.iter();
+    let made: Vec<M> = made
+        .map(|(name, help)| registered(registry, make(opts(name, help))?))
         .collect::<Result<_, _>>()?;
     made.try_into()
-        .map_err(|_| prometheus::Error::Msg("a counter is missing".to_owned()))
+        .map_err(|_| prometheus::Error::Msg("a metric is missing".to_owned()))
 }
 
 fn opts(name: &str, help: &str) -> Opts {

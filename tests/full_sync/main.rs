@@ -1,6 +1,7 @@
 //! Full syncs of a source that does what it is told, in this process: the seam, names, indexes,
 //! every type of `_id`.
 
+mod held;
 mod seam;
 mod transactions;
 

@@ -2,18 +2,14 @@
 
 use anyhow::{Context, Result};
 use bson::{Document, doc};
-use oplog_relay_tests::copying::{Copying, Saved};
+use oplog_relay_tests::copying::Copying;
 use oplog_relay_tests::model::ModelServer;
-use oplog_relay_tests::services::wait_until;
 use tokio::task::JoinSet;
 
+use crate::held::{begin, go_on, wait};
 use crate::{LIMIT, at, expect_equal, log, replayed, run, source, ui};
 
 const DOCUMENTS: i32 = 10;
-
-fn wait(what: &str, is_so: impl FnMut() -> bool) -> Result<()> {
-    tokio::task::block_in_place(|| wait_until(what, LIMIT, is_so))
-}
 
 /// A source whose collection `shop.c` is read, and the answer is held; another one comes after it.
 async fn reading(readers: usize) -> Result<(ModelServer, Copying)> {
@@ -26,23 +22,7 @@ async fn reading(readers: usize) -> Result<(ModelServer, Copying)> {
     )?;
     let other = doc! { "insert": "other", "documents": [{ "_id": 0 }] };
     run(&mut model, "shop", &other)?;
-    let server = ModelServer::start(model)?;
-    server.hold_find("c");
-    let copying = Copying::start(&server.uri(), Saved::default(), readers).await?;
-    wait("the read", || server.held() > 0)?;
-    Ok((server, copying))
-}
-
-/// Lets the read go on, when the tail has everything up to there; then everything is to be equal.
-async fn go_on(server: ModelServer, copying: Copying, last: u32) -> Result<()> {
-    wait("the tail", || server.model().is_tailed())?;
-    server.resume();
-    wait("the copy", || {
-        copying.is_done() && copying.has_reached(at(last))
-    })?;
-    let (entries, _) = copying.stop().await?;
-    let target = replayed(&entries)?;
-    expect_equal(&server.model(), &target)
+    begin(model, readers).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +45,7 @@ async fn an_update_after_a_read_is_not_undone_by_it() -> Result<()> {
             log(&mut model, increment, entry)?;
         }
     }
-    go_on(server, copying, 3).await
+    go_on(&server, copying, 3).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +72,7 @@ async fn a_collection_renamed_while_it_is_read_is_copied_under_its_new_name() ->
             doc! { "op": "c", "ns": "shop.$cmd", "ui": other, "o": o },
         )?;
     }
-    go_on(server, copying, 3).await
+    go_on(&server, copying, 3).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +89,7 @@ async fn a_collection_dropped_while_it_is_read_is_gone() -> Result<()> {
             doc! { "op": "c", "ns": "shop.$cmd", "ui": ui, "o": o },
         )?;
     }
-    go_on(server, copying, 2).await
+    go_on(&server, copying, 2).await.map(drop)
 }
 
 /// The target's documents are of no one time while a collection is copied.
@@ -148,7 +128,9 @@ async fn a_unique_index_built_meanwhile_comes_after_the_copy() -> Result<()> {
             log(&mut model, 3 + n.unsigned_abs(), entry)?;
         }
     }
-    go_on(server, copying, 2 + DOCUMENTS.unsigned_abs()).await
+    go_on(&server, copying, 2 + DOCUMENTS.unsigned_abs())
+        .await
+        .map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

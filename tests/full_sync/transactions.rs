@@ -6,13 +6,9 @@ use bson::{Binary, Bson, Document, doc};
 use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_tests::copying::{Copying, Saved};
 use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::wait_until;
 
-use crate::{LIMIT, at, expect_equal, log, replayed, run, source, ui};
-
-fn wait(what: &str, is_so: impl FnMut() -> bool) -> Result<()> {
-    tokio::task::block_in_place(|| wait_until(what, LIMIT, is_so))
-}
+use crate::held::{begin, go_on, wait};
+use crate::{at, expect_equal, log, replayed, run, source, ui};
 
 /// A source with ten documents in each of `shop.c` and, fewer, `shop.d`, which is read later.
 fn two_collections() -> Result<Model> {
@@ -84,27 +80,6 @@ fn commit() -> Document {
     doc! { "commitTransaction": 1_i32, "commitTimestamp": prepared }
 }
 
-/// Begins to copy, with the first read of `shop.c` made and its answer held.
-async fn reading(model: Model) -> Result<(ModelServer, Copying)> {
-    let server = ModelServer::start(model)?;
-    server.hold_find("c");
-    let copying = Copying::start(&server.uri(), Saved::default(), 1).await?;
-    wait("the read", || server.held() > 0)?;
-    Ok((server, copying))
-}
-
-/// Lets the reads go on; then everything is to be equal.
-async fn go_on(server: &ModelServer, copying: Copying, last: u32) -> Result<Vec<EntryId>> {
-    wait("the tail", || server.model().is_tailed())?;
-    server.resume();
-    wait("the copy", || {
-        copying.is_done() && copying.has_reached(at(last))
-    })?;
-    let (entries, _) = copying.stop().await?;
-    expect_equal(&server.model(), &replayed(&entries)?)?;
-    Ok(entries.into_iter().map(|(id, _)| id).collect())
-}
-
 /// `shop.c` is read before the commit and `shop.d` after it; the entries of both come after.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_prepared_before_the_copy_is_committed_beside_it() -> Result<()> {
@@ -118,7 +93,7 @@ async fn a_transaction_prepared_before_the_copy_is_committed_beside_it() -> Resu
         1,
         doc! { "applyOps": all, "prepare": true },
     )?;
-    let (server, copying) = reading(model).await?;
+    let (server, copying) = begin(model, 1).await?;
     {
         let mut model = server.model();
         apply(&mut model, "c")?;
@@ -144,7 +119,7 @@ async fn a_transaction_prepared_before_the_copy_and_aborted_beside_it_leaves_not
         1,
         doc! { "applyOps": all, "prepare": true },
     )?;
-    let (server, copying) = reading(model).await?;
+    let (server, copying) = begin(model, 1).await?;
     log_part(
         &mut server.model(),
         (3, 2),
@@ -167,7 +142,7 @@ async fn a_transaction_of_several_entries_reaches_over_the_start_of_the_copy() -
         1,
         doc! { "applyOps": first, "partialTxn": true },
     )?;
-    let (server, copying) = reading(model).await?;
+    let (server, copying) = begin(model, 1).await?;
     {
         let mut model = server.model();
         let last = operations(&mut model, "d")?;
@@ -190,7 +165,7 @@ async fn a_transaction_of_several_entries_reaches_over_the_start_of_the_copy() -
 /// others come before anything is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_goes_on_inside_a_transaction() -> Result<()> {
-    let (server, copying) = reading(two_collections()?).await?;
+    let (server, copying) = begin(two_collections()?, 1).await?;
     let (stopped, ()) = tokio::join!(copying.stop(), async { server.resume() });
     let (begun, saved) = stopped?;
     {
