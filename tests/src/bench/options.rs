@@ -69,7 +69,7 @@ impl Options {
             cases: Case::all().collect(),
             extras: Extra::NAMES.map(|(extra, _)| extra).to_vec(),
             rounds: 3,
-            ferretdb_entries: 50_000,
+            ferretdb_entries: 150_000,
             large_entries: 40,
             growth_entries: 10_000_000,
             growth_partitions: vec![1, 4, 16, 64],
