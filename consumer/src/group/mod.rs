@@ -166,9 +166,13 @@ fn consumer_config(config: &GroupConfig) -> ClientConfig {
         .set("fetch.max.bytes", fetch.to_string())
         .set("fetch.message.max.bytes", fetch.min(1 << 20).to_string())
         .set("receive.message.max.bytes", LARGEST_RECORD.to_string());
-    // A quick answer when there is something; the operator may want fewer, larger fetches.
+    // The client has one fetch under way. One that asks for partitions without anything new keeps those
+    // that were left out of it, because their queue was full, waiting, and an end as well: where that
+    // comes soon, answers do too. Else they come seldom, which costs less.
+    let wait = if config.until_caught_up { "10" } else { "100" };
+    // The operator may want fewer, larger fetches.
     for (name, value) in [
-        ("fetch.wait.max.ms", "100"),
+        ("fetch.wait.max.ms", wait),
         ("fetch.error.backoff.ms", "100"),
         // A full queue drains within milliseconds; the client's default is to stand still for a second.
         ("fetch.queue.backoff.ms", "5"),
