@@ -445,7 +445,8 @@ impl Publisher {
         self.producer
             .send(record)
             .map_err(|(error, _)| self.failed("sending the position", &error))?;
-        // Not left to the commit's own flush, with which the latency of records was seven times as high.
+        // Not left to the commit's own flush: with it, and 20 ms of linger, the latency of records was
+        // 180 ms instead of 28.
         self.drain()?;
         self.producer
             .commit_transaction(REQUEST_TIMEOUT)
