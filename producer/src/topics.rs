@@ -219,10 +219,7 @@ impl Cluster {
         let names: Vec<&str> = names.iter().map(String::as_str).filter(is_new).collect();
         let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
         let settings = data_settings();
-        let settings: Vec<_> = settings
-            .iter()
-            .map(|(key, value)| (*key, value.as_str()))
-            .collect();
+        let settings = borrowed(&settings);
         let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).unwrap_or(1);
         let prepared = self.runtime.block_on(async {
             let mut prepared = BTreeMap::new();
@@ -287,16 +284,19 @@ pub async fn create(
     replication_factor: i32,
     settings: &[(&str, String)],
 ) -> Result<(), ProducerError> {
-    let settings: Vec<_> = settings
-        .iter()
-        .map(|(key, value)| (*key, value.as_str()))
-        .collect();
     admin
-        .create_topic(name, partitions, replication_factor, &settings)
+        .create_topic(name, partitions, replication_factor, &borrowed(settings))
         .await?;
     admin.wait_for_topic(name, PATIENCE).await?;
     tracing::info!(topic = name, partitions, "topic is ready");
     Ok(())
+}
+
+fn borrowed<'s>(settings: &'s [(&'s str, String)]) -> Vec<(&'s str, &'s str)> {
+    let settings = settings.iter();
+    settings
+        .map(|(key, value)| (*key, value.as_str()))
+        .collect()
 }
 
 /// Settings of topics that carry entries. Retention is by the record's time, and ours is source

@@ -47,16 +47,11 @@ fn apply(model: &mut Model, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Logs an entry of a transaction, behind the one at `previous`; 0 if it is the first.
-fn log_part(
-    model: &mut Model,
-    (increment, previous): (u32, u32),
-    session: u8,
-    o: Document,
-) -> Result<()> {
+/// Logs an entry of the transaction, behind the one at `previous`; 0 if it is the first.
+fn log_part(model: &mut Model, (increment, previous): (u32, u32), o: Document) -> Result<()> {
     let id = Binary {
         subtype: BinarySubtype::Uuid,
-        bytes: vec![session; 16],
+        bytes: vec![1; 16],
     };
     let before = match previous {
         0 => doc! { "ts": bson::Timestamp { time: 0, increment: 0 }, "t": -1_i64 },
@@ -90,7 +85,6 @@ async fn a_transaction_prepared_before_the_copy_is_committed_beside_it() -> Resu
     log_part(
         &mut model,
         (2, 0),
-        1,
         doc! { "applyOps": all, "prepare": true },
     )?;
     let (server, copying) = begin(model, 1).await?;
@@ -98,7 +92,7 @@ async fn a_transaction_prepared_before_the_copy_is_committed_beside_it() -> Resu
         let mut model = server.model();
         apply(&mut model, "c")?;
         apply(&mut model, "d")?;
-        log_part(&mut model, (3, 2), 1, commit())?;
+        log_part(&mut model, (3, 2), commit())?;
     }
     let ids = go_on(&server, copying, 3).await?;
     for ord in 0..count {
@@ -116,14 +110,12 @@ async fn a_transaction_prepared_before_the_copy_and_aborted_beside_it_leaves_not
     log_part(
         &mut model,
         (2, 0),
-        1,
         doc! { "applyOps": all, "prepare": true },
     )?;
     let (server, copying) = begin(model, 1).await?;
     log_part(
         &mut server.model(),
         (3, 2),
-        1,
         doc! { "abortTransaction": 1_i32 },
     )?;
     let ids = go_on(&server, copying, 3).await?;
@@ -139,7 +131,6 @@ async fn a_transaction_of_several_entries_reaches_over_the_start_of_the_copy() -
     log_part(
         &mut model,
         (2, 0),
-        1,
         doc! { "applyOps": first, "partialTxn": true },
     )?;
     let (server, copying) = begin(model, 1).await?;
@@ -151,7 +142,6 @@ async fn a_transaction_of_several_entries_reaches_over_the_start_of_the_copy() -
         log_part(
             &mut model,
             (3, 2),
-            1,
             doc! { "applyOps": last, "count": 8_i64 },
         )?;
     }
@@ -172,7 +162,7 @@ async fn a_copy_goes_on_inside_a_transaction() -> Result<()> {
         let mut model = server.model();
         let all = operations(&mut model, "c")?;
         apply(&mut model, "c")?;
-        log_part(&mut model, (2, 0), 1, doc! { "applyOps": all })?;
+        log_part(&mut model, (2, 0), doc! { "applyOps": all })?;
     }
     let whole = from(&server, saved.clone()).await?;
     let operation = |ord| EntryId { ts: at(2), ord };

@@ -26,12 +26,12 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
         .partitions()
         .iter()
         .all(|partition| partition.tracker.is_idle());
-    // A lost assignment: somebody else may own the partitions already.
     let interval = match (idle, ends) {
         (false, _) => INTERVAL,
         (true, false) => IDLE_INTERVAL,
         (true, true) => LAST_INTERVAL,
     };
+    // A lost assignment: somebody else may own the partitions already.
     if !context.is_commit_due(interval) || consumer.assignment_lost() {
         return false;
     }
@@ -59,18 +59,18 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
                 }),
         )
     };
-    list.inspect(|list| commit(consumer, list)).is_some()
+    list.is_some_and(|list| commit(consumer, &list))
 }
 
 /// Commits these offsets now. What fails is left to the next commit, which holds the same and
-/// more; without a next one it comes again, harmlessly.
-pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitionList) {
+/// more; without a next one it comes again, harmlessly. Whether Kafka took it.
+pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitionList) -> bool {
     let context = consumer.context();
     let begun = Instant::now();
     if let Err(error) = consumer.commit(list, CommitMode::Sync) {
         tracing::warn!(%error, "offsets could not be committed yet");
         context.links.metrics.count_error("commit");
-        return;
+        return false;
     }
     context.links.metrics.commits.inc();
     context
@@ -87,4 +87,5 @@ pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitio
             partition.tracker.commit_confirmed(NextOffset::at(next));
         }
     }
+    true
 }
