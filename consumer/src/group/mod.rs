@@ -62,12 +62,16 @@ const IDLE_POLL: Duration = Duration::from_millis(100);
 /// How long one poll waits while workers have something to do, and may have something to report, and
 /// where the program ends with the last of them.
 const BUSY_POLL: Duration = Duration::from_millis(5);
-/// Records taken before the thread looks at anything else.
+/// Records, and bytes of them, taken before the thread hands on what it has and looks at anything
+/// else. Frames are large: the workers shall not wait until a queue that is full is empty.
 const RECORDS_PER_TURN: usize = 4096;
+const BYTES_PER_TURN: usize = 4 << 20;
 /// A stall longer than this pauses the partitions.
 const STALL_BEFORE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for the workers.
 const DRAIN: Duration = Duration::from_secs(25);
+/// How long leaving the group may take before its client is dropped, which waits on.
+const LEAVE: Duration = Duration::from_secs(2);
 /// Largest record that a topic takes, with what is around it (CONTRACT: 100 MiB).
 const LARGEST_RECORD: usize = (100 << 20) + (28 << 20);
 
@@ -230,6 +234,7 @@ impl Poller {
         } else {
             IDLE_POLL
         };
+        let most = self.intake.used() + BYTES_PER_TURN;
         for _ in 0..RECORDS_PER_TURN {
             match self.consumer.poll(wait) {
                 None => break,
@@ -238,7 +243,7 @@ impl Poller {
                     .take(&self.consumer, &record, &self.links.metrics),
                 Some(Err(error)) => self.meet(&error)?,
             }
-            if self.intake.is_over() {
+            if self.intake.is_over() || self.intake.used() >= most {
                 break;
             }
             wait = Duration::ZERO;
@@ -343,6 +348,19 @@ impl Poller {
             commit::commit(&self.consumer, &commits);
         }
         context.forget_all();
+        self.close();
+    }
+
+    /// Leaves the group. Dropping the client does so, too, but looks up only every 100 ms.
+    fn close(&self) {
+        let deadline = Instant::now() + LEAVE;
+        if let Err(error) = self.consumer.close_queue() {
+            tracing::debug!(%error, "the group could not be left in good order");
+            return;
+        }
+        while !self.consumer.closed() && Instant::now() < deadline {
+            drop(self.consumer.poll(BUSY_POLL));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
@@ -37,11 +37,12 @@ pub enum Creation {
     Existed,
 }
 
-/// Administers topics. Clones share the connections.
+/// Administers topics. Clones share the connection.
 #[derive(Clone)]
 pub struct Admin {
     brokers: String,
-    admin: Arc<AdminClient<Context>>,
+    /// Of the clients that send requests.
+    config: Arc<ClientConfig>,
     /// Asks for metadata: unlike the admin client, which is a producer, it never creates a topic
     /// by asking, and it hands out its errors.
     metadata: Arc<BaseConsumer<Context>>,
@@ -69,13 +70,10 @@ impl Admin {
             .map_err(KafkaFailure::Options)?;
         // Nobody takes this client's log lines from their queue; the other one logs the same.
         config.set_log_level(RDKafkaLogLevel::Emerg);
-        let admin = config
-            .create_with_context(Context::new())
-            .map_err(KafkaFailure::Options)?;
         let brokers = options.brokers.clone();
         let admin = Self {
             brokers,
-            admin: Arc::new(admin),
+            config: Arc::new(config),
             metadata: Arc::new(metadata),
             context,
         };
@@ -98,12 +96,13 @@ impl Admin {
         replication_factor: i32,
         settings: &[(&str, &str)],
     ) -> Result<Creation, KafkaFailure> {
+        let client = Requests::new(&self.config)?;
         let action = format!("creating topic {name}");
         let topic = new_topic(name, partitions, replication_factor, settings);
         let options = request_options();
         let mut attempts = Attempts::new(PATIENCE);
         loop {
-            let error = match self.admin.create_topics([&topic], &options).await {
+            let error = match client.0.create_topics([&topic], &options).await {
                 Ok(outcomes) => match outcomes.into_iter().next() {
                     Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
                         return Ok(Creation::Existed);
@@ -129,6 +128,7 @@ impl Admin {
         replication_factor: i32,
         settings: &[(&str, &str)],
     ) -> Result<(), KafkaFailure> {
+        let client = Requests::new(&self.config)?;
         let topics = names.iter();
         let topics: Vec<_> = topics
             .map(|name| new_topic(name, partitions, replication_factor, settings))
@@ -136,7 +136,7 @@ impl Admin {
         let options = request_options();
         let mut attempts = Attempts::new(PATIENCE);
         loop {
-            match self.admin.create_topics(&topics, &options).await {
+            match client.0.create_topics(&topics, &options).await {
                 Ok(_) => return Ok(()),
                 Err(error) => attempts.again("creating topics", error).await?,
             }
@@ -243,12 +243,13 @@ impl Admin {
         &self,
         names: impl Iterator<Item = &str>,
     ) -> Result<Vec<ConfigResource>, KafkaFailure> {
+        let client = Requests::new(&self.config)?;
         let topics: Vec<_> = names.map(ResourceSpecifier::Topic).collect();
         let options = request_options();
         let mut attempts = Attempts::new(PATIENCE);
         let action = "reading topic settings";
         'attempt: loop {
-            let outcomes = match self.admin.describe_configs(&topics, &options).await {
+            let outcomes = match client.0.describe_configs(&topics, &options).await {
                 Ok(outcomes) => outcomes,
                 Err(error) => {
                     attempts.again(action, error).await?;
@@ -326,6 +327,24 @@ impl Admin {
             }
             std::thread::sleep(backoff.next_delay());
         }
+    }
+}
+
+/// A client for one request and its repetitions. It is rarely needed, and takes up to 100 ms to end,
+/// because the thread that waits for its answers looks up no sooner; nobody waits for that.
+struct Requests(Arc<AdminClient<Context>>);
+
+impl Requests {
+    fn new(config: &ClientConfig) -> Result<Self, KafkaFailure> {
+        let client = config.create_with_context(Context::new());
+        Ok(Self(Arc::new(client.map_err(KafkaFailure::Options)?)))
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        let client = Arc::clone(&self.0);
+        drop(tokio::task::spawn_blocking(move || drop(client)));
     }
 }
 
