@@ -1,5 +1,6 @@
 //! The worker of one assigned partition: decodes, filters, applies, acknowledges. In order.
 
+mod decoder;
 mod letters;
 mod meeting;
 
@@ -8,10 +9,9 @@ use std::time::Instant;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::command::{is_command, scope};
-use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::filter::NamespaceFilter;
-use oplog_relay_core::format::{Decoded, Format, FormatError, decode};
 use oplog_relay_core::position::EntryId;
 use tokio::sync::mpsc;
 
@@ -28,6 +28,7 @@ use crate::plan::PlanError;
 use crate::sink::{Applied, Sink, SinkError};
 use crate::topics::{Topic, Topics};
 
+use decoder::{Decoder, formats};
 use meeting::Meeting;
 
 /// What all workers share.
@@ -90,18 +91,8 @@ impl Start {
 pub struct PartitionWorker {
     start: Start,
     shared: Arc<Shared>,
-    /// Entries of the chunk at hand; kept for reuse.
-    found: Vec<Decoded>,
-    /// For each entry the index of its record.
-    records: Vec<usize>,
-}
-
-/// A chunk, decoded: up to the first record that cannot be.
-struct Decoding {
-    /// Records that were decoded.
-    records: usize,
-    /// The record after them, if it is damaged.
-    fault: Option<FormatError>,
+    /// Of the chunk at hand.
+    decoder: Decoder,
 }
 
 impl PartitionWorker {
@@ -111,8 +102,7 @@ impl PartitionWorker {
         Self {
             start,
             shared,
-            found: Vec::new(),
-            records: Vec::new(),
+            decoder: Decoder::default(),
         }
     }
 
@@ -149,19 +139,22 @@ impl PartitionWorker {
         let topic = self.topic_of(chunk).await?;
         let mut from = 0;
         loop {
-            let decoding = self.decode(chunk, &topic, from);
-            let done = self.apply_decoded(chunk, &topic, decoding.records).await?;
-            let Some(fault) = decoding.fault.filter(|_| done == Applied::Done) else {
+            let mut usable = self.decoder.decode(chunk, &topic, from);
+            let entries = self.decoder.read(chunk, &mut usable);
+            let done = self
+                .apply_decoded(chunk, &topic, &entries, usable.end)
+                .await?;
+            let Some(fault) = usable.fault.filter(|_| done == Applied::Done) else {
                 return Ok(done);
             };
-            let slot = chunk.records.get(decoding.records);
+            let slot = chunk.records.get(usable.end);
             let (offset, last) = slot.map_or((-1, -1), |slot| (slot.offset, slot.last));
             let posted = self.shared.post_record(&self.start, offset, fault).await?;
             if posted == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
             self.acknowledge(NextOffset::after(last), None, false);
-            from = decoding.records + 1;
+            from = usable.end + 1;
         }
     }
 
@@ -188,57 +181,12 @@ impl PartitionWorker {
         }
     }
 
-    /// Decodes the records from `from` on.
-    fn decode(&mut self, chunk: &mut Chunk, topic: &Topic, from: usize) -> Decoding {
-        self.found.clear();
-        self.records.clear();
-        for index in from..chunk.records.len() {
-            // Every entry of the record must be one, else none of them counts.
-            let first = self.found.len();
-            if let Err(fault) = self.decode_record(chunk, index, topic) {
-                self.found.truncate(first);
-                return Decoding {
-                    records: index,
-                    fault: Some(fault),
-                };
-            }
-            self.records.resize(self.found.len(), index);
-        }
-        Decoding {
-            records: chunk.records.len(),
-            fault: None,
-        }
-    }
-
-    fn decode_record(
-        &mut self,
-        chunk: &mut Chunk,
-        index: usize,
-        topic: &Topic,
-    ) -> Result<(), FormatError> {
-        let Some(slot) = chunk.records.get(index) else {
-            return Ok(());
-        };
-        if let Some(fault) = &slot.fault {
-            return Err((**fault).clone());
-        }
-        if slot.value.is_empty() {
-            return Ok(());
-        }
-        let first = self.found.len();
-        let format = formats(topic, chunk, slot).next().unwrap_or(topic.format);
-        let (value, oplog_id) = (slot.value.clone(), slot.oplog_id.clone());
-        let Chunk { arena, headers, .. } = chunk;
-        let oplog_id = oplog_id.and_then(|range| headers.get(range));
-        decode(format, value, oplog_id, arena, &mut self.found)?;
-        check_entries(&self.found, first, arena)
-    }
-
-    /// Applies the first `count` records of a chunk and acknowledges them.
+    /// Applies the entries of the first `count` records of a chunk and acknowledges them.
     async fn apply_decoded(
         &self,
         chunk: &Chunk,
         topic: &Topic,
+        entries: &[Located<'_>],
         count: usize,
     ) -> Result<Applied, ConsumerError> {
         let end = chunk.records.get(..count).and_then(<[_]>::last);
@@ -247,7 +195,7 @@ impl PartitionWorker {
         loop {
             // Kept until the segment is applied: its entries borrow names from it.
             let lives = self.shared.sink.lives(&topic.source);
-            let segment = self.segment(chunk, at, lives.as_deref())?;
+            let segment = self.segment(chunk, entries, at, lives.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
@@ -255,7 +203,7 @@ impl PartitionWorker {
             let last = segment.entries.last().map(|located| located.id);
             match segment.stop {
                 None => {
-                    let all = self.found.last().map(|decoded| decoded.id);
+                    let all = entries.last().map(|located| located.id);
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
                     // What a filter left out moves it too.
                     if let Some(id) = last {
@@ -298,38 +246,30 @@ impl PartitionWorker {
 
     /// The entries from `at` up to a barrier, or to one whose collection is not known as its own.
     fn segment<'c>(
-        &'c self,
-        chunk: &'c Chunk,
+        &self,
+        chunk: &Chunk,
+        all: &[Located<'c>],
         at: usize,
         lives: Option<&'c Lives>,
     ) -> Result<Segment<'c>, ConsumerError> {
-        let mut entries = Vec::with_capacity(self.found.len().saturating_sub(at));
-        let found = self.found.iter().zip(&self.records).enumerate().skip(at);
-        for (index, (decoded, record)) in found {
-            // Both were checked while decoding.
-            let Ok(entry) = decoded.document(&chunk.arena).map(Entry::parse) else {
-                continue;
-            };
-            let (Ok(entry), Some(slot)) = (entry, chunk.records.get(*record)) else {
-                continue;
-            };
-            let mut located = Located {
-                offset: slot.offset,
-                id: decoded.id,
-                entry,
-            };
+        let mut entries = Vec::with_capacity(all.len().saturating_sub(at));
+        for (index, located) in all.iter().enumerate().skip(at) {
+            let mut located = *located;
+            let entry = located.entry;
             let barrier =
-                Barrier::read(&entry).map_err(|source| self.damaged(slot.offset, source))?;
+                Barrier::read(&entry).map_err(|source| self.damaged(located.offset, source))?;
             let id = barrier
                 .as_ref()
-                .map_or(decoded.id, |barrier| barrier.command);
+                .map_or(located.id, |barrier| barrier.command);
             if self.start.after.is_some_and(|after| id <= after) {
                 continue;
             }
             if let Some(barrier) = barrier {
+                let slot = self.decoder.record(chunk, index);
+                let end = slot.map_or(located.offset, |slot| slot.last);
                 return Ok(Segment {
                     entries,
-                    stop: Some(Stop::Barrier(located, barrier, slot.last)),
+                    stop: Some(Stop::Barrier(located, barrier, end)),
                     next: index + 1,
                 });
             }
@@ -355,7 +295,7 @@ impl PartitionWorker {
         Ok(Segment {
             entries,
             stop: None,
-            next: self.found.len(),
+            next: all.len(),
         })
     }
 
@@ -540,23 +480,4 @@ fn resolve<'c>(located: &mut Located<'c>, lives: Option<&'c Lives>) -> Found {
 /// Whether it is one that can be decoded.
 fn is_record(slot: &RecordSlot) -> bool {
     slot.fault.is_none() && !slot.value.is_empty()
-}
-
-fn formats<'c>(
-    topic: &'c Topic,
-    chunk: &'c Chunk,
-    slot: &RecordSlot,
-) -> impl Iterator<Item = Format> + 'c {
-    let value = chunk.arena.get(slot.value.clone()).unwrap_or_default();
-    topic.formats_of(value, slot.oplog_id.is_some())
-}
-
-fn check_entries(found: &[Decoded], first: usize, arena: &[u8]) -> Result<(), FormatError> {
-    for decoded in found.get(first..).unwrap_or_default() {
-        let document: Document<'_> = decoded.document(arena)?;
-        // Damage inside would otherwise surface as a refusal by the target.
-        document.validate()?;
-        Entry::parse(document)?;
-    }
-    Ok(())
 }

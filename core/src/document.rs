@@ -7,10 +7,12 @@
 //! embedded document are checked when it is walked.
 
 mod builder;
+mod whole;
 
 use std::fmt;
 
 pub use builder::DocumentBuilder;
+use whole::is_whole;
 
 /// Why bytes are no BSON document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -173,29 +175,18 @@ impl<'a> Document<'a> {
     /// # Errors
     /// The first [`Malformed`] place.
     pub fn validate(self) -> Result<(), Malformed> {
-        self.validate_at(0)
+        if is_whole(self.0, 0) {
+            return Ok(());
+        }
+        self.find_fault(0)
     }
 
-    fn validate_at(self, depth: usize) -> Result<(), Malformed> {
+    fn find_fault(self, depth: usize) -> Result<(), Malformed> {
         if depth > MAX_DEPTH {
             return Err(Malformed::TooDeep);
         }
         for element in self.elements() {
-            let element = element?;
-            match element.kind {
-                kind::DOCUMENT | kind::ARRAY => element.document()?.validate_at(depth + 1)?,
-                kind::CODE_WITH_SCOPE => element.code_with_scope()?.1.validate_at(depth + 1)?,
-                kind::STRING | kind::CODE | kind::SYMBOL => {
-                    element.string_bytes()?;
-                }
-                kind::BINARY => {
-                    element.binary()?;
-                }
-                kind::DB_POINTER => {
-                    element.db_pointer()?;
-                }
-                _ => {}
-            }
+            element?.find_fault(depth)?;
         }
         Ok(())
     }
@@ -236,7 +227,7 @@ impl<'a> Iterator for Elements<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (&kind, rest) = self.rest.split_first()?;
-        let Some(end) = rest.iter().position(|byte| *byte == 0) else {
+        let Some(end) = zero_in(rest) else {
             return self.fail(Malformed::Truncated {
                 name: lossy(rest),
                 kind,
@@ -266,6 +257,25 @@ impl<'a> Iterator for Elements<'a> {
             }),
         }
     }
+}
+
+/// Where the first zero byte is. Names are short: most end within the first eight bytes, which are
+/// looked at together.
+#[inline]
+fn zero_in(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
+    let Some((first, rest)) = bytes.split_first_chunk::<8>() else {
+        return bytes.iter().position(|byte| *byte == 0);
+    };
+    let word = u64::from_le_bytes(*first);
+    // The lowest bit set is that of the first zero byte; those above it may be wrong.
+    let zeros = word.wrapping_sub(ONES) & !word & HIGHS;
+    if zeros != 0 {
+        return usize::try_from(zeros.trailing_zeros() / 8).ok();
+    }
+    let after = rest.iter().position(|byte| *byte == 0)?;
+    Some(first.len() + after)
 }
 
 enum ValueLength {
@@ -321,6 +331,36 @@ pub struct Element<'a> {
 }
 
 impl<'a> Element<'a> {
+    /// Walks every level of the value, so that later walks cannot fail.
+    ///
+    /// # Errors
+    /// The first [`Malformed`] place.
+    #[inline]
+    pub fn validate(self) -> Result<(), Malformed> {
+        let is_whole = match self.kind {
+            kind::DOCUMENT | kind::ARRAY => is_whole(self.value, 1),
+            kind::STRING => self.value.last() == Some(&0),
+            kind::CODE | kind::SYMBOL | kind::CODE_WITH_SCOPE | kind::DB_POINTER => false,
+            _ => true,
+        };
+        if is_whole {
+            return Ok(());
+        }
+        self.find_fault(0)
+    }
+
+    /// `depth` is that of the document that it stands in.
+    fn find_fault(self, depth: usize) -> Result<(), Malformed> {
+        match self.kind {
+            kind::DOCUMENT | kind::ARRAY => self.document()?.find_fault(depth + 1),
+            kind::CODE_WITH_SCOPE => self.code_with_scope()?.1.find_fault(depth + 1),
+            kind::STRING | kind::CODE | kind::SYMBOL => self.string_bytes().map(drop),
+            kind::BINARY => self.binary().map(drop),
+            kind::DB_POINTER => self.db_pointer().map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// The embedded document or array.
     ///
     /// # Errors

@@ -170,6 +170,24 @@ impl<'a> Entry<'a> {
         for element in raw.elements() {
             fields.take(element?)?;
         }
+        Self::from_fields(raw, &fields)
+    }
+
+    /// As [`Entry::parse`], and walks every level, so that later walks cannot fail.
+    ///
+    /// # Errors
+    /// [`EntryError`] as there, or where a value is damaged inside.
+    pub fn parse_whole(raw: Document<'a>) -> Result<Self, EntryError> {
+        let mut fields = Fields::default();
+        for element in raw.elements() {
+            let element = element?;
+            element.validate()?;
+            fields.take(element)?;
+        }
+        Self::from_fields(raw, &fields)
+    }
+
+    fn from_fields(raw: Document<'a>, fields: &Fields<'a>) -> Result<Self, EntryError> {
         let ts = fields.ts.ok_or(Malformed::Missing("ts"))?;
         let ns = fields.ns.unwrap_or_default();
         let op = fields.op.ok_or(Malformed::Missing("op"))?;

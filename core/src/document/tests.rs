@@ -62,3 +62,90 @@ fn doubles_count_as_integers_only_without_loss() {
     assert_eq!(exact_integer(-9_223_372_036_854_775_808.0), Some(i64::MIN));
     assert_eq!(exact_integer(f64::NAN), None);
 }
+
+/// A document with a value of every type.
+fn of_every_type() -> Vec<u8> {
+    let scope = build(|doc| {
+        doc.int32("x", 1);
+    });
+    let code_with_scope: Vec<u8> = [
+        &u32::try_from(4 + 4 + 2 + scope.len())
+            .unwrap()
+            .to_le_bytes()[..],
+        &[2, 0, 0, 0, b'f', 0],
+        &scope,
+    ]
+    .concat();
+    let values: [(u8, &[u8]); 20] = [
+        (kind::DOUBLE, &[0; 8]),
+        (kind::STRING, &[3, 0, 0, 0, b'a', b'b', 0]),
+        (kind::DOCUMENT, &[5, 0, 0, 0, 0]),
+        (kind::ARRAY, &[8, 0, 0, 0, kind::NULL, b'0', 0, 0]),
+        (kind::BINARY, &[2, 0, 0, 0, 0, 7, 7]),
+        (kind::UNDEFINED, &[]),
+        (kind::OBJECT_ID, &[9; 12]),
+        (kind::BOOLEAN, &[1]),
+        (kind::DATE, &[1; 8]),
+        (kind::NULL, &[]),
+        (kind::REGEX, b"a.*\0i\0"),
+        (
+            kind::DB_POINTER,
+            &[2, 0, 0, 0, b'n', 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+        ),
+        (kind::CODE, &[2, 0, 0, 0, b'f', 0]),
+        (kind::SYMBOL, &[2, 0, 0, 0, b's', 0]),
+        (kind::CODE_WITH_SCOPE, &code_with_scope),
+        (kind::INT32, &[1, 0, 0, 0]),
+        (kind::TIMESTAMP, &[1; 8]),
+        (kind::INT64, &[1; 8]),
+        (kind::DECIMAL128, &[1; 16]),
+        (kind::MAX_KEY, &[]),
+    ];
+    let inner = build(|doc| {
+        for (kind, value) in values {
+            let name = "x".repeat(usize::from(kind) % 12);
+            doc.raw(&name, kind, value);
+        }
+    });
+    let inner = Document::new(&inner).unwrap();
+    build(|doc| {
+        doc.document("in", inner);
+    })
+}
+
+#[test]
+fn the_quick_walk_and_the_one_that_tells_agree_about_every_flipped_byte() {
+    let whole = of_every_type();
+    assert_eq!(Document::new(&whole).unwrap().find_fault(0), Ok(()));
+    let mut faults = 0;
+    for at in 0..whole.len() {
+        for byte in 0..=u8::MAX {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            let Ok(document) = Document::new(&bytes) else {
+                continue;
+            };
+            let fault = document.find_fault(0);
+            assert_eq!(
+                whole::is_whole(&bytes, 0),
+                fault.is_ok(),
+                "byte {at}: {byte}"
+            );
+            assert_eq!(document.validate(), fault);
+            faults += u32::from(fault.is_err());
+        }
+    }
+    assert!(faults > 10_000, "{faults}");
+}
+
+#[test]
+fn the_first_zero_is_found_among_high_bytes_and_ones() {
+    for length in 0..20_usize {
+        for filler in [1, 0x7f, 0x80, 0x81, 0xff] {
+            let mut bytes = vec![filler; length];
+            assert_eq!(zero_in(&bytes), None);
+            bytes.extend([0, 1, 0, 0x80]);
+            assert_eq!(zero_in(&bytes), Some(length));
+        }
+    }
+}

@@ -18,8 +18,7 @@
 
 use std::ops::Range;
 
-use crate::document::Document;
-use crate::entry::Entry;
+use crate::document::{Document, Malformed, kind};
 use crate::format::{Decoded, FormatError};
 use crate::position::{EntryId, Timestamp};
 
@@ -118,7 +117,7 @@ pub(super) fn decode(
         let (ord, document, after) = split_document(rest)?;
         let start = at + DOCUMENT_HEADER_BYTES;
         at = start + document.as_bytes().len();
-        let ts = Entry::parse(document)?.ts;
+        let ts = time_of(document)?;
         found.push(Decoded {
             id: EntryId { ts, ord },
             range: start..at,
@@ -129,6 +128,16 @@ pub(super) fn decode(
         Ok(())
     } else {
         Err(FormatError::Frame("it goes on after its documents"))
+    }
+}
+
+/// The time of an entry: its first field, or nearly so.
+fn time_of(document: Document<'_>) -> Result<Timestamp, Malformed> {
+    let ts = document.get("ts")?.ok_or(Malformed::Missing("ts"))?;
+    if ts.kind == kind::TIMESTAMP {
+        Ok(Timestamp::from_le_bytes(ts.fixed()?))
+    } else {
+        Err(ts.wrong_type())
     }
 }
 
