@@ -22,10 +22,13 @@ pub(super) enum Case {
     EmitRaw,
     EmitBson,
     CommandsInserts,
+    ReplayRawInserts,
     ReplayInserts,
     CommandsUpdates,
+    ReplayRawUpdates,
     ReplayUpdates,
     CommandsMixed,
+    ReplayRawMixed,
     ReplayMixed,
     CommandsFerretdb,
     ReplayFerretdb,
@@ -59,7 +62,7 @@ pub(super) struct Place<'p> {
 }
 
 /// All of them, in the order of the tables, with their names on the command line.
-const NAMES: [(Case, &str); 20] = [
+const NAMES: [(Case, &str); 23] = [
     (Case::Cursor, "cursor"),
     (Case::Producer, "producer"),
     (Case::Loop, "loop"),
@@ -73,10 +76,13 @@ const NAMES: [(Case, &str); 20] = [
     (Case::EmitRaw, "emit-raw"),
     (Case::EmitBson, "emit-bson"),
     (Case::CommandsInserts, "commands-inserts"),
+    (Case::ReplayRawInserts, "replay-raw-inserts"),
     (Case::ReplayInserts, "replay-inserts"),
     (Case::CommandsUpdates, "commands-updates"),
+    (Case::ReplayRawUpdates, "replay-raw-updates"),
     (Case::ReplayUpdates, "replay-updates"),
     (Case::CommandsMixed, "commands-mixed"),
+    (Case::ReplayRawMixed, "replay-raw-mixed"),
     (Case::ReplayMixed, "replay-mixed"),
     (Case::CommandsFerretdb, "commands-ferretdb"),
     (Case::ReplayFerretdb, "replay-ferretdb"),
@@ -134,9 +140,13 @@ impl Case {
         match self {
             Case::Ranges | Case::RangesLoop | Case::Copy => Case::RangesLoop,
             Case::Consume | Case::EmitRaw | Case::EmitBson => Case::Consume,
-            Case::CommandsInserts | Case::ReplayInserts => Case::CommandsInserts,
-            Case::CommandsUpdates | Case::ReplayUpdates => Case::CommandsUpdates,
-            Case::CommandsMixed | Case::ReplayMixed => Case::CommandsMixed,
+            Case::CommandsInserts | Case::ReplayRawInserts | Case::ReplayInserts => {
+                Case::CommandsInserts
+            }
+            Case::CommandsUpdates | Case::ReplayRawUpdates | Case::ReplayUpdates => {
+                Case::CommandsUpdates
+            }
+            Case::CommandsMixed | Case::ReplayRawMixed | Case::ReplayMixed => Case::CommandsMixed,
             Case::CommandsFerretdb | Case::ReplayFerretdb => Case::CommandsFerretdb,
             _ => Case::Loop,
         }
@@ -146,9 +156,13 @@ impl Case {
     pub(super) const fn least(self) -> Option<f64> {
         match self {
             Case::Raw | Case::Bson | Case::Copy => Some(0.80),
-            Case::Json | Case::ReplayInserts | Case::ReplayUpdates | Case::ReplayMixed => {
-                Some(0.60)
-            }
+            Case::Json
+            | Case::ReplayRawInserts
+            | Case::ReplayInserts
+            | Case::ReplayRawUpdates
+            | Case::ReplayUpdates
+            | Case::ReplayRawMixed
+            | Case::ReplayMixed => Some(0.60),
             Case::EmitRaw | Case::EmitBson => Some(0.50),
             Case::ReplayFerretdb => Some(0.90),
             _ => None,
@@ -169,8 +183,8 @@ impl Case {
     /// What its entries are.
     pub(super) const fn shape(self) -> Shape {
         match self {
-            Case::CommandsUpdates | Case::ReplayUpdates => Shape::Updates,
-            Case::CommandsMixed | Case::ReplayMixed => Shape::Mixed,
+            Case::CommandsUpdates | Case::ReplayRawUpdates | Case::ReplayUpdates => Shape::Updates,
+            Case::CommandsMixed | Case::ReplayRawMixed | Case::ReplayMixed => Shape::Mixed,
             _ => Shape::Inserts,
         }
     }
@@ -178,7 +192,10 @@ impl Case {
     /// The format of the topic that it reads; none if it reads no topic.
     pub(super) const fn reads(self) -> Option<Case> {
         match self {
-            Case::EmitRaw => Some(Case::Raw),
+            Case::EmitRaw
+            | Case::ReplayRawInserts
+            | Case::ReplayRawUpdates
+            | Case::ReplayRawMixed => Some(Case::Raw),
             Case::Consume
             | Case::EmitBson
             | Case::ReplayInserts

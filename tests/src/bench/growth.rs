@@ -2,7 +2,8 @@
 //! entries, from one point on that all three share.
 //!
 //! At each point `oplog-producer` carries the entries into Kafka (`bson`), and `oplog-consumer emit`
-//! reads them from there.
+//! reads them from there. Told is the middle of as many rounds as the cases have; points with more
+//! entries than the common one, which differ less between rounds, have one.
 
 use std::fmt::Write as _;
 
@@ -13,6 +14,7 @@ use super::measure::Measured;
 use super::options::Options;
 use super::scene::Scene;
 use super::svg::{Chart, Series};
+use super::table::middle;
 use super::verdict::{MOST_MIB, at_least, at_most};
 use crate::stub::{Flow, Recipe, Shape, StubProcess};
 
@@ -74,10 +76,15 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<(String, Vec<C
     };
     // A broker that just started is slower by a third, and the first point is what all others are
     // compared with.
-    run(scene, base)?;
+    run(scene, base, 1)?;
     for point in std::iter::once(&base).chain(axes.iter().flat_map(|axis| &axis.points)) {
         if growth.at(point).is_none() {
-            growth.outcomes.push(run(scene, *point)?);
+            let rounds = if point.entries > base.entries {
+                1
+            } else {
+                options.rounds
+            };
+            growth.outcomes.push(run(scene, *point, rounds)?);
         }
     }
     let charts = axes.iter().map(|axis| growth.chart(axis, true));
@@ -123,7 +130,7 @@ fn axes(base: Point, options: &Options) -> [Axis; 3] {
     ]
 }
 
-fn run(scene: &Scene, point: Point) -> Result<Outcome> {
+fn run(scene: &Scene, point: Point, rounds: u32) -> Result<Outcome> {
     let Point {
         partitions,
         collections,
@@ -134,16 +141,21 @@ fn run(scene: &Scene, point: Point) -> Result<Outcome> {
         ..Recipe::new(entries, Shape::Inserts)
     };
     let source = StubProcess::start(&recipe, Flow::Past)?;
-    let prefix = format!("growth-{partitions}-{collections}-{entries}");
-    let place = scene.place(&source, &prefix, partitions, entries);
-    let producer = scene.run(Case::Bson, &place, source.id())?;
-    let consumer = scene.run(Case::EmitBson, &place, source.id())?;
-    eprintln!("{prefix}: {:.2?}, {:.2?}", producer.total, consumer.total);
-    scene.remove(&prefix)?;
+    let (mut producers, mut consumers) = (Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        let prefix = format!("growth-{partitions}-{collections}-{entries}-{round}");
+        let place = scene.place(&source, &prefix, partitions, entries);
+        let producer = scene.run(Case::Bson, &place, source.id())?;
+        let consumer = scene.run(Case::EmitBson, &place, source.id())?;
+        eprintln!("{prefix}: {:.2?}, {:.2?}", producer.total, consumer.total);
+        scene.remove(&prefix)?;
+        producers.push(producer);
+        consumers.push(consumer);
+    }
     Ok(Outcome {
         point,
-        producer,
-        consumer,
+        producer: middle(&producers),
+        consumer: middle(&consumers),
     })
 }
 

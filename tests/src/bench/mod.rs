@@ -18,7 +18,7 @@
 //! | `consume` | librdkafka's consumer reads the bson topic | |
 //! | `emit-raw`, `emit-bson` | `oplog-consumer emit` of the same entries to `/dev/null` | `consume` |
 //! | `commands-…` | the driver sends the bulk commands of a replay, planned and written from entries in memory; no Kafka | |
-//! | `replay-…` | `oplog-consumer replay` of a bson topic: inserts, updates, both with deletes, into a stub that acknowledges at once; inserts into FerretDB | `commands-…` of the same entries |
+//! | `replay-raw-…`, `replay-…` | `oplog-consumer replay` of a raw and of a bson topic: inserts, updates, both with deletes, into a stub that acknowledges at once; inserts from bson into FerretDB | `commands-…` of the same entries |
 //!
 //! | beside them | what is told |
 //! | --- | --- |

@@ -57,7 +57,7 @@ impl Table {
             ])
         });
         let line = format!(
-            "{:<17} {:>9.0} {:>17} {:>7.2} {:>5.0} {:>6.2} {:>6.2} {:>6.2} {:>5.0} {:>6} {:>5} {verdict}",
+            "{:<18} {:>9.0} {:>17} {:>7.2} {:>5.0} {:>6.2} {:>6.2} {:>6.2} {:>5.0} {:>6} {:>5} {verdict}",
             case.name(),
             middle.rate(),
             format!("{slowest:.0}-{fastest:.0}"),
@@ -89,7 +89,7 @@ impl fmt::Display for Table {
         )?;
         writeln!(
             f,
-            "{:<17} {:>9} {:>17} {:>7} {:>5} {:>6} {:>6} {:>6} {:>5} {:>6} {:>5}",
+            "{:<18} {:>9} {:>17} {:>7} {:>5} {:>6} {:>6} {:>6} {:>5} {:>6} {:>5}",
             "case",
             "entries/s",
             "slowest-fastest",
@@ -118,7 +118,7 @@ impl fmt::Display for Table {
 }
 
 /// The round of middle length.
-fn middle(rounds: &[Measured]) -> Measured {
+pub(super) fn middle(rounds: &[Measured]) -> Measured {
     let mut rounds = rounds.to_vec();
     rounds.sort_by_key(|round| round.steady);
     rounds[(rounds.len() - 1) / 2]
