@@ -105,14 +105,17 @@ impl Partition {
         &mut self.waiting[last]
     }
 
-    /// Hands chunks to the worker while it has room.
-    pub(super) fn hand_on(&mut self) {
-        let Some(sender) = &self.sender else { return };
+    /// Hands chunks to the worker while it has room. Whether some are left that it will soon have room
+    /// for: at a barrier it may not for long.
+    pub(super) fn hand_on(&mut self) -> bool {
+        let Some(sender) = &self.sender else {
+            return false;
+        };
         // The last one stays while its last record is not whole.
         let kept = usize::from(self.run.is_some());
         while self.waiting.len() > kept {
             let Some(chunk) = self.waiting.pop_front() else {
-                return;
+                break;
             };
             let bytes = chunk.cost();
             // A closed queue is a worker that failed: the program is about to end.
@@ -120,10 +123,11 @@ impl Partition {
                 sender.try_send(chunk)
             {
                 self.waiting.push_front(chunk);
-                return;
+                return !self.holding;
             }
             self.handed_bytes += bytes;
         }
+        false
     }
 
     /// Throws away what the worker has no room for; returns what it cost and where to read again.

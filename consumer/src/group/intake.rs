@@ -28,6 +28,8 @@ pub(super) struct Intake {
     held: usize,
     /// And what the record in fragments has that is the furthest: it must become whole.
     open: usize,
+    /// Whether chunks are left for which their workers had no room.
+    behind: bool,
     empty: Vec<Chunk>,
 }
 
@@ -38,6 +40,7 @@ impl Intake {
             used: 0,
             held: 0,
             open: 0,
+            behind: false,
             empty: Vec::new(),
         }
     }
@@ -53,6 +56,11 @@ impl Intake {
 
     pub(super) const fn is_under_half(&self) -> bool {
         self.used.saturating_sub(self.held + self.open) <= self.budget / 2
+    }
+
+    /// Whether there are chunks for which their workers had no room.
+    pub(super) const fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// Workers at barriers hold that much.
@@ -160,8 +168,9 @@ impl Intake {
 
     /// Hands chunks to those workers that have room.
     pub(super) fn hand_on(&mut self, consumer: &BaseConsumer<GroupContext>) {
+        self.behind = false;
         for partition in consumer.context().partitions().iter_mut() {
-            partition.hand_on();
+            self.behind |= partition.hand_on();
         }
     }
 }
@@ -217,7 +226,11 @@ mod tests {
     const BUDGET: usize = 1 << 20;
 
     fn partition() -> (Partition, mpsc::Receiver<Chunk>) {
-        let (sender, chunks) = mpsc::channel(1000);
+        partition_with_room(1000)
+    }
+
+    fn partition_with_room(chunks: usize) -> (Partition, mpsc::Receiver<Chunk>) {
+        let (sender, chunks) = mpsc::channel(chunks);
         let topic = "cdc.a.b".to_owned();
         let name = PartitionName {
             topic,
@@ -314,6 +327,25 @@ mod tests {
         );
         assert_eq!(partition.evict().map(|(_, again)| again), Some(4));
         assert!(partition.run.is_none() && !partition.takes(5) && partition.takes(4));
+    }
+
+    #[test]
+    fn chunks_wait_for_a_worker_without_room_but_not_in_haste_at_a_barrier() {
+        let metrics = Metrics::new().unwrap();
+        let mut intake = Intake::new(BUDGET);
+        let (mut partition, mut chunks) = partition_with_room(1);
+        for offset in [0, 1, 2] {
+            let record = (offset, &b"full"[..], 2, "");
+            put(&mut intake, &mut partition, &metrics, 1, record);
+        }
+        assert!(partition.hand_on());
+        assert_eq!(handed(&mut chunks), [(0, 0, b"full".to_vec())]);
+        partition.holding = true;
+        assert!(!partition.hand_on());
+        assert_eq!(handed(&mut chunks), [(1, 1, b"full".to_vec())]);
+        partition.holding = false;
+        assert!(!partition.hand_on());
+        assert_eq!(handed(&mut chunks), [(2, 2, b"full".to_vec())]);
     }
 
     #[test]
