@@ -21,6 +21,9 @@ const QUEUE_CHUNKS: usize = 2;
 const COMMIT_GAP: Duration = Duration::from_millis(10);
 /// While catching up a transaction lasts that long at least,
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// and that long for each partition that it may write to, because the broker asks in each transaction
+/// whether a partition is part of it,
+const COMMIT_INTERVAL_EACH: Duration = Duration::from_millis(5);
 /// and ten times what the last commit cost, but not longer than this: a quarter of the
 /// transaction's timeout.
 const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(15);
@@ -187,7 +190,8 @@ pub struct PublishLoop<'p> {
     finished: bool,
     last_commit: Option<Instant>,
     began: Option<Instant>,
-    interval: Duration,
+    /// What the last commit cost.
+    took: Duration,
 }
 
 impl<'p> PublishLoop<'p> {
@@ -221,7 +225,7 @@ impl<'p> PublishLoop<'p> {
             finished: false,
             last_commit: None,
             began: None,
-            interval: COMMIT_INTERVAL,
+            took: Duration::ZERO,
         }
     }
 
@@ -311,7 +315,7 @@ impl<'p> PublishLoop<'p> {
                 COMMIT_GAP.saturating_sub(since(self.last_commit).unwrap_or(COMMIT_GAP))
             }
             (true, false) => self
-                .interval
+                .interval()
                 .saturating_sub(since(self.began).unwrap_or_default()),
             (false, _) => TICK,
         }
@@ -331,7 +335,11 @@ impl<'p> PublishLoop<'p> {
         }
         let open = self.began.map(|began| began.elapsed()).unwrap_or_default();
         let pause = since_commit.is_none_or(|since| since >= COMMIT_GAP);
-        (self.idle && pause) || open >= self.interval
+        (self.idle && pause) || open >= self.interval()
+    }
+
+    fn interval(&self) -> Duration {
+        transaction_time(self.publisher.partitions(), self.took)
     }
 
     fn commit(&mut self) -> Result<(), ProducerError> {
@@ -344,7 +352,7 @@ impl<'p> PublishLoop<'p> {
         self.publisher.commit(&record)?;
         let took = start.elapsed();
         self.saved = Some(position);
-        self.interval = (took * 10).clamp(COMMIT_INTERVAL, COMMIT_INTERVAL_MAX);
+        self.took = took;
         self.last_commit = Some(Instant::now());
         self.began = None;
         self.metrics
@@ -361,9 +369,29 @@ impl<'p> PublishLoop<'p> {
     }
 }
 
+/// How long a transaction lasts while catching up, by the partitions that it may write to and by what
+/// the last commit cost.
+fn transaction_time(partitions: u64, last_commit: Duration) -> Duration {
+    let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
+    COMMIT_INTERVAL
+        .max(COMMIT_INTERVAL_EACH.saturating_mul(partitions))
+        .max(last_commit * 10)
+        .min(COMMIT_INTERVAL_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transactions_last_longer_where_commits_cost_more_but_not_for_ever() {
+        let millis = Duration::from_millis;
+        assert_eq!(transaction_time(4, millis(30)), millis(1000));
+        assert_eq!(transaction_time(4, millis(300)), millis(3000));
+        assert_eq!(transaction_time(800, millis(30)), millis(4000));
+        assert_eq!(transaction_time(u64::MAX, millis(0)), millis(15_000));
+        assert_eq!(transaction_time(0, millis(9000)), millis(15_000));
+    }
 
     #[test]
     fn a_position_inside_a_transaction_has_not_reached_its_time() {

@@ -174,6 +174,12 @@ impl Publisher {
         self.producer.in_flight_count()
     }
 
+    /// Partitions that got something so far.
+    #[must_use]
+    pub(crate) fn partitions(&self) -> u64 {
+        self.known.partitions()
+    }
+
     /// Hands a chunk's records to the client, inside the open transaction.
     ///
     /// # Errors

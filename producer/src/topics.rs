@@ -213,33 +213,49 @@ impl Cluster {
         ))
     }
 
+    /// Creates those topics that are not there, and reads the settings of all, in few requests.
     fn prepare(&mut self, names: &BTreeSet<String>) -> Result<(), ProducerError> {
-        let is_new =
-            |name: &&str| !self.existing.contains_key(*name) && !self.claimed.contains_key(*name);
-        let names: Vec<&str> = names.iter().map(String::as_str).filter(is_new).collect();
-        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
-        let settings = data_settings();
-        let settings = borrowed(&settings);
+        let names = names.iter().map(String::as_str);
+        let names: Vec<&str> = names
+            .filter(|name| !self.claimed.contains_key(*name))
+            .collect();
         let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).unwrap_or(1);
         let prepared = self.runtime.block_on(async {
             let mut prepared = BTreeMap::new();
             for names in names.chunks(at_once.max(1)) {
-                let (admin, replicas) = (&self.admin, self.replication_factor);
-                admin
-                    .create_topics(names, partitions, replicas, &settings)
-                    .await?;
-                let mut found = admin.describe_topics(names).await?;
-                for name in found.keys() {
-                    admin.wait_for_topic(name, PATIENCE).await?;
-                }
-                // One that has no partition yet is waited for when its first entry comes.
-                tracing::info!(topics = found.len(), partitions, "topics are ready");
-                prepared.append(&mut found);
+                prepared.append(&mut self.prepare_at_once(names).await?);
             }
             Ok::<_, ProducerError>(prepared)
         })?;
         self.prepared = prepared;
         Ok(())
+    }
+
+    async fn prepare_at_once(
+        &self,
+        names: &[&str],
+    ) -> Result<BTreeMap<String, TopicSettings>, ProducerError> {
+        let is_missing = |name: &&str| !self.existing.contains_key(*name);
+        let missing: Vec<&str> = names.iter().copied().filter(is_missing).collect();
+        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+        let (admin, replicas) = (&self.admin, self.replication_factor);
+        if !missing.is_empty() {
+            let settings = data_settings();
+            let settings = borrowed(&settings);
+            admin
+                .create_topics(&missing, partitions, replicas, &settings)
+                .await?;
+        }
+        let found = admin.describe_topics(names).await?;
+        // One that has no partition yet is waited for when its first entry comes.
+        let new = missing.iter().filter(|name| found.contains_key(**name));
+        for name in new {
+            admin.wait_for_topic(name, PATIENCE).await?;
+        }
+        if !missing.is_empty() {
+            tracing::info!(topics = missing.len(), partitions, "topics are ready");
+        }
+        Ok(found)
     }
 
     /// The client's batches were measured when the session began.
