@@ -56,6 +56,7 @@ pub(super) struct Place<'p> {
     pub(super) target: &'p str,
     pub(super) brokers: &'p str,
     pub(super) partitions: u32,
+    pub(super) collections: u64,
     pub(super) entries: u64,
     /// Bytes of all entries.
     pub(super) bytes: u64,
@@ -227,7 +228,8 @@ impl Case {
                 Group::Produce | Group::FullSync | Group::Emit => place.source,
             };
             let mut args = vec![CASE, self.name(), server, place.brokers];
-            args.extend([topic.as_str(), &partitions, &entries]);
+            let collections = place.collections.to_string();
+            args.extend([topic.as_str(), &partitions, &collections, &entries]);
             return Program::start("bench", args, &[]).context("the bench starts itself");
         }
         if self.reads().is_some() {

@@ -2,19 +2,22 @@
 //! entries, from one point on that all three share.
 //!
 //! At each point `oplog-producer` carries the entries into Kafka (`bson`), and `oplog-consumer emit`
-//! reads them from there. Told is the middle of as many rounds as the cases have; points with more
-//! entries than the common one, which differ less between rounds, have one.
+//! reads them from there. Beside them stands what the plain clients do at the same point, `loop` and
+//! `consume`: what more partitions cost the broker and librdkafka, they cost these, too. All topics are
+//! there before, because making one costs the same whatever comes into it. Told is the middle of as many
+//! rounds as the cases have; points with more entries than the common one have one.
 
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 
-use super::case::Case;
+use super::case::{Case, Place};
 use super::measure::Measured;
 use super::options::Options;
 use super::scene::Scene;
 use super::svg::{Chart, Series};
 use super::table::middle;
+use super::topic;
 use super::verdict::{MOST_MIB, at_least, at_most};
 use crate::stub::{Flow, Recipe, Shape, StubProcess};
 
@@ -45,7 +48,9 @@ struct Axis {
 struct Outcome {
     point: Point,
     producer: Measured,
+    straight: Measured,
     consumer: Measured,
+    consume: Measured,
 }
 
 /// All outcomes.
@@ -55,11 +60,27 @@ struct Growth {
     outcomes: Vec<Outcome>,
 }
 
-/// Who is measured, with the name and the figures.
-type Program = (&'static str, fn(&Outcome) -> &Measured);
+/// A figure of an outcome.
+type Of = fn(&Outcome) -> &Measured;
+
+/// Who is measured, with the name and the figures, and those of the plain client.
+struct Program {
+    name: &'static str,
+    ours: Of,
+    plain: (&'static str, Of),
+}
+
 const PROGRAMS: [Program; 2] = [
-    ("producer", |outcome| &outcome.producer),
-    ("consumer", |outcome| &outcome.consumer),
+    Program {
+        name: "producer",
+        ours: |outcome| &outcome.producer,
+        plain: ("loop", |outcome| &outcome.straight),
+    },
+    Program {
+        name: "consumer",
+        ours: |outcome| &outcome.consumer,
+        plain: ("consume", |outcome| &outcome.consume),
+    },
 ];
 
 /// Measures all points; the text, and the curves.
@@ -141,21 +162,36 @@ fn run(scene: &Scene, point: Point, rounds: u32) -> Result<Outcome> {
         ..Recipe::new(entries, Shape::Inserts)
     };
     let source = StubProcess::start(&recipe, Flow::Past)?;
-    let (mut producers, mut consumers) = (Vec::new(), Vec::new());
+    let mut all: [Vec<Measured>; 4] = Default::default();
     for round in 1..=rounds {
         let prefix = format!("growth-{partitions}-{collections}-{entries}-{round}");
-        let place = scene.place(&source, &prefix, partitions, entries);
+        let place = |prefix: &str| Place {
+            collections,
+            ..scene.place(&source, prefix, partitions, entries)
+        };
+        let plain = place(&format!("{prefix}-loop"));
+        let straight = scene.run(Case::Loop, &plain, source.id())?;
+        scene.remove(&plain.prefix)?;
+        let place = place(&prefix);
+        topic::create(&place)?;
         let producer = scene.run(Case::Bson, &place, source.id())?;
+        let consume = scene.run(Case::Consume, &place, source.id())?;
         let consumer = scene.run(Case::EmitBson, &place, source.id())?;
-        eprintln!("{prefix}: {:.2?}, {:.2?}", producer.total, consumer.total);
         scene.remove(&prefix)?;
-        producers.push(producer);
-        consumers.push(consumer);
+        let round = [straight, producer, consume, consumer];
+        let took = round.map(|measured| format!("{:.2?}", measured.total));
+        eprintln!("{prefix}: {}", took.join(", "));
+        for (rounds, measured) in all.iter_mut().zip(round) {
+            rounds.push(measured);
+        }
     }
+    let [straight, producer, consume, consumer] = all.map(|rounds| middle(&rounds));
     Ok(Outcome {
         point,
-        producer: middle(&producers),
-        consumer: middle(&consumers),
+        producer,
+        straight,
+        consumer,
+        consume,
     })
 }
 
@@ -166,69 +202,100 @@ impl Growth {
 
     fn text(&self, axes: &[Axis]) -> Result<String> {
         let mut text = format!(
-            "{:>10} {:>11} {:>10} {:>17} {:>12} {:>15} {:>12}\n",
-            "partitions",
-            "collections",
-            "entries",
-            "producer: per s",
-            "peak MiB",
-            "consumer: per s",
-            "peak MiB",
+            "{:>10} {:>11} {:>8}",
+            "partitions", "collections", "entries"
         );
-        for Outcome {
-            point,
-            producer,
-            consumer,
-        } in &self.outcomes
-        {
-            writeln!(
+        for Program { name, plain, .. } in &PROGRAMS {
+            write!(
                 text,
-                "{:>10} {:>11} {:>10} {:>17.0} {:>12.0} {:>15.0} {:>12.0}",
-                point.partitions,
-                point.collections,
-                point.entries,
-                producer.rate(),
-                producer.peak_mib(),
-                consumer.rate(),
-                consumer.peak_mib(),
+                " {:>9} {name:>9} {:>5} {:>4}",
+                plain.0, "ratio", "MiB"
             )?;
         }
-        let base = self.at(&self.base).context("the common point")?;
-        for (name, measured) in PROGRAMS {
-            for axis in axes {
-                let last = axis.points.last().context("a point")?;
-                let outcome = self.at(last).context("its outcome")?;
-                let ratio = measured(outcome).rate() / measured(base).rate();
-                let (most, usual) = ((axis.amount)(last), (axis.amount)(&self.base));
-                let what = format!("{name}: {most} against {usual} {}", axis.name);
-                writeln!(text, "{}", at_least(&what, ratio, axis.least))?;
+        text.push('\n');
+        for outcome in &self.outcomes {
+            let Point {
+                partitions,
+                collections,
+                entries,
+            } = outcome.point;
+            write!(text, "{partitions:>10} {collections:>11} {entries:>8}")?;
+            for Program { ours, plain, .. } in &PROGRAMS {
+                let (ours, plain) = (ours(outcome), plain.1(outcome).rate());
+                let ratio = ours.rate() / plain;
+                write!(
+                    text,
+                    " {plain:>9.0} {:>9.0} {ratio:>5.2} {:>4.0}",
+                    ours.rate(),
+                    ours.peak_mib()
+                )?;
             }
-            let peaks = self
-                .outcomes
-                .iter()
-                .map(|outcome| measured(outcome).peak_mib());
-            let highest = peaks.fold(0.0, f64::max);
-            let grown = highest / measured(base).peak_mib().max(1.0);
-            let what = format!("{name}: highest peak");
-            writeln!(text, "{}", at_most(&what, highest, MOST_MIB, "MiB"))?;
-            let what = format!("{name}: highest peak against the common point");
-            writeln!(text, "{}", at_most(&what, grown, FLAT, ""))?;
+            text.push('\n');
+        }
+        for program in &PROGRAMS {
+            for axis in axes {
+                text.push_str(&self.verdict(program, axis)?);
+            }
+            text.push_str(&self.memory(program)?);
         }
         Ok(text.trim_end().to_owned())
     }
 
-    /// The curves of an axis: of speed, or of memory.
+    /// What is kept at the end of an axis, and what the plain client keeps there.
+    fn verdict(&self, program: &Program, axis: &Axis) -> Result<String> {
+        let base = self.at(&self.base).context("the common point")?;
+        let last = axis.points.last().context("a point")?;
+        let outcome = self.at(last).context("its outcome")?;
+        let kept = |of: Of| of(outcome).rate() / of(base).rate();
+        let (most, usual) = ((axis.amount)(last), (axis.amount)(&self.base));
+        let Program { name, ours, plain } = program;
+        let what = format!("{name}: {most} against {usual} {}", axis.name);
+        Ok(format!(
+            "{}; {} {:.2}\n",
+            at_least(&what, kept(*ours), axis.least),
+            plain.0,
+            kept(plain.1)
+        ))
+    }
+
+    fn memory(&self, program: &Program) -> Result<String> {
+        let base = self.at(&self.base).context("the common point")?;
+        let Program { name, ours, .. } = program;
+        let peaks = self.outcomes.iter().map(|outcome| ours(outcome).peak_mib());
+        let highest = peaks.fold(0.0, f64::max);
+        let grown = highest / ours(base).peak_mib().max(1.0);
+        Ok(format!(
+            "{}\n{}\n",
+            at_most(&format!("{name}: highest peak"), highest, MOST_MIB, "MiB"),
+            at_most(
+                &format!("{name}: highest peak against the common point"),
+                grown,
+                FLAT,
+                ""
+            ),
+        ))
+    }
+
+    /// The curves of an axis: of speed, with those of the plain clients, or of memory.
     fn chart(&self, axis: &Axis, of_speed: bool) -> Chart {
-        let curve = |measured: fn(&Outcome) -> &Measured| {
+        let curve = |name: &'static str, of: Of| {
             let outcomes = axis.points.iter().filter_map(|point| self.at(point));
             let figure = |outcome: &Outcome| match of_speed {
-                true => measured(outcome).rate(),
-                false => measured(outcome).peak_mib(),
+                true => of(outcome).rate(),
+                false => of(outcome).peak_mib(),
             };
-            outcomes
-                .map(|outcome| ((axis.amount)(&outcome.point), figure(outcome)))
-                .collect()
+            let points = outcomes.map(|outcome| ((axis.amount)(&outcome.point), figure(outcome)));
+            Series {
+                name,
+                points: points.collect(),
+            }
         };
+        let ours = PROGRAMS
+            .iter()
+            .map(|program| curve(program.name, program.ours));
+        let plain = PROGRAMS
+            .iter()
+            .map(|program| curve(program.plain.0, program.plain.1));
         Chart {
             across: axis.name,
             up: if of_speed {
@@ -236,12 +303,10 @@ impl Growth {
             } else {
                 "peak memory, MiB"
             },
-            series: PROGRAMS
-                .map(|(name, measured)| Series {
-                    name,
-                    points: curve(measured),
-                })
-                .to_vec(),
+            series: match of_speed {
+                true => ours.chain(plain).collect(),
+                false => ours.collect(),
+            },
         }
     }
 }

@@ -12,6 +12,7 @@ use super::case::{Case, Group};
 pub const USAGE: &str = "\
 usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--rounds N]
              [--ferretdb-entries N] [--large-entries N] [--growth-entries N]
+             [--growth-partitions N,N] [--growth-collections N,N]
              [--latency-seconds N] [--idle-seconds N] [--svg FILE]
 NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, idle,
 large, growth. --quick does everything with few entries, to see that it works. --svg draws the curves of
@@ -128,15 +129,14 @@ impl Options {
         let seconds = || number(value).map(Duration::from_secs);
         match flag {
             "--entries" => self.entries = number(value)?,
-            "--partitions" => {
-                let all = value.split(',').map(number);
-                self.partitions = all.collect::<Result<_>>()?;
-            }
+            "--partitions" => self.partitions = numbers(value)?,
             "--cases" => self.choose(value)?,
             "--rounds" => self.rounds = number(value)?,
             "--ferretdb-entries" => self.ferretdb_entries = number(value)?,
             "--large-entries" => self.large_entries = number(value)?,
             "--growth-entries" => self.growth_entries = number(value)?,
+            "--growth-partitions" => self.growth_partitions = numbers(value)?,
+            "--growth-collections" => self.growth_collections = numbers(value)?,
             "--latency-seconds" => self.latency = seconds()?,
             "--idle-seconds" => self.idle = seconds()?,
             "--svg" => self.svg = Some(PathBuf::from(value)),
@@ -161,6 +161,10 @@ impl Options {
         }
         Ok(())
     }
+}
+
+fn numbers<T: FromStr>(text: &str) -> Result<Vec<T>> {
+    text.split(',').map(number).collect()
 }
 
 fn number<T: FromStr>(text: &str) -> Result<T> {

@@ -1,12 +1,18 @@
 //! What all cases share: the broker, and a target that acknowledges at once.
 
+use std::fs;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use super::case::{Case, Group, Place};
 use super::measure::{Measured, measure};
 use super::{target, topic};
-use crate::services::{Kafka, KafkaOptions};
+use crate::services::{Kafka, KafkaOptions, wait_for};
 use crate::stub::{Flow, Recipe, Shape, StubProcess};
+
+/// How long the broker may take to remove topics.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// The servers.
 #[derive(Debug)]
@@ -22,7 +28,7 @@ impl Scene {
         let kafka = Kafka::start(&KafkaOptions {
             heap_mb: 2048,
             for_speed: true,
-            properties: vec![("log.segment.delete.delay.ms".into(), "1000".into())],
+            properties: vec![("log.segment.delete.delay.ms".into(), "0".into())],
         })?;
         Ok(Scene {
             brokers: kafka.brokers(),
@@ -51,6 +57,7 @@ impl Scene {
             target: self.target.uri(),
             brokers: &self.brokers,
             partitions,
+            collections: 1,
             entries,
             bytes: source.bytes(),
         }
@@ -84,8 +91,26 @@ impl Scene {
         Ok(measured)
     }
 
-    /// Removes the topics of a prefix.
+    /// Removes the topics of a prefix, and waits until their logs are gone: the broker would be busy
+    /// with it beside the next case.
     pub(super) fn remove(&self, prefix: &str) -> Result<()> {
-        topic::remove(&self.kafka.brokers(), prefix)
+        topic::remove(&self.brokers, prefix)?;
+        wait_for("the logs of removed topics", LIMIT, || {
+            Ok((!self.has_logs(prefix)?).then_some(()))
+        })
+    }
+
+    fn has_logs(&self, prefix: &str) -> Result<bool> {
+        let start = format!("{prefix}.");
+        for entry in fs::read_dir(self.kafka.directory().join("data"))? {
+            let name = entry?.file_name();
+            let is_one = name
+                .to_str()
+                .map(|name| name.trim_start_matches('_').starts_with(&start));
+            if is_one == Some(true) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

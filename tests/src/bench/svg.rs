@@ -34,9 +34,11 @@ const HEAD: f64 = 28.0;
 const LINES: u32 = 4;
 const STYLE: &str = "\
 .back{fill:#ffffff}.text{fill:#24292f}.grid{stroke:#d0d7de}.s0{stroke:#0550ae;fill:#0550ae}\
-.s1{stroke:#bc4c00;fill:#bc4c00}text{font:11px sans-serif}.curve{fill:none;stroke-width:2}\
+.s1{stroke:#bc4c00;fill:#bc4c00}.s2{stroke:#54aeff;fill:#54aeff}.s3{stroke:#fb8f44;fill:#fb8f44}text{font:11px sans-serif}.curve{fill:none;stroke-width:2}\
 @media (prefers-color-scheme:dark){.back{fill:#0d1117}.text{fill:#e6edf3}.grid{stroke:#30363d}\
-.s0{stroke:#79c0ff;fill:#79c0ff}.s1{stroke:#ffa657;fill:#ffa657}}.curve.s0,.curve.s1{fill:none}";
+.s0{stroke:#79c0ff;fill:#79c0ff}.s1{stroke:#ffa657;fill:#ffa657}.s2{stroke:#1158c7;fill:#1158c7}\
+.s3{stroke:#9e4c13;fill:#9e4c13}}.curve.s0,.curve.s1,.curve.s2,.curve.s3{fill:none}\
+.curve.s2,.curve.s3{stroke-dasharray:4 3}";
 
 /// Draws them, three in a row.
 pub(super) fn draw(charts: &[Chart]) -> Result<String, fmt::Error> {

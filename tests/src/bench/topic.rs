@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use oplog_relay_core::format::RANGE_HEADER;
 use oplog_relay_core::topic::{collection_topic, is_data_topic, position_topic, state_topic};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -13,25 +13,47 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::case::Place;
+use crate::services::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// The name of the stub's set.
 const SOURCE: &str = "rs0";
 
-/// The topic that a case of one collection writes to.
+/// The topic that a case writes to, the first of them if there are more.
 pub(super) fn name(place: &Place<'_>) -> String {
     collection_topic(&place.prefix, "bench", "orders")
 }
 
-/// Creates it as `oplog-producer` does.
+/// The topics of that many collections of the stub; `topic` is that of the first.
+pub(super) fn all(topic: &str, collections: u64) -> Vec<String> {
+    let others = (1..collections).map(|number| format!("{topic}{number}"));
+    std::iter::once(topic.to_owned()).chain(others).collect()
+}
+
+/// Creates the topics as `oplog-producer` does, and waits until the broker has them: those of 200
+/// collections keep it busy for a second.
 pub(super) fn create(place: &Place<'_>) -> Result<()> {
-    let name = name(place);
+    create_all(place, &all(&name(place), place.collections))?;
+    let found = wait_for("the new topics", LIMIT, || {
+        Ok(count_entries(place.brokers, &place.prefix).ok())
+    })?;
+    ensure!(
+        found == 0,
+        "{found} entries are in topics that were just made"
+    );
+    Ok(())
+}
+
+fn create_all(place: &Place<'_>, names: &[String]) -> Result<()> {
     let partitions = i32::try_from(place.partitions)?;
-    let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1))
-        .set("retention.ms", "-1")
-        .set("max.message.bytes", "104857600");
+    let topic = |name| {
+        NewTopic::new(name, partitions, TopicReplication::Fixed(1))
+            .set("retention.ms", "-1")
+            .set("max.message.bytes", "104857600")
+    };
+    let topics: Vec<NewTopic<'_>> = names.iter().map(|name| topic(name)).collect();
     with_admin(place.brokers, async |admin| {
-        for outcome in admin.create_topics([&topic], &AdminOptions::new()).await? {
+        for outcome in admin.create_topics(&topics, &AdminOptions::new()).await? {
             outcome.map_err(|(name, code)| anyhow::anyhow!("{name}: {code}"))?;
         }
         Ok(())

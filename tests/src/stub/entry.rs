@@ -4,7 +4,7 @@ use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::position::Timestamp;
 
 /// The namespace of all entries, or of the first collection's.
-pub(super) const NAMESPACE: &str = "bench.orders";
+pub const NAMESPACE: &str = "bench.orders";
 /// The election term of all entries.
 pub(super) const TERM: i64 = 7;
 /// Bytes of an insert: what the known figures were measured with.

@@ -42,7 +42,7 @@ mod process;
 mod server;
 
 pub use documents::Contents;
-pub use entry::{Recipe, Shape, object_id};
+pub use entry::{NAMESPACE, Recipe, Shape, object_id};
 pub use fault::Fault;
 pub use oplog::Oplog;
 pub(crate) use point::project;

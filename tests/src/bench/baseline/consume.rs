@@ -1,14 +1,18 @@
-//! librdkafka's consumer, reading a topic and nothing more.
+//! librdkafka's consumer, reading topics and nothing more.
 
 use anyhow::{Result, ensure};
 
 use super::MARK;
 use crate::bench::topic::read_whole;
 
-pub(super) fn run(brokers: &str, topic: &str, partitions: u32, entries: u64) -> Result<()> {
+pub(super) fn run(brokers: &str, topics: Vec<String>, partitions: u32, entries: u64) -> Result<()> {
     eprintln!("{MARK}");
     let (mut count, mut bytes) = (0, 0);
-    let topics = [(topic.to_owned(), i32::try_from(partitions)?)];
+    let partitions = i32::try_from(partitions)?;
+    let topics: Vec<_> = topics
+        .into_iter()
+        .map(|topic| (topic, partitions))
+        .collect();
     read_whole(brokers, &topics, |message| {
         count += 1;
         bytes += rdkafka::Message::payload(message).map_or(0, <[u8]>::len);

@@ -16,15 +16,26 @@ mod ranges;
 use anyhow::{Result, bail};
 
 use super::case::{Case, Group};
+use super::topic;
 use produce::Sink;
 
 /// Said on standard error when everything is connected.
 pub(super) const MARK: &str = "connected";
 
-/// Runs a case: its name, the server, the brokers, the topic, its partitions, the entries.
+/// Runs a case: its name, the server, the brokers, the topic, its partitions, the collections that have one
+/// each, the entries.
 pub(super) fn run(args: &[String]) -> Result<()> {
-    let [name, server, brokers, topic, partitions, entries] = args else {
-        bail!("six arguments expected");
+    let [
+        name,
+        server,
+        brokers,
+        topic,
+        partitions,
+        collections,
+        entries,
+    ] = args
+    else {
+        bail!("seven arguments expected");
     };
     let (partitions, entries) = (partitions.parse()?, entries.parse()?);
     let Some(case) = Case::from_name(name).filter(|case| case.is_baseline()) else {
@@ -36,7 +47,10 @@ pub(super) fn run(args: &[String]) -> Result<()> {
         (Case::Producer, _) => produce::write_only(&sink()?, entries),
         (Case::Ranges, _) => ranges::read_only(server, entries),
         (Case::RangesLoop, _) => ranges::read_and_write(server, sink()?, entries),
-        (Case::Consume, _) => consume::run(brokers, topic, partitions, entries),
+        (Case::Consume, _) => {
+            let topics = topic::all(topic, collections.parse()?);
+            consume::run(brokers, topics, partitions, entries)
+        }
         (_, Group::Replay | Group::Ferretdb) => commands::run(case, server, partitions, entries),
         (_, Group::Produce | Group::FullSync | Group::Emit) => {
             produce::read_and_write(server, &sink()?, entries)

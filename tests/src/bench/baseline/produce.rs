@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::MARK;
-use crate::stub::{Oplog, Shape};
+use crate::stub::{NAMESPACE, Oplog, Shape};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Records between two looks at delivery reports.
@@ -95,18 +95,23 @@ pub(super) fn write_only(sink: &Sink, entries: u64) -> Result<()> {
     }
     eprintln!("{MARK}");
     for (number, (value, key)) in (0..entries).zip(prepared.iter().cycle()) {
-        sink.send(number, key, value)?;
+        sink.send(&sink.topic, number, key, value)?;
     }
     sink.finish()
 }
 
-/// Cursor, key, librdkafka.
+/// Cursor, key, librdkafka. What a collection's name has beyond that of the first is the end of its
+/// topic's name, too.
 pub(super) fn read_and_write(source: &str, sink: &Sink, entries: u64) -> Result<()> {
     let (mut number, mut key) = (0, Vec::new());
+    let mut topic = sink.topic.clone();
     on_one_thread(tail(source, entries, |document| {
+        let entry = Entry::parse(document)?;
         key.clear();
-        write_key(Entry::parse(document)?.document_id()?, &mut key)?;
-        sink.send(number, &key, document.as_bytes())?;
+        write_key(entry.document_id()?, &mut key)?;
+        topic.truncate(sink.topic.len());
+        topic.push_str(entry.ns.strip_prefix(NAMESPACE).unwrap_or_default());
+        sink.send(&topic, number, &key, document.as_bytes())?;
         number += 1;
         Ok(())
     }))?;
@@ -116,7 +121,8 @@ pub(super) fn read_and_write(source: &str, sink: &Sink, entries: u64) -> Result<
 /// librdkafka as plainly as it can be used, with the sizes that `oplog-producer` has.
 pub(super) struct Sink {
     producer: BaseProducer,
-    topic: String,
+    /// That of the first collection.
+    pub(super) topic: String,
     partitions: u32,
 }
 
@@ -138,9 +144,9 @@ impl Sink {
         })
     }
 
-    pub(super) fn send(&self, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(super) fn send(&self, topic: &str, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
         let partition = i32::try_from(partition_for(key, self.partitions))?;
-        let record = BaseRecord::to(&self.topic).partition(partition);
+        let record = BaseRecord::to(topic).partition(partition);
         let mut record = record.key(key).payload(value);
         if number.is_multiple_of(POLL_EVERY) {
             self.producer.poll(Duration::ZERO);

@@ -85,7 +85,7 @@ pub(super) fn read_and_write(source: &str, sink: Sink, entries: u64) -> Result<(
             key.clear();
             write_key(document.get("_id")?.context("an _id")?, &mut key)?;
             number += 1;
-            sink.send(number, &key, document.as_bytes())
+            sink.send(&sink.topic, number, &key, document.as_bytes())
         }
     })?;
     sink.finish()
