@@ -117,6 +117,16 @@ impl Chunk {
             .and_then(|range| self.headers.get(range))
     }
 
+    /// The last offset of the record that begins at an offset.
+    #[must_use]
+    pub fn last_offset(&self, offset: i64) -> i64 {
+        let found = self
+            .records
+            .binary_search_by_key(&offset, |slot| slot.offset);
+        let slot = found.ok().and_then(|index| self.records.get(index));
+        slot.map_or(offset, |slot| slot.last)
+    }
+
     /// Empties it for reuse. A buffer that one large record blew up is not kept.
     pub fn clear(&mut self) {
         for buffer in [&mut self.arena, &mut self.headers] {

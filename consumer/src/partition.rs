@@ -139,22 +139,24 @@ impl PartitionWorker {
         let topic = self.topic_of(chunk).await?;
         let mut from = 0;
         loop {
-            let mut usable = self.decoder.decode(chunk, &topic, from);
-            let entries = self.decoder.read(chunk, &mut usable);
-            let done = self
-                .apply_decoded(chunk, &topic, &entries, usable.end)
-                .await?;
-            let Some(fault) = usable.fault.filter(|_| done == Applied::Done) else {
-                return Ok(done);
-            };
-            let slot = chunk.records.get(usable.end);
-            let (offset, last) = slot.map_or((-1, -1), |slot| (slot.offset, slot.last));
-            let posted = self.shared.post_record(&self.start, offset, fault).await?;
-            if posted == Applied::Abandoned {
-                return Ok(Applied::Abandoned);
+            let decoded = self.decoder.decode(chunk, &topic, from);
+            while from <= decoded.end {
+                let (entries, usable) = self.decoder.read(chunk, from, &decoded);
+                let done = self
+                    .apply_decoded(chunk, &topic, &entries, usable.end)
+                    .await?;
+                let Some(fault) = usable.fault.filter(|_| done == Applied::Done) else {
+                    return Ok(done);
+                };
+                let slot = chunk.records.get(usable.end);
+                let (offset, last) = slot.map_or((-1, -1), |slot| (slot.offset, slot.last));
+                let posted = self.shared.post_record(&self.start, offset, fault).await?;
+                if posted == Applied::Abandoned {
+                    return Ok(Applied::Abandoned);
+                }
+                self.acknowledge(NextOffset::after(last), None, false);
+                from = usable.end + 1;
             }
-            self.acknowledge(NextOffset::after(last), None, false);
-            from = usable.end + 1;
         }
     }
 
@@ -265,8 +267,7 @@ impl PartitionWorker {
                 continue;
             }
             if let Some(barrier) = barrier {
-                let slot = self.decoder.record(chunk, index);
-                let end = slot.map_or(located.offset, |slot| slot.last);
+                let end = chunk.last_offset(located.offset);
                 return Ok(Segment {
                     entries,
                     stop: Some(Stop::Barrier(located, barrier, end)),

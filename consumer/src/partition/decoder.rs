@@ -8,7 +8,7 @@ use crate::chunk::{Chunk, RecordSlot};
 use crate::topics::Topic;
 
 /// The records of a chunk that can be used: those up to the first that is damaged.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Usable {
     /// The record after the last of them.
     pub(super) end: usize,
@@ -69,37 +69,41 @@ impl Decoder {
         decode(format, value, oplog_id, arena, &mut self.found)
     }
 
-    /// Reads what was found. Every entry of a record must be one, else none of them counts, and the
-    /// records end before it.
-    pub(super) fn read<'c>(&self, chunk: &'c Chunk, usable: &mut Usable) -> Vec<Located<'c>> {
-        let mut entries = Vec::with_capacity(self.found.len());
-        for (decoded, record) in self.found.iter().zip(&self.records) {
+    /// Reads what was found in the records from `from` on. Every entry of a record must be one, else
+    /// none of them counts, and what is usable ends before it.
+    pub(super) fn read<'c>(
+        &self,
+        chunk: &'c Chunk,
+        from: usize,
+        decoded: &Usable,
+    ) -> (Vec<Located<'c>>, Usable) {
+        let first = self.records.partition_point(|record| *record < from);
+        let mut entries = Vec::with_capacity(self.found.len().saturating_sub(first));
+        for (found, record) in self.found.iter().zip(&self.records).skip(first) {
             let Some(slot) = chunk.records.get(*record) else {
                 break;
             };
-            match read_entry(decoded, &chunk.arena) {
+            match read_entry(found, &chunk.arena) {
                 Ok(entry) => entries.push(Located {
                     offset: slot.offset,
-                    id: decoded.id,
+                    id: found.id,
                     entry,
                 }),
                 Err(fault) => {
                     let whole = self.records.partition_point(|other| other < record);
-                    entries.truncate(whole);
-                    *usable = Usable {
-                        end: *record,
-                        fault: Some(fault),
-                    };
-                    break;
+                    entries.truncate(whole.saturating_sub(first));
+                    let fault = Some(fault);
+                    return (
+                        entries,
+                        Usable {
+                            end: *record,
+                            fault,
+                        },
+                    );
                 }
             }
         }
-        entries
-    }
-
-    /// The record of an entry.
-    pub(super) fn record<'c>(&self, chunk: &'c Chunk, entry: usize) -> Option<&'c RecordSlot> {
-        chunk.records.get(*self.records.get(entry)?)
+        (entries, decoded.clone())
     }
 }
 
@@ -116,4 +120,88 @@ pub(super) fn formats<'c>(
 ) -> impl Iterator<Item = Format> + 'c {
     let value = chunk.arena.get(slot.value.clone()).unwrap_or_default();
     topic.formats_of(value, slot.oplog_id.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+    use oplog_relay_core::format::raw::Frame;
+    use oplog_relay_core::position::{EntryId, Timestamp};
+
+    fn entry(op: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut entry = DocumentBuilder::start(&mut bytes);
+        entry.raw("ts", kind::TIMESTAMP, &[1, 0, 0, 0, 7, 0, 0, 0]);
+        entry.str("op", op).str("ns", "a.b");
+        entry.nested("o", kind::DOCUMENT, |o| {
+            o.int32("_id", 1);
+        });
+        entry.finish();
+        bytes
+    }
+
+    fn topic(format: Format) -> Topic {
+        Topic {
+            source: "rs0".to_owned(),
+            format,
+            earlier: Vec::new(),
+        }
+    }
+
+    /// Offsets of the entries from a record on, and where what is usable ends.
+    fn read(decoder: &Decoder, chunk: &Chunk, from: usize, decoded: &Usable) -> (Vec<i64>, usize) {
+        let (entries, usable) = decoder.read(chunk, from, decoded);
+        let offsets = entries.iter().map(|located| located.offset).collect();
+        (offsets, usable.end)
+    }
+
+    #[test]
+    fn what_is_usable_ends_before_a_damaged_record_and_goes_on_after_it() {
+        let mut chunk = Chunk::default();
+        for (offset, op) in (0..).zip(["d", "xi", "d", "d", "xi"]) {
+            chunk.push(offset, 0, Some(&entry(op)), Some(b"rs0/7:1/0"));
+        }
+        chunk.push(5, 0, Some(&entry("d")), None);
+        chunk.push(6, 0, Some(&entry("d")), Some(b"rs0/7:2/0"));
+        let mut decoder = Decoder::default();
+        let topic = topic(Format::Bson);
+        let decoded = decoder.decode(&mut chunk, &topic, 0);
+        assert_eq!(decoded.end, 5, "without its header");
+        assert_eq!(read(&decoder, &chunk, 0, &decoded), (vec![0], 1));
+        assert_eq!(read(&decoder, &chunk, 2, &decoded), (vec![2, 3], 4));
+        assert_eq!(read(&decoder, &chunk, 5, &decoded), (vec![], 5));
+        let decoded = decoder.decode(&mut chunk, &topic, 6);
+        assert_eq!(read(&decoder, &chunk, 6, &decoded), (vec![6], 7));
+    }
+
+    #[test]
+    fn no_entry_of_a_frame_counts_where_one_is_damaged() {
+        let id = EntryId {
+            ts: Timestamp::new(7, 1),
+            ord: 0,
+        };
+        let mut chunk = Chunk::default();
+        for (offset, ops) in (0..).zip([["d", "i"], ["d", "xi"], ["xi", "d"]]) {
+            let mut frame = Frame::default();
+            for op in ops {
+                frame.push(id, Document::new(&entry(op)).unwrap(), false);
+            }
+            let mut value = Vec::new();
+            frame.finish(&mut value);
+            chunk.push(offset, 0, Some(&value), None);
+        }
+        let mut decoder = Decoder::default();
+        let decoded = decoder.decode(&mut chunk, &topic(Format::Raw), 0);
+        assert_eq!(
+            decoded,
+            Usable {
+                end: 3,
+                fault: None
+            }
+        );
+        assert_eq!(read(&decoder, &chunk, 0, &decoded), (vec![0, 0], 1));
+        assert_eq!(read(&decoder, &chunk, 2, &decoded), (vec![], 2));
+        assert_eq!(read(&decoder, &chunk, 3, &decoded), (vec![], 3));
+    }
 }

@@ -26,6 +26,8 @@ pub(super) fn pieces() -> Vec<Piece> {
         decode_each("decode-bson/insert", Format::Bson, &inserts()),
         decode_each("decode-canonical/insert", CANONICAL, &inserts()),
         decode_each("decode-canonical/update", CANONICAL, &updates()),
+        read("read/insert", inserts()),
+        read("read/update", updates()),
         parse_diff("diff-parse/update", updates()),
         parse_diff("diff-parse/nested-diff", input::nested_diffs()),
         apply_diff("diff-apply/update", updates()),
@@ -67,6 +69,13 @@ fn decode_all(
             .unwrap();
         }
         found.len() + arena.len()
+    })
+}
+
+/// The header, and every level below it checked.
+fn read(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
+    Piece::of_bytes(name, entries, |document| {
+        Entry::parse_whole(document).unwrap().ns.len()
     })
 }
 

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `input` | the entries: the stub's, and hand-made updates |
 //! | `produce` | header, key, encoding |
-//! | `consume` | decoding, diffs, plans, commands |
+//! | `consume` | decoding, reading, diffs, plans, commands |
 
 mod consume;
 mod input;
