@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
@@ -12,6 +12,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
+use tokio::runtime::Handle;
 
 use super::context::Context;
 use super::error::{KafkaFailure, is_transient};
@@ -37,12 +38,11 @@ pub enum Creation {
     Existed,
 }
 
-/// Administers topics. Clones share the connection.
+/// Administers topics. Clones share the connections.
 #[derive(Clone)]
 pub struct Admin {
     brokers: String,
-    /// Of the clients that send requests.
-    config: Arc<ClientConfig>,
+    requests: Arc<Requests>,
     /// Asks for metadata: unlike the admin client, which is a producer, it never creates a topic
     /// by asking, and it hands out its errors.
     metadata: Arc<BaseConsumer<Context>>,
@@ -73,7 +73,7 @@ impl Admin {
         let brokers = options.brokers.clone();
         let admin = Self {
             brokers,
-            config: Arc::new(config),
+            requests: Arc::new(Requests::new(config)),
             metadata: Arc::new(metadata),
             context,
         };
@@ -96,13 +96,13 @@ impl Admin {
         replication_factor: i32,
         settings: &[(&str, &str)],
     ) -> Result<Creation, KafkaFailure> {
-        let client = Requests::new(&self.config)?;
+        let client = self.requests.client()?;
         let action = format!("creating topic {name}");
         let topic = new_topic(name, partitions, replication_factor, settings);
         let options = request_options();
         let mut attempts = Attempts::new(PATIENCE);
         loop {
-            let error = match client.0.create_topics([&topic], &options).await {
+            let error = match client.create_topics([&topic], &options).await {
                 Ok(outcomes) => match outcomes.into_iter().next() {
                     Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
                         return Ok(Creation::Existed);
@@ -128,7 +128,7 @@ impl Admin {
         replication_factor: i32,
         settings: &[(&str, &str)],
     ) -> Result<(), KafkaFailure> {
-        let client = Requests::new(&self.config)?;
+        let client = self.requests.client()?;
         let topics = names.iter();
         let topics: Vec<_> = topics
             .map(|name| new_topic(name, partitions, replication_factor, settings))
@@ -136,7 +136,7 @@ impl Admin {
         let options = request_options();
         let mut attempts = Attempts::new(PATIENCE);
         loop {
-            match client.0.create_topics(&topics, &options).await {
+            match client.create_topics(&topics, &options).await {
                 Ok(_) => return Ok(()),
                 Err(error) => attempts.again("creating topics", error).await?,
             }
@@ -243,13 +243,13 @@ impl Admin {
         &self,
         names: impl Iterator<Item = &str>,
     ) -> Result<Vec<ConfigResource>, KafkaFailure> {
-        let client = Requests::new(&self.config)?;
+        let client = self.requests.client()?;
         let topics: Vec<_> = names.map(ResourceSpecifier::Topic).collect();
         let options = request_options();
         let mut attempts = Attempts::new(PATIENCE);
         let action = "reading topic settings";
         'attempt: loop {
-            let outcomes = match client.0.describe_configs(&topics, &options).await {
+            let outcomes = match client.describe_configs(&topics, &options).await {
                 Ok(outcomes) => outcomes,
                 Err(error) => {
                     attempts.again(action, error).await?;
@@ -330,21 +330,46 @@ impl Admin {
     }
 }
 
-/// A client for one request and its repetitions. It is rarely needed, and takes up to 100 ms to end,
-/// because the thread that waits for its answers looks up no sooner; nobody waits for that.
-struct Requests(Arc<AdminClient<Context>>);
+/// The client of requests, from the first one on: who only reads metadata needs none. It takes up to
+/// 100 ms to end, because the thread that waits for its answers looks up no sooner; nobody waits for
+/// that.
+struct Requests {
+    config: ClientConfig,
+    runtime: Handle,
+    client: Mutex<Option<Arc<AdminClient<Context>>>>,
+}
 
 impl Requests {
-    fn new(config: &ClientConfig) -> Result<Self, KafkaFailure> {
-        let client = config.create_with_context(Context::new());
-        Ok(Self(Arc::new(client.map_err(KafkaFailure::Options)?)))
+    /// Inside of a runtime.
+    fn new(config: ClientConfig) -> Self {
+        Self {
+            config,
+            runtime: Handle::current(),
+            client: Mutex::new(None),
+        }
+    }
+
+    fn client(&self) -> Result<Arc<AdminClient<Context>>, KafkaFailure> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*client {
+            return Ok(Arc::clone(client));
+        }
+        let made = self.config.create_with_context(Context::new());
+        let made = Arc::new(made.map_err(KafkaFailure::Options)?);
+        *client = Some(Arc::clone(&made));
+        Ok(made)
     }
 }
 
 impl Drop for Requests {
     fn drop(&mut self) {
-        let client = Arc::clone(&self.0);
-        drop(tokio::task::spawn_blocking(move || drop(client)));
+        let client = self
+            .client
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = client.take() {
+            drop(self.runtime.spawn_blocking(move || drop(client)));
+        }
     }
 }
 
