@@ -146,7 +146,7 @@ pub struct Cluster {
     pub oldest: Timestamp,
     /// Topics of the prefix when the session began.
     pub existing: BTreeMap<String, TopicSettings>,
-    /// Topics that were created ahead of their first entry.
+    /// Topics that were made sure of ahead of their first entry.
     pub prepared: BTreeMap<String, TopicSettings>,
 }
 
@@ -248,12 +248,15 @@ impl Cluster {
         }
         let found = admin.describe_topics(names).await?;
         // One that has no partition yet is waited for when its first entry comes.
-        let new = missing.iter().filter(|name| found.contains_key(**name));
-        for name in new {
+        let new: Vec<&str> = missing
+            .into_iter()
+            .filter(|name| found.contains_key(*name))
+            .collect();
+        for name in &new {
             admin.wait_for_topic(name, PATIENCE).await?;
         }
-        if !missing.is_empty() {
-            tracing::info!(topics = missing.len(), partitions, "topics are ready");
+        if !new.is_empty() {
+            tracing::info!(topics = new.len(), partitions, "topics are ready");
         }
         Ok(found)
     }
