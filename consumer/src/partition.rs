@@ -143,7 +143,7 @@ impl PartitionWorker {
             while from <= decoded.end {
                 let (entries, usable) = self.decoder.read(chunk, from, &decoded);
                 let done = self
-                    .apply_decoded(chunk, &topic, &entries, usable.end)
+                    .apply_decoded(chunk, &topic, entries, usable.end)
                     .await?;
                 let Some(fault) = usable.fault.filter(|_| done == Applied::Done) else {
                     return Ok(done);
@@ -188,16 +188,16 @@ impl PartitionWorker {
         &self,
         chunk: &Chunk,
         topic: &Topic,
-        entries: &[Located<'_>],
+        mut entries: Vec<Located<'_>>,
         count: usize,
     ) -> Result<Applied, ConsumerError> {
         let end = chunk.records.get(..count).and_then(<[_]>::last);
-        let mut at = 0;
+        let all = entries.last().map(|located| located.id);
         let mut reloaded = None;
         loop {
             // Kept until the segment is applied: its entries borrow names from it.
             let lives = self.shared.sink.lives(&topic.source);
-            let segment = self.segment(chunk, entries, at, lives.as_deref())?;
+            let (segment, rest) = self.segment(chunk, entries, lives.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
@@ -205,7 +205,6 @@ impl PartitionWorker {
             let last = segment.entries.last().map(|located| located.id);
             match segment.stop {
                 None => {
-                    let all = entries.last().map(|located| located.id);
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
                     // What a filter left out moves it too.
                     if let Some(id) = last {
@@ -233,70 +232,88 @@ impl PartitionWorker {
                     let urgent = located.id.ord != BARRIER_ORD;
                     let last = Some(barrier.command);
                     self.acknowledge(NextOffset::after(end), last, urgent);
-                    at = segment.next;
                 }
                 Some(Stop::Foreign(located)) => {
                     if reloaded.replace(located.id) == Some(located.id) {
                         return Err(self.foreign(&located));
                     }
                     self.shared.sink.reload().await?;
-                    at = segment.next;
                 }
             }
+            entries = rest;
         }
     }
 
-    /// The entries from `at` up to a barrier, or to one whose collection is not known as its own.
-    fn segment<'c>(
+    /// The entries up to a barrier, or to one whose collection is not known as its own, and what comes
+    /// after them.
+    fn segment<'s, 'c: 's>(
         &self,
         chunk: &Chunk,
-        all: &[Located<'c>],
-        at: usize,
-        lives: Option<&'c Lives>,
-    ) -> Result<Segment<'c>, ConsumerError> {
-        let mut entries = Vec::with_capacity(all.len().saturating_sub(at));
-        for (index, located) in all.iter().enumerate().skip(at) {
-            let mut located = *located;
-            let entry = located.entry;
-            let barrier =
-                Barrier::read(&entry).map_err(|source| self.damaged(located.offset, source))?;
-            let id = barrier
-                .as_ref()
-                .map_or(located.id, |barrier| barrier.command);
-            if self.start.after.is_some_and(|after| id <= after) {
-                continue;
-            }
-            if let Some(barrier) = barrier {
-                let end = chunk.last_offset(located.offset);
-                return Ok(Segment {
-                    entries,
-                    stop: Some(Stop::Barrier(located, barrier, end)),
-                    next: index + 1,
-                });
-            }
-            if entry.operation == Operation::Noop {
-                continue;
-            }
-            if !self.passes(&entry) {
-                self.shared.metrics.filtered.inc();
-                continue;
-            }
-            match resolve(&mut located, lives) {
-                Found::Here => entries.push(located),
-                Found::Gone => self.shared.metrics.dropped_entries.inc(),
-                Found::Foreign => {
-                    return Ok(Segment {
-                        entries,
-                        stop: Some(Stop::Foreign(located)),
-                        next: index,
-                    });
+        mut all: Vec<Located<'c>>,
+        lives: Option<&'s Lives>,
+    ) -> Result<(Segment<'s>, Vec<Located<'c>>), ConsumerError> {
+        let (mut kept, mut next) = (0, all.len());
+        let mut stop = None;
+        for index in 0..all.len() {
+            let Some(located) = all.get(index) else { break };
+            match self.judge(located, lives)? {
+                Judged::Apply => {
+                    all.swap(kept, index);
+                    kept += 1;
+                }
+                Judged::Pass => {}
+                Judged::Barrier(barrier) => {
+                    let end = chunk.last_offset(located.offset);
+                    stop = Some(Stop::Barrier(*located, barrier, end));
+                    next = index + 1;
+                    break;
+                }
+                Judged::Foreign => {
+                    stop = Some(Stop::Foreign(*located));
+                    next = index;
+                    break;
                 }
             }
         }
-        Ok(Segment {
-            entries,
-            stop: None,
-            next: all.len(),
+        let rest = all.split_off(next);
+        all.truncate(kept);
+        let mut entries: Vec<Located<'s>> = all;
+        for located in &mut entries {
+            if let Found::Here(ns) = find(located, lives) {
+                located.entry.ns = ns;
+            }
+        }
+        Ok((Segment { entries, stop }, rest))
+    }
+
+    /// What is to be done with an entry.
+    fn judge(&self, located: &Located<'_>, lives: Option<&Lives>) -> Result<Judged, ConsumerError> {
+        let entry = &located.entry;
+        let barrier =
+            Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?;
+        let id = barrier
+            .as_ref()
+            .map_or(located.id, |barrier| barrier.command);
+        if self.start.after.is_some_and(|after| id <= after) {
+            return Ok(Judged::Pass);
+        }
+        if let Some(barrier) = barrier {
+            return Ok(Judged::Barrier(barrier));
+        }
+        if entry.operation == Operation::Noop {
+            return Ok(Judged::Pass);
+        }
+        if !self.passes(entry) {
+            self.shared.metrics.filtered.inc();
+            return Ok(Judged::Pass);
+        }
+        Ok(match find(located, lives) {
+            Found::Here(_) => Judged::Apply,
+            Found::Gone => {
+                self.shared.metrics.dropped_entries.inc();
+                Judged::Pass
+            }
+            Found::Foreign => Judged::Foreign,
         })
     }
 
@@ -439,8 +456,6 @@ impl PartitionWorker {
 struct Segment<'c> {
     entries: Vec<Located<'c>>,
     stop: Option<Stop<'c>>,
-    /// Index of the first entry after the segment.
-    next: usize,
 }
 
 /// What ends a segment.
@@ -451,28 +466,36 @@ enum Stop<'c> {
     Foreign(Located<'c>),
 }
 
+/// What is to be done with an entry.
+enum Judged {
+    Apply,
+    /// Nothing: it is before the start, changes nothing, is filtered, or of a dropped collection.
+    Pass,
+    Barrier(Barrier),
+    /// It is of a collection that has the name of another one.
+    Foreign,
+}
+
 /// Where an entry's collection is.
-enum Found {
-    /// Under the entry's namespace, which may have been changed to its present name.
-    Here,
+enum Found<'n> {
+    /// Under this name, which may not be the one that the entry has.
+    Here(&'n str),
     /// Dropped.
     Gone,
     /// Another collection has its name.
     Foreign,
 }
 
-fn resolve<'c>(located: &mut Located<'c>, lives: Option<&'c Lives>) -> Found {
+fn find<'n>(located: &Located<'n>, lives: Option<&'n Lives>) -> Found<'n> {
+    let Entry { ns, ui, .. } = located.entry;
     let Some(lives) = lives else {
-        return Found::Here;
+        return Found::Here(ns);
     };
     if lives.is_empty() || is_command(&located.entry) {
-        return Found::Here;
+        return Found::Here(ns);
     }
-    match lives.resolve(located.entry.ns, located.id, located.entry.ui) {
-        Resolved::Live(ns) => {
-            located.entry.ns = ns;
-            Found::Here
-        }
+    match lives.resolve(ns, located.id, ui) {
+        Resolved::Live(ns) => Found::Here(ns),
         Resolved::Dropped => Found::Gone,
         Resolved::Foreign => Found::Foreign,
     }

@@ -31,12 +31,11 @@ pub(super) struct Seen<'e> {
 
 impl<'e> Seen<'e> {
     fn new(id: EntryId, document: Document<'e>) -> Result<Self, FormatError> {
-        document.validate()?;
+        let entry = Entry::parse_whole(document)?;
         let op = document.get("op")?.map(Element::str).transpose()?;
         if op == Some(SNAPSHOT) {
             return Ok(Self::snapshot(id, document)?);
         }
-        let entry = Entry::parse(document)?;
         let kind = if is_command(&entry) {
             Kind::Command
         } else {

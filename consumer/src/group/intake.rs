@@ -1,5 +1,7 @@
 //! From librdkafka's queue into chunks, and from chunks to workers, within a byte budget.
 
+use std::time::{Duration, Instant};
+
 use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, Part, Run};
 use oplog_relay_core::format::{FormatError, ID_HEADER, first_entry};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -16,6 +18,8 @@ const KEPT_CHUNKS: usize = 64;
 /// many partitions, so that those waiting at barriers hold no more than the budget once again.
 const CHUNK_BYTES: usize = 2 << 20;
 const LEAST_CHUNK_BYTES: usize = 64 << 10;
+/// Workers that released nothing for that long stand still.
+const MOVING: Duration = Duration::from_millis(50);
 /// Chunks that a waiting worker may hold.
 const SHARES: usize = 2;
 
@@ -30,6 +34,8 @@ pub(super) struct Intake {
     open: usize,
     /// Whether chunks are left for which their workers had no room.
     behind: bool,
+    /// When a chunk was released last.
+    released: Option<Instant>,
     empty: Vec<Chunk>,
 }
 
@@ -41,6 +47,7 @@ impl Intake {
             held: 0,
             open: 0,
             behind: false,
+            released: None,
             empty: Vec::new(),
         }
     }
@@ -58,9 +65,10 @@ impl Intake {
         self.used.saturating_sub(self.held + self.open) <= self.budget / 2
     }
 
-    /// Whether there are chunks for which their workers had no room.
-    pub(super) const fn is_behind(&self) -> bool {
-        self.behind
+    /// Whether there are chunks for which their workers had no room, and soon will have: they move.
+    pub(super) fn is_behind(&self) -> bool {
+        let is_recent = |released: Instant| released.elapsed() < MOVING;
+        self.behind && self.released.is_some_and(is_recent)
     }
 
     /// Workers at barriers hold that much.
@@ -76,6 +84,9 @@ impl Intake {
     /// A chunk was applied, or thrown away.
     pub(super) fn release(&mut self, bytes: usize) {
         self.used = self.used.saturating_sub(bytes);
+        if bytes > 0 {
+            self.released = Some(Instant::now());
+        }
     }
 
     /// Keeps an empty chunk.
