@@ -8,6 +8,7 @@
 //! rounds as the cases have; points with more entries than the common one have one.
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result};
 
@@ -97,15 +98,14 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<(String, Vec<C
     };
     // A broker that just started is slower by a third, and the first point is what all others are
     // compared with.
-    run(scene, base, 1)?;
+    run(scene, base, 0..=0)?;
     for point in std::iter::once(&base).chain(axes.iter().flat_map(|axis| &axis.points)) {
         if growth.at(point).is_none() {
-            let rounds = if point.entries > base.entries {
-                1
-            } else {
-                options.rounds
+            let rounds = match point.entries > base.entries {
+                true => 1,
+                false => options.rounds,
             };
-            growth.outcomes.push(run(scene, *point, rounds)?);
+            growth.outcomes.push(run(scene, *point, 1..=rounds)?);
         }
     }
     let charts = axes.iter().map(|axis| growth.chart(axis, true));
@@ -151,7 +151,7 @@ fn axes(base: Point, options: &Options) -> [Axis; 3] {
     ]
 }
 
-fn run(scene: &Scene, point: Point, rounds: u32) -> Result<Outcome> {
+fn run(scene: &Scene, point: Point, rounds: RangeInclusive<u32>) -> Result<Outcome> {
     let Point {
         partitions,
         collections,
@@ -163,7 +163,7 @@ fn run(scene: &Scene, point: Point, rounds: u32) -> Result<Outcome> {
     };
     let source = StubProcess::start(&recipe, Flow::Past)?;
     let mut all: [Vec<Measured>; 4] = Default::default();
-    for round in 1..=rounds {
+    for round in rounds {
         let prefix = format!("growth-{partitions}-{collections}-{entries}-{round}");
         let place = |prefix: &str| Place {
             collections,

@@ -34,8 +34,11 @@ pub(super) fn all(topic: &str, collections: u64) -> Vec<String> {
 /// collections keep it busy for a second.
 pub(super) fn create(place: &Place<'_>) -> Result<()> {
     create_all(place, &all(&name(place), place.collections))?;
+    let collections = usize::try_from(place.collections)?;
     let found = wait_for("the new topics", LIMIT, || {
-        Ok(count_entries(place.brokers, &place.prefix).ok())
+        let seen = data_topics(place.brokers, &place.prefix)?.len();
+        let count = || count_entries(place.brokers, &place.prefix).ok();
+        Ok(if seen == collections { count() } else { None })
     })?;
     ensure!(
         found == 0,

@@ -6,7 +6,6 @@ use super::MARK;
 use crate::bench::topic::read_whole;
 
 pub(super) fn run(brokers: &str, topics: Vec<String>, partitions: u32, entries: u64) -> Result<()> {
-    eprintln!("{MARK}");
     let (mut count, mut bytes) = (0, 0);
     let partitions = i32::try_from(partitions)?;
     let topics: Vec<_> = topics
@@ -14,6 +13,9 @@ pub(super) fn run(brokers: &str, topics: Vec<String>, partitions: u32, entries: 
         .map(|topic| (topic, partitions))
         .collect();
     read_whole(brokers, &topics, |message| {
+        if count == 0 {
+            eprintln!("{MARK}");
+        }
         count += 1;
         bytes += rdkafka::Message::payload(message).map_or(0, <[u8]>::len);
         Ok(())
