@@ -5,6 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use oplog_relay_core::position::EntryId;
+use rustc_hash::FxHashMap;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::chunk::Chunk;
 use crate::offsets::NextOffset;
@@ -104,6 +106,40 @@ impl Reports {
     }
 }
 
+/// A worker that waits for its turn looks that often whether it still has its partition.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// One worker of a partition at a time: one that was not done when its partition went may still be
+/// writing when that comes back.
+#[derive(Debug, Default)]
+pub struct Turns(Mutex<FxHashMap<(String, i32), Turn>>);
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+impl Turns {
+    /// Waits until no worker has this partition; then it is the caller's until the guard is dropped.
+    /// `None` if the partition is taken away before.
+    pub async fn take(
+        &self,
+        topic: &str,
+        partition: i32,
+        token: &Token,
+    ) -> Option<OwnedMutexGuard<()>> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = turns.entry((topic.to_owned(), partition)).or_default();
+            Arc::clone(turn)
+        };
+        let mut waiting = Box::pin(turn.lock_owned());
+        while token.is_valid() {
+            if let Ok(guard) = tokio::time::timeout(LOOK, &mut waiting).await {
+                return Some(guard);
+            }
+        }
+        None
+    }
+}
+
 /// Reports the end of a worker, however it ends.
 #[derive(Debug)]
 pub struct EndReport {
@@ -154,5 +190,24 @@ mod tests {
         assert!(clone.is_valid());
         token.invalidate();
         assert!(!clone.is_valid() && !token.is_valid());
+    }
+
+    #[tokio::test]
+    async fn a_partition_has_one_worker_at_a_time() {
+        use futures_util::FutureExt;
+
+        let (turns, token, taken_away) = (Turns::default(), Token::default(), Token::default());
+        let first = turns.take("cdc.a.b", 0, &token).await;
+        assert!(first.is_some());
+        let other = turns.take("cdc.a.b", 1, &token).now_or_never();
+        assert!(other.flatten().is_some());
+        let mut second = Box::pin(turns.take("cdc.a.b", 0, &token));
+        assert!(second.as_mut().now_or_never().is_none());
+        let mut third = Box::pin(turns.take("cdc.a.b", 0, &taken_away));
+        assert!(third.as_mut().now_or_never().is_none());
+        taken_away.invalidate();
+        assert!(third.await.is_none());
+        drop(first);
+        assert!(second.await.is_some());
     }
 }

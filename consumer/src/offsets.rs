@@ -123,6 +123,18 @@ impl OffsetTracker {
         self.handed = self.handed.max(NextOffset::after(offset));
     }
 
+    /// Everything before it was handed to the worker.
+    #[must_use]
+    pub const fn handed(&self) -> NextOffset {
+        self.handed
+    }
+
+    /// Whether a record was not handed over yet.
+    #[must_use]
+    pub fn expects(&self, offset: i64) -> bool {
+        NextOffset::at(offset) >= self.handed
+    }
+
     /// Records from `next` on were not handed over after all: they are read again.
     pub fn take_back(&mut self, next: NextOffset) {
         self.handed = self.handed.min(next).max(self.acknowledged);

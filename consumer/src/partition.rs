@@ -15,7 +15,7 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
 use tokio::sync::mpsc;
 
-use crate::assignment::{AssignmentNumber, EndReport, ReportEvent, Reports, Token};
+use crate::assignment::{AssignmentNumber, EndReport, ReportEvent, Reports, Token, Turns};
 use crate::batch::{Batch, Located};
 use crate::catalog::{Lives, Resolved};
 use crate::chunk::{Chunk, RecordSlot};
@@ -46,6 +46,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Where to report.
     pub reports: Arc<Reports>,
+    /// Whose turn it is at a partition.
+    pub turns: Turns,
     /// Where the group stands.
     pub committed: Committed,
     /// Whether a command runs although a partition is past its barrier.
@@ -118,6 +120,11 @@ impl PartitionWorker {
             reports: Arc::clone(&reports),
         };
         let (topic, partition) = (self.start.topic.clone(), self.start.partition);
+        let shared = Arc::clone(&self.shared);
+        let turn = shared.turns.take(&topic, partition, &self.start.token);
+        let Some(_turn) = turn.await else {
+            return Ok(());
+        };
         self.shared.sink.recall_held(&topic, partition).await?;
         while let Some(mut chunk) = self.start.chunks.recv().await {
             let bytes = chunk.cost();
@@ -253,11 +260,12 @@ impl PartitionWorker {
         lives: Option<&'s Lives>,
     ) -> Result<(Segment<'s>, Vec<Located<'c>>), ConsumerError> {
         let (mut kept, mut next) = (0, all.len());
-        let mut stop = None;
+        let (mut stop, mut renamed) = (None, false);
         for index in 0..all.len() {
             let Some(located) = all.get(index) else { break };
             match self.judge(located, lives)? {
-                Judged::Apply => {
+                Judged::Apply { under_another } => {
+                    renamed |= under_another;
                     all.swap(kept, index);
                     kept += 1;
                 }
@@ -278,7 +286,8 @@ impl PartitionWorker {
         let rest = all.split_off(next);
         all.truncate(kept);
         let mut entries: Vec<Located<'s>> = all;
-        for located in &mut entries {
+        // Not in the walk above: what follows a stop outlives these names.
+        for located in entries.iter_mut().filter(|_| renamed) {
             if let Found::Here(ns) = find(located, lives) {
                 located.entry.ns = ns;
             }
@@ -308,7 +317,9 @@ impl PartitionWorker {
             return Ok(Judged::Pass);
         }
         Ok(match find(located, lives) {
-            Found::Here(_) => Judged::Apply,
+            Found::Here(ns) => Judged::Apply {
+                under_another: ns != entry.ns,
+            },
             Found::Gone => {
                 self.shared.metrics.dropped_entries.inc();
                 Judged::Pass
@@ -468,7 +479,10 @@ enum Stop<'c> {
 
 /// What is to be done with an entry.
 enum Judged {
-    Apply,
+    /// It is applied, perhaps under another name than its own.
+    Apply {
+        under_another: bool,
+    },
     /// Nothing: it is before the start, changes nothing, is filtered, or of a dropped collection.
     Pass,
     Barrier(Barrier),

@@ -8,6 +8,7 @@ mod now;
 
 pub(crate) use now::is_end;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::EntryId;
@@ -136,6 +137,18 @@ pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n PartitionName>) -> To
         list.add_partition(&name.topic, name.partition);
     }
     list
+}
+
+/// The offsets of a list by partition: the client's own search walks the whole list for each.
+pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<PartitionName, Offset> {
+    let named = list.elements().into_iter().map(|element| {
+        let name = PartitionName {
+            topic: element.topic().to_owned(),
+            partition: element.partition(),
+        };
+        (name, element.offset())
+    });
+    named.collect()
 }
 
 /// Commits the start of a group that has none. A group that has any goes on where it was.

@@ -9,7 +9,7 @@ use oplog_relay_core::runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::assignment::Reports;
+use crate::assignment::{Reports, Turns};
 use crate::committed::Committed;
 use crate::config::GroupConfig;
 use crate::dead_letter::DeadLetters;
@@ -118,6 +118,7 @@ impl Supervisor {
             filter: filter.clone(),
             metrics: Arc::clone(&self.metrics),
             reports: Arc::clone(&reports),
+            turns: Turns::default(),
             committed: Committed::default(),
             allow_partial_reset: self.config.allow_partial_reset,
         });

@@ -12,7 +12,9 @@ mod whole;
 use std::fmt;
 
 pub use builder::DocumentBuilder;
-use whole::is_whole;
+use whole::{is_whole, is_whole_element};
+
+use crate::position::Timestamp;
 
 /// Why bytes are no BSON document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -337,13 +339,7 @@ impl<'a> Element<'a> {
     /// The first [`Malformed`] place.
     #[inline]
     pub fn validate(self) -> Result<(), Malformed> {
-        let is_whole = match self.kind {
-            kind::DOCUMENT | kind::ARRAY => is_whole(self.value, 1),
-            kind::STRING => self.value.last() == Some(&0),
-            kind::CODE | kind::SYMBOL | kind::CODE_WITH_SCOPE | kind::DB_POINTER => false,
-            _ => true,
-        };
-        if is_whole {
+        if is_whole_element(self, 0) {
             return Ok(());
         }
         self.find_fault(0)
@@ -490,6 +486,17 @@ impl<'a> Element<'a> {
     pub fn date(self) -> Result<i64, Malformed> {
         match self.kind {
             kind::DATE => Ok(i64::from_le_bytes(self.fixed()?)),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// The time of a timestamp.
+    ///
+    /// # Errors
+    /// [`Malformed::WrongType`].
+    pub fn timestamp(self) -> Result<Timestamp, Malformed> {
+        match self.kind {
+            kind::TIMESTAMP => Ok(Timestamp::from_le_bytes(self.fixed()?)),
             _ => Err(self.wrong_type()),
         }
     }

@@ -356,12 +356,7 @@ impl<'a> Fields<'a> {
     #[inline]
     fn take(&mut self, element: Element<'a>) -> Result<(), Malformed> {
         match element.name {
-            b"ts" => {
-                if element.kind != kind::TIMESTAMP {
-                    return Err(element.wrong_type());
-                }
-                self.ts = Some(Timestamp::from_le_bytes(element.fixed()?));
-            }
+            b"ts" => self.ts = Some(element.timestamp()?),
             b"t" => self.term = Some(element.integer()?),
             b"v" => self.version = Some(element.integer()?),
             b"op" => self.op = Some(element.string_bytes()?),

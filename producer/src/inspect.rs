@@ -66,7 +66,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     };
     let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
     let printing = tokio::task::spawn_blocking(move || print(events, encoder, printer));
-    let feeding = origin.feed(start, None, events_in, shutdown.clone(), || ());
+    let feeding = origin.feed(start, None, events_in, shutdown.clone(), |_| ());
     tokio::pin!(feeding, printing);
     tokio::select! {
         printed = &mut printing => printed,

@@ -157,7 +157,11 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     let listener = http::bind(&config.http)
         .await
         .map_err(|error| ProducerError::Usage(error.to_string()))?;
-    let origin = Origin::open(&config.stream.origin, config.stream.source_name.as_deref()).await?;
+    let origin = Origin::open(&config.stream.origin, config.stream.source_name.as_deref());
+    let origin = tokio::select! {
+        origin = origin => origin?,
+        () = shutdown.wait() => return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
+    };
     let name = origin.name().to_owned();
     let mut around = JoinSet::new();
     if let Some(listener) = listener {

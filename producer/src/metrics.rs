@@ -47,6 +47,7 @@ pub struct Metrics {
     committed_wall: AtomicI64,
     /// The source had nothing more when it was last asked.
     caught_up: AtomicBool,
+    source_fails: AtomicBool,
 }
 
 impl Metrics {
@@ -64,17 +65,11 @@ impl Metrics {
         let int_gauge =
             |name: &str, help: &str| registered(&registry, IntGauge::with_opts(opts(name, help))?);
         register_build_info(&registry, "oplog_producer", env!("CARGO_PKG_VERSION"))?;
-        let by_operation = registered(
-            &registry,
-            IntCounterVec::new(
-                opts("entries_total", "Entries read from the source."),
-                &["op"],
-            )?,
-        )?;
-        let errors = registered(
-            &registry,
-            IntCounterVec::new(opts("errors_total", "Failed sessions, by kind."), &["kind"])?,
-        )?;
+        let by = |label: &str, name: &str, help: &str| {
+            registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
+        };
+        let by_operation = by("op", "entries_total", "Entries read from the source.")?;
+        let errors = by("kind", "errors_total", "Failures, by kind.")?;
         let seconds = HistogramOpts::new(
             "oplog_producer_commit_seconds",
             "Time from the flush to the commit of a Kafka transaction.",
@@ -113,6 +108,7 @@ impl Metrics {
             committed: Mutex::new(None),
             committed_wall: AtomicI64::new(0),
             caught_up: AtomicBool::new(false),
+            source_fails: AtomicBool::new(false),
             registry,
         })
     }
@@ -143,6 +139,7 @@ impl Metrics {
         self.commit_seconds.observe(took.as_secs_f64());
         self.position.set(f64::from(position.ts.seconds));
         self.committed_wall.store(wall, Ordering::Relaxed);
+        let caught_up = caught_up && self.source_answers();
         self.caught_up.store(caught_up, Ordering::Relaxed);
         if let Ok(mut committed) = self.committed.lock() {
             *committed = Some(position);
@@ -153,6 +150,26 @@ impl Metrics {
     /// The source says that there is nothing more, and everything is committed.
     pub fn caught_up(&self) {
         self.caught_up.store(true, Ordering::Relaxed);
+        self.lag.set(self.lag_seconds());
+    }
+
+    /// Whether the source fails. While it does, nobody knows whether there is something more.
+    pub fn source_fails(&self, fails: bool) {
+        self.source_fails.store(fails, Ordering::Relaxed);
+        if fails {
+            self.failed("source");
+            self.caught_up.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the source answers, as far as is known.
+    #[must_use]
+    pub fn source_answers(&self) -> bool {
+        !self.source_fails.load(Ordering::Relaxed)
+    }
+
+    /// Time has passed.
+    pub fn refresh(&self) {
         self.lag.set(self.lag_seconds());
     }
 

@@ -6,7 +6,7 @@ use bson::{Bson, doc};
 use mongodb::Client;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::config::Start;
-use oplog_relay_core::runtime::mongo::{self, Hello};
+use oplog_relay_core::runtime::mongo::{self, ANSWER, Hello, in_time};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, STATE_VERSION, SourceRecord};
 use oplog_relay_core::topic::check_source_name;
@@ -178,8 +178,8 @@ impl Origin {
         }
     }
 
-    /// Sends entries from the start on until the queue closes or the shutdown comes; `ready` is
-    /// called when the start has been found. `open` is where a dump's oldest open transaction
+    /// Sends entries from the start on until the queue closes or the shutdown comes; `failing` is told
+    /// why when the source fails, and `None` when it answers again. `open` is where a dump's oldest open transaction
     /// begins.
     ///
     /// # Errors
@@ -190,16 +190,14 @@ impl Origin {
         open: Option<Timestamp>,
         events: Sender<SourceEvent>,
         shutdown: Shutdown,
-        ready: impl FnOnce(),
+        failing: impl Fn(Option<&str>),
     ) -> Result<(), ProducerError> {
         match &self.kind {
             Kind::Live { oplog, .. } => {
                 let tail = Tail::begin(oplog.clone(), start).await?;
-                ready();
-                tail.run(&events, &shutdown).await
+                tail.run(&events, &shutdown, failing).await
             }
             Kind::Dump(dump) => {
-                ready();
                 let dump = Arc::clone(dump);
                 let read = move || dump.run(start, open, &events, &shutdown);
                 tokio::task::spawn_blocking(read)
@@ -220,16 +218,15 @@ pub async fn feed_full_sync(
     start: StartAt,
     events: Sender<SourceEvent>,
     shutdown: Shutdown,
-    ready: impl FnOnce(),
+    failing: impl Fn(Option<&str>),
 ) -> Result<(), ProducerError> {
     let oplog = Oplog::new(sync.source.client());
     let tail = Tail::begin(oplog, start).await?;
-    ready();
     let (entries_in, entries) = channel(QUEUE_BATCHES);
     let seam = Seam::new(sync, entries, events, shutdown.clone());
     let tailing = async move {
         // The seam ends when this queue closes.
-        let outcome = tail.run(&entries_in, &shutdown).await;
+        let outcome = tail.run(&entries_in, &shutdown, failing).await;
         drop(entries_in);
         outcome
     };
@@ -249,11 +246,8 @@ async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError>
         .database("admin")
         .collection::<bson::Document>("system.version");
     // Without the right to read this the check is left out: it protects from a mistake only.
-    let shard = version
-        .find_one(doc! { "_id": "shardIdentity" })
-        .await
-        .ok()
-        .flatten();
+    let shard = version.find_one(doc! { "_id": "shardIdentity" });
+    let shard = in_time(ANSWER, shard).await.ok().flatten();
     if shard.is_some() {
         return Err(ProducerError::Usage(
             "the source is a shard of a sharded cluster: each shard logs its own copy of a \
@@ -282,7 +276,8 @@ async fn replica_set_id(client: &Client) -> Option<String> {
     let config = client
         .database("local")
         .collection::<bson::Document>("system.replset");
-    let found = config.find_one(doc! {}).await.ok().flatten()?;
+    let found = config.find_one(doc! {});
+    let found = in_time(ANSWER, found).await.ok().flatten()?;
     match found.get_document("settings").ok()?.get("replicaSetId")? {
         Bson::ObjectId(id) => Some(id.to_hex()),
         _ => None,

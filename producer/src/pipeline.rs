@@ -258,7 +258,10 @@ impl<'p> PublishLoop<'p> {
                     // A full return queue only means that the encoder has enough chunks.
                     drop(intake.empty.try_send(chunk));
                 }
-                Err(RecvTimeoutError::Timeout) => self.publisher.poll(Duration::ZERO)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.publisher.poll(Duration::ZERO)?;
+                    self.metrics.refresh();
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     self.commit()?;
                     return Ok(if self.done() {
@@ -303,6 +306,7 @@ impl<'p> PublishLoop<'p> {
         self.caught_up = chunk.caught_up;
         if self.caught_up && self.unsaved.is_none() {
             self.metrics.caught_up();
+            self.works();
         }
         Ok(())
     }
@@ -357,7 +361,15 @@ impl<'p> PublishLoop<'p> {
         self.began = None;
         self.metrics
             .committed(position, self.wall, self.idle || self.finished, took);
+        // Not before: what Kafka refuses, it refuses in each session.
+        self.works();
         Ok(())
+    }
+
+    fn works(&self) {
+        if self.metrics.source_answers() {
+            self.health.set_ready(true, "");
+        }
     }
 
     fn done(&self) -> bool {

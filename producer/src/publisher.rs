@@ -21,6 +21,7 @@
 //! publisher); replies of 9 MB, which the allocator gave back and paged in anew (0.7 µs an entry); 16
 //! MiB instead of 8 under way, which left the cache before they were packed (0.3 µs).
 
+mod alone;
 mod delivery;
 mod first;
 mod known;
@@ -41,6 +42,7 @@ use crate::config::Oversize;
 use crate::ends::Ends;
 use crate::error::ProducerError;
 
+pub use alone::send_alone;
 use delivery::{DeliveryFailure, PublisherContext, too_large};
 use known::KnownPartitions;
 
@@ -416,7 +418,7 @@ impl Publisher {
         let begun = Instant::now();
         loop {
             self.producer.poll(Duration::from_millis(10));
-            match self.delivery_failure().filter(DeliveryFailure::is_size) {
+            match self.delivery_failure().filter(DeliveryFailure::is_final) {
                 Some(failure) => return self.undelivered(&failure),
                 None if self.in_flight() == 0 || begun.elapsed() > REPORTS => return error,
                 None => {}
@@ -431,6 +433,9 @@ impl Publisher {
         let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
         if failure.is_size() && failure.bytes > limit {
             return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
+        }
+        if failure.is_refusal() {
+            return ProducerError::Refused(format!("delivering a record to {place}: {error}"));
         }
         self.failed(&format!("delivering a record to {place}"), error)
     }
@@ -464,15 +469,19 @@ impl Publisher {
     /// Waits until every record is delivered. Not by the client's own flush: it looks after
     /// deliveries each 100 ms, which is most of what a commit would cost.
     fn drain(&mut self) -> Result<(), ProducerError> {
-        let begun = Instant::now();
+        // A slow broker, or one that keeps to a quota, is none that stands still.
+        let (mut least, mut moved) = (i32::MAX, Instant::now());
         loop {
             self.poll(Duration::ZERO)?;
-            if self.in_flight() == 0 {
+            let waiting = self.in_flight();
+            if waiting == 0 {
                 self.known.delivered();
                 return Ok(());
             }
-            if begun.elapsed() > REQUEST_TIMEOUT {
-                let waiting = self.in_flight();
+            if waiting < least {
+                (least, moved) = (waiting, Instant::now());
+            }
+            if moved.elapsed() > REQUEST_TIMEOUT {
                 let reason = format!("{waiting} records are not delivered");
                 return Err(ProducerError::kafka("waiting for deliveries", reason));
             }
@@ -503,38 +512,6 @@ impl Publisher {
             return ProducerError::Fenced(self.transactional_id.clone());
         }
         ProducerError::kafka(doing, error)
-    }
-}
-
-/// Sends one record outside of any transaction.
-///
-/// # Errors
-/// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not take.
-pub fn send_alone(
-    options: &KafkaOptions,
-    topic: &str,
-    key: &str,
-    value: &[u8],
-) -> Result<(), ProducerError> {
-    let doing = || format!("writing to {topic}");
-    let mut config = client_config(options);
-    config.set(
-        "message.timeout.ms",
-        REQUEST_TIMEOUT.as_millis().to_string(),
-    );
-    let producer: BaseProducer<PublisherContext> = config
-        .create_with_context(PublisherContext::default())
-        .map_err(|error| ProducerError::Usage(format!("--kafka-option: {error}")))?;
-    let record = BaseRecord::<[u8], [u8]>::to(topic)
-        .partition(0)
-        .key(key.as_bytes())
-        .payload(value);
-    let sent = producer.send(record).map_err(|(error, _)| error);
-    sent.and_then(|()| producer.flush(REQUEST_TIMEOUT))
-        .map_err(|error| ProducerError::kafka(doing(), error))?;
-    match producer.client().context().failure() {
-        Some(failure) => Err(ProducerError::kafka(doing(), failure.error)),
-        None => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::config::Start;
 use oplog_relay_core::runtime::http::Health;
 use oplog_relay_core::runtime::kafka::{Admin, Reader, TopicSettings};
 use oplog_relay_core::runtime::retry::Backoff;
@@ -91,6 +92,12 @@ const fn after(start: StartAt) -> Option<Position> {
     }
 }
 
+/// The position to save even if nothing follows: one that was asked for. That of a new full sync is saved
+/// with its plan and not before, or a session that ends between the two would be the last to know of it.
+fn unsaved(start: StartAt, saved: Option<Position>, asked: Option<Start>) -> Option<Position> {
+    after(start).filter(|_| saved.is_none() && asked.is_some())
+}
+
 /// What the threads of a session report.
 enum Part {
     Source(Result<(), ProducerError>),
@@ -175,7 +182,7 @@ impl Producer {
             .copying(reads, held);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
-        let unsaved = after(start).filter(|_| saved.is_none());
+        let unsaved = unsaved(start, saved, self.config.stream.start);
         let wanted = routing + u32::from(rules.is_some());
         let begin = Begin {
             start,
@@ -274,13 +281,20 @@ impl Producer {
         let mut parts = JoinSet::new();
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();
-        let ready = self.health.clone();
+        let (health, metrics) = (self.health.clone(), Arc::clone(&self.metrics));
+        // Of the session before.
+        metrics.source_fails(false);
         let Begin { start, open, .. } = begin;
         let source = parts.spawn(async move {
-            let ready = move || ready.set_ready(true, "");
+            let failing = move |reason: Option<&str>| {
+                metrics.source_fails(reason.is_some());
+                if let Some(reason) = reason {
+                    health.set_ready(false, reason);
+                }
+            };
             Part::Source(match begin.sync {
-                Some(sync) => feed_full_sync(sync, start, events_in, shutdown, ready).await,
-                None => origin.feed(start, open, events_in, shutdown, ready).await,
+                Some(sync) => feed_full_sync(sync, start, events_in, shutdown, failing).await,
+                None => origin.feed(start, open, events_in, shutdown, failing).await,
             })
         });
         let metrics = Arc::clone(&self.metrics);
@@ -345,6 +359,20 @@ mod tests {
     use oplog_relay_core::runtime::exit::ExitCode;
 
     use super::*;
+
+    #[test]
+    fn the_position_of_a_full_sync_is_not_saved_before_its_plan() {
+        let position = Position {
+            ts: Timestamp::new(7, 1),
+            term: 1,
+            ord: 0,
+        };
+        let start = StartAt::After(position);
+        assert_eq!(unsaved(start, None, None), None);
+        assert_eq!(unsaved(start, None, Some(Start::Now)), Some(position));
+        assert_eq!(unsaved(start, Some(position), Some(Start::Now)), None);
+        assert_eq!(unsaved(StartAt::Oldest, None, Some(Start::Oldest)), None);
+    }
 
     #[test]
     fn a_member_that_never_gets_an_entry_ends_the_program() {

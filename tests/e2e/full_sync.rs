@@ -126,6 +126,10 @@ async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
         let archive = ask.clone().with("--namespaces", "shop.archive");
         archive.with("--filter", part).produce_all()?;
     }
+    let wrong = ask.clone().with("--namespaces", "shop.archive");
+    wrong
+        .with("--filter", r#"{"_id": {"$nope": 1}}"#)
+        .produce_all()?;
     ask.with("--namespaces", "shop.nothing").produce_all()?;
     wait_until("both full syncs", COPIED_WITHIN, || {
         let told = producer.stderr_text();
@@ -139,6 +143,7 @@ async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
         told.contains("no collection that shop.nothing names"),
         "{told}"
     );
+    ensure!(told.contains("does not take the filter"), "{told}");
     line.clone().flag("--until-caught-up").produce_all()?;
     let reads = reads_of(&kafka, "asked", "shop.archive")?;
     ensure!(reads.len() == 200, "{} documents", reads.len());

@@ -15,7 +15,7 @@ pub(crate) fn wait(what: &str, is_so: impl FnMut() -> bool) -> Result<()> {
 /// Begins to copy, up to that answer.
 pub(crate) async fn begin(model: Model, readers: usize) -> Result<(ModelServer, Copying)> {
     let server = ModelServer::start(model)?;
-    server.hold_find("c");
+    server.hold("find", "c");
     let copying = Copying::start(&server.uri(), Saved::default(), readers).await?;
     wait("the read", || server.held() > 0)?;
     Ok((server, copying))

@@ -241,6 +241,9 @@ fn translated(command: &Command<'_>, ordered: bool) -> Result<Result<Option<Vec<
             }
             out.str("$db", db);
         }
+        Action::Drop { collection } => {
+            out.str("drop", collection).str("$db", db);
+        }
         Action::Rename { to, drop_target } => {
             out.str("renameCollection", &format!("{db}.{collection}"))
                 .str("to", to)

@@ -137,6 +137,17 @@ fn faults_that_leave_a_commit_unclear_end_the_session_and_nothing_counts() -> Re
     Ok(())
 }
 
+/// Each session would end the same way.
+#[test]
+fn a_rule_of_the_topic_that_refuses_a_record_ends_the_program() -> Result<()> {
+    let fault = Fault::RD_KAFKA_RESP_ERR_POLICY_VIOLATION;
+    let error = commit_with(Request::Produce, &[fault])?.err();
+    let error = error.context("it was taken for good")?;
+    let stop = Directive::Stop(ExitCode::Failed);
+    ensure!(error.directive() == stop, "{error}");
+    Ok(())
+}
+
 #[test]
 fn fencing_ends_the_program_whichever_request_learns_of_it() -> Result<()> {
     use Fault::{

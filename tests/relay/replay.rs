@@ -168,9 +168,10 @@ async fn a_record_that_cannot_be_decoded_stops_the_replay_and_is_named() -> Resu
     producer.flush(LIMIT)?;
     let (code, said) = scene.replay("garbage", &[])?;
     ensure!(code == 6, "{code}: {said}");
-    // One record and the marker of its transaction lie before it.
+    // One record lies before it, and the marker of its transaction, unless that came later.
+    let place = |offset| format!("topic garbage.app.a, partition 0, offset {offset}: ");
     ensure!(
-        said.contains("topic garbage.app.a, partition 0, offset 2"),
+        [1, 2].iter().any(|offset| said.contains(&place(offset))),
         "{said}"
     );
     scene.expect(&history.state).await

@@ -1,5 +1,7 @@
 //! Commands that find their work done, or something else in their way; writes that a target refuses.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, ensure};
 use oplog_consumer::batch::{Batch, Located};
 use oplog_consumer::catalog::Resolved;
@@ -9,8 +11,9 @@ use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_tests::model::{Model, Version};
+use oplog_relay_tests::services::wait_until_async;
 
-use super::{NS, Scene};
+use super::{LIMIT, NS, Scene};
 
 const CREATE: (&str, i32, &str) = ("c", 0, r#"{"create":"c"}"#);
 const INDEX: (&str, i32, &str) = (
@@ -24,6 +27,88 @@ async fn create_exists_same_options() -> Result<()> {
     let scene = Scene::new("count").await?;
     scene.on_target(r#"{"create":"c"}"#)?;
     scene.done(&[CREATE]).await
+}
+
+/// A failover may undo what no majority has: the note that it ran would be wrong for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_no_majority_acknowledged_is_sent_again() -> Result<()> {
+    const STEPPING_DOWN: i32 = 11602;
+    let scene = Scene::new("count").await?;
+    scene.server.leave_unkept_next("create", STEPPING_DOWN);
+    scene.done(&[CREATE]).await?;
+    let mut told = false;
+    for family in scene.metrics.registry.gather() {
+        for metric in family.get_metric() {
+            let mut labels = metric.get_label().iter();
+            told |= labels.any(|label| label.value() == "write_concern");
+        }
+    }
+    assert!(told, "it was taken for good");
+    Ok(())
+}
+
+/// Runs commands of a member whose first one of that name is executed, and answered late with a failure of
+/// its write concern. Meanwhile another member runs the same, and a collection of the name is
+/// filled again.
+async fn beside_a_faster_member(before: &str, name: &str, log: &[(&str, i32, &str)]) -> Result<()> {
+    const STEPPING_DOWN: i32 = 11602;
+    let slow = Scene::new("count").await?;
+    let fast = Scene::on(Arc::clone(&slow.server), &["--unmatched", "count"]).await?;
+    slow.on_target(before)?;
+    slow.server.leave_unkept_next(name, STEPPING_DOWN);
+    let subject = if name == "drop" { "c" } else { NS };
+    slow.server.hold(name, subject);
+    let meanwhile = async {
+        let is_held = async || slow.server.held() > 0;
+        wait_until_async("the command to be sent", LIMIT, is_held).await?;
+        fast.done(log).await?;
+        slow.on_target(r#"{"insert":"c","documents":[{"_id":7}]}"#)?;
+        slow.server.resume();
+        Ok(())
+    };
+    let (applied, meanwhile) = tokio::join!(slow.done(log), meanwhile);
+    meanwhile.and(applied)?;
+    assert_eq!(slow.held()?, [r#"{"_id":7}"#], "{name}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_that_comes_late_leaves_the_next_collection_of_the_name() -> Result<()> {
+    let there = r#"{"insert":"c","documents":[{"_id":1}]}"#;
+    beside_a_faster_member(there, "drop", &[("c", 0, r#"{"drop":"c"}"#)]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_that_comes_late_leaves_the_next_collection_of_the_name() -> Result<()> {
+    let there = r#"{"insert":"c","documents":[{"_id":1}]}"#;
+    let rename = r#"{"renameCollection":"db.c","to":"db.d","dropTarget":true}"#;
+    beside_a_faster_member(there, "renameCollection", &[("c", 0, rename)]).await
+}
+
+/// A member dies after its rename and before its note; a write of the old name comes late.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_that_ran_before_a_crash_does_not_move_what_came_after_it() -> Result<()> {
+    let rename = r#"{"renameCollection":"db.c","to":"db.d","dropTarget":true}"#;
+    let log = [("c", 0, rename)];
+    let first = Scene::new("count").await?;
+    first.on_target(r#"{"insert":"c","documents":[{"_id":1}]}"#)?;
+    first.server.hold("renameCollection", NS);
+    let is_held = async || first.server.held() > 0;
+    tokio::select! {
+        done = first.done(&log) => done?,
+        held = wait_until_async("the rename to be sent", LIMIT, is_held) => held?,
+    }
+    first.server.resume();
+    first.on_target(r#"{"insert":"c","documents":[{"_id":2}]}"#)?;
+    let next = Scene::on(Arc::clone(&first.server), &["--unmatched", "count"]).await?;
+    next.done(&log).await?;
+    let state = next.server.model().state();
+    let moved = state.get("db.d").into_iter().flatten();
+    let read = |bytes: &Vec<u8>| bson::Document::from_reader(bytes.as_slice());
+    let moved: Vec<_> = moved.map(read).collect::<Result<_, _>>()?;
+    assert_eq!(moved, [bson::doc! { "_id": 1 }]);
+    assert!(!state.contains_key(NS), "what came late is left: {state:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

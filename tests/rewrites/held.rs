@@ -1,9 +1,12 @@
 //! Documents that wait because a unique index refuses them.
 
 use anyhow::Result;
+use oplog_consumer::assignment::Token;
+use oplog_consumer::sink::Applied;
 use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_tests::services::wait_until_async;
 
-use super::{NOT_PRIMARY, Scene};
+use super::{LIMIT, NOT_PRIMARY, Scene};
 
 const UNIQUE: &str =
     r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
@@ -22,6 +25,41 @@ async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> 
     scene.server.fail_next("update", NOT_PRIMARY);
     scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
     assert_eq!(scene.held()?, [waiting]);
+    Ok(())
+}
+
+/// What is held when the partition is taken away is its next owner's: kept here it would swallow each
+/// later write of the document.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<()> {
+    let mut scene = Scene::new("count").await?;
+    scene.on_target(UNIQUE)?;
+    scene.done(&[("i", 1, r#"{"_id":1,"k":1}"#)]).await?;
+    scene.server.hold("insert", "c");
+    let log = [
+        ("i", 2, r#"{"_id":2,"k":1}"#),
+        ("u", 1, r#"{"$v":1,"$set":{"x":1}}"#),
+    ];
+    let taken_away = async {
+        let is_held = async || scene.server.held() > 0;
+        wait_until_async("the insert to be sent", LIMIT, is_held).await?;
+        scene.token.invalidate();
+        scene.server.resume();
+        anyhow::Ok(())
+    };
+    let (applied, taken_away) = tokio::join!(scene.apply(&log), taken_away);
+    taken_away?;
+    assert_eq!(applied?, Applied::Abandoned);
+    scene.sink.forget_held("t", 0);
+
+    // It comes back, behind what another member did meanwhile.
+    scene.token = Token::default();
+    scene.done(&[("i", 2, r#"{"_id":2,"k":5}"#)]).await?;
+    let found = scene.held()?;
+    assert!(
+        found.contains(&r#"{"_id":2,"k":5}"#.to_owned()),
+        "{found:?}"
+    );
     Ok(())
 }
 

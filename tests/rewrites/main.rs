@@ -9,6 +9,7 @@ mod subscription;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser as _;
@@ -30,12 +31,13 @@ use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer};
 
 const NS: &str = "db.c";
+const LIMIT: Duration = Duration::from_secs(60);
 const UNAUTHORIZED: i32 = 13;
 const NOT_PRIMARY: i32 = 10107;
 const CURSOR_NOT_FOUND: i32 = 43;
 
 struct Scene {
-    server: ModelServer,
+    server: Arc<ModelServer>,
     sink: MongoSink,
     metrics: Arc<Metrics>,
     token: Token,
@@ -57,7 +59,8 @@ impl Scene {
     }
 
     /// The same of a target that is there.
-    async fn on(server: ModelServer, more: &[&str]) -> Result<Scene> {
+    async fn on(server: impl Into<Arc<ModelServer>>, more: &[&str]) -> Result<Scene> {
+        let server = server.into();
         let uri = server.uri();
         let common = [
             "oplog-consumer",

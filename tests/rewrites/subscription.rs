@@ -1,7 +1,6 @@
 //! The namespaces of a group, which its members share.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser as _;
@@ -17,7 +16,7 @@ use oplog_relay_core::runtime::http::Health;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer};
 
-const LIMIT: Duration = Duration::from_secs(60);
+use super::LIMIT;
 
 /// A member that has joined.
 struct Member {

@@ -342,6 +342,8 @@ fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<(
     // Without the drop the next life of the name would have documents of this one.
     made.drop("s.a", 1)?;
     topics.produce(&made.oplog()?, &[])?;
+    // The first one only asks, at the start, whether the target takes UUIDs.
+    target.fail_next("drop", ILLEGAL);
     target.fail_next("drop", ILLEGAL);
     topics.refused(&target, "refusal", &flags, told)?;
     letters_of(1)?;

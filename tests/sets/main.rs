@@ -3,6 +3,7 @@
 
 mod carry;
 mod dead_letters;
+mod disk;
 mod idle;
 mod kills;
 mod lives;

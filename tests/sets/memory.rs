@@ -4,9 +4,10 @@ use anyhow::{Result, ensure};
 use bson::doc;
 use oplog_relay_core::key::partition_for;
 use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_tests::services::{Program, wait_until};
 
 use crate::made::Made;
-use crate::topics::Topics;
+use crate::topics::{LIMIT, Topics};
 
 const PARTITIONS: u32 = 8;
 /// Documents of a kilobyte before the command, all in the leader's partition.
@@ -26,13 +27,10 @@ fn partitions_at_a_barrier_make_room_for_the_one_that_they_wait_for() -> Result<
         made.insert_with("s.a", 1, doc! { "_id": id, "text": &text })?;
     }
     made.drop("s.a", 1)?;
-    for id in 0..AFTER {
-        made.insert_with("s.a", 2, doc! { "_id": id, "text": &text })?;
-    }
+    insert_all(&mut made, 2)?;
     let topics = Topics::carry("memory", &made.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
-    let small = ["--queue-bytes=1MiB", "--log-level=debug"];
-    let told = topics.replay(&target, "memory", 1, &small)?;
+    let told = topics.replay(&target, "memory", 1, &SMALL)?;
     let state = target.model().state();
     let count = state.get("s.a").map_or(0, Vec::len);
     ensure!(i32::try_from(count)? == AFTER, "{count} documents");
@@ -42,4 +40,93 @@ fn partitions_at_a_barrier_make_room_for_the_one_that_they_wait_for() -> Result<
         "nobody had to make room"
     );
     Ok(())
+}
+
+/// A member with little memory, whose target answers no more while there is much to replay.
+struct Standstill {
+    topics: Topics,
+    target: ModelServer,
+    member: Program,
+}
+
+const SMALL: [&str; 2] = ["--queue-bytes=1MiB", "--log-level=debug"];
+
+impl Standstill {
+    /// Until the member has paused all partitions.
+    fn begin(name: &str, mut made: Made, make: impl Fn(&mut Made) -> Result<()>) -> Result<Self> {
+        made.insert_with("s.other", 9, doc! { "_id": 0 })?;
+        let topics = Topics::carry(name, &made.oplog()?)?;
+        let target = ModelServer::start(Model::default())?;
+        let member = topics.start(&target, name, &SMALL)?;
+        let stands = Standstill {
+            topics,
+            target,
+            member,
+        };
+        wait_until("the first document", LIMIT, || stands.count("s.other") == 1)?;
+        stands.target.hold("insert", "a");
+        make(&mut made)?;
+        stands.topics.produce(&made.oplog()?, &[])?;
+        stands.told("the sink is slower than kafka")?;
+        Ok(stands)
+    }
+
+    fn count(&self, ns: &str) -> usize {
+        self.target.model().state().get(ns).map_or(0, Vec::len)
+    }
+
+    fn told(&self, text: &str) -> Result<()> {
+        wait_until(text, LIMIT, || {
+            self.member
+                .stderr_text()
+                .is_ok_and(|told| told.contains(text))
+        })
+    }
+
+    /// The target answers again: everything must arrive.
+    fn go_on(mut self) -> Result<()> {
+        self.target.resume();
+        let all = usize::try_from(AFTER)?;
+        wait_until("all documents", LIMIT, || self.count("s.a") == all)?;
+        self.member.terminate()?;
+        let code = self.member.wait(LIMIT)?;
+        ensure!(code == 143, "ended with {code}");
+        Ok(())
+    }
+}
+
+fn insert_all(made: &mut Made, life: u8) -> Result<()> {
+    let text = "x".repeat(1_000);
+    for id in 0..AFTER {
+        made.insert_with("s.a", life, doc! { "_id": id, "text": &text })?;
+    }
+    Ok(())
+}
+
+/// When the target goes on, the partition whose records fill the memory comes to a barrier, and waits
+/// there for those of which nothing was taken yet.
+#[test]
+fn a_partition_that_comes_to_a_barrier_while_nothing_is_taken_makes_room() -> Result<()> {
+    let stands = Standstill::begin("standstill", Made::default(), |made| {
+        for id in 0..100 {
+            made.insert_with("s.a", 1, doc! { "_id": id })?;
+        }
+        made.drop("s.a", 1)?;
+        insert_all(made, 2)
+    })?;
+    stands.go_on()
+}
+
+/// Partitions that go while they are paused are paused no more when they come back.
+#[test]
+fn partitions_that_come_back_after_a_standstill_are_read() -> Result<()> {
+    let stands = Standstill::begin("back", Made::default(), |made| insert_all(made, 1))?;
+    let elsewhere = ModelServer::start(Model::default())?;
+    elsewhere.hold("insert", "a");
+    let mut other = stands.topics.start(&elsewhere, "back", &SMALL)?;
+    stands.told("partitions revoked")?;
+    stands.target.resume();
+    stands.told("going on: the sink has caught up")?;
+    other.kill_9()?;
+    stands.go_on()
 }

@@ -1,6 +1,6 @@
 //! An oplog in Kafka, and the processes that replay it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +107,18 @@ impl Topics {
     /// Where Kafka is.
     pub(crate) fn brokers(&self) -> String {
         self.kafka.brokers()
+    }
+
+    /// Where the broker keeps the partitions of collections.
+    pub(crate) fn directories(&self) -> Result<Vec<PathBuf>> {
+        let start = format!("{}.s.", self.prefix);
+        let is_ours = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with(&start)
+        };
+        let entries = std::fs::read_dir(self.kafka.directory().join("data"))?;
+        let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| Ok(entry?.path())).collect();
+        paths.map(|all| all.into_iter().filter(is_ours).collect())
     }
 
     /// Creates a topic of one partition with settings `name=value`.

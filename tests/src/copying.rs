@@ -97,7 +97,7 @@ impl Copying {
             start,
             events_in,
             shutdown.clone(),
-            || (),
+            |_: Option<&str>| (),
         ));
         Ok(Copying {
             out,

@@ -138,7 +138,7 @@ impl Stream {
             shutdown.trigger();
             stream
         };
-        let feeding = origin.feed(start, history.open, events_in, shutdown.clone(), || ());
+        let feeding = origin.feed(start, history.open, events_in, shutdown.clone(), |_| ());
         let (stream, fed) = Box::pin(async { tokio::join!(encoded, feeding) }).await;
         fed?;
         Ok(stream??)

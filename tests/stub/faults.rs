@@ -1,6 +1,8 @@
 //! A tail over the failures of its source.
 
-use anyhow::{Context, Result, ensure};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use mongodb::Client;
 use oplog_producer::error::{Directive, ProducerError};
 use oplog_producer::source::oplog::{Oplog as Source, Tail};
@@ -22,7 +24,14 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     let tail = Tail::begin(Source::new(&client), StartAt::Oldest).await?;
     let told = shutdown.clone();
     let mut running = JoinSet::new();
-    running.spawn(async move { tail.run(&events, &told).await });
+    let fails = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&fails);
+    let note = move |reason: Option<&str>| {
+        if let Ok(mut noted) = noted.lock() {
+            noted.push(reason.is_some());
+        }
+    };
+    running.spawn(async move { tail.run(&events, &told, note).await });
     let mut next = 0;
     while let Some(event) = given.recv().await {
         let SourceEvent::Batch(batch) = event else {
@@ -40,6 +49,13 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     let ended = running.join_next().await.context("the tail")??;
     ensure!(server.has_failed(), "a failure is left");
     ensure!(ended.is_err() || next == ENTRIES, "{next} entries");
+    // Whoever looks after the program sees it fail, and go on.
+    let fails = fails.lock().map_err(|_| anyhow!("a panic"))?;
+    let seen = (fails.first(), fails.last());
+    ensure!(
+        ended.is_err() || seen == (Some(&true), Some(&false)),
+        "{fails:?}"
+    );
     Ok(ended)
 }
 

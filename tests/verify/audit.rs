@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use bson::{Document, Timestamp, doc};
 use oplog_relay_core::format::fragment::FRAGMENT_HEADER;
-use oplog_relay_tests::services::{Kafka, Program};
+use oplog_relay_tests::services::{Kafka, Program, wait_for};
 use oplog_relay_tests::topic_reader::{TopicRecord, read_undecoded};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -90,19 +90,49 @@ fn send(
     Ok(())
 }
 
+/// Sends one record in a transaction that stays open.
+fn send_open(kafka: &Kafka, topic: &str, name: &str, value: &[u8]) -> Result<BaseProducer> {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.brokers())
+        .set("transactional.id", topic)
+        .set("transaction.timeout.ms", "180000")
+        .create()?;
+    producer.init_transactions(LIMIT)?;
+    producer.begin_transaction()?;
+    let (key, value_of_name) = ("oplog-id", Some(name.as_bytes()));
+    let headers = OwnedHeaders::new().insert(Header {
+        key,
+        value: value_of_name,
+    });
+    let record = BaseRecord::<[u8], [u8]>::to(topic)
+        .partition(0)
+        .headers(headers)
+        .payload(value);
+    producer.send(record).map_err(|(error, _)| error)?;
+    producer.flush(LIMIT)?;
+    Ok(producer)
+}
+
 /// An entry's name in its record's header.
 fn name(increment: u32) -> String {
     format!("made/{SECONDS}:{increment}/0")
 }
 
 pub(crate) fn audit(kafka: &Kafka, prefix: &str, more: &[&str]) -> Result<(i32, String)> {
+    end_of(begin(kafka, prefix, more)?)
+}
+
+fn begin(kafka: &Kafka, prefix: &str, more: &[&str]) -> Result<Program> {
     let flags = [
         "audit".to_owned(),
         format!("--brokers={}", kafka.brokers()),
         format!("--topic-prefix={prefix}"),
     ];
     let flags = flags.iter().map(String::as_str);
-    let mut program = Program::consumer(flags.chain(more.iter().copied()))?;
+    Program::consumer(flags.chain(more.iter().copied()))
+}
+
+fn end_of(mut program: Program) -> Result<(i32, String)> {
     let code = program.wait(LIMIT)?;
     Ok((code, program.stdout_text()? + &program.stderr_text()?))
 }
@@ -128,6 +158,25 @@ fn every_format_is_read_back_and_counted_and_barriers_are_passed() -> Result<()>
         code == 2 && said.contains("auditraw.app.nothing"),
         "{code}: {said}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_transaction_that_is_open_is_waited_for() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    produce(&kafka, "auditopen", &[])?;
+    let last = entry(5000, 5000)?;
+    let producer = send_open(&kafka, "auditopen.app.a", &name(5000), &last)?;
+    let program = begin(&kafka, "auditopen", &[])?;
+    wait_for("the audit to wait", LIMIT, || {
+        Ok(program
+            .stderr_text()?
+            .contains("a transaction is open")
+            .then_some(()))
+    })?;
+    producer.commit_transaction(LIMIT)?;
+    let (code, said) = end_of(program)?;
+    ensure!(code == 0 && said.contains("insert 2001"), "{code}:\n{said}");
     Ok(())
 }
 

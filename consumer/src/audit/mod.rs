@@ -1,12 +1,13 @@
 //! The topics, read back: every record can be decoded, the entries of each key are in order, and
 //! none comes twice, in whatever partition. Nothing is joined, committed or written.
 //!
-//! A partition is read to the end that it has when the audit begins. Memory does not grow with the
-//! records: see `order` and `runs`. Barriers and the copies of a command in other topics are
-//! no repetitions; snapshot records may repeat. Fragments are put together, and those of a record that
+//! A partition is read to the end that it has when the audit begins, whose transactions are waited
+//! for: see `ends`. Memory does not grow with the records: see `order` and `runs`. Barriers and the
+//! copies of a command in other topics are no repetitions; snapshot records may repeat. Fragments are put together, and those of a record that
 //! is not whole are a fault. A record that comes in fragments is where its last one is.
 
 mod decoder;
+mod ends;
 mod order;
 mod progress;
 mod reading;
@@ -26,6 +27,7 @@ use crate::topics::{Topic, Topics};
 use crate::verify::Verdict;
 
 use decoder::Decoder;
+use ends::Ends;
 use order::{Disorder, Kind, Sequence, Suspect, Trial};
 use progress::Progress;
 use reading::{Client, read};
@@ -54,6 +56,13 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     if !config.topics.is_empty() {
         partitions.retain(|held| config.topics.contains(&held.name.topic));
     }
+    let (asked, kafka, ending) = (
+        Arc::clone(&consumer),
+        config.kafka.clone(),
+        shutdown.clone(),
+    );
+    let Ends { partitions, open } =
+        blocking(move || ends::settled(&asked, &kafka, partitions, &ending)).await?;
     // After the ends, so that every record up to them is of a format that its topic has or had.
     let topics = Topics::open(&config.kafka, &config.prefix, shutdown.clone()).await?;
     let mut claimed = BTreeMap::new();
@@ -63,7 +72,13 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
             claimed.insert(held.name.topic.clone(), topic);
         }
     }
-    let tally = Tally::open(config.report.as_deref())?;
+    let mut tally = Tally::open(config.report.as_deref())?;
+    for held in &open {
+        let (name, end) = (named(held), held.end);
+        tally.unknown(format!(
+            "{name} is committed up to offset {end} only; what was written since was not read"
+        ))?;
+    }
     let ending = shutdown.clone();
     blocking(move || {
         let audit = Audit {

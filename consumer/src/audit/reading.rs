@@ -51,6 +51,7 @@ pub(super) fn open(kafka: &KafkaOptions) -> Result<Client, ConsumerError> {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("isolation.level", "read_committed")
+        .set("check.crcs", "true")
         .set("enable.partition.eof", "true")
         // The end of a partition is an answer without records: each would wait for half a second.
         .set("fetch.wait.max.ms", "50")

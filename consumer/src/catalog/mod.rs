@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
-//!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed, done,
+//!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed, life?, done,
 //!  withheld?: [{index?, seconds?}], unique?: [index]}
 //! ```
 //!
@@ -16,8 +16,9 @@
 //! One document a group keeps its namespaces: `{_id: "<group>/subscription", group, include: [pattern],
 //! exclude: [pattern]}`.
 //!
-//! A rename is noted before it runs, with whether its collection was there (`existed`): after a
-//! crash a missing collection then means that it ran. Everything else may run twice.
+//! A rename is noted before it runs, with whether its collection was there (`existed`) and its UUID
+//! at the target (`life`): after a crash a missing collection, or another one, then means that it
+//! ran. Everything else may run twice.
 
 mod lives;
 mod subscription;
@@ -25,8 +26,7 @@ mod subscription;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use bson::spec::BinarySubtype;
-use bson::{Binary, Bson, Document, doc};
+use bson::{Bson, Document, Uuid, doc};
 use futures_util::TryStreamExt;
 use mongodb::options::{
     Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
@@ -34,6 +34,7 @@ use mongodb::options::{
 use mongodb::{Client, Collection};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
+use oplog_relay_core::runtime::mongo::error_code;
 
 use crate::plan::command::Withheld;
 
@@ -41,6 +42,7 @@ pub use lives::{Change, Lives, Ran, Resolved};
 pub use subscription::{Subscription, other_subscription};
 
 const COLLECTION: &str = "catalog";
+const DUPLICATE_KEY: i32 = 11000;
 
 /// A command about to run, or that ran.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +51,8 @@ pub struct Note {
     pub ran: Ran,
     /// Whether the collection was there before.
     pub existed: bool,
+    /// Its UUID at the target, where it is to be moved and the target takes UUIDs.
+    pub life: Option<Uuid>,
     /// What the target does not get, and what ended of that.
     pub withheld: Vec<Withheld>,
     /// Unique indexes that it makes.
@@ -56,16 +60,23 @@ pub struct Note {
 }
 
 impl Note {
+    /// A command that withholds nothing and makes no unique index.
+    #[must_use]
+    pub const fn new(ran: Ran) -> Self {
+        Self {
+            ran,
+            existed: false,
+            life: None,
+            withheld: Vec::new(),
+            unique: Vec::new(),
+        }
+    }
+
     /// A command whose collection is gone: done, and no name changes.
     #[must_use]
     pub const fn passed_over(id: EntryId, ns: String, ui: Option<[u8; 16]>) -> Self {
         let change = Change::Other;
-        Self {
-            ran: Ran { id, ns, ui, change },
-            existed: false,
-            withheld: Vec::new(),
-            unique: Vec::new(),
-        }
+        Self::new(Ran { id, ns, ui, change })
     }
 }
 
@@ -84,7 +95,7 @@ impl Catalog {
     /// What the driver says.
     pub async fn open(client: &Client, group: &str) -> mongodb::error::Result<Self> {
         let catalog = Self {
-            notes: collection(client),
+            notes: collection(client, COLLECTION),
             group: group.to_owned(),
             sources: RwLock::default(),
         };
@@ -199,17 +210,32 @@ impl Catalog {
     }
 
     /// Notes a rename before it runs, and returns whether its collection was there when it was
-    /// noted first.
+    /// noted first, and its UUID.
     ///
     /// # Errors
     /// What the driver says.
-    pub async fn begin(&self, source: &str, note: &Note) -> mongodb::error::Result<bool> {
-        let id = self.id(source, note.ran.id);
-        if let Some(noted) = self.notes.find_one(doc! { "_id": id }).await? {
-            return Ok(noted.get_bool("existed").unwrap_or(false));
+    pub async fn begin(
+        &self,
+        source: &str,
+        note: &Note,
+    ) -> mongodb::error::Result<(bool, Option<Uuid>)> {
+        let (id, read) = (self.id(source, note.ran.id), |noted: &Document| {
+            let existed = noted.get_bool("existed").unwrap_or(false);
+            (existed, uuid(noted, "life"))
+        });
+        if let Some(noted) = self.notes.find_one(doc! { "_id": &id }).await? {
+            return Ok(read(&noted));
         }
-        self.write(source, note, false).await?;
-        Ok(note.existed)
+        // Never over the note of a member that was faster: it may have run the command by now.
+        let document = self.document(source, note, false);
+        let Err(error) = self.notes.insert_one(document).await else {
+            return Ok((note.existed, note.life));
+        };
+        let noted = match error_code(&error) {
+            Some(DUPLICATE_KEY) => self.notes.find_one(doc! { "_id": id }).await?,
+            _ => None,
+        };
+        noted.as_ref().map(read).ok_or(error)
     }
 
     /// Notes that a command ran.
@@ -224,14 +250,19 @@ impl Catalog {
 
     async fn write(&self, source: &str, note: &Note, done: bool) -> mongodb::error::Result<()> {
         let id = self.id(source, note.ran.id);
-        let mut document = doc! { "_id": &id, "group": &self.group, "source": source };
-        document.extend(written(note));
-        document.insert("done", done);
         self.notes
-            .replace_one(doc! { "_id": id }, document)
+            .replace_one(doc! { "_id": id }, self.document(source, note, done))
             .upsert(true)
             .await?;
         Ok(())
+    }
+
+    fn document(&self, source: &str, note: &Note, done: bool) -> Document {
+        let id = self.id(source, note.ran.id);
+        let mut document = doc! { "_id": id, "group": &self.group, "source": source };
+        document.extend(written(note));
+        document.insert("done", done);
+        document
     }
 
     fn take(&self, source: &str, ran: Ran) {
@@ -245,7 +276,8 @@ impl Catalog {
     }
 }
 
-fn collection(client: &Client) -> Collection<Document> {
+/// A collection of the catalog's database: what is noted there outlives failovers.
+pub fn collection(client: &Client, name: &str) -> Collection<Document> {
     let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
     let options = CollectionOptions::builder()
         .write_concern(majority)
@@ -255,7 +287,7 @@ fn collection(client: &Client) -> Collection<Document> {
         .build();
     client
         .database(CATALOG_DB)
-        .collection_with_options(COLLECTION, options)
+        .collection_with_options(name, options)
 }
 
 /// What each command of a source withheld, in the order of the source.
@@ -268,7 +300,9 @@ pub type History = BTreeMap<EntryId, (Ran, Vec<Withheld>)>;
 pub async fn histories(
     client: &Client,
 ) -> mongodb::error::Result<BTreeMap<String, BTreeMap<String, History>>> {
-    let mut found = collection(client).find(doc! { "done": true }).await?;
+    let mut found = collection(client, COLLECTION)
+        .find(doc! { "done": true })
+        .await?;
     let mut groups: BTreeMap<String, BTreeMap<String, History>> = BTreeMap::new();
     while let Some(note) = found.try_next().await? {
         let group = note.get_str("group").map_err(|_| unreadable(&note))?;
@@ -304,11 +338,12 @@ fn written(note: &Note) -> Document {
         document.insert("to", to);
     }
     if let Some(ui) = note.ran.ui {
-        let subtype = BinarySubtype::Uuid;
-        let bytes = ui.to_vec();
-        document.insert("ui", Binary { subtype, bytes });
+        document.insert("ui", Uuid::from_bytes(ui));
     }
     document.insert("existed", note.existed);
+    if let Some(life) = note.life {
+        document.insert("life", life);
+    }
     if !note.unique.is_empty() {
         document.insert("unique", note.unique.clone());
     }
@@ -330,6 +365,13 @@ fn withheld(withheld: &Withheld) -> Document {
     document
 }
 
+fn uuid(note: &Document, field: &str) -> Option<Uuid> {
+    match note.get(field) {
+        Some(Bson::Binary(uuid)) => uuid.to_uuid().ok(),
+        _ => None,
+    }
+}
+
 /// Reads a note; `None` for one that a newer version wrote.
 fn read(note: &Document) -> Option<(String, Ran)> {
     let change = match note.get_str("change").ok()? {
@@ -342,10 +384,7 @@ fn read(note: &Document) -> Option<(String, Ran)> {
         "other" => Change::Other,
         _ => return None,
     };
-    let ui = match note.get("ui") {
-        Some(Bson::Binary(ui)) => ui.bytes.as_slice().try_into().ok(),
-        _ => None,
-    };
+    let ui = uuid(note, "ui").map(Uuid::bytes);
     let ran = Ran {
         id: EntryId {
             ts: note.get_str("ts").ok()?.parse().ok()?,
@@ -399,6 +438,7 @@ mod tests {
         let note = Note {
             ran: ran.clone(),
             existed: true,
+            life: Some(Uuid::from_bytes([6; 16])),
             unique: vec!["k_1".to_owned()],
             withheld: vec![
                 Withheld {
@@ -414,6 +454,7 @@ mod tests {
         let mut document = written(&note);
         document.insert("source", "rs0");
         assert_eq!(read(&document), Some(("rs0".to_owned(), ran)));
+        assert_eq!(uuid(&document, "life"), note.life);
         assert_eq!(read_withheld(&document), Some(note.withheld));
         document.insert("change", "split");
         assert_eq!(read(&document), None);

@@ -76,6 +76,7 @@ fn open(config: &DeadLettersConfig, topic: &str) -> KafkaResult<(BaseConsumer<Co
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("isolation.level", "read_committed")
+        .set("check.crcs", "true")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "4096");

@@ -7,7 +7,7 @@ use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
 use crate::error::ConsumerError;
-use crate::start::{Held, PartitionName, REQUEST, list};
+use crate::start::{Held, PartitionName, REQUEST, list, offsets_of};
 use oplog_relay_core::runtime::kafka::is_transient;
 
 /// How often the group's offsets are looked up when others commit them,
@@ -56,9 +56,9 @@ impl Goal {
             Err(error) if is_transient(&error) => return Ok(false),
             Err(error) => return Err(ConsumerError::kafka("reading committed offsets", error)),
         };
+        let committed = offsets_of(&committed);
         self.left.retain(|(name, end)| {
-            let element = committed.find_partition(&name.topic, name.partition);
-            !matches!(element.map(|e| e.offset()), Some(Offset::Offset(offset)) if offset >= *end)
+            !matches!(committed.get(name), Some(Offset::Offset(offset)) if offset >= end)
         });
         Ok(self.left.is_empty())
     }

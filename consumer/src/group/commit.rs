@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::{GroupContext, commit_list};
 use crate::offsets::NextOffset;
+use crate::start::offsets_of;
 
 /// Between commits while records come.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +39,7 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
     let Ok(positions) = consumer.position() else {
         return false;
     };
+    let positions = offsets_of(&positions);
     let list = {
         let partitions = context.partitions();
         commit_list(
@@ -46,12 +48,10 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
                 .filter(|partition| partition.token.is_valid())
                 .filter_map(|partition| {
                     // Not in the assignment: not ours to commit.
-                    let element = positions
-                        .find_partition(&partition.name.topic, partition.name.partition)?;
-                    let position = match element.offset() {
+                    let position = match positions.get(&partition.name)? {
                         // What had to make room was read and is to be read again.
                         Offset::Offset(position) if partition.evicted.is_none() => {
-                            Some(NextOffset::at(position))
+                            Some(NextOffset::at(*position))
                         }
                         _ => None,
                     };

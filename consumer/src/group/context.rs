@@ -1,11 +1,9 @@
-//! The assigned partitions, and what librdkafka calls from within `poll`.
+//! What librdkafka calls from within `poll`, and what the poll thread shares with it.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::format::fragment::Run;
 use oplog_relay_core::runtime::kafka::Context;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -13,238 +11,15 @@ use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::Links;
+use super::assigned::{Partition, Partitions};
 use super::intake::Intake;
 use super::rebalance;
-use crate::assignment::{AssignmentNumber, ReportEvent, Token};
+use crate::assignment::ReportEvent;
 use crate::chunk::Chunk;
 use crate::error::ConsumerError;
-use crate::offsets::{NextOffset, OffsetTracker};
-use crate::start::PartitionName;
-use crate::status::PartitionStatus;
-
-/// An assigned partition, as the poll thread sees it.
-#[derive(Debug)]
-pub(super) struct Partition {
-    pub(super) name: PartitionName,
-    pub(super) assignment: AssignmentNumber,
-    pub(super) token: Token,
-    /// What may be committed.
-    pub(super) tracker: OffsetTracker,
-    /// To the worker; closed when the partition is given up.
-    sender: Option<mpsc::Sender<Chunk>>,
-    /// Chunks that the worker has no room for yet; the last one is being filled.
-    waiting: VecDeque<Chunk>,
-    /// How far the last record of the last chunk has come, while fragments of it are missing.
-    pub(super) run: Option<Run>,
-    /// What the chunks cost that the worker has.
-    pub(super) handed_bytes: usize,
-    /// The worker waits at a barrier.
-    pub(super) holding: bool,
-    /// Its chunks had to make room: it reads them again when the worker goes on.
-    pub(super) evicted: Option<Evicted>,
-    /// The worker is gone.
-    pub(super) ended: bool,
-    /// The end that a `read_committed` reader sees, as librdkafka last told.
-    end: Option<i64>,
-    /// The next record to read.
-    pub(super) position: Option<i64>,
-}
-
-/// A partition whose chunks had to make room: while its worker waits at a barrier, or while a record
-/// of another partition is put together.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Evicted {
-    /// The next record to take; any other one was on its way before.
-    pub(super) again: i64,
-    /// Whether it is paused.
-    pub(super) paused: bool,
-}
-
-impl Partition {
-    pub(super) fn new(
-        name: PartitionName,
-        assignment: AssignmentNumber,
-        token: Token,
-        tracker: OffsetTracker,
-        sender: mpsc::Sender<Chunk>,
-    ) -> Self {
-        Self {
-            name,
-            assignment,
-            token,
-            tracker,
-            sender: Some(sender),
-            waiting: VecDeque::new(),
-            run: None,
-            handed_bytes: 0,
-            holding: false,
-            evicted: None,
-            ended: false,
-            end: None,
-            position: None,
-        }
-    }
-
-    /// The chunk to append to: the one that has a record's first fragments, else one that is not
-    /// full. A record in fragments begins a chunk, so that what is before it need not wait.
-    pub(super) fn filling(
-        &mut self,
-        full: usize,
-        begins: bool,
-        empty: impl FnOnce() -> Chunk,
-    ) -> &mut Chunk {
-        let done = |chunk: &Chunk| chunk.cost() >= full || (begins && !chunk.is_empty());
-        if self.run.is_none() && self.waiting.back().is_none_or(done) {
-            self.waiting.push_back(empty());
-        }
-        let last = self.waiting.len().saturating_sub(1);
-        &mut self.waiting[last]
-    }
-
-    /// Hands chunks to the worker while it has room. Whether some are left that it will soon have room
-    /// for: at a barrier it may not for long.
-    pub(super) fn hand_on(&mut self) -> bool {
-        let Some(sender) = &self.sender else {
-            return false;
-        };
-        // The last one stays while its last record is not whole.
-        let kept = usize::from(self.run.is_some());
-        while self.waiting.len() > kept {
-            let Some(chunk) = self.waiting.pop_front() else {
-                break;
-            };
-            let bytes = chunk.cost();
-            // A closed queue is a worker that failed: the program is about to end.
-            if let Err(TrySendError::Full(chunk) | TrySendError::Closed(chunk)) =
-                sender.try_send(chunk)
-            {
-                self.waiting.push_front(chunk);
-                return !self.holding;
-            }
-            self.handed_bytes += bytes;
-        }
-        false
-    }
-
-    /// Throws away what the worker has no room for; returns what it cost and where to read again.
-    pub(super) fn evict(&mut self) -> Option<(usize, i64)> {
-        let again = self.waiting.front()?.records.first()?.offset;
-        let bytes = self.waiting.iter().map(Chunk::cost).sum();
-        self.waiting.clear();
-        self.run = None;
-        self.tracker.take_back(NextOffset::at(again));
-        self.evicted = Some(Evicted {
-            again,
-            paused: true,
-        });
-        Some((bytes, again))
-    }
-
-    /// What the chunk costs that has a record of which fragments are missing.
-    pub(super) fn open_bytes(&self) -> usize {
-        let open = self.run.and_then(|_| self.waiting.back());
-        open.map_or(0, Chunk::cost)
-    }
-
-    /// Whether a record is to be taken: not one that was on its way when chunks had to make room.
-    pub(super) fn takes(&mut self, offset: i64) -> bool {
-        match self.evicted {
-            Some(evicted) if evicted.again != offset => false,
-            _ => {
-                self.evicted = None;
-                true
-            }
-        }
-    }
-
-    /// Ends the worker's intake; returns what it will not get.
-    pub(super) fn close(&mut self) -> VecDeque<Chunk> {
-        self.sender = None;
-        self.run = None;
-        std::mem::take(&mut self.waiting)
-    }
-
-    fn status(&self) -> PartitionStatus {
-        let committed = self.tracker.committed().map(NextOffset::get);
-        let lag = committed
-            .zip(self.end)
-            .map(|(committed, end)| (end - committed).max(0));
-        PartitionStatus {
-            topic: self.name.topic.clone(),
-            partition: self.name.partition,
-            committed,
-            position: self.position,
-            end: self.end,
-            lag,
-            ts: self.tracker.last().map(|id| id.ts.to_string()),
-        }
-    }
-}
-
-/// All assigned partitions.
-#[derive(Debug, Default)]
-pub(super) struct Partitions {
-    all: Vec<Partition>,
-    /// Where the last record belonged: records come in runs.
-    last: usize,
-}
-
-impl Partitions {
-    pub(super) fn find(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
-        let is_it = |candidate: &Partition| {
-            candidate.name.partition == partition && candidate.name.topic == topic
-        };
-        if !self.all.get(self.last).is_some_and(is_it) {
-            self.last = self.all.iter().position(is_it)?;
-        }
-        self.all.get_mut(self.last)
-    }
-
-    pub(super) fn of_assignment(&mut self, assignment: AssignmentNumber) -> Option<&mut Partition> {
-        self.all
-            .iter_mut()
-            .find(|partition| partition.assignment == assignment)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    /// What workers have in their hands that wait at barriers.
-    pub(super) fn held_bytes(&self) -> usize {
-        let holding = self.all.iter().filter(|partition| partition.holding);
-        holding.map(|partition| partition.handed_bytes).sum()
-    }
-
-    /// What the record in fragments has that is the furthest. Those behind workers at barriers do
-    /// not count: they make room.
-    pub(super) fn open_bytes(&self) -> usize {
-        let moving = self.all.iter().filter(|partition| !partition.holding);
-        let open = moving.map(Partition::open_bytes);
-        open.max().unwrap_or_default()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
-        self.all.iter()
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
-        self.all.iter_mut()
-    }
-
-    pub(super) fn add(&mut self, partition: Partition) {
-        self.all.push(partition);
-    }
-
-    pub(super) fn remove(&mut self, assignment: AssignmentNumber) {
-        self.all
-            .retain(|partition| partition.assignment != assignment);
-    }
-}
+use crate::offsets::NextOffset;
 
 /// The context of the group's client.
 #[derive(Debug)]
@@ -260,6 +35,8 @@ pub(super) struct GroupContext {
     released: AtomicUsize,
     /// The sink is slower than Kafka: partitions are paused, also those to come.
     paused: AtomicBool,
+    /// The group is being left: what still comes is not taken.
+    leaving: AtomicBool,
 }
 
 /// Only the poll thread takes these locks, so they are never contended; a panic under one ends
@@ -279,6 +56,7 @@ impl GroupContext {
             committed: Mutex::default(),
             released: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
         }
     }
 
@@ -307,8 +85,23 @@ impl GroupContext {
 
     /// Takes the workers' reports in; returns chunks for reuse.
     pub(super) fn take_reports(&self, intake: &mut Intake) -> Vec<Chunk> {
-        intake.release(self.released.swap(0, Ordering::Relaxed));
-        let mut chunks = Vec::new();
+        let (released, chunks) = self.take_in();
+        intake.release(released + self.released.swap(0, Ordering::Relaxed));
+        let partitions = self.partitions();
+        intake.hold(partitions.held_bytes());
+        intake.leave_open(partitions.open_bytes());
+        chunks
+    }
+
+    /// The same during a rebalance, where the budget is out of reach.
+    pub(super) fn take_reports_later(&self) {
+        let (released, _) = self.take_in();
+        self.release_later(released);
+    }
+
+    /// Notes what the workers report; returns the bytes that they released, and emptied chunks.
+    fn take_in(&self) -> (usize, Vec<Chunk>) {
+        let (mut released, mut chunks) = (0, Vec::new());
         let mut partitions = self.partitions();
         for report in self.links.reports.take() {
             let partition = partitions.of_assignment(report.assignment);
@@ -328,9 +121,10 @@ impl GroupContext {
                     }
                 }
                 ReportEvent::Released { bytes, chunk } => {
-                    intake.release(bytes);
+                    // Those of a partition that is gone were released with it.
                     if let Some(partition) = partition {
                         partition.handed_bytes = partition.handed_bytes.saturating_sub(bytes);
+                        released += bytes;
                     }
                     chunks.push(chunk);
                 }
@@ -341,9 +135,7 @@ impl GroupContext {
                 }
             }
         }
-        intake.hold(partitions.held_bytes());
-        intake.leave_open(partitions.open_bytes());
-        chunks
+        (released, chunks)
     }
 
     /// Takes bytes off the budget when the poll loop looks next.
@@ -359,8 +151,13 @@ impl GroupContext {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
-    /// Ends the intake of all workers.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Ends the intake of all workers, and of partitions that are yet to come.
     pub(super) fn close_queues(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
         for partition in self.partitions().iter_mut() {
             drop(partition.close());
         }
@@ -464,17 +261,19 @@ impl ConsumerContext for GroupContext {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assignment::Reports;
+    use rdkafka::consumer::Consumer;
+    use tokio::sync::mpsc;
+
+    use crate::assignment::{AssignmentNumber, Reports, Token};
     use crate::metrics::Metrics;
+    use crate::offsets::OffsetTracker;
+    use crate::start::PartitionName;
     use crate::status::{Board, Readiness};
     use oplog_relay_core::runtime::http::Health;
     use oplog_relay_core::runtime::shutdown::Shutdown;
     use std::sync::Arc;
 
-    /// Whoever leaves the group commits for nobody any more, so what a barrier waits for never comes;
-    /// what is being written is finished.
-    #[test]
-    fn only_those_who_wait_at_a_barrier_are_let_go() {
+    fn context() -> GroupContext {
         let health = Health::default();
         let links = Links {
             starts: mpsc::channel(1).0,
@@ -485,23 +284,92 @@ mod tests {
             health,
             shutdown: Shutdown::manual(),
         };
-        let context = GroupContext::new("g".to_owned(), links);
+        GroupContext::new("g".to_owned(), links)
+    }
+
+    /// Adds a partition to a context; returns its token.
+    fn add(context: &GroupContext, assignment: AssignmentNumber) -> Token {
+        let name = PartitionName {
+            topic: "cdc.a.b".to_owned(),
+            partition: i32::try_from(assignment).unwrap(),
+        };
+        let token = Token::default();
+        let tracker = OffsetTracker::new(NextOffset::at(0), None);
+        let (sender, _) = mpsc::channel(1);
+        let partition = Partition::new(name, assignment, token.clone(), tracker, sender);
+        context.partitions().add(partition);
+        token
+    }
+
+    /// Whoever leaves the group commits for nobody any more, so what a barrier waits for never comes;
+    /// what is being written is finished.
+    #[test]
+    fn only_those_who_wait_at_a_barrier_are_let_go() {
+        let context = context();
         let tokens = [(1, false), (2, true)].map(|(assignment, holding)| {
-            let name = PartitionName {
-                topic: "cdc.a.b".to_owned(),
-                partition: 0,
-            };
-            let (token, tracker) = (
-                Token::default(),
-                OffsetTracker::new(NextOffset::at(0), None),
-            );
-            let (sender, _) = mpsc::channel(1);
-            let mut partition = Partition::new(name, assignment, token.clone(), tracker, sender);
-            partition.holding = holding;
-            context.partitions().add(partition);
+            let token = add(&context, assignment);
+            let mut partitions = context.partitions();
+            partitions.of_assignment(assignment).unwrap().holding = holding;
             token
         });
         context.abandon_waits();
         assert_eq!(tokens.map(|token| token.is_valid()), [true, false]);
+    }
+
+    /// What a worker that keeps its partition reports while others give theirs up is news, too: one at
+    /// a barrier of which nobody knew would keep its memory for ever.
+    #[test]
+    fn reports_during_a_rebalance_count() {
+        let context = context();
+        add(&context, 1);
+        context.partitions().of_assignment(1).unwrap().handed_bytes = 100;
+        let report = |event| context.links.reports.send(1, event);
+        let chunk = Chunk::default();
+        report(ReportEvent::Released { bytes: 60, chunk });
+        report(ReportEvent::Holding(true));
+        context.take_reports_later();
+        assert_eq!(context.partitions().held_bytes(), 40);
+        let mut intake = Intake::new(1000);
+        assert!(context.take_reports(&mut intake).is_empty());
+        assert_eq!(context.released.load(Ordering::Relaxed), 0);
+        report(ReportEvent::Holding(false));
+        context.take_reports_later();
+        assert_eq!(context.partitions().held_bytes(), 0);
+    }
+
+    /// A worker that ends leaves chunks alone that it did not come to; what they cost must not be
+    /// counted for ever, and nothing twice.
+    #[test]
+    fn all_that_a_worker_had_is_free_when_its_partition_goes() {
+        let context = context();
+        add(&context, 1);
+        context.partitions().of_assignment(1).unwrap().handed_bytes = 100;
+        let report = |bytes| {
+            let chunk = Chunk::default();
+            let event = ReportEvent::Released { bytes, chunk };
+            context.links.reports.send(1, event);
+        };
+        report(60);
+        context.take_reports_later();
+        rebalance::forget(&context, &[1]);
+        assert_eq!(context.released.load(Ordering::Relaxed), 100);
+        report(40);
+        context.take_reports_later();
+        assert_eq!(context.released.load(Ordering::Relaxed), 100);
+    }
+
+    /// The client is about to be closed and answers no requests: they would be repeated for a minute.
+    #[test]
+    fn partitions_that_come_while_the_group_is_left_are_not_read() {
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("group.id", "g");
+        let consumer: BaseConsumer<GroupContext> = config.create_with_context(context()).unwrap();
+        let context = consumer.context();
+        context.close_queues();
+        let mut assigned = TopicPartitionList::new();
+        assigned.add_partition("cdc.a.b", 0);
+        rebalance::assign(context, &consumer, &mut assigned);
+        assert!(context.take_failure().is_none());
+        assert_eq!(context.partitions().len(), 0);
     }
 }

@@ -59,11 +59,18 @@ pub(super) fn evict(
     Ok(!given_back.is_empty())
 }
 
-/// Lets the partitions go on whose workers got past their barriers, once no record is waited for.
-pub(super) fn resume(consumer: &BaseConsumer<GroupContext>) -> Result<(), ConsumerError> {
+/// Lets the partitions go on whose workers got past their barriers, once there is room for them beside
+/// a record that is waited for.
+pub(super) fn resume(
+    consumer: &BaseConsumer<GroupContext>,
+    intake: &Intake,
+) -> Result<(), ConsumerError> {
+    if consumer.context().is_paused() {
+        return Ok(());
+    }
     let mut list = TopicPartitionList::new();
     let mut partitions = consumer.context().partitions();
-    let waits = partitions.open_bytes() > 0;
+    let waits = partitions.open_bytes() > 0 && !intake.is_under_half();
     for partition in partitions.iter_mut() {
         if !partition.holding
             && !waits
@@ -74,7 +81,7 @@ pub(super) fn resume(consumer: &BaseConsumer<GroupContext>) -> Result<(), Consum
         }
     }
     drop(partitions);
-    if list.count() == 0 || consumer.context().is_paused() {
+    if list.count() == 0 {
         return Ok(());
     }
     consumer

@@ -7,7 +7,8 @@ use oplog_relay_core::format::{FormatError, ID_HEADER, first_entry};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
-use super::context::{GroupContext, Partition};
+use super::assigned::Partition;
+use super::context::GroupContext;
 use crate::chunk::Chunk;
 use crate::metrics::Metrics;
 

@@ -27,6 +27,7 @@
 //! What was dearer than all of that: `fetch.queue.backoff.ms`. A queue that was full once stands
 //! still for that long, a second by default, and is empty after some milliseconds.
 
+mod assigned;
 mod caught_up;
 mod commit;
 mod context;
@@ -212,7 +213,7 @@ impl Poller {
                 return Ok(Outcome::Stopped);
             }
             self.take_reports();
-            evict::resume(&self.consumer)?;
+            evict::resume(&self.consumer, &self.intake)?;
             let committed = commit::commit_due(&self.consumer, self.goal.is_some());
             if let Some(goal) = &mut self.goal
                 && goal.is_reached(&self.consumer, committed)?
@@ -262,6 +263,9 @@ impl Poller {
         if self.consumer.context().is_paused() {
             if self.intake.is_under_half() {
                 self.pause(false)?;
+            } else {
+                // Workers may have come to barriers since.
+                evict::evict(&self.consumer, &mut self.intake)?;
             }
             // Polling goes on: it takes nothing but what was on its way.
             return Ok(false);
@@ -286,12 +290,15 @@ impl Poller {
 
     fn pause(&mut self, pause: bool) -> Result<(), ConsumerError> {
         let failed = |error| ConsumerError::kafka("pausing or resuming partitions", error);
-        let assignment = self.consumer.assignment().map_err(failed)?;
         if pause {
             tracing::debug!("the sink is slower than kafka: pausing");
+            let assignment = self.consumer.assignment().map_err(failed)?;
             self.consumer.pause(&assignment).map_err(failed)?;
         } else {
-            self.consumer.resume(&assignment).map_err(failed)?;
+            tracing::debug!("going on: the sink has caught up");
+            // Those that made room have to wait on.
+            let list = self.consumer.context().partitions().reading();
+            self.consumer.resume(&list).map_err(failed)?;
             self.stalled = None;
         }
         self.consumer.context().set_paused(pause);
@@ -319,6 +326,18 @@ impl Poller {
             // The pattern matches nothing yet, or a topic was removed.
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 Ok(())
+            }
+            // The client goes on behind it, or tries for ever.
+            Some(RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::BadCompression) => {
+                let shown = self.consumer.context().partitions().places();
+                Err(ConsumerError::kafka(
+                    format!(
+                        "reading a batch of records of one of {shown} (it is damaged, by its checksum \
+                         or its compression; nothing behind it was applied; another replica may \
+                         have it whole)"
+                    ),
+                    error.clone(),
+                ))
             }
             _ if kafka::is_fatal(error) || is_refusal(code) => Err(ConsumerError::kafka(
                 "reading as a member of the group",

@@ -7,9 +7,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
+use super::assigned::Partition;
 use super::commit::commit;
-use super::context::{GroupContext, Partition, commit_list};
-use crate::assignment::{ReportEvent, Token};
+use super::context::{GroupContext, commit_list};
+use crate::assignment::{AssignmentNumber, Token};
 use crate::chunk::Chunk;
 use crate::error::ConsumerError;
 use crate::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
@@ -37,6 +38,11 @@ pub(super) fn assign(
     consumer: &BaseConsumer<GroupContext>,
     assigned: &mut TopicPartitionList,
 ) {
+    if context.is_leaving() {
+        // The client answers no requests any more that it would take to begin.
+        complete_without_reading(consumer, assigned);
+        return;
+    }
     let names: Vec<PartitionName> = assigned.elements().iter().map(name_of).collect();
     let beginnings = match beginnings(context, consumer, &names) {
         Ok(beginnings) => beginnings,
@@ -61,13 +67,20 @@ pub(super) fn assign(
         context.fail(ConsumerError::kafka("taking assigned partitions", error));
         return;
     }
-    if context.is_paused()
-        && let Err(error) = consumer.pause(assigned)
-    {
-        context.fail(ConsumerError::kafka("pausing assigned partitions", error));
-    }
     for beginning in beginnings {
         start_worker(context, beginning);
+    }
+    // The client keeps the pause of a partition that went while it was paused, and may lose a resume
+    // during a rebalance.
+    let reading = context.partitions().reading();
+    let set = if context.is_paused() {
+        consumer.pause(assigned)
+    } else {
+        consumer.resume(&reading)
+    };
+    if let Err(error) = set {
+        let doing = "pausing or resuming assigned partitions";
+        context.fail(ConsumerError::kafka(doing, error));
     }
     context.links.readiness.joined();
     tracing::info!(partitions = names.len(), "partitions assigned");
@@ -208,19 +221,26 @@ pub(super) fn revoke(
             "partitions revoked"
         );
     }
-    for assignment in going {
-        context.partitions().remove(assignment);
-    }
+    forget(context, &going);
     if let Err(error) = consumer.incremental_unassign(revoked) {
         context.fail(ConsumerError::kafka("giving up partitions", error));
     }
 }
 
+/// Forgets partitions whose workers are gone, or are not waited for any more.
+pub(super) fn forget(context: &GroupContext, going: &[AssignmentNumber]) {
+    let mut partitions = context.partitions();
+    let unreleased = going
+        .iter()
+        .map(|assignment| partitions.remove(*assignment));
+    context.release_later(unreleased.sum());
+}
+
 /// Waits until the workers are gone; false if they are not in time.
-fn wait_for_end(context: &GroupContext, going: &[u64]) -> bool {
+fn wait_for_end(context: &GroupContext, going: &[AssignmentNumber]) -> bool {
     let deadline = Instant::now() + DRAIN;
     loop {
-        take_marks(context);
+        context.take_reports_later();
         let ended = context
             .partitions()
             .iter()
@@ -232,27 +252,10 @@ fn wait_for_end(context: &GroupContext, going: &[u64]) -> bool {
     }
 }
 
-/// Takes in what bears on offsets and ends; memory is left to the poll loop.
-fn take_marks(context: &GroupContext) {
-    let mut partitions = context.partitions();
-    for report in context.links.reports.take() {
-        let partition = partitions.of_assignment(report.assignment);
-        match (report.event, partition) {
-            (ReportEvent::Acknowledged { next, last, .. }, Some(partition)) => {
-                partition.tracker.acknowledge(next, last);
-            }
-            (ReportEvent::Ended, Some(partition)) => partition.ended = true,
-            (ReportEvent::Released { bytes, .. }, _) => context.release_later(bytes),
-            (ReportEvent::Holding(_), _)
-            | (ReportEvent::Acknowledged { .. } | ReportEvent::Ended, None) => {}
-        }
-    }
-}
-
 fn commit_acknowledged(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
-    going: &[u64],
+    going: &[AssignmentNumber],
 ) {
     let commits = {
         let partitions = context.partitions();

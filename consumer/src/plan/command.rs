@@ -51,6 +51,11 @@ pub enum Action {
         /// A command to try where the target refuses the first one's options.
         otherwise: Option<Vec<u8>>,
     },
+    /// A collection ends.
+    Drop {
+        /// Its name.
+        collection: String,
+    },
     /// A collection gets another name, perhaps that of one that ends.
     Rename {
         /// `db.collection` of the new name.
@@ -110,10 +115,8 @@ pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated,
         b"drop" => {
             // A time series ends with its buckets.
             let name = bucketed(collection).unwrap_or(collection);
-            plain(run(
-                with_name("drop", name, |_| Ok(()))?,
-                &[done::NO_COLLECTION],
-            ))
+            let collection = name.to_owned();
+            plain(Action::Drop { collection })
         }
         b"convertToCapped" => plain(run(
             copy(entry.o, "convertToCapped", collection, |_| Ok(true))?,

@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::json::{Mode, write_value};
+use oplog_relay_core::runtime::mongo::{READ, in_time};
 
 use super::range::{OwnedId, id_of};
 use super::side::Side;
@@ -108,13 +109,14 @@ impl Documents {
             self.last = Some(OwnedId::of(id));
         }
         while self.waiting.is_empty() {
-            match self.batches.next().await {
-                None => {
+            let next = async { self.batches.next().await.transpose() };
+            match in_time(READ, next).await {
+                Ok(None) => {
                     self.current = None;
                     return Ok(());
                 }
-                Some(Ok(batch)) => self.fill(batch.as_raw_document().as_bytes())?,
-                Some(Err(error)) => {
+                Ok(Some(batch)) => self.fill(batch.as_raw_document().as_bytes())?,
+                Err(error) => {
                     let (side, after) = (self.side, self.place());
                     return Err(CursorError::Failed {
                         side,

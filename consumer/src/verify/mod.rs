@@ -35,7 +35,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::mongo::{self, MongoError};
+use oplog_relay_core::runtime::mongo::{self, MongoError, READ, in_time};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::runtime::status_line::StatusLine;
 use oplog_relay_core::state::Order;
@@ -180,7 +180,7 @@ async fn expected(
     group: Option<&str>,
     replay: Option<&Replay>,
 ) -> Result<BTreeMap<String, Expected>, ConsumerError> {
-    let histories = histories(&target.client).await;
+    let histories = in_time(READ, histories(&target.client)).await;
     let histories =
         histories.map_err(|error| MongoError::from_driver("the target's catalog", &error))?;
     let mut all: BTreeMap<String, Expected> = BTreeMap::new();

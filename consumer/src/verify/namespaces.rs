@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document as Bson, doc};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
-use oplog_relay_core::runtime::mongo::{MongoError, error_code};
+use oplog_relay_core::runtime::mongo::{ANSWER, MongoError, error_code, in_time};
 use oplog_relay_core::topic::is_temporary;
 
 use super::definition::Definition;
@@ -28,7 +28,7 @@ pub(super) async fn both(
 ) -> Result<Listing, ConsumerError> {
     let mut all = Listing::new();
     for (place, server) in servers.into_iter().enumerate() {
-        let names = server.client.list_database_names().await;
+        let names = in_time(ANSWER, server.client.list_database_names()).await;
         for db in names.map_err(|error| failed(server, &error))? {
             // Saves the question where the privilege to ask it is rare.
             if is_internal(&format!("{db}.x")) {
@@ -65,12 +65,7 @@ pub(super) async fn one(server: &Server, ns: &str) -> Result<Option<Definition>,
     }
     let collection = server.client.database(db).collection::<Bson>(name);
     let command = doc! { "listIndexes": collection.name(), "cursor": {} };
-    let cursor = server.client.database(db).run_cursor_command(command).await;
-    let indexes: Result<Vec<Bson>, _> = match cursor {
-        Ok(cursor) => cursor.try_collect().await,
-        Err(error) => Err(error),
-    };
-    match indexes {
+    match all(server, db, command).await {
         Ok(indexes) => {
             let named = indexes.into_iter().filter_map(|index| {
                 let name = index.get_str("name").ok()?.to_owned();
@@ -95,9 +90,7 @@ async fn listed(
     if let Some(name) = name {
         command.insert("filter", doc! { "name": name });
     }
-    let cursor = server.client.database(db).run_cursor_command(command).await;
-    let cursor = cursor.map_err(|error| failed(server, &error))?;
-    let listed: Result<Vec<Bson>, _> = cursor.try_collect().await;
+    let listed = all(server, db, command).await;
     let listed = listed.map_err(|error| failed(server, &error))?;
     let read = |listed: Bson| {
         let name = listed.get_str("name").ok()?.to_owned();
@@ -114,6 +107,19 @@ async fn listed(
         ))
     };
     Ok(listed.into_iter().filter_map(read).collect())
+}
+
+/// What a command lists.
+async fn all(server: &Server, db: &str, command: Bson) -> mongodb::error::Result<Vec<Bson>> {
+    let database = server.client.database(db);
+    let listed = async {
+        database
+            .run_cursor_command(command)
+            .await?
+            .try_collect()
+            .await
+    };
+    in_time(ANSWER, listed).await
 }
 
 fn failed(server: &Server, error: &mongodb::error::Error) -> ConsumerError {

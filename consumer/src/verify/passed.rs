@@ -13,7 +13,7 @@ use mongodb::bson::{Document as Bson, doc};
 use mongodb::{Client, error::Error};
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::runtime::kafka::{Reader, client_config};
-use oplog_relay_core::runtime::mongo::{Hello, MongoError, hello};
+use oplog_relay_core::runtime::mongo::{Hello, MongoError, READ, hello, in_time};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{Order, PositionRecord, State};
@@ -197,8 +197,8 @@ async fn moment(source: &Client) -> Result<Timestamp, ConsumerError> {
         return Ok(Timestamp::new(seconds, increment));
     }
     let oplog = source.database("local").collection::<Bson>("oplog.rs");
-    let newest = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 }).await;
-    let newest = asked(newest)?;
+    let newest = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 });
+    let newest = asked(in_time(READ, newest).await)?;
     let ts = newest.and_then(|entry| entry.get_timestamp("ts").ok());
     Ok(ts.map_or_else(Timestamp::default, |ts| {
         Timestamp::new(ts.time, ts.increment)

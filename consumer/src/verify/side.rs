@@ -6,10 +6,10 @@ use mongodb::bson::{Document as Bson, doc};
 use mongodb::options::{
     Collation, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria,
 };
-use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::runtime::mongo::{ANSWER, READ, in_time};
 use rustc_hash::FxHashMap;
 
 use super::cursor::{CursorError, Documents, shown};
@@ -113,8 +113,7 @@ impl Server {
         if manner.small {
             find = find.batch_size(SMALL_BATCH);
         }
-        let batches = find
-            .batch()
+        let batches = in_time(READ, find.batch())
             .await
             .map_err(|error| self.failed("nothing", &error))?;
         Ok(Documents::new(self.side, batches, manner.sorted))
@@ -156,7 +155,7 @@ impl Server {
         let collection = self.collection(ns);
         let find = collection.find(filter(&range));
         let find = find.sort(doc! { "_id": 1 }).projection(doc! { "_id": 1 });
-        let batches = find.skip(after).limit(1).batch().await;
+        let batches = in_time(READ, find.skip(after).limit(1).batch()).await;
         let batches = batches.map_err(|error| self.failed("nothing", &error))?;
         let mut documents = Documents::new(self.side, batches, false);
         let first = documents.next().await?;
@@ -165,7 +164,8 @@ impl Server {
 
     /// How many documents a collection has, as the server keeps count.
     pub(super) async fn count(&self, ns: &str) -> Result<u64, CursorError> {
-        let counted = self.collection(ns).estimated_document_count().await;
+        let collection = self.collection(ns);
+        let counted = in_time(ANSWER, collection.estimated_document_count()).await;
         counted.map_err(|error| self.failed("nothing", &error))
     }
 
@@ -201,10 +201,8 @@ impl Server {
             };
             let count = rest.iter().take(ASKED.0).take_while(fits).count().max(1);
             let (asked, after) = rest.split_at(count.min(rest.len()));
-            let batches: RawBatchCursor = self
-                .settled(ns)
-                .find(any_of(asked))
-                .batch()
+            let collection = self.settled(ns);
+            let batches = in_time(READ, collection.find(any_of(asked)).batch())
                 .await
                 .map_err(|error| self.failed("nothing", &error))?;
             let mut documents = Documents::new(self.side, batches, false);
@@ -236,7 +234,8 @@ impl Server {
             doc! { "$sample": { "size": i64::from(size) } },
             doc! { "$project": { "_id": 1 } },
         ];
-        let drawn = self.collection(ns).aggregate(pipeline).batch().await;
+        let collection = self.collection(ns);
+        let drawn = in_time(READ, collection.aggregate(pipeline).batch()).await;
         let mut ids = Vec::new();
         if let Ok(batches) = drawn {
             let mut documents = Documents::new(self.side, batches, false);
@@ -248,7 +247,7 @@ impl Server {
         // A server without that stage: all `_id`s pass by, each has the same chance to stay.
         let collection = self.collection(ns);
         let find = collection.find(doc! {}).projection(doc! { "_id": 1 });
-        let batches = find.batch().await;
+        let batches = in_time(READ, find.batch()).await;
         let batches = batches.map_err(|error| self.failed("nothing", &error))?;
         let mut documents = Documents::new(self.side, batches, false);
         let mut draw = super::sample::Draw::new(size);

@@ -24,19 +24,21 @@ pub(super) fn is_whole(document: &[u8], depth: usize) -> bool {
         let Some((value, next)) = after.split_at_checked(length) else {
             return false;
         };
-        let is_whole = match kind {
-            kind::DOCUMENT | kind::ARRAY => is_whole(value, depth + 1),
-            kind::STRING | kind::CODE | kind::SYMBOL => value.last() == Some(&0),
-            kind::CODE_WITH_SCOPE | kind::DB_POINTER => {
-                let element = Element { name, kind, value };
-                element.find_fault(depth).is_ok()
-            }
-            _ => true,
-        };
-        if !is_whole {
+        if !is_whole_element(Element { name, kind, value }, depth) {
             return false;
         }
         rest = next;
     }
     true
+}
+
+/// The same for an element, whose length has been looked at; `depth` is that of its document.
+#[inline]
+pub(super) fn is_whole_element(element: Element<'_>, depth: usize) -> bool {
+    match element.kind {
+        kind::DOCUMENT | kind::ARRAY => is_whole(element.value, depth + 1),
+        kind::STRING | kind::CODE | kind::SYMBOL => element.value.last() == Some(&0),
+        kind::CODE_WITH_SCOPE | kind::DB_POINTER => element.find_fault(depth).is_ok(),
+        _ => true,
+    }
 }

@@ -18,7 +18,7 @@
 
 use std::ops::Range;
 
-use crate::document::{Document, Malformed, kind};
+use crate::document::{Document, Malformed};
 use crate::format::{Decoded, FormatError};
 use crate::position::{EntryId, Timestamp};
 
@@ -134,11 +134,7 @@ pub(super) fn decode(
 /// The time of an entry: its first field, or nearly so.
 fn time_of(document: Document<'_>) -> Result<Timestamp, Malformed> {
     let ts = document.get("ts")?.ok_or(Malformed::Missing("ts"))?;
-    if ts.kind == kind::TIMESTAMP {
-        Ok(Timestamp::from_le_bytes(ts.fixed()?))
-    } else {
-        Err(ts.wrong_type())
-    }
+    ts.timestamp()
 }
 
 /// Checks magic, version and checksum; returns the number of documents.

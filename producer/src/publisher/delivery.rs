@@ -49,6 +49,21 @@ impl DeliveryFailure {
     pub(super) fn is_size(&self) -> bool {
         self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
     }
+
+    /// Whether no new session mends it: rules of the broker or of the topic. Rights may be granted
+    /// meanwhile.
+    pub(super) fn is_refusal(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        matches!(
+            self.error.rdkafka_error_code(),
+            Some(Code::InvalidTimestamp | Code::PolicyViolation | Code::InvalidRecord)
+        )
+    }
+
+    /// Whether it is why others failed, and ends the program.
+    pub(super) fn is_final(&self) -> bool {
+        self.is_size() || self.is_refusal()
+    }
 }
 
 impl PublisherContext {
@@ -77,7 +92,7 @@ impl ProducerContext for PublisherContext {
             let failure = DeliveryFailure::new(error, message);
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
             // The others of its transaction fail because of it, and may be told first.
-            if failed.is_none() || failure.is_size() {
+            if failed.is_none() || failure.is_final() {
                 *failed = Some(failure);
             }
         }

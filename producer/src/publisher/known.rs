@@ -22,8 +22,8 @@ const KNOWN_FOR: Duration = Duration::from_secs(600);
 struct Known {
     /// The Kafka transaction in which it last got a record beside the first.
     since: Option<Instant>,
-    /// The round in which its first record was sent.
-    first: Option<u64>,
+    /// When its first record was sent, and in which round.
+    first: Option<(Instant, u64)>,
 }
 
 /// All partitions of a producer.
@@ -64,11 +64,13 @@ impl Known {
     #[cold]
     fn admits(&mut self, began: Instant, round: u64) -> bool {
         let is_fresh = |since: Instant| began.saturating_duration_since(since) < KNOWN_FOR;
-        if self.since.is_some_and(is_fresh) || self.first.is_some_and(|first| first < round) {
+        let first = self.first.filter(|(sent, _)| is_fresh(*sent));
+        if self.since.is_some_and(is_fresh) || first.is_some_and(|(_, first)| first < round) {
             (self.since, self.first) = (Some(began), None);
             return true;
         }
-        self.first.replace(round).is_none()
+        self.first = first.or(Some((began, round)));
+        first.is_none()
     }
 }
 
@@ -77,6 +79,13 @@ mod tests {
     use super::*;
 
     const TOPIC: TopicIndex = TopicIndex(2);
+
+    fn is_new_again(known: &mut KnownPartitions, late: Instant) {
+        assert!(known.admits(TOPIC, 0, late), "the first one");
+        assert!(!known.admits(TOPIC, 0, late), "not the second one");
+        known.delivered();
+        assert!(known.admits(TOPIC, 0, late));
+    }
 
     #[test]
     fn first_record_goes_alone() {
@@ -105,11 +114,16 @@ mod tests {
         assert!(known.admits(TOPIC, 0, began));
         let next = began + KNOWN_FOR / 2;
         assert!(known.admits(TOPIC, 0, next) && known.admits(TOPIC, 0, next));
-        let late = next + KNOWN_FOR;
-        assert!(known.admits(TOPIC, 0, late), "the first one");
-        assert!(!known.admits(TOPIC, 0, late), "not the second one");
+        is_new_again(&mut known, next + KNOWN_FOR);
+    }
+
+    #[test]
+    fn partition_that_got_one_record_long_ago_is_new_again() {
+        let mut known = KnownPartitions::default();
+        let began = Instant::now();
+        assert!(known.admits(TOPIC, 0, began));
         known.delivered();
-        assert!(known.admits(TOPIC, 0, late));
+        is_new_again(&mut known, began + KNOWN_FOR);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use mongodb::{Client, Collection};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::mongo;
+use oplog_relay_core::runtime::mongo::{self, ANSWER, in_time};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::Sender;
@@ -35,6 +35,8 @@ const BATCH_ENTRIES: u32 = 5_000;
 const FULL_REPLY: usize = 4 << 20;
 /// A server that answers nothing for that long, not even an empty batch, counts as gone.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
+/// A FerretDB reads its whole oplog for an entry of some time.
+const SCAN: Duration = Duration::from_secs(600);
 /// Said once: a full sync asks often.
 static WARNED: Once = Once::new();
 
@@ -58,12 +60,12 @@ impl Oplog {
     /// # Errors
     /// [`ProducerError::Usage`] that says how to get one.
     pub async fn check(client: &Client) -> Result<(), ProducerError> {
-        let names = client
-            .database("local")
+        let database = client.database("local");
+        let listed = database
             .list_collection_names()
-            .filter(doc! { "name": "oplog.rs" })
-            .await
-            .map_err(ProducerError::Source)?;
+            .filter(doc! { "name": "oplog.rs" });
+        let names = in_time(ANSWER, listed).await;
+        let names = names.map_err(ProducerError::Source)?;
         if names.is_empty() {
             return Err(ProducerError::Usage(
                 "the source has no oplog (local.oplog.rs): it is a standalone server. Make it a \
@@ -104,11 +106,13 @@ impl Oplog {
 
     async fn end(&self, direction: i32) -> mongodb::error::Result<Option<RawDocumentBuf>> {
         let found = self.entries.find_one(doc! {});
-        match direction {
+        let found = match direction {
             // Natural order is that of a plain read; FerretDB reads a whole oplog to sort it so.
-            1 => found.await,
-            _ => found.sort(doc! { "$natural": direction }).await,
-        }
+            1 => found,
+            _ => found.sort(doc! { "$natural": direction }),
+        };
+        let limit = if direction == 1 { ANSWER } else { SCAN };
+        in_time(limit, found).await
     }
 
     fn header(&self, found: Option<RawDocumentBuf>) -> Result<Option<Position>, ProducerError> {
@@ -153,7 +157,8 @@ impl Oplog {
             .projection(projection)
             .build();
         let filter = doc! { "ts": bson_timestamp(at.ts) };
-        let found = self.entries.find_one(filter).with_options(options).await;
+        let found = self.entries.find_one(filter).with_options(options);
+        let found = in_time(SCAN, found).await;
         let found = found.map_err(ProducerError::Source)?;
         // Another member than the tail's may have been asked, and lag behind it.
         if found.is_none() && self.oldest().await?.is_none_or(|oldest| oldest.ts <= at.ts) {
@@ -173,8 +178,8 @@ impl Oplog {
             .entries
             .find(at_or_after(from))
             .with_options(options)
-            .batch()
-            .await;
+            .batch();
+        let found = in_time(SCAN, found).await;
         found.map_err(ProducerError::Source)
     }
 }
@@ -233,6 +238,8 @@ pub struct Tail {
     from: Timestamp,
     /// Whether an entry at `from` itself is wanted.
     inclusive: bool,
+    /// Whether the source has not answered since it failed.
+    failed: bool,
 }
 
 impl Tail {
@@ -254,6 +261,7 @@ impl Tail {
             after,
             from,
             inclusive,
+            failed: false,
         };
         if let StartAt::After(_) | StartAt::At(_) = start {
             tail.check_not_rolled_over().await?;
@@ -281,7 +289,8 @@ impl Tail {
         .into())
     }
 
-    /// Sends what the oplog gives until the queue closes or the shutdown comes.
+    /// Sends what the oplog gives until the queue closes or the shutdown comes. `failing` is told why
+    /// when the source fails, and `None` when it answers again.
     ///
     /// # Errors
     /// What no retry mends: a lost position, missing rights, damaged entries.
@@ -289,10 +298,11 @@ impl Tail {
         mut self,
         events: &Sender<SourceEvent>,
         shutdown: &Shutdown,
+        failing: impl Fn(Option<&str>),
     ) -> Result<(), ProducerError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         while !shutdown.triggered() && !events.is_closed() {
-            match self.follow(events, shutdown, &mut backoff).await {
+            match self.follow(events, shutdown, &mut backoff, &failing).await {
                 Ok(()) => {}
                 Err(ProducerError::Source(error)) => {
                     if mongo::is_truncated(&error) {
@@ -301,6 +311,8 @@ impl Tail {
                         return Err(ProducerError::Source(error));
                     }
                     tracing::warn!(%error, from = %self.from, "the source failed, the tail opens again");
+                    self.failed = true;
+                    failing(Some(&error.to_string()));
                     if !backoff.sleep(shutdown).await {
                         return Ok(());
                     }
@@ -317,6 +329,7 @@ impl Tail {
         events: &Sender<SourceEvent>,
         shutdown: &Shutdown,
         backoff: &mut Backoff,
+        failing: &impl Fn(Option<&str>),
     ) -> Result<(), ProducerError> {
         let mut cursor = self.oplog.open(self.from).await?;
         let mut first = true;
@@ -332,7 +345,10 @@ impl Tail {
                     batch = &mut next => break batch,
                     () = shutdown.wait() => return Ok(()),
                     () = tokio::time::sleep(SILENT_AFTER), if told_idle => {
-                        tracing::warn!("the source is silent, the tail opens again");
+                        let reason = "the source is silent, the tail opens again";
+                        tracing::warn!(reason);
+                        self.failed = true;
+                        failing(Some(reason));
                         return Ok(());
                     }
                     () = tokio::time::sleep(idle_after), if !told_idle => {
@@ -348,6 +364,9 @@ impl Tail {
                 return self.reopen(backoff, shutdown).await;
             };
             let batch = Batch::Reply(batch.map_err(ProducerError::Source)?);
+            if std::mem::replace(&mut self.failed, false) {
+                failing(None);
+            }
             let Some((batch, last, is_full)) = self.take(batch, first).await? else {
                 if !std::mem::replace(&mut told_caught_up, true)
                     && events.send(SourceEvent::CaughtUp).await.is_err()

@@ -1,6 +1,6 @@
 //! What a command entry is to a transaction, by its shape and not by the server's version.
 
-use oplog_relay_core::document::{Document, Element, Malformed, kind};
+use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::Timestamp;
 
@@ -150,12 +150,10 @@ impl Link {
 
 fn optime(document: Document<'_>) -> Result<OpTime, Malformed> {
     let ts = document.get("ts")?.ok_or(Malformed::Missing("ts"))?;
-    if ts.kind != kind::TIMESTAMP {
-        return Err(ts.wrong_type());
-    }
+    let ts = ts.timestamp()?;
     let term = document.get("t")?.map(Element::integer).transpose()?;
     Ok(OpTime {
-        ts: Timestamp::from_le_bytes(ts.fixed()?),
+        ts,
         term: term.unwrap_or(-1),
     })
 }

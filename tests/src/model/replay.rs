@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bson::{Document as Bson, doc};
 use oplog_consumer::batch::Located;
-use oplog_consumer::plan::command::{Action, Circumstances, translate};
+use oplog_consumer::plan::command::{Action, Circumstances, done, translate};
 use oplog_consumer::plan::{
     self, Bulk, BulkKind, Command, CommandOptions, Planner, Step, Write, rewritten, write_command,
 };
@@ -65,6 +65,10 @@ impl Model {
             Action::Run {
                 command, accept, ..
             } => self.expect_accepted(db, &command, accept),
+            Action::Drop { collection } => {
+                let command = doc! { "drop": collection };
+                self.expect_accepted(db, &command.to_vec()?, &[done::NO_COLLECTION])
+            }
             Action::Rename { to, drop_target } => {
                 let from = format!("{db}.{collection}");
                 let command =

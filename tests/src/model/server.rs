@@ -29,10 +29,12 @@ struct Shared {
     model: Mutex<Model>,
     /// Commands that are to fail, with the code.
     failing: Mutex<VecDeque<(String, i32)>>,
+    /// Commands of which the majority is not told, and the code.
+    unkept: Mutex<VecDeque<(String, i32)>>,
     paused: Mutex<bool>,
     resumed: Condvar,
-    /// Collections whose `find` is answered later, and how many answers wait.
-    held: Mutex<(Vec<String>, usize)>,
+    /// What is answered later, as a command and its collection, and how many answers wait.
+    held: Mutex<(Vec<(String, String)>, usize)>,
 }
 
 impl ModelServer {
@@ -46,6 +48,7 @@ impl ModelServer {
             Shared {
                 model: Mutex::new(model),
                 failing: Mutex::default(),
+                unkept: Mutex::default(),
                 paused: Mutex::default(),
                 resumed: Condvar::new(),
                 held: Mutex::default(),
@@ -70,18 +73,25 @@ impl ModelServer {
         lock(&self.shared.failing).push_back((command.to_owned(), code));
     }
 
+    /// The next command of that name is executed, but not by a majority in time: its answer has this code
+    /// of a write concern.
+    pub fn leave_unkept_next(&self, command: &str, code: i32) {
+        lock(&self.shared.unkept).push_back((command.to_owned(), code));
+    }
+
     /// Holds the answers to all commands from now on. The commands are executed.
     pub fn pause(&self) {
         *lock(&self.shared.paused) = true;
     }
 
-    /// Holds the answers to each `find` of more than one document of a collection from now on. They
-    /// are made at once: they say how things stood then.
-    pub fn hold_find(&self, collection: &str) {
-        lock(&self.shared.held).0.push(collection.to_owned());
+    /// Holds the answers to each command of that name to a collection from now on, but for a `find` of
+    /// one document. They are made at once: they say how things stood then.
+    pub fn hold(&self, command: &str, collection: &str) {
+        let what = (command.to_owned(), collection.to_owned());
+        lock(&self.shared.held).0.push(what);
     }
 
-    /// Answers that [`ModelServer::hold_find`] holds.
+    /// Answers that [`ModelServer::hold`] holds.
     #[must_use]
     pub fn held(&self) -> usize {
         lock(&self.shared.held).1
@@ -105,26 +115,41 @@ impl Drop for ModelServer {
 impl Shared {
     /// The code with which the command is to fail.
     fn failure(&self, name: &[u8]) -> Option<Failure> {
-        let mut failing = lock(&self.failing);
-        let mut commands = failing.iter();
-        let place = commands.position(|(command, _)| command.as_bytes() == name)?;
-        let (command, code) = failing.remove(place)?;
+        let (command, code) = take(&self.failing, name)?;
         Some(Failure::new(code, format!("{command} was told to fail")))
+    }
+
+    /// The answer with the failure of its write concern, where one is to come.
+    fn unkept(&self, name: &[u8], answer: Vec<u8>) -> io::Result<Vec<u8>> {
+        let Some((_, code)) = take(&self.unkept, name) else {
+            return Ok(answer);
+        };
+        let mut whole = Vec::new();
+        let mut reply = DocumentBuilder::start(&mut whole);
+        for element in Document::new(&answer).map_err(io::Error::other)?.elements() {
+            reply.element(element.map_err(io::Error::other)?);
+        }
+        reply.nested("writeConcernError", kind::DOCUMENT, |concern| {
+            concern.int32("code", code).str("errmsg", "told to");
+        });
+        reply.finish();
+        Ok(whole)
     }
 }
 
 impl Shared {
     /// Waits while the answer is held.
-    fn hold(&self, command: Document<'_>) {
-        let find = command.get("find").ok().flatten();
-        let Some(collection) = find.and_then(|find| find.str().ok()) else {
+    fn hold(&self, name: &[u8], command: Document<'_>) {
+        let first = command.first().ok().flatten();
+        let Some(collection) = first.and_then(|first| first.str().ok()) else {
             return;
         };
         let limit = command.get("limit").ok().flatten();
         if limit.is_some_and(|limit| limit.integer() == Ok(1)) {
             return;
         }
-        let is_held = |held: &(Vec<String>, usize)| held.0.iter().any(|name| name == collection);
+        let is_it = |held: &(String, String)| held.0.as_bytes() == name && held.1 == collection;
+        let is_held = |held: &(Vec<(String, String)>, usize)| held.0.iter().any(is_it);
         let mut held = lock(&self.held);
         if !is_held(&held) {
             return;
@@ -145,7 +170,7 @@ impl Service for Shared {
             Some(failure) => failure.reply().to_vec(),
             None => lock(&self.model).command(database(command), command),
         };
-        self.hold(command);
+        self.hold(name, command);
         if is_empty_batch(answer.as_deref().unwrap_or_default()) {
             // Who tails waits at the server for more.
             let waited = self.resumed.wait_timeout(lock(&self.paused), AWAIT);
@@ -157,7 +182,7 @@ impl Service for Shared {
                 .wait_while(lock(&self.paused), |paused| *paused);
             drop(held);
         }
-        reply.send(&[&answer.map_err(io::Error::other)?])
+        reply.send(&[&self.unkept(name, answer.map_err(io::Error::other)?)?])
     }
 }
 
@@ -205,6 +230,14 @@ fn whole(request: &Request<'_>) -> io::Result<Vec<u8>> {
 fn database(command: Document<'_>) -> &str {
     let db = command.get("$db").ok().flatten();
     db.and_then(|db| db.str().ok()).unwrap_or("admin")
+}
+
+/// The first command of that name among those that were told of.
+fn take(told: &Mutex<VecDeque<(String, i32)>>, name: &[u8]) -> Option<(String, i32)> {
+    let mut told = lock(told);
+    let mut commands = told.iter();
+    let place = commands.position(|(command, _)| command.as_bytes() == name)?;
+    told.remove(place)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

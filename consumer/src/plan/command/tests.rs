@@ -31,6 +31,7 @@ fn read(bytes: &[u8]) -> Bdoc {
 fn becomes(o: Bdoc) -> Bdoc {
     match translated(command(o), AT).unwrap().action {
         Action::Run { command, .. } => read(&command),
+        Action::Drop { collection } => doc! { "drop": collection },
         other => panic!("{other:?}"),
     }
 }

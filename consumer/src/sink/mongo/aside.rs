@@ -11,13 +11,14 @@ use oplog_relay_core::position::EntryId;
 
 use super::MongoSink;
 use super::held::HeldDocument;
+use crate::catalog::collection;
 use crate::error::ConsumerError;
 
 const COLLECTION: &str = "held";
 
 impl MongoSink {
     fn asides(&self) -> Collection<Document> {
-        self.client.database(CATALOG_DB).collection(COLLECTION)
+        collection(&self.client, COLLECTION)
     }
 
     /// Notes a stored document before it is removed; returns the note's name.

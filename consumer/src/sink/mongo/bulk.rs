@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::error::ErrorKind;
 use oplog_relay_core::json::{Mode, write_value};
-use oplog_relay_core::runtime::mongo::{error_code, is_transient};
+use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 
 use super::reply::{WriteError, WriteReply};
@@ -70,19 +71,24 @@ impl MongoSink {
     ) -> Result<Applied, ConsumerError> {
         let mut rest = writes;
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut failures = 0;
         while !rest.is_empty() {
             if !token.is_valid() {
                 return Ok(Applied::Abandoned);
             }
+            let bypassed = self.bypass_validation.load(Ordering::Relaxed);
             let next = match self.run(ns, kind, rest).await? {
                 Ok(reply) => {
                     self.readiness.target_reached();
                     self.after_reply(ns, kind, rest, reply, token).await?
                 }
-                Err(error) => Some(
-                    self.after_error(ns, rest, &error, backoff.attempts())
-                        .await?,
-                ),
+                Err(error) if bypassed && is_no_bypass(&error) => {
+                    if self.bypass_validation.swap(false, Ordering::Relaxed) {
+                        tracing::warn!(%error, "going on without bypassDocumentValidation");
+                    }
+                    Some(Next::Go { rest, pause: false })
+                }
+                Err(error) => Some(self.after_error(ns, rest, &error, &mut failures).await?),
             };
             match next {
                 None => return Ok(Applied::Abandoned),
@@ -99,6 +105,7 @@ impl MongoSink {
                 Some(Next::Go { rest: left, pause }) => {
                     if left.len() < rest.len() {
                         backoff.reset();
+                        failures = 0;
                     }
                     rest = left;
                     if pause && !rest.is_empty() && !backoff.sleep(&self.shutdown).await {
@@ -131,7 +138,8 @@ impl MongoSink {
             .map_err(|error| damaged(&error))?;
         let command = RawDocumentBuf::from_bytes(command).map_err(|error| damaged(&error))?;
         let _turn = self.limits.turn(kind).await;
-        let reply = self.client.database(db).run_raw_command(command).await;
+        let database = self.client.database(db);
+        let reply = in_time(ANSWER, database.run_raw_command(command)).await;
         Ok(reply.map(|reply| WriteReply::read(&reply)))
     }
 
@@ -144,14 +152,7 @@ impl MongoSink {
         reply: WriteReply,
         token: &Token,
     ) -> Result<Option<Next<'w, 'a>>, ConsumerError> {
-        if let Some((code, text)) = reply.concern.as_ref() {
-            // The writes are executed, but not by a majority: only a repetition tells.
-            if rule_for(*code).directive != Directive::Retry {
-                let reason = format!("the target's write concern failed ({code}): {text}");
-                return Err(ConsumerError::Refused(reason));
-            }
-            self.readiness.target_failed(text);
-            self.metrics.count_error("write_concern");
+        if !self.is_kept(&reply)? {
             return Ok(Some(Next::Go {
                 rest: writes,
                 pause: true,
@@ -238,6 +239,7 @@ impl MongoSink {
         token: &Token,
     ) -> Result<Option<Next<'w, 'a>>, ConsumerError> {
         let (mut replacements, mut again) = (Vec::new(), Vec::new());
+        let mut is_busy = false;
         for error in &reply.errors {
             let Some(write) = writes.get(error.index) else {
                 continue;
@@ -255,7 +257,10 @@ impl MongoSink {
                 (Directive::Replace, _) if self.is_ordered_now(ns).await? => {
                     self.hold(ns, write).await?;
                 }
-                (Directive::Retry, _) => again.push(*write),
+                (Directive::Retry, _) => {
+                    is_busy = true;
+                    again.push(*write);
+                }
                 (Directive::Skip, _) => {}
                 (Directive::Replace | Directive::Rewrite | Directive::Refuse, _) => {
                     self.refuse_write(ns, write, error)?;
@@ -268,6 +273,11 @@ impl MongoSink {
         self.metrics
             .duplicate_inserts
             .inc_by(count(replacements.len()));
+        if is_busy {
+            // They come back at once.
+            self.metrics.count_error("target");
+            tokio::time::sleep(FIRST_PAUSE).await;
+        }
         let replacements = self.without_present(ns, replacements).await;
         for (kind, writes) in [(BulkKind::Update, replacements), (kind, again)] {
             let writes = Bulk { ns, kind, writes };
@@ -316,24 +326,30 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Takes a command's failure.
+    /// Whether what was executed will stay: what no majority has a failover may undo, and only a
+    /// repetition tells.
+    pub(super) fn is_kept(&self, reply: &WriteReply) -> Result<bool, ConsumerError> {
+        let Some((code, text)) = reply.concern.as_ref() else {
+            return Ok(true);
+        };
+        if rule_for(*code).directive != Directive::Retry {
+            let reason = format!("the target's write concern failed ({code}): {text}");
+            return Err(ConsumerError::Refused(reason));
+        }
+        self.readiness.target_failed(text);
+        self.metrics.count_error("write_concern");
+        Ok(false)
+    }
+
+    /// Takes a command's failure; `failures` of it so far, with the target answering in between.
     async fn after_error<'w, 'a>(
         &self,
         ns: &str,
         writes: &'w [Write<'a>],
         error: &mongodb::error::Error,
-        attempts: u32,
+        failures: &mut u32,
     ) -> Result<Next<'w, 'a>, ConsumerError> {
         let code = error_code(error);
-        if code.is_some_and(|code| NO_BYPASS.contains(&code))
-            && self.bypass_validation.swap(false, Ordering::Relaxed)
-        {
-            tracing::warn!(%error, "going on without bypassDocumentValidation");
-            return Ok(Next::Go {
-                rest: writes,
-                pause: false,
-            });
-        }
         let rule = code.map(rule_for);
         let retry = rule.is_some_and(|rule| rule.directive == Directive::Retry);
         if !retry && !is_transient(error) {
@@ -346,14 +362,20 @@ impl MongoSink {
         }
         self.metrics.count_error("target");
         self.readiness.target_failed(&error.kind.to_string());
-        let suspicious = code.is_none() || code == Some(TIME_LIMIT);
-        if attempts >= FAILURES_BEFORE_CUT && suspicious && self.answers().await {
+        // A target that is away fails whatever is sent.
+        let was_sent = matches!(error.kind.as_ref(), ErrorKind::Io(_)) || code == Some(TIME_LIMIT);
+        if !was_sent || !self.answers().await {
+            *failures = 0;
+        } else {
+            *failures += 1;
+        }
+        if *failures > FAILURES_BEFORE_CUT {
             if writes.len() > 1 {
                 tracing::warn!(ns, writes = writes.len(), %error, "bisecting a bulk that keeps failing");
                 return Ok(Next::Halve);
             }
             if let Some(write) = writes.first()
-                && attempts >= FAILURES_OF_ONE
+                && *failures > FAILURES_OF_ONE
                 && code.is_none()
             {
                 self.refuse(ns, write, (Reason::Write, None), poison(ns, write, error))?;
@@ -371,12 +393,14 @@ impl MongoSink {
 
     /// Whether the target answers at all.
     async fn answers(&self) -> bool {
-        self.client
-            .database("admin")
-            .run_command(doc! { "ping": 1 })
-            .await
-            .is_ok()
+        let admin = self.client.database("admin");
+        let ping = admin.run_command(doc! { "ping": 1 });
+        in_time(ANSWER, ping).await.is_ok()
     }
+}
+
+fn is_no_bypass(error: &mongodb::error::Error) -> bool {
+    error_code(error).is_some_and(|code| NO_BYPASS.contains(&code))
 }
 
 fn count(number: usize) -> u64 {

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf};
 use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::scope;
+use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::{error_code, is_transient};
+use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 
+use super::reply::WriteReply;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
 use crate::batch::Located;
@@ -30,7 +32,7 @@ const NOWHERE: Circumstances<'static> = Circumstances {
 };
 
 /// How an attempt ended.
-enum Attempt {
+pub(super) enum Attempt {
     Done,
     Abandoned,
     /// The target refuses, with this error.
@@ -93,8 +95,13 @@ impl MongoSink {
     {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            let error = match ask().await {
-                Ok(answer) => return Ok(answer),
+            let error = match in_time(ANSWER, ask()).await {
+                Ok(answer) => {
+                    if backoff.attempts() > 0 {
+                        self.readiness.target_reached();
+                    }
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             let retry = error_code(&error).map(|code| rule_for(code).directive);
@@ -162,17 +169,14 @@ impl MongoSink {
         if translated.action == Action::Nothing && !waited {
             return Ok(Applied::Done);
         }
-        let note = Note {
-            ran: Ran {
-                id,
-                ns: named.clone(),
-                ui: entry.ui,
-                change: change(&command.located, &translated.action),
-            },
-            existed: false,
-            withheld: translated.withheld.clone(),
-            unique: translated.unique.clone(),
-        };
+        let mut note = Note::new(Ran {
+            id,
+            ns: named.clone(),
+            ui: entry.ui,
+            change: change(&command.located, &translated.action),
+        });
+        note.withheld.clone_from(&translated.withheld);
+        note.unique.clone_from(&translated.unique);
         // What ends or moves a collection cannot be left out: see `dead_letter`.
         let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
         let buries = leaves_out && self.buries(Reason::Command);
@@ -204,6 +208,10 @@ impl MongoSink {
         }
         let applied = match &translated.action {
             Action::Nothing => Applied::Done,
+            Action::Drop { collection } => {
+                self.drop_life((db, collection), (source, ran), token)
+                    .await?
+            }
             Action::Run {
                 command,
                 accept,
@@ -215,17 +223,8 @@ impl MongoSink {
                     .await?
             }
             Action::Rename { to, drop_target } => {
-                note.existed = self.exists(db, collection).await?;
-                let begun = self.persist("noting a rename", || self.catalog.begin(source, &note));
-                let existed = begun.await?;
-                let from = format!("{db}.{collection}");
-                self.rename(
-                    (&from, to, *drop_target),
-                    (note.existed, existed),
-                    &note.ran,
-                    token,
-                )
-                .await?
+                let moved = ((db, collection), to.as_str(), *drop_target);
+                self.rename(moved, &mut note, source, token).await?
             }
         };
         self.forget_order();
@@ -240,53 +239,6 @@ impl MongoSink {
             self.catalog.finish(source, note.clone())
         })
         .await
-    }
-
-    /// Moves a collection. `now` and `first`: whether it is there, and whether it was when the
-    /// command was first noted.
-    async fn rename(
-        &self,
-        (from, to, drop_target): (&str, &str, bool),
-        (now, first): (bool, bool),
-        ran: &Ran,
-        token: &Token,
-    ) -> Result<Applied, ConsumerError> {
-        if now {
-            let command = doc! { "renameCollection": from, "to": to, "dropTarget": drop_target };
-            let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
-            return self
-                .run_accepted(
-                    "admin",
-                    (&command, None),
-                    &[done::NO_COLLECTION],
-                    (ran, false),
-                    token,
-                )
-                .await;
-        }
-        if first || !drop_target {
-            // It was moved before a crash; or there was never anything to move.
-            return Ok(Applied::Done);
-        }
-        let (db, collection) = to.split_once('.').unwrap_or((to, ""));
-        let command = doc! { "drop": collection };
-        let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
-        let accept = &[done::NO_COLLECTION];
-        self.run_accepted(db, (&command, None), accept, (ran, false), token)
-            .await
-    }
-
-    async fn exists(&self, db: &str, collection: &str) -> Result<bool, ConsumerError> {
-        let names = self
-            .persist("listing collections", || async {
-                let database = self.client.database(db);
-                database
-                    .list_collection_names()
-                    .filter(doc! { "name": collection })
-                    .await
-            })
-            .await?;
-        Ok(!names.is_empty())
     }
 
     pub(super) async fn run_accepted(
@@ -310,17 +262,12 @@ impl MongoSink {
                 Attempt::Refused(error) => error,
             };
         }
-        let code = error_code(&refused);
-        let reason = code.map_or("the target refuses it", |code| rule_for(code).reason);
-        Err(ConsumerError::CommandRefused(format!(
-            "the command of entry {} for {} was refused by the target: {}: {reason}",
-            ran.id, ran.ns, refused.kind
-        )))
+        Err(refused_by_target(ran, &refused))
     }
 
     /// Runs a command until the target takes or refuses it. With it goes whether it makes a unique
     /// index a plain one.
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         db: &str,
         command: &[u8],
@@ -333,11 +280,14 @@ impl MongoSink {
             if !token.is_valid() {
                 return Ok(Attempt::Abandoned);
             }
-            let raw = RawDocumentBuf::from_bytes(command.to_vec())
-                .map_err(|error| unwritable(ran, &error))?;
-            let Err(error) = self.client.database(db).run_raw_command(raw).await else {
-                self.readiness.target_reached();
-                return Ok(Attempt::Done);
+            let error = match self.ask_to_run(db, command, ran).await? {
+                Ok(reply) if self.is_kept(&WriteReply::read(&reply))? => {
+                    self.readiness.target_reached();
+                    return Ok(Attempt::Done);
+                }
+                Ok(_) if backoff.sleep(&self.shutdown).await => continue,
+                Ok(_) => return Ok(Attempt::Abandoned),
+                Err(error) => error,
             };
             let code = error_code(&error);
             if code.is_some_and(|code| accept.contains(&code)) {
@@ -367,20 +317,38 @@ impl MongoSink {
         }
     }
 
+    /// Sends a command, to be acknowledged by a majority, and waits: an index may take hours.
+    async fn ask_to_run(
+        &self,
+        db: &str,
+        command: &[u8],
+        ran: &Ran,
+    ) -> Result<Driver<Document>, ConsumerError> {
+        let command = of_majority(command)
+            .ok()
+            .and_then(|command| RawDocumentBuf::from_bytes(command).ok());
+        let command = command.ok_or_else(|| unwritable(ran, &"it is no document"))?;
+        let database = self.client.database(db);
+        let running = database.run_raw_command(command).into_future();
+        tokio::pin!(running);
+        loop {
+            match tokio::time::timeout(ANSWER, &mut running).await {
+                Ok(answer) => return Ok(answer),
+                Err(_) => {
+                    let reason = format!("the command of entry {} is still running", ran.id);
+                    tracing::warn!(ns = ran.ns, reason);
+                    self.readiness.target_failed(&reason);
+                }
+            }
+        }
+    }
+
     /// A collection that is there must be of the kind that the command would have made.
     async fn check_alike(&self, db: &str, command: &[u8], ran: &Ran) -> Result<(), ConsumerError> {
         let wanted = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
         let name = wanted.get_str("create").unwrap_or_default();
-        let list = doc! { "listCollections": 1, "filter": { "name": name } };
-        let reply = self
-            .persist("listing collections", || async {
-                self.client.database(db).run_command(list.clone()).await
-            })
-            .await?;
-        let batch = reply
-            .get_document("cursor")
-            .and_then(|cursor| cursor.get_array("firstBatch"));
-        let found = batch.ok().and_then(|batch| batch.first()?.as_document());
+        let found = self.listed(db, name).await?;
+        let found = found.as_ref();
         let options = found.and_then(|found| found.get_document("options").ok());
         let kind = found.and_then(|found| found.get_str("type").ok());
         let nothing = Document::new();
@@ -394,6 +362,23 @@ impl MongoSink {
             ))),
         }
     }
+}
+
+/// A command with the wish to be acknowledged by a majority of the target.
+fn of_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut bytes = Vec::with_capacity(command.len() + 64);
+    let mut whole = DocumentBuilder::start(&mut bytes);
+    for element in document::Document::new(command)?.elements() {
+        let element = element?;
+        if element.name != b"writeConcern" {
+            whole.element(element);
+        }
+    }
+    whole.nested("writeConcern", kind::DOCUMENT, |concern| {
+        concern.str("w", "majority");
+    });
+    whole.finish();
+    Ok(bytes)
 }
 
 /// The first option in which a collection is of another kind; what only limits or describes its
@@ -441,7 +426,16 @@ fn change(located: &Located<'_>, action: &Action) -> Change {
     }
 }
 
-fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {
+pub(super) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> ConsumerError {
+    let code = error_code(error);
+    let reason = code.map_or("the target refuses it", |code| rule_for(code).reason);
+    ConsumerError::CommandRefused(format!(
+        "the command of entry {} for {} was refused by the target: {}: {reason}",
+        ran.id, ran.ns, error.kind
+    ))
+}
+
+pub(super) fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {
     ConsumerError::Refused(format!(
         "the command of entry {} for {} is no valid command: {error}",
         ran.id, ran.ns
@@ -451,6 +445,7 @@ fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mongodb::bson::doc;
 
     #[test]
     fn a_collection_of_another_kind_is_not_taken_for_the_one_to_create() {

@@ -54,19 +54,7 @@ impl MongoSink {
                 ns = ran.ns,
                 "dropped on the target: a full sync is about to fill it"
             );
-            let command = doc! { "drop": name };
-            let command = command.to_vec().map_err(|error| {
-                ConsumerError::Refused(format!("dropping {} failed: {error}", ran.ns))
-            })?;
-            return self
-                .run_accepted(
-                    db,
-                    (&command, None),
-                    &[done::NO_COLLECTION],
-                    (ran, false),
-                    token,
-                )
-                .await;
+            return self.drop_life((db, name), (source, ran), token).await;
         }
         Err(ConsumerError::Refused(format!(
             "a full sync is about to fill {db}.{name}, which has documents on the target already. \

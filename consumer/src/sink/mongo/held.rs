@@ -392,7 +392,7 @@ impl MongoSink {
     }
 
     /// Notes where the entries stand that were held while a batch was applied.
-    fn note_places(&self, batch: &Batch<'_>) {
+    pub(super) fn note_places(&self, batch: &Batch<'_>) {
         for held in self.held().values_mut().filter(|held| held.place.is_none()) {
             let since = held.since;
             let found = batch.entries.iter().find(|located| located.id == since);

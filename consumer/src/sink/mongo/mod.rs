@@ -15,6 +15,7 @@ mod command;
 mod fill;
 mod find;
 mod held;
+mod life;
 mod limits;
 mod ordered;
 mod present;
@@ -65,6 +66,8 @@ pub struct MongoSink {
     planner: Planner,
     catalog: Catalog,
     limits: Limits,
+    /// Whether commands may name a collection by its UUID.
+    takes_uuids: bool,
     known_order: Mutex<ordered::Known>,
     held: Mutex<Held>,
     /// What is to become dead letters when its batch is done.
@@ -181,6 +184,9 @@ impl MongoSink {
             .await
             .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
         let limits = Limits::of(&hello, limits::is_ferretdb(&client).await);
+        let takes_uuids = life::takes_uuids(&client)
+            .await
+            .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
         let catalog = Catalog::open(&client, settings.group)
             .await
             .map_err(|error| catalog_unreadable(&error))?;
@@ -190,6 +196,7 @@ impl MongoSink {
             catalog,
             planner: settings.planner,
             limits,
+            takes_uuids,
             known_order: Mutex::default(),
             held: Mutex::default(),
             refused: Mutex::default(),
@@ -224,7 +231,8 @@ impl MongoSink {
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         let applied = self.apply_all(batch, token).await?;
         if applied == Applied::Abandoned {
-            // Whoever owns the partition next meets them again.
+            // Whoever owns the partition next meets them again; what is held is forgotten by its place.
+            self.note_places(batch);
             drop(self.take_refused(batch));
         }
         Ok(applied)

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
+use oplog_relay_core::runtime::mongo::{ANSWER, in_time};
 
 use super::MongoSink;
 use super::find::{Fields, ReadLevel, find_command};
@@ -62,15 +63,12 @@ impl MongoSink {
         let ids = writes.iter().map(|write| write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Majority, Fields::All));
         let command = RawDocumentBuf::from_bytes(command)?;
-        let mut cursor = self
-            .client
-            .database(db)
-            .run_raw_cursor_command(command)
-            .batch()
-            .await?;
+        let database = self.client.database(db);
+        let cursor = database.run_raw_cursor_command(command).batch();
+        let mut cursor = in_time(ANSWER, cursor).await?;
         let mut found = HashSet::new();
-        while let Some(reply) = cursor.next().await {
-            for element in reply?.doc_slices()?.into_iter() {
+        while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
+            for element in reply.doc_slices()?.into_iter() {
                 if let Some(document) = element?.as_document() {
                     found.insert(document.as_bytes().to_vec());
                 }

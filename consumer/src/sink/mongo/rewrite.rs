@@ -11,7 +11,7 @@ use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::{error_code, is_cursor_gone, is_transient};
+use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, is_cursor_gone, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 use rustc_hash::FxHashMap;
 
@@ -144,12 +144,13 @@ impl MongoSink {
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
         let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
         let database = self.client.database(db);
-        let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+        let cursor = database.run_raw_cursor_command(command).batch();
+        let mut cursor = in_time(ANSWER, cursor).await?;
         let refuse = |write: &Write<'_>, text| self.refuse(ns, write, (Reason::Write, None), text);
-        while let Some(reply) = cursor.next().await {
+        while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
             self.readiness.target_reached();
             let mut outcomes = Vec::new();
-            for element in reply?.doc_slices()?.into_iter() {
+            for element in reply.doc_slices()?.into_iter() {
                 let element = element.map_err(mongodb::error::Error::from)?;
                 if let Some(document) = element.as_document() {
                     outcomes.extend(outcome(ns, document.as_bytes(), pending, &refuse)?);

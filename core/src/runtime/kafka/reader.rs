@@ -68,6 +68,7 @@ impl Reader {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("isolation.level", "read_committed")
+            .set("check.crcs", "true")
             .set("enable.partition.eof", "true")
             // What was removed since the offsets were read leaves the rest to be read.
             .set("auto.offset.reset", "earliest")

@@ -6,7 +6,7 @@ use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use mongodb::error::Result;
 
-use super::error_code;
+use super::{ANSWER, error_code, in_time};
 
 /// There is no such collection.
 const NO_COLLECTION: i32 = 26;
@@ -17,9 +17,8 @@ const NO_COLLECTION: i32 = 26;
 /// # Errors
 /// What the server answers, 13 without the privileges to list collections and indexes.
 pub async fn documents_depend(database: &Database, which: Document) -> Result<bool> {
-    let reply = database
-        .run_command(doc! { "listCollections": 1, "filter": which })
-        .await?;
+    let listed = database.run_command(doc! { "listCollections": 1, "filter": which });
+    let reply = in_time(ANSWER, listed).await?;
     let Some(found) = first_batch(&reply).into_iter().next() else {
         return Ok(false);
     };
@@ -31,7 +30,8 @@ pub async fn documents_depend(database: &Database, which: Document) -> Result<bo
     }
     let name = found.get_str("name").unwrap_or_default();
     // A collection has 64 indexes at most, fewer than a first batch holds.
-    match database.run_command(doc! { "listIndexes": name }).await {
+    let indexes = database.run_command(doc! { "listIndexes": name });
+    match in_time(ANSWER, indexes).await {
         Ok(reply) => Ok(first_batch(&reply).into_iter().any(limits_documents)),
         Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(false),
         Err(error) => Err(error),

@@ -4,7 +4,7 @@ use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::{ReadPreference, SelectionCriteria};
 
-use super::error_code;
+use super::{ANSWER, error_code, in_time};
 
 /// CommandNotFound.
 const COMMAND_NOT_FOUND: i32 = 59;
@@ -55,11 +55,11 @@ pub async fn hello(client: &Client) -> Result<Hello, mongodb::error::Error> {
 
 async fn ask(client: &Client, command: Document) -> Result<Document, mongodb::error::Error> {
     let anywhere = ReadPreference::PrimaryPreferred { options: None };
-    client
-        .database("admin")
+    let database = client.database("admin");
+    let asked = database
         .run_command(command)
-        .selection_criteria(SelectionCriteria::ReadPreference(anywhere))
-        .await
+        .selection_criteria(SelectionCriteria::ReadPreference(anywhere));
+    in_time(ANSWER, asked).await
 }
 
 impl Hello {

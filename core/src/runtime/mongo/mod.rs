@@ -3,10 +3,12 @@
 mod code;
 mod dependent;
 mod hello;
+mod in_time;
 
 pub use code::{error_code, is_cursor_gone, is_transient, is_truncated};
 pub use dependent::documents_depend;
 pub use hello::{Hello, hello};
+pub use in_time::{ANSWER, READ, in_time};
 
 use std::time::Duration;
 

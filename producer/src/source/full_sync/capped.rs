@@ -2,6 +2,7 @@
 
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatchCursor;
+use oplog_relay_core::runtime::mongo::{READ, in_time};
 use oplog_relay_core::state::{CopyKind, CopyStage};
 
 use super::copies::Copy;
@@ -49,11 +50,8 @@ impl Seam {
             if self.shutdown.triggered() {
                 return Err(ProducerError::Interrupted);
             }
-            let batch = cursor
-                .next()
-                .await
-                .transpose()
-                .map_err(ProducerError::Source)?;
+            let batch = in_time(READ, async { cursor.next().await.transpose() }).await;
+            let batch = batch.map_err(ProducerError::Source)?;
             ended = batch.is_none();
             let Some(copy) = self.sync.copies.get_mut(key) else {
                 return Ok(());

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::mongo::{ANSWER, in_time};
 use oplog_relay_core::state::CopyKind;
 use tokio::task::JoinSet;
 
@@ -145,8 +146,8 @@ fn rate_of(bytes: usize, took: Duration) -> Option<u64> {
 /// Percent of its size that the oplog has.
 async fn filled(source: &SourceReader) -> Option<u64> {
     let local = source.client().database("local");
-    let stats = local.run_command(doc! { "collStats": "oplog.rs" }).await;
-    let stats = stats.ok()?;
+    let stats = local.run_command(doc! { "collStats": "oplog.rs" });
+    let stats = in_time(ANSWER, stats).await.ok()?;
     let [size, most] = ["size", "maxSize"].map(|name| number(stats.get(name)));
     size.saturating_mul(100).checked_div(most)
 }

@@ -10,7 +10,7 @@ use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::mongo::{self, error_code};
+use oplog_relay_core::runtime::mongo::{self, ANSWER, READ, error_code, in_time};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::state::CopyKind;
 
@@ -97,13 +97,14 @@ impl SourceReader {
     /// # Errors
     /// [`ProducerError::Source`]; [`ProducerError::Usage`] for what cannot be copied.
     pub async fn list(&self, filter: &NamespaceFilter) -> Result<Vec<Listed>, ProducerError> {
-        let databases = self.client.list_database_names().await;
+        let databases = self.client.list_database_names();
+        let databases = in_time(ANSWER, databases).await;
         let mut all = Vec::new();
         for db in databases.map_err(ProducerError::Source)? {
             if is_internal(&format!("{db}.x")) {
                 continue;
             }
-            let found = self.list_database(&db, doc! {}).await;
+            let found = in_time(ANSWER, self.list_database(&db, doc! {})).await;
             let found = found.map_err(ProducerError::Source)?;
             for described in &found {
                 let Some(listed) = listed(&db, described, &found)? else {
@@ -151,7 +152,7 @@ impl SourceReader {
         }
         for filter in filters {
             let found = self
-                .persist(|| self.list_database(db, filter.clone()))
+                .persist(ANSWER, || self.list_database(db, filter.clone()))
                 .await?;
             for described in &found {
                 // A server that does not know the second filter may give everything.
@@ -180,7 +181,7 @@ impl SourceReader {
                 found => found,
             }
         };
-        let found = self.persist(ask).await?;
+        let found = self.persist(ANSWER, ask).await?;
         let is_own = |index: &Typed| {
             // One that is being built comes with its commit.
             !index.contains_key("buildUUID")
@@ -202,7 +203,8 @@ impl SourceReader {
     pub async fn size(&self, ns: &str) -> (u64, u64) {
         let (db, name) = split_ns(ns);
         let database = self.client.database(db);
-        let stats = match database.run_command(doc! { "collStats": name }).await {
+        let stats = database.run_command(doc! { "collStats": name });
+        let stats = match in_time(ANSWER, stats).await {
             Ok(stats) => stats,
             Err(error) => {
                 tracing::debug!(%error, ns, "the server does not tell the size");
@@ -263,7 +265,8 @@ impl SourceReader {
         };
         let mut command = Vec::new();
         self.write(&find, from, &mut command)?;
-        let Some(batch) = self.persist(|| self.first_batch(db, &command)).await? else {
+        let asked = self.persist(READ, || self.first_batch(db, &command));
+        let Some(batch) = asked.await? else {
             return Ok(None);
         };
         let batch = Batch::Reply(batch);
@@ -297,7 +300,8 @@ impl SourceReader {
         };
         let mut command = Vec::new();
         self.write(&aggregate, from, &mut command)?;
-        let batch = match self.persist(|| self.first_batch(db, &command)).await {
+        let asked = self.persist(READ, || self.first_batch(db, &command));
+        let batch = match asked.await {
             Ok(batch) => batch,
             Err(ProducerError::Source(error))
                 if error_code(&error).is_some_and(|code| UNKNOWN.contains(&code)) =>
@@ -352,7 +356,7 @@ impl SourceReader {
             .int64("batchSize", i64::from(limit) + 1);
         self.write_concern(&mut find, from);
         find.finish();
-        self.persist(|| self.first_batch(db, &command)).await
+        self.persist(READ, || self.first_batch(db, &command)).await
     }
 
     /// All documents of a collection in its own order.
@@ -379,7 +383,7 @@ impl SourceReader {
         find.int64("batchSize", limit.into());
         self.write_concern(&mut find, from);
         find.finish();
-        self.persist(|| self.cursor(db, &command, Some(limit)))
+        self.persist(READ, || self.cursor(db, &command, Some(limit)))
             .await
     }
 
@@ -434,21 +438,24 @@ impl SourceReader {
         cursor.next().await.transpose()
     }
 
-    /// Asks again a few times while the source cannot be reached.
-    async fn persist<T, F>(&self, ask: impl Fn() -> F) -> Result<T, ProducerError>
+    /// Asks again a few times while the source cannot be reached, but not after `limit`.
+    async fn persist<T, F>(&self, limit: Duration, ask: impl Fn() -> F) -> Result<T, ProducerError>
     where
         F: Future<Output = Driver<T>>,
     {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        loop {
-            match ask().await {
-                Err(error) if mongo::is_transient(&error) && backoff.attempts() < ATTEMPTS => {
-                    tracing::debug!(%error, "the source is asked again");
-                    tokio::time::sleep(backoff.next_delay()).await;
+        let asked = async {
+            loop {
+                match ask().await {
+                    Err(error) if mongo::is_transient(&error) && backoff.attempts() < ATTEMPTS => {
+                        tracing::debug!(%error, "the source is asked again");
+                        tokio::time::sleep(backoff.next_delay()).await;
+                    }
+                    answer => return answer,
                 }
-                answer => return answer.map_err(ProducerError::Source),
             }
-        }
+        };
+        in_time(limit, asked).await.map_err(ProducerError::Source)
     }
 }
 

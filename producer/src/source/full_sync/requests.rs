@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
+use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::runtime::mongo::is_transient;
 use oplog_relay_core::state::{CopyKind, RequestRecord, State};
 
 use super::copies::{Copy, parse_filter};
@@ -123,6 +125,38 @@ impl Seam {
                 request.namespaces.join(", ")
             )));
         }
+        self.check_filter(query.as_deref(), &listed).await?;
         Ok((query, listed))
+    }
+
+    /// Whether the source understands a filter: one that it refuses would end each session from now on.
+    async fn check_filter(
+        &self,
+        filter: Option<&[u8]>,
+        listed: &[Listed],
+    ) -> Result<(), ProducerError> {
+        let Some(filter) = filter else {
+            return Ok(());
+        };
+        // Finds nothing, without a look at a document where the server plans first.
+        let mut nothing = Vec::new();
+        let mut query = DocumentBuilder::start(&mut nothing);
+        query.nested("_id", kind::DOCUMENT, |id| {
+            id.nested("$in", kind::ARRAY, |_| ());
+        });
+        query.finish();
+        let (source, from) = (&self.sync.source, self.sync.position.ts);
+        for Listed { ns, .. } in listed.iter().filter(|it| it.kind != CopyKind::View) {
+            let asked = source.documents(ns, filter, Some(&nothing), 1, from);
+            match asked.await {
+                Err(ProducerError::Source(error)) if !is_transient(&error) => {
+                    return Err(ProducerError::Usage(format!(
+                        "the source does not take the filter for {ns}: {error}"
+                    )));
+                }
+                asked => drop(asked?),
+            }
+        }
+        Ok(())
     }
 }

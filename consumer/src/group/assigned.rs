@@ -1,0 +1,265 @@
+//! The assigned partitions, as the poll thread sees them.
+
+use std::collections::VecDeque;
+
+use oplog_relay_core::format::fragment::Run;
+use rdkafka::TopicPartitionList;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::assignment::{AssignmentNumber, Token};
+use crate::chunk::Chunk;
+use crate::offsets::{NextOffset, OffsetTracker};
+use crate::start::PartitionName;
+use crate::status::PartitionStatus;
+
+/// An assigned partition, as the poll thread sees it.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) name: PartitionName,
+    pub(super) assignment: AssignmentNumber,
+    pub(super) token: Token,
+    /// What may be committed.
+    pub(super) tracker: OffsetTracker,
+    /// To the worker; closed when the partition is given up.
+    sender: Option<mpsc::Sender<Chunk>>,
+    /// Chunks that the worker has no room for yet; the last one is being filled.
+    waiting: VecDeque<Chunk>,
+    /// How far the last record of the last chunk has come, while fragments of it are missing.
+    pub(super) run: Option<Run>,
+    /// What the chunks cost that the worker has.
+    pub(super) handed_bytes: usize,
+    /// The worker waits at a barrier.
+    pub(super) holding: bool,
+    /// Its chunks had to make room: it reads them again when the worker goes on.
+    pub(super) evicted: Option<Evicted>,
+    /// The worker is gone.
+    pub(super) ended: bool,
+    /// The end that a `read_committed` reader sees, as librdkafka last told.
+    pub(super) end: Option<i64>,
+    /// The next record to read.
+    pub(super) position: Option<i64>,
+}
+
+/// A partition whose chunks had to make room: while its worker waits at a barrier, or while a record
+/// of another partition is put together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Evicted {
+    /// The next record to take; any other one was on its way before.
+    pub(super) again: i64,
+    /// Whether it is paused.
+    pub(super) paused: bool,
+}
+
+impl Partition {
+    pub(super) fn new(
+        name: PartitionName,
+        assignment: AssignmentNumber,
+        token: Token,
+        tracker: OffsetTracker,
+        sender: mpsc::Sender<Chunk>,
+    ) -> Self {
+        Self {
+            name,
+            assignment,
+            token,
+            tracker,
+            sender: Some(sender),
+            waiting: VecDeque::new(),
+            run: None,
+            handed_bytes: 0,
+            holding: false,
+            evicted: None,
+            ended: false,
+            end: None,
+            position: None,
+        }
+    }
+
+    /// The chunk to append to: the one that has a record's first fragments, else one that is not
+    /// full. A record in fragments begins a chunk, so that what is before it need not wait.
+    pub(super) fn filling(
+        &mut self,
+        full: usize,
+        begins: bool,
+        empty: impl FnOnce() -> Chunk,
+    ) -> &mut Chunk {
+        let done = |chunk: &Chunk| chunk.cost() >= full || (begins && !chunk.is_empty());
+        if self.run.is_none() && self.waiting.back().is_none_or(done) {
+            self.waiting.push_back(empty());
+        }
+        let last = self.waiting.len().saturating_sub(1);
+        &mut self.waiting[last]
+    }
+
+    /// Hands chunks to the worker while it has room. Whether some are left that it will soon have room
+    /// for: at a barrier it may not for long.
+    pub(super) fn hand_on(&mut self) -> bool {
+        let Some(sender) = &self.sender else {
+            return false;
+        };
+        // The last one stays while its last record is not whole.
+        let kept = usize::from(self.run.is_some());
+        while self.waiting.len() > kept {
+            let Some(chunk) = self.waiting.pop_front() else {
+                break;
+            };
+            let bytes = chunk.cost();
+            // A closed queue is a worker that failed: the program is about to end.
+            if let Err(TrySendError::Full(chunk) | TrySendError::Closed(chunk)) =
+                sender.try_send(chunk)
+            {
+                self.waiting.push_front(chunk);
+                return !self.holding;
+            }
+            self.handed_bytes += bytes;
+        }
+        false
+    }
+
+    /// Throws away what the worker has no room for; returns what it cost and where to read again.
+    pub(super) fn evict(&mut self) -> Option<(usize, i64)> {
+        let again = self.waiting.front()?.records.first()?.offset;
+        let bytes = self.waiting.iter().map(Chunk::cost).sum();
+        self.waiting.clear();
+        self.run = None;
+        self.tracker.take_back(NextOffset::at(again));
+        self.evicted = Some(Evicted {
+            again,
+            paused: true,
+        });
+        Some((bytes, again))
+    }
+
+    /// What the chunk costs that has a record of which fragments are missing.
+    pub(super) fn open_bytes(&self) -> usize {
+        let open = self.run.and_then(|_| self.waiting.back());
+        open.map_or(0, Chunk::cost)
+    }
+
+    /// Whether a record is to be taken: not one that was on its way when chunks had to make room, and
+    /// none twice, as the client may give the last one before a rebalance.
+    pub(super) fn takes(&mut self, offset: i64) -> bool {
+        match self.evicted {
+            Some(evicted) if evicted.again != offset => false,
+            _ if !self.tracker.expects(offset) => false,
+            _ => {
+                self.evicted = None;
+                true
+            }
+        }
+    }
+
+    /// Ends the worker's intake; returns what it will not get.
+    pub(super) fn close(&mut self) -> VecDeque<Chunk> {
+        self.sender = None;
+        self.run = None;
+        std::mem::take(&mut self.waiting)
+    }
+
+    pub(super) fn status(&self) -> PartitionStatus {
+        let committed = self.tracker.committed().map(NextOffset::get);
+        let lag = committed
+            .zip(self.end)
+            .map(|(committed, end)| (end - committed).max(0));
+        PartitionStatus {
+            topic: self.name.topic.clone(),
+            partition: self.name.partition,
+            committed,
+            position: self.position,
+            end: self.end,
+            lag,
+            ts: self.tracker.last().map(|id| id.ts.to_string()),
+        }
+    }
+}
+
+/// All assigned partitions.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    all: Vec<Partition>,
+    /// Where the last record belonged: records come in runs.
+    last: usize,
+}
+
+impl Partitions {
+    pub(super) fn find(&mut self, topic: &str, partition: i32) -> Option<&mut Partition> {
+        let is_it = |candidate: &Partition| {
+            candidate.name.partition == partition && candidate.name.topic == topic
+        };
+        // Mostly the same as last time, or one of the next.
+        let from_last = self.all.iter().skip(self.last).position(is_it);
+        self.last = match from_last {
+            Some(further) => self.last + further,
+            None => self.all.iter().position(is_it)?,
+        };
+        self.all.get_mut(self.last)
+    }
+
+    pub(super) fn of_assignment(&mut self, assignment: AssignmentNumber) -> Option<&mut Partition> {
+        self.all
+            .iter_mut()
+            .find(|partition| partition.assignment == assignment)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// What workers have in their hands that wait at barriers.
+    pub(super) fn held_bytes(&self) -> usize {
+        let holding = self.all.iter().filter(|partition| partition.holding);
+        holding.map(|partition| partition.handed_bytes).sum()
+    }
+
+    /// What the record in fragments has that is the furthest. Those behind workers at barriers do
+    /// not count: they make room.
+    pub(super) fn open_bytes(&self) -> usize {
+        let moving = self.all.iter().filter(|partition| !partition.holding);
+        let open = moving.map(Partition::open_bytes);
+        open.max().unwrap_or_default()
+    }
+
+    /// Where they stand, for messages: up to eight of those that may have more to read.
+    pub(super) fn places(&self) -> String {
+        let next = |it: &Partition| it.tracker.handed().get();
+        let mut places: Vec<String> = self
+            .all
+            .iter()
+            .filter(|it| it.end.is_none_or(|end| end > next(it)))
+            .map(|it| format!("{}[{}] at {}", it.name.topic, it.name.partition, next(it)))
+            .collect();
+        places.truncate(8);
+        places.join(", ")
+    }
+
+    /// All but those that made room and are paused for it.
+    pub(super) fn reading(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        let waits = |it: &&Partition| it.evicted.is_some_and(|evicted| evicted.paused);
+        for Partition { name, .. } in self.all.iter().filter(|it| !waits(it)) {
+            list.add_partition(&name.topic, name.partition);
+        }
+        list
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.all.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.all.iter_mut()
+    }
+
+    pub(super) fn add(&mut self, partition: Partition) {
+        self.all.push(partition);
+    }
+
+    /// Forgets a partition; returns what its worker has not released, and perhaps never will: a
+    /// chunk that it did not come to goes with it.
+    pub(super) fn remove(&mut self, assignment: AssignmentNumber) -> usize {
+        let is_it = |partition: &Partition| partition.assignment == assignment;
+        let place = self.all.iter().position(is_it);
+        place.map_or(0, |place| self.all.remove(place).handed_bytes)
+    }
+}

@@ -1,0 +1,44 @@
+//! A limit for questions to a server that the driver would wait on for ever.
+
+use std::io;
+use std::time::Duration;
+
+use mongodb::error::Result;
+
+/// A small question that a server has not answered by then counts as lost. The driver has no such
+/// limit: behind a proxy that is up, a connection whose other end is gone never answers. Longer than
+/// most locks at the server are held.
+pub const ANSWER: Duration = Duration::from_secs(120);
+/// The same of a read of documents: a filter may pass over many, and a sort read all of them first.
+pub const READ: Duration = Duration::from_secs(3600);
+
+/// Waits for an answer, but not longer than `limit`.
+///
+/// # Errors
+/// Those of the question; a network error, which counts as transient, when there is no answer.
+pub async fn in_time<T>(
+    limit: Duration,
+    question: impl IntoFuture<Output = Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, question.into_future()).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let reason = format!("the server has not answered for {} s", limit.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, reason).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::mongo::is_transient;
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_is_a_network_that_failed() {
+        let never = in_time::<()>(Duration::from_millis(1), std::future::pending());
+        let error = never.await.unwrap_err();
+        assert!(is_transient(&error), "{error}");
+        assert_eq!(in_time(ANSWER, async { Ok(3) }).await.ok(), Some(3));
+    }
+}

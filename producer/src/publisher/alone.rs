@@ -1,0 +1,40 @@
+//! One record outside of any transaction.
+
+use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::REQUEST_TIMEOUT;
+use super::delivery::PublisherContext;
+use crate::error::ProducerError;
+
+/// Sends one record outside of any transaction.
+///
+/// # Errors
+/// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not take.
+pub fn send_alone(
+    options: &KafkaOptions,
+    topic: &str,
+    key: &str,
+    value: &[u8],
+) -> Result<(), ProducerError> {
+    let doing = || format!("writing to {topic}");
+    let mut config = client_config(options);
+    config.set(
+        "message.timeout.ms",
+        REQUEST_TIMEOUT.as_millis().to_string(),
+    );
+    let producer: BaseProducer<PublisherContext> = config
+        .create_with_context(PublisherContext::default())
+        .map_err(|error| ProducerError::Usage(format!("--kafka-option: {error}")))?;
+    let record = BaseRecord::<[u8], [u8]>::to(topic)
+        .partition(0)
+        .key(key.as_bytes())
+        .payload(value);
+    let sent = producer.send(record).map_err(|(error, _)| error);
+    sent.and_then(|()| producer.flush(REQUEST_TIMEOUT))
+        .map_err(|error| ProducerError::kafka(doing(), error))?;
+    match producer.client().context().failure() {
+        Some(failure) => Err(ProducerError::kafka(doing(), failure.error)),
+        None => Ok(()),
+    }
+}

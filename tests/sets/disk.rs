@@ -1,0 +1,53 @@
+//! What a broker's disk did to records.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use oplog_relay_tests::model::{Model, ModelServer};
+
+use crate::made::Made;
+use crate::topics::Topics;
+
+/// Changes a byte in the middle of what a partition's log holds; whether it held anything.
+fn damage(directory: &Path) -> Result<bool> {
+    let log = directory.join("00000000000000000000.log");
+    let mut bytes = std::fs::read(&log)?;
+    // The length of the first batch, behind its offset; what follows is that of the transaction's end.
+    let Some(length) = bytes.get(8..12) else {
+        return Ok(false);
+    };
+    let length = usize::try_from(u32::from_be_bytes(length.try_into()?))?;
+    let byte = bytes.get_mut(12 + length / 2).context("a whole batch")?;
+    *byte = !*byte;
+    std::fs::write(&log, &bytes)?;
+    Ok(true)
+}
+
+/// The client would go on behind it, or ask for it for ever.
+#[test]
+fn a_damaged_batch_is_told_and_nothing_behind_it_is_applied() -> Result<()> {
+    let mut made = Made::default();
+    for id in 0..100 {
+        made.insert_with("s.a", 1, doc! { "_id": id, "text": "x".repeat(100) })?;
+    }
+    let first = made.oplog()?;
+    for id in 100..200 {
+        made.insert_with("s.a", 1, doc! { "_id": id, "text": "x".repeat(100) })?;
+    }
+    let topics = Topics::carry("disk", &first)?;
+    topics.produce(&made.oplog()?, &[])?;
+    let mut damaged = 0;
+    for directory in topics.directories()? {
+        damaged += usize::from(damage(&directory)?);
+    }
+    ensure!(damaged == 8, "{damaged} partitions");
+    let target = ModelServer::start(Model::default())?;
+    topics.refused(&target, "disk", &[], (1, "it is damaged, by its checksum"))?;
+    let applied = target.model().state().get("s.a").map_or(0, Vec::len);
+    ensure!(
+        applied == 0,
+        "{applied} documents from behind a damaged batch"
+    );
+    Ok(())
+}
