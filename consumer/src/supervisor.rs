@@ -149,7 +149,7 @@ impl Supervisor {
         around.shutdown().await;
         match outcome {
             Ok(Outcome::CaughtUp) => Ok(ExitCode::Done),
-            Ok(Outcome::Stopped) => Ok(signalled.unwrap_or(ExitCode::Failed)),
+            Ok(Outcome::Stopped) => signalled.ok_or(ConsumerError::Ended("the group")),
             Err(error) => {
                 self.metrics.count_error(error.kind());
                 Err(error)

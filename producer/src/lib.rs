@@ -199,7 +199,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
             tracing::info!("done: everything that was asked for is committed");
             Ok(ExitCode::Done)
         }
-        Outcome::Stopped => Ok(signalled.unwrap_or(ExitCode::Failed)),
+        Outcome::Stopped => signalled.ok_or(ProducerError::Ended("the stream")),
     }
 }
 

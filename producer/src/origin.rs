@@ -178,7 +178,8 @@ impl Origin {
         }
     }
 
-    /// Sends entries from the start on until the queue closes or the shutdown comes; `failing` is told
+    /// Sends entries from the start on until the queue closes or the shutdown comes. When the queue is
+    /// closed from this end, the result is there. `failing` is told
     /// why when the source fails, and `None` when it answers again. `open` is where a dump's oldest open transaction
     /// begins.
     ///
@@ -199,10 +200,12 @@ impl Origin {
             }
             Kind::Dump(dump) => {
                 let dump = Arc::clone(dump);
-                let read = move || dump.run(start, open, &events, &shutdown);
-                tokio::task::spawn_blocking(read)
-                    .await
-                    .map_err(|_| ProducerError::Ended("reading the dump"))?
+                let queue = events.clone();
+                let read = move || dump.run(start, open, &queue, &shutdown);
+                let read = tokio::task::spawn_blocking(read).await;
+                // Not closed before the result is here: who finds the queue closed aborts this task.
+                drop(events);
+                read.map_err(|_| ProducerError::Ended("reading the dump"))?
             }
         }
     }
@@ -281,5 +284,46 @@ async fn replica_set_id(client: &Client) -> Option<String> {
     match found.get_document("settings").ok()?.get("replicaSetId")? {
         Bson::ObjectId(id) => Some(id.to_hex()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// The encoder, which finds the queue closed, ends the session and with it this task.
+    #[tokio::test]
+    async fn why_a_dump_ended_is_known_before_its_queue_closes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("oplog.bson");
+        let entry = rawdoc! {
+            "op": "n", "ns": "", "o": {}, "ts": bson::Timestamp { time: 9, increment: 1 }, "v": 2_i64,
+        };
+        std::fs::write(&path, entry.as_bytes()).unwrap();
+        let dump = config::Origin::Dump(path.to_string_lossy().into_owned());
+        let origin = Origin::open(&dump, Some("dump")).await.unwrap();
+        let saved = Position {
+            ts: Timestamp::new(3, 1),
+            term: 1,
+            ord: 0,
+        };
+        let (events, mut queue) = channel(QUEUE_BATCHES);
+        let mut parts = JoinSet::new();
+        let feeding = parts.spawn(async move {
+            let start = StartAt::After(saved);
+            origin
+                .feed(start, None, events, Shutdown::manual(), |_| ())
+                .await
+        });
+        while queue.recv().await.is_some() {}
+        feeding.abort();
+        let ended = parts.join_next().await.unwrap().unwrap();
+        assert!(
+            matches!(ended, Err(ProducerError::PositionLost(_))),
+            "{ended:?}"
+        );
     }
 }
