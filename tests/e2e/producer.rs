@@ -14,6 +14,7 @@ use oplog_relay_tests::services::{
 };
 use oplog_relay_tests::stub::{Oplog, Pace, Server, Shape};
 use oplog_relay_tests::topic_reader::{count_uncommitted, read_topics};
+use serde_json::Value;
 
 use crate::consumer::expect_equal_target;
 use crate::history::History;
@@ -25,12 +26,21 @@ const ENTRIES: u64 = 200_000;
 /// Writes that each kill on a live source interrupts.
 const WRITES_PER_KILL: u64 = 600;
 
-/// Waits until the program has committed so many Kafka transactions, or has nothing to commit.
+/// Waits until the program has committed so many Kafka transactions.
 fn wait_for_commits(producer: &mut Program, port: &Port, commits: u64) -> Result<()> {
-    wait_until("commits", LIMIT, || {
-        let told = status(port.number()).unwrap_or_default();
-        let committed = told["commits"].as_u64() >= Some(commits);
-        committed || told["caught_up"] == true || !producer.is_running().unwrap_or(false)
+    wait_for_status(producer, port, |told| {
+        told["commits"].as_u64() >= Some(commits)
+    })
+}
+
+/// Waits until the program's status is so.
+fn wait_for_status(
+    producer: &mut Program,
+    port: &Port,
+    is_so: impl Fn(&Value) -> bool,
+) -> Result<()> {
+    wait_until("a status", LIMIT, || {
+        is_so(&status(port.number()).unwrap_or_default()) || !producer.is_running().unwrap_or(false)
     })?;
     ensure!(producer.is_running()?, "{}", producer.stderr_text()?);
     Ok(())
@@ -44,7 +54,9 @@ fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
     let most = match random.below(4) {
         0 => 1_000,
         1 => {
-            wait_for_commits(&mut producer, &port, 1)?;
+            wait_for_status(&mut producer, &port, |told| {
+                told["commits"].as_u64() >= Some(1) || told["caught_up"] == true
+            })?;
             300
         }
         _ => {
@@ -142,8 +154,8 @@ async fn broker_restarted_under_load_loses_and_doubles_nothing() -> Result<()> {
         }
         load.round(500).await?;
         kafka.restart()?;
-        load.round(500).await?;
         let so_far = status(port.number()).and_then(|status| status["commits"].as_u64());
+        load.round(500).await?;
         wait_for_commits(&mut producer, &port, so_far.unwrap_or_default() + 1)?;
     }
     producer.terminate()?;

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, Program};
 
 /// More than anything here takes, however busy the machine is.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(400);
 
 pub(crate) fn source() -> Result<FerretDb> {
     FerretDb::start(&FerretDbOptions::source())

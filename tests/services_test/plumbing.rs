@@ -9,9 +9,10 @@ use oplog_relay_core::runtime::kafka::{
 };
 use oplog_relay_core::runtime::mongo;
 use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions};
+use oplog_relay_tests::topic_reader::wait_until_settled;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-const SOME_SECONDS: Duration = Duration::from_secs(20);
+const SOME_SECONDS: Duration = Duration::from_secs(120);
 
 fn options(kafka: &Kafka) -> Options {
     Options {
@@ -124,6 +125,7 @@ async fn the_last_committed_record_lies_behind_aborted_and_open_ones() {
 
     write(&writer, &topic, 100..103);
     writer.commit_transaction(SOME_SECONDS).unwrap();
+    wait_until_settled(&kafka.brokers(), [(topic.as_str(), 0)]).unwrap();
     // 101 offsets of the aborted transaction and its marker lie before.
     let third = reader.read_last_committed(&topic).await.unwrap().unwrap();
     assert_eq!(
@@ -151,6 +153,7 @@ async fn the_last_committed_record_lies_behind_aborted_and_open_ones() {
         "{all:?}"
     );
     writer.commit_transaction(SOME_SECONDS).unwrap();
+    wait_until_settled(&kafka.brokers(), [(topic.as_str(), 0)]).unwrap();
     let last = reader.read_last_committed(&topic).await.unwrap().unwrap();
     assert_eq!(last.value.as_deref(), Some(b"v1199".as_slice()));
     assert_eq!(reader.read_all(&topic).await.unwrap().len(), 503);

@@ -7,6 +7,7 @@ use oplog_relay_core::state::PositionRecord;
 use oplog_relay_tests::http_status::{metric, status};
 use oplog_relay_tests::model::{Model, ModelServer};
 use oplog_relay_tests::services::{Port, Program, wait_until};
+use oplog_relay_tests::topic_reader::wait_until_settled;
 
 use crate::made::{BEGIN, Made};
 use crate::topics::{LIMIT, Topics};
@@ -91,6 +92,7 @@ fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<
         options: Vec::new(),
     };
     let topic = "__nothing.position.golden";
+    wait_until_settled(&none.brokers(), [(topic, 0)])?;
     let saved = Reader::new(&options).read_last_committed_blocking(topic)?;
     let saved = saved
         .and_then(|record| record.value)

@@ -104,6 +104,23 @@ pub fn read_topic_records(brokers: &str, topic: &str) -> Result<Vec<TopicRecord>
     Ok(records)
 }
 
+/// Waits until no transaction is open in these partitions: one is committed before all of them know
+/// of it.
+///
+/// # Errors
+/// When one stays open.
+pub fn wait_until_settled<'t>(
+    brokers: &str,
+    partitions: impl IntoIterator<Item = (&'t str, i32)>,
+) -> Result<()> {
+    let committed = consumer(brokers, "read_committed")?;
+    let all = consumer(brokers, "read_uncommitted")?;
+    for (topic, partition) in partitions {
+        settled((&committed, &all), topic, partition)?;
+    }
+    Ok(())
+}
+
 /// Counts the keys in the data topics of a prefix, each once; commands and barriers have none.
 /// Nothing else is held.
 ///
@@ -199,11 +216,7 @@ fn read_topic(
     let mut assigned = TopicPartitionList::new();
     let mut open = BTreeSet::new();
     for &partition in partitions {
-        let (low, end) = wait_for("the end of transactions", READ_WITHIN, || {
-            let (_, written) = all.fetch_watermarks(topic, partition, STEP)?;
-            let (low, end) = consumer.fetch_watermarks(topic, partition, STEP)?;
-            Ok((end >= written).then_some((low, end)))
-        })?;
+        let (low, end) = settled((consumer, all), topic, partition)?;
         if low < end {
             assigned.add_partition_offset(topic, partition, Offset::Offset(low))?;
             open.insert(partition);
@@ -221,6 +234,19 @@ fn read_topic(
         }
     }
     Ok(())
+}
+
+/// Where a partition begins and ends, once no transaction is open in it.
+fn settled(
+    (committed, all): (&BaseConsumer, &BaseConsumer),
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64)> {
+    wait_for("the end of transactions", READ_WITHIN, || {
+        let (_, written) = all.fetch_watermarks(topic, partition, STEP)?;
+        let (low, end) = committed.fetch_watermarks(topic, partition, STEP)?;
+        Ok((end >= written).then_some((low, end)))
+    })
 }
 
 fn record(message: &BorrowedMessage<'_>) -> Result<TopicRecord> {

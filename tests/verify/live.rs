@@ -13,7 +13,7 @@ use oplog_relay_tests::model::{Model, ModelServer, Version};
 use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, Program, wait_until};
 use tokio::task::JoinSet;
 
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(600);
 const RUNS: u32 = 10;
 /// Between two rounds of writes, of about two dozen each.
 const PACE: Duration = Duration::from_millis(250);

@@ -14,6 +14,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::case::Place;
 use crate::services::wait_for;
+use crate::topic_reader::wait_until_settled;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// The name of the stub's set.
@@ -131,6 +132,11 @@ pub(super) fn read_whole(
     topics: &[(String, i32)],
     mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<()> {
+    // An end that moves would be told twice.
+    let numbered = topics.iter().flat_map(|(topic, partitions)| {
+        (0..*partitions).map(|partition| (topic.as_str(), partition))
+    });
+    wait_until_settled(brokers, numbered)?;
     let consumer = reader(brokers, topics)?;
     let all: i32 = topics.iter().map(|(_, partitions)| partitions).sum();
     let mut ended = 0;

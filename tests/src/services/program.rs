@@ -31,7 +31,7 @@ impl Program {
     }
 
     /// Starts a program of this workspace with arguments and variables; of the test's own
-    /// environment it sees everything but `OPLOG_…`.
+    /// environment it sees everything but the `OPLOG_…` of its options.
     pub fn start(
         name: &str,
         args: impl IntoIterator<Item: AsRef<OsStr>>,
@@ -40,7 +40,9 @@ impl Program {
         let workdir = Workdir::create(name)?;
         let mut command = process::tied(binary(name)?);
         for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("OPLOG_") {
+            // Not that of the tests themselves, which says where the servers are.
+            let name = variable.to_string_lossy();
+            if name.starts_with("OPLOG_") && !name.starts_with("OPLOG_RELAY_") {
                 command.env_remove(variable);
             }
         }

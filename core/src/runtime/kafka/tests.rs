@@ -57,7 +57,7 @@ async fn a_missing_leader_is_awaited_and_then_told() {
     cluster.partition_leader("led", 1, None).unwrap();
     let admin = Admin::connect(&options).await.unwrap();
     let error = admin
-        .wait_for_topic("led", Duration::from_millis(100))
+        .wait_for_topic("led", Duration::from_secs(5))
         .await
         .unwrap_err();
     assert!(

@@ -51,8 +51,19 @@ pub(crate) fn run(home: &Home, brokers: &str, name: &str, args: &[&str]) -> Resu
         Some((_, class)) => command.args([class, "--bootstrap-server", brokers]),
         None => command.arg(name),
     };
+    let of_groups = name == "kafka-consumer-groups";
+    if of_groups {
+        // It gives up after five seconds, and ends as if it had not.
+        command.args(["--timeout", "60000"]);
+    }
     command.args(args).stdin(Stdio::null());
-    finish(Process::spawn("tool", command, workdir.path())?)
+    let output = finish(Process::spawn("tool", command, workdir.path())?)?;
+    for told in [&output.stdout, &output.stderr] {
+        let told = String::from_utf8_lossy(told);
+        let failed = told.lines().any(|line| line.starts_with("Error"));
+        ensure!(!(of_groups && failed), "{name} {args:?}: {told}");
+    }
+    Ok(output)
 }
 
 /// The partitions that Kafka's Java producer chooses for these keys, each with the number of
