@@ -7,6 +7,7 @@ use oplog_relay_core::runtime::config::ConfigError;
 use oplog_relay_core::runtime::exit::ExitCode;
 use oplog_relay_core::runtime::kafka::KafkaFailure;
 use oplog_relay_core::runtime::mongo::MongoError;
+use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
 use crate::plan::PlanError;
@@ -101,6 +102,9 @@ pub enum ConsumerError {
     /// A part of the program ended without a word.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
+    /// It was left because the program is to end; with the code of that.
+    #[error("the program is to end")]
+    Interrupted(ExitCode),
 }
 
 impl ConsumerError {
@@ -110,6 +114,12 @@ impl ConsumerError {
             doing: doing.into(),
             source,
         }
+    }
+
+    /// For what was left because the program is to end.
+    #[must_use]
+    pub fn interrupted(shutdown: &Shutdown) -> Self {
+        Self::Interrupted(shutdown.exit_code().unwrap_or(ExitCode::Failed))
     }
 
     /// For a format that a replay refuses.
@@ -133,6 +143,7 @@ impl ConsumerError {
             | Self::Refused(_)
             | Self::CommandRefused(_) => ExitCode::StoppedByPolicy,
             Self::OutputClosed => ExitCode::Done,
+            Self::Interrupted(code) => *code,
             Self::KafkaFailure(_)
             | Self::Kafka { .. }
             | Self::Mongo(_)
@@ -154,7 +165,7 @@ impl ConsumerError {
             Self::KafkaFailure(_) | Self::Kafka { .. } => "kafka",
             Self::Mongo(_) => "target",
             Self::Output(..) | Self::OutputClosed => "output",
-            Self::Ended(_) | Self::Unready(_) => "internal",
+            Self::Ended(_) | Self::Unready(_) | Self::Interrupted(_) => "internal",
         }
     }
 

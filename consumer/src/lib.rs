@@ -43,6 +43,7 @@ pub mod cutover;
 pub mod dead_letter;
 pub mod directive;
 pub mod error;
+pub mod failure;
 pub mod group;
 pub mod json_line;
 pub mod lag;
@@ -122,6 +123,8 @@ fn tell(error: &ConsumerError) -> ExitCode {
         // A closed standard error leaves nowhere to tell it.
         ConsumerError::Config(error) => drop(error.print()),
         ConsumerError::Unready(reason) => drop(writeln!(std::io::stderr().lock(), "{reason}")),
+        // The signal was told.
+        ConsumerError::Interrupted(_) => {}
         ConsumerError::OutputClosed => tracing::info!("{}; nothing is lost", error.text()),
         _ => tracing::error!(exit_code = code.code(), "{}", error.text()),
     }
@@ -138,8 +141,8 @@ async fn replay(config: ReplayConfig) -> Result<ExitCode, ConsumerError> {
         Arc::clone(&supervisor.metrics),
         Arc::clone(&supervisor.readiness),
         supervisor.shutdown.clone(),
-    )
-    .await?;
+    );
+    let sink = unless_ended(&supervisor.shutdown, sink).await?;
     supervisor
         .run(Sink::Mongo(Box::new(sink)), served, true)
         .await
@@ -160,32 +163,24 @@ async fn emit(config: EmitConfig) -> Result<ExitCode, ConsumerError> {
 async fn compare(config: VerifyConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
-    let verdict = tokio::select! {
-        verdict = Box::pin(verify::verify(&config, &shutdown)) => verdict?,
-        () = shutdown.wait() => return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
-    };
-    Ok(verdict.exit_code())
+    let verdict = Box::pin(verify::verify(&config, &shutdown));
+    Ok(unless_ended(&shutdown, verdict).await?.exit_code())
 }
 
 /// `oplog-consumer audit`
 async fn read_back(config: AuditConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
-    let verdict = tokio::select! {
-        verdict = Box::pin(audit::audit(&config, &shutdown)) => verdict?,
-        () = shutdown.wait() => return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
-    };
-    Ok(verdict.exit_code())
+    let verdict = Box::pin(audit::audit(&config, &shutdown));
+    Ok(unless_ended(&shutdown, verdict).await?.exit_code())
 }
 
 /// `oplog-consumer cutover`
 async fn cut_over(config: CutoverConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
-    tokio::select! {
-        done = cutover::cutover(&config) => done.map(|()| ExitCode::Done),
-        () = shutdown.wait() => Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
-    }
+    unless_ended(&shutdown, cutover::cutover(&config)).await?;
+    Ok(ExitCode::Done)
 }
 
 /// `oplog-consumer dead-letters`
@@ -194,9 +189,21 @@ async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, Consum
     let shutdown = on_signals()?;
     let told = shutdown.clone();
     // A reader that does not read blocks the write: not on a thread that others need.
-    let listed = tokio::task::spawn_blocking(move || dead_letter::list(&config, &told)).await;
-    listed.map_err(|_| ConsumerError::Ended("the list of dead letters"))??;
+    let listing = tokio::task::spawn_blocking(move || dead_letter::list(&config, &told));
+    tokio::select! {
+        listed = listing => listed.map_err(|_| ConsumerError::Ended("the list of dead letters"))??,
+        () = shutdown.forced() => {}
+    }
     Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
+}
+
+/// Does some work, which a signal leaves where it is.
+async fn unless_ended<T>(
+    shutdown: &Shutdown,
+    work: impl Future<Output = Result<T, ConsumerError>>,
+) -> Result<T, ConsumerError> {
+    let interrupted = || Err(ConsumerError::interrupted(shutdown));
+    shutdown.unless(work).await.unwrap_or_else(interrupted)
 }
 
 fn start_logs(options: &telemetry::LogOptions) -> Result<(), ConsumerError> {

@@ -3,6 +3,7 @@
 mod decoder;
 mod letters;
 mod meeting;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub turns: Turns,
     /// Where the group stands.
     pub committed: Committed,
+    /// Whether the topics are read only up to where they ended at start.
+    pub until_caught_up: bool,
     /// Whether a command runs although a partition is past its barrier.
     pub allow_partial_reset: bool,
 }
@@ -126,7 +129,13 @@ impl PartitionWorker {
             return Ok(());
         };
         self.shared.sink.recall_held(&topic, partition).await?;
-        while let Some(mut chunk) = self.start.chunks.recv().await {
+        let mut reached = None;
+        while let Some(mut chunk) = self.next_chunk(reached).await? {
+            let last = chunk
+                .records
+                .last()
+                .map(|slot| NextOffset::after(slot.last));
+            reached = last.or(reached);
             let bytes = chunk.cost();
             let outcome = self.apply(&mut chunk).await;
             chunk.clear();
@@ -172,10 +181,12 @@ impl PartitionWorker {
     async fn topic_of(&self, chunk: &Chunk) -> Result<Arc<Topic>, ConsumerError> {
         let name = &self.start.topic;
         let mut topic = self.shared.topics.get(name).await?;
-        let known = |topic: &Topic, slot: &RecordSlot| formats(topic, chunk, slot).next().is_some();
-        let mut records = chunk.records.iter().filter(|slot| is_record(slot));
-        if records.any(|slot| !known(&topic, slot)) {
-            topic = self.shared.topics.get_anew(name).await?;
+        let knows_all = |topic: &Topic| {
+            let mut records = chunk.records.iter().filter(|slot| is_record(slot));
+            records.all(|slot| formats(topic, chunk, slot).next().is_some())
+        };
+        if !knows_all(&topic) {
+            topic = self.shared.topics.get_anew(name, knows_all).await?;
         }
         if self.shared.sink.takes_lossy() {
             return Ok(topic);

@@ -65,7 +65,7 @@ pub(crate) fn persist<T>(
             Err(error) if is_transient(&error) && begun.elapsed() < PATIENCE => {
                 tracing::warn!(%error, doing, "kafka does not answer as it should; trying again");
                 if !backoff.sleep_blocking(shutdown) {
-                    return Err(ConsumerError::kafka(doing, error));
+                    return Err(ConsumerError::interrupted(shutdown));
                 }
             }
             Err(error) => return Err(ConsumerError::kafka(doing, error)),

@@ -14,6 +14,7 @@ use crate::committed::Committed;
 use crate::config::GroupConfig;
 use crate::dead_letter::DeadLetters;
 use crate::error::ConsumerError;
+use crate::failure::Failure;
 use crate::group::{self, Links, Outcome};
 use crate::lag;
 use crate::metrics::Metrics;
@@ -21,6 +22,7 @@ use crate::partition::{PartitionWorker, Shared, Start};
 use crate::sink::Sink;
 use crate::status::{self, Board, Readiness};
 use crate::topics::Topics;
+use crate::unless_ended;
 
 /// Workers that wait to be started.
 const STARTS_AHEAD: usize = 64;
@@ -35,6 +37,7 @@ pub struct Supervisor {
     pub readiness: Arc<Readiness>,
     /// When to end.
     pub shutdown: Shutdown,
+    failure: Failure,
     health: Health,
     board: Board,
 }
@@ -55,6 +58,7 @@ impl Supervisor {
             metrics: Arc::new(metrics),
             readiness: Arc::new(Readiness::new(health.clone())),
             shutdown,
+            failure: Failure::default(),
             health,
             board: Board::default(),
         })
@@ -101,27 +105,9 @@ impl Supervisor {
         mut around: Around,
         visible: bool,
     ) -> Result<ExitCode, ConsumerError> {
-        let GroupConfig {
-            kafka,
-            prefix,
-            filter,
-            ..
-        } = &self.config;
-        let topics = Topics::open(kafka, prefix, self.shutdown.clone()).await?;
-        let metrics = Arc::clone(&self.metrics);
-        let dead_letters = DeadLetters::open(&self.config, metrics, self.shutdown.clone()).await?;
+        let GroupConfig { kafka, prefix, .. } = &self.config;
         let reports = Arc::new(Reports::default());
-        let shared = Arc::new(Shared {
-            topics,
-            sink,
-            dead_letters,
-            filter: filter.clone(),
-            metrics: Arc::clone(&self.metrics),
-            reports: Arc::clone(&reports),
-            turns: Turns::default(),
-            committed: Committed::default(),
-            allow_partial_reset: self.config.allow_partial_reset,
-        });
+        let shared = self.share(sink, Arc::clone(&reports)).await?;
         self.refuse_lossy(&shared)?;
         around.spawn(status::show(
             Arc::clone(&self.metrics),
@@ -141,20 +127,44 @@ impl Supervisor {
             outcome = self.join(reading, workers, &shared) => outcome,
             () = self.shutdown.forced() => {
                 tracing::warn!("left before the orderly end; what is not committed comes again");
-                Ok(Outcome::Stopped)
+                Outcome::Stopped
             }
         };
         let signalled = self.shutdown.exit_code();
         self.shutdown.trigger();
         around.shutdown().await;
-        match outcome {
-            Ok(Outcome::CaughtUp) => Ok(ExitCode::Done),
-            Ok(Outcome::Stopped) => signalled.ok_or(ConsumerError::Ended("the group")),
-            Err(error) => {
-                self.metrics.count_error(error.kind());
-                Err(error)
-            }
+        if let Some(error) = self.failure.take() {
+            self.metrics.count_error(error.kind());
+            return Err(error);
         }
+        match outcome {
+            Outcome::CaughtUp => Ok(ExitCode::Done),
+            Outcome::Stopped => signalled.ok_or(ConsumerError::Ended("the group")),
+        }
+    }
+
+    /// What all workers share.
+    async fn share(&self, sink: Sink, reports: Arc<Reports>) -> Result<Arc<Shared>, ConsumerError> {
+        let GroupConfig { kafka, prefix, .. } = &self.config;
+        let opened = unless_ended(&self.shutdown, async {
+            let topics = Topics::open(kafka, prefix, self.shutdown.clone()).await?;
+            let metrics = Arc::clone(&self.metrics);
+            let letters = DeadLetters::open(&self.config, metrics, self.shutdown.clone()).await?;
+            Ok((topics, letters))
+        });
+        let (topics, dead_letters) = opened.await?;
+        Ok(Arc::new(Shared {
+            topics,
+            sink,
+            dead_letters,
+            filter: self.config.filter.clone(),
+            metrics: Arc::clone(&self.metrics),
+            reports,
+            turns: Turns::default(),
+            committed: Committed::default(),
+            until_caught_up: self.config.until_caught_up,
+            allow_partial_reset: self.config.allow_partial_reset,
+        }))
     }
 
     /// Formats that would be refused at the first record are refused at start.
@@ -183,6 +193,7 @@ impl Supervisor {
             reports,
             metrics: Arc::clone(&self.metrics),
             board: self.board.clone(),
+            failure: self.failure.clone(),
             readiness: Arc::clone(&self.readiness),
             health: self.health.clone(),
             shutdown: self.shutdown.clone(),
@@ -199,13 +210,13 @@ impl Supervisor {
         Ok(reading)
     }
 
-    /// Starts workers as they come, until reading ends. The first failure counts.
+    /// Starts workers as they come, until reading ends. What fails is kept.
     async fn join(
         &self,
         mut reading: oneshot::Receiver<Result<Outcome, ConsumerError>>,
         mut starts: mpsc::Receiver<Start>,
         shared: &Arc<Shared>,
-    ) -> Result<Outcome, ConsumerError> {
+    ) -> Outcome {
         let mut workers: JoinSet<Result<(), ConsumerError>> = JoinSet::new();
         let GroupConfig {
             kafka,
@@ -217,15 +228,13 @@ impl Supervisor {
         workers.spawn(async move { watching.sink.watch_subscription(&own).await });
         let committed = shared.committed.clone();
         workers.spawn(committed.run(kafka.clone(), group.clone(), self.shutdown.clone()));
-        let mut failure = None;
         let outcome = loop {
             tokio::select! {
                 Some(start) = starts.recv() => {
                     workers.spawn(PartitionWorker::new(start, Arc::clone(shared)).run());
                 }
                 Some(ended) = workers.join_next() => {
-                    if let Err(error) = flatten(ended) {
-                        failure.get_or_insert(error);
+                    if self.keep(flatten(ended)).is_none() {
                         self.shutdown.trigger();
                     }
                 }
@@ -234,10 +243,16 @@ impl Supervisor {
                 }
             }
         };
-        match failure {
-            Some(failure) => Err(failure),
-            None => outcome,
+        // A worker that failed last may have been waited for by the poll thread, and not yet here.
+        while let Some(ended) = workers.try_join_next() {
+            self.keep(flatten(ended));
         }
+        self.keep(outcome).unwrap_or(Outcome::Stopped)
+    }
+
+    /// What there is, and `None` for a failure, which is kept.
+    fn keep<T>(&self, ended: Result<T, ConsumerError>) -> Option<T> {
+        ended.map_err(|error| self.failure.keep(error)).ok()
     }
 }
 

@@ -35,6 +35,8 @@ impl Topic {
 /// How often to look again for a topic that no state topic names. A topic's claim is written in
 /// the Kafka transaction of its first record, so a record that can be read has its claim there.
 const ATTEMPTS: u32 = 5;
+/// And of looks for a change of it, which may never have been made.
+const LOOKS: u32 = 3;
 
 /// The topics of a prefix. Read at start, and again when an unknown one turns up.
 #[derive(Debug)]
@@ -107,28 +109,42 @@ impl Topics {
             let read = self.read().await;
             drop(turn);
             match read {
-                Ok(()) if self.find(name).is_some() => {}
+                Ok(()) if self.find(name).is_some() => continue,
                 Ok(()) if backoff.attempts() >= ATTEMPTS => return Err(self.unclaimed(name)),
                 Err(ConsumerError::KafkaFailure(failure)) if failure.is_transient() => {
                     tracing::warn!(error = %failure, topic = name, "state topics cannot be read yet");
-                    backoff.sleep(&self.shutdown).await;
-                    if self.shutdown.triggered() {
-                        return Err(failure.into());
-                    }
                 }
-                Ok(()) => drop(backoff.sleep(&self.shutdown).await),
+                Ok(()) => {}
                 Err(error) => return Err(error),
+            }
+            if !backoff.sleep(&self.shutdown).await {
+                return Err(ConsumerError::interrupted(&self.shutdown));
             }
         }
     }
 
-    /// What a topic is now: its producer has changed it.
+    /// What a topic is now: its producer has changed it. Another partition than that of the first
+    /// record after the change says so, which may be readable a little later: it is asked a few times
+    /// until it `fits`.
     ///
     /// # Errors
     /// As [`Topics::get`].
-    pub async fn get_anew(&self, name: &str) -> Result<Arc<Topic>, ConsumerError> {
-        self.lock().remove(name);
-        self.get(name).await
+    pub async fn get_anew(
+        &self,
+        name: &str,
+        fits: impl Fn(&Topic) -> bool,
+    ) -> Result<Arc<Topic>, ConsumerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        loop {
+            self.lock().remove(name);
+            let topic = self.get(name).await?;
+            if fits(&topic) || backoff.attempts() >= LOOKS {
+                return Ok(topic);
+            }
+            if !backoff.sleep(&self.shutdown).await {
+                return Err(ConsumerError::interrupted(&self.shutdown));
+            }
+        }
     }
 
     fn unclaimed(&self, name: &str) -> ConsumerError {

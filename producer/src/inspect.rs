@@ -68,14 +68,13 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     let printing = tokio::task::spawn_blocking(move || print(events, encoder, printer));
     let feeding = origin.feed(start, None, events_in, shutdown.clone(), |_| ());
     tokio::pin!(feeding, printing);
-    tokio::select! {
-        printed = &mut printing => printed,
-        fed = &mut feeding => {
-            fed?;
-            printing.await
-        }
-    }
-    .map_err(|_| ProducerError::Ended("printing"))?
+    let (fed, printed) = tokio::select! {
+        printed = &mut printing => (Ok(()), printed),
+        // What was read is printed, also before a fault.
+        fed = &mut feeding => (fed, printing.await),
+    };
+    fed?;
+    printed.map_err(|_| ProducerError::Ended("printing"))?
 }
 
 fn print(

@@ -63,6 +63,7 @@ pub mod status;
 pub mod topics;
 pub mod transaction;
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use oplog_relay_core::runtime::exit::ExitCode;
@@ -130,7 +131,11 @@ fn tell(error: &ProducerError) -> ExitCode {
 async fn look(config: InspectConfig) -> Result<ExitCode, ProducerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
-    inspect::inspect(config, shutdown.clone()).await?;
+    // A reader that does not read, or input that says nothing, holds a thread.
+    tokio::select! {
+        looked = inspect::inspect(config, shutdown.clone()) => looked?,
+        () = shutdown.forced() => {}
+    }
     Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
 }
 
@@ -144,7 +149,11 @@ async fn ask(config: RequestConfig) -> Result<ExitCode, ProducerError> {
 async fn health(address: &str) -> ExitCode {
     match http::probe(address).await {
         Ok(()) => ExitCode::Done,
-        Err(reason) => tell(&ProducerError::Usage(reason)),
+        Err(reason) => {
+            // A closed standard error leaves nowhere to tell it.
+            drop(writeln!(std::io::stderr().lock(), "{reason}"));
+            ExitCode::Failed
+        }
     }
 }
 

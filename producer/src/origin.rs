@@ -200,12 +200,23 @@ impl Origin {
             }
             Kind::Dump(dump) => {
                 let dump = Arc::clone(dump);
-                let queue = events.clone();
-                let read = move || dump.run(start, open, &queue, &shutdown);
-                let read = tokio::task::spawn_blocking(read).await;
-                // Not closed before the result is here: who finds the queue closed aborts this task.
-                drop(events);
-                read.map_err(|_| ProducerError::Ended("reading the dump"))?
+                let (queue, mut read) = channel(1);
+                let told = shutdown.clone();
+                let reading =
+                    tokio::task::spawn_blocking(move || dump.run(start, open, &queue, &told));
+                // Through this task: the thread may be held by a pipe in which nothing comes, and who
+                // finds the queue closed aborts this task, whose result must be there by then.
+                while let Some(Some(event)) = shutdown.unless(read.recv()).await {
+                    if events.send(event).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                if shutdown.triggered() {
+                    return Ok(());
+                }
+                reading
+                    .await
+                    .map_err(|_| ProducerError::Ended("reading the dump"))?
             }
         }
     }

@@ -32,6 +32,9 @@ use crate::topics::{self, Cluster, Topics};
 /// A program that never worked says so and ends; one that did tries for ever.
 const FIRST_SESSION: Duration = Duration::from_secs(60);
 
+/// How long a source may take for an orderly end.
+const SOURCE_GRACE: Duration = Duration::from_secs(5);
+
 /// Sessions in a row that find an entry missing on the member they ask, before it counts as gone:
 /// with the pauses between them about ten minutes.
 const BEHIND_SESSIONS: u32 = 60;
@@ -123,7 +126,7 @@ impl Producer {
             self.metrics.failed(error.kind());
             self.health.set_ready(false, &error.to_string());
             let never_worked = self.metrics.session_count() == 0 && began.elapsed() > FIRST_SESSION;
-            if error.directive() != Directive::Retry || self.shutdown.triggered() || never_worked {
+            if error.directive() != Directive::Retry || never_worked {
                 return Err(error);
             }
             if self.metrics.commit_count() > commits {
@@ -292,9 +295,21 @@ impl Producer {
                     health.set_ready(false, reason);
                 }
             };
-            Part::Source(match begin.sync {
-                Some(sync) => feed_full_sync(sync, start, events_in, shutdown, failing).await,
-                None => origin.feed(start, open, events_in, shutdown, failing).await,
+            let told = shutdown.clone();
+            let feeding = async {
+                match begin.sync {
+                    Some(sync) => feed_full_sync(sync, start, events_in, shutdown, failing).await,
+                    None => origin.feed(start, open, events_in, shutdown, failing).await,
+                }
+            };
+            // A server may take longer to answer than there is time.
+            let late = async {
+                told.wait().await;
+                tokio::time::sleep(SOURCE_GRACE).await;
+            };
+            Part::Source(tokio::select! {
+                fed = feeding => fed,
+                () = late => Ok(()),
             })
         });
         let metrics = Arc::clone(&self.metrics);
@@ -317,7 +332,6 @@ mod beginning;
 /// source's error explains the most, then the encoder's.
 async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome, ProducerError> {
     let mut failed: [Option<ProducerError>; 3] = [None, None, None];
-    let mut outcome = Outcome::Stopped;
     while let Some(part) = parts.join_next().await {
         let part = match part {
             Ok(part) => part,
@@ -327,10 +341,9 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
         let (place, error) = match part {
             Part::Source(result) => (0, result.err()),
             Part::Encoder(result) => (1, result.err()),
-            Part::Publisher(Ok(reached)) => {
-                outcome = reached;
-                (2, None)
-            }
+            // What the others do beyond that was not asked for.
+            Part::Publisher(Ok(Outcome::Done)) => return Ok(Outcome::Done),
+            Part::Publisher(Ok(Outcome::Stopped)) => (2, None),
             Part::Publisher(Err(error)) => (2, Some(error)),
         };
         if place > 0 {
@@ -350,7 +363,7 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
         .and_then(Option::take)
     {
         Some(error) => Err(error),
-        None => Ok(outcome),
+        None => Ok(Outcome::Stopped),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Dumps as sources, the formats, where to start, what to take, and a look without Kafka.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -84,35 +85,26 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
     Ok(())
 }
 
+/// A producer whose source is its standard input.
+fn piped(kafka: &Kafka, prefix: &str) -> Result<Command> {
+    let test = std::env::current_exe()?;
+    let programs = test.ancestors().nth(2).context("a folder of programs")?;
+    let mut command = Command::new(programs.join("oplog-producer"));
+    command
+        .args(["run", "--source=-", "--start=oldest", "--http=off"])
+        .args(["--source-name", NAME, "--topic-prefix", prefix])
+        .args(["--brokers", &kafka.brokers()])
+        .stderr(Stdio::piped());
+    Ok(command)
+}
+
 #[test]
 fn standard_input_is_a_dump() -> Result<()> {
     let kafka = Kafka::shared()?;
     let folder = tempfile::tempdir()?;
     let oplog = Scenario::new("crud-types").oplog()?;
     let path = written(folder.path(), "input", &gzip(&oplog)?)?;
-    let test = std::env::current_exe()?;
-    let programs = test.ancestors().nth(2).context("a folder of programs")?;
-    let output = Command::new(programs.join("oplog-producer"))
-        .args([
-            "run",
-            "--source",
-            "-",
-            "--source-name",
-            NAME,
-            "--start",
-            "oldest",
-        ])
-        .args([
-            "--topic-prefix",
-            "piped",
-            "--http",
-            "off",
-            "--brokers",
-            &kafka.brokers(),
-        ])
-        .stdin(File::open(path)?)
-        .stderr(Stdio::piped())
-        .output()?;
+    let output = piped(&kafka, "piped")?.stdin(File::open(path)?).output()?;
     let told = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{told}");
     // Input that was read cannot be read again by another session.
@@ -120,6 +112,47 @@ fn standard_input_is_a_dump() -> Result<()> {
     let contents = read_topics(&kafka.brokers(), "piped", Format::Bson)?;
     let history = History::of_dump(&oplog)?;
     history.expect_once_in(&contents, "piped", NAME, Format::Bson)?;
+    Ok(())
+}
+
+#[test]
+fn input_that_says_nothing_does_not_hold_the_end() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let mut producer = piped(&kafka, "silent")?.stdin(Stdio::piped()).spawn()?;
+    // Open to the end, and nothing is written.
+    let input = producer.stdin.take();
+    let mut told = BufReader::new(producer.stderr.take().context("standard error")?).lines();
+    let opened = told.find(|line| {
+        line.as_ref()
+            .is_ok_and(|line| line.contains("session opened"))
+    });
+    opened.context("no session")??;
+    let kill = [
+        "-c",
+        "kill -s TERM \"$1\"",
+        "sh",
+        &producer.id().to_string(),
+    ];
+    ensure!(Command::new("sh").args(kill).status()?.success());
+    let ended = producer.wait()?;
+    let rest: Vec<String> = told.collect::<Result<_, _>>()?;
+    let rest = rest.join("\n");
+    ensure!(ended.code() == Some(143), "{ended}: {rest}");
+    ensure!(!rest.contains("left before the orderly end"), "{rest}");
+    drop(input);
+    Ok(())
+}
+
+#[test]
+fn a_level_of_logs_that_is_none_is_told() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let output = piped(&kafka, "loud")?
+        .stdin(Stdio::null())
+        .arg("--log-level=info,oplog=loud")
+        .output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(2), "{}", output.status);
+    ensure!(told.contains("info,oplog=loud"), "{told}");
     Ok(())
 }
 

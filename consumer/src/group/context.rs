@@ -265,6 +265,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use crate::assignment::{AssignmentNumber, Reports, Token};
+    use crate::failure::Failure;
     use crate::metrics::Metrics;
     use crate::offsets::OffsetTracker;
     use crate::start::PartitionName;
@@ -280,6 +281,7 @@ mod tests {
             reports: Arc::new(Reports::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
             board: Board::default(),
+            failure: Failure::default(),
             readiness: Arc::new(Readiness::new(health.clone())),
             health,
             shutdown: Shutdown::manual(),

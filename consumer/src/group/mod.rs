@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::runtime::http::Health;
 use oplog_relay_core::runtime::kafka::{self, client_config};
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_core::runtime::shutdown::{GRACE, Shutdown};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -49,6 +49,7 @@ use tokio::sync::mpsc;
 use crate::assignment::Reports;
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
+use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::partition::Start;
 use crate::start;
@@ -71,8 +72,8 @@ const RECORDS_PER_TURN: usize = 1024;
 const BYTES_PER_TURN: usize = 1 << 20;
 /// A stall longer than this pauses the partitions.
 const STALL_BEFORE_PAUSE: Duration = Duration::from_secs(1);
-/// How long a shutdown waits for the workers.
-const DRAIN: Duration = Duration::from_secs(25);
+/// What is kept of the time for an orderly end, for the last commit and for leaving.
+const RESERVE: Duration = Duration::from_secs(5);
 /// How long leaving the group may take before its client is dropped, which waits on.
 const LEAVE: Duration = Duration::from_secs(2);
 /// Largest record that a topic takes, with what is around it (CONTRACT: 100 MiB).
@@ -98,6 +99,8 @@ pub struct Links {
     pub metrics: Arc<Metrics>,
     /// Where partitions are shown.
     pub board: Board,
+    /// What the program ends with.
+    pub failure: Failure,
     /// Whether the program is ready.
     pub readiness: Arc<Readiness>,
     /// Whether this thread turns.
@@ -109,7 +112,7 @@ pub struct Links {
 /// Reads as a member of the group until caught up or told to end. Blocks: it is a thread's life.
 ///
 /// # Errors
-/// When offsets are lost, or Kafka fails for good.
+/// When the group cannot be joined. What fails later is kept in [`Links::failure`].
 pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError> {
     let context = GroupContext::new(config.group.clone(), links.clone());
     let consumer: BaseConsumer<GroupContext> = consumer_config(config)
@@ -141,13 +144,15 @@ pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError
         tracing::info!("no topic of this prefix is there yet; they are read as they appear");
         poller.links.readiness.joined();
     }
-    let outcome = poller.run();
-    if outcome.is_err() {
+    let outcome = poller.run().unwrap_or_else(|error| {
+        // Leaving may take longer than there is time for.
+        poller.links.failure.keep(error);
         // Workers that wait for their target are not to be waited for.
         poller.links.shutdown.trigger();
-    }
+        Outcome::Stopped
+    });
     poller.leave();
-    outcome
+    Ok(outcome)
 }
 
 fn consumer_config(config: &GroupConfig) -> ClientConfig {
@@ -354,9 +359,9 @@ impl Poller {
     fn leave(&mut self) {
         let context = self.consumer.context();
         context.close_queues();
-        let deadline = Instant::now() + DRAIN;
-        while context.has_workers() && Instant::now() < deadline && !self.links.shutdown.is_forced()
-        {
+        let left = self.links.shutdown.time_left().unwrap_or(GRACE);
+        let deadline = Instant::now() + left.saturating_sub(RESERVE);
+        while context.has_workers() && Instant::now() < deadline {
             self.links.health.beat();
             self.links.reports.wait(BUSY_POLL);
             for chunk in context.take_reports(&mut self.intake) {

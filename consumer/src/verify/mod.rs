@@ -125,6 +125,10 @@ pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdic
         shutdown: shutdown.clone(),
     };
     compare_all(&comparison, &listing, &expected).await?;
+    if shutdown.triggered() {
+        // What was waited for is not compared.
+        return Err(ConsumerError::interrupted(shutdown));
+    }
     let Comparison { report, .. } = comparison;
     let report = report.into_inner();
     report.unwrap_or_else(PoisonError::into_inner).finish()

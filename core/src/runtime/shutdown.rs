@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::runtime::exit::ExitCode;
 
-/// How long an orderly end may take; container platforms kill after 30 s by default.
-pub const GRACE: Duration = Duration::from_secs(30);
+/// How long an orderly end may take. Some container platforms kill after 30 s; leaving takes time, too.
+pub const GRACE: Duration = Duration::from_secs(25);
 
 /// Why the program is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,16 @@ impl Shutdown {
         let mut phase = self.state.phase.subscribe();
         // The sender lives in `self`: an error cannot happen, and would mean the end as well.
         drop(phase.wait_for(|phase| *phase != Phase::Running).await);
+    }
+
+    /// Does some work, and leaves it where it is when the program is to end: `None`. Of both at once
+    /// the end counts.
+    pub async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.wait() => None,
+            done = work => Some(done),
+        }
     }
 
     /// Waits until the program must leave at once: after a second signal, or when [`GRACE`] is
@@ -244,6 +254,18 @@ mod tests {
         assert_eq!(shutdown.exit_code(), Some(ExitCode::Terminated));
         assert!(shutdown.time_left().unwrap() > GRACE / 2);
         assert!(!shutdown.is_forced());
+    }
+
+    #[tokio::test]
+    async fn work_is_left_when_the_end_comes_and_not_done_after_it() {
+        let shutdown = Shutdown::manual();
+        assert_eq!(shutdown.unless(async { 3 }).await, Some(3));
+        let trigger = async {
+            shutdown.trigger();
+            std::future::pending::<()>().await;
+        };
+        assert_eq!(shutdown.unless(trigger).await, None);
+        assert_eq!(shutdown.unless(async { 3 }).await, None);
     }
 
     #[tokio::test]

@@ -73,12 +73,22 @@ pub enum TelemetryError {
 /// Starts logging for the whole process; call it once, early in `main`.
 ///
 /// # Errors
-/// When the level is none, or logging was started before.
+/// When the level is none (then it logs from `info` on, so that this can be told), or logging was
+/// started before.
 pub fn init(options: &LogOptions) -> Result<(), TelemetryError> {
-    let filter = filter(&options.level)?;
+    match filter(&options.level) {
+        Ok(filter) => start(options.format, filter),
+        Err(error) => {
+            start(options.format, filter("info")?)?;
+            Err(error)
+        }
+    }
+}
+
+fn start(format: LogFormat, filter: EnvFilter) -> Result<(), TelemetryError> {
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(LogWriter);
-    match options.format {
+    match format {
         LogFormat::Text => {
             let colour = io::stderr().is_terminal() && no_color(env::var_os("NO_COLOR")).is_none();
             registry.with(layer.with_ansi(colour)).try_init()?;

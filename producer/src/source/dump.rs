@@ -153,6 +153,15 @@ impl Dump {
             }
             cut.next_segment();
         }
+        if let StartAt::After(saved) = start
+            && !cut.found
+        {
+            tracing::warn!(
+                position = %saved,
+                newest = cut.last.map(|last| last.to_string()),
+                "the dump ends before the saved position: nothing of it is new"
+            );
+        }
         // A closed queue means that nobody waits for the end.
         drop(events.blocking_send(SourceEvent::End));
         Ok(())

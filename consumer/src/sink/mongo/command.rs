@@ -114,9 +114,7 @@ impl MongoSink {
             self.readiness.target_failed(&error.kind.to_string());
             self.metrics.count_error("target");
             if !backoff.sleep(&self.shutdown).await {
-                return Err(ConsumerError::Ended(
-                    "a question to the target, at shutdown,",
-                ));
+                return Err(ConsumerError::interrupted(&self.shutdown));
             }
         }
     }

@@ -113,7 +113,7 @@ impl MongoSink {
         held.map(|((ns, _), held)| {
             let text = format!(
                 "the document of {ns} waits since entry {} because a unique index of the target \
-                 refuses it, and a command came; the value is the document as the entries up to {} \
+                 refuses it, and a command or the end came; the value is the document as the entries up to {} \
                  made it: {UNRESOLVED}",
                 held.since, held.id
             );
