@@ -1,6 +1,6 @@
 //! Between the poll thread and the workers: tokens of assignments, and the workers' reports.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,30 @@ impl Token {
     /// Takes the right away, for good.
     pub fn invalidate(&self) {
         self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Tells a worker which record is the last one that a replay up to an end wants of its partition: only
+/// the reader knows that none follows before the end. Clones are the same mark.
+#[derive(Debug, Clone)]
+pub struct GoalMark(Arc<AtomicI64>);
+
+impl Default for GoalMark {
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(i64::MAX)))
+    }
+}
+
+impl GoalMark {
+    /// Everything that is wanted was handed over, and lies before `next`. The first word counts.
+    pub fn set(&self, next: NextOffset) {
+        self.0.fetch_min(next.get(), Ordering::Relaxed);
+    }
+
+    /// Whether who has come to `next` has applied all that is wanted.
+    #[must_use]
+    pub fn is_behind(&self, next: NextOffset) -> bool {
+        next.get() >= self.0.load(Ordering::Relaxed)
     }
 }
 

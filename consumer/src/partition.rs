@@ -16,7 +16,9 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
 use tokio::sync::mpsc;
 
-use crate::assignment::{AssignmentNumber, EndReport, ReportEvent, Reports, Token, Turns};
+use crate::assignment::{
+    AssignmentNumber, EndReport, GoalMark, ReportEvent, Reports, Token, Turns,
+};
 use crate::batch::{Batch, Located};
 use crate::catalog::{Lives, Resolved};
 use crate::chunk::{Chunk, RecordSlot};
@@ -31,6 +33,7 @@ use crate::topics::{Topic, Topics};
 
 use decoder::{Decoder, formats};
 use meeting::Meeting;
+use waiting::Waiting;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -51,8 +54,6 @@ pub struct Shared {
     pub turns: Turns,
     /// Where the group stands.
     pub committed: Committed,
-    /// Whether the topics are read only up to where they ended at start.
-    pub until_caught_up: bool,
     /// Whether a command runs although a partition is past its barrier.
     pub allow_partial_reset: bool,
 }
@@ -70,6 +71,8 @@ pub struct Start {
     pub token: Token,
     /// Entries up to this one come before the group's start: they are passed over.
     pub after: Option<EntryId>,
+    /// Where a replay that ends is to come to.
+    pub goal: GoalMark,
     /// What to apply. Closed when the partition is given up.
     pub chunks: mpsc::Receiver<Chunk>,
 }
@@ -98,6 +101,8 @@ pub struct PartitionWorker {
     shared: Arc<Shared>,
     /// Of the chunk at hand.
     decoder: Decoder,
+    /// While something is held.
+    waiting: Option<Waiting>,
 }
 
 impl PartitionWorker {
@@ -108,6 +113,7 @@ impl PartitionWorker {
             start,
             shared,
             decoder: Decoder::default(),
+            waiting: None,
         }
     }
 

@@ -162,7 +162,6 @@ impl Supervisor {
             reports,
             turns: Turns::default(),
             committed: Committed::default(),
-            until_caught_up: self.config.until_caught_up,
             allow_partial_reset: self.config.allow_partial_reset,
         }))
     }

@@ -36,7 +36,7 @@ impl Topic {
 /// the Kafka transaction of its first record, so a record that can be read has its claim there.
 const ATTEMPTS: u32 = 5;
 /// And of looks for a change of it, which may never have been made.
-const LOOKS: u32 = 3;
+const LOOKS: u32 = 2;
 
 /// The topics of a prefix. Read at start, and again when an unknown one turns up.
 #[derive(Debug)]

@@ -328,7 +328,7 @@ impl Producer {
 
 mod beginning;
 
-/// Waits for all parts; when the encoder or the publisher has ended, the source may end too. The
+/// Waits until all that was asked for is done, or all parts have ended; when the encoder or the publisher has ended, the source may end too. The
 /// source's error explains the most, then the encoder's.
 async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome, ProducerError> {
     let mut failed: [Option<ProducerError>; 3] = [None, None, None];
@@ -385,6 +385,25 @@ mod tests {
         assert_eq!(unsaved(start, None, Some(Start::Now)), Some(position));
         assert_eq!(unsaved(start, Some(position), Some(Start::Now)), None);
         assert_eq!(unsaved(StartAt::Oldest, None, Some(Start::Oldest)), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_is_done_whatever_fails_behind_it() {
+        let ended = async |published: Result<Outcome, ProducerError>| {
+            let mut parts = JoinSet::new();
+            let source = parts.spawn(std::future::pending());
+            parts.spawn(async { Part::Encoder(Err(ProducerError::Undecodable(String::new()))) });
+            tokio::task::yield_now().await;
+            parts.spawn(async { Part::Publisher(published) });
+            join(parts, &source).await
+        };
+        assert!(matches!(ended(Ok(Outcome::Done)).await, Ok(Outcome::Done)));
+        for other in [Ok(Outcome::Stopped), Err(ProducerError::kafka("a", "b"))] {
+            let error = ended(other).await.unwrap_err();
+            assert!(matches!(error, ProducerError::Undecodable(_)), "{error}");
+        }
+        let fenced = ended(Err(ProducerError::Fenced(String::new()))).await;
+        assert!(matches!(fenced, Err(ProducerError::Fenced(_))));
     }
 
     #[test]

@@ -97,18 +97,9 @@ async fn a_full_sync_killed_ten_times_ends_equal() -> Result<()> {
         "{} documents",
         reads.len()
     );
-    // Only what was under way at a kill is read again, and not all at each.
+    // Two kills may meet the same read.
     let most = reads.values().max();
-    ensure!(
-        most <= Some(&(KILLS + 1)),
-        "a document was read {most:?} times"
-    );
-    let all: usize = reads.values().map(|count| *count as usize).sum();
-    ensure!(
-        all < 3 * reads.len(),
-        "{all} reads of {} documents",
-        reads.len()
-    );
+    ensure!(most < Some(&4), "a document was read {most:?} times");
     expect_equal_target(&kafka, &source, "copykill").await?;
     Ok(())
 }

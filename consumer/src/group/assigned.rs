@@ -7,7 +7,7 @@ use rdkafka::TopicPartitionList;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::assignment::{AssignmentNumber, Token};
+use crate::assignment::{AssignmentNumber, GoalMark, Token};
 use crate::chunk::Chunk;
 use crate::offsets::{NextOffset, OffsetTracker};
 use crate::start::PartitionName;
@@ -19,6 +19,8 @@ pub(super) struct Partition {
     pub(super) name: PartitionName,
     pub(super) assignment: AssignmentNumber,
     pub(super) token: Token,
+    /// Which record is the last that is wanted, once that is known.
+    pub(super) goal: GoalMark,
     /// What may be committed.
     pub(super) tracker: OffsetTracker,
     /// To the worker; closed when the partition is given up.
@@ -63,6 +65,7 @@ impl Partition {
             name,
             assignment,
             token,
+            goal: GoalMark::default(),
             tracker,
             sender: Some(sender),
             waiting: VecDeque::new(),
@@ -135,6 +138,12 @@ impl Partition {
     pub(super) fn open_bytes(&self) -> usize {
         let open = self.run.and_then(|_| self.waiting.back());
         open.map_or(0, Chunk::cost)
+    }
+
+    /// Whether all records before `end` were handed to the worker, or are about to be; `position` is
+    /// the reader's.
+    pub(super) fn has_all_before(&self, position: i64, end: i64) -> bool {
+        position >= end && self.evicted.is_none() && self.run.is_none()
     }
 
     /// Whether a record is to be taken: not one that was on its way when chunks had to make room, and

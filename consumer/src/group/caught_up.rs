@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use super::context::GroupContext;
 use crate::error::ConsumerError;
 use crate::start::{Held, PartitionName, REQUEST, list, offsets_of};
 use oplog_relay_core::runtime::kafka::is_transient;
@@ -34,9 +35,9 @@ impl Goal {
     }
 
     /// Whether the group has committed all of them. `committed` tells that this member has, just now.
-    pub(super) fn is_reached<C: ConsumerContext>(
+    pub(super) fn is_reached(
         &mut self,
-        consumer: &BaseConsumer<C>,
+        consumer: &BaseConsumer<GroupContext>,
         committed: bool,
     ) -> Result<bool, ConsumerError> {
         if self.left.is_empty() {
@@ -60,6 +61,34 @@ impl Goal {
         self.left.retain(|(name, end)| {
             !matches!(committed.get(name), Some(Offset::Offset(offset)) if offset >= end)
         });
+        self.mark(consumer);
         Ok(self.left.is_empty())
+    }
+
+    /// Tells the workers which record is the last that is wanted of their partitions, once all of this
+    /// member's partitions are read that far: what one waits for may stand in another one.
+    fn mark(&self, consumer: &BaseConsumer<GroupContext>) {
+        let Ok(positions) = consumer.position() else {
+            return;
+        };
+        let positions = offsets_of(&positions);
+        let mut partitions = consumer.context().partitions();
+        let mut read = Vec::with_capacity(self.left.len());
+        for (name, end) in &self.left {
+            let Some(partition) = partitions.find(&name.topic, name.partition) else {
+                continue;
+            };
+            let position = match positions.get(name) {
+                Some(Offset::Offset(position)) => *position,
+                _ => return,
+            };
+            if !partition.has_all_before(position, *end) {
+                return;
+            }
+            read.push((partition.goal.clone(), partition.tracker.handed()));
+        }
+        for (goal, handed) in read {
+            goal.set(handed);
+        }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::assigned::Partition;
 use super::commit::commit;
 use super::context::{GroupContext, commit_list};
-use crate::assignment::{AssignmentNumber, Token};
+use crate::assignment::{AssignmentNumber, GoalMark, Token};
 use crate::chunk::Chunk;
 use crate::error::ConsumerError;
 use crate::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
@@ -176,12 +176,13 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
         token: token.clone(),
         // Only a start says where to begin within a second; what was committed later is exact.
         after: last.filter(|last| is_end(*last)),
+        goal: GoalMark::default(),
         chunks,
     };
     let tracker = OffsetTracker::new(next, last);
-    context
-        .partitions()
-        .add(Partition::new(name, assignment, token, tracker, sender));
+    let mut partition = Partition::new(name, assignment, token, tracker, sender);
+    partition.goal = start.goal.clone();
+    context.partitions().add(partition);
     if context.links.starts.blocking_send(start).is_err() {
         context.fail(ConsumerError::Ended("the supervisor of the workers"));
     }

@@ -1,6 +1,6 @@
-//! A partition in which nothing comes while documents of it are held.
+//! Documents of a partition that are held for long.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -12,70 +12,109 @@ use crate::offsets::NextOffset;
 use crate::sink::mongo::UNRESOLVED;
 use crate::sink::{Applied, SinkError};
 
-/// What is held is tried again that long after the last entry: whatever refuses it may be gone.
+/// Between looks at what is held: whatever refuses it may be gone without a word in the topics.
 const PAUSE: Duration = Duration::from_secs(5);
-/// So many tries without anything new, and a replay up to an end is at it.
-const MOST_TRIES: u32 = 4;
-/// It is told each so many tries.
+/// So many looks with nothing before the end, and a replay up to an end is at it. Other partitions may
+/// still be on their way.
+const LAST_LOOKS: u32 = 4;
+/// It is told each so many looks.
 const TOLD_EACH: u32 = 12;
+
+/// How long something has been held.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// The first record that is held.
+    since: i64,
+    looked: Instant,
+    looks: u32,
+    /// Of those, with nothing to come before the end.
+    last_looks: u32,
+}
+
+impl Waiting {
+    fn new(since: i64) -> Self {
+        Self {
+            since,
+            looked: Instant::now(),
+            looks: 0,
+            last_looks: 0,
+        }
+    }
+
+    /// What is left of the pause.
+    fn left(&self) -> Duration {
+        PAUSE.saturating_sub(self.looked.elapsed())
+    }
+
+    /// Counts a look; whether it is to be told.
+    fn look(&mut self, is_last: bool) -> bool {
+        self.looked = Instant::now();
+        self.last_looks += u32::from(is_last);
+        self.looks += 1;
+        self.looks % TOLD_EACH == 1
+    }
+}
 
 impl PartitionWorker {
     /// The next chunk, `None` when there are no more. What is held for the partition, up to `reached`,
     /// is tried again meanwhile.
     ///
     /// # Errors
-    /// [`ConsumerError::Refused`] if it stays held where nothing more is to come.
+    /// [`ConsumerError::Refused`] if it stays held where nothing is to come that could free it.
     pub(super) async fn next_chunk(
         &mut self,
         reached: Option<NextOffset>,
     ) -> Result<Option<Chunk>, ConsumerError> {
-        for tries in 0.. {
+        loop {
             let (topic, partition) = (&self.start.topic, self.start.partition);
             let Some(since) = self.shared.sink.held_since(topic, partition) else {
-                break;
+                self.waiting = None;
+                return Ok(self.start.chunks.recv().await);
             };
-            if let Ok(chunk) = timeout(PAUSE, self.start.chunks.recv()).await {
-                return Ok(chunk);
+            // Another record: there is progress.
+            let waiting = self.waiting.take().filter(|it| it.since == since);
+            let left = self
+                .waiting
+                .insert(waiting.unwrap_or_else(|| Waiting::new(since)))
+                .left();
+            if !left.is_zero() {
+                match timeout(left, self.start.chunks.recv()).await {
+                    Ok(chunk) => return Ok(chunk),
+                    Err(_) => continue,
+                }
             }
-            let place = self.start.place(since);
-            if tries % TOLD_EACH == 0 {
-                tracing::warn!(
-                    since = %place,
-                    "a unique index of the target refuses a document; offsets stay before it: \
-                     {UNRESOLVED}"
-                );
-            }
-            if self.try_held().await? == Applied::Abandoned {
+            if self.look(since, reached).await? == Applied::Abandoned {
                 return Ok(None);
             }
-            if let Some(reached) = reached {
-                self.acknowledge(reached, None, false);
-            }
-            if self.shared.until_caught_up && tries + 1 >= MOST_TRIES {
-                self.give_up(reached).await?;
-            }
         }
-        Ok(self.start.chunks.recv().await)
     }
 
-    /// Makes dead letters of what is still held, or stops.
-    async fn give_up(&self, reached: Option<NextOffset>) -> Result<(), ConsumerError> {
-        let (topic, partition) = (&self.start.topic, self.start.partition);
-        let described = self.shared.topics.get(topic).await?;
-        if self.shared.post_held(&self.start, &described).await? == Applied::Abandoned {
-            return Ok(());
+    async fn look(
+        &mut self,
+        since: i64,
+        reached: Option<NextOffset>,
+    ) -> Result<Applied, ConsumerError> {
+        let is_last = reached.is_some_and(|reached| self.start.goal.is_behind(reached));
+        let place = self.start.place(since);
+        let waiting = self.waiting.get_or_insert_with(|| Waiting::new(since));
+        if waiting.look(is_last) {
+            tracing::warn!(
+                since = %place,
+                "a unique index of the target refuses a document; offsets stay before it: \
+                 {UNRESOLVED}"
+            );
         }
-        if let Some(since) = self.shared.sink.held_since(topic, partition) {
-            return Err(ConsumerError::Refused(format!(
-                "{}: a document waits since this record because a unique index of the target \
-                 refuses it, and nothing more comes: {UNRESOLVED}",
-                self.start.place(since)
-            )));
+        let gives_up = waiting.last_looks >= LAST_LOOKS;
+        if self.try_held().await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        if gives_up && self.give_up().await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
         }
         if let Some(reached) = reached {
             self.acknowledge(reached, None, false);
         }
-        Ok(())
+        Ok(Applied::Done)
     }
 
     async fn try_held(&self) -> Result<Applied, ConsumerError> {
@@ -96,6 +135,21 @@ impl PartitionWorker {
             Err(SinkError::Fatal(error)) => Err(error),
             // There are none.
             Err(SinkError::Entry(error)) => Err(self.start.unplayable(-1, error)),
+        }
+    }
+
+    /// Makes dead letters of what is still held, or stops.
+    async fn give_up(&self) -> Result<Applied, ConsumerError> {
+        let (topic, partition) = (&self.start.topic, self.start.partition);
+        let described = self.shared.topics.get(topic).await?;
+        let posted = self.shared.post_held(&self.start, &described).await?;
+        match self.shared.sink.held_since(topic, partition) {
+            Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
+                "{}: a document waits since this record because a unique index of the target \
+                 refuses it, and nothing more comes: {UNRESOLVED}",
+                self.start.place(since)
+            ))),
+            _ => Ok(posted),
         }
     }
 }

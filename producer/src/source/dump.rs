@@ -140,10 +140,16 @@ impl Dump {
                     return Ok(());
                 }
                 let begin = batch.bytes.len();
-                if !reader.read_document(&mut batch.bytes)? {
-                    break;
-                }
-                let part = cut.part(batch.bytes.get(begin..).unwrap_or_default())?;
+                let part = match cut.next(&mut reader, &mut batch.bytes) {
+                    Ok(Some(part)) => part,
+                    Ok(None) => break,
+                    Err(error) => {
+                        // The stream stops before it, and not earlier.
+                        batch.bytes.truncate(begin);
+                        batch.send(events);
+                        return Err(error);
+                    }
+                };
                 if !batch.sort(begin, part, events) {
                     return Ok(());
                 }
@@ -248,6 +254,19 @@ impl Cut {
 
     const fn next_segment(&mut self) {
         self.before = self.last;
+    }
+
+    /// Appends the next document and says where it belongs; `None` at the segment's end.
+    fn next(
+        &mut self,
+        reader: &mut SegmentReader,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Option<Part>, ProducerError> {
+        let begin = bytes.len();
+        if !reader.read_document(bytes)? {
+            return Ok(None);
+        }
+        self.part(bytes.get(begin..).unwrap_or_default()).map(Some)
     }
 
     fn part(&mut self, bytes: &[u8]) -> Result<Part, ProducerError> {

@@ -120,6 +120,25 @@ fn segments_are_taken_in_time_order_and_what_they_share_once() {
 }
 
 #[test]
+fn what_lies_before_damage_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("oplog.bson");
+    let mut bytes = entries(1..4);
+    bytes.truncate(bytes.len() - 2);
+    std::fs::write(&path, &bytes).unwrap();
+    let dump = Dump::open(path.to_str().unwrap()).unwrap();
+    let (sender, mut events) = tokio::sync::mpsc::channel(100);
+    let ended = dump.run(StartAt::Oldest, None, &sender, &Shutdown::manual());
+    assert!(ended.is_err());
+    drop(sender);
+    let Some(SourceEvent::Batch(batch)) = events.blocking_recv() else {
+        panic!("no batch");
+    };
+    assert_eq!(batch.documents().unwrap().count(), 2);
+    assert!(events.blocking_recv().is_none());
+}
+
+#[test]
 fn damage_is_told_with_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("oplog.bson");
