@@ -1,6 +1,6 @@
 //! Barriers and the byte budget: those who wait must not keep out what they wait for.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use bson::doc;
 use oplog_relay_core::key::partition_for;
 use oplog_relay_tests::model::{Model, ModelServer};
@@ -14,6 +14,8 @@ const PARTITIONS: u32 = 8;
 const BEFORE: usize = 4_000;
 /// And after it, everywhere.
 const AFTER: i32 = 8_000;
+/// Groups that replay it until one had to make room.
+const GROUPS: u32 = 10;
 
 #[test]
 fn partitions_at_a_barrier_make_room_for_the_one_that_they_wait_for() -> Result<()> {
@@ -29,17 +31,18 @@ fn partitions_at_a_barrier_make_room_for_the_one_that_they_wait_for() -> Result<
     made.drop("s.a", 1)?;
     insert_all(&mut made, 2)?;
     let topics = Topics::carry("memory", &made.oplog()?)?;
-    let target = ModelServer::start(Model::default())?;
-    let told = topics.replay(&target, "memory", 1, &SMALL)?;
-    let state = target.model().state();
-    let count = state.get("s.a").map_or(0, Vec::len);
-    ensure!(i32::try_from(count)? == AFTER, "{count} documents");
-    // It was needed.
-    ensure!(
-        told.contains("made room at a barrier"),
-        "nobody had to make room"
-    );
-    Ok(())
+    // Which partition's records come first is up to the client; if it is the leader's, it waits for none.
+    for group in 0..GROUPS {
+        let target = ModelServer::start(Model::default())?;
+        let told = topics.replay(&target, &format!("memory-{group}"), 1, &SMALL)?;
+        let state = target.model().state();
+        let count = state.get("s.a").map_or(0, Vec::len);
+        ensure!(i32::try_from(count)? == AFTER, "{count} documents");
+        if told.contains("made room at a barrier") {
+            return Ok(());
+        }
+    }
+    bail!("nobody had to make room")
 }
 
 /// A member with little memory, whose target answers no more while there is much to replay.
