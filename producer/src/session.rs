@@ -328,8 +328,8 @@ impl Producer {
 
 mod beginning;
 
-/// Waits until all that was asked for is done, or all parts have ended; when the encoder or the publisher has ended, the source may end too. The
-/// source's error explains the most, then the encoder's.
+/// Waits until all that was asked for is done, or all parts have ended; when the encoder or the publisher
+/// has ended, the source may end too. The source's error explains the most, then the encoder's.
 async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome, ProducerError> {
     let mut failed: [Option<ProducerError>; 3] = [None, None, None];
     while let Some(part) = parts.join_next().await {

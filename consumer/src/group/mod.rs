@@ -380,9 +380,24 @@ impl Poller {
         self.close();
     }
 
+    /// Whether members wait for their share of a rebalance, as far as Kafka tells.
+    fn completes_rebalance(&self) -> bool {
+        let group = Some(self.consumer.context().group.as_str());
+        let told = self.consumer.fetch_group_list(group, LEAVE / 2);
+        told.is_ok_and(|told| {
+            let mut groups = told.groups().iter();
+            groups.any(|group| group.state() == "CompletingRebalance")
+        })
+    }
+
     /// Leaves the group. Dropping the client does so, too, but looks up only every 100 ms.
     fn close(&self) {
         let deadline = Instant::now() + LEAVE;
+        // librdkafka 2.12 crashes if it is closed while the group completes a rebalance that then fails
+        // (`rd_kafka_cgrp_handle_LeaveGroup` without a broker): three members that end at once do that.
+        while self.completes_rebalance() && Instant::now() < deadline {
+            drop(self.consumer.poll(BUSY_POLL));
+        }
         if let Err(error) = self.consumer.close_queue() {
             tracing::debug!(%error, "the group could not be left in good order");
             return;
