@@ -167,10 +167,10 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         .await
         .map_err(|error| ProducerError::Usage(error.to_string()))?;
     let origin = Origin::open(&config.stream.origin, config.stream.source_name.as_deref());
-    let origin = tokio::select! {
-        origin = origin => origin?,
-        () = shutdown.wait() => return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
+    let Some(origin) = shutdown.unless(origin).await else {
+        return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed));
     };
+    let origin = origin?;
     let name = origin.name().to_owned();
     let mut around = JoinSet::new();
     if let Some(listener) = listener {

@@ -179,9 +179,8 @@ impl Origin {
     }
 
     /// Sends entries from the start on until the queue closes or the shutdown comes. When the queue is
-    /// closed from this end, the result is there. `failing` is told
-    /// why when the source fails, and `None` when it answers again. `open` is where a dump's oldest open transaction
-    /// begins.
+    /// closed from this end, the result is there. `failing` is told why when the source fails, and
+    /// `None` when it answers again. `open` is where a dump's oldest open transaction begins.
     ///
     /// # Errors
     /// As [`Tail::run`] and [`Dump::run`].

@@ -36,13 +36,13 @@ use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::mongo::error_code;
 
+use crate::directive::DUPLICATE_KEY;
 use crate::plan::command::Withheld;
 
 pub use lives::{Change, Lives, Ran, Resolved};
 pub use subscription::{Subscription, other_subscription};
 
 const COLLECTION: &str = "catalog";
-const DUPLICATE_KEY: i32 = 11000;
 
 /// A command about to run, or that ran.
 #[derive(Debug, Clone, PartialEq)]
