@@ -1,5 +1,10 @@
 # Every target is a plain command that also works without make.
 
+UNIT_TESTS = --test key_vectors --test json_round_trip --test diff_histories --test protocol
+
+# Every test binary of the tests package: a new one is never forgotten.
+E2E_TESTS = $(shell awk '/^\[\[test\]\]/ { getline; gsub(/"/, "", $$3); print "--test " $$3 }' tests/Cargo.toml)
+
 .PHONY: help demo test lint unit e2e bench pieces instructions deny services-up services-down
 
 help:
@@ -27,13 +32,15 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	cargo check --locked -p oplog-relay-core --no-default-features
 
+# All of these select the whole workspace: cargo chooses the features of a dependency by the selected
+# packages, and would compile it again for another selection.
 unit:
-	cargo test --locked -p oplog-relay-core -p oplog-producer -p oplog-consumer --all-features
+	cargo test --locked --workspace --lib --bins $(UNIT_TESTS)
 
 # Servers and programs are processes of their own: two tests at a time keep two cores busy.
 e2e:
-	cargo build --locked -p oplog-producer -p oplog-consumer -p oplog-relay-tests --bins
-	cargo test --locked -p oplog-relay-tests -- --test-threads=2
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=2
 
 bench:
 	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-tests --bins
