@@ -38,8 +38,9 @@ unit:
 	cargo test --locked --workspace --lib --bins $(UNIT_TESTS)
 
 # Servers and programs are processes of their own: two tests at a time keep two cores busy.
+# Development dependencies count for features too, so the programs are built beside a test.
 e2e:
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --bins --test services
 	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=2
 
 bench:
