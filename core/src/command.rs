@@ -212,7 +212,7 @@ pub fn treatment(entry: &Entry<'_>) -> Result<Option<Treatment>, EntryError> {
         return Ok(Some(Treatment::PassOver));
     }
     let unique = known.treatment == Treatment::Inline && builds_unique_index(entry)?;
-    let dry_run = name == b"importCollection" && is_true(entry.o.get("dryRun")?);
+    let dry_run = name == b"importCollection" && is_set(entry.o, "dryRun")?;
     Ok(Some(match known.treatment {
         Treatment::Inline if unique => Treatment::Barrier,
         Treatment::Stop if dry_run => Treatment::PassOver,
@@ -231,14 +231,18 @@ fn changes_something(o: Document<'_>) -> Result<bool, Malformed> {
     Ok(false)
 }
 
-fn is_true(element: Option<Element<'_>>) -> bool {
-    element.is_some_and(|element| element.boolean() == Ok(true))
+/// Whether a flag of a command or an index is set ([`Element::is_truthy`]).
+///
+/// # Errors
+/// [`Malformed`].
+pub fn is_set(document: Document<'_>, flag: &str) -> Result<bool, Malformed> {
+    Ok(document.get(flag)?.is_some_and(Element::is_truthy))
 }
 
 fn builds_unique_index(entry: &Entry<'_>) -> Result<bool, Malformed> {
     Ok(index_specs(entry.o)?
         .into_iter()
-        .any(|spec| is_true(spec.get("unique").ok().flatten())))
+        .any(|spec| is_set(spec, "unique") == Ok(true)))
 }
 
 /// The indexes of a `createIndexes` (one, its fields beside the command's) or `commitIndexBuild`
@@ -398,6 +402,9 @@ mod tests {
         for (entry, expected) in [
             (index(true.into()), Treatment::Barrier),
             (index(false.into()), Treatment::Inline),
+            (index(1.0.into()), Treatment::Barrier),
+            (index(1_i64.into()), Treatment::Barrier),
+            (index(0.into()), Treatment::Inline),
             (build(true), Treatment::Barrier),
             (build(false), Treatment::Inline),
         ] {

@@ -3,7 +3,7 @@
 //! What a server logs is not what it takes: fields of its own have to go, and what would let the
 //! target delete by itself (`expireAfterSeconds`) is withheld.
 
-use oplog_relay_core::command::{Treatment, index_specs, is_view_entry, treatment};
+use oplog_relay_core::command::{Treatment, index_specs, is_set, is_view_entry, treatment};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 
@@ -295,7 +295,7 @@ fn keeps_create_option(option: Element<'_>, of_series: bool) -> Result<bool, Mal
         PRE_IMAGES => false,
         // The default one needs no word, and one with a collation follows the collection's.
         b"idIndex" => false,
-        b"capped" => option.kind != kind::BOOLEAN || option.boolean()?,
+        b"capped" => option.is_truthy(),
         _ => true,
     })
 }
@@ -361,6 +361,9 @@ fn index_spec(
     translated: &mut Translated,
 ) -> Result<Option<Vec<u8>>, Malformed> {
     let name = index_name(spec.get("name")?, spec.get("key")?)?;
+    if ordered && is_set(spec, "unique")? {
+        translated.unique.extend(name.clone());
+    }
     let mut out = Vec::new();
     let mut kept = DocumentBuilder::start(&mut out);
     for field in spec.elements() {
@@ -378,10 +381,14 @@ fn index_spec(
                 });
                 kept.int32("expireAfterSeconds", NEVER);
             }
-            b"unique" if !ordered && field.boolean() == Ok(true) => translated.made_plain = true,
-            b"unique" if field.boolean() == Ok(true) => {
-                translated.unique.extend(name.clone());
-                kept.element(field);
+            b"unique" if !ordered && field.is_truthy() => translated.made_plain = true,
+            b"unique" | b"sparse" | b"hidden" | b"prepareUnique" => {
+                // Targets from 5.0 on may refuse a flag that is no boolean.
+                kept.element(Element {
+                    kind: kind::BOOLEAN,
+                    value: &[field.is_truthy().into()],
+                    ..field
+                });
             }
             _ => {
                 kept.element(field);
@@ -482,9 +489,8 @@ fn rename(entry: &Entry<'_>) -> Result<Action, EntryError> {
     let to = entry.o.get("to")?.ok_or(Malformed::Missing("to"))?.str()?;
     let drop_target = match entry.o.get("dropTarget")? {
         None => false,
-        Some(flag) if flag.kind == kind::BOOLEAN => flag.boolean()?,
-        // The UUID of the collection that ends.
-        Some(_) => true,
+        // A flag, or the UUID of the collection that ends.
+        Some(flag) => flag.is_truthy(),
     };
     Ok(Action::Rename {
         to: to.to_owned(),

@@ -17,12 +17,22 @@ use mongodb::bson::{Bson as Value, Document as Bson, doc};
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::json::{Mode, write_value};
+use oplog_relay_core::runtime::mongo::is_set;
 use oplog_relay_core::state::Order;
 
 use crate::plan::command::NEVER;
 
 const EXPIRES: &str = "expireAfterSeconds";
 const UNIQUE: [&str; 2] = ["unique", "prepareUnique"];
+/// Options that are flags: a number stands for a boolean.
+const FLAGS: [&str; 6] = [
+    "unique",
+    "prepareUnique",
+    "sparse",
+    "hidden",
+    "capped",
+    "clustered",
+];
 /// Options that a replay does not carry.
 const NOT_CARRIED: [&str; 7] = [
     "uuid",
@@ -175,7 +185,7 @@ fn compare_options(
         let other = target.options.get(&name);
         let withheld = expected.withheld.get(&None).copied();
         let kept = name == EXPIRES && other.is_none() && withheld == one.and_then(seconds);
-        if !kept && !is_same(one, other) {
+        if !kept && !is_same(&name, &source.options, &target.options) {
             found.push(Discrepancy {
                 part: Part::Option(name),
                 source: one.map(canonical),
@@ -194,7 +204,7 @@ fn compare_index(
 ) {
     for name in names(one, other, &OF_SERVER) {
         let (left, right) = (one.get(&name), other.get(&name));
-        if is_same(left, right) {
+        if is_same(&name, one, other) {
             continue;
         }
         let withheld = expected.withheld.get(&Some(index.to_owned())).copied();
@@ -202,7 +212,7 @@ fn compare_index(
         if name == EXPIRES && never && withheld.is_some() && withheld == left.and_then(seconds) {
             continue;
         }
-        let plain = is_absent(right) && expected.order != Some(Order::Collection);
+        let plain = !is_set(other, &name) && expected.order != Some(Order::Collection);
         if UNIQUE.contains(&name.as_str()) && plain {
             notes.push(format!(
                 "index {index} is {name} at the source only, as --order id leaves it"
@@ -227,9 +237,13 @@ fn is_absent(value: Option<&Value>) -> bool {
     matches!(value, None | Some(Value::Boolean(false)))
 }
 
-fn is_same(one: Option<&Value>, other: Option<&Value>) -> bool {
-    match (one, other) {
-        _ if is_absent(one) && is_absent(other) => true,
+/// Whether both sides have the same value under a name.
+fn is_same(name: &str, one: &Bson, other: &Bson) -> bool {
+    if FLAGS.contains(&name) {
+        return is_set(one, name) == is_set(other, name);
+    }
+    match (one.get(name), other.get(name)) {
+        (one, other) if is_absent(one) && is_absent(other) => true,
         (Some(one), Some(other)) => {
             let (one, other) = (bytes(&without_version(one)), bytes(&without_version(other)));
             let first = |bytes| Document::new(bytes).ok()?.first().ok().flatten();
@@ -356,17 +370,17 @@ mod tests {
         let german = |version: &str| doc! { "locale": "de", "version": version };
         let one = definition(
             doc! { "capped": true, "size": 4096, "collation": german("57.1"), "temp": true },
-            &[doc! { "v": 1, "key": { "a": 1.0 }, "name": "a_1", "background": true }],
+            &[doc! { "v": 1, "key": { "a": 1.0 }, "name": "a_1", "background": true, "sparse": 1 }],
         );
         let other = definition(
             doc! { "capped": true, "size": 4096_i64, "collation": german("70.1") },
-            &[doc! { "v": 2, "key": { "a": 1 }, "name": "a_1", "hidden": false }],
+            &[doc! { "v": 2, "key": { "a": 1 }, "name": "a_1", "hidden": false, "sparse": true }],
         );
         assert_eq!(parts(&one, &other, &Expected::default()), (vec![], 0));
         let less = definition(
             doc! { "capped": true, "size": 8192, "validator": { "a": 1 } },
             &[
-                doc! { "key": { "a": -1 }, "name": "a_1" },
+                doc! { "key": { "a": -1 }, "name": "a_1", "sparse": true },
                 doc! { "key": { "b": 1 }, "name": "b_1" },
             ],
         );

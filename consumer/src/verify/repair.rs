@@ -14,7 +14,7 @@ use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::mongo::{MongoError, error_code};
+use oplog_relay_core::runtime::mongo::{MongoError, error_code, is_set};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::Order;
 
@@ -195,7 +195,7 @@ impl Repair {
             );
             return Ok(false);
         }
-        if index.get_bool("unique").unwrap_or(false) && expected.order.is_none() {
+        if is_set(index, "unique") && expected.order.is_none() {
             tracing::warn!(
                 ns,
                 name,

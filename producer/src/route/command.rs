@@ -1,7 +1,8 @@
 //! Where commands go, and what they change in the table of routes.
 
-use oplog_relay_core::command::{Scope, Treatment, index_specs, is_view_entry, scope, treatment};
-use oplog_relay_core::document::{Element, kind};
+use oplog_relay_core::command::{
+    Scope, Treatment, index_specs, is_set, is_view_entry, scope, treatment,
+};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
@@ -195,10 +196,6 @@ impl Router {
 
 /// Whether the documents of a collection depend on each other after this command.
 fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
-    let is_true = |element: Option<Element<'_>>| {
-        element
-            .is_some_and(|element| element.kind == kind::BOOLEAN && element.boolean() == Ok(true))
-    };
     Ok(match entry.command()?.name {
         b"create" => {
             let collation = entry.o.get("collation")?;
@@ -206,18 +203,17 @@ fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
                 Some(collation) => collation.document()?.get("locale")?,
                 None => None,
             };
-            is_true(entry.o.get("capped")?)
-                || locale.is_some_and(|locale| locale.str() != Ok("simple"))
+            is_set(entry.o, "capped")? || locale.is_some_and(|locale| locale.str() != Ok("simple"))
         }
         b"convertToCapped" => true,
         b"createIndexes" | b"commitIndexBuild" => index_specs(entry.o)?
             .into_iter()
-            .any(|spec| is_true(spec.get("unique").ok().flatten())),
+            .any(|spec| is_set(spec, "unique") == Ok(true)),
         b"collMod" => match entry.o.get("index")? {
             // `prepareUnique` lets no new duplicate in already.
             Some(index) => {
                 let index = index.document()?;
-                is_true(index.get("unique")?) || is_true(index.get("prepareUnique")?)
+                is_set(index, "unique")? || is_set(index, "prepareUnique")?
             }
             None => false,
         },

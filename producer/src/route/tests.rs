@@ -199,7 +199,7 @@ fn rename_source_filtered_and_rename_target_filtered() {
 
 #[test]
 fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
-    let create_index = |unique: bool| {
+    let create_index = |unique: f64| {
         let mut out = Vec::new();
         let mut bytes = DocumentBuilder::start(&mut out);
         bytes.raw("ts", kind::TIMESTAMP, &[1, 0, 0, 0, 1, 0, 0, 0]);
@@ -210,13 +210,15 @@ fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
             &[&[16, 0, 0, 0, 4], &[1; 16][..]].concat(),
         );
         bytes.nested("o", kind::DOCUMENT, |o| {
-            o.str("createIndexes", "a").boolean("unique", unique);
+            // Servers up to 4.4 keep a flag as it was typed.
+            o.str("createIndexes", "a")
+                .raw("unique", kind::DOUBLE, &unique.to_le_bytes());
         });
         bytes.finish();
         out
     };
     let mut auto = router(&[]);
-    let route = command_route(&mut auto, &create_index(true));
+    let route = command_route(&mut auto, &create_index(1.0));
     assert!(route.ordered);
     auto.apply(route.changes);
     let insert = entry("i", "shop.a", Some(1), &[("_id", "x")]);
@@ -231,9 +233,9 @@ fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
     assert!(auto.state().routes.is_empty());
 
     let mut by_id = router(&[]).ordered(OrderRule::Id).unwrap();
-    assert!(!command_route(&mut by_id, &create_index(true)).ordered);
+    assert!(!command_route(&mut by_id, &create_index(1.0)).ordered);
     assert!(matches!(
-        decide(&mut by_id, &create_index(false)),
+        decide(&mut by_id, &create_index(0.0)),
         Decision::Unknown(_)
     ));
 }

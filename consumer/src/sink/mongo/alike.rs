@@ -2,6 +2,8 @@
 
 use mongodb::bson::{Bson, Document, doc};
 
+use oplog_relay_core::runtime::mongo::is_set;
+
 use super::MongoSink;
 use crate::catalog::Ran;
 use crate::error::ConsumerError;
@@ -9,6 +11,9 @@ use crate::plan::command::NEVER;
 
 /// Fields of an index that are its server's own, or that do not change what it is.
 const PASSING: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
+
+/// Fields of an index that are flags: a number stands for a boolean.
+const FLAGS: [&str; 4] = ["unique", "sparse", "hidden", "prepareUnique"];
 
 impl MongoSink {
     /// The indexes of a command that the target lacks. Those that are there must be the same, but
@@ -128,13 +133,15 @@ fn key(index: &Document) -> Vec<Bson> {
 fn definition(index: &Document, made_plain: bool) -> std::collections::BTreeMap<String, Bson> {
     let is_option = |name: &str, value: &Bson| {
         let withheld = made_plain && name == "unique";
-        !withheld && !PASSING.contains(&name) && *value != Bson::Boolean(false)
+        let is_off = FLAGS.contains(&name) && !is_set(index, name);
+        !withheld && !is_off && !PASSING.contains(&name) && *value != Bson::Boolean(false)
     };
     let options = index.iter().filter(|(name, value)| is_option(name, value));
     let mut definition = std::collections::BTreeMap::new();
     for (name, value) in options {
         let value = match (name.as_str(), value) {
             ("key", _) => Bson::from(key(index)),
+            (flag, _) if FLAGS.contains(&flag) => Bson::Boolean(true),
             ("collation", Bson::Document(collation)) => {
                 if collation.get_str("locale").ok() == Some("simple") {
                     continue;
@@ -176,5 +183,7 @@ mod tests {
         let unique = doc! { "key": { "a": 1, "b": -1 }, "name": "i", "unique": true };
         assert_ne!(definition(&wanted, false), definition(&unique, false));
         assert_eq!(definition(&wanted, true), definition(&unique, true));
+        let typed = doc! { "key": { "a": 1, "b": -1 }, "name": "i", "unique": 1.0, "sparse": 0 };
+        assert_eq!(definition(&typed, false), definition(&unique, false));
     }
 }

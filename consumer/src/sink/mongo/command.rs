@@ -8,7 +8,7 @@ use oplog_relay_core::command::scope;
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, is_transient};
+use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, is_set, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 
 use super::reply::WriteReply;
@@ -382,7 +382,6 @@ fn of_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
 /// The first option in which a collection is of another kind; what only limits or describes its
 /// documents does not count.
 fn difference(wanted: &Document, found: &Document, kind: Option<&str>) -> Option<&'static str> {
-    let is_true = |options: &Document| options.get_bool("capped").unwrap_or(false);
     let locale = |options: &Document| {
         let collation = options.get_document("collation").ok();
         let locale = collation.and_then(|collation| collation.get_str("locale").ok());
@@ -392,7 +391,7 @@ fn difference(wanted: &Document, found: &Document, kind: Option<&str>) -> Option
     if kind == Some("view") && !has(wanted, "viewOn") {
         return Some("type (a view)");
     }
-    if is_true(wanted) != is_true(found) {
+    if is_set(wanted, "capped") != is_set(found, "capped") {
         return Some("capped");
     }
     if locale(wanted) != locale(found) {

@@ -5,7 +5,7 @@ use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::routing::RoutingChange;
-use oplog_relay_core::runtime::mongo::error_code;
+use oplog_relay_core::runtime::mongo::{error_code, is_set};
 
 use super::MongoSink;
 use super::held::GONE;
@@ -114,7 +114,7 @@ impl MongoSink {
             .flatten()
             .filter_map(|it| it.as_document());
         let is_unique = |index: &&Document| {
-            index.get_bool("unique").unwrap_or(false) && index.get_str("name").ok() != Some("_id_")
+            is_set(index, "unique") && index.get_str("name").ok() != Some("_id_")
         };
         Ok(found.filter(is_unique).cloned().collect())
     }

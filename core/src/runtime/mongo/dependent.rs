@@ -6,7 +6,7 @@ use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use mongodb::error::Result;
 
-use super::{ANSWER, error_code, in_time};
+use super::{ANSWER, error_code, in_time, is_set};
 
 /// There is no such collection.
 const NO_COLLECTION: i32 = 26;
@@ -49,11 +49,11 @@ fn first_batch(reply: &Document) -> Vec<&Document> {
 fn depend_by_options(options: &Document) -> bool {
     let collation = options.get_document("collation").ok();
     let locale = collation.and_then(|collation| collation.get_str("locale").ok());
-    options.get_bool("capped").unwrap_or(false) || locale.is_some_and(|locale| locale != "simple")
+    is_set(options, "capped") || locale.is_some_and(|locale| locale != "simple")
 }
 
 fn limits_documents(index: &Document) -> bool {
-    index.get_bool("unique").unwrap_or(false) && index.get_str("name").ok() != Some("_id_")
+    is_set(index, "unique") && index.get_str("name").ok() != Some("_id_")
 }
 
 #[cfg(test)]
@@ -70,6 +70,8 @@ mod tests {
         let id = doc! { "name": "_id_", "unique": true };
         let plain = doc! { "name": "a_1" };
         let unique = doc! { "name": "a_1", "unique": true };
+        let typed = doc! { "name": "a_1", "unique": 1 };
+        assert!(limits_documents(&typed) && depend_by_options(&doc! { "capped": 1.0 }));
         assert!(limits_documents(&unique) && !limits_documents(&plain) && !limits_documents(&id));
     }
 }

@@ -2,11 +2,13 @@
 
 mod code;
 mod dependent;
+mod flag;
 mod hello;
 mod in_time;
 
 pub use code::{error_code, is_cursor_gone, is_transient, is_truncated};
 pub use dependent::documents_depend;
+pub use flag::is_set;
 pub use hello::{Hello, hello};
 pub use in_time::{ANSWER, READ, in_time};
 

@@ -10,7 +10,7 @@ use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::mongo::{self, ANSWER, READ, error_code, in_time};
+use oplog_relay_core::runtime::mongo::{self, ANSWER, READ, error_code, in_time, is_set};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::state::CopyKind;
 
@@ -186,7 +186,7 @@ impl SourceReader {
             // One that is being built comes with its commit.
             !index.contains_key("buildUUID")
                 && index.get_str("name").ok() != Some("_id_")
-                && !index.get_bool("clustered").unwrap_or(false)
+                && !is_set(index, "clustered")
         };
         // Version 2 is what every server makes of no version.
         let said =
@@ -487,7 +487,7 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
                  it. Exclude it with --exclude-namespaces"
             )));
         }
-        _ if options.get_bool("capped").unwrap_or(false) => CopyKind::Capped,
+        _ if is_set(options, "capped") => CopyKind::Capped,
         _ => CopyKind::Collection,
     };
     // The rest of a server's own collections it makes itself.
