@@ -1,14 +1,18 @@
 //! Documents on the model: ranges, types, samples, counts, repairs.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use bson::oid::ObjectId;
 use bson::spec::BinarySubtype;
-use bson::{Binary, Bson, DateTime, Document, Timestamp, doc};
+use bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, Timestamp, doc};
 use oplog_consumer::verify::Verdict;
+use oplog_relay_core::document::{DocumentBuilder, kind};
 
 use crate::scene::{Scene, numbered};
 
 const SMALL: &str = "--range-documents=100";
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_a_missing_and_an_extra_document_are_named_with_their_fields_and_repaired()
@@ -39,6 +43,41 @@ async fn a_changed_a_missing_and_an_extra_document_are_named_with_their_fields_a
     ensure!(told.of("repaired").len() == 3, "{:?}", told.of("repaired"));
     ensure!(scene.source.model().state() == scene.target.model().state());
     ensure!(scene.verify(&[SMALL]).await?.verdict == Verdict::Equal);
+    Ok(())
+}
+
+/// An `insert` of documents whose `_id`s are strings of bytes that are not UTF-8.
+fn damaged(numbers: std::ops::Range<u16>) -> Result<RawDocumentBuf> {
+    let mut out = Vec::new();
+    let mut insert = DocumentBuilder::start(&mut out);
+    insert.str("insert", "c");
+    insert.nested("documents", kind::ARRAY, |list| {
+        for (index, number) in numbers.enumerate() {
+            let [high, low] = number.to_be_bytes();
+            let value = [4, 0, 0, 0, 0xff, high | 0x80, low | 0x80, 0];
+            list.nested(&index.to_string(), kind::DOCUMENT, |document| {
+                document.raw("_id", kind::STRING, &value);
+                document.int32("n", number.into());
+            });
+        }
+    });
+    insert.finish();
+    Ok(RawDocumentBuf::from_bytes(out)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_that_begin_at_an_id_that_is_not_utf_8_come_to_an_end() -> Result<()> {
+    let scene = Scene::new()?;
+    let [source, target] = scene.both().await?;
+    // The lower seven bits of the last byte count.
+    source.run_raw_command(damaged(0..128)?).await?;
+    target.run_raw_command(damaged(0..127)?).await?;
+    let verified = tokio::time::timeout(LIMIT, scene.verify(&["--range-documents=10"]));
+    let told = verified.await.context("it does not end")??;
+    ensure!(told.verdict == Verdict::Different);
+    ensure!(told.of("missing").len() == 1, "{:?}", told.lines);
+    let repaired = scene.verify(&["--range-documents=10", "--repair"]).await?;
+    ensure!(repaired.verdict == Verdict::Equal, "{:?}", repaired.lines);
     Ok(())
 }
 

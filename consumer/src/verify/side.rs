@@ -2,14 +2,13 @@
 
 use std::fmt;
 
-use mongodb::bson::{Document as Bson, doc};
-use mongodb::options::{
-    Collation, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria,
-};
+use mongodb::bson::{Document as Bson, RawDocumentBuf, doc};
+use mongodb::options::{ReadConcernLevel, ReadPreference, SelectionCriteria};
+use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::key::write_id_identity;
-use oplog_relay_core::runtime::mongo::{ANSWER, READ, in_time};
+use oplog_relay_core::runtime::mongo::{ANSWER, READ, in_time, is_transient};
 use rustc_hash::FxHashMap;
 
 use super::cursor::{CursorError, Documents, shown};
@@ -50,6 +49,87 @@ pub(super) struct Manner {
     pub(super) small: bool,
 }
 
+/// Which state of the documents is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// As the connection string says.
+    Usual,
+    /// As the primary has it, and as it cannot be rolled back.
+    Settled,
+}
+
+/// A `find`.
+#[derive(Debug, Clone, Copy)]
+struct Find<'f> {
+    filter: &'f [u8],
+    manner: Manner,
+    /// Only the `_id` of the document that comes after so many in order of `_id`.
+    id_after: Option<u64>,
+}
+
+impl<'f> Find<'f> {
+    fn of(filter: &'f [u8]) -> Self {
+        Self {
+            filter,
+            manner: Manner::default(),
+            id_after: None,
+        }
+    }
+
+    fn batch_size(&self) -> Option<u32> {
+        self.manner.small.then_some(SMALL_BATCH)
+    }
+
+    fn command(&self, collection: &str, concern: Option<&str>) -> Vec<u8> {
+        let Manner {
+            sorted, collated, ..
+        } = self.manner;
+        let mut out = Vec::new();
+        let mut find = DocumentBuilder::start(&mut out);
+        find.str("find", collection);
+        find.raw("filter", kind::DOCUMENT, self.filter);
+        if sorted || self.id_after.is_some() {
+            find.nested("sort", kind::DOCUMENT, |sort| {
+                sort.int32("_id", 1);
+            });
+        }
+        if sorted && collated {
+            find.nested("collation", kind::DOCUMENT, |collation| {
+                collation.str("locale", "simple");
+            });
+            find.boolean("allowDiskUse", true);
+        }
+        if let Some(after) = self.id_after {
+            find.nested("projection", kind::DOCUMENT, |projection| {
+                projection.int32("_id", 1);
+            });
+            find.int64("skip", i64::try_from(after).unwrap_or(i64::MAX));
+            find.int64("limit", 1).boolean("singleBatch", true);
+        }
+        if let Some(size) = self.batch_size() {
+            find.int64("batchSize", size.into());
+        }
+        if let Some(level) = concern {
+            find.nested("readConcern", kind::DOCUMENT, |concern| {
+                concern.str("level", level);
+            });
+        }
+        find.finish();
+        out
+    }
+}
+
+fn level_name(level: &ReadConcernLevel) -> &str {
+    match level {
+        ReadConcernLevel::Majority => "majority",
+        ReadConcernLevel::Linearizable => "linearizable",
+        ReadConcernLevel::Available => "available",
+        ReadConcernLevel::Snapshot => "snapshot",
+        ReadConcernLevel::Custom(level) => level,
+        _ => "local",
+    }
+}
+
 /// What documents have in common whose `_id`s are equal.
 pub(super) type Identity = Vec<u8>;
 
@@ -83,15 +163,43 @@ impl Server {
         self.client.database(db).collection(collection)
     }
 
-    /// As the primary has it, and as it cannot be rolled back.
-    fn settled(&self, ns: &str) -> Collection<Bson> {
+    /// Sends a `find`. It goes out as it was written: an `_id` in its filter may be a string that is
+    /// not UTF-8, which the driver's documents cannot hold.
+    async fn find_raw(
+        &self,
+        ns: &str,
+        find: Find<'_>,
+        reading: Reading,
+    ) -> Result<RawBatchCursor, CursorError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        let options = CollectionOptions::builder()
-            .read_concern(ReadConcern::majority())
-            .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
-            .build();
         let database = self.client.database(db);
-        database.collection_with_options(collection, options)
+        let primary = || SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        let (criteria, concern) = match reading {
+            Reading::Settled => (primary(), Some("majority")),
+            Reading::Usual => {
+                let criteria = self.client.selection_criteria().cloned();
+                let concern = self.client.read_concern();
+                let level = concern.map(|concern| level_name(&concern.level));
+                (criteria.unwrap_or_else(primary), level)
+            }
+        };
+        let command = find.command(collection, concern);
+        let batch_size = find.batch_size();
+        let ask = || async {
+            let command = RawDocumentBuf::from_bytes(command.clone())?;
+            let mut asked = database.run_raw_cursor_command(command);
+            asked = asked.selection_criteria(criteria.clone());
+            if let Some(size) = batch_size {
+                asked = asked.batch_size(size);
+            }
+            asked.batch().await
+        };
+        let mut found = in_time(READ, ask()).await;
+        if found.as_ref().is_err_and(is_transient) {
+            // As the driver repeats a read.
+            found = in_time(READ, ask()).await;
+        }
+        found.map_err(|error| self.failed("nothing", &error))
     }
 
     /// Reads the documents of a range.
@@ -101,21 +209,12 @@ impl Server {
         range: &Range,
         manner: Manner,
     ) -> Result<Documents, CursorError> {
-        let collection = self.collection(ns);
-        let mut find = collection.find(filter(range));
-        if manner.sorted {
-            find = find.sort(doc! { "_id": 1 });
-        }
-        if manner.sorted && manner.collated {
-            let simple = Collation::builder().locale("simple").build();
-            find = find.collation(simple).allow_disk_use(true);
-        }
-        if manner.small {
-            find = find.batch_size(SMALL_BATCH);
-        }
-        let batches = in_time(READ, find.batch())
-            .await
-            .map_err(|error| self.failed("nothing", &error))?;
+        let filter = range.filter();
+        let find = Find {
+            manner,
+            ..Find::of(&filter)
+        };
+        let batches = self.find_raw(ns, find, Reading::Usual).await?;
         Ok(Documents::new(self.side, batches, manner.sorted))
     }
 
@@ -152,11 +251,12 @@ impl Server {
     ) -> Result<Option<OwnedId>, CursorError> {
         let low = low.clone();
         let range = Range::Between { low, high: None };
-        let collection = self.collection(ns);
-        let find = collection.find(filter(&range));
-        let find = find.sort(doc! { "_id": 1 }).projection(doc! { "_id": 1 });
-        let batches = in_time(READ, find.skip(after).limit(1).batch()).await;
-        let batches = batches.map_err(|error| self.failed("nothing", &error))?;
+        let filter = range.filter();
+        let find = Find {
+            id_after: Some(after),
+            ..Find::of(&filter)
+        };
+        let batches = self.find_raw(ns, find, Reading::Usual).await?;
         let mut documents = Documents::new(self.side, batches, false);
         let first = documents.next().await?;
         Ok(first.and_then(id_of).map(OwnedId::of))
@@ -201,10 +301,9 @@ impl Server {
             };
             let count = rest.iter().take(ASKED.0).take_while(fits).count().max(1);
             let (asked, after) = rest.split_at(count.min(rest.len()));
-            let collection = self.settled(ns);
-            let batches = in_time(READ, collection.find(any_of(asked)).batch())
-                .await
-                .map_err(|error| self.failed("nothing", &error))?;
+            let filter = any_of(asked);
+            let find = Find::of(&filter);
+            let batches = self.find_raw(ns, find, Reading::Settled).await?;
             let mut documents = Documents::new(self.side, batches, false);
             while let Some(document) = documents.next().await? {
                 if let Some(id) = id_of(document).map(OwnedId::of) {
@@ -265,14 +364,9 @@ impl Server {
     }
 }
 
-fn filter(range: &Range) -> Bson {
-    // It was built here: it can always be read.
-    Bson::from_reader(range.filter().as_slice()).unwrap_or_default()
-}
-
 /// No server stores a document under a regular expression, and in `$in` it is a pattern: such an
 /// `_id` is left out.
-fn any_of(ids: &[&OwnedId]) -> Bson {
+fn any_of(ids: &[&OwnedId]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut filter = DocumentBuilder::start(&mut out);
     filter.nested("_id", kind::DOCUMENT, |id| {
@@ -284,7 +378,7 @@ fn any_of(ids: &[&OwnedId]) -> Bson {
         });
     });
     filter.finish();
-    Bson::from_reader(out.as_slice()).unwrap_or_default()
+    out
 }
 
 /// An `_id` for people.
