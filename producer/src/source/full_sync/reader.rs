@@ -487,7 +487,7 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
                  it. Exclude it with --exclude-namespaces"
             )));
         }
-        _ if is_set(options, "capped") => CopyKind::Capped,
+        _ if is_set(&options, "capped") => CopyKind::Capped,
         _ => CopyKind::Collection,
     };
     // The rest of a server's own collections it makes itself.
