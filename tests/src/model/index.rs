@@ -106,14 +106,19 @@ impl Index {
         Ok(found)
     }
 
-    fn holds(&self, document: Document<'_>) -> Result<bool, Failure> {
+    /// Whether the index has the document at all.
+    pub(super) fn holds(&self, document: Document<'_>) -> Result<bool, Failure> {
         match &self.filter {
             None => Ok(true),
             Some(filter) => filter::matches(document, Document::new(filter)?, &self.collation),
         }
     }
 
-    fn values<'a>(&self, document: Document<'a>) -> Result<Vec<Vec<Option<Element<'a>>>>, Failure> {
+    /// The keys of a document, as values; fails with 171 for two arrays.
+    pub(super) fn values<'a>(
+        &self,
+        document: Document<'a>,
+    ) -> Result<Vec<Vec<Option<Element<'a>>>>, Failure> {
         let paths = self.paths.iter().map(|path| parts(path));
         let paths: Vec<Vec<Part<'_>>> = paths.collect();
         let places = paths.iter().map(|path| Place::Inside(document, path));

@@ -37,7 +37,8 @@ impl Model {
             }
             if !is_there {
                 let refuse = index.refuses_duplicates();
-                copy.build(&ns, &mut index, refuse)?;
+                let built = copy.build(&ns, &mut index, refuse);
+                built.map_err(|failure| failed_build(&ns, failure))?;
                 copy.indexes.push(index);
             }
         }
@@ -87,6 +88,15 @@ impl Model {
         let indexes: Vec<Bson> = indexes.cloned().collect();
         done(doc! { "cursor": { "id": 0_i64, "ns": ns, "firstBatch": indexes } })
     }
+}
+
+/// The server's words around what a build meets in a document.
+fn failed_build(ns: &str, failure: Failure) -> Failure {
+    let message = format!(
+        "Index build failed: Collection {ns} :: caused by :: {}",
+        failure.message
+    );
+    Failure { message, ..failure }
 }
 
 fn checked(index: Option<&Index>, missing: String) -> Result<String, Failure> {

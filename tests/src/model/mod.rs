@@ -11,6 +11,7 @@
 //! | `record` | one collection: its documents and indexes |
 //! | `options`, `spec`, `collation` | what `create` and `createIndexes` take |
 //! | `index`, `path` | the keys of unique indexes |
+//! | `form` | the values that other indexes refuse |
 //! | `filter` | queries |
 //! | `fields`, `update` | documents taken apart; `$set`, `$unset`, `$inc`, `$push` with dotted paths |
 //! | `write` | `insert`, `update`, `delete` |
@@ -33,6 +34,7 @@ mod ddl;
 mod failure;
 mod fields;
 mod filter;
+mod form;
 mod golden;
 mod index;
 mod indexes;

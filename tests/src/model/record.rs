@@ -8,6 +8,7 @@ use oplog_relay_core::document::{Document, Element};
 use super::collation::Collation;
 use super::failure::Failure;
 use super::filter::{self, operators};
+use super::form;
 use super::index::{Index, id_index};
 
 /// A document's place in the order of insertion.
@@ -172,6 +173,7 @@ impl Collection {
     pub(super) fn build(&self, ns: &str, index: &mut Index, refuse: bool) -> Result<(), Failure> {
         index.clear();
         for (record, document) in self.records() {
+            form::check(index, document)?;
             let keys = index.keys_of(document)?;
             if refuse {
                 index.check(ns, &keys, Some(record), document)?;
@@ -193,6 +195,7 @@ impl Collection {
         for index in &self.indexes {
             let keys = index.keys_of(document)?;
             index.check(ns, &keys, own, document)?;
+            form::check(index, document)?;
             all.push(keys);
         }
         Ok(all)
