@@ -22,6 +22,15 @@
 //!   rename to another topic, a unique index to the first partition), and when a stretch is
 //!   replayed their later entries must not overtake the earlier ones.
 //!
+//! # Index builds
+//!
+//! An index that can refuse a document for the values in it must not be built before the entries
+//! that corrected such a document, which may be in any partition. It need not be built before later
+//! entries: these found the index at the source. So its barrier is *passable*: the leader waits until
+//! the others have come to their barriers, or are beyond them, and no other partition waits for the
+//! build, which may take hours. A unique index limits later entries of other documents too, and has
+//! a barrier that everybody waits at.
+//!
 //! # Why nobody waits for ever
 //!
 //! One source writes all barriers, so they stand in one order in all partitions. Of all commands
@@ -87,10 +96,14 @@ pub fn followers(barrier: &Barrier) -> Vec<(PartitionName, i64)> {
 
 /// Where every partition stands when the command may run: the others at their barriers, the
 /// leader's own at the command. Its own counts too: what lies before the command must never be
-/// applied again once the command ran, not even by the next owner after a crash.
+/// applied again once the command ran, not even by the next owner after a crash. An index build,
+/// whose barrier is passable, may see entries again that lie before it.
 #[must_use]
 pub fn stations(barrier: &Barrier) -> Vec<(PartitionName, i64)> {
     let mut stations = followers(barrier);
+    if barrier.passable {
+        return stations;
+    }
     stations.push((leader(barrier), barrier.leader_offset + 1));
     stations
 }
@@ -129,11 +142,23 @@ pub async fn follow(committed: &Committed, barrier: &Barrier, token: &Token) -> 
     .await
 }
 
+/// What a leader knows of where the partitions stand; `None` while one of them is on its way. Nobody
+/// stands at a passable barrier, so being beyond it is the same.
+#[must_use]
+pub fn assembled(barrier: &Barrier, committed: &Offsets) -> Option<Waited> {
+    let waited = gathered(&stations(barrier), committed)?;
+    let is_free = barrier.passable && matches!(waited, Waited::Beyond(..));
+    Some(if is_free { Waited::Reached } else { waited })
+}
+
 /// Waits until every partition is committed at its station or beyond it.
 pub async fn gather(committed: &Committed, barrier: &Barrier, token: &Token) -> Waited {
-    let stations = stations(barrier);
-    let question = committed.ask(stations.iter().map(|(name, _)| name.clone()).collect());
-    wait(question, barrier, token, |found| gathered(&stations, found)).await
+    let names: Vec<PartitionName> = stations(barrier).into_iter().map(|it| it.0).collect();
+    if names.is_empty() {
+        return Waited::Reached;
+    }
+    let question = committed.ask(names);
+    wait(question, barrier, token, |found| assembled(barrier, found)).await
 }
 
 async fn wait(
@@ -219,6 +244,7 @@ mod tests {
                 ord: 0,
             },
             ordered: false,
+            passable: false,
             leader_topic: "a".into(),
             leader_offset: 5,
             partitions: vec![("a".into(), vec![5, 7]), ("b".into(), vec![3])],
@@ -253,6 +279,24 @@ mod tests {
         for (committed, expected) in table {
             let committed = committed.into_iter().collect();
             assert_eq!(gathered(&followers, &committed), expected, "{committed:?}");
+        }
+    }
+
+    #[test]
+    fn a_build_waits_for_what_is_before_it_and_nobody_waits_for_a_build() {
+        let barrier = Barrier {
+            passable: true,
+            ..barrier()
+        };
+        assert_eq!(stations(&barrier), [(name("a", 1), 7), (name("b", 0), 3)]);
+        for (at, expected) in [
+            ((6, 3), None),
+            ((7, 3), Some(Waited::Reached)),
+            ((9, 4), Some(Waited::Reached)),
+        ] {
+            let committed = [(name("a", 1), at.0), (name("b", 0), at.1)];
+            let committed = committed.into_iter().collect();
+            assert_eq!(assembled(&barrier, &committed), expected, "{at:?}");
         }
     }
 

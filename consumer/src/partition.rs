@@ -240,7 +240,8 @@ impl PartitionWorker {
                     return Ok(Applied::Done);
                 }
                 Some(Stop::Barrier(located, barrier, end)) => {
-                    if self.shared.post_held(&self.start, topic).await? == Applied::Abandoned {
+                    let settled = self.settle_held(&barrier, topic).await?;
+                    if settled == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
                     }
                     self.acknowledge(NextOffset::at(located.offset), last, true);
@@ -253,7 +254,7 @@ impl PartitionWorker {
                         return Ok(Applied::Abandoned);
                     }
                     // Those behind other barriers wait for the command to be committed.
-                    let urgent = located.id.ord != BARRIER_ORD;
+                    let urgent = located.id.ord != BARRIER_ORD || barrier.passable;
                     let last = Some(barrier.command);
                     self.acknowledge(NextOffset::after(end), last, urgent);
                 }
@@ -266,6 +267,34 @@ impl PartitionWorker {
             }
             entries = rest;
         }
+    }
+
+    /// Deals with the documents that are held where a barrier is reached. If its command ran before,
+    /// the target is ahead, and what refuses them makes way; otherwise they become dead letters
+    /// where the operator wants that.
+    async fn settle_held(
+        &self,
+        barrier: &Barrier,
+        topic: &Topic,
+    ) -> Result<Applied, ConsumerError> {
+        let Start {
+            topic: name,
+            partition,
+            token,
+            ..
+        } = &self.start;
+        let sink = &self.shared.sink;
+        // Later entries may still correct what a passable barrier leaves behind.
+        if barrier.passable || sink.held_since(name, *partition).is_none() {
+            return Ok(Applied::Done);
+        }
+        if sink.has_run(&topic.source, barrier.command).await? {
+            let released = sink.release_held(&self.batch(&[], topic), token).await?;
+            if released == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+        }
+        self.shared.post_held(&self.start, topic).await
     }
 
     /// The entries up to a barrier, or to one whose collection is not known as its own, and what comes

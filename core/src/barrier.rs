@@ -11,9 +11,13 @@
 //! {…the command's entry…, relayBarrier: {ord, ordered, leader, partitions: [{topic, offsets: […]}]}}
 //! ```
 //!
+//! A barrier with `passable: true` holds the command back until all partitions have come to it, but
+//! no partition waits for the command. A reader that does not know the field waits.
+//!
 //! `ord` is the command's. A barrier's own identity has the ordinal [`BARRIER_ORD`], so that whoever
 //! dedupes by identity never takes a barrier for its command.
 
+use crate::command::is_set;
 use crate::document::{Document, DocumentBuilder, Malformed, kind};
 use crate::entry::{Entry, Operation};
 use crate::position::EntryId;
@@ -35,6 +39,9 @@ pub struct Barrier {
     /// Whether later writes of the collection all go to one partition. A unique index can be kept
     /// on the target only then.
     pub ordered: bool,
+    /// Whether the partitions go on without waiting for the command: an index build, which may
+    /// take hours, and which later writes cannot harm.
+    pub passable: bool,
     /// In the command alone: the offset of the barrier in each partition, by topic.
     pub partitions: Vec<(String, Vec<i64>)>,
 }
@@ -75,6 +82,7 @@ impl Barrier {
                 ord: u32::try_from(ord.integer()?).map_err(|_| ord.wrong_type())?,
             },
             ordered: get("ordered")?.boolean()?,
+            passable: is_set(field, "passable")?,
             leader_topic: topic.str()?.to_owned(),
             leader_offset: offset.integer()?,
             partitions,
@@ -115,6 +123,9 @@ impl Barrier {
         out.nested(FIELD, kind::DOCUMENT, |field| {
             field.int64("ord", self.command.ord.into());
             field.boolean("ordered", self.ordered);
+            if self.passable {
+                field.boolean("passable", true);
+            }
             field.nested("leader", kind::DOCUMENT, |leader| {
                 leader
                     .str("topic", &self.leader_topic)
@@ -201,6 +212,7 @@ mod tests {
                 ord: 7,
             },
             ordered: true,
+            passable: true,
             leader_topic: "cdc.shop.c".into(),
             leader_offset: 11,
             partitions: vec![("cdc.shop.c".into(), vec![11, 5, 0])],

@@ -7,12 +7,17 @@
 
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation};
+use crate::index::{Demand, demand};
 
 /// How a command is carried and replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Treatment {
     /// After all earlier and before all later writes of its collections.
     Barrier,
+    /// After all earlier writes of its collections; later ones do not wait for it. An index build
+    /// whose index can refuse a document for what is in it: earlier entries may leave such a
+    /// document and correct it, later ones find the index at the source already.
+    Build,
     /// In partition 0 of its collection's topic, in the order of that partition alone.
     Inline,
     /// Recognised; a replay has nothing to do.
@@ -64,12 +69,13 @@ pub const COMMANDS: &[Known] = &[
     known(
         "createIndexes",
         Treatment::Inline,
-        "a unique index limits writes and is a barrier, another one is not",
+        "an index that can refuse a document waits for earlier writes; a unique one limits later \
+         ones too",
     ),
     known(
         "commitIndexBuild",
         Treatment::Inline,
-        "the build's end, with all of its indexes; unique ones make it a barrier",
+        "the build's end, with all of its indexes: as createIndexes",
     ),
     known(
         "dropIndexes",
@@ -211,10 +217,13 @@ pub fn treatment(entry: &Entry<'_>) -> Result<Option<Treatment>, EntryError> {
     if name == b"collMod" && !changes_something(entry.o)? {
         return Ok(Some(Treatment::PassOver));
     }
-    let unique = known.treatment == Treatment::Inline && builds_unique_index(entry)?;
     let dry_run = name == b"importCollection" && is_set(entry.o, "dryRun")?;
     Ok(Some(match known.treatment {
-        Treatment::Inline if unique => Treatment::Barrier,
+        Treatment::Inline => match greatest_demand(entry)? {
+            Demand::Uniqueness => Treatment::Barrier,
+            Demand::Form => Treatment::Build,
+            Demand::Nothing => Treatment::Inline,
+        },
         Treatment::Stop if dry_run => Treatment::PassOver,
         treatment => treatment,
     }))
@@ -239,10 +248,14 @@ pub fn is_set(document: Document<'_>, flag: &str) -> Result<bool, Malformed> {
     Ok(document.get(flag)?.is_some_and(Element::is_truthy))
 }
 
-fn builds_unique_index(entry: &Entry<'_>) -> Result<bool, Malformed> {
-    Ok(index_specs(entry.o)?
-        .into_iter()
-        .any(|spec| is_set(spec, "unique") == Ok(true)))
+/// The most that one of the indexes of a build demands of documents.
+fn greatest_demand(entry: &Entry<'_>) -> Result<Demand, Malformed> {
+    let specs = index_specs(entry.o)?;
+    let mut greatest = Demand::Nothing;
+    for spec in specs {
+        greatest = greatest.max(demand(spec)?);
+    }
+    Ok(greatest)
 }
 
 /// The indexes of a `createIndexes` (one, its fields beside the command's) or `commitIndexBuild`
@@ -388,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unique_index_makes_a_barrier_and_another_one_does_not() {
+    fn an_index_that_can_refuse_documents_waits_for_earlier_writes() {
         let index = |unique: Bson| {
             command(
                 doc! { "createIndexes": "c", "v": 2, "key": { "a": 1 }, "name": "a", "unique": unique },
@@ -399,7 +412,12 @@ mod tests {
                 doc! { "commitIndexBuild": "c", "indexes": [{ "name": "a" }, { "name": "b", "unique": unique }] },
             )
         };
+        let key = |key: bson::Document| {
+            command(doc! { "createIndexes": "c", "v": 2, "key": key, "name": "a" })
+        };
         for (entry, expected) in [
+            (key(doc! { "a": "2dsphere" }), Treatment::Build),
+            (key(doc! { "a": 1, "b": 1 }), Treatment::Build),
             (index(true.into()), Treatment::Barrier),
             (index(false.into()), Treatment::Inline),
             (index(1.0.into()), Treatment::Barrier),

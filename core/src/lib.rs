@@ -57,6 +57,7 @@ pub mod document;
 pub mod entry;
 pub mod filter;
 pub mod format;
+pub mod index;
 pub mod json;
 pub mod key;
 pub mod position;

@@ -133,6 +133,7 @@ mod tests {
         let barrier = Barrier {
             command: id,
             ordered: false,
+            passable: false,
             leader_topic: "cdc.shop.a".into(),
             leader_offset: 11,
             partitions: vec![("cdc.shop.a".into(), vec![11, 5])],

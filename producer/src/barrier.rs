@@ -26,6 +26,8 @@ pub struct BarrierRequest {
     /// Whether later writes of the collection all go to one partition; not told of a change of the
     /// routing table, which is of many.
     pub ordered: bool,
+    /// Whether the partitions go on without waiting for the command.
+    pub passable: bool,
     /// Source time of all of its records, in milliseconds.
     pub timestamp: i64,
     /// Format of the values.
@@ -52,6 +54,7 @@ impl BarrierRequest {
         let barrier = Barrier {
             command: self.id,
             ordered: self.ordered,
+            passable: self.passable,
             leader_topic: names.first().copied().unwrap_or_default().to_owned(),
             leader_offset: ends
                 .first()

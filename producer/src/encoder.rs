@@ -369,6 +369,7 @@ impl Encoder {
             built,
             topics,
             ordered: route.ordered,
+            passable: route.passable,
             timestamp: self.stamp,
             format: self.format,
         });

@@ -118,6 +118,7 @@ async fn apply(sink: &MongoSink, seconds: u32, command: &BsonDocument) -> Result
         leader_topic: "t".to_owned(),
         leader_offset: 0,
         ordered: true,
+        passable: false,
         partitions: Vec::new(),
     };
     let mut bytes = Vec::new();

@@ -54,6 +54,9 @@ impl Meeting<'_> {
         if is_command {
             return self.lead(located, barrier).await;
         }
+        if barrier.passable {
+            return Ok(Applied::Done);
+        }
         // The command is the next record: its own turn comes there.
         let leads = self.start.partition == 0 && self.start.topic == barrier.leader_topic;
         if leads {
@@ -94,7 +97,7 @@ impl Meeting<'_> {
         match self.shared.sink.held_since(topic, *partition) {
             None => Ok(()),
             Some(offset) => Err(ConsumerError::Refused(format!(
-                "{}: a document waits since this record because a unique index of the target \
+                "{}: a document waits since this record because an index of the target \
                  refuses it, and now comes a command: {UNRESOLVED}",
                 self.start.place(offset)
             ))),
@@ -118,7 +121,9 @@ impl Meeting<'_> {
         if matches!(side, Side::None) {
             return Ok(Applied::Done);
         }
-        self.check_nothing_held()?;
+        if !barrier.passable {
+            self.check_nothing_held()?;
+        }
         self.holding(true);
         let waited = gather(&self.shared.committed, barrier, &self.start.token).await;
         self.holding(false);

@@ -6,6 +6,7 @@
 use oplog_relay_core::command::{Treatment, index_specs, is_set, is_view_entry, treatment};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
+use oplog_relay_core::index::{Demand, demand};
 
 use crate::plan::PlanFault;
 
@@ -74,8 +75,8 @@ pub struct Translated {
     pub withheld: Vec<Withheld>,
     /// Whether a unique index was made a plain one.
     pub made_plain: bool,
-    /// Unique indexes that it makes.
-    pub unique: Vec<String>,
+    /// Indexes that it makes and that can refuse a document.
+    pub limiting: Vec<String>,
 }
 
 /// What to know beside the entry.
@@ -104,7 +105,7 @@ pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated,
                 String::from_utf8_lossy(command.name).into_owned(),
             ));
         }
-        Some(Treatment::Barrier | Treatment::Inline) => {}
+        Some(Treatment::Barrier | Treatment::Build | Treatment::Inline) => {}
     }
     let collection = at.collection;
     Ok(match command.name {
@@ -147,7 +148,7 @@ const fn plain(action: Action) -> Translated {
         action,
         withheld: Vec::new(),
         made_plain: false,
-        unique: Vec::new(),
+        limiting: Vec::new(),
     }
 }
 
@@ -281,7 +282,7 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
         },
         withheld,
         made_plain: false,
-        unique: Vec::new(),
+        limiting: Vec::new(),
     })
 }
 
@@ -361,8 +362,9 @@ fn index_spec(
     translated: &mut Translated,
 ) -> Result<Option<Vec<u8>>, Malformed> {
     let name = index_name(spec.get("name")?, spec.get("key")?)?;
-    if ordered && is_set(spec, "unique")? {
-        translated.unique.extend(name.clone());
+    let demand = demand(spec)?;
+    if demand == Demand::Form || (ordered && demand == Demand::Uniqueness) {
+        translated.limiting.extend(name.clone());
     }
     let mut out = Vec::new();
     let mut kept = DocumentBuilder::start(&mut out);
@@ -413,7 +415,7 @@ fn drop_index(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFau
         action: run(command, &[done::NO_COLLECTION, done::NO_INDEX]),
         withheld: ended.into_iter().collect(),
         made_plain: false,
-        unique: Vec::new(),
+        limiting: Vec::new(),
     })
 }
 
@@ -461,6 +463,9 @@ fn index_change(
     translated: &mut Translated,
 ) -> Result<Option<Vec<u8>>, Malformed> {
     let name = index_name(index.get("name")?, index.get("keyPattern")?)?;
+    if ordered && (is_set(index, "unique")? || is_set(index, "prepareUnique")?) {
+        translated.limiting.extend(name.clone());
+    }
     let mut changes = false;
     let mut out = Vec::new();
     let mut kept = DocumentBuilder::start(&mut out);

@@ -32,6 +32,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => ns.clone().prop_map(Command::Drop),
         2 => (ns.clone(), ns.clone()).prop_map(|(from, to)| Command::Rename(from, to)),
         1 => ns.clone().prop_map(Command::Order),
+        1 => ns.clone().prop_map(Command::Build),
     ];
     let event = prop_oneof![
         6 => (ns, 0..5_u8, write).prop_map(|(ns, document, write)| Event::Write(ns, document, write)),

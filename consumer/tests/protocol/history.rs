@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Rename(usize, usize),
     /// From here on all writes of the collection go to one partition, as with a unique index.
     Order(usize),
+    /// An index that can refuse a document for its values: later writes do not wait for it.
+    Build(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +146,7 @@ impl Log {
             leader_topic: topic(topics[0]),
             leader_offset: self.end(&name(topics[0], 0)),
             ordered: false,
+            passable: matches!(command, Command::Build(_)),
             partitions: Vec::new(),
         };
         let noop = barrier.clone();
@@ -194,7 +197,7 @@ impl Log {
         let records = (0..).zip(&self.records[partition]);
         let within = records.filter(move |(offset, _)| (from..to).contains(offset));
         within.filter_map(|(_, record)| match record {
-            Some(Record::Barrier(barrier)) => Some(barrier.command),
+            Some(Record::Barrier(barrier)) if !barrier.passable => Some(barrier.command),
             _ => None,
         })
     }
@@ -296,7 +299,9 @@ impl Source {
                 found.1 = true;
                 Some(*found)
             }
-            Event::Write(ns, ..) => self.collections.get(&ns).copied(),
+            Event::Write(ns, ..) | Event::Run(Command::Build(ns)) => {
+                self.collections.get(&ns).copied()
+            }
             Event::Run(_) | Event::Gap(_) => None,
         }
     }
@@ -305,7 +310,9 @@ impl Source {
 /// The topics that a command concerns; the first one leads.
 pub(crate) fn topics(command: Command) -> Vec<usize> {
     match command {
-        Command::Create(ns) | Command::Drop(ns) | Command::Order(ns) => vec![ns],
+        Command::Create(ns) | Command::Drop(ns) | Command::Order(ns) | Command::Build(ns) => {
+            vec![ns]
+        }
         Command::Rename(from, to) => vec![from, to],
     }
 }

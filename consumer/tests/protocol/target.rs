@@ -45,7 +45,7 @@ impl Collections {
                     self.0.insert(NAMES[to].to_owned(), moved);
                 }
             }
-            Command::Order(_) => {}
+            Command::Order(_) | Command::Build(_) => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! A worker of one partition, as `PartitionWorker` and `Meeting` are: one write to the target, or
 //! one look at what others did, in each step.
 
-use oplog_consumer::barrier::{Waited, followers, gathered, is_past, leader, stations};
+use oplog_consumer::barrier::{Waited, assembled, followers, gathered, is_past, leader};
 use oplog_consumer::catalog::{Change, Ran, Resolved};
 use oplog_consumer::offsets::NextOffset;
 use oplog_relay_core::barrier::Barrier;
@@ -129,7 +129,7 @@ fn read(seat: &mut Seat, world: &mut World<'_>) -> Result<(), Trouble> {
         }
         Record::Barrier(barrier) => {
             stand_before(offset, seat, world);
-            if world.log.partitions[seat.partition] == leader(&barrier) {
+            if barrier.passable || world.log.partitions[seat.partition] == leader(&barrier) {
                 seat.worker.pass(&barrier);
             } else {
                 seat.worker.stage = Stage::Following(barrier);
@@ -205,7 +205,7 @@ fn gather(barrier: &Barrier, world: &World<'_>) -> Option<Waited> {
         Some(Fault::LeadsWithoutWaiting) => Some(Waited::Reached),
         Some(Fault::WaitsOnlyToRun) if ran => Some(Waited::Reached),
         Some(Fault::LeadsUncommitted) => gathered(&followers(barrier), &world.committed),
-        _ => gathered(&stations(barrier), &world.committed),
+        _ => assembled(barrier, &world.committed),
     }
 }
 
@@ -258,7 +258,7 @@ fn run(
         Command::Rename(_, to) => Change::Renamed {
             to: NAMES[to].to_owned(),
         },
-        Command::Order(_) => Change::Other,
+        Command::Order(_) | Command::Build(_) => Change::Other,
     };
     let mut ran = Ran {
         id: entry.id,
@@ -286,7 +286,9 @@ fn run(
             let there = world.target.collections.has(now);
             moved(command, (there, there), world);
         }
-        Command::Create(_) | Command::Order(_) => world.target.collections.run(command),
+        Command::Create(_) | Command::Order(_) | Command::Build(_) => {
+            world.target.collections.run(command);
+        }
     }
     seat.worker.stage = Stage::Noting(barrier, ran);
     Ok(())
@@ -328,14 +330,16 @@ fn moved(command: Command, (now, first): (bool, bool), world: &mut World<'_>) {
     }
 }
 
-/// All earlier writes of the command's collections were applied, no later one was.
+/// All earlier writes of the command's collections were applied; no later one was, unless the command
+/// is an index build that later writes may pass.
 fn check_order(entry: &Entry, concerned: &[usize], world: &World<'_>) -> Result<(), Trouble> {
+    let is_build = matches!(entry.event, Event::Run(Command::Build(_)));
     for (other, applied) in world.log.entries.iter().zip(&world.applied) {
         let Event::Write(ns, ..) = other.event else {
             continue;
         };
         let earlier = other.id < entry.id;
-        if !concerned.contains(&ns) || *applied == earlier {
+        if !concerned.contains(&ns) || *applied == earlier || (is_build && !earlier) {
             continue;
         }
         if earlier || !world.allow_partial_reset {

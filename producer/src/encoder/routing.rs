@@ -130,6 +130,7 @@ impl Encoder {
             built: false,
             topics,
             ordered: false,
+            passable: false,
             timestamp: self.stamp,
             format: self.format,
         });

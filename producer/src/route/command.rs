@@ -31,6 +31,8 @@ pub struct CommandRoute {
     pub changes: Vec<RouteChange>,
     /// Whether later writes of the collection all go to one partition.
     pub ordered: bool,
+    /// Whether later writes of the collection go on without waiting for it.
+    pub passable: bool,
 }
 
 impl Router {
@@ -60,9 +62,11 @@ impl Router {
             (false, Some(true)) => return Err(brought_in(entry, &scope)),
         };
         match treatment {
-            Some(Treatment::Barrier) => self
-                .with_barrier(entry, &scope, leaves)
-                .map(Decision::Command),
+            Some(Treatment::Barrier | Treatment::Build) => {
+                let mut route = self.with_barrier(entry, &scope, leaves)?;
+                route.passable = treatment == Some(Treatment::Build);
+                Ok(Decision::Command(route))
+            }
             Some(Treatment::Inline) => Ok(self.without_barrier(entry, Some(&scope))),
             Some(Treatment::PassOver | Treatment::Stop) | None => {
                 Ok(self.without_barrier(entry, None))
@@ -114,6 +118,7 @@ impl Router {
             as_drop_of: leaves.then(|| scope.collection.to_owned()),
             changes,
             ordered: order == Order::Collection,
+            passable: false,
         })
     }
 

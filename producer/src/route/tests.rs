@@ -198,6 +198,33 @@ fn rename_source_filtered_and_rename_target_filtered() {
 }
 
 #[test]
+fn an_index_that_can_refuse_documents_waits_for_earlier_writes_and_holds_no_later_ones() {
+    let create_index = |field: &str, kind_of_index: Option<&str>| {
+        let mut out = Vec::new();
+        let mut bytes = DocumentBuilder::start(&mut out);
+        bytes.raw("ts", kind::TIMESTAMP, &[1, 0, 0, 0, 1, 0, 0, 0]);
+        bytes.str("op", "c").str("ns", "shop.$cmd");
+        bytes.nested("o", kind::DOCUMENT, |o| {
+            o.str("createIndexes", "a");
+            o.nested("key", kind::DOCUMENT, |key| match kind_of_index {
+                Some(name) => drop(key.str(field, name)),
+                None => drop(key.int32(field, 1)),
+            });
+        });
+        bytes.finish();
+        out
+    };
+    // The order of the collection is known.
+    let mut router = router(&[]).ordered(OrderRule::Id).unwrap();
+    let sphere = command_route(&mut router, &create_index("place", Some("2dsphere")));
+    assert!(sphere.passable && !sphere.ordered && sphere.changes.is_empty());
+    assert!(matches!(
+        decide(&mut router, &create_index("place", None)),
+        Decision::Unknown(_) | Decision::Known(_)
+    ));
+}
+
+#[test]
 fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
     let create_index = |unique: f64| {
         let mut out = Vec::new();
