@@ -11,6 +11,9 @@ pub enum Directive {
     Retry,
     /// The document is there: replace it.
     Replace,
+    /// An index of the target refuses the document as it is now: hold it, apply its later entries to
+    /// what is held, and try that again.
+    Hold,
     /// The update does not fit the stored document as it is: read it, change it here as a server
     /// changes its documents when it applies its own oplog, and replace it. Never a part of it.
     Rewrite,
@@ -141,6 +144,65 @@ pub const RULES: &[Rule] = &[
     rule(56, Directive::Rewrite, "a field's name is empty"),
     rule(57, Directive::Rewrite, "a field's name has a dot"),
     rule(
+        13026,
+        Directive::Hold,
+        "no pair of coordinates for a 2d index",
+    ),
+    rule(
+        13027,
+        Directive::Hold,
+        "a point outside the bounds of a 2d index",
+    ),
+    rule(13067, Directive::Hold, "no coordinates for a 2d index"),
+    rule(13068, Directive::Hold, "one coordinate only for a 2d index"),
+    rule(16804, Directive::Hold, "no list of points for a 2d index"),
+    rule(
+        16755,
+        Directive::Hold,
+        "no valid geometry for a 2dsphere index",
+    ),
+    rule(
+        16756,
+        Directive::Hold,
+        "no valid geometry for a 2dsphere index",
+    ),
+    rule(16766, Directive::Hold, "an array under a hashed index"),
+    rule(
+        16775,
+        Directive::Hold,
+        "no coordinates for a geoHaystack index",
+    ),
+    rule(16776, Directive::Hold, "no number for a geoHaystack index"),
+    rule(
+        16746,
+        Directive::Hold,
+        "a field named as a position in an indexed array",
+    ),
+    rule(171, Directive::Hold, "two arrays under one index"),
+    rule(201, Directive::Hold, "a key that an index cannot build"),
+    rule(
+        16675,
+        Directive::Hold,
+        "an array in the prefix of a text index",
+    ),
+    rule(16732, Directive::Hold, "too many words for a text index"),
+    rule(16733, Directive::Hold, "too many words for a text index"),
+    rule(
+        17261,
+        Directive::Hold,
+        "a language that is no string, for a text index",
+    ),
+    rule(
+        17262,
+        Directive::Hold,
+        "a language that a text index does not know",
+    ),
+    rule(
+        17280,
+        Directive::Hold,
+        "a key is too large for an index of the target",
+    ),
+    rule(
         UNAUTHORIZED,
         Directive::Stop,
         "the target's user lacks a privilege: grant it readWrite on the databases replayed",
@@ -168,11 +230,6 @@ pub const RULES: &[Rule] = &[
         "the document is larger than the target takes",
     ),
     rule(
-        17280,
-        Directive::Refuse,
-        "a key is too large for an index of the target: drop that index",
-    ),
-    rule(
         17419,
         Directive::Refuse,
         "the updated document is larger than the target takes",
@@ -196,6 +253,8 @@ pub fn rule_for(code: i32) -> Rule {
 
 #[cfg(test)]
 mod tests {
+    use oplog_relay_core::index::is_refusal;
+
     use super::*;
 
     #[test]
@@ -208,6 +267,14 @@ mod tests {
                 rule.code
             );
             assert_eq!(rule_for(rule.code), *rule);
+        }
+    }
+
+    #[test]
+    fn refusals_of_indexes_are_held() {
+        for code in 0..20_000 {
+            let is_held = rule_for(code).directive == Directive::Hold;
+            assert_eq!(is_held, is_refusal(code), "{code}");
         }
     }
 

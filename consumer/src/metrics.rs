@@ -27,7 +27,7 @@ pub struct Metrics {
     pub filtered: IntCounter,
     /// Entries of collections that were dropped since.
     pub dropped_entries: IntCounter,
-    /// Documents that a unique index refused for now.
+    /// Documents that an index refused for now.
     pub held_documents: IntCounter,
     /// Of these, those that it took later.
     pub released_documents: IntCounter,
@@ -243,7 +243,7 @@ const COUNTERS: [(&str, &str); 10] = [
     ),
     (
         "held_documents_total",
-        "Documents that a unique index of the target refused for now.",
+        "Documents that an index of the target refused for now.",
     ),
     (
         "released_documents_total",

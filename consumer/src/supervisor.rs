@@ -130,6 +130,10 @@ impl Supervisor {
                 Outcome::Stopped
             }
         };
+        if outcome == Outcome::CaughtUp {
+            let restored = unless_ended(&self.shutdown, shared.sink.restore_suspended()).await;
+            self.keep(restored);
+        }
         let signalled = self.shutdown.exit_code();
         self.shutdown.trigger();
         around.shutdown().await;

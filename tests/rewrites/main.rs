@@ -5,6 +5,7 @@ mod fill;
 mod held;
 mod routing;
 mod subscription;
+mod suspended;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use oplog_consumer::metrics::Metrics;
 use oplog_consumer::sink::mongo::MongoSink;
 use oplog_consumer::sink::{Applied, Refusal, SinkError};
 use oplog_consumer::status::Readiness;
+use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::json::{Mode, parse_document, write_document};
@@ -96,6 +98,14 @@ impl Scene {
 
     /// The same, and what is to become dead letters of it.
     async fn apply_all(&self, log: &[(&str, i32, &str)]) -> Result<(Applied, Vec<Refusal>)> {
+        self.apply_in(0, log).await
+    }
+
+    async fn apply_in(
+        &self,
+        partition: i32,
+        log: &[(&str, i32, &str)],
+    ) -> Result<(Applied, Vec<Refusal>)> {
         let mut entries = Vec::new();
         for (op, id, o) in log {
             let ts = Timestamp::new(9, 1 + self.clock.fetch_add(1, Ordering::Relaxed));
@@ -111,7 +121,7 @@ impl Scene {
         }
         let batch = Batch {
             topic: "t",
-            partition: 0,
+            partition,
             source: "rs0",
             entries: &located,
         };
@@ -128,10 +138,21 @@ impl Scene {
         Ok(())
     }
 
+    /// The same by the worker of another partition.
+    async fn done_in(&self, partition: i32, log: &[(&str, i32, &str)]) -> Result<()> {
+        assert_eq!(self.apply_in(partition, log).await?.0, Applied::Done);
+        Ok(())
+    }
+
     /// Why a batch is refused.
     async fn refused(&self, log: &[(&str, i32, &str)]) -> Result<String> {
         let error = self.apply(log).await.err().context("it was applied")?;
         Ok(format!("{error:#}"))
+    }
+
+    /// Goes back in the log: the next entry is the one after so many.
+    fn rewind(&self, entries: u32) {
+        self.clock.store(entries, Ordering::Relaxed);
     }
 
     /// Runs a command on the target itself.
@@ -157,7 +178,23 @@ impl Scene {
     }
 }
 
+/// An operation by its letter; `b` is a command that all partitions wait for, of a collection that
+/// is written in order.
 fn entry(ts: Timestamp, op: &str, id: i32, o: &str) -> Result<Vec<u8>> {
+    if op == "b" {
+        let command = entry(ts, "c", id, o)?;
+        let barrier = Barrier {
+            command: EntryId { ts, ord: 0 },
+            leader_topic: "t".to_owned(),
+            leader_offset: 0,
+            ordered: true,
+            passable: false,
+            partitions: vec![("t".to_owned(), vec![0])],
+        };
+        let mut out = Vec::new();
+        barrier.write_command(&Entry::parse(Document::new(&command)?)?, &mut out)?;
+        return Ok(out);
+    }
     let (mut content, mut out) = (Vec::new(), Vec::new());
     parse_document(o.as_bytes(), &mut content)?;
     let mut entry = DocumentBuilder::start(&mut out);

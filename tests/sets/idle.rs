@@ -146,7 +146,7 @@ fn a_document_that_waits_is_written_when_its_value_is_free() -> Result<()> {
     let (topics, target) = taken("freed")?;
     let port = Port::lease()?;
     let program = start(&topics, "freed", &target, &port, &[])?;
-    let refused = "a unique index of the target refuses a document";
+    let refused = "an index of the target refuses a document";
     wait_until("a word of it", LIMIT, || {
         program
             .stderr_text()

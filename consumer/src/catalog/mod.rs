@@ -4,14 +4,15 @@
 //! ```text
 //! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
 //!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed, life?, done,
-//!  withheld?: [{index?, seconds?}], unique?: [index]}
+//!  withheld?: [{index?, seconds?}], limiting?: [index]}
 //! ```
 //!
 //! `withheld` is an `expireAfterSeconds` that the target did not get, of an index or of the
 //! collection; without `seconds`, the end of one.
 //!
-//! `unique` names the unique indexes that the command made: a stretch from before it that is applied
-//! again may have to take one away, and the command is to run again.
+//! `limiting` names the indexes that the command made and that can refuse a document. A stretch from
+//! before it that is applied again may need one out of the way. Earlier versions noted the unique
+//! ones alone, as `unique`.
 //!
 //! One document a group keeps its namespaces: `{_id: "<group>/subscription", group, include: [pattern],
 //! exclude: [pattern]}`.
@@ -55,12 +56,12 @@ pub struct Note {
     pub life: Option<Uuid>,
     /// What the target does not get, and what ended of that.
     pub withheld: Vec<Withheld>,
-    /// Unique indexes that it makes.
-    pub unique: Vec<String>,
+    /// Indexes that it makes and that can refuse a document.
+    pub limiting: Vec<String>,
 }
 
 impl Note {
-    /// A command that withholds nothing and makes no unique index.
+    /// A command that withholds nothing and makes no index.
     #[must_use]
     pub const fn new(ran: Ran) -> Self {
         Self {
@@ -68,7 +69,7 @@ impl Note {
             existed: false,
             life: None,
             withheld: Vec::new(),
-            unique: Vec::new(),
+            limiting: Vec::new(),
         }
     }
 
@@ -138,7 +139,8 @@ impl Catalog {
         known.get(source).map(Arc::clone).unwrap_or_default()
     }
 
-    /// Whether a command has run, as the target says now: its note may have been taken back.
+    /// Whether a command has run, as the target says now: a member of an earlier version may have
+    /// taken its note back.
     ///
     /// # Errors
     /// What the driver says.
@@ -147,7 +149,7 @@ impl Catalog {
         self.learn(source, id).await
     }
 
-    /// The command after an entry that made a unique index of a collection of the target.
+    /// The command after an entry that made an index of a collection of the target.
     ///
     /// # Errors
     /// What the driver says.
@@ -157,7 +159,8 @@ impl Catalog {
         index: &str,
         after: EntryId,
     ) -> mongodb::error::Result<Option<(String, EntryId)>> {
-        let filter = doc! { "group": &self.group, "done": true, "unique": index };
+        let noted = [doc! { "limiting": index }, doc! { "unique": index }];
+        let filter = doc! { "group": &self.group, "done": true, "$or": noted };
         let mut found = self.notes.find(filter).await?;
         while let Some(note) = found.try_next().await? {
             let (source, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
@@ -167,18 +170,6 @@ impl Catalog {
             }
         }
         Ok(None)
-    }
-
-    /// Takes back that a command ran: it is to run again at its place.
-    ///
-    /// # Errors
-    /// What the driver says.
-    pub async fn take_back(&self, source: &str, id: EntryId) -> mongodb::error::Result<()> {
-        let name = self.id(source, id);
-        let change = doc! { "$set": { "done": false } };
-        self.notes.update_one(doc! { "_id": name }, change).await?;
-        self.forget(source, id);
-        Ok(())
     }
 
     fn forget(&self, source: &str, id: EntryId) {
@@ -344,8 +335,8 @@ fn written(note: &Note) -> Document {
     if let Some(life) = note.life {
         document.insert("life", life);
     }
-    if !note.unique.is_empty() {
-        document.insert("unique", note.unique.clone());
+    if !note.limiting.is_empty() {
+        document.insert("limiting", note.limiting.clone());
     }
     if !note.withheld.is_empty() {
         let list: Vec<Document> = note.withheld.iter().map(withheld).collect();
@@ -439,7 +430,7 @@ mod tests {
             ran: ran.clone(),
             existed: true,
             life: Some(Uuid::from_bytes([6; 16])),
-            unique: vec!["k_1".to_owned()],
+            limiting: vec!["k_1".to_owned()],
             withheld: vec![
                 Withheld {
                     index: Some("t_1".to_owned()),

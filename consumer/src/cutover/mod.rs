@@ -17,6 +17,7 @@ use crate::config::CutoverConfig;
 use crate::directive::UNAUTHORIZED;
 use crate::error::ConsumerError;
 use crate::plan::command::done;
+use crate::sink::mongo::suspended_indexes;
 use crate::stdout::tell;
 
 pub use expiries::Expiries;
@@ -43,6 +44,15 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
                 }
             }
         }
+    }
+    for index in suspended_indexes(&target, &config.group)
+        .await
+        .map_err(failed)?
+    {
+        refused.push(format!(
+            "{index} is not on the target: the replay dropped it while a stretch of the log was \
+             applied again. Run replay --until-caught-up, which builds it"
+        ));
     }
     tell(&format!(
         "restored: {restored}, gone: {gone}, refused: {}",

@@ -7,9 +7,10 @@ const WIDTH: usize = 100;
 /// Columns before the reason.
 const MARGIN: usize = 17;
 
-const ALL: [Directive; 6] = [
+const ALL: [Directive; 7] = [
     Directive::Retry,
     Directive::Replace,
+    Directive::Hold,
     Directive::Rewrite,
     Directive::Skip,
     Directive::Refuse,
@@ -23,6 +24,7 @@ impl Directive {
         match self {
             Self::Retry => "retry",
             Self::Replace => "replace",
+            Self::Hold => "hold",
             Self::Rewrite => "rewrite",
             Self::Skip => "skip",
             Self::Refuse => "refuse",
@@ -36,6 +38,10 @@ impl Directive {
         match self {
             Self::Retry => "the write is sent again after a back-off, until it succeeds",
             Self::Replace => "the document that was to be inserted replaces the one that is there",
+            Self::Hold => {
+                "the document waits with its later entries, until the index takes it; if that has \
+                 not come when a command or the end is reached, as refuse"
+            }
             Self::Rewrite => {
                 "the document is read, the update is applied to it here as the source's server \
                  did, and it is replaced"

@@ -1,4 +1,4 @@
-//! Documents of a partition that are held for long.
+//! Documents of a partition that are held for long, and indexes that are suspended for it.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,21 @@ impl PartitionWorker {
             let (topic, partition) = (&self.start.topic, self.start.partition);
             let Some(since) = self.shared.sink.held_since(topic, partition) else {
                 self.waiting = None;
-                return Ok(self.start.chunks.recv().await);
+                if !self.shared.sink.has_suspended(topic, partition) {
+                    return Ok(self.start.chunks.recv().await);
+                }
+                match timeout(PAUSE, self.start.chunks.recv()).await {
+                    Ok(chunk) => return Ok(chunk),
+                    // Nothing is left to apply: the stretch that was applied again is over.
+                    Err(_) => {
+                        let token = &self.start.token;
+                        let restored = self.shared.sink.restore_due(topic, partition, token);
+                        if restored.await? == Applied::Abandoned {
+                            return Ok(None);
+                        }
+                        continue;
+                    }
+                }
             };
             // Another record: there is progress.
             let waiting = self.waiting.take().filter(|it| it.since == since);
@@ -100,7 +114,7 @@ impl PartitionWorker {
         if waiting.look(is_last) {
             tracing::warn!(
                 since = %place,
-                "a unique index of the target refuses a document; offsets stay before it: \
+                "an index of the target refuses a document; offsets stay before it: \
                  {UNRESOLVED}"
             );
         }
@@ -145,7 +159,7 @@ impl PartitionWorker {
         let posted = self.shared.post_held(&self.start, &described).await?;
         match self.shared.sink.held_since(topic, partition) {
             Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
-                "{}: a document waits since this record because a unique index of the target \
+                "{}: a document waits since this record because an index of the target \
                  refuses it, and nothing more comes: {UNRESOLVED}",
                 self.start.place(since)
             ))),

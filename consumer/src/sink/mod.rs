@@ -181,6 +181,58 @@ impl Sink {
         }
     }
 
+    /// Lets all indexes of the target make way that refuse what a partition holds: the target is known
+    /// to be ahead.
+    ///
+    /// # Errors
+    /// When the target refuses a question.
+    pub async fn release_held(
+        &self,
+        batch: &Batch<'_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.release_held(batch, token).await,
+            Self::Json(_) => Ok(Applied::Done),
+        }
+    }
+
+    /// Whether indexes of the target are suspended for a partition.
+    #[must_use]
+    pub fn has_suspended(&self, topic: &str, partition: i32) -> bool {
+        match self {
+            Self::Mongo(sink) => sink.has_suspended(topic, partition),
+            Self::Json(_) => false,
+        }
+    }
+
+    /// Builds the suspended indexes of a partition again that has nothing to apply.
+    ///
+    /// # Errors
+    /// When the target refuses a question.
+    pub async fn restore_due(
+        &self,
+        topic: &str,
+        partition: i32,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.restore_due(topic, partition, None, token).await,
+            Self::Json(_) => Ok(Applied::Done),
+        }
+    }
+
+    /// Builds all suspended indexes of the group again: everything is applied.
+    ///
+    /// # Errors
+    /// When the target refuses one of them.
+    pub async fn restore_suspended(&self) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.restore_suspended().await,
+            Self::Json(_) => Ok(()),
+        }
+    }
+
     /// What the target refused of a batch. Each is told once.
     #[must_use]
     pub fn take_refused(&self, batch: &Batch<'_>) -> Vec<Refusal> {

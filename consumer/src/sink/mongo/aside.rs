@@ -1,22 +1,113 @@
-//! Documents that were set aside, kept in the target until their held form is written: a crash in
-//! between leaves them to the next owner of their partition.
+//! Documents that were set aside: noted in `oplog_relay.held` and removed from their collection until
+//! their held form is written. A crash in between leaves them to the next owner of their partition.
+//!
+//! Only the stored form of a document that this partition holds is set aside, and only as it was
+//! read: no other partition may have written it.
 
 use std::future::IntoFuture;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use mongodb::Collection;
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawBsonRef, RawDocumentBuf, doc};
+use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
 
 use super::MongoSink;
-use super::held::HeldDocument;
+use super::held::{HeldDocument, key, read as read_document};
+use super::refused::damaged;
+use super::reply::WriteReply;
+use crate::batch::Batch;
 use crate::catalog::collection;
+use crate::directive::DUPLICATE_KEY;
 use crate::error::ConsumerError;
 
 const COLLECTION: &str = "held";
+/// Bytes of a document's fields that the filter of its removal compares at most: a command has room
+/// for one document.
+const MOST_COMPARED: usize = 8 << 20;
 
 impl MongoSink {
+    /// Sets the stored form of the document aside that has these values, if the batch's partition
+    /// holds that document.
+    pub(super) async fn set_aside(
+        &self,
+        ns: &str,
+        taken: Document,
+        batch: &Batch<'_>,
+    ) -> Result<bool, ConsumerError> {
+        let Some(blocking) = self.holder_of(ns, &taken).await? else {
+            return Ok(false);
+        };
+        let (stored, document_id) = read_document(ns, &blocking)?;
+        let key = key(ns, document_id)?;
+        let held = self.held().get(&key).cloned();
+        let Some(held) = held.filter(|held| held.is_of(batch.topic, batch.partition)) else {
+            return Ok(false);
+        };
+        let Some(place) = held.place.filter(|_| held.aside.is_none()) else {
+            return Ok(false);
+        };
+        let note = self.note_aside(ns, held.since, &place, &blocking).await?;
+        if !self.remove_as_read(ns, stored).await? {
+            self.forget_aside(Some(&note)).await?;
+            return Ok(false);
+        }
+        if let Some(held) = self.held().get_mut(&key) {
+            held.aside = Some(note);
+        }
+        Ok(true)
+    }
+
+    /// The document that has these values, as the primary has it.
+    async fn holder_of(
+        &self,
+        ns: &str,
+        taken: &Document,
+    ) -> Result<Option<Vec<u8>>, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let find = doc! { "find": collection, "filter": taken, "limit": 1, "singleBatch": true };
+        self.persist("reading a document", || async {
+            let command = RawDocumentBuf::try_from(&find)?;
+            // A raw command goes to the primary, whatever the connection string prefers.
+            let database = self.client.database(db);
+            let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+            let Some(reply) = cursor.next().await.transpose()? else {
+                return Ok(None);
+            };
+            let first = reply.doc_slices()?.into_iter().next().transpose()?;
+            let document = first.and_then(RawBsonRef::as_document);
+            Ok(document.map(|document| document.as_bytes().to_vec()))
+        })
+        .await
+    }
+
+    /// Removes a document if it still is as it was read; returns whether it was.
+    async fn remove_as_read(
+        &self,
+        ns: &str,
+        stored: document::Document<'_>,
+    ) -> Result<bool, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let failed = |error: Malformed| damaged(ns, &error);
+        let command = removal(collection, stored).map_err(failed)?;
+        let reply = self
+            .persist("setting a document aside", || async {
+                let command = RawDocumentBuf::from_bytes(command.clone())?;
+                self.client.database(db).run_raw_command(command).await
+            })
+            .await?;
+        let reply = WriteReply::read(&reply);
+        match reply.errors.first() {
+            Some(error) => Err(ConsumerError::Refused(format!(
+                "a document of {ns} that makes room for another one cannot be removed (code {}): \
+                 {}",
+                error.code, error.text
+            ))),
+            None => Ok(reply.n > 0),
+        }
+    }
+
     fn asides(&self) -> Collection<Document> {
         collection(&self.client, COLLECTION)
     }
@@ -27,13 +118,13 @@ impl MongoSink {
         ns: &str,
         since: EntryId,
         (topic, partition, offset): &(String, i32, i64),
-        stored: &RawDocumentBuf,
+        stored: &[u8],
     ) -> Result<String, ConsumerError> {
         let group = self.catalog.group();
         let name = format!("{group}/{topic}/{partition}/{since}");
         let bytes = mongodb::bson::Binary {
             subtype: mongodb::bson::spec::BinarySubtype::Generic,
-            bytes: stored.as_bytes().to_vec(),
+            bytes: stored.to_vec(),
         };
         let note = doc! {
             "_id": &name, "group": group, "topic": topic, "partition": partition,
@@ -63,11 +154,12 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Takes up what an earlier owner of a partition has set aside.
+    /// Takes up what an earlier owner of a partition has set aside, and the indexes it suspended.
     ///
     /// # Errors
     /// When the target refuses the question.
     pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
+        self.recall_suspended(topic, partition).await?;
         let notes = self.asides();
         let filter = doc! { "group": self.catalog.group(), "topic": topic, "partition": partition };
         let found: Vec<Document> = self
@@ -88,6 +180,47 @@ impl MongoSink {
     }
 }
 
+/// Removes the document that has this `_id` and these values in its fields of the first level.
+fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, Malformed> {
+    let mut filter = Vec::new();
+    let mut fields = DocumentBuilder::start(&mut filter);
+    let mut compared = 0;
+    for field in stored.elements() {
+        let field = field?;
+        compared += field.name.len() + field.value.len();
+        let is_id = field.name == b"_id";
+        // A query takes such a name for an operator or a path, and no server compares undefined.
+        let is_askable = !field.name.is_empty()
+            && !field.name.starts_with(b"$")
+            && !field.name.contains(&b'.')
+            && field.kind != kind::UNDEFINED;
+        if is_id || (is_askable && compared <= MOST_COMPARED) {
+            let name = std::str::from_utf8(field.name).unwrap_or_default();
+            if !name.is_empty() {
+                // Without the operator a regular expression is a pattern.
+                fields.nested(name, kind::DOCUMENT, |equal| {
+                    equal.raw("$eq", field.kind, field.value);
+                });
+            }
+        }
+    }
+    fields.finish();
+    let filter = document::Document::new(&filter)?;
+    let mut out = Vec::new();
+    let mut command = DocumentBuilder::start(&mut out);
+    command.str("delete", collection);
+    command.nested("deletes", kind::ARRAY, |list| {
+        list.nested("0", kind::DOCUMENT, |statement| {
+            statement.document("q", filter).int32("limit", 1);
+        });
+    });
+    command.nested("writeConcern", kind::DOCUMENT, |concern| {
+        concern.str("w", "majority");
+    });
+    command.finish();
+    Ok(out)
+}
+
 fn read(note: &Document, topic: &str, partition: i32) -> Option<(String, HeldDocument)> {
     let since = EntryId {
         ts: note.get_str("ts").ok()?.parse().ok()?,
@@ -99,6 +232,40 @@ fn read(note: &Document, topic: &str, partition: i32) -> Option<(String, HeldDoc
         since,
         place: Some((topic.to_owned(), partition, note.get_i64("offset").ok()?)),
         aside: Some(note.get_str("_id").ok()?.to_owned()),
+        code: DUPLICATE_KEY,
     };
     Some((note.get_str("ns").ok()?.to_owned(), held))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_removed_as_it_was_read_and_a_pattern_is_a_value() {
+        let mut stored = Vec::new();
+        let mut document = DocumentBuilder::start(&mut stored);
+        document.int32("_id", 7).int32("$x", 1).int32("a.b", 1);
+        document.int32("", 1).raw("gone", kind::UNDEFINED, &[]);
+        document.raw("like", kind::REGEX, b"a\0\0").int32("k", 2);
+        document.finish();
+        let command = removal("c", document::Document::new(&stored).unwrap()).unwrap();
+        let command = document::Document::new(&command).unwrap();
+        let deletes = command.get("deletes").unwrap().unwrap();
+        let statement = deletes.document().unwrap().first().unwrap().unwrap();
+        let query = statement.document().unwrap().get("q").unwrap().unwrap();
+        let query = query.document().unwrap();
+        let mut asked = Vec::new();
+        for field in query.elements() {
+            let field = field.unwrap();
+            let equal = field.document().unwrap().get("$eq").unwrap().unwrap();
+            asked.push((field.name, equal.kind, equal.value));
+        }
+        let expected: [(&[u8], u8, &[u8]); 3] = [
+            (b"_id", kind::INT32, &[7, 0, 0, 0]),
+            (b"like", kind::REGEX, b"a\0\0"),
+            (b"k", kind::INT32, &[2, 0, 0, 0]),
+        ];
+        assert_eq!(asked, expected);
+    }
 }

@@ -210,9 +210,8 @@ impl MongoSink {
                 }
                 (after, false)
             }
-            (Directive::Replace, _) if self.make_way(ns, write, error).await? => (rest, false),
-            (Directive::Replace, _) if self.is_ordered_now(ns).await? => {
-                self.hold(ns, write).await?;
+            (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
+                self.hold(ns, write, error.code).await?;
                 // What follows of the same document goes on top of what is held.
                 let (kind, writes) = (BulkKind::Update, after.to_vec());
                 let sent = Box::pin(self.send_bulk(&Bulk { ns, kind, writes }, token)).await?;
@@ -221,7 +220,7 @@ impl MongoSink {
                 }
                 (&[][..], false)
             }
-            (Directive::Replace | Directive::Rewrite | Directive::Refuse, _) => {
+            (Directive::Replace | Directive::Hold | Directive::Rewrite | Directive::Refuse, _) => {
                 self.refuse_write(ns, write, error)?;
                 (after, false)
             }
@@ -251,18 +250,18 @@ impl MongoSink {
                         ..*write
                     });
                 }
-                (Directive::Replace, _) if self.make_way(ns, write, error).await? => {
-                    again.push(*write);
-                }
-                (Directive::Replace, _) if self.is_ordered_now(ns).await? => {
-                    self.hold(ns, write).await?;
+                (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
+                    self.hold(ns, write, error.code).await?;
                 }
                 (Directive::Retry, _) => {
                     is_busy = true;
                     again.push(*write);
                 }
                 (Directive::Skip, _) => {}
-                (Directive::Replace | Directive::Rewrite | Directive::Refuse, _) => {
+                (
+                    Directive::Replace | Directive::Hold | Directive::Rewrite | Directive::Refuse,
+                    _,
+                ) => {
                     self.refuse_write(ns, write, error)?;
                 }
                 (Directive::Stop, _) => {
@@ -289,6 +288,12 @@ impl MongoSink {
             rest: &[],
             pause: false,
         }))
+    }
+
+    /// Whether a document that an index refused may pass later: a duplicate key only where the
+    /// collection has a unique index, by which its order is kept.
+    async fn may_pass(&self, ns: &str, error: &WriteError) -> Result<bool, ConsumerError> {
+        Ok(error.code != DUPLICATE_KEY || self.is_ordered_now(ns).await?)
     }
 
     fn refuse_write(

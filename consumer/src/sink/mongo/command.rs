@@ -158,13 +158,13 @@ impl MongoSink {
         };
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let barrier = Barrier::read(&entry).map_err(|error| fault(PlanFault::Malformed(error)))?;
-        let waited = barrier.is_some();
+        let waited = barrier.as_ref().map(|barrier| !barrier.passable);
         let at = Circumstances {
             collection,
             ordered: barrier.is_some_and(|barrier| barrier.ordered),
         };
         let translated = translate(&entry, at).map_err(fault)?;
-        if translated.action == Action::Nothing && !waited {
+        if translated.action == Action::Nothing && waited.is_none() {
             return Ok(Applied::Done);
         }
         let mut note = Note::new(Ran {
@@ -174,7 +174,12 @@ impl MongoSink {
             change: change(&command.located, &translated.action),
         });
         note.withheld.clone_from(&translated.withheld);
-        note.unique.clone_from(&translated.unique);
+        note.limiting.clone_from(&translated.limiting);
+        if ends_a_stretch(waited, &note.ran.change)
+            && self.restore_of(&ns, token).await? == Applied::Abandoned
+        {
+            return Ok(Applied::Abandoned);
+        }
         // What ends or moves a collection cannot be left out: see `dead_letter`.
         let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
         let buries = leaves_out && self.buries(Reason::Command);
@@ -360,6 +365,13 @@ impl MongoSink {
             ))),
         }
     }
+}
+
+/// Whether a command that has not run proves that the target is not ahead of it, and leaves a
+/// collection there whose suspended indexes are to be built again. `waited` says whether all
+/// partitions wait for the command; a command of an older producer may have no barrier.
+fn ends_a_stretch(waited: Option<bool>, change: &Change) -> bool {
+    waited == Some(true) && !matches!(change, Change::Created | Change::Dropped)
 }
 
 /// A command with the wish to be acknowledged by a majority of the target.

@@ -1,33 +1,35 @@
-//! Documents that a unique index of the target refuses for now.
+//! Documents that an index of the target refuses for now.
 //!
-//! In a collection that is written in order this happens only where a stretch is applied again:
-//! the target is ahead, and some other document has the value already. Such a document is held
-//! here; its later entries are applied to what is held, and that is tried again after each batch.
-//! What is held last is the document's final state, which no other final state refuses. Offsets
-//! stay before the first entry that is held; so where a barrier comes it stops, or becomes a dead
+//! This happens where a stretch is applied again: the target is ahead, and another document has the
+//! value already, or the index did not exist yet when the entry was written. Such a document is
+//! held here. Its later entries are applied to the held form, which is tried again after each
+//! batch: the final state of a document is refused by no index. Offsets stay before the first entry
+//! that is held.
+//!
+//! An index that is younger than what it refuses makes way ([`super::suspended`]). So does any
+//! index at a command that ran already, because that command proves that the target is ahead. At a
+//! command that has not run, a document that is still held stops the replay or becomes a dead
 //! letter.
 //!
-//! Two held documents may each need what the stored form of the other has. Then one of those,
-//! which is out of date in any case, is set aside: kept in `oplog_relay.held`, and removed.
-
-use std::future::IntoFuture;
+//! Two held documents may each need what the stored form of the other has. Then one of the stored
+//! forms, which is out of date in any case, is set aside ([`super::aside`]).
 
 use futures_util::StreamExt;
-use mongodb::bson::{Bson as Value, Document as Bson, RawBson, RawBsonRef, RawDocumentBuf, doc};
+use mongodb::bson::{RawBsonRef, RawDocumentBuf};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::error_code;
 use rustc_hash::FxHashMap;
 
 use super::MongoSink;
 use super::find::{Fields, ReadLevel, find_command};
 use super::refused::damaged;
 use super::reply::WriteError;
+use super::suspended::MakingWay;
 use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::dead_letter::Reason;
-use crate::directive::DUPLICATE_KEY;
+use crate::directive::{Directive, rule_for};
 use crate::error::ConsumerError;
 use crate::plan::{Action, BulkKind, Write, rewritten, zero_timestamps};
 use crate::sink::Applied;
@@ -50,13 +52,15 @@ pub(super) struct HeldDocument {
     pub(super) place: Option<(String, i32, i64)>,
     /// Name of the note of its stored form, if that was set aside.
     pub(super) aside: Option<String>,
+    /// The server's code when it was refused last.
+    pub(super) code: i32,
 }
 
 /// How a held document fared.
 enum Tried {
     Passed,
-    /// What another document has, where the server says.
-    Refused(Option<Bson>),
+    /// An index still refuses it.
+    Refused(WriteError),
     Abandoned,
 }
 
@@ -65,7 +69,7 @@ pub(super) type Key = (String, Vec<u8>);
 pub(super) type Held = FxHashMap<Key, HeldDocument>;
 
 impl HeldDocument {
-    fn is_of(&self, topic: &str, partition: i32) -> bool {
+    pub(super) fn is_of(&self, topic: &str, partition: i32) -> bool {
         matches!(&self.place, Some((name, number, _)) if name == topic && *number == partition)
     }
 
@@ -96,6 +100,7 @@ impl MongoSink {
     /// Forgets what is held for a partition: it was taken away, and its next owner reads it again.
     pub fn forget_held(&self, topic: &str, partition: i32) {
         self.held().retain(|_, held| !held.is_of(topic, partition));
+        self.forget_suspended(topic, partition);
     }
 
     /// What is held for a partition.
@@ -107,7 +112,12 @@ impl MongoSink {
     }
 
     /// Holds the document of a write that an index refused, as the write would have left it.
-    pub(super) async fn hold(&self, ns: &str, write: &Write<'_>) -> Result<(), ConsumerError> {
+    pub(super) async fn hold(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+        code: i32,
+    ) -> Result<(), ConsumerError> {
         let document = match write.action {
             Action::Insert(document) | Action::Replace(document) | Action::Rewritten(document) => {
                 document.as_bytes().to_vec()
@@ -130,7 +140,7 @@ impl MongoSink {
             }
         };
         let key = key(ns, write.document_id)?;
-        tracing::debug!(ns, entry = %write.id, "holding a document that a unique index refuses");
+        tracing::debug!(ns, entry = %write.id, code, "holding a document that an index of the target refuses");
         self.metrics.held_documents.inc();
         let mut held = self.held();
         let before = held.get(&key);
@@ -145,53 +155,27 @@ impl MongoSink {
                 since,
                 place,
                 aside,
+                code,
             },
         );
-        let bytes: usize = held.values().map(|held| held.document.len()).sum();
-        if bytes > MOST_BYTES {
-            return Err(ConsumerError::Refused(format!(
-                "{} documents wait because unique indexes of the target refuse them, the last of \
-                 {ns} (entry {}): {UNRESOLVED}",
-                held.len(),
-                write.id
-            )));
-        }
         Ok(())
     }
 
-    /// Takes away the unique index that refuses a write, if it was made by a command after the
-    /// write's entry: the stretch that is applied again did not have it yet. The command is to run
-    /// again at its place.
-    pub(super) async fn make_way(
-        &self,
-        ns: &str,
-        write: &Write<'_>,
-        error: &WriteError,
-    ) -> Result<bool, ConsumerError> {
-        let Some(index) = index_of(&error.text) else {
-            return Ok(false);
-        };
-        let maker = self
-            .persist("reading the catalog", || {
-                self.catalog.maker_of(ns, index, write.id)
-            })
-            .await?;
-        let Some((source, id)) = maker else {
-            return Ok(false);
-        };
-        tracing::info!(ns, index, command = %id, "taking a unique index away until its command comes again");
-        self.persist("taking back a note", || self.catalog.take_back(&source, id))
-            .await?;
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        let command = doc! { "dropIndexes": collection, "index": index };
-        self.persist("dropping an index", || async {
-            match self.client.database(db).run_command(command.clone()).await {
-                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
-                dropped => dropped.map(drop),
-            }
-        })
-        .await?;
-        Ok(true)
+    /// Fails when too much is held.
+    fn check_held_bytes(&self) -> Result<(), ConsumerError> {
+        let held = self.held();
+        let bytes: usize = held.values().map(|held| held.document.len()).sum();
+        let last = held.iter().max_by_key(|(_, held)| held.id);
+        match last {
+            Some(((ns, _), last)) if bytes > MOST_BYTES => Err(ConsumerError::Refused(format!(
+                "{} documents wait because indexes of the target refuse them, the last of {ns} \
+                 (entry {}, code {}): {UNRESOLVED}",
+                held.len(),
+                last.id,
+                last.code
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Holds a document that an earlier owner of its partition has set aside.
@@ -206,6 +190,7 @@ impl MongoSink {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let ids = std::iter::once(write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
+        // A raw command goes to the primary, whatever the connection string prefers.
         self.persist("reading a document", || async {
             let command = RawDocumentBuf::from_bytes(command.clone())?;
             let database = self.client.database(db);
@@ -268,10 +253,12 @@ impl MongoSink {
         !held.is_empty() && held.keys().any(|(name, _)| name == ns)
     }
 
-    /// Tries what is held for a batch's partition again, until nothing more passes.
+    /// Tries what is held for a batch's partition again, until nothing more passes. Indexes make way
+    /// as `making_way` says.
     pub(super) async fn try_held(
         &self,
         batch: &Batch<'_>,
+        making_way: MakingWay,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         self.note_places(batch);
@@ -290,20 +277,27 @@ impl MongoSink {
                         self.metrics.released_documents.inc();
                         progress = true;
                     }
-                    Tried::Refused(taken) => refused.extend(taken.map(|taken| (&key.0, taken))),
+                    Tried::Refused(error) => {
+                        // A younger index goes at once: it would refuse the others too.
+                        if self.make_way(&key.0, held, &error, making_way).await? {
+                            progress = true;
+                            break;
+                        }
+                        refused.push((&key.0, error));
+                    }
                     Tried::Abandoned => return Ok(Applied::Abandoned),
                 }
             }
-            if progress {
-                continue;
-            }
-            for (ns, taken) in refused {
-                if token.is_valid() && self.set_aside(ns, taken).await? {
-                    progress = true;
+            for (ns, error) in refused {
+                if progress || !token.is_valid() {
                     break;
+                }
+                if let Some(taken) = error.key {
+                    progress = self.set_aside(ns, taken, batch).await?;
                 }
             }
             if !progress {
+                self.check_held_bytes()?;
                 return Ok(Applied::Done);
             }
         }
@@ -325,8 +319,8 @@ impl MongoSink {
         loop {
             if let Ok(reply) = self.run(ns, BulkKind::Update, one).await? {
                 match reply.errors.first() {
-                    Some(error) if error.code == DUPLICATE_KEY => {
-                        return Ok(Tried::Refused(error.key.clone()));
+                    Some(error) if is_of_index(error) => {
+                        return Ok(Tried::Refused(error.clone()));
                     }
                     None if reply.concern.is_none() => break,
                     Some(_) | None => {}
@@ -358,39 +352,6 @@ impl MongoSink {
         }
     }
 
-    /// Sets the stored form of the document aside that has these values, if it is a held one.
-    async fn set_aside(&self, ns: &str, taken: Bson) -> Result<bool, ConsumerError> {
-        let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
-        let stored = self.client.database(db).collection::<RawDocumentBuf>(name);
-        let blocking = self
-            .persist("reading a document", || {
-                stored.find_one(taken.clone()).into_future()
-            })
-            .await?;
-        let Some(blocking) = blocking else {
-            return Ok(false);
-        };
-        let (_, document_id) = read(ns, blocking.as_bytes())?;
-        let key = key(ns, document_id)?;
-        let Some(held) = self.held().get(&key).cloned() else {
-            return Ok(false);
-        };
-        let Some(place) = held.place.filter(|_| held.aside.is_none()) else {
-            return Ok(false);
-        };
-        let note = self.note_aside(ns, held.since, &place, &blocking).await?;
-        let id = blocking.get("_id").ok().flatten().map(RawBson::from);
-        let filter = doc! { "_id": id.and_then(|id| id.try_into().ok()).unwrap_or(Value::Null) };
-        self.persist("setting a document aside", || {
-            stored.delete_one(filter.clone()).into_future()
-        })
-        .await?;
-        if let Some(held) = self.held().get_mut(&key) {
-            held.aside = Some(note);
-        }
-        Ok(true)
-    }
-
     /// Notes where the entries stand that were held while a batch was applied.
     pub(super) fn note_places(&self, batch: &Batch<'_>) {
         for held in self.held().values_mut().filter(|held| held.place.is_none()) {
@@ -404,27 +365,29 @@ impl MongoSink {
     }
 }
 
-/// The index that a server's message of a duplicate key names.
-fn index_of(text: &str) -> Option<&str> {
-    let (_, rest) = text.split_once("index: ")?;
-    let (name, _) = rest.split_once(" dup key")?;
-    // Servers before 3.6 name it with its collection.
-    Some(name.rsplit_once(".$").map_or(name, |(_, name)| name))
+/// Whether an index refused the document.
+fn is_of_index(error: &WriteError) -> bool {
+    let directive = rule_for(error.code).directive;
+    matches!(directive, Directive::Replace | Directive::Hold)
 }
 
 /// What to do about documents that a barrier finds still held.
-pub const UNRESOLVED: &str = "documents of the target have values that these need. If a \
-    reset is being replayed, drop the unique index on the target until the replay has caught up; \
-    otherwise the target has documents of its own: run verify";
+pub const UNRESOLVED: &str = "another document of the target has the value of a unique index, or \
+    the index cannot take what the document has. If a reset is being replayed, drop that index on \
+    the target until the replay has caught up; otherwise the target has documents or indexes of \
+    its own: run verify";
 
-fn key(ns: &str, document_id: Element<'_>) -> Result<(String, Vec<u8>), ConsumerError> {
+pub(super) fn key(ns: &str, document_id: Element<'_>) -> Result<(String, Vec<u8>), ConsumerError> {
     let mut identity = Vec::new();
     write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
     Ok((ns.to_owned(), identity))
 }
 
 /// A stored or held document and its `_id`.
-fn read<'d>(ns: &str, bytes: &'d [u8]) -> Result<(Document<'d>, Element<'d>), ConsumerError> {
+pub(super) fn read<'d>(
+    ns: &str,
+    bytes: &'d [u8],
+) -> Result<(Document<'d>, Element<'d>), ConsumerError> {
     let failed = |error: Malformed| damaged(ns, &error);
     let document = Document::new(bytes).map_err(failed)?;
     let document_id = document.get("_id").map_err(failed)?;
@@ -436,20 +399,4 @@ fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, Consum
     let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
     rewritten(stored, [write])
         .map_err(|error| ConsumerError::Refused(format!("in {ns}: {error}: {}", error.error)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_index_is_known_by_the_message() {
-        let text = "E11000 duplicate key error collection: s.a index: k_1 dup key: { k: 1 }";
-        assert_eq!(index_of(text), Some("k_1"));
-        assert_eq!(
-            index_of("E11000 … index: s.a.$k_1 dup key: { : 1 }"),
-            Some("k_1")
-        );
-        assert_eq!(index_of("duplicate"), None);
-    }
 }

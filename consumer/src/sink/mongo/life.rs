@@ -106,6 +106,8 @@ impl MongoSink {
             if self.has_run(source, ran.id).await? {
                 return Ok(Applied::Done);
             }
+            let ns = format!("{db}.{collection}");
+            self.end_suspensions_of(&ns).await?;
             if standing == Standing::Nothing {
                 return Ok(done_with(token));
             }
@@ -165,6 +167,9 @@ impl MongoSink {
             let from_ns = format!("{}.{}", from.0, from.1);
             let command = doc! { "renameCollection": from_ns, "to": to, "dropTarget": drop_target };
             let command = self.naming(command, life);
+            if drop_target {
+                self.end_suspensions_of(to).await?;
+            }
             let sent = self.run_unless_mismatched("admin", &command, ran, token);
             if let Some(applied) = sent.await? {
                 return Ok(applied);

@@ -3,7 +3,7 @@
 //! Inserts are optimistic: a document that is there is replaced, which is what the insert means
 //! when a stretch is replayed (and left alone if it is the same). An update that no command can
 //! say, or that a command cannot apply to the stored document, is a rewrite: read, change, replace.
-//! What a unique index refuses while a stretch is applied again is held until it passes.
+//! What an index refuses while a stretch is applied again is held until it passes.
 //!
 //! While the target cannot be reached a write is repeated for ever, with growing pauses; what the
 //! target refuses for good ends the program (the directives).
@@ -23,6 +23,7 @@ mod refused;
 mod reply;
 mod rewrite;
 mod routing;
+mod suspended;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,8 @@ use crate::status::Readiness;
 use held::Held;
 pub use held::UNRESOLVED;
 use limits::Limits;
+pub use suspended::suspended_indexes;
+use suspended::{MakingWay, SuspendedIndex};
 
 /// First and longest pause before a write is sent again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -70,6 +73,7 @@ pub struct MongoSink {
     takes_uuids: bool,
     known_order: Mutex<ordered::Known>,
     held: Mutex<Held>,
+    suspended: Mutex<Vec<SuspendedIndex>>,
     /// What is to become dead letters when its batch is done.
     refused: Mutex<Vec<Refusal>>,
     dead_letter: Reasons,
@@ -199,6 +203,7 @@ impl MongoSink {
             takes_uuids,
             known_order: Mutex::default(),
             held: Mutex::default(),
+            suspended: Mutex::default(),
             refused: Mutex::default(),
             dead_letter: settings.dead_letter,
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
@@ -254,10 +259,32 @@ impl MongoSink {
                 return Ok(Applied::Abandoned);
             }
         }
-        if self.held().is_empty() {
-            return Ok(Applied::Done);
+        if !self.held().is_empty()
+            && self.try_held(batch, MakingWay::Younger, token).await? == Applied::Abandoned
+        {
+            return Ok(Applied::Abandoned);
         }
-        Ok(self.try_held(batch, token).await?)
+        match batch.entries.last() {
+            Some(last) => {
+                let applied = Some(last.id.ts.seconds);
+                let restored = self.restore_due(batch.topic, batch.partition, applied, token);
+                Ok(restored.await?)
+            }
+            None => Ok(Applied::Done),
+        }
+    }
+
+    /// Lets all indexes make way that refuse what a partition holds: a command that comes now has run
+    /// already, so the target is ahead.
+    ///
+    /// # Errors
+    /// When the target refuses a question.
+    pub async fn release_held(
+        &self,
+        batch: &Batch<'_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        self.try_held(batch, MakingWay::All, token).await
     }
 
     /// Nothing can be left half done under these two locks.

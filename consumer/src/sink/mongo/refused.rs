@@ -16,7 +16,6 @@ use super::held::{HeldDocument, UNRESOLVED};
 use crate::batch::{Batch, Located};
 use crate::catalog::{Change, Note};
 use crate::dead_letter::Reason;
-use crate::directive::DUPLICATE_KEY;
 use crate::error::ConsumerError;
 use crate::plan::{Action, Write};
 use crate::sink::Refusal;
@@ -112,7 +111,7 @@ impl MongoSink {
         let held = self.held_of(topic, partition).into_iter();
         held.map(|((ns, _), held)| {
             let text = format!(
-                "the document of {ns} waits since entry {} because a unique index of the target \
+                "the document of {ns} waits since entry {} because an index of the target \
                  refuses it, and a command or the end came; the value is the document as the entries up to {} \
                  made it: {UNRESOLVED}",
                 held.since, held.id
@@ -120,7 +119,7 @@ impl MongoSink {
             Ok(Refusal {
                 id: held.id,
                 reason: Reason::Write,
-                code: Some(DUPLICATE_KEY),
+                code: Some(held.code),
                 text,
                 whole: Some(held.entry(&ns)?),
                 place: held.place,

@@ -47,6 +47,9 @@ impl MongoSink {
                 return Ok(Applied::Abandoned);
             }
             if let Resolved::Live(ns) = lives.resolve(ns, id, *ui) {
+                if self.restore_of(ns, token).await? == Applied::Abandoned {
+                    return Ok(Applied::Abandoned);
+                }
                 self.make_plain(ns, id).await?;
             }
         }
@@ -59,8 +62,11 @@ impl MongoSink {
     /// Makes a collection's unique indexes plain ones.
     async fn make_plain(&self, ns: &str, id: EntryId) -> Result<(), ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        for index in self.unique_indexes(db, collection).await? {
+        for index in self.indexes_of(ns).await? {
             let name = index.get_str("name").unwrap_or_default();
+            if name == "_id_" || !is_set(&index, "unique") {
+                continue;
+            }
             tracing::warn!(
                 ns,
                 index = %index,
@@ -88,34 +94,5 @@ impl MongoSink {
             }
         })
         .await
-    }
-
-    async fn unique_indexes(
-        &self,
-        db: &str,
-        collection: &str,
-    ) -> Result<Vec<Document>, ConsumerError> {
-        let list = doc! { "listIndexes": collection };
-        // A collection has 64 indexes at most, fewer than a first batch holds.
-        let reply = self
-            .persist("listing indexes", || async {
-                match self.client.database(db).run_command(list.clone()).await {
-                    Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
-                        Ok(Document::new())
-                    }
-                    reply => reply,
-                }
-            })
-            .await?;
-        let batch = reply.get_document("cursor").ok();
-        let batch = batch.and_then(|cursor| cursor.get_array("firstBatch").ok());
-        let found = batch
-            .into_iter()
-            .flatten()
-            .filter_map(|it| it.as_document());
-        let is_unique = |index: &&Document| {
-            is_set(index, "unique") && index.get_str("name").ok() != Some("_id_")
-        };
-        Ok(found.filter(is_unique).cloned().collect())
     }
 }

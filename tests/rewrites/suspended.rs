@@ -1,0 +1,291 @@
+//! Indexes that refuse documents of a stretch that is applied again.
+
+use anyhow::{Result, ensure};
+use oplog_consumer::batch::Batch;
+use oplog_consumer::sink::Applied;
+use oplog_consumer::sink::mongo::suspended_indexes;
+use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_tests::model::{Model, Version};
+
+use super::{NS, Scene};
+
+const UNIQUE: (&str, i32, &str) = (
+    "b",
+    0,
+    r#"{"createIndexes":"c","v":2,"key":{"k":1},"name":"k_1","unique":true}"#,
+);
+const SPHERE: (&str, i32, &str) = (
+    "c",
+    0,
+    r#"{"createIndexes":"c","v":2,"key":{"place":"2dsphere"},"name":"place_2dsphere"}"#,
+);
+const HERE: &str = r#"{"type":"Point","coordinates":[7.5,47]}"#;
+
+const NOTHING: Batch<'static> = Batch {
+    topic: "t",
+    partition: 0,
+    source: "rs0",
+    entries: &[],
+};
+
+/// The names of the collection's indexes.
+fn indexes(scene: &Scene) -> Vec<String> {
+    let collections = scene.server.model().collections();
+    let here = collections.get("db").into_iter().flatten();
+    let here = here.filter(|described| described.get_str("name").ok() == Some("c"));
+    let indexes = here.filter_map(|described| described.get_array("indexes").ok());
+    let specs = indexes.flatten().filter_map(|index| index.as_document());
+    let names = specs.filter_map(|spec| spec.get_str("name").ok().map(str::to_owned));
+    names.filter(|name| name != "_id_").collect()
+}
+
+fn notes(scene: &Scene) -> usize {
+    let state = scene.server.model().state();
+    let notes = state.get(&format!("{CATALOG_DB}.suspended_indexes"));
+    notes.map_or(0, Vec::len)
+}
+
+/// Applies each entry in a batch of its own: what is held in between is tried again.
+async fn one_by_one(scene: &Scene, log: &[(&str, i32, &str)]) -> Result<()> {
+    for entry in log {
+        scene.done(std::slice::from_ref(entry)).await?;
+    }
+    Ok(())
+}
+
+/// When the index is made, one document has the value that another one gets later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_built_again_when_the_stretch_is_over() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    let log = [
+        ("i", 1, r#"{"_id":1,"k":1}"#),
+        ("i", 2, r#"{"_id":2,"k":1}"#),
+        ("d", 1, r#"{"_id":1}"#),
+        UNIQUE,
+        ("d", 2, r#"{"_id":2}"#),
+        ("i", 3, r#"{"_id":3,"k":1}"#),
+    ];
+    scene.done(&log).await?;
+    ensure!(indexes(&scene) == ["k_1"]);
+
+    scene.rewind(0);
+    one_by_one(&scene, &log).await?;
+    ensure!(scene.held()? == [r#"{"_id":3,"k":1}"#]);
+    ensure!(indexes(&scene).is_empty() && notes(&scene) == 1);
+    ensure!(scene.sink.has_suspended("t", 0) && !scene.sink.has_suspended("t", 1));
+    let told = suspended_indexes(scene.sink.client(), "g").await?;
+    ensure!(told == ["db.c index k_1"], "{told:?}");
+    // Its owner is killed; the next one has nothing to apply.
+    let Scene { server, .. } = scene;
+    let scene = Scene::on(server, &["--unmatched", "stop"]).await?;
+    scene.sink.recall_held("t", 0).await?;
+    let restored = scene.sink.restore_due("t", 0, None, &scene.token).await?;
+    ensure!(restored == Applied::Done);
+    ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 0);
+    ensure!(!scene.sink.has_suspended("t", 0));
+    Ok(())
+}
+
+/// A member is killed after its note and before the index was dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_whose_index_was_never_dropped_is_harmless() -> Result<()> {
+    const ILLEGAL: i32 = 20;
+    let scene = Scene::new("stop").await?;
+    let log = [
+        ("i", 1, r#"{"_id":1,"k":1}"#),
+        ("d", 1, r#"{"_id":1}"#),
+        UNIQUE,
+        ("i", 2, r#"{"_id":2,"k":1}"#),
+    ];
+    scene.done(&log).await?;
+    scene.rewind(0);
+    scene.server.fail_next("dropIndexes", ILLEGAL);
+    let refused = scene.refused(&log[..1]).await?;
+    ensure!(refused.contains("dropping an index"), "{refused}");
+    ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 1);
+
+    let Scene { server, .. } = scene;
+    let scene = Scene::on(server, &["--unmatched", "stop"]).await?;
+    scene.sink.recall_held("t", 0).await?;
+    one_by_one(&scene, &log).await?;
+    ensure!(indexes(&scene).is_empty(), "{:?}", indexes(&scene));
+    scene.sink.restore_suspended().await?;
+    ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 0);
+    ensure!(scene.held()? == [r#"{"_id":2,"k":1}"#]);
+    Ok(())
+}
+
+/// The index is older than the stretch, and the value is used again behind a command that ran.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_passes_a_command_that_ran_and_a_new_one_finds_the_index() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    let create = ("b", 0, r#"{"create":"c"}"#);
+    let change = ("b", 0, r#"{"collMod":"c","validationLevel":"off"}"#);
+    let log = [
+        create,
+        UNIQUE,
+        ("i", 1, r#"{"_id":1,"k":1}"#),
+        change,
+        ("d", 1, r#"{"_id":1}"#),
+        ("i", 2, r#"{"_id":2,"k":1}"#),
+    ];
+    scene.done(&log).await?;
+    scene.rewind(2);
+    scene.done(&log[2..3]).await?;
+    ensure!(scene.sink.held_since("t", 0) == Some(0));
+    ensure!(indexes(&scene) == ["k_1"], "it is older: it stays for now");
+    // The worker comes to the command.
+    let released = scene.sink.release_held(&NOTHING, &scene.token).await?;
+    ensure!(released == Applied::Done && scene.sink.held_since("t", 0).is_none());
+    ensure!(indexes(&scene).is_empty() && notes(&scene) == 1);
+    scene.done(&log[3..]).await?;
+    ensure!(scene.held()? == [r#"{"_id":2,"k":1}"#]);
+    // A command that has not run: the target is ahead no longer.
+    let hide = r#"{"collMod":"c","index":{"name":"k_1","hidden":true}}"#;
+    scene.done(&[("b", 0, hide)]).await?;
+    ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 0);
+    let text = format!("{:?}", scene.server.model().collections()["db"]);
+    ensure!(text.contains("hidden"), "{text}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_cannot_be_built_again_stops_at_the_end_and_names_the_way_on() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    let log = [
+        ("i", 1, r#"{"_id":1,"k":1}"#),
+        ("d", 1, r#"{"_id":1}"#),
+        UNIQUE,
+        ("i", 2, r#"{"_id":2,"k":1}"#),
+    ];
+    scene.done(&log).await?;
+    scene.rewind(0);
+    one_by_one(&scene, &log).await?;
+    scene.on_target(r#"{"insert":"c","documents":[{"_id":99,"k":1}]}"#)?;
+    // Other partitions may still be on their way: it is tried again later.
+    let restored = scene.sink.restore_due("t", 0, None, &scene.token).await?;
+    ensure!(restored == Applied::Done && notes(&scene) == 1);
+    let error = scene.sink.restore_suspended().await.err();
+    let text = error.map(|error| error.to_string()).unwrap_or_default();
+    ensure!(
+        text.contains("k_1") && text.contains("suspended_indexes"),
+        "{text}"
+    );
+    // A collection that ends takes its suspended indexes with it.
+    scene.done(&[("b", 0, r#"{"drop":"c"}"#)]).await?;
+    ensure!(notes(&scene) == 0);
+    scene.sink.restore_suspended().await?;
+    ensure!(!scene.server.model().state().contains_key(NS));
+    Ok(())
+}
+
+/// The document is corrected before the index is made at the source.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_an_index_cannot_take_waits_for_its_correction() -> Result<()> {
+    for (index, bad, set, code) in [
+        (
+            r#""place":"2dsphere""#,
+            r#""place":{"type":"Point"}"#,
+            HERE,
+            16755,
+        ),
+        (r#""place":"2d""#, r#""place":["a","b"]"#, "[1,2]", 16804),
+        (r#""place":"hashed""#, r#""place":[1]"#, "1", 16766),
+        (r#""place":1,"b":1"#, r#""place":[1],"b":[1]"#, "1", 171),
+        (r#""place.0":1"#, r#""place":[1,{"0":1}]"#, "[1]", 16746),
+        (r#""text":"text""#, r#""language":1,"place":0"#, "1", 17261),
+    ] {
+        let scene = Scene::of(Model::of(Version::V5_0), "stop").await?;
+        let index =
+            format!(r#"{{"createIndexes":"c","indexes":[{{"key":{{{index}}},"name":"i"}}]}}"#);
+        scene.on_target(&index)?;
+        let inserted = format!(r#"{{"_id":1,{bad}}}"#);
+        scene
+            .done(&[("i", 1, &inserted), ("i", 2, r#"{"_id":2}"#)])
+            .await?;
+        ensure!(
+            scene.held()? == [r#"{"_id":2}"#],
+            "{code}: {:?}",
+            scene.held()?
+        );
+        ensure!(scene.sink.held_since("t", 0) == Some(0), "{code}");
+        let correction = if code == 17261 {
+            r#"{"$v":1,"$set":{"language":"en"}}"#.to_owned()
+        } else {
+            format!(r#"{{"$v":1,"$set":{{"place":{set}}}}}"#)
+        };
+        scene.done(&[("u", 1, &correction)]).await?;
+        ensure!(scene.sink.held_since("t", 0).is_none(), "{code}");
+        ensure!(scene.held()?.len() == 2, "{code}: {:?}", scene.held()?);
+        // The same by an update of a document that is there.
+        let update = format!(r#"{{"$v":1,"$set":{{{bad}}}}}"#);
+        scene.done(&[("u", 2, &update)]).await?;
+        ensure!(scene.sink.held_since("t", 0) == Some(0), "{code}");
+        scene.done(&[("u", 2, r#"{"_id":2}"#)]).await?;
+        ensure!(scene.sink.held_since("t", 0).is_none(), "{code}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_makes_way_for_a_document_that_is_older_than_it() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    let corrected = format!(r#"{{"$v":1,"$set":{{"place":{HERE}}}}}"#);
+    let log = [
+        ("i", 1, r#"{"_id":1,"place":"nowhere"}"#),
+        ("i", 2, r#"{"_id":2}"#),
+        ("u", 1, &corrected),
+        SPHERE,
+        ("d", 2, r#"{"_id":2}"#),
+    ];
+    scene.done(&log).await?;
+    ensure!(indexes(&scene) == ["place_2dsphere"]);
+    scene.rewind(0);
+    scene.done(&log[..1]).await?;
+    ensure!(
+        scene.sink.held_since("t", 0).is_none(),
+        "it is written as it was"
+    );
+    ensure!(indexes(&scene).is_empty());
+    scene.done(&log[1..]).await?;
+    scene.sink.restore_suspended().await?;
+    ensure!(indexes(&scene) == ["place_2dsphere"]);
+    ensure!(
+        scene.held()? == [format!(r#"{{"_id":1,"place":{HERE}}}"#)],
+        "{:?}",
+        scene.held()?
+    );
+    Ok(())
+}
+
+/// A document of another partition, or one that was written since it was read, stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_document_of_the_same_partition_is_set_aside() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+    )?;
+    let documents = r#"[{"_id":1,"k":1},{"_id":2,"k":2},{"_id":3,"k":3}]"#;
+    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
+    // The second document is held for another partition.
+    let update = ("u", 2, r#"{"$v":1,"$set":{"k":3}}"#);
+    scene.done_in(1, &[update]).await?;
+    ensure!(scene.sink.held_since("t", 1) == Some(0));
+    scene
+        .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
+        .await?;
+    let left = [
+        r#"{"_id":1,"k":1}"#,
+        r#"{"_id":2,"k":2}"#,
+        r#"{"_id":3,"k":3}"#,
+    ];
+    ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    // Its own partition may do it.
+    scene.sink.forget_held("t", 0);
+    scene
+        .done_in(1, &[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
+        .await?;
+    let left = [r#"{"_id":1,"k":2}"#, r#"{"_id":3,"k":3}"#];
+    ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    Ok(())
+}
