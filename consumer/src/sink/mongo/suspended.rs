@@ -359,6 +359,16 @@ impl MongoSink {
     /// Forgets the suspended indexes of a collection that has ended.
     pub(super) async fn end_suspensions_of(&self, ns: &str) -> Result<(), ConsumerError> {
         let filter = doc! { "group": self.catalog.group(), "ns": ns };
+        // Mostly there is none, and a look costs less than a write that a majority acknowledges.
+        let notes = self.suspended_notes();
+        let found = self
+            .persist("reading suspended indexes", || async {
+                notes.find_one(filter.clone()).await
+            })
+            .await?;
+        if found.is_none() {
+            return Ok(());
+        }
         self.end_suspension(filter).await
     }
 
