@@ -258,6 +258,43 @@ async fn an_index_makes_way_for_a_document_that_is_older_than_it() -> Result<()>
     Ok(())
 }
 
+/// The first refusal of a batch is followed by many more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_batch_may_be_refused() -> Result<()> {
+    const DOCUMENTS: i32 = 400;
+    let scene = Scene::new("stop").await?;
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"place":"2dsphere"},"name":"i"}]}"#,
+    )?;
+    let whole: Vec<String> = (0..DOCUMENTS)
+        .map(|id| format!(r#"{{"_id":{id},"place":"nowhere"}}"#))
+        .collect();
+    let inserts: Vec<_> = (0..)
+        .zip(&whole)
+        .map(|(id, o)| ("i", id, o.as_str()))
+        .collect();
+    scene.done(&inserts).await?;
+    ensure!(scene.sink.held_since("t", 0) == Some(0) && scene.held()?.is_empty());
+    let corrected = format!(r#"{{"$v":1,"$set":{{"place":{HERE}}}}}"#);
+    let updates: Vec<_> = (0..DOCUMENTS)
+        .map(|id| ("u", id, corrected.as_str()))
+        .collect();
+    scene.done(&updates).await?;
+    ensure!(scene.sink.held_since("t", 0).is_none());
+    // The same as updates of documents that are there, which are sent in order.
+    let damaged = r#"{"$v":1,"$set":{"place":"nowhere"}}"#;
+    let updates: Vec<_> = (0..DOCUMENTS).map(|id| ("u", id, damaged)).collect();
+    scene.done(&updates).await?;
+    ensure!(scene.sink.held_since("t", 0) == Some(0));
+    let updates: Vec<_> = (0..DOCUMENTS)
+        .map(|id| ("u", id, corrected.as_str()))
+        .collect();
+    scene.done(&updates).await?;
+    ensure!(scene.held()?.len() == usize::try_from(DOCUMENTS)?);
+    ensure!(scene.sink.held_since("t", 0).is_none());
+    Ok(())
+}
+
 /// A document of another partition, or one that was written since it was read, stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_document_of_the_same_partition_is_set_aside() -> Result<()> {

@@ -34,6 +34,8 @@ const NO_BYPASS: [i32; 5] = [UNAUTHORIZED, 9, 72, 238, 40415];
 enum Next<'w, 'a> {
     /// Go on with these, after a pause or at once.
     Go { rest: &'w [Write<'a>], pause: bool },
+    /// Go on with these; what they do to held documents goes on top of what is held.
+    GoBesideHeld(&'w [Write<'a>]),
     /// Send the halves one after the other.
     Halve,
 }
@@ -69,6 +71,7 @@ impl MongoSink {
         writes: &[Write<'_>],
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
+        let mut others;
         let mut rest = writes;
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut failures = 0;
@@ -101,6 +104,13 @@ impl MongoSink {
                         }
                     }
                     return Ok(Applied::Done);
+                }
+                Some(Next::GoBesideHeld(after)) => {
+                    // Not by sending them here: each of them may be refused.
+                    others = self.without_held(ns, after).await?;
+                    rest = &others;
+                    backoff.reset();
+                    failures = 0;
                 }
                 Some(Next::Go { rest: left, pause }) => {
                     if left.len() < rest.len() {
@@ -212,13 +222,7 @@ impl MongoSink {
             }
             (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
                 self.hold(ns, write, error.code).await?;
-                // What follows of the same document goes on top of what is held.
-                let (kind, writes) = (BulkKind::Update, after.to_vec());
-                let sent = Box::pin(self.send_bulk(&Bulk { ns, kind, writes }, token)).await?;
-                if sent == Applied::Abandoned {
-                    return Ok(None);
-                }
-                (&[][..], false)
+                return Ok(Some(Next::GoBesideHeld(after)));
             }
             (Directive::Replace | Directive::Hold | Directive::Rewrite | Directive::Refuse, _) => {
                 self.refuse_write(ns, write, error)?;

@@ -167,16 +167,9 @@ impl MongoSink {
         if translated.action == Action::Nothing && waited.is_none() {
             return Ok(Applied::Done);
         }
-        let mut note = Note::new(Ran {
-            id,
-            ns: named.clone(),
-            ui: entry.ui,
-            change: change(&command.located, &translated.action),
-        });
-        note.withheld.clone_from(&translated.withheld);
-        note.limiting.clone_from(&translated.limiting);
+        let note = note_of(&command.located, named.clone(), &translated);
         if ends_a_stretch(waited, &note.ran.change)
-            && self.restore_of(&ns, token).await? == Applied::Abandoned
+            && Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned
         {
             return Ok(Applied::Abandoned);
         }
@@ -365,6 +358,18 @@ impl MongoSink {
             ))),
         }
     }
+}
+
+fn note_of(located: &Located<'_>, ns: String, translated: &Translated) -> Note {
+    let mut note = Note::new(Ran {
+        id: located.id,
+        ns,
+        ui: located.entry.ui,
+        change: change(located, &translated.action),
+    });
+    note.withheld.clone_from(&translated.withheld);
+    note.limiting.clone_from(&translated.limiting);
+    note
 }
 
 /// Whether a command that has not run proves that the target is not ahead of it, and leaves a

@@ -260,7 +260,8 @@ impl MongoSink {
             }
         }
         if !self.held().is_empty()
-            && self.try_held(batch, MakingWay::Younger, token).await? == Applied::Abandoned
+            && Box::pin(self.try_held(batch, MakingWay::Younger, token)).await?
+                == Applied::Abandoned
         {
             return Ok(Applied::Abandoned);
         }
@@ -268,7 +269,7 @@ impl MongoSink {
             Some(last) => {
                 let applied = Some(last.id.ts.seconds);
                 let restored = self.restore_due(batch.topic, batch.partition, applied, token);
-                Ok(restored.await?)
+                Ok(Box::pin(restored).await?)
             }
             None => Ok(Applied::Done),
         }
@@ -284,7 +285,7 @@ impl MongoSink {
         batch: &Batch<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        self.try_held(batch, MakingWay::All, token).await
+        Box::pin(self.try_held(batch, MakingWay::All, token)).await
     }
 
     /// Nothing can be left half done under these two locks.

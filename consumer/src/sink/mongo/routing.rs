@@ -47,7 +47,7 @@ impl MongoSink {
                 return Ok(Applied::Abandoned);
             }
             if let Resolved::Live(ns) = lives.resolve(ns, id, *ui) {
-                if self.restore_of(ns, token).await? == Applied::Abandoned {
+                if Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
                 self.make_plain(ns, id).await?;
