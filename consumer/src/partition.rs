@@ -288,11 +288,10 @@ impl PartitionWorker {
         if barrier.passable || sink.held_since(name, *partition).is_none() {
             return Ok(Applied::Done);
         }
-        if sink.has_run(&topic.source, barrier.command).await? {
-            let released = sink.release_held(&self.batch(&[], topic), token).await?;
-            if released == Applied::Abandoned {
-                return Ok(Applied::Abandoned);
-            }
+        let ran = sink.has_run(&topic.source, barrier.command).await?;
+        let nothing = self.batch(&[], topic);
+        if sink.release_held(&nothing, ran, token).await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
         }
         self.shared.post_held(&self.start, topic).await
     }

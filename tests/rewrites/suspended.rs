@@ -135,7 +135,10 @@ async fn what_is_held_passes_a_command_that_ran_and_a_new_one_finds_the_index() 
     ensure!(scene.sink.held_since("t", 0) == Some(0));
     ensure!(indexes(&scene) == ["k_1"], "it is older: it stays for now");
     // The worker comes to the command.
-    let released = scene.sink.release_held(&NOTHING, &scene.token).await?;
+    let released = scene
+        .sink
+        .release_held(&NOTHING, true, &scene.token)
+        .await?;
     ensure!(released == Applied::Done && scene.sink.held_since("t", 0).is_none());
     ensure!(indexes(&scene).is_empty() && notes(&scene) == 1);
     scene.done(&log[3..]).await?;
@@ -254,6 +257,28 @@ async fn an_index_makes_way_for_a_document_that_is_older_than_it() -> Result<()>
         scene.held()? == [format!(r#"{{"_id":1,"place":{HERE}}}"#)],
         "{:?}",
         scene.held()?
+    );
+    Ok(())
+}
+
+/// The replay did not make it, so what it refuses is for the operator to decide.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_the_targets_own_is_never_dropped() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+    )?;
+    scene.on_target(r#"{"insert":"c","documents":[{"_id":9,"k":1}]}"#)?;
+    scene.done(&[("i", 1, r#"{"_id":1,"k":1}"#)]).await?;
+    for ran in [false, true] {
+        let released = scene.sink.release_held(&NOTHING, ran, &scene.token).await?;
+        ensure!(released == Applied::Done && scene.sink.held_since("t", 0) == Some(0));
+    }
+    ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 0);
+    let reason = scene.sink.held_reason("t", 0);
+    ensure!(
+        reason.contains("code 11000") && reason.contains("k_1"),
+        "{reason}"
     );
     Ok(())
 }

@@ -149,7 +149,7 @@ impl Catalog {
         self.learn(source, id).await
     }
 
-    /// The command after an entry that made an index of a collection of the target.
+    /// The command that made an index of a collection of the target, after an entry if one is given.
     ///
     /// # Errors
     /// What the driver says.
@@ -157,7 +157,7 @@ impl Catalog {
         &self,
         ns: &str,
         index: &str,
-        after: EntryId,
+        after: Option<EntryId>,
     ) -> mongodb::error::Result<Option<(String, EntryId)>> {
         let noted = [doc! { "limiting": index }, doc! { "unique": index }];
         let filter = doc! { "group": &self.group, "done": true, "$or": noted };
@@ -165,7 +165,8 @@ impl Catalog {
         while let Some(note) = found.try_next().await? {
             let (source, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
             let lives = self.lives(&source);
-            if ran.id > after && lives.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
+            let is_after = after.is_none_or(|after| ran.id > after);
+            if is_after && lives.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
                 return Ok(Some((source, ran.id)));
             }
         }

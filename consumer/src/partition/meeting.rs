@@ -98,8 +98,9 @@ impl Meeting<'_> {
             None => Ok(()),
             Some(offset) => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because an index of the target \
-                 refuses it, and now comes a command: {UNRESOLVED}",
-                self.start.place(offset)
+                 refuses it ({}), and now comes a command: {UNRESOLVED}",
+                self.start.place(offset),
+                self.shared.sink.held_reason(topic, *partition)
             ))),
         }
     }

@@ -160,8 +160,9 @@ impl PartitionWorker {
         match self.shared.sink.held_since(topic, partition) {
             Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because an index of the target \
-                 refuses it, and nothing more comes: {UNRESOLVED}",
-                self.start.place(since)
+                 refuses it ({}), and nothing more comes: {UNRESOLVED}",
+                self.start.place(since),
+                self.shared.sink.held_reason(topic, partition)
             ))),
             _ => Ok(posted),
         }

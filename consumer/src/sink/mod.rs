@@ -163,6 +163,15 @@ impl Sink {
         }
     }
 
+    /// Why the first document waits that waits for a partition.
+    #[must_use]
+    pub fn held_reason(&self, topic: &str, partition: i32) -> String {
+        match self {
+            Self::Mongo(sink) => sink.held_reason(topic, partition),
+            Self::Json(_) => String::new(),
+        }
+    }
+
     /// Takes up what an earlier owner of a partition has left waiting.
     ///
     /// # Errors
@@ -181,18 +190,19 @@ impl Sink {
         }
     }
 
-    /// Lets all indexes of the target make way that refuse what a partition holds: the target is known
-    /// to be ahead.
+    /// Tries what waits for a partition once more where it comes to a command; `command_ran` says
+    /// whether the command ran already, which means that the target is ahead.
     ///
     /// # Errors
     /// When the target refuses a question.
     pub async fn release_held(
         &self,
         batch: &Batch<'_>,
+        command_ran: bool,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         match self {
-            Self::Mongo(sink) => sink.release_held(batch, token).await,
+            Self::Mongo(sink) => sink.release_held(batch, command_ran, token).await,
             Self::Json(_) => Ok(Applied::Done),
         }
     }

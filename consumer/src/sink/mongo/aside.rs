@@ -233,6 +233,7 @@ fn read(note: &Document, topic: &str, partition: i32) -> Option<(String, HeldDoc
         place: Some((topic.to_owned(), partition, note.get_i64("offset").ok()?)),
         aside: Some(note.get_str("_id").ok()?.to_owned()),
         code: DUPLICATE_KEY,
+        text: "the stored form was set aside for another document".to_owned(),
     };
     Some((note.get_str("ns").ok()?.to_owned(), held))
 }

@@ -221,7 +221,7 @@ impl MongoSink {
                 (after, false)
             }
             (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
-                self.hold(ns, write, error.code).await?;
+                self.hold(ns, write, error).await?;
                 return Ok(Some(Next::GoBesideHeld(after)));
             }
             (Directive::Replace | Directive::Hold | Directive::Rewrite | Directive::Refuse, _) => {
@@ -255,7 +255,7 @@ impl MongoSink {
                     });
                 }
                 (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
-                    self.hold(ns, write, error.code).await?;
+                    self.hold(ns, write, error).await?;
                 }
                 (Directive::Retry, _) => {
                     is_busy = true;
@@ -295,9 +295,10 @@ impl MongoSink {
     }
 
     /// Whether a document that an index refused may pass later: a duplicate key only where the
-    /// collection has a unique index, by which its order is kept.
+    /// collection has a unique index, by which its order is kept, or had it until just now.
     async fn may_pass(&self, ns: &str, error: &WriteError) -> Result<bool, ConsumerError> {
-        Ok(error.code != DUPLICATE_KEY || self.is_ordered_now(ns).await?)
+        let is_unique = error.code == DUPLICATE_KEY;
+        Ok(!is_unique || self.is_ordered_now(ns).await? || self.has_suspended_of(ns).await?)
     }
 
     fn refuse_write(

@@ -6,9 +6,9 @@
 //! batch: the final state of a document is refused by no index. Offsets stay before the first entry
 //! that is held.
 //!
-//! An index that is younger than what it refuses makes way ([`super::suspended`]). So does any
-//! index at a command that ran already, because that command proves that the target is ahead. At a
-//! command that has not run, a document that is still held stops the replay or becomes a dead
+//! An index that is younger than what it refuses makes way ([`super::suspended`]). So does a unique
+//! index that the replay made, at a command that ran already: that command proves that the target
+//! is ahead. At a command that has not run, a document that is still held stops the replay or becomes a dead
 //! letter.
 //!
 //! Two held documents may each need what the stored form of the other has. Then one of the stored
@@ -38,6 +38,8 @@ use crate::sink::Applied;
 pub(super) const GONE: [i32; 2] = [26, 27];
 /// Bytes of documents that are held at most.
 const MOST_BYTES: usize = 64 << 20;
+/// Characters of a server's text that are kept: it may quote the document.
+const MOST_TEXT: usize = 300;
 
 /// A document that waits.
 #[derive(Debug, Clone)]
@@ -52,8 +54,9 @@ pub(super) struct HeldDocument {
     pub(super) place: Option<(String, i32, i64)>,
     /// Name of the note of its stored form, if that was set aside.
     pub(super) aside: Option<String>,
-    /// The server's code when it was refused last.
+    /// The server's code, and the beginning of its text, when it was refused first.
     pub(super) code: i32,
+    pub(super) text: String,
 }
 
 /// How a held document fared.
@@ -97,6 +100,17 @@ impl MongoSink {
             .min()
     }
 
+    /// Why the target refused the first document that is held for a partition.
+    #[must_use]
+    pub fn held_reason(&self, topic: &str, partition: i32) -> String {
+        let held = self.held();
+        let ours = held.values().filter(|held| held.is_of(topic, partition));
+        let first = ours.min_by_key(|held| held.since);
+        first.map_or_else(String::new, |held| {
+            format!("code {}: {}", held.code, held.text)
+        })
+    }
+
     /// Forgets what is held for a partition: it was taken away, and its next owner reads it again.
     pub fn forget_held(&self, topic: &str, partition: i32) {
         self.held().retain(|_, held| !held.is_of(topic, partition));
@@ -116,7 +130,7 @@ impl MongoSink {
         &self,
         ns: &str,
         write: &Write<'_>,
-        code: i32,
+        error: &WriteError,
     ) -> Result<(), ConsumerError> {
         let document = match write.action {
             Action::Insert(document) | Action::Replace(document) | Action::Rewritten(document) => {
@@ -140,7 +154,7 @@ impl MongoSink {
             }
         };
         let key = key(ns, write.document_id)?;
-        tracing::debug!(ns, entry = %write.id, code, "holding a document that an index of the target refuses");
+        tracing::debug!(ns, entry = %write.id, code = error.code, "holding a document that an index of the target refuses");
         self.metrics.held_documents.inc();
         let mut held = self.held();
         let before = held.get(&key);
@@ -155,7 +169,8 @@ impl MongoSink {
                 since,
                 place,
                 aside,
-                code,
+                code: error.code,
+                text: error.text.chars().take(MOST_TEXT).collect(),
             },
         );
         Ok(())

@@ -275,17 +275,23 @@ impl MongoSink {
         }
     }
 
-    /// Lets all indexes make way that refuse what a partition holds: a command that comes now has run
-    /// already, so the target is ahead.
+    /// Tries what a partition holds once more where it comes to a command. If that command ran
+    /// already, the target is ahead, and the unique indexes that the replay made make way.
     ///
     /// # Errors
     /// When the target refuses a question.
     pub async fn release_held(
         &self,
         batch: &Batch<'_>,
+        command_ran: bool,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        Box::pin(self.try_held(batch, MakingWay::All, token)).await
+        let making_way = if command_ran {
+            MakingWay::AlsoOlder
+        } else {
+            MakingWay::Younger
+        };
+        Box::pin(self.try_held(batch, making_way, token)).await
     }
 
     /// Nothing can be left half done under these two locks.

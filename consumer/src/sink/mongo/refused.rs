@@ -112,9 +112,9 @@ impl MongoSink {
         held.map(|((ns, _), held)| {
             let text = format!(
                 "the document of {ns} waits since entry {} because an index of the target \
-                 refuses it, and a command or the end came; the value is the document as the entries up to {} \
-                 made it: {UNRESOLVED}",
-                held.since, held.id
+                 refuses it (code {}: {}), and a command or the end came; the value is the document as \
+                 the entries up to {} made it: {UNRESOLVED}",
+                held.since, held.code, held.text, held.id
             );
             Ok(Refusal {
                 id: held.id,

@@ -60,8 +60,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 pub(super) enum MakingWay {
     /// Those that a command after the document's last entry made.
     Younger,
-    /// All that refuse it: the target is known to be ahead.
-    All,
+    /// Unique ones that any command made, too: the target is known to be ahead. What another index
+    /// refuses for the document's own values, it refused on the first pass as well.
+    AlsoOlder,
 }
 
 /// How a build ended.
@@ -99,13 +100,14 @@ impl MongoSink {
             if !refuses(&definition, error) {
                 continue;
             }
-            if making_way == MakingWay::Younger {
-                let maker = self.persist("reading the catalog", || {
-                    self.catalog.maker_of(ns, name, held.id)
-                });
-                if maker.await?.is_none() {
-                    continue;
-                }
+            let any = making_way == MakingWay::AlsoOlder && error.code == DUPLICATE_KEY;
+            let after = (!any).then_some(held.id);
+            // The target's own indexes are not the replay's to drop.
+            let maker = self.persist("reading the catalog", || {
+                self.catalog.maker_of(ns, name, after)
+            });
+            if maker.await?.is_none() {
+                continue;
             }
             let index = SuspendedIndex {
                 note: format!("{}/{ns}/{name}", self.catalog.group()),
@@ -224,6 +226,11 @@ impl MongoSink {
         };
         let read = |note| SuspendedIndex::read(note).ok_or_else(|| unreadable(note));
         found.iter().map(read).collect()
+    }
+
+    /// Whether indexes of a collection are suspended, by whichever member.
+    pub(super) async fn has_suspended_of(&self, ns: &str) -> Result<bool, ConsumerError> {
+        Ok(!self.noted(doc! { "ns": ns }).await?.is_empty())
     }
 
     /// Builds the suspended indexes of a partition again whose stretch is over: it has applied
