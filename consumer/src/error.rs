@@ -137,6 +137,8 @@ impl ConsumerError {
         match self {
             Self::Config(error) => error.exit_code(),
             Self::Usage(_) => ExitCode::Usage,
+            Self::KafkaFailure(failure) if failure.is_misconfiguration() => ExitCode::Usage,
+            Self::Mongo(error) if error.is_misconfiguration() => ExitCode::Usage,
             Self::OffsetsLost(_) => ExitCode::OffsetsLost,
             Self::Undecodable { .. }
             | Self::Unplayable { .. }

@@ -152,6 +152,7 @@ impl Supervisor {
         let GroupConfig { kafka, prefix, .. } = &self.config;
         let opened = unless_ended(&self.shutdown, async {
             let topics = Topics::open(kafka, prefix, self.shutdown.clone()).await?;
+            topics.warn_of_missing().await?;
             let metrics = Arc::clone(&self.metrics);
             let letters = DeadLetters::open(&self.config, metrics, self.shutdown.clone()).await?;
             Ok((topics, letters))

@@ -147,6 +147,34 @@ impl Topics {
         }
     }
 
+    /// The topics that a source has claimed and that are not there, in order.
+    ///
+    /// # Errors
+    /// When Kafka cannot be asked.
+    pub async fn missing(&self) -> Result<Vec<(String, Arc<Topic>)>, KafkaFailure> {
+        let there = self.admin.topics().await?;
+        let mut missing = self.known();
+        missing.retain(|(name, _)| !there.contains_key(name));
+        missing.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        Ok(missing)
+    }
+
+    /// Warns of topics that are missing: whoever reads the others does not get the whole source.
+    ///
+    /// # Errors
+    /// As [`Topics::missing`].
+    pub async fn warn_of_missing(&self) -> Result<(), KafkaFailure> {
+        for (topic, claimed) in self.missing().await? {
+            tracing::warn!(
+                topic,
+                source = claimed.source,
+                "the source has written to this topic, but it does not exist, or may not be read: it \
+                 was deleted, and its entries are missing from what is read here"
+            );
+        }
+        Ok(())
+    }
+
     fn unclaimed(&self, name: &str) -> ConsumerError {
         ConsumerError::Refused(format!(
             "topic {name} has records, but no state topic __{}.state.* says which source they are \

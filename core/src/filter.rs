@@ -14,6 +14,8 @@
 //! | `<db>.system.resharding.<uuid>` | as documents | becomes a collection by a rename; on shards alone, whose oplogs are not followed |
 //! | `<db>.fs.files`, `<db>.fs.chunks` | as documents | `GridFS` is two plain collections; a unique index keeps the chunks in order |
 
+use std::fmt;
+
 use crate::topic::is_temporary;
 
 /// Decides by namespace. Without an include pattern everything passes that is not excluded.
@@ -56,12 +58,57 @@ impl NamespaceFilter {
         included && !any(&self.exclude)
     }
 
+    /// The patterns of which one must match; without any every namespace does.
+    #[must_use]
+    pub fn include(&self) -> &[String] {
+        &self.include
+    }
+
+    /// The patterns of which none may match.
+    #[must_use]
+    pub fn exclude(&self) -> &[String] {
+        &self.exclude
+    }
+
+    /// Whether every namespace that passes here passes `other` too, as far as the patterns show it:
+    /// each included pattern must be covered by one of `other`, and what `other` excludes must be
+    /// excluded here, unless no included pattern reaches it.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        let every = ["*".to_owned()];
+        let included = |filter: &Self| match filter.include.as_slice() {
+            [] => every.to_vec(),
+            patterns => patterns.to_vec(),
+        };
+        let (ours, theirs) = (included(self), included(other));
+        let covered = |pattern: &String, by: &[String]| by.iter().any(|by| matches(by, pattern));
+        let out_of_reach = |pattern: &String| ours.iter().all(|ours| are_apart(ours, pattern));
+        ours.iter().all(|pattern| covered(pattern, &theirs))
+            && other
+                .exclude
+                .iter()
+                .all(|pattern| covered(pattern, &self.exclude) || out_of_reach(pattern))
+    }
+
     fn may_include_some_of(&self, db: &str) -> bool {
         self.include.iter().any(|pattern| {
             pattern
                 .split_once('.')
                 .is_none_or(|(database, _)| matches(database, db))
         })
+    }
+}
+
+impl fmt::Display for NamespaceFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.include.as_slice() {
+            [] => f.write_str("all namespaces")?,
+            patterns => f.write_str(&patterns.join(","))?,
+        }
+        match self.exclude.as_slice() {
+            [] => Ok(()),
+            patterns => write!(f, " except {}", patterns.join(",")),
+        }
     }
 }
 
@@ -147,6 +194,20 @@ fn normalise(pattern: &str) -> Result<String, String> {
     })
 }
 
+/// Whether two patterns certainly have no namespace in common: they name different databases, or
+/// different collections.
+fn are_apart(one: &str, other: &str) -> bool {
+    let database = |pattern: &str| match pattern.split_once('.') {
+        Some((database, _)) if !database.contains('*') => Some(database.to_owned()),
+        _ => None,
+    };
+    let names_one = |pattern: &str| !pattern.contains('*');
+    match (database(one), database(other)) {
+        (Some(one), Some(other)) if one != other => true,
+        _ => names_one(one) && names_one(other) && one != other,
+    }
+}
+
 /// Glob match with `*` only, without backtracking further than the last star.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
@@ -209,6 +270,31 @@ mod tests {
         assert!(filter.passes("shop.tmp.agg_out.1") && !filter.passes("other.tmp.agg_out.1"));
         let filter = NamespaceFilter::new(["shop.orders"], ["shop.tmp*"]).unwrap();
         assert!(!filter.passes("shop.tmp.agg_out.1"));
+    }
+
+    #[test]
+    fn a_filter_that_lets_more_pass_is_not_within_the_other() {
+        let filter = |include: &[&str], exclude: &[&str]| {
+            NamespaceFilter::new(include.iter().copied(), exclude.iter().copied()).unwrap()
+        };
+        let all = filter(&[], &[]);
+        let shop = filter(&["shop"], &[]);
+        let orders = filter(&["shop.orders", "shop.o*"], &[]);
+        let without = filter(&["shop"], &["shop.tmp*", "crm"]);
+        for (narrow, wide) in [
+            (&shop, &all),
+            (&orders, &shop),
+            (&without, &shop),
+            (&without, &filter(&["shop", "crm"], &["shop.tmp*"])),
+        ] {
+            assert!(narrow.is_within(wide), "{narrow:?} in {wide:?}");
+            assert!(narrow.is_within(narrow) && wide.is_within(wide));
+            assert!(!wide.is_within(narrow), "{wide:?} in {narrow:?}");
+        }
+        // What only the wider one excludes is out of the narrower one's reach.
+        assert!(filter(&["shop.orders"], &[]).is_within(&filter(&[], &["crm", "shop.tmp"])));
+        assert!(!without.is_within(&filter(&["shop"], &["shop.t*"])));
+        assert!(filter(&["shop"], &["shop.t*"]).is_within(&without));
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct PositionRecord {
     /// Entries that a full sync has sent at this position: their ordinals are used up.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub reads: u32,
+    /// Whether the state topic holds the source's record. From then on a state topic without it
+    /// has lost what it held.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub state: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -73,6 +77,7 @@ impl PositionRecord {
             begin: None,
             open: None,
             reads: 0,
+            state: false,
         }
     }
 
@@ -134,6 +139,21 @@ pub struct SourceRecord {
     /// `settings.replicaSetId`, where it could be read.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub replica_set_id: Option<String>,
+    /// The namespaces that are carried; absent in records of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub namespaces: Option<NamespacesRecord>,
+}
+
+/// The namespaces of a source that are carried: the patterns of `--include-namespaces` and
+/// `--exclude-namespaces`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespacesRecord {
+    /// Patterns of which one must match; empty: every namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub include: Vec<String>,
+    /// Patterns of which none may match.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub exclude: Vec<String>,
 }
 
 /// A topic that this source owns: no other source may write to it.
@@ -151,6 +171,10 @@ pub struct TopicRecord {
     /// Formats of older records, from before changes of the routing table.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub earlier: Vec<Format>,
+    /// The end of each partition when a session last began. An end never goes back: one that does
+    /// shows that the topic was deleted and created again, or that records were lost.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub ends: Vec<i64>,
 }
 
 impl TopicRecord {
@@ -414,6 +438,22 @@ impl State {
         Ok(())
     }
 
+    /// Whether a producer has committed something of the source: whatever it writes here is in one
+    /// Kafka transaction with a position. Requests come from elsewhere.
+    #[must_use]
+    pub fn has_been_used(&self) -> bool {
+        let Self {
+            source,
+            topics,
+            routes,
+            copies,
+            ranges,
+            requests: _,
+        } = self;
+        source.is_some()
+            || !(topics.is_empty() && routes.is_empty() && copies.is_empty() && ranges.is_empty())
+    }
+
     fn apply_range(
         &mut self,
         key: &str,
@@ -442,141 +482,4 @@ fn read<'a, T: Deserialize<'a>>(key: &str, value: &'a [u8]) -> Result<T, StateEr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::json::Mode;
-    use crate::position::Timestamp;
-
-    #[test]
-    fn records_have_their_frozen_form() {
-        let position = Position {
-            ts: Timestamp::new(7, 3),
-            term: 2,
-            ord: 0,
-        };
-        let record = PositionRecord::new(position, 1);
-        let text = serde_json::to_string(&record).unwrap();
-        assert_eq!(text, r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
-        assert_eq!(record.position(), Ok(position));
-        assert_eq!(serde_json::from_str(&text).ok(), Some(record.clone()));
-
-        let history = History {
-            begin: Some(Timestamp::new(1, 1)),
-            open: Some(Timestamp::new(6, 2)),
-        };
-        let record = record.with_history(history);
-        let text = serde_json::to_string(&record).unwrap();
-        assert_eq!(
-            text,
-            r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1,"begin":"1:1","open":"6:2"}"#
-        );
-        assert_eq!(record.history(), Ok(history));
-        assert_eq!(serde_json::from_str(&text).ok(), Some(record));
-
-        let topic = TopicRecord {
-            v: STATE_VERSION,
-            format: Format::Json(Mode::Relaxed),
-            format_version: 1,
-            partitions: 4,
-            earlier: Vec::new(),
-        };
-        let text = serde_json::to_string(&topic).unwrap();
-        assert_eq!(
-            text,
-            r#"{"v":1,"format":"json","json":"relaxed","format_version":1,"partitions":4}"#
-        );
-        assert_eq!(serde_json::from_str::<TopicRecord>(&text).unwrap(), topic);
-
-        let route = RouteRecord {
-            v: STATE_VERSION,
-            ns: "shop.orders".to_owned(),
-            ui: None,
-            topic: "cdc.shop.orders".to_owned(),
-            order: Order::Id,
-            rules: 1,
-            rule: OrderRule::Auto,
-        };
-        let text = serde_json::to_string(&route).unwrap();
-        assert_eq!(
-            text,
-            r#"{"v":1,"ns":"shop.orders","topic":"cdc.shop.orders","order":"id","rules":1}"#
-        );
-        assert_eq!(serde_json::from_str::<RouteRecord>(&text).unwrap(), route);
-        let route = RouteRecord {
-            rule: OrderRule::Id,
-            ..route
-        };
-        let text = serde_json::to_string(&route).unwrap();
-        assert_eq!(
-            text,
-            r#"{"v":1,"ns":"shop.orders","topic":"cdc.shop.orders","order":"id","rules":1,"rule":"id"}"#
-        );
-    }
-
-    #[test]
-    fn records_of_a_full_sync_have_their_frozen_form() {
-        let texts = [
-            (
-                "copy/5f0c",
-                r#"{"v":1,"ns":"a.b","ui":"5f0c","kind":"collection","stage":"planned","documents":0,"bytes":0,"expected_documents":3,"expected_bytes":90}"#,
-            ),
-            ("range/5f0c/0", r#"{"v":1,"from":"AA==","until":"BB=="}"#),
-            ("range/a/b.c/7", r#"{"v":1,"from":"AA==","after":"CC=="}"#),
-            ("request/12", r#"{"v":1,"namespaces":["a.*"]}"#),
-        ];
-        let mut state = State::default();
-        for (key, text) in texts {
-            state.apply(key, Some(text.as_bytes())).unwrap();
-        }
-        let copy = &state.copies["5f0c"];
-        assert_eq!(serde_json::to_string(copy).unwrap(), texts[0].1);
-        let range = &state.ranges[&("5f0c".to_owned(), 0)];
-        assert_eq!(serde_json::to_string(range).unwrap(), texts[1].1);
-        let range = &state.ranges[&("a/b.c".to_owned(), 7)];
-        assert_eq!(serde_json::to_string(range).unwrap(), texts[2].1);
-        let request = &state.requests["12"];
-        assert_eq!(serde_json::to_string(request).unwrap(), texts[3].1);
-        for (key, _) in texts {
-            state.apply(key, None).unwrap();
-        }
-        assert_eq!(state, State::default());
-        assert!(state.apply("range/a", None).is_err());
-    }
-
-    #[test]
-    fn a_topic_keeps_the_formats_that_it_had() {
-        let topic = TopicRecord {
-            v: STATE_VERSION,
-            format: Format::Json(Mode::Relaxed),
-            format_version: 1,
-            partitions: 4,
-            earlier: Vec::new(),
-        };
-        let topic = topic.in_format(Format::Raw).in_format(Format::Bson);
-        let text = serde_json::to_string(&topic).unwrap();
-        assert_eq!(
-            text,
-            r#"{"v":1,"format":"bson","format_version":1,"partitions":4,"earlier":[{"format":"json","json":"relaxed"},{"format":"raw"}]}"#
-        );
-        assert_eq!(serde_json::from_str::<TopicRecord>(&text).unwrap(), topic);
-    }
-
-    #[test]
-    fn state_follows_its_records_and_refuses_unknown_ones() {
-        let mut state = State::default();
-        state
-            .apply("source", Some(br#"{"v":1,"name":"rs0","set_name":"rs0"}"#))
-            .unwrap();
-        state
-            .apply(
-                "topic/cdc.a.b",
-                Some(br#"{"v":1,"format":"bson","format_version":1,"partitions":4}"#),
-            )
-            .unwrap();
-        assert_eq!(state.topics["cdc.a.b"].format, Format::Bson);
-        state.apply("topic/cdc.a.b", None).unwrap();
-        assert!(state.topics.is_empty());
-        assert!(state.apply("holiday/1", Some(b"{}")).is_err());
-        assert!(state.apply("source", Some(b"[]")).is_err());
-    }
-}
+mod tests;

@@ -111,6 +111,12 @@ pub struct RunArguments {
     /// exit code 2.
     #[arg(long)]
     pub change_routing: bool,
+    /// Go on with --include-namespaces or --exclude-namespaces that let more pass than until now.
+    /// The topics of what is new begin with changes of documents that were never sent, until
+    /// `oplog-producer full-sync --namespaces` copies these. Without it such a start ends with exit
+    /// code 2. Letting less pass needs no flag.
+    #[arg(long)]
+    pub change_namespaces: bool,
     /// Stop with exit code 0 when everything up to the source's newest entry at start is
     /// committed. A dump always ends so.
     #[arg(long)]

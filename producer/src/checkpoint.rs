@@ -1,17 +1,16 @@
 //! What is saved of a source in Kafka: the position, and the state with routes and claims.
 
-use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{Position, PositionError};
 use oplog_relay_core::runtime::kafka::{Admin, Reader, Stored};
 use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
-use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
+use oplog_relay_core::topic::{position_topic, state_topic};
 
 use crate::config::RequestConfig;
-use crate::error::ProducerError;
+use crate::error::{PositionLost, ProducerError};
 use crate::publisher::send_alone;
-use crate::topics;
 
 /// What was saved, as read after older producers were fenced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,54 +23,101 @@ pub struct Checkpoint {
     pub history: History,
     /// Entries that a full sync has sent at the position.
     pub reads: u32,
+    /// Whether the state topic held the source's record when the position was committed.
+    pub had_state: bool,
     /// The routing table and who the source is.
     pub state: State,
 }
 
-/// Creates the two internal topics of a source where they are missing.
-///
-/// # Errors
-/// [`ProducerError::Kafka`] and [`ProducerError::Refused`].
-pub async fn create_topics(
-    admin: &Admin,
-    prefix: &str,
-    source: &str,
-    replication_factor: i32,
-) -> Result<(), ProducerError> {
-    for name in [position_topic(prefix, source), state_topic(prefix, source)] {
-        if admin.partitions(&name).await?.is_none() {
-            let settings = topics::internal_settings();
-            topics::create(admin, &name, 1, replication_factor, &settings).await?;
-        }
-    }
-    Ok(())
-}
-
 impl Checkpoint {
-    /// Reads both topics. Safe only after the transactional producer was opened: until then an
-    /// older instance may still be committing.
+    /// Reads both topics. What they say may be followed only after the transactional producer was
+    /// opened: until then an older instance may still be committing.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`], or [`ProducerError::Refused`] for records that cannot be read.
     pub async fn read(reader: &Reader, prefix: &str, source: &str) -> Result<Self, ProducerError> {
+        // The state first: what another instance commits between the two reads then is a position
+        // without its state, and not a state that seems to have lost its position.
+        let state = read_state(reader, &state_topic(prefix, source)).await?;
         let last = reader
             .read_last_committed(&position_topic(prefix, source))
             .await?;
         let last = last.map(|stored| read_position(&stored)).transpose()?;
-        let state = read_state(reader, &state_topic(prefix, source)).await?;
-        let Some((position, history, (routing, reads))) = last else {
-            return Ok(Self {
-                state,
-                ..Self::default()
+        Ok(Self {
+            state,
+            ..last.unwrap_or_default()
+        })
+    }
+
+    /// Checks that what was committed is still there. `committed` is the position that this process
+    /// knows to be committed.
+    ///
+    /// # Errors
+    /// [`PositionLost`].
+    pub fn check_kept(
+        &self,
+        prefix: &str,
+        source: &str,
+        committed: Option<Position>,
+    ) -> Result<(), PositionLost> {
+        let position_topic = position_topic(prefix, source);
+        let state_topic = state_topic(prefix, source);
+        let Some(saved) = self.position else {
+            if committed.is_none() && !self.state.has_been_used() {
+                return Ok(());
+            }
+            let last = committed.map_or_else(
+                || "unknown to this process".to_owned(),
+                |committed| committed.to_string(),
+            );
+            return Err(PositionLost::Forgotten {
+                position_topic,
+                state_topic,
+                source_name: source.to_owned(),
+                last,
             });
         };
-        Ok(Self {
-            position: Some(position),
-            routing: Some(routing),
-            history,
-            reads,
-            state,
-        })
+        if let Some(committed) = committed.filter(|committed| committed.ts > saved.ts) {
+            return Err(PositionLost::WentBack {
+                position_topic,
+                saved,
+                committed,
+            });
+        }
+        if self.had_state && self.state.source.is_none() {
+            return Err(PositionLost::StateForgotten {
+                position_topic,
+                state_topic,
+                saved,
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks that the source carries no namespaces that it left out until now.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] that names both filters.
+    pub fn check_namespaces(&self, filter: &NamespaceFilter) -> Result<(), ProducerError> {
+        let saved = self.state.source.as_ref();
+        let Some(saved) = saved.and_then(|source| source.namespaces.as_ref()) else {
+            return Ok(());
+        };
+        let patterns = |patterns: &'_ [String]| patterns.to_vec();
+        let (include, exclude) = (patterns(&saved.include), patterns(&saved.exclude));
+        let include = include.iter().map(String::as_str);
+        let exclude = exclude.iter().map(String::as_str);
+        let saved = NamespaceFilter::new(include, exclude).map_err(ProducerError::Refused)?;
+        if filter.is_within(&saved) {
+            return Ok(());
+        }
+        Err(ProducerError::Usage(format!(
+            "until now this source carried {saved}; --include-namespaces and --exclude-namespaces \
+             now ask for {filter}, which may let more pass. The topics of what is new would begin \
+             with changes of documents that were never sent. Give the former namespaces; or go on \
+             with these by --change-namespaces, and then ask for a copy of what is new: \
+             oplog-producer full-sync --namespaces <what is new>"
+        )))
     }
 
     /// Checks that the source is the one that was saved.
@@ -144,10 +190,8 @@ pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerErr
         .map_err(|_| ProducerError::Ended("writing the request"))?
 }
 
-/// Position, history, and the version of the routing table with what a full sync sent.
-type Found = (Position, History, (u32, u32));
-
-fn read_position(stored: &Stored) -> Result<Found, ProducerError> {
+/// What the record of a position says, without a state.
+fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
     let unreadable = |reason: String| {
         ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
     };
@@ -155,13 +199,23 @@ fn read_position(stored: &Stored) -> Result<Found, ProducerError> {
     let record: PositionRecord =
         serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
     let read = || {
-        let numbers = (record.routing, record.reads);
-        Ok((record.position()?, record.history()?, numbers))
+        Ok(Checkpoint {
+            position: Some(record.position()?),
+            routing: Some(record.routing),
+            history: record.history()?,
+            reads: record.reads,
+            had_state: record.state,
+            state: State::default(),
+        })
     };
     read().map_err(|error: PositionError| unreadable(error.to_string()))
 }
 
-async fn read_state(reader: &Reader, topic: &str) -> Result<State, ProducerError> {
+/// Reads a state topic.
+///
+/// # Errors
+/// As [`Checkpoint::read`].
+pub(crate) async fn read_state(reader: &Reader, topic: &str) -> Result<State, ProducerError> {
     let mut state = State::default();
     for stored in reader.read_all(topic).await? {
         let key = String::from_utf8_lossy(stored.key.as_deref().unwrap_or_default()).into_owned();
@@ -172,77 +226,5 @@ async fn read_state(reader: &Reader, topic: &str) -> Result<State, ProducerError
     Ok(state)
 }
 
-/// The topics that other sources of the prefix own.
-///
-/// # Errors
-/// As [`Checkpoint::read`].
-pub async fn claims_of_others<'t>(
-    reader: &Reader,
-    topics: impl Iterator<Item = &'t str>,
-    prefix: &str,
-    source: &str,
-) -> Result<BTreeMap<String, String>, ProducerError> {
-    let mut claimed = BTreeMap::new();
-    for topic in topics {
-        let Some(other) = source_of_state_topic(prefix, topic) else {
-            continue;
-        };
-        if other == source {
-            continue;
-        }
-        for name in read_state(reader, topic).await?.topics.into_keys() {
-            claimed.insert(name, other.to_owned());
-        }
-    }
-    Ok(claimed)
-}
-
 #[cfg(test)]
-mod tests {
-    use oplog_relay_core::position::Timestamp;
-
-    use super::*;
-
-    fn source(set: &str, id: Option<&str>) -> SourceRecord {
-        SourceRecord {
-            v: 1,
-            name: "rs0".to_owned(),
-            set_name: Some(set.to_owned()),
-            replica_set_id: id.map(str::to_owned),
-        }
-    }
-
-    #[test]
-    fn another_replica_set_under_the_same_name_is_refused() {
-        let mut checkpoint = Checkpoint::default();
-        assert!(checkpoint.check_source(&source("rs0", None)).is_ok());
-        checkpoint.state.source = Some(source("rs0", Some("aa")));
-        assert!(checkpoint.check_source(&source("rs0", Some("aa"))).is_ok());
-        assert!(checkpoint.check_source(&source("rs0", None)).is_ok());
-        assert!(checkpoint.check_source(&source("rs1", None)).is_err());
-        assert!(checkpoint.check_source(&source("rs0", Some("bb"))).is_err());
-    }
-
-    #[test]
-    fn positions_are_read_back_and_damage_is_told() {
-        let stored = |value: &str| Stored {
-            offset: 0,
-            timestamp_ms: None,
-            key: None,
-            value: Some(value.as_bytes().to_vec()),
-        };
-        let good = stored(r#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#);
-        let (position, history, numbers) = read_position(&good).unwrap();
-        assert_eq!(position.to_string(), "7:3 (term 2)");
-        assert_eq!((history, numbers), (History::default(), (1, 0)));
-        let open =
-            stored(r#"{"v":1,"ts":"7:3","term":2,"ord":9,"routing":1,"open":"5:1","reads":5}"#);
-        let (position, history, numbers) = read_position(&open).unwrap();
-        assert_eq!(numbers, (1, 5));
-        assert_eq!(
-            (position.ord, history.open),
-            (9, Some(Timestamp::new(5, 1)))
-        );
-        assert!(read_position(&stored("{}")).is_err());
-    }
-}
+mod tests;

@@ -18,6 +18,8 @@ pub struct NewTopic {
     pub name: String,
     /// The largest record batch that it takes, in bytes.
     pub max_bytes: usize,
+    /// Whether the source claims it in this chunk.
+    pub is_claimed_here: bool,
 }
 
 /// One record, its parts as ranges of the chunk's arena.

@@ -68,6 +68,8 @@ pub struct RunConfig {
     pub oversize: Oversize,
     /// Whether the saved routes may be changed.
     pub change_routing: bool,
+    /// Whether more namespaces may pass than until now.
+    pub change_namespaces: bool,
     /// Stop when caught up.
     pub until_caught_up: bool,
     /// What is copied, and how.
@@ -178,6 +180,7 @@ impl RunConfig {
             full_sync: numbers.1,
             oversize: oversize.unwrap_or_default(),
             change_routing: arguments.change_routing,
+            change_namespaces: arguments.change_namespaces,
             until_caught_up: arguments.until_caught_up,
             http,
             log,

@@ -1,6 +1,6 @@
 //! Turns batches of entries into chunks of encoded records. No I/O but the creation of topics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oplog_relay_core::command::{is_index_entry, write_create_indexes, write_drop};
 use oplog_relay_core::document::Document;
@@ -9,7 +9,7 @@ use oplog_relay_core::format::Format;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::{EntryId, Position};
-use oplog_relay_core::state::{Order, SourceRecord};
+use oplog_relay_core::state::{Order, SourceRecord, TopicRecord};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Serialize;
 
@@ -55,6 +55,8 @@ pub struct Encoder {
     rules: Option<Rules>,
     /// Who the source is, until it is saved.
     identity: Option<SourceRecord>,
+    /// Records of topics that are to be saved when the stream begins.
+    noted: BTreeMap<String, TopicRecord>,
     /// Entries that a full sync has sent at `end`.
     reads: u32,
     /// Collections whose index builds a full sync sends at its end.
@@ -87,6 +89,7 @@ impl Encoder {
             routing: FIRST_ROUTING,
             rules: None,
             identity,
+            noted: BTreeMap::new(),
             reads: 0,
             held: FxHashSet::default(),
         }
@@ -118,6 +121,10 @@ impl Encoder {
             if self.indexes.len() > known && !std::mem::replace(&mut looked, true) {
                 self.look_ahead(documents.clone())?;
             }
+        }
+        // With the first position, whether there is something to send or not.
+        if self.identity.is_some() && self.end.is_some() {
+            self.open_state(chunk)?;
         }
         self.complete(chunk);
         Ok(())
@@ -421,7 +428,7 @@ impl Encoder {
         self.open_state(chunk)?;
         let saved = self.router.state().topics.get(name).cloned();
         let record = self.topics.ensure(name, saved.as_ref(), self.format)?;
-        let known = self.index(name, record.partitions, chunk);
+        let known = self.index(name, record.partitions, saved.is_none(), chunk);
         if saved.as_ref() != Some(&record) {
             self.router
                 .state_mut()
@@ -436,11 +443,10 @@ impl Encoder {
 
     /// The state topic is the first of all topics, and who the source is its first record.
     fn open_state(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
-        if !self.indexes.is_empty() {
-            return Ok(());
+        if self.indexes.is_empty() {
+            let state_topic = self.topics.state_topic().to_owned();
+            self.index(&state_topic, 1, false, chunk);
         }
-        let state_topic = self.topics.state_topic().to_owned();
-        self.index(&state_topic, 1, chunk);
         match self.identity.take() {
             Some(identity) => {
                 write_state_record("source", &identity, (TopicIndex(0), self.stamp), chunk)
@@ -449,7 +455,13 @@ impl Encoder {
         }
     }
 
-    fn index(&mut self, name: &str, partitions: u32, chunk: &mut Chunk) -> (TopicIndex, u32) {
+    fn index(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        is_claimed_here: bool,
+        chunk: &mut Chunk,
+    ) -> (TopicIndex, u32) {
         let known = (TopicIndex(self.indexes.len()), partitions);
         self.indexes.insert(name.to_owned(), known);
         self.frames
@@ -457,6 +469,7 @@ impl Encoder {
         chunk.new_topics.push(NewTopic {
             name: name.to_owned(),
             max_bytes: self.topics.max_bytes(name),
+            is_claimed_here,
         });
         known
     }
@@ -475,7 +488,12 @@ fn write_state_record(
 }
 
 /// Writes a key of the state topic; an empty value deletes it.
-fn write_state(key: &str, value: &[u8], (topic, timestamp): (TopicIndex, i64), chunk: &mut Chunk) {
+pub(crate) fn write_state(
+    key: &str,
+    value: &[u8],
+    (topic, timestamp): (TopicIndex, i64),
+    chunk: &mut Chunk,
+) {
     let start = chunk.arena.len();
     chunk.arena.extend_from_slice(key.as_bytes());
     let middle = chunk.arena.len();

@@ -58,6 +58,9 @@ pub enum ProducerError {
         /// What Kafka or its client says.
         reason: String,
     },
+    /// A broker refuses the credentials.
+    #[error("{0}")]
+    Credentials(String),
     /// Kafka refused what no retry mends.
     #[error("Kafka refused: {0}")]
     Refused(String),
@@ -108,7 +111,8 @@ impl ProducerError {
             Self::Source(error) if mongo::is_transient(error) || mongo::is_truncated(error) => {
                 Directive::Retry
             }
-            Self::Kafka { .. } | Self::Behind(_) => Directive::Retry,
+            Self::Mongo(error) if error.is_misconfiguration() => Directive::Stop(ExitCode::Usage),
+            Self::Kafka { .. } | Self::Behind(_) | Self::Credentials(_) => Directive::Retry,
             Self::Source(_) | Self::Mongo(_) | Self::Dump { .. } => {
                 Directive::Stop(ExitCode::Failed)
             }
@@ -127,7 +131,7 @@ impl ProducerError {
             Self::Fenced(_) => "fenced",
             Self::Undecodable(_) => "undecodable",
             Self::Source(_) | Self::Mongo(_) | Self::Behind(_) | Self::Dump { .. } => "source",
-            Self::Kafka { .. } | Self::Refused(_) => "kafka",
+            Self::Kafka { .. } | Self::Credentials(_) | Self::Refused(_) => "kafka",
             Self::Interrupted | Self::Ended(_) | Self::Output(_) => "internal",
         }
     }
@@ -145,10 +149,11 @@ impl From<KafkaFailure> for ProducerError {
         if let Some(source) = std::error::Error::source(&failure) {
             reason = format!("{reason}: {source}");
         }
-        if failure.is_transient() {
-            Self::kafka("Kafka", reason)
-        } else {
-            Self::Refused(reason)
+        match failure {
+            KafkaFailure::Credentials { .. } => Self::Credentials(reason),
+            _ if failure.is_misconfiguration() => Self::Usage(reason),
+            _ if failure.is_transient() => Self::kafka("Kafka", reason),
+            _ => Self::Refused(reason),
         }
     }
 }
@@ -200,6 +205,60 @@ pub enum PositionLost {
         /// The entry that is missing.
         part: Timestamp,
     },
+    /// The state topic says that the source was running, and no position is saved.
+    #[error(
+        "position lost: topic {position_topic} holds no position, although this source has been \
+         running ({state_topic} says so, or this process itself has committed; its last position: \
+         {last}). The topic was deleted, emptied or created again. --start does not apply: it would \
+         skip entries, or send them twice. Ways on: write the last position back, if it is known \
+         (from /status, the log, or a backup of the topic), as a record of {position_topic} with \
+         the key {source_name} and the value \
+         {{\"v\":1,\"ts\":\"<seconds>:<increment>\",\"term\":<term>,\"ord\":0,\"routing\":1,\"state\":true}}; \
+         or begin again under another --topic-prefix with a new copy of the data; or, where missing \
+         or repeated entries do no harm, delete {state_topic} as well and give --start"
+    )]
+    Forgotten {
+        /// Name of the position topic.
+        position_topic: String,
+        /// Name of the state topic.
+        state_topic: String,
+        /// Name of the source.
+        source_name: String,
+        /// The last position that this process knows.
+        last: String,
+    },
+    /// The saved position is older than one that this process has committed.
+    #[error(
+        "position lost: topic {position_topic} holds {saved}, but this process has committed \
+         {committed}: records that Kafka had acknowledged are gone (the topic was created again or \
+         restored, or a replica that lagged behind was elected). Going on would send entries twice. \
+         Check the data topics (oplog-consumer audit); a restart accepts the position that is \
+         there now"
+    )]
+    WentBack {
+        /// Name of the position topic.
+        position_topic: String,
+        /// What is saved.
+        saved: Position,
+        /// What was committed.
+        committed: Position,
+    },
+    /// A position is saved, and the state topic has lost what it held.
+    #[error(
+        "position lost: topic {state_topic} does not say any more who the source is, which topics it \
+         owns and where its collections go, although {position_topic} holds {saved}. The topic was \
+         deleted, emptied or created again; later entries could overtake earlier ones. Ways on: \
+         restore {state_topic} from a backup, or begin again under another --topic-prefix with a new \
+         copy of the data"
+    )]
+    StateForgotten {
+        /// Name of the position topic.
+        position_topic: String,
+        /// Name of the state topic.
+        state_topic: String,
+        /// What is saved.
+        saved: Position,
+    },
     /// An entry of a transaction is missing although the oplog begins before it, for so long that
     /// no lag explains it.
     #[error(
@@ -244,6 +303,8 @@ impl std::fmt::Display for Gap {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::error::KafkaError;
+
     use super::*;
 
     #[test]
@@ -293,6 +354,17 @@ mod tests {
             (
                 ProducerError::Ended("encoder"),
                 Directive::Stop(ExitCode::Failed),
+            ),
+            (
+                MongoError::ConnectionString {
+                    reason: String::new(),
+                }
+                .into(),
+                Directive::Stop(ExitCode::Usage),
+            ),
+            (
+                KafkaFailure::Options(KafkaError::Canceled).into(),
+                Directive::Stop(ExitCode::Usage),
             ),
         ];
         for (error, directive) in table {

@@ -5,7 +5,8 @@
 //! - [`args`] what can be typed → [`config`] what it means, all faults at once
 //! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump;
 //!   [`source::full_sync`] the documents beside it, [`progress`] how far it is
-//! - [`route`] which topic; [`topics`] makes sure of it; [`encoder`] entries → records, in [`chunk`]s
+//! - [`route`] which topic; [`topics`] makes sure of it, [`internal_topics`] of the source's own,
+//!   [`claims`] whose topics they are; [`encoder`] entries → records, in [`chunk`]s
 //! - [`transaction`] what an entry is part of: commits become one entry an operation
 //! - [`record`] an entry as header and value; [`barrier`] a command with its barriers
 //! - [`publisher`] records and position in Kafka transactions, [`ends`] where partitions end; [`pipeline`] joins the threads
@@ -45,11 +46,13 @@ pub mod args;
 pub mod barrier;
 pub mod checkpoint;
 pub mod chunk;
+pub mod claims;
 pub mod config;
 pub mod encoder;
 pub mod ends;
 pub mod error;
 pub mod inspect;
+pub mod internal_topics;
 pub mod metrics;
 pub mod origin;
 pub mod pipeline;

@@ -43,8 +43,9 @@ pub struct Metrics {
     /// How far a full sync is.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
-    /// Milliseconds of source time of the last committed entry.
-    committed_wall: AtomicI64,
+    /// Everything up to that source time, in milliseconds, is committed: that of the last entry, or
+    /// the time at which the source had nothing more. 0: unknown.
+    known_until: AtomicI64,
     /// The source had nothing more when it was last asked.
     caught_up: AtomicBool,
     source_fails: AtomicBool,
@@ -75,7 +76,7 @@ impl Metrics {
             "Time from the flush to the commit of a Kafka transaction.",
         )
         .buckets(COMMIT_BUCKETS.to_vec());
-        Ok(Self {
+        let metrics = Self {
             entries: Operation::ALL
                 .map(|operation| by_operation.with_label_values(&[operation.name()])),
             filtered: counter(
@@ -88,7 +89,8 @@ impl Metrics {
             record_bytes: counter("record_bytes_total", "Bytes of their keys and values.")?,
             lag: gauge(
                 "source_lag_seconds",
-                "Age of the last committed entry; 0 when caught up.",
+                "Age of the last committed entry, or the time since everything was committed; 0 when \
+                 caught up, NaN while nothing is known.",
             )?,
             position: gauge(
                 "position_timestamp_seconds",
@@ -106,11 +108,13 @@ impl Metrics {
             copied: CopyCounters::register(&registry)?,
             full_sync: Progress::default(),
             committed: Mutex::new(None),
-            committed_wall: AtomicI64::new(0),
+            known_until: AtomicI64::new(0),
             caught_up: AtomicBool::new(false),
             source_fails: AtomicBool::new(false),
             registry,
-        })
+        };
+        metrics.refresh();
+        Ok(metrics)
     }
 
     /// A chunk was handed to Kafka.
@@ -138,19 +142,46 @@ impl Metrics {
         self.commits.inc();
         self.commit_seconds.observe(took.as_secs_f64());
         self.position.set(f64::from(position.ts.seconds));
-        self.committed_wall.store(wall, Ordering::Relaxed);
-        let caught_up = caught_up && self.source_answers();
-        self.caught_up.store(caught_up, Ordering::Relaxed);
+        // A commit that moves nothing has no entry.
+        if wall > 0 {
+            self.known_until.store(wall, Ordering::Relaxed);
+        }
         if let Ok(mut committed) = self.committed.lock() {
             *committed = Some(position);
         }
-        self.lag.set(self.lag_seconds());
+        if caught_up && self.source_answers() {
+            self.caught_up();
+        } else {
+            self.caught_up.store(false, Ordering::Relaxed);
+            self.refresh();
+        }
     }
 
     /// The source says that there is nothing more, and everything is committed.
     pub fn caught_up(&self) {
+        self.known_until.fetch_max(now_ms(), Ordering::Relaxed);
         self.caught_up.store(true, Ordering::Relaxed);
-        self.lag.set(self.lag_seconds());
+        self.refresh();
+    }
+
+    /// A session goes on from a saved position, if there is one.
+    pub fn resumed(&self, saved: Option<Position>) {
+        let Some(saved) = saved else {
+            return;
+        };
+        self.position.set(f64::from(saved.ts.seconds));
+        let until = i64::from(saved.ts.seconds) * 1000;
+        self.known_until.fetch_max(until, Ordering::Relaxed);
+        if let Ok(mut committed) = self.committed.lock() {
+            *committed = Some(saved);
+        }
+        self.refresh();
+    }
+
+    /// A session has ended: until the next one nobody knows whether the source has something more.
+    pub fn interrupted(&self) {
+        self.caught_up.store(false, Ordering::Relaxed);
+        self.refresh();
     }
 
     /// Whether the source fails. While it does, nobody knows whether there is something more.
@@ -170,7 +201,7 @@ impl Metrics {
 
     /// Time has passed.
     pub fn refresh(&self) {
-        self.lag.set(self.lag_seconds());
+        self.lag.set(self.lag_seconds().unwrap_or(f64::NAN));
     }
 
     /// Kafka transactions committed so far.
@@ -210,20 +241,16 @@ impl Metrics {
         self.committed.lock().ok().and_then(|committed| *committed)
     }
 
-    /// Age of the last committed entry in seconds; 0 when the source has nothing more.
+    /// Age of the last committed entry in seconds, or the time since everything was committed; 0 while
+    /// the source has nothing more, none while nothing is known.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag")]
-    pub fn lag_seconds(&self) -> f64 {
-        let wall = self.committed_wall.load(Ordering::Relaxed);
-        if wall == 0 || self.caught_up.load(Ordering::Relaxed) {
-            return 0.0;
+    pub fn lag_seconds(&self) -> Option<f64> {
+        if self.caught_up.load(Ordering::Relaxed) {
+            return Some(0.0);
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
-        (now - wall).max(0) as f64 / 1000.0
+        let until = self.known_until.load(Ordering::Relaxed);
+        (until > 0).then(|| (now_ms() - until).max(0) as f64 / 1000.0)
     }
 
     /// The body of `/status`.
@@ -309,13 +336,52 @@ impl TransactionCounters {
     }
 }
 
+fn now_ms() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("oplog_producer_{name}"), help)
 }
 
 #[cfg(test)]
 mod tests {
+    use oplog_relay_core::position::Timestamp;
+
     use super::*;
+
+    #[test]
+    fn lag_and_position_are_those_of_the_checkpoint_until_something_is_committed() {
+        let metrics = Metrics::new().unwrap();
+        assert!(metrics.lag.get().is_nan());
+        assert!(metrics.status("rs0")["lag_seconds"].is_null());
+        metrics.resumed(None);
+        assert_eq!(metrics.lag_seconds(), None);
+
+        let now = u32::try_from(now_ms() / 1000).unwrap();
+        let position = Position {
+            ts: Timestamp::new(now - 3600, 1),
+            term: 1,
+            ord: 0,
+        };
+        metrics.resumed(Some(position));
+        assert_eq!(metrics.position(), Some(position));
+        assert!(metrics.lag_seconds().unwrap() >= 3600.0);
+        assert!(metrics.lag.get() >= 3600.0);
+        // A commit that only repeats the position says nothing about the lag.
+        metrics.committed(position, 0, false, Duration::ZERO);
+        assert!(metrics.lag_seconds().unwrap() >= 3600.0);
+
+        metrics.caught_up();
+        assert_eq!(metrics.lag_seconds(), Some(0.0));
+        // The source was caught up with, and nobody knows what it has now.
+        metrics.interrupted();
+        assert!(!metrics.caught_up.load(Ordering::Relaxed));
+        assert!(metrics.lag_seconds().unwrap() < 3600.0);
+    }
 
     #[test]
     fn transactions_are_counted_by_outcome() {

@@ -53,6 +53,7 @@ impl Origin {
                     name,
                     set_name: None,
                     replica_set_id: None,
+                    namespaces: None,
                 };
                 Ok(Self { record, kind })
             }
@@ -67,6 +68,7 @@ impl Origin {
                     name,
                     set_name: hello.set_name,
                     replica_set_id: replica_set_id(&client).await,
+                    namespaces: None,
                 };
                 let oplog = Oplog::new(&client);
                 Ok(Self {

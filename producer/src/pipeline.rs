@@ -182,6 +182,11 @@ pub struct PublishLoop<'p> {
     history: History,
     routing: u32,
     reads: u32,
+    /// The state topic holds the source's record, or the open transaction does.
+    has_state: bool,
+    /// Topics that the open transaction claims.
+    claimed: Vec<String>,
+    others: Option<OtherClaims>,
     /// Not done before the table has that version.
     wanted_routing: u32,
     wall: i64,
@@ -219,6 +224,9 @@ impl<'p> PublishLoop<'p> {
             routing: FIRST_ROUTING,
             wanted_routing: FIRST_ROUTING,
             reads: 0,
+            has_state: false,
+            claimed: Vec::new(),
+            others: None,
             wall: 0,
             idle: false,
             caught_up: false,
@@ -233,6 +241,13 @@ impl<'p> PublishLoop<'p> {
     #[must_use]
     pub fn routing(mut self, saved: u32, wanted: u32) -> Self {
         (self.routing, self.wanted_routing) = (saved, wanted);
+        self
+    }
+
+    /// The same, where the state topic holds the source's record already.
+    #[must_use]
+    pub const fn having_state(mut self, has_state: bool) -> Self {
+        self.has_state = has_state;
         self
     }
 
@@ -284,6 +299,13 @@ impl<'p> PublishLoop<'p> {
         self.metrics
             .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
         self.publisher.send(chunk)?;
+        // The state topic is the first of all, and the source's record its first.
+        self.has_state |= !chunk.new_topics.is_empty();
+        let claimed = chunk
+            .new_topics
+            .iter()
+            .filter(|topic| topic.is_claimed_here);
+        self.claimed.extend(claimed.map(|topic| topic.name.clone()));
         self.metrics.sent(chunk, self.publisher.in_flight());
         // A full sync and a change of the routing send records, and the position stays.
         let moved = chunk.end != self.unsaved.or(self.saved)
@@ -351,9 +373,7 @@ impl<'p> PublishLoop<'p> {
             return Ok(());
         };
         let start = Instant::now();
-        let mut record = PositionRecord::new(position, self.routing).with_history(self.history);
-        record.reads = self.reads;
-        self.publisher.commit(&record)?;
+        self.publisher.commit(&self.record(position))?;
         let took = start.elapsed();
         self.saved = Some(position);
         self.took = took;
@@ -363,7 +383,15 @@ impl<'p> PublishLoop<'p> {
             .committed(position, self.wall, self.idle || self.finished, took);
         // Not before: what Kafka refuses, it refuses in each session.
         self.works();
-        Ok(())
+        self.check_claims(position)
+    }
+
+    fn record(&self, position: Position) -> PositionRecord {
+        PositionRecord {
+            reads: self.reads,
+            state: self.has_state,
+            ..PositionRecord::new(position, self.routing).with_history(self.history)
+        }
     }
 
     fn works(&self) {
@@ -380,6 +408,10 @@ impl<'p> PublishLoop<'p> {
         self.until.reached(position)
     }
 }
+
+mod claimed;
+
+pub use claimed::OtherClaims;
 
 /// How long a transaction lasts while catching up, by the partitions that it may write to and by what
 /// the last commit cost.

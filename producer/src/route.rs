@@ -18,7 +18,7 @@ use crate::error::ProducerError;
 
 pub use change::Rerouted;
 pub use command::{CommandRoute, RouteChange};
-pub use order::Collections;
+pub use order::{Collections, check_rule};
 
 /// Version of the rules in this file.
 pub const RULES: u32 = 1;

@@ -7,27 +7,28 @@ use std::time::{Duration, Instant};
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::config::Start;
 use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::kafka::{Admin, Reader, TopicSettings};
+use oplog_relay_core::runtime::kafka::TopicSettings;
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::State;
-use oplog_relay_core::topic::{position_topic, state_topic};
+use oplog_relay_core::topic::position_topic;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::checkpoint::{Checkpoint, claims_of_others, create_topics};
+use crate::checkpoint::Checkpoint;
+use crate::claims::Claims;
 use crate::config::RunConfig;
 use crate::encoder::{Encoder, FIRST_ROUTING, Rules};
 use crate::error::{Directive, PositionLost, ProducerError};
 use crate::metrics::Metrics;
 use crate::origin::{Origin, feed_full_sync};
-use crate::pipeline::{self, Outcome, PublishLoop, Until};
+use crate::pipeline::{self, OtherClaims, Outcome, PublishLoop, Until};
 use crate::publisher::{MAX_RECORD_BYTES, Publisher};
 use crate::route::Router;
 use crate::source::full_sync::FullSync;
 use crate::source::{QUEUE_BATCHES, StartAt};
-use crate::topics::{self, Cluster, Topics};
+use crate::topics::{self, Topics};
 
 /// A program that never worked says so and ends; one that did tries for ever.
 const FIRST_SESSION: Duration = Duration::from_secs(60);
@@ -59,6 +60,47 @@ impl Lagging {
     }
 }
 
+/// The end of a session by an error.
+#[derive(Debug)]
+struct Failure<'e> {
+    error: &'e ProducerError,
+    /// Some session of the process was opened.
+    has_worked: bool,
+    /// How long the program has been running.
+    since_start: Duration,
+    /// The program was asked to end.
+    is_ending: bool,
+}
+
+/// What follows it.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Another session.
+    Retry,
+    /// The end that was asked for.
+    Stop,
+    /// The end, with the error.
+    Fail,
+}
+
+impl Failure<'_> {
+    fn next(&self) -> Next {
+        if self.error.directive() != Directive::Retry {
+            return Next::Fail;
+        }
+        if self.is_ending {
+            return Next::Stop;
+        }
+        // Credentials may be changed while the program runs; at its start they are simply wrong.
+        let is_hopeless =
+            self.since_start > FIRST_SESSION || matches!(self.error, ProducerError::Credentials(_));
+        match !self.has_worked && is_hopeless {
+            true => Next::Fail,
+            false => Next::Retry,
+        }
+    }
+}
+
 /// Everything that outlives a session.
 #[derive(Debug, Clone)]
 pub struct Producer {
@@ -85,6 +127,10 @@ struct Begin {
     positions: (Option<Position>, Option<Position>),
     /// The version of the routing table, and the one that is to come.
     routing: (u32, u32),
+    /// Whether the state topic holds the source's record.
+    has_state: bool,
+    /// What asks whether another source has claimed the same topics.
+    claims: Claims,
 }
 
 /// The position that is behind, where the start is one.
@@ -123,11 +169,22 @@ impl Producer {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => lagging.judge(error, self.metrics.commit_count() > commits),
             };
+            self.metrics.interrupted();
             self.metrics.failed(error.kind());
             self.health.set_ready(false, &error.to_string());
-            let never_worked = self.metrics.session_count() == 0 && began.elapsed() > FIRST_SESSION;
-            if error.directive() != Directive::Retry || never_worked {
-                return Err(error);
+            let failure = Failure {
+                error: &error,
+                has_worked: self.metrics.session_count() > 0,
+                since_start: began.elapsed(),
+                is_ending: self.shutdown.triggered(),
+            };
+            match failure.next() {
+                Next::Retry => {}
+                Next::Stop => {
+                    tracing::warn!(%error, "ended while the session failed");
+                    return Ok(Outcome::Stopped);
+                }
+                Next::Fail => return Err(error),
             }
             if self.metrics.commit_count() > commits {
                 backoff.reset();
@@ -142,36 +199,34 @@ impl Producer {
     }
 
     async fn session(&self) -> Result<Outcome, ProducerError> {
-        let (prefix, source) = (&self.config.stream.topic_prefix, self.origin.name());
-        let admin = Admin::connect(&self.config.kafka).await?;
-        create_topics(&admin, prefix, source, self.config.replication_factor).await?;
-        let all = admin.topics().await?;
-        let names = || all.keys().map(String::as_str);
-        let existing = topics::existing(&admin, names(), prefix).await?;
-        let publisher = self.open_publisher(&existing).await?;
-        let reader = Reader::new(&self.config.kafka);
-        let checkpoint = Checkpoint::read(&reader, prefix, source).await?;
-        checkpoint.check_source(&self.origin.record())?;
-        let (start, sync) = self.beginning(&checkpoint, &all, &reader).await?;
+        let source = self.origin.name();
+        // A broker that does not answer must not hold the end of the program.
+        let Some(cluster) = self.shutdown.unless(self.find_cluster()).await else {
+            return Ok(Outcome::Stopped);
+        };
+        let cluster = cluster?;
+        // Opening the producer fences the instance that works: what must end this one ends it before.
+        self.check_before_fencing(&cluster).await?;
+        let publisher = self.open_publisher(&cluster.existing).await?;
+        let Checked {
+            checkpoint,
+            others,
+            noted,
+        } = self.check(&cluster, self.metrics.position()).await?;
+        if self.metrics.session_count() == 0 {
+            topics::warn_of_retention(&checkpoint.state, &cluster.existing);
+            self.tell_ignored(&checkpoint);
+        }
+        self.metrics.resumed(checkpoint.position);
+        let (start, sync) = self.beginning(&checkpoint, &cluster).await?;
         let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
         let until = match ends {
             true => Until::End,
             false => self.until(checkpoint.position).await?,
         };
-        let topics = Topics::Cluster(Box::new(Cluster {
-            admin,
-            runtime: Handle::current(),
-            state_topic: state_topic(prefix, source),
-            partitions: self.config.stream.partitions,
-            replication_factor: self.config.replication_factor,
-            claimed: claims_of_others(&reader, names(), prefix, source).await?,
-            oldest: self.oldest(start).await?,
-            existing,
-            prepared: BTreeMap::new(),
-        }));
+        let oldest = self.oldest(start).await?;
+        let topics = self.topics(&cluster, others, oldest);
         let rules = checkpoint.position.and(self.other_rules(&checkpoint.state));
-        let format = self.config.stream.format;
-        topics.check_saved(&checkpoint.state, rules.is_none().then_some(format))?;
         let saved = checkpoint.position;
         let (routing, history) = (
             checkpoint.routing.unwrap_or(FIRST_ROUTING),
@@ -179,9 +234,11 @@ impl Producer {
         );
         let held = sync.iter().flat_map(|sync| sync.copies.held());
         let reads = checkpoint.reads;
+        let has_state = checkpoint.state.source.is_some();
         let encoder = self
             .encoder(checkpoint, start, topics)?
             .changing(routing, rules)
+            .noting(noted)
             .copying(reads, held);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
@@ -193,6 +250,8 @@ impl Producer {
             sync,
             positions: (saved, unsaved),
             routing: (routing, wanted),
+            has_state,
+            claims: self.claims(&cluster),
         };
         self.stream(publisher, encoder, begin, until).await
     }
@@ -212,7 +271,7 @@ impl Producer {
         topics: Topics,
     ) -> Result<Encoder, ProducerError> {
         let stream = &self.config.stream;
-        let identity = checkpoint.state.source.is_none();
+        let identity = self.identity(checkpoint.state.source.as_ref());
         let router = Router::new(
             &stream.topic_prefix,
             stream.filter.clone(),
@@ -229,7 +288,7 @@ impl Producer {
             router.asking(self.origin.collections()),
             topics,
             after(start),
-            identity.then(|| self.origin.record()),
+            identity,
             self.origin
                 .transactions(start, checkpoint.history, shutdown),
         ))
@@ -319,7 +378,13 @@ impl Producer {
         let (metrics, health) = (Arc::clone(&self.metrics), self.health.clone());
         parts.spawn_blocking(move || {
             let publishing = PublishLoop::new(publisher, &metrics, &health, until, begin.positions);
-            let mut publishing = publishing.routing(begin.routing.0, begin.routing.1);
+            let mut publishing = publishing
+                .routing(begin.routing.0, begin.routing.1)
+                .having_state(begin.has_state)
+                .among(OtherClaims {
+                    claims: begin.claims,
+                    runtime: Handle::current(),
+                });
             Part::Publisher(publishing.run(&intake))
         });
         join(parts, &source).await
@@ -327,6 +392,9 @@ impl Producer {
 }
 
 mod beginning;
+mod check;
+
+use check::Checked;
 
 /// Waits until all that was asked for is done, or all parts have ended; when the encoder or the publisher
 /// has ended, the source may end too. The source's error explains the most, then the encoder's.
@@ -385,6 +453,30 @@ mod tests {
         assert_eq!(unsaved(start, None, Some(Start::Now)), Some(position));
         assert_eq!(unsaved(start, Some(position), Some(Start::Now)), None);
         assert_eq!(unsaved(StartAt::Oldest, None, Some(Start::Oldest)), None);
+    }
+
+    #[test]
+    fn a_program_that_never_worked_gives_up_unless_it_is_asked_to_end() {
+        let next = |error: &ProducerError, has_worked, seconds, is_ending| {
+            let failure = Failure {
+                error,
+                has_worked,
+                since_start: Duration::from_secs(seconds),
+                is_ending,
+            };
+            failure.next()
+        };
+        let away = ProducerError::kafka("a", "b");
+        assert_eq!(next(&away, false, 59, false), Next::Retry);
+        assert_eq!(next(&away, false, 61, false), Next::Fail);
+        assert_eq!(next(&away, false, 61, true), Next::Stop);
+        assert_eq!(next(&away, true, 61, false), Next::Retry);
+        let login = ProducerError::Credentials(String::new());
+        assert_eq!(next(&login, false, 1, false), Next::Fail);
+        assert_eq!(next(&login, true, 1, false), Next::Retry);
+        // What no retry mends is reported in any case.
+        let usage = ProducerError::Usage(String::new());
+        assert_eq!(next(&usage, true, 1, true), Next::Fail);
     }
 
     #[tokio::test]

@@ -29,16 +29,18 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
         let position = metrics
             .position()
             .map_or_else(|| "none".to_owned(), |p| p.ts.to_string());
+        // While no session runs nobody else does.
+        metrics.refresh();
         let lag = metrics.lag_seconds();
         let bars = metrics.full_sync.lines();
         if line.is_visible() {
             line.update_lines(
                 &bars,
                 format!(
-                    "{source}  {:.0} entries/s  {:.1} MB/s  lag {lag:.1} s  position {position}  \
-                 {} entries",
+                    "{source}  {:.0} entries/s  {:.1} MB/s  lag {}  position {position}  {} entries",
                     rate.entries,
                     rate.bytes / 1e6,
+                    lag.map_or_else(|| "unknown".to_owned(), |lag| format!("{lag:.1} s")),
                     now.0.0
                 ),
             );
@@ -51,7 +53,7 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
                 entries = now.0.0,
                 entries_per_second = rate.entries.round(),
                 megabytes_per_second = (rate.bytes / 1e5).round() / 10.0,
-                lag_seconds = (lag * 10.0).round() / 10.0,
+                lag_seconds = lag.map(|lag| (lag * 10.0).round() / 10.0),
                 position,
                 "progress"
             );

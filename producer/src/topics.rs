@@ -1,24 +1,34 @@
 //! Topics: created with the settings that the data needs, refused with others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::runtime::kafka::{Admin, TopicSettings};
+use oplog_relay_core::runtime::kafka::{Admin, Creation, TopicSettings};
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
 use oplog_relay_core::topic::is_data_topic;
 use tokio::runtime::Handle;
 
+use crate::claims::{Claims, OtherSources};
 use crate::error::ProducerError;
 use crate::publisher::MAX_RECORD_BYTES;
 
+mod noted;
+
+pub use noted::{note_ends, warn_of_retention};
+
 /// How long a new topic may take until every partition has a leader.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the creator of a topic may take to commit its claim: more than the longest Kafka
+/// transaction of a source that catches up.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
 /// Partitions that are created in one request at most: a controller takes 10,000 (Kafka 4.1).
 const REQUEST_PARTITIONS: u32 = 1000;
 /// Entries may be ahead of the brokers' clocks by that much.
-const CLOCK_MARGIN_MS: i64 = 60_000;
+pub(crate) const CLOCK_MARGIN_MS: i64 = 60_000;
 /// Entries grow older while they wait to be sent.
 const RETENTION_MARGIN_MS: i64 = 3_600_000;
 
@@ -124,6 +134,7 @@ const fn record(format: Format, partitions: u32) -> TopicRecord {
         format_version: FORMAT_VERSION,
         partitions,
         earlier: Vec::new(),
+        ends: Vec::new(),
     }
 }
 
@@ -140,14 +151,18 @@ pub struct Cluster {
     pub partitions: u32,
     /// Replication factor of new topics.
     pub replication_factor: i32,
-    /// Topics of other sources, and whose they are.
-    pub claimed: BTreeMap<String, String>,
+    /// Asks for the claims of other sources.
+    pub claims: Claims,
+    /// Other sources and their topics when the session began.
+    pub others: OtherSources,
     /// Time of the oldest entry that may be sent.
     pub oldest: Timestamp,
     /// Topics of the prefix when the session began.
     pub existing: BTreeMap<String, TopicSettings>,
     /// Topics that were made sure of ahead of their first entry.
     pub prepared: BTreeMap<String, TopicSettings>,
+    /// When to end.
+    pub shutdown: Shutdown,
 }
 
 /// The data topics of a prefix.
@@ -177,7 +192,7 @@ pub fn limit(settings: &TopicSettings) -> usize {
 impl Cluster {
     fn check_saved(&self, state: &State) -> Result<(), ProducerError> {
         for (name, saved) in &state.topics {
-            self.check_owner(name)?;
+            self.others.check_owner(name)?;
             let settings = self.existing.get(name).ok_or_else(|| deleted(name))?;
             check_settings(name, settings, Some(saved), self.oldest, now_ms())?;
         }
@@ -189,18 +204,8 @@ impl Cluster {
         self.existing.get(name).map_or(MAX_RECORD_BYTES, limit)
     }
 
-    fn check_owner(&self, name: &str) -> Result<(), ProducerError> {
-        match self.claimed.get(name) {
-            None => Ok(()),
-            Some(owner) => Err(ProducerError::Usage(format!(
-                "topic {name} belongs to source {owner:?}: two sources never share a topic. Give \
-                 this one its own --topic-prefix, or exclude the namespace"
-            ))),
-        }
-    }
-
     fn ensure(&self, name: &str, format: Format) -> Result<TopicRecord, ProducerError> {
-        self.check_owner(name)?;
+        self.others.check_owner(name)?;
         let settings = match self.prepared.get(name) {
             Some(settings) => settings.clone(),
             None => self.runtime.block_on(self.create(name))?,
@@ -217,7 +222,7 @@ impl Cluster {
     fn prepare(&mut self, names: &BTreeSet<String>) -> Result<(), ProducerError> {
         let names = names.iter().map(String::as_str);
         let names: Vec<&str> = names
-            .filter(|name| !self.claimed.contains_key(*name))
+            .filter(|name| !self.others.topics.contains_key(*name))
             .collect();
         let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).unwrap_or(1);
         let prepared = self.runtime.block_on(async {
@@ -239,14 +244,15 @@ impl Cluster {
         let missing: Vec<&str> = names.iter().copied().filter(is_missing).collect();
         let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
         let (admin, replicas) = (&self.admin, self.replication_factor);
+        let mut created = BTreeSet::new();
         if !missing.is_empty() {
             let settings = data_settings();
             let settings = borrowed(&settings);
-            admin
+            created = admin
                 .create_topics(&missing, partitions, replicas, &settings)
                 .await?;
         }
-        let found = admin.describe_topics(names).await?;
+        let mut found = admin.describe_topics(names).await?;
         // One that has no partition yet is waited for when its first entry comes.
         let new: Vec<&str> = missing
             .into_iter()
@@ -257,6 +263,14 @@ impl Cluster {
         }
         if !new.is_empty() {
             tracing::info!(topics = new.len(), partitions, "topics are ready");
+        }
+        if found.len() > created.len() {
+            let others = self.claims.read().await?;
+            // The others are looked at when their first entry comes.
+            found.retain(|name, _| {
+                let is_settled = others.names.is_empty() || self.existing.contains_key(name);
+                created.contains(name) || (is_settled && !others.topics.contains_key(name))
+            });
         }
         Ok(found)
     }
@@ -275,13 +289,44 @@ impl Cluster {
 
     /// Creates a topic, if it is not there, and reads its settings.
     async fn create(&self, name: &str) -> Result<TopicSettings, ProducerError> {
-        if !self.existing.contains_key(name) {
+        let has_appeared = !self.existing.contains_key(name);
+        let mut creation = Creation::Existed;
+        if has_appeared {
             let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
             let (admin, replicas) = (&self.admin, self.replication_factor);
-            create(admin, name, partitions, replicas, &data_settings()).await?;
+            creation = create(admin, name, partitions, replicas, &data_settings()).await?;
+        }
+        if creation == Creation::Existed {
+            self.check_found(name, has_appeared).await?;
         }
         let settings = self.admin.topic_settings(name).await?;
         settings.ok_or_else(|| deleted(name))
+    }
+}
+
+impl Cluster {
+    /// Reads the claims again for a topic that this source did not create. One that has appeared
+    /// since the session began may be another source's, whose claim is committed a little later.
+    async fn check_found(&self, name: &str, has_appeared: bool) -> Result<(), ProducerError> {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            let others = self.claims.read().await?;
+            others.check_owner(name)?;
+            let may_be_claimed = has_appeared && !others.names.is_empty();
+            if !may_be_claimed || begun.elapsed() >= CLAIM_PATIENCE {
+                return Ok(());
+            }
+            if backoff.attempts() == 0 {
+                tracing::info!(
+                    topic = name,
+                    "the topic was created by somebody else; waiting whether another source claims it"
+                );
+            }
+            if !backoff.sleep(&self.shutdown).await {
+                return Err(ProducerError::Interrupted);
+            }
+        }
     }
 }
 
@@ -302,13 +347,13 @@ pub async fn create(
     partitions: i32,
     replication_factor: i32,
     settings: &[(&str, String)],
-) -> Result<(), ProducerError> {
-    admin
+) -> Result<Creation, ProducerError> {
+    let creation = admin
         .create_topic(name, partitions, replication_factor, &borrowed(settings))
         .await?;
     admin.wait_for_topic(name, PATIENCE).await?;
     tracing::info!(topic = name, partitions, "topic is ready");
-    Ok(())
+    Ok(creation)
 }
 
 fn borrowed<'s>(settings: &'s [(&'s str, String)]) -> Vec<(&'s str, &'s str)> {
@@ -324,6 +369,8 @@ fn data_settings() -> Vec<(&'static str, String)> {
     vec![
         ("cleanup.policy", "delete".to_owned()),
         ("retention.ms", "-1".to_owned()),
+        // A cluster's log.retention.bytes would delete entries that nobody has read.
+        ("retention.bytes", "-1".to_owned()),
         ("max.message.bytes", MAX_RECORD_BYTES.to_string()),
         ("message.timestamp.type", "CreateTime".to_owned()),
         ("message.timestamp.after.max.ms", i64::MAX.to_string()),

@@ -203,6 +203,39 @@ async fn second_instance_of_a_source_fences_the_first() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_refused_leaves_the_instance_that_works_alone() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let source = source()?;
+    let mut load = Load::connect(&source.uri(), "shop", 4).await?;
+    load.round(10).await?;
+    let port = Port::lease()?;
+    let line = Line::run(&kafka, source.uri(), "works").with("--start", "oldest");
+    let http = format!("127.0.0.1:{}", port.number());
+    let mut working = line.clone().with("--http", http).start_producer()?;
+    wait_for_status(&mut working, &port, |told| told["caught_up"] == true)?;
+    for refused in [
+        line.clone().with("--format", "raw"),
+        line.clone().with("--order", "id"),
+    ] {
+        refused
+            .produce()?
+            .with_code(2)?
+            .telling(&["--change-routing"])?;
+    }
+    let commits = status(port.number())?["commits"]
+        .as_u64()
+        .context("commits")?;
+    load.round(10).await?;
+    wait_for_commits(&mut working, &port, commits + 1)?;
+    ensure!(
+        status(port.number())?["sessions"] == 1,
+        "{}",
+        working.stderr_text()?
+    );
+    Ok(())
+}
+
 /// An entry as a server writes it.
 fn entry(seconds: u32, increment: u32, term: i64, id: i32) -> Document {
     let time = bson::Timestamp {
@@ -376,6 +409,53 @@ async fn two_sources_never_share_a_topic() -> Result<()> {
     let other = line.with("--source-name", "two").produce()?;
     other.with_code(2)?.telling(&told)?;
     let contents = read_topics(&kafka.brokers(), "shared", Format::Bson)?;
+    let count = contents.values().map(Vec::len).sum::<usize>();
+    ensure!(count == 1, "{count} records");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_sources_that_meet_a_new_collection_one_stops() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let source = source()?;
+    let mut noop = entry(1_600_000_000, 1, 1, 0);
+    noop.insert("op", "n");
+    rewrite_oplog(&source, &[noop]).await?;
+    let line = Line::run(&kafka, source.uri(), "met").with("--start", "oldest");
+    let mut programs = Vec::new();
+    for name in ["one", "two"] {
+        let program = line.clone().with("--source-name", name).start_producer()?;
+        wait_until("a session", LIMIT, || {
+            let told = program.stderr_text();
+            told.is_ok_and(|told| told.contains("session opened"))
+        })?;
+        programs.push(program);
+    }
+    let uri = source.uri();
+    let client = Client::with_uri_str(&uri).await?;
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    oplog.insert_one(entry(1_700_000_000, 1, 1, 1)).await?;
+    wait_until("the end of one", LIMIT, || {
+        programs
+            .iter_mut()
+            .any(|program| !program.is_running().unwrap_or(false))
+    })?;
+    let (mut running, mut ended) = (Vec::new(), Vec::new());
+    for mut program in programs {
+        match program.is_running()? {
+            true => running.push(program),
+            false => ended.push(program),
+        }
+    }
+    for program in ended {
+        let told = ["met.shop.things", "two sources never share a topic"];
+        Ended::wait(program)?.with_code(2)?.telling(&told)?;
+    }
+    for mut program in running {
+        program.terminate()?;
+        Ended::wait(program)?.with_code(143)?;
+    }
+    let contents = read_topics(&kafka.brokers(), "met", Format::Bson)?;
     let count = contents.values().map(Vec::len).sum::<usize>();
     ensure!(count == 1, "{count} records");
     Ok(())

@@ -6,26 +6,33 @@
 //! that an error is retried or ends the session as designed, and that nothing counts as committed
 //! that was not.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use oplog_producer::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
+use oplog_producer::claims::Claims;
 use oplog_producer::config::Oversize;
 use oplog_producer::error::{Directive, ProducerError};
-use oplog_producer::publisher::Publisher;
+use oplog_producer::metrics::Metrics;
+use oplog_producer::pipeline::{OtherClaims, PublishLoop, Until, queues};
+use oplog_producer::publisher::{Publisher, send_alone};
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::kafka::KafkaOptions;
+use oplog_relay_core::runtime::http::Health;
+use oplog_relay_core::runtime::kafka::{Admin, KafkaOptions, Reader};
 use oplog_relay_core::state::PositionRecord;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Fault};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use tokio::runtime::Handle;
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
 const DATA: &str = "cdc.shop.orders";
+const STATE: &str = "__cdc.state.rs0";
 const POSITION: &str = "__cdc.position.rs0";
 
 fn cluster() -> Result<Cluster> {
@@ -35,13 +42,16 @@ fn cluster() -> Result<Cluster> {
     Ok(cluster)
 }
 
-fn open(cluster: &Cluster) -> Result<Publisher, ProducerError> {
-    let options = KafkaOptions {
+fn options(cluster: &Cluster) -> KafkaOptions {
+    KafkaOptions {
         brokers: cluster.bootstrap_servers(),
         options: Vec::new(),
-    };
+    }
+}
+
+fn open(cluster: &Cluster) -> Result<Publisher, ProducerError> {
     Publisher::open(
-        &options,
+        &options(cluster),
         "cdc.rs0",
         POSITION,
         "rs0",
@@ -62,6 +72,7 @@ fn new_topic() -> NewTopic {
     NewTopic {
         name: DATA.to_owned(),
         max_bytes: 1 << 20,
+        is_claimed_here: false,
     }
 }
 
@@ -183,6 +194,78 @@ fn a_new_session_commits_after_one_that_failed() -> Result<()> {
     ensure!(!next.in_transaction());
     next.send(&chunk(false))?;
     next.commit(&position(2))?;
+    Ok(())
+}
+
+/// A chunk that claims the data topic and has a record for it.
+fn claiming(claim: &[u8]) -> Chunk {
+    let key = format!("topic/{DATA}");
+    let record = |topic, key: Range<usize>, value: Range<usize>| EncodedRecord {
+        topic: TopicIndex(topic),
+        partition: 0,
+        timestamp: 1_700_000_000_000,
+        key: Some(key),
+        header: None,
+        value,
+    };
+    let arena = [key.as_bytes(), claim].concat();
+    let state = NewTopic {
+        name: STATE.to_owned(),
+        ..new_topic()
+    };
+    let data = NewTopic {
+        is_claimed_here: true,
+        ..new_topic()
+    };
+    Chunk {
+        records: vec![
+            record(0, 0..key.len(), key.len()..arena.len()),
+            record(1, 0..3, 3..8),
+        ],
+        arena,
+        new_topics: vec![state, data],
+        end: position(1).position().ok(),
+        ..Chunk::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_finds_its_topic_claimed_by_another_takes_its_claim_back() -> Result<()> {
+    let cluster = cluster()?;
+    let other = "__cdc.state.rs1";
+    for topic in [STATE, other] {
+        cluster.create_topic(topic, 1, 1)?;
+    }
+    let options = options(&cluster);
+    let claim = br#"{"v":1,"format":"bson","format_version":1,"partitions":4}"#;
+    tokio::task::block_in_place(|| send_alone(&options, other, &format!("topic/{DATA}"), claim))?;
+    let reader = Reader::new(&options);
+    let others = OtherClaims {
+        claims: Claims {
+            admin: Admin::connect(&options).await?,
+            reader: reader.clone(),
+            prefix: "cdc".to_owned(),
+            source: "rs0".to_owned(),
+        },
+        runtime: Handle::current(),
+    };
+    let (handover, intake) = queues();
+    handover.full.send(claiming(claim))?;
+    drop(handover);
+    let publisher = open(&cluster)?;
+    let ended = tokio::task::spawn_blocking(move || {
+        let (metrics, health) = (Metrics::new()?, Health::default());
+        let publishing = PublishLoop::new(publisher, &metrics, &health, Until::End, (None, None));
+        anyhow::Ok(publishing.among(others).run(&intake))
+    });
+    let error = ended.await??.err().context("both write to the topic")?;
+    ensure!(
+        error.directive() == Directive::Stop(ExitCode::Usage) && error.to_string().contains("rs1"),
+        "{error}"
+    );
+    let own = reader.read_all(STATE).await?;
+    let values: Vec<bool> = own.iter().map(|record| record.value.is_some()).collect();
+    ensure!(values == [true, false], "{own:?}");
     Ok(())
 }
 

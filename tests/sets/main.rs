@@ -10,6 +10,7 @@ mod lives;
 mod made;
 mod memory;
 mod oversize;
+mod position;
 mod resets;
 mod routing;
 mod subscription;

@@ -98,10 +98,15 @@ impl Topics {
 
     /// Runs one of Kafka's tools, which must succeed.
     pub(crate) fn tool(&self, name: &str, arguments: &[&str]) -> Result<()> {
+        self.tool_text(name, arguments).map(drop)
+    }
+
+    /// The same; returns what it tells.
+    pub(crate) fn tool_text(&self, name: &str, arguments: &[&str]) -> Result<String> {
         let output = self.kafka.tool(name, arguments)?;
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success(), "{arguments:?}: {told}");
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Where Kafka is.

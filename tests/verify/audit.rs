@@ -162,6 +162,56 @@ fn every_format_is_read_back_and_counted_and_barriers_are_passed() -> Result<()>
 }
 
 #[test]
+fn what_is_not_there_any_more_is_reported() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    produce(&kafka, "auditgone", &["--format=bson", "--partitions=1"])?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("offsets.json");
+    let offsets =
+        r#"{"partitions":[{"topic":"auditgone.app.a","partition":0,"offset":100}],"version":1}"#;
+    std::fs::write(&path, offsets)?;
+    let file = path.display().to_string();
+    tool(
+        &kafka,
+        "kafka-delete-records",
+        &["--offset-json-file", &file],
+    )?;
+    let (code, said) = audit(&kafka, "auditgone", &[])?;
+    ensure!(code == 0, "{code}: {said}");
+    let told = "auditgone.app.a, partition 0 begins at offset 100";
+    ensure!(said.contains(told), "{said}");
+    ensure!(said.contains("1 partitions do not begin"), "{said}");
+
+    tool(
+        &kafka,
+        "kafka-topics",
+        &["--delete", "--topic=auditgone.app.a"],
+    )?;
+    let (code, said) = audit(&kafka, "auditgone", &[])?;
+    ensure!(code == 7, "{code}: {said}");
+    ensure!(said.contains("missing: topic auditgone.app.a"), "{said}");
+
+    let flags = [
+        "emit".to_owned(),
+        "--http=off".to_owned(),
+        "--until-caught-up".to_owned(),
+        "--group=auditgone".to_owned(),
+        format!("--brokers={}", kafka.brokers()),
+        "--topic-prefix=auditgone".to_owned(),
+    ];
+    let (_, said) = end_of(Program::consumer(&flags)?)?;
+    ensure!(said.contains("topic=\"auditgone.app.a\""), "{said}");
+    Ok(())
+}
+
+fn tool(kafka: &Kafka, name: &str, arguments: &[&str]) -> Result<()> {
+    let output = kafka.tool(name, arguments)?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{arguments:?}: {told}");
+    Ok(())
+}
+
+#[test]
 fn a_transaction_that_is_open_is_waited_for() -> Result<()> {
     let kafka = Kafka::shared()?;
     produce(&kafka, "auditopen", &[])?;

@@ -1,6 +1,10 @@
 //! The topics, read back: every record can be decoded, the entries of each key are in order, and
 //! none comes twice, in whatever partition. Nothing is joined, committed or written.
 //!
+//! A topic that a source has claimed and that is not there is a fault. A partition that does not begin
+//! at offset 0 has lost records to its retention, which may be what the operator wants: it is
+//! reported, and what is left is judged.
+//!
 //! A partition is read to the end that it has when the audit begins, whose transactions are waited
 //! for: see `ends`. Memory does not grow with the records: see `order` and `runs`. Barriers and the
 //! copies of a command in other topics are no repetitions; snapshot records may repeat. Fragments are put together, and those of a record that
@@ -73,6 +77,14 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
         }
     }
     let mut tally = Tally::open(config.report.as_deref())?;
+    for (topic, claimed) in topics.missing().await? {
+        if config.topics.is_empty() {
+            tally.missing(&topic, &claimed.source)?;
+        }
+    }
+    for held in partitions.iter().filter(|held| held.low > 0) {
+        tally.removed(held)?;
+    }
     for held in &open {
         let (name, end) = (named(held), held.end);
         tally.unknown(format!(

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::error::{ConsumerError, RecordPlace};
 use crate::json_line::JsonLine;
+use crate::start::Held;
 use crate::stdout::tell;
 use crate::verify::Verdict;
 
@@ -55,6 +56,8 @@ pub(super) struct Tally {
     lines: Option<BufWriter<File>>,
     topics: BTreeMap<String, Numbers>,
     faults: u64,
+    /// Partitions whose first records were removed.
+    removed: u64,
     /// Why some could not be told.
     unknown: Vec<String>,
 }
@@ -71,6 +74,7 @@ impl Tally {
             lines: lines.map(BufWriter::new),
             topics: BTreeMap::new(),
             faults: 0,
+            removed: 0,
             unknown: Vec::new(),
         })
     }
@@ -104,6 +108,31 @@ impl Tally {
         let line = line.number("partition", place.partition);
         let line = line.number("offset", place.offset);
         self.write(line.text("reason", reason))
+    }
+
+    /// A topic that a source has claimed does not exist.
+    pub(super) fn missing(&mut self, topic: &str, source: &str) -> Result<(), ConsumerError> {
+        self.faults += 1;
+        let reason = format!(
+            "source {source} has written to this topic, but it does not exist, or may not be read"
+        );
+        tell(&format!("missing: topic {topic}: {reason}"))?;
+        let line = JsonLine::new("missing").text("topic", topic);
+        self.write(line.text("reason", &reason))
+    }
+
+    /// A partition does not begin at offset 0.
+    pub(super) fn removed(&mut self, held: &Held) -> Result<(), ConsumerError> {
+        self.removed += 1;
+        let (name, low) = (&held.name, held.low);
+        tell(&format!(
+            "removed: {}, partition {} begins at offset {low}: its older records were removed \
+             (retention, or kafka-delete-records) and are not in this audit",
+            name.topic, name.partition
+        ))?;
+        let line = JsonLine::new("removed").text("topic", &name.topic);
+        let line = line.number("partition", name.partition);
+        self.write(line.number("offset", low))
     }
 
     /// Something could not be told.
@@ -162,8 +191,12 @@ impl Tally {
                 .flush()
                 .map_err(|error| ConsumerError::Output(self.path.clone(), error))?;
         }
+        let removed = match self.removed {
+            0 => String::new(),
+            partitions => format!("; {partitions} partitions do not begin at offset 0"),
+        };
         tell(&format!(
-            "verdict: {word} ({records} records, {} faults)",
+            "verdict: {word} ({records} records, {} faults{removed})",
             self.faults
         ))?;
         Ok(verdict)

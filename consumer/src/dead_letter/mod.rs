@@ -25,7 +25,7 @@ mod reason;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{Admin, KafkaOptions, is_transient};
+use oplog_relay_core::runtime::kafka::{Admin, KafkaOptions, TopicSettings, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
@@ -48,10 +48,11 @@ const ATTEMPTS: u32 = 6;
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a new topic may take to be there.
 const TOPIC_PATIENCE: Duration = Duration::from_secs(30);
-/// Its settings: CONTRACT, *Names in Kafka*.
-const SETTINGS: [(&str, &str); 3] = [
+/// Settings of the topic: what was refused is kept until an operator deletes it.
+const SETTINGS: [(&str, &str); 4] = [
     ("cleanup.policy", "delete"),
     ("retention.ms", "-1"),
+    ("retention.bytes", "-1"),
     ("max.message.bytes", "104857600"),
 ];
 
@@ -59,6 +60,31 @@ const SETTINGS: [(&str, &str); 3] = [
 #[must_use]
 pub fn dead_letter_topic(group: &str) -> String {
     format!("__{group}.dead-letters")
+}
+
+/// Refuses a topic in which letters replace each other, and warns of one that deletes them.
+fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), ConsumerError> {
+    let policy = settings.cleanup_policy.as_deref().unwrap_or("delete");
+    if policy.contains("compact") {
+        return Err(ConsumerError::Usage(format!(
+            "topic {topic} has cleanup.policy={policy}: of several dead letters with one key only the \
+             last would be kept. Set cleanup.policy=delete"
+        )));
+    }
+    for (limit, value) in [
+        ("retention.ms", settings.retention_ms),
+        ("retention.bytes", settings.retention_bytes),
+    ] {
+        if let Some(value) = value.filter(|value| *value >= 0) {
+            tracing::warn!(
+                topic,
+                limit,
+                value,
+                "Kafka deletes dead letters by this limit"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Where dead letters go.
@@ -97,6 +123,9 @@ impl DeadLetters {
             let admin = Admin::connect(kafka).await?;
             admin.create_topic(&topic, 1, -1, &SETTINGS).await?;
             admin.wait_for_topic(&topic, TOPIC_PATIENCE).await?;
+            if let Some(settings) = admin.topic_settings(&topic).await? {
+                check_settings(&topic, &settings)?;
+            }
         }
         Ok(Self {
             kafka: kafka.clone(),
@@ -197,6 +226,30 @@ impl DeadLetters {
                 message = letter.text,
                 so_far = self.metrics.dead_letters(),
                 "dead letter"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_in_which_letters_replace_each_other_is_refused() {
+        let check = |policy: &str| {
+            let settings = TopicSettings {
+                cleanup_policy: Some(policy.to_owned()),
+                ..TopicSettings::default()
+            };
+            check_settings("__g.dead-letters", &settings).map_err(|error| error.exit_code())
+        };
+        assert!(check("delete").is_ok());
+        for policy in ["compact", "compact,delete"] {
+            let refused = check(policy).err();
+            assert_eq!(
+                refused,
+                Some(oplog_relay_core::runtime::exit::ExitCode::Usage)
             );
         }
     }

@@ -7,10 +7,12 @@
 //! The change stands between two entries of the source, never inside a transaction that was sent in
 //! part: the rest of that one still follows the old rules.
 
+use std::collections::BTreeMap;
+
 use oplog_relay_core::format::Format;
 use oplog_relay_core::position::Position;
 use oplog_relay_core::routing::RoutingChange;
-use oplog_relay_core::state::OrderRule;
+use oplog_relay_core::state::{OrderRule, TopicRecord};
 
 use super::{Encoder, HandOn, write_state_record};
 use crate::barrier::BarrierRequest;
@@ -45,7 +47,21 @@ impl Encoder {
         self
     }
 
-    /// Changes the rules at once, where the position allows it.
+    /// The same, saving these records of topics when it begins.
+    #[must_use]
+    pub fn noting(mut self, topics: BTreeMap<String, TopicRecord>) -> Self {
+        let state = &mut self.router.state_mut().topics;
+        state.extend(
+            topics
+                .iter()
+                .map(|(name, record)| (name.clone(), record.clone())),
+        );
+        self.noted = topics;
+        self
+    }
+
+    /// Saves what the session has found out, and changes the rules at once, where the position
+    /// allows it.
     ///
     /// # Errors
     /// As [`Encoder::encode`].
@@ -54,6 +70,16 @@ impl Encoder {
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
+        let has_news = self.identity.is_some() || !self.noted.is_empty();
+        if has_news && self.end.is_some() {
+            self.open_state(chunk)?;
+            for (name, record) in std::mem::take(&mut self.noted) {
+                let state = (TopicIndex(0), self.stamp);
+                write_state_record(&format!("topic/{name}"), &record, state, chunk)?;
+            }
+            self.complete(chunk);
+            hand_on(chunk)?;
+        }
         if self.rules.is_some() && self.end.is_some_and(|end| end.ord == 0) {
             return self.change_routing(chunk, hand_on);
         }

@@ -73,7 +73,10 @@ pub(super) fn ask(
 
 /// The rule is a part of the saved table: under another one the entries of one document would go
 /// on in another partition, with nothing that keeps them behind the earlier ones.
-fn check_rule(rule: OrderRule, saved: &State) -> Result<(), ProducerError> {
+///
+/// # Errors
+/// [`ProducerError::Usage`] if a saved route was made by another rule.
+pub fn check_rule(rule: OrderRule, saved: &State) -> Result<(), ProducerError> {
     let Some(other) = saved.routes.values().find(|route| route.rule != rule) else {
         return Ok(());
     };

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::kafka::Reader;
 use oplog_relay_core::topic::{is_data_topic, state_topic};
 
 use super::Producer;
+use super::check::FoundCluster;
 use crate::checkpoint::{Checkpoint, Requests};
 use crate::config::Sync;
 use crate::error::ProducerError;
@@ -26,18 +26,14 @@ impl Producer {
     pub(super) async fn beginning(
         &self,
         checkpoint: &Checkpoint,
-        topics: &BTreeMap<String, i32>,
-        reader: &Reader,
+        cluster: &FoundCluster,
     ) -> Result<(StartAt, Option<FullSync>), ProducerError> {
-        let begins_anew = checkpoint.position.is_none() && self.config.stream.start.is_none();
+        let begins_anew = self.begins_with_a_copy(checkpoint);
         let Some(client) = self.origin.client() else {
-            if begins_anew {
-                return Err(self.nowhere("a dump holds no documents to copy"));
-            }
             return Ok((self.start(checkpoint.position).await?, None));
         };
         let requests = Some(Requests {
-            reader: reader.clone(),
+            reader: cluster.reader.clone(),
             topic: state_topic(&self.config.stream.topic_prefix, self.origin.name()),
         });
         let config = &self.config;
@@ -50,7 +46,6 @@ impl Producer {
         let filter = &config.stream.filter;
         let metrics = Arc::clone(&self.metrics);
         if begins_anew {
-            self.check_new(topics)?;
             options.ends |= caught_up;
             let sync = FullSync::plan(client, filter, options, requests, metrics).await?;
             return Ok((StartAt::After(sync.position), Some(sync)));
@@ -65,6 +60,49 @@ impl Producer {
         let more = (requests, metrics);
         let sync = FullSync::resume(client, position, state, filter, options, more).await?;
         Ok((start, Some(sync)))
+    }
+
+    /// Checks that it is clear where the stream begins.
+    pub(super) fn check_beginning(
+        &self,
+        checkpoint: &Checkpoint,
+        cluster: &FoundCluster,
+    ) -> Result<(), ProducerError> {
+        if !self.begins_with_a_copy(checkpoint) {
+            return Ok(());
+        }
+        match self.origin.client() {
+            None => Err(self.nowhere("a dump holds no documents to copy")),
+            Some(_) => self.check_new(&cluster.names),
+        }
+    }
+
+    /// Says that what was asked for about the beginning has no effect.
+    pub(super) fn tell_ignored(&self, checkpoint: &Checkpoint) {
+        let Some(saved) = checkpoint.position else {
+            return;
+        };
+        if self.config.stream.start.is_some() {
+            tracing::info!(
+                position = %saved,
+                "--start is ignored: this source goes on from its saved position"
+            );
+        }
+        let copies = matches!(
+            self.config.full_sync.sync,
+            Some(Sync::Full | Sync::FullThenTail)
+        );
+        if copies && checkpoint.state.copies.is_empty() {
+            tracing::info!(
+                position = %saved,
+                "--sync copies nothing: this source goes on from its saved position. \
+                 oplog-producer full-sync asks for another copy"
+            );
+        }
+    }
+
+    fn begins_with_a_copy(&self, checkpoint: &Checkpoint) -> bool {
+        checkpoint.position.is_none() && self.config.stream.start.is_none()
     }
 
     /// A full sync of a whole source is begun unasked only where nothing speaks against it.

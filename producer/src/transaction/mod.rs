@@ -105,6 +105,9 @@ pub struct Chain {
 pub struct Transactions {
     parts: Parts,
     begin: Option<Timestamp>,
+    /// Where the oldest transaction begins that was open at the saved position, until a dump has
+    /// been read again from there.
+    unread: Option<Timestamp>,
     /// The next entry is the first of a stream that begins with the oldest one.
     from_oldest: bool,
     shutdown: Shutdown,
@@ -122,6 +125,7 @@ impl Transactions {
         Self {
             parts,
             begin: history.begin,
+            unread: history.open,
             from_oldest,
             shutdown,
         }
@@ -134,7 +138,7 @@ impl Transactions {
             begin: self.begin,
             open: match &self.parts {
                 Parts::Live(_) => None,
-                Parts::Kept(kept) => kept.oldest(),
+                Parts::Kept(kept) => self.unread.or_else(|| kept.oldest()),
             },
         }
     }
@@ -151,6 +155,7 @@ impl Transactions {
             self.begin = Some(entry.ts);
         }
         if let Parts::Kept(kept) = &mut self.parts {
+            self.unread = None;
             kept.session_moved_on(entry);
         }
         if entry.operation != Operation::Command {

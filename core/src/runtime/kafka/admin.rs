@@ -1,6 +1,6 @@
 //! Administration: creating topics, and asking for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use rdkafka::metadata::Metadata;
 use tokio::runtime::Handle;
 
 use super::context::Context;
-use super::error::{KafkaFailure, is_transient};
+use super::error::{KafkaFailure, is_refused_login, is_transient};
 use super::options::{KafkaOptions, client_config};
 use super::topic::{TopicMetadata, TopicSettings, collect};
 use crate::runtime::retry::Backoff;
@@ -116,8 +116,8 @@ impl Admin {
         }
     }
 
-    /// Creates topics in one request. One that the cluster refuses is passed over: created alone it
-    /// tells why.
+    /// Creates topics in one request, and returns those that are new. One that the cluster refuses is
+    /// passed over: created alone it tells why.
     ///
     /// # Errors
     /// When the cluster does not answer in time.
@@ -127,7 +127,7 @@ impl Admin {
         partitions: i32,
         replication_factor: i32,
         settings: &[(&str, &str)],
-    ) -> Result<(), KafkaFailure> {
+    ) -> Result<BTreeSet<String>, KafkaFailure> {
         let client = self.requests.client()?;
         let topics = names.iter();
         let topics: Vec<_> = topics
@@ -137,7 +137,7 @@ impl Admin {
         let mut attempts = Attempts::new(PATIENCE);
         loop {
             match client.create_topics(&topics, &options).await {
-                Ok(_) => return Ok(()),
+                Ok(outcomes) => return Ok(outcomes.into_iter().filter_map(Result::ok).collect()),
                 Err(error) => attempts.again("creating topics", error).await?,
             }
         }
@@ -317,8 +317,16 @@ impl Admin {
                     source: error,
                 });
             }
+            let last = self.context.last_error();
+            // The client itself would go on trying, and only ever report that nobody answers.
+            if let Some(refused) = last.as_ref().filter(|last| is_refused_login(&last.error)) {
+                return Err(KafkaFailure::Credentials {
+                    brokers: self.brokers.clone(),
+                    reason: refused.reason.clone(),
+                });
+            }
             if start.elapsed() >= patience {
-                let last = self.context.last_error().map(|last| last.reason);
+                let last = last.map(|last| last.reason);
                 let reason = last.unwrap_or_else(|| error.to_string());
                 return Err(KafkaFailure::Unreachable {
                     brokers: self.brokers.clone(),

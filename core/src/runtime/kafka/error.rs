@@ -16,6 +16,17 @@ pub enum KafkaFailure {
         /// What the client said last.
         reason: String,
     },
+    /// A broker does not accept our credentials.
+    #[error(
+        "a kafka broker at {brokers} refuses the credentials (sasl.username, sasl.password and the \
+         like, given by --kafka-option): {reason}"
+    )]
+    Credentials {
+        /// The brokers asked.
+        brokers: String,
+        /// What the broker said.
+        reason: String,
+    },
     /// The topic is not there.
     #[error("topic {0} does not exist")]
     UnknownTopic(String),
@@ -50,8 +61,17 @@ impl KafkaFailure {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => true,
             Self::Refused { source, .. } => is_transient(source),
-            Self::Options(_) | Self::UnknownTopic(_) | Self::Abandoned(_) => false,
+            Self::Options(_)
+            | Self::Credentials { .. }
+            | Self::UnknownTopic(_)
+            | Self::Abandoned(_) => false,
         }
+    }
+
+    /// Whether the configuration is wrong, whatever the cluster does.
+    #[must_use]
+    pub const fn is_misconfiguration(&self) -> bool {
+        matches!(self, Self::Options(_))
     }
 }
 
@@ -105,6 +125,16 @@ pub fn is_transient(error: &KafkaError) -> bool {
             | Code::ConcurrentTransactions
             | Code::UnstableOffsetCommit
             | Code::ThrottlingQuotaExceeded
+    )
+}
+
+/// Whether a broker has refused the credentials.
+#[must_use]
+pub(super) fn is_refused_login(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error_code(error),
+        Some(Code::Authentication | Code::SaslAuthenticationFailed)
     )
 }
 

@@ -83,7 +83,9 @@ impl MongoError {
         let hosts = hosts.to_owned();
         let reason = error.kind.to_string();
         match error.kind.as_ref() {
-            ErrorKind::InvalidTlsConfig { .. } => Self::Tls { hosts, reason },
+            ErrorKind::InvalidTlsConfig { .. } | ErrorKind::InvalidArgument { .. } => {
+                Self::ConnectionString { reason }
+            }
             ErrorKind::Authentication { .. } => Self::Authentication { hosts, reason },
             ErrorKind::IncompatibleServer { .. } => Self::Unsupported { hosts, reason },
             ErrorKind::ServerSelection { .. }
@@ -109,6 +111,12 @@ impl MongoError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether the configuration is wrong, whatever the server does.
+    #[must_use]
+    pub const fn is_misconfiguration(&self) -> bool {
+        matches!(self, Self::ConnectionString { .. })
     }
 }
 

@@ -1,0 +1,197 @@
+//! What must hold before a session takes a source over, and again once it has.
+//!
+//! Opening the transactional producer fences the instance that works, and what the internal topics
+//! say is final only after that. So everything is checked twice: before, so that a start that must
+//! be refused stops nobody else, and after, on what the former instance committed last.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::kafka::{Admin, Reader, TopicSettings};
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::state::{NamespacesRecord, SourceRecord, State, TopicRecord};
+use oplog_relay_core::topic::state_topic;
+use tokio::runtime::Handle;
+
+use super::Producer;
+use crate::checkpoint::Checkpoint;
+use crate::claims::{Claims, OtherSources};
+use crate::ends::Ends;
+use crate::error::ProducerError;
+use crate::internal_topics;
+use crate::route::check_rule;
+use crate::topics::{self, Cluster, Topics};
+
+/// Attempts to find a position before it counts as lost while another instance may be working.
+const SETTLING: u32 = 6;
+/// Topics whose ends are read in one request.
+const ENDS_AT_ONCE: usize = 200;
+
+/// The cluster as a session finds it.
+pub(super) struct FoundCluster {
+    pub(super) admin: Admin,
+    pub(super) reader: Reader,
+    /// Every topic, with its number of partitions.
+    pub(super) names: BTreeMap<String, i32>,
+    /// The data topics of the prefix.
+    pub(super) existing: BTreeMap<String, TopicSettings>,
+}
+
+/// What was saved, and fits what is asked for.
+pub(super) struct Checked {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) others: OtherSources,
+    /// Records of topics that are to be saved again.
+    pub(super) noted: BTreeMap<String, TopicRecord>,
+}
+
+impl Producer {
+    /// Connects, and makes sure of the internal topics.
+    pub(super) async fn find_cluster(&self) -> Result<FoundCluster, ProducerError> {
+        let (prefix, source) = (&self.config.stream.topic_prefix, self.origin.name());
+        let admin = Admin::connect(&self.config.kafka).await?;
+        let replication_factor = self.config.replication_factor;
+        internal_topics::make_sure_of(&admin, prefix, source, replication_factor).await?;
+        let names = admin.topics().await?;
+        let existing = topics::existing(&admin, names.keys().map(String::as_str), prefix).await?;
+        Ok(FoundCluster {
+            admin,
+            reader: Reader::new(&self.config.kafka),
+            names,
+            existing,
+        })
+    }
+
+    /// Checks while another instance may be working. Its commit reaches the internal topics one by
+    /// one, so that a position may be missing for a moment. What this process has committed itself
+    /// may not be readable yet, so it is compared only after the producer is open.
+    pub(super) async fn check_before_fencing(
+        &self,
+        cluster: &FoundCluster,
+    ) -> Result<(), ProducerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            match self.check(cluster, None).await {
+                Err(ProducerError::PositionLost(_))
+                    if backoff.attempts() < SETTLING && backoff.sleep(&self.shutdown).await => {}
+                checked => return checked.map(drop),
+            }
+        }
+    }
+
+    /// Reads what is saved and checks it against the source, the configuration and the topics.
+    pub(super) async fn check(
+        &self,
+        cluster: &FoundCluster,
+        committed: Option<Position>,
+    ) -> Result<Checked, ProducerError> {
+        let stream = &self.config.stream;
+        let (prefix, source) = (&stream.topic_prefix, self.origin.name());
+        let checkpoint = Checkpoint::read(&cluster.reader, prefix, source).await?;
+        checkpoint
+            .check_kept(prefix, source, committed)
+            .map_err(Box::new)?;
+        checkpoint.check_source(&self.origin.record())?;
+        if !self.config.change_namespaces {
+            checkpoint.check_namespaces(&stream.filter)?;
+        }
+        self.check_beginning(&checkpoint, cluster)?;
+        if !self.config.change_routing {
+            check_rule(stream.order, &checkpoint.state)?;
+        }
+        let others = self.claims(cluster).read().await?;
+        // Topics are saved with a position only, so without one there is nothing to compare.
+        let oldest = checkpoint.position.map(|position| position.ts);
+        let rules = self.other_rules(&checkpoint.state);
+        let format = rules.is_none().then_some(stream.format);
+        let topics = self.topics(cluster, others.clone(), oldest.unwrap_or_default());
+        topics.check_saved(&checkpoint.state, format)?;
+        let ends = self.ends(&checkpoint.state).await?;
+        let noted = topics::note_ends(&checkpoint.state, &ends)?;
+        Ok(Checked {
+            checkpoint,
+            others,
+            noted,
+        })
+    }
+
+    /// What asks for the claims of other sources.
+    pub(super) fn claims(&self, cluster: &FoundCluster) -> Claims {
+        Claims {
+            admin: cluster.admin.clone(),
+            reader: cluster.reader.clone(),
+            prefix: self.config.stream.topic_prefix.clone(),
+            source: self.origin.name().to_owned(),
+        }
+    }
+
+    /// The topics of the cluster, for a stream whose oldest entry is of that time.
+    pub(super) fn topics(
+        &self,
+        cluster: &FoundCluster,
+        others: OtherSources,
+        oldest: Timestamp,
+    ) -> Topics {
+        Topics::Cluster(Box::new(Cluster {
+            admin: cluster.admin.clone(),
+            runtime: Handle::current(),
+            state_topic: state_topic(&self.config.stream.topic_prefix, self.origin.name()),
+            partitions: self.config.stream.partitions,
+            replication_factor: self.config.replication_factor,
+            claims: self.claims(cluster),
+            others,
+            oldest,
+            existing: cluster.existing.clone(),
+            prepared: BTreeMap::new(),
+            shutdown: self.shutdown.clone(),
+        }))
+    }
+
+    /// The source's record, where it is to be saved: the first one, or another than the saved one.
+    pub(super) fn identity(&self, saved: Option<&SourceRecord>) -> Option<SourceRecord> {
+        let filter = &self.config.stream.filter;
+        let now = self.origin.record();
+        // What cannot be read today may have been read before.
+        let known = |now: Option<String>, saved: Option<&String>| now.or_else(|| saved.cloned());
+        let record = SourceRecord {
+            set_name: known(
+                now.set_name,
+                saved.and_then(|saved| saved.set_name.as_ref()),
+            ),
+            replica_set_id: known(
+                now.replica_set_id,
+                saved.and_then(|saved| saved.replica_set_id.as_ref()),
+            ),
+            namespaces: Some(NamespacesRecord {
+                include: filter.include().to_vec(),
+                exclude: filter.exclude().to_vec(),
+            }),
+            ..now
+        };
+        (saved != Some(&record)).then_some(record)
+    }
+
+    /// The ends of the partitions of all saved topics.
+    async fn ends(&self, state: &State) -> Result<BTreeMap<String, Vec<i64>>, ProducerError> {
+        let saved = state.topics.iter();
+        let topics: Vec<(String, u32)> = saved
+            .map(|(name, saved)| (name.clone(), saved.partitions))
+            .collect();
+        if topics.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut asked = Ends::new(&self.config.kafka);
+        let read = move || {
+            let mut ends = BTreeMap::new();
+            for topics in topics.chunks(ENDS_AT_ONCE) {
+                let names = topics.iter().map(|(name, _)| name.clone());
+                ends.extend(names.zip(asked.read(topics)?));
+            }
+            Ok(ends)
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|_| ProducerError::Ended("reading the ends of partitions"))?
+    }
+}

@@ -1,0 +1,109 @@
+//! What a producer saves of its source: it is missed where it is lost, and checked before it is
+//! followed.
+
+use anyhow::{Result, ensure};
+use oplog_relay_core::format::Format;
+use oplog_relay_tests::topic_reader::{entries, read_topics};
+
+use crate::made::Made;
+use crate::topics::Topics;
+
+fn inserts(count: i32) -> Result<Made> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    for id in 0..count {
+        made.insert("s.a", 1, id)?;
+    }
+    Ok(made)
+}
+
+fn count(topics: &Topics, prefix: &str) -> Result<usize> {
+    let contents = read_topics(&topics.brokers(), prefix, Format::Bson)?;
+    Ok(entries(&contents).count())
+}
+
+fn delete(topics: &Topics, topic: &str) -> Result<()> {
+    topics.tool("kafka-topics", &["--delete", "--topic", topic])
+}
+
+#[test]
+fn a_source_that_was_running_never_begins_again_by_itself() -> Result<()> {
+    let topics = Topics::none("forgotten")?;
+    let mut made = inserts(20)?;
+    topics.produce(&made.oplog()?, &[])?;
+    made.insert("s.a", 1, 100)?;
+    // The flag stays in unit files, and says so.
+    topics.produce_to_code(&made.oplog()?, &[], (0, "--start is ignored"))?;
+    let before = count(&topics, "forgotten")?;
+
+    delete(&topics, "__forgotten.position.golden")?;
+    let told = (3, "__forgotten.position.golden holds no position");
+    topics.produce_to_code(&made.oplog()?, &[], told)?;
+    // The topic is there now, and empty.
+    topics.produce_to_code(&made.oplog()?, &[], told)?;
+    ensure!(count(&topics, "forgotten")? == before, "entries came again");
+    Ok(())
+}
+
+#[test]
+fn a_position_without_its_state_is_not_followed() -> Result<()> {
+    let topics = Topics::none("stateless")?;
+    let made = inserts(20)?;
+    // Nothing passes, so nothing is routed: the state says at least who the source is.
+    let nothing = ["--include-namespaces=other"];
+    topics.produce(&made.oplog()?, &nothing)?;
+    delete(&topics, "__stateless.state.golden")?;
+    let told = (3, "__stateless.state.golden does not say any more");
+    topics.produce_to_code(&made.oplog()?, &nothing, told)
+}
+
+#[test]
+fn topics_that_were_created_by_somebody_else_are_not_taken_for_the_own_ones() -> Result<()> {
+    let topics = Topics::none("foreign")?;
+    let made = inserts(20)?;
+    let position = "__foreign.position.golden";
+    topics.create_topic(
+        position,
+        &["cleanup.policy=delete", "retention.ms=86400000"],
+    )?;
+    let told = (2, "cleanup.policy=delete and retention.ms=86400000");
+    topics.produce_to_code(&made.oplog()?, &[], told)?;
+    delete(&topics, position)?;
+    topics.produce(&made.oplog()?, &[])?;
+    let settings = [
+        "--describe",
+        "--entity-type=topics",
+        "--entity-name=foreign.s.a",
+    ];
+    let set = topics.tool_text("kafka-configs", &settings)?;
+    ensure!(set.contains("retention.bytes=-1"), "{set}");
+
+    delete(&topics, "foreign.s.a")?;
+    let again = ["--create", "--partitions=8", "--topic=foreign.s.a"];
+    topics.tool("kafka-topics", &again)?;
+    topics.produce_to_code(&made.oplog()?, &[], (2, "created again"))
+}
+
+#[test]
+fn namespaces_that_were_left_out_are_not_carried_by_accident() -> Result<()> {
+    let topics = Topics::none("widened")?;
+    let mut made = inserts(20)?;
+    made.create("s.b", 2)?;
+    let one = ["--include-namespaces=s.a,s.c"];
+    topics.produce(&made.oplog()?, &one)?;
+    made.insert("s.b", 2, 1)?;
+    let refused = (2, "--change-namespaces");
+    topics.produce_to_code(&made.oplog()?, &[], refused)?;
+    topics.produce_to_code(&made.oplog()?, &["--include-namespaces=s"], refused)?;
+    // Fewer are no harm, but then they are what may pass.
+    topics.produce(&made.oplog()?, &["--include-namespaces=s.a"])?;
+    topics.produce_to_code(&made.oplog()?, &one, refused)?;
+    topics.produce(&made.oplog()?, &["--change-namespaces"])?;
+    made.insert("s.b", 2, 2)?;
+    topics.produce(&made.oplog()?, &[])?;
+    // Only what came after the change.
+    let contents = read_topics(&topics.brokers(), "widened", Format::Bson)?;
+    let of_b = entries(&contents).filter(|(place, _, _)| place.0 == "widened.s.b");
+    ensure!(of_b.count() == 1, "{contents:?}");
+    Ok(())
+}
