@@ -223,16 +223,12 @@ async fn a_start_that_is_refused_leaves_the_instance_that_works_alone() -> Resul
             .with_code(2)?
             .telling(&["--change-routing"])?;
     }
-    let commits = status(port.number())?["commits"]
-        .as_u64()
-        .context("commits")?;
+    let shown = status(port.number()).context("a status")?;
+    let commits = shown["commits"].as_u64().context("commits")?;
     load.round(10).await?;
     wait_for_commits(&mut working, &port, commits + 1)?;
-    ensure!(
-        status(port.number())?["sessions"] == 1,
-        "{}",
-        working.stderr_text()?
-    );
+    let shown = status(port.number()).context("a status")?;
+    ensure!(shown["sessions"] == 1, "{}", working.stderr_text()?);
     Ok(())
 }
 

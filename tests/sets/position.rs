@@ -80,7 +80,8 @@ fn topics_that_were_created_by_somebody_else_are_not_taken_for_the_own_ones() ->
 
     delete(&topics, "foreign.s.a")?;
     let again = ["--create", "--partitions=8", "--topic=foreign.s.a"];
-    topics.tool("kafka-topics", &again)?;
+    let kept = ["--config", "retention.ms=-1"];
+    topics.tool("kafka-topics", &[&again[..], &kept].concat())?;
     topics.produce_to_code(&made.oplog()?, &[], (2, "created again"))
 }
 
