@@ -175,10 +175,6 @@ const OWNED: &[(&str, &str)] = &[
         "receive.message.max.bytes",
         "it must hold the largest record that the topics take",
     ),
-    (
-        "topic.metadata.refresh.interval.ms",
-        "new topics must be seen within seconds",
-    ),
 ];
 
 /// Smallest budget: below it every chunk would be a stall.

@@ -77,15 +77,16 @@ impl BarrierRequest {
             ord: BARRIER_ORD,
             ..self.id
         };
-        for (index, (topic, partitions)) in self.topics.iter().enumerate() {
+        for (topic, partitions) in &self.topics {
             for partition in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
                 self.push(*topic, partition, (&noop, barrier_id), source, out)?;
-                if index == 0 && partition == 0 {
-                    self.push(*topic, 0, (&command, self.id), source, out)?;
-                }
             }
         }
-        Ok(())
+        // The last one: in a new topic it waits for the delivery of the barriers.
+        let leader = self.topics.first();
+        leader.map_or(Ok(()), |(topic, _)| {
+            self.push(*topic, 0, (&command, self.id), source, out)
+        })
     }
 
     fn push(

@@ -20,6 +20,9 @@ pub struct NewTopic {
     pub max_bytes: usize,
     /// Whether the source claims it in this chunk.
     pub is_claimed_here: bool,
+    /// Whether it was there when the session began. Of one that was not, nobody has written
+    /// anything yet.
+    pub existed: bool,
 }
 
 /// One record, its parts as ranges of the chunk's arena.

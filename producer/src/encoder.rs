@@ -110,16 +110,21 @@ impl Encoder {
         let mut documents = batch.documents()?;
         let known = self.indexes.len();
         let mut looked = false;
-        while let Some(document) = documents.next() {
-            let document = document.map_err(ProducerError::undecodable)?;
-            self.encode_entry(document, chunk, hand_on)?;
+        loop {
+            let rest = documents.clone();
+            let Some(document) = documents.next() else {
+                break;
+            };
+            let entry = Entry::parse(document.map_err(ProducerError::undecodable)?)?;
+            // Where one collection is new, others often are: at the beginning all of them.
+            if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
+                looked = true;
+                self.look_ahead(rest)?;
+            }
+            self.encode_entry(&entry, chunk, hand_on)?;
             if self.is_full(chunk) {
                 self.complete(chunk);
                 hand_on(chunk)?;
-            }
-            // Where one collection is new, others often are: at the beginning all of them.
-            if self.indexes.len() > known && !std::mem::replace(&mut looked, true) {
-                self.look_ahead(documents.clone())?;
             }
         }
         // With the first position, whether there is something to send or not.
@@ -130,12 +135,20 @@ impl Encoder {
         Ok(())
     }
 
+    /// Returns true if an entry is a command on a collection whose topic was not used yet, such as
+    /// the `create` that a server logs ahead of the first insert.
+    #[inline]
+    fn needs_topic(&self, entry: &Entry<'_>) -> bool {
+        let is_new = |topic: &String| !self.indexes.contains_key(topic);
+        entry.operation == Operation::Command && self.router.topics_ahead(entry).iter().any(is_new)
+    }
+
     /// Creates the topics of entries to come, at once.
     #[cold]
     fn look_ahead(&mut self, documents: Documents<'_>) -> Result<(), ProducerError> {
         // A damaged entry is told of when its turn comes.
         let entries = documents.map_while(|document| Entry::parse(document.ok()?).ok());
-        let topics = entries.filter_map(|entry| self.router.topic_ahead(&entry));
+        let topics = entries.flat_map(|entry| self.router.topics_ahead(&entry));
         let topics: BTreeSet<_> = topics
             .filter(|topic| !self.indexes.contains_key(topic))
             .collect();
@@ -192,21 +205,20 @@ impl Encoder {
     #[inline]
     fn encode_entry(
         &mut self,
-        document: Document<'_>,
+        entry: &Entry<'_>,
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
-        let entry = Entry::parse(document)?;
-        let done = self.operations_done(&entry)?;
+        let done = self.operations_done(entry)?;
         if done == 0 && self.rules.is_some() {
             self.change_routing(chunk, hand_on)?;
         }
-        chunk.source_bytes += document.as_bytes().len() as u64;
+        chunk.source_bytes += entry.raw.as_bytes().len() as u64;
         if let Some(count) = chunk.entries.get_mut(entry.operation.index()) {
             *count += 1;
         }
-        match self.transactions.see(&entry)? {
-            Seen::Commit(commit) => self.encode_commit(&entry, &commit, done, chunk, hand_on)?,
+        match self.transactions.see(entry)? {
+            Seen::Commit(commit) => self.encode_commit(entry, &commit, done, chunk, hand_on)?,
             _ if done > 0 => {
                 return Err(ProducerError::Undecodable(format!(
                     "the saved position lies inside a transaction at {}, but {:?} stands there",
@@ -218,12 +230,12 @@ impl Encoder {
                     ts: entry.ts,
                     ord: 0,
                 };
-                self.encode_operation(&entry, id, false, chunk)?;
+                self.encode_operation(entry, id, false, chunk)?;
             }
             Seen::Part => {}
             Seen::Abort => chunk.transactions.aborted += 1,
         }
-        self.reach(&entry, 0, chunk);
+        self.reach(entry, 0, chunk);
         Ok(())
     }
 
@@ -370,7 +382,7 @@ impl Encoder {
                 .map_err(|error| damaged(entry, &error))?,
             None => chunk.arena.extend_from_slice(entry.raw.as_bytes()),
         }
-        chunk.barrier = Some(BarrierRequest {
+        let barrier = BarrierRequest {
             id,
             entry: start..chunk.arena.len(),
             built,
@@ -379,9 +391,30 @@ impl Encoder {
             passable: route.passable,
             timestamp: self.stamp,
             format: self.format,
-        });
+        };
+        self.put_barrier(barrier, route.topics.first(), chunk)?;
         self.router.apply(route.changes);
         Ok(())
+    }
+
+    /// Notes a barrier for the publisher, with at least one record ahead of it: its delivery tells
+    /// the publisher that the Kafka transaction before is complete. Where nothing else is to be
+    /// sent, that is what the state topic already says of the leader's topic.
+    fn put_barrier(
+        &self,
+        barrier: BarrierRequest,
+        leader: Option<&String>,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        chunk.barrier = Some(barrier);
+        let saved = leader.and_then(|name| Some((name, self.router.state().topics.get(name)?)));
+        match saved.filter(|_| chunk.records.is_empty()) {
+            Some((name, record)) => {
+                let state = (TopicIndex(0), self.stamp);
+                write_state_record(&format!("topic/{name}"), record, state, chunk)
+            }
+            None => Ok(()),
+        }
     }
 
     fn save_routes(&self, changes: &[RouteChange], chunk: &mut Chunk) -> Result<(), ProducerError> {
@@ -470,6 +503,7 @@ impl Encoder {
             name: name.to_owned(),
             max_bytes: self.topics.max_bytes(name),
             is_claimed_here,
+            existed: self.topics.existed(name),
         });
         known
     }

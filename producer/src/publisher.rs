@@ -22,6 +22,7 @@
 //! MiB instead of 8 under way, which left the cache before they were packed (0.3 µs).
 
 mod alone;
+mod barriers;
 mod delivery;
 mod first;
 mod known;
@@ -36,13 +37,13 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::barrier::BarrierRequest;
 use crate::chunk::{Chunk, EncodedRecord, NewTopic};
 use crate::config::Oversize;
 use crate::ends::Ends;
 use crate::error::ProducerError;
 
 pub use alone::send_alone;
+use barriers::NextOffsets;
 use delivery::{DeliveryFailure, PublisherContext, too_large};
 use known::KnownPartitions;
 
@@ -93,6 +94,7 @@ pub struct Publisher {
     sent: (u64, u64),
     known: KnownPartitions,
     ends: Ends,
+    next_offsets: NextOffsets,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -156,6 +158,7 @@ impl Publisher {
             sent: (0, 0),
             known: KnownPartitions::default(),
             ends: Ends::new(options),
+            next_offsets: NextOffsets::default(),
         };
         publisher
             .producer
@@ -200,41 +203,6 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sends a command with its barriers. This producer is the only writer of its topics, so the
-    /// offsets that the barriers name are known beforehand; they are compared with what came out,
-    /// and a difference gives the transaction up.
-    fn send_barrier(
-        &mut self,
-        request: &BarrierRequest,
-        entry: &[u8],
-    ) -> Result<(), ProducerError> {
-        self.drain()?;
-        let mut names = Vec::with_capacity(request.topics.len());
-        for (topic, partitions) in &request.topics {
-            let found = self.topics.get(topic.0);
-            let topic = found.ok_or(ProducerError::Ended("topic table"))?;
-            names.push((topic.name.clone(), *partitions));
-        }
-        let before = self.ends.read(&names)?;
-        let mut records = Chunk::default();
-        let shown: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
-        request.write(entry, &self.source, &shown, &before, &mut records)?;
-        let mut expected = before.clone();
-        for record in &records.records {
-            self.admit(record)?;
-            let sent = self.send_record(&records, record)?;
-            let topic = request.topics.iter().position(|it| it.0 == record.topic);
-            let ends = topic.and_then(|topic| expected.get_mut(topic));
-            let partition = usize::try_from(record.partition).unwrap_or(usize::MAX);
-            if let Some(end) = ends.and_then(|ends| ends.get_mut(partition)) {
-                *end += sent;
-            }
-        }
-        self.drain()?;
-        let after = self.ends.read(&names)?;
-        check_offsets(&names, &expected, &after)
-    }
-
     fn begin(&mut self) -> Result<(), ProducerError> {
         if self.begun.is_none() {
             self.producer
@@ -242,22 +210,21 @@ impl Publisher {
                 .map_err(|error| self.failed("beginning a transaction", &error))?;
             self.begun = Some(Instant::now());
             self.sent = (0, 0);
+            self.next_offsets.clear();
         }
         Ok(())
     }
 
-    /// Sends a record, whole or in fragments, that [`Publisher::admit`] let in; returns how many
-    /// records Kafka got.
+    /// Sends a record, whole or in fragments, that [`Publisher::admit`] let in.
     #[inline]
-    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<i64, ProducerError> {
+    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<(), ProducerError> {
         if self.oversize == Oversize::Split {
             let room = self.room(chunk, record)?;
             if record.value.len() > room {
                 return self.send_fragments(chunk, record, room);
             }
         }
-        self.send_part(chunk, record, &record.value, None)?;
-        Ok(1)
+        self.send_part(chunk, record, &record.value, None)
     }
 
     /// Bytes that a record's value may have in its topic. Compression may make more fit; whether it
@@ -290,16 +257,14 @@ impl Publisher {
         chunk: &Chunk,
         record: &EncodedRecord,
         room: usize,
-    ) -> Result<i64, ProducerError> {
-        let mut sent = 0;
-        for (fragment, value) in cut(record.value.clone(), room) {
-            if sent > 0 {
+    ) -> Result<(), ProducerError> {
+        for (index, (fragment, value)) in cut(record.value.clone(), room).enumerate() {
+            if index > 0 {
                 self.admit(record)?;
             }
             self.send_part(chunk, record, &value, Some(fragment))?;
-            sent += 1;
         }
-        Ok(sent)
+        Ok(())
     }
 
     fn send_part(
@@ -310,6 +275,7 @@ impl Publisher {
         fragment: Option<Fragment>,
     ) -> Result<(), ProducerError> {
         self.count_sent(value.len());
+        self.next_offsets.count(record.topic, record.partition);
         if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= POLL_EVERY_BYTES {
             self.hold_back()?;
         }
@@ -447,6 +413,7 @@ impl Publisher {
     pub fn commit(&mut self, position: &PositionRecord) -> Result<(), ProducerError> {
         self.begin()?;
         self.drain()?;
+        self.check_barriers()?;
         let value = serde_json::to_vec(position)
             .map_err(|error| ProducerError::Usage(format!("position: {error}")))?;
         let record = BaseRecord::<[u8], [u8]>::to(&self.position_topic)
@@ -545,28 +512,6 @@ fn shorten(text: &str) -> &str {
         .rev()
         .find(|at| text.is_char_boundary(*at));
     text.get(..end.unwrap_or_default()).unwrap_or_default()
-}
-
-/// Nothing else may have come between.
-fn check_offsets(
-    names: &[(String, u32)],
-    expected: &[Vec<i64>],
-    after: &[Vec<i64>],
-) -> Result<(), ProducerError> {
-    for ((name, _), (expected, after)) in names.iter().zip(expected.iter().zip(after)) {
-        for (partition, (expected, after)) in expected.iter().zip(after).enumerate() {
-            if expected != after {
-                return Err(ProducerError::kafka(
-                    format!("sending a barrier to {name}[{partition}]"),
-                    format!(
-                        "its end is {after} where {expected} was to be expected: somebody else \
-                         writes to this topic"
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn is_full(error: &KafkaError) -> bool {

@@ -162,27 +162,27 @@ impl Router {
         }))
     }
 
-    /// The topic that an entry of a collection without a route will need.
+    /// The topics that an entry will need: of a write, where its collection has no route yet; of a
+    /// command, whether it was used before or not.
     #[must_use]
-    pub fn topic_ahead(&self, entry: &Entry<'_>) -> Option<String> {
+    pub fn topics_ahead(&self, entry: &Entry<'_>) -> Vec<String> {
+        if entry.operation == Operation::Noop {
+            return Vec::new();
+        }
+        if is_command(entry) {
+            return self.topics_of_command(entry);
+        }
         let is_known = match entry.ui {
             Some(ui) => {
                 self.by_ui.contains_key(&ui) || self.saved.routes.contains_key(&uuid_text(&ui))
             }
             None => self.by_ns.contains_key(entry.ns) || self.saved.routes.contains_key(entry.ns),
         };
-        let is_write = matches!(
-            entry.operation,
-            Operation::Insert | Operation::Update | Operation::Delete
-        );
-        if is_known || !is_write || is_command(entry) {
-            return None;
-        }
-        if is_internal(entry.ns) || !self.filter.passes(entry.ns) {
-            return None;
+        if is_known || !self.passes(entry.ns) {
+            return Vec::new();
         }
         let (db, collection) = entry.namespace();
-        Some(collection_topic(&self.prefix, db, collection))
+        vec![collection_topic(&self.prefix, db, collection)]
     }
 
     /// Takes a route whose topic is there now. Returns whether it is to be saved: the table did

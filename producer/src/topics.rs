@@ -80,6 +80,18 @@ impl Topics {
         }
     }
 
+    /// Returns true if a topic may have records from before this session.
+    #[must_use]
+    pub fn existed(&self, name: &str) -> bool {
+        match self {
+            // The state topic is none of those that were listed.
+            Self::Cluster(cluster) => {
+                name == cluster.state_topic || cluster.existing.contains_key(name)
+            }
+            Self::Nowhere { .. } => true,
+        }
+    }
+
     /// Creates data topics that will be needed soon, many in one request: one after the other takes
     /// longer than what is sent to them. [`Topics::ensure`] goes on as if they had been there.
     ///
@@ -251,19 +263,13 @@ impl Cluster {
             created = admin
                 .create_topics(&missing, partitions, replicas, &settings)
                 .await?;
+            let new: Vec<String> = created.iter().cloned().collect();
+            if !new.is_empty() {
+                admin.wait_for_all(&new, PATIENCE).await?;
+                tracing::info!(topics = new.len(), partitions, "topics are ready");
+            }
         }
         let mut found = admin.describe_topics(names).await?;
-        // One that has no partition yet is waited for when its first entry comes.
-        let new: Vec<&str> = missing
-            .into_iter()
-            .filter(|name| found.contains_key(*name))
-            .collect();
-        for name in &new {
-            admin.wait_for_topic(name, PATIENCE).await?;
-        }
-        if !new.is_empty() {
-            tracing::info!(topics = new.len(), partitions, "topics are ready");
-        }
         if found.len() > created.len() {
             let others = self.claims.read().await?;
             // The others are looked at when their first entry comes.

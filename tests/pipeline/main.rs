@@ -73,6 +73,7 @@ fn new_topic() -> NewTopic {
         name: DATA.to_owned(),
         max_bytes: 1 << 20,
         is_claimed_here: false,
+        existed: true,
     }
 }
 

@@ -2,6 +2,7 @@
 //! target that holds all that a server holds.
 
 mod carry;
+mod ddl;
 mod dead_letters;
 mod disk;
 mod idle;

@@ -13,6 +13,7 @@
 
 pub mod bench;
 pub mod copying;
+pub mod ddl;
 pub mod demo;
 pub mod generated;
 pub mod hard_cases;

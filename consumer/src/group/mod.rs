@@ -167,7 +167,6 @@ fn consumer_config(config: &GroupConfig) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("topic.metadata.refresh.interval.ms", "5000")
         .set("check.crcs", "true")
         .set("statistics.interval.ms", "1000")
         .set(
@@ -189,6 +188,10 @@ fn consumer_config(config: &GroupConfig) -> ClientConfig {
         ("fetch.error.backoff.ms", "100"),
         // A full queue drains within milliseconds; the client's default is to stand still for a second.
         ("fetch.queue.backoff.ms", "5"),
+        // How often new topics are looked for. All that came since are taken in by one rebalance, during
+        // which the assigned partitions go on. A cluster with very many partitions may want it longer:
+        // each member asks for the metadata of all topics.
+        ("topic.metadata.refresh.interval.ms", "2000"),
     ] {
         if client.get(name).is_none() {
             client.set(name, value);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
@@ -15,7 +16,9 @@ use crate::chunk::Chunk;
 use crate::error::ConsumerError;
 use crate::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
 use crate::partition::Start;
-use crate::start::{First, PartitionName, REQUEST, first_offset, is_end, list, lost, persist};
+use crate::start::{
+    First, PartitionName, REQUEST, first_offset, is_end, list, lost, offsets_of, persist,
+};
 
 /// How long a partition that is taken away may take to finish the write under way. Below the
 /// session timeout; what is not done by then is abandoned, not committed.
@@ -116,8 +119,11 @@ fn beginnings(
     let committed = persist("reading committed offsets", shutdown, || {
         consumer.committed_offsets(list(names), REQUEST)
     })?;
+    let lows = persist("reading the first offsets of partitions", shutdown, || {
+        first_held(consumer, names)
+    })?;
     let mut beginnings = Vec::with_capacity(names.len());
-    for name in names {
+    for (name, low) in names.iter().zip(lows) {
         let element = committed.find_partition(&name.topic, name.partition);
         let (offset, committer) = match element {
             Some(element) => match element.offset() {
@@ -126,13 +132,6 @@ fn beginnings(
             },
             None => (None, Committer::Us(None)),
         };
-        let doing = format!(
-            "reading the offsets of {}, partition {}",
-            name.topic, name.partition
-        );
-        let (low, _) = persist(&doing, shutdown, || {
-            consumer.fetch_watermarks(&name.topic, name.partition, REQUEST)
-        })?;
         match first_offset(offset, low) {
             First::At(next) => beginnings.push(Beginning {
                 name: name.clone(),
@@ -146,6 +145,28 @@ fn beginnings(
         }
     }
     Ok(beginnings)
+}
+
+/// The first offset that each partition still has, in few requests: a group may be assigned hundreds
+/// of partitions at once, and reads none of the others meanwhile.
+fn first_held(
+    consumer: &BaseConsumer<GroupContext>,
+    names: &[PartitionName],
+) -> KafkaResult<Vec<i64>> {
+    let mut times = list(names);
+    // Where the beginning is asked for as a time, a broker answers with its offset.
+    times.set_all_offsets(Offset::Beginning)?;
+    let found = consumer.offsets_for_times(times, REQUEST)?;
+    let missing = || KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable);
+    for element in found.elements() {
+        element.error()?;
+    }
+    let found = offsets_of(&found);
+    let offset = |name: &PartitionName| match found.get(name) {
+        Some(Offset::Offset(offset)) => Ok(*offset),
+        _ => Err(missing()),
+    };
+    names.iter().map(offset).collect()
 }
 
 fn start_worker(context: &GroupContext, beginning: Beginning) {

@@ -150,7 +150,7 @@ impl Encoder {
         };
         let start = chunk.arena.len();
         change.write(end, &mut chunk.arena);
-        chunk.barrier = Some(BarrierRequest {
+        let barrier = BarrierRequest {
             id: change.id(end.ts),
             entry: start..chunk.arena.len(),
             built: false,
@@ -159,7 +159,7 @@ impl Encoder {
             passable: false,
             timestamp: self.stamp,
             format: self.format,
-        });
-        Ok(())
+        };
+        self.put_barrier(barrier, rerouted.topics.iter().next(), chunk)
     }
 }

@@ -194,14 +194,13 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
             .write(bytes, "rs0", &["cdc.shop.a"], &ends, &mut out)
             .unwrap();
         let partitions: Vec<i32> = out.records.iter().map(|record| record.partition).collect();
-        assert_eq!(partitions, [0, 0, 1, 2, 3]);
+        // The command comes last: behind the barrier of its own partition.
+        assert_eq!(partitions, [0, 1, 2, 3, 0]);
         let mut found = Vec::new();
         let mut arena = out.arena.clone();
         for record in &out.records {
-            let header = record
-                .header
-                .as_ref()
-                .map(|(_, header)| out.bytes(header).to_vec());
+            let header = record.header.as_ref();
+            let header = header.map(|(_, header)| out.bytes(header).to_vec());
             let value = record.value.clone();
             oplog_relay_core::format::decode(
                 format,
@@ -220,11 +219,31 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
             .collect();
         assert!(told.iter().all(|barrier| barrier.leader_offset == 7));
         assert_eq!(
-            told[1].partitions,
+            told[4].partitions,
             [("cdc.shop.a".to_owned(), vec![7, 8, 9, 10])]
         );
-        assert!(found[0].id.ord == BARRIER_ORD && found[1].id.ord == 0);
+        let ords: Vec<u32> = found.iter().map(|decoded| decoded.id.ord).collect();
+        assert_eq!(ords, [[BARRIER_ORD; 4].as_slice(), &[0]].concat());
     }
+}
+
+/// The publisher takes its delivery for the end of the Kafka transaction before.
+#[test]
+fn a_barrier_has_a_record_ahead_of_it_even_if_the_command_changes_nothing() {
+    let mut encoder = encoder(Format::Bson);
+    let created = encode(&mut encoder, &[command(1, "create")]).unwrap();
+    let changed = encode(&mut encoder, &[command(2, "drop")]).unwrap();
+    assert!(changed.barrier.is_some());
+    let keys = |chunk: &Chunk| -> Vec<String> {
+        let keys = chunk.records.iter().map(|record| record.key.as_ref());
+        keys.map(|key| text(chunk, key.unwrap())).collect()
+    };
+    assert_eq!(keys(&changed), ["topic/cdc.shop.a"]);
+    let mut state = State::default();
+    saved_by(&created, &mut state);
+    let before = state.clone();
+    saved_by(&changed, &mut state);
+    assert_eq!(state.topics, before.topics);
 }
 
 #[test]

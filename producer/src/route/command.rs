@@ -74,7 +74,30 @@ impl Router {
         }
     }
 
-    fn passes(&self, ns: &str) -> bool {
+    /// The topics of the collections that a command names.
+    pub(super) fn topics_of_command(&self, entry: &Entry<'_>) -> Vec<String> {
+        let is_sent = |treatment| matches!(treatment, Treatment::Barrier | Treatment::Inline);
+        let treatment = treatment(entry).ok().flatten();
+        let scope = scope(entry).ok().flatten();
+        let Some(scope) = scope.filter(|_| treatment.is_some_and(is_sent)) else {
+            return Vec::new();
+        };
+        if !self.passes(&scope.ns()) {
+            return Vec::new();
+        }
+        let mut topics = vec![collection_topic(&self.prefix, scope.db, scope.collection)];
+        if is_view_entry(entry) {
+            topics.push(collection_topic(&self.prefix, scope.db, "system.views"));
+        }
+        if let (Some((db, collection)), Some(to)) = (scope.to, scope.to_ns())
+            && self.passes(&to)
+        {
+            topics.push(collection_topic(&self.prefix, db, collection));
+        }
+        topics
+    }
+
+    pub(super) fn passes(&self, ns: &str) -> bool {
         !is_internal(ns) && self.filter.passes(ns)
     }
 

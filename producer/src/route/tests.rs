@@ -80,27 +80,37 @@ fn internal_and_excluded_namespaces_are_dropped() {
 }
 
 #[test]
-fn topics_ahead_are_those_that_writes_will_need() {
+fn topics_ahead_are_those_that_entries_will_need() {
     let mut router = router(&["shop"]);
     let ahead = |router: &Router, bytes: &[u8]| {
-        router.topic_ahead(&Entry::parse(Document::new(bytes).unwrap()).unwrap())
+        router.topics_ahead(&Entry::parse(Document::new(bytes).unwrap()).unwrap())
     };
     let write = entry("i", "shop.a", Some(1), &[("_id", "x")]);
-    assert_eq!(ahead(&router, &write).as_deref(), Some("cdc.shop.a"));
+    assert_eq!(ahead(&router, &write), ["cdc.shop.a"]);
+    for command in [
+        entry("c", "shop.$cmd", Some(3), &[("create", "a")]),
+        entry("c", "shop.$cmd", Some(3), &[("drop", "a")]),
+    ] {
+        assert_eq!(ahead(&router, &command), ["cdc.shop.a"]);
+    }
+    let rename = [("renameCollection", "shop.a"), ("to", "shop.b")];
+    let rename = entry("c", "shop.$cmd", Some(3), &rename);
+    assert_eq!(ahead(&router, &rename), ["cdc.shop.a", "cdc.shop.b"]);
     for none in [
         entry("i", "web.a", Some(2), &[("_id", "x")]),
         entry("i", "config.transactions", None, &[("_id", "x")]),
-        entry("c", "shop.$cmd", Some(3), &[("drop", "a")]),
+        entry("c", "web.$cmd", Some(3), &[("create", "a")]),
+        entry("c", "shop.$cmd", None, &[("dropDatabase", "x")]),
         entry("n", "", None, &[("msg", "x")]),
     ] {
-        assert_eq!(ahead(&router, &none), None);
+        assert_eq!(ahead(&router, &none), Vec::<String>::new());
     }
     let Decision::Unknown(new) = decide(&mut router, &write) else {
         panic!("known")
     };
     let parsed = Entry::parse(Document::new(&write).unwrap()).unwrap();
     router.add(&parsed, &new, Target::First(TopicIndex(1)));
-    assert_eq!(ahead(&router, &write), None);
+    assert_eq!(ahead(&router, &write), Vec::<String>::new());
 }
 
 fn command_route(router: &mut Router, bytes: &[u8]) -> CommandRoute {

@@ -243,7 +243,7 @@ impl Case {
         let partitions = place.partitions.to_string();
         let mut args = vec!["run", "--source", place.source, "--brokers", place.brokers];
         args.extend(["--topic-prefix", &place.prefix, "--partitions", &partitions]);
-        args.extend(["--http", "off"]);
+        args.extend(without_http(more));
         args.extend(match self {
             Case::Copy => ["--format", "bson", "--sync", "full"],
             _ => ["--format", self.name(), "--start", "oldest"],
@@ -259,8 +259,16 @@ impl Case {
             _ => vec!["replay", "--target", place.target],
         };
         args.extend(["--brokers", place.brokers, "--topic-prefix", &place.prefix]);
-        args.extend(["--group", &place.group, "--http", "off"]);
+        args.extend(["--group", &place.group]);
+        args.extend(without_http(more));
         args.extend(more);
         Program::consumer(args)
+    }
+}
+/// Programs run side by side: they serve HTTP only where it is asked for.
+fn without_http(more: &[&str]) -> &'static [&'static str] {
+    match more.iter().any(|flag| flag.starts_with("--http")) {
+        true => &[],
+        false => &["--http", "off"],
     }
 }

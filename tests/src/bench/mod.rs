@@ -25,6 +25,7 @@
 //! | `latency` | a thousand entries a second, caught up: source commit to `read_committed` reader |
 //! | `idle` | processor time while nothing happens |
 //! | `large` | the memory that documents of 16 MB take |
+//! | `ddl` | how far behind both programs are while collections come and go |
 //! | `growth` | speed and memory over partitions, collections and entries; the curves as a picture |
 //!
 //! The cases of a group have the same number of entries and the same settings of librdkafka's
@@ -41,7 +42,7 @@
 //! | `baseline` | those that are not ours, as the child process runs them |
 //! | `scene` | the servers; runs a case and looks whether everything arrived |
 //! | `ratios` | the cases with one number of partitions, and what they read |
-//! | `latency`, `idle`, `large`, `growth` | what is told beside ratios |
+//! | `latency`, `idle`, `large`, `ddl`, `growth` | what is told beside ratios |
 //! | `sample` | processor time and memory of a process |
 //! | `measure` | one case, from start to end |
 //! | `topic`, `target` | topics: made, counted, removed; what reached a target |
@@ -49,6 +50,7 @@
 
 mod baseline;
 mod case;
+mod ddl;
 mod growth;
 mod idle;
 mod large;
@@ -131,6 +133,7 @@ fn measure_extra(extra: Extra, scene: &Scene, options: &Options) -> Result<Strin
         Extra::Latency => latency::measure(scene, options),
         Extra::Idle => idle::measure(scene, options),
         Extra::Large => large::measure(scene, options),
+        Extra::Ddl => ddl::measure(scene, options),
         Extra::Growth => {
             let (text, charts) = growth::measure(scene, options)?;
             if let Some(path) = &options.svg {

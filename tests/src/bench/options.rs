@@ -13,7 +13,7 @@ pub const USAGE: &str = "\
 usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--rounds N]
              [--ferretdb-entries N] [--large-entries N] [--growth-entries N]
              [--growth-partitions N,N] [--growth-collections N,N]
-             [--latency-seconds N] [--idle-seconds N] [--svg FILE]
+             [--latency-seconds N] [--idle-seconds N] [--ddl-rounds N] [--svg FILE]
 NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, idle,
 large, growth. --quick does everything with few entries, to see that it works. --svg draws the curves of
 growth.";
@@ -24,15 +24,17 @@ pub(super) enum Extra {
     Latency,
     Idle,
     Large,
+    Ddl,
     Growth,
 }
 
 impl Extra {
     /// All of them, with their names on the command line.
-    pub(super) const NAMES: [(Extra, &str); 4] = [
+    pub(super) const NAMES: [(Extra, &str); 5] = [
         (Extra::Latency, "latency"),
         (Extra::Idle, "idle"),
         (Extra::Large, "large"),
+        (Extra::Ddl, "ddl"),
         (Extra::Growth, "growth"),
     ];
 }
@@ -57,6 +59,8 @@ pub(super) struct Options {
     /// How long latencies are taken.
     pub(super) latency: Duration,
     pub(super) idle: Duration,
+    /// Collections that come and go.
+    pub(super) ddl_rounds: u32,
     pub(super) svg: Option<PathBuf>,
     /// For working on the bench itself.
     pub(super) allow_debug: bool,
@@ -77,6 +81,7 @@ impl Options {
             growth_collections: vec![1, 10, 50, 200],
             latency: Duration::from_secs(30),
             idle: Duration::from_secs(30),
+            ddl_rounds: 300,
             svg: None,
             allow_debug: false,
         }
@@ -94,6 +99,7 @@ impl Options {
             growth_collections: vec![1, 5],
             latency: Duration::from_secs(1),
             idle: Duration::from_secs(1),
+            ddl_rounds: 20,
             ..Options::usual()
         }
     }
@@ -139,6 +145,7 @@ impl Options {
             "--growth-collections" => self.growth_collections = numbers(value)?,
             "--latency-seconds" => self.latency = seconds()?,
             "--idle-seconds" => self.idle = seconds()?,
+            "--ddl-rounds" => self.ddl_rounds = number(value)?,
             "--svg" => self.svg = Some(PathBuf::from(value)),
             _ => bail!("unknown option {flag}; {USAGE}"),
         }
@@ -193,7 +200,7 @@ mod tests {
         );
         assert_eq!(options.rounds, 1);
         let all = parse("").expect("options");
-        assert!(all.cases.into_iter().eq(Case::all()) && all.extras.len() == 4);
+        assert!(all.cases.into_iter().eq(Case::all()) && all.extras.len() == 5);
         for wrong in [
             "--entries",
             "--entries x",

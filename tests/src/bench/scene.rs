@@ -51,15 +51,25 @@ impl Scene {
         entries: u64,
     ) -> Place<'p> {
         Place {
+            source: source.uri(),
+            entries,
+            bytes: source.bytes(),
+            ..self.place_of(prefix, partitions)
+        }
+    }
+
+    /// A place with this target and no source.
+    pub(super) fn place_of(&self, prefix: &str, partitions: u32) -> Place<'_> {
+        Place {
             prefix: prefix.to_owned(),
             group: format!("{prefix}-group"),
-            source: source.uri(),
+            source: "",
             target: self.target.uri(),
             brokers: &self.brokers,
             partitions,
             collections: 1,
-            entries,
-            bytes: source.bytes(),
+            entries: 0,
+            bytes: 0,
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Oplog {
     bytes: u64,
     /// Times of the entries, where they were given; else they follow from the number.
     times: Vec<Timestamp>,
+    /// And when they were written, in milliseconds since 1970.
+    walls: Vec<i64>,
     recipe: Recipe,
     /// Election term of the newest entry.
     term: i64,
@@ -68,6 +70,7 @@ impl Oplog {
             let (document, rest) = Document::split(entries)?;
             let entry = Entry::parse(document)?;
             oplog.times.push(entry.ts);
+            oplog.walls.push(entry.ts.clamp_wall(entry.wall));
             oplog.term = entry.term;
             oplog.append(|out| out.extend_from_slice(document.as_bytes()));
             entries = rest;
@@ -81,6 +84,7 @@ impl Oplog {
             starts: vec![0],
             bytes: 0,
             times: Vec::new(),
+            walls: Vec::new(),
             recipe: Recipe::new(0, Shape::Inserts),
             term: TERM,
         }
@@ -134,8 +138,11 @@ impl Oplog {
         given.copied().unwrap_or_else(|| self.recipe.time(number))
     }
 
-    /// Number of the entries that were generated for a time up to `millis` since 1970.
+    /// Number of the entries that are of a time up to `millis` since 1970.
     pub(super) fn until(&self, millis: i64) -> u64 {
+        if !self.walls.is_empty() {
+            return self.walls.partition_point(|wall| *wall <= millis) as u64;
+        }
         let past = millis - self.recipe.wall(0) + 1;
         u64::try_from(past).unwrap_or(0).min(self.len())
     }

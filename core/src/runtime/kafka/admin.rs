@@ -209,23 +209,39 @@ impl Admin {
         name: &str,
         patience: Duration,
     ) -> Result<i32, KafkaFailure> {
+        let topics = self.wait_for_topics(&[name.to_owned()], patience).await?;
+        Ok(topics.get(name).map_or(0, |topic| topic.partitions))
+    }
+
+    /// Waits until every partition of some topics has a leader.
+    ///
+    /// # Errors
+    /// As [`Admin::wait_for_topic`].
+    pub async fn wait_for_all(
+        &self,
+        names: &[String],
+        patience: Duration,
+    ) -> Result<(), KafkaFailure> {
+        self.wait_for_topics(names, patience).await.map(drop)
+    }
+
+    async fn wait_for_topics(
+        &self,
+        names: &[String],
+        patience: Duration,
+    ) -> Result<BTreeMap<String, TopicMetadata>, KafkaFailure> {
         let start = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             let left = patience.saturating_sub(start.elapsed());
-            let topics =
-                self.topic_metadata(vec![name.to_owned()], left.max(Duration::from_secs(1)));
-            let reason = match topics.await?.get(name) {
-                Some(topic) if topic.partitions > 0 && topic.led == topic.partitions => {
-                    return Ok(topic.partitions);
-                }
-                Some(topic) if topic.partitions > 0 => {
-                    format!(
-                        "{} of {} partitions have a leader",
-                        topic.led, topic.partitions
-                    )
-                }
-                _ => "it does not exist".to_owned(),
+            let left = left.max(Duration::from_secs(1));
+            let topics = self.topic_metadata(names.to_vec(), left).await?;
+            let unready = names.iter().find_map(|name| {
+                let reason = unready(topics.get(name))?;
+                Some((name, reason))
+            });
+            let Some((name, reason)) = unready else {
+                return Ok(topics);
             };
             if start.elapsed() >= patience {
                 let action = format!("waiting for topic {name}");
@@ -378,6 +394,18 @@ impl Drop for Requests {
         if let Some(client) = client.take() {
             drop(self.runtime.spawn_blocking(move || drop(client)));
         }
+    }
+}
+
+/// Why a topic cannot be written yet; `None` if it can.
+fn unready(topic: Option<&TopicMetadata>) -> Option<String> {
+    match topic {
+        Some(topic) if topic.partitions > 0 && topic.led == topic.partitions => None,
+        Some(topic) if topic.partitions > 0 => Some(format!(
+            "{} of {} partitions have a leader",
+            topic.led, topic.partitions
+        )),
+        _ => Some("it does not exist".to_owned()),
     }
 }
 

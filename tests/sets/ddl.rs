@@ -1,0 +1,122 @@
+//! Collections that come and go on a live source, through both programs while it happens.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use oplog_relay_tests::ddl::Rounds;
+use oplog_relay_tests::http_status::{metric, status};
+use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_tests::services::{Port, Program, wait_until};
+use oplog_relay_tests::stub::{Oplog, Server};
+
+use crate::topics::{LIMIT, Topics};
+
+/// A producer and members of a group, ahead of the first entry.
+struct Line {
+    source: Server,
+    target: ModelServer,
+    producer: Program,
+    members: Vec<Program>,
+    port: Port,
+    /// Held for as long as the programs run.
+    _topics: Topics,
+}
+
+fn now() -> Result<i64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(i64::try_from(now.as_millis())?)
+}
+
+impl Line {
+    fn start(prefix: &str, rounds: &Rounds, members: usize) -> Result<Line> {
+        let topics = Topics::none(prefix)?;
+        let source = Server::start_live(Oplog::given(&rounds.oplog()?)?)?;
+        let target = ModelServer::start(Model::default())?;
+        let members: Result<Vec<Program>> = (0..members)
+            .map(|_| topics.start(&target, prefix, &[]))
+            .collect();
+        let port = Port::lease()?;
+        let flags = [
+            "run".to_owned(),
+            "--start=oldest".to_owned(),
+            "--partitions=4".to_owned(),
+            format!("--http=127.0.0.1:{}", port.number()),
+            format!("--source={}", source.uri()),
+            format!("--brokers={}", topics.brokers()),
+            format!("--topic-prefix={prefix}"),
+        ];
+        Ok(Line {
+            producer: Program::producer(flags.iter().map(String::as_str))?,
+            source,
+            target,
+            members: members?,
+            port,
+            _topics: topics,
+        })
+    }
+
+    /// Waits until the target has everything.
+    fn wait(&mut self, rounds: &Rounds) -> Result<()> {
+        wait_until("the whole source in the target", LIMIT, || {
+            rounds.are_applied(&self.target.model())
+        })
+        .with_context(|| {
+            format!(
+                "{:?}\nproducer: {}\nmember: {}",
+                status(self.port.number()),
+                self.producer.stderr_text().unwrap_or_default(),
+                self.members[0].stderr_text().unwrap_or_default()
+            )
+        })
+    }
+
+    /// Fails unless the producer went through without a failure.
+    fn expect_one_session(&self) -> Result<()> {
+        let sessions = metric(self.port.number(), "oplog_producer_sessions_total");
+        ensure!(
+            sessions == Some(1.0),
+            "{sessions:?} sessions: {}",
+            self.producer.stderr_text()?
+        );
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let programs = self.members.iter_mut().chain([&mut self.producer]);
+        for program in programs {
+            program.terminate()?;
+            program.wait(LIMIT)?;
+        }
+        ensure!(!self.source.oplog().is_empty());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_thousand_commands_without_a_failure_of_the_session() -> Result<()> {
+    let rounds = Rounds {
+        rounds: 400,
+        names: 5,
+        begin: now()? + 3000,
+        span: Duration::from_secs(6),
+    };
+    ensure!(rounds.commands() >= 1000);
+    let mut line = Line::start("often", &rounds, 1)?;
+    line.wait(&rounds)?;
+    line.expect_one_session()?;
+    line.end()
+}
+
+#[test]
+fn collections_that_come_and_go_all_the_time() -> Result<()> {
+    let rounds = Rounds {
+        rounds: 60,
+        names: 60,
+        begin: now()? + 3000,
+        span: Duration::from_secs(4),
+    };
+    let mut line = Line::start("fleeting", &rounds, 2)?;
+    line.wait(&rounds)?;
+    line.expect_one_session()?;
+    line.end()
+}
