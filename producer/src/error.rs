@@ -108,9 +108,7 @@ impl ProducerError {
             Self::PositionLost(_) => Directive::Stop(ExitCode::SourcePositionLost),
             Self::Fenced(_) => Directive::Stop(ExitCode::Fenced),
             Self::Undecodable(_) => Directive::Stop(ExitCode::StoppedByPolicy),
-            Self::Source(error) if mongo::is_transient(error) || mongo::is_truncated(error) => {
-                Directive::Retry
-            }
+            Self::Source(error) if mongo::is_interrupted(error) => Directive::Retry,
             Self::Mongo(error) if error.is_misconfiguration() => Directive::Stop(ExitCode::Usage),
             Self::Kafka { .. } | Self::Behind(_) | Self::Credentials(_) => Directive::Retry,
             Self::Source(_) | Self::Mongo(_) | Self::Dump { .. } => {

@@ -1,14 +1,19 @@
-//! Tails `local.oplog.rs` of a replica-set member, also through a port-forward.
+//! Reads `local.oplog.rs` of a replica-set member, also through a port-forward.
 //!
-//! Reads only: one `find` and its `getMore`s on the oplog, single entries of transactions by their
-//! time, and at start `hello` and a few reads in `local`. Nothing that a managed service refuses, and nothing is written.
+//! Reads only: one `find` and its `getMore`s on the oplog ([`Tail`]), single entries of transactions
+//! by their time, `hello`, and at start a few reads in `local`. Managed services allow all of these,
+//! and nothing is written.
+
+mod tail;
 
 use std::sync::Once;
 use std::time::Duration;
 
 use bson::{Document as Bson, RawDocumentBuf, Timestamp as BsonTimestamp, doc};
-use futures_util::StreamExt;
-use mongodb::options::{CursorType, FindOneOptions, FindOptions, ReadConcern};
+use mongodb::options::{
+    CollectionOptions, CursorType, FindOneOptions, FindOptions, ReadConcern, ReadPreference,
+    SelectionCriteria,
+};
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 use oplog_relay_core::document::Document;
@@ -16,28 +21,22 @@ use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::mongo::{self, ANSWER, in_time};
 use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
-use tokio::sync::mpsc::Sender;
 
-use crate::error::{Gap, PositionLost, ProducerError};
-use crate::source::{Batch, SourceEvent, StartAt};
+pub use self::tail::Tail;
+use crate::error::ProducerError;
 use crate::transaction::{Link, OpTime};
 
 /// How long a `getMore` waits at the server for the next entry.
 const AWAIT: Duration = Duration::from_secs(1);
-/// A new cursor has nothing if it is silent for that long.
-const IDLE_AFTER: Duration = Duration::from_millis(5);
 /// Entries per reply at most; a reply is cut at 16 MB in any case. Enough that the way to the server
 /// counts for little, few enough that most replies stay in the processor's cache.
 const BATCH_ENTRIES: u32 = 5_000;
-/// A reply of that size, or of that many entries, was cut: the next one is on its way, however
-/// slowly. A smaller one is all that there was.
-const FULL_REPLY: usize = 4 << 20;
-/// A server that answers nothing for that long, not even an empty batch, counts as gone.
-const SILENT_AFTER: Duration = Duration::from_secs(60);
-/// A FerretDB reads its whole oplog for an entry of some time.
+/// A FerretDB reads its whole oplog to find an entry by its time.
 const SCAN: Duration = Duration::from_secs(600);
-/// Said once: a full sync asks often.
+/// Limits of the attempts to read one entry by its time. A `mongod` answers at once, so a short first
+/// limit finds a connection that is gone early; the last one is for servers that read their whole oplog.
+const LOOKUPS: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(120), SCAN];
+/// The warning is logged once, because a full sync asks often.
 static WARNED: Once = Once::new();
 
 /// The oplog of one replica set.
@@ -53,6 +52,27 @@ impl Oplog {
         Self {
             entries: client.database("local").collection("oplog.rs"),
         }
+    }
+
+    /// The same oplog, read from the primary whatever the connection string prefers.
+    fn on_primary(&self) -> Self {
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        let options = CollectionOptions::builder().selection_criteria(primary);
+        let database = self.entries.client().database("local");
+        Self {
+            entries: database.collection_with_options("oplog.rs", options.build()),
+        }
+    }
+
+    /// Returns true if a reader that has everything up to `reached` has all that a majority of the
+    /// set has. A server that does not tell its majority commit point has nothing to compare with.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    async fn is_reached(&self, reached: Timestamp) -> Result<bool, ProducerError> {
+        let hello = mongo::hello(self.entries.client()).await;
+        let known = hello.map_err(ProducerError::Source)?.majority_known();
+        Ok(known.is_none_or(|(seconds, increment)| Timestamp::new(seconds, increment) <= reached))
     }
 
     /// Checks that there is an oplog.
@@ -157,9 +177,20 @@ impl Oplog {
             .projection(projection)
             .build();
         let filter = doc! { "ts": bson_timestamp(at.ts) };
-        let found = self.entries.find_one(filter).with_options(options);
-        let found = in_time(SCAN, found).await;
-        let found = found.map_err(ProducerError::Source)?;
+        let look_up = || {
+            let found = self.entries.find_one(filter.clone());
+            found.with_options(options.clone())
+        };
+        let mut limits = LOOKUPS.into_iter();
+        let found = loop {
+            let limit = limits.next().unwrap_or(SCAN);
+            match in_time(limit, look_up()).await {
+                Err(error) if mongo::is_late(&error) && limit < SCAN => {
+                    tracing::warn!(%error, ts = %at.ts, "the source is asked again for an entry");
+                }
+                found => break found.map_err(ProducerError::Source)?,
+            }
+        };
         // Another member than the tail's may have been asked, and lag behind it.
         if found.is_none() && self.oldest().await?.is_none_or(|oldest| oldest.ts <= at.ts) {
             return Err(ProducerError::Behind(at.ts));
@@ -227,232 +258,4 @@ pub(super) fn position_of(bytes: &[u8]) -> Result<Position, ProducerError> {
         term: entry.term,
         ord: 0,
     })
-}
-
-/// A tail that goes on over network faults and elections, from the last entry it fetched.
-#[derive(Debug)]
-pub struct Tail {
-    oplog: Oplog,
-    /// The entry that the next cursor must find first.
-    after: Option<Position>,
-    from: Timestamp,
-    /// Whether an entry at `from` itself is wanted.
-    inclusive: bool,
-    /// Whether the source has not answered since it failed.
-    failed: bool,
-}
-
-impl Tail {
-    /// Resolves where to begin.
-    ///
-    /// # Errors
-    /// [`ProducerError::PositionLost`] if the oplog begins later; [`ProducerError::Source`].
-    pub async fn begin(oplog: Oplog, start: StartAt) -> Result<Self, ProducerError> {
-        let (after, from, inclusive) = match start {
-            // With an ordinal the entry itself is not done: a part of its operations is to come.
-            StartAt::After(position) => (Some(position), position.ts, position.ord > 0),
-            StartAt::Oldest => (None, Timestamp::default(), true),
-            StartAt::At(ts) => (None, ts, true),
-            // Resolved by the session, which saves the position that it means.
-            StartAt::Now => (None, Timestamp::default(), true),
-        };
-        let tail = Self {
-            oplog,
-            after,
-            from,
-            inclusive,
-            failed: false,
-        };
-        if let StartAt::After(_) | StartAt::At(_) = start {
-            tail.check_not_rolled_over().await?;
-        }
-        Ok(tail)
-    }
-
-    async fn check_not_rolled_over(&self) -> Result<(), ProducerError> {
-        let Some(oldest) = self.oplog.oldest().await? else {
-            return Ok(());
-        };
-        if oldest.ts <= self.from {
-            return Ok(());
-        }
-        let wanted = Position {
-            ts: self.from,
-            term: -1,
-            ord: 0,
-        };
-        Err(Box::new(PositionLost::RolledOver {
-            checkpoint: self.after.unwrap_or(wanted),
-            oldest: oldest.ts,
-            gap: Gap::between(self.from, oldest.ts),
-        })
-        .into())
-    }
-
-    /// Sends what the oplog gives until the queue closes or the shutdown comes. `failing` is told why
-    /// when the source fails, and `None` when it answers again.
-    ///
-    /// # Errors
-    /// What no retry mends: a lost position, missing rights, damaged entries.
-    pub async fn run(
-        mut self,
-        events: &Sender<SourceEvent>,
-        shutdown: &Shutdown,
-        failing: impl Fn(Option<&str>),
-    ) -> Result<(), ProducerError> {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        while !shutdown.triggered() && !events.is_closed() {
-            match self.follow(events, shutdown, &mut backoff, &failing).await {
-                Ok(()) => {}
-                Err(ProducerError::Source(error)) => {
-                    if mongo::is_truncated(&error) {
-                        self.check_not_rolled_over().await?;
-                    } else if !mongo::is_transient(&error) && !mongo::is_cursor_gone(&error) {
-                        return Err(ProducerError::Source(error));
-                    }
-                    tracing::warn!(%error, from = %self.from, "the source failed, the tail opens again");
-                    self.failed = true;
-                    failing(Some(&error.to_string()));
-                    if !backoff.sleep(shutdown).await {
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// One cursor, from opening to its end.
-    async fn follow(
-        &mut self,
-        events: &Sender<SourceEvent>,
-        shutdown: &Shutdown,
-        backoff: &mut Backoff,
-        failing: &impl Fn(Option<&str>),
-    ) -> Result<(), ProducerError> {
-        let mut cursor = self.oplog.open(self.from).await?;
-        let mut first = true;
-        let mut told_idle = false;
-        let mut told_caught_up = false;
-        loop {
-            let idle_after = if first { IDLE_AFTER } else { AWAIT };
-            let next = cursor.next();
-            tokio::pin!(next);
-            let batch = loop {
-                tokio::select! {
-                    biased;
-                    batch = &mut next => break batch,
-                    () = shutdown.wait() => return Ok(()),
-                    () = tokio::time::sleep(SILENT_AFTER), if told_idle => {
-                        let reason = "the source is silent, the tail opens again";
-                        tracing::warn!(reason);
-                        self.failed = true;
-                        failing(Some(reason));
-                        return Ok(());
-                    }
-                    () = tokio::time::sleep(idle_after), if !told_idle => {
-                        told_idle = true;
-                        if events.send(SourceEvent::Idle).await.is_err() {
-                            return Ok(());
-                        }
-                    }
-                }
-            };
-            let Some(batch) = batch else {
-                // The server closed the cursor: an empty oplog, or one that was dropped.
-                return self.reopen(backoff, shutdown).await;
-            };
-            let batch = Batch::Reply(batch.map_err(ProducerError::Source)?);
-            if std::mem::replace(&mut self.failed, false) {
-                failing(None);
-            }
-            let Some((batch, last, is_full)) = self.take(batch, first).await? else {
-                if !std::mem::replace(&mut told_caught_up, true)
-                    && events.send(SourceEvent::CaughtUp).await.is_err()
-                {
-                    return Ok(());
-                }
-                continue;
-            };
-            first = false;
-            // Under a steady load every reply has something, so a cursor is never silent.
-            told_idle = !is_full;
-            told_caught_up = false;
-            backoff.reset();
-            self.after = Some(last);
-            self.from = last.ts;
-            self.inclusive = false;
-            if events.send(SourceEvent::Batch(batch)).await.is_err()
-                || (told_idle && events.send(SourceEvent::Idle).await.is_err())
-            {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn reopen(
-        &self,
-        backoff: &mut Backoff,
-        shutdown: &Shutdown,
-    ) -> Result<(), ProducerError> {
-        if self.after.is_some() {
-            self.check_not_rolled_over().await?;
-        }
-        backoff.sleep(shutdown).await;
-        Ok(())
-    }
-
-    /// Checks the first batch of a cursor against the position, cuts off what was fetched before,
-    /// and says where the batch ends, and whether the reply was cut. `None` for an empty batch.
-    async fn take(
-        &self,
-        batch: Batch,
-        first: bool,
-    ) -> Result<Option<(Batch, Position, bool)>, ProducerError> {
-        let (mut ends, mut count) = (None, 0);
-        for document in batch.documents()? {
-            let document = document.map_err(ProducerError::undecodable)?;
-            count += 1;
-            ends = Some(match ends {
-                None => (document, document),
-                Some((begin, _)) => (begin, document),
-            });
-        }
-        let is_full = batch.size() >= FULL_REPLY || count >= BATCH_ENTRIES;
-        let Some((begin, end)) = ends else {
-            return Ok(None);
-        };
-        let last = position_of(end.as_bytes())?;
-        if !first {
-            return Ok(Some((batch, last, is_full)));
-        }
-        let found = position_of(begin.as_bytes())?;
-        if let Some(wanted) = self.after
-            && (wanted.ts, wanted.term) != (found.ts, found.term)
-        {
-            self.check_not_rolled_over().await?;
-            let oldest = self
-                .oplog
-                .oldest()
-                .await?
-                .map_or(found.ts, |oldest| oldest.ts);
-            let lost = PositionLost::RolledBack {
-                checkpoint: wanted,
-                found,
-                oldest,
-            };
-            return Err(Box::new(lost).into());
-        }
-        let known = self.after.map_or(self.from, |after| after.ts);
-        if self.inclusive || found.ts > known {
-            return Ok(Some((batch, last, is_full)));
-        }
-        // The entry at the position itself is done: what follows it is copied once per cursor.
-        let mut rest = Vec::new();
-        for document in batch.documents()?.skip(1) {
-            rest.extend_from_slice(document.map_err(ProducerError::undecodable)?.as_bytes());
-        }
-        Ok(Some((Batch::Bytes(rest), last, is_full)))
-    }
 }

@@ -96,6 +96,12 @@ pub fn is_truncated(error: &Error) -> bool {
     error_code(error) == Some(CAPPED_POSITION_LOST)
 }
 
+/// Returns true if a read was interrupted, so that the same read from the beginning may succeed.
+#[must_use]
+pub fn is_interrupted(error: &Error) -> bool {
+    is_transient(error) || is_cursor_gone(error) || is_truncated(error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,10 @@ use super::{ANSWER, error_code, in_time};
 /// CommandNotFound.
 const COMMAND_NOT_FOUND: i32 = 59;
 
+/// How far the clock of the set may be ahead of a secondary that is not behind: a primary without
+/// writes logs a noop each 10 s, and a secondary hears of a new time before it has the entry.
+const SECONDARY_GRACE_SECONDS: u32 = 15;
+
 /// The part of a `hello` that matters to us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hello {
@@ -30,6 +34,8 @@ pub struct Hello {
     pub last_majority_write: Option<(u32, u32, i64)>,
     /// The newest entry of the server that answered.
     pub last_write: Option<(u32, u32, i64)>,
+    /// The newest time that the server has heard of in its set (`$clusterTime`): seconds, increment.
+    pub cluster_time: Option<(u32, u32)>,
     /// The largest document that the server takes.
     pub max_bson_object_size: Option<i64>,
     /// The largest message that the server takes.
@@ -63,6 +69,18 @@ async fn ask(client: &Client, command: Document) -> Result<Document, mongodb::er
 }
 
 impl Hello {
+    /// The time up to which a majority of the set has entries, as far as the server that answered
+    /// knows: seconds, increment. A secondary that replicates nothing still hears of the set's time,
+    /// by which it can be told from one that has everything.
+    #[must_use]
+    pub fn majority_known(&self) -> Option<(u32, u32)> {
+        let (seconds, increment, _) = self.last_majority_write?;
+        let own = (seconds, increment);
+        let heard = self.cluster_time.filter(|_| !self.is_writable_primary);
+        let heard = heard.map(|(seconds, _)| (seconds.saturating_sub(SECONDARY_GRACE_SECONDS), 0));
+        Some(heard.map_or(own, |heard| heard.max(own)))
+    }
+
     /// Reads a server's reply; what is missing there is missing here.
     #[must_use]
     pub fn from_reply(reply: &Document) -> Self {
@@ -95,6 +113,11 @@ impl Hello {
                 .unwrap_or(0),
             last_majority_write: written("majorityOpTime"),
             last_write: written("opTime"),
+            cluster_time: reply
+                .get_document("$clusterTime")
+                .and_then(|time| time.get_timestamp("clusterTime"))
+                .ok()
+                .map(|time| (time.time, time.increment)),
             max_bson_object_size: number("maxBsonObjectSize"),
             max_message_size_bytes: number("maxMessageSizeBytes"),
             max_write_batch_size: number("maxWriteBatchSize"),
@@ -152,6 +175,23 @@ mod tests {
         assert_eq!(hello.last_write, Some((7, 9, 3)));
         assert_eq!(hello.max_message_size_bytes, Some(48_000_000));
         assert!(hello.is_writable_primary && !hello.is_mongos);
+    }
+
+    #[test]
+    fn a_secondary_that_the_set_is_ahead_of_does_not_have_everything() {
+        let optime = doc! { "ts": Timestamp { time: 1000, increment: 2 }, "t": 3_i64 };
+        let member = |is_primary: bool, cluster_time: u32| {
+            Hello::from_reply(&doc! {
+                "isWritablePrimary": is_primary,
+                "lastWrite": { "opTime": optime.clone(), "majorityOpTime": optime.clone() },
+                "$clusterTime": { "clusterTime": Timestamp { time: cluster_time, increment: 1 } },
+            })
+        };
+        assert_eq!(member(true, 2000).majority_known(), Some((1000, 2)));
+        assert_eq!(member(false, 1010).majority_known(), Some((1000, 2)));
+        let known = member(false, 2000).majority_known().unwrap();
+        assert!(known > (1000, 2), "{known:?}");
+        assert_eq!(Hello::default().majority_known(), None);
     }
 
     #[test]

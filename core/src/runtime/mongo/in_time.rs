@@ -1,9 +1,9 @@
-//! A limit for questions to a server that the driver would wait on for ever.
+//! A limit for questions to a server on which the driver would wait indefinitely.
 
 use std::io;
 use std::time::Duration;
 
-use mongodb::error::Result;
+use mongodb::error::{Error, ErrorKind, Result};
 
 /// A small question that a server has not answered by then counts as lost. The driver has no such
 /// limit: behind a proxy that is up, a connection whose other end is gone never answers. Longer than
@@ -29,6 +29,12 @@ pub async fn in_time<T>(
     }
 }
 
+/// Returns true for the error of [`in_time`] when there was no answer, and for connections that timed out.
+#[must_use]
+pub fn is_late(error: &Error) -> bool {
+    matches!(error.kind.as_ref(), ErrorKind::Io(io) if io.kind() == io::ErrorKind::TimedOut)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,7 +44,7 @@ mod tests {
     async fn a_server_that_never_answers_is_a_network_that_failed() {
         let never = in_time::<()>(Duration::from_millis(1), std::future::pending());
         let error = never.await.unwrap_err();
-        assert!(is_transient(&error), "{error}");
+        assert!(is_transient(&error) && is_late(&error), "{error}");
         assert_eq!(in_time(ANSWER, async { Ok(3) }).await.ok(), Some(3));
     }
 }

@@ -6,11 +6,11 @@ mod flag;
 mod hello;
 mod in_time;
 
-pub use code::{error_code, is_cursor_gone, is_transient, is_truncated};
+pub use code::{error_code, is_cursor_gone, is_interrupted, is_transient, is_truncated};
 pub use dependent::documents_depend;
 pub use flag::is_set;
 pub use hello::{Hello, hello};
-pub use in_time::{ANSWER, READ, in_time};
+pub use in_time::{ANSWER, READ, in_time, is_late};
 
 use std::time::Duration;
 

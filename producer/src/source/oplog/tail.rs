@@ -1,0 +1,352 @@
+//! The tail of the oplog: a cursor that goes on over network faults and elections.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::runtime::mongo;
+use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use tokio::sync::mpsc::Sender;
+
+use super::{AWAIT, BATCH_ENTRIES, Oplog, position_of};
+use crate::error::{Gap, PositionLost, ProducerError};
+use crate::source::{Batch, SourceEvent, StartAt};
+
+/// A new cursor has nothing if it is silent for that long.
+const IDLE_AFTER: Duration = Duration::from_millis(5);
+/// A reply of that size, or of that many entries, was cut: the next one is on its way, however
+/// slowly. A smaller one is all that there was.
+const FULL_REPLY: usize = 4 << 20;
+/// A server that answers nothing for that long, not even an empty batch, counts as gone.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
+/// While a tail has nothing to give, the set is asked again whether it has everything.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// A member that is behind its set for that long is reported.
+const LAGGING_AFTER: Duration = Duration::from_secs(60);
+
+/// The member whose oplog is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Member {
+    /// The one that was read before.
+    Same,
+    /// The primary from now on, because it has more than the one before.
+    Primary,
+}
+
+/// What a reply of the cursor is.
+enum Reply {
+    /// It holds no entries.
+    Nothing,
+    /// The cursor is given up, because another member is read from now on.
+    OtherMember,
+    /// Entries that follow those that were sent.
+    Entries {
+        batch: Batch,
+        last: Position,
+        /// Whether the reply was cut, so that the next one is on its way.
+        is_full: bool,
+    },
+}
+
+/// How long the member that is read has been behind its set, while it gives nothing.
+#[derive(Debug, Default)]
+struct Behind {
+    asked: Option<Instant>,
+    since: Option<Instant>,
+    is_reported: bool,
+}
+
+/// A tail that goes on over network faults and elections, from the last entry that it fetched.
+#[derive(Debug)]
+pub struct Tail {
+    oplog: Oplog,
+    /// The entry that the next cursor must find first.
+    after: Option<Position>,
+    from: Timestamp,
+    /// Whether an entry at `from` itself is wanted.
+    inclusive: bool,
+    /// Whether the source has not answered since it failed.
+    failed: bool,
+    behind: Behind,
+}
+
+impl Tail {
+    /// Resolves where to begin.
+    ///
+    /// # Errors
+    /// [`ProducerError::PositionLost`] if the oplog begins later; [`ProducerError::Source`].
+    pub async fn begin(oplog: Oplog, start: StartAt) -> Result<Self, ProducerError> {
+        let (after, from, inclusive) = match start {
+            // With an ordinal the entry itself is not done: a part of its operations is to come.
+            StartAt::After(position) => (Some(position), position.ts, position.ord > 0),
+            StartAt::Oldest => (None, Timestamp::default(), true),
+            StartAt::At(ts) => (None, ts, true),
+            // Resolved by the session, which saves the position that it means.
+            StartAt::Now => (None, Timestamp::default(), true),
+        };
+        let mut tail = Self {
+            oplog,
+            after,
+            from,
+            inclusive,
+            failed: false,
+            behind: Behind::default(),
+        };
+        if let StartAt::After(_) | StartAt::At(_) = start {
+            tail.check_not_rolled_over().await?;
+        }
+        Ok(tail)
+    }
+
+    /// Checks that the oplog reaches back to where the tail goes on.
+    ///
+    /// The oplog of a member that was synced a short time ago is shorter than that of its set.
+    /// Before the position counts as lost the primary is asked, and read from then on if it has it.
+    async fn check_not_rolled_over(&mut self) -> Result<Member, ProducerError> {
+        let Some(oldest) = self.oplog.oldest().await? else {
+            return Ok(Member::Same);
+        };
+        if oldest.ts <= self.from {
+            return Ok(Member::Same);
+        }
+        let primary = self.oplog.on_primary();
+        let longest = primary.oldest().await?.unwrap_or(oldest);
+        if longest.ts <= self.from {
+            tracing::warn!(
+                from = %self.from,
+                oldest = %oldest.ts,
+                "the oplog of the member that was read begins after the position, that of the \
+                 primary does not: the primary is read from now on"
+            );
+            self.oplog = primary;
+            return Ok(Member::Primary);
+        }
+        let wanted = Position {
+            ts: self.from,
+            term: -1,
+            ord: 0,
+        };
+        Err(Box::new(PositionLost::RolledOver {
+            checkpoint: self.after.unwrap_or(wanted),
+            oldest: longest.ts,
+            gap: Gap::between(self.from, longest.ts),
+        })
+        .into())
+    }
+
+    /// Sends what the oplog gives until the queue closes or the shutdown comes. `failing` is told why
+    /// when the source fails, and `None` when it answers again.
+    ///
+    /// # Errors
+    /// What no retry mends: a lost position, missing rights, damaged entries.
+    pub async fn run(
+        mut self,
+        events: &Sender<SourceEvent>,
+        shutdown: &Shutdown,
+        failing: impl Fn(Option<&str>),
+    ) -> Result<(), ProducerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        while !shutdown.triggered() && !events.is_closed() {
+            match self.follow(events, shutdown, &mut backoff, &failing).await {
+                Ok(()) => {}
+                Err(ProducerError::Source(error)) => {
+                    if mongo::is_truncated(&error) {
+                        self.check_not_rolled_over().await?;
+                    } else if !mongo::is_transient(&error) && !mongo::is_cursor_gone(&error) {
+                        return Err(ProducerError::Source(error));
+                    }
+                    tracing::warn!(%error, from = %self.from, "the source failed, the tail opens again");
+                    self.failed = true;
+                    failing(Some(&error.to_string()));
+                    if !backoff.sleep(shutdown).await {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// One cursor, from opening to its end.
+    async fn follow(
+        &mut self,
+        events: &Sender<SourceEvent>,
+        shutdown: &Shutdown,
+        backoff: &mut Backoff,
+        failing: &impl Fn(Option<&str>),
+    ) -> Result<(), ProducerError> {
+        let mut cursor = self.oplog.open(self.from).await?;
+        let mut first = true;
+        let mut told_idle = false;
+        let mut is_caught_up = false;
+        loop {
+            let idle_after = if first { IDLE_AFTER } else { AWAIT };
+            let next = cursor.next();
+            tokio::pin!(next);
+            let batch = loop {
+                tokio::select! {
+                    biased;
+                    batch = &mut next => break batch,
+                    () = shutdown.wait() => return Ok(()),
+                    () = tokio::time::sleep(SILENT_AFTER), if told_idle => {
+                        let reason = "the source is silent, the tail opens again";
+                        tracing::warn!(reason);
+                        self.failed = true;
+                        failing(Some(reason));
+                        return Ok(());
+                    }
+                    () = tokio::time::sleep(idle_after), if !told_idle => {
+                        told_idle = true;
+                        if events.send(SourceEvent::Idle).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+            };
+            let Some(batch) = batch else {
+                // The server closed the cursor: an empty oplog, or one that was dropped.
+                return self.reopen(backoff, shutdown).await;
+            };
+            let batch = Batch::Reply(batch.map_err(ProducerError::Source)?);
+            if std::mem::replace(&mut self.failed, false) {
+                failing(None);
+            }
+            let (batch, last, is_full) = match self.take(batch, first).await? {
+                Reply::OtherMember => return Ok(()),
+                Reply::Nothing => {
+                    is_caught_up = self.has_caught_up(is_caught_up, failing).await?;
+                    // Each empty reply is passed on: what follows hears that the source answers.
+                    let event = if is_caught_up {
+                        SourceEvent::CaughtUp
+                    } else {
+                        SourceEvent::Idle
+                    };
+                    if events.send(event).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Reply::Entries {
+                    batch,
+                    last,
+                    is_full,
+                } => (batch, last, is_full),
+            };
+            first = false;
+            // Under a steady load every reply has something, so a cursor is never silent.
+            told_idle = !is_full;
+            is_caught_up = false;
+            self.behind = Behind::default();
+            backoff.reset();
+            self.after = Some(last);
+            self.from = last.ts;
+            self.inclusive = false;
+            if events.send(SourceEvent::Batch(batch)).await.is_err()
+                || (told_idle && events.send(SourceEvent::Idle).await.is_err())
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Returns true if everything that a majority of the set has was fetched. The answer of the
+    /// last question holds for [`ASK_AGAIN`].
+    async fn has_caught_up(
+        &mut self,
+        is_caught_up: bool,
+        failing: &impl Fn(Option<&str>),
+    ) -> Result<bool, ProducerError> {
+        let behind = &mut self.behind;
+        if is_caught_up && behind.asked.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return Ok(true);
+        }
+        if self.oplog.is_reached(self.from).await? {
+            if std::mem::take(behind).is_reported {
+                failing(None);
+            }
+            behind.asked = Some(Instant::now());
+            return Ok(true);
+        }
+        let since = *behind.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= LAGGING_AFTER && !std::mem::replace(&mut behind.is_reported, true) {
+            let reason = format!(
+                "the member of the source that is read has given nothing after {} for {} s, and \
+                 its set has later entries: it is delayed, stopped, or cut off from the others",
+                self.from,
+                LAGGING_AFTER.as_secs()
+            );
+            tracing::warn!("{reason}");
+            failing(Some(&reason));
+        }
+        Ok(false)
+    }
+
+    async fn reopen(
+        &mut self,
+        backoff: &mut Backoff,
+        shutdown: &Shutdown,
+    ) -> Result<(), ProducerError> {
+        if self.after.is_some() {
+            self.check_not_rolled_over().await?;
+        }
+        backoff.sleep(shutdown).await;
+        Ok(())
+    }
+
+    /// Checks the first batch of a cursor against the position, and cuts off what was fetched before.
+    async fn take(&mut self, batch: Batch, first: bool) -> Result<Reply, ProducerError> {
+        let (mut ends, mut count) = (None, 0);
+        for document in batch.documents()? {
+            let document = document.map_err(ProducerError::undecodable)?;
+            count += 1;
+            ends = Some(match ends {
+                None => (document, document),
+                Some((begin, _)) => (begin, document),
+            });
+        }
+        let is_full = batch.size() >= FULL_REPLY || count >= BATCH_ENTRIES;
+        let Some((begin, end)) = ends else {
+            return Ok(Reply::Nothing);
+        };
+        let last = position_of(end.as_bytes())?;
+        let entries = |batch| Reply::Entries {
+            batch,
+            last,
+            is_full,
+        };
+        if !first {
+            return Ok(entries(batch));
+        }
+        let found = position_of(begin.as_bytes())?;
+        if let Some(wanted) = self.after
+            && (wanted.ts, wanted.term) != (found.ts, found.term)
+        {
+            if self.check_not_rolled_over().await? == Member::Primary {
+                return Ok(Reply::OtherMember);
+            }
+            let oldest = self
+                .oplog
+                .oldest()
+                .await?
+                .map_or(found.ts, |oldest| oldest.ts);
+            let lost = PositionLost::RolledBack {
+                checkpoint: wanted,
+                found,
+                oldest,
+            };
+            return Err(Box::new(lost).into());
+        }
+        let known = self.after.map_or(self.from, |after| after.ts);
+        if self.inclusive || found.ts > known {
+            return Ok(entries(batch));
+        }
+        // The entry at the position itself is done: what follows it is copied once per cursor.
+        let mut rest = Vec::new();
+        for document in batch.documents()?.skip(1) {
+            rest.extend_from_slice(document.map_err(ProducerError::undecodable)?.as_bytes());
+        }
+        Ok(entries(Batch::Bytes(rest)))
+    }
+}
