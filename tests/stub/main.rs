@@ -1,6 +1,7 @@
 //! The stub server, seen by the driver and by the producer's source.
 
 mod faults;
+mod members;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

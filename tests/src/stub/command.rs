@@ -129,10 +129,15 @@ fn hello(shared: &Shared) -> Bson {
         increment: newest.increment,
     };
     let optime = doc! { "ts": ts, "t": shared.oplog.term() };
+    let ahead = BsonTimestamp {
+        time: ts.time + shared.faults.behind(),
+        ..ts
+    };
+    let majority = doc! { "ts": ahead, "t": shared.oplog.term() };
     let date = bson::DateTime::from_millis(i64::from(newest.seconds) * 1000);
     let last_write = doc! {
-        "opTime": optime.clone(), "lastWriteDate": date,
-        "majorityOpTime": optime, "majorityWriteDate": date,
+        "opTime": optime, "lastWriteDate": date,
+        "majorityOpTime": majority, "majorityWriteDate": date,
     };
     let address = &shared.address;
     doc! {
@@ -232,7 +237,9 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
         (Some(filter), false) => shared.oplog.first_at(least(filter)?),
         (None, false) => 0,
     };
-    let next = next.max(shared.faults.first());
+    let mode = inner(body, "$readPreference")?.get("mode")?;
+    let mode = mode.map(Element::str).transpose()?.unwrap_or("primary");
+    let next = next.max(shared.faults.first(mode.starts_with("secondary")));
     let cursor = Cursor {
         documents: false,
         next,

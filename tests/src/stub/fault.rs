@@ -1,6 +1,6 @@
 //! Failures that a server was told to have while it is tailed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// What a `getMore` meets instead of entries, once.
@@ -20,6 +20,10 @@ pub(super) struct Faults {
     left: Mutex<Vec<(u64, Fault)>>,
     /// The first entry that is still there.
     first: AtomicU64,
+    /// The first entry that reads from a secondary find.
+    secondary_first: AtomicU64,
+    /// Seconds by which a majority of the set is ahead of this member.
+    behind: AtomicU32,
     /// The codes that the next reads of an end of the oplog get.
     ends: Mutex<Vec<i32>>,
 }
@@ -29,6 +33,8 @@ impl Faults {
         Faults {
             left: Mutex::new(faults.iter().rev().copied().collect()),
             first: AtomicU64::new(0),
+            secondary_first: AtomicU64::new(0),
+            behind: AtomicU32::new(0),
             ends: Mutex::default(),
         }
     }
@@ -68,8 +74,28 @@ impl Faults {
         left.is_empty()
     }
 
-    /// The first entry that is still there.
-    pub(super) fn first(&self) -> u64 {
-        self.first.load(Ordering::Relaxed)
+    /// The oplog of secondaries begins at that entry, as after an initial sync.
+    pub(super) fn shorten_secondaries(&self, first: u64) {
+        self.secondary_first.store(first, Ordering::Relaxed);
+    }
+
+    /// The majority is that many seconds ahead of what this member gives.
+    pub(super) fn fall_behind(&self, seconds: u32) {
+        self.behind.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Seconds by which a majority of the set is ahead of this member.
+    pub(super) fn behind(&self) -> u32 {
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    /// The first entry that is still there for a read from a secondary or from the primary.
+    pub(super) fn first(&self, from_secondary: bool) -> u64 {
+        let first = self.first.load(Ordering::Relaxed);
+        if from_secondary {
+            first.max(self.secondary_first.load(Ordering::Relaxed))
+        } else {
+            first
+        }
     }
 }

@@ -126,7 +126,8 @@ impl Oplog {
     }
 
     /// Election term of the newest entry.
-    pub(super) const fn term(&self) -> i64 {
+    #[must_use]
+    pub const fn term(&self) -> i64 {
         self.term
     }
 

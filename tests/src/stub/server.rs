@@ -162,6 +162,16 @@ impl Server {
         self.shared.faults.fail_ends(codes);
     }
 
+    /// Reads from secondaries find an oplog that begins at that entry, as after an initial sync.
+    pub fn shorten_secondaries(&self, first: u64) {
+        self.shared.faults.shorten_secondaries(first);
+    }
+
+    /// A majority of the set is that many seconds ahead of what this member gives.
+    pub fn fall_behind(&self, seconds: u32) {
+        self.shared.faults.fall_behind(seconds);
+    }
+
     /// Whether all the failures came.
     #[must_use]
     pub fn has_failed(&self) -> bool {

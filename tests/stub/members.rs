@@ -1,0 +1,96 @@
+//! A tail over members of a set that do not have what the set has.
+
+use anyhow::{Context, Result, ensure};
+use mongodb::Client;
+use oplog_producer::error::ProducerError;
+use oplog_producer::source::oplog::{Oplog as Source, Tail};
+use oplog_producer::source::{SourceEvent, StartAt};
+use oplog_relay_core::position::Position;
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_tests::stub::{Oplog, Server, Shape};
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::task::JoinSet;
+
+const ENTRIES: u64 = 2_000;
+
+fn serve() -> Result<Server> {
+    Ok(Server::start(Oplog::generate(ENTRIES, Shape::Mixed))?)
+}
+
+/// A tail in a task of its own, and what it gives.
+struct Running {
+    events: Receiver<SourceEvent>,
+    task: JoinSet<Result<(), ProducerError>>,
+}
+
+impl Running {
+    fn start(tail: Tail) -> Self {
+        let (sender, events) = mpsc::channel(4);
+        let mut task = JoinSet::new();
+        task.spawn(async move { tail.run(&sender, &Shutdown::manual(), |_| {}).await });
+        Self { events, task }
+    }
+
+    async fn event(&mut self) -> Result<SourceEvent> {
+        if let Some(event) = self.events.recv().await {
+            return Ok(event);
+        }
+        let ended = self.task.join_next().await.context("the tail")??;
+        ended?;
+        anyhow::bail!("the tail ended")
+    }
+
+    /// Reads until that many entries came.
+    async fn entries(&mut self, count: u64) -> Result<()> {
+        let mut found = 0;
+        while found < count {
+            if let SourceEvent::Batch(batch) = self.event().await? {
+                found += u64::try_from(batch.documents()?.count())?;
+            }
+        }
+        ensure!(found == count, "{found} entries");
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_behind_its_set_is_not_caught_up() -> Result<()> {
+    let server = serve()?;
+    server.fall_behind(10);
+    let client = Client::with_uri_str(server.uri()).await?;
+    let tail = Tail::begin(Source::new(&client), StartAt::Oldest).await?;
+    let mut tail = Running::start(tail);
+    tail.entries(ENTRIES).await?;
+    // The first may come of the silence before an empty reply, the others come of empty replies.
+    for _ in 0..3 {
+        let event = tail.event().await?;
+        ensure!(matches!(event, SourceEvent::Idle), "{event:?}");
+    }
+    server.fall_behind(0);
+    while !matches!(tail.event().await?, SourceEvent::CaughtUp) {}
+    // It is asked again, because a member may stop at any time.
+    server.fall_behind(10);
+    while !matches!(tail.event().await?, SourceEvent::Idle) {}
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_a_new_member_does_not_have_is_read_from_the_primary() -> Result<()> {
+    let server = serve()?;
+    server.shorten_secondaries(1_500);
+    let number = 700;
+    let start = StartAt::After(Position {
+        ts: server.oplog().time(number),
+        term: server.oplog().term(),
+        ord: 0,
+    });
+    let uri = format!("{}&readPreference=secondaryPreferred", server.uri());
+    let client = Client::with_uri_str(uri).await?;
+    let tail = Tail::begin(Source::new(&client), start).await?;
+    Running::start(tail).entries(ENTRIES - number - 1).await?;
+    // A member that was synced after the tail began.
+    server.shorten_secondaries(0);
+    let tail = Tail::begin(Source::new(&client), start).await?;
+    server.shorten_secondaries(1_500);
+    Running::start(tail).entries(ENTRIES - number - 1).await
+}
