@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use mongodb::raw_batch_cursor::RawBatchCursor;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::mongo;
 use oplog_relay_core::runtime::retry::Backoff;
@@ -34,7 +35,17 @@ enum Member {
     Primary,
 }
 
-/// What a reply of the cursor is.
+/// What came of waiting for a cursor.
+enum Said {
+    /// A reply, which may be empty.
+    Reply(Batch),
+    /// Nothing for too long, or nobody wants it any more: the cursor is given up.
+    Nothing,
+    /// The cursor has ended.
+    End,
+}
+
+/// What a reply of the cursor holds.
 enum Reply {
     /// It holds no entries.
     Nothing,
@@ -183,33 +194,18 @@ impl Tail {
         let mut is_caught_up = false;
         loop {
             let idle_after = if first { IDLE_AFTER } else { AWAIT };
-            let next = cursor.next();
-            tokio::pin!(next);
-            let batch = loop {
-                tokio::select! {
-                    biased;
-                    batch = &mut next => break batch,
-                    () = shutdown.wait() => return Ok(()),
-                    () = tokio::time::sleep(SILENT_AFTER), if told_idle => {
-                        let reason = "the source is silent, the tail opens again";
-                        tracing::warn!(reason);
-                        self.failed = true;
-                        failing(Some(reason));
-                        return Ok(());
-                    }
-                    () = tokio::time::sleep(idle_after), if !told_idle => {
-                        told_idle = true;
-                        if events.send(SourceEvent::Idle).await.is_err() {
-                            return Ok(());
-                        }
-                    }
-                }
+            let said = self.wait(&mut cursor, idle_after, &mut told_idle, events, failing);
+            let said = tokio::select! {
+                biased;
+                said = said => said?,
+                () = shutdown.wait() => return Ok(()),
             };
-            let Some(batch) = batch else {
+            let batch = match said {
+                Said::Reply(batch) => batch,
+                Said::Nothing => return Ok(()),
                 // The server closed the cursor: an empty oplog, or one that was dropped.
-                return self.reopen(backoff, shutdown).await;
+                Said::End => return self.reopen(backoff, shutdown).await,
             };
-            let batch = Batch::Reply(batch.map_err(ProducerError::Source)?);
             if std::mem::replace(&mut self.failed, false) {
                 failing(None);
             }
@@ -247,6 +243,43 @@ impl Tail {
                 || (told_idle && events.send(SourceEvent::Idle).await.is_err())
             {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the next reply of a cursor. A silence is passed on once.
+    async fn wait(
+        &mut self,
+        cursor: &mut RawBatchCursor,
+        idle_after: Duration,
+        told_idle: &mut bool,
+        events: &Sender<SourceEvent>,
+        failing: &impl Fn(Option<&str>),
+    ) -> Result<Said, ProducerError> {
+        let next = cursor.next();
+        tokio::pin!(next);
+        loop {
+            tokio::select! {
+                biased;
+                batch = &mut next => {
+                    let Some(batch) = batch else {
+                        return Ok(Said::End);
+                    };
+                    return Ok(Said::Reply(Batch::Reply(batch.map_err(ProducerError::Source)?)));
+                }
+                () = tokio::time::sleep(SILENT_AFTER), if *told_idle => {
+                    let reason = "the source is silent, the tail opens again";
+                    tracing::warn!(reason);
+                    self.failed = true;
+                    failing(Some(reason));
+                    return Ok(Said::Nothing);
+                }
+                () = tokio::time::sleep(idle_after), if !*told_idle => {
+                    *told_idle = true;
+                    if events.send(SourceEvent::Idle).await.is_err() {
+                        return Ok(Said::Nothing);
+                    }
+                }
             }
         }
     }
