@@ -337,7 +337,9 @@ fn golden_text_of_every_type() {
         kinds.insert(bytes[4]);
         let (text, exactness) = write(&bytes, Mode::Canonical);
         assert_eq!(String::from_utf8(text).unwrap(), canonical);
-        assert!(exactness.is_exact(), "{line}");
+        // Most readers keep one of two fields of the same name.
+        let is_exact = canonical != r#"{"a":{"x":true,"x":false}}"#;
+        assert_eq!(exactness.is_exact(), is_exact, "{line}");
         assert_eq!(
             String::from_utf8(write(&bytes, Mode::Relaxed).0).unwrap(),
             relaxed

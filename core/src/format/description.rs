@@ -1,14 +1,17 @@
 //! `updateDescription` of a diff, as MongoDB's change events have it.
 
+use std::collections::BTreeSet;
+
 use crate::diff::{Described, Diff, Part};
 use crate::document::{Element, Malformed, kind};
-use crate::json::{self, Mode};
+use crate::json::names::Names;
+use crate::json::{self, Exactness, Mode};
 
 /// Appends `{updatedFields, removedFields, truncatedArrays}` and, where a path could be read in
 /// two ways, `disambiguatedPaths`: those with a number below the first level or a dot in a name.
 ///
 /// Two different places can have the same path; then `updatedFields` has the name twice, as
-/// MongoDB's own events do.
+/// MongoDB's own events do, and the text is lossy: most readers keep one of the two.
 ///
 /// # Errors
 /// [`Malformed`] if a value is damaged; then `out` holds a part of the text.
@@ -16,9 +19,11 @@ pub(super) fn write_description(
     diff: &Diff<'_>,
     mode: Mode,
     out: &mut Vec<u8>,
-) -> Result<(), Malformed> {
+) -> Result<Exactness, Malformed> {
     let mut lists = Lists {
         mode,
+        paths: Names::default(),
+        may_repeat: false,
         path: Vec::new(),
         updated: Vec::new(),
         removed: Vec::new(),
@@ -45,12 +50,46 @@ pub(super) fn write_description(
         out.push(b'}');
     }
     out.push(b'}');
-    Ok(())
+    if lists.may_repeat && repeats_a_path(diff) {
+        return Ok(Exactness::Lossy);
+    }
+    Ok(Exactness::Exact)
+}
+
+/// Returns true if two places of the diff have the same path.
+#[cold]
+fn repeats_a_path(diff: &Diff<'_>) -> bool {
+    let mut paths = BTreeSet::new();
+    let mut repeats = false;
+    diff.describe(&mut |path, _| {
+        let mut text = Vec::new();
+        write_path(path, &mut text);
+        repeats |= !paths.insert(text);
+    });
+    repeats
+}
+
+fn write_path(path: &[Part<'_>], out: &mut Vec<u8>) {
+    for (index, part) in path.iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        match part {
+            Part::Field(name) => out.extend_from_slice(name),
+            Part::Index(index) => {
+                let mut digits = itoa::Buffer::new();
+                out.extend_from_slice(digits.format(*index).as_bytes());
+            }
+        }
+    }
 }
 
 /// The lists while they are written, each without its brackets.
 struct Lists {
     mode: Mode,
+    /// The paths so far.
+    paths: Names,
+    may_repeat: bool,
     /// The path at hand, with dots between its parts.
     path: Vec<u8>,
     updated: Vec<u8>,
@@ -62,19 +101,8 @@ struct Lists {
 impl Lists {
     fn add(&mut self, path: &[Part<'_>], described: Described<'_>) -> Result<(), Malformed> {
         self.path.clear();
-        for (index, part) in path.iter().enumerate() {
-            if index > 0 {
-                self.path.push(b'.');
-            }
-            match part {
-                Part::Field(name) => self.path.extend_from_slice(name),
-                Part::Index(index) => {
-                    let mut digits = itoa::Buffer::new();
-                    self.path
-                        .extend_from_slice(digits.format(*index).as_bytes());
-                }
-            }
-        }
+        write_path(path, &mut self.path);
+        self.may_repeat |= self.paths.add(&self.path);
         match described {
             Described::Updated(value) => {
                 next(&mut self.updated);

@@ -4,8 +4,9 @@
 //! adds of its own (`_id`, `txnIndex`, `txnCount`, `formatVersion`) are plain values in both
 //! modes. `updateDescription` is for people and programs: it does not tell the order of fields.
 //! `rawUpdateDescription` is the entry's own `o`, so an update loses nothing. Where text
-//! would not parse back to the same bytes, for every command, and for a bucket of a time series
-//! (`isTimeseries`, `b` of an update), `rawEntry` carries the entry's BSON as base64; a replay prefers it.
+//! would not parse back to the same bytes, where an object has the same name twice (most readers of
+//! JSON keep one of the two), for every command, and for a bucket of a time series (`isTimeseries`,
+//! `b` of an update), `rawEntry` carries the entry's BSON as base64; a replay prefers it.
 
 use std::ops::Range;
 
@@ -204,7 +205,8 @@ impl EventWriter<'_> {
     fn diff(&mut self, diff: Document<'_>) -> Result<(), EntryError> {
         if let Ok(diff) = Diff::parse(diff) {
             self.name("updateDescription");
-            write_description(&diff, self.mode, self.out)?;
+            let exactness = write_description(&diff, self.mode, self.out)?;
+            self.note(exactness);
         }
         Ok(())
     }

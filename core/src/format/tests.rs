@@ -191,6 +191,80 @@ fn an_entry_that_text_cannot_hold_travels_in_raw_entry() {
     }
 }
 
+/// The entry that a consumer makes of the event of an entry, and whether the event has `rawEntry`.
+fn carried(bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut arena = event(bytes, Mode::Canonical).into_bytes();
+    let has_raw_entry = String::from_utf8_lossy(&arena).contains(r#","rawEntry":""#);
+    let mut found = Vec::new();
+    let (value, format) = (0..arena.len(), Format::Json(Mode::Canonical));
+    decode(format, value, None, &mut arena, &mut found).unwrap();
+    let entry = found[0].document(&arena).unwrap();
+    (entry.as_bytes().to_vec(), has_raw_entry)
+}
+
+#[test]
+fn an_entry_with_a_name_twice_in_one_object_travels_in_raw_entry() {
+    let key = document(|key| {
+        key.int32("_id", 1);
+    });
+    let twice = document(|twice| {
+        twice.int32("a", 1).int32("b", 1).int32("a", 2);
+    });
+    let twice = Document::new(&twice).unwrap();
+    let whole = |fill: &dyn Fn(&mut DocumentBuilder<'_>)| {
+        let o = document(|o| {
+            o.int32("_id", 1);
+            fill(o);
+        });
+        entry(3, "i", &o, None)
+    };
+    let update = |text: &str| {
+        let mut o = Vec::new();
+        crate::json::parse_document(text.as_bytes(), &mut o).unwrap();
+        entry(3, "u", &o, Some(&key))
+    };
+    let of_id = document(|o| {
+        o.document("_id", twice);
+    });
+    for entry in [
+        whole(&|o| {
+            o.int32("x", 1).int32("y", 1).int32("x", 1);
+        }),
+        whole(&|o| {
+            o.document("sub", twice);
+        }),
+        whole(&|o| {
+            o.nested("list", kind::ARRAY, |list| {
+                list.document("0", twice);
+            });
+        }),
+        entry(3, "d", &of_id, None),
+        update(r#"{"$v":1,"$set":{"b":1,"b":2}}"#),
+        update(r#"{"$v":1,"$unset":{"b":true,"b":true}}"#),
+        update(r#"{"$v":1,"$set":{"b":1},"$set":{"c":1}}"#),
+        update(r#"{"$v":2,"diff":{"u":{"b":{"c":1,"c":2}}}}"#),
+        update(r#"{"$v":2,"diff":{"u":{"a.b":2},"sa":{"u":{"b":3}}}}"#),
+    ] {
+        assert_eq!(
+            carried(&entry),
+            (entry.clone(), true),
+            "{}",
+            event(&entry, Mode::Relaxed)
+        );
+    }
+    for entry in [
+        whole(&|o| {
+            o.int32("a", 1).nested("sub", kind::DOCUMENT, |sub| {
+                sub.int32("a", 1);
+            });
+        }),
+        update(r#"{"$v":1,"$set":{"b":1},"$unset":{"b":true}}"#),
+        update(r#"{"$v":2,"diff":{"u":{"a.b":2},"sa":{"u":{"c":3}}}}"#),
+    ] {
+        assert!(!carried(&entry).1, "{}", event(&entry, Mode::Relaxed));
+    }
+}
+
 #[test]
 fn a_command_keeps_its_whole_entry() {
     let bytes = entry(

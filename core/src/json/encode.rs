@@ -1,6 +1,7 @@
 //! Raw BSON to text.
 
 use super::decimal::Decimal;
+use super::names::Names;
 use super::number::{self, CANONICAL_NAN, Number, write_integer};
 use super::text::{hex_pair, write_base64, write_object_id, write_string};
 use super::{Exactness, Mode, date, wrapper};
@@ -101,9 +102,11 @@ impl Writer<'_> {
             return Err(Malformed::TooDeep);
         }
         let mut first = true;
+        let mut names = Names::default();
         self.out.push(b'{');
         for element in document.elements() {
             let element = element?;
+            self.exact &= !names.repeats(element, document);
             if first {
                 first = false;
                 if element.name.first() == Some(&b'$') && wrapper::has_name_of_one(document) {
@@ -116,6 +119,7 @@ impl Writer<'_> {
             self.out.push(b':');
             self.value(element, depth)?;
         }
+        self.exact &= !names.any_repeated(document);
         self.out.push(b'}');
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! | what | what the text says |
 //! | --- | --- |
 //! | a string, name, pattern, … that is no UTF-8 | U+FFFD |
+//! | a document with the same name twice | both fields, of which most readers keep one |
 //! | a document named like a type wrapper (`{"$oid": …}`, `{"$code": …, "$scope": …}`) | itself, which a reader may take for the typed value |
 //! | a NaN other than the one positive quiet NaN without payload | `NaN` |
 //! | a Decimal128 that is not canonical: coefficient over 34 digits, bits beside an infinity | what it stands for |
@@ -32,6 +33,7 @@ mod date;
 pub(crate) mod decimal;
 mod decode;
 mod encode;
+pub(crate) mod names;
 pub(crate) mod number;
 mod order;
 pub(crate) mod text;
@@ -55,7 +57,8 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Exactness {
-    /// [`parse_document`] makes the same bytes of the canonical text.
+    /// [`parse_document`] makes the same bytes of the canonical text, and so does any reader that
+    /// keeps types and the order of fields.
     Exact,
     /// It may make others; who needs the bytes has to carry them beside the text.
     Lossy,

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test uses a part")]
 
+use std::collections::BTreeSet;
+
 use proptest::collection::vec;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
@@ -55,14 +57,22 @@ pub(crate) fn decimal_of(negative: bool, coefficient: u128, exponent: i32) -> [u
 
 /// A document of up to five levels.
 pub(crate) fn document(kind: Kind) -> impl Strategy<Value = Vec<u8>> {
-    vec((name(kind), value(kind)), 0..6).prop_map(|fields| document_of(&fields))
+    vec((name(kind), value(kind)), 0..6).prop_map(move |fields| document_of(&allowed(kind, fields)))
+}
+
+/// The fields, for [`Kind::Sane`] without those whose name an earlier field has.
+fn allowed(kind: Kind, mut fields: Vec<(Vec<u8>, Value)>) -> Vec<(Vec<u8>, Value)> {
+    let mut names = BTreeSet::new();
+    fields.retain(|(name, _)| names.insert(name.clone()) || kind == Kind::Any);
+    fields
 }
 
 /// A value of any type.
 pub(crate) fn value(kind: Kind) -> BoxedStrategy<Value> {
     leaf(kind)
         .prop_recursive(4, 40, 5, move |inner| {
-            let fields = vec((name(kind), inner.clone()), 0..5).prop_map(|f| document_of(&f));
+            let fields = vec((name(kind), inner.clone()), 0..5)
+                .prop_map(move |fields| document_of(&allowed(kind, fields)));
             let array = vec(inner, 0..5).prop_map(|values| {
                 let names = (0..).map(|index: usize| index.to_string().into_bytes());
                 document_of(&names.zip(values).collect::<Vec<_>>())
