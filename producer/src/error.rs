@@ -1,7 +1,7 @@
 //! What can go wrong, and what is done about it.
 
-use oplog_relay_core::document::Malformed;
-use oplog_relay_core::entry::EntryError;
+use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::entry::{Entry, EntryError};
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::config::ConfigError;
 use oplog_relay_core::runtime::exit::ExitCode;
@@ -90,6 +90,33 @@ impl ProducerError {
     #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
     pub fn undecodable(error: Malformed) -> Self {
         Self::Undecodable(format!("the source gave bytes that are no BSON: {error}"))
+    }
+
+    /// For an entry that is damaged inside.
+    #[must_use]
+    pub fn damaged(entry: &Entry<'_>, error: &EntryError) -> Self {
+        match error {
+            EntryError::Malformed(error) => Self::Undecodable(format!(
+                "entry {} of {:?} is damaged: {error}",
+                entry.ts, entry.ns
+            )),
+            // The others name the entry themselves.
+            error => Self::Undecodable(format!("an entry cannot be read: {error}")),
+        }
+    }
+
+    /// For a document that is no entry, with its time and namespace as far as it has them.
+    #[must_use]
+    pub fn unreadable(document: Document<'_>, error: &EntryError) -> Self {
+        if !matches!(error, EntryError::Malformed(_)) {
+            return Self::Undecodable(format!("an entry cannot be read: {error}"));
+        }
+        let field = |name| document.get(name).ok().flatten();
+        let ts = field("ts").and_then(|ts| ts.timestamp().ok());
+        let ns = field("ns").and_then(|ns| ns.str().ok());
+        let ts = ts.map_or_else(|| "without a time".to_owned(), |ts| ts.to_string());
+        let ns = ns.map_or_else(|| "no namespace".to_owned(), |ns| format!("{ns:?}"));
+        Self::Undecodable(format!("entry {ts} of {ns} cannot be read: {error}"))
     }
 
     /// For a Kafka call that failed.

@@ -252,7 +252,8 @@ const fn bson_timestamp(ts: Timestamp) -> BsonTimestamp {
 /// Reads time and term from an entry's bytes.
 pub(super) fn position_of(bytes: &[u8]) -> Result<Position, ProducerError> {
     let document = Document::new(bytes).map_err(ProducerError::undecodable)?;
-    let entry = Entry::parse(document)?;
+    let entry = Entry::parse_whatever_it_does(document)
+        .map_err(|error| ProducerError::unreadable(document, &error))?;
     Ok(Position {
         ts: entry.ts,
         term: entry.term,

@@ -21,6 +21,8 @@ pub struct Kept {
     parts: BTreeMap<Timestamp, Part>,
     /// The transaction that each session has open, and its entries.
     sessions: FxHashMap<Vec<u8>, Open>,
+    /// The highest term so far.
+    term: i64,
     memory: usize,
     budget: usize,
     spill: Spill,
@@ -67,6 +69,7 @@ impl Kept {
         Self {
             parts: BTreeMap::new(),
             sessions: FxHashMap::default(),
+            term: -1,
             memory: 0,
             budget,
             spill: Spill::default(),
@@ -128,6 +131,46 @@ impl Kept {
                 self.remove(ts);
             }
         }
+    }
+
+    /// Drops the transactions that an election ended: a new primary goes on with those that were
+    /// prepared, and with no other.
+    #[inline]
+    pub fn term_moved_on(&mut self, entry: &Entry<'_>) {
+        if entry.term > self.term {
+            self.term = entry.term;
+            self.drop_unprepared();
+        }
+    }
+
+    #[cold]
+    fn drop_unprepared(&mut self) {
+        let is_prepared = |part: &Part| {
+            let session = part.session.as_ref();
+            let open = session.and_then(|session| self.sessions.get(session));
+            let mut parts = open.iter().flat_map(|open| &open.parts);
+            part.link.prepare
+                || parts.any(|ts| self.parts.get(ts).is_some_and(|part| part.link.prepare))
+        };
+        let parts = self.parts.iter().filter(|(_, part)| !is_prepared(part));
+        let ended: Vec<Timestamp> = parts.map(|(ts, _)| *ts).collect();
+        if let Some(first) = ended.first() {
+            tracing::info!(
+                term = self.term,
+                entries = ended.len(),
+                %first,
+                "an election ended transactions that were not prepared: their entries are dropped"
+            );
+        }
+        for ts in ended {
+            self.remove(ts);
+        }
+    }
+
+    /// Returns true if an entry is kept that has the same time in another term.
+    #[must_use]
+    pub fn has_another_at(&self, at: OpTime) -> bool {
+        self.parts.contains_key(&at.ts) && self.link(at).is_none()
     }
 
     /// What is known of the entry at an optime.

@@ -25,9 +25,11 @@
 //!
 //! Going back from a commit point, a step is taken only onto an entry with `partialTxn` or, from a
 //! `commitTransaction`, onto one with `prepare`: `prevOpTime` links the statements of retryable
-//! writes too. An entry of the chain that is gone ends the stream as a lost position. The one
-//! exception is a stream that began with the oldest entry there was: a transaction that has
-//! entries before that is passed over whole, with a warning and a count.
+//! writes too. An entry of the chain that is gone ends the stream as a lost position, with two
+//! exceptions. A stream that began with the oldest entry there was passes over a transaction that has
+//! entries before that, as a whole, with a warning and a count. And an `applyOps` that does not say
+//! how many operations its chain has is a chain of its own: a server writes the number into the last
+//! entry of a chain of several.
 
 mod kept;
 mod operation;
@@ -60,6 +62,15 @@ impl Parts {
         match self {
             Self::Live(walk) => walk.link(at),
             Self::Kept(kept) => Ok(kept.link(at)),
+        }
+    }
+
+    /// Returns true if an entry that was not found is known to be no part of a transaction whose
+    /// commit names it: all parts since the beginning of the stream are here, or it is older.
+    fn rules_out(&self, at: OpTime, begin: Option<Timestamp>) -> bool {
+        match self {
+            Self::Live(_) => begin.is_some_and(|begin| at.ts < begin),
+            Self::Kept(kept) => !kept.has_another_at(at),
         }
     }
 
@@ -156,6 +167,7 @@ impl Transactions {
         }
         if let Parts::Kept(kept) = &mut self.parts {
             self.unread = None;
+            kept.term_moved_on(entry);
             kept.session_moved_on(entry);
         }
         if entry.operation != Operation::Command {
@@ -215,10 +227,13 @@ impl Transactions {
             if self.shutdown.triggered() {
                 return Err(ProducerError::Interrupted);
             }
+            let first = chain.parts.is_empty();
             let Some(link) = self.parts.link(at)? else {
+                if first && commit.stands_alone() && self.parts.rules_out(at, self.begin) {
+                    break;
+                }
                 return self.gone(entry, at, &chain);
             };
-            let first = chain.parts.is_empty();
             if !(link.partial || (link.prepare && commit.prepared && first)) {
                 break;
             }

@@ -44,6 +44,14 @@ pub struct Commit {
     pub count: Option<u32>,
 }
 
+impl Commit {
+    /// Returns true if nothing but its `prevOpTime` says that other entries belong to it.
+    #[must_use]
+    pub const fn stands_alone(&self) -> bool {
+        !self.prepared && self.count.is_none()
+    }
+}
+
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {

@@ -278,3 +278,51 @@ fn a_chain_that_leads_in_a_circle_is_refused() {
     ]);
     assert!(text.contains("does not lead back"), "{text}");
 }
+
+/// The same entry in another term.
+fn in_term(bytes: &[u8], term: i64) -> Vec<u8> {
+    let mut entry = Doc::from_reader(bytes).unwrap();
+    entry.insert("t", term);
+    entry.to_vec().unwrap()
+}
+
+#[test]
+fn an_election_ends_open_transactions_that_are_not_prepared() {
+    let open = partial(1, 0, 1..3, session(1, 4));
+    let elected = in_term(&plain(3, 9, &[]), TERM + 1);
+    assert_eq!(run(&[open.clone(), elected.clone()]).open(), None);
+    let older = in_term(&plain(3, 9, &[]), -1);
+    assert_eq!(run(&[open.clone(), older]).open(), Some(1));
+    // The new primary commits what was prepared.
+    let entries = [
+        open,
+        prepare(2, 1, 3..4, session(1, 4)),
+        elected,
+        in_term(&commit(4, 2, session(1, 4)), TERM + 1),
+    ];
+    assert_eq!(run(&entries[..3]).open(), Some(1));
+    assert_eq!(run(&entries).documents(), [9, 1, 2, 3]);
+    // Without a session nothing can be prepared.
+    let batched = partial(1, 0, 1..3, doc! {});
+    assert_eq!(run(&[batched, entries[2].clone()]).open(), None);
+}
+
+#[test]
+fn an_apply_ops_whose_previous_entry_is_no_part_stands_alone() {
+    let alone = |seconds, previous| {
+        let o = doc! { "applyOps": inserts(10..12) };
+        command(seconds, o, &[session(1, 4), after(previous)])
+    };
+    // A statement of a retryable write in the dump, and one from before its beginning.
+    for entries in [
+        vec![plain(2, 1, &[session(1, 4)]), alone(5, 2)],
+        vec![plain(2, 1, &[]), alone(5, 1)],
+    ] {
+        let outcome = run(&entries);
+        assert_eq!(outcome.documents(), [1, 10, 11]);
+        assert_eq!(
+            (outcome.counts.incomplete, outcome.counts.committed),
+            (0, 1)
+        );
+    }
+}

@@ -1,0 +1,287 @@
+//! The entries of all segments of a dump, in the order of the oplog.
+//!
+//! Segments that were taken at different times, or from different members, may overlap. What they
+//! share is the same entries to the byte and is taken once. After a failover an older segment may
+//! also hold entries that were rolled back: entries of a lower term at and after the point where the
+//! histories part. A segment that holds this point and goes on in a higher term proves it, and the
+//! entries are left out. Without such a proof nobody can say which entries are true, and the dump is
+//! refused.
+
+use std::collections::VecDeque;
+
+use oplog_relay_core::entry::Operation;
+use oplog_relay_core::position::Timestamp;
+
+use super::segment::{Segment, SegmentReader};
+use crate::error::ProducerError;
+use crate::transaction::OpTime;
+
+/// Term of an entry that has none: the first entries of a replica set, and old servers.
+const NO_TERM: i64 = -1;
+/// Before any entry.
+const NOWHERE: OpTime = OpTime {
+    ts: Timestamp::new(0, 0),
+    term: NO_TERM,
+};
+
+/// A segment that has not been opened, with its first entry where that is known.
+#[derive(Debug)]
+pub(super) struct Waiting<'d> {
+    pub(super) segment: &'d Segment,
+    /// `None` for the only segment of a dump.
+    pub(super) first: Option<Timestamp>,
+}
+
+/// What was found beside the entries of one history.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Overlap {
+    /// Entries that several segments have.
+    pub(super) repeated: u64,
+    /// Entries that another segment proves to have been rolled back.
+    pub(super) rolled_back: u64,
+}
+
+/// An entry that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) at: OpTime,
+    pub(super) is_command: bool,
+}
+
+/// Reads segments side by side as far as they overlap.
+pub(super) struct Merge<'d> {
+    waiting: VecDeque<Waiting<'d>>,
+    open: Vec<Cursor>,
+    opened: usize,
+    /// The highest term so far, its first entry, and the segment that has it.
+    newest: OpTime,
+    newest_in: usize,
+    overlap: Overlap,
+    /// Why no more can be read after what was taken.
+    failed: Option<ProducerError>,
+}
+
+/// The next entry of an open segment.
+struct Cursor {
+    /// Which of the segments it is.
+    number: usize,
+    reader: SegmentReader,
+    bytes: Vec<u8>,
+    next: Taken,
+    first: Timestamp,
+    /// Whether entries of it came before this one.
+    has_begun: bool,
+}
+
+impl<'d> Merge<'d> {
+    /// Segments in the order of their first entries.
+    pub(super) fn new(segments: impl IntoIterator<Item = Waiting<'d>>) -> Self {
+        Self {
+            waiting: segments.into_iter().collect(),
+            open: Vec::new(),
+            opened: 0,
+            newest: NOWHERE,
+            newest_in: 0,
+            overlap: Overlap::default(),
+            failed: None,
+        }
+    }
+
+    /// What was left out so far.
+    pub(super) const fn overlap(&self) -> Overlap {
+        self.overlap
+    }
+
+    /// Appends the next entry; `None` at the end of all segments.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] for segments that cannot be one history; as
+    /// [`SegmentReader::read_document`].
+    pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Result<Option<Taken>, ProducerError> {
+        loop {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            self.open_due()?;
+            let order = |cursor: &Cursor| (cursor.next.at.ts, cursor.next.at.term);
+            let cursors = self.open.iter().enumerate();
+            let least = cursors.min_by_key(|(_, cursor)| order(cursor));
+            let Some(least) = least.map(|(index, _)| index) else {
+                return Ok(None);
+            };
+            let shared_with = self.drop_repeated(least)?;
+            let rolled_back = self.is_rolled_back(least, &shared_with)?;
+            let Some(cursor) = self.open.get(least) else {
+                return Ok(None);
+            };
+            let taken = cursor.next;
+            if rolled_back {
+                self.overlap.rolled_back += 1;
+                self.advance_or_fail(least);
+                continue;
+            }
+            out.extend_from_slice(&cursor.bytes);
+            if taken.at.term > self.newest.term {
+                (self.newest, self.newest_in) = (taken.at, cursor.number);
+            }
+            self.advance_or_fail(least);
+            return Ok(Some(taken));
+        }
+    }
+
+    /// Opens the segments that begin at or before the next entry.
+    fn open_due(&mut self) -> Result<(), ProducerError> {
+        loop {
+            let next = self.open.iter().map(|cursor| cursor.next.at.ts).min();
+            let due = |waiting: &mut Waiting<'_>| match (waiting.first, next) {
+                (Some(first), Some(next)) => first <= next,
+                _ => next.is_none(),
+            };
+            let Some(waiting) = self.waiting.pop_front_if(due) else {
+                return Ok(());
+            };
+            let reader = SegmentReader::open(waiting.segment)?;
+            self.opened += 1;
+            self.open.extend(Cursor::open(self.opened, reader)?);
+        }
+    }
+
+    /// Passes over the entry in the other segments that have it, and returns their numbers.
+    fn drop_repeated(&mut self, least: usize) -> Result<Vec<usize>, ProducerError> {
+        let mut shared_with = Vec::new();
+        for index in (0..self.open.len()).rev() {
+            let (Some(own), Some(other)) = (self.open.get(least), self.open.get(index)) else {
+                continue;
+            };
+            // `min_by_key` gives the first of equal ones, so the place of `least` does not change.
+            if index == least || own.next.at != other.next.at {
+                continue;
+            }
+            if own.bytes != other.bytes {
+                return Err(ProducerError::Usage(format!(
+                    "the segments {} and {} have different entries at {}: they are not of one \
+                     replica set, or one of them was changed. Give the segments of one oplog",
+                    own.reader.name(),
+                    other.reader.name(),
+                    own.next.at.ts
+                )));
+            }
+            shared_with.push(other.number);
+            self.overlap.repeated += 1;
+            self.advance_or_fail(index);
+        }
+        Ok(shared_with)
+    }
+
+    /// Returns true if another segment proves that the entry was rolled back.
+    fn is_rolled_back(&self, least: usize, shared_with: &[usize]) -> Result<bool, ProducerError> {
+        let Some(own) = self
+            .open
+            .get(least)
+            .filter(|own| own.next.at.term != NO_TERM)
+        else {
+            return Ok(false);
+        };
+        let mut proven = false;
+        let lacks_it =
+            |other: &&Cursor| other.number != own.number && !shared_with.contains(&other.number);
+        for other in self.open.iter().filter(lacks_it) {
+            let shares = own.has_begun && other.has_begun;
+            if other.next.at.term > own.next.at.term && other.has_begun {
+                proven = true;
+                continue;
+            }
+            let is_newer_at_once =
+                other.next.at.term > own.next.at.term && other.next.at.ts <= own.next.at.ts;
+            let is_older_behind =
+                other.next.at.term < own.next.at.term && other.next.at.term != NO_TERM && !shares;
+            if is_newer_at_once || is_older_behind {
+                return Err(parted(own, other));
+            }
+        }
+        let is_behind = own.next.at.term < self.newest.term && own.number != self.newest_in;
+        if is_behind && !proven && own.first >= self.newest.ts {
+            return Err(ProducerError::Usage(format!(
+                "the segment {} goes on at {} in term {}, but the entries before it reach term {} \
+                 at {}: they are not of one replica set, or it was set up anew in between. Send \
+                 such segments one after the other, as sources of their own",
+                own.reader.name(),
+                own.next.at.ts,
+                own.next.at.term,
+                self.newest.term,
+                self.newest.ts
+            )));
+        }
+        Ok(proven || is_behind)
+    }
+
+    /// Reads the next entry of a segment. Damage ends the merge, but only after what came before it.
+    fn advance_or_fail(&mut self, index: usize) {
+        if let Err(error) = self.advance(index) {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn advance(&mut self, index: usize) -> Result<(), ProducerError> {
+        let Some(cursor) = self.open.get_mut(index) else {
+            return Ok(());
+        };
+        cursor.has_begun = true;
+        if !cursor.read()? {
+            self.open.remove(index);
+        }
+        Ok(())
+    }
+}
+
+impl Cursor {
+    /// `None` for a segment without entries.
+    fn open(number: usize, reader: SegmentReader) -> Result<Option<Self>, ProducerError> {
+        let mut cursor = Self {
+            number,
+            reader,
+            bytes: Vec::new(),
+            next: Taken {
+                at: NOWHERE,
+                is_command: false,
+            },
+            first: NOWHERE.ts,
+            has_begun: false,
+        };
+        if !cursor.read()? {
+            return Ok(None);
+        }
+        cursor.first = cursor.next.at.ts;
+        Ok(Some(cursor))
+    }
+
+    fn read(&mut self) -> Result<bool, ProducerError> {
+        self.bytes.clear();
+        if !self.reader.read_document(&mut self.bytes)? {
+            return Ok(false);
+        }
+        let entry = self.reader.entry(&self.bytes)?;
+        self.next = Taken {
+            at: OpTime {
+                ts: entry.ts,
+                term: entry.term,
+            },
+            is_command: entry.operation == Operation::Command,
+        };
+        Ok(true)
+    }
+}
+
+/// For two segments that part where one of them does not show it.
+fn parted(own: &Cursor, other: &Cursor) -> ProducerError {
+    ProducerError::Usage(format!(
+        "the segments {} and {} have different histories at {} (terms {} and {}), and no segment \
+         begins before the point where they part: which entries were rolled back cannot be \
+         determined. Add a segment that begins earlier, or remove the one of the lower term",
+        own.reader.name(),
+        other.reader.name(),
+        own.next.at.ts,
+        own.next.at.term,
+        other.next.at.term
+    ))
+}

@@ -1,0 +1,158 @@
+//! The files of a dump: plain BSON or gzip, read document by document.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use flate2::bufread::MultiGzDecoder;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+
+use crate::error::ProducerError;
+
+/// An oplog entry has at most 16 MiB and 16 KiB; the rest is margin for hand-made ones.
+const MAX_ENTRY: usize = 64 << 20;
+/// Magic number and the only method that gzip knows.
+const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
+/// The longest name of an entry's first field that is looked for.
+const FIRST_NAME: usize = 32;
+
+/// One file of a dump, or standard input.
+#[derive(Debug)]
+pub(super) enum Segment {
+    File(PathBuf),
+    /// It can be read once.
+    StandardInput(AtomicBool),
+}
+
+/// Reads the documents of a segment.
+pub(super) struct SegmentReader {
+    name: String,
+    input: Box<dyn BufRead>,
+    documents: u64,
+}
+
+impl SegmentReader {
+    pub(super) fn open(segment: &Segment) -> Result<Self, ProducerError> {
+        let (name, input): (String, Box<dyn Read>) = match segment {
+            Segment::File(path) => {
+                let file = File::open(path).map_err(|error| cannot_read(path, error))?;
+                (path.display().to_string(), Box::new(file))
+            }
+            Segment::StandardInput(read) => {
+                let name = "standard input".to_owned();
+                if read.swap(true, Ordering::Relaxed) {
+                    let again = "it was read already; pipe it again, from its beginning";
+                    let source = io::Error::other(again);
+                    return Err(ProducerError::Dump { path: name, source });
+                }
+                (name, Box::new(io::stdin()))
+            }
+        };
+        let mut input = BufReader::with_capacity(1 << 20, input);
+        let start = input.fill_buf().map_err(|source| ProducerError::Dump {
+            path: name.clone(),
+            source,
+        })?;
+        let input: Box<dyn BufRead> = if is_gzip(start) {
+            Box::new(BufReader::with_capacity(
+                1 << 20,
+                MultiGzDecoder::new(input),
+            ))
+        } else {
+            Box::new(input)
+        };
+        Ok(Self {
+            name,
+            input,
+            documents: 0,
+        })
+    }
+
+    /// How messages name the segment.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Appends the next document; `false` at the end.
+    pub(super) fn read_document(&mut self, out: &mut Vec<u8>) -> Result<bool, ProducerError> {
+        match self.input.fill_buf().map(<[u8]>::is_empty) {
+            Ok(true) => return Ok(false),
+            Ok(false) => {}
+            Err(error) => return Err(self.failed(error)),
+        }
+        let mut prefix = [0; 4];
+        self.input
+            .read_exact(&mut prefix)
+            .map_err(|source| self.failed(source))?;
+        let length = usize::try_from(i32::from_le_bytes(prefix)).unwrap_or(0);
+        if !(5..=MAX_ENTRY).contains(&length) {
+            return Err(ProducerError::Undecodable(format!(
+                "{} has a document of {} bytes where 5 to {MAX_ENTRY} are possible",
+                self.name,
+                i32::from_le_bytes(prefix)
+            )));
+        }
+        let start = out.len();
+        out.extend_from_slice(&prefix);
+        out.resize(start + length, 0);
+        let rest = out.get_mut(start + 4..).unwrap_or_default();
+        self.input
+            .read_exact(rest)
+            .map_err(|source| self.failed(source))?;
+        self.documents += 1;
+        Ok(true)
+    }
+
+    /// Reads a document of this segment as an entry.
+    pub(super) fn entry<'b>(&self, bytes: &'b [u8]) -> Result<Entry<'b>, ProducerError> {
+        let parsed = Document::new(bytes)
+            .map_err(ProducerError::undecodable)
+            .and_then(|document| {
+                Entry::parse_whatever_it_does(document)
+                    .map_err(|error| ProducerError::unreadable(document, &error))
+            });
+        parsed.map_err(|error| match error {
+            ProducerError::Undecodable(reason) if self.documents == 1 => {
+                ProducerError::Usage(format!(
+                    "{} is not a dump of an oplog: {reason}. Give the documents of local.oplog.rs, \
+                     as mongodump writes them",
+                    self.name
+                ))
+            }
+            ProducerError::Undecodable(reason) => ProducerError::Undecodable(format!(
+                "document {} of {}: {reason}",
+                self.documents, self.name
+            )),
+            error => error,
+        })
+    }
+
+    fn failed(&self, source: io::Error) -> ProducerError {
+        if source.kind() == io::ErrorKind::UnexpectedEof {
+            return ProducerError::Undecodable(format!("{} ends inside a document", self.name));
+        }
+        ProducerError::Dump {
+            path: self.name.clone(),
+            source,
+        }
+    }
+}
+
+/// A BSON document of certain lengths begins with the same bytes, so what follows is examined too:
+/// in BSON the type and the name of the first field, in gzip the time of the compressed file.
+fn is_gzip(start: &[u8]) -> bool {
+    let first_field = start.get(5..).unwrap_or_default();
+    let name = first_field.iter().take(FIRST_NAME);
+    let length = name.take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    let is_bson = length > 0 && first_field.get(length) == Some(&0);
+    start.starts_with(&GZIP_MAGIC) && !is_bson
+}
+
+pub(super) fn cannot_read(path: &Path, source: io::Error) -> ProducerError {
+    ProducerError::Dump {
+        path: path.display().to_string(),
+        source,
+    }
+}
