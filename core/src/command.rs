@@ -92,7 +92,8 @@ pub const COMMANDS: &[Known] = &[
     known(
         "dropDatabase",
         Treatment::PassOver,
-        "a drop of each collection was logged before it",
+        "a drop of each collection comes before it: logged by the server, or made by the producer \
+         where a server up to 3.4 logged none",
     ),
     known(
         "startIndexBuild",
@@ -272,6 +273,15 @@ pub fn index_specs(o: Document<'_>) -> Result<Vec<Document<'_>>, Malformed> {
             .collect(),
         None => Ok(vec![o]),
     }
+}
+
+/// Returns true if an entry ends a database.
+#[must_use]
+pub fn ends_database(entry: &Entry<'_>) -> bool {
+    entry.operation == Operation::Command
+        && entry
+            .command()
+            .is_ok_and(|command| command.name == b"dropDatabase")
 }
 
 /// The collections that a command concerns; `None` for one that names none (`dropDatabase`).

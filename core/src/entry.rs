@@ -18,7 +18,7 @@ pub enum Operation {
     Delete,
     /// `c`: a command (DDL, or a transaction).
     Command,
-    /// `n`: moves the position, changes nothing.
+    /// `n`, and `db`: moves the position, changes nothing.
     Noop,
 }
 
@@ -173,6 +173,25 @@ impl<'a> Entry<'a> {
         Self::from_fields(raw, &fields)
     }
 
+    /// As [`Entry::parse`], but an entry with an unknown operation counts as a noop: for readers
+    /// that need to know its place and nothing else.
+    ///
+    /// # Errors
+    /// [`EntryError`] as there.
+    pub fn parse_whatever_it_does(raw: Document<'a>) -> Result<Self, EntryError> {
+        match Self::parse(raw) {
+            Err(EntryError::UnknownOperation { .. }) => {
+                let mut fields = Fields::default();
+                for element in raw.elements() {
+                    fields.take(element?)?;
+                }
+                fields.op = Some(b"n");
+                Self::from_fields(raw, &fields)
+            }
+            parsed => parsed,
+        }
+    }
+
     /// As [`Entry::parse`], and walks every level, so that later walks cannot fail.
     ///
     /// # Errors
@@ -196,7 +215,8 @@ impl<'a> Entry<'a> {
             b"u" => Operation::Update,
             b"d" => Operation::Delete,
             b"c" => Operation::Command,
-            b"n" => Operation::Noop,
+            // `db`: servers up to 2.6 announce a database to their slaves.
+            b"n" | b"db" => Operation::Noop,
             _ => {
                 let op = String::from_utf8_lossy(op).into_owned();
                 return Err(EntryError::UnknownOperation {

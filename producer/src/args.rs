@@ -75,7 +75,8 @@ pub struct StreamArguments {
     /// `<seconds>:<increment>`.
     #[arg(long, value_name = "START")]
     pub start: Option<String>,
-    /// Only these namespaces: db.collection, db, or patterns with *. Repeat or separate by commas.
+    /// Only these namespaces: db.collection, db, or patterns with *. Repeat or separate by commas; a
+    /// comma in a name is written `\,`.
     #[arg(long, value_name = "NS", value_delimiter = ',')]
     pub include_namespaces: Vec<String>,
     /// Not these namespaces; wins over --include-namespaces.

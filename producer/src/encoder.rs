@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oplog_relay_core::command::{is_index_entry, write_create_indexes, write_drop};
-use oplog_relay_core::document::Document;
-use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::command::{ends_database, is_index_entry, write_create_indexes, write_drop};
+use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::key::{partition_for, write_key};
@@ -115,7 +115,7 @@ impl Encoder {
             let Some(document) = documents.next() else {
                 break;
             };
-            let entry = Entry::parse(document.map_err(ProducerError::undecodable)?)?;
+            let entry = self.read_entry(document.map_err(ProducerError::undecodable)?)?;
             // Where one collection is new, others often are: at the beginning all of them.
             if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
                 looked = true;
@@ -165,7 +165,9 @@ impl Encoder {
     pub fn recall(&mut self, batch: &Batch) -> Result<(), ProducerError> {
         for document in batch.documents()? {
             let document = document.map_err(ProducerError::undecodable)?;
-            self.transactions.recall(&Entry::parse(document)?)?;
+            let entry = Entry::parse_whatever_it_does(document);
+            let entry = entry.map_err(|error| ProducerError::unreadable(document, &error))?;
+            self.transactions.recall(&entry)?;
         }
         Ok(())
     }
@@ -219,6 +221,9 @@ impl Encoder {
         }
         match self.transactions.see(entry)? {
             Seen::Commit(commit) => self.encode_commit(entry, &commit, done, chunk, hand_on)?,
+            Seen::Plain if ends_database(entry) => {
+                self.encode_drop_database(entry, done, chunk, hand_on)?;
+            }
             _ if done > 0 => {
                 return Err(ProducerError::Undecodable(format!(
                     "the saved position lies inside a transaction at {}, but {:?} stands there",
@@ -237,6 +242,29 @@ impl Encoder {
         }
         self.reach(entry, 0, chunk);
         Ok(())
+    }
+
+    /// Reads an entry. One whose operation is unknown counts as a noop where nothing is carried
+    /// from its namespace.
+    #[inline]
+    fn read_entry<'a>(&self, document: Document<'a>) -> Result<Entry<'a>, ProducerError> {
+        Entry::parse(document).or_else(|error| self.pass_over_unknown(document, &error))
+    }
+
+    #[cold]
+    fn pass_over_unknown<'a>(
+        &self,
+        document: Document<'a>,
+        error: &EntryError,
+    ) -> Result<Entry<'a>, ProducerError> {
+        match error {
+            EntryError::UnknownOperation { ts, ns, op } if self.router.leaves_out(ns) => {
+                tracing::warn!(%ts, ns, op, "an entry with an unknown operation is left out");
+                Entry::parse_whatever_it_does(document)
+                    .map_err(|error| ProducerError::unreadable(document, &error))
+            }
+            _ => Err(ProducerError::unreadable(document, error)),
+        }
     }
 
     /// Notes that everything up to that operation of an entry is in the chunk or before it.
@@ -298,8 +326,10 @@ impl Encoder {
             Target::First(topic) => self.write_record(entry, (id, built), (topic, 0), None, chunk),
             Target::Keyed { topic, partitions } => {
                 let start = chunk.arena.len();
-                write_key(entry.document_id()?, &mut chunk.arena)
-                    .map_err(|error| damaged(entry, &error))?;
+                let document_id = entry.document_id();
+                let document_id =
+                    document_id.map_err(|error| ProducerError::damaged(entry, &error))?;
+                write_key(document_id, &mut chunk.arena).map_err(|error| damaged(entry, &error))?;
                 let end = chunk.arena.len();
                 let key = chunk.arena.get(start..end).unwrap_or_default();
                 let partition = i32::try_from(partition_for(key, partitions)).unwrap_or(0);
@@ -336,7 +366,8 @@ impl Encoder {
             }
             return Ok(());
         }
-        let (header, value) = write_entry(self.format, entry, id, &self.source, &mut chunk.arena)?;
+        let written = write_entry(self.format, entry, id, &self.source, &mut chunk.arena);
+        let (header, value) = written.map_err(|error| ProducerError::damaged(entry, &error))?;
         chunk.records.push(EncodedRecord {
             topic,
             partition,
@@ -543,14 +574,12 @@ pub(crate) fn write_state(
     });
 }
 
-fn damaged(entry: &Entry<'_>, error: &oplog_relay_core::document::Malformed) -> ProducerError {
-    ProducerError::Undecodable(format!(
-        "entry {} of {:?} is damaged: {error}",
-        entry.ts, entry.ns
-    ))
+fn damaged(entry: &Entry<'_>, error: &Malformed) -> ProducerError {
+    ProducerError::damaged(entry, &EntryError::Malformed(error.clone()))
 }
 
 mod copy;
+mod database;
 mod routing;
 mod transaction;
 

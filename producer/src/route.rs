@@ -123,6 +123,12 @@ impl Router {
         self.decide_new(entry)
     }
 
+    /// Returns true if nothing is carried from a namespace: it is a server's own, or filtered.
+    #[must_use]
+    pub fn leaves_out(&self, ns: &str) -> bool {
+        !self.passes(ns)
+    }
+
     #[inline]
     fn known(&mut self, entry: &Entry<'_>) -> Option<Target> {
         match entry.ui {
@@ -141,7 +147,7 @@ impl Router {
     }
 
     fn decide_new(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
-        if is_internal(entry.ns) || !self.filter.passes(entry.ns) {
+        if self.leaves_out(entry.ns) {
             self.remember(entry, Target::Dropped);
             return Ok(Decision::Known(Target::Dropped));
         }

@@ -16,6 +16,7 @@
 
 mod carry;
 mod case;
+mod faults;
 
 use std::fs;
 use std::path::Path;

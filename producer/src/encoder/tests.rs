@@ -11,6 +11,8 @@ use oplog_relay_core::state::{History, OrderRule, State};
 use super::*;
 use crate::transaction::{Kept, Parts};
 
+mod old_servers;
+
 fn entry(seconds: u32, op: &str, ns: &str, id: i32) -> Vec<u8> {
     let mut out = Vec::new();
     let mut entry = DocumentBuilder::start(&mut out);

@@ -112,7 +112,7 @@ impl Encoder {
             apart.built.clear();
             build(commit, operation, place, &mut apart.built).map_err(damaged)?;
             let built = Document::new(&apart.built).map_err(ProducerError::undecodable)?;
-            let entry = Entry::parse(built)?;
+            let entry = self.read_entry(built)?;
             self.encode_operation(&entry, EntryId { ts: commit.ts, ord }, true, chunk)?;
             chunk.transactions.operations += 1;
             self.reach(commit, apart.ord, chunk);

@@ -38,12 +38,13 @@ pub struct CommandRoute {
 impl Router {
     /// Decides for a command.
     pub(super) fn decide_command(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
-        let treatment = treatment(entry)?;
+        let damaged = |error: EntryError| ProducerError::damaged(entry, &error);
+        let treatment = treatment(entry).map_err(damaged)?;
         if treatment.is_none() && is_internal(entry.ns) && self.filter.passes(entry.ns) {
             // Also of a server's own databases nobody knows what an unknown one does.
             return Ok(self.without_barrier(entry, None));
         }
-        let Some(scope) = scope(entry)? else {
+        let Some(scope) = scope(entry).map_err(damaged)? else {
             // Nobody may miss an unknown command; a known one of a whole database must not reach
             // collections that a filter keeps out.
             let all = self.filter == NamespaceFilter::default() && !is_internal(entry.ns);
@@ -145,6 +146,24 @@ impl Router {
         })
     }
 
+    /// The collections of a database that the source is known to have, of a source that gives them no
+    /// UUIDs: servers up to 3.4.
+    #[must_use]
+    pub fn collections_without_uuid(&self, db: &str) -> Vec<String> {
+        let routes = || self.saved.routes.values();
+        let known = routes().filter(|route| route.ui.is_none());
+        let known = known.filter_map(|route| route.ns.strip_prefix(db)?.strip_prefix('.'));
+        let mut known: Vec<String> = known.map(str::to_owned).collect();
+        // Views have no routes; they go with the collection of their definitions.
+        let views = collection_topic(&self.prefix, db, "system.views");
+        let has_views = self.saved.topics.contains_key(&views);
+        if has_views && routes().all(|route| route.ui.is_none()) {
+            known.push("system.views".to_owned());
+        }
+        known.sort();
+        known
+    }
+
     fn name_of(&self, entry: &Entry<'_>, ns: &str) -> String {
         entry.ui.map_or_else(|| ns.to_owned(), |ui| uuid_text(&ui))
     }
@@ -161,7 +180,9 @@ impl Router {
         if is_view_entry(entry) {
             return Ok(self.order_of(&name));
         }
-        if self.rule == OrderRule::Auto && makes_dependent(entry)? {
+        if self.rule == OrderRule::Auto
+            && makes_dependent(entry).map_err(|error| ProducerError::damaged(entry, &error))?
+        {
             return Ok(Order::Collection);
         }
         // A collection that begins or ends here is all that the command says.
@@ -192,7 +213,11 @@ impl Router {
             return Ok(known.then(|| gone(old)).into_iter().collect());
         }
         let ns = scope.to_ns().unwrap_or_else(|| scope.ns());
-        if scope.to.is_none() && order == self.order_of(&old) {
+        // A server up to 3.4 does not say what a database holds when it drops it.
+        let is_new = entry.ui.is_none()
+            && entry.command()?.name == b"create"
+            && !self.saved.routes.contains_key(&old);
+        if scope.to.is_none() && order == self.order_of(&old) && !is_new {
             return Ok(Vec::new());
         }
         let (db, collection) = scope.to.unwrap_or((scope.db, scope.collection));
