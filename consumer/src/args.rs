@@ -71,7 +71,8 @@ pub struct GroupArguments {
     /// partitions begin at the same source second. A group that has committed goes on where it was.
     #[arg(long, value_name = "START", default_value = "earliest")]
     pub start: String,
-    /// Only these namespaces: db.collection, db, or patterns with *. Repeat or separate by commas.
+    /// Only these namespaces: db.collection, db, or patterns with *. Repeat or separate by commas; a
+    /// comma in a name is written `\,`.
     #[arg(long, value_name = "NS", value_delimiter = ',')]
     pub include_namespaces: Vec<String>,
     /// Not these namespaces; wins over --include-namespaces.
@@ -152,6 +153,12 @@ pub struct ReplayArguments {
     /// others), drop (drop the collection first).
     #[arg(long, value_name = "fail|merge|drop", default_value = "fail")]
     pub if_target_not_empty: String,
+    /// What to do about an option of a create, createIndexes or collMod command that the target does
+    /// not know (of a newer server, or one that an old server kept without knowing it): stop with
+    /// code 6, or leave-out: run the command without it and warn. Options without any effect on the
+    /// documents are left out in any case.
+    #[arg(long, value_name = "stop|leave-out", default_value = "stop")]
+    pub refused_options: String,
     /// Connections on which the writes of one partition's batch are sent at once. Writes to one
     /// document stay in order.
     #[arg(long, value_name = "N", default_value = "4")]

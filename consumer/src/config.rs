@@ -4,7 +4,7 @@ mod proof;
 
 use std::path::PathBuf;
 
-use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::filter::{NamespaceFilter, with_commas};
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::runtime::config::{
     ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
@@ -75,6 +75,25 @@ pub enum Unrepeatable {
     DeadLetter,
 }
 
+/// What to do about an option of a command that the target does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedOptions {
+    /// Stop.
+    Stop,
+    /// Run the command without it.
+    LeaveOut,
+}
+
+impl RefusedOptions {
+    fn read(word: &str) -> Result<Self, &'static str> {
+        match word {
+            "stop" => Ok(Self::Stop),
+            "leave-out" => Ok(Self::LeaveOut),
+            _ => Err("must be stop or leave-out"),
+        }
+    }
+}
+
 /// What to do about documents of a collection that a full sync is about to fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotEmpty {
@@ -103,6 +122,8 @@ pub struct ReplayConfig {
     pub change_subscription: bool,
     /// What to do about documents where a full sync begins.
     pub if_not_empty: NotEmpty,
+    /// What to do about an option of a command that the target does not know.
+    pub refused_options: RefusedOptions,
     /// Lanes for each partition's batch.
     pub lanes: usize,
 }
@@ -212,16 +233,20 @@ impl ReplayConfig {
             _ => Err("must be fail, merge or drop"),
         };
         let if_not_empty = faults.take_or("--if-target-not-empty", if_not_empty);
+        let refused_options = RefusedOptions::read(&arguments.refused_options);
+        let refused_options = faults.take_or("--refused-options", refused_options);
         let lanes = match arguments.lanes.parse() {
             Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
             _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
         };
         let lanes = faults.take_or("--lanes", lanes);
         let policies = unmatched.zip(unrepeatable).zip(if_not_empty);
-        let checked = group.zip(target).zip(policies.zip(lanes));
+        let checked = group
+            .zip(target)
+            .zip(policies.zip(refused_options).zip(lanes));
         faults.finish()?;
         let ((mut group, target), (policies, lanes)) = checked.ok_or_else(no_faults)?;
-        let ((unmatched, unrepeatable), if_not_empty) = policies;
+        let (((unmatched, unrepeatable), if_not_empty), refused_options) = policies;
         group.allow_partial_reset = arguments.allow_partial_reset;
         if unmatched == Unmatched::DeadLetter {
             group.dead_letter.insert(Reason::Unmatched);
@@ -237,6 +262,7 @@ impl ReplayConfig {
             unrepeatable,
             change_subscription: arguments.change_subscription,
             if_not_empty,
+            refused_options,
             lanes,
         })
     }
@@ -361,8 +387,8 @@ fn check_group(
         start: start?,
         filter: filter?,
         subscription: Subscription::new(
-            &arguments.include_namespaces,
-            &arguments.exclude_namespaces,
+            &with_commas(arguments.include_namespaces.iter().map(String::as_str)),
+            &with_commas(arguments.exclude_namespaces.iter().map(String::as_str)),
         ),
         until_caught_up: arguments.until_caught_up,
         allow_partial_reset: false,

@@ -176,6 +176,10 @@ impl PartitionWorker {
                 if posted == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
+                // The command will not run, and whoever waits for it has to know.
+                if let Some(command) = self.decoder.command_of(chunk, usable.end) {
+                    self.shared.sink.pass_over(&topic.source, &command).await?;
+                }
                 self.acknowledge(NextOffset::after(last), None, false);
                 from = usable.end + 1;
             }

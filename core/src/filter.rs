@@ -21,7 +21,8 @@ use crate::topic::is_temporary;
 /// Decides by namespace. Without an include pattern everything passes that is not excluded.
 ///
 /// A pattern is a namespace in which `*` stands for any number of characters: `shop.*`,
-/// `*.orders`, `shop.order*`. A database name alone means all of its collections.
+/// `*.orders`, `shop.order*`. A database name alone means all of its collections. A comma in a name
+/// is written `\,`, because commas separate patterns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamespaceFilter {
     include: Vec<String>,
@@ -38,7 +39,9 @@ impl NamespaceFilter {
         exclude: impl IntoIterator<Item = &'p str>,
     ) -> Result<Self, String> {
         let read = |patterns: &mut dyn Iterator<Item = &'p str>| {
-            patterns.map(normalise).collect::<Result<Vec<_>, _>>()
+            let patterns = with_commas(patterns);
+            let patterns = patterns.iter().map(|pattern| normalise(pattern));
+            patterns.collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
             include: read(&mut include.into_iter())?,
@@ -181,6 +184,27 @@ pub fn is_internal(ns: &str) -> bool {
         .any(|(databases, collections, _)| is(databases, db) && is(collections, collection))
 }
 
+/// Puts patterns together that were separated at an escaped comma (`a\,b`).
+#[must_use]
+pub fn with_commas<'p>(parts: impl IntoIterator<Item = &'p str>) -> Vec<String> {
+    let mut patterns = Vec::new();
+    let mut begun = String::new();
+    for part in parts {
+        match part.strip_suffix('\\') {
+            Some(part) => {
+                begun.push_str(part);
+                begun.push(',');
+            }
+            None => patterns.push(std::mem::take(&mut begun) + part),
+        }
+    }
+    // Nothing follows: the backslash stands for itself.
+    if begun.pop().is_some() {
+        patterns.push(begun + "\\");
+    }
+    patterns
+}
+
 fn normalise(pattern: &str) -> Result<String, String> {
     let pattern = pattern.trim();
     if pattern.is_empty() {
@@ -262,6 +286,15 @@ mod tests {
         let filter = NamespaceFilter::new([], ["shop"]).unwrap();
         assert!(filter.passes("b.c") && !filter.passes("shop.a"));
         assert!(NamespaceFilter::new([" "], []).is_err());
+    }
+
+    #[test]
+    fn a_comma_in_a_name_is_escaped() {
+        // As the command line and the environment are split.
+        let filter = NamespaceFilter::new("shop.a\\,b,shop.c".split(','), []).unwrap();
+        assert!(filter.passes("shop.a,b") && filter.passes("shop.c"));
+        assert!(!filter.passes("shop.a") && !filter.passes("b"));
+        assert_eq!(with_commas("a\\,b\\,c,d\\".split(',')), ["a,b,c", "d\\"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod order;
 
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::filter::{NamespaceFilter, is_internal};
+use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord, STATE_VERSION, State};
 use oplog_relay_core::topic::collection_topic;
 use rustc_hash::FxHashMap;

@@ -3,6 +3,7 @@
 mod commands;
 mod fill;
 mod held;
+mod options;
 mod routing;
 mod subscription;
 mod suspended;
@@ -69,11 +70,13 @@ impl Scene {
             "replay",
             "--brokers=127.0.0.1:1",
             "--topic-prefix=p",
-            "--group=g",
             "--target",
             &uri,
         ];
-        let arguments = Arguments::try_parse_from(common.iter().chain(more))?;
+        let has_group = more.iter().any(|flag| flag.starts_with("--group"));
+        let group = (!has_group).then_some(&"--group=g");
+        let arguments = common.iter().chain(group).chain(more);
+        let arguments = Arguments::try_parse_from(arguments)?;
         let Command::Replay(arguments) = arguments.command else {
             bail!("another command");
         };

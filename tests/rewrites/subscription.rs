@@ -16,7 +16,7 @@ use oplog_relay_core::runtime::http::Health;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer};
 
-use super::LIMIT;
+use super::{LIMIT, Scene};
 
 /// A member that has joined.
 struct Member {
@@ -94,6 +94,32 @@ async fn a_member_with_other_namespaces_stops_until_the_group_is_changed() -> Re
         "the old set joined"
     );
     Ok(())
+}
+
+/// The target has renamed the collection since: applied again, its creation would be left over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_does_not_apply_a_history_to_what_another_group_made_of_it() -> Result<()> {
+    let first = Scene::new("count").await?;
+    let create = [("c", 0, r#"{"create":"c"}"#)];
+    first.done(&create).await?;
+    let rename = r#"{"renameCollection":"db.c","to":"db.d"}"#;
+    first.done(&[("c", 0, rename)]).await?;
+    let second = Scene::on(Arc::clone(&first.server), &["--group=h"]).await?;
+    let refused = second.refused(&create).await?;
+    for part in [
+        "group h is new",
+        "group g has run",
+        "--if-target-not-empty merge",
+    ] {
+        ensure!(refused.contains(part), "{part}: {refused}");
+    }
+    let state = first.server.model().state();
+    ensure!(!state.contains_key("db.c"), "{state:?}");
+    let merging = ["--group=h", "--if-target-not-empty=merge"];
+    Scene::on(Arc::clone(&first.server), &merging)
+        .await?
+        .done(&create)
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

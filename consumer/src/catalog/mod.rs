@@ -201,6 +201,28 @@ impl Catalog {
         Ok(true)
     }
 
+    /// The other group that ran a command on this target, if there is one.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn other_runner(
+        &self,
+        source: &str,
+        id: EntryId,
+    ) -> mongodb::error::Result<Option<String>> {
+        let same = doc! {
+            "source": source, "ts": id.ts.to_string(), "ord": i64::from(id.ord), "done": true,
+        };
+        let mut notes = self.notes.find(same).await?;
+        while let Some(note) = notes.try_next().await? {
+            let other = note.get_str("group").ok();
+            if let Some(other) = other.filter(|group| *group != self.group) {
+                return Ok(Some(other.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Notes a rename before it runs, and returns whether its collection was there when it was
     /// noted first, and its UUID.
     ///

@@ -1,6 +1,8 @@
 //! From the records of a chunk to entries that are whole.
 
-use oplog_relay_core::entry::Entry;
+use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
+use oplog_relay_core::command::scope;
+use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::{Decoded, Format, FormatError, decode};
 
 use crate::batch::Located;
@@ -69,6 +71,19 @@ impl Decoder {
         decode(format, value, oplog_id, arena, &mut self.found)
     }
 
+    /// The command in a record, as far as it can be read; `None` where there is no command.
+    pub(super) fn command_of<'c>(&self, chunk: &'c Chunk, record: usize) -> Option<Located<'c>> {
+        let at = self.records.iter().position(|other| *other == record)?;
+        let found = self.found.get(at)?;
+        let entry = Entry::parse(found.document(&chunk.arena).ok()?).ok()?;
+        let is_command = entry.operation == Operation::Command && found.id.ord != BARRIER_ORD;
+        is_command.then_some(Located {
+            offset: chunk.records.get(record)?.offset,
+            id: found.id,
+            entry,
+        })
+    }
+
     /// Reads what was found in the records from `from` on. Every entry of a record must be one, else
     /// none of them counts, and what is usable ends before it.
     pub(super) fn read<'c>(
@@ -107,9 +122,30 @@ impl Decoder {
     }
 }
 
-/// Damage inside would otherwise surface as a refusal by the target.
+/// Damage inside would otherwise surface as a refusal by the target, and a damaged barrier or command
+/// where it can no longer become a dead letter.
 fn read_entry<'a>(decoded: &Decoded, arena: &'a [u8]) -> Result<Entry<'a>, FormatError> {
-    Ok(Entry::parse_whole(decoded.document(arena)?)?)
+    let document = decoded.document(arena)?;
+    let whole = Entry::parse_whole(document).and_then(|entry| {
+        if matches!(entry.operation, Operation::Command | Operation::Noop) {
+            Barrier::read(&entry)?;
+        }
+        if entry.operation == Operation::Command {
+            scope(&entry)?;
+        }
+        Ok(entry)
+    });
+    whole.map_err(|source| {
+        let ns = document.get("ns").ok().flatten();
+        match (ns.and_then(|ns| ns.str().ok()), &source) {
+            (Some(ns), EntryError::Malformed(_)) => FormatError::Inside {
+                id: decoded.id,
+                ns: ns.to_owned(),
+                source,
+            },
+            _ => FormatError::Entry(source),
+        }
+    })
 }
 
 /// The formats that a record of a topic may be of.
@@ -203,5 +239,36 @@ mod tests {
         assert_eq!(read(&decoder, &chunk, 0, &decoded), (vec![0, 0], 1));
         assert_eq!(read(&decoder, &chunk, 2, &decoded), (vec![], 2));
         assert_eq!(read(&decoder, &chunk, 3, &decoded), (vec![], 3));
+    }
+
+    #[test]
+    fn a_damaged_barrier_is_a_fault_of_its_record_and_its_command_is_known() {
+        let with_barrier = |op: &str| {
+            let mut bytes = Vec::new();
+            let mut entry = DocumentBuilder::start(&mut bytes);
+            entry.raw("ts", kind::TIMESTAMP, &[1, 0, 0, 0, 7, 0, 0, 0]);
+            entry.str("op", op).str("ns", "a.$cmd");
+            entry.nested("o", kind::DOCUMENT, |o| {
+                o.str("drop", "b");
+            });
+            entry.int32(oplog_relay_core::barrier::FIELD, 5);
+            entry.finish();
+            bytes
+        };
+        let mut chunk = Chunk::default();
+        chunk.push(0, 0, Some(&entry("d")), Some(b"rs0/7:1/0"));
+        chunk.push(1, 0, Some(&with_barrier("n")), Some(b"rs0/7:1/4294967295"));
+        chunk.push(2, 0, Some(&with_barrier("c")), Some(b"rs0/7:1/0"));
+        let mut decoder = Decoder::default();
+        let decoded = decoder.decode(&mut chunk, &topic(Format::Bson), 0);
+        let (_, usable) = decoder.read(&chunk, 0, &decoded);
+        assert_eq!(usable.end, 1);
+        let text = crate::error::text_of(&usable.fault.unwrap());
+        assert!(text.contains("7:1") && text.contains("a.$cmd"), "{text}");
+        assert!(decoder.command_of(&chunk, 1).is_none());
+        let (_, usable) = decoder.read(&chunk, 2, &decoded);
+        assert_eq!(usable.end, 2);
+        let command = decoder.command_of(&chunk, 2).unwrap();
+        assert_eq!((command.offset, command.id.ord), (2, 0));
     }
 }

@@ -77,6 +77,8 @@ pub struct Translated {
     pub made_plain: bool,
     /// Indexes that it makes and that can refuse a document.
     pub limiting: Vec<String>,
+    /// Options of old servers that were left out or written in another way.
+    pub left_out: Vec<String>,
 }
 
 /// What to know beside the entry.
@@ -149,6 +151,7 @@ const fn plain(action: Action) -> Translated {
         withheld: Vec::new(),
         made_plain: false,
         limiting: Vec::new(),
+        left_out: Vec::new(),
     }
 }
 
@@ -262,15 +265,25 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
     }
     // Up to 8.x a time series is logged by the name of its buckets, later by its own.
     let is_series = entry.o.get("timeseries")?.is_some();
-    let keeps = |option: Element<'_>| keeps_create_option(option, is_series);
+    let is_capped = entry.o.get("capped")?.is_some_and(Element::is_truthy);
+    let keeps = |option: Element<'_>| -> Result<bool, Malformed> {
+        // Old servers keep the size of a collection that is not capped.
+        let is_idle = !is_capped && matches!(option.name, b"size" | b"max");
+        Ok(!is_idle && keeps_create_option(option, is_series)?)
+    };
+    let meaningless = old_options::without_meaning(entry.o)?;
     let series = bucketed(collection).filter(|_| is_series);
     let name = series.unwrap_or(collection);
     let command = copy(entry.o, "create", name, keeps)?;
-    let engine = entry.o.get("storageEngine")?.is_some();
-    let otherwise = engine
+    // How documents are stored is not what they are: a target that cannot store them so may store
+    // them in its own way.
+    let storage = |name: &[u8]| matches!(name, b"storageEngine" | b"clusteredIndex");
+    let mut options = entry.o.elements().filter_map(Result::ok);
+    let otherwise = options
+        .any(|option| storage(option.name))
         .then(|| {
             copy(entry.o, "create", name, |option| {
-                Ok(option.name != b"storageEngine" && keeps(option)?)
+                Ok(!storage(option.name) && keeps(option)?)
             })
         })
         .transpose()?;
@@ -281,8 +294,8 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
             otherwise,
         },
         withheld,
-        made_plain: false,
-        limiting: Vec::new(),
+        left_out: meaningless,
+        ..plain(Action::Nothing)
     })
 }
 
@@ -294,6 +307,7 @@ fn keeps_create_option(option: Element<'_>, of_series: bool) -> Result<bool, Mal
             false
         }
         PRE_IMAGES => false,
+        _ if old_options::is_without_meaning(option) => false,
         // The default one needs no word, and one with a collation follows the collection's.
         b"idIndex" => false,
         b"capped" => option.is_truthy(),
@@ -318,10 +332,14 @@ fn create_indexes(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated
         .iter()
         .map(|spec| with_collation(spec))
         .collect::<Result<Vec<_>, _>>()?;
+    let plain = written
+        .iter()
+        .map(|spec| old_options::with_plain_key(spec))
+        .collect::<Result<Vec<_>, _>>()?;
     translated.action = Action::Run {
         command: with_indexes(at.collection, &explicit),
         accept: &done::INDEX_TAKEN,
-        otherwise: Some(with_indexes(at.collection, &written)),
+        otherwise: Some(with_indexes(at.collection, &plain)),
     };
     Ok(translated)
 }
@@ -346,7 +364,8 @@ fn with_collation(spec: &[u8]) -> Result<Vec<u8>, Malformed> {
     for field in spec.elements() {
         explicit.element(field?);
     }
-    if spec.get("collation")?.is_none() {
+    // An index of version 1 has no collation, and servers refuse to be told so.
+    if spec.get("collation")?.is_none() && !old_options::is_version_1(spec)? {
         explicit.nested("collation", kind::DOCUMENT, |collation| {
             collation.str("locale", "simple");
         });
@@ -361,11 +380,15 @@ fn index_spec(
     ordered: bool,
     translated: &mut Translated,
 ) -> Result<Option<Vec<u8>>, Malformed> {
+    if old_options::is_of_id(spec)? {
+        return Ok(None);
+    }
     let name = index_name(spec.get("name")?, spec.get("key")?)?;
     let demand = demand(spec)?;
     if demand == Demand::Form || (ordered && demand == Demand::Uniqueness) {
         translated.limiting.extend(name.clone());
     }
+    let is_unchecked = old_options::is_unchecked(spec)?;
     let mut out = Vec::new();
     let mut kept = DocumentBuilder::start(&mut out);
     for field in spec.elements() {
@@ -382,6 +405,21 @@ fn index_spec(
                     seconds: seconds(field),
                 });
                 kept.int32("expireAfterSeconds", NEVER);
+            }
+            b"key" if is_unchecked && !old_options::is_version_1(spec)? => {
+                match old_options::plain_key(field)? {
+                    Some(key) => {
+                        translated.left_out.push("key".to_owned());
+                        kept.raw("key", kind::DOCUMENT, &key);
+                    }
+                    None => drop(kept.element(field)),
+                }
+            }
+            _ if is_unchecked
+                && (old_options::is_unknown(field) || old_options::is_outdated_version(field)) =>
+            {
+                let name = String::from_utf8_lossy(field.name).into_owned();
+                translated.left_out.push(name);
             }
             b"unique" if !ordered && field.is_truthy() => translated.made_plain = true,
             b"unique" | b"sparse" | b"hidden" | b"prepareUnique" => {
@@ -414,13 +452,13 @@ fn drop_index(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFau
     Ok(Translated {
         action: run(command, &[done::NO_COLLECTION, done::NO_INDEX]),
         withheld: ended.into_iter().collect(),
-        made_plain: false,
-        limiting: Vec::new(),
+        ..plain(Action::Nothing)
     })
 }
 
 fn coll_mod(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
     let mut translated = plain(Action::Nothing);
+    translated.left_out = old_options::without_meaning(entry.o)?;
     let index = entry.o.get("index")?.map(Element::document).transpose()?;
     let name = bucketed(at.collection).unwrap_or(at.collection);
     let index = index
@@ -440,7 +478,8 @@ fn coll_mod(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, Plan
             if !matches!(
                 option.name,
                 b"uuid" | b"expireAfterSeconds" | b"index" | PRE_IMAGES
-            ) {
+            ) && !old_options::is_without_meaning(option)
+            {
                 changes = true;
                 command.element(option);
             }
@@ -553,6 +592,8 @@ fn unpacks_buckets(view: Document<'_>) -> Result<bool, Malformed> {
     let stage = stage.document()?.first()?;
     Ok(stage.is_some_and(|stage| stage.name.starts_with(b"$_internalUnpackBucket")))
 }
+
+mod old_options;
 
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,7 @@ use super::report::{Counts, Kind};
 use super::side::Server;
 use crate::assignment::Token;
 use crate::batch::{Batch, Located};
-use crate::config::{NotEmpty, Unmatched};
+use crate::config::{NotEmpty, RefusedOptions, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
@@ -63,6 +63,7 @@ impl Repair {
             allow_lossy: false,
             unmatched: Unmatched::Count,
             if_not_empty: NotEmpty::Merge,
+            refused_options: RefusedOptions::Stop,
             planner: Planner::new(1),
             dead_letter: Reasons::new(),
         };

@@ -155,6 +155,17 @@ pub enum FormatError {
     /// The entry inside is damaged.
     #[error("the entry in the value is damaged")]
     Entry(#[from] EntryError),
+    /// The entry inside is damaged below its header fields.
+    #[error("the entry {id} of {ns:?} in the value is damaged")]
+    Inside {
+        /// Which entry.
+        id: EntryId,
+        /// Its namespace.
+        ns: String,
+        /// What is wrong with it.
+        #[source]
+        source: EntryError,
+    },
 }
 
 /// An entry found in a record: its identity and where in the arena its bytes stand.

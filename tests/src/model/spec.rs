@@ -72,7 +72,12 @@ pub(super) fn parse(
     };
     let key = given.get_document("key").map_err(|_| missing("key"))?;
     let name = given.get_str("name").map_err(|_| missing("name"))?;
-    check_key(key)?;
+    let is_version_1 = integer(given, "v") == Some(1);
+    if is_version_1 && given.contains_key("collation") {
+        let message = "cannot create an index with the 'collation' option and v=1";
+        return Err(Failure::new(67, message));
+    }
+    check_key(key, is_version_1)?;
     let is_id = key.keys().eq(["_id"]) && integer(key, "_id") == Some(1);
     let name = if is_id { "_id_" } else { name };
     let mut spec = doc! { "v": given.get("v").cloned().unwrap_or(Value::Int32(2)) };
@@ -95,14 +100,19 @@ pub(super) fn parse(
     Ok(spec)
 }
 
-fn check_key(key: &Bson) -> Result<(), Failure> {
+/// A key of version 1 may have values that no later one may have.
+fn check_key(key: &Bson, is_version_1: bool) -> Result<(), Failure> {
     let refused = |why: String| Err(Failure::new(67, why));
     if key.is_empty() {
         return refused("Index keys cannot be an empty object".to_owned());
     }
     for (path, value) in key {
         let known = match value {
-            Value::String(plugin) => PLUGINS.contains(&plugin.as_str()),
+            Value::String(plugin) => {
+                PLUGINS.contains(&plugin.as_str()) || (is_version_1 && plugin.is_empty())
+            }
+            Value::Document(_) | Value::Array(_) => false,
+            _ if is_version_1 => true,
             _ => integer(key, path).is_some_and(|direction| direction != 0),
         };
         if !known {

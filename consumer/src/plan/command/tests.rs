@@ -300,3 +300,66 @@ fn what_is_passed_over_does_nothing_and_what_is_unknown_is_refused() {
         assert_eq!(refused, Err(PlanFault::Command(name.to_owned())));
     }
 }
+
+/// What becomes of the index of a `createIndexes`, and what was left out.
+fn index(spec: Bdoc) -> (Bdoc, Vec<String>) {
+    let mut o = doc! { "createIndexes": "c" };
+    o.extend(spec);
+    let translated = translated(command(o), AT).unwrap();
+    let Action::Run { command, .. } = translated.action else {
+        panic!("{:?}", translated.action);
+    };
+    let command = read(&command);
+    let indexes = command.get_array("indexes").unwrap();
+    (
+        indexes[0].as_document().unwrap().clone(),
+        translated.left_out,
+    )
+}
+
+#[test]
+fn index_options_that_old_servers_kept_without_a_meaning_are_left_out() {
+    let odd = doc! { "k": true, "l": "", "m": 0, "n": -1 };
+    let old = doc! { "v": 1, "key": odd.clone(), "name": "i", "backgroud": true, "safe": 1 };
+    let expected = doc! { "v": 1, "key": odd.clone(), "name": "i" };
+    let left_out = ["backgroud", "safe"].map(str::to_owned).to_vec();
+    assert_eq!(index(old), (expected, left_out));
+    // Another version than 1 has the key that was meant.
+    let plain = doc! { "k": 1, "l": 1, "m": 1, "n": -1 };
+    for old in [
+        doc! { "key": odd.clone(), "name": "i" },
+        doc! { "v": 0, "key": odd, "name": "i" },
+    ] {
+        let (spec, left_out) = index(old);
+        assert_eq!(spec.get_document("key").unwrap(), &plain);
+        assert!(!spec.contains_key("v") && left_out.contains(&"key".to_owned()));
+    }
+    // A later server has checked it: the option is one that is not known here.
+    let new = doc! { "v": 2, "key": { "a": 1 }, "name": "i", "future": true };
+    let (spec, left_out) = index(new);
+    assert!(spec.contains_key("future") && left_out.is_empty());
+    let id = doc! { "createIndexes": "c", "v": 1, "key": { "_id": 1 }, "name": "_id_" };
+    assert_eq!(translated(command(id), AT).unwrap().action, Action::Nothing);
+    let descending = index(doc! { "v": 2, "key": { "_id": -1 }, "name": "d" }).0;
+    assert_eq!(descending.get_str("name").ok(), Some("d"));
+}
+
+#[test]
+fn collection_options_of_storage_engines_that_are_gone_are_left_out() {
+    let old = doc! { "create": "c", "size": 4096, "max": 5, "flags": 1, "$nExtents": 3 };
+    assert_eq!(becomes(old.clone()), doc! { "create": "c" });
+    let left_out = translated(command(old), AT).unwrap().left_out;
+    assert_eq!(left_out, ["flags", "$nExtents"]);
+    let capped = doc! { "create": "c", "capped": 1, "size": 4096, "flags": 1 };
+    let expected = doc! { "create": "c", "capped": 1, "size": 4096 };
+    assert_eq!(becomes(capped), expected);
+    let change = translated(
+        command(doc! { "collMod": "c", "usePowerOf2Sizes": true }),
+        AT,
+    )
+    .unwrap();
+    assert_eq!(
+        (change.action, &change.left_out[..]),
+        (Action::Nothing, &["usePowerOf2Sizes".to_owned()][..])
+    );
+}

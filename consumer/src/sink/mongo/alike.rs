@@ -65,7 +65,11 @@ impl MongoSink {
         Ok(Some(wanted))
     }
 
-    async fn indexes(&self, db: &str, name: &str) -> Result<Vec<Document>, ConsumerError> {
+    pub(super) async fn indexes(
+        &self,
+        db: &str,
+        name: &str,
+    ) -> Result<Vec<Document>, ConsumerError> {
         let reply = self
             .persist("listing indexes", || async {
                 let list = doc! { "listIndexes": name };

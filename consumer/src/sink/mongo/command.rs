@@ -11,6 +11,7 @@ use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, is_set, is_transient};
 use oplog_relay_core::runtime::retry::Backoff;
 
+use super::refused_options::{WayOn, without};
 use super::reply::WriteReply;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
@@ -144,6 +145,7 @@ impl MongoSink {
             translate(&entry, NOWHERE).map_err(fault)?;
             return Ok(Applied::Done);
         };
+        self.check_first_command(source, id).await?;
         let named = scope.ns();
         let lives = self.lives(source);
         // A create is foreign to whoever has its name: that life's end is behind it in the log.
@@ -164,6 +166,7 @@ impl MongoSink {
             ordered: barrier.is_some_and(|barrier| barrier.ordered),
         };
         let translated = translate(&entry, at).map_err(fault)?;
+        report_left_out(&translated, &named, id);
         if translated.action == Action::Nothing && waited.is_none() {
             return Ok(Applied::Done);
         }
@@ -246,19 +249,26 @@ impl MongoSink {
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         let (ran, _) = around;
-        let mut refused = match self.attempt(db, command, accept, around, token).await? {
-            Attempt::Done => return Ok(Applied::Done),
-            Attempt::Abandoned => return Ok(Applied::Abandoned),
-            Attempt::Refused(error) => error,
-        };
-        if let Some(otherwise) = otherwise {
-            refused = match self.attempt(db, otherwise, accept, around, token).await? {
-                Attempt::Done => return Ok(Applied::Done),
-                Attempt::Abandoned => return Ok(Applied::Abandoned),
-                Attempt::Refused(error) => error,
+        let tries = [Some(command), otherwise].into_iter().flatten();
+        let mut tries: Vec<Vec<u8>> = tries.map(<[u8]>::to_vec).collect();
+        loop {
+            let mut refused = None;
+            for command in &tries {
+                match self.attempt(db, command, accept, around, token).await? {
+                    Attempt::Done => return Ok(Applied::Done),
+                    Attempt::Abandoned => return Ok(Applied::Abandoned),
+                    Attempt::Refused(error) => refused = Some((command, error)),
+                }
+            }
+            let Some((command, error)) = refused else {
+                return Ok(Applied::Done);
             };
+            match self.way_on(db, command, ran, &error).await? {
+                WayOn::None => return Err(refused_by_target(ran, &error)),
+                WayOn::Done => return Ok(Applied::Done),
+                WayOn::Without(option) => tries = without_option(&tries, &option, ran)?,
+            }
         }
-        Err(refused_by_target(ran, &refused))
     }
 
     /// Runs a command until the target takes or refuses it. With it goes whether it makes a unique
@@ -379,6 +389,36 @@ fn ends_a_stretch(waited: Option<bool>, change: &Change) -> bool {
     waited == Some(true) && !matches!(change, Change::Created | Change::Dropped)
 }
 
+fn without_option(
+    commands: &[Vec<u8>],
+    option: &str,
+    ran: &Ran,
+) -> Result<Vec<Vec<u8>>, ConsumerError> {
+    let mut left = Vec::new();
+    for command in commands {
+        let command =
+            Document::from_reader(command.as_slice()).map_err(|error| unwritable(ran, &error))?;
+        if let Some(rest) = without(&command, option) {
+            left.push(rest.to_vec().map_err(|error| unwritable(ran, &error))?);
+        }
+    }
+    Ok(left)
+}
+
+/// Says which options of old servers a command is run without.
+fn report_left_out(translated: &Translated, ns: &str, id: EntryId) {
+    if translated.left_out.is_empty() {
+        return;
+    }
+    tracing::warn!(
+        ns,
+        entry = %id,
+        options = translated.left_out.join(", "),
+        "options of old servers have no meaning on the target: they are left out, or written as \
+         what they meant"
+    );
+}
+
 /// A command with the wish to be acknowledged by a majority of the target.
 fn of_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut bytes = Vec::with_capacity(command.len() + 64);
@@ -444,7 +484,9 @@ pub(super) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> Con
     let code = error_code(error);
     let reason = code.map_or("the target refuses it", |code| rule_for(code).reason);
     ConsumerError::CommandRefused(format!(
-        "the command of entry {} for {} was refused by the target: {}: {reason}",
+        "the command of entry {} for {} was refused by the target: {}: {reason}. Where it is an \
+         option that the target does not know and that may be left out, start with \
+         --refused-options leave-out; --dead-letter command passes over the whole command",
         ran.id, ran.ns, error.kind
     ))
 }

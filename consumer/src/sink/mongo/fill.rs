@@ -1,6 +1,8 @@
 //! A collection that a full sync is about to fill.
 
 use mongodb::bson::{Document, doc};
+use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::mongo::error_code;
 
 use super::MongoSink;
@@ -60,6 +62,33 @@ impl MongoSink {
             "a full sync is about to fill {db}.{name}, which has documents on the target already. \
              Choose with --if-target-not-empty: merge (documents of the same _id are replaced, \
              others stay) or drop (the collection is dropped first); or empty it by hand"
+        )))
+    }
+
+    /// Refuses the first command of a group that is new to the target if another group has run it
+    /// there: the target is ahead of the whole history, and applying it again would make collections
+    /// that were renamed or dropped since.
+    pub(super) async fn check_first_command(
+        &self,
+        source: &str,
+        id: EntryId,
+    ) -> Result<(), ConsumerError> {
+        if self.if_not_empty != NotEmpty::Fail || !self.lives(source).is_empty() {
+            return Ok(());
+        }
+        let runner = self
+            .persist("reading the catalog", || {
+                self.catalog.other_runner(source, id)
+            })
+            .await?;
+        let Some(other) = runner else { return Ok(()) };
+        Err(ConsumerError::Usage(format!(
+            "group {} is new to this target, but group {other} has run command {id} of source \
+             {source:?} there already: the target is filled, and what was renamed or dropped since \
+             would be made again. Start with --group {other}; or replay into an empty target (the \
+             database {CATALOG_DB} is a part of it); or, if that is what is meant, start with \
+             --if-target-not-empty merge",
+            self.catalog.group()
         )))
     }
 

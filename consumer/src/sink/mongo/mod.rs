@@ -20,6 +20,7 @@ mod limits;
 mod ordered;
 mod present;
 mod refused;
+mod refused_options;
 mod reply;
 mod rewrite;
 mod routing;
@@ -38,7 +39,7 @@ use tokio::sync::Semaphore;
 use crate::assignment::Token;
 use crate::batch::Batch;
 use crate::catalog::{Catalog, Subscription, other_subscription};
-use crate::config::{GroupConfig, NotEmpty, ReplayConfig, Unmatched};
+use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::metrics::Metrics;
@@ -81,6 +82,8 @@ pub struct MongoSink {
     rewrites: Semaphore,
     unmatched: Unmatched,
     if_not_empty: NotEmpty,
+    /// Whether options that the target does not know are left out.
+    leaves_out_options: bool,
     allow_lossy: bool,
     /// Whether the target lets validation be bypassed; until it refuses.
     bypass_validation: AtomicBool,
@@ -100,6 +103,8 @@ pub struct Settings<'s> {
     pub unmatched: Unmatched,
     /// What to do about documents where a full sync begins.
     pub if_not_empty: NotEmpty,
+    /// What to do about an option of a command that the target does not know.
+    pub refused_options: RefusedOptions,
     /// What plans its batches.
     pub planner: Planner,
     /// What is to become dead letters.
@@ -131,6 +136,7 @@ impl MongoSink {
             allow_lossy: config.allow_lossy,
             unmatched: config.unmatched,
             if_not_empty: config.if_not_empty,
+            refused_options: config.refused_options,
             planner: config.planner(),
             dead_letter: config.group.dead_letter.clone(),
         };
@@ -209,6 +215,7 @@ impl MongoSink {
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
             unmatched: settings.unmatched,
             if_not_empty: settings.if_not_empty,
+            leaves_out_options: settings.refused_options == RefusedOptions::LeaveOut,
             allow_lossy: settings.allow_lossy,
             bypass_validation: AtomicBool::new(true),
             metrics,

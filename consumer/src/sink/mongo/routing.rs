@@ -74,20 +74,31 @@ impl MongoSink {
                 "a unique index is made a plain one on the target: the collection is spread over \
                  partitions from here on (--order id)"
             );
-            let drop = doc! { "dropIndexes": collection, "index": name };
-            self.change_index(db, &drop).await?;
             let mut plain = index.clone();
             for field in NOT_PLAIN {
                 plain.remove(field);
             }
-            let create = doc! { "createIndexes": collection, "indexes": [plain] };
-            self.change_index(db, &create).await?;
+            self.make_again(db, collection, plain).await?;
         }
         Ok(())
     }
 
+    /// Drops an index by its name and makes it as the given one.
+    pub(super) async fn make_again(
+        &self,
+        db: &str,
+        collection: &str,
+        index: Document,
+    ) -> Result<(), ConsumerError> {
+        let name = index.get_str("name").unwrap_or_default();
+        let drop = doc! { "dropIndexes": collection, "index": name };
+        self.change_index(db, &drop).await?;
+        let create = doc! { "createIndexes": collection, "indexes": [index] };
+        self.change_index(db, &create).await
+    }
+
     async fn change_index(&self, db: &str, command: &Document) -> Result<(), ConsumerError> {
-        self.persist("making a unique index a plain one", || async {
+        self.persist("making an index again", || async {
             match self.client.database(db).run_command(command.clone()).await {
                 Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
                 done => done.map(drop),
