@@ -71,6 +71,20 @@ fn projected(document: Document<'_>, projection: &Bson) -> Result<Vec<u8>, Failu
     }
     let mut projection = projection.clone();
     projection.insert("_id", 1);
+    if !projection.keys().any(|path| path.contains('.')) {
+        // As it stands: a value may hold bytes that are not UTF-8.
+        let mut out = Vec::new();
+        let mut left = DocumentBuilder::start(&mut out);
+        for element in document.elements() {
+            let element = element?;
+            let name = std::str::from_utf8(element.name);
+            if name.is_ok_and(|name| projection.contains_key(name)) {
+                left.element(element);
+            }
+        }
+        left.finish();
+        return Ok(out);
+    }
     let document = Bson::from_reader(document.as_bytes());
     let left = document.and_then(|document| project(document, &projection).to_vec());
     left.map_err(|error| Failure::new(2, error.to_string()))
