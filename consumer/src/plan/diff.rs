@@ -6,6 +6,7 @@
 //! | in the diff | `$set` and `$unset` would |
 //! | --- | --- |
 //! | `i` | leave a field that is there in its place |
+//! | `_id` with the value that it has | leave it in its place |
 //! | `s` | make up a parent that is not there, fail at one that is no document, take a number for an array's index |
 //! | `l`, `b` | not do it |
 //! | names with a dot, a leading `$`, or empty | mean something else, or fail |
@@ -14,17 +15,20 @@
 //! Everything else is a rewrite: the document is read, changed as the diff says, and replaced.
 
 use oplog_relay_core::diff::Diff;
-use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::document::{Document, Element, Malformed};
 
 use crate::plan::{Action, PlanFault};
 
-/// The action that does what the diff says, to the byte, whatever the document is like; `None`
-/// where it says nothing.
+/// The action that does to the document `id` what the diff says, to the byte, whatever the document
+/// is like; `None` where it says nothing.
 ///
 /// # Errors
 /// [`PlanFault::Diff`] if the diff is damaged.
-pub(super) fn action(diff: Document<'_>) -> Result<Option<Action<'_>>, PlanFault> {
-    Diff::parse(diff)?;
+pub(super) fn action<'a>(
+    diff: Document<'a>,
+    id: Element<'_>,
+) -> Result<Option<Action<'a>>, PlanFault> {
+    Diff::parse(diff)?.check_id(id)?;
     let mut changes = false;
     for section in diff.elements() {
         let section = section?;
@@ -45,7 +49,7 @@ fn is_classic(section: &[u8], fields: Document<'_>) -> Result<bool, Malformed> {
         let fits = match section {
             b"d" => is_plain(name),
             // Servers sort numbers as numbers or as text, by version: none are plain.
-            b"u" => is_plain(name) && last < name,
+            b"u" => is_plain(name) && name != b"_id" && last < name,
             _ => false,
         };
         if !fits {

@@ -278,7 +278,7 @@ impl Planner {
             Operation::Update => match entry.update()? {
                 Update::Replacement(document) => Some(Action::Replace(document)),
                 Update::Modifiers(modifiers) => self.modifiers(modifiers, entry.is_upsert)?,
-                Update::Diff(diff) => diff::action(diff)?,
+                Update::Diff(diff) => diff::action(diff, entry.document_id()?)?,
             },
             Operation::Command | Operation::Noop => None,
         })

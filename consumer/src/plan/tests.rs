@@ -520,6 +520,15 @@ fn updates_that_cannot_be_repeated_are_refused_and_empty_ones_left_out() {
     });
     let fault = plan_of(damaged).unwrap_err();
     assert!(matches!(&fault, PlanFault::Diff(error) if error.fault == DiffFault::Empty));
+    let other_id = with_o("u", |o| {
+        o.int32("$v", 2).nested("diff", kind::DOCUMENT, |diff| {
+            diff.nested("i", kind::DOCUMENT, |fields| {
+                fields.int32("_id", 7);
+            });
+        });
+    });
+    let fault = plan_of(other_id).unwrap_err();
+    assert!(matches!(&fault, PlanFault::Diff(error) if error.fault == DiffFault::Id));
     let empty = with_o("u", |o| {
         o.int32("$v", 1).nested("$set", kind::DOCUMENT, |_| {});
     });

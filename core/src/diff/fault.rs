@@ -30,7 +30,7 @@ pub enum DiffFault {
     /// An array's diff for the whole document.
     #[error("it is the diff of an array, but a document's is needed")]
     ArrayAtRoot,
-    /// A change of `_id`.
+    /// `_id` gets another value, or is removed.
     #[error("the diff changes _id")]
     Id,
     /// `a` is not `true`, or `l` no length.

@@ -17,6 +17,10 @@
 //! | `s` | changed; `null` if it is of the other kind | nothing |
 //! | `b` | its bytes from the offset on replaced; `null` if that cannot be | nothing |
 //!
+//! `_id` is never changed, but it may be written: a pipeline that moves the fields before it makes a
+//! diff whose `i` has `_id` with the value that it had. Its place among the fields counts, another
+//! value is damage.
+//!
 //! An array ends at `l` if that is given, else at its old end or the highest index, whichever is
 //! further; gaps are `null`, as is what `s` does not find or finds of the other kind.
 //!
@@ -32,7 +36,7 @@ mod fault;
 mod modifiers;
 mod parse;
 
-use crate::document::Document;
+use crate::document::{Document, Element};
 
 pub use describe::{Described, Part};
 pub use fault::{DiffError, DiffFault};
@@ -60,12 +64,24 @@ impl<'a> Diff<'a> {
         })
     }
 
+    /// Checks that a document with this `_id` has the same one after the diff.
+    ///
+    /// # Errors
+    /// [`DiffError`] if the diff writes another `_id`. Servers write no such diff: the entry is
+    /// damaged.
+    pub fn check_id(&self, id: Element<'_>) -> Result<(), DiffError> {
+        self.root.keeps_id(id)
+    }
+
     /// The document as the diff leaves it. What the diff does not name keeps its bytes.
     ///
     /// # Errors
-    /// [`DiffError`] if the document is damaged, or the diff asks for more place-holders than any
-    /// document can hold.
+    /// [`DiffError`] if the document is damaged or would get another `_id`, or the diff asks for
+    /// more place-holders than any document can hold.
     pub fn apply(&self, document: Document<'_>) -> Result<Vec<u8>, DiffError> {
+        if let Some(id) = document.get("_id")? {
+            self.check_id(id)?;
+        }
         apply::apply(&self.root, document)
     }
 

@@ -3,6 +3,7 @@
 use super::fault::lossy;
 use super::{DiffError, DiffFault, MAX_PADDING};
 use crate::document::{Document, Element, MAX_DEPTH, Malformed, kind};
+use crate::key::write_id_identity;
 
 /// The diff of a document.
 #[derive(Debug, Clone)]
@@ -69,6 +70,27 @@ impl<'a> Fields<'a> {
         let found = self.by_name.binary_search_by(|at| name_at(at).cmp(name));
         found.ok().and_then(|at| self.by_name.get(at).copied())
     }
+
+    fn id_change(&self) -> Option<&Change<'a>> {
+        let at = self.find(b"_id")?;
+        self.changes.get(at).map(|named| &named.change)
+    }
+
+    /// Fails if the diff of a whole document gives it another `_id` than `id`. Servers compare the
+    /// two as they compare any values, so the same number may come in another type.
+    pub(super) fn keeps_id(&self, id: Element<'_>) -> Result<(), DiffError> {
+        let Some(Change::Update(written) | Change::Insert(written)) = self.id_change() else {
+            return Ok(());
+        };
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        write_id_identity(id, &mut before)?;
+        write_id_identity(*written, &mut after)?;
+        if before == after {
+            Ok(())
+        } else {
+            Err(DiffFault::Id.into())
+        }
+    }
 }
 
 /// Reads the diff of a whole document.
@@ -77,10 +99,11 @@ pub(super) fn root(diff: Document<'_>) -> Result<Fields<'_>, DiffError> {
         return Err(DiffFault::ArrayAtRoot.into());
     }
     let fields = fields(diff, 0)?;
-    if fields.find(b"_id").is_some() {
-        return Err(DiffFault::Id.into());
+    match fields.id_change() {
+        // It may be written again with its own value: `Fields::keeps_id` compares them.
+        None | Some(Change::Update(_) | Change::Insert(_)) => Ok(fields),
+        Some(Change::Remove | Change::Splice(_) | Change::Nested(_)) => Err(DiffFault::Id.into()),
     }
-    Ok(fields)
 }
 
 fn fields(diff: Document<'_>, depth: usize) -> Result<Fields<'_>, DiffError> {

@@ -184,6 +184,18 @@ fn diff_i_moves_field_to_end() {
     );
 }
 
+/// A pipeline that moves the fields before `_id` is logged so.
+#[test]
+fn diff_i_moves_the_same_id() {
+    let diff = r#"{"d":{"a":false},"i":{"_id":1,"pad":0}}"#;
+    assert_eq!(
+        applied(r#"{"_id":1,"a":1,"pad":0,"z":1}"#, diff),
+        r#"{"z":1,"_id":1,"pad":0}"#
+    );
+    let again = r#"{"z":1,"_id":1,"pad":0}"#;
+    assert_eq!(applied(again, diff), again);
+}
+
 #[test]
 fn diff_i_order_z_before_a() {
     check("", r#"{"i":{"z":1,"a":1}}"#, r#""z":1,"a":1"#);

@@ -46,6 +46,8 @@ fn diffs_are_statements_only_where_those_do_the_same() {
     }
     for diff in [
         r#"{"i":{"a":1}}"#,
+        r#"{"i":{"_id":1,"a":1}}"#,
+        r#"{"u":{"_id":1,"a":1}}"#,
         r#"{"sa":{"u":{"b":1}}}"#,
         r#"{"sa":{"a":true,"l":2}}"#,
         r#"{"sa":{"a":true,"u3":2}}"#,

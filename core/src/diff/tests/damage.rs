@@ -61,7 +61,8 @@ fn other_damage_is_named() {
         (r#"{"x":{"a":1}}"#, section("x")),
         (r#"{"dx":{"a":1}}"#, section("dx")),
         (r#"{"":{"a":1}}"#, section("")),
-        (r#"{"u":{"_id":2}}"#, DiffFault::Id),
+        (r#"{"d":{"_id":false}}"#, DiffFault::Id),
+        (r#"{"s_id":{"u":{"x":1}}}"#, DiffFault::Id),
         (r#"{"sr":{"a":1,"u0":1}}"#, DiffFault::ArrayHeader("a")),
         (r#"{"sr":{"a":true,"l":-1}}"#, DiffFault::ArrayHeader("l")),
         (r#"{"sr":{"a":true,"l":"2"}}"#, DiffFault::ArrayHeader("l")),
@@ -90,6 +91,23 @@ fn other_damage_is_named() {
         fault(r#"{"u":[1]}"#),
         DiffFault::Malformed(Malformed::WrongType { .. })
     ));
+}
+
+#[test]
+fn another_id_is_refused_and_the_same_one_is_not() {
+    let document = bson(r#"{"_id":1,"a":1}"#);
+    let document = Document::new(&document).unwrap();
+    let id = document.get("_id").unwrap().unwrap();
+    for section in ["u", "i"] {
+        let diff = bson(&format!(r#"{{"{section}":{{"_id":2,"b":1}}}}"#));
+        let diff = Diff::parse(Document::new(&diff).unwrap()).unwrap();
+        assert_eq!(diff.check_id(id).unwrap_err().fault, DiffFault::Id);
+        assert_eq!(diff.apply(document).unwrap_err().fault, DiffFault::Id);
+        let same = bson(&format!(r#"{{"{section}":{{"_id":1.0,"b":1}}}}"#));
+        let same = Diff::parse(Document::new(&same).unwrap()).unwrap();
+        assert_eq!(same.check_id(id), Ok(()));
+        assert!(same.apply(document).is_ok());
+    }
 }
 
 #[test]
