@@ -8,6 +8,7 @@
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation};
 use crate::index::{Demand, demand};
+use crate::time_series::VIEWS;
 
 /// How a command is carried and replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +183,7 @@ impl Scope<'_> {
 pub fn is_view_entry(entry: &Entry<'_>) -> bool {
     // Asked of every entry: most are told by the end of their namespace.
     entry.ns.ends_with(".system.views")
-        && entry.namespace().1 == "system.views"
+        && entry.namespace().1 == VIEWS
         && matches!(
             entry.operation,
             Operation::Insert | Operation::Update | Operation::Delete

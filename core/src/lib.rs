@@ -40,7 +40,7 @@
 //! Pure, without I/O, clock or runtime:
 //!
 //! - [`document`] raw BSON in place; [`entry`] an oplog entry's header; [`position`] times and ids
-//! - [`command`] what commands there are; [`barrier`] the records that keep them in order;
+//! - [`command`] what commands there are; [`time_series`] collections that are two things in the log; [`barrier`] the records that keep them in order;
 //!   [`routing`] an operator's change of the routing table, which they keep in order too
 //! - [`diff`] what `$v: 2` diffs and `$v: 1` modifiers make of a document
 //! - [`key`] the record key and its partition; [`compare`] MongoDB's order of values
@@ -66,4 +66,5 @@ pub mod routing;
 pub mod runtime;
 pub mod snapshot;
 pub mod state;
+pub mod time_series;
 pub mod topic;

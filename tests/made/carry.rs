@@ -19,6 +19,7 @@ use oplog_relay_core::format::Format;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, State};
+use oplog_relay_core::time_series::VIEWS;
 
 const SOURCE: &str = "rs0";
 const PARTITIONS: u32 = 2;
@@ -241,8 +242,17 @@ fn translated(command: &Command<'_>, ordered: bool) -> Result<Result<Option<Vec<
             }
             out.str("$db", db);
         }
-        Action::Drop { collection } => {
-            out.str("drop", collection).str("$db", db);
+        Action::Drop { collection: name }
+        | Action::DropSeries { series: name, .. }
+        | Action::DropView { view: name } => {
+            out.str("drop", name).str("$db", db);
+        }
+        Action::ChangeSeriesView { definition } => {
+            out.document("view", Document::new(definition)?)
+                .str("$db", db);
+        }
+        Action::DropViews => {
+            out.str("drop", VIEWS).str("$db", db);
         }
         Action::Rename { to, drop_target } => {
             out.str("renameCollection", &format!("{db}.{collection}"))

@@ -139,6 +139,14 @@ impl Lives {
         self.owners.get(ns).is_some_and(|(_, owner)| *owner == ui)
     }
 
+    /// Whether the last collection of that name of which commands have told was dropped.
+    #[must_use]
+    pub fn has_ended(&self, ns: &str) -> bool {
+        let last = self.ends.get(ns).and_then(|ends| ends.last());
+        let dropped = last.is_some_and(|(_, fate)| *fate == Fate::Dropped);
+        dropped && !self.owners.contains_key(ns)
+    }
+
     /// Whether no command ran yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -225,7 +233,24 @@ mod tests {
                 Resolved::Live("s.b")
             );
             assert!(lives.is_done(at(20)) && !lives.is_done(at(21)));
+            assert!(!lives.has_ended("s.a") && !lives.has_ended("s.b"));
         }
+    }
+
+    #[test]
+    fn a_name_has_ended_until_a_collection_takes_it_again() {
+        let mut lives = lives(&[
+            (10, "s.a", 1, Change::Created),
+            (20, "s.a", 1, Change::Dropped),
+        ]);
+        assert!(lives.has_ended("s.a") && !lives.has_ended("s.b"));
+        lives.take(Ran {
+            id: at(30),
+            ns: "s.a".to_owned(),
+            ui: Some([2; 16]),
+            change: Change::Created,
+        });
+        assert!(!lives.has_ended("s.a"));
     }
 
     #[test]

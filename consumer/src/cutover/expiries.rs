@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use oplog_relay_core::time_series;
+
 use crate::catalog::{Change, History, Ran};
-use crate::plan::command::{Withheld, bucketed};
+use crate::plan::command::Withheld;
 
 /// The `dropIndexes` of all indexes.
 const ALL: &str = "*";
@@ -53,7 +55,10 @@ impl Expiries {
 /// A time series by its own name; its source logs the collection of its buckets.
 fn shown(ns: &str) -> String {
     let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-    format!("{db}.{}", bucketed(collection).unwrap_or(collection))
+    format!(
+        "{db}.{}",
+        time_series::of_buckets(collection).unwrap_or(collection)
+    )
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use oplog_relay_core::command::{Treatment, index_specs, is_set, is_view_entry, t
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::index::{Demand, demand};
+use oplog_relay_core::time_series::{self, VIEWS};
 
 use crate::plan::PlanFault;
 
@@ -56,6 +57,26 @@ pub enum Action {
     Drop {
         /// Its name.
         collection: String,
+    },
+    /// A time series ends.
+    DropSeries {
+        /// Its own name.
+        series: String,
+        /// The collection of its buckets.
+        buckets: String,
+    },
+    /// A view ends, or the view before the buckets of a time series, which ends with its buckets.
+    DropView {
+        /// Its name.
+        view: String,
+    },
+    /// All views of the database end.
+    DropViews,
+    /// The view before the buckets of a time series changes, by a command that changes the buckets
+    /// as well.
+    ChangeSeriesView {
+        /// Its document in `system.views`.
+        definition: Vec<u8>,
     },
     /// A collection gets another name, perhaps that of one that ends.
     Rename {
@@ -115,12 +136,7 @@ pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated,
         b"createIndexes" | b"commitIndexBuild" => create_indexes(entry, at)?,
         b"collMod" => coll_mod(entry, at)?,
         b"renameCollection" => plain(rename(entry)?),
-        b"drop" => {
-            // A time series ends with its buckets.
-            let name = bucketed(collection).unwrap_or(collection);
-            let collection = name.to_owned();
-            plain(Action::Drop { collection })
-        }
+        b"drop" => plain(drop_collection(collection)),
         b"convertToCapped" => plain(run(
             copy(entry.o, "convertToCapped", collection, |_| Ok(true))?,
             &[done::NO_COLLECTION],
@@ -163,10 +179,16 @@ const fn run(command: Vec<u8>, accept: &'static [i32]) -> Action {
     }
 }
 
-/// The time series whose buckets a collection holds.
-#[must_use]
-pub fn bucketed(collection: &str) -> Option<&str> {
-    collection.strip_prefix("system.buckets.")
+fn drop_collection(collection: &str) -> Action {
+    let name = collection.to_owned();
+    match time_series::of_buckets(collection) {
+        Some(series) => Action::DropSeries {
+            series: series.to_owned(),
+            buckets: name,
+        },
+        None if collection == VIEWS => Action::DropViews,
+        None => Action::Drop { collection: name },
+    }
 }
 
 /// `{<name>: <collection>, …}`
@@ -252,7 +274,7 @@ fn index_name(
 }
 
 fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> {
-    if collection == "system.views" {
+    if collection == VIEWS {
         // Every server makes its own when the first view is created.
         return Ok(plain(Action::Nothing));
     }
@@ -272,7 +294,7 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
         Ok(!is_idle && keeps_create_option(option, is_series)?)
     };
     let meaningless = old_options::without_meaning(entry.o)?;
-    let series = bucketed(collection).filter(|_| is_series);
+    let series = time_series::of_buckets(collection).filter(|_| is_series);
     let name = series.unwrap_or(collection);
     let command = copy(entry.o, "create", name, keeps)?;
     // How documents are stored is not what they are: a target that cannot store them so may store
@@ -460,7 +482,7 @@ fn coll_mod(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, Plan
     let mut translated = plain(Action::Nothing);
     translated.left_out = old_options::without_meaning(entry.o)?;
     let index = entry.o.get("index")?.map(Element::document).transpose()?;
-    let name = bucketed(at.collection).unwrap_or(at.collection);
+    let name = time_series::of_buckets(at.collection).unwrap_or(at.collection);
     let index = index
         .map(|index| index_change(index, at.ordered, &mut translated))
         .transpose()?
@@ -542,14 +564,19 @@ fn rename(entry: &Entry<'_>) -> Result<Action, EntryError> {
     })
 }
 
-/// A write to `system.views`. A time series' view comes with the series.
+/// A write to `system.views`. The view of a time series comes with the series.
 fn view(entry: &Entry<'_>, name: &str) -> Result<Action, PlanFault> {
     if entry.operation == Operation::Delete {
-        let drop = with_name("drop", name, |_| Ok(()))?;
-        return Ok(run(drop, &[done::NO_COLLECTION]));
+        // The entry does not say what kind of view it was: the target knows.
+        let view = name.to_owned();
+        return Ok(Action::DropView { view });
     }
     if unpacks_buckets(entry.o)? {
-        return Ok(Action::Nothing);
+        if entry.operation == Operation::Insert {
+            return Ok(Action::Nothing);
+        }
+        let definition = entry.o.as_bytes().to_vec();
+        return Ok(Action::ChangeSeriesView { definition });
     }
     let definition = |command: &'static str| {
         with_name(command, name, |out| {

@@ -6,12 +6,13 @@ use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document as Bson, doc};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::runtime::mongo::{ANSWER, MongoError, error_code, in_time};
+use oplog_relay_core::time_series;
 use oplog_relay_core::topic::is_temporary;
 
 use super::definition::Definition;
 use super::side::Server;
 use crate::error::ConsumerError;
-use crate::plan::command::{bucketed, done};
+use crate::plan::command::done;
 
 /// A server refuses indexes of a view.
 const IS_A_VIEW: i32 = 166;
@@ -50,7 +51,9 @@ pub(super) async fn both(
 
 /// Buckets hold the documents of a time series; `system.js` those of the database's users.
 fn is_compared(name: &str) -> bool {
-    let own = !name.starts_with("system.") || name == "system.js" || bucketed(name).is_some();
+    let own = !name.starts_with("system.")
+        || name == "system.js"
+        || time_series::of_buckets(name).is_some();
     own && !is_temporary(name)
 }
 
@@ -60,7 +63,7 @@ pub(super) async fn one(server: &Server, ns: &str) -> Result<Option<Definition>,
     let Some((_, mut found)) = listed(server, db, Some(name)).await?.pop() else {
         return Ok(None);
     };
-    if found.form == "view" || bucketed(name).is_some() {
+    if found.form == "view" || time_series::of_buckets(name).is_some() {
         return Ok(Some(found));
     }
     let collection = server.client.database(db).collection::<Bson>(name);

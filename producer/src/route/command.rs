@@ -6,6 +6,7 @@ use oplog_relay_core::command::{
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
+use oplog_relay_core::time_series::{self, VIEWS};
 use oplog_relay_core::topic::{collection_topic, command_topic};
 
 use super::{Decision, NewRoute, Router, Target, uuid_text};
@@ -124,17 +125,7 @@ impl Router {
         scope: &Scope<'_>,
         leaves: bool,
     ) -> Result<CommandRoute, ProducerError> {
-        let mut topics = vec![collection_topic(&self.prefix, scope.db, scope.collection)];
-        if is_view_entry(entry) {
-            // Dropping system.views drops all views of the database.
-            topics.push(collection_topic(&self.prefix, scope.db, "system.views"));
-        }
-        if let Some((db, collection)) = scope.to.filter(|_| !leaves) {
-            let to = collection_topic(&self.prefix, db, collection);
-            if !topics.contains(&to) {
-                topics.push(to);
-            }
-        }
+        let topics = self.topics_of(entry, scope, leaves);
         let order = self.order_after(entry, scope, leaves)?;
         let changes = self.changes(entry, scope, leaves, order)?;
         Ok(CommandRoute {
@@ -162,6 +153,29 @@ impl Router {
         }
         known.sort();
         known
+    }
+
+    /// The topics in which a command has its place, each once. Two commands that have one in common
+    /// run in the order of the source.
+    fn topics_of(&self, entry: &Entry<'_>, scope: &Scope<'_>, leaves: bool) -> Vec<String> {
+        let mut names = vec![(scope.db, scope.collection)];
+        if let Some(series) = time_series::of_buckets(scope.collection) {
+            names.push((scope.db, series));
+            names.push((scope.db, VIEWS));
+        }
+        if is_view_entry(entry) {
+            // Dropping system.views drops all views of the database.
+            names.push((scope.db, VIEWS));
+        }
+        names.extend(scope.to.filter(|_| !leaves));
+        let mut topics = Vec::with_capacity(names.len());
+        for (db, collection) in names {
+            let topic = collection_topic(&self.prefix, db, collection);
+            if !topics.contains(&topic) {
+                topics.push(topic);
+            }
+        }
+        topics
     }
 
     fn name_of(&self, entry: &Entry<'_>, ns: &str) -> String {

@@ -403,3 +403,26 @@ fn a_view_waits_with_what_drops_all_views() {
     let route = command_route(&mut router(&[]), &view);
     assert_eq!(route.topics, ["cdc.shop.v", "cdc.shop.system-2Eviews"]);
 }
+
+#[test]
+fn a_time_series_waits_as_buckets_as_a_name_and_as_a_view() {
+    let topics = [
+        "cdc.shop.system-2Ebuckets-2Ew",
+        "cdc.shop.w",
+        "cdc.shop.system-2Eviews",
+    ];
+    for command in ["create", "drop", "collMod"] {
+        let mut o = vec![(command, "system.buckets.w")];
+        if command == "collMod" {
+            o.push(("expireAfterSeconds", "off"));
+        }
+        let bytes = entry("c", "shop.$cmd", Some(1), &o);
+        assert_eq!(command_route(&mut router(&[]), &bytes).topics, topics);
+    }
+    // Its documents have a route of their own.
+    let write = entry("i", "shop.system.buckets.w", Some(1), &[("_id", "x")]);
+    let Decision::Unknown(new) = decide(&mut router(&[]), &write) else {
+        panic!("known")
+    };
+    assert_eq!(new.record.topic, topics[0]);
+}

@@ -6,6 +6,7 @@ use oplog_consumer::batch::Located;
 use oplog_consumer::plan::command::{Action, Circumstances, done, translate};
 use oplog_consumer::plan::{
     self, Bulk, BulkKind, Command, CommandOptions, Planner, Step, Write, rewritten, write_command,
+    zero_timestamps,
 };
 use oplog_relay_core::command::scope;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
@@ -65,9 +66,26 @@ impl Model {
             Action::Run {
                 command, accept, ..
             } => self.expect_accepted(db, &command, accept),
-            Action::Drop { collection } => {
-                let command = doc! { "drop": collection };
-                self.expect_accepted(db, &command.to_vec()?, &[done::NO_COLLECTION])
+            Action::Drop { collection } => self.replay_drop(db, &collection),
+            Action::DropSeries { series, buckets } => {
+                if self.kind_of(db, &series).as_deref() == Some("timeseries") {
+                    self.replay_drop(db, &series)?;
+                }
+                self.replay_drop(db, &buckets)
+            }
+            Action::DropView { view } => match self.kind_of(db, &view).as_deref() {
+                Some("view") => self.replay_drop(db, &view),
+                _ => Ok(()),
+            },
+            // The model's own collMod changes it as well.
+            Action::ChangeSeriesView { .. } => Ok(()),
+            Action::DropViews => {
+                for listed in self.listed(db) {
+                    if listed.get_str("type").is_ok_and(|kind| kind == "view") {
+                        self.replay_drop(db, listed.get_str("name")?)?;
+                    }
+                }
+                Ok(())
             }
             Action::Rename { to, drop_target } => {
                 let from = format!("{db}.{collection}");
@@ -76,6 +94,18 @@ impl Model {
                 self.expect_accepted("admin", &command.to_vec()?, &[])
             }
         }
+    }
+
+    fn replay_drop(&mut self, db: &str, name: &str) -> Result<()> {
+        let command = doc! { "drop": name };
+        self.expect_accepted(db, &command.to_vec()?, &[done::NO_COLLECTION])
+    }
+
+    fn kind_of(&self, db: &str, name: &str) -> Option<String> {
+        let listed = self.listed(db).into_iter();
+        let mut named =
+            listed.filter(|listed| listed.get_str("name").is_ok_and(|found| found == name));
+        named.next()?.get_str("type").ok().map(str::to_owned)
     }
 
     fn expect_accepted(&mut self, db: &str, command: &[u8], accept: &[i32]) -> Result<()> {
@@ -111,8 +141,13 @@ impl Model {
         let document = rewritten(Document::new(&stored)?, [write])?;
         self.rewritten += 1;
         let action = plan::Action::Rewritten(Document::new(&document)?);
-        let write = Write { action, ..*write };
-        self.send_writes(ns, BulkKind::Update, &[write]).map(drop)
+        let mut writes = vec![Write { action, ..*write }];
+        let document = Document::new(&document)?;
+        if !zero_timestamps(document)?.is_empty() {
+            let action = plan::Action::Zeros(document);
+            writes.push(Write { action, ..*write });
+        }
+        self.send_writes(ns, BulkKind::Update, &writes).map(drop)
     }
 
     fn stored(&self, db: &str, collection: &str, id: Element<'_>) -> Result<Option<Vec<u8>>> {

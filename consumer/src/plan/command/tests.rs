@@ -65,11 +65,14 @@ fn create_timeseries_two_entries() {
         "timeseries": { "timeField": "t" }, "expireAfterSeconds": 60_i64,
     };
     let found = translated(command(o), buckets).unwrap();
-    let Action::Run { command, .. } = &found.action else {
+    let Action::Run {
+        command: created, ..
+    } = &found.action
+    else {
         panic!()
     };
     assert_eq!(
-        read(command),
+        read(created),
         doc! { "create": "c", "timeseries": { "timeField": "t" } }
     );
     let seconds = Some(60);
@@ -84,7 +87,22 @@ fn create_timeseries_two_entries() {
         "op": "i", "ns": "shop.system.views",
         "o": { "_id": "shop.c", "viewOn": "system.buckets.c", "pipeline": [{ "$_internalUnpackBucket": {} }] },
     };
-    assert_eq!(translated(view, AT).unwrap().action, Action::Nothing);
+    assert_eq!(
+        translated(view.clone(), AT).unwrap().action,
+        Action::Nothing
+    );
+    let mut changed = view;
+    let definition = changed.get_document("o").unwrap().to_vec().unwrap();
+    changed.insert("op", "u");
+    changed.insert("o2", doc! { "_id": "shop.c" });
+    let expected = Action::ChangeSeriesView { definition };
+    assert_eq!(translated(changed, AT).unwrap().action, expected);
+    let dropped = translated(command(doc! { "drop": "system.buckets.c" }), buckets);
+    let expected = Action::DropSeries {
+        series: "c".to_owned(),
+        buckets: "system.buckets.c".to_owned(),
+    };
+    assert_eq!(dropped.unwrap().action, expected);
 }
 
 #[test]
@@ -265,6 +283,7 @@ fn view_create_modify_drop_via_system_views() {
         let entry = doc! { "op": op, "ns": "shop.system.views", "o": o, "o2": { "_id": "shop.v" } };
         match translated(entry, at).unwrap().action {
             Action::Run { command, .. } => read(&command),
+            Action::DropView { view } => doc! { "view": view },
             other => panic!("{other:?}"),
         }
     };
@@ -272,7 +291,7 @@ fn view_create_modify_drop_via_system_views() {
     assert_eq!(run("i", definition.clone()), created);
     let modified = doc! { "collMod": "v", "viewOn": "c", "pipeline": [{ "$match": {} }] };
     assert_eq!(run("u", definition), modified);
-    assert_eq!(run("d", doc! { "_id": "shop.v" }), doc! { "drop": "v" });
+    assert_eq!(run("d", doc! { "_id": "shop.v" }), doc! { "view": "v" });
 }
 
 #[test]

@@ -13,6 +13,7 @@ use oplog_relay_core::runtime::retry::Backoff;
 
 use super::refused_options::{WayOn, without};
 use super::reply::WriteReply;
+use super::views::SeriesNames;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
 use crate::batch::Located;
@@ -210,6 +211,19 @@ impl MongoSink {
             Action::Drop { collection } => {
                 self.drop_life((db, collection), (source, ran), token)
                     .await?
+            }
+            Action::DropSeries { series, buckets } => {
+                let names = SeriesNames {
+                    db,
+                    series,
+                    buckets,
+                };
+                self.drop_series(names, (source, ran), token).await?
+            }
+            Action::DropView { view } => self.drop_view(db, view, (source, ran), token).await?,
+            Action::DropViews => self.drop_views(db, (source, ran), token).await?,
+            Action::ChangeSeriesView { definition } => {
+                self.change_series_view(db, definition, ran, token).await?
             }
             Action::Run {
                 command,

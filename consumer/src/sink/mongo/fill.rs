@@ -4,13 +4,14 @@ use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::mongo::error_code;
+use oplog_relay_core::time_series;
 
 use super::MongoSink;
 use crate::assignment::Token;
 use crate::catalog::{Note, Ran};
 use crate::config::NotEmpty;
 use crate::error::ConsumerError;
-use crate::plan::command::{Translated, bucketed, done};
+use crate::plan::command::{Translated, done};
 use crate::sink::Applied;
 
 impl MongoSink {
@@ -44,7 +45,7 @@ impl MongoSink {
             return Ok(Applied::Done);
         }
         // A time series has its documents, and its end, under its own name.
-        let name = bucketed(collection).unwrap_or(collection);
+        let name = time_series::of_buckets(collection).unwrap_or(collection);
         let is_own = ran
             .ui
             .is_some_and(|ui| self.lives(source).is_owned(&ran.ns, ui));

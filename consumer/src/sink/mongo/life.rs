@@ -12,6 +12,7 @@ use mongodb::bson::{Bson, Document, Uuid, doc};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time};
 use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_core::time_series;
 
 use super::command::{Attempt, refused_by_target, unwritable};
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
@@ -111,7 +112,10 @@ impl MongoSink {
             if standing == Standing::Nothing {
                 return Ok(done_with(token));
             }
-            let command = self.naming(doc! { "drop": collection }, standing.uuid());
+            // Buckets are never named by their UUID: a server refuses that.
+            let is_plain = time_series::of_buckets(collection).is_none();
+            let uuid = standing.uuid().filter(|_| is_plain);
+            let command = self.naming(doc! { "drop": collection }, uuid);
             let sent = self.run_unless_mismatched(db, &command, ran, token);
             if let Some(applied) = sent.await? {
                 return Ok(applied);
@@ -217,7 +221,7 @@ impl MongoSink {
 }
 
 /// There is nothing left to do, which only the partition's owner may note.
-fn done_with(token: &Token) -> Applied {
+pub(super) fn done_with(token: &Token) -> Applied {
     if token.is_valid() {
         Applied::Done
     } else {

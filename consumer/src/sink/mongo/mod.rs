@@ -25,6 +25,7 @@ mod reply;
 mod rewrite;
 mod routing;
 mod suspended;
+mod views;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
