@@ -3,25 +3,58 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use oplog_consumer::plan::Planner;
-use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
-use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::diff::Diff;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, Operation, Update};
 use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{self, Format};
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_tests::model::{Model, Scenario};
+use oplog_relay_tests::model::{Agreement, Model, Scenario, Version};
 use oplog_relay_tests::schema::ChangeEventSchema;
 use oplog_relay_tests::stream::{Begin, Stream};
 
-const SCENARIOS: [&str; 4] = [
+/// Scenarios that create collections and do nothing else to them.
+const SCENARIOS: [(Version, &str); 12] = [
+    (Version::V4_2, "crud-types"),
+    (Version::V4_2, "updates"),
+    (Version::V4_2, "transactions"),
+    (Version::V4_2, "transactions-prepared"),
+    (Version::V5_0, "array-truncation"),
+    (Version::V5_0, "crud-types"),
+    (Version::V5_0, "fcv-switch"),
+    (Version::V5_0, "lookalike-entries"),
+    (Version::V5_0, "pipeline-updates"),
+    (Version::V5_0, "transactions"),
+    (Version::V5_0, "transactions-prepared"),
+    (Version::V5_0, "updates"),
+];
+
+/// Every scenario with `$v: 2` updates.
+const WITH_DIFFS: [&str; 15] = [
+    "array-truncation",
+    "big-documents",
     "crud-types",
-    "updates",
+    "ddl",
+    "ddl-5",
+    "fcv-switch",
+    "lookalike-entries",
+    "pipeline-updates",
+    "timeseries",
     "transactions",
     "transactions-prepared",
+    "unique-indexes",
+    "updates",
+    "workload-a",
+    "workload-b",
 ];
+/// Diffs in all of these, those within transactions included.
+const DIFFS: usize = 28_191;
+/// How many of them write the document's `_id` with its own value.
+const DIFFS_WITH_ID: usize = 27;
 
 /// Entries of each partition, in order.
 type Partitions = BTreeMap<(String, i32), Vec<(EntryId, Vec<u8>)>>;
@@ -100,39 +133,91 @@ fn replay(model: &mut Model, format: Format, partitions: &Partitions, batch: usi
     Ok(())
 }
 
+fn scenarios() -> Result<Vec<Scenario>> {
+    let all = SCENARIOS.into_iter();
+    all.map(|(version, name)| {
+        let scenario = Scenario::recorded_by(version, name).without(BY_A_USER);
+        scenario.within_the_applier()
+    })
+    .collect()
+}
+
 #[test]
-fn golden_oplogs_lead_to_the_servers_state_through_every_exact_format() -> Result<()> {
-    for name in SCENARIOS {
-        let scenario = Scenario::new(name).without(BY_A_USER);
-        let partitions = spread(&scenario)?;
-        for format in [Format::Raw, Format::Bson, Format::Json(Mode::Canonical)] {
-            for batch in [1, 7, 1000] {
-                let mut model = Model::default();
-                replay(&mut model, format, &partitions, batch)?;
-                let outcome = scenario.expect(&model.state());
-                ensure!(
-                    outcome.is_ok(),
-                    "{name} as {format} by {batch}: {outcome:?}"
-                );
-                ensure!(model.unmatched == 0, "{} unmatched", model.unmatched);
+fn every_diff_that_a_server_wrote_is_understood() -> Result<()> {
+    let (mut diffs, mut with_id) = (0, 0);
+    for name in WITH_DIFFS {
+        let oplog = Scenario::recorded_by(Version::V5_0, name).oplog()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        for (_, _, id, bytes) in runtime
+            .block_on(Stream::dump(&oplog, Begin::oldest()))?
+            .records
+        {
+            let entry = Entry::parse(Document::new(&bytes)?)?;
+            if entry.operation != Operation::Update {
+                continue;
+            }
+            if let Update::Diff(diff) = entry.update()? {
+                let parsed = Diff::parse(diff).with_context(|| format!("{name}: {id}"))?;
+                parsed.check_id(entry.document_id()?)?;
+                diffs += 1;
+                with_id += usize::from(writes_id(diff)?);
             }
         }
     }
+    ensure!(diffs == DIFFS, "{diffs} diffs");
+    ensure!(with_id == DIFFS_WITH_ID, "{with_id} diffs with _id");
+    Ok(())
+}
+
+fn writes_id(diff: Document<'_>) -> Result<bool> {
+    for section in ["u", "i"] {
+        if let Some(fields) = diff.get(section)?
+            && fields.document()?.get("_id")?.is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Checks every scenario, and names all that fail.
+fn each(check: impl Fn(&Scenario, &Partitions) -> Result<()>) -> Result<()> {
+    let mut failures = Vec::new();
+    for scenario in scenarios()? {
+        if let Err(error) = check(&scenario, &spread(&scenario)?) {
+            failures.push(format!("{}: {error:#}", scenario.name()));
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
 
 #[test]
+fn golden_oplogs_lead_to_the_servers_state_through_every_exact_format() -> Result<()> {
+    each(|scenario, partitions| {
+        for format in [Format::Raw, Format::Bson, Format::Json(Mode::Canonical)] {
+            for batch in [1, 7, 1000] {
+                let mut model = Model::default();
+                replay(&mut model, format, partitions, batch)?;
+                let outcome = scenario.expect(&model.state());
+                outcome.with_context(|| format!("as {format} by {batch}"))?;
+                ensure!(model.unmatched == 0, "{} unmatched", model.unmatched);
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn golden_oplogs_replayed_again_from_the_beginning_lead_to_the_same_bytes() -> Result<()> {
-    for name in SCENARIOS {
-        let scenario = Scenario::new(name).without(BY_A_USER);
-        let partitions = spread(&scenario)?;
+    each(|scenario, partitions| {
         let mut model = Model::default();
         for batch in [100, 64] {
-            replay(&mut model, Format::Bson, &partitions, batch)?;
+            replay(&mut model, Format::Bson, partitions, batch)?;
             scenario.expect(&model.state())?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// A `$set` of a field that is there leaves its place, one that came back after an `$unset`
@@ -140,58 +225,27 @@ fn golden_oplogs_replayed_again_from_the_beginning_lead_to_the_same_bytes() -> R
 /// as with every replay of an oplog.
 #[test]
 fn golden_oplogs_replayed_again_from_any_point_lead_to_the_same_fields() -> Result<()> {
-    for name in SCENARIOS {
-        let scenario = Scenario::new(name).without(BY_A_USER);
-        let partitions = spread(&scenario)?;
+    each(|scenario, partitions| {
         for part in [2, 3, 5, 50] {
             let mut model = Model::default();
-            replay(&mut model, Format::Bson, &partitions, 100)?;
+            replay(&mut model, Format::Bson, partitions, 100)?;
             let tail = |entries: &Vec<_>| entries[entries.len() - entries.len() / part..].to_vec();
             let again = partitions.iter();
             let again = again.map(|(place, entries)| (place.clone(), tail(entries)));
             replay(&mut model, Format::Bson, &again.collect(), 64)?;
-            let (found, expected) = (model.state(), scenario.expected()?);
-            ensure!(found.keys().eq(expected.keys()));
-            for (ns, documents) in &expected {
-                for (found, wanted) in found[ns].iter().zip(documents) {
-                    let (one, other) = (sorted(found)?, sorted(wanted)?);
-                    ensure!(one == other, "{ns} from {part}: {one:?} and {other:?}");
-                }
-                ensure!(found[ns].len() == documents.len(), "{ns} from {part}");
-            }
+            let outcome = scenario.expect_as(&model.state(), Agreement::Fields);
+            outcome.with_context(|| format!("from {part}"))?;
         }
-    }
-    Ok(())
-}
-
-/// A document whose fields are in order of their names, at every level.
-fn sorted(document: &[u8]) -> Result<Vec<u8>> {
-    let mut fields = Vec::new();
-    for element in Document::new(document)?.elements() {
-        let element = element?;
-        let value = match element.kind {
-            kind::DOCUMENT | kind::ARRAY => sorted(element.value)?,
-            _ => element.value.to_vec(),
-        };
-        fields.push((element.name, element.kind, value));
-    }
-    fields.sort();
-    let mut out = Vec::new();
-    let mut builder = DocumentBuilder::start(&mut out);
-    for (name, kind, value) in &fields {
-        let (name, kind) = (*name, *kind);
-        builder.element(Element { name, kind, value });
-    }
-    builder.finish();
-    Ok(out)
+        Ok(())
+    })
 }
 
 #[test]
 fn every_golden_change_event_fits_the_schema() -> Result<()> {
     let schema = ChangeEventSchema::load()?;
     let mut deep = 0;
-    for name in SCENARIOS {
-        for entries in spread(&Scenario::new(name).without(BY_A_USER))?.values() {
+    for scenario in scenarios()? {
+        for entries in spread(&scenario)?.values() {
             for (id, bytes) in entries {
                 let entry = Entry::parse(Document::new(bytes)?)?;
                 for mode in [Mode::Relaxed, Mode::Canonical] {

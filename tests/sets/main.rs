@@ -12,6 +12,7 @@ mod made;
 mod memory;
 mod oversize;
 mod position;
+mod recorded;
 mod resets;
 mod routing;
 mod subscription;
@@ -21,35 +22,6 @@ use anyhow::Result;
 use oplog_relay_tests::model::{Model, ModelServer, Scenario};
 
 use carry::Carried;
-
-#[test]
-fn every_form_of_document_and_update() -> Result<()> {
-    Carried::new("crud-types", "types")?.expect_with(&[1, 3])?;
-    Carried::new("updates", "updates")?.expect_with(&[1, 3])
-}
-
-#[test]
-fn collections_views_indexes_renames_and_drops() -> Result<()> {
-    Carried::new("ddl", "ddl")?.expect_with(&[1, 3])
-}
-
-#[test]
-fn unique_values_that_move_between_documents() -> Result<()> {
-    Carried::new("unique-indexes", "unique")?.expect_with(&[1, 3])
-}
-
-#[test]
-fn documents_of_16_megabytes() -> Result<()> {
-    Carried::new("big-documents", "big")?.expect_with(&[1])
-}
-
-#[test]
-fn transactions_of_every_shape() -> Result<()> {
-    // A user's own applyOps has $inc and $push.
-    let whole = Carried::new("transactions", "whole")?;
-    whole.with(&["--unrepeatable=apply"]).expect_with(&[1, 3])?;
-    Carried::new("transactions-prepared", "prepared")?.expect_with(&[1, 3])
-}
 
 #[test]
 fn a_users_own_updates_stop_or_become_dead_letters() -> Result<()> {
@@ -66,16 +38,4 @@ fn a_users_own_updates_stop_or_become_dead_letters() -> Result<()> {
     state.retain(|ns, _| !ns.starts_with(carry::CATALOG) && ns != "transactions_a.plain");
     let scenario = Scenario::new("transactions").without("transactions_a.plain");
     scenario.expect(&state)
-}
-
-#[test]
-fn a_random_mix_of_everything() -> Result<()> {
-    Carried::new("workload-a", "mix")?.expect_with(&[1, 3])
-}
-
-#[test]
-fn a_random_mix_over_a_copy_that_was_made_meanwhile() -> Result<()> {
-    // Here a field is unset and set again: over a newer copy its place may be another one.
-    let carried = Carried::new("workload-b", "copy")?.loose("wl_b_3.fo");
-    carried.expect_from(&Scenario::new("workload-b").initial()?, &[1, 3])
 }

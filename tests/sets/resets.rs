@@ -4,38 +4,9 @@ use anyhow::{Result, ensure};
 use bson::{Document, doc};
 use oplog_relay_tests::model::{Model, ModelServer};
 
-use crate::carry::{CATALOG, Carried};
+use crate::carry::CATALOG;
 use crate::made::Made;
 use crate::topics::Topics;
-
-/// Replays a set, resets the group to the beginning, and replays it again.
-fn again(name: &str) -> Result<()> {
-    let carried = Carried::new(name, &format!("again-{name}"))?;
-    let target = ModelServer::start(Model::default())?;
-    let group = format!("again-{name}");
-    carried.replay(&target, &group, 1)?;
-    carried.expect(&target)?;
-    carried
-        .topics
-        .reset(&group, &["--all-topics", "--to-earliest"])?;
-    carried.replay(&target, &group, 3)?;
-    carried.expect(&target)
-}
-
-#[test]
-fn collections_that_were_renamed_and_dropped_since() -> Result<()> {
-    again("ddl")
-}
-
-#[test]
-fn unique_values_that_other_documents_have_now() -> Result<()> {
-    again("unique-indexes")
-}
-
-#[test]
-fn a_random_mix() -> Result<()> {
-    again("workload-a")
-}
 
 const PLACES: i32 = 40;
 

@@ -109,6 +109,11 @@ impl Topics {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// First part of the topics' names.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Where Kafka is.
     pub(crate) fn brokers(&self) -> String {
         self.kafka.brokers()

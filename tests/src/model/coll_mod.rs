@@ -30,13 +30,21 @@ impl Model {
     pub(super) fn coll_mod(&mut self, call: Call<'_>) -> Answer {
         let (db, name) = (call.db, call.collection()?);
         let given = call.arguments()?;
-        if self.view(db, name).is_some() {
-            return self.change_view(db, name, &given);
+        if let Some(buckets) = self.buckets_of(db, name) {
+            return self.change_time_series(call, &buckets, given);
         }
-        let version = self.version;
+        if self.view(db, name).is_some() {
+            self.change_view(db, name, &given)?;
+            return done(doc! {});
+        }
+        self.change_collection(call, name, &given)
+    }
+
+    pub(super) fn change_collection(&mut self, call: Call<'_>, name: &str, given: &Bson) -> Answer {
+        let (db, version) = (call.db, self.version);
         let mut reply = doc! {};
         let mut changed = self.required(db, name)?.clone();
-        for (option, value) in &given {
+        for (option, value) in given {
             let mut options = OPTIONS.iter();
             let known = options.any(|(known, since)| known == option && *since <= version);
             match option.as_str() {
@@ -69,7 +77,12 @@ impl Model {
         done(reply)
     }
 
-    fn change_view(&mut self, db: &str, name: &str, given: &Bson) -> Answer {
+    pub(super) fn change_view(
+        &mut self,
+        db: &str,
+        name: &str,
+        given: &Bson,
+    ) -> Result<(), Failure> {
         let mut view = doc! { "_id": format!("{db}.{name}") };
         let filter = view.to_vec()?;
         view.extend(self.view(db, name).unwrap_or_default());
@@ -85,7 +98,7 @@ impl Model {
         for record in views.select(filter)? {
             views.replace(VIEWS, record, view.to_vec()?)?;
         }
-        done(doc! {})
+        Ok(())
     }
 }
 

@@ -193,6 +193,7 @@ const COMMANDS: &[(&str, Run, Option<&[&str]>)] = &[
     ("collMod", Model::coll_mod, None),
     ("convertToCapped", Model::convert_to_capped, Some(&["size"])),
     ("emptycapped", Model::empty_capped, Some(&[])),
+    ("applyOps", Model::apply_ops, Some(&["alwaysUpsert"])),
 ];
 pub(super) const KEEP_TS: &str = "bypassEmptyTsReplacement";
 pub(super) const UUID: &str = "collectionUUID";

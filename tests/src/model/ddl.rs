@@ -24,7 +24,7 @@ impl Model {
         if options.contains_key("viewOn") {
             self.add_view(db, name, &options)?;
         } else if options.contains_key("timeseries") {
-            self.add_time_series(db, name, options)?;
+            self.add_time_series(db, name, &options)?;
         } else {
             self.add(db, name, options)?;
         }
@@ -44,37 +44,21 @@ impl Model {
         views.insert(&format!("{db}.{VIEWS}"), view.to_vec()?)
     }
 
-    /// A time series is a collection of buckets with a view before it.
-    fn add_time_series(&mut self, db: &str, name: &str, mut options: Bson) -> Result<(), Failure> {
-        let buckets = format!("{BUCKETS}{name}");
-        let series = options.get_document("timeseries").cloned();
-        let series = series.unwrap_or_default();
-        if !series.contains_key("timeField") {
-            return Err(Failure::missing_field("create.timeseries.timeField"));
-        }
-        let mut complete = series.clone();
-        if !complete.contains_key("bucketMaxSpanSeconds") {
-            complete
-                .entry("granularity")
-                .or_insert_with(|| "seconds".into());
-            complete.insert("bucketMaxSpanSeconds", 3600);
-        }
-        let unpack = doc! { "$_internalUnpackBucket": series };
-        options.insert("timeseries", complete);
-        self.add(db, &buckets, options)?;
-        let view = doc! { "viewOn": buckets, "pipeline": [unpack] };
-        self.add_view(db, name, &view)
-    }
-
     pub(super) fn drop_collection(&mut self, call: Call<'_>) -> Answer {
         let (db, name, ns) = (call.db, call.collection()?, call.ns()?);
+        if name.starts_with(BUCKETS) && call.get(UUID)?.is_some() {
+            let message = "The collectionUUID parameter cannot be passed when dropping a time-series \
+                           collection";
+            return Err(Failure::new(72, message));
+        }
         self.check_uuid(call, db, name)?;
-        if let Some(view) = self.view(db, name) {
+        self.check_views_may_go(db, name)?;
+        let is_series = self.collection(db, name).is_none() || name.starts_with(BUCKETS);
+        if is_series && self.drop_time_series(db, name)? {
+            return done(doc! { "nIndexesWas": 0, "ns": ns });
+        }
+        if self.view(db, name).is_some() {
             self.remove_view(db, name)?;
-            let on = view.get_str("viewOn").unwrap_or_default();
-            if on.starts_with(BUCKETS) {
-                self.take(db, on);
-            }
             return done(doc! { "ns": ns });
         }
         match self.take(db, name) {
@@ -87,7 +71,7 @@ impl Model {
         }
     }
 
-    fn remove_view(&mut self, db: &str, name: &str) -> Result<(), Failure> {
+    pub(super) fn remove_view(&mut self, db: &str, name: &str) -> Result<(), Failure> {
         let id = doc! { "_id": format!("{db}.{name}") }.to_vec()?;
         let views = self.required(db, VIEWS)?;
         for record in views.select(Document::new(&id)?)? {

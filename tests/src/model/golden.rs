@@ -7,29 +7,73 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use bson::{Bson as Value, Document as Bson};
 use flate2::read::GzDecoder;
-use oplog_relay_core::document::Document;
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 use oplog_relay_core::json::parse_document;
 
 use super::Model;
 use super::contents::{Collections, State, compare};
 use super::record::Collection;
+use super::version::Version;
 
 /// One directory of the golden data.
 #[derive(Debug, Clone)]
 pub struct Scenario {
+    version: Version,
     directory: PathBuf,
     left_out: Vec<String>,
 }
 
+/// How a state has to agree with the expected one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agreement {
+    /// Byte for byte.
+    Bytes,
+    /// But for the order of the fields of documents.
+    Fields,
+}
+
 impl Scenario {
-    /// The scenario of that name.
+    /// The scenario of that name that MongoDB 4.2 recorded.
     #[must_use]
     pub fn new(name: &str) -> Scenario {
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/oplog-4.2");
+        Scenario::recorded_by(Version::V4_2, name)
+    }
+
+    /// The scenario of that name that a server of this version recorded: 4.2 or 5.0.
+    #[must_use]
+    pub fn recorded_by(version: Version, name: &str) -> Scenario {
+        let [major, minor] = version.numbers();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let directory = fixtures.join(format!("oplog-{major}.{minor}")).join(name);
         Scenario {
-            directory: fixtures.join(name),
+            version,
+            directory,
             left_out: Vec::new(),
         }
+    }
+
+    /// The same, but nothing is expected of collections of which the scenario says that the server's
+    /// own applier differs from its primary.
+    ///
+    /// # Errors
+    /// When the scenario cannot be read.
+    pub fn within_the_applier(self) -> Result<Scenario> {
+        let beyond = self.noted("beyond_the_applier")?;
+        Ok(beyond.iter().fold(self, |kept, ns| kept.without(ns)))
+    }
+
+    /// The server's version and the scenario.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let [major, minor] = self.version.numbers();
+        let name = self.directory.file_name().unwrap_or_default();
+        format!("{} of {major}.{minor}", name.to_string_lossy())
+    }
+
+    /// The version of the server that recorded it.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
     }
 
     /// The same, but nothing is expected of that collection.
@@ -105,7 +149,14 @@ impl Scenario {
     /// # Errors
     /// When they differ.
     pub fn expect_collections(&self, found: &Collections, withheld: &[&str]) -> Result<()> {
-        compare(found, &self.expected_collections()?, withheld)
+        let mut found = found.clone();
+        for (db, collections) in &mut found {
+            collections.retain(|collection| {
+                let name = collection.get_str("name").unwrap_or_default();
+                !self.left_out.contains(&format!("{db}.{name}"))
+            });
+        }
+        compare(&found, &self.expected_collections()?, withheld)
     }
 
     /// A target that holds what was there before the oplog begins: a copy with the UUIDs of the
@@ -144,20 +195,40 @@ impl Scenario {
         Ok(model)
     }
 
-    /// Fails unless the state is the expected one, byte for byte; names what differs.
+    /// Fails unless the state is the expected one, byte for byte; names what differs. Where the
+    /// scenario says that the order of fields depends on what a full sync met, it does not count.
     ///
     /// # Errors
     /// When they differ.
     pub fn expect(&self, state: &State) -> Result<()> {
+        self.expect_as(state, Agreement::Bytes)
+    }
+
+    /// The same, but all collections have to agree only so.
+    ///
+    /// # Errors
+    /// When they differ.
+    pub fn expect_as(&self, state: &State, agreement: Agreement) -> Result<()> {
         let expected = self.expected()?;
         ensure!(!expected.is_empty(), "nothing is expected");
-        let (one, other): (Vec<_>, Vec<_>) = (state.keys().collect(), expected.keys().collect());
+        let found = state.keys().filter(|ns| !self.left_out.contains(ns));
+        let (one, other): (Vec<_>, Vec<_>) = (found.collect(), expected.keys().collect());
         ensure!(one == other, "collections {one:?}, expected {other:?}");
+        let loose = self.noted("field_order_insensitive")?;
         for (ns, documents) in &expected {
+            let agreement = if loose.contains(ns) {
+                Agreement::Fields
+            } else {
+                agreement
+            };
             let found = &state[ns];
             for (number, (found, wanted)) in found.iter().zip(documents).enumerate() {
+                let agree = match agreement {
+                    Agreement::Bytes => found == wanted,
+                    Agreement::Fields => sorted(found)? == sorted(wanted)?,
+                };
                 ensure!(
-                    found == wanted,
+                    agree,
                     "{ns} {number}:\n{:?}\nexpected\n{:?}",
                     bson::RawDocument::from_bytes(found),
                     bson::RawDocument::from_bytes(wanted)
@@ -168,6 +239,50 @@ impl Scenario {
         }
         Ok(())
     }
+
+    /// Namespaces that the scenario lists under that name.
+    fn noted(&self, name: &str) -> Result<Vec<String>> {
+        let noted = fs::read_to_string(self.directory.join("scenario.json"))?;
+        let noted: serde_json::Value = serde_json::from_str(&noted)?;
+        let listed = noted.get(name).and_then(|listed| listed.as_array());
+        let listed = listed.into_iter().flatten();
+        Ok(listed
+            .filter_map(|ns| ns.as_str().map(str::to_owned))
+            .collect())
+    }
+
+    /// When the entry in the middle of the oplog was written, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When the oplog cannot be read.
+    pub fn middle(&self) -> Result<i64> {
+        let entries = split(&self.oplog()?)?;
+        let middle = entries.get(entries.len() / 2).context("no entries")?;
+        let wall = Document::new(middle)?.get("wall")?;
+        Ok(wall.context("no wall")?.date()?)
+    }
+}
+
+/// A document whose fields are in order of their names, at every level.
+fn sorted(document: &[u8]) -> Result<Vec<u8>> {
+    let mut fields = Vec::new();
+    for element in Document::new(document)?.elements() {
+        let element = element?;
+        let value = match element.kind {
+            kind::DOCUMENT | kind::ARRAY => sorted(element.value)?,
+            _ => element.value.to_vec(),
+        };
+        fields.push((element.name, element.kind, value));
+    }
+    fields.sort();
+    let mut out = Vec::new();
+    let mut builder = DocumentBuilder::start(&mut out);
+    for (name, kind, value) in &fields {
+        let (name, kind) = (*name, *kind);
+        builder.element(Element { name, kind, value });
+    }
+    builder.finish();
+    Ok(out)
 }
 
 /// Takes apart documents that stand one after the other.

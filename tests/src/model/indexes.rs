@@ -84,7 +84,7 @@ impl Model {
     pub(super) fn list_indexes(&mut self, call: Call<'_>) -> Answer {
         let (name, ns) = (call.collection()?, call.ns()?);
         let collection = self.required(call.db, name)?;
-        let indexes = collection.indexes.iter().map(Index::spec);
+        let indexes = collection.listed_indexes().map(Index::spec);
         let indexes: Vec<Bson> = indexes.cloned().collect();
         done(doc! { "cursor": { "id": 0_i64, "ns": ns, "firstBatch": indexes } })
     }

@@ -17,6 +17,7 @@
 //! | `write` | `insert`, `update`, `delete` |
 //! | `read` | `find`, `getMore`, the lists |
 //! | `ddl`, `indexes`, `coll_mod` | what changes collections |
+//! | `time_series` | collections of buckets and the views before them |
 //! | `replay` | plans of the consumer |
 //! | `contents` | what it holds, to be compared |
 //! | `golden` | the golden oplogs and the states that they must lead to |
@@ -47,6 +48,7 @@ mod replay;
 mod server;
 mod source;
 mod spec;
+mod time_series;
 mod update;
 mod version;
 mod write;
@@ -58,7 +60,7 @@ use record::Collection;
 
 pub use contents::{Collections, State};
 pub use failure::Failure;
-pub use golden::Scenario;
+pub use golden::{Agreement, Scenario};
 pub use server::ModelServer;
 pub use version::Version;
 

@@ -217,6 +217,8 @@ impl Model {
             if let Some(buckets) = database.get(on).filter(|_| on.starts_with(BUCKETS)) {
                 kind = "timeseries";
                 options = buckets.options.clone();
+                options.remove("validator");
+                options.remove("clusteredIndex");
             }
             listed.push(doc! {
                 "name": name, "type": kind, "options": options, "info": { "readOnly": kind == "view" },
@@ -239,8 +241,8 @@ fn shown(name: &str, collection: &Collection) -> Bson {
         "info": { "readOnly": false, "uuid": uuid },
     };
     let id_index = collection
-        .indexes
-        .first()
+        .listed_indexes()
+        .next()
         .filter(|index| index.name() == "_id_");
     if let Some(spec) = id_index.map(Index::spec) {
         shown.insert("idIndex", spec.clone());

@@ -53,6 +53,13 @@ impl Collection {
         })
     }
 
+    /// The indexes as a server lists them: the documents of buckets lie in order of their `_id`, and
+    /// have no index of it.
+    pub(super) fn listed_indexes(&self) -> impl Iterator<Item = &Index> {
+        let is_clustered = self.options.get_bool("clusteredIndex").unwrap_or(false);
+        self.indexes.iter().skip(usize::from(is_clustered))
+    }
+
     /// The documents in the order of insertion.
     pub(super) fn records(&self) -> impl Iterator<Item = (RecordId, Document<'_>)> {
         let records = self.records.iter();

@@ -44,7 +44,12 @@ const NO_OPTIONS: [&str; 7] = [
     "hidden",
 ];
 /// Since 5.0 indexes of one key may stand side by side if they differ in one of these.
-const IDENTITY: [&str; 3] = ["partialFilterExpression", "unique", "sparse"];
+const IDENTITY: [&str; 4] = [
+    "partialFilterExpression",
+    "unique",
+    "sparse",
+    "wildcardProjection",
+];
 const PLUGINS: [&str; 5] = ["2d", "2dsphere", "geoHaystack", "hashed", "text"];
 
 /// Checks a spec and makes it what `listIndexes` is to show.
