@@ -45,9 +45,10 @@
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::barrier::Barrier;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::assignment::Token;
-use crate::committed::{Committed, Offsets, Question};
+use crate::committed::{Absence, Committed, Offsets, Question};
 use crate::error::ConsumerError;
 use crate::start::PartitionName;
 
@@ -64,6 +65,8 @@ pub enum Waited {
     /// All are there, and a partition is past its barrier. If the command did not run, where the
     /// group began was no cut in time.
     Beyond(PartitionName, i64),
+    /// A partition that is on its way is of a topic that is not in the cluster.
+    Absent(PartitionName, Absence),
     /// The partition was taken away, or the program ends.
     Abandoned,
 }
@@ -127,52 +130,98 @@ pub fn gathered(stations: &[(PartitionName, i64)], committed: &Offsets) -> Optio
 /// Whether the leader's partition is past the command.
 #[must_use]
 pub fn is_past(barrier: &Barrier, committed: &Offsets) -> bool {
-    let past = barrier.leader_offset + 2;
-    committed
-        .get(&leader(barrier))
-        .is_some_and(|committed| *committed >= past)
+    gathered(&[past_command(barrier)], committed).is_some()
+}
+
+/// Where the leader's partition stands when it is past the command.
+fn past_command(barrier: &Barrier) -> (PartitionName, i64) {
+    (leader(barrier), barrier.leader_offset + 2)
+}
+
+/// What to do about a topic that is waited for and not in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbsentTopics {
+    /// Nobody can say whether its writes were applied.
+    Report,
+    /// Its partitions count as having reached their barriers.
+    PassOver,
 }
 
 /// Waits until the leader's partition is past the command of a barrier.
-pub async fn follow(committed: &Committed, barrier: &Barrier, token: &Token) -> Waited {
-    let question = committed.ask(vec![leader(barrier)]);
-    wait(question, barrier, token, |found| {
-        is_past(barrier, found).then_some(Waited::Reached)
-    })
-    .await
+pub async fn follow(
+    committed: &Committed,
+    barrier: &Barrier,
+    token: &Token,
+    absent: AbsentTopics,
+) -> Waited {
+    let stations = vec![past_command(barrier)];
+    wait(committed, stations, barrier, token, absent).await
 }
 
 /// What a leader knows of where the partitions stand; `None` while one of them is on its way. Nobody
 /// stands at a passable barrier, so being beyond it is the same.
 #[must_use]
 pub fn assembled(barrier: &Barrier, committed: &Offsets) -> Option<Waited> {
-    let waited = gathered(&stations(barrier), committed)?;
-    let is_free = barrier.passable && matches!(waited, Waited::Beyond(..));
-    Some(if is_free { Waited::Reached } else { waited })
+    Some(freed(barrier, gathered(&stations(barrier), committed)?))
+}
+
+fn freed(barrier: &Barrier, waited: Waited) -> Waited {
+    match waited {
+        Waited::Beyond(..) if barrier.passable => Waited::Reached,
+        waited => waited,
+    }
 }
 
 /// Waits until every partition is committed at its station or beyond it.
-pub async fn gather(committed: &Committed, barrier: &Barrier, token: &Token) -> Waited {
-    let names: Vec<PartitionName> = stations(barrier).into_iter().map(|it| it.0).collect();
-    if names.is_empty() {
+pub async fn gather(
+    committed: &Committed,
+    barrier: &Barrier,
+    token: &Token,
+    absent: AbsentTopics,
+) -> Waited {
+    let stations = stations(barrier);
+    if stations.is_empty() {
         return Waited::Reached;
     }
-    let question = committed.ask(names);
-    wait(question, barrier, token, |found| assembled(barrier, found)).await
+    let waited = wait(committed, stations, barrier, token, absent).await;
+    freed(barrier, waited)
 }
 
 async fn wait(
-    mut question: Question,
+    committed: &Committed,
+    mut stations: Vec<(PartitionName, i64)>,
     barrier: &Barrier,
     token: &Token,
-    reached: impl Fn(&Offsets) -> Option<Waited>,
+    absent: AbsentTopics,
 ) -> Waited {
+    let names = stations.iter().map(|(name, _)| name.clone());
+    let mut question = committed.ask(names.collect());
     let mut told = Instant::now();
     while token.is_valid() {
         let answer = tokio::time::timeout(TOKEN, question.answer());
         let Ok(found) = answer.await else { continue };
-        if let Some(waited) = reached(&found) {
+        if let Some(waited) = gathered(&stations, &found) {
             return waited;
+        }
+        let on_its_way = |(name, offset): &(PartitionName, i64)| {
+            found.get(name).is_none_or(|committed| committed < offset)
+        };
+        let lost = stations.iter().find_map(|station| {
+            let absence = committed.absence(&station.0.topic)?;
+            on_its_way(station).then(|| (station.0.clone(), absence))
+        });
+        match (lost, absent) {
+            (Some((name, absence)), AbsentTopics::Report) => return Waited::Absent(name, absence),
+            (Some((name, _)), AbsentTopics::PassOver) => {
+                tracing::warn!(
+                    command = %barrier.command,
+                    topic = name.topic,
+                    "topic does not exist; passing over its partitions at a barrier"
+                );
+                stations.retain(|station| station.0.topic != name.topic);
+                continue;
+            }
+            (None, _) => {}
         }
         if told.elapsed() >= TELL_AFTER {
             told = Instant::now();
@@ -202,6 +251,30 @@ fn tell(question: &Question, barrier: &Barrier, found: &Offsets) {
         waiting_for = shown.join(", "),
         "still waiting at a barrier"
     );
+}
+
+/// The error for a wait for a topic that is not in the cluster.
+#[must_use]
+pub fn absent_topic(barrier: &Barrier, name: &PartitionName, why: Absence) -> ConsumerError {
+    let waits = format!(
+        "the command {} of topic {} has to wait for partition {} of topic {}",
+        barrier.command, barrier.leader_topic, name.partition, name.topic
+    );
+    match why {
+        Absence::Unknown => ConsumerError::OffsetsLost(format!(
+            "{waits}, which does not exist: it was deleted, and with it entries that this group has \
+             not applied. Begin again from topics that are complete, or pass over the topic with \
+             --allow-partial-reset if its entries are not needed"
+        )),
+        Absence::Hidden => ConsumerError::kafka(
+            format!(
+                "{waits}, but the Kafka user of this program lacks the rights Describe and Read on \
+                 topic {}; the wait",
+                name.topic
+            ),
+            KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed),
+        ),
+    }
 }
 
 /// What to tell when a partition is beyond its barrier.

@@ -1,15 +1,16 @@
 //! The group's committed offsets, for those who wait at barriers: looked up for all of them at
 //! once, again and again while anybody waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::{Notify, watch};
 
 use crate::error::ConsumerError;
@@ -18,13 +19,44 @@ use crate::start::{PartitionName, REQUEST, list};
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// Topics that somebody has waited for so long are looked for in the cluster,
+const LOOK_FOR_TOPICS_AFTER: Duration = Duration::from_secs(5);
+/// that often,
+const LOOK_FOR_TOPICS: Duration = Duration::from_secs(2);
+/// and are absent when no look has found them for so long: a broker that has just started may not
+/// know all topics.
+const ABSENT_AFTER: Duration = Duration::from_secs(10);
+
+/// Why a topic's partitions will never be committed any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// The cluster does not know the topic.
+    Unknown,
+    /// The user of this program may not describe it.
+    Hidden,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AbsentTopic {
+    why: Absence,
+    since: Instant,
+}
+
+/// How many questions ask for a partition, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    questions: usize,
+    since: Instant,
+}
+
 /// Committed offsets by partition; one without a commit is not in it.
 pub type Offsets = BTreeMap<PartitionName, i64>;
 
 /// Looks up what is asked for. Cloned for everybody who asks.
 #[derive(Debug, Clone, Default)]
 pub struct Committed {
-    asked: Arc<Mutex<BTreeMap<PartitionName, usize>>>,
+    asked: Arc<Mutex<BTreeMap<PartitionName, Asked>>>,
+    absent: Arc<Mutex<BTreeMap<String, AbsentTopic>>>,
     wake: Arc<Notify>,
     found: watch::Sender<Arc<Offsets>>,
 }
@@ -43,7 +75,10 @@ impl Committed {
     pub fn ask(&self, names: Vec<PartitionName>) -> Question {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &names {
-            *asked.entry(name.clone()).or_default() += 1;
+            let since = Instant::now();
+            let entry = asked.entry(name.clone());
+            let questions = 0;
+            entry.or_insert(Asked { questions, since }).questions += 1;
         }
         drop(asked);
         self.wake.notify_one();
@@ -54,6 +89,39 @@ impl Committed {
             names,
             committed: self.clone(),
             found,
+        }
+    }
+
+    /// Why a topic that is waited for is not in the cluster; `None` if it is there, or if it was
+    /// not missed for long enough.
+    #[must_use]
+    pub fn absence(&self, topic: &str) -> Option<Absence> {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent
+            .get(topic)
+            .filter(|absent| absent.since.elapsed() >= ABSENT_AFTER)
+            .map(|absent| absent.why)
+    }
+
+    /// Topics that somebody has waited for so long that they may be gone.
+    fn overdue_topics(&self) -> BTreeSet<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked
+            .iter()
+            .filter(|(_, asked)| asked.since.elapsed() >= LOOK_FOR_TOPICS_AFTER)
+            .map(|(name, _)| name.topic.clone())
+            .collect()
+    }
+
+    /// Notes which topics are absent; one whose state is not known stays as it was.
+    fn note_topics(&self, found: BTreeMap<String, Option<Absence>>) {
+        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.retain(|topic, _| found.get(topic).is_some_and(Option::is_some));
+        for (topic, why) in found {
+            if let Some(why) = why {
+                let since = Instant::now();
+                absent.entry(topic).or_insert(AbsentTopic { why, since });
+            }
         }
     }
 
@@ -68,6 +136,7 @@ impl Committed {
         shutdown: Shutdown,
     ) -> Result<(), ConsumerError> {
         let mut client = None;
+        let mut looked_for_topics = Instant::now();
         loop {
             let names: Vec<PartitionName> = {
                 let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,6 +152,22 @@ impl Committed {
                 Some(client) => Arc::clone(client),
                 None => Arc::clone(client.insert(Arc::new(open(&kafka, &group)?))),
             };
+            let overdue = match looked_for_topics.elapsed() >= LOOK_FOR_TOPICS {
+                true => self.overdue_topics(),
+                false => BTreeSet::new(),
+            };
+            if !overdue.is_empty() {
+                looked_for_topics = Instant::now();
+                let (this, client) = (self.clone(), Arc::clone(&asked));
+                let looked = tokio::task::spawn_blocking(move || {
+                    if let Some(found) = look_for_topics(&client, overdue) {
+                        this.note_topics(found);
+                    }
+                });
+                looked
+                    .await
+                    .map_err(|_| ConsumerError::Ended("the look for topics"))?;
+            }
             let looked = tokio::task::spawn_blocking(move || look(&asked, &names)).await;
             match looked.map_err(|_| ConsumerError::Ended("the look at committed offsets"))? {
                 Ok(found) => drop(self.found.send_replace(Arc::new(found))),
@@ -119,9 +204,9 @@ impl Drop for Question {
         let asked = &self.committed.asked;
         let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &self.names {
-            if let Some(count) = asked.get_mut(name) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(entry) = asked.get_mut(name) {
+                entry.questions -= 1;
+                if entry.questions == 0 {
                     asked.remove(name);
                 }
             }
@@ -157,4 +242,51 @@ fn look(client: &BaseConsumer, names: &[PartitionName]) -> KafkaResult<Offsets> 
             _ => None,
         })
         .collect())
+}
+
+/// Which topics are absent; `None` if the cluster does not answer.
+fn look_for_topics(
+    client: &BaseConsumer,
+    topics: BTreeSet<String>,
+) -> Option<BTreeMap<String, Option<Absence>>> {
+    let mut found = BTreeMap::new();
+    for topic in topics {
+        let metadata = client.fetch_metadata(Some(&topic), REQUEST).ok()?;
+        let mut described = metadata.topics().iter();
+        let described = described.find(|described| described.name() == topic)?;
+        found.insert(topic, described.error().and_then(absence));
+    }
+    Some(found)
+}
+
+fn absence(error: RDKafkaRespErr) -> Option<Absence> {
+    use RDKafkaErrorCode as Code;
+    match Code::from(error) {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => Some(Absence::Unknown),
+        Code::TopicAuthorizationFailed => Some(Absence::Hidden),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_absent_when_no_look_has_found_it_for_a_while() {
+        let committed = Committed::default();
+        let unknown = || BTreeMap::from([("a".to_owned(), Some(Absence::Unknown))]);
+        committed.note_topics(unknown());
+        assert_eq!(committed.absence("a"), None, "it was missed only once");
+        let age = |committed: &Committed| {
+            let mut absent = committed.absent.lock().unwrap();
+            absent.get_mut("a").unwrap().since -= ABSENT_AFTER;
+        };
+        age(&committed);
+        committed.note_topics(unknown());
+        assert_eq!(committed.absence("a"), Some(Absence::Unknown));
+        committed.note_topics(BTreeMap::from([("a".to_owned(), None)]));
+        committed.note_topics(unknown());
+        assert_eq!(committed.absence("a"), None, "it was there meanwhile");
+    }
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::runtime::config::Start;
-use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
+use oplog_relay_core::runtime::kafka::{
+    KafkaOptions, client_config, is_transient, is_unauthorized, with_right,
+};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::topic::is_data_topic;
@@ -68,7 +70,11 @@ pub(crate) fn persist<T>(
                     return Err(ConsumerError::interrupted(shutdown));
                 }
             }
-            Err(error) => return Err(ConsumerError::kafka(doing, error)),
+            Err(error) => {
+                let right = "Read on the group and on the topics of the prefix";
+                let doing = with_right(doing, &error, right);
+                return Err(ConsumerError::kafka(doing, error));
+            }
         }
     }
 }
@@ -200,13 +206,23 @@ fn is_taken(error: &KafkaError) -> bool {
     )
 }
 
+/// A missing right that a client without a subscription has met. Without rights on the group it does
+/// not find the coordinator, and requests about offsets only time out.
+fn refusal<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<KafkaError> {
+    // Log lines come through the same queue, and a poll without time ends at each of them.
+    let polled = std::iter::from_fn(|| consumer.poll(Duration::from_millis(100)));
+    polled.filter_map(Result::err).find(is_unauthorized)
+}
+
 fn has_commits<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     held: &[Held],
     shutdown: &Shutdown,
 ) -> Result<bool, ConsumerError> {
     let committed = persist("reading committed offsets", shutdown, || {
-        consumer.committed_offsets(list(held.iter().map(|held| &held.name)), REQUEST)
+        let asked = list(held.iter().map(|held| &held.name));
+        let answer = consumer.committed_offsets(asked, REQUEST);
+        answer.map_err(|error| refusal(consumer).unwrap_or(error))
     })?;
     Ok(committed
         .elements()

@@ -20,7 +20,7 @@ pub struct Arguments {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Tail the source into Kafka until it is told to stop.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Print what `run` would produce, as JSON lines, without Kafka.
     Inspect(InspectArguments),
     /// Ask the running producer of a source to copy collections, or a part of them, into its stream.
@@ -101,6 +101,11 @@ pub struct RunArguments {
         allow_negative_numbers = true
     )]
     pub replication_factor: String,
+    /// A setting of the data topics that are created, as name=value. Repeat for more. It replaces
+    /// the program's own value: retention.ms=-1, and max.message.bytes=104857600 or less where the
+    /// cluster allows less. cleanup.policy and message.timestamp.type cannot be set.
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
+    pub topic_config: Vec<String>,
     /// What to do with a record that is larger than its topic takes (max.message.bytes): stop
     /// (exit code 6), or split: it becomes several records of one Kafka transaction, which
     /// oplog-consumer puts together again (raw and bson). Raise the topic's limit where other

@@ -7,13 +7,15 @@ use oplog_relay_core::runtime::config::{
     ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
 };
 use oplog_relay_core::runtime::http::HttpAddress;
-use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, parse_options};
+use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, TopicSetting, parse_options};
 use oplog_relay_core::runtime::telemetry::LogOptions;
 use oplog_relay_core::state::{OrderRule, RequestRecord, STATE_VERSION};
 use oplog_relay_core::topic::{check_prefix, check_source_name};
 
 use crate::args::{FullSyncArguments, InspectArguments, RunArguments, StreamArguments};
+use crate::publisher::TRANSACTION_TIMEOUT_OPTION;
 use crate::source::full_sync::parse_filter;
+use crate::topics::parse_topic_setting;
 
 /// Where entries come from.
 #[derive(Debug, Clone)]
@@ -64,6 +66,8 @@ pub struct RunConfig {
     pub kafka: KafkaOptions,
     /// Replication factor of new topics; -1: the broker's default.
     pub replication_factor: i32,
+    /// Settings of data topics that are created.
+    pub topic_config: Vec<TopicSetting>,
     /// What to do with records that are too large.
     pub oversize: Oversize,
     /// Whether the saved routes may be changed.
@@ -130,7 +134,6 @@ pub struct InspectConfig {
 
 /// Options of the Kafka client that this program needs, beside those that every producer needs.
 const OWNED: &[(&str, &str)] = &[
-    ("transaction.timeout.ms", "commits are timed by it"),
     (
         "queue.buffering.max.kbytes",
         "it bounds memory and must hold the largest record",
@@ -157,6 +160,7 @@ impl RunConfig {
             &[PRODUCER_OWNED, OWNED],
             &mut faults,
         );
+        check_transaction_timeout(&options, &mut faults);
         let replication_factor = faults.take_or(
             "--replication-factor",
             match arguments.replication_factor.parse() {
@@ -164,6 +168,7 @@ impl RunConfig {
                 _ => Err("must be -1 (the broker's default) or a positive number"),
             },
         );
+        let topic_config = check_topic_config(&arguments.topic_config, &mut faults);
         let oversize = check_oversize(arguments, &mut faults);
         let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
         faults.finish()?;
@@ -178,6 +183,7 @@ impl RunConfig {
             kafka: KafkaOptions { brokers, options },
             replication_factor: numbers.0,
             full_sync: numbers.1,
+            topic_config,
             oversize: oversize.unwrap_or_default(),
             change_routing: arguments.change_routing,
             change_namespaces: arguments.change_namespaces,
@@ -306,6 +312,28 @@ fn check_full_sync(
         readers,
         rate,
     })
+}
+
+/// Shorter ones leave no time for a commit; longer ones no broker allows by default.
+fn check_transaction_timeout(options: &[(String, String)], faults: &mut Faults) {
+    for (name, value) in options {
+        let is_fit = value
+            .parse()
+            .is_ok_and(|millis: u32| (5_000..=900_000).contains(&millis));
+        if name == TRANSACTION_TIMEOUT_OPTION && !is_fit {
+            faults.add(
+                format!("--kafka-option {name}"),
+                "must be from 5000 to 900000 (15 minutes)",
+            );
+        }
+    }
+}
+
+fn check_topic_config(given: &[String], faults: &mut Faults) -> Vec<TopicSetting> {
+    let given = given.iter();
+    given
+        .filter_map(|setting| faults.take_or("--topic-config", parse_topic_setting(setting)))
+        .collect()
 }
 
 /// Fragments of text would be no text; those who read it could not put them together.

@@ -6,7 +6,7 @@ use oplog_relay_core::command::{ends_database, is_index_entry, write_create_inde
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
-use oplog_relay_core::format::raw::Frame;
+use oplog_relay_core::format::raw::{DOCUMENT_HEADER_BYTES, Frame, HEADER_BYTES};
 use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::state::{Order, SourceRecord, TopicRecord};
@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::barrier::BarrierRequest;
 use crate::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
 use crate::error::ProducerError;
+use crate::publisher::{Pace, RECORD_OVERHEAD, TRANSACTION_TIMEOUT};
 use crate::record::{write_entry, write_frame};
 use crate::route::{CommandRoute, Decision, NewRoute, RouteChange, Router, Target};
 use crate::source::{Batch, Documents};
@@ -30,6 +31,9 @@ const CHUNK_RECORDS: usize = 8192;
 /// cut frames short.
 const FRAMES_BYTES: usize = 16 << 20;
 
+/// Bytes of the header of a frame, beside the name of the source: two times, a count, its own name.
+const FRAME_HEADER: usize = 128;
+
 /// Takes a full chunk and leaves an empty one.
 type HandOn<'h> = dyn FnMut(&mut Chunk) -> Result<(), ProducerError> + 'h;
 
@@ -42,8 +46,8 @@ pub struct Encoder {
     topics: Topics,
     /// Topics by name; the state topic is the first.
     indexes: FxHashMap<String, (TopicIndex, u32)>,
-    /// Frames being filled: by topic, then by partition.
-    frames: Vec<Vec<Frame>>,
+    /// Frames being filled, by topic.
+    frames: Vec<TopicFrames>,
     /// Bytes in all of them.
     framed: usize,
     transactions: Transactions,
@@ -61,6 +65,8 @@ pub struct Encoder {
     reads: u32,
     /// Collections whose index builds a full sync sends at its end.
     held: FxHashSet<[u8; 16]>,
+    /// Bounds chunks where Kafka is slow.
+    pace: Pace,
 }
 
 impl Encoder {
@@ -92,7 +98,15 @@ impl Encoder {
             noted: BTreeMap::new(),
             reads: 0,
             held: FxHashSet::default(),
+            pace: Pace::new(TRANSACTION_TIMEOUT),
         }
+    }
+
+    /// Makes chunks no larger than what may be under way at a time.
+    #[must_use]
+    pub fn paced(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
     }
 
     /// Encodes a batch; `hand_on` gets full chunks and returns an empty one. What is left when
@@ -172,28 +186,22 @@ impl Encoder {
         Ok(())
     }
 
-    const fn is_full(&self, chunk: &Chunk) -> bool {
+    fn is_full(&self, chunk: &Chunk) -> bool {
+        let under_way = self.pace.buffer_bytes();
         // What comes after a command must come after its barriers.
         chunk.barrier.is_some()
-            || chunk.arena.len() >= CHUNK_BYTES
+            || chunk.arena.len() >= CHUNK_BYTES.min(under_way)
             || chunk.records.len() >= CHUNK_RECORDS
-            || self.framed >= FRAMES_BYTES
+            || self.framed >= FRAMES_BYTES.min(under_way)
     }
 
     /// Closes open frames and notes how far the chunk reaches.
     pub fn complete(&mut self, chunk: &mut Chunk) {
-        for (topic, partitions) in self.frames.iter_mut().enumerate() {
-            for (partition, frame) in (0..).zip(partitions) {
+        for (topic, frames) in self.frames.iter_mut().enumerate() {
+            for (partition, frame) in (0..).zip(&mut frames.partitions) {
                 if !frame.is_empty() {
-                    let (header, value) = write_frame(frame, &self.source, &mut chunk.arena);
-                    chunk.records.push(EncodedRecord {
-                        topic: TopicIndex(topic),
-                        partition,
-                        timestamp: self.stamp,
-                        key: None,
-                        header,
-                        value,
-                    });
+                    let place = (TopicIndex(topic), partition);
+                    close_frame(frame, &self.source, place, self.stamp, chunk);
                 }
             }
         }
@@ -354,16 +362,11 @@ impl Encoder {
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
         if self.format == Format::Raw {
-            let partition = usize::try_from(partition).unwrap_or(0);
-            let frames = self.frames.get_mut(topic.0);
-            if let Some(frame) = frames.and_then(|frames| frames.get_mut(partition)) {
-                frame.push(id, entry.raw, built);
-                self.framed += entry.raw.as_bytes().len();
-            }
             // The key only chose the partition.
             if let Some(key) = key {
                 chunk.arena.truncate(key.start);
             }
+            self.add_to_frame(entry, (id, built), (topic, partition), chunk);
             return Ok(());
         }
         let written = write_entry(self.format, entry, id, &self.source, &mut chunk.arena);
@@ -377,6 +380,32 @@ impl Encoder {
             value,
         });
         Ok(())
+    }
+
+    /// Adds an entry to the frame of its partition. A frame that would become larger than its topic
+    /// takes is closed before.
+    fn add_to_frame(
+        &mut self,
+        entry: &Entry<'_>,
+        (id, built): (EntryId, bool),
+        (topic, partition): (TopicIndex, i32),
+        chunk: &mut Chunk,
+    ) {
+        let Some(frames) = self.frames.get_mut(topic.0) else {
+            return;
+        };
+        let index = usize::try_from(partition).unwrap_or(0);
+        let Some(frame) = frames.partitions.get_mut(index) else {
+            return;
+        };
+        let bytes = DOCUMENT_HEADER_BYTES + entry.raw.as_bytes().len();
+        if !frame.is_empty() && frame.len() + bytes > frames.most_bytes {
+            self.framed = self.framed.saturating_sub(frame.len() - HEADER_BYTES);
+            let place = (topic, partition);
+            close_frame(frame, &self.source, place, self.stamp, chunk);
+        }
+        frame.push(id, entry.raw, built);
+        self.framed += bytes;
     }
 
     /// Encodes an index that was logged as a document, as the command that it is.
@@ -528,16 +557,46 @@ impl Encoder {
     ) -> (TopicIndex, u32) {
         let known = (TopicIndex(self.indexes.len()), partitions);
         self.indexes.insert(name.to_owned(), known);
-        self.frames
-            .push((0..partitions).map(|_| Frame::default()).collect());
+        let max_bytes = self.topics.max_bytes(name);
+        let beside = self.source.len() + FRAME_HEADER + RECORD_OVERHEAD;
+        self.frames.push(TopicFrames {
+            most_bytes: max_bytes.saturating_sub(beside),
+            partitions: (0..partitions).map(|_| Frame::default()).collect(),
+        });
         chunk.new_topics.push(NewTopic {
             name: name.to_owned(),
-            max_bytes: self.topics.max_bytes(name),
+            max_bytes,
             is_claimed_here,
             existed: self.topics.existed(name),
         });
         known
     }
+}
+
+/// The frames of one topic that are being filled.
+#[derive(Debug)]
+struct TopicFrames {
+    /// Bytes of a frame that the topic takes, unless it has one entry only.
+    most_bytes: usize,
+    partitions: Vec<Frame>,
+}
+
+fn close_frame(
+    frame: &mut Frame,
+    source: &str,
+    (topic, partition): (TopicIndex, i32),
+    timestamp: i64,
+    chunk: &mut Chunk,
+) {
+    let (header, value) = write_frame(frame, source, &mut chunk.arena);
+    chunk.records.push(EncodedRecord {
+        topic,
+        partition,
+        timestamp,
+        key: None,
+        header,
+        value,
+    });
 }
 
 fn write_state_record(

@@ -170,6 +170,10 @@ impl From<EntryError> for ProducerError {
 
 impl From<KafkaFailure> for ProducerError {
     fn from(failure: KafkaFailure) -> Self {
+        if let KafkaFailure::SettingRefused { setting, .. } = &failure {
+            let flag = format!("--topic-config {}=VALUE", setting.name);
+            return Self::Usage(format!("{failure} by {flag}"));
+        }
         let mut reason = failure.to_string();
         if let Some(source) = std::error::Error::source(&failure) {
             reason = format!("{reason}: {source}");

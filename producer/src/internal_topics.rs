@@ -1,7 +1,7 @@
 //! The two internal topics of a source: created where they are missing, refused with settings by
 //! which Kafka would delete what they hold.
 
-use oplog_relay_core::runtime::kafka::{Admin, TopicSettings};
+use oplog_relay_core::runtime::kafka::{Admin, NewTopicShape, TopicSettings};
 use oplog_relay_core::topic::{position_topic, state_topic};
 
 use crate::error::ProducerError;
@@ -21,7 +21,13 @@ pub async fn make_sure_of(
     let names = [position_topic(prefix, source), state_topic(prefix, source)];
     for name in &names {
         if admin.partitions(name).await?.is_none() {
-            let settings = topics::internal_settings();
+            let shape = NewTopicShape {
+                name,
+                partitions: 1,
+                replication_factor,
+            };
+            let wanted = topics::internal_settings();
+            let settings = admin.accepted_settings(shape, &wanted).await?;
             topics::create(admin, name, 1, replication_factor, &settings).await?;
         }
     }

@@ -188,8 +188,10 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         });
     }
     around.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
+    let pace = publisher::Pace::new(publisher::transaction_timeout(&config.kafka));
     let producer = Producer {
         config: Arc::new(config),
+        pace,
         origin: Arc::new(origin),
         metrics,
         health,

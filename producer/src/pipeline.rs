@@ -24,9 +24,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// and that long for each partition that it may write to, because the broker asks in each transaction
 /// whether a partition is part of it,
 const COMMIT_INTERVAL_EACH: Duration = Duration::from_millis(5);
-/// and ten times what the last commit cost, but not longer than this: a quarter of the
-/// transaction's timeout.
-const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(15);
+/// and ten times what the last commit cost, but not longer than this part of the transaction's
+/// timeout.
+const COMMIT_INTERVAL_PART: u32 = 4;
 /// A position that moved without a record (noops, filtered entries) is saved that often.
 const POSITION_INTERVAL: Duration = Duration::from_secs(5);
 /// The publisher looks after deliveries and health that often.
@@ -365,7 +365,8 @@ impl<'p> PublishLoop<'p> {
     }
 
     fn interval(&self) -> Duration {
-        transaction_time(self.publisher.partitions(), self.took)
+        let timeout = self.publisher.transaction_timeout();
+        transaction_time(self.publisher.partitions(), self.took, timeout)
     }
 
     fn commit(&mut self) -> Result<(), ProducerError> {
@@ -415,12 +416,12 @@ pub use claimed::OtherClaims;
 
 /// How long a transaction lasts while catching up, by the partitions that it may write to and by what
 /// the last commit cost.
-fn transaction_time(partitions: u64, last_commit: Duration) -> Duration {
+fn transaction_time(partitions: u64, last_commit: Duration, timeout: Duration) -> Duration {
     let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
     COMMIT_INTERVAL
         .max(COMMIT_INTERVAL_EACH.saturating_mul(partitions))
         .max(last_commit * 10)
-        .min(COMMIT_INTERVAL_MAX)
+        .min(timeout / COMMIT_INTERVAL_PART)
 }
 
 #[cfg(test)]
@@ -430,11 +431,16 @@ mod tests {
     #[test]
     fn transactions_last_longer_where_commits_cost_more_but_not_for_ever() {
         let millis = Duration::from_millis;
-        assert_eq!(transaction_time(4, millis(30)), millis(1000));
-        assert_eq!(transaction_time(4, millis(300)), millis(3000));
-        assert_eq!(transaction_time(800, millis(30)), millis(4000));
-        assert_eq!(transaction_time(u64::MAX, millis(0)), millis(15_000));
-        assert_eq!(transaction_time(0, millis(9000)), millis(15_000));
+        let time = |partitions, last| transaction_time(partitions, last, millis(60_000));
+        assert_eq!(time(4, millis(30)), millis(1000));
+        assert_eq!(time(4, millis(300)), millis(3000));
+        assert_eq!(time(800, millis(30)), millis(4000));
+        assert_eq!(time(u64::MAX, millis(0)), millis(15_000));
+        assert_eq!(time(0, millis(9000)), millis(15_000));
+        assert_eq!(
+            transaction_time(0, millis(9000), millis(8000)),
+            millis(2000)
+        );
     }
 
     #[test]

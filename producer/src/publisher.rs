@@ -26,12 +26,17 @@ mod barriers;
 mod delivery;
 mod first;
 mod known;
+mod pace;
+mod waiting;
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, cut};
-use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_fenced};
+use oplog_relay_core::runtime::http::Health;
+use oplog_relay_core::runtime::kafka::{
+    KafkaOptions, client_config, is_fenced, is_unauthorized, with_right,
+};
 use oplog_relay_core::state::PositionRecord;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -46,9 +51,12 @@ pub use alone::send_alone;
 use barriers::NextOffsets;
 use delivery::{DeliveryFailure, PublisherContext, too_large};
 use known::KnownPartitions;
+pub use pace::Pace;
 
-/// How long a Kafka transaction may stay open at the broker.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a Kafka transaction may stay open at the broker, unless the operator says otherwise.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// The option by which the operator says so.
+pub const TRANSACTION_TIMEOUT_OPTION: &str = "transaction.timeout.ms";
 /// A transactional request that takes longer counts as failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of records that wait inside librdkafka at most: one record of the largest size fits.
@@ -57,27 +65,17 @@ const QUEUE_KBYTES: u32 = 131_072;
 pub const MAX_RECORD_BYTES: usize = 100 << 20;
 /// Bytes of a batch with one record, beside the record's key, headers and value (Kafka's record
 /// batch of version 2: 61 and the lengths of its parts), with some to spare.
-const RECORD_OVERHEAD: usize = 256;
+pub(crate) const RECORD_OVERHEAD: usize = 256;
 /// A topic that leaves a record less room than this takes none; a barrier has to fit, whole.
 const LEAST_ROOM: usize = 1024;
 /// A batch of several records has that many bytes at most.
 const BATCH_BYTES: usize = 1_000_000;
 /// How long to wait for delivery reports that may explain a failure.
 const REPORTS: Duration = Duration::from_secs(1);
-/// Between two looks at what is still to be delivered.
-const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Records between two looks at delivery reports,
 const POLL_EVERY: u32 = 1024;
 /// or bytes.
 const POLL_EVERY_BYTES: usize = 1 << 20;
-/// Bytes that are sent and not delivered, about: enough to keep broker and client busy, few enough
-/// that a commit does not wait long and that records are still in the processor's cache when they
-/// are packed. The client's own limit has to let one record of the largest size in, and what it
-/// keeps beside each record comes on top of its bytes.
-const OUTSTANDING_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=48 << 20;
-/// As many for each partition: a request has the records of one, and five requests are under way.
-const OUTSTANDING_EACH: u64 = 256 << 10;
-
 /// A producer of one source between two failures.
 pub struct Publisher {
     producer: BaseProducer<PublisherContext>,
@@ -95,6 +93,10 @@ pub struct Publisher {
     known: KnownPartitions,
     ends: Ends,
     next_offsets: NextOffsets,
+    transaction_timeout: Duration,
+    pace: Pace,
+    /// Beats while deliveries go on.
+    health: Health,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -120,7 +122,8 @@ impl Publisher {
         (oversize, smallest): (Oversize, usize),
     ) -> Result<Self, ProducerError> {
         let mut config = client_config(options);
-        let millis = TRANSACTION_TIMEOUT.as_millis().to_string();
+        let transaction_timeout = transaction_timeout(options);
+        let millis = transaction_timeout.as_millis().to_string();
         for (key, value) in [
             ("compression.type", "lz4"),
             ("linger.ms", "5"),
@@ -159,12 +162,39 @@ impl Publisher {
             known: KnownPartitions::default(),
             ends: Ends::new(options),
             next_offsets: NextOffsets::default(),
+            transaction_timeout,
+            pace: Pace::new(transaction_timeout),
+            health: Health::default(),
         };
         publisher
             .producer
             .init_transactions(REQUEST_TIMEOUT)
-            .map_err(|error| publisher.failed("opening the transactional producer", &error))?;
+            .map_err(|error| publisher.not_opened(&error))?;
         Ok(publisher)
+    }
+
+    /// Without the right no session can begin.
+    fn not_opened(&self, error: &KafkaError) -> ProducerError {
+        let doing = "opening the transactional producer";
+        if !is_unauthorized(error) {
+            return self.failed(doing, error);
+        }
+        let id = &self.transactional_id;
+        let right = format!("Write on the transactional id {id}");
+        ProducerError::Refused(format!("{}: {error}", with_right(doing, error, &right)))
+    }
+
+    /// Keeps to a pace, which it also sets, and shows `health` that deliveries go on.
+    #[must_use]
+    pub fn paced(mut self, pace: Pace, health: Health) -> Self {
+        (self.pace, self.health) = (pace, health);
+        self
+    }
+
+    /// How long a transaction may stay open.
+    #[must_use]
+    pub const fn transaction_timeout(&self) -> Duration {
+        self.transaction_timeout
     }
 
     /// Whether a Kafka transaction is open.
@@ -276,7 +306,8 @@ impl Publisher {
     ) -> Result<(), ProducerError> {
         self.count_sent(value.len());
         self.next_offsets.count(record.topic, record.partition);
-        if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= POLL_EVERY_BYTES {
+        let poll_every = POLL_EVERY_BYTES.min(self.pace.buffer_bytes() / 4);
+        if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= poll_every {
             self.hold_back()?;
         }
         let found = self.topics.get(record.topic.0);
@@ -300,7 +331,7 @@ impl Publisher {
                 Err((error, refused)) if is_full(&error) => {
                     // The queue is bounded in bytes: wait for the broker, not for ever.
                     let since = *waited.get_or_insert_with(Instant::now);
-                    if since.elapsed() > TRANSACTION_TIMEOUT {
+                    if since.elapsed() > self.transaction_timeout {
                         return Err(self.failed("waiting for room in the send queue", &error));
                     }
                     out = refused;
@@ -316,30 +347,6 @@ impl Publisher {
         self.unpolled_bytes += bytes;
         self.sent.0 += 1;
         self.sent.1 += u64::try_from(bytes).unwrap_or_default();
-    }
-
-    /// Looks at deliveries, and waits while too much is outstanding.
-    fn hold_back(&mut self) -> Result<(), ProducerError> {
-        (self.unpolled, self.unpolled_bytes) = (0, 0);
-        self.poll(Duration::ZERO)?;
-        let (records, bytes) = self.sent;
-        let each = bytes / records.max(1);
-        let most = (self.known.partitions() * OUTSTANDING_EACH)
-            .clamp(*OUTSTANDING_BYTES.start(), *OUTSTANDING_BYTES.end());
-        let begun = Instant::now();
-        while u64::try_from(self.in_flight()).unwrap_or_default() * each > most {
-            if begun.elapsed() > TRANSACTION_TIMEOUT {
-                return Err(ProducerError::kafka(
-                    "sending",
-                    "nothing is delivered any more",
-                ));
-            }
-            // Only failures are reported, and waiting less than two milliseconds for one makes the
-            // client's poll spin.
-            std::thread::sleep(DRAIN_PAUSE);
-            self.poll(Duration::ZERO)?;
-        }
-        Ok(())
     }
 
     fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {
@@ -403,7 +410,9 @@ impl Publisher {
         if failure.is_refusal() {
             return ProducerError::Refused(format!("delivering a record to {place}: {error}"));
         }
-        self.failed(&format!("delivering a record to {place}"), error)
+        let right = format!("Write on topic {}", failure.topic);
+        let doing = format!("delivering a record to {place}");
+        self.failed(&with_right(doing, error, &right), error)
     }
 
     /// Flushes the records, adds the position, and commits both.
@@ -433,31 +442,20 @@ impl Publisher {
         self.check_delivery()
     }
 
-    /// Waits until every record is delivered. Not by the client's own flush: it looks after
-    /// deliveries each 100 ms, which is most of what a commit would cost.
-    fn drain(&mut self) -> Result<(), ProducerError> {
-        // A slow broker, or one that keeps to a quota, is none that stands still.
-        let (mut least, mut moved) = (i32::MAX, Instant::now());
-        loop {
-            self.poll(Duration::ZERO)?;
-            let waiting = self.in_flight();
-            if waiting == 0 {
-                self.known.delivered();
-                return Ok(());
-            }
-            if waiting < least {
-                (least, moved) = (waiting, Instant::now());
-            }
-            if moved.elapsed() > REQUEST_TIMEOUT {
-                let reason = format!("{waiting} records are not delivered");
-                return Err(ProducerError::kafka("waiting for deliveries", reason));
-            }
-            std::thread::sleep(DRAIN_PAUSE);
-        }
-    }
-
-    /// Gives up the open transaction, if there is one. Its records stay invisible.
+    /// Gives up the open transaction, if there is one. Its records stay invisible. If it took most
+    /// of its time, less is under way in the next one.
     pub fn abort(&mut self) {
+        let is_slow = |begun: Instant| begun.elapsed() >= self.transaction_timeout / 2;
+        if self.begun.is_some_and(is_slow) {
+            let bytes = self.pace.expired();
+            tracing::warn!(
+                bytes_under_way = bytes,
+                transaction_timeout = ?self.transaction_timeout,
+                "Kafka did not take the records of a transaction in time; the next one sends fewer \
+                 bytes ahead. If that does not help, a record is too large for this connection: \
+                 give a longer --kafka-option transaction.timeout.ms"
+            );
+        }
         if self.begun.take().is_some()
             && let Err(error) = self.producer.abort_transaction(Duration::from_secs(5))
         {
@@ -474,12 +472,21 @@ impl Publisher {
         let fenced = is_fenced(error) || fatal.is_some_and(|fatal| is_fenced(&fatal));
         let expired = self
             .begun
-            .is_some_and(|begun| begun.elapsed() >= TRANSACTION_TIMEOUT);
+            .is_some_and(|begun| begun.elapsed() >= self.transaction_timeout);
         if fenced && !expired {
             return ProducerError::Fenced(self.transactional_id.clone());
         }
         ProducerError::kafka(doing, error)
     }
+}
+
+/// How long a transaction may stay open, by the operator's options.
+#[must_use]
+pub fn transaction_timeout(options: &KafkaOptions) -> Duration {
+    let name = TRANSACTION_TIMEOUT_OPTION;
+    let given = options.options.iter().rfind(|(given, _)| given == name);
+    let given = given.and_then(|(_, value)| value.parse().ok());
+    given.map_or(TRANSACTION_TIMEOUT, Duration::from_millis)
 }
 
 fn headers(

@@ -1,13 +1,11 @@
 //! One life between two failures: fence, read the checkpoint, tail from it, publish.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::config::Start;
 use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::kafka::TopicSettings;
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::State;
@@ -24,7 +22,7 @@ use crate::error::{Directive, PositionLost, ProducerError};
 use crate::metrics::Metrics;
 use crate::origin::{Origin, feed_full_sync};
 use crate::pipeline::{self, OtherClaims, Outcome, PublishLoop, Until};
-use crate::publisher::{MAX_RECORD_BYTES, Publisher};
+use crate::publisher::{Pace, Publisher};
 use crate::route::Router;
 use crate::source::full_sync::FullSync;
 use crate::source::{QUEUE_BATCHES, StartAt};
@@ -112,6 +110,8 @@ pub struct Producer {
     pub metrics: Arc<Metrics>,
     /// What HTTP tells of us.
     pub health: Health,
+    /// How much may be under way to Kafka.
+    pub pace: Pace,
     /// When to end.
     pub shutdown: Shutdown,
 }
@@ -207,7 +207,7 @@ impl Producer {
         let cluster = cluster?;
         // Opening the producer fences the instance that works: what must end this one ends it before.
         self.check_before_fencing(&cluster).await?;
-        let publisher = self.open_publisher(&cluster.existing).await?;
+        let publisher = self.open_publisher(&cluster).await?;
         let Checked {
             checkpoint,
             others,
@@ -291,16 +291,17 @@ impl Producer {
             identity,
             self.origin
                 .transactions(start, checkpoint.history, shutdown),
-        ))
+        )
+        .paced(self.pace.clone()))
     }
 
-    async fn open_publisher(
-        &self,
-        existing: &BTreeMap<String, TopicSettings>,
-    ) -> Result<Publisher, ProducerError> {
+    async fn open_publisher(&self, cluster: &FoundCluster) -> Result<Publisher, ProducerError> {
         let config = Arc::clone(&self.config);
-        let smallest = existing.values().map(topics::limit).min();
-        let sizes = (config.oversize, smallest.unwrap_or(MAX_RECORD_BYTES));
+        let limits = cluster.existing.values().map(topics::limit);
+        let smallest = limits.fold(cluster.new_settings.max_bytes, usize::min);
+        // Several batches are under way at a time.
+        let smallest = smallest.min(self.pace.buffer_bytes() / 2);
+        let sizes = (config.oversize, smallest);
         let source = self.origin.name().to_owned();
         let opened = tokio::task::spawn_blocking(move || {
             let prefix = &config.stream.topic_prefix;
@@ -376,6 +377,7 @@ impl Producer {
             Part::Encoder(pipeline::encode(encoder, events, &handover, &metrics))
         });
         let (metrics, health) = (Arc::clone(&self.metrics), self.health.clone());
+        let publisher = publisher.paced(self.pace.clone(), health.clone());
         parts.spawn_blocking(move || {
             let publishing = PublishLoop::new(publisher, &metrics, &health, until, begin.positions);
             let mut publishing = publishing
@@ -394,7 +396,7 @@ impl Producer {
 mod beginning;
 mod check;
 
-use check::Checked;
+use check::{Checked, FoundCluster};
 
 /// Waits until all that was asked for is done, or all parts have ended; when the encoder or the publisher
 /// has ended, the source may end too. The source's error explains the most, then the encoder's.

@@ -1,11 +1,14 @@
 //! Topics: created with the settings that the data needs, refused with others.
 
+mod noted;
+mod settings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::runtime::kafka::{Admin, Creation, TopicSettings};
+use oplog_relay_core::runtime::kafka::{Admin, Creation, TopicSetting, TopicSettings, borrowed};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
@@ -16,9 +19,8 @@ use crate::claims::{Claims, OtherSources};
 use crate::error::ProducerError;
 use crate::publisher::MAX_RECORD_BYTES;
 
-mod noted;
-
 pub use noted::{note_ends, warn_of_retention};
+pub use settings::{DataTopicSettings, internal_settings, parse_topic_setting};
 
 /// How long a new topic may take until every partition has a leader.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -163,6 +165,8 @@ pub struct Cluster {
     pub partitions: u32,
     /// Replication factor of new topics.
     pub replication_factor: i32,
+    /// Settings of new data topics.
+    pub new_settings: DataTopicSettings,
     /// Asks for the claims of other sources.
     pub claims: Claims,
     /// Other sources and their topics when the session began.
@@ -211,9 +215,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Topics that are created here take the largest record.
     fn max_bytes(&self, name: &str) -> usize {
-        self.existing.get(name).map_or(MAX_RECORD_BYTES, limit)
+        let created = self.new_settings.max_bytes;
+        self.existing.get(name).map_or(created, limit)
     }
 
     fn ensure(&self, name: &str, format: Format) -> Result<TopicRecord, ProducerError> {
@@ -258,8 +262,7 @@ impl Cluster {
         let (admin, replicas) = (&self.admin, self.replication_factor);
         let mut created = BTreeSet::new();
         if !missing.is_empty() {
-            let settings = data_settings();
-            let settings = borrowed(&settings);
+            let settings = borrowed(&self.new_settings.settings);
             created = admin
                 .create_topics(&missing, partitions, replicas, &settings)
                 .await?;
@@ -300,7 +303,8 @@ impl Cluster {
         if has_appeared {
             let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
             let (admin, replicas) = (&self.admin, self.replication_factor);
-            creation = create(admin, name, partitions, replicas, &data_settings()).await?;
+            let settings = &self.new_settings.settings;
+            creation = create(admin, name, partitions, replicas, settings).await?;
         }
         if creation == Creation::Existed {
             self.check_found(name, has_appeared).await?;
@@ -352,7 +356,7 @@ pub async fn create(
     name: &str,
     partitions: i32,
     replication_factor: i32,
-    settings: &[(&str, String)],
+    settings: &[TopicSetting],
 ) -> Result<Creation, ProducerError> {
     let creation = admin
         .create_topic(name, partitions, replication_factor, &borrowed(settings))
@@ -360,39 +364,6 @@ pub async fn create(
     admin.wait_for_topic(name, PATIENCE).await?;
     tracing::info!(topic = name, partitions, "topic is ready");
     Ok(creation)
-}
-
-fn borrowed<'s>(settings: &'s [(&'s str, String)]) -> Vec<(&'s str, &'s str)> {
-    let settings = settings.iter();
-    settings
-        .map(|(key, value)| (*key, value.as_str()))
-        .collect()
-}
-
-/// Settings of topics that carry entries. Retention is by the record's time, and ours is source
-/// time: any limit in time would delete old entries as they arrive.
-fn data_settings() -> Vec<(&'static str, String)> {
-    vec![
-        ("cleanup.policy", "delete".to_owned()),
-        ("retention.ms", "-1".to_owned()),
-        // A cluster's log.retention.bytes would delete entries that nobody has read.
-        ("retention.bytes", "-1".to_owned()),
-        ("max.message.bytes", MAX_RECORD_BYTES.to_string()),
-        ("message.timestamp.type", "CreateTime".to_owned()),
-        ("message.timestamp.after.max.ms", i64::MAX.to_string()),
-    ]
-}
-
-/// Settings of the position and state topics: the last record of a key is kept for ever, and
-/// small segments keep them quick to read.
-#[must_use]
-pub fn internal_settings() -> Vec<(&'static str, String)> {
-    vec![
-        ("cleanup.policy", "compact".to_owned()),
-        ("segment.bytes", (4 << 20).to_string()),
-        ("message.timestamp.type", "CreateTime".to_owned()),
-        ("message.timestamp.after.max.ms", i64::MAX.to_string()),
-    ]
 }
 
 fn check_settings(

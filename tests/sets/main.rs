@@ -1,6 +1,7 @@
 //! Oplogs through real Kafka, eight partitions and one or several consumer processes, into a
 //! target that holds all that a server holds.
 
+mod absent_topics;
 mod carry;
 mod ddl;
 mod dead_letters;
@@ -10,10 +11,13 @@ mod kills;
 mod lives;
 mod made;
 mod memory;
+mod oldest_kafka;
 mod oversize;
 mod position;
+mod quotas;
 mod recorded;
 mod resets;
+mod rights;
 mod routing;
 mod subscription;
 mod topics;

@@ -19,7 +19,7 @@ const MAX_BYTES: usize = 64 << 10;
 const KILLS: u64 = 6;
 
 /// Text that no compression makes much smaller.
-fn noise(length: usize, seed: u64) -> String {
+pub(crate) fn noise(length: usize, seed: u64) -> String {
     let mut state = seed | 1;
     let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-";
     let mut letter = || {
@@ -54,7 +54,7 @@ fn history() -> Result<Made> {
     Ok(made)
 }
 
-fn state(target: &ModelServer) -> State {
+pub(crate) fn state(target: &ModelServer) -> State {
     let mut state = target.model().state();
     state.retain(|ns, _| !ns.starts_with(CATALOG));
     state
@@ -128,6 +128,26 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
         whole.produce(&oplog, &[&format])?;
         ensure!(emitted == lines(whole.emit(&group)?), "{prefix}");
     }
+    Ok(())
+}
+
+/// A frame has as many entries as its topic takes, however small they are.
+#[test]
+fn frames_of_small_entries_keep_to_the_limit_of_their_topic() -> Result<()> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    for id in 0..6000 {
+        let text = noise(100, u64::try_from(id)? + 7);
+        made.insert_with("s.a", 1, doc! { "_id": id, "text": text })?;
+    }
+    let topics = small_topic("frames")?;
+    topics.produce(&made.oplog()?, &["--format=raw"])?;
+    let contents = read_undecoded(&topics.brokers(), "frames")?;
+    let mut records = contents.values().flatten();
+    ensure!(records.all(|record| record.value.len() < MAX_BYTES));
+    let target = ModelServer::start(Model::default())?;
+    topics.replay(&target, "frames", 1, &[])?;
+    ensure!(state(&target) == made.expected()?.state());
     Ok(())
 }
 

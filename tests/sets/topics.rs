@@ -26,8 +26,13 @@ impl Topics {
 
     /// A prefix without topics.
     pub(crate) fn none(prefix: &str) -> Result<Topics> {
-        let (kafka, prefix) = (Kafka::shared()?, prefix.to_owned());
-        Ok(Topics { kafka, prefix })
+        Ok(Topics::on(Kafka::shared()?, prefix))
+    }
+
+    /// A prefix without topics, of another broker.
+    pub(crate) fn on(kafka: Arc<Kafka>, prefix: &str) -> Topics {
+        let prefix = prefix.to_owned();
+        Topics { kafka, prefix }
     }
 
     /// Carries what a dump has beyond the saved position.

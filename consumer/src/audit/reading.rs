@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, Part, Run};
 use oplog_relay_core::format::{FormatError, ID_HEADER, first_entry};
-use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_transient};
+use oplog_relay_core::runtime::kafka::{
+    Context, KafkaOptions, client_config, is_group_refused, is_transient, with_right,
+};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -80,7 +82,10 @@ pub(super) fn read(
             held.name.topic, held.name.partition
         )
     };
-    let failed = |error| ConsumerError::kafka(doing(), error);
+    let failed = |error| {
+        let right = format!("Read on topic {}", held.name.topic);
+        ConsumerError::kafka(with_right(doing(), &error, &right), error)
+    };
     if held.low >= end {
         return Ok(true);
     }
@@ -95,6 +100,7 @@ pub(super) fn read(
         let record = match consumer.poll(POLL) {
             None => continue,
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(true),
+            Some(Err(error)) if is_group_refused(&error) => continue,
             Some(Err(error)) if is_transient(&error) => continue,
             Some(Err(error)) => return Err(failed(error)),
             Some(Ok(record)) => record,

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{Context, client_config, is_transient};
+use oplog_relay_core::runtime::kafka::{Context, client_config, is_group_refused, is_transient};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -62,6 +62,7 @@ pub fn list(config: &DeadLettersConfig, shutdown: &Shutdown) -> Result<(), Consu
             }
             // Control records may lie before the end.
             Some(Err(KafkaError::PartitionEOF(_))) => break,
+            Some(Err(error)) if is_group_refused(&error) => {}
             Some(Err(error)) if is_transient(&error) && heard.elapsed() < PATIENCE => {}
             Some(Err(error)) => return Err(failed(error)),
         }

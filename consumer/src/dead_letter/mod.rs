@@ -25,7 +25,10 @@ mod reason;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{Admin, KafkaOptions, TopicSettings, is_transient};
+use oplog_relay_core::runtime::kafka::{
+    Admin, KafkaOptions, MAX_MESSAGE_BYTES, NewTopicShape, TopicSettings, WantedSetting, borrowed,
+    is_transient, with_right,
+};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
@@ -48,13 +51,8 @@ const ATTEMPTS: u32 = 6;
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a new topic may take to be there.
 const TOPIC_PATIENCE: Duration = Duration::from_secs(30);
-/// Settings of the topic: what was refused is kept until an operator deletes it.
-const SETTINGS: [(&str, &str); 4] = [
-    ("cleanup.policy", "delete"),
-    ("retention.ms", "-1"),
-    ("retention.bytes", "-1"),
-    ("max.message.bytes", "104857600"),
-];
+/// The largest record batch that the topic should take; managed clusters allow less.
+const LIMITS: [usize; 3] = [100 << 20, 20 << 20, 8 << 20];
 
 /// The topic of a group's dead letters.
 #[must_use]
@@ -84,6 +82,28 @@ fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), ConsumerE
             );
         }
     }
+    Ok(())
+}
+
+/// Creates the topic. What was refused is kept until an operator deletes it.
+async fn create(admin: &Admin, topic: &str) -> Result<(), ConsumerError> {
+    let (partitions, replication_factor) = (1, -1);
+    let shape = NewTopicShape {
+        name: topic,
+        partitions,
+        replication_factor,
+    };
+    let wanted = [
+        WantedSetting::needed("cleanup.policy", "delete"),
+        WantedSetting::needed("retention.ms", "-1"),
+        WantedSetting::preferred("retention.bytes", [-1]),
+        WantedSetting::preferred(MAX_MESSAGE_BYTES, LIMITS),
+    ];
+    let settings = admin.accepted_settings(shape, &wanted).await?;
+    admin
+        .create_topic(topic, partitions, replication_factor, &borrowed(&settings))
+        .await?;
+    admin.wait_for_topic(topic, TOPIC_PATIENCE).await?;
     Ok(())
 }
 
@@ -121,8 +141,9 @@ impl DeadLetters {
         if !config.dead_letter.is_empty() {
             let topic = dead_letter_topic(group);
             let admin = Admin::connect(kafka).await?;
-            admin.create_topic(&topic, 1, -1, &SETTINGS).await?;
-            admin.wait_for_topic(&topic, TOPIC_PATIENCE).await?;
+            if admin.partitions(&topic).await?.is_none() {
+                create(&admin, &topic).await?;
+            }
             if let Some(settings) = admin.topic_settings(&topic).await? {
                 check_settings(&topic, &settings)?;
             }
@@ -169,7 +190,9 @@ impl DeadLetters {
             self.metrics.count_error("dead_letter");
             let again = is_transient(&error) && backoff.attempts() + 1 < ATTEMPTS;
             if !again {
-                let doing = format!("writing to {}", dead_letter_topic(&self.group));
+                let name = dead_letter_topic(&self.group);
+                let right = format!("Write on topic {name}");
+                let doing = with_right(format!("writing to {name}"), &error, &right);
                 return Err(ConsumerError::kafka(doing, error));
             }
             tracing::warn!(%error, "dead letters are not acknowledged yet; trying again");

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::FRAGMENT_HEADER;
-use oplog_relay_core::runtime::kafka::{Context, KafkaOptions, client_config, is_transient};
+use oplog_relay_core::runtime::kafka::{
+    Context, KafkaOptions, client_config, is_group_refused, is_transient,
+};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -200,6 +202,7 @@ impl Post {
                         self.produce(index, letter, envelope, None, part)?;
                     }
                 }
+                Some(Err(error)) if is_group_refused(&error) => {}
                 Some(Err(error)) if is_transient(&error) => {}
                 Some(Err(error)) => return Err(error),
             }

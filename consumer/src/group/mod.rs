@@ -134,6 +134,7 @@ pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError
         .map_err(|error| ConsumerError::kafka(format!("subscribing to {pattern}"), error))?;
     tracing::info!(group = config.group, pattern, "joining the group");
     let mut poller = Poller {
+        topics: pattern.clone(),
         intake: Intake::new(config.queue_bytes / 2),
         consumer,
         links,
@@ -202,6 +203,8 @@ fn consumer_config(config: &GroupConfig) -> ClientConfig {
 
 /// The poll thread.
 struct Poller {
+    /// The pattern of the topics that are read.
+    topics: String,
     consumer: BaseConsumer<GroupContext>,
     intake: Intake,
     links: Links,
@@ -347,10 +350,16 @@ impl Poller {
                     error.clone(),
                 ))
             }
-            _ if kafka::is_fatal(error) || is_refusal(code) => Err(ConsumerError::kafka(
-                "reading as a member of the group",
-                error.clone(),
-            )),
+            _ if kafka::is_fatal(error) || is_refusal(code) => {
+                let right = format!(
+                    "Read on group {} and on all topics {}",
+                    self.consumer.context().group,
+                    self.topics
+                );
+                let doing = "reading as a member of the group";
+                let doing = kafka::with_right(doing, error, &right);
+                Err(ConsumerError::kafka(doing, error.clone()))
+            }
             _ => {
                 tracing::warn!(%error, "kafka client error; it goes on by itself");
                 Ok(())

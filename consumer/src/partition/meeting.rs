@@ -8,7 +8,7 @@ use oplog_relay_core::filter::NamespaceFilter;
 
 use super::{Shared, Start};
 use crate::assignment::ReportEvent;
-use crate::barrier::{Waited, follow, gather, no_cut, skipped};
+use crate::barrier::{AbsentTopics, Waited, absent_topic, follow, gather, no_cut, skipped};
 use crate::batch::{Batch, Located};
 use crate::error::ConsumerError;
 use crate::sink::mongo::UNRESOLVED;
@@ -69,10 +69,13 @@ impl Meeting<'_> {
     async fn follow(&self, barrier: &Barrier) -> Result<Applied, ConsumerError> {
         self.check_nothing_held()?;
         self.holding(true);
-        let waited = follow(&self.shared.committed, barrier, &self.start.token).await;
+        let (committed, token) = (&self.shared.committed, &self.start.token);
+        let waited = follow(committed, barrier, token, self.absent_topics()).await;
         self.holding(false);
-        if waited != Waited::Reached {
-            return Ok(Applied::Abandoned);
+        match waited {
+            Waited::Reached | Waited::Beyond(..) => {}
+            Waited::Absent(name, why) => return Err(absent_topic(barrier, &name, why)),
+            Waited::Abandoned => return Ok(Applied::Abandoned),
         }
         // The entries after it may need to know what it did. A command that a filter keeps from
         // running is none to know of.
@@ -105,6 +108,13 @@ impl Meeting<'_> {
         }
     }
 
+    const fn absent_topics(&self) -> AbsentTopics {
+        match self.shared.allow_partial_reset {
+            true => AbsentTopics::PassOver,
+            false => AbsentTopics::Report,
+        }
+    }
+
     fn holding(&self, holding: bool) {
         let event = ReportEvent::Holding(holding);
         self.shared.reports.send(self.start.assignment, event);
@@ -126,10 +136,13 @@ impl Meeting<'_> {
             self.check_nothing_held()?;
         }
         self.holding(true);
-        let waited = gather(&self.shared.committed, barrier, &self.start.token).await;
+        let (committed, token) = (&self.shared.committed, &self.start.token);
+        let waited = gather(committed, barrier, token, self.absent_topics()).await;
         self.holding(false);
-        if waited == Waited::Abandoned {
-            return Ok(Applied::Abandoned);
+        match &waited {
+            Waited::Reached | Waited::Beyond(..) => {}
+            Waited::Absent(name, why) => return Err(absent_topic(barrier, name, *why)),
+            Waited::Abandoned => return Ok(Applied::Abandoned),
         }
         // Asked after the wait: another owner may have run it meanwhile, and gone beyond; or what
         // came before had to take its index away.
@@ -138,7 +151,7 @@ impl Meeting<'_> {
             return Ok(Applied::Done);
         }
         match waited {
-            Waited::Reached | Waited::Abandoned => {}
+            Waited::Reached | Waited::Absent(..) | Waited::Abandoned => {}
             Waited::Beyond(name, committed) if self.shared.allow_partial_reset => {
                 tracing::warn!(
                     command = %barrier.command,

@@ -23,6 +23,8 @@ fn all_faults_are_told_at_once() {
         "--start=yesterday",
         "--replication-factor=0",
         "--kafka-option=acks=1",
+        "--topic-config=cleanup.policy=compact",
+        "--kafka-option=transaction.timeout.ms=1000",
         "--http=nowhere",
         "--sync=some",
     ])
@@ -40,6 +42,8 @@ fn all_faults_are_told_at_once() {
         "--replication-factor",
         "--brokers: is required",
         "acks",
+        "--topic-config: cleanup.policy cannot be set",
+        "transaction.timeout.ms: must be",
         "--http",
         "--sync",
     ] {

@@ -1,6 +1,6 @@
 //! One record outside of any transaction.
 
-use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config};
+use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, with_right};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::REQUEST_TIMEOUT;
@@ -34,7 +34,11 @@ pub fn send_alone(
     sent.and_then(|()| producer.flush(REQUEST_TIMEOUT))
         .map_err(|error| ProducerError::kafka(doing(), error))?;
     match producer.client().context().failure() {
-        Some(failure) => Err(ProducerError::kafka(doing(), failure.error)),
+        Some(failure) => {
+            let right = format!("Write on topic {topic}");
+            let doing = with_right(doing(), &failure.error, &right);
+            Err(ProducerError::kafka(doing, failure.error))
+        }
         None => Ok(()),
     }
 }

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::kafka::{Admin, Reader, TopicSettings};
+use oplog_relay_core::runtime::kafka::{Admin, NewTopicShape, Reader, TopicSettings};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::state::{NamespacesRecord, SourceRecord, State, TopicRecord};
-use oplog_relay_core::topic::state_topic;
+use oplog_relay_core::topic::{collection_topic, position_topic, state_topic};
 use tokio::runtime::Handle;
 
 use super::Producer;
@@ -20,8 +20,9 @@ use crate::claims::{Claims, OtherSources};
 use crate::ends::Ends;
 use crate::error::ProducerError;
 use crate::internal_topics;
+use crate::publisher::MAX_RECORD_BYTES;
 use crate::route::check_rule;
-use crate::topics::{self, Cluster, Topics};
+use crate::topics::{self, Cluster, DataTopicSettings, Topics};
 
 /// Attempts to find a position before it counts as lost while another instance may be working.
 const SETTLING: u32 = 6;
@@ -36,6 +37,8 @@ pub(super) struct FoundCluster {
     pub(super) names: BTreeMap<String, i32>,
     /// The data topics of the prefix.
     pub(super) existing: BTreeMap<String, TopicSettings>,
+    /// Settings of data topics that do not exist yet.
+    pub(super) new_settings: DataTopicSettings,
 }
 
 /// What was saved, and fits what is asked for.
@@ -55,12 +58,30 @@ impl Producer {
         internal_topics::make_sure_of(&admin, prefix, source, replication_factor).await?;
         let names = admin.topics().await?;
         let existing = topics::existing(&admin, names.keys().map(String::as_str), prefix).await?;
+        let new_settings = self.new_topic_settings(&admin).await?;
         Ok(FoundCluster {
+            new_settings,
             admin,
             reader: Reader::new(&self.config.kafka),
             names,
             existing,
         })
+    }
+
+    /// What the cluster takes for data topics that do not exist yet. The position topic has no
+    /// limit of its own, so that its limit is the broker's default.
+    async fn new_topic_settings(&self, admin: &Admin) -> Result<DataTopicSettings, ProducerError> {
+        let prefix = &self.config.stream.topic_prefix;
+        let position = position_topic(prefix, self.origin.name());
+        let default_limit = admin.topic_settings(&position).await?;
+        let default_limit = default_limit.map_or(MAX_RECORD_BYTES, |found| topics::limit(&found));
+        let shape = NewTopicShape {
+            name: &collection_topic(prefix, "oplog_relay", "settings"),
+            partitions: i32::try_from(self.config.stream.partitions).unwrap_or(i32::MAX),
+            replication_factor: self.config.replication_factor,
+        };
+        let given = &self.config.topic_config;
+        Ok(DataTopicSettings::accepted(admin, shape, given, default_limit).await?)
     }
 
     /// Checks while another instance may be working. Its commit reaches the internal topics one by
@@ -138,6 +159,7 @@ impl Producer {
             runtime: Handle::current(),
             state_topic: state_topic(&self.config.stream.topic_prefix, self.origin.name()),
             partitions: self.config.stream.partitions,
+            new_settings: cluster.new_settings.clone(),
             replication_factor: self.config.replication_factor,
             claims: self.claims(cluster),
             others,

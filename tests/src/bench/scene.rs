@@ -29,6 +29,7 @@ impl Scene {
             heap_mb: 2048,
             for_speed: true,
             properties: vec![("log.segment.delete.delay.ms".into(), "0".into())],
+            ..KafkaOptions::default()
         })?;
         Ok(Scene {
             brokers: kafka.brokers(),

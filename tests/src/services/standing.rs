@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::services::cache;
 use crate::services::ferretdb::{self, FerretDbOptions, Server};
-use crate::services::kafka::{self, Broker, KafkaOptions};
+use crate::services::kafka::{self, Broker, KafkaLine, KafkaOptions};
 use crate::services::process::{append, send_signal, tail};
 use crate::services::wait::wait_until;
 
@@ -87,7 +87,7 @@ impl Standing {
         fs::create_dir_all(&root)?;
         let lock = File::create(root.join("lock"))?;
         lock.lock()?;
-        let home = kafka::Home::install()?;
+        let home = kafka::Home::install(KafkaLine::Current)?;
         let program = ferretdb::install()?;
         let kafka = Broker::new(
             home,

@@ -15,7 +15,7 @@ use rdkafka::metadata::Metadata;
 use tokio::runtime::Handle;
 
 use super::context::Context;
-use super::error::{KafkaFailure, is_refused_login, is_transient};
+use super::error::{KafkaFailure, is_refused_login, is_transient, with_right};
 use super::options::{KafkaOptions, client_config};
 use super::topic::{TopicMetadata, TopicSettings, collect};
 use crate::runtime::retry::Backoff;
@@ -77,10 +77,9 @@ impl Admin {
             metadata: Arc::new(metadata),
             context,
         };
-        // A topic name that cannot exist keeps the answer small: the brokers are what counts.
-        admin
-            .topic_metadata(vec!["-".to_owned()], CONNECT_PATIENCE)
-            .await?;
+        // The answer names the topics that the user may describe. A question for one topic by name
+        // would be refused to users whose rights are for other names.
+        admin.topic_metadata(Vec::new(), CONNECT_PATIENCE).await?;
         Ok(admin)
     }
 
@@ -100,7 +99,8 @@ impl Admin {
         let action = format!("creating topic {name}");
         let topic = new_topic(name, partitions, replication_factor, settings);
         let options = request_options();
-        let mut attempts = Attempts::new(PATIENCE);
+        let right = format!("Create on topic {name}, or on the cluster");
+        let mut attempts = Attempts::new(PATIENCE).with_right(right);
         loop {
             let error = match client.create_topics([&topic], &options).await {
                 Ok(outcomes) => match outcomes.into_iter().next() {
@@ -109,6 +109,38 @@ impl Admin {
                     }
                     Some(Err((_, code))) => KafkaError::AdminOp(code),
                     _ => return Ok(Creation::Created),
+                },
+                Err(error) => error,
+            };
+            attempts.again(&action, error).await?;
+        }
+    }
+
+    /// Asks the cluster whether it would create a topic, and creates nothing. Returns the code of a
+    /// refusal.
+    ///
+    /// # Errors
+    /// When the cluster does not answer in time.
+    pub async fn validate_topic(
+        &self,
+        name: &str,
+        partitions: i32,
+        replication_factor: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<Option<RDKafkaErrorCode>, KafkaFailure> {
+        let client = self.requests.client()?;
+        let action = format!("asking whether topic {name} can be created");
+        let topic = new_topic(name, partitions, replication_factor, settings);
+        let options = request_options().validate_only(true);
+        let mut attempts = Attempts::new(PATIENCE);
+        loop {
+            let error = match client.create_topics([&topic], &options).await {
+                Ok(outcomes) => match outcomes.into_iter().next() {
+                    Some(Err((_, code))) => match KafkaError::AdminOp(code) {
+                        error if is_transient(&error) => error,
+                        _ => return Ok(Some(code)),
+                    },
+                    _ => return Ok(None),
                 },
                 Err(error) => error,
             };
@@ -260,9 +292,19 @@ impl Admin {
         names: impl Iterator<Item = &str>,
     ) -> Result<Vec<ConfigResource>, KafkaFailure> {
         let client = self.requests.client()?;
-        let topics: Vec<_> = names.map(ResourceSpecifier::Topic).collect();
         let options = request_options();
-        let mut attempts = Attempts::new(PATIENCE);
+        let names: Vec<&str> = names.collect();
+        let topics: Vec<_> = names
+            .iter()
+            .copied()
+            .map(ResourceSpecifier::Topic)
+            .collect();
+        let shown = names
+            .get(..names.len().min(3))
+            .unwrap_or_default()
+            .join(", ");
+        let right = format!("DescribeConfigs on topics such as {shown}");
+        let mut attempts = Attempts::new(PATIENCE).with_right(right);
         let action = "reading topic settings";
         'attempt: loop {
             let outcomes = match client.describe_configs(&topics, &options).await {
@@ -436,6 +478,8 @@ struct Attempts {
     start: Instant,
     patience: Duration,
     backoff: Backoff,
+    /// The right that the request takes.
+    right: String,
 }
 
 impl Attempts {
@@ -445,14 +489,20 @@ impl Attempts {
             start: Instant::now(),
             patience,
             backoff,
+            right: String::new(),
         }
+    }
+
+    fn with_right(mut self, right: String) -> Self {
+        self.right = right;
+        self
     }
 
     /// Waits before the next attempt, or says why there is none.
     async fn again(&mut self, action: &str, error: KafkaError) -> Result<(), KafkaFailure> {
         if !is_transient(&error) || self.start.elapsed() >= self.patience {
             return Err(KafkaFailure::Refused {
-                action: action.to_owned(),
+                action: with_right(action, &error, &self.right),
                 source: error,
             });
         }

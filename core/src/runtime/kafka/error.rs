@@ -2,6 +2,8 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::new_topic::TopicSetting;
+
 /// Why Kafka could not be used, outside of producing and of reading as a group.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaFailure {
@@ -49,6 +51,17 @@ pub enum KafkaFailure {
         #[source]
         source: KafkaError,
     },
+    /// The cluster does not create topics with a setting that is needed.
+    #[error(
+        "Kafka refuses to create topics with {setting} ({code}); allow this setting in the cluster, \
+         or choose another value for it"
+    )]
+    SettingRefused {
+        /// The setting.
+        setting: TopicSetting,
+        /// How it was refused.
+        code: RDKafkaErrorCode,
+    },
     /// A task of ours ended early.
     #[error("{0} was abandoned")]
     Abandoned(String),
@@ -64,6 +77,7 @@ impl KafkaFailure {
             Self::Options(_)
             | Self::Credentials { .. }
             | Self::UnknownTopic(_)
+            | Self::SettingRefused { .. }
             | Self::Abandoned(_) => false,
         }
     }
@@ -136,6 +150,42 @@ pub(super) fn is_refused_login(error: &KafkaError) -> bool {
         error_code(error),
         Some(Code::Authentication | Code::SaslAuthenticationFailed)
     )
+}
+
+/// Whether the cluster refused for lack of a right.
+#[must_use]
+pub fn is_unauthorized(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let code = match error {
+        KafkaError::Transaction(error) => Some(error.code()),
+        other => error_code(other),
+    };
+    matches!(
+        code,
+        Some(
+            Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+        )
+    )
+}
+
+/// Whether the cluster grants no rights on a group. A client that reads without joining a group
+/// passes over that: librdkafka needs a group's name for its queue and asks for its coordinator.
+#[must_use]
+pub fn is_group_refused(error: &KafkaError) -> bool {
+    error_code(error) == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+}
+
+/// What was tried, with the right that it takes if the cluster refused for lack of it.
+#[must_use]
+pub fn with_right(doing: impl Into<String>, error: &KafkaError, right: &str) -> String {
+    let doing = doing.into();
+    match is_unauthorized(error) {
+        true => format!("{doing} (the Kafka user of this program needs the right {right})"),
+        false => doing,
+    }
 }
 
 /// Whether the client is unusable from now on.

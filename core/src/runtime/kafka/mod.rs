@@ -6,13 +6,18 @@
 mod admin;
 mod context;
 mod error;
+mod new_topic;
 mod options;
 mod reader;
 mod topic;
 
 pub use admin::{Admin, Creation};
 pub use context::{Context, LastError};
-pub use error::{KafkaFailure, error_code, is_fatal, is_fenced, is_transient};
+pub use error::{
+    KafkaFailure, error_code, is_fatal, is_fenced, is_group_refused, is_transient, is_unauthorized,
+    with_right,
+};
+pub use new_topic::{MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting, borrowed};
 pub use options::{CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, client_config, parse_options};
 pub use reader::{Reader, Stored};
 pub use topic::TopicSettings;

@@ -13,7 +13,7 @@ use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::context::Context;
-use super::error::{KafkaFailure, error_code, is_transient};
+use super::error::{KafkaFailure, error_code, is_group_refused, is_transient, with_right};
 use super::options::{KafkaOptions, client_config};
 use crate::runtime::retry::Backoff;
 
@@ -240,8 +240,7 @@ impl Session {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 Err(KafkaFailure::UnknownTopic(self.topic.clone()))
             }
-            // We use no group: a cluster that allows us none does not matter.
-            Some(Code::GroupAuthorizationFailed) => Ok(()),
+            _ if is_group_refused(&error) => Ok(()),
             _ if !is_transient(&error) => Err(self.refused(error)),
             _ if self.left().is_zero() => {
                 // Hands the client's last words to the context; no records are awaited here.
@@ -257,8 +256,10 @@ impl Session {
     }
 
     fn refused(&self, source: KafkaError) -> KafkaFailure {
+        let action = format!("reading topic {}", self.topic);
+        let right = format!("Read on topic {}", self.topic);
         KafkaFailure::Refused {
-            action: format!("reading topic {}", self.topic),
+            action: with_right(action, &source, &right),
             source,
         }
     }

@@ -7,7 +7,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::error::KafkaFailure;
+use super::error::{KafkaFailure, with_right};
 
 /// What a topic is set to. `None` where the broker does not say, as older ones do not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,8 +75,10 @@ pub(super) fn collect(
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
             ) => {}
             Some(error) => {
-                let action = format!("reading the metadata of topic {}", topic.name());
+                let name = topic.name();
                 let source = KafkaError::MetadataFetch(error.into());
+                let action = format!("reading the metadata of topic {name}");
+                let action = with_right(action, &source, &format!("Describe on topic {name}"));
                 return Err(KafkaFailure::Refused { action, source });
             }
         }

@@ -10,23 +10,17 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::services::kafka::KafkaOptions;
 use crate::services::kafka::home::Home;
+use crate::services::kafka::{KafkaLine, KafkaOptions};
 use crate::services::process;
 use crate::services::wait::wait_for;
 
-/// For one broker that is its own controller, quick to start, with little to keep in memory.
+/// For one broker, quick to start, with little to keep in memory.
 ///
 /// Internal topics have one replica and few partitions; a group waits for nobody before its first
 /// assignment, and tests may lose a member within half a second; records may be as large as the
-/// largest MongoDB document many times over. A killed broker comes back only when its controller
-/// session has run out, 9 seconds by default. The cleaner's map takes 128 MB of heap by default.
+/// largest MongoDB document many times over. The cleaner's map takes 128 MB of heap by default.
 const PROPERTIES: &str = "\
-process.roles=broker,controller
-node.id=1
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 auto.create.topics.enable=false
 default.replication.factor=1
 min.insync.replicas=1
@@ -35,11 +29,6 @@ offsets.topic.num.partitions=5
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=5
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-share.coordinator.state.topic.num.partitions=1
-broker.heartbeat.interval.ms=500
-broker.session.timeout.ms=3000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 message.max.bytes=115343360
@@ -50,13 +39,45 @@ num.network.threads=2
 num.io.threads=4
 ";
 
+/// For a broker that is its own controller. A killed broker comes back only when its controller
+/// session has run out, 9 seconds by default.
+const OWN_CONTROLLER: &str = "\
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+";
+
+/// For a broker with users and rights; whoever comes without a name may do everything.
+const RIGHTS: &str = "\
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+sasl.enabled.mechanisms=PLAIN
+";
+
+/// For a broker that needs ZooKeeper.
+const WITH_ZOOKEEPER: &str = "\
+broker.id=1
+zookeeper.session.timeout.ms=3000
+create.topic.policy.class.name=OldBroker$CappedSizes
+";
+
 /// A broker's place and shape; it may or may not be running.
 #[derive(Clone, Debug)]
 pub(crate) struct Broker {
     home: Home,
     directory: PathBuf,
     port: u16,
+    /// The port of its controller, or of its ZooKeeper.
     controller_port: u16,
+    /// Where users show their passwords.
+    sasl_port: Option<u16>,
     options: KafkaOptions,
 }
 
@@ -73,12 +94,18 @@ impl Broker {
             directory: directory.to_owned(),
             port,
             controller_port,
+            sasl_port: None,
             options,
         }
     }
 
-    pub(crate) fn home(&self) -> &Home {
-        &self.home
+    pub(crate) fn with_sasl(mut self, port: u16) -> Broker {
+        self.sasl_port = Some(port);
+        self
+    }
+
+    pub(crate) fn sasl_address(&self) -> Option<String> {
+        self.sasl_port.map(|port| format!("127.0.0.1:{port}"))
     }
 
     pub(crate) fn address(&self) -> String {
@@ -91,7 +118,8 @@ impl Broker {
     pub(crate) fn prepare(&self, tied: bool) -> Result<Command> {
         let properties = self.write_properties()?;
         let data = self.data();
-        if !data.join("meta.properties").exists() {
+        let is_current = self.home.line() == KafkaLine::Current;
+        if is_current && !data.join("meta.properties").exists() {
             self.home.copy_formatted(&data)?;
         }
         let java = self.home.java();
@@ -101,7 +129,14 @@ impl Broker {
             Command::new(java)
         };
         self.home.broker_args(&mut command, &self.options);
-        command.arg("kafka.Kafka").arg(properties);
+        if is_current {
+            command.arg("kafka.Kafka");
+        } else {
+            let zookeeper = self.directory.join("zookeeper");
+            command.args(["OldBroker", &self.controller_port.to_string()]);
+            command.arg(zookeeper);
+        }
+        command.arg(properties);
         Ok(command)
     }
 
@@ -113,11 +148,27 @@ impl Broker {
         let (port, controller) = (self.port, self.controller_port);
         let mut text = PROPERTIES.to_owned();
         text += &format!("log.dirs={}\n", self.data().display());
-        text += &format!(
-            "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
-        );
-        text += &format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n");
-        text += &format!("controller.quorum.voters=1@127.0.0.1:{controller}\n");
+        let mut listeners = format!("PLAINTEXT://127.0.0.1:{port}");
+        if let Some(address) = self.sasl_address() {
+            listeners += &format!(",SASL://{address}");
+        }
+        text += &format!("advertised.listeners={listeners}\n");
+        match self.home.line() {
+            KafkaLine::Current => {
+                text += OWN_CONTROLLER;
+                listeners += &format!(",CONTROLLER://127.0.0.1:{controller}");
+                text += &format!("controller.quorum.voters=1@127.0.0.1:{controller}\n");
+            }
+            KafkaLine::Oldest => {
+                text += WITH_ZOOKEEPER;
+                text += &format!("zookeeper.connect=127.0.0.1:{controller}\n");
+            }
+        }
+        text += &format!("listeners={listeners}\n");
+        if self.sasl_port.is_some() {
+            text += RIGHTS;
+            text += &self.passwords();
+        }
         for (name, value) in &self.options.properties {
             text += &format!("{name}={value}\n");
         }
@@ -125,6 +176,16 @@ impl Broker {
         let path = self.directory.join("server.properties");
         fs::write(&path, text)?;
         Ok(path)
+    }
+
+    /// Every user has its name as its password.
+    fn passwords(&self) -> String {
+        let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+        let users = self.options.users.iter();
+        let users: String = users
+            .map(|user| format!(" user_{user}=\"{user}\""))
+            .collect();
+        format!("listener.name.sasl.plain.sasl.jaas.config={module} required{users};\n")
     }
 
     /// Waits until a client is told about the broker and about a leader for every partition.

@@ -10,12 +10,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::services::cache;
-use crate::services::kafka::{Broker, KafkaOptions};
+use crate::services::kafka::{Broker, KafkaLine, KafkaOptions};
 use crate::services::port::Port;
 use crate::services::process::{self, Process};
 
 const POM: &str = include_str!("../../../services/kafka/pom.xml");
 const LOGGING: &str = include_str!("../../../services/kafka/log4j2.properties");
+const OLD_POM: &str = include_str!("../../../services/kafka-2.5/pom.xml");
+const OLD_LOGGING: &str = include_str!("../../../services/kafka-2.5/log4j.properties");
+const OLD_BROKER: &str = include_str!("../../../services/kafka-2.5/OldBroker.java");
 /// Raised when what is done with the inputs changes.
 const RECIPE: &str = "1";
 /// Any cluster id does: no two of these brokers ever meet.
@@ -25,32 +28,58 @@ const CLUSTER_ID: &str = "b3Bsb2ctcmVsYXktdGVzdA";
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
     folder: PathBuf,
+    line: KafkaLine,
 }
 
 impl Home {
     /// Finds the installation, or makes it.
-    pub(crate) fn install() -> Result<Home> {
-        let folder = cache::installed("kafka", &[POM, LOGGING, RECIPE], |folder| {
-            let home = Home {
-                folder: folder.to_owned(),
-            };
-            home.fetch()?;
-            home.format()?;
-            home.archive_classes()
-        })?;
-        Ok(Home { folder })
+    pub(crate) fn install(line: KafkaLine) -> Result<Home> {
+        let home = |folder: &Path| Home {
+            folder: folder.to_owned(),
+            line,
+        };
+        let folder = match line {
+            KafkaLine::Current => {
+                let inputs = [POM, LOGGING, RECIPE];
+                cache::installed("kafka", &inputs, |folder| {
+                    let home = home(folder);
+                    home.fetch(POM, LOGGING)?;
+                    home.format()?;
+                    home.archive_classes()
+                })?
+            }
+            KafkaLine::Oldest => {
+                let inputs = [OLD_POM, OLD_LOGGING, OLD_BROKER, RECIPE];
+                cache::installed("kafka-2.5", &inputs, |folder| {
+                    let home = home(folder);
+                    home.fetch(OLD_POM, OLD_LOGGING)?;
+                    home.compile_old_broker()
+                })?
+            }
+        };
+        Ok(home(&folder))
+    }
+
+    pub(crate) fn line(&self) -> KafkaLine {
+        self.line
     }
 
     pub(crate) fn java(&self) -> PathBuf {
-        match std::env::var_os("JAVA_HOME") {
-            Some(home) => Path::new(&home).join("bin/java"),
-            None => PathBuf::from("java"),
-        }
+        java_program("java")
     }
 
     /// The class path, as Java expands it.
-    pub(crate) fn class_path(&self) -> PathBuf {
-        self.folder.join("libs/*")
+    pub(crate) fn class_path(&self) -> OsString {
+        let libraries = self.folder.join("libs/*").into_os_string();
+        match self.line {
+            KafkaLine::Current => libraries,
+            KafkaLine::Oldest => {
+                let mut path = self.classes().into_os_string();
+                path.push(":");
+                path.push(libraries);
+                path
+            }
+        }
     }
 
     /// The Java options of a broker.
@@ -75,8 +104,12 @@ impl Home {
 
     /// The Java options of everything.
     pub(crate) fn common_args(&self, command: &mut Command, log_level: &str) {
+        let logging = match self.line {
+            KafkaLine::Current => "-Dlog4j2.configurationFile=file:",
+            KafkaLine::Oldest => "-Dlog4j.configuration=file:",
+        };
         command
-            .arg(option("-Dlog4j2.configurationFile=file:", &self.logging()))
+            .arg(option(logging, &self.logging()))
             .arg(format!("-Dkafka.log.level={log_level}"))
             .arg("-cp")
             .arg(self.class_path());
@@ -92,9 +125,9 @@ impl Home {
         Ok(())
     }
 
-    fn fetch(&self) -> Result<()> {
-        fs::write(self.folder.join("pom.xml"), POM)?;
-        fs::write(self.logging(), LOGGING)?;
+    fn fetch(&self, pom: &str, logging: &str) -> Result<()> {
+        fs::write(self.folder.join("pom.xml"), pom)?;
+        fs::write(self.logging(), logging)?;
         let libs = self.folder.join("libs");
         cache::run(
             Command::new("mvn")
@@ -102,6 +135,16 @@ impl Home {
                 .args(["-q", "-B", "dependency:copy-dependencies"])
                 .arg(option("-DoutputDirectory=", &libs)),
         )?;
+        Ok(())
+    }
+
+    fn compile_old_broker(&self) -> Result<()> {
+        let source = self.folder.join("OldBroker.java");
+        fs::write(&source, OLD_BROKER)?;
+        let mut command = Command::new(java_program("javac"));
+        command.arg("-d").arg(self.classes());
+        command.arg("-cp").arg(self.class_path());
+        cache::run(command.arg(source))?;
         Ok(())
     }
 
@@ -149,7 +192,14 @@ impl Home {
     }
 
     fn logging(&self) -> PathBuf {
-        self.folder.join("log4j2.properties")
+        self.folder.join(match self.line {
+            KafkaLine::Current => "log4j2.properties",
+            KafkaLine::Oldest => "log4j.properties",
+        })
+    }
+
+    fn classes(&self) -> PathBuf {
+        self.folder.join("classes")
     }
 
     fn formatted(&self) -> PathBuf {
@@ -158,6 +208,13 @@ impl Home {
 
     fn class_archive(&self) -> PathBuf {
         self.folder.join("classes.jsa")
+    }
+}
+
+fn java_program(name: &str) -> PathBuf {
+    match std::env::var_os("JAVA_HOME") {
+        Some(home) => Path::new(&home).join("bin").join(name),
+        None => PathBuf::from(name),
     }
 }
 

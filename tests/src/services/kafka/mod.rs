@@ -23,6 +23,16 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 /// A start that fails is tried again on other ports: some other program may have taken one.
 const START_ATTEMPTS: usize = 3;
 
+/// A line of Kafka's versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KafkaLine {
+    /// That of most tests.
+    #[default]
+    Current,
+    /// The oldest that is supported, 2.5: it needs ZooKeeper.
+    Oldest,
+}
+
 /// What a test may want different in its broker.
 #[derive(Clone, Debug)]
 pub struct KafkaOptions {
@@ -33,6 +43,11 @@ pub struct KafkaOptions {
     /// As in production: Java's own choice of compiler and collector, the whole heap from the start,
     /// and the logs in memory where the host has a place for that. Otherwise quick to start.
     pub for_speed: bool,
+    /// Which Kafka.
+    pub line: KafkaLine,
+    /// Users with rights of their own, who come with their name as their password to
+    /// [`Kafka::sasl_brokers`]. Without any there is no authorizer.
+    pub users: Vec<String>,
 }
 
 impl Default for KafkaOptions {
@@ -41,6 +56,8 @@ impl Default for KafkaOptions {
             properties: Vec::new(),
             heap_mb: 768,
             for_speed: false,
+            line: KafkaLine::Current,
+            users: Vec::new(),
         }
     }
 }
@@ -51,13 +68,13 @@ pub struct Kafka {
     process: Option<Process>,
     broker: Broker,
     workdir: Workdir,
-    _ports: [Port; 2],
+    _ports: Vec<Port>,
 }
 
 impl Kafka {
     /// Installs Kafka when it is not there yet, starts a broker and waits until it serves.
     pub fn start(options: &KafkaOptions) -> Result<Kafka> {
-        let home = Home::install()?;
+        let home = Home::install(options.line)?;
         let mut attempt = 1;
         loop {
             match Kafka::start_once(&home, options) {
@@ -87,18 +104,22 @@ impl Kafka {
     }
 
     fn start_once(home: &Home, options: &KafkaOptions) -> Result<Kafka> {
-        let ports = [Port::lease()?, Port::lease()?];
+        let count = if options.users.is_empty() { 2 } else { 3 };
+        let ports: Vec<Port> = (0..count).map(|_| Port::lease()).collect::<Result<_>>()?;
         let workdir = match options.for_speed {
             true => Workdir::create_in_memory("kafka")?,
             false => Workdir::create("kafka")?,
         };
-        let broker = Broker::new(
+        let mut broker = Broker::new(
             home.clone(),
             workdir.path(),
             ports[0].number(),
             ports[1].number(),
             options.clone(),
         );
+        if let Some(port) = ports.get(2) {
+            broker = broker.with_sasl(port.number());
+        }
         let mut kafka = Kafka {
             process: None,
             broker,
@@ -118,6 +139,22 @@ impl Kafka {
     #[must_use]
     pub fn brokers(&self) -> String {
         self.broker.address()
+    }
+
+    /// The address for users with rights.
+    ///
+    /// # Errors
+    /// If the broker has none.
+    pub fn sasl_brokers(&self) -> Result<String> {
+        self.broker.sasl_address().context("a broker with users")
+    }
+
+    /// Grants rights, one a line: `<user> <operation> <resource type> <pattern type> <name>`.
+    ///
+    /// # Errors
+    /// If the broker refuses them.
+    pub fn grant(&self, rights: &[String]) -> Result<()> {
+        tools::grant(&self.brokers(), rights)
     }
 
     /// Stops the broker (SIGTERM, at last SIGKILL), keeping its data and ports.
@@ -147,7 +184,7 @@ impl Kafka {
     ///
     /// `--bootstrap-server` is added to the tools known by name.
     pub fn tool(&self, name: &str, args: &[&str]) -> Result<Output> {
-        tools::run(self.broker.home(), &self.brokers(), name, args)
+        tools::run(&self.brokers(), name, args)
     }
 
     /// The broker's directory: `server.properties`, `data`, and `logs` with its output.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::services::kafka::KafkaLine;
 use crate::services::kafka::home::Home;
 use crate::services::process::{self, Process};
 use crate::services::workdir::Workdir;
@@ -41,7 +42,9 @@ const TOOLS: &[(&str, &str)] = &[
 ];
 
 /// Runs a tool to its end.
-pub(crate) fn run(home: &Home, brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
+pub(crate) fn run(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
+    // Those of the current line work with brokers of all lines.
+    let home = Home::install(KafkaLine::Current)?;
     let known = TOOLS.iter().find(|(script, _)| *script == name);
     let workdir = Workdir::create("kafka-tool")?;
     let mut command = process::tied(home.java());
@@ -70,10 +73,7 @@ pub(crate) fn run(home: &Home, brokers: &str, name: &str, args: &[&str]) -> Resu
 /// partitions of its topic.
 pub fn java_partitions(keys: &[(Vec<u8>, i32)]) -> Result<Vec<i32>> {
     const SOURCE: &str = include_str!("../../../services/kafka/PartitionVectors.java");
-    let home = Home::install()?;
     let workdir = Workdir::create("partitions")?;
-    let source = workdir.path().join("PartitionVectors.java");
-    fs::write(&source, SOURCE)?;
     let mut input = String::new();
     for (key, partitions) in keys {
         for byte in key {
@@ -81,19 +81,7 @@ pub fn java_partitions(keys: &[(Vec<u8>, i32)]) -> Result<Vec<i32>> {
         }
         writeln!(input, " {partitions}")?;
     }
-    let input_path = workdir.path().join("keys");
-    fs::write(&input_path, input)?;
-
-    let mut command = process::tied(home.java());
-    home.common_args(&mut command, "WARN");
-    command.arg(source).stdin(File::open(input_path)?);
-    let output = finish(Process::spawn("partitions", command, workdir.path())?)?;
-    ensure!(
-        output.status.success(),
-        "the Java partitioner failed: {}",
-        String::from_utf8_lossy(&output.stderr),
-    );
-    let answer = String::from_utf8(output.stdout)?;
+    let answer = run_source(&workdir, SOURCE, &[], &input)?;
     let partitions: Vec<i32> = answer
         .lines()
         .map(str::parse)
@@ -101,6 +89,32 @@ pub fn java_partitions(keys: &[(Vec<u8>, i32)]) -> Result<Vec<i32>> {
         .with_context(|| format!("not a list of partitions: {answer}"))?;
     ensure!(partitions.len() == keys.len(), "one partition for each key");
     Ok(partitions)
+}
+
+/// Grants rights, one a line.
+pub(crate) fn grant(brokers: &str, rights: &[String]) -> Result<()> {
+    const SOURCE: &str = include_str!("../../../services/kafka/GrantRights.java");
+    let workdir = Workdir::create("rights")?;
+    run_source(&workdir, SOURCE, &[brokers], &rights.join("\n")).map(drop)
+}
+
+/// Runs a Java program of ours with Kafka's classes; returns its standard output.
+fn run_source(workdir: &Workdir, source: &str, args: &[&str], input: &str) -> Result<String> {
+    let home = Home::install(KafkaLine::Current)?;
+    let path = workdir.path().join("Source.java");
+    fs::write(&path, source)?;
+    let input_path = workdir.path().join("input");
+    fs::write(&input_path, input)?;
+    let mut command = process::tied(home.java());
+    home.common_args(&mut command, "WARN");
+    command.arg(path).args(args).stdin(File::open(input_path)?);
+    let output = finish(Process::spawn("java", command, workdir.path())?)?;
+    ensure!(
+        output.status.success(),
+        "a Java program failed: {}",
+        String::from_utf8_lossy(&output.stderr),
+    );
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn finish(mut process: Process) -> Result<Output> {

@@ -1,0 +1,209 @@
+//! The settings of topics that are created: those that the data needs, as far as the cluster knows
+//! and allows them.
+//!
+//! An older broker refuses a topic with a setting that it does not know, and a managed cluster one
+//! with a value above its limit. Both answer with a code for the whole request. So the cluster is
+//! first asked about all settings at once, without creating anything, and after a refusal about
+//! each value alone.
+
+use std::fmt;
+
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::admin::Admin;
+use super::error::KafkaFailure;
+
+/// The name of the setting that limits a record batch.
+pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// A setting of a topic, by name and value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSetting {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl fmt::Display for TopicSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.value)
+    }
+}
+
+/// A setting with the values to try, the best one first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedSetting {
+    name: String,
+    values: Vec<String>,
+    fallback: Fallback,
+}
+
+/// What to do where the cluster takes none of the values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fallback {
+    /// The data needs it.
+    Refuse,
+    /// The broker's default will do.
+    Default,
+}
+
+impl WantedSetting {
+    /// A setting that the data needs, with its only value.
+    #[must_use]
+    pub fn needed(name: &str, value: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            values: vec![value.to_owned()],
+            fallback: Fallback::Refuse,
+        }
+    }
+
+    /// A setting with values to choose from, the best one first. Where the cluster takes none of
+    /// them, its default counts.
+    #[must_use]
+    pub fn preferred<V: fmt::Display>(name: &str, values: impl IntoIterator<Item = V>) -> Self {
+        Self {
+            name: name.to_owned(),
+            values: values.into_iter().map(|value| value.to_string()).collect(),
+            fallback: Fallback::Default,
+        }
+    }
+
+    /// Adds the operator's settings; they replace others of the same name.
+    #[must_use]
+    pub fn with_given(mut wanted: Vec<Self>, given: &[TopicSetting]) -> Vec<Self> {
+        wanted.retain(|wanted| !given.iter().any(|given| given.name == wanted.name));
+        let given = given.iter();
+        wanted.extend(given.map(|given| Self::needed(&given.name, &given.value)));
+        wanted
+    }
+
+    fn settings(&self) -> impl Iterator<Item = TopicSetting> {
+        self.values.iter().map(|value| TopicSetting {
+            name: self.name.clone(),
+            value: value.clone(),
+        })
+    }
+}
+
+/// A topic to be created.
+#[derive(Debug, Clone, Copy)]
+pub struct NewTopicShape<'n> {
+    /// Its name.
+    pub name: &'n str,
+    /// Its partitions.
+    pub partitions: i32,
+    /// Its replication factor; −1 is the broker's default.
+    pub replication_factor: i32,
+}
+
+impl Admin {
+    /// The settings with which the cluster would create a topic.
+    ///
+    /// # Errors
+    /// [`KafkaFailure::SettingRefused`] names a setting that is needed and that the cluster does not
+    /// take; others when the cluster does not answer in time.
+    pub async fn accepted_settings(
+        &self,
+        shape: NewTopicShape<'_>,
+        wanted: &[WantedSetting],
+    ) -> Result<Vec<TopicSetting>, KafkaFailure> {
+        let best = wanted.iter().filter_map(|wanted| wanted.settings().next());
+        let best: Vec<TopicSetting> = best.collect();
+        let is_refused = self.refusal(shape, &best).await?.is_some();
+        // What is refused without any setting as well is refused for another reason, which the
+        // creation itself reports.
+        if !is_refused || self.refusal(shape, &[]).await?.is_some() {
+            return Ok(best);
+        }
+        let mut accepted = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            accepted.extend(self.accepted_value(shape, wanted).await?);
+        }
+        Ok(accepted)
+    }
+
+    /// The first value of a setting that the cluster takes, asked about each value alone.
+    async fn accepted_value(
+        &self,
+        shape: NewTopicShape<'_>,
+        wanted: &WantedSetting,
+    ) -> Result<Option<TopicSetting>, KafkaFailure> {
+        let mut refused = None;
+        for setting in wanted.settings() {
+            let Some(code) = self.refusal(shape, std::slice::from_ref(&setting)).await? else {
+                if let Some((preferred, code)) = refused {
+                    tracing::warn!(
+                        "Kafka refuses {preferred} for new topics ({code}); they are created with \
+                         {setting}"
+                    );
+                }
+                return Ok(Some(setting));
+            };
+            refused = refused.or(Some((setting, code)));
+        }
+        match (refused, wanted.fallback) {
+            (Some((setting, code)), Fallback::Refuse) => {
+                Err(KafkaFailure::SettingRefused { setting, code })
+            }
+            (Some((preferred, code)), Fallback::Default) => {
+                tracing::info!(
+                    "Kafka refuses {preferred} for new topics ({code}); its own default counts"
+                );
+                Ok(None)
+            }
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// The code with which the cluster refuses a topic because of its settings.
+    async fn refusal(
+        &self,
+        shape: NewTopicShape<'_>,
+        settings: &[TopicSetting],
+    ) -> Result<Option<RDKafkaErrorCode>, KafkaFailure> {
+        use RDKafkaErrorCode as Code;
+        let NewTopicShape {
+            name,
+            partitions,
+            replication_factor,
+        } = shape;
+        let settings = borrowed(settings);
+        let code = self
+            .validate_topic(name, partitions, replication_factor, &settings)
+            .await?;
+        Ok(code.filter(|code| matches!(code, Code::InvalidConfig | Code::PolicyViolation)))
+    }
+}
+
+/// The settings as [`Admin::create_topic`] takes them.
+#[must_use]
+pub fn borrowed(settings: &[TopicSetting]) -> Vec<(&str, &str)> {
+    let settings = settings.iter();
+    settings
+        .map(|setting| (setting.name.as_str(), setting.value.as_str()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_operator_replace_those_of_the_program_and_are_needed() {
+        let wanted = vec![
+            WantedSetting::needed("retention.ms", "-1"),
+            WantedSetting::preferred(MAX_MESSAGE_BYTES, [100, 20]),
+        ];
+        let given = [TopicSetting {
+            name: MAX_MESSAGE_BYTES.to_owned(),
+            value: "7".to_owned(),
+        }];
+        let expected = [
+            WantedSetting::needed("retention.ms", "-1"),
+            WantedSetting::needed(MAX_MESSAGE_BYTES, "7"),
+        ];
+        assert_eq!(WantedSetting::with_given(wanted, &given), expected);
+    }
+}

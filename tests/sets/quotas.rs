@@ -1,0 +1,36 @@
+//! A broker that takes few bytes a second.
+
+use anyhow::{Result, ensure};
+use bson::doc;
+use oplog_relay_tests::model::{Model, ModelServer};
+
+use crate::made::Made;
+use crate::oversize::{noise, state};
+use crate::topics::Topics;
+
+/// Less than two megabytes within the shortest timeout of a transaction.
+const BYTES_A_SECOND: u32 = 300_000;
+
+#[test]
+fn a_quota_slows_a_producer_down_and_does_not_stop_it() -> Result<()> {
+    let topics = Topics::none("quota")?;
+    let quota = format!("producer_byte_rate={BYTES_A_SECOND}");
+    let client = ["--entity-type", "clients", "--entity-name", "quota"];
+    let alter = ["--alter", "--add-config", &quota];
+    topics.tool("kafka-configs", &[&alter[..], &client[..]].concat())?;
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    for id in 0..300 {
+        let text = noise(10_000, u64::try_from(id)? + 7);
+        made.insert_with("s.a", 1, doc! { "_id": id, "text": text })?;
+    }
+    let flags = [
+        "--kafka-option=client.id=quota",
+        "--kafka-option=transaction.timeout.ms=5000",
+    ];
+    topics.produce(&made.oplog()?, &flags)?;
+    let target = ModelServer::start(Model::default())?;
+    topics.replay(&target, "quota", 1, &[])?;
+    ensure!(state(&target) == made.expected()?.state());
+    Ok(())
+}
