@@ -233,7 +233,8 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
 #[test]
 fn a_barrier_has_a_record_ahead_of_it_even_if_the_command_changes_nothing() {
     let mut encoder = encoder(Format::Bson);
-    let created = encode(&mut encoder, &[command(1, "create")]).unwrap();
+    // A create without a UUID is saved; a drop of what is not known changes nothing.
+    let created = encode(&mut encoder, &[command(1, "drop")]).unwrap();
     let changed = encode(&mut encoder, &[command(2, "drop")]).unwrap();
     assert!(changed.barrier.is_some());
     let keys = |chunk: &Chunk| -> Vec<String> {
