@@ -187,6 +187,7 @@ pub struct PublishLoop<'p> {
     /// Topics that the open transaction claims.
     claimed: Vec<String>,
     others: Option<OtherClaims>,
+    silence: Option<Silence>,
     /// Not done before the table has that version.
     wanted_routing: u32,
     wall: i64,
@@ -227,6 +228,7 @@ impl<'p> PublishLoop<'p> {
             has_state: false,
             claimed: Vec::new(),
             others: None,
+            silence: None,
             wall: 0,
             idle: false,
             caught_up: false,
@@ -268,6 +270,9 @@ impl<'p> PublishLoop<'p> {
             self.health.beat();
             match intake.full.recv_timeout(self.patience()) {
                 Ok(mut chunk) => {
+                    if let Some(silence) = &mut self.silence {
+                        silence.heard(self.metrics);
+                    }
                     self.take(&chunk)?;
                     chunk.clear();
                     // A full return queue only means that the encoder has enough chunks.
@@ -275,6 +280,9 @@ impl<'p> PublishLoop<'p> {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.publisher.poll(Duration::ZERO)?;
+                    if let Some(silence) = &mut self.silence {
+                        silence.goes_on(self.metrics, self.health);
+                    }
                     self.metrics.refresh();
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -326,7 +334,9 @@ impl<'p> PublishLoop<'p> {
         self.idle = chunk.idle;
         self.finished |= chunk.finished;
         self.caught_up = chunk.caught_up;
-        if self.caught_up && self.unsaved.is_none() {
+        if !self.caught_up {
+            self.metrics.not_caught_up();
+        } else if self.unsaved.is_none() {
             self.metrics.caught_up();
             self.works();
         }
@@ -381,7 +391,7 @@ impl<'p> PublishLoop<'p> {
         self.last_commit = Some(Instant::now());
         self.began = None;
         self.metrics
-            .committed(position, self.wall, self.idle || self.finished, took);
+            .committed(position, self.wall, self.caught_up || self.finished, took);
         // Not before: what Kafka refuses, it refuses in each session.
         self.works();
         self.check_claims(position)
@@ -411,6 +421,9 @@ impl<'p> PublishLoop<'p> {
 }
 
 mod claimed;
+mod silence;
+
+use silence::Silence;
 
 pub use claimed::OtherClaims;
 

@@ -218,7 +218,8 @@ impl Producer {
             self.tell_ignored(&checkpoint);
         }
         self.metrics.resumed(checkpoint.position);
-        let (start, sync) = self.beginning(&checkpoint, &cluster).await?;
+        let beginning = self.beginning(&checkpoint, &cluster);
+        let (start, sync) = beating(&self.health, BEAT, beginning).await?;
         let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
         let until = match ends {
             true => Until::End,
@@ -376,6 +377,7 @@ impl Producer {
         parts.spawn_blocking(move || {
             Part::Encoder(pipeline::encode(encoder, events, &handover, &metrics))
         });
+        let is_live = self.origin.client().is_some();
         let (metrics, health) = (Arc::clone(&self.metrics), self.health.clone());
         let publisher = publisher.paced(self.pace.clone(), health.clone());
         parts.spawn_blocking(move || {
@@ -383,6 +385,7 @@ impl Producer {
             let mut publishing = publishing
                 .routing(begin.routing.0, begin.routing.1)
                 .having_state(begin.has_state)
+                .listening(is_live)
                 .among(OtherClaims {
                     claims: begin.claims,
                     runtime: Handle::current(),
@@ -393,9 +396,11 @@ impl Producer {
     }
 }
 
+mod beating;
 mod beginning;
 mod check;
 
+use beating::{BEAT, beating};
 use check::{Checked, FoundCluster};
 
 /// Waits until all that was asked for is done, or all parts have ended; when the encoder or the publisher

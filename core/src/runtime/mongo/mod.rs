@@ -24,6 +24,9 @@ use crate::runtime::config::Secret;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to look for a usable server, unless the connection string says otherwise.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an unused connection is kept, unless the connection string says otherwise. Load balancers
+/// and NAT forget a silent connection after some minutes, and what is sent on it then gets no answer.
+const IDLE_CONNECTION: Duration = Duration::from_secs(240);
 
 /// Why MongoDB could not be used. The texts name hosts and reasons, never secrets.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +150,7 @@ pub async fn connect(
     options
         .server_selection_timeout
         .get_or_insert(SELECTION_TIMEOUT);
+    options.max_idle_time.get_or_insert(IDLE_CONNECTION);
     overrides(&mut options);
     let hosts = hosts(&options);
     let client =
@@ -231,6 +235,7 @@ mod tests {
         let uri = Secret::new(uri);
         let outcome = connect(&uri, "relay", |options| {
             seen = Some((options.connect_timeout, options.app_name.clone()));
+            assert_eq!(options.max_idle_time, Some(IDLE_CONNECTION));
             options.direct_connection = Some(true);
         })
         .await;
