@@ -31,6 +31,13 @@
 //! build, which may take hours. A unique index limits later entries of other documents too, and has
 //! a barrier that everybody waits at.
 //!
+//! # Commands that a namespace filter leaves out
+//!
+//! They do not run and nobody gathers for them, so the catalog does not have them either. A follower
+//! tells them by the namespaces in the barrier, and does not ask whether they ran. Barriers of
+//! earlier producers do not name any: for these the leader notes in the catalog, before it goes
+//! past the command, that there was nothing to do.
+//!
 //! # Why nobody waits for ever
 //!
 //! One source writes all barriers, so they stand in one order in all partitions. Of all commands
@@ -45,6 +52,7 @@
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::filter::NamespaceFilter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::assignment::Token;
@@ -69,6 +77,47 @@ pub enum Waited {
     Absent(PartitionName, Absence),
     /// The partition was taken away, or the program ends.
     Abandoned,
+}
+
+/// What a namespace filter makes of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The command runs as it is.
+    Inside,
+    /// A rename takes the collection out of the namespaces that pass: the collection is dropped.
+    Leaves,
+    /// A rename brings a collection in of which the target does not have the documents.
+    Enters,
+    /// The command concerns only collections that are left out: it does not run.
+    Outside,
+}
+
+impl Side {
+    /// Decides for a command that concerns these collections: one, or both names of a rename.
+    /// A command that names none concerns everybody.
+    #[must_use]
+    pub fn of(namespaces: &[String], filter: &NamespaceFilter) -> Self {
+        let mut passes = namespaces.iter().map(|ns| filter.passes(ns));
+        match (passes.next(), passes.next()) {
+            (None, _) | (Some(true), None | Some(true)) => Self::Inside,
+            (Some(true), Some(false)) => Self::Leaves,
+            (Some(false), Some(true)) => Self::Enters,
+            (Some(false), None | Some(false)) => Self::Outside,
+        }
+    }
+}
+
+/// Whether a barrier says that its command concerns only collections that the filter leaves out.
+#[must_use]
+pub fn is_left_out(barrier: &Barrier, filter: &NamespaceFilter) -> bool {
+    let namespaces = barrier.namespaces.as_ref();
+    namespaces.is_some_and(|namespaces| Side::of(namespaces, filter) == Side::Outside)
+}
+
+/// Whether the leader has to note that it left a command out, because the followers cannot tell.
+#[must_use]
+pub const fn needs_note(barrier: &Barrier) -> bool {
+    barrier.namespaces.is_none()
 }
 
 /// The partition that has a barrier's command.
@@ -297,7 +346,8 @@ pub fn skipped(barrier: &Barrier) -> ConsumerError {
     ConsumerError::OffsetsLost(format!(
         "the command {} of topic {} did not run on this target, but partition 0 of that topic is \
          committed past it: the partitions of this group do not begin at one point in time, as after \
-         a reset of some of them, or the target's catalog was removed. Going on would leave the \
+         a reset of some of them, the target's catalog was removed, or the namespaces of the group \
+         were changed when that partition was already past the command. Going on would leave the \
          command out. Stop all members and reset all topics of the prefix to one time \
          (`kafka-consumer-groups --reset-offsets --to-datetime`), or accept it with \
          --allow-partial-reset",
@@ -320,6 +370,7 @@ mod tests {
             passable: false,
             leader_topic: "a".into(),
             leader_offset: 5,
+            namespaces: None,
             partitions: vec![("a".into(), vec![5, 7]), ("b".into(), vec![3])],
         }
     }
@@ -371,6 +422,32 @@ mod tests {
             let committed = committed.into_iter().collect();
             assert_eq!(assembled(&barrier, &committed), expected, "{at:?}");
         }
+    }
+
+    #[test]
+    fn a_filter_takes_a_side_and_a_barrier_without_namespaces_does_not_tell() {
+        let filter = NamespaceFilter::new(["s.a", "s.b"], []).unwrap();
+        let table: [(&[&str], Side); 7] = [
+            (&[], Side::Inside),
+            (&["s.a"], Side::Inside),
+            (&["s.a", "s.b"], Side::Inside),
+            (&["s.a", "s.c"], Side::Leaves),
+            (&["s.c", "s.a"], Side::Enters),
+            (&["s.c"], Side::Outside),
+            (&["s.c", "s.d"], Side::Outside),
+        ];
+        for (names, side) in table {
+            let namespaces: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            assert_eq!(Side::of(&namespaces, &filter), side, "{names:?}");
+            let named = Barrier {
+                namespaces: Some(namespaces),
+                ..barrier()
+            };
+            let left_out = side == Side::Outside;
+            assert_eq!(is_left_out(&named, &filter), left_out, "{names:?}");
+            assert!(!needs_note(&named));
+        }
+        assert!(!is_left_out(&barrier(), &filter) && needs_note(&barrier()));
     }
 
     #[test]

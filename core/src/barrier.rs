@@ -7,12 +7,16 @@
 //! is its own entry. So they are valid in every format, and foreign readers skip the noops.
 //!
 //! ```text
-//! {ts, t, v: 2, op: "n", ns, wall, o: {}, relayBarrier: {ord, ordered, leader: {topic, offset}}}
-//! {…the command's entry…, relayBarrier: {ord, ordered, leader, partitions: [{topic, offsets: […]}]}}
+//! {ts, t, v: 2, op: "n", ns, wall, o: {}, relayBarrier: {ord, ordered, leader: {topic, offset}, namespaces: [ns, …]}}
+//! {…the command's entry…, relayBarrier: {ord, ordered, leader, namespaces, partitions: [{topic, offsets: […]}]}}
 //! ```
 //!
 //! A barrier with `passable: true` holds the command back until all partitions have come to it, but
 //! no partition waits for the command. A reader that does not know the field waits.
+//!
+//! `namespaces` lists the collections that the command concerns, so that a group that leaves some
+//! collections out can tell at a barrier whether the command concerns it. Earlier producers did not
+//! write this field, and earlier consumers ignore it.
 //!
 //! `ord` is the command's. A barrier's own identity has the ordinal [`BARRIER_ORD`], so that whoever
 //! dedupes by identity never takes a barrier for its command.
@@ -42,6 +46,9 @@ pub struct Barrier {
     /// Whether the partitions go on without waiting for the command: an index build, which may
     /// take hours, and which later writes cannot harm.
     pub passable: bool,
+    /// The collections that the command concerns: one, or both names of a rename. Empty if the
+    /// command does not name any; `None` if the producer did not write the field.
+    pub namespaces: Option<Vec<String>>,
     /// In the command alone: the offset of the barrier in each partition, by topic.
     pub partitions: Vec<(String, Vec<i64>)>,
 }
@@ -70,6 +77,10 @@ impl Barrier {
         let leader = get("leader")?.document()?;
         let topic = leader.get("topic")?.ok_or(Malformed::Missing("topic"))?;
         let offset = leader.get("offset")?.ok_or(Malformed::Missing("offset"))?;
+        let namespaces = match field.get("namespaces")? {
+            Some(list) => Some(texts(list.document()?)?),
+            None => None,
+        };
         let mut partitions = Vec::new();
         if let Some(list) = field.get("partitions")? {
             for element in list.document()?.elements() {
@@ -85,6 +96,7 @@ impl Barrier {
             passable: is_set(field, "passable")?,
             leader_topic: topic.str()?.to_owned(),
             leader_offset: offset.integer()?,
+            namespaces,
             partitions,
         }))
     }
@@ -131,6 +143,13 @@ impl Barrier {
                     .str("topic", &self.leader_topic)
                     .int64("offset", self.leader_offset);
             });
+            if let Some(namespaces) = &self.namespaces {
+                field.nested("namespaces", kind::ARRAY, |list| {
+                    for (index, ns) in namespaces.iter().enumerate() {
+                        list.str(&index.to_string(), ns);
+                    }
+                });
+            }
             if with_partitions {
                 field.nested("partitions", kind::ARRAY, |list| {
                     for (index, (topic, offsets)) in self.partitions.iter().enumerate() {
@@ -152,6 +171,12 @@ impl Barrier {
 fn may_have_one(entry: &Entry<'_>) -> bool {
     matches!(entry.operation, Operation::Noop | Operation::Command)
         || crate::command::is_view_entry(entry)
+}
+
+fn texts(list: Document<'_>) -> Result<Vec<String>, Malformed> {
+    list.elements()
+        .map(|element| Ok(element?.str()?.to_owned()))
+        .collect()
 }
 
 fn topic_offsets(item: Document<'_>) -> Result<(String, Vec<i64>), Malformed> {
@@ -215,6 +240,7 @@ mod tests {
             passable: true,
             leader_topic: "cdc.shop.c".into(),
             leader_offset: 11,
+            namespaces: Some(vec!["shop.c".into()]),
             partitions: vec![("cdc.shop.c".into(), vec![11, 5, 0])],
         };
         assert_eq!(Barrier::read(&entry), Ok(None));
@@ -242,5 +268,37 @@ mod tests {
             strip(Document::new(&bytes).unwrap(), &mut Vec::new()),
             Ok(false)
         );
+    }
+
+    /// The bytes that consumers of other versions read.
+    #[test]
+    fn the_field_has_its_frozen_form() {
+        let bytes = drop_entry();
+        let entry = parse(&bytes);
+        let barrier = |namespaces| Barrier {
+            command: EntryId {
+                ts: entry.ts,
+                ord: 7,
+            },
+            ordered: true,
+            passable: false,
+            leader_topic: "cdc.shop.c".into(),
+            leader_offset: 11,
+            namespaces,
+            partitions: Vec::new(),
+        };
+        let names = vec!["shop.c".to_owned(), "shop.d".to_owned()];
+        let leader = doc! { "topic": "cdc.shop.c", "offset": 11_i64 };
+        let without = doc! { "ord": 7_i64, "ordered": true, "leader": leader };
+        let mut with = without.clone();
+        with.insert("namespaces", names.clone());
+        for (namespaces, expected) in [(None, without), (Some(names), with)] {
+            let barrier = barrier(namespaces);
+            let mut noop = Vec::new();
+            barrier.write_noop(&entry, &mut noop);
+            let written = bson::Document::from_reader(noop.as_slice()).unwrap();
+            assert_eq!(written.get_document(FIELD).unwrap(), &expected);
+            assert_eq!(Barrier::read(&parse(&noop)), Ok(Some(barrier)));
+        }
     }
 }

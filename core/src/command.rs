@@ -327,6 +327,19 @@ pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
     })
 }
 
+/// The names of the collections that a command concerns: one, or both names of a rename. Empty for a
+/// command that names none, and for a change of the routing, which concerns many.
+///
+/// # Errors
+/// [`EntryError`] as for [`scope`].
+pub fn namespaces(entry: &Entry<'_>) -> Result<Vec<String>, EntryError> {
+    if !is_command(entry) {
+        return Ok(Vec::new());
+    }
+    let names = scope(entry)?.map(|scope| [Some(scope.ns()), scope.to_ns()]);
+    Ok(names.into_iter().flatten().flatten().collect())
+}
+
 /// Appends the entry of a `drop` of `collection`, with everything else as in `entry`: what a
 /// rename into a namespace that is left out comes to.
 ///
@@ -439,6 +452,19 @@ mod tests {
         ] {
             assert_eq!(with(&entry, treatment), Ok(Some(expected)), "{entry}");
         }
+    }
+
+    #[test]
+    fn a_command_names_its_collections() {
+        let names = |entry: &bson::Document| with(entry, namespaces).unwrap();
+        let rename = command(doc! { "renameCollection": "shop.a", "to": "old.b" });
+        assert_eq!(names(&rename), ["shop.a", "old.b"]);
+        assert_eq!(names(&command(doc! { "drop": "c" })), ["shop.c"]);
+        let view = doc! { "op": "i", "ns": "shop.system.views", "o": { "_id": "shop.v" } };
+        assert_eq!(names(&view), ["shop.v"]);
+        assert!(names(&command(doc! { "dropDatabase": 1 })).is_empty());
+        let change = doc! { "op": "n", "ns": "", "o": { "msg": "routing" } };
+        assert!(names(&change).is_empty());
     }
 
     #[test]

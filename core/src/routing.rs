@@ -136,6 +136,7 @@ mod tests {
             passable: false,
             leader_topic: "cdc.shop.a".into(),
             leader_offset: 11,
+            namespaces: Some(Vec::new()),
             partitions: vec![("cdc.shop.a".into(), vec![11, 5])],
         };
         let mut with = Vec::new();

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
+use oplog_relay_core::command::namespaces;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::Format;
@@ -61,6 +62,7 @@ impl BarrierRequest {
                 .and_then(|ends| ends.first())
                 .copied()
                 .unwrap_or_default(),
+            namespaces: Some(namespaces(&entry)?),
             partitions: names
                 .iter()
                 .zip(ends)

@@ -119,6 +119,7 @@ async fn apply(sink: &MongoSink, seconds: u32, command: &BsonDocument) -> Result
         leader_offset: 0,
         ordered: true,
         passable: false,
+        namespaces: None,
         partitions: Vec::new(),
     };
     let mut bytes = Vec::new();

@@ -152,3 +152,42 @@ fn a_group_that_takes_one_side_of_a_rename() -> Result<()> {
     let into = ["--include-namespaces=s.b"];
     topics.refused(&target, "into", &into, (6, "only the new name is replayed"))
 }
+
+/// A command that a filter lets pass is asked for as it is without a filter, and one that it leaves
+/// out is not.
+#[test]
+fn a_filter_hides_no_command_that_did_not_run() -> Result<()> {
+    let topics = Topics::carry("hidden", &history()?.oplog()?)?;
+    // The leader's partition is past the commands, the others are at their beginning.
+    for (group, filter) in [
+        ("hidden-in", "--include-namespaces=s.a"),
+        ("hidden-all", "--exclude-namespaces=s.c"),
+    ] {
+        let target = ModelServer::start(Model::default())?;
+        topics.replay(&target, group, 1, &["--start=now", filter])?;
+        for partition in 1..8 {
+            let place = format!("hidden.s.a:{partition}");
+            topics.reset(group, &["--topic", &place, "--to-earliest"])?;
+        }
+        let refused = (4, "did not run on this target");
+        topics.refused(&target, group, &[filter], refused)?;
+    }
+    let target = ModelServer::start(Model::default())?;
+    let filter = "--include-namespaces=s.x";
+    topics.replay(&target, "hidden-out", 2, &[filter])?;
+    ensure!(found(&target)?.is_empty(), "{:?}", found(&target)?);
+    Ok(())
+}
+
+#[test]
+fn an_emit_leaves_out_the_commands_of_other_collections() -> Result<()> {
+    let topics = Topics::carry("emit-sides", &history()?.oplog()?)?;
+    let all = topics.emit("emit-all", &[])?;
+    ensure!(all.lines().any(|line| line.contains("rename")), "{all}");
+    for (filter, expected) in [("s.x", 0), ("s", all.lines().count())] {
+        let filter = format!("--include-namespaces={filter}");
+        let lines = topics.emit(&filter, &[&filter])?;
+        ensure!(lines.lines().count() == expected, "{filter}: {lines}");
+    }
+    Ok(())
+}

@@ -87,7 +87,7 @@ impl Topics {
     }
 
     /// Emits to the end of the topics; returns the lines.
-    pub(crate) fn emit(&self, group: &str) -> Result<String> {
+    pub(crate) fn emit(&self, group: &str, more: &[&str]) -> Result<String> {
         let flags = [
             format!("--brokers={}", self.brokers()),
             format!("--topic-prefix={}", self.prefix),
@@ -95,7 +95,8 @@ impl Topics {
         ];
         let flags = flags.iter().map(String::as_str);
         let common = ["emit", "--http=off", "--to=stdout", "--until-caught-up"];
-        let mut program = Program::consumer(common.into_iter().chain(flags))?;
+        let flags = common.into_iter().chain(flags);
+        let mut program = Program::consumer(flags.chain(more.iter().copied()))?;
         let code = program.wait(LIMIT)?;
         ensure!(code == 0, "{group}: {}", program.stderr_text()?);
         program.stdout_text()

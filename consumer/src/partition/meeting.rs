@@ -1,14 +1,16 @@
 //! A worker at a barrier: it follows, or it runs the command.
 
 use oplog_relay_core::barrier::Barrier;
-use oplog_relay_core::command::{Scope, scope, write_drop};
+use oplog_relay_core::command::{namespaces, scope, write_drop};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::filter::NamespaceFilter;
 
 use super::{Shared, Start};
 use crate::assignment::ReportEvent;
-use crate::barrier::{AbsentTopics, Waited, absent_topic, follow, gather, no_cut, skipped};
+use crate::barrier::{
+    AbsentTopics, Side, Waited, absent_topic, follow, gather, is_left_out, needs_note, no_cut,
+    skipped,
+};
 use crate::batch::{Batch, Located};
 use crate::error::ConsumerError;
 use crate::sink::mongo::UNRESOLVED;
@@ -20,16 +22,6 @@ pub(super) struct Meeting<'w> {
     pub(super) start: &'w Start,
     pub(super) shared: &'w Shared,
     pub(super) topic: &'w Topic,
-}
-
-/// What the namespace filter makes of a command.
-enum Side<'a> {
-    /// It runs as it stands.
-    All,
-    /// The collection leaves: it is dropped.
-    Leaves(&'a str),
-    /// It is about other collections.
-    None,
 }
 
 impl Meeting<'_> {
@@ -45,7 +37,7 @@ impl Meeting<'_> {
         // A change of the routing is a noop that leads.
         let is_command = located.entry.operation != Operation::Noop || barrier.is_command();
         if !self.shared.sink.waits() {
-            return if is_command {
+            return if is_command && self.is_emitted(located) {
                 self.run(located).await
             } else {
                 Ok(Applied::Done)
@@ -65,6 +57,17 @@ impl Meeting<'_> {
         self.follow(barrier).await
     }
 
+    /// Whether a command is emitted: not if it concerns only collections that are left out.
+    fn is_emitted(&self, located: &Located<'_>) -> bool {
+        let filter = &self.shared.filter;
+        let names = namespaces(&located.entry).unwrap_or_default();
+        let is_emitted = Side::of(&names, filter) != Side::Outside;
+        if !is_emitted {
+            self.shared.metrics.filtered.inc();
+        }
+        is_emitted
+    }
+
     /// Waits until the leader got past the command.
     async fn follow(&self, barrier: &Barrier) -> Result<Applied, ConsumerError> {
         self.check_nothing_held()?;
@@ -77,11 +80,12 @@ impl Meeting<'_> {
             Waited::Absent(name, why) => return Err(absent_topic(barrier, &name, why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
-        // The entries after it may need to know what it did. A command that a filter keeps from
-        // running is none to know of.
+        if is_left_out(barrier, &self.shared.filter) {
+            return Ok(Applied::Done);
+        }
+        // This also reads from the catalog what the command did, which later entries depend on.
         let source = &self.topic.source;
-        let ran = self.shared.sink.has_run(source, barrier.command);
-        if ran.await? || self.shared.filter != NamespaceFilter::default() {
+        if self.shared.sink.has_run(source, barrier.command).await? {
             return Ok(Applied::Done);
         }
         if self.shared.allow_partial_reset {
@@ -129,8 +133,8 @@ impl Meeting<'_> {
         barrier: &Barrier,
     ) -> Result<Applied, ConsumerError> {
         let side = self.side(located)?;
-        if matches!(side, Side::None) {
-            return Ok(Applied::Done);
+        if side == Side::Outside {
+            return self.leave_out(located, barrier).await;
         }
         if !barrier.passable {
             self.check_nothing_held()?;
@@ -163,15 +167,34 @@ impl Meeting<'_> {
             }
             Waited::Beyond(name, committed) => return Err(no_cut(barrier, &name, committed)),
         }
-        let Side::Leaves(collection) = side else {
-            return self.run(located).await;
-        };
+        if side == Side::Leaves {
+            return self.run_as_drop(located).await;
+        }
+        self.run(located).await
+    }
+
+    /// Goes past a command that concerns only collections that are left out. Followers that cannot
+    /// tell this from the barrier look for a note.
+    async fn leave_out(
+        &self,
+        located: &Located<'_>,
+        barrier: &Barrier,
+    ) -> Result<Applied, ConsumerError> {
+        if needs_note(barrier) {
+            let sink = &self.shared.sink;
+            sink.pass_over(&self.topic.source, located).await?;
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Runs a rename into a namespace that is left out: it drops the collection.
+    async fn run_as_drop(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
+        let renamed = scope(&located.entry).map_err(|error| damaged(&error))?;
+        let collection = renamed.map(|scope| scope.collection).unwrap_or_default();
         let mut bytes = Vec::new();
-        let damaged = |error| ConsumerError::Refused(format!("a damaged command: {error}"));
-        write_drop(&located.entry, collection, &mut bytes).map_err(damaged)?;
-        let entry = Document::new(&bytes).map_err(damaged)?;
-        let entry = Entry::parse(entry)
-            .map_err(|error| ConsumerError::Refused(format!("a damaged command: {error}")))?;
+        write_drop(&located.entry, collection, &mut bytes).map_err(|error| damaged(&error))?;
+        let entry = Document::new(&bytes).map_err(|error| damaged(&error))?;
+        let entry = Entry::parse(entry).map_err(|error| damaged(&error))?;
         self.run(&Located { entry, ..*located }).await
     }
 
@@ -204,28 +227,21 @@ impl Meeting<'_> {
         }
     }
 
-    fn side<'a>(&self, located: &Located<'a>) -> Result<Side<'a>, ConsumerError> {
-        if located.entry.operation == Operation::Noop {
-            return Ok(Side::All);
-        }
-        let found: Option<Scope<'a>> = scope(&located.entry)
-            .map_err(|error| ConsumerError::Refused(format!("a damaged command: {error}")))?;
-        let Some(scope) = found else {
-            return Ok(Side::All);
-        };
-        let passes = |ns: &str| self.shared.filter.passes(ns);
-        match (passes(&scope.ns()), scope.to_ns().map(|to| passes(&to))) {
-            (true, None | Some(true)) => Ok(Side::All),
-            (true, Some(false)) => Ok(Side::Leaves(scope.collection)),
-            (false, None | Some(false)) => Ok(Side::None),
-            (false, Some(true)) => Err(ConsumerError::Refused(format!(
-                "{}: {} was renamed to {}, but only the new name is replayed: the target does not \
-                 have its documents. Include both names and replay from the beginning into an \
+    fn side(&self, located: &Located<'_>) -> Result<Side, ConsumerError> {
+        let names = namespaces(&located.entry).map_err(|error| damaged(&error))?;
+        let side = Side::of(&names, &self.shared.filter);
+        match (side, names.as_slice()) {
+            (Side::Enters, [from, to]) => Err(ConsumerError::Refused(format!(
+                "{}: {from} was renamed to {to}, but only the new name is replayed: the target does \
+                 not have its documents. Include both names and replay from the beginning into an \
                  empty target",
                 self.start.place(located.offset),
-                scope.ns(),
-                scope.to_ns().unwrap_or_default()
             ))),
+            _ => Ok(side),
         }
     }
+}
+
+fn damaged(error: &dyn std::error::Error) -> ConsumerError {
+    ConsumerError::Refused(format!("a damaged command: {error}"))
 }

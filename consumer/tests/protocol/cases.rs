@@ -1,9 +1,10 @@
 //! Drawn histories, and what happens to the groups that replay them.
 
+use oplog_relay_core::filter::NamespaceFilter;
 use proptest::prelude::*;
 
 use crate::group::{Fault, Group, Trouble};
-use crate::history::{Command, Event, Log, Write};
+use crate::history::{Command, Event, Log, NAMES, Naming, Write};
 use crate::search::{Turn, drawn};
 
 /// A history and what happens to the group that replays it.
@@ -13,6 +14,9 @@ pub(crate) struct Case {
     /// Partitions by topic.
     spread: Vec<usize>,
     with_ui: bool,
+    naming: Naming,
+    /// A collection that the group leaves out, if there is one of that number.
+    left_out: usize,
     members: usize,
     turns: Vec<Turn>,
     turns_after: Vec<Turn>,
@@ -54,13 +58,18 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 pub(crate) fn case() -> impl Strategy<Value = Case> {
     let spread = proptest::collection::vec(1..5_usize, 1..4);
     let rest = (any::<bool>(), 1..4_usize, turns(), turns(), any::<u16>());
-    (events(), spread, rest).prop_map(|(mut events, spread, rest)| {
+    let naming = prop_oneof![Just(Naming::Named), Just(Naming::Unnamed)];
+    let filter = (naming, 0..2 * NAMES.len());
+    (events(), spread, filter, rest).prop_map(|(mut events, spread, filter, rest)| {
         let (with_ui, members, turns, turns_after, draw) = rest;
+        let (naming, left_out) = filter;
         events.insert(0, Event::Run(Command::Create(0)));
         Case {
             events,
             spread,
             with_ui,
+            naming,
+            left_out,
             members,
             turns,
             turns_after,
@@ -71,11 +80,21 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
 
 impl Case {
     fn log(&self) -> Log {
-        Log::of(&self.events, &self.spread, self.with_ui)
+        Log::named(&self.events, &self.spread, self.with_ui, self.naming)
+    }
+
+    /// What the group leaves out: not a collection that a rename brings in, which stops a replay.
+    fn filter(&self, log: &Log) -> NamespaceFilter {
+        let filter = NamespaceFilter::new([], NAMES.get(self.left_out).copied()).unwrap();
+        if log.enters(&filter) {
+            return NamespaceFilter::default();
+        }
+        filter
     }
 
     fn group<'l>(&self, log: &'l Log, fault: Option<Fault>) -> Group<'l> {
         let mut group = Group::new(log, self.members, fault);
+        group.world.filter = self.filter(log);
         (group.crashes, group.rebalances, group.losses) = (4, 6, 2);
         group
     }
@@ -119,7 +138,7 @@ impl Case {
         let log = self.log();
         let mut group = self.group(&log, fault);
         let second = self.second(&log);
-        group.world.target.collections = log.state_before(second);
+        group.world.target.collections = log.state_before(second, &group.world.filter);
         self.go_on_from(second, group)
     }
 

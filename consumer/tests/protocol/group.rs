@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use oplog_consumer::committed::Offsets;
 use oplog_consumer::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
 use oplog_consumer::start::{First, first_offset};
+use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
 
 use crate::history::Log;
@@ -21,6 +22,12 @@ pub(crate) enum Fault {
     PassesEarly,
     /// A follower does not ask whether the command ran.
     PassesSkipped,
+    /// A follower of a group with a filter does not ask whether the command ran.
+    PassesFiltered,
+    /// A follower asks also whether a command ran that is left out.
+    AsksForLeftOut,
+    /// The leader does not note a command that it leaves out where followers cannot tell.
+    LeavesOutUnnoted,
     LeadsWithoutWaiting,
     /// The leader waits for the others, not for its own commit.
     LeadsUncommitted,
@@ -95,6 +102,7 @@ pub(crate) struct World<'l> {
     /// By entry: whether it was ever applied.
     pub(crate) applied: Vec<bool>,
     pub(crate) allow_partial_reset: bool,
+    pub(crate) filter: NamespaceFilter,
     /// Why a member refused to go on, as the operator is told.
     pub(crate) refused: Option<String>,
 }
@@ -125,6 +133,7 @@ impl<'l> Group<'l> {
                 known: vec![BTreeSet::new(); members],
                 applied: vec![false; log.entries.len()],
                 allow_partial_reset: false,
+                filter: NamespaceFilter::default(),
                 refused: None,
             },
             seats: vec![None; log.partitions.len()],
@@ -341,7 +350,8 @@ impl<'l> Group<'l> {
 
     /// The target holds what the source held, if nobody refused to go on.
     pub(crate) fn check(&self) -> Result<(), Trouble> {
-        let (reference, found) = (self.world.log.reference(), &self.world.target.collections);
+        let reference = self.world.log.reference(&self.world.filter);
+        let found = &self.world.target.collections;
         if self.world.refused.is_some() || *found == reference {
             return Ok(());
         }

@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use oplog_consumer::barrier::Side;
 use oplog_consumer::start::PartitionName;
 use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{EntryId, Timestamp};
 
 use crate::target::Collections;
@@ -62,6 +64,13 @@ pub(crate) enum Record {
     Command(Barrier, Entry),
 }
 
+/// Whether barriers name the collections of their commands, as those of earlier producers do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    Named,
+    Unnamed,
+}
+
 /// The topics of one source.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -70,6 +79,7 @@ pub(crate) struct Log {
     pub(crate) records: Vec<Vec<Option<Record>>>,
     /// All entries in the order of the source.
     pub(crate) entries: Vec<Entry>,
+    naming: Naming,
 }
 
 /// What the source holds, and how the producer routes it.
@@ -83,6 +93,10 @@ struct Source {
 impl Log {
     /// Carries those events that the source can do at their time. `spread`: partitions by topic.
     pub(crate) fn of(events: &[Event], spread: &[usize], with_ui: bool) -> Self {
+        Self::named(events, spread, with_ui, Naming::Named)
+    }
+
+    pub(crate) fn named(events: &[Event], spread: &[usize], with_ui: bool, naming: Naming) -> Self {
         let partitions: Vec<PartitionName> = (0..)
             .zip(spread)
             .flat_map(|(topic, count)| (0..*count).map(move |number| name(topic, number)))
@@ -91,6 +105,7 @@ impl Log {
             records: vec![Vec::new(); partitions.len()],
             partitions,
             entries: Vec::new(),
+            naming,
         };
         let collections = BTreeMap::new();
         let created = 0;
@@ -147,6 +162,7 @@ impl Log {
             leader_offset: self.end(&name(topics[0], 0)),
             ordered: false,
             passable: matches!(command, Command::Build(_)),
+            namespaces: (self.naming == Naming::Named).then(|| namespaces(command)),
             partitions: Vec::new(),
         };
         let noop = barrier.clone();
@@ -240,12 +256,12 @@ impl Log {
     }
 
     /// What the source holds in the end.
-    pub(crate) fn reference(&self) -> Collections {
-        self.state_before(u32::MAX)
+    pub(crate) fn reference(&self, filter: &NamespaceFilter) -> Collections {
+        self.state_before(u32::MAX, filter)
     }
 
-    /// What the source holds when a second begins.
-    pub(crate) fn state_before(&self, second: u32) -> Collections {
+    /// What the source holds when a second begins, of the collections that pass.
+    pub(crate) fn state_before(&self, second: u32, filter: &NamespaceFilter) -> Collections {
         let mut collections = Collections::default();
         let before = self
             .entries
@@ -253,14 +269,34 @@ impl Log {
             .filter(|entry| entry.id.ts.seconds < second);
         for entry in before {
             match entry.event {
-                Event::Write(ns, document, write) => {
+                Event::Write(ns, document, write) if filter.passes(NAMES[ns]) => {
                     collections.write(NAMES[ns], document, write, entry.number);
                 }
-                Event::Run(command) => collections.run(command),
-                Event::Gap(_) => {}
+                Event::Run(command) => {
+                    if let Some(command) = filtered(command, filter) {
+                        collections.run(command);
+                    }
+                }
+                Event::Write(..) | Event::Gap(_) => {}
             }
         }
         collections
+    }
+
+    /// Whether a command brings in a collection of which the target has no documents.
+    pub(crate) fn enters(&self, filter: &NamespaceFilter) -> bool {
+        self.entries.iter().any(|entry| match entry.event {
+            Event::Run(command) => Side::of(&namespaces(command), filter) == Side::Enters,
+            Event::Write(..) | Event::Gap(_) => false,
+        })
+    }
+
+    /// Whether a command runs in a group with that filter.
+    pub(crate) fn is_run(&self, id: EntryId, filter: &NamespaceFilter) -> bool {
+        self.entries.iter().any(|entry| match entry.event {
+            Event::Run(command) => entry.id == id && filtered(command, filter).is_some(),
+            Event::Write(..) | Event::Gap(_) => false,
+        })
     }
 
     /// Whether a command moves documents to other partitions.
@@ -314,6 +350,21 @@ pub(crate) fn topics(command: Command) -> Vec<usize> {
             vec![ns]
         }
         Command::Rename(from, to) => vec![from, to],
+    }
+}
+
+/// The names of the collections that a command concerns.
+pub(crate) fn namespaces(command: Command) -> Vec<String> {
+    let concerned = topics(command);
+    concerned.iter().map(|ns| NAMES[*ns].to_owned()).collect()
+}
+
+/// What a command comes to for a group with a filter; `None` if it is left out.
+pub(crate) fn filtered(command: Command, filter: &NamespaceFilter) -> Option<Command> {
+    match Side::of(&namespaces(command), filter) {
+        Side::Inside | Side::Enters => Some(command),
+        Side::Leaves => Some(Command::Drop(topics(command)[0])),
+        Side::Outside => None,
     }
 }
 

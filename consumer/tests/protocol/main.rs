@@ -16,13 +16,14 @@ mod search;
 mod target;
 mod worker;
 
+use oplog_relay_core::filter::NamespaceFilter;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
 use cases::{Case, case};
 use group::{Fault, Group, Trouble};
-use history::{Command, Event, Log, Write};
+use history::{Command, Event, Log, NAMES, Naming, Write};
 use search::{Ends, all};
 
 /// A create and a drop in two partitions, with control records before the drop's barriers.
@@ -145,17 +146,55 @@ fn every_order_again(
     all(&group, true)
 }
 
+/// What a group with a filter replays of the first collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filter {
+    None,
+    LetsPass,
+    LeavesOut,
+}
+
+impl Filter {
+    fn patterns(self) -> NamespaceFilter {
+        let include = match self {
+            Self::None => None,
+            Self::LetsPass => Some(NAMES[0]),
+            Self::LeavesOut => Some(NAMES[1]),
+        };
+        NamespaceFilter::new(include, []).unwrap()
+    }
+}
+
 /// Every order of a new group of which each partition begins somewhere.
 fn every_order_from(
     starts: &[i64],
     allow_partial_reset: bool,
+    filter: Filter,
     fault: Option<Fault>,
 ) -> Result<Ends, Trouble> {
     let log = Log::of(&DROP_AND_CREATE, &[2], false);
     let mut group = Group::new(&log, 1, fault);
     group.world.allow_partial_reset = allow_partial_reset;
+    group.world.filter = filter.patterns();
     group.reset(&starts.iter().copied().map(Some).collect::<Vec<_>>());
     all(&group, false)
+}
+
+/// Every order of a drop that is left out, with a crash at any time.
+fn every_order_left_out(naming: Naming, fault: Option<Fault>) -> Result<Ends, Trouble> {
+    let log = Log::named(&DROP, &[2], true, naming);
+    let mut group = Group::new(&log, 2, fault);
+    group.world.filter = Filter::LeavesOut.patterns();
+    group.crashes = 1;
+    all(&group, true)
+}
+
+#[test]
+fn every_order_of_a_drop_that_is_left_out() {
+    for naming in [Naming::Named, Naming::Unnamed] {
+        let ends = every_order_left_out(naming, None).unwrap();
+        assert!(ends.reached > 0 && ends.refused == 0, "{naming:?} {ends:?}");
+    }
 }
 
 #[test]
@@ -196,11 +235,29 @@ fn every_pair_of_starts_is_a_cut_or_refused() {
             // The leader barrier is nothing without the command after it.
             let led = log.commands(0, (0, first - 1));
             let is_cut = led.eq(log.commands(1, (0, second)));
-            let found = every_order_from(&[first, second], false, None).unwrap();
-            let outcome = (found.reached > 0, found.refused > 0);
-            assert_eq!(outcome, (is_cut, !is_cut), "{first} {second} {found:?}");
-            let allowed = every_order_from(&[first, second], true, None).unwrap();
-            assert_eq!(allowed.refused, 0, "{first} {second} {allowed:?}");
+            for filter in [Filter::None, Filter::LetsPass] {
+                let starts = [first, second];
+                let found = every_order_from(&starts, false, filter, None).unwrap();
+                let outcome = (found.reached > 0, found.refused > 0);
+                let place = format!("{first} {second} {filter:?}");
+                assert_eq!(outcome, (is_cut, !is_cut), "{place} {found:?}");
+                let allowed = every_order_from(&starts, true, filter, None).unwrap();
+                assert_eq!(allowed.refused, 0, "{place} {allowed:?}");
+            }
+        }
+    }
+}
+
+/// Commands that are left out need no cut.
+#[test]
+fn every_pair_of_starts_is_taken_where_the_commands_are_left_out() {
+    let log = Log::of(&DROP_AND_CREATE, &[2], false);
+    let ends = |partition: usize| i64::try_from(log.records[partition].len()).unwrap();
+    for first in 0..=ends(0) {
+        for second in 0..=ends(1) {
+            let found = every_order_from(&[first, second], false, Filter::LeavesOut, None);
+            let found = found.unwrap();
+            assert!(found.refused == 0, "{first} {second} {found:?}");
         }
     }
 }
@@ -233,8 +290,20 @@ fn a_rule_that_is_left_out_is_found() {
     assert!(matches!(again, Err(Diverged(_))));
     let again = every_order_again(&LIVES, &[2], 1, Some(Fault::TrustsOffsets));
     assert!(matches!(again, Err(OutOfOrder(_))));
-    let unequal = every_order_from(&[9, 0], false, Some(Fault::PassesSkipped));
-    assert!(matches!(unequal, Err(OutOfOrder(_))), "{unequal:?}");
+    for (filter, fault) in [
+        (Filter::None, Fault::PassesSkipped),
+        (Filter::LetsPass, Fault::PassesFiltered),
+    ] {
+        let unequal = every_order_from(&[9, 0], false, filter, Some(fault));
+        assert!(matches!(unequal, Err(OutOfOrder(_))), "{unequal:?}");
+    }
+    for (naming, fault) in [
+        (Naming::Named, Fault::AsksForLeftOut),
+        (Naming::Unnamed, Fault::LeavesOutUnnoted),
+    ] {
+        let stopped = every_order_left_out(naming, Some(fault)).unwrap();
+        assert!(stopped.refused > 0, "{fault:?} {stopped:?}");
+    }
     for scene in [Case::first_pass, Case::full_reset] {
         assert!(matches!(
             found(scene, Fault::WritesAfterRevoke),

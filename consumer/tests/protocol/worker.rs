@@ -1,14 +1,17 @@
 //! A worker of one partition, as `PartitionWorker` and `Meeting` are: one write to the target, or
 //! one look at what others did, in each step.
 
-use oplog_consumer::barrier::{Waited, assembled, followers, gathered, is_past, leader};
+use oplog_consumer::barrier::{
+    Side, Waited, assembled, followers, gathered, is_left_out, is_past, leader, needs_note,
+};
 use oplog_consumer::catalog::{Change, Ran, Resolved};
 use oplog_consumer::offsets::NextOffset;
 use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
 
 use crate::group::{Fault, Seat, Trouble, World};
-use crate::history::{Command, Entry, Event, NAMES, Record, topics};
+use crate::history::{Command, Entry, Event, NAMES, Record, filtered, namespaces, topics};
 
 /// What a worker does.
 #[derive(Debug, Clone)]
@@ -137,10 +140,35 @@ fn read(seat: &mut Seat, world: &mut World<'_>) -> Result<(), Trouble> {
         }
         Record::Command(barrier, entry) => {
             stand_before(offset, seat, world);
-            seat.worker.stage = Stage::Gathering(barrier, entry);
+            lead(seat, barrier, entry, world);
         }
     }
     Ok(())
+}
+
+/// As `Meeting::lead` begins: by what the filter makes of the command.
+fn lead(seat: &mut Seat, barrier: Barrier, entry: Entry, world: &mut World<'_>) {
+    let Event::Run(command) = entry.event else {
+        unreachable!("only commands are led")
+    };
+    match Side::of(&namespaces(command), &world.filter) {
+        Side::Inside | Side::Leaves => seat.worker.stage = Stage::Gathering(barrier, entry),
+        Side::Enters => world.refused = Some(format!("{entry:?} enters")),
+        Side::Outside if needs_note(&barrier) && world.fault != Some(Fault::LeavesOutUnnoted) => {
+            let change = match command {
+                Command::Create(_) => Change::Created,
+                _ => Change::Other,
+            };
+            let ran = Ran {
+                id: entry.id,
+                ns: NAMES[topics(command)[0]].to_owned(),
+                ui: entry.ui,
+                change,
+            };
+            seat.worker.stage = Stage::Noting(barrier, ran);
+        }
+        Side::Outside => seat.worker.pass(&barrier),
+    }
 }
 
 /// The report is on its way to the poll thread; it says the barrier's own offset.
@@ -155,6 +183,10 @@ fn write(entry: &Entry, member: usize, world: &mut World<'_>) {
         return;
     };
     let named = NAMES[ns];
+    if !world.filter.passes(named) {
+        world.applied[usize::try_from(entry.number).unwrap()] = true;
+        return;
+    }
     let mut lives = world.target.lives(&world.known[member]);
     if lives.resolve(named, entry.id, entry.ui) == Resolved::Foreign {
         world.known[member] = world.target.done();
@@ -188,11 +220,16 @@ fn follow(seat: &mut Seat, barrier: &Barrier, world: &mut World<'_>) {
     if !is_released(barrier, world) {
         return;
     }
+    let is_filtered = world.filter != NamespaceFilter::default();
+    let asks = match world.fault {
+        Some(Fault::PassesSkipped | Fault::PassesEarly) => false,
+        Some(Fault::PassesFiltered) => !is_filtered,
+        Some(Fault::AsksForLeftOut) => true,
+        _ => !is_left_out(barrier, &world.filter),
+    };
     if world.target.is_done(barrier.command) {
         world.known[seat.member].insert(barrier.command);
-    } else if !world.allow_partial_reset
-        && !matches!(world.fault, Some(Fault::PassesSkipped | Fault::PassesEarly))
-    {
+    } else if asks && !world.allow_partial_reset {
         world.refused = Some(format!("{} was left out", barrier.command));
         return;
     }
@@ -250,6 +287,7 @@ fn run(
         seat.worker.pass(&barrier);
         return Ok(());
     }
+    let command = filtered(command, &world.filter).unwrap();
     let concerned = topics(command);
     let named = NAMES[concerned[0]];
     let change = match command {
@@ -363,7 +401,9 @@ fn check_commands(
 ) -> Result<(), Trouble> {
     let met = (world.starts[partition], offset);
     let mut met = world.log.commands(partition, met);
-    match met.find(|id| !world.target.is_done(*id)) {
+    let is_missing =
+        |id: &EntryId| world.log.is_run(*id, &world.filter) && !world.target.is_done(*id);
+    match met.find(is_missing) {
         Some(command) if !world.allow_partial_reset => {
             let text = format!("{entry:?} is written, but {command} did not run");
             Err(Trouble::OutOfOrder(text))
