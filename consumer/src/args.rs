@@ -68,9 +68,16 @@ pub struct GroupArguments {
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
     /// Where a new group begins: earliest, now, an RFC 3339 time, or `<seconds>:<increment>`. All
-    /// partitions begin at the same source second. A group that has committed goes on where it was.
+    /// partitions begin at the same source second, except that emit takes all that is left where
+    /// Kafka has removed records. A group that has committed goes on where it was.
     #[arg(long, value_name = "START", default_value = "earliest")]
     pub start: String,
+    /// Begin at --start although this group ran before and its committed offsets are gone: they
+    /// expired, or were deleted. Without it such a group ends with code 4. A replay knows its groups
+    /// by the target's catalog, emit by the lines in its file. Give it once, not in a unit file: what
+    /// was written between the last commit and --start is left out.
+    #[arg(long)]
+    pub start_again: bool,
     /// Only these namespaces: db.collection, db, or patterns with *. Repeat or separate by commas; a
     /// comma in a name is written `\,`.
     #[arg(long, value_name = "NS", value_delimiter = ',')]
@@ -125,6 +132,11 @@ pub struct ReplayArguments {
     /// writes that came after it.
     #[arg(long)]
     pub allow_partial_reset: bool,
+    /// Begin a new group although Kafka no longer has all records from --start on. All partitions
+    /// then begin at the first second of which every one of them holds every record; what was written
+    /// before is not replayed. Without it such a start ends with code 4.
+    #[arg(long)]
+    pub allow_missing_records: bool,
     /// Print what the replay does about each error code of a target, and why, and exit.
     #[arg(long)]
     pub help_errors: bool,

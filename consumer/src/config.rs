@@ -33,6 +33,10 @@ pub struct GroupConfig {
     pub group: String,
     /// Where a new group begins.
     pub start: Start,
+    /// Whether a group that ran before begins at `start` again although its offsets are gone.
+    pub start_again: bool,
+    /// What a new group does about records that Kafka has removed before it began.
+    pub removed: RemovedRecords,
     /// Which namespaces pass.
     pub filter: NamespaceFilter,
     /// Stop when caught up.
@@ -49,6 +53,17 @@ pub struct GroupConfig {
     pub http: HttpAddress,
     /// Logging.
     pub log: LogOptions,
+}
+
+/// What a new group does about records that Kafka has removed before it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemovedRecords {
+    /// Take what is left of each partition.
+    TakeRest,
+    /// Stop: the target would be incomplete.
+    Refuse,
+    /// Begin at the first second of which all partitions hold every record.
+    BeginLater,
 }
 
 /// What to do about an update that finds no document.
@@ -248,6 +263,9 @@ impl ReplayConfig {
         let ((mut group, target), (policies, lanes)) = checked.ok_or_else(no_faults)?;
         let (((unmatched, unrepeatable), if_not_empty), refused_options) = policies;
         group.allow_partial_reset = arguments.allow_partial_reset;
+        if arguments.allow_missing_records {
+            group.removed = RemovedRecords::BeginLater;
+        }
         if unmatched == Unmatched::DeadLetter {
             group.dead_letter.insert(Reason::Unmatched);
         }
@@ -290,7 +308,8 @@ impl EmitConfig {
         let mode = faults.take_or("--json", mode);
         let checked = group.zip(to.zip(mode));
         faults.finish()?;
-        let (group, (to, mode)) = checked.ok_or_else(no_faults)?;
+        let (mut group, (to, mode)) = checked.ok_or_else(no_faults)?;
+        group.removed = RemovedRecords::TakeRest;
         Ok(Self { group, to, mode })
     }
 }
@@ -385,6 +404,8 @@ fn check_group(
         prefix: prefix?,
         group: group?,
         start: start?,
+        start_again: arguments.start_again,
+        removed: RemovedRecords::Refuse,
         filter: filter?,
         subscription: Subscription::new(
             &with_commas(arguments.include_namespaces.iter().map(String::as_str)),

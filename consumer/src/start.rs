@@ -5,8 +5,11 @@
 //! its offset: see [`first_offset`].
 
 mod now;
+mod past;
+mod removed;
 
 pub(crate) use now::is_end;
+pub use past::Past;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,10 +24,9 @@ use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::topic::is_data_topic;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::config::GroupConfig;
+use crate::config::{GroupConfig, RemovedRecords};
 use crate::error::ConsumerError;
 use crate::offsets::CommitMetadata;
 
@@ -158,16 +160,22 @@ pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<PartitionName, O
 }
 
 /// Commits the start of a group that has none. A group that has any goes on where it was.
+///
+/// # Errors
+/// [`ConsumerError::OffsetsLost`] if the group only seems to be new, or if Kafka has removed records
+/// that it would have to begin with.
 pub(crate) fn settle<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
     held: &[Held],
+    past: &Past,
     shutdown: &Shutdown,
 ) -> Result<(), ConsumerError> {
     let GroupConfig { group, start, .. } = config;
     if held.is_empty() || has_commits(consumer, held, shutdown)? {
         return Ok(());
     }
+    past.check(config)?;
     let cut = resolve(consumer, config, held, shutdown)?;
     let mut commits = TopicPartitionList::with_capacity(cut.len());
     for (held, (offset, after)) in held.iter().zip(&cut) {
@@ -183,7 +191,7 @@ pub(crate) fn settle<C: ConsumerContext>(
         Ok(()) => {
             tracing::info!(
                 group,
-                ?start,
+                %start,
                 partitions = cut.len(),
                 "new group: start committed"
             );
@@ -238,19 +246,35 @@ fn resolve<C: ConsumerContext>(
     held: &[Held],
     shutdown: &Shutdown,
 ) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
-    let offsets = match config.start {
+    let asked = match config.start {
         Start::Now => return now::cut(consumer, config, held, shutdown),
-        Start::Oldest if held.iter().all(|held| held.low == 0) => vec![0; held.len()],
-        Start::Oldest => {
-            let second = first_whole_second(consumer, held, shutdown)?;
-            tracing::info!(
-                second,
-                "old records were removed; all partitions begin at this second"
-            );
-            at_second(consumer, second, held, shutdown)?
+        Start::Oldest => None,
+        Start::At(millis) => Some(millis.div_euclid(1000)),
+        Start::Position(seconds, _) => Some(seconds.into()),
+    };
+    let remainders = removed::remainders(consumer, held, shutdown)?;
+    let missing: Vec<_> = remainders.iter().filter(|it| it.misses(asked)).collect();
+    let second = if missing.is_empty() {
+        asked
+    } else {
+        let later = removed::whole_since(&remainders).max(asked.unwrap_or_default());
+        match config.removed {
+            RemovedRecords::TakeRest => {
+                removed::warn_of_rest(&config.group, &missing);
+                asked
+            }
+            RemovedRecords::Refuse => {
+                return Err(removed::refused(&config.group, later, &missing));
+            }
+            RemovedRecords::BeginLater => {
+                removed::warn_of_later(&config.group, later, &missing);
+                Some(later)
+            }
         }
-        Start::At(millis) => at_second(consumer, millis.div_euclid(1000), held, shutdown)?,
-        Start::Position(seconds, _) => at_second(consumer, seconds.into(), held, shutdown)?,
+    };
+    let offsets = match second {
+        Some(second) => at_second(consumer, second, held, shutdown)?,
+        None => held.iter().map(|held| held.low).collect(),
     };
     Ok(offsets.into_iter().map(|offset| (offset, None)).collect())
 }
@@ -303,61 +327,6 @@ fn at_seconds<C: ConsumerContext>(
             }
         })
         .collect()
-}
-
-/// The first source second of which all partitions still hold every record.
-fn first_whole_second<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    held: &[Held],
-    shutdown: &Shutdown,
-) -> Result<i64, ConsumerError> {
-    let cut: Vec<&Held> = held
-        .iter()
-        .filter(|held| 0 < held.low && held.low < held.end)
-        .collect();
-    let doing = "reading the first records";
-    let mut begins = TopicPartitionList::with_capacity(cut.len());
-    for held in &cut {
-        begins
-            .add_partition_offset(
-                &held.name.topic,
-                held.name.partition,
-                Offset::Offset(held.low),
-            )
-            .map_err(|error| ConsumerError::kafka(doing, error))?;
-    }
-    consumer
-        .assign(&begins)
-        .map_err(|error| ConsumerError::kafka(doing, error))?;
-    let mut waiting: Vec<&PartitionName> = cut.iter().map(|held| &held.name).collect();
-    let mut second = 0;
-    let begun = Instant::now();
-    while !waiting.is_empty() && begun.elapsed() < REQUEST && !shutdown.triggered() {
-        let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) else {
-            continue;
-        };
-        let is_it = |name: &&PartitionName| {
-            name.topic == record.topic() && name.partition == record.partition()
-        };
-        if let Some(index) = waiting.iter().position(is_it) {
-            waiting.swap_remove(index);
-            // Earlier records of that second may be among the removed ones.
-            let millis = record.timestamp().to_millis().unwrap_or_default();
-            second = second.max(millis.div_euclid(1000) + 1);
-        }
-    }
-    consumer
-        .unassign()
-        .map_err(|error| ConsumerError::kafka(doing, error))?;
-    if let Some(name) = waiting.first() {
-        // Nothing but control records is left there: it holds every second.
-        tracing::debug!(
-            topic = name.topic,
-            partitions = waiting.len(),
-            "partitions without records"
-        );
-    }
-    Ok(second)
 }
 
 /// Where an assigned partition begins.

@@ -2,12 +2,14 @@
 //! A part that fails ends all of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oplog_relay_core::runtime::exit::ExitCode;
 use oplog_relay_core::runtime::http::{self, Health};
 use oplog_relay_core::runtime::shutdown::Shutdown;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 
 use crate::assignment::{Reports, Turns};
 use crate::committed::Committed;
@@ -20,12 +22,33 @@ use crate::lag;
 use crate::metrics::Metrics;
 use crate::partition::{PartitionWorker, Shared, Start};
 use crate::sink::Sink;
+use crate::start::Past;
 use crate::status::{self, Board, Readiness};
 use crate::topics::Topics;
 use crate::unless_ended;
 
 /// Workers that wait to be started.
 const STARTS_AHEAD: usize = 64;
+
+/// How long the end of the program waits for the note that the group has committed.
+const NOTE: Duration = Duration::from_secs(5);
+
+/// The note in the target that the group has committed offsets.
+struct BegunNote {
+    /// Whether it is to be written.
+    committed: watch::Sender<bool>,
+    writing: JoinSet<()>,
+}
+
+impl BegunNote {
+    /// Waits for the note if the group has committed: a short run may be over before it is written.
+    async fn finish(mut self) {
+        let has_committed = *self.committed.borrow();
+        if has_committed && timeout(NOTE, self.writing.join_next()).await.is_err() {
+            tracing::warn!("the target has not noted in time that the group has committed");
+        }
+    }
+}
 
 /// What every part is connected to.
 #[derive(Debug)]
@@ -106,6 +129,7 @@ impl Supervisor {
         visible: bool,
     ) -> Result<ExitCode, ConsumerError> {
         let GroupConfig { kafka, prefix, .. } = &self.config;
+        let past = unless_ended(&self.shutdown, sink.past(prefix)).await?;
         let reports = Arc::new(Reports::default());
         let shared = self.share(sink, Arc::clone(&reports)).await?;
         self.refuse_lossy(&shared)?;
@@ -122,9 +146,15 @@ impl Supervisor {
             self.shutdown.clone(),
         ));
         let (starts, workers) = mpsc::channel(STARTS_AHEAD);
-        let reading = self.start_reading(starts, reports)?;
+        let links = self.links(starts, past, &shared);
+        let noting = self.note_begun(&links, &shared);
+        let reading = self.start_reading(links)?;
         let outcome = tokio::select! {
-            outcome = self.join(reading, workers, &shared) => outcome,
+            outcome = async {
+                let outcome = self.join(reading, workers, &shared).await;
+                noting.finish().await;
+                outcome
+            } => outcome,
             () = self.shutdown.forced() => {
                 tracing::warn!("left before the orderly end; what is not committed comes again");
                 Outcome::Stopped
@@ -187,21 +217,43 @@ impl Supervisor {
         }
     }
 
-    fn start_reading(
-        &self,
-        starts: mpsc::Sender<Start>,
-        reports: Arc<Reports>,
-    ) -> Result<oneshot::Receiver<Result<Outcome, ConsumerError>>, ConsumerError> {
-        let links = Links {
+    /// Notes that the group is no longer new, once Kafka has confirmed a commit.
+    fn note_begun(&self, links: &Links, shared: &Arc<Shared>) -> BegunNote {
+        let (committed, mut waiting) = (links.committed.clone(), links.committed.subscribe());
+        let (shared, prefix) = (Arc::clone(shared), self.config.prefix.clone());
+        let (failure, shutdown) = (self.failure.clone(), self.shutdown.clone());
+        let mut writing = JoinSet::new();
+        writing.spawn(async move {
+            if waiting.wait_for(|committed| *committed).await.is_ok()
+                && let Err(error) = shared.sink.note_begun(&prefix).await
+            {
+                failure.keep(error);
+                shutdown.trigger();
+            }
+        });
+        BegunNote { committed, writing }
+    }
+
+    fn links(&self, starts: mpsc::Sender<Start>, past: Past, shared: &Shared) -> Links {
+        Links {
+            past,
+            committed: watch::Sender::default(),
+            durability: shared.sink.durability(),
             starts,
-            reports,
+            reports: Arc::clone(&shared.reports),
             metrics: Arc::clone(&self.metrics),
             board: self.board.clone(),
             failure: self.failure.clone(),
             readiness: Arc::clone(&self.readiness),
             health: self.health.clone(),
             shutdown: self.shutdown.clone(),
-        };
+        }
+    }
+
+    fn start_reading(
+        &self,
+        links: Links,
+    ) -> Result<oneshot::Receiver<Result<Outcome, ConsumerError>>, ConsumerError> {
         let config = self.config.clone();
         let (ended, reading) = oneshot::channel();
         std::thread::Builder::new()
@@ -230,8 +282,8 @@ impl Supervisor {
         } = &self.config;
         let (watching, own) = (Arc::clone(shared), subscription.clone());
         workers.spawn(async move { watching.sink.watch_subscription(&own).await });
-        let committed = shared.committed.clone();
-        workers.spawn(committed.run(kafka.clone(), group.clone(), self.shutdown.clone()));
+        let lookup = shared.committed.clone();
+        workers.spawn(lookup.run(kafka.clone(), group.clone(), self.shutdown.clone()));
         let outcome = loop {
             tokio::select! {
                 Some(start) = starts.recv() => {

@@ -19,6 +19,7 @@ mod recorded;
 mod resets;
 mod rights;
 mod routing;
+mod starts;
 mod subscription;
 mod topics;
 

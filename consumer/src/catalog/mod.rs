@@ -17,10 +17,15 @@
 //! One document a group keeps its namespaces: `{_id: "<group>/subscription", group, include: [pattern],
 //! exclude: [pattern]}`.
 //!
+//! Another one says that the group has committed offsets of a prefix's topics: `{_id:
+//! "<group>/begun/<prefix>", group, prefix, begun: true}`. If Kafka then has no offsets of the group,
+//! they expired or were deleted.
+//!
 //! A rename is noted before it runs, with whether its collection was there (`existed`) and its UUID
 //! at the target (`life`): after a crash a missing collection, or another one, then means that it
 //! ran. Everything else may run twice.
 
+mod begun;
 mod lives;
 mod subscription;
 
@@ -137,6 +142,12 @@ impl Catalog {
     pub fn lives(&self, source: &str) -> Arc<Lives> {
         let known = self.sources.read().unwrap_or_else(PoisonError::into_inner);
         known.get(source).map(Arc::clone).unwrap_or_default()
+    }
+
+    /// Whether any command of the group ran.
+    fn has_commands(&self) -> bool {
+        let known = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        !known.is_empty()
     }
 
     /// Whether a command has run, as the target says now: a member of an earlier version may have

@@ -74,6 +74,11 @@ impl GroupContext {
         due
     }
 
+    /// Lets the next look at commits find none that is recent.
+    pub(super) fn commit_soon(&self) {
+        *lock(&self.committed) = None;
+    }
+
     /// Keeps the first failure of a callback, for the poll loop to end with.
     pub(super) fn fail(&self, error: ConsumerError) {
         lock(&self.failure).get_or_insert(error);
@@ -111,8 +116,7 @@ impl GroupContext {
                         partition.tracker.acknowledge(next, last);
                     }
                     if urgent {
-                        // The next look at commits finds none that is recent.
-                        *lock(&self.committed) = None;
+                        self.commit_soon();
                     }
                 }
                 ReportEvent::Holding(holding) => {
@@ -262,13 +266,14 @@ impl ConsumerContext for GroupContext {
 mod tests {
     use super::*;
     use rdkafka::consumer::Consumer;
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, watch};
 
     use crate::assignment::{AssignmentNumber, Reports, Token};
     use crate::failure::Failure;
     use crate::metrics::Metrics;
     use crate::offsets::OffsetTracker;
-    use crate::start::PartitionName;
+    use crate::sink::Durability;
+    use crate::start::{PartitionName, Past};
     use crate::status::{Board, Readiness};
     use oplog_relay_core::runtime::http::Health;
     use oplog_relay_core::runtime::shutdown::Shutdown;
@@ -277,6 +282,9 @@ mod tests {
     fn context() -> GroupContext {
         let health = Health::default();
         let links = Links {
+            past: Past::Nothing,
+            committed: watch::Sender::default(),
+            durability: Durability::Immediate,
             starts: mpsc::channel(1).0,
             reports: Arc::new(Reports::default()),
             metrics: Arc::new(Metrics::new().unwrap()),

@@ -44,7 +44,7 @@ use oplog_relay_core::runtime::shutdown::{GRACE, Shutdown};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::assignment::Reports;
 use crate::config::GroupConfig;
@@ -52,7 +52,8 @@ use crate::error::ConsumerError;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::partition::Start;
-use crate::start;
+use crate::sink::Durability;
+use crate::start::{self, Past};
 use crate::status::{Board, Readiness};
 
 use caught_up::Goal;
@@ -91,6 +92,12 @@ pub enum Outcome {
 /// What the poll thread is connected to.
 #[derive(Debug, Clone)]
 pub struct Links {
+    /// What the sink tells about the group's past.
+    pub past: Past,
+    /// Whether Kafka has confirmed a commit of this member.
+    pub committed: watch::Sender<bool>,
+    /// Makes durable what workers have written, before it is committed.
+    pub durability: Durability,
     /// Workers to start.
     pub starts: mpsc::Sender<Start>,
     /// The workers' reports.
@@ -120,7 +127,7 @@ pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError
         .map_err(|error| ConsumerError::kafka("making the kafka client", error))?;
     let shutdown = &links.shutdown;
     let held = start::held(&consumer, &config.prefix, shutdown)?;
-    start::settle(&consumer, config, &held, shutdown)?;
+    start::settle(&consumer, config, &held, &links.past, shutdown)?;
     let is_empty = held.is_empty();
     let goal = if config.until_caught_up {
         Some(Goal::new(start::written(&config.kafka, held, shutdown)?))
@@ -153,6 +160,9 @@ pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError
         Outcome::Stopped
     });
     poller.leave();
+    if let Some(error) = poller.consumer.context().take_failure() {
+        poller.links.failure.keep(error);
+    }
     Ok(outcome)
 }
 

@@ -73,6 +73,8 @@ pub(super) fn assign(
     for beginning in beginnings {
         start_worker(context, beginning);
     }
+    // A partition that the group did not have yet begins with its first commit.
+    context.commit_soon();
     // The client keeps the pause of a partition that went while it was paused, and may lose a resume
     // during a rebalance.
     let reading = context.partitions().reading();

@@ -1,8 +1,6 @@
 //! Emitting: one change event a line, in order per partition, whole lines only.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oplog_relay_core::barrier::strip;
@@ -17,7 +15,9 @@ use crate::batch::{Batch, Located};
 use crate::config::Destination;
 use crate::error::ConsumerError;
 use crate::plan::{PlanError, PlanFault};
-use crate::sink::{Applied, SinkError};
+use crate::sink::lines_file::LinesFile;
+use crate::sink::{Applied, Durability, SinkError};
+use crate::start::Past;
 
 /// What a line takes, of its entry's bytes, about: room that need not grow.
 const LINE_FACTOR: usize = 2;
@@ -27,6 +27,8 @@ pub struct JsonSink {
     mode: Mode,
     name: String,
     output: Arc<Mutex<Box<dyn Write + Send>>>,
+    /// The file behind `output`, if it is one.
+    file: Option<LinesFile>,
 }
 
 impl std::fmt::Debug for JsonSink {
@@ -38,26 +40,52 @@ impl std::fmt::Debug for JsonSink {
 }
 
 impl JsonSink {
-    /// Opens the destination. A part of a line that a crash left at the end of a file is cut off:
-    /// its entry was not committed and comes again.
+    /// Opens the destination.
     ///
     /// # Errors
-    /// When the file cannot be opened for writing.
+    /// When the file cannot be opened for writing, or another process writes to it.
     pub fn open(destination: &Destination, mode: Mode) -> Result<Self, ConsumerError> {
-        let (name, output): (String, Box<dyn Write + Send>) = match destination {
-            Destination::Stdout => ("standard output".to_owned(), Box::new(io::stdout())),
-            Destination::File(path) => {
-                let name = path.display().to_string();
-                let file = open_at_line_end(path)
-                    .map_err(|error| ConsumerError::Output(name.clone(), error))?;
-                (name, Box::new(file))
+        let path = match destination {
+            Destination::Stdout => {
+                return Ok(Self {
+                    mode,
+                    name: "standard output".to_owned(),
+                    output: Arc::new(Mutex::new(Box::new(io::stdout()))),
+                    file: None,
+                });
             }
+            Destination::File(path) => path,
         };
+        let file = LinesFile::open(path)?;
         Ok(Self {
             mode,
-            name,
-            output: Arc::new(Mutex::new(output)),
+            name: path.display().to_string(),
+            output: Arc::new(Mutex::new(Box::new(file.clone()))),
+            file: Some(file),
         })
+    }
+
+    /// How what was written becomes durable.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        let file = self.file.clone();
+        file.map_or(Durability::Immediate, Durability::OnRequest)
+    }
+
+    /// What the output tells about the past of the group that writes to it.
+    #[must_use]
+    pub fn past(&self) -> Past {
+        let Some(file) = &self.file else {
+            return Past::Unknown;
+        };
+        match file.has_lines() {
+            None => Past::Unknown,
+            Some(false) => Past::Nothing,
+            Some(true) => Past::Traces(format!(
+                "the file {} has lines already (give a new group a file of its own)",
+                self.name
+            )),
+        }
     }
 
     /// Writes a batch's lines at once.
@@ -123,71 +151,4 @@ fn write_line(
         return write_change_event(&entry, source, ord, mode, lines);
     }
     write_change_event(&located.entry, source, ord, mode, lines)
-}
-
-const BLOCK: u64 = 64 << 10;
-
-/// Opens a file for writing after its last whole line.
-fn open_at_line_end(path: &Path) -> io::Result<File> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Ok(file);
-    }
-    let length = file.metadata()?.len();
-    let mut end = length;
-    while end > 0 {
-        let start = end.saturating_sub(BLOCK);
-        let mut block = Vec::new();
-        file.seek(SeekFrom::Start(start))?;
-        Read::by_ref(&mut file)
-            .take(end - start)
-            .read_to_end(&mut block)?;
-        if let Some(newline) = block.iter().rposition(|byte| *byte == b'\n') {
-            end = start + u64::try_from(newline).unwrap_or_default() + 1;
-            break;
-        }
-        end = start;
-    }
-    if end < length {
-        tracing::warn!(
-            path = %path.display(),
-            bytes = length - end,
-            "cut off an unfinished last line; its entry comes again"
-        );
-        file.set_len(end)?;
-    }
-    Ok(file)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unfinished_line_is_cut_off() {
-        let path = std::env::temp_dir().join(format!("oplog-emit-{}", std::process::id()));
-        let long = "x".repeat(usize::try_from(BLOCK).unwrap() * 2);
-        for (before, after) in [
-            (String::new(), String::new()),
-            ("one\ntwo\n".to_owned(), "one\ntwo\n".to_owned()),
-            ("one\ntw".to_owned(), "one\n".to_owned()),
-            (format!("one\n{long}"), "one\n".to_owned()),
-            (long.clone(), String::new()),
-        ] {
-            std::fs::write(&path, before).unwrap();
-            open_at_line_end(&path)
-                .unwrap()
-                .write_all(b"next\n")
-                .unwrap();
-            assert_eq!(
-                std::fs::read_to_string(&path).unwrap(),
-                format!("{after}next\n")
-            );
-        }
-        std::fs::remove_file(&path).unwrap();
-    }
 }

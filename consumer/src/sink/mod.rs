@@ -2,11 +2,12 @@
 //!
 //! The contract of [`Sink::apply`]: the entries of one batch are applied in order per document;
 //! batches of one partition come one after the other, those of different partitions at once.
-//! [`Applied::Done`] means durable. Applying a batch again, or a part of it, is harmless. Before
+//! [`Applied::Done`] means durable, for a file once [`Durability::make_durable`] returns. Applying a batch again, or a part of it, is harmless. Before
 //! each write the token is checked: without it nothing is written any more. What the target refuses
 //! of a batch, where that does not stop, is told by [`Sink::take_refused`].
 
 pub mod json;
+mod lines_file;
 pub mod mongo;
 
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use crate::catalog::{Lives, Subscription};
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::plan::PlanError;
+use crate::start::Past;
+
+use lines_file::LinesFile;
 
 /// How a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,28 @@ pub enum Applied {
     /// The partition was taken away or the program ends: some of it may be written, and nobody
     /// may count on it.
     Abandoned,
+}
+
+/// When what a sink has applied survives a crash of the machine.
+#[derive(Debug, Clone)]
+pub enum Durability {
+    /// At once: a target acknowledges what it has made durable, and a pipe keeps nothing.
+    Immediate,
+    /// When the file was synced.
+    OnRequest(LinesFile),
+}
+
+impl Durability {
+    /// Makes everything durable that was applied before.
+    ///
+    /// # Errors
+    /// When it cannot be: what was applied since the last time may be lost.
+    pub fn make_durable(&self) -> Result<(), ConsumerError> {
+        match self {
+            Self::Immediate => Ok(()),
+            Self::OnRequest(file) => file.sync(),
+        }
+    }
 }
 
 /// Why a batch cannot be applied.
@@ -85,6 +111,37 @@ impl Sink {
         match self {
             Self::Mongo(sink) => sink.apply(batch, token).await,
             Self::Json(sink) => sink.apply(batch, token).await,
+        }
+    }
+
+    /// How what is applied becomes durable.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        match self {
+            Self::Mongo(_) => Durability::Immediate,
+            Self::Json(sink) => sink.durability(),
+        }
+    }
+
+    /// What is known about the group's past at the place that it writes to.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn past(&self, prefix: &str) -> Result<Past, ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.past(prefix).await,
+            Self::Json(sink) => Ok(sink.past()),
+        }
+    }
+
+    /// Notes that the group has committed offsets of the prefix's topics.
+    ///
+    /// # Errors
+    /// When the target refuses the note.
+    pub async fn note_begun(&self, prefix: &str) -> Result<(), ConsumerError> {
+        match self {
+            Self::Mongo(sink) => sink.note_begun(prefix).await,
+            Self::Json(_) => Ok(()),
         }
     }
 

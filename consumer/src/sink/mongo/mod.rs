@@ -46,6 +46,7 @@ use crate::error::ConsumerError;
 use crate::metrics::Metrics;
 use crate::plan::{BulkKind, Lane, Plan, Planner, Step};
 use crate::sink::{Applied, Refusal, SinkError};
+use crate::start::Past;
 use crate::status::Readiness;
 
 use held::Held;
@@ -155,6 +156,30 @@ impl MongoSink {
             Some(other) => Err(other_subscription(group, &other, subscription)),
             None => Ok(sink),
         }
+    }
+
+    /// What the target's catalog tells about the group's past.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn past(&self, prefix: &str) -> Result<Past, ConsumerError> {
+        let has_begun = self
+            .persist("reading the catalog", || self.catalog.has_begun(prefix))
+            .await?;
+        Ok(if has_begun {
+            Past::Traces("the catalog of the target (oplog_relay.catalog) knows it".to_owned())
+        } else {
+            Past::Nothing
+        })
+    }
+
+    /// Notes in the catalog that the group has committed offsets.
+    ///
+    /// # Errors
+    /// When the target refuses the note.
+    pub async fn note_begun(&self, prefix: &str) -> Result<(), ConsumerError> {
+        self.persist("writing the catalog", || self.catalog.note_begun(prefix))
+            .await
     }
 
     /// Watches the group's namespaces, until they are no longer these: another member may have

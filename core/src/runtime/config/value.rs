@@ -1,5 +1,6 @@
 //! Values with a notation of their own: sizes, durations, starting points.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -93,6 +94,20 @@ impl FromStr for Start {
 
     fn from_str(text: &str) -> Result<Self, String> {
         parse_start(text)
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Oldest => f.write_str("oldest"),
+            Self::Now => f.write_str("now"),
+            Self::At(millis) => match Timestamp::from_millisecond(*millis) {
+                Ok(time) => time.fmt(f),
+                Err(_) => write!(f, "{millis} ms after 1970"),
+            },
+            Self::Position(seconds, increment) => write!(f, "{seconds}:{increment}"),
+        }
     }
 }
 

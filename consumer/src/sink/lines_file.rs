@@ -1,0 +1,223 @@
+//! The file that lines are appended to: locked, whole lines only, and synced before the offsets of
+//! what it holds are committed.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::ConsumerError;
+
+/// What is read at once when the last whole line is looked for.
+const BLOCK: u64 = 64 << 10;
+
+/// An output file. Clones write to the same file.
+#[derive(Debug, Clone)]
+pub struct LinesFile {
+    name: Arc<str>,
+    file: Arc<File>,
+    /// Whether it can be locked, cut and synced: not a pipe or a device.
+    is_regular: bool,
+    had_lines: bool,
+    /// Whether something was written since the last sync.
+    is_dirty: Arc<AtomicBool>,
+}
+
+impl LinesFile {
+    /// Opens a file for appending, and creates it if it does not exist. A part of a line that a crash
+    /// left at the end is cut off: its entry was not committed and comes again.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or written, or another process writes to it.
+    pub fn open(path: &Path) -> Result<Self, ConsumerError> {
+        let name = path.display().to_string();
+        let failed = |error| ConsumerError::Output(name.clone(), error);
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let mut file = options.open(path).map_err(failed)?;
+        let is_regular = file.metadata().map_err(failed)?.is_file();
+        let mut had_lines = false;
+        if is_regular {
+            lock(&file, &name)?;
+            had_lines = cut_unfinished_line(&mut file, path).map_err(failed)? > 0;
+            sync_folder(path).map_err(failed)?;
+        }
+        Ok(Self {
+            name: name.as_str().into(),
+            file: Arc::new(file),
+            is_regular,
+            had_lines,
+            is_dirty: Arc::default(),
+        })
+    }
+
+    /// Whether the file had lines when it was opened; `None` for what is not a regular file.
+    #[must_use]
+    pub const fn has_lines(&self) -> Option<bool> {
+        if self.is_regular {
+            Some(self.had_lines)
+        } else {
+            None
+        }
+    }
+
+    /// Waits until everything that was written is on the disk.
+    ///
+    /// # Errors
+    /// When the file system cannot write it. It must not be tried again: the system may have dropped
+    /// what it could not write.
+    pub fn sync(&self) -> Result<(), ConsumerError> {
+        if !self.is_regular || !self.is_dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.file
+            .sync_data()
+            .map_err(|error| ConsumerError::Output(self.name.to_string(), error))
+    }
+}
+
+impl Write for LinesFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = (&*self.file).write(bytes);
+        self.is_dirty.store(true, Ordering::Release);
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self.file).flush()
+    }
+}
+
+/// Locks the file until this process ends, however it ends.
+fn lock(file: &File, name: &str) -> Result<(), ConsumerError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(ConsumerError::Usage(format!(
+            "--to: another process writes to {name}, and their lines would mix: give each member of \
+             the group a file of its own"
+        ))),
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!(
+                %error,
+                file = name,
+                "the output file cannot be locked on this file system; make sure that no other \
+                 member writes to it"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Makes the name of a new file durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Cuts off what follows the last whole line; returns the length that is left.
+fn cut_unfinished_line(file: &mut File, path: &Path) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK);
+        let mut block = Vec::new();
+        file.seek(SeekFrom::Start(start))?;
+        Read::by_ref(file)
+            .take(end - start)
+            .read_to_end(&mut block)?;
+        if let Some(newline) = block.iter().rposition(|byte| *byte == b'\n') {
+            end = start + u64::try_from(newline).unwrap_or_default() + 1;
+            break;
+        }
+        end = start;
+    }
+    if end < length {
+        tracing::warn!(
+            path = %path.display(),
+            bytes = length - end,
+            "cut off an unfinished last line; its entry comes again"
+        );
+        file.set_len(end)?;
+    }
+    Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::runtime::exit::ExitCode;
+    use std::path::PathBuf;
+
+    /// A path in the folder for temporary files, which is removed at the end.
+    struct Temporary(PathBuf);
+
+    impl Temporary {
+        fn new(name: &str) -> Self {
+            let name = format!("oplog-emit-{name}-{}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+    }
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            drop(std::fs::remove_file(&self.0));
+        }
+    }
+
+    #[test]
+    fn an_unfinished_line_is_cut_off() {
+        let path = Temporary::new("cut");
+        let long = "x".repeat(usize::try_from(BLOCK).unwrap() * 2);
+        for (before, after) in [
+            (String::new(), String::new()),
+            ("one\ntwo\n".to_owned(), "one\ntwo\n".to_owned()),
+            ("one\ntw".to_owned(), "one\n".to_owned()),
+            (format!("one\n{long}"), "one\n".to_owned()),
+            (long.clone(), String::new()),
+        ] {
+            std::fs::write(&path.0, before).unwrap();
+            let mut file = LinesFile::open(&path.0).unwrap();
+            assert_eq!(file.has_lines(), Some(!after.is_empty()));
+            file.write_all(b"next\n").unwrap();
+            let found = std::fs::read_to_string(&path.0).unwrap();
+            assert_eq!(found, format!("{after}next\n"));
+        }
+    }
+
+    #[test]
+    fn a_file_has_one_writer_and_is_free_when_it_is_gone() {
+        let path = Temporary::new("lock");
+        let first = LinesFile::open(&path.0).unwrap();
+        let error = LinesFile::open(&path.0).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Usage, "{error}");
+        assert!(error.to_string().contains("a file of its own"), "{error}");
+        drop(first);
+        LinesFile::open(&path.0).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_locked_nor_synced() {
+        let mut first = LinesFile::open(Path::new("/dev/null")).unwrap();
+        let second = LinesFile::open(Path::new("/dev/null")).unwrap();
+        first.write_all(b"line\n").unwrap();
+        first.sync().unwrap();
+        assert_eq!(second.has_lines(), None);
+    }
+
+    #[test]
+    fn only_what_was_written_since_the_last_sync_is_synced() {
+        let path = Temporary::new("sync");
+        let mut file = LinesFile::open(&path.0).unwrap();
+        let is_dirty = |file: &LinesFile| file.is_dirty.load(Ordering::Acquire);
+        assert!(!is_dirty(&file));
+        file.clone().write_all(b"line\n").unwrap();
+        assert!(is_dirty(&file));
+        file.sync().unwrap();
+        assert!(!is_dirty(&file));
+        file.write_all(b"line\n").unwrap();
+        assert!(is_dirty(&file));
+    }
+}

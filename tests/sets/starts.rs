@@ -1,0 +1,181 @@
+//! Groups without committed offsets: new ones, and ones of which Kafka has lost the offsets.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_tests::services::{Program, wait_until};
+use oplog_relay_tests::topic_reader::read_undecoded;
+
+use crate::made::Made;
+use crate::topics::{LIMIT, Topics};
+
+const DOCUMENTS: i32 = 40;
+/// Documents of a collection that is rarely written to, and of one that often is.
+const QUIET: usize = 50;
+const BUSY: i32 = 400;
+
+fn inserts(ns: &str, ids: std::ops::Range<i32>, made: &mut Made) -> Result<()> {
+    ids.into_iter().try_for_each(|id| made.insert(ns, 1, id))
+}
+
+fn count(target: &ModelServer, ns: &str) -> usize {
+    target.model().state().get(ns).map_or(0, Vec::len)
+}
+
+/// Removes what Kafka keeps of a group, as it does some days after its last member left.
+fn expire(topics: &Topics, group: &str) -> Result<()> {
+    topics.tool("kafka-consumer-groups", &["--delete", "--group", group])
+}
+
+#[test]
+fn a_replay_whose_offsets_are_gone_is_not_taken_for_a_new_group() -> Result<()> {
+    let mut made = Made::default();
+    inserts("s.a", 0..DOCUMENTS, &mut made)?;
+    let topics = Topics::carry("expired", &made.oplog()?)?;
+    let target = ModelServer::start(Model::default())?;
+    topics.replay(&target, "expired", 1, &[])?;
+    expire(&topics, "expired")?;
+    inserts("s.a", DOCUMENTS..2 * DOCUMENTS, &mut made)?;
+    topics.produce(&made.oplog()?, &[])?;
+    for start in ["--start=now", "--start=earliest"] {
+        let told = (4, "--start-again");
+        topics.refused(&target, "expired", &[start], told)?;
+    }
+    ensure!(count(&target, "s.a") == usize::try_from(DOCUMENTS)?);
+    // Another group of the same target is new.
+    topics.replay(&target, "other", 1, &["--start=now"])?;
+    topics.replay(&target, "expired", 1, &["--start-again"])?;
+    ensure!(count(&target, "s.a") == usize::try_from(2 * DOCUMENTS)?);
+    // Only where the offsets are gone.
+    topics
+        .replay(&target, "expired", 1, &["--start-again", "--start=now"])
+        .map(drop)
+}
+
+fn emit(topics: &Topics, prefix: &str, path: &Path, more: &[&str]) -> Result<Program> {
+    let flags = [
+        format!("--brokers={}", topics.brokers()),
+        format!("--topic-prefix={prefix}"),
+        format!("--group={prefix}"),
+        format!("--to=file:{}", path.display()),
+    ];
+    let flags = flags.iter().map(String::as_str);
+    let common = ["emit", "--http=off"];
+    Program::consumer(common.into_iter().chain(flags).chain(more.iter().copied()))
+}
+
+fn emitted(topics: &Topics, prefix: &str, path: &Path, more: &[&str]) -> Result<(i32, String)> {
+    let flags = [&["--until-caught-up"], more].concat();
+    let mut program = emit(topics, prefix, path, &flags)?;
+    let code = program.wait(LIMIT)?;
+    Ok((code, program.stderr_text()?))
+}
+
+fn lines(path: &Path) -> Result<usize> {
+    Ok(std::fs::read_to_string(path)?.lines().count())
+}
+
+#[test]
+fn an_emit_whose_offsets_are_gone_knows_its_file() -> Result<()> {
+    let mut made = Made::default();
+    inserts("s.a", 0..DOCUMENTS, &mut made)?;
+    let topics = Topics::carry("emitted", &made.oplog()?)?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("events");
+    let all = usize::try_from(DOCUMENTS)?;
+    for (more, expected) in [(&[][..], 0), (&[], 4), (&["--start-again"], 0)] {
+        let (code, told) = emitted(&topics, "emitted", &path, more)?;
+        ensure!(code == expected, "{more:?} ended with {code}: {told}");
+        ensure!(code == 0 || told.contains("--start-again"), "{told}");
+        expire(&topics, "emitted").or_else(|error| match code {
+            0 => Err(error),
+            _ => Ok(()),
+        })?;
+    }
+    ensure!(lines(&path)? == 2 * all, "{} lines", lines(&path)?);
+    Ok(())
+}
+
+#[test]
+fn a_file_has_one_member_that_writes_to_it() -> Result<()> {
+    let mut made = Made::default();
+    inserts("s.a", 0..DOCUMENTS, &mut made)?;
+    let topics = Topics::carry("locked", &made.oplog()?)?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("events");
+    let mut first = emit(&topics, "locked", &path, &[])?;
+    wait_until("the lines", LIMIT, || {
+        lines(&path).is_ok_and(|lines| i32::try_from(lines) == Ok(DOCUMENTS))
+    })?;
+    let (code, told) = emitted(&topics, "locked", &path, &[])?;
+    ensure!(
+        code == 2 && told.contains("a file of its own"),
+        "ended with {code}: {told}"
+    );
+    first.terminate()?;
+    first.wait(LIMIT)?;
+    let (code, told) = emitted(&topics, "locked", &path, &[])?;
+    ensure!(code == 0, "ended with {code}: {told}");
+    Ok(())
+}
+
+/// Removes the first 40 records of every partition of a topic of eight.
+fn remove_records(topics: &Topics, topic: &str) -> Result<()> {
+    let partitions = (0..8).map(|partition| {
+        format!("{{\"topic\":\"{topic}\",\"partition\":{partition},\"offset\":40}}")
+    });
+    let partitions: Vec<String> = partitions.collect();
+    let text = format!(
+        "{{\"version\":1,\"partitions\":[{}]}}",
+        partitions.join(",")
+    );
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("offsets.json");
+    std::fs::write(&path, text)?;
+    let path = path.to_str().context("a path in text")?;
+    topics.tool("kafka-delete-records", &["--offset-json-file", path])
+}
+
+#[test]
+fn a_new_group_where_old_records_of_one_topic_were_removed() -> Result<()> {
+    let mut made = Made::default();
+    for id in 0..BUSY {
+        if id % 8 == 0 {
+            made.insert("s.quiet", 1, id)?;
+        }
+        made.insert_with("s.busy", 2, doc! { "_id": id })?;
+    }
+    let first = made.next_second()?;
+    let topics = Topics::carry("cut", &made.oplog()?)?;
+    remove_records(&topics, "cut.s.busy")?;
+    let left: usize = read_undecoded(&topics.brokers(), "cut")?
+        .values()
+        .map(Vec::len)
+        .sum();
+    ensure!((QUIET + 1..QUIET + 200).contains(&left), "{left} records");
+
+    // An emit takes all of them, and says so.
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("events");
+    let (code, told) = emitted(&topics, "cut", &path, &[])?;
+    ensure!(code == 0 && told.contains("topic cut.s.busy"), "{told}");
+    ensure!(lines(&path)? == left, "{} of {left}", lines(&path)?);
+
+    // A replay would be incomplete, also from a time before what is left.
+    let target = ModelServer::start(Model::default())?;
+    let early = format!("--start={}:1", first - 100 * 9 / 8);
+    for flags in [&[][..], &[early.as_str()]] {
+        let told = (4, "topic cut.s.busy, partition");
+        topics.refused(&target, "partial", flags, told)?;
+    }
+    ensure!(count(&target, "s.quiet") == 0);
+    let told = topics.replay(&target, "partial", 1, &["--allow-missing-records"])?;
+    ensure!(told.contains("what was written before is not"), "{told}");
+    // The group has its offsets now.
+    topics.replay(&target, "partial", 1, &[])?;
+    let replayed = count(&target, "s.quiet") + count(&target, "s.busy");
+    ensure!((1..left).contains(&replayed), "{replayed} of {left}");
+    Ok(())
+}
