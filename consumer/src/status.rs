@@ -20,19 +20,21 @@ const LINE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often an unreachable target is logged.
 const TARGET_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Ready is a member with an assignment whose target answers.
+/// Ready is a member with an assignment whose target answers, and of which nothing stands still.
 #[derive(Debug)]
 pub struct Readiness {
     health: Health,
     joined: AtomicBool,
-    target: Mutex<Target>,
+    trouble: Mutex<Trouble>,
 }
 
 #[derive(Debug, Default)]
-struct Target {
-    /// Why it is not reachable; `None` while it is.
-    trouble: Option<String>,
+struct Trouble {
+    /// Why the target is not reachable; `None` while it is.
+    target: Option<String>,
     logged: Option<Instant>,
+    /// What stands still although there is work; `None` while nothing does.
+    standstill: Option<String>,
 }
 
 impl Readiness {
@@ -42,7 +44,7 @@ impl Readiness {
         Self {
             health,
             joined: AtomicBool::new(false),
-            target: Mutex::default(),
+            trouble: Mutex::default(),
         }
     }
 
@@ -53,48 +55,71 @@ impl Readiness {
         }
     }
 
+    /// Whether the group has assigned partitions to this member, or has none for it.
+    fn has_joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
+    }
+
+    /// Tells what stands still, or that nothing does.
+    pub fn stands_still(&self, reason: Option<String>) {
+        let mut trouble = self.lock();
+        match (&trouble.standstill, &reason) {
+            (None, Some(reason)) => tracing::warn!(reason, "this member stands still"),
+            (Some(_), None) => tracing::info!("this member moves again"),
+            (None, None) => return,
+            (Some(_), Some(_)) => {}
+        }
+        trouble.standstill = reason;
+        self.show(&trouble);
+    }
+
     /// A write was acknowledged.
     pub fn target_reached(&self) {
-        let mut target = self.lock();
-        if target.trouble.take().is_some() {
+        let mut trouble = self.lock();
+        if trouble.target.take().is_some() {
             tracing::info!("the target answers again");
-            target.logged = None;
-            self.show(&target);
+            trouble.logged = None;
+            self.show(&trouble);
         }
     }
 
     /// A write failed in a way that may pass.
     pub fn target_failed(&self, reason: &str) {
-        let mut target = self.lock();
-        target.trouble = Some(reason.to_owned());
+        let mut trouble = self.lock();
+        trouble.target = Some(reason.to_owned());
         let now = Instant::now();
-        if target
+        if trouble
             .logged
             .is_none_or(|last| now.duration_since(last) >= TARGET_LOG_INTERVAL)
         {
-            target.logged = Some(now);
+            trouble.logged = Some(now);
             tracing::warn!(
                 reason,
                 "the target does not take writes; trying again until it does"
             );
         }
-        self.show(&target);
+        self.show(&trouble);
     }
 
-    fn show(&self, target: &Target) {
-        match &target.trouble {
-            Some(reason) => self
+    fn show(&self, trouble: &Trouble) {
+        match trouble {
+            Trouble {
+                target: Some(reason),
+                ..
+            } => self
                 .health
                 .set_ready(false, &format!("the target fails: {reason}")),
-            None if !self.joined.load(Ordering::Relaxed) => {
-                self.health.set_ready(false, "joining the group");
-            }
-            None => self.health.set_ready(true, ""),
+            _ if !self.has_joined() => self.health.set_ready(false, "joining the group"),
+            Trouble {
+                standstill: Some(reason),
+                ..
+            } => self.health.set_ready(false, reason),
+            _ => self.health.set_ready(true, ""),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Target> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -261,7 +286,11 @@ mod tests {
         assert_eq!(health.ready(), Ok(()));
         readiness.target_failed("connection refused");
         assert!(health.ready().unwrap_err().contains("connection refused"));
+        readiness.stands_still(Some("a barrier".to_owned()));
+        assert!(health.ready().unwrap_err().contains("connection refused"));
         readiness.target_reached();
+        assert_eq!(health.ready(), Err("a barrier".to_owned()));
+        readiness.stands_still(None);
         assert_eq!(health.ready(), Ok(()));
     }
 

@@ -133,3 +133,19 @@ fn partitions_that_come_back_after_a_standstill_are_read() -> Result<()> {
     other.kill_9()?;
     stands.go_on()
 }
+
+/// A worker that stands still keeps its own records waiting, not those of another collection.
+#[test]
+fn a_collection_whose_writes_stand_still_does_not_stop_another_one() -> Result<()> {
+    let mut stands = Standstill::begin("apart", Made::default(), |made| insert_all(made, 1))?;
+    let mut made = Made::default();
+    made.insert_with("s.other", 9, doc! { "_id": 0 })?;
+    insert_all(&mut made, 1)?;
+    made.insert_with("s.other", 9, doc! { "_id": 1 })?;
+    stands.topics.produce(&made.oplog()?, &[])?;
+    wait_until("the other collection", LIMIT, || {
+        stands.count("s.other") == 2
+    })?;
+    ensure!(stands.member.is_running()?);
+    stands.go_on()
+}

@@ -1,6 +1,7 @@
 //! The assigned partitions, as the poll thread sees them.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::Run;
 use rdkafka::TopicPartitionList;
@@ -12,6 +13,10 @@ use crate::chunk::Chunk;
 use crate::offsets::{NextOffset, OffsetTracker};
 use crate::start::PartitionName;
 use crate::status::PartitionStatus;
+
+/// A worker that has records and finishes none of its chunks for that long stands still: it builds an
+/// index, or its target does not answer.
+pub(super) const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// An assigned partition, as the poll thread sees it.
 #[derive(Debug)]
@@ -33,6 +38,11 @@ pub(super) struct Partition {
     pub(super) handed_bytes: usize,
     /// The worker waits at a barrier.
     pub(super) holding: bool,
+    /// When the worker reported progress last, or got its first chunk.
+    pub(super) moved: Instant,
+    /// The worker stands still while others could go on, so what it has in its hands does not count
+    /// against the budget. Ends with its next progress.
+    pub(super) stands: bool,
     /// Its chunks had to make room: it reads them again when the worker goes on.
     pub(super) evicted: Option<Evicted>,
     /// The worker is gone.
@@ -72,6 +82,8 @@ impl Partition {
             run: None,
             handed_bytes: 0,
             holding: false,
+            moved: Instant::now(),
+            stands: false,
             evicted: None,
             ended: false,
             end: None,
@@ -115,6 +127,9 @@ impl Partition {
                 self.waiting.push_front(chunk);
                 return !self.holding;
             }
+            if self.handed_bytes == 0 {
+                self.moved = Instant::now();
+            }
             self.handed_bytes += bytes;
         }
         false
@@ -132,6 +147,19 @@ impl Partition {
             paused: true,
         });
         Some((bytes, again))
+    }
+
+    /// The worker reported progress.
+    pub(super) fn progress(&mut self) {
+        self.moved = Instant::now();
+        self.stands = false;
+    }
+
+    /// Whether the worker has records and has not finished a chunk for long. One that waits at a
+    /// barrier waits for others.
+    fn is_standing(&self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.moved);
+        self.handed_bytes > 0 && !self.holding && since >= STANDSTILL
     }
 
     /// What the chunk costs that has a record of which fragments are missing.
@@ -215,16 +243,33 @@ impl Partitions {
         self.all.len()
     }
 
-    /// What workers have in their hands that wait at barriers.
+    /// What workers have in their hands that wait at barriers, or stand still while others go on.
     pub(super) fn held_bytes(&self) -> usize {
-        let holding = self.all.iter().filter(|partition| partition.holding);
-        holding.map(|partition| partition.handed_bytes).sum()
+        let is_held = |partition: &&Partition| partition.holding || partition.stands;
+        let held = self.all.iter().filter(is_held);
+        held.map(|partition| partition.handed_bytes).sum()
     }
 
-    /// What the record in fragments has that is the furthest. Those behind workers at barriers do
-    /// not count: they make room.
+    /// Marks the partitions whose workers stand still, if there is another one that could go on:
+    /// where all stand, as with a target that is away, there is nobody to make room for. Returns
+    /// whether there are new ones.
+    pub(super) fn mark_standing(&mut self, now: Instant) -> bool {
+        let goes_on = |it: &Partition| !it.holding && !it.is_standing(now);
+        if !self.all.iter().any(goes_on) {
+            return false;
+        }
+        let mut is_new = false;
+        for partition in self.all.iter_mut().filter(|it| it.is_standing(now)) {
+            is_new |= !partition.stands;
+            partition.stands = true;
+        }
+        is_new
+    }
+
+    /// What the record in fragments has that is the furthest. Those behind workers that wait at
+    /// barriers or stand still do not count: they make room.
     pub(super) fn open_bytes(&self) -> usize {
-        let moving = self.all.iter().filter(|partition| !partition.holding);
+        let moving = self.all.iter().filter(|it| !it.holding && !it.stands);
         let open = moving.map(Partition::open_bytes);
         open.max().unwrap_or_default()
     }
@@ -252,6 +297,10 @@ impl Partitions {
         list
     }
 
+    pub(super) fn all(&self) -> &[Partition] {
+        &self.all
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
         self.all.iter()
     }
@@ -270,5 +319,50 @@ impl Partitions {
         let is_it = |partition: &Partition| partition.assignment == assignment;
         let place = self.all.iter().position(is_it);
         place.map_or(0, |place| self.all.remove(place).handed_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partitions(handed: &[usize]) -> Partitions {
+        let mut partitions = Partitions::default();
+        for (assignment, bytes) in (1..).zip(handed) {
+            let name = PartitionName {
+                topic: "cdc.a.b".to_owned(),
+                partition: i32::try_from(assignment).unwrap(),
+            };
+            let tracker = OffsetTracker::new(NextOffset::at(0), None);
+            let (sender, _) = mpsc::channel(1);
+            let token = Token::default();
+            let mut partition = Partition::new(name, assignment, token, tracker, sender);
+            partition.handed_bytes = *bytes;
+            partitions.add(partition);
+        }
+        partitions
+    }
+
+    /// The hands of a worker that stands still do not count, until it goes on.
+    #[test]
+    fn a_worker_that_stands_still_takes_no_room_from_others() {
+        let mut all = partitions(&[100, 10, 0]);
+        let now = Instant::now() + STANDSTILL;
+        all.iter_mut().nth(1).unwrap().moved = now;
+        assert!(!all.mark_standing(now - STANDSTILL / 2));
+        assert!(all.mark_standing(now) && !all.mark_standing(now));
+        assert_eq!(all.held_bytes(), 100);
+        all.of_assignment(1).unwrap().progress();
+        assert_eq!(all.held_bytes(), 0);
+    }
+
+    #[test]
+    fn nobody_makes_room_where_all_stand_still_or_wait_at_a_barrier() {
+        let mut all = partitions(&[100, 10]);
+        let now = Instant::now() + STANDSTILL;
+        assert!(!all.mark_standing(now));
+        all.of_assignment(2).unwrap().holding = true;
+        assert!(!all.mark_standing(now));
+        assert_eq!(all.held_bytes(), 10);
     }
 }

@@ -16,6 +16,7 @@ use super::Links;
 use super::assigned::{Partition, Partitions};
 use super::intake::Intake;
 use super::rebalance;
+use super::standstill::{Connection, Standstill};
 use crate::assignment::ReportEvent;
 use crate::chunk::Chunk;
 use crate::error::ConsumerError;
@@ -28,6 +29,7 @@ pub(super) struct GroupContext {
     pub(super) group: String,
     pub(super) links: Links,
     partitions: Mutex<Partitions>,
+    standstill: Mutex<Standstill>,
     failure: Mutex<Option<ConsumerError>>,
     /// When offsets were committed last.
     committed: Mutex<Option<Instant>>,
@@ -52,6 +54,7 @@ impl GroupContext {
             group,
             links,
             partitions: Mutex::default(),
+            standstill: Mutex::new(Standstill::new(Instant::now())),
             failure: Mutex::default(),
             committed: Mutex::default(),
             released: AtomicUsize::new(0),
@@ -114,6 +117,7 @@ impl GroupContext {
                 ReportEvent::Acknowledged { next, last, urgent } => {
                     if let Some(partition) = partition {
                         partition.tracker.acknowledge(next, last);
+                        partition.progress();
                     }
                     if urgent {
                         self.commit_soon();
@@ -122,12 +126,14 @@ impl GroupContext {
                 ReportEvent::Holding(holding) => {
                     if let Some(partition) = partition {
                         partition.holding = holding;
+                        partition.progress();
                     }
                 }
                 ReportEvent::Released { bytes, chunk } => {
                     // Those of a partition that is gone were released with it.
                     if let Some(partition) = partition {
                         partition.handed_bytes = partition.handed_bytes.saturating_sub(bytes);
+                        partition.progress();
                         released += bytes;
                     }
                     chunks.push(chunk);
@@ -225,7 +231,8 @@ impl ClientContext for GroupContext {
         self.kafka.error(error, reason);
     }
 
-    /// Called every second: the ends that the broker told with its last answers.
+    /// Called every second: the ends that the broker told with its last answers, and what stands
+    /// still.
     fn stats(&self, statistics: Statistics) {
         let mut partitions = self.partitions();
         let mut shown = Vec::new();
@@ -241,6 +248,10 @@ impl ClientContext for GroupContext {
             shown.push(partition.status());
         }
         self.links.board.put(shown);
+        let connection = Connection::of(&statistics);
+        let mut standstill = lock(&self.standstill);
+        let trouble = standstill.look(connection, partitions.all(), Instant::now());
+        self.links.readiness.stands_still(trouble);
     }
 }
 

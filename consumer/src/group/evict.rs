@@ -1,8 +1,8 @@
-//! Making room: chunks that wait behind a worker at a barrier are given back to Kafka and read again
-//! when it goes on. So are records of which fragments are missing, but for the one that has come the
-//! furthest: it becomes whole first.
+//! Making room: chunks that wait behind a worker at a barrier, or behind one that stands still while
+//! others could go on, are given back to Kafka and read again when it goes on. So are records of which
+//! fragments are missing, but for the one that has come the furthest: it becomes whole first.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -14,18 +14,20 @@ use crate::error::ConsumerError;
 /// How long the client may take to begin elsewhere.
 const SEEK: Duration = Duration::from_secs(10);
 
-/// Gives back what waits behind workers at barriers, and all records but one of which fragments are
-/// missing. Returns whether there was anything.
+/// Gives back what waits behind workers that wait at barriers or stand still, and all records but one
+/// of which fragments are missing. Returns whether there was anything.
 pub(super) fn evict(
     consumer: &BaseConsumer<GroupContext>,
     intake: &mut Intake,
 ) -> Result<bool, ConsumerError> {
     let mut given_back = Vec::new();
     let mut partitions = consumer.context().partitions();
+    let stand = partitions.mark_standing(Instant::now());
     let mut furthest = Some(partitions.open_bytes());
     for partition in partitions.iter_mut() {
         let open = partition.run.is_some();
-        let moving = open && !partition.holding;
+        let waits = partition.holding || partition.stands;
+        let moving = open && !waits;
         if moving
             && furthest
                 .take_if(|most| *most == partition.open_bytes())
@@ -33,13 +35,14 @@ pub(super) fn evict(
         {
             continue;
         }
-        if (partition.holding || open)
+        if (waits || open)
             && let Some((bytes, again)) = partition.evict()
         {
             intake.release(bytes);
             given_back.push((partition.name.clone(), again));
         }
     }
+    intake.hold(partitions.held_bytes());
     drop(partitions);
     for (name, again) in &given_back {
         let failed = |error| ConsumerError::kafka("making room at a barrier", error);
@@ -53,13 +56,13 @@ pub(super) fn evict(
             topic = name.topic,
             partition = name.partition,
             again,
-            "made room at a barrier, or for a record in fragments"
+            "made room at a barrier, behind a worker that stands still, or for a record in fragments"
         );
     }
-    Ok(!given_back.is_empty())
+    Ok(stand || !given_back.is_empty())
 }
 
-/// Lets the partitions go on whose workers got past their barriers, once there is room for them beside
+/// Lets the partitions go on whose workers got past their barriers or move again, once there is room for them beside
 /// a record that is waited for.
 pub(super) fn resume(
     consumer: &BaseConsumer<GroupContext>,
@@ -73,6 +76,7 @@ pub(super) fn resume(
     let waits = partitions.open_bytes() > 0 && !intake.is_under_half();
     for partition in partitions.iter_mut() {
         if !partition.holding
+            && !partition.stands
             && !waits
             && let Some(evicted) = &mut partition.evicted
             && std::mem::replace(&mut evicted.paused, false)

@@ -15,6 +15,9 @@
 //! out: what it holds does not count, and what waits behind it is given back to Kafka when the
 //! budget is used up.
 //!
+//! The same holds for a worker that stands still, as one that builds a large index: while another
+//! partition could go on, it has no more than the chunks in its hands.
+//!
 //! **Where the time goes.** Of the processor time of an entry of 466 bytes (`perf`, on the machine of the
 //! README; broker and target not counted):
 //!
@@ -34,6 +37,7 @@ mod context;
 mod evict;
 mod intake;
 mod rebalance;
+mod standstill;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,0 +1,245 @@
+//! What stands still although there is work: it makes the member unready, so that nobody takes it for
+//! healthy while it waits for something that may never come.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::statistics::Statistics;
+
+use super::assigned::Partition;
+use crate::assignment::AssignmentNumber;
+use crate::offsets::NextOffset;
+use crate::start::PartitionName;
+
+/// How long something may stand still before it counts.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the client is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Connection {
+    /// No broker answers.
+    Down,
+    /// Brokers answer, but the member is not in the group: a rebalance, or no coordinator.
+    Outside,
+    /// A member of the group.
+    Joined,
+}
+
+impl Connection {
+    /// As librdkafka's statistics tell it.
+    pub(super) fn of(statistics: &Statistics) -> Self {
+        let is_up = statistics.brokers.values().any(|it| it.state == "UP");
+        let group = statistics.cgrp.as_ref();
+        let is_steady = group.is_none_or(|it| it.state == "up" && it.join_state == "steady");
+        match (is_up, is_steady) {
+            (false, _) => Self::Down,
+            (true, false) => Self::Outside,
+            (true, true) => Self::Joined,
+        }
+    }
+}
+
+/// Where a partition stood at the last look, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    handed: NextOffset,
+    acknowledged: NextOffset,
+    since: Instant,
+}
+
+/// What was seen of the member, for comparison with what is seen next.
+#[derive(Debug)]
+pub(super) struct Standstill {
+    connection: Connection,
+    connected: Instant,
+    /// Whether it had any partition yet: before, it may be waiting for topics.
+    was_assigned: bool,
+    places: BTreeMap<AssignmentNumber, Place>,
+    /// When any partition moved last: one that is not read may wait for the others' memory.
+    moved: Instant,
+}
+
+impl Standstill {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            connection: Connection::Joined,
+            connected: now,
+            was_assigned: false,
+            places: BTreeMap::new(),
+            moved: now,
+        }
+    }
+
+    /// Looks at everything, about once a second. Returns what has stood still for too long.
+    pub(super) fn look(
+        &mut self,
+        connection: Connection,
+        partitions: &[Partition],
+        now: Instant,
+    ) -> Option<String> {
+        self.note(connection, partitions, now);
+        if let Some(reason) = self.disconnected(now) {
+            return Some(reason);
+        }
+        let standing = partitions.iter().filter_map(|partition| {
+            let place = self.places.get(&partition.assignment)?;
+            let reason = self.reason(partition, *place, now)?;
+            Some((place.since, partition, reason))
+        });
+        let (since, partition, reason) = standing.min_by_key(|(since, _, _)| *since)?;
+        let PartitionName {
+            topic,
+            partition: number,
+        } = &partition.name;
+        let next = partition.tracker.acknowledged();
+        let seconds = now.saturating_duration_since(since).as_secs();
+        Some(format!(
+            "topic {topic}, partition {number}, offset {next}: {reason} for {seconds} s"
+        ))
+    }
+
+    fn note(&mut self, connection: Connection, partitions: &[Partition], now: Instant) {
+        if connection != self.connection {
+            (self.connection, self.connected) = (connection, now);
+        }
+        let before = std::mem::take(&mut self.places);
+        for partition in partitions {
+            let mut place = Place {
+                handed: partition.tracker.handed(),
+                acknowledged: partition.tracker.acknowledged(),
+                since: now,
+            };
+            if let Some(seen) = before.get(&partition.assignment) {
+                let has_moved =
+                    (seen.handed, seen.acknowledged) != (place.handed, place.acknowledged);
+                if has_moved {
+                    self.moved = now;
+                } else if is_behind(partition) {
+                    place.since = seen.since;
+                }
+            }
+            self.places.insert(partition.assignment, place);
+        }
+        self.was_assigned |= !self.places.is_empty();
+    }
+
+    fn disconnected(&self, now: Instant) -> Option<String> {
+        let since = now.saturating_duration_since(self.connected);
+        let what = match self.connection {
+            Connection::Outside if !self.was_assigned => return None,
+            Connection::Joined => return None,
+            Connection::Down => "no Kafka broker has answered",
+            Connection::Outside => {
+                "this member has been without the group (a rebalance, or no coordinator)"
+            }
+        };
+        (since >= PATIENCE).then(|| format!("{what} for {} s", since.as_secs()))
+    }
+
+    fn reason(&self, partition: &Partition, place: Place, now: Instant) -> Option<&'static str> {
+        let is_long = |since: Instant| now.saturating_duration_since(since) >= PATIENCE;
+        if !is_long(place.since) || !is_behind(partition) {
+            return None;
+        }
+        if partition.holding {
+            return Some("waiting at a barrier for the other partitions or for its command");
+        }
+        if partition.handed_bytes > 0 {
+            return Some("applying the same records");
+        }
+        is_long(self.moved).then_some("no records have been read although there are more")
+    }
+}
+
+/// Whether a partition has something to do.
+fn is_behind(partition: &Partition) -> bool {
+    let handed = partition.tracker.handed();
+    let has_more = partition.end.is_some_and(|end| end > handed.get());
+    !partition.tracker.is_idle() || has_more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assignment::Token;
+    use crate::offsets::OffsetTracker;
+    use tokio::sync::mpsc;
+
+    fn partition(assignment: AssignmentNumber) -> Partition {
+        let name = PartitionName {
+            topic: "cdc.a.b".to_owned(),
+            partition: i32::try_from(assignment).unwrap(),
+        };
+        let tracker = OffsetTracker::new(NextOffset::at(0), None);
+        let (sender, _) = mpsc::channel(1);
+        Partition::new(name, assignment, Token::default(), tracker, sender)
+    }
+
+    /// What is said after a look at the beginning and one so many seconds later.
+    fn after(seconds: u64, connection: Connection, partitions: &[Partition]) -> Option<String> {
+        let begin = Instant::now();
+        let mut standstill = Standstill::new(begin);
+        assert_eq!(standstill.look(connection, partitions, begin), None);
+        let now = begin + Duration::from_secs(seconds);
+        standstill.look(connection, partitions, now)
+    }
+
+    #[test]
+    fn a_barrier_a_worker_and_a_reader_that_stand_still_are_told_after_a_minute() {
+        let mut holding = partition(1);
+        holding.holding = true;
+        holding.tracker.hand(4);
+        let mut applying = partition(1);
+        applying.handed_bytes = 100;
+        applying.tracker.hand(4);
+        let mut unread = partition(1);
+        unread.end = Some(9);
+        for (partition, expected) in [
+            (holding, "waiting at a barrier"),
+            (applying, "applying the same records for 61 s"),
+            (unread, "although there are more"),
+        ] {
+            let all = [partition];
+            assert_eq!(after(59, Connection::Joined, &all), None, "{expected}");
+            let told = after(61, Connection::Joined, &all).unwrap();
+            assert!(told.contains(expected), "{told}");
+            assert!(told.starts_with("topic cdc.a.b, partition 1"), "{told}");
+        }
+        let mut idle = partition(1);
+        idle.end = Some(0);
+        assert_eq!(after(600, Connection::Joined, &[idle]), None);
+    }
+
+    #[test]
+    fn one_that_is_not_read_while_others_move_waits_for_their_memory() {
+        let begin = Instant::now();
+        let mut standstill = Standstill::new(begin);
+        let mut all = [partition(1), partition(2)];
+        all[0].end = Some(9);
+        for turn in 0..100 {
+            all[1].tracker.hand(turn);
+            all[1].tracker.acknowledge(NextOffset::after(turn), None);
+            let now = begin + Duration::from_secs(u64::try_from(turn).unwrap());
+            assert_eq!(standstill.look(Connection::Joined, &all, now), None);
+        }
+        let now = begin + Duration::from_secs(200);
+        let told = standstill.look(Connection::Joined, &all, now);
+        assert!(told.unwrap().contains("although there are more"));
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_is_told_until_it_is_back() {
+        let idle = || [partition(1)];
+        for (connection, expected) in [
+            (Connection::Down, "no Kafka broker"),
+            (Connection::Outside, "without the group"),
+        ] {
+            assert_eq!(after(59, connection, &idle()), None);
+            let told = after(61, connection, &idle()).unwrap();
+            assert!(told.contains(expected), "{told}");
+        }
+        assert_eq!(after(600, Connection::Joined, &idle()), None);
+        // There may be no topics yet.
+        assert_eq!(after(600, Connection::Outside, &[]), None);
+    }
+}
