@@ -192,6 +192,7 @@ fn entry(ts: Timestamp, op: &str, id: i32, o: &str) -> Result<Vec<u8>> {
             leader_offset: 0,
             ordered: true,
             passable: false,
+            namespaces: None,
             partitions: vec![("t".to_owned(), vec![0])],
         };
         let mut out = Vec::new();

@@ -183,7 +183,7 @@ fn every_order_from(
 /// Every order of a drop that is left out, with a crash at any time.
 fn every_order_left_out(naming: Naming, fault: Option<Fault>) -> Result<Ends, Trouble> {
     let log = Log::named(&DROP, &[2], true, naming);
-    let mut group = Group::new(&log, 2, fault);
+    let mut group = Group::new(&log, 1, fault);
     group.world.filter = Filter::LeavesOut.patterns();
     group.crashes = 1;
     all(&group, true)
