@@ -182,11 +182,11 @@ fn a_filter_hides_no_command_that_did_not_run() -> Result<()> {
 #[test]
 fn an_emit_leaves_out_the_commands_of_other_collections() -> Result<()> {
     let topics = Topics::carry("emit-sides", &history()?.oplog()?)?;
-    let all = topics.emit("emit-all", &[])?;
+    let all = topics.emit("emit-all")?;
     ensure!(all.lines().any(|line| line.contains("rename")), "{all}");
     for (filter, expected) in [("s.x", 0), ("s", all.lines().count())] {
         let filter = format!("--include-namespaces={filter}");
-        let lines = topics.emit(&filter, &[&filter])?;
+        let lines = topics.emit_with(&filter, &[&filter])?;
         ensure!(lines.lines().count() == expected, "{filter}: {lines}");
     }
     Ok(())

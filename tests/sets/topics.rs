@@ -87,7 +87,12 @@ impl Topics {
     }
 
     /// Emits to the end of the topics; returns the lines.
-    pub(crate) fn emit(&self, group: &str, more: &[&str]) -> Result<String> {
+    pub(crate) fn emit(&self, group: &str) -> Result<String> {
+        self.emit_with(group, &[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn emit_with(&self, group: &str, more: &[&str]) -> Result<String> {
         let flags = [
             format!("--brokers={}", self.brokers()),
             format!("--topic-prefix={}", self.prefix),
