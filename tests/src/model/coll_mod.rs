@@ -4,6 +4,7 @@ use bson::{Bson as Value, Document as Bson, doc};
 
 use super::Model;
 use super::command::{Answer, Call, done};
+use super::expiry::{self, EXPIRES};
 use super::failure::Failure;
 use super::index::{Index, is_true};
 use super::namespace::VIEWS;
@@ -11,12 +12,11 @@ use super::options::{OPTIONS, check_validation, is_empty};
 use super::version::Version;
 
 /// Options that can be changed.
-const CHANGEABLE: [&str; 5] = [
+const CHANGEABLE: [&str; 4] = [
     "validator",
     "validationLevel",
     "validationAction",
     "changeStreamPreAndPostImages",
-    "expireAfterSeconds",
 ];
 /// What can be changed of an index, with the first version that can.
 const OF_INDEX: [(&str, Version); 4] = [
@@ -66,6 +66,14 @@ impl Model {
                     return Err(Failure::new(72, message));
                 }
                 "validator" if is_empty(value) => drop(changed.options.remove(option)),
+                EXPIRES if known => {
+                    expiry::check_collection(&changed.options, value, true)?;
+                    if value.as_str() == Some("off") {
+                        changed.options.remove(EXPIRES);
+                    } else {
+                        changed.options.insert(EXPIRES, value.clone());
+                    }
+                }
                 option if known && CHANGEABLE.contains(&option) => {
                     check_validation(option, value)?;
                     changed.options.insert(option, value.clone());
@@ -128,6 +136,7 @@ fn change_index(
     version: Version,
     reply: &mut Bson,
 ) -> Result<(), Failure> {
+    expiry::check_changed_index(index.spec(), change, version)?;
     let is_prepared = index.is("prepareUnique") || index.is("unique");
     for (field, value) in change {
         if field == "name" || field == "keyPattern" {

@@ -99,11 +99,36 @@ impl Collation {
         Ok(())
     }
 
+    /// What an index holds in place of a string: weights, a separator and further weights, which are
+    /// no UTF-8. `None` if the index holds the value itself.
+    pub(super) fn sort_key(&self, value: Element<'_>) -> Option<Vec<u8>> {
+        self.spec.as_ref()?;
+        let folded = self.folded(value);
+        let compared = Element {
+            value: folded.as_deref().unwrap_or(value.value),
+            ..value
+        };
+        let text = (value.kind == kind::STRING).then(|| compared.string_bytes().ok())??;
+        let weights = text.iter().map(|byte| byte.saturating_sub(0x38).max(1));
+        Some(string_value(
+            &weights.chain([0x01, 0xdc, 0x08]).collect::<Vec<_>>(),
+        ))
+    }
+
     /// The value with its strings made what they are compared as; `None` if nothing changes.
     pub(super) fn folded(&self, value: Element<'_>) -> Option<Vec<u8>> {
         let strength = self.spec.as_ref()?.get_i32("strength").unwrap_or(3);
         (strength <= 2).then(|| fold(value, strength))
     }
+}
+
+/// The text of a string value as a value.
+fn string_value(text: &[u8]) -> Vec<u8> {
+    let length = i32::try_from(text.len() + 1).unwrap_or(-1);
+    let mut out = length.to_le_bytes().to_vec();
+    out.extend_from_slice(text);
+    out.push(0);
+    out
 }
 
 fn fold(value: Element<'_>, strength: i32) -> Vec<u8> {
@@ -112,11 +137,7 @@ fn fold(value: Element<'_>, strength: i32) -> Vec<u8> {
             let text = value.string_bytes().unwrap_or_default();
             let text = String::from_utf8_lossy(text).to_lowercase();
             let text: String = text.chars().map(|letter| base(letter, strength)).collect();
-            let length = i32::try_from(text.len() + 1).unwrap_or(-1);
-            let mut out = length.to_le_bytes().to_vec();
-            out.extend_from_slice(text.as_bytes());
-            out.push(0);
-            out
+            string_value(text.as_bytes())
         }
         kind::DOCUMENT | kind::ARRAY => {
             let document = value.document().unwrap_or(Document::EMPTY);

@@ -223,7 +223,12 @@ impl Model {
     pub fn command(&mut self, db: &str, body: Document<'_>) -> bson::error::Result<Vec<u8>> {
         match self.try_command(db, body) {
             Ok(reply) => Ok(reply),
-            Err(failure) => failure.reply().to_vec(),
+            Err(failure) => match failure.reply(self.version) {
+                Ok(reply) => Ok(reply),
+                Err(other) => {
+                    doc! { "ok": 0.0, "code": other.code, "errmsg": other.message }.to_vec()
+                }
+            },
         }
     }
 

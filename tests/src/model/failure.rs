@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use bson::{Document as Bson, doc};
-use oplog_relay_core::document::Malformed;
+use oplog_relay_core::document::{DocumentBuilder, Malformed, kind};
+
+use super::duplicate::DuplicateKey;
+use super::version::Version;
 
 /// The codes that the model gives, or is told to give, with their names in the server's `error_codes.yml`.
 const NAMES: &[(i32, &str)] = &[
@@ -40,10 +42,15 @@ const NAMES: &[(i32, &str)] = &[
     (238, "NotImplemented"),
     (359, "CannotConvertIndexToUnique"),
     (361, "CollectionUUIDMismatch"),
+    (365, "TemporarilyUnavailable"),
+    (371, "UserWritesBlocked"),
     (10107, "NotWritablePrimary"),
     (11000, "DuplicateKey"),
     (11600, "InterruptedAtShutdown"),
+    (11601, "Interrupted"),
     (11602, "InterruptedDueToReplStateChange"),
+    (13388, "StaleConfig"),
+    (14031, "OutOfDiskSpace"),
 ];
 
 /// Why a command, or one write of it, was refused.
@@ -53,8 +60,8 @@ pub struct Failure {
     pub code: i32,
     /// The server's text, or one like it.
     pub message: String,
-    /// Of a duplicate key: the index's `keyPattern`, and the key as `keyValue`.
-    pub(super) key: Option<Box<(Bson, Bson)>>,
+    /// The key, if the code is that of a duplicate key.
+    pub(super) key: Option<Box<DuplicateKey>>,
 }
 
 impl Failure {
@@ -90,32 +97,38 @@ impl Failure {
     }
 
     /// The whole command's answer.
-    pub(super) fn reply(&self) -> Bson {
+    pub(super) fn reply(&self, version: Version) -> Result<Vec<u8>, Failure> {
         let name = NAMES.iter().find(|(code, _)| *code == self.code);
         let name = name.map_or_else(
             || format!("Location{}", self.code),
             |(_, name)| (*name).to_owned(),
         );
-        let mut reply = doc! {
-            "ok": 0.0, "errmsg": &self.message, "code": self.code, "codeName": name,
-        };
-        self.add_key(&mut reply);
-        reply
+        let mut out = Vec::new();
+        let mut reply = DocumentBuilder::start(&mut out);
+        reply.raw("ok", kind::DOUBLE, &0_f64.to_le_bytes());
+        reply.str("errmsg", &self.message);
+        reply.int32("code", self.code).str("codeName", &name);
+        self.write_key(version, &mut reply)?;
+        reply.finish();
+        Ok(out)
     }
 
     /// An element of `writeErrors`.
-    pub(super) fn write_error(&self, index: usize) -> Bson {
-        let index = i32::try_from(index).unwrap_or(i32::MAX);
-        let mut error = doc! { "index": index, "code": self.code };
-        self.add_key(&mut error);
-        error.insert("errmsg", &self.message);
-        error
+    pub(super) fn write_error(&self, index: usize, version: Version) -> Result<Vec<u8>, Failure> {
+        let mut out = Vec::new();
+        let mut error = DocumentBuilder::start(&mut out);
+        error.int32("index", i32::try_from(index).unwrap_or(i32::MAX));
+        error.int32("code", self.code);
+        self.write_key(version, &mut error)?;
+        error.str("errmsg", &self.message);
+        error.finish();
+        Ok(out)
     }
 
-    fn add_key(&self, reply: &mut Bson) {
-        if let Some((pattern, value)) = self.key.as_deref() {
-            reply.insert("keyPattern", pattern.clone());
-            reply.insert("keyValue", value.clone());
+    fn write_key(&self, version: Version, reply: &mut DocumentBuilder<'_>) -> Result<(), Failure> {
+        match self.key.as_deref() {
+            Some(key) => key.write(version, reply),
+            None => Ok(()),
         }
     }
 }

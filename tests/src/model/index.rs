@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use bson::{Bson as Value, Document as Bson, doc};
 use oplog_relay_core::document::{Document, Element, kind};
-use oplog_relay_core::json::{Mode, write_value};
 
 use super::collation::Collation;
+use super::duplicate::DuplicateKey;
 use super::failure::Failure;
 use super::filter;
 use super::path::{Part, Place, keys, parts};
@@ -161,34 +161,24 @@ impl Index {
         }
     }
 
-    /// The server's words for a key that is taken.
+    /// The refusal of a key that is taken.
     fn duplicate(
         &self,
         ns: &str,
         taken: &[u8],
         document: Document<'_>,
     ) -> Result<Failure, Failure> {
-        let (mut text, mut value) = (Vec::new(), Bson::new());
-        for key in self.values(document)? {
-            if self.identity(&key)? != taken {
-                continue;
+        let mut key = Vec::new();
+        for values in self.values(document)? {
+            if self.identity(&values)? == taken {
+                key.extend(values.into_iter().map(|value| value.unwrap_or(NULL)));
+                break;
             }
-            for (path, found) in self.paths.iter().zip(key) {
-                let found = found.unwrap_or(NULL);
-                let mut json = Vec::new();
-                drop(write_value(found, Mode::Relaxed, &mut json));
-                text.push(format!("{path}: {}", String::from_utf8_lossy(&json)));
-                value.insert(path, value_of(found)?);
-            }
-            break;
         }
-        let message = format!(
-            "E11000 duplicate key error collection: {ns} index: {} dup key: {{ {} }}",
-            self.name(),
-            text.join(", ")
-        );
+        let key = DuplicateKey::new(self.key(), &key, &self.collation);
+        let message = key.message(ns, self.name())?;
         Ok(Failure {
-            key: Some(Box::new((self.key(), value))),
+            key: Some(Box::new(key)),
             ..Failure::new(11000, message)
         })
     }

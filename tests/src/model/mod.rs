@@ -6,15 +6,15 @@
 //! | --- | --- |
 //! | `version` | which server it is |
 //! | `command` | the commands and their arguments |
-//! | `failure` | what is refused, by code |
+//! | `failure`, `duplicate` | what is refused, by code; the replies about duplicate keys |
 //! | `namespace` | which collections and views there are |
 //! | `record` | one collection: its documents and indexes |
-//! | `options`, `spec`, `collation` | what `create` and `createIndexes` take |
+//! | `options`, `spec`, `expiry`, `collation` | what `create` and `createIndexes` take |
 //! | `index`, `path` | the keys of unique indexes |
 //! | `form` | the values that other indexes refuse |
 //! | `filter` | queries |
 //! | `fields`, `update` | documents taken apart; `$set`, `$unset`, `$inc`, `$push` with dotted paths |
-//! | `write` | `insert`, `update`, `delete` |
+//! | `write`, `statement` | `insert`, `update`, `delete`; one statement of an `update` |
 //! | `read` | `find`, `getMore`, the lists |
 //! | `ddl`, `indexes`, `coll_mod` | what changes collections |
 //! | `time_series` | collections of buckets and the views before them |
@@ -24,14 +24,18 @@
 //! | `server` | the model on a port |
 //! | `source` | an oplog beside the data, and what else a full sync asks for |
 //!
+//! `README.md` beside this file says which behaviour of which server each part stands for.
+//!
 //! What it does not have answers with 238, or 59 as an unknown command: sessions, transactions,
-//! update pipelines (40324), aggregation but for samples, patterns in queries, `v: 1` indexes, running views.
+//! update pipelines but for `$replaceWith` of a literal (40324), aggregation but for samples, patterns in queries, `v: 1` indexes, running views.
 
 mod coll_mod;
 mod collation;
 mod command;
 mod contents;
 mod ddl;
+mod duplicate;
+mod expiry;
 mod failure;
 mod fields;
 mod filter;
@@ -48,6 +52,7 @@ mod replay;
 mod server;
 mod source;
 mod spec;
+mod statement;
 mod time_series;
 mod update;
 mod version;

@@ -3,6 +3,7 @@
 use bson::{Bson as Value, Document as Bson};
 
 use super::collation::Collation;
+use super::expiry::{self, EXPIRES};
 use super::failure::Failure;
 use super::index::is_true;
 use super::version::Version;
@@ -67,6 +68,9 @@ pub(super) fn parse(ns: &str, given: &Bson, version: Version) -> Result<Bson, Fa
             }
             name if known(name, version) => {
                 check_validation(name, value)?;
+                if name == EXPIRES {
+                    expiry::check_collection(given, value, false)?;
+                }
                 if name != "validator" || !is_empty(value) {
                     options.insert(name, value.clone());
                 }

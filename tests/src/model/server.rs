@@ -29,6 +29,8 @@ struct Shared {
     model: Mutex<Model>,
     /// Commands that are to fail, with the code.
     failing: Mutex<VecDeque<(String, i32)>>,
+    /// Commands whose writes are to be refused, with the code.
+    refusing: Mutex<VecDeque<(String, i32)>>,
     /// Commands of which the majority is not told, and the code.
     unkept: Mutex<VecDeque<(String, i32)>>,
     paused: Mutex<bool>,
@@ -48,6 +50,7 @@ impl ModelServer {
             Shared {
                 model: Mutex::new(model),
                 failing: Mutex::default(),
+                refusing: Mutex::default(),
                 unkept: Mutex::default(),
                 paused: Mutex::default(),
                 resumed: Condvar::new(),
@@ -71,6 +74,12 @@ impl ModelServer {
     /// The next command of that name is not executed and gets this code. Several wait in turn.
     pub fn fail_next(&self, command: &str, code: i32) {
         lock(&self.shared.failing).push_back((command.to_owned(), code));
+    }
+
+    /// The next command of that name succeeds as a command, but each of its writes that is tried gets
+    /// this code, and none is executed. Several wait in turn.
+    pub fn refuse_next(&self, command: &str, code: i32) {
+        lock(&self.shared.refusing).push_back((command.to_owned(), code));
     }
 
     /// The next command of that name is executed, but not by a majority in time: its answer has this code
@@ -117,6 +126,34 @@ impl Shared {
     fn failure(&self, name: &[u8]) -> Option<Failure> {
         let (command, code) = take(&self.failing, name)?;
         Some(Failure::new(code, format!("{command} was told to fail")))
+    }
+
+    /// The answer to a command whose writes are to be refused: the first one if they are ordered, else
+    /// all of them.
+    fn refused(&self, name: &[u8], command: Document<'_>) -> Option<io::Result<Vec<u8>>> {
+        let (told, code) = take(&self.refusing, name)?;
+        let version = lock(&self.model).version;
+        let mut lists = ["documents", "updates", "deletes"].into_iter();
+        let list = lists.find_map(|list| command.get(list).ok()??.document().ok());
+        let count = list.map_or(0, |list| list.elements().count());
+        let ordered = command.get("ordered").ok().flatten();
+        let ordered = ordered.is_none_or(|ordered| ordered.boolean() != Ok(false));
+        let failure = Failure::new(code, format!("{told} was told to refuse"));
+        let count = if ordered { count.min(1) } else { count };
+        let errors = (0..count).map(|index| failure.write_error(index, version));
+        let errors: Result<Vec<_>, _> = errors.collect();
+        Some(errors.map_err(io::Error::other).map(|errors| {
+            let mut out = Vec::new();
+            let mut reply = DocumentBuilder::start(&mut out);
+            reply.int32("n", 0).int32("ok", 1);
+            reply.nested("writeErrors", kind::ARRAY, |list| {
+                for (index, error) in errors.iter().enumerate() {
+                    list.raw(&index.to_string(), kind::DOCUMENT, error);
+                }
+            });
+            reply.finish();
+            out
+        }))
     }
 
     /// The answer with the failure of its write concern, where one is to come.
@@ -167,8 +204,14 @@ impl Service for Shared {
         let name = command.first().map_err(io::Error::other)?;
         let name = name.map_or(&b""[..], |name| name.name);
         let answer = match self.failure(name) {
-            Some(failure) => failure.reply().to_vec(),
-            None => lock(&self.model).command(database(command), command),
+            Some(failure) => {
+                let version = lock(&self.model).version;
+                failure.reply(version).map_err(io::Error::other)
+            }
+            None => self.refused(name, command).unwrap_or_else(|| {
+                let reply = lock(&self.model).command(database(command), command);
+                reply.map_err(io::Error::other)
+            }),
         };
         self.hold(name, command);
         if is_empty_batch(answer.as_deref().unwrap_or_default()) {
@@ -182,7 +225,7 @@ impl Service for Shared {
                 .wait_while(lock(&self.paused), |paused| *paused);
             drop(held);
         }
-        reply.send(&[&self.unkept(name, answer.map_err(io::Error::other)?)?])
+        reply.send(&[&self.unkept(name, answer?)?])
     }
 }
 

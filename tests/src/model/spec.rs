@@ -3,6 +3,7 @@
 use bson::{Bson as Value, Document as Bson, doc};
 
 use super::collation::Collation;
+use super::expiry;
 use super::failure::Failure;
 use super::index::{Index, is_true};
 use super::options::integer;
@@ -102,6 +103,7 @@ pub(super) fn parse(
     }
     complete_plugin(&mut spec);
     check_options(&spec)?;
+    expiry::check_new_index(&spec, version)?;
     Ok(spec)
 }
 
@@ -135,14 +137,6 @@ fn check_options(spec: &Bson) -> Result<(), Failure> {
     let key = spec.get_document("key").cloned().unwrap_or_default();
     if spec.get_str("name").is_ok_and(str::is_empty) {
         return refused("index name cannot be empty");
-    }
-    if let Some(after) = spec.get("expireAfterSeconds") {
-        if key.len() != 1 || key.contains_key("_id") {
-            return refused("TTL indexes are single-field indexes, and not of _id");
-        }
-        if integer(spec, "expireAfterSeconds").is_none_or(|seconds| seconds < 0) {
-            return Err(Failure::new(67, format!("TTL index of {after} seconds")));
-        }
     }
     let sparse = spec.get("sparse").is_some_and(is_true);
     if sparse && spec.contains_key("partialFilterExpression") {

@@ -1,37 +1,42 @@
 //! `insert`, `update` and `delete`.
 
 use bson::{Bson as Value, Document as Bson, doc, oid::ObjectId};
-use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
 use super::Model;
-use super::command::{Answer, Call, KEEP_TS, done};
+use super::command::{Answer, Call, KEEP_TS};
 use super::failure::Failure;
 use super::fields::stored;
 use super::filter::{self, operators};
 use super::index::value_of;
 use super::record::{Collection, RecordId};
-use super::update::{apply, check_names};
+use super::statement::{Circumstances, Update};
 use super::version::Version;
 
 /// The largest document that is inserted.
-const MOST_BYTES: usize = 16 << 20;
-/// What an update may make it larger.
-const MARGIN: usize = 16 << 10;
+pub(super) const MOST_BYTES: usize = 16 << 20;
 
 /// What came of the writes of a command.
 #[derive(Debug, Default)]
 struct Outcome {
+    version: Version,
     n: i32,
     modified: i32,
     upserted: Vec<Bson>,
-    errors: Vec<Bson>,
+    errors: Vec<Vec<u8>>,
 }
 
 impl Outcome {
+    fn of(version: Version) -> Outcome {
+        Outcome {
+            version,
+            ..Outcome::default()
+        }
+    }
+
     /// Notes a refusal; says whether to stop there.
     fn refuse(&mut self, index: usize, failure: &Failure, call: Call<'_>) -> Result<bool, Failure> {
-        self.errors.push(failure.write_error(index));
+        self.errors.push(failure.write_error(index, self.version)?);
         Ok(call.get("ordered")?.is_none() || call.flag("ordered")?)
     }
 
@@ -43,16 +48,29 @@ impl Outcome {
         if !self.upserted.is_empty() {
             reply.insert("upserted", self.upserted);
         }
-        if !self.errors.is_empty() {
-            reply.insert("writeErrors", self.errors);
+        reply.insert("ok", 1.0);
+        let reply = reply.to_vec()?;
+        if self.errors.is_empty() {
+            return Ok(reply);
         }
-        done(reply)
+        let mut out = Vec::new();
+        let mut whole = DocumentBuilder::start(&mut out);
+        whole.nested("writeErrors", kind::ARRAY, |errors| {
+            for (index, error) in self.errors.iter().enumerate() {
+                errors.raw(&index.to_string(), kind::DOCUMENT, error);
+            }
+        });
+        for element in Document::new(&reply)?.elements() {
+            whole.element(element?);
+        }
+        whole.finish();
+        Ok(out)
     }
 }
 
 impl Model {
     pub(super) fn insert(&mut self, call: Call<'_>) -> Answer {
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome::of(self.version);
         call.collection()?;
         for (index, document) in call.list("documents")?.into_iter().enumerate() {
             match self.insert_one(call, document) {
@@ -94,7 +112,7 @@ impl Model {
     }
 
     pub(super) fn update(&mut self, call: Call<'_>) -> Answer {
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome::of(self.version);
         call.collection()?;
         for (index, statement) in call.list("updates")?.into_iter().enumerate() {
             let done = self.update_some(call, statement, index, &mut outcome);
@@ -115,8 +133,12 @@ impl Model {
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let update = Update::read(statement, self.version)?;
-        let (version, ns, now) = (self.version, call.ns()?, self.now());
-        let keep_ts = call.flag(KEEP_TS)?;
+        let ns = call.ns()?;
+        let at = Circumstances {
+            keep_ts: call.flag(KEEP_TS)?,
+            now: self.now(),
+            version: self.version,
+        };
         let found = match self.existing(call.db, call.collection()?)? {
             None => Vec::new(),
             Some(collection) => {
@@ -126,13 +148,13 @@ impl Model {
                 }
                 for record in &found {
                     let old = collection.document(*record).unwrap_or(Document::EMPTY);
-                    let new = update.applied(old, keep_ts, now, version)?;
+                    let new = update.applied(old, at)?;
                     outcome.n += 1;
                     if new == old.as_bytes() {
                         continue;
                     }
                     check_validator(collection, &new, call)?;
-                    check_growth(collection, *record, &new, version)?;
+                    check_growth(collection, *record, &new, at.version)?;
                     collection.replace(&ns, *record, new)?;
                     outcome.modified += 1;
                     collection.drop_oldest()?;
@@ -141,7 +163,7 @@ impl Model {
             }
         };
         if found.is_empty() && update.upsert {
-            let new = update.made(keep_ts, now, version)?;
+            let new = update.made(at)?;
             let collection = self.writable(call.db, call.collection()?)?;
             check_validator(collection, &new, call)?;
             let id = Document::new(&new)?.first()?.unwrap_or(NO_ID);
@@ -155,7 +177,7 @@ impl Model {
     }
 
     pub(super) fn delete(&mut self, call: Call<'_>) -> Answer {
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome::of(self.version);
         call.collection()?;
         for (index, statement) in call.list("deletes")?.into_iter().enumerate() {
             match self.delete_some(call, statement) {
@@ -197,134 +219,14 @@ impl Model {
     }
 }
 
-/// A statement of an `update`.
-#[derive(Debug, Clone, Copy)]
-struct Update<'a> {
-    query: Document<'a>,
-    change: Document<'a>,
-    is_replacement: bool,
-    upsert: bool,
-    multi: bool,
-}
-
-impl<'a> Update<'a> {
-    fn read(statement: Document<'a>, version: Version) -> Result<Update<'a>, Failure> {
-        check_fields(
-            "update.updates",
-            statement,
-            &["q", "u", "upsert", "multi", "hint"],
-        )?;
-        let flag = |name| -> Result<bool, Failure> {
-            let flag = statement.get(name)?.map(Element::boolean).transpose()?;
-            Ok(flag.unwrap_or_default())
-        };
-        let element = required(statement, "u")?;
-        let change = element.document()?;
-        let first = change.first()?;
-        if element.kind == kind::ARRAY {
-            let stage = first.and_then(|first| first.document().ok()?.first().ok()?);
-            let stage = stage.map_or_else(String::new, |stage| {
-                String::from_utf8_lossy(stage.name).into_owned()
-            });
-            let message = format!("Unrecognized pipeline stage name: '{stage}'");
-            return Err(Failure::new(40324, message));
-        }
-        let update = Update {
-            query: required(statement, "q")?.document()?,
-            change,
-            is_replacement: !first.is_some_and(|first| first.name.starts_with(b"$")),
-            upsert: flag("upsert")?,
-            multi: flag("multi")?,
-        };
-        if update.is_replacement {
-            if update.multi {
-                let message = "multi update is not supported for replacement-style update";
-                return Err(Failure::new(9, message));
-            }
-            change.validate()?;
-            check_names(element, version)?;
-        }
-        Ok(update)
-    }
-
-    /// What becomes of a document.
-    fn applied(
-        &self,
-        old: Document<'_>,
-        keep_ts: bool,
-        now: [u8; 8],
-        version: Version,
-    ) -> Result<Vec<u8>, Failure> {
-        let old_id = old.get("_id")?.unwrap_or(NO_ID);
-        let new = if self.is_replacement {
-            let id = self.change.get("_id")?.unwrap_or(old_id);
-            stored(self.change, id, keep_ts, now)?
-        } else {
-            apply(old, self.change, version)?
-        };
-        if new.len() > MOST_BYTES + MARGIN {
-            let message = "Resulting document after update is larger than 16777216";
-            return Err(Failure::new(17419, message));
-        }
-        let id = Document::new(&new)?.get("_id")?;
-        if id.is_none_or(|id| compare_values(id, old_id).is_ne()) {
-            let message = "the (immutable) field '_id' was found to have been altered";
-            return Err(Failure::new(66, message));
-        }
-        Ok(new)
-    }
-
-    /// The document that an upsert makes.
-    fn made(&self, keep_ts: bool, now: [u8; 8], version: Version) -> Result<Vec<u8>, Failure> {
-        let made = new_id();
-        let mut base = Vec::new();
-        let mut builder = DocumentBuilder::start(&mut base);
-        for element in self.query.elements() {
-            let element = element?;
-            let equal = operators(element).map_or(Ok(Some(element)), |inner| inner.get("$eq"))?;
-            if let Some(equal) = equal
-                && !element.name.starts_with(b"$")
-                && (!self.is_replacement || element.name == b"_id")
-            {
-                builder.element(Element {
-                    name: element.name,
-                    ..equal
-                });
-            }
-        }
-        builder.finish();
-        let base = Document::new(&base)?;
-        let asked = base.get("_id")?;
-        let own = self.change.get("_id")?.filter(|_| self.is_replacement);
-        if let (Some(asked), Some(own)) = (asked, own)
-            && compare_values(asked, own).is_ne()
-        {
-            let message = "the (immutable) field '_id' was found to have been altered";
-            return Err(Failure::new(66, message));
-        }
-        let new = if self.is_replacement {
-            self.change.as_bytes().to_vec()
-        } else {
-            apply(base, self.change, version)?
-        };
-        let new = Document::new(&new)?;
-        let id = match new.get("_id")?.or(asked) {
-            Some(id) => id,
-            None => Document::new(&made)?.first()?.unwrap_or(NO_ID),
-        };
-        check_id(id)?;
-        stored(new, id, keep_ts || !self.is_replacement, now)
-    }
-}
-
-const NO_ID: Element<'static> = Element {
+pub(super) const NO_ID: Element<'static> = Element {
     name: b"_id",
     kind: kind::NULL,
     value: &[],
 };
 
 /// `{_id: ObjectId()}`
-fn new_id() -> Vec<u8> {
+pub(super) fn new_id() -> Vec<u8> {
     let mut out = Vec::new();
     let mut builder = DocumentBuilder::start(&mut out);
     builder.raw("_id", kind::OBJECT_ID, &ObjectId::new().bytes());
@@ -332,7 +234,7 @@ fn new_id() -> Vec<u8> {
     out
 }
 
-fn check_id(id: Element<'_>) -> Result<(), Failure> {
+pub(super) fn check_id(id: Element<'_>) -> Result<(), Failure> {
     let what = match id.kind {
         kind::ARRAY => "an array",
         kind::REGEX => "a regex",
@@ -346,12 +248,16 @@ fn check_id(id: Element<'_>) -> Result<(), Failure> {
     Err(Failure::new(2, format!("can't use {what} for _id")))
 }
 
-fn required<'a>(statement: Document<'a>, name: &str) -> Result<Element<'a>, Failure> {
+pub(super) fn required<'a>(statement: Document<'a>, name: &str) -> Result<Element<'a>, Failure> {
     let found = statement.get(name)?;
     found.ok_or_else(|| Failure::missing_field(name))
 }
 
-fn check_fields(command: &str, statement: Document<'_>, known: &[&str]) -> Result<(), Failure> {
+pub(super) fn check_fields(
+    command: &str,
+    statement: Document<'_>,
+    known: &[&str],
+) -> Result<(), Failure> {
     for element in statement.elements() {
         let name = String::from_utf8_lossy(element?.name);
         if !known.contains(&&*name) {
