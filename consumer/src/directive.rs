@@ -1,6 +1,12 @@
 //! What to do about each error code of a target's server: one table.
+//!
+//! Codes that pass with time are those of [`TRANSIENT_CODES`], which the producer shares. [`RULES`] has all
+//! others that are known. Only a code that is known to concern one document lets that document
+//! become a dead letter: anything else may concern every write, and then the whole replay would.
 
 mod table;
+
+use oplog_relay_core::runtime::mongo::transient_reason;
 
 pub use table::table;
 
@@ -17,11 +23,12 @@ pub enum Directive {
     /// The update does not fit the stored document as it is: read it, change it here as a server
     /// changes its documents when it applies its own oplog, and replace it. Never a part of it.
     Rewrite,
-    /// Its effect is there already.
+    /// Nothing is there that the write could change. A write that creates its document is sent again
+    /// instead: see [`directive_for`].
     Skip,
     /// The target refuses this one document: stop, or make it a dead letter.
     Refuse,
-    /// Nothing here mends it, and all writes are alike: stop and say so.
+    /// The code may concern every write: stop and report it.
     Stop,
 }
 
@@ -51,59 +58,31 @@ pub const NAMESPACE_EXISTS: i32 = 48;
 /// Code of a missing privilege.
 pub const UNAUTHORIZED: i32 = 13;
 
-/// Of a code that is not in the table.
-const UNKNOWN: &str = "the target refuses the write";
+/// Code of an update that would change `_id` or a shard key.
+pub const IMMUTABLE_FIELD: i32 = 66;
 
-/// The table. Codes that are not in it are as those of one document.
+/// The reason of a code that is not in the table.
+const UNKNOWN: &str = "the code is not known to concern one document only, so nothing is left out; \
+                       resolve what the target reports, then start again";
+/// The reason of a command that the target refuses, whatever the code.
+const COMMAND: &str = "the target does not take the command";
+
+/// The table of codes that do not pass with time, and of a write concern that may.
 pub const RULES: &[Rule] = &[
-    rule(6, Directive::Retry, "host unreachable"),
-    rule(7, Directive::Retry, "host not found"),
-    rule(24, Directive::Retry, "lock timeout"),
-    rule(26, Directive::Skip, "nothing there to update or delete"),
-    rule(46, Directive::Retry, "lock busy"),
-    rule(NAMESPACE_EXISTS, Directive::Skip, "the collection is there"),
-    rule(50, Directive::Retry, "our own time limit"),
-    rule(64, Directive::Retry, "write concern not met in time"),
-    rule(89, Directive::Retry, "network timeout"),
-    rule(91, Directive::Retry, "server shutting down"),
+    rule(
+        26,
+        Directive::Skip,
+        "nothing is there to update or delete; an insert is sent again",
+    ),
+    rule(
+        NAMESPACE_EXISTS,
+        Directive::Skip,
+        "the collection is there; an insert is sent again",
+    ),
     rule(
         100,
         Directive::Retry,
         "too few members for the write concern, for now",
-    ),
-    rule(112, Directive::Retry, "conflict with another writer"),
-    rule(
-        133,
-        Directive::Retry,
-        "no member for the read preference, for now",
-    ),
-    rule(134, Directive::Retry, "majority reads not available yet"),
-    rule(
-        146,
-        Directive::Retry,
-        "server out of memory for the command",
-    ),
-    rule(189, Directive::Retry, "primary stepped down"),
-    rule(202, Directive::Retry, "server busy"),
-    rule(225, Directive::Retry, "transaction too old"),
-    rule(251, Directive::Retry, "no such transaction"),
-    rule(262, Directive::Retry, "time limit over"),
-    rule(317, Directive::Retry, "connection pool expired"),
-    rule(9001, Directive::Retry, "socket error"),
-    rule(10107, Directive::Retry, "not the primary"),
-    rule(11600, Directive::Retry, "interrupted by shutdown"),
-    rule(11602, Directive::Retry, "interrupted by a state change"),
-    rule(13435, Directive::Retry, "not the primary"),
-    rule(13436, Directive::Retry, "not the primary, or recovering"),
-    rule(
-        12586,
-        Directive::Retry,
-        "an index build or another operation in the way",
-    ),
-    rule(
-        12587,
-        Directive::Retry,
-        "an index build or another operation in the way",
     ),
     rule(
         DUPLICATE_KEY,
@@ -209,9 +188,39 @@ pub const RULES: &[Rule] = &[
     ),
     rule(18, Directive::Stop, "the target refuses our credentials"),
     rule(
-        66,
+        20,
+        Directive::Stop,
+        "the target does not allow this kind of write on the collection",
+    ),
+    rule(
+        166,
+        Directive::Stop,
+        "the target is a view or refuses this kind of write on the collection",
+    ),
+    rule(
+        15,
+        Directive::Refuse,
+        "a number is beyond what the target takes",
+    ),
+    rule(
+        22,
+        Directive::Refuse,
+        "the target does not take the document's BSON",
+    ),
+    rule(
+        53,
+        Directive::Refuse,
+        "the target does not take a value of this kind as _id",
+    ),
+    rule(
+        IMMUTABLE_FIELD,
         Directive::Refuse,
         "the update would change _id or a shard key that the target holds immutable",
+    ),
+    rule(
+        116,
+        Directive::Refuse,
+        "the document is larger than the target's capped collection",
     ),
     rule(
         121,
@@ -220,9 +229,19 @@ pub const RULES: &[Rule] = &[
          grant bypassDocumentValidation, or drop the validator",
     ),
     rule(
-        166,
-        Directive::Stop,
-        "the target is a view or refuses this kind of write on the collection",
+        357,
+        Directive::Refuse,
+        "the target does not take the document's BSON",
+    ),
+    rule(
+        378,
+        Directive::Refuse,
+        "the target does not take the document's BSON",
+    ),
+    rule(
+        10003,
+        Directive::Refuse,
+        "the target does not let a document of a capped collection change its size",
     ),
     rule(
         10334,
@@ -244,11 +263,35 @@ pub const RULES: &[Rule] = &[
 /// What to do about a code, and why.
 #[must_use]
 pub fn rule_for(code: i32) -> Rule {
-    RULES
-        .iter()
-        .find(|rule| rule.code == code)
-        .copied()
-        .unwrap_or_else(|| rule(code, Directive::Refuse, UNKNOWN))
+    if let Some(reason) = transient_reason(code) {
+        return rule(code, Directive::Retry, reason);
+    }
+    let mut rules = RULES.iter();
+    let known = rules.find(|rule| rule.code == code).copied();
+    known.unwrap_or_else(|| rule(code, Directive::Stop, UNKNOWN))
+}
+
+/// What to do about the code of a write. One that creates its document is never skipped: the document
+/// would be missing from then on.
+#[must_use]
+pub fn directive_for(code: i32, creates: bool) -> Directive {
+    match rule_for(code).directive {
+        Directive::Skip if creates => Directive::Retry,
+        directive => directive,
+    }
+}
+
+/// Why a command is refused, and what the operator can do. The table speaks of documents and updates.
+#[must_use]
+pub fn command_reason(code: Option<i32>) -> &'static str {
+    match code {
+        Some(UNAUTHORIZED) => {
+            "the target's user lacks a privilege: grant it readWrite and dbAdmin on the databases \
+             replayed"
+        }
+        Some(code) if rule_for(code).directive == Directive::Retry => rule_for(code).reason,
+        _ => COMMAND,
+    }
 }
 
 #[cfg(test)]
@@ -261,6 +304,7 @@ mod tests {
     fn every_code_has_one_line_and_a_reason() {
         for (index, rule) in RULES.iter().enumerate() {
             assert!(!rule.reason.is_empty());
+            assert_eq!(transient_reason(rule.code), None, "{}", rule.code);
             assert!(
                 RULES[..index].iter().all(|other| other.code != rule.code),
                 "{}",
@@ -289,10 +333,36 @@ mod tests {
             (9, Directive::Rewrite),
             (121, Directive::Refuse),
             (166, Directive::Stop),
-            (999_999, Directive::Refuse),
+            (11601, Directive::Retry),
+            (365, Directive::Retry),
+            (371, Directive::Retry),
+            (13388, Directive::Retry),
+            (14031, Directive::Retry),
+            (999_999, Directive::Stop),
         ];
         for (code, directive) in table {
             assert_eq!(rule_for(code).directive, directive, "{code}");
+        }
+    }
+
+    #[test]
+    fn only_a_write_that_creates_nothing_is_skipped() {
+        for code in [26, NAMESPACE_EXISTS] {
+            assert_eq!(directive_for(code, false), Directive::Skip);
+            assert_eq!(directive_for(code, true), Directive::Retry);
+        }
+        assert_eq!(directive_for(121, true), Directive::Refuse);
+    }
+
+    #[test]
+    fn a_refused_command_is_not_explained_by_updates() {
+        let codes = RULES.iter().map(|rule| rule.code).chain([999_999]);
+        for code in codes {
+            let reason = command_reason(Some(code));
+            assert!(
+                !reason.contains("update") && !reason.contains("document"),
+                "{code}"
+            );
         }
     }
 }

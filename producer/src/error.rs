@@ -30,8 +30,8 @@ pub enum ProducerError {
     #[error("{0}; the stream stops before it, nothing is skipped")]
     Undecodable(String),
     /// The source failed.
-    #[error("the source failed: {0}")]
-    Source(#[source] mongodb::error::Error),
+    #[error("the source failed: {}", mongo::error_text(.0))]
+    Source(mongodb::error::Error),
     /// The source cannot be reached.
     #[error(transparent)]
     Mongo(#[from] MongoError),
@@ -359,6 +359,14 @@ mod tests {
             error.directive(),
             Directive::Stop(ExitCode::SourcePositionLost)
         );
+    }
+
+    #[test]
+    fn an_error_of_the_source_is_told_without_the_servers_reply() {
+        let error = mongodb::error::Error::from(std::io::Error::other("gone"));
+        let text = ProducerError::Source(error).to_string();
+        assert!(text.contains("gone"), "{text}");
+        assert!(!text.contains("server response"), "{text}");
     }
 
     #[test]

@@ -26,7 +26,8 @@ use oplog_relay_core::runtime::http::Health;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer, Version};
 
-const NEVER: i64 = i32::MAX as i64;
+/// What earlier versions wrote in place of an index's expiry.
+const PUT_OFF: i64 = i32::MAX as i64;
 const UNAUTHORIZED: i32 = 13;
 
 fn arguments(words: &[&str]) -> Result<Command> {
@@ -42,7 +43,11 @@ struct Scene {
 
 impl Scene {
     async fn replay(commands: &[BsonDocument]) -> Result<Scene> {
-        let server = ModelServer::start(Model::of(Version::V7_0))?;
+        Scene::replay_into(Version::V7_0, commands).await
+    }
+
+    async fn replay_into(version: Version, commands: &[BsonDocument]) -> Result<Scene> {
+        let server = ModelServer::start(Model::of(version))?;
         let uri = server.uri();
         let shop = Client::with_uri_str(&uri).await?.database("shop");
         let Command::Replay(arguments) = arguments(&[
@@ -183,8 +188,7 @@ fn seconds(pairs: &[(&str, i64)]) -> BTreeMap<String, i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_withheld_is_restored_and_may_be_restored_again() -> Result<()> {
     let scene = Scene::replay(&history()).await?;
-    let withheld = seconds(&[("t_1", NEVER), ("v_1", NEVER)]);
-    ensure!(scene.expiries("logins").await? == withheld);
+    ensure!(scene.expiries("logins").await?.is_empty());
     ensure!(scene.expiries("log").await?.is_empty());
     for _ in 0..2 {
         scene.cut_over("g").await??;
@@ -222,5 +226,126 @@ async fn another_group_is_refused_and_an_empty_catalog_is_not() -> Result<()> {
     ensure!(error.exit_code() == ExitCode::Usage, "{error}");
     ensure!(error.to_string().contains("but of g"), "{error}");
     Scene::replay(&[]).await?.cut_over("h").await??;
+    Ok(())
+}
+
+/// The indexes of a history that every version runs.
+fn indexes_alone() -> Vec<BsonDocument> {
+    let partial = doc! { "a": { "$gt": 0 } };
+    let mut third = index("sessions", "v_1", 62);
+    third.extend(doc! { "partialFilterExpression": partial, "unique": true });
+    vec![
+        doc! { "create": "sessions" },
+        index("sessions", "t_1", 60),
+        index("sessions", "u_1", 61),
+        third,
+        doc! { "collMod": "sessions", "index": { "name": "t_1", "expireAfterSeconds": 120 } },
+    ]
+}
+
+fn definitions(scene: &Scene) -> BTreeMap<String, BsonDocument> {
+    let described = scene.server.model().collections()["shop"][0].clone();
+    let indexes = described.get_array("indexes").into_iter().flatten();
+    let indexes = indexes.filter_map(Bson::as_document);
+    indexes
+        .map(|index| {
+            let mut rest = index.clone();
+            rest.remove("expireAfterSeconds");
+            (index.get_str("name").unwrap_or_default().to_owned(), rest)
+        })
+        .collect()
+}
+
+/// What the catalog's database holds beside the catalog.
+fn left_over(scene: &Scene) -> Vec<String> {
+    let state = scene.server.model().state();
+    let left = state
+        .iter()
+        .filter(|(ns, documents)| ns.starts_with("oplog_relay.cutover") && !documents.is_empty());
+    left.map(|(ns, _)| ns.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_version_gets_the_expiries_back_and_keeps_its_indexes() -> Result<()> {
+    let versions = [
+        Version::V4_4,
+        Version::V5_0,
+        Version::V6_0,
+        Version::V7_0,
+        Version::V8_0,
+    ];
+    for version in versions {
+        let scene = Scene::replay_into(version, &indexes_alone()).await?;
+        ensure!(scene.expiries("sessions").await?.is_empty(), "{version:?}");
+        let before = definitions(&scene);
+        for _ in 0..2 {
+            scene.cut_over("g").await??;
+            let restored = seconds(&[("t_1", 120), ("u_1", 61), ("v_1", 62)]);
+            ensure!(scene.expiries("sessions").await? == restored, "{version:?}");
+            ensure!(definitions(&scene) == before, "{version:?}");
+            ensure!(left_over(&scene).is_empty(), "{:?}", left_over(&scene));
+        }
+    }
+    Ok(())
+}
+
+/// Versions up to 6.0 took this value by `collMod`, where they took it at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_of_an_earlier_version_gets_its_expiries_back() -> Result<()> {
+    for version in [Version::V5_0, Version::V7_0] {
+        let scene = Scene::replay_into(version, &indexes_alone()).await?;
+        let small = doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 1 };
+        for command in [
+            doc! { "dropIndexes": "sessions", "index": "t_1" },
+            doc! { "createIndexes": "sessions", "indexes": [small] },
+            doc! { "collMod": "sessions", "index": { "name": "t_1", "expireAfterSeconds": PUT_OFF } },
+        ] {
+            scene.shop.run_command(command).await?;
+        }
+        scene.cut_over("g").await??;
+        let restored = seconds(&[("t_1", 120), ("u_1", 61), ("v_1", 62)]);
+        ensure!(scene.expiries("sessions").await? == restored, "{version:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_a_killed_cutover_dropped_is_built_by_the_next() -> Result<()> {
+    let scene = Scene::replay_into(Version::V5_0, &indexes_alone()).await?;
+    let before = definitions(&scene);
+    let index = bson::Binary {
+        subtype: bson::spec::BinarySubtype::Generic,
+        bytes: before["t_1"].to_vec()?,
+    };
+    let note = doc! { "_id": "shop.sessions index t_1", "ns": "shop.sessions", "index": index };
+    let catalog = scene.shop.client().database("oplog_relay");
+    catalog.collection("cutover").insert_one(note).await?;
+    let drop = doc! { "dropIndexes": "sessions", "index": "t_1" };
+    scene.shop.run_command(drop).await?;
+    scene.cut_over("g").await??;
+    let restored = seconds(&[("t_1", 120), ("u_1", 61), ("v_1", 62)]);
+    ensure!(scene.expiries("sessions").await? == restored);
+    ensure!(definitions(&scene) == before);
+    ensure!(left_over(&scene).is_empty(), "{:?}", left_over(&scene));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expiry_that_the_target_refuses_leaves_the_index_as_it_is() -> Result<()> {
+    let commands = [
+        doc! { "create": "sessions" },
+        index("sessions", "t_1", i32::MAX),
+    ];
+    let scene = Scene::replay_into(Version::V5_0, &commands).await?;
+    let before = definitions(&scene);
+    let error = scene.cut_over("g").await?.err().context("it is refused")?;
+    ensure!(error.exit_code() == ExitCode::StoppedByPolicy, "{error}");
+    ensure!(
+        error.to_string().contains("shop.sessions index t_1"),
+        "{error}"
+    );
+    ensure!(definitions(&scene) == before);
+    ensure!(scene.expiries("sessions").await?.is_empty());
+    ensure!(left_over(&scene).is_empty(), "{:?}", left_over(&scene));
     Ok(())
 }

@@ -1,9 +1,13 @@
 //! The sink of a replay against the model on a port: statements, rewrites, and what is redone.
 
+mod codes;
 mod commands;
 mod fill;
 mod held;
+mod literals;
 mod options;
+mod recorded;
+mod replies;
 mod routing;
 mod subscription;
 mod suspended;
@@ -114,8 +118,24 @@ impl Scene {
             let ts = Timestamp::new(9, 1 + self.clock.fetch_add(1, Ordering::Relaxed));
             entries.push((EntryId { ts, ord: 0 }, entry(ts, op, *id, o)?));
         }
+        self.apply_entries_in(partition, &entries).await
+    }
+
+    /// The same of whole entries.
+    async fn apply_entries(
+        &self,
+        entries: &[(EntryId, Vec<u8>)],
+    ) -> Result<(Applied, Vec<Refusal>)> {
+        self.apply_entries_in(0, entries).await
+    }
+
+    async fn apply_entries_in(
+        &self,
+        partition: i32,
+        entries: &[(EntryId, Vec<u8>)],
+    ) -> Result<(Applied, Vec<Refusal>)> {
         let mut located = Vec::new();
-        for (offset, (id, bytes)) in (0..).zip(&entries) {
+        for (offset, (id, bytes)) in (0..).zip(entries) {
             located.push(Located {
                 offset,
                 id: *id,

@@ -3,14 +3,18 @@
 //! A replay never lets its target delete by itself: `expireAfterSeconds` of indexes, time series
 //! and clustered collections is kept in the catalog instead. When the target takes the source's
 //! place, [`cutover`] sets the true values. It may run again at any time.
+//!
+//! Servers from 5.1 on make a plain index a TTL index by `collMod`. On others the index is dropped and
+//! built again: see [`rebuild`].
 
 mod expiries;
+mod rebuild;
 
 use std::collections::BTreeMap;
 
 use bson::{Document, doc};
 use mongodb::Client;
-use oplog_relay_core::runtime::mongo::{self, MongoError, error_code, is_transient};
+use oplog_relay_core::runtime::mongo::{self, MongoError, error_code, error_text, is_transient};
 
 use crate::catalog::{History, histories};
 use crate::config::CutoverConfig;
@@ -36,8 +40,12 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
         tracing::debug!(source, commands = history.len(), "read from the catalog");
         for (ns, expiries) in Expiries::of(&history).0 {
             for (index, seconds) in expiries {
-                let index = index.as_deref();
-                match restore(&target, &ns, index, seconds).await? {
+                let withheld = Withheld {
+                    ns: &ns,
+                    index: index.as_deref(),
+                    seconds,
+                };
+                match restore(&target, withheld).await? {
                     Restored::Done => restored += 1,
                     Restored::Gone => gone += 1,
                     Restored::Refused(reason) => refused.push(reason),
@@ -86,6 +94,7 @@ fn of_group(
 }
 
 /// What became of one value.
+#[derive(Debug)]
 enum Restored {
     Done,
     /// Its collection or index is not there any more.
@@ -93,36 +102,71 @@ enum Restored {
     Refused(String),
 }
 
-async fn restore(
-    target: &Client,
-    ns: &str,
-    index: Option<&str>,
+/// An expiry that was withheld.
+#[derive(Debug, Clone, Copy)]
+struct Withheld<'a> {
+    /// `db.collection`
+    ns: &'a str,
+    /// The index; `None` for the collection itself.
+    index: Option<&'a str>,
     seconds: i64,
-) -> Result<Restored, ConsumerError> {
-    let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-    let what = index.map_or_else(|| ns.to_owned(), |index| format!("{ns} index {index}"));
-    let command = change(collection, index, seconds);
-    let Err(error) = target.database(db).run_command(command).await else {
-        tell(&format!("{what}: expireAfterSeconds {seconds}"))?;
-        return Ok(Restored::Done);
-    };
-    match error_code(&error) {
-        Some(done::NO_COLLECTION | done::NO_INDEX) => {
-            tell(&format!("{what}: gone from the target"))?;
-            Ok(Restored::Gone)
-        }
-        Some(code) if !is_transient(&error) => {
-            let reason = match code {
-                UNAUTHORIZED => format!(": its user needs dbAdmin on {db}"),
-                _ => String::new(),
-            };
-            Ok(Restored::Refused(format!(
-                "the target refuses expireAfterSeconds {seconds} of {what}: {}{reason}",
-                error.kind
-            )))
-        }
-        _ => Err(failed(error)),
+}
+
+impl Withheld<'_> {
+    fn place(&self) -> (&str, &str) {
+        self.ns.split_once('.').unwrap_or((self.ns, ""))
     }
+
+    /// The collection or the index, for messages.
+    fn name(&self) -> String {
+        match self.index {
+            Some(index) => format!("{} index {index}", self.ns),
+            None => self.ns.to_owned(),
+        }
+    }
+
+    fn refused(&self, error: &mongodb::error::Error) -> Restored {
+        let (db, _) = self.place();
+        let advice = match error_code(error) {
+            Some(UNAUTHORIZED) => format!(": its user needs dbAdmin on {db}"),
+            _ => String::new(),
+        };
+        Restored::Refused(format!(
+            "the target refuses expireAfterSeconds {} of {}: {}{advice}",
+            self.seconds,
+            self.name(),
+            error_text(error)
+        ))
+    }
+}
+
+async fn restore(target: &Client, withheld: Withheld<'_>) -> Result<Restored, ConsumerError> {
+    let (db, collection) = withheld.place();
+    let command = change(collection, withheld.index, withheld.seconds);
+    let Err(error) = target.database(db).run_command(command).await else {
+        return told(withheld, Restored::Done);
+    };
+    let restored = match (error_code(&error), withheld.index) {
+        (Some(done::NO_COLLECTION), _) => Restored::Gone,
+        (Some(done::NO_INDEX), Some(index)) => rebuild::resume(target, withheld, index).await?,
+        (Some(code), Some(index)) if rebuild::CANNOT_CONVERT.contains(&code) => {
+            rebuild::rebuild(target, withheld, index).await?
+        }
+        (Some(_), _) if !is_transient(&error) => withheld.refused(&error),
+        _ => return Err(failed(error)),
+    };
+    told(withheld, restored)
+}
+
+/// Tells what became of a value.
+fn told(withheld: Withheld<'_>, restored: Restored) -> Result<Restored, ConsumerError> {
+    let what = withheld.name();
+    match &restored {
+        Restored::Done => tell(&format!("{what}: expireAfterSeconds {}", withheld.seconds))?,
+        Restored::Gone => tell(&format!("{what}: gone from the target"))?,
+        Restored::Refused(_) => {}
+    }
+    Ok(restored)
 }
 
 fn change(collection: &str, index: Option<&str>, seconds: i64) -> Document {

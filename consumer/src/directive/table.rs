@@ -1,6 +1,8 @@
 //! The table as `oplog-consumer replay --help-errors` prints it.
 
-use super::{Directive, RULES, Rule, UNKNOWN};
+use oplog_relay_core::runtime::mongo::TRANSIENT_CODES;
+
+use super::{Directive, RULES, Rule, UNKNOWN, rule_for};
 
 /// Columns of a line.
 const WIDTH: usize = 100;
@@ -46,7 +48,10 @@ impl Directive {
                 "the document is read, the update is applied to it here as the source's server \
                  did, and it is replaced"
             }
-            Self::Skip => "nothing is left to do: the write's effect is there",
+            Self::Skip => {
+                "nothing is left to do for an update or a delete; a write that creates its document \
+                 is sent again"
+            }
             Self::Refuse => {
                 "the replay ends with exit code 6, or, with --dead-letter write, the entry goes to \
                  the dead-letter topic and the replay goes on"
@@ -64,7 +69,8 @@ pub fn table() -> String {
         push(&mut out, "", directive, directive.meaning());
     }
     out.push_str("\n  code  what     why\n");
-    let mut rules: Vec<&Rule> = RULES.iter().collect();
+    let transient = TRANSIENT_CODES.iter().map(|known| rule_for(known.code));
+    let mut rules: Vec<Rule> = RULES.iter().copied().chain(transient).collect();
     rules.sort_by_key(|rule| rule.code);
     for rule in rules {
         push(
@@ -74,7 +80,7 @@ pub fn table() -> String {
             rule.reason,
         );
     }
-    push(&mut out, "other", Directive::Refuse, UNKNOWN);
+    push(&mut out, "other", Directive::Stop, UNKNOWN);
     out
 }
 

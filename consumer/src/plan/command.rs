@@ -33,8 +33,10 @@ pub struct Withheld {
     pub seconds: Option<i64>,
 }
 
-/// Greatest `expireAfterSeconds`: 68 years, never within a replay.
-pub const NEVER: i32 = i32::MAX;
+/// The `expireAfterSeconds` by which an index that the target has already is put off: the greatest that a
+/// `collMod` takes on every server. Indexes that a replay makes have none, because servers up to
+/// 6.0 refuse it at creation; targets of earlier versions of this program have it.
+pub const PUT_OFF: i32 = i32::MAX;
 
 /// Option of 4.4 and 5.0 for the change streams of the source alone; 6.0 refuses it.
 const PRE_IMAGES: &[u8] = b"recordPreImages";
@@ -426,7 +428,6 @@ fn index_spec(
                     index: name.clone(),
                     seconds: seconds(field),
                 });
-                kept.int32("expireAfterSeconds", NEVER);
             }
             b"key" if is_unchecked && !old_options::is_version_1(spec)? => {
                 match old_options::plain_key(field)? {

@@ -26,8 +26,10 @@
 //! The documents of some collections depend on each other (unique indexes, capped collections):
 //! nothing of theirs is folded or moved.
 //!
-//! A server takes the timestamp zero in a field of the first level of what is inserted or replaced
-//! for a wish and stores its own time; where there is such a field, a `$set` of it follows.
+//! A server stores its own time in place of the timestamp zero in a field of the first level of what is
+//! inserted or replaced. Where there is such a field, a `$set` of it follows. Where its name is
+//! no path, or a name of the first level begins with a dollar sign, the document is sent as
+//! `[{$replaceWith: {$literal: <document>}}]`, which servers from 5.0 on store byte for byte.
 //!
 //! What users write into their own `applyOps` stands in the log as they wrote it: an upsert (`b`)
 //! is sent as one, and operators that are not the same when applied twice only where that was
@@ -46,7 +48,7 @@ use std::hash::BuildHasher;
 use std::ops::Range;
 
 use oplog_relay_core::command::is_command;
-use oplog_relay_core::document::{Document, Element};
+use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::entry::{Operation, Update};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
@@ -55,7 +57,8 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use crate::batch::Located;
 
 pub use fault::{PlanError, PlanFault};
-pub use rewrite::{RewriteError, rewritten, zero_timestamps};
+use rewrite::has_hidden_zeros;
+pub use rewrite::{RewriteError, loses_zeros, rewritten, zero_timestamps};
 pub use statement::{CommandOptions, statement_bytes, write_command};
 
 /// Entries that are worth a lane of their own: fewer are faster in one command.
@@ -186,6 +189,22 @@ impl Action<'_> {
     }
 }
 
+/// The `$set` of timestamps zero that has to follow a write.
+fn zeros_after(action: Action<'_>) -> Result<Option<Action<'_>>, Malformed> {
+    let (document, follows) = match action {
+        Action::Insert(document) => (document, !zero_timestamps(document)?.is_empty()),
+        Action::Replace(document) => (document, loses_zeros(document)?),
+        Action::Modify(_)
+        | Action::Fields(_)
+        | Action::Diff(_)
+        | Action::Rewritten(_)
+        | Action::Zeros(_)
+        | Action::Delete
+        | Action::AsIs { .. } => return Ok(None),
+    };
+    Ok(follows.then_some(Action::Zeros(document)))
+}
+
 /// Turns batches into plans.
 #[derive(Debug, Clone)]
 pub struct Planner {
@@ -252,12 +271,7 @@ impl Planner {
                 if alone {
                     self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
                 }
-                if let Action::Insert(document) | Action::Replace(document) = action
-                    && !zero_timestamps(document)
-                        .map_err(|error| fault(error.into()))?
-                        .is_empty()
-                {
-                    let zeros = Action::Zeros(document);
+                if let Some(zeros) = zeros_after(action).map_err(|error| fault(error.into()))? {
                     segment.push(located, zeros).map_err(fault)?;
                 }
             }
@@ -273,6 +287,8 @@ impl Planner {
             return Err(PlanFault::TimeSeries);
         }
         Ok(match entry.operation {
+            // An upsert with a literal does what the insert cannot.
+            Operation::Insert if has_hidden_zeros(entry.o)? => Some(Action::Replace(entry.o)),
             Operation::Insert => Some(Action::Insert(entry.o)),
             Operation::Delete => Some(Action::Delete),
             Operation::Update => match entry.update()? {

@@ -58,9 +58,9 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
     }
 }
 
-/// The fields that have to be set after an insert or a replacement: a server takes the timestamp
-/// zero in a field of the first level for a wish and stores its own time, but not so in a `$set`.
-/// Fields whose names are no paths are out of its reach.
+/// The fields that a `$set` can restore after an insert or a replacement. A server stores its own time in
+/// place of the timestamp zero in a field of the first level, but not so in a `$set`. A `$set` reaches
+/// only fields whose names are paths: for the others see [`needs_literal`].
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -68,12 +68,51 @@ pub fn zero_timestamps(document: Document<'_>) -> Result<Vec<Element<'_>>, Malfo
     let mut zeros = Vec::new();
     for field in document.elements() {
         let field = field?;
-        let is_zero = field.kind == kind::TIMESTAMP && field.value == [0; 8];
-        if is_zero && field.name != b"_id" && is_plain(field.name) {
+        if is_zero(field) && is_plain(field.name) {
             zeros.push(field);
         }
     }
     Ok(zeros)
+}
+
+/// Whether an insert of the document loses a timestamp zero that no `$set` can restore.
+///
+/// # Errors
+/// [`Malformed`] if the document is damaged.
+pub(super) fn has_hidden_zeros(document: Document<'_>) -> Result<bool, Malformed> {
+    for field in document.elements() {
+        let field = field?;
+        if is_zero(field) && !is_plain(field.name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the document can replace another one only as a literal of a pipeline: a replacement may have no
+/// name of the first level that begins with a dollar sign, and loses timestamps zero.
+///
+/// # Errors
+/// [`Malformed`] if the document is damaged.
+pub(super) fn needs_literal(document: Document<'_>) -> Result<bool, Malformed> {
+    for field in document.elements() {
+        if field?.name.starts_with(b"$") {
+            return Ok(true);
+        }
+    }
+    has_hidden_zeros(document)
+}
+
+/// Whether a `$set` of timestamps zero has to follow a replacement by the document. A literal keeps them.
+///
+/// # Errors
+/// [`Malformed`] if the document is damaged.
+pub fn loses_zeros(document: Document<'_>) -> Result<bool, Malformed> {
+    Ok(!zero_timestamps(document)?.is_empty() && !needs_literal(document)?)
+}
+
+fn is_zero(field: Element<'_>) -> bool {
+    field.kind == kind::TIMESTAMP && field.value == [0; 8] && field.name != b"_id"
 }
 
 /// The `$set` of those fields.

@@ -2,13 +2,13 @@
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
-use crate::plan::rewrite::write_zeros;
+use crate::plan::rewrite::{needs_literal, write_zeros};
 use crate::plan::{Action, BulkKind, PlanFault, Write};
 
 /// The operators that servers write into their oplogs.
 const OPERATORS: [&str; 2] = ["$set", "$unset"];
 /// What a statement needs beside its `_id` and its document.
-const STATEMENT_OVERHEAD: usize = 64;
+const STATEMENT_OVERHEAD: usize = 128;
 
 /// What goes with every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,11 +122,10 @@ fn write_statement(
     });
     match write.action {
         Action::Insert(document) | Action::Replace(document) => {
-            statement.document("u", document).boolean("upsert", true);
+            write_whole(document, statement)?;
+            statement.boolean("upsert", true);
         }
-        Action::Rewritten(document) => {
-            statement.document("u", document);
-        }
+        Action::Rewritten(document) => write_whole(document, statement)?,
         Action::Modify(modifiers) => {
             let mut outcome = Ok(());
             statement.nested("u", kind::DOCUMENT, |update| {
@@ -175,6 +174,26 @@ fn write_statement(
             statement.int32("limit", 1);
         }
     }
+    Ok(())
+}
+
+/// A whole document as an update: as a replacement, or as a literal where a replacement would be refused
+/// or changed.
+fn write_whole(
+    document: Document<'_>,
+    statement: &mut DocumentBuilder<'_>,
+) -> Result<(), Malformed> {
+    if !needs_literal(document)? {
+        statement.document("u", document);
+        return Ok(());
+    }
+    statement.nested("u", kind::ARRAY, |stages| {
+        stages.nested("0", kind::DOCUMENT, |stage| {
+            stage.nested("$replaceWith", kind::DOCUMENT, |expression| {
+                expression.document("$literal", document);
+            });
+        });
+    });
     Ok(())
 }
 

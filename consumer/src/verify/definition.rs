@@ -4,7 +4,7 @@
 //!
 //! | what | on the target |
 //! | --- | --- |
-//! | `expireAfterSeconds` | withheld: of an index the greatest value, of a collection none, and the true one in the catalog; after a cutover the true one |
+//! | `expireAfterSeconds` | withheld: absent, or of an index that was there already the greatest value, and the true one in the catalog; after a cutover the true one |
 //! | `unique`, `prepareUnique` | absent where the collection's documents are spread over partitions (`--order id`): told as a note |
 //! | `v`, `ns`, `background`, `dropDups`, versions of index types and collations | as that server has them |
 //! | `temp`, `autoIndexId`, `recordIdsReplicated`, `recordPreImages`, `idIndex`, `storageEngine`, `uuid` | not carried |
@@ -20,7 +20,7 @@ use oplog_relay_core::json::{Mode, write_value};
 use oplog_relay_core::runtime::mongo::is_set;
 use oplog_relay_core::state::Order;
 
-use crate::plan::command::NEVER;
+use crate::plan::command::PUT_OFF;
 
 const EXPIRES: &str = "expireAfterSeconds";
 const UNIQUE: [&str; 2] = ["unique", "prepareUnique"];
@@ -208,8 +208,8 @@ fn compare_index(
             continue;
         }
         let withheld = expected.withheld.get(&Some(index.to_owned())).copied();
-        let never = right.and_then(seconds) == Some(i64::from(NEVER));
-        if name == EXPIRES && never && withheld.is_some() && withheld == left.and_then(seconds) {
+        let is_off = right.is_none() || right.and_then(seconds) == Some(i64::from(PUT_OFF));
+        if name == EXPIRES && is_off && withheld.is_some() && withheld == left.and_then(seconds) {
             continue;
         }
         let plain = !is_set(other, &name) && expected.order != Some(Order::Collection);
@@ -330,11 +330,18 @@ mod tests {
         let field = Part::Field("t_1".to_owned(), EXPIRES.to_owned());
         let none = Expected::default();
         let known = withheld(Some("t_1"), 60);
-        assert_eq!(parts(&index(60), &index(NEVER), &known), (vec![], 0));
+        let plain = definition(
+            doc! {},
+            &[doc! { "v": 2, "key": { "t": 1 }, "name": "t_1" }],
+        );
+        assert_eq!(parts(&index(60), &index(PUT_OFF), &known), (vec![], 0));
+        assert_eq!(parts(&index(60), &plain, &known), (vec![], 0));
         assert_eq!(parts(&index(60), &index(60), &none), (vec![], 0));
         for expected in [none, withheld(Some("t_1"), 61), withheld(Some("u_1"), 60)] {
-            let found = parts(&index(60), &index(NEVER), &expected);
-            assert_eq!(found, (vec![field.clone()], 0));
+            for target in [&index(PUT_OFF), &plain] {
+                let found = parts(&index(60), target, &expected);
+                assert_eq!(found, (vec![field.clone()], 0));
+            }
         }
         let series = |options: Bson| definition(options, &[]);
         let (one, other) = (series(doc! { EXPIRES: 60_i64 }), series(doc! {}));

@@ -14,7 +14,7 @@ use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::mongo::{MongoError, error_code, is_set};
+use oplog_relay_core::runtime::mongo::{MongoError, error_code, error_text, is_set};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::Order;
 
@@ -263,7 +263,8 @@ impl Repair {
             {
                 Ok(_) => return Ok(true),
                 Err(error) if error_code(&error).is_some() => {
-                    tracing::warn!(ns, error = %error.kind, "the target refuses to create");
+                    let reason = error_text(&error);
+                    tracing::warn!(ns, reason, "the target refuses to create");
                 }
                 Err(error) => return Err(MongoError::from_driver("the target", &error).into()),
             }

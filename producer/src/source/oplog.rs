@@ -186,7 +186,8 @@ impl Oplog {
             let limit = limits.next().unwrap_or(SCAN);
             match in_time(limit, look_up()).await {
                 Err(error) if mongo::is_late(&error) && limit < SCAN => {
-                    tracing::warn!(%error, ts = %at.ts, "the source is asked again for an entry");
+                    let reason = mongo::error_text(&error);
+                    tracing::warn!(reason, ts = %at.ts, "the source is asked again for an entry");
                 }
                 found => break found.map_err(ProducerError::Source)?,
             }

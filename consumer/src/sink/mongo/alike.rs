@@ -1,13 +1,15 @@
-//! What a command would make and finds there: is it the same?
+//! Whether what a command would make is there already.
 
 use mongodb::bson::{Bson, Document, doc};
+use oplog_relay_core::runtime::mongo::{error_code, is_transient};
 
 use oplog_relay_core::runtime::mongo::is_set;
 
 use super::MongoSink;
 use crate::catalog::Ran;
+use crate::directive::{Directive, UNAUTHORIZED, rule_for};
 use crate::error::ConsumerError;
-use crate::plan::command::NEVER;
+use crate::plan::command::{PUT_OFF, done};
 
 /// Fields of an index that are its server's own, or that do not change what it is.
 const PASSING: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
@@ -89,26 +91,68 @@ impl MongoSink {
         Ok(all.unwrap_or_default())
     }
 
-    /// Nothing may expire while a group replays.
+    /// Keeps an index that is there from expiring documents while a group replays. Where the target
+    /// cannot change the expiry, the index is built again without one.
     async fn put_off(&self, db: &str, name: &str, index: &Document) -> Result<(), ConsumerError> {
         let seconds = index.get("expireAfterSeconds").map(number);
-        if seconds.is_none_or(|seconds| seconds == Bson::Double(NEVER.into())) {
+        if seconds.is_none_or(|seconds| seconds == Bson::Double(PUT_OFF.into())) {
             return Ok(());
         }
-        let index = index.get_str("name").unwrap_or_default();
-        let change = doc! { "name": index, "expireAfterSeconds": NEVER };
-        let command = doc! { "collMod": name, "index": change };
+        let index_name = index.get_str("name").unwrap_or_default();
         tracing::warn!(
             db,
             collection = name,
-            index,
+            index = index_name,
             "putting an expiry off while replaying"
         );
-        self.persist("putting an expiry off", || async {
-            let database = self.client.database(db);
-            database.run_command(command.clone()).await.map(drop)
-        })
-        .await
+        let change = doc! { "name": index_name, "expireAfterSeconds": PUT_OFF };
+        let command = doc! { "collMod": name, "index": change };
+        let refused = self
+            .persist("putting an expiry off", || async {
+                let database = self.client.database(db);
+                match database.run_command(command.clone()).await {
+                    Err(error) if is_refusal(&error) => Ok(true),
+                    done => done.map(|_| false),
+                }
+            })
+            .await?;
+        if refused {
+            self.rebuild_plain(db, name, index).await?;
+        }
+        Ok(())
+    }
+
+    async fn rebuild_plain(
+        &self,
+        db: &str,
+        name: &str,
+        index: &Document,
+    ) -> Result<(), ConsumerError> {
+        let mut plain = index.clone();
+        plain.remove("expireAfterSeconds");
+        plain.remove("ns");
+        let drop_index = doc! { "dropIndexes": name, "index": index.get("name") };
+        let create = doc! { "createIndexes": name, "indexes": [plain] };
+        for command in [drop_index, create] {
+            self.persist("building an index again without its expiry", || async {
+                let database = self.client.database(db);
+                match database.run_command(command.clone()).await {
+                    Err(error) if error_code(&error) == Some(done::NO_INDEX) => Ok(()),
+                    done => done.map(drop),
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a target refuses a command for good, and not for want of a privilege.
+fn is_refusal(error: &mongodb::error::Error) -> bool {
+    let directive = error_code(error).map(|code| (code, rule_for(code).directive));
+    match directive {
+        Some((UNAUTHORIZED, _) | (_, Directive::Retry)) | None => false,
+        Some(_) => !is_transient(error),
     }
 }
 
@@ -168,7 +212,7 @@ mod tests {
     #[test]
     fn an_index_is_its_key_name_and_options() {
         let wanted = doc! { "v": 2, "key": { "a": 1, "b": -1 }, "name": "i",
-        "collation": { "locale": "simple" }, "expireAfterSeconds": NEVER };
+        "collation": { "locale": "simple" }, "expireAfterSeconds": PUT_OFF };
         let same = doc! { "v": 1, "key": { "a": 1.0, "b": -1_i64 }, "name": "i", "sparse": false,
         "ns": "s.a", "expireAfterSeconds": 60 };
         assert_eq!(definition(&wanted, false), definition(&same, false));

@@ -14,6 +14,7 @@ use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
 
 use super::MongoSink;
+use super::find::find_one_command;
 use super::held::{HeldDocument, key, read as read_document};
 use super::refused::damaged;
 use super::reply::WriteReply;
@@ -33,7 +34,7 @@ impl MongoSink {
     pub(super) async fn set_aside(
         &self,
         ns: &str,
-        taken: Document,
+        taken: Vec<u8>,
         batch: &Batch<'_>,
     ) -> Result<bool, ConsumerError> {
         let Some(blocking) = self.holder_of(ns, &taken).await? else {
@@ -60,15 +61,12 @@ impl MongoSink {
     }
 
     /// The document that has these values, as the primary has it.
-    async fn holder_of(
-        &self,
-        ns: &str,
-        taken: &Document,
-    ) -> Result<Option<Vec<u8>>, ConsumerError> {
+    async fn holder_of(&self, ns: &str, taken: &[u8]) -> Result<Option<Vec<u8>>, ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        let find = doc! { "find": collection, "filter": taken, "limit": 1, "singleBatch": true };
+        let filter = document::Document::new(taken).map_err(|error| damaged(ns, &error))?;
+        let find = find_one_command(collection, filter);
         self.persist("reading a document", || async {
-            let command = RawDocumentBuf::try_from(&find)?;
+            let command = RawDocumentBuf::from_bytes(find.clone())?;
             // A raw command goes to the primary, whatever the connection string prefers.
             let database = self.client.database(db);
             let mut cursor = database.run_raw_cursor_command(command).batch().await?;
@@ -97,7 +95,14 @@ impl MongoSink {
                 self.client.database(db).run_raw_command(command).await
             })
             .await?;
-        let reply = WriteReply::read(&reply);
+        let unreadable = |error: &dyn std::fmt::Display| {
+            ConsumerError::Refused(format!(
+                "the target's answer to a delete cannot be read: {error}"
+            ))
+        };
+        let reply = reply.to_vec().map_err(|error| unreadable(&error))?;
+        let reply = document::Document::new(&reply).and_then(WriteReply::read);
+        let reply = reply.map_err(|error| unreadable(&error))?;
         match reply.errors.first() {
             Some(error) => Err(ConsumerError::Refused(format!(
                 "a document of {ns} that makes room for another one cannot be removed (code {}): \

@@ -8,7 +8,9 @@ use oplog_relay_core::command::scope;
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, is_set, is_transient};
+use oplog_relay_core::runtime::mongo::{
+    ANSWER, error_code, error_text, in_time, is_set, is_transient, undecoded_reply,
+};
 use oplog_relay_core::runtime::retry::Backoff;
 
 use super::refused_options::{WayOn, without};
@@ -19,7 +21,7 @@ use crate::assignment::Token;
 use crate::batch::Located;
 use crate::catalog::{Change, Lives, Note, Ran, Resolved};
 use crate::dead_letter::Reason;
-use crate::directive::{Directive, rule_for};
+use crate::directive::{Directive, command_reason, rule_for};
 use crate::error::ConsumerError;
 use crate::plan::command::{Action, Circumstances, Translated, done, translate};
 use crate::plan::{Command, PlanError, PlanFault};
@@ -110,10 +112,10 @@ impl MongoSink {
             if retry != Some(Directive::Retry) && !is_transient(&error) {
                 return Err(ConsumerError::Refused(format!(
                     "{doing} failed: {}",
-                    error.kind
+                    error_text(&error)
                 )));
             }
-            self.readiness.target_failed(&error.kind.to_string());
+            self.readiness.target_failed(&error_text(&error));
             self.metrics.count_error("target");
             if !backoff.sleep(&self.shutdown).await {
                 return Err(ConsumerError::interrupted(&self.shutdown));
@@ -301,7 +303,7 @@ impl MongoSink {
                 return Ok(Attempt::Abandoned);
             }
             let error = match self.ask_to_run(db, command, ran).await? {
-                Ok(reply) if self.is_kept(&WriteReply::read(&reply))? => {
+                Ok(reply) if self.is_kept(&reply)? => {
                     self.readiness.target_reached();
                     return Ok(Attempt::Done);
                 }
@@ -329,7 +331,7 @@ impl MongoSink {
             if directive != Some(Directive::Retry) && !is_transient(&error) {
                 return Ok(Attempt::Refused(error));
             }
-            self.readiness.target_failed(&error.kind.to_string());
+            self.readiness.target_failed(&error_text(&error));
             self.metrics.count_error("target");
             if !backoff.sleep(&self.shutdown).await {
                 return Ok(Attempt::Abandoned);
@@ -343,7 +345,7 @@ impl MongoSink {
         db: &str,
         command: &[u8],
         ran: &Ran,
-    ) -> Result<Driver<Document>, ConsumerError> {
+    ) -> Result<Driver<WriteReply>, ConsumerError> {
         let command = of_majority(command)
             .ok()
             .and_then(|command| RawDocumentBuf::from_bytes(command).ok());
@@ -353,7 +355,19 @@ impl MongoSink {
         tokio::pin!(running);
         loop {
             match tokio::time::timeout(ANSWER, &mut running).await {
-                Ok(answer) => return Ok(answer),
+                Ok(Err(error)) => {
+                    let reply = undecoded_reply(&error).map(document::Document::new);
+                    let reply = reply.map(|reply| reply.and_then(WriteReply::read));
+                    return Ok(match reply {
+                        Some(Ok(reply)) => Ok(reply),
+                        Some(Err(_)) | None => Err(error),
+                    });
+                }
+                Ok(Ok(answer)) => {
+                    let bytes = answer.to_vec().map_err(|error| unwritable(ran, &error))?;
+                    let reply = document::Document::new(&bytes).and_then(WriteReply::read);
+                    return reply.map(Ok).map_err(|error| unwritable(ran, &error));
+                }
                 Err(_) => {
                     let reason = format!("the command of entry {} is still running", ran.id);
                     tracing::warn!(ns = ran.ns, reason);
@@ -495,13 +509,14 @@ fn change(located: &Located<'_>, action: &Action) -> Change {
 }
 
 pub(super) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> ConsumerError {
-    let code = error_code(error);
-    let reason = code.map_or("the target refuses it", |code| rule_for(code).reason);
     ConsumerError::CommandRefused(format!(
-        "the command of entry {} for {} was refused by the target: {}: {reason}. Where it is an \
+        "the command of entry {} for {} was refused by the target: {}: {}. Where it is an \
          option that the target does not know and that may be left out, start with \
          --refused-options leave-out; --dead-letter command passes over the whole command",
-        ran.id, ran.ns, error.kind
+        ran.id,
+        ran.ns,
+        error_text(error),
+        command_reason(error_code(error))
     ))
 }
 

@@ -1,6 +1,6 @@
 //! Reading documents by their `_id`.
 
-use oplog_relay_core::document::{DocumentBuilder, Element, kind};
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
 /// What a read may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,16 @@ pub(super) fn find_command<'e>(
             },
         );
     });
+    command.finish();
+    out
+}
+
+/// Asks for one document that a filter finds.
+pub(super) fn find_one_command(collection: &str, filter: Document<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut command = DocumentBuilder::start(&mut out);
+    command.str("find", collection).document("filter", filter);
+    command.int32("limit", 1).boolean("singleBatch", true);
     command.finish();
     out
 }

@@ -31,7 +31,7 @@ use crate::batch::Batch;
 use crate::dead_letter::Reason;
 use crate::directive::{Directive, rule_for};
 use crate::error::ConsumerError;
-use crate::plan::{Action, BulkKind, Write, rewritten, zero_timestamps};
+use crate::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
 use crate::sink::Applied;
 
 /// There is no such collection, or no such index.
@@ -201,7 +201,11 @@ impl MongoSink {
         Ok(())
     }
 
-    async fn stored(&self, ns: &str, write: &Write<'_>) -> Result<Option<Vec<u8>>, ConsumerError> {
+    pub(super) async fn stored(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+    ) -> Result<Option<Vec<u8>>, ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let ids = std::iter::once(write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
@@ -351,10 +355,7 @@ impl MongoSink {
                 return Ok(Tried::Passed);
             }
         }
-        if zero_timestamps(document)
-            .map_err(|error| damaged(ns, &error))?
-            .is_empty()
-        {
+        if !loses_zeros(document).map_err(|error| damaged(ns, &error))? {
             return Ok(Tried::Passed);
         }
         let zeros = [Write {

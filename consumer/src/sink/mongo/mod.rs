@@ -11,13 +11,17 @@
 mod alike;
 mod aside;
 mod bulk;
+mod bypass;
 mod command;
+mod command_error;
+mod equal_id;
 mod fill;
 mod find;
 mod held;
 mod life;
 mod limits;
 mod ordered;
+mod outcome;
 mod present;
 mod refused;
 mod refused_options;
@@ -27,7 +31,6 @@ mod routing;
 mod suspended;
 mod views;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +52,7 @@ use crate::sink::{Applied, Refusal, SinkError};
 use crate::start::Past;
 use crate::status::Readiness;
 
+use bypass::Bypass;
 use held::Held;
 pub use held::UNRESOLVED;
 use limits::Limits;
@@ -87,8 +91,7 @@ pub struct MongoSink {
     /// Whether options that the target does not know are left out.
     leaves_out_options: bool,
     allow_lossy: bool,
-    /// Whether the target lets validation be bypassed; until it refuses.
-    bypass_validation: AtomicBool,
+    bypass: Bypass,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     shutdown: Shutdown,
@@ -111,6 +114,10 @@ pub struct Settings<'s> {
     pub planner: Planner,
     /// What is to become dead letters.
     pub dead_letter: Reasons,
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 fn catalog_unreadable(error: &mongodb::error::Error) -> mongo::MongoError {
@@ -243,7 +250,7 @@ impl MongoSink {
             if_not_empty: settings.if_not_empty,
             leaves_out_options: settings.refused_options == RefusedOptions::LeaveOut,
             allow_lossy: settings.allow_lossy,
-            bypass_validation: AtomicBool::new(true),
+            bypass: Bypass::default(),
             metrics,
             readiness,
             shutdown,

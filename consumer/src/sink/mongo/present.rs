@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
-use oplog_relay_core::runtime::mongo::{ANSWER, in_time};
+use oplog_relay_core::runtime::mongo::{ANSWER, error_text, in_time};
 
 use super::MongoSink;
 use super::find::{Fields, ReadLevel, find_command};
@@ -40,7 +40,12 @@ impl MongoSink {
                 .count();
             let (part, after) = rest.split_at(count.clamp(1, rest.len()));
             let present = self.present(ns, part).await.unwrap_or_else(|error| {
-                tracing::debug!(%error, ns, "documents cannot be looked up, all are replaced");
+                let reason = error_text(&error);
+                tracing::debug!(
+                    reason,
+                    ns,
+                    "documents cannot be looked up, all are replaced"
+                );
                 HashSet::new()
             });
             let differs = |write: &&Write<'a>| {

@@ -11,7 +11,9 @@ use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, is_cursor_gone, is_transient};
+use oplog_relay_core::runtime::mongo::{
+    ANSWER, error_code, error_text, in_time, is_cursor_gone, is_transient,
+};
 use oplog_relay_core::runtime::retry::Backoff;
 use rustc_hash::FxHashMap;
 
@@ -23,7 +25,7 @@ use crate::config::Unmatched;
 use crate::dead_letter::Reason;
 use crate::directive::{Directive, rule_for};
 use crate::error::ConsumerError;
-use crate::plan::{Action, Bulk, BulkKind, RewriteError, Write, rewritten, zero_timestamps};
+use crate::plan::{Action, Bulk, BulkKind, RewriteError, Write, loses_zeros, rewritten};
 use crate::sink::Applied;
 
 /// Documents that are asked for at once.
@@ -175,11 +177,11 @@ impl MongoSink {
             return Err(ConsumerError::Refused(format!(
                 "documents of {ns} cannot be read on the target, which their updates need: {}. \
                  The target's user must be granted readWrite on the databases replayed",
-                error.kind
+                error_text(error)
             )));
         }
         self.metrics.count_error("target");
-        self.readiness.target_failed(&error.kind.to_string());
+        self.readiness.target_failed(&error_text(error));
         Ok(())
     }
 
@@ -303,8 +305,9 @@ fn outcome<'a>(
     if document == stored.as_bytes() {
         return Ok(None);
     }
-    let zeros = Document::new(&document).and_then(zero_timestamps);
-    let has_zeros = !zeros.map_err(failed)?.is_empty();
+    let has_zeros = Document::new(&document)
+        .and_then(loses_zeros)
+        .map_err(failed)?;
     Ok(Some(Outcome {
         id: last.id,
         document_id: last.document_id,

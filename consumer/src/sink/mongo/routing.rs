@@ -13,8 +13,10 @@ use crate::assignment::Token;
 use crate::batch::Located;
 use crate::catalog::{Note, Resolved};
 use crate::error::ConsumerError;
+use crate::plan::command::PUT_OFF;
 use crate::sink::Applied;
 
+const EXPIRES: &str = "expireAfterSeconds";
 /// What a plain index does not have.
 const NOT_PLAIN: [&str; 3] = ["unique", "prepareUnique", "ns"];
 
@@ -88,8 +90,15 @@ impl MongoSink {
         &self,
         db: &str,
         collection: &str,
-        index: Document,
+        mut index: Document,
     ) -> Result<(), ConsumerError> {
+        if index
+            .get_i32(EXPIRES)
+            .is_ok_and(|seconds| seconds == PUT_OFF)
+        {
+            // Many servers take this value by `collMod` only.
+            index.remove(EXPIRES);
+        }
         let name = index.get_str("name").unwrap_or_default();
         let drop = doc! { "dropIndexes": collection, "index": name };
         self.change_index(db, &drop).await?;

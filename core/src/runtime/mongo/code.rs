@@ -5,17 +5,85 @@ use mongodb::error::{
     TRANSIENT_TRANSACTION_ERROR, WriteFailure,
 };
 
-/// Codes after which the same command may succeed later.
-const TRANSIENT: [i32; 28] = [
-    // Network, shutdown, elections.
-    6, 7, 89, 91, 189, 262, 384, 9001, 10107, 11600, 11602, 13435, 13436,
-    // Our own time limit; majority reads not available yet.
-    50, 134, // Conflicts between writers and transactions.
-    24, 112, 225, 251, 263, 267,
-    // The write concern was not met in time: idempotent writes are sent again.
-    64, // An index build in the way; writes blocked for a while.
-    12586, 12587, 371, // Stale routing, no member for the read preference.
-    133, 249, 13388,
+use crate::document::Document;
+
+/// A code after which the same command may succeed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransientCode {
+    /// The server's code.
+    pub code: i32,
+    /// What keeps the server from doing the work now.
+    pub reason: &'static str,
+}
+
+const fn transient(code: i32, reason: &'static str) -> TransientCode {
+    TransientCode { code, reason }
+}
+
+/// All transient codes. Programs that act on a server's errors take them from here, so that a code is
+/// transient everywhere or nowhere.
+pub const TRANSIENT_CODES: &[TransientCode] = &[
+    transient(6, "host unreachable"),
+    transient(7, "host not found"),
+    transient(24, "lock timeout"),
+    transient(46, "lock busy"),
+    transient(50, "the time limit of the command is over"),
+    transient(63, "stale routing information"),
+    transient(64, "the write concern was not met in time"),
+    transient(89, "network timeout"),
+    transient(91, "server shutting down"),
+    transient(112, "conflict with another writer"),
+    transient(117, "conflict with another operation"),
+    transient(133, "no member for the read preference"),
+    transient(134, "majority reads are not available yet"),
+    transient(146, "server out of memory for the command"),
+    transient(150, "stale routing information"),
+    transient(189, "primary stepped down"),
+    transient(202, "network timeout within the deployment"),
+    transient(215, "the database is being dropped"),
+    transient(216, "election in progress"),
+    transient(225, "transaction too old"),
+    transient(246, "snapshot not available"),
+    transient(249, "stale routing information"),
+    transient(251, "no such transaction"),
+    transient(262, "time limit of the server is over"),
+    transient(263, "operation in progress within a transaction"),
+    transient(264, "server has too many files open"),
+    transient(267, "prepared transaction in progress"),
+    transient(272, "conflict with a chunk migration"),
+    transient(279, "connection closed"),
+    transient(285, "index build in progress"),
+    transient(290, "transaction exceeded its lifetime"),
+    transient(317, "connection pool expired"),
+    transient(319, "database is being moved to another shard"),
+    transient(338, "collection is being resharded"),
+    transient(342, "collection is being resharded"),
+    transient(355, "interrupted by a change of the storage"),
+    transient(365, "temporarily unavailable"),
+    transient(371, "writes are blocked on the server"),
+    transient(384, "connection error within the deployment"),
+    transient(402, "server out of resources"),
+    transient(406, "chunk migration in progress"),
+    transient(407, "no connection within the deployment in time"),
+    transient(412, "updates pending"),
+    transient(433, "server overloaded"),
+    transient(449, "server overloaded"),
+    transient(450, "server overloaded"),
+    transient(453, "collection is being resharded"),
+    transient(462, "server overloaded"),
+    transient(9001, "socket error"),
+    transient(10058, "not the primary"),
+    transient(10107, "not the primary"),
+    transient(11600, "interrupted by shutdown"),
+    transient(11601, "interrupted by an operator"),
+    transient(11602, "interrupted by a state change"),
+    transient(12586, "an index build or another operation in the way"),
+    transient(12587, "an index build or another operation in the way"),
+    transient(13388, "stale routing information"),
+    transient(13435, "not the primary"),
+    transient(13436, "not the primary, or recovering"),
+    transient(14031, "the server's disk is full"),
+    transient(16500, "the service limits the rate of requests"),
 ];
 
 /// Codes after which a cursor is gone and a new one continues where it stood.
@@ -25,6 +93,9 @@ const CURSOR_GONE: [i32; 4] = [43, 175, 237, 314];
 const CAPPED_POSITION_LOST: i32 = 136;
 
 /// The server's code for an error; of several, the first.
+///
+/// The driver cannot decode a reply that quotes text which is not UTF-8. Its code is read from the bytes
+/// of the reply then.
 #[must_use]
 pub fn error_code(error: &Error) -> Option<i32> {
     let own = match error.kind.as_ref() {
@@ -36,6 +107,43 @@ pub fn error_code(error: &Error) -> Option<i32> {
         _ => None,
     };
     own.or_else(|| cause(error).and_then(error_code))
+        .or_else(|| failed_reply(error).and_then(|reply| number(reply, "code")))
+}
+
+/// The server's words for an error, without the reply in which they stood: that may hold documents,
+/// and the driver shows it as a byte string.
+#[must_use]
+pub fn error_text(error: &Error) -> String {
+    match failed_reply(error) {
+        Some(reply) if !matches!(error.kind.as_ref(), ErrorKind::Command(_)) => {
+            let message = reply.get("errmsg").ok().flatten();
+            let message = message.and_then(|message| message.string_bytes().ok());
+            String::from_utf8_lossy(message.unwrap_or_default()).into_owned()
+        }
+        _ => error.kind.to_string(),
+    }
+}
+
+/// The reply to a command that succeeded, where the driver could not decode it: a refused write may quote
+/// a key that is not UTF-8.
+#[must_use]
+pub fn undecoded_reply(error: &Error) -> Option<&[u8]> {
+    let reply = reply(error)?;
+    (number(reply, "ok") == Some(1)).then(|| reply.as_bytes())
+}
+
+fn reply(error: &Error) -> Option<Document<'_>> {
+    Document::new(error.server_response()?.as_bytes()).ok()
+}
+
+/// The reply of a command that failed.
+fn failed_reply(error: &Error) -> Option<Document<'_>> {
+    reply(error).filter(|reply| number(*reply, "ok") == Some(0))
+}
+
+fn number(reply: Document<'_>, name: &str) -> Option<i32> {
+    let number = reply.get(name).ok().flatten()?.integer().ok()?;
+    i32::try_from(number).ok()
 }
 
 fn insert_code(error: &InsertManyError) -> Option<i32> {
@@ -80,7 +188,16 @@ pub fn is_transient(error: &Error) -> bool {
     network
         || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
         || error.contains_label(RETRYABLE_WRITE_ERROR)
-        || error_code(error).is_some_and(|code| TRANSIENT.contains(&code))
+        || error_code(error).is_some_and(|code| transient_reason(code).is_some())
+}
+
+/// What keeps a server from doing the work now; `None` if the code is not transient.
+#[must_use]
+pub fn transient_reason(code: i32) -> Option<&'static str> {
+    let mut codes = TRANSIENT_CODES.iter();
+    codes
+        .find(|known| known.code == code)
+        .map(|known| known.reason)
 }
 
 /// Whether a cursor is gone, so that a new one has to be opened at the last position fetched.
@@ -115,7 +232,8 @@ mod tests {
 
     #[test]
     fn codes_decide() {
-        for code in TRANSIENT {
+        for TransientCode { code, reason } in TRANSIENT_CODES.iter().copied() {
+            assert!(!reason.is_empty());
             assert!(is_transient(&command(code)), "{code}");
             assert_eq!(error_code(&command(code)), Some(code));
         }

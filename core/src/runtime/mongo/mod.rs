@@ -6,7 +6,10 @@ mod flag;
 mod hello;
 mod in_time;
 
-pub use code::{error_code, is_cursor_gone, is_interrupted, is_transient, is_truncated};
+pub use code::{
+    TRANSIENT_CODES, TransientCode, error_code, error_text, is_cursor_gone, is_interrupted,
+    is_transient, is_truncated, transient_reason, undecoded_reply,
+};
 pub use dependent::documents_depend;
 pub use flag::is_set;
 pub use hello::{Hello, hello};
@@ -84,7 +87,7 @@ impl MongoError {
     #[must_use]
     pub fn from_driver(hosts: &str, error: &mongodb::error::Error) -> Self {
         let hosts = hosts.to_owned();
-        let reason = error.kind.to_string();
+        let reason = error_text(error);
         match error.kind.as_ref() {
             ErrorKind::InvalidTlsConfig { .. } | ErrorKind::InvalidArgument { .. } => {
                 Self::ConnectionString { reason }

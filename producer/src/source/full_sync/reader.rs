@@ -207,7 +207,11 @@ impl SourceReader {
         let stats = match in_time(ANSWER, stats).await {
             Ok(stats) => stats,
             Err(error) => {
-                tracing::debug!(%error, ns, "the server does not tell the size");
+                tracing::debug!(
+                    reason = mongo::error_text(&error),
+                    ns,
+                    "the server does not tell the size"
+                );
                 return (0, 0);
             }
         };
@@ -306,7 +310,11 @@ impl SourceReader {
             Err(ProducerError::Source(error))
                 if error_code(&error).is_some_and(|code| UNKNOWN.contains(&code)) =>
             {
-                tracing::debug!(%error, ns, "the server has no $sample: one range");
+                tracing::debug!(
+                    reason = mongo::error_text(&error),
+                    ns,
+                    "the server has no $sample: one range"
+                );
                 None
             }
             Err(error) => return Err(error),
@@ -448,7 +456,10 @@ impl SourceReader {
             loop {
                 match ask().await {
                     Err(error) if mongo::is_transient(&error) && backoff.attempts() < ATTEMPTS => {
-                        tracing::debug!(%error, "the source is asked again");
+                        tracing::debug!(
+                            reason = mongo::error_text(&error),
+                            "the source is asked again"
+                        );
                         tokio::time::sleep(backoff.next_delay()).await;
                     }
                     answer => return answer,

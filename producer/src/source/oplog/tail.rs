@@ -167,9 +167,10 @@ impl Tail {
                     } else if !mongo::is_transient(&error) && !mongo::is_cursor_gone(&error) {
                         return Err(ProducerError::Source(error));
                     }
-                    tracing::warn!(%error, from = %self.from, "the source failed, the tail opens again");
+                    let reason = mongo::error_text(&error);
+                    tracing::warn!(reason, from = %self.from, "the source failed, the tail opens again");
                     self.failed = true;
-                    failing(Some(&error.to_string()));
+                    failing(Some(&reason));
                     if !backoff.sleep(shutdown).await {
                         return Ok(());
                     }

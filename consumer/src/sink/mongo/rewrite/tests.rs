@@ -133,16 +133,19 @@ fn timestamp_zero_top_level_preserved() {
         &[1, 0, 0, 0],
         Action::Diff(Document::new(&diff).unwrap()),
     )];
-    let mut pending = Pending::default();
-    take(&writes, &mut pending).unwrap();
     let zero = r#"{"$timestamp":{"t":0,"i":0}}"#;
-    let stored = bson(&format!(
-        r#"{{"_id":1,"t":{zero},"a.b":{zero},"in":{{"t":{zero}}}}}"#
-    ));
-    let found = found_outcome("db.c", &stored, &mut pending)
-        .unwrap()
-        .unwrap();
-    assert!(found.has_zeros);
+    let fields = format!(r#""t":{zero},"in":{{"t":{zero}}}"#);
+    let hidden = format!(r#"{fields},"a.b":{zero}"#);
+    // A literal keeps what no `$set` reaches, and all others with it.
+    for (fields, has_zeros) in [(fields, true), (hidden, false)] {
+        let mut pending = Pending::default();
+        take(&writes, &mut pending).unwrap();
+        let stored = bson(&format!(r#"{{"_id":1,{fields}}}"#));
+        let found = found_outcome("db.c", &stored, &mut pending)
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.has_zeros, has_zeros, "{fields}");
+    }
     let after = bson(&format!(r#"{{"_id":1,"t":{zero}}}"#));
     let write = write(
         1,

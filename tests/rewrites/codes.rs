@@ -1,0 +1,116 @@
+//! Codes of refused writes: which pass with time, which concern one document, and which stop.
+
+use anyhow::Result;
+use oplog_consumer::sink::Applied;
+use oplog_relay_tests::model::Model;
+
+use super::{Scene, UNAUTHORIZED};
+
+const INSERT: (&str, i32, &str) = ("i", 1, r#"{"_id":1,"a":1}"#);
+const UPDATE: (&str, i32, &str) = ("u", 1, r#"{"$v":1,"$set":{"a":2}}"#);
+const DELETE: (&str, i32, &str) = ("d", 1, r#"{"_id":1}"#);
+
+async fn scene() -> Result<Scene> {
+    Scene::with(Model::default(), &["--dead-letter=write"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_refused_for_a_while_is_sent_again() -> Result<()> {
+    for code in [365, 371, 11601, 13388, 14031] {
+        let scene = scene().await?;
+        for (command, write) in [("insert", INSERT), ("update", UPDATE), ("delete", DELETE)] {
+            scene.server.refuse_next(command, code);
+            let (applied, refused) = scene.apply_all(&[write]).await?;
+            assert_eq!(
+                (applied, refused.len()),
+                (Applied::Done, 0),
+                "{code} {command}"
+            );
+            let expected: &[&str] = match command {
+                "insert" => &[r#"{"_id":1,"a":1}"#],
+                "update" => &[r#"{"_id":1,"a":2}"#],
+                _ => &[],
+            };
+            assert_eq!(scene.held()?, expected, "{code} {command}");
+        }
+    }
+    Ok(())
+}
+
+/// What is not there is nothing to delete, but a document that is to be inserted would be missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_collection_skips_a_delete_and_never_an_insert() -> Result<()> {
+    for code in [26, 48] {
+        let scene = scene().await?;
+        let replacement = ("u", 2, r#"{"_id":2,"b":1}"#);
+        scene.server.refuse_next("insert", code);
+        scene.server.refuse_next("update", code);
+        scene.done(&[INSERT, replacement]).await?;
+        let whole = [r#"{"_id":1,"a":1}"#, r#"{"_id":2,"b":1}"#];
+        assert_eq!(scene.held()?, whole, "{code}");
+        scene.server.refuse_next("delete", code);
+        scene.done(&[DELETE]).await?;
+        assert_eq!(scene.held()?, whole, "{code}: the delete was skipped");
+    }
+    Ok(())
+}
+
+/// A code that may concern every write must not turn all of them into dead letters.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_code_stops_and_one_of_a_document_is_a_dead_letter() -> Result<()> {
+    const UNKNOWN: i32 = 987_654;
+    const VALIDATION: i32 = 121;
+    let scene = scene().await?;
+    scene.server.refuse_next("insert", UNKNOWN);
+    let reason = scene.refused(&[INSERT]).await?;
+    assert!(reason.contains("(code 987654)"), "{reason}");
+    scene.server.fail_next("insert", UNKNOWN);
+    let reason = scene.refused(&[INSERT]).await?;
+    assert!(reason.contains("(code 987654)"), "{reason}");
+    scene.server.refuse_next("insert", VALIDATION);
+    let (_, refused) = scene.apply_all(&[INSERT]).await?;
+    assert_eq!(refused.len(), 1);
+    Ok(())
+}
+
+/// One document of many makes the whole command fail: it is found by halves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_refused_as_a_whole_is_bisected() -> Result<()> {
+    const TOO_LARGE: i32 = 10334;
+    let scene = scene().await?;
+    let documents: Vec<String> = (0..8).map(|id| format!(r#"{{"_id":{id}}}"#)).collect();
+    let log: Vec<_> = (0..)
+        .zip(&documents)
+        .map(|(id, o)| ("i", id, o.as_str()))
+        .collect();
+    // All eight, then the first four, two and one; the others pass.
+    for _ in 0..4 {
+        scene.server.fail_next("insert", TOO_LARGE);
+    }
+    let (applied, refused) = scene.apply_all(&log).await?;
+    assert_eq!((applied, refused.len()), (Applied::Done, 1));
+    assert_eq!(refused[0].code, Some(TOO_LARGE));
+    assert_eq!(scene.held()?, documents[1..]);
+    Ok(())
+}
+
+/// The privilege to bypass validation may be missing for one collection, or for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn validation_is_bypassed_again_after_another_refusal() -> Result<()> {
+    let scene = scene().await?;
+    let o = r#"{"create":"c","validator":{"a":{"$gt":5}}}"#;
+    scene.on_target(o)?;
+    // Refused with and without it: no privilege at all.
+    scene.server.fail_next("insert", UNAUTHORIZED);
+    scene.server.fail_next("insert", UNAUTHORIZED);
+    let reason = scene.refused(&[INSERT]).await?;
+    assert!(reason.contains("readWrite"), "{reason}");
+    scene.done(&[INSERT]).await?;
+    assert_eq!(scene.held()?, [r#"{"_id":1,"a":1}"#]);
+    // Refused with it only: the validator refuses the document.
+    scene.server.fail_next("insert", UNAUTHORIZED);
+    let (_, refused) = scene.apply_all(&[("i", 2, r#"{"_id":2,"a":2}"#)]).await?;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].code, Some(121));
+    Ok(())
+}

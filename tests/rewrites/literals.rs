@@ -1,0 +1,52 @@
+//! Documents that only a literal of a pipeline keeps to the byte.
+
+use anyhow::Result;
+use oplog_relay_tests::model::{Model, Version};
+
+use super::Scene;
+
+const ZERO: &str = r#"{"$timestamp":{"t":0,"i":0}}"#;
+
+/// The fields of a document, each with what a replacement would change or refuse.
+fn documents() -> Vec<String> {
+    let fields = [
+        r#""1":ZERO"#,
+        r#""":ZERO"#,
+        r#""a.b":ZERO,"t":ZERO"#,
+        r#""$t":ZERO"#,
+        r#""$x":1,"t":ZERO"#,
+        r#""t":ZERO,"é":ZERO"#,
+        r#""$x":1,"$set":{"a":1}"#,
+    ];
+    let fields = fields.iter();
+    fields
+        .map(|fields| format!(r#"{{"_id":1,{}}}"#, fields.replace("ZERO", ZERO)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zeros_and_dollars_are_kept_however_the_document_comes() -> Result<()> {
+    for version in [Version::V5_0, Version::V7_0] {
+        for document in documents() {
+            let scene = Scene::of(Model::of(version), "stop").await?;
+            // Inserted, inserted again, and put in the place of another one.
+            for _ in 0..2 {
+                scene.done(&[("i", 1, &document)]).await?;
+                assert_eq!(scene.held()?, [document.as_str()], "{version:?}");
+            }
+            scene.done(&[("i", 1, r#"{"_id":1,"a":1}"#)]).await?;
+            scene.done(&[("u", 1, &document)]).await?;
+            assert_eq!(scene.held()?, [document.as_str()], "{version:?}");
+            // In one batch with what comes before and after it.
+            let diff = ("u", 1, r#"{"$v":2,"diff":{"i":{"k":1}}}"#);
+            scene
+                .done(&[("d", 1, r#"{"_id":1}"#), ("i", 1, &document), diff])
+                .await?;
+            let changed = document
+                .replace("}}}", "}},\"k\":1}")
+                .replace("\"a\":1}}", "\"a\":1},\"k\":1}");
+            assert_eq!(scene.held()?, [changed.as_str()], "{version:?}");
+        }
+    }
+    Ok(())
+}

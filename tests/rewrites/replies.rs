@@ -1,0 +1,119 @@
+//! Replies that quote a key which is no text, and `_id`s that only a collation takes for equal.
+
+use anyhow::Result;
+use oplog_consumer::dead_letter::Reason;
+use oplog_consumer::sink::Applied;
+use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_tests::model::{Model, Version};
+
+use super::{NS, Scene};
+
+const COLLATED: &str = r#"{"create":"c","collation":{"locale":"en","strength":2}}"#;
+const UNIQUE: &str =
+    r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
+/// Versions that quote a key as it is, and that quote it in hexadecimal.
+const VERSIONS: [Version; 2] = [Version::V5_0, Version::V7_0];
+
+/// An insert whose `_id` and `k` are strings of these bytes.
+fn insert(seconds: u32, id: &[u8], k: &[u8]) -> (EntryId, Vec<u8>) {
+    let text = |bytes: &[u8]| {
+        let mut value = vec![0; 4];
+        value[0] = u8::try_from(bytes.len() + 1).unwrap_or(u8::MAX);
+        value.extend_from_slice(bytes);
+        value.push(0);
+        value
+    };
+    let ts = Timestamp::new(seconds, 1);
+    let mut out = Vec::new();
+    let mut entry = DocumentBuilder::start(&mut out);
+    entry.raw("ts", kind::TIMESTAMP, &ts.to_le_bytes());
+    entry.str("op", "i").str("ns", NS);
+    entry.nested("o", kind::DOCUMENT, |o| {
+        o.raw("_id", kind::STRING, &text(id));
+        o.raw("k", kind::STRING, &text(k));
+    });
+    entry.finish();
+    (EntryId { ts, ord: 0 }, out)
+}
+
+fn stored(scene: &Scene) -> Vec<Vec<u8>> {
+    let state = scene.server.model().state();
+    state.get(NS).cloned().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_of_raw_bytes_can_be_inserted_again() -> Result<()> {
+    for version in VERSIONS {
+        let scene = Scene::of(Model::of(version), "stop").await?;
+        for k in [b"one", b"two"] {
+            let (applied, _) = scene.apply_entries(&[insert(1, b"\xff\xfe", k)]).await?;
+            assert_eq!(applied, Applied::Done);
+        }
+        let (_, last) = insert(1, b"\xff\xfe", b"two");
+        let o = Document::new(&last)?.get("o")?.unwrap().document()?;
+        assert_eq!(stored(&scene), [o.as_bytes()]);
+    }
+    Ok(())
+}
+
+/// The index refuses raw bytes that another document has: that document waits, and passes later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unique_value_of_raw_bytes_is_held_until_it_is_free() -> Result<()> {
+    for version in VERSIONS {
+        for index in [
+            UNIQUE.to_owned(),
+            UNIQUE.replace(r#""unique""#, r#""collation":{"locale":"fr"},"unique""#),
+        ] {
+            let scene = Scene::of(Model::of(version), "stop").await?;
+            scene.on_target(&index)?;
+            let log = [insert(1, b"a", b"\xff"), insert(2, b"b", b"\xff")];
+            let (applied, refused) = scene.apply_entries(&log).await?;
+            assert_eq!((applied, refused.len()), (Applied::Done, 0));
+            assert_eq!(stored(&scene).len(), 1);
+            assert_eq!(scene.sink.held_since("t", 0), Some(1));
+            let (applied, _) = scene.apply_entries(&[insert(3, b"a", b"x")]).await?;
+            assert_eq!(applied, Applied::Done);
+            assert_eq!(stored(&scene).len(), 2);
+        }
+    }
+    Ok(())
+}
+
+/// The target is ahead: it has the document that the source inserted after it had deleted this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_equal_under_the_collation_makes_room() -> Result<()> {
+    for version in VERSIONS {
+        let scene = Scene::with(Model::of(version), &["--dead-letter=write"]).await?;
+        scene.on_target(COLLATED)?;
+        scene.on_target(r#"{"insert":"c","documents":[{"_id":"ABC","k":"new"}]}"#)?;
+        let log = [insert(1, b"abc", b"old")];
+        let (applied, refused) = scene.apply_entries(&log).await?;
+        assert_eq!((applied, refused.len()), (Applied::Done, 0));
+        assert_eq!(scene.held()?, [r#"{"_id":"abc","k":"old"}"#]);
+        let log = [insert(3, b"ABC", b"new")];
+        scene.on_target(r#"{"delete":"c","deletes":[{"q":{"_id":"abc"},"limit":1}]}"#)?;
+        let (applied, _) = scene.apply_entries(&log).await?;
+        assert_eq!(applied, Applied::Done);
+        assert_eq!(scene.held()?, [r#"{"_id":"ABC","k":"new"}"#]);
+    }
+    Ok(())
+}
+
+/// The same code of anything but an `_id` concerns the document.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immutable_field_of_another_kind_is_a_dead_letter() -> Result<()> {
+    const IMMUTABLE: i32 = 66;
+    let scene = Scene::with(Model::default(), &["--dead-letter=write"]).await?;
+    scene.done(&[("i", 1, r#"{"_id":1}"#)]).await?;
+    scene.server.refuse_next("update", IMMUTABLE);
+    let (applied, refused) = scene.apply_all(&[("u", 1, r#"{"_id":1,"a":1}"#)]).await?;
+    assert_eq!(applied, Applied::Done);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(
+        (refused[0].reason, refused[0].code),
+        (Reason::Write, Some(IMMUTABLE))
+    );
+    assert_eq!(scene.held()?, [r#"{"_id":1}"#]);
+    Ok(())
+}
