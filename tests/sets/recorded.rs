@@ -85,43 +85,152 @@ impl Set {
     }
 }
 
-/// The test of a set.
-macro_rules! sets {
-    ($($test:ident: $of:ident($name:literal), $form:ident, $processes:ident;)*) => {
-        $(#[test]
-        fn $test() -> Result<()> {
-            Set::$of($name).expect(Form::$form, $processes)
-        })*
+/// All of them.
+const SETS: [Set; 24] = [
+    Set::of_4_2("big-documents"),
+    Set::of_4_2("crud-types"),
+    Set::of_4_2("ddl"),
+    Set::of_4_2("transactions"),
+    Set::of_4_2("transactions-prepared"),
+    Set::of_4_2("unique-indexes"),
+    Set::of_4_2("updates"),
+    Set::of_4_2("workload-a"),
+    Set::of_4_2("workload-b"),
+    Set::of_5_0("array-truncation"),
+    Set::of_5_0("big-documents"),
+    Set::of_5_0("crud-types"),
+    Set::of_5_0("ddl"),
+    Set::of_5_0("ddl-5"),
+    Set::of_5_0("fcv-switch"),
+    Set::of_5_0("lookalike-entries"),
+    Set::of_5_0("pipeline-updates"),
+    Set::of_5_0("timeseries"),
+    Set::of_5_0("transactions"),
+    Set::of_5_0("transactions-prepared"),
+    Set::of_5_0("unique-indexes"),
+    Set::of_5_0("updates"),
+    Set::of_5_0("workload-a"),
+    Set::of_5_0("workload-b"),
+];
 
-        const SETS: &[Set] = &[$(Set::$of($name)),*];
-    };
+#[test]
+fn big_documents_of_4_2() -> Result<()> {
+    Set::of_4_2("big-documents").expect(Form::Raw, ALTERNATING)
 }
 
-sets! {
-    big_documents_of_4_2: of_4_2("big-documents"), Raw, ALTERNATING;
-    crud_types_of_4_2: of_4_2("crud-types"), CanonicalJson, MOSTLY_THREE;
-    ddl_of_4_2: of_4_2("ddl"), Bson, ALTERNATING;
-    transactions_of_4_2: of_4_2("transactions"), Raw, MOSTLY_THREE;
-    transactions_prepared_of_4_2: of_4_2("transactions-prepared"), CanonicalJson, ALTERNATING;
-    unique_indexes_of_4_2: of_4_2("unique-indexes"), Bson, MOSTLY_THREE;
-    updates_of_4_2: of_4_2("updates"), Raw, ALTERNATING;
-    workload_a_of_4_2: of_4_2("workload-a"), Raw, MOSTLY_THREE;
-    workload_b_of_4_2: of_4_2("workload-b"), Bson, ALTERNATING;
-    array_truncation_of_5_0: of_5_0("array-truncation"), Raw, MOSTLY_THREE;
-    big_documents_of_5_0: of_5_0("big-documents"), CanonicalJson, MOSTLY_THREE;
-    crud_types_of_5_0: of_5_0("crud-types"), Raw, ALTERNATING;
-    ddl_of_5_0: of_5_0("ddl"), CanonicalJson, MOSTLY_THREE;
-    ddl_5_of_5_0: of_5_0("ddl-5"), Raw, MOSTLY_THREE;
-    fcv_switch_of_5_0: of_5_0("fcv-switch"), Bson, ALTERNATING;
-    lookalike_entries_of_5_0: of_5_0("lookalike-entries"), CanonicalJson, ALTERNATING;
-    pipeline_updates_of_5_0: of_5_0("pipeline-updates"), Raw, ALTERNATING;
-    timeseries_of_5_0: of_5_0("timeseries"), Bson, MOSTLY_THREE;
-    transactions_of_5_0: of_5_0("transactions"), CanonicalJson, ALTERNATING;
-    transactions_prepared_of_5_0: of_5_0("transactions-prepared"), Raw, MOSTLY_THREE;
-    unique_indexes_of_5_0: of_5_0("unique-indexes"), CanonicalJson, ALTERNATING;
-    updates_of_5_0: of_5_0("updates"), Bson, MOSTLY_THREE;
-    workload_a_of_5_0: of_5_0("workload-a"), Bson, ALTERNATING;
-    workload_b_of_5_0: of_5_0("workload-b"), Raw, MOSTLY_THREE;
+#[test]
+fn crud_types_of_4_2() -> Result<()> {
+    Set::of_4_2("crud-types").expect(Form::CanonicalJson, MOSTLY_THREE)
+}
+
+#[test]
+fn ddl_of_4_2() -> Result<()> {
+    Set::of_4_2("ddl").expect(Form::Bson, ALTERNATING)
+}
+
+#[test]
+fn transactions_of_4_2() -> Result<()> {
+    Set::of_4_2("transactions").expect(Form::Raw, MOSTLY_THREE)
+}
+
+#[test]
+fn transactions_prepared_of_4_2() -> Result<()> {
+    Set::of_4_2("transactions-prepared").expect(Form::CanonicalJson, ALTERNATING)
+}
+
+#[test]
+fn unique_indexes_of_4_2() -> Result<()> {
+    Set::of_4_2("unique-indexes").expect(Form::Bson, MOSTLY_THREE)
+}
+
+#[test]
+fn updates_of_4_2() -> Result<()> {
+    Set::of_4_2("updates").expect(Form::Raw, ALTERNATING)
+}
+
+#[test]
+fn workload_a_of_4_2() -> Result<()> {
+    Set::of_4_2("workload-a").expect(Form::Raw, MOSTLY_THREE)
+}
+
+#[test]
+fn workload_b_of_4_2() -> Result<()> {
+    Set::of_4_2("workload-b").expect(Form::Bson, ALTERNATING)
+}
+
+#[test]
+fn array_truncation_of_5_0() -> Result<()> {
+    Set::of_5_0("array-truncation").expect(Form::Raw, MOSTLY_THREE)
+}
+
+#[test]
+fn big_documents_of_5_0() -> Result<()> {
+    Set::of_5_0("big-documents").expect(Form::CanonicalJson, MOSTLY_THREE)
+}
+
+#[test]
+fn crud_types_of_5_0() -> Result<()> {
+    Set::of_5_0("crud-types").expect(Form::Raw, ALTERNATING)
+}
+
+#[test]
+fn ddl_of_5_0() -> Result<()> {
+    Set::of_5_0("ddl").expect(Form::CanonicalJson, MOSTLY_THREE)
+}
+
+#[test]
+fn ddl_5_of_5_0() -> Result<()> {
+    Set::of_5_0("ddl-5").expect(Form::Raw, MOSTLY_THREE)
+}
+
+#[test]
+fn fcv_switch_of_5_0() -> Result<()> {
+    Set::of_5_0("fcv-switch").expect(Form::Bson, ALTERNATING)
+}
+
+#[test]
+fn lookalike_entries_of_5_0() -> Result<()> {
+    Set::of_5_0("lookalike-entries").expect(Form::CanonicalJson, ALTERNATING)
+}
+
+#[test]
+fn pipeline_updates_of_5_0() -> Result<()> {
+    Set::of_5_0("pipeline-updates").expect(Form::Raw, ALTERNATING)
+}
+
+#[test]
+fn timeseries_of_5_0() -> Result<()> {
+    Set::of_5_0("timeseries").expect(Form::Bson, MOSTLY_THREE)
+}
+
+#[test]
+fn transactions_of_5_0() -> Result<()> {
+    Set::of_5_0("transactions").expect(Form::CanonicalJson, ALTERNATING)
+}
+
+#[test]
+fn transactions_prepared_of_5_0() -> Result<()> {
+    Set::of_5_0("transactions-prepared").expect(Form::Raw, MOSTLY_THREE)
+}
+
+#[test]
+fn unique_indexes_of_5_0() -> Result<()> {
+    Set::of_5_0("unique-indexes").expect(Form::CanonicalJson, ALTERNATING)
+}
+
+#[test]
+fn updates_of_5_0() -> Result<()> {
+    Set::of_5_0("updates").expect(Form::Bson, MOSTLY_THREE)
+}
+
+#[test]
+fn workload_a_of_5_0() -> Result<()> {
+    Set::of_5_0("workload-a").expect(Form::Bson, ALTERNATING)
+}
+
+#[test]
+fn workload_b_of_5_0() -> Result<()> {
+    Set::of_5_0("workload-b").expect(Form::Raw, MOSTLY_THREE)
 }
 
 #[test]
