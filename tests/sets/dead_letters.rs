@@ -245,17 +245,17 @@ fn an_offset_does_not_pass_a_letter_that_kafka_refuses() -> Result<()> {
     made.insert("s.a", 1, 0)?;
     let topics = Topics::carry("refused", &made.oplog()?)?;
     inject_under(&topics, ("refused.s.a", 3), None, GARBAGE)?;
-    // A compacted topic takes no record without a key.
+    // No record fits into this topic, not even a letter without its value.
     let letters_topic = "__refused.dead-letters";
-    topics.create_topic(letters_topic, &["cleanup.policy=compact"])?;
+    topics.create_topic(letters_topic, &["max.message.bytes=80"])?;
     let target = ModelServer::start(Model::default())?;
     let flags = ["--dead-letter=undecodable"];
     for _ in 0..2 {
         topics.refused(&target, "refused", &flags, (1, letters_topic))?;
     }
     let alter = ["--alter", "--entity-type=topics", "--entity-name"];
-    let delete = [letters_topic, "--add-config", "cleanup.policy=delete"];
-    topics.tool("kafka-configs", &[&alter[..], &delete].concat())?;
+    let larger = [letters_topic, "--add-config", "max.message.bytes=1000000"];
+    topics.tool("kafka-configs", &[&alter[..], &larger].concat())?;
     topics.replay(&target, "refused", 1, &flags)?;
     ensure!(ids(&target)? == [0], "the rest is missing");
     let (lines, _) = letters(&topics, "refused")?;
