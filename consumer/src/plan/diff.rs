@@ -15,20 +15,25 @@
 //! Everything else is a rewrite: the document is read, changed as the diff says, and replaced.
 
 use oplog_relay_core::diff::Diff;
-use oplog_relay_core::document::{Document, Element, Malformed};
+use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::entry::Entry;
 
 use crate::plan::{Action, PlanFault};
 
-/// The action that does to the document `id` what the diff says, to the byte, whatever the document
-/// is like; `None` where it says nothing.
+/// The action that does what the diff of an entry says, to the byte, whatever the document is like;
+/// `None` where it says nothing.
 ///
 /// # Errors
-/// [`PlanFault::Diff`] if the diff is damaged.
+/// [`PlanFault::Diff`] if the diff is damaged or writes another `_id`.
 pub(super) fn action<'a>(
     diff: Document<'a>,
-    id: Element<'_>,
+    entry: &Entry<'_>,
 ) -> Result<Option<Action<'a>>, PlanFault> {
-    Diff::parse(diff)?.check_id(id)?;
+    let parsed = Diff::parse(diff)?;
+    // Few diffs do, and the look-up of the entry's `_id` costs as much as a part of the parsing.
+    if parsed.writes_id() {
+        parsed.check_id(entry.document_id()?)?;
+    }
     let mut changes = false;
     for section in diff.elements() {
         let section = section?;

@@ -57,8 +57,8 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use crate::batch::Located;
 
 pub use fault::{PlanError, PlanFault};
-use rewrite::has_hidden_zeros;
 pub use rewrite::{RewriteError, loses_zeros, rewritten, zero_timestamps};
+use rewrite::{ZeroTimestamps, zero_timestamps_of};
 pub use statement::{CommandOptions, statement_bytes, write_command};
 
 /// Entries that are worth a lane of their own: fewer are faster in one command.
@@ -189,20 +189,25 @@ impl Action<'_> {
     }
 }
 
-/// The `$set` of timestamps zero that has to follow a write.
-fn zeros_after(action: Action<'_>) -> Result<Option<Action<'_>>, Malformed> {
-    let (document, follows) = match action {
-        Action::Insert(document) => (document, !zero_timestamps(document)?.is_empty()),
-        Action::Replace(document) => (document, loses_zeros(document)?),
+/// The write that is sent for an action, and the `$set` of timestamps zero that has to follow it.
+fn with_zeros(action: Action<'_>) -> Result<(Action<'_>, Option<Action<'_>>), Malformed> {
+    let follows = match action {
+        Action::Insert(document) => match zero_timestamps_of(document)? {
+            ZeroTimestamps::Absent => None,
+            ZeroTimestamps::Settable => Some(document),
+            // An upsert with a literal does what the insert cannot.
+            ZeroTimestamps::Hidden => return Ok((Action::Replace(document), None)),
+        },
+        Action::Replace(document) => loses_zeros(document)?.then_some(document),
         Action::Modify(_)
         | Action::Fields(_)
         | Action::Diff(_)
         | Action::Rewritten(_)
         | Action::Zeros(_)
         | Action::Delete
-        | Action::AsIs { .. } => return Ok(None),
+        | Action::AsIs { .. } => None,
     };
-    Ok(follows.then_some(Action::Zeros(document)))
+    Ok((action, follows.map(Action::Zeros)))
 }
 
 /// Turns batches into plans.
@@ -263,6 +268,7 @@ impl Planner {
                 let located = *located;
                 plan.steps.push(Step::Command(Command { located, index }));
             } else if let Some(action) = self.action_of(located).map_err(fault)? {
+                let (action, zeros) = with_zeros(action).map_err(|error| fault(error.into()))?;
                 let alone = matches!(action, Action::AsIs { .. });
                 if alone {
                     self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
@@ -271,7 +277,7 @@ impl Planner {
                 if alone {
                     self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
                 }
-                if let Some(zeros) = zeros_after(action).map_err(|error| fault(error.into()))? {
+                if let Some(zeros) = zeros {
                     segment.push(located, zeros).map_err(fault)?;
                 }
             }
@@ -287,14 +293,12 @@ impl Planner {
             return Err(PlanFault::TimeSeries);
         }
         Ok(match entry.operation {
-            // An upsert with a literal does what the insert cannot.
-            Operation::Insert if has_hidden_zeros(entry.o)? => Some(Action::Replace(entry.o)),
             Operation::Insert => Some(Action::Insert(entry.o)),
             Operation::Delete => Some(Action::Delete),
             Operation::Update => match entry.update()? {
                 Update::Replacement(document) => Some(Action::Replace(document)),
                 Update::Modifiers(modifiers) => self.modifiers(modifiers, entry.is_upsert)?,
-                Update::Diff(diff) => diff::action(diff, entry.document_id()?)?,
+                Update::Diff(diff) => diff::action(diff, entry)?,
             },
             Operation::Command | Operation::Noop => None,
         })

@@ -75,18 +75,34 @@ pub fn zero_timestamps(document: Document<'_>) -> Result<Vec<Element<'_>>, Malfo
     Ok(zeros)
 }
 
-/// Whether an insert of the document loses a timestamp zero that no `$set` can restore.
+/// What the timestamps zero in the fields of a document's first level demand of its insert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ZeroTimestamps {
+    /// There are none.
+    Absent,
+    /// A `$set` restores them.
+    Settable,
+    /// No `$set` reaches some of them: the document has to be sent as a literal.
+    Hidden,
+}
+
+/// Looks for timestamps zero in one walk, because every insert is looked at.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
-pub(super) fn has_hidden_zeros(document: Document<'_>) -> Result<bool, Malformed> {
+pub(super) fn zero_timestamps_of(document: Document<'_>) -> Result<ZeroTimestamps, Malformed> {
+    let mut found = ZeroTimestamps::Absent;
     for field in document.elements() {
         let field = field?;
-        if is_zero(field) && !is_plain(field.name) {
-            return Ok(true);
+        if !is_zero(field) {
+            continue;
         }
+        if !is_plain(field.name) {
+            return Ok(ZeroTimestamps::Hidden);
+        }
+        found = ZeroTimestamps::Settable;
     }
-    Ok(false)
+    Ok(found)
 }
 
 /// Whether the document can replace another one only as a literal of a pipeline: a replacement may have no
@@ -100,7 +116,7 @@ pub(super) fn needs_literal(document: Document<'_>) -> Result<bool, Malformed> {
             return Ok(true);
         }
     }
-    has_hidden_zeros(document)
+    Ok(zero_timestamps_of(document)? == ZeroTimestamps::Hidden)
 }
 
 /// Whether a `$set` of timestamps zero has to follow a replacement by the document. A literal keeps them.

@@ -64,6 +64,12 @@ impl<'a> Diff<'a> {
         })
     }
 
+    /// Returns true if the diff writes the `_id`, which [`Diff::check_id`] then has to compare.
+    #[must_use]
+    pub fn writes_id(&self) -> bool {
+        self.root.writes_id()
+    }
+
     /// Checks that a document with this `_id` has the same one after the diff.
     ///
     /// # Errors

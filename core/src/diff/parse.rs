@@ -76,6 +76,10 @@ impl<'a> Fields<'a> {
         self.changes.get(at).map(|named| &named.change)
     }
 
+    pub(super) fn writes_id(&self) -> bool {
+        self.id_change().is_some()
+    }
+
     /// Fails if the diff of a whole document gives it another `_id` than `id`. Servers compare the
     /// two as they compare any values, so the same number may come in another type.
     pub(super) fn keeps_id(&self, id: Element<'_>) -> Result<(), DiffError> {
