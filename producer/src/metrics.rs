@@ -164,11 +164,6 @@ impl Metrics {
         self.refresh();
     }
 
-    /// The source has more, or it is not known that it has nothing more.
-    pub fn not_caught_up(&self) {
-        self.caught_up.store(false, Ordering::Relaxed);
-    }
-
     /// A session goes on from a saved position, if there is one.
     pub fn resumed(&self, saved: Option<Position>) {
         let Some(saved) = saved else {

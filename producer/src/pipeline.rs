@@ -334,9 +334,7 @@ impl<'p> PublishLoop<'p> {
         self.idle = chunk.idle;
         self.finished |= chunk.finished;
         self.caught_up = chunk.caught_up;
-        if !self.caught_up {
-            self.metrics.not_caught_up();
-        } else if self.unsaved.is_none() {
+        if self.caught_up && self.unsaved.is_none() {
             self.metrics.caught_up();
             self.works();
         }
@@ -391,7 +389,7 @@ impl<'p> PublishLoop<'p> {
         self.last_commit = Some(Instant::now());
         self.began = None;
         self.metrics
-            .committed(position, self.wall, self.caught_up || self.finished, took);
+            .committed(position, self.wall, self.idle || self.finished, took);
         // Not before: what Kafka refuses, it refuses in each session.
         self.works();
         self.check_claims(position)
