@@ -77,7 +77,7 @@ impl GroupContext {
         due
     }
 
-    /// Lets the next look at commits find none that is recent.
+    /// Makes the poll loop commit soon, as if its last commit were long ago.
     pub(super) fn commit_soon(&self) {
         *lock(&self.committed) = None;
     }
