@@ -5,7 +5,7 @@
 //! place, [`cutover`] sets the true values. It may run again at any time.
 //!
 //! Servers from 5.1 on make a plain index a TTL index by `collMod`. On others the index is dropped and
-//! built again: see [`rebuild`].
+//! built again: see the module `rebuild`.
 
 mod expiries;
 mod rebuild;

@@ -60,7 +60,7 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
 
 /// The fields that a `$set` can restore after an insert or a replacement. A server stores its own time in
 /// place of the timestamp zero in a field of the first level, but not so in a `$set`. A `$set` reaches
-/// only fields whose names are paths: for the others see [`needs_literal`].
+/// only fields whose names are paths: for the others see `needs_literal`.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
