@@ -7,6 +7,7 @@
 mod bench;
 mod compose;
 mod consumer;
+mod documents;
 mod dump;
 mod full_sync;
 mod history;

@@ -1,0 +1,207 @@
+//! The documents against the programs: the help of each command, flags, links.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use oplog_relay_tests::services::Program;
+
+/// Set to write the page instead of comparing it.
+const REFRESH: &str = "OPLOG_RELAY_REFRESH_DOCUMENTS";
+const LIMIT: Duration = Duration::from_secs(20);
+
+const CONFIGURATION: &str = "docs/configuration.md";
+const COMMANDS: [(&str, &[&str]); 2] = [
+    ("oplog-producer", &["run", "inspect", "full-sync", "health"]),
+    (
+        "oplog-consumer",
+        &[
+            "replay",
+            "emit",
+            "verify",
+            "audit",
+            "cutover",
+            "dead-letters",
+            "health",
+        ],
+    ),
+];
+
+/// Flags of Kafka's tools, of cargo and its tools, and of programs of the tests.
+const FOREIGN_FLAGS: [&str; 24] = [
+    "--add",
+    "--all-topics",
+    "--alter",
+    "--bins",
+    "--bootstrap-server",
+    "--cases",
+    "--consumer-property",
+    "--describe",
+    "--execute",
+    "--ignored",
+    "--isolation-level",
+    "--json",
+    "--no-deps",
+    "--open",
+    "--operation",
+    "--quick",
+    "--replSet",
+    "--reset-offsets",
+    "--some-name",
+    "--svg",
+    "--test",
+    "--to-datetime",
+    "--topic",
+    "--workspace",
+];
+
+fn root() -> Result<PathBuf> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(tests.parent().context("no parent")?.to_owned())
+}
+
+/// The documents of the project, by their paths from its root.
+fn documents() -> Result<Vec<String>> {
+    let mut found: Vec<String> = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for entry in fs::read_dir(root()?.join("docs"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if Path::new(&name)
+            .extension()
+            .is_some_and(|kind| kind == "md")
+        {
+            found.push(format!("docs/{name}"));
+        }
+    }
+    Ok(found)
+}
+
+fn read(document: &str) -> Result<String> {
+    fs::read_to_string(root()?.join(document)).context(document.to_owned())
+}
+
+fn help(program: &str, command: &str) -> Result<String> {
+    let mut run = Program::start(program, [command, "--help"], &[])?;
+    let code = run.wait(LIMIT)?;
+    ensure!(code == 0, "{program} {command} --help ended with {code}");
+    run.stdout_text()
+}
+
+#[test]
+fn the_page_of_the_configuration_shows_the_help_of_each_command() -> Result<()> {
+    let page = read(CONFIGURATION)?;
+    let introduction = page.split("\n## ").next().unwrap_or_default();
+    let mut expected = introduction.trim_end().to_owned() + "\n";
+    for (program, commands) in COMMANDS {
+        for command in commands {
+            let help = help(program, command)?;
+            let help = help.trim_end();
+            expected.push_str(&format!(
+                "\n## {program} {command}\n\n```text\n{help}\n```\n"
+            ));
+        }
+    }
+    if std::env::var_os(REFRESH).is_some() {
+        fs::write(root()?.join(CONFIGURATION), &expected)?;
+    } else if let Some((shown, given)) = first_difference(&page, &expected) {
+        bail!(
+            "{CONFIGURATION} has {shown:?} where the help has {given:?}: run this test with \
+             {REFRESH}=1 to write the page"
+        );
+    }
+    Ok(())
+}
+
+fn first_difference<'a>(page: &'a str, expected: &'a str) -> Option<(&'a str, &'a str)> {
+    let pad = std::iter::repeat("(nothing)");
+    let most = page.lines().count().max(expected.lines().count());
+    let lines = page.lines().chain(pad.clone());
+    lines
+        .zip(expected.lines().chain(pad))
+        .take(most)
+        .find(|(shown, given)| shown != given)
+}
+
+/// All `--flag`s of a text.
+fn flags(text: &str) -> BTreeSet<String> {
+    let is_in_flag = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.split(|c: char| !is_in_flag(c))
+        .filter(|word| word.starts_with("--") && word.len() > 3)
+        .filter(|word| word.as_bytes()[2].is_ascii_lowercase())
+        .map(|word| word.trim_end_matches('-').to_owned())
+        .collect()
+}
+
+#[test]
+fn every_flag_that_a_document_names_exists() -> Result<()> {
+    let mut known: BTreeSet<String> = FOREIGN_FLAGS.iter().map(|&flag| flag.to_owned()).collect();
+    known.extend(flags(&read(CONFIGURATION)?));
+    for document in documents()? {
+        let unknown: Vec<_> = flags(&read(&document)?)
+            .difference(&known)
+            .cloned()
+            .collect();
+        ensure!(
+            unknown.is_empty(),
+            "{document} names unknown flags {unknown:?}"
+        );
+    }
+    Ok(())
+}
+
+/// The anchor that a heading has in rendered Markdown.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+        _ => None,
+    });
+    kept.collect()
+}
+
+/// Targets of the links `[…](target)` of a document, but for those into the web.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://")).collect()
+}
+
+#[test]
+fn every_link_of_a_document_leads_somewhere() -> Result<()> {
+    for document in documents()? {
+        let text = read(&document)?;
+        for link in links(&text) {
+            let (path, place) = link.split_once('#').unwrap_or((link, ""));
+            let folder = root()?.join(&document);
+            let folder = folder.parent().context("no parent")?.to_owned();
+            let target = match path {
+                "" => root()?.join(&document),
+                path => folder.join(path),
+            };
+            ensure!(target.exists(), "{document}: nothing is at {link}");
+            if !place.is_empty() {
+                let text = fs::read_to_string(&target)?;
+                let mut headings = text.lines().filter_map(|line| {
+                    line.starts_with('#')
+                        .then(|| anchor(line.trim_start_matches('#')))
+                });
+                ensure!(
+                    headings.any(|heading| heading == place),
+                    "{document}: no heading {link}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
