@@ -62,7 +62,7 @@ impl GoalMark {
 /// Number of an assignment: a partition that comes back gets a new one.
 pub type AssignmentNumber = u64;
 
-/// What a worker tells the poll thread.
+/// What a worker reports to the poll thread.
 #[derive(Debug)]
 pub struct Report {
     /// Which assignment it is about.

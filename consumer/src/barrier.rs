@@ -34,11 +34,11 @@
 //! # Commands that a namespace filter leaves out
 //!
 //! They do not run and nobody gathers for them, so the catalog does not have them either. A follower
-//! tells them by the namespaces in the barrier, and does not ask whether they ran. Barriers of
+//! recognizes them by the namespaces in the barrier, and does not ask whether they ran. Barriers of
 //! earlier producers do not name any: for these the leader notes in the catalog, before it goes
 //! past the command, that there was nothing to do.
 //!
-//! # Why nobody waits for ever
+//! # Why no wait is endless
 //!
 //! One source writes all barriers, so they stand in one order in all partitions. Of all commands
 //! that somebody waits for take the earliest: no partition waits before its barrier, so all come to
@@ -317,8 +317,8 @@ pub fn absent_topic(barrier: &Barrier, name: &PartitionName, why: Absence) -> Co
         )),
         Absence::Hidden => ConsumerError::kafka(
             format!(
-                "{waits}, but the Kafka user of this program lacks the rights Describe and Read on \
-                 topic {}; the wait",
+                "{waits}, but the Kafka user of this program does not have the rights Describe and \
+                 Read on topic {}; the wait",
                 name.topic
             ),
             KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed),

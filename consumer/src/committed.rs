@@ -83,7 +83,7 @@ impl Committed {
         drop(asked);
         self.wake.notify_one();
         let mut found = self.found.subscribe();
-        // What was found before the question may lack its partitions.
+        // What was found before the question may be without its partitions.
         found.mark_unchanged();
         Question {
             names,

@@ -13,7 +13,7 @@ pub use table::table;
 /// What to do about a write that the server refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directive {
-    /// Send it again after a back-off, for ever: it passes with time.
+    /// Send it again after a back-off, without a limit: it passes with time.
     Retry,
     /// The document is there: replace it.
     Replace,
@@ -184,7 +184,7 @@ pub const RULES: &[Rule] = &[
     rule(
         UNAUTHORIZED,
         Directive::Stop,
-        "the target's user lacks a privilege: grant it readWrite on the databases replayed",
+        "the target's user does not have the privilege: grant it readWrite on the databases replayed",
     ),
     rule(18, Directive::Stop, "the target refuses our credentials"),
     rule(
@@ -286,7 +286,7 @@ pub fn directive_for(code: i32, creates: bool) -> Directive {
 pub fn command_reason(code: Option<i32>) -> &'static str {
     match code {
         Some(UNAUTHORIZED) => {
-            "the target's user lacks a privilege: grant it readWrite and dbAdmin on the databases \
+            "the target's user does not have the privilege: grant it readWrite and dbAdmin on the databases \
              replayed"
         }
         Some(code) if rule_for(code).directive == Directive::Retry => rule_for(code).reason,

@@ -11,7 +11,7 @@
 //! - [`barrier`] waiting for commands, [`committed`] what for; [`catalog`] which commands ran
 //! - [`topics`] which source and format a topic has
 //! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
-//! - [`verify`] compares two MongoDBs and mends one; [`audit`] reads the topics back; [`cutover`]
+//! - [`verify`] compares two MongoDBs and repairs one; [`audit`] reads the topics back; [`cutover`]
 //!   gives the target what was withheld from it
 //! - [`status`], [`lag`], [`metrics`], [`json_line`] and [`stdout`] what is shown; [`error`] what can go wrong, and the exit codes
 //!
@@ -78,7 +78,7 @@ use crate::sink::json::JsonSink;
 use crate::sink::mongo::MongoSink;
 use crate::supervisor::Supervisor;
 
-/// Does what the command line asks for and says how it ended. Errors are told on standard error.
+/// Runs the command of the command line and returns its exit code. Errors are written to standard error.
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Replay(arguments) if arguments.help_errors => {

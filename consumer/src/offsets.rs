@@ -39,7 +39,7 @@ impl std::fmt::Display for NextOffset {
 }
 
 /// The metadata of every commit of ours: which entry was applied last. Never empty, so that a
-/// commit by Kafka's own tool, whose metadata is empty, is told apart.
+/// commit by Kafka's own tool, whose metadata is empty, is recognized.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitMetadata {
     v: u32,
@@ -154,7 +154,7 @@ impl OffsetTracker {
         self.acknowledged >= self.handed
     }
 
-    /// The offset to commit now, if Kafka lacks it. `position` is the reader's position.
+    /// The offset to commit now, if Kafka does not have it yet. `position` is the reader's position.
     #[must_use]
     pub fn to_commit(&self, position: Option<NextOffset>) -> Option<NextOffset> {
         let next = match position {

@@ -186,7 +186,7 @@ impl PartitionWorker {
         }
     }
 
-    /// What the topic is; asked anew where a record has none of its formats, as after a change of
+    /// What the topic is; asked again where a record has none of its formats, as after a change of
     /// the routing.
     async fn topic_of(&self, chunk: &Chunk) -> Result<Arc<Topic>, ConsumerError> {
         let name = &self.start.topic;

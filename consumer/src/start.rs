@@ -372,7 +372,7 @@ pub fn lost(group: &str, name: &PartitionName, committed: Option<i64>, low: i64)
     };
     format!(
         "topic {topic}, partition {partition}: {what} (retention, a size limit, or the topic was \
-         made anew). To go on: sync the target anew and start a new --group with --start now; or, \
+         created again). To continue, copy the source to the target again and start a new --group with --start now; or, \
          where the missing entries do not matter, stop all members and reset the group to one time \
          with `kafka-consumer-groups --reset-offsets --to-datetime` for all topics of the prefix"
     )

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::lag::{Progress, Saved};
 use crate::metrics::Metrics;
 
-/// How often a log line tells how it goes, where there is no terminal.
+/// How often progress is logged where there is no terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the live line changes.
 const LINE_INTERVAL: Duration = Duration::from_millis(500);
@@ -48,7 +48,7 @@ impl Readiness {
         }
     }
 
-    /// The group assigned partitions to this member, or told it that there are none for it.
+    /// The group assigned partitions to this member, or reported that there are none for it.
     pub fn joined(&self) {
         if !self.joined.swap(true, Ordering::Relaxed) {
             self.show(&self.lock());

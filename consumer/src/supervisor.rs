@@ -118,7 +118,7 @@ impl Supervisor {
         Ok(around)
     }
 
-    /// Reads, applies and commits until caught up, told to end, or something fails.
+    /// Reads, applies and commits until the group has caught up, the program is stopped, or something fails.
     ///
     /// # Errors
     /// The first failure of any part.

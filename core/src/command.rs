@@ -139,7 +139,7 @@ pub const COMMANDS: &[Known] = &[
     known(
         "importCollection",
         Treatment::Stop,
-        "the documents are not in the oplog: the collection has to be synced anew",
+        "the documents are not in the oplog: the collection has to be copied again",
     ),
     known(
         "truncateRange",
@@ -181,7 +181,7 @@ impl Scope<'_> {
 /// Whether an entry writes to `system.views`.
 #[must_use]
 pub fn is_view_entry(entry: &Entry<'_>) -> bool {
-    // Asked of every entry: most are told by the end of their namespace.
+    // Asked of every entry: most are recognized by the end of their namespace.
     entry.ns.ends_with(".system.views")
         && entry.namespace().1 == VIEWS
         && matches!(

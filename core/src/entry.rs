@@ -82,7 +82,7 @@ pub enum EntryError {
         version: i64,
     },
     /// An insert, update or delete without a field that it must have.
-    #[error("entry {ts} of {ns:?} lacks {field}")]
+    #[error("entry {ts} of {ns:?} has no {field}")]
     Lacks {
         /// The entry's time.
         ts: Timestamp,
@@ -118,7 +118,7 @@ pub struct Entry<'a> {
     pub ns: &'a str,
     /// `ui`: the collection's UUID.
     pub ui: Option<[u8; 16]>,
-    /// `o`; empty where missing (a noop may lack it).
+    /// `o`; empty where missing (as it may be in a noop).
     pub o: Document<'a>,
     /// `o2`
     pub o2: Option<Document<'a>>,
@@ -149,7 +149,7 @@ pub struct TxnPlace {
     pub count: u32,
 }
 
-/// The three forms of an update, told apart as the server's applier does.
+/// The three forms of an update, distinguished as the server's applier does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update<'a> {
     /// The whole new document.

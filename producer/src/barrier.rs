@@ -24,7 +24,7 @@ pub struct BarrierRequest {
     pub built: bool,
     /// The topics concerned and their partitions; the first one's partition 0 leads.
     pub topics: Vec<(TopicIndex, u32)>,
-    /// Whether later writes of the collection all go to one partition; not told of a change of the
+    /// Whether later writes of the collection all go to one partition; not set for a change of the
     /// routing table, which is of many.
     pub ordered: bool,
     /// Whether the partitions go on without waiting for the command.

@@ -135,7 +135,7 @@ impl Checkpoint {
         {
             return Err(ProducerError::Usage(format!(
                 "source {:?} was replica set {:?} (id {:?}) and is {:?} (id {:?}) now: another set \
-                 has another history. Give it another --source-name, or begin anew under another \
+                 has another history. Give it another --source-name, or start under another \
                  --topic-prefix",
                 source.name,
                 saved.set_name.as_deref().unwrap_or("unknown"),

@@ -1,4 +1,4 @@
-//! What was typed, checked: nothing invalid can be built, and all faults are told at once.
+//! Checked settings: an invalid configuration cannot be constructed, and all faults are reported at once.
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;

@@ -160,7 +160,7 @@ impl Encoder {
     /// Creates the topics of entries to come, at once.
     #[cold]
     fn look_ahead(&mut self, documents: Documents<'_>) -> Result<(), ProducerError> {
-        // A damaged entry is told of when its turn comes.
+        // A damaged entry is reported when its turn comes.
         let entries = documents.map_while(|document| Entry::parse(document.ok()?).ok());
         let topics = entries.flat_map(|entry| self.router.topics_ahead(&entry));
         let topics: BTreeSet<_> = topics

@@ -33,7 +33,7 @@ impl Ends {
     #[must_use]
     pub fn new(options: &KafkaOptions) -> Self {
         let mut config = client_config(options);
-        // A producer's own client would be told the last stable offset.
+        // A producer's own client would get the last stable offset.
         config.set("isolation.level", "read_uncommitted");
         Self {
             config,
@@ -76,7 +76,7 @@ impl Ends {
             let last = i32::try_from(*partitions).unwrap_or(i32::MAX) - 1;
             list.add_partition_range(name, 0, last);
         }
-        // Asked for the time "end", a broker tells the end.
+        // For the time "end" a broker answers with the end.
         list.set_all_offsets(Offset::End)?;
         let found = client.offsets_for_times(list, REQUEST)?;
         topics

@@ -35,7 +35,7 @@ pub enum ProducerError {
     /// The source cannot be reached.
     #[error(transparent)]
     Mongo(#[from] MongoError),
-    /// The member that was asked lacks an entry that its oplog should hold.
+    /// An entry is missing on the member that was asked, although its oplog should hold it.
     #[error(
         "entry {0} of a transaction is not on the member that was asked, though its oplog begins \
          before it: the member lags behind the one that the tail reads"
@@ -50,7 +50,7 @@ pub enum ProducerError {
         #[source]
         source: std::io::Error,
     },
-    /// Kafka failed in a way that a new session may mend.
+    /// Kafka failed in a way that a new session may repair.
     #[error("{doing}: {reason}")]
     Kafka {
         /// What was tried.
@@ -61,7 +61,7 @@ pub enum ProducerError {
     /// A broker refuses the credentials.
     #[error("{0}")]
     Credentials(String),
-    /// Kafka refused what no retry mends.
+    /// Kafka refused something that a retry cannot repair.
     #[error("Kafka refused: {0}")]
     Refused(String),
     /// The shutdown came inside a transaction.
@@ -189,7 +189,7 @@ impl From<KafkaFailure> for ProducerError {
 
 /// The ways on after a lost position.
 const WAYS_ON: &str = "Entries between the two may be missing in Kafka. Ways on: restore the \
-    missing oplog (a dump of it can be sent as a source of the same --source-name), or begin anew \
+    missing oplog (a dump of it can be sent as a source of the same --source-name), or start again \
     under another --topic-prefix with a new copy of the data; a larger oplog \
     (replSetResizeOplog, oplogMinRetentionHours) keeps it from happening again";
 

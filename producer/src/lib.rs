@@ -34,7 +34,7 @@
 //! Other rules of routing than the saved ones begin only when the operator says so
 //! (`--change-routing`): what changes is saved in one Kafka transaction with a barrier in every
 //! partition of the topics in which entries go elsewhere from then on. A change of the format alone
-//! has no barrier: each record tells its format itself.
+//! has no barrier: each record names its format itself.
 //!
 //! A transaction of the source may be larger than a Kafka transaction may last, so a position has
 //! an ordinal: the number of operations of the commit at its `ts` that are sent, 0 when the entry
@@ -84,7 +84,7 @@ use crate::origin::Origin;
 use crate::pipeline::Outcome;
 use crate::session::Producer;
 
-/// Does what the command line asks for and says how it ended. Errors are told on standard error.
+/// Runs the command of the command line and returns its exit code. Errors are written to standard error.
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Run(arguments) => match RunConfig::check(&arguments) {

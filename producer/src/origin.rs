@@ -181,7 +181,7 @@ impl Origin {
     }
 
     /// Sends entries from the start on until the queue closes or the shutdown comes. When the queue is
-    /// closed from this end, the result is there. `failing` is told why when the source fails, and
+    /// closed from this end, the result is there. `failing` is called with the reason when the source fails, and
     /// `None` when it answers again. `open` is where a dump's oldest open transaction begins.
     ///
     /// # Errors
@@ -248,7 +248,7 @@ pub async fn feed_full_sync(
     tokio::try_join!(tailing, seam.run()).map(drop)
 }
 
-/// Refuses what has no oplog of its own, or one that lacks an order with others.
+/// Refuses a source that has no oplog of its own, or whose oplog has no order with others.
 async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError> {
     if hello.is_mongos {
         return Err(ProducerError::Usage(

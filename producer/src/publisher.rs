@@ -18,7 +18,7 @@
 //! | the source | 7 % | the reply's copies, and two walks over its documents |
 //!
 //! What was dearer: waiting less than 2 ms in the client's poll, which spins (a quarter of the
-//! publisher); replies of 9 MB, which the allocator gave back and paged in anew (0.7 µs an entry); 16
+//! publisher); replies of 9 MB, which the allocator gave back and paged in again (0.7 µs an entry); 16
 //! MiB instead of 8 under way, which left the cache before they were packed (0.3 µs).
 
 mod alone;
@@ -329,7 +329,7 @@ impl Publisher {
             match self.producer.send(out) {
                 Ok(()) => return Ok(()),
                 Err((error, refused)) if is_full(&error) => {
-                    // The queue is bounded in bytes: wait for the broker, not for ever.
+                    // The queue is bounded in bytes: wait for the broker, but not indefinitely.
                     let since = *waited.get_or_insert_with(Instant::now);
                     if since.elapsed() > self.transaction_timeout {
                         return Err(self.failed("waiting for room in the send queue", &error));
@@ -382,7 +382,7 @@ impl Publisher {
     }
 
     /// The reason behind an error of a transaction: a record that its topic refuses makes all calls
-    /// fail, and which failure is told first is chance.
+    /// fail, and it is chance which failure is reported first.
     #[must_use]
     pub fn explain(&self, error: ProducerError) -> ProducerError {
         if !matches!(error, ProducerError::Kafka { .. }) {

@@ -192,7 +192,7 @@ impl Router {
     }
 
     /// Takes a route whose topic is there now. Returns whether it is to be saved: the table did
-    /// not have it. A command's way is found anew each time.
+    /// not have it. The route of a command is determined each time.
     pub fn add(&mut self, entry: &Entry<'_>, new: &NewRoute, target: Target) -> bool {
         if entry.operation == Operation::Command {
             self.by_topic.insert(new.record.topic.clone(), target);

@@ -28,7 +28,7 @@ use crate::source::full_sync::FullSync;
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::topics::{self, Topics};
 
-/// A program that never worked says so and ends; one that did tries for ever.
+/// A program that never worked reports that and ends; one that did retries indefinitely.
 const FIRST_SESSION: Duration = Duration::from_secs(60);
 
 /// How long a source may take for an orderly end.
@@ -108,7 +108,7 @@ pub struct Producer {
     pub origin: Arc<Origin>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What HTTP tells of us.
+    /// What HTTP reports about this program.
     pub health: Health,
     /// How much may be under way to Kafka.
     pub pace: Pace,
@@ -481,7 +481,7 @@ mod tests {
         let login = ProducerError::Credentials(String::new());
         assert_eq!(next(&login, false, 1, false), Next::Fail);
         assert_eq!(next(&login, true, 1, false), Next::Retry);
-        // What no retry mends is reported in any case.
+        // What a retry cannot repair is reported in any case.
         let usage = ProducerError::Usage(String::new());
         assert_eq!(next(&usage, true, 1, true), Next::Fail);
     }
@@ -513,7 +513,7 @@ mod tests {
         for _ in 1..BEHIND_SESSIONS {
             assert_eq!(judge(behind(), false), Directive::Retry);
         }
-        // Progress, or another failure: it is counted anew.
+        // Progress, or another failure: the count begins again.
         assert_eq!(judge(behind(), true), Directive::Retry);
         assert_eq!(
             judge(ProducerError::kafka("a", "b"), false),

@@ -136,7 +136,7 @@ fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), P
     }
     Err(ProducerError::Usage(format!(
         "topic {name} holds {}, but --format says {format}; give the former, or go on in the \
-         latter with --change-routing, or begin anew under another --topic-prefix",
+         latter with --change-routing, or start under another --topic-prefix",
         saved.format
     )))
 }
@@ -343,7 +343,7 @@ impl Cluster {
 fn deleted(name: &str) -> ProducerError {
     ProducerError::Usage(format!(
         "topic {name} is in the routing table but not in the cluster: it was deleted, and with it \
-         entries that no restart brings back. Begin anew under another --topic-prefix"
+         entries that no restart brings back. Start under another --topic-prefix"
     ))
 }
 
@@ -379,7 +379,7 @@ fn check_settings(
     {
         return refuse(format!(
             "had {} partitions and has {} now: entries of one document would lose their order. \
-             Begin anew under another --topic-prefix",
+             Start under another --topic-prefix",
             saved.partitions, settings.partitions
         ));
     }

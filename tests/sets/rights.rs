@@ -226,7 +226,7 @@ fn the_documented_rights_are_enough_and_a_missing_one_is_named() -> Result<()> {
     expect("no group", 1, right, emitted)?;
     let target = ModelServer::start(Model::default())?;
     let to = format!("--target={}", target.uri());
-    let right = "lacks the rights Describe and Read on topic cdc.s.b";
+    let right = "does not have the rights Describe and Read on topic cdc.s.b";
     let replayed = guarded.consume("half", "replay", &[&to])?;
     expect("a hidden topic", 1, right, replayed)
 }

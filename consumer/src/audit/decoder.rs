@@ -112,7 +112,7 @@ pub(super) struct Decoder<'t> {
     found: Vec<Decoded>,
     /// A record of which fragments are to come, and where it begins.
     begun: Option<(Run, i64)>,
-    /// Whether the fragments that come now are the rest of a record that was told already.
+    /// Whether the fragments that come now are the rest of a record that was reported already.
     told: bool,
 }
 

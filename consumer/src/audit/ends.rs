@@ -12,7 +12,7 @@ use crate::error::ConsumerError;
 use crate::start::{Held, REQUEST, persist, written};
 
 /// How long transactions are waited for. A broker aborts the one of a producer that was killed
-/// after the producer's `transaction.timeout.ms`, a minute unless told otherwise.
+/// after the producer's `transaction.timeout.ms`, a minute by default.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The partitions with their ends.

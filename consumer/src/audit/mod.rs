@@ -41,7 +41,7 @@ use tally::{Fault, Tally};
 /// Entries of one partition that are suspected at most.
 const SUSPECTS: usize = 100_000;
 
-/// Reads the topics of a prefix; tells what it finds on standard output and in the report.
+/// Reads the topics of a prefix; writes its findings to standard output and to the report.
 ///
 /// # Errors
 /// When Kafka cannot be read, or the report cannot be written.
@@ -223,7 +223,7 @@ impl Audit<'_> {
         let mut ignored = tally::Numbers::default();
         let whole = read(self.consumer, held, end, self.shutdown, |record| {
             let mut faults = Vec::new();
-            // What cannot be decoded was told the first time.
+            // What cannot be decoded was reported the first time.
             drop(decoder.entries(record, |entry| {
                 if entry.count(&mut ignored)
                     && let Some(disorder) = trial.take(&entry.suspect(record.offset))

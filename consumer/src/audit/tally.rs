@@ -1,4 +1,4 @@
-//! What an audit counts and tells.
+//! What an audit counts and reports.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -49,7 +49,7 @@ impl Numbers {
     }
 }
 
-/// Counts and tells.
+/// Counts and reports.
 #[derive(Debug)]
 pub(super) struct Tally {
     path: String,

@@ -115,7 +115,7 @@ impl Catalog {
         &self.group
     }
 
-    /// Reads it anew.
+    /// Reads it again.
     ///
     /// # Errors
     /// What the driver says.

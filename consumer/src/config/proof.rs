@@ -57,7 +57,7 @@ pub struct VerifyConfig {
     pub report: Option<PathBuf>,
     /// Whether the report is gone on with.
     pub resume: bool,
-    /// Whether the target is mended.
+    /// Whether the target is repaired.
     pub repair: bool,
     /// The replay, where it was given.
     pub replay: Option<ReplayPlace>,

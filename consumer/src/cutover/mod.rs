@@ -26,7 +26,7 @@ use crate::stdout::tell;
 
 pub use expiries::Expiries;
 
-/// Sets on the target what was withheld from it, and tells each change on standard output.
+/// Sets on the target what was withheld from it, and prints each change to standard output.
 ///
 /// # Errors
 /// [`ConsumerError::Usage`] if the catalog knows other groups only; [`ConsumerError::Refused`] if

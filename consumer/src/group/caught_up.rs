@@ -34,7 +34,7 @@ impl Goal {
         }
     }
 
-    /// Whether the group has committed all of them. `committed` tells that this member has, just now.
+    /// Whether the group has committed all of them. `committed` says that this member has committed just now.
     pub(super) fn is_reached(
         &mut self,
         consumer: &BaseConsumer<GroupContext>,

@@ -231,7 +231,7 @@ impl ClientContext for GroupContext {
         self.kafka.error(error, reason);
     }
 
-    /// Called every second: the ends that the broker told with its last answers, and what stands
+    /// Called every second: the ends that the broker reported with its last answers, and what stands
     /// still.
     fn stats(&self, statistics: Statistics) {
         let mut partitions = self.partitions();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     /// What a worker that keeps its partition reports while others give theirs up is news, too: one at
-    /// a barrier of which nobody knew would keep its memory for ever.
+    /// a barrier that is not known would keep its memory indefinitely.
     #[test]
     fn reports_during_a_rebalance_count() {
         let context = context();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     /// A worker that ends leaves chunks alone that it did not come to; what they cost must not be
-    /// counted for ever, and nothing twice.
+    /// counted indefinitely, and nothing twice.
     #[test]
     fn all_that_a_worker_had_is_free_when_its_partition_goes() {
         let context = context();

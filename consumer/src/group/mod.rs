@@ -96,7 +96,7 @@ pub enum Outcome {
 /// What the poll thread is connected to.
 #[derive(Debug, Clone)]
 pub struct Links {
-    /// What the sink tells about the group's past.
+    /// What the sink knows about the group's past.
     pub past: Past,
     /// Whether Kafka has confirmed a commit of this member.
     pub committed: watch::Sender<bool>,
@@ -120,7 +120,7 @@ pub struct Links {
     pub shutdown: Shutdown,
 }
 
-/// Reads as a member of the group until caught up or told to end. Blocks: it is a thread's life.
+/// Reads as a member of the group until it has caught up or is stopped. Blocks its thread until then.
 ///
 /// # Errors
 /// When the group cannot be joined. What fails later is kept in [`Links::failure`].
@@ -352,7 +352,7 @@ impl Poller {
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 Ok(())
             }
-            // The client goes on behind it, or tries for ever.
+            // The client continues behind it, or retries indefinitely.
             Some(RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::BadCompression) => {
                 let shown = self.consumer.context().partitions().places();
                 Err(ConsumerError::kafka(
@@ -406,7 +406,7 @@ impl Poller {
         self.close();
     }
 
-    /// Whether members wait for their share of a rebalance, as far as Kafka tells.
+    /// Whether members wait for their share of a rebalance, as far as Kafka reports it.
     fn completes_rebalance(&self) -> bool {
         let group = Some(self.consumer.context().group.as_str());
         let told = self.consumer.fetch_group_list(group, LEAVE / 2);
@@ -434,7 +434,7 @@ impl Poller {
     }
 }
 
-/// What no retry mends: privileges and a group of another kind.
+/// What a retry cannot repair: missing privileges, and a group of another kind.
 fn is_refusal(code: Option<RDKafkaErrorCode>) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(

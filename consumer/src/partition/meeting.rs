@@ -96,7 +96,7 @@ impl Meeting<'_> {
     }
 
     /// Everything before a command must be applied. Also before one that ran: what is held keeps
-    /// the partition's offset from the barrier, and whoever waits for it would wait for ever.
+    /// the partition's offset from the barrier, and whoever waits for it would wait without an end.
     fn check_nothing_held(&self) -> Result<(), ConsumerError> {
         let Start {
             topic, partition, ..

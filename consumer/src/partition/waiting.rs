@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// So many looks with nothing before the end, and a replay up to an end is at it. Other partitions may
 /// still be on their way.
 const LAST_LOOKS: u32 = 4;
-/// It is told each so many looks.
+/// It is reported once in so many looks.
 const TOLD_EACH: u32 = 12;
 
 /// How long something has been held.

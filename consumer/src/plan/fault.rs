@@ -50,7 +50,7 @@ pub enum PlanFault {
          write: exclude the collection"
     )]
     TimeSeries,
-    /// It lacks something, or has it in another form.
+    /// Something is missing in it, or has another form.
     #[error(transparent)]
     Entry(#[from] EntryError),
     /// It is damaged.

@@ -5,7 +5,7 @@
 //! order or at once; within a lane the bulks go one after the other. Every write may be repeated.
 //!
 //! What happens to one document within a batch is folded where the result is certain. Insert,
-//! replacement and delete tell the document's whole state, so they supersede everything of that
+//! replacement and delete hold the document's whole state, so they supersede everything of that
 //! document before them; what follows them stays, in order:
 //!
 //! | entries of one document | writes |
@@ -141,7 +141,7 @@ pub enum Action<'a> {
     /// Make it this, whether it is there or not.
     Replace(Document<'a>),
     /// Apply `$set` and `$unset` to it, if it is there. The document may have `$v` and the same
-    /// operator twice; [`write_command`] mends that.
+    /// operator twice; [`write_command`] repairs that.
     Modify(Document<'a>),
     /// Apply a `$v: 2` diff to it, if it is there, by `$set` and `$unset` of fields of the first
     /// level, which does the same.
@@ -165,7 +165,7 @@ pub enum Action<'a> {
 }
 
 impl Action<'_> {
-    /// Whether it tells the document's whole state, whatever it was before.
+    /// Whether it holds the document's whole state, whatever it was before.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
         !matches!(
@@ -351,7 +351,7 @@ struct Segment<'a> {
 /// What is known of a document while its entries are read backwards.
 #[derive(Clone, Copy, Default)]
 struct Fold {
-    /// The write that tells its whole state; everything before it is superfluous.
+    /// The write that holds its whole state; everything before it is superfluous.
     whole: Option<usize>,
     /// Whether a write after that is a diff that no command applies.
     rewrite: bool,

@@ -211,7 +211,7 @@ fn write_operators(
     Ok(())
 }
 
-/// A section of a diff; an empty one where it lacks it.
+/// A section of a diff, which is empty if it is missing.
 fn section<'a>(diff: Document<'a>, name: &str) -> Result<Document<'a>, Malformed> {
     let section = diff.get(name)?.map(Element::document).transpose()?;
     Ok(section.unwrap_or(Document::EMPTY))

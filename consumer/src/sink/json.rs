@@ -72,7 +72,7 @@ impl JsonSink {
         file.map_or(Durability::Immediate, Durability::OnRequest)
     }
 
-    /// What the output tells about the past of the group that writes to it.
+    /// What the output shows of the past of the group that writes to it.
     #[must_use]
     pub fn past(&self) -> Past {
         let Some(file) = &self.file else {

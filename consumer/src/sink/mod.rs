@@ -4,7 +4,7 @@
 //! batches of one partition come one after the other, those of different partitions at once.
 //! [`Applied::Done`] means durable, for a file once [`Durability::make_durable`] returns. Applying a batch again, or a part of it, is harmless. Before
 //! each write the token is checked: without it nothing is written any more. What the target refuses
-//! of a batch, where that does not stop, is told by [`Sink::take_refused`].
+//! of a batch, where that does not stop, is reported by [`Sink::take_refused`].
 
 pub mod json;
 mod lines_file;
@@ -160,7 +160,7 @@ impl Sink {
         }
     }
 
-    /// Reads the catalog anew.
+    /// Reads the catalog again.
     ///
     /// # Errors
     /// When the target refuses it.
@@ -300,7 +300,7 @@ impl Sink {
         }
     }
 
-    /// What the target refused of a batch. Each is told once.
+    /// What the target refused of a batch. Each refusal is reported once.
     #[must_use]
     pub fn take_refused(&self, batch: &Batch<'_>) -> Vec<Refusal> {
         match self {
@@ -353,7 +353,7 @@ impl Sink {
     pub async fn watch_subscription(&self, own: &Subscription) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.watch_subscription(own).await,
-            // Each line tells its namespace, and nobody counts on what is not there.
+            // Each line names its namespace, and no reader counts on what is not there.
             Self::Json(_) => Ok(()),
         }
     }

@@ -5,7 +5,7 @@
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 
-/// What the place that a group writes to tells about the group's past.
+/// What the place that a group writes to shows of the group's past.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Past {
     /// Nothing is kept there, as with standard output.

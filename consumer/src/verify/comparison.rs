@@ -22,9 +22,9 @@ use super::side::{Server, identity};
 use crate::config::{VerifyConfig, VerifyMode};
 use crate::error::ConsumerError;
 
-/// Paths that are told of a document.
+/// Number of paths that are reported of a document.
 const PATHS: usize = 10;
-/// Documents of a collection of which paths are told: each is read once more for them.
+/// Number of documents of a collection of which paths are reported: each is read once more for them.
 const WITH_PATHS: u64 = 1000;
 /// Looks at definitions that differ.
 const DEFINITION_LOOKS: u32 = 3;
@@ -237,7 +237,7 @@ impl Comparison<'_> {
         self.ranges.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Settles documents that seem to differ, mends them if that is asked for, and tells what is
+    /// Settles documents that seem to differ, repairs them if that is wanted, and reports what is
     /// left.
     pub(super) async fn judge(
         &self,

@@ -5,7 +5,7 @@
 //! | what | on the target |
 //! | --- | --- |
 //! | `expireAfterSeconds` | withheld: absent, or of an index that was there already the greatest value, and the true one in the catalog; after a cutover the true one |
-//! | `unique`, `prepareUnique` | absent where the collection's documents are spread over partitions (`--order id`): told as a note |
+//! | `unique`, `prepareUnique` | absent where the collection's documents are spread over partitions (`--order id`): reported as a note |
 //! | `v`, `ns`, `background`, `dropDups`, versions of index types and collations | as that server has them |
 //! | `temp`, `autoIndexId`, `recordIdsReplicated`, `recordPreImages`, `idIndex`, `storageEngine`, `uuid` | not carried |
 //!
@@ -96,7 +96,7 @@ pub(super) enum Part {
     Field(String, String),
 }
 
-/// A part in which both sides differ, as canonical JSON; `None` where a side lacks it.
+/// A part in which both sides differ, as canonical JSON; `None` where it is missing on a side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Discrepancy {
     pub(super) part: Part,

@@ -18,7 +18,7 @@ pub(super) fn differences(
         paths: Vec::new(),
         most: most.saturating_add(1),
     };
-    // Damaged documents are told apart by their bytes alone.
+    // Damaged documents are distinguished by their bytes alone.
     let walked = found.documents(left, right);
     if walked.is_err() || found.paths.is_empty() {
         found.paths = Vec::from_iter(first_difference(left, right, ignore_field_order));
@@ -103,7 +103,7 @@ fn first_difference(
     match path.documents(left, right, false) {
         Ok(true) => None,
         Ok(false) => Some(path.names.join(".")),
-        // Damaged: told apart by their bytes alone.
+        // Damaged: distinguished by their bytes alone.
         Err(_) => (left != right).then(|| path.names.join(".")),
     }
 }
@@ -148,7 +148,7 @@ impl Path {
         right: Option<&Element<'_>>,
     ) -> Result<bool, Malformed> {
         let name = match (left, right) {
-            // Sorted by name: the smaller one is what the other side lacks.
+            // Sorted by name: the smaller one is missing on the other side.
             (Some(left), Some(right)) if self.ignore_field_order => left.name.min(right.name),
             (Some(element), _) | (None, Some(element)) => element.name,
             (None, None) => return Ok(true),

@@ -4,7 +4,7 @@
 //! its bytes with the fields of every document in order of their names. A set's digest is the sum
 //! of its documents' digests, modulo 2^256, with their number: it does not depend on the order in
 //! which they come, so neither side has to sort. Servers have a `dbHash`, but managed ones refuse
-//! it, and it tells of whole collections only.
+//! it, and it covers whole collections only.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, MAX_DEPTH, Malformed, kind};
 use sha2::{Digest as _, Sha256};

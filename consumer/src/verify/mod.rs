@@ -1,11 +1,11 @@
-//! The proof: source and target compared document by document, and mended.
+//! The proof: source and target compared document by document, and repaired.
 //!
 //! - a collection is cut into `range`s of `_id`, which cover all types; both sides of a range are
 //!   read at once, in any order, and come to a `digest`; equal ranges cost one pass (`full`)
 //! - a range that differs is read once more in order (`cursor`) and narrowed to its `_id`s
 //! - what differs is looked at again (`recheck`) until the replay has passed it (`passed`)
 //! - options, indexes and views are compared as a replay leaves them (`definition`)
-//! - what lasts is mended where that is asked for (`repair`)
+//! - a difference that remains is repaired if that is wanted (`repair`)
 //! - all is told, and the finished ranges are kept in the `report`, from which an interrupted
 //!   comparison goes on (`saved`)
 //!
@@ -81,7 +81,7 @@ impl Verdict {
     }
 }
 
-/// Compares all namespaces that pass the filter; tells it on standard output and in the report.
+/// Compares all namespaces that pass the filter; writes the result to standard output and to the report.
 ///
 /// # Errors
 /// When a side or the replay cannot be reached, or the report cannot be read or written.

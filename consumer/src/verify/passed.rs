@@ -89,7 +89,7 @@ impl Replay {
         });
         wanted.filter(|wanted| names.contains(wanted)).ok_or_else(|| {
             ConsumerError::Usage(format!(
-                "--topic-prefix {}: which of its sources --source is cannot be told; name it by \
+                "--topic-prefix {}: it is not certain which of its sources --source is; name it by \
                  --source-name (there are: {})",
                 self.place.prefix,
                 names.join(", ")

@@ -147,8 +147,8 @@ impl Comparison<'_> {
         if !passed {
             tracing::warn!(
                 patience = ?self.config.patience,
-                "the replay does not pass what is looked at: what differs in this collection \
-                 cannot be told"
+                "the replay has not passed the moment of the comparison within --patience: there is \
+                 no certain result for this collection"
             );
             self.stuck.store(true, Ordering::Relaxed);
         }

@@ -3,8 +3,8 @@
 //! The source's document is read after the replay has passed the difference, and sent as a
 //! replacement with upsert, or as a delete, through the replay's own sink. A replay that goes on
 //! meanwhile may have applied a later entry between the read and the write, which the write then
-//! undoes: so each document is looked at again afterwards as at first, and mended again if that
-//! shows a difference that lasts. A later entry overwrites what was mended.
+//! undoes: so each document is looked at again afterwards as at first, and repaired again if that
+//! shows a difference that lasts. A later entry overwrites what was repaired.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +114,7 @@ impl Repair {
         }
     }
 
-    /// Creates what the target lacks of a definition, where that is safe. Returns what was made.
+    /// Creates what is missing of a definition on the target, where that is safe. Returns what was made.
     pub(super) async fn definitions(
         &self,
         ns: &str,

@@ -1,4 +1,4 @@
-//! What a comparison tells: a line for each difference, a line for each collection, a verdict; and
+//! What a comparison reports: a line for each difference, a line for each collection, a verdict; and
 //! in the report what an interrupted comparison needs to go on.
 
 use std::fs::{File, OpenOptions};
@@ -22,7 +22,7 @@ const SHOWN: u64 = 5;
 /// How a document differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The target lacks it.
+    /// It is missing on the target.
     Missing,
     /// Only the target has it.
     Extra,
@@ -97,7 +97,7 @@ impl Counts {
     }
 }
 
-/// Collects and tells.
+/// Collects and reports.
 pub(super) struct Report {
     path: String,
     lines: Option<BufWriter<File>>,
@@ -114,7 +114,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Makes the report file anew, if one is asked for; or goes on with one.
+    /// Creates the report file if one is wanted, or continues an existing one.
     pub(super) fn open(
         path: Option<&Path>,
         saved: &Saved,

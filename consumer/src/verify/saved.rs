@@ -80,7 +80,7 @@ impl Saved {
         }
         if saved.finished {
             return Err(ConsumerError::Usage(format!(
-                "--resume: the comparison of {name} is finished; without --resume it is made anew"
+                "--resume: the comparison of {name} is finished; without --resume it begins again"
             )));
         }
         if saved.found {
@@ -115,7 +115,7 @@ impl Saved {
                     (None, _) => begun.everything = Some(range),
                 }
             }
-            // What could not be told is looked at again.
+            // What had no certain result is looked at again.
             "range" if line.number("unsettled") == 0 => {
                 self.ranges.insert(range, line.counts());
             }

@@ -218,7 +218,7 @@ impl Server {
         Ok(Documents::new(self.side, batches, manner.sorted))
     }
 
-    /// The digest of all documents of a range; each is told to `seen`.
+    /// The digest of all documents of a range; `seen` is called for each.
     pub(super) async fn digest(
         &self,
         ns: &str,

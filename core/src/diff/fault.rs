@@ -48,7 +48,7 @@ pub enum DiffFault {
         length: usize,
     },
     /// A splice without offset or data.
-    #[error("the splice of field {0:?} lacks an offset or binary data")]
+    #[error("the splice of field {0:?} has no offset or no binary data")]
     Splice(String),
     /// More place-holders than a document can hold.
     #[error("it leaves more gaps in arrays than a document can hold")]

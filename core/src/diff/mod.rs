@@ -25,7 +25,7 @@
 //! further; gaps are `null`, as is what `s` does not find or finds of the other kind.
 //!
 //! The nulls are place-holders. When a stretch of the log is applied again to a document that is
-//! ahead of it, some steps meet values that came later; a later step of the stretch mends each.
+//! ahead of it, some steps meet values that came later; a later step of the stretch corrects each.
 //! So **any** end of a document's log, applied to its last state, leads to that state, byte for
 //! byte, as long as every step is applied as a whole. The same holds for the paths of `$v: 1`
 //! modifiers that lead through a value that is no container: they alone are passed over.

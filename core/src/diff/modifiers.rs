@@ -123,7 +123,7 @@ fn set<'a>(
     Ok(())
 }
 
-/// Adds to a container what it lacks; in an array, with nulls before it.
+/// Adds to a container what is missing in it; in an array, with nulls before it.
 fn append<'a>(
     container: &mut Value<'a>,
     part: &'a [u8],

@@ -394,7 +394,7 @@ impl<'e> Event<'e> {
         let o = self
             .fields
             .get(o)?
-            .ok_or(FormatError::Event("it lacks its document"))?;
+            .ok_or(FormatError::Event("it has no document"))?;
         let mut entry = DocumentBuilder::start(arena);
         entry.raw("ts", kind::TIMESTAMP, &self.id.ts.to_le_bytes());
         entry

@@ -1,7 +1,7 @@
 //! Document keys: the Kafka key of a document, its partition, and the equality of `_id`s.
 //!
 //! A key is `{"_id":<value>}`, relaxed Extended JSON without spaces. It is a wire contract, frozen
-//! by golden vectors: the same document has the same key for ever, so all its entries are in one
+//! by golden vectors: the same document always has the same key, so all its entries are in one
 //! partition in order. Two different documents may share a key; one document may not have two. So
 //! the rule of this module is: **`_id`s that MongoDB regards as equal have equal keys.**
 //!

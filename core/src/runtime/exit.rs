@@ -1,4 +1,4 @@
-//! Exit codes: what a program's end tells the supervisor that started it.
+//! Exit codes: what they say to the supervisor that started a program.
 
 use std::fmt;
 

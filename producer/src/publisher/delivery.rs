@@ -50,7 +50,7 @@ impl DeliveryFailure {
         self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
     }
 
-    /// Whether no new session mends it: rules of the broker or of the topic. Rights may be granted
+    /// Whether a new session cannot repair it: rules of the broker or of the topic. Rights may be granted
     /// meanwhile.
     pub(super) fn is_refusal(&self) -> bool {
         use RDKafkaErrorCode as Code;
@@ -91,7 +91,7 @@ impl ProducerContext for PublisherContext {
         if let Err((error, message)) = result {
             let failure = DeliveryFailure::new(error, message);
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            // The others of its transaction fail because of it, and may be told first.
+            // The others of its transaction fail because of it, and may be reported first.
             if failed.is_none() || failure.is_final() {
                 *failed = Some(failure);
             }

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::chunk::TopicIndex;
 
 /// A partition that got nothing for that long may have forgotten the producer. Far below a broker's
-/// default of a day, and not dear: it costs one delivery.
+/// default of a day, and cheap: it costs one delivery.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
 /// What is known of one partition.

@@ -293,7 +293,7 @@ fn brought_in(entry: &Entry<'_>, scope: &Scope<'_>) -> ProducerError {
     debug_assert_eq!(entry.operation, Operation::Command);
     ProducerError::Undecodable(format!(
         "entry {}: {from}, which is not carried, was renamed to {to}, which is: its documents were \
-         never sent. Include {from} and begin anew under another --topic-prefix, or exclude {to}",
+         never sent. Include {from} and start under another --topic-prefix, or exclude {to}",
         entry.ts
     ))
 }

@@ -9,7 +9,7 @@ use oplog_relay_core::state::{Order, OrderRule, State};
 use super::Router;
 use crate::error::ProducerError;
 
-/// What a source tells of its collections as they are now.
+/// What a source reports about its collections as they are now.
 pub trait Collections: fmt::Debug + Send {
     /// Whether the documents of a collection depend on each other: false where there is no such
     /// collection any more. `ui` finds it under whatever name it has now.
@@ -84,7 +84,7 @@ pub fn check_rule(rule: OrderRule, saved: &State) -> Result<(), ProducerError> {
         "the saved routes of this source were made with --order {}, among them that of {} to topic \
          {}; with --order {rule} later entries would overtake earlier ones in other partitions. \
          Give --order {}, or go on with --order {rule} behind barriers by --change-routing, or begin \
-         anew under another --topic-prefix",
+         under another --topic-prefix",
         other.rule, other.ns, other.topic, other.rule
     )))
 }

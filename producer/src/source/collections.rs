@@ -1,4 +1,4 @@
-//! What a live source tells of its collections.
+//! What a live source reports about its collections.
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, doc};

@@ -133,7 +133,7 @@ pub fn build(
     Ok(())
 }
 
-/// The `_id` that a replacement lacks; `None` for every other operation.
+/// The `_id` if it is missing in a replacement; `None` for every other operation.
 fn replaced_id(operation: Document<'_>) -> Result<Option<Element<'_>>, Malformed> {
     let op = operation.get("op")?.map(Element::string_bytes);
     let (Some(b"u"), Some(o), Some(o2)) =

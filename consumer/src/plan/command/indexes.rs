@@ -63,7 +63,7 @@ fn with_collation(spec: &[u8]) -> Result<Vec<u8>, Malformed> {
     for field in spec.elements() {
         explicit.element(field?);
     }
-    // An index of version 1 has no collation, and servers refuse to be told so.
+    // An index of version 1 has no collation, and servers refuse the option.
     if spec.get("collation")?.is_none() && !old_options::is_version_1(spec)? {
         explicit.nested("collation", kind::DOCUMENT, |collation| {
             collation.str("locale", "simple");

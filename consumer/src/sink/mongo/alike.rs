@@ -18,7 +18,7 @@ const PASSING: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
 const FLAGS: [&str; 4] = ["unique", "sparse", "hidden", "prepareUnique"];
 
 impl MongoSink {
-    /// The indexes of a command that the target lacks. Those that are there must be the same, but
+    /// The indexes of a command that are missing on the target. Those that are there must be the same, but
     /// for what a replay withholds: an `expireAfterSeconds`, which is put off, and, where the index
     /// was made plain because its collection is spread over partitions, `unique`.
     ///

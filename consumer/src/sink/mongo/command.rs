@@ -50,7 +50,7 @@ impl MongoSink {
         self.catalog.lives(source)
     }
 
-    /// Reads the catalog anew.
+    /// Reads the catalog again.
     ///
     /// # Errors
     /// When the target refuses it.

@@ -4,7 +4,7 @@
 //! long run it, and the name belongs to a later collection; and a command whose answer was lost is
 //! sent again. So the target's own UUID of the collection goes with a `drop` and a
 //! `renameCollection` (`collectionUUID`: MongoDB 6.0): the server refuses with 361 if another
-//! one stands there. Other targets are told the name only, and so is what has no UUID: views, and time
+//! one stands there. Other targets get the name only, and so do views, which have no UUID, and time
 //! series of servers that show them as views.
 
 use mongodb::Client;
@@ -166,7 +166,7 @@ impl MongoSink {
                     return Ok(done_with(token));
                 }
             }
-            // One that the target made anew meanwhile (resharded, restored) is meant as well.
+            // One that the target made again meanwhile (resharded, restored) is meant as well.
             life = standing.uuid();
             let from_ns = format!("{}.{}", from.0, from.1);
             let command = doc! { "renameCollection": from_ns, "to": to, "dropTarget": drop_target };
@@ -229,7 +229,7 @@ pub(super) fn done_with(token: &Token) -> Applied {
     }
 }
 
-/// A target that lists another UUID than it takes would be asked for ever.
+/// A target that lists another UUID than it takes would be asked without an end.
 fn check_attempts(backoff: &Backoff, ran: &Ran) -> Result<(), ConsumerError> {
     if backoff.attempts() < ATTEMPTS {
         return Ok(());

@@ -5,7 +5,7 @@
 //! say, or that a command cannot apply to the stored document, is a rewrite: read, change, replace.
 //! What an index refuses while a stretch is applied again is held until it passes.
 //!
-//! While the target cannot be reached a write is repeated for ever, with growing pauses; what the
+//! While the target cannot be reached a write is repeated without a limit, with growing pauses; what the
 //! target refuses for good ends the program (the directives).
 
 mod alike;
@@ -165,7 +165,7 @@ impl MongoSink {
         }
     }
 
-    /// What the target's catalog tells about the group's past.
+    /// What the target's catalog shows of the group's past.
     ///
     /// # Errors
     /// When the target refuses the question.

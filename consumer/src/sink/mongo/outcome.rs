@@ -204,7 +204,7 @@ impl MongoSink {
             let (first, last) = ids.unzip();
             return Err(ConsumerError::Refused(format!(
                 "{unmatched} of the updates of {ns} in the entries {} to {} found no document on \
-                 the target. The target lacks what the source had: replay from the beginning into \
+                 the target. The target is without what the source had: replay from the beginning into \
                  an empty target, or go on with --unmatched count",
                 shown(first),
                 shown(last)

@@ -3,7 +3,7 @@
 //! A flag `--some-name` is `some_name` in the file and `OPLOG_SOME_NAME` in the environment, with
 //! no exception and nothing to declare: programs write clap derive structs and call
 //! [`parse_layered`]. What nobody knows is an error in every layer, and all faults are reported at
-//! once, because an operator who mends them one by one loses a deployment for each.
+//! once, because an operator who corrects them one by one loses a deployment for each.
 
 mod fault;
 mod layer;

@@ -20,7 +20,7 @@ use super::options::{KafkaOptions, client_config};
 use super::topic::{TopicMetadata, TopicSettings, collect};
 use crate::runtime::retry::Backoff;
 
-/// How long the first contact may take: a wrong address must be told within seconds.
+/// How long the first contact may take: a wrong address must be reported within seconds.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long any other call may take, retries included.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -149,7 +149,7 @@ impl Admin {
     }
 
     /// Creates topics in one request, and returns those that are new. One that the cluster refuses is
-    /// passed over: created alone it tells why.
+    /// passed over: creating it alone shows why.
     ///
     /// # Errors
     /// When the cluster does not answer in time.

@@ -152,7 +152,7 @@ pub(super) fn is_refused_login(error: &KafkaError) -> bool {
     )
 }
 
-/// Whether the cluster refused for lack of a right.
+/// Whether the cluster refused because a right is missing.
 #[must_use]
 pub fn is_unauthorized(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
@@ -178,7 +178,7 @@ pub fn is_group_refused(error: &KafkaError) -> bool {
     error_code(error) == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
-/// What was tried, with the right that it takes if the cluster refused for lack of it.
+/// What was tried, with the right that it needs if the cluster refused because it is missing.
 #[must_use]
 pub fn with_right(doing: impl Into<String>, error: &KafkaError, right: &str) -> String {
     let doing = doing.into();

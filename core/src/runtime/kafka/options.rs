@@ -84,7 +84,7 @@ pub const CONSUMER_OWNED: &[(&str, &str)] = &[
     ),
     (
         "enable.partition.eof",
-        "it tells when a partition is caught up",
+        "it shows when a partition has caught up",
     ),
     ("check.crcs", "damaged records must not be replayed"),
 ];

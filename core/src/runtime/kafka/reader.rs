@@ -72,7 +72,7 @@ impl Reader {
             .set("enable.partition.eof", "true")
             // What was removed since the offsets were read leaves the rest to be read.
             .set("auto.offset.reset", "earliest")
-            // The end is told by an answer without records: don't wait for some.
+            // An answer without records marks the end, so there is no wait for records.
             .set("fetch.wait.max.ms", "10")
             .set("queued.max.messages.kbytes", "16384");
         Self {

@@ -16,7 +16,7 @@ pub struct TopicSettings {
     pub partitions: i32,
     /// Replicas of the first partition.
     pub replication_factor: usize,
-    /// `retention.ms`; −1 is for ever.
+    /// `retention.ms`; −1 is without a limit.
     pub retention_ms: Option<i64>,
     /// `retention.bytes`; −1 is without limit.
     pub retention_bytes: Option<i64>,

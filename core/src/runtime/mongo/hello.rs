@@ -47,7 +47,7 @@ pub struct Hello {
 /// Asks the primary, or where there is none any server.
 ///
 /// # Errors
-/// As the driver tells.
+/// As the driver reports.
 pub async fn hello(client: &Client) -> Result<Hello, mongodb::error::Error> {
     let reply = match ask(client, doc! { "hello": 1 }).await {
         // Servers and stand-ins that know only the command's old name.
@@ -71,7 +71,7 @@ async fn ask(client: &Client, command: Document) -> Result<Document, mongodb::er
 impl Hello {
     /// The time up to which a majority of the set has entries, as far as the server that answered
     /// knows: seconds, increment. A secondary that replicates nothing still hears of the set's time,
-    /// by which it can be told from one that has everything.
+    /// by which it can be distinguished from one that has everything.
     #[must_use]
     pub fn majority_known(&self) -> Option<(u32, u32)> {
         let (seconds, increment, _) = self.last_majority_write?;

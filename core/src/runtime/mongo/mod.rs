@@ -48,7 +48,7 @@ pub enum MongoError {
         /// What each of them said.
         reason: String,
     },
-    /// The server does not accept our credentials, or these lack a privilege.
+    /// The server does not accept the credentials, or its user does not have the privilege.
     #[error("MongoDB at {hosts} refuses our credentials: {reason}")]
     Authentication {
         /// The hosts.
@@ -64,7 +64,7 @@ pub enum MongoError {
         /// Why not.
         reason: String,
     },
-    /// The server is too old, too new, or lacks what we need.
+    /// The server is too old, too new, or without a feature that is needed.
     #[error("MongoDB at {hosts} is not supported: {reason}")]
     Unsupported {
         /// The hosts.

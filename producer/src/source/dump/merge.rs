@@ -203,7 +203,7 @@ impl<'d> Merge<'d> {
         if is_behind && !proven && own.first >= self.newest.ts {
             return Err(ProducerError::Usage(format!(
                 "the segment {} goes on at {} in term {}, but the entries before it reach term {} \
-                 at {}: they are not of one replica set, or it was set up anew in between. Send \
+                 at {}: they are not of one replica set, or it was set up again in between. Send \
                  such segments one after the other, as sources of their own",
                 own.reader.name(),
                 own.next.at.ts,

@@ -1,4 +1,4 @@
-//! How long a copy will take, told before it begins.
+//! How long a copy will take, estimated before it begins.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub(super) struct Estimate {
     rate: Option<u64>,
     /// The time that the oplog spans.
     window: Gap,
-    /// Percent of its size that the oplog has, where the server tells it.
+    /// Percent of its size that the oplog has, if the server reports it.
     filled: Option<u64>,
 }
 

@@ -199,7 +199,7 @@ impl SourceReader {
         Ok(own.collect())
     }
 
-    /// Documents and bytes of a collection, as far as the server tells.
+    /// Documents and bytes of a collection, as far as the server reports them.
     pub async fn size(&self, ns: &str) -> (u64, u64) {
         let (db, name) = split_ns(ns);
         let database = self.client.database(db);

@@ -146,11 +146,11 @@ impl Tail {
         .into())
     }
 
-    /// Sends what the oplog gives until the queue closes or the shutdown comes. `failing` is told why
-    /// when the source fails, and `None` when it answers again.
+    /// Sends what the oplog gives until the queue closes or the shutdown comes. `failing` is called with
+    /// the reason when the source fails, and with `None` when it answers again.
     ///
     /// # Errors
-    /// What no retry mends: a lost position, missing rights, damaged entries.
+    /// What a retry cannot repair: a lost position, missing rights, damaged entries.
     pub async fn run(
         mut self,
         events: &Sender<SourceEvent>,
