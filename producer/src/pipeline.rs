@@ -389,7 +389,7 @@ impl<'p> PublishLoop<'p> {
         self.last_commit = Some(Instant::now());
         self.began = None;
         self.metrics
-            .committed(position, self.wall, self.idle || self.finished, took);
+            .committed(position, self.wall, self.caught_up || self.finished, took);
         // Not before: what Kafka refuses, it refuses in each session.
         self.works();
         self.check_claims(position)

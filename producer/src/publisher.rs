@@ -369,7 +369,7 @@ impl Publisher {
     fn check_delivery(&self) -> Result<(), ProducerError> {
         let context = self.producer.client().context();
         if let Some(fatal) = context.client.fatal_error() {
-            return Err(self.failed("producing", &fatal.error));
+            return Err(self.failed("producing", &fatal));
         }
         match self.delivery_failure() {
             Some(failure) => Err(self.undelivered(&failure)),

@@ -105,13 +105,24 @@ impl Guarded {
 
     /// Runs a program as a user; returns its code and all that it said.
     fn run(&self, program: &str, user: &str, arguments: &[&str]) -> Result<(i32, String)> {
+        let password = user;
+        self.run_with(program, user, password, arguments)
+    }
+
+    fn run_with(
+        &self,
+        program: &str,
+        user: &str,
+        password: &str,
+        arguments: &[&str],
+    ) -> Result<(i32, String)> {
         let mut words: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
         words.push(format!("--brokers={}", self.kafka.sasl_brokers()?));
         for option in [
             "security.protocol=SASL_PLAINTEXT",
             "sasl.mechanism=PLAIN",
             &format!("sasl.username={user}"),
-            &format!("sasl.password={user}"),
+            &format!("sasl.password={password}"),
         ] {
             words.push(format!("--kafka-option={option}"));
         }
@@ -228,5 +239,32 @@ fn the_documented_rights_are_enough_and_a_missing_one_is_named() -> Result<()> {
     let to = format!("--target={}", target.uri());
     let right = "does not have the rights Describe and Read on topic cdc.s.b";
     let replayed = guarded.consume("half", "replay", &[&to])?;
-    expect("a hidden topic", 1, right, replayed)
+    expect("a hidden topic", 1, right, replayed)?;
+    a_refused_login_is_not_a_dead_broker(&guarded)
+}
+
+fn a_refused_login_is_not_a_dead_broker(guarded: &Guarded) -> Result<()> {
+    let source = guarded.oplog.path().join("oplog.bson");
+    let source = format!("--source={}", source.display());
+    let attempts: [(&str, &[&str]); 4] = [
+        (
+            "oplog-producer",
+            &["run", "--http=off", "--source-name=rs0", &source],
+        ),
+        (
+            "oplog-consumer",
+            &["emit", "--http=off", "--group=emitter", "--to=stdout"],
+        ),
+        ("oplog-consumer", &["audit"]),
+        ("oplog-consumer", &["dead-letters", "--group=emitter"]),
+    ];
+    for (program, arguments) in attempts {
+        let ended = guarded.run_with(program, "emitter", "not-the-password", arguments)?;
+        ensure!(
+            !ended.1.contains("not-the-password"),
+            "the password was shown"
+        );
+        expect(arguments[0], 1, "refuses the credentials", ended)?;
+    }
+    Ok(())
 }

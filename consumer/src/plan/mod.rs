@@ -189,25 +189,13 @@ impl Action<'_> {
     }
 }
 
-/// The write that is sent for an action, and the `$set` of timestamps zero that has to follow it.
-fn with_zeros(action: Action<'_>) -> Result<(Action<'_>, Option<Action<'_>>), Malformed> {
-    let follows = match action {
-        Action::Insert(document) => match zero_timestamps_of(document)? {
-            ZeroTimestamps::Absent => None,
-            ZeroTimestamps::Settable => Some(document),
-            // An upsert with a literal does what the insert cannot.
-            ZeroTimestamps::Hidden => return Ok((Action::Replace(document), None)),
-        },
-        Action::Replace(document) => loses_zeros(document)?.then_some(document),
-        Action::Modify(_)
-        | Action::Fields(_)
-        | Action::Diff(_)
-        | Action::Rewritten(_)
-        | Action::Zeros(_)
-        | Action::Delete
-        | Action::AsIs { .. } => None,
-    };
-    Ok((action, follows.map(Action::Zeros)))
+/// What the timestamps zero of a whole state demand; of everything else nothing.
+fn zeros_of(action: &Action<'_>) -> Result<ZeroTimestamps, Malformed> {
+    Ok(match action {
+        Action::Insert(document) => zero_timestamps_of(*document)?,
+        Action::Replace(document) if loses_zeros(*document)? => ZeroTimestamps::Settable,
+        _ => ZeroTimestamps::Absent,
+    })
 }
 
 /// Turns batches into plans.
@@ -267,8 +255,12 @@ impl Planner {
                 self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
                 let located = *located;
                 plan.steps.push(Step::Command(Command { located, index }));
-            } else if let Some(action) = self.action_of(located).map_err(fault)? {
-                let (action, zeros) = with_zeros(action).map_err(|error| fault(error.into()))?;
+            } else if let Some(mut action) = self.action_of(located).map_err(fault)? {
+                let zeros = zeros_of(&action).map_err(|error| fault(error.into()))?;
+                // An upsert with a literal does what such an insert cannot.
+                if let (ZeroTimestamps::Hidden, Action::Insert(document)) = (zeros, action) {
+                    action = Action::Replace(document);
+                }
                 let alone = matches!(action, Action::AsIs { .. });
                 if alone {
                     self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
@@ -277,8 +269,12 @@ impl Planner {
                 if alone {
                     self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
                 }
-                if let Some(zeros) = zeros {
-                    segment.push(located, zeros).map_err(fault)?;
+                if zeros == ZeroTimestamps::Settable
+                    && let Action::Insert(document) | Action::Replace(document) = action
+                {
+                    segment
+                        .push(located, Action::Zeros(document))
+                        .map_err(fault)?;
                 }
             }
         }

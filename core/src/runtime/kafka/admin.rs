@@ -354,16 +354,25 @@ impl Admin {
             .map_err(|_| KafkaFailure::Abandoned("reading kafka metadata".to_owned()))?
     }
 
+    /// Takes what the client of metadata has to say since it was last asked: its log lines reach the
+    /// context, its errors come as if they were records. Returns whether a broker refused the login.
+    fn is_login_refused(&self) -> bool {
+        let mut refused = false;
+        while let Some(said) = self.metadata.poll(Duration::ZERO) {
+            refused |= said.is_err_and(|error| is_refused_login(&error));
+        }
+        refused
+    }
+
     fn fetch(&self, topic: Option<&str>, patience: Duration) -> Result<Metadata, KafkaFailure> {
         let start = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        self.context.clear_last_error();
+        self.context.clear_complaint();
         loop {
             let left = patience.saturating_sub(start.elapsed());
             let timeout = left.clamp(Duration::from_millis(100), REQUEST_TIMEOUT);
             let outcome = self.metadata.fetch_metadata(topic, timeout);
-            // Hands log lines and errors to the context; there are no records.
-            while self.metadata.poll(Duration::ZERO).is_some() {}
+            let refused = self.is_login_refused();
             let error = match outcome {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => error,
@@ -375,20 +384,22 @@ impl Admin {
                     source: error,
                 });
             }
-            let last = self.context.last_error();
+            let reason = || {
+                self.context
+                    .complaint()
+                    .unwrap_or_else(|| error.to_string())
+            };
             // The client itself would go on trying, and only ever report that nobody answers.
-            if let Some(refused) = last.as_ref().filter(|last| is_refused_login(&last.error)) {
+            if refused {
                 return Err(KafkaFailure::Credentials {
                     brokers: self.brokers.clone(),
-                    reason: refused.reason.clone(),
+                    reason: reason(),
                 });
             }
             if start.elapsed() >= patience {
-                let last = last.map(|last| last.reason);
-                let reason = last.unwrap_or_else(|| error.to_string());
                 return Err(KafkaFailure::Unreachable {
                     brokers: self.brokers.clone(),
-                    reason,
+                    reason: reason(),
                 });
             }
             std::thread::sleep(backoff.next_delay());

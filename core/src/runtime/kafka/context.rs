@@ -1,23 +1,18 @@
 //! The context of a client: where its log lines and errors go.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// What a client complained about last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastError {
-    /// The error.
-    pub error: KafkaError,
-    /// Its circumstances, such as the broker and the system's reason.
-    pub reason: String,
-}
+/// The facility of log lines that say why a broker cannot be used.
+const BROKER_FAILURE: &str = "FAIL";
 
-/// Logs a client's lines under the target `librdkafka` and keeps its last and its fatal error.
-/// Clones share what they keep. Contexts with duties of their own hold one and delegate to it.
+/// Logs a client's lines under the target `librdkafka`, and keeps the last reason for which it could
+/// not use a broker and its fatal error. Clones share what they keep. Contexts with duties of their
+/// own hold one and delegate to it.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     kept: Arc<Mutex<Kept>>,
@@ -25,8 +20,8 @@ pub struct Context {
 
 #[derive(Debug, Default)]
 struct Kept {
-    last: Option<LastError>,
-    fatal: Option<LastError>,
+    complaint: Option<String>,
+    fatal: Option<KafkaError>,
 }
 
 impl Context {
@@ -36,37 +31,35 @@ impl Context {
         Self::default()
     }
 
-    /// The last error, if any.
+    /// Why the client could not use a broker when it last tried: the address and the reason of the
+    /// system or of the broker.
     #[must_use]
-    pub fn last_error(&self) -> Option<LastError> {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last
-            .clone()
+    pub fn complaint(&self) -> Option<String> {
+        self.kept().complaint.clone()
     }
 
     /// The error that made the client unusable, if any.
     #[must_use]
-    pub fn fatal_error(&self) -> Option<LastError> {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .fatal
-            .clone()
+    pub fn fatal_error(&self) -> Option<KafkaError> {
+        self.kept().fatal.clone()
     }
 
-    /// Forgets the last error, before an attempt whose own errors are wanted.
-    pub fn clear_last_error(&self) {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last = None;
+    /// Forgets the complaint, before an attempt whose own complaints are wanted.
+    pub fn clear_complaint(&self) {
+        self.kept().complaint = None;
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // A consumer hands out the code of such an error only; its text is in the log alone.
+        if facility == BROKER_FAILURE {
+            self.kept().complaint = Some(without_thread(line).to_owned());
+        }
         // librdkafka's errors are mostly connections that it opens again by itself: a warning to
         // us. What ends in a failure reaches the program as an error of the call.
         match level {
@@ -84,21 +77,20 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let fatal = error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal);
-        if fatal {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             tracing::error!(target: "librdkafka", %error, reason, "client is unusable");
+            self.kept().fatal.get_or_insert(error);
         } else {
             tracing::debug!(target: "librdkafka", %error, reason, "client error");
         }
-        let seen = LastError {
-            error,
-            reason: reason.to_owned(),
-        };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if fatal && kept.fatal.is_none() {
-            kept.fatal = Some(seen.clone());
-        }
-        kept.last = Some(seen);
+    }
+}
+
+/// A line of the log without the thread that wrote it: `[thrd:main]: `.
+fn without_thread(line: &str) -> &str {
+    match line.split_once("]: ") {
+        Some((thread, rest)) if thread.starts_with("[thrd:") => rest,
+        _ => line,
     }
 }
 
@@ -109,19 +101,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_and_the_first_fatal_error_are_kept() {
+    fn the_last_complaint_and_the_first_fatal_error_are_kept() {
         let context = Context::new();
         let other = context.clone();
         other.error(KafkaError::Global(RDKafkaErrorCode::Fatal), "one");
-        other.error(KafkaError::Global(RDKafkaErrorCode::Fatal), "two");
         other.error(
             KafkaError::Global(RDKafkaErrorCode::AllBrokersDown),
             "three",
         );
-        assert_eq!(context.fatal_error().unwrap().reason, "one");
-        assert_eq!(context.last_error().unwrap().reason, "three");
-        context.clear_last_error();
-        assert_eq!(other.last_error(), None);
-        assert!(other.fatal_error().is_some());
+        let fatal = KafkaError::Global(RDKafkaErrorCode::Fatal);
+        assert_eq!(context.fatal_error(), Some(fatal));
+
+        other.log(RDKafkaLogLevel::Error, "FAIL", "[thrd:a:1/0]: a:1/0: one");
+        other.log(RDKafkaLogLevel::Error, "FAIL", "[thrd:a:1/0]: a:1/0: two");
+        other.log(RDKafkaLogLevel::Info, "TERMINATE", "[thrd:main]: end");
+        assert_eq!(context.complaint().as_deref(), Some("a:1/0: two"));
+        context.clear_complaint();
+        assert_eq!(other.complaint(), None);
     }
 }

@@ -12,7 +12,7 @@ mod reader;
 mod topic;
 
 pub use admin::{Admin, Creation};
-pub use context::{Context, LastError};
+pub use context::Context;
 pub use error::{
     KafkaFailure, error_code, is_fatal, is_fenced, is_group_refused, is_transient, is_unauthorized,
     with_right,

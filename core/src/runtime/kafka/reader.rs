@@ -13,7 +13,9 @@ use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::context::Context;
-use super::error::{KafkaFailure, error_code, is_group_refused, is_transient, with_right};
+use super::error::{
+    KafkaFailure, error_code, is_group_refused, is_refused_login, is_transient, with_right,
+};
 use super::options::{KafkaOptions, client_config};
 use crate::runtime::retry::Backoff;
 
@@ -241,6 +243,13 @@ impl Session {
                 Err(KafkaFailure::UnknownTopic(self.topic.clone()))
             }
             _ if is_group_refused(&error) => Ok(()),
+            _ if is_refused_login(&error) => Err(KafkaFailure::Credentials {
+                brokers: self.brokers.clone(),
+                reason: self
+                    .context
+                    .complaint()
+                    .unwrap_or_else(|| error.to_string()),
+            }),
             _ if !is_transient(&error) => Err(self.refused(error)),
             _ if self.left().is_zero() => {
                 // Hands the client's last words to the context; no records are awaited here.
@@ -266,8 +275,8 @@ impl Session {
 
     fn complaint(&self) -> String {
         self.context
-            .last_error()
-            .map(|last| format!("; {}", last.reason))
+            .complaint()
+            .map(|reason| format!("; {reason}"))
             .unwrap_or_default()
     }
 

@@ -93,6 +93,27 @@ fn txn_open_across_restart_after_every_entry() {
     }
 }
 
+/// A session may commit before a dump is read again, for example a barrier of a changed routing.
+#[test]
+fn the_start_of_an_open_transaction_stays_saved_until_the_dump_is_read_again() {
+    let saved = History {
+        begin: Some(Timestamp::new(1, 1)),
+        open: Some(Timestamp::new(2, 1)),
+    };
+    let kept = Parts::Kept(Kept::default());
+    let mut transactions = Transactions::new(kept, saved, false, Shutdown::manual());
+    assert_eq!(transactions.history(), saved);
+    let entries = history();
+    for bytes in &entries[1..7] {
+        let entry = Entry::parse(Document::new(bytes).unwrap()).unwrap();
+        transactions.recall(&entry).unwrap();
+        assert_eq!(transactions.history(), saved, "{}", entry.ts);
+    }
+    let commit = Entry::parse(Document::new(&entries[7]).unwrap()).unwrap();
+    transactions.recall(&commit).unwrap();
+    assert_eq!(transactions.history().open, None);
+}
+
 #[test]
 fn frames_are_cut_inside_a_large_transaction() {
     let text = "x".repeat(4000);
