@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use oplog_relay_core::runtime::exit::ExitCode;
 use oplog_relay_tests::services::Program;
 
 /// Set to write the page instead of comparing it.
@@ -13,6 +14,7 @@ const REFRESH: &str = "OPLOG_RELAY_REFRESH_DOCUMENTS";
 const LIMIT: Duration = Duration::from_secs(20);
 
 const CONFIGURATION: &str = "docs/configuration.md";
+const ERRORS: &str = "docs/errors.md";
 const COMMANDS: [(&str, &[&str]); 2] = [
     ("oplog-producer", &["run", "inspect", "full-sync", "health"]),
     (
@@ -88,33 +90,68 @@ fn read(document: &str) -> Result<String> {
     fs::read_to_string(root()?.join(document)).context(document.to_owned())
 }
 
-fn help(program: &str, command: &str) -> Result<String> {
-    let mut run = Program::start(program, [command, "--help"], &[])?;
+/// What a program prints, as the last section of a page shows it.
+fn section(heading: &str, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut run = Program::start(program, arguments, &[])?;
     let code = run.wait(LIMIT)?;
-    ensure!(code == 0, "{program} {command} --help ended with {code}");
-    run.stdout_text()
+    ensure!(code == 0, "{program} {arguments:?} ended with {code}");
+    let printed = run.stdout_text()?;
+    Ok(format!(
+        "\n## {heading}\n\n```text\n{}\n```\n",
+        printed.trim_end()
+    ))
+}
+
+/// Compares the sections at the end of a page with what they should be, or writes them.
+fn check_sections(path: &str, sections: &str) -> Result<()> {
+    let page = read(path)?;
+    let first = sections.lines().nth(1).context("no section")?;
+    let introduction = page.split(first).next().unwrap_or_default();
+    let expected = format!("{}\n{sections}", introduction.trim_end());
+    if std::env::var_os(REFRESH).is_some() {
+        fs::write(root()?.join(path), &expected)?;
+    } else if let Some((shown, printed)) = first_difference(&page, &expected) {
+        bail!(
+            "{path} has {shown:?} where the program prints {printed:?}: run this test with \
+             {REFRESH}=1 to write the page"
+        );
+    }
+    Ok(())
 }
 
 #[test]
 fn the_page_of_the_configuration_shows_the_help_of_each_command() -> Result<()> {
-    let page = read(CONFIGURATION)?;
-    let introduction = page.split("\n## ").next().unwrap_or_default();
-    let mut expected = introduction.trim_end().to_owned() + "\n";
+    let mut sections = String::new();
     for (program, commands) in COMMANDS {
         for command in commands {
-            let help = help(program, command)?;
-            let help = help.trim_end();
-            expected.push_str(&format!(
-                "\n## {program} {command}\n\n```text\n{help}\n```\n"
-            ));
+            let heading = format!("{program} {command}");
+            sections.push_str(&section(&heading, program, &[command, "--help"])?);
         }
     }
-    if std::env::var_os(REFRESH).is_some() {
-        fs::write(root()?.join(CONFIGURATION), &expected)?;
-    } else if let Some((shown, given)) = first_difference(&page, &expected) {
-        bail!(
-            "{CONFIGURATION} has {shown:?} where the help has {given:?}: run this test with \
-             {REFRESH}=1 to write the page"
+    check_sections(CONFIGURATION, &sections)
+}
+
+#[test]
+fn the_page_of_errors_shows_what_a_replay_does_about_each_code() -> Result<()> {
+    let heading = "Error codes of a target";
+    let arguments = ["replay", "--help-errors"];
+    check_sections(ERRORS, &section(heading, "oplog-consumer", &arguments)?)
+}
+
+#[test]
+fn the_page_of_errors_names_every_exit_code() -> Result<()> {
+    let page = read(ERRORS)?;
+    for code in ExitCode::ALL {
+        let number = code.code().to_string();
+        let is_row = |line: &&str| {
+            let cell = line
+                .strip_prefix("| ")
+                .and_then(|rest| rest.split(" |").next());
+            cell.is_some_and(|cell| cell.split(", ").any(|named| named == number))
+        };
+        ensure!(
+            page.lines().any(|line| is_row(&line)),
+            "{ERRORS} has no row for {code}"
         );
     }
     Ok(())

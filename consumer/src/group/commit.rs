@@ -75,8 +75,10 @@ pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitio
     if let Err(error) = consumer.commit(list, CommitMode::Sync) {
         tracing::warn!(%error, "offsets could not be committed yet");
         context.links.metrics.count_error("commit");
+        context.note_commit(Err(error.to_string()));
         return false;
     }
+    context.note_commit(Ok(()));
     context.links.committed.send_replace(true);
     context.links.metrics.commits.inc();
     context

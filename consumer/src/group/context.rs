@@ -195,6 +195,11 @@ impl GroupContext {
         *self.partitions() = Partitions::default();
     }
 
+    /// Notes how a commit ended: a member whose commits keep failing is not ready.
+    pub(super) fn note_commit(&self, outcome: Result<(), String>) {
+        lock(&self.standstill).committed(outcome, Instant::now());
+    }
+
     /// What is acknowledged and not committed, for a last commit.
     pub(super) fn acknowledged(&self) -> Option<TopicPartitionList> {
         let partitions = self.partitions();

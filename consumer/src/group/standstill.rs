@@ -47,9 +47,17 @@ struct Place {
     since: Instant,
 }
 
+/// Commits that Kafka has refused, one after the other.
+#[derive(Debug)]
+struct FailingCommits {
+    since: Instant,
+    reason: String,
+}
+
 /// What was seen of the member, for comparison with what is seen next.
 #[derive(Debug)]
 pub(super) struct Standstill {
+    commits: Option<FailingCommits>,
     connection: Connection,
     connected: Instant,
     /// Whether it had any partition yet: before, it may be waiting for topics.
@@ -62,12 +70,19 @@ pub(super) struct Standstill {
 impl Standstill {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
+            commits: None,
             connection: Connection::Joined,
             connected: now,
             was_assigned: false,
             places: BTreeMap::new(),
             moved: now,
         }
+    }
+
+    /// Notes that a commit succeeded, or why it failed.
+    pub(super) fn committed(&mut self, outcome: Result<(), String>, now: Instant) {
+        let since = self.commits.take().map_or(now, |commits| commits.since);
+        self.commits = outcome.err().map(|reason| FailingCommits { since, reason });
     }
 
     /// Looks at everything, about once a second. Returns what has stood still for too long.
@@ -79,6 +94,9 @@ impl Standstill {
     ) -> Option<String> {
         self.note(connection, partitions, now);
         if let Some(reason) = self.disconnected(now) {
+            return Some(reason);
+        }
+        if let Some(reason) = self.uncommitted(partitions, now) {
             return Some(reason);
         }
         let standing = partitions.iter().filter_map(|partition| {
@@ -134,6 +152,21 @@ impl Standstill {
             }
         };
         (since >= PATIENCE).then(|| format!("{what} for {} s", since.as_secs()))
+    }
+
+    fn uncommitted(&self, partitions: &[Partition], now: Instant) -> Option<String> {
+        let FailingCommits { since, reason } = self.commits.as_ref()?;
+        let seconds = now.saturating_duration_since(*since).as_secs();
+        // The partitions whose commit failed may be another member's now.
+        let is_needed = partitions
+            .iter()
+            .any(|partition| partition.tracker.to_commit(None).is_some());
+        (is_needed && seconds >= PATIENCE.as_secs()).then(|| {
+            format!(
+                "Kafka has accepted no commit of offsets for {seconds} s ({reason}): what is \
+                 applied now will be applied again after a restart"
+            )
+        })
     }
 
     fn reason(&self, partition: &Partition, place: Place, now: Instant) -> Option<&'static str> {
@@ -225,6 +258,30 @@ mod tests {
         let now = begin + Duration::from_secs(200);
         let told = standstill.look(Connection::Joined, &all, now);
         assert!(told.unwrap().contains("although there are more"));
+    }
+
+    #[test]
+    fn commits_that_keep_failing_are_reported_while_there_is_something_to_commit() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let look = |standstill: &mut Standstill, all: &[Partition], seconds| {
+            standstill.look(Connection::Joined, all, at(seconds))
+        };
+        let refused = || Err("NotCoordinator".to_owned());
+        let mut standstill = Standstill::new(begin);
+        let mut all = [partition(1)];
+        all[0].tracker.hand(4);
+        all[0].tracker.acknowledge(NextOffset::after(4), None);
+        standstill.committed(refused(), at(0));
+        standstill.committed(refused(), at(59));
+        assert_eq!(look(&mut standstill, &all, 59), None);
+        let reason = look(&mut standstill, &all, 61).unwrap();
+        assert!(reason.contains("for 61 s (NotCoordinator)"), "{reason}");
+        // Another member has the partition now.
+        assert_eq!(look(&mut standstill, &[partition(2)], 62), None);
+        standstill.committed(Ok(()), at(63));
+        standstill.committed(refused(), at(64));
+        assert_eq!(look(&mut standstill, &all, 70), None);
     }
 
     #[test]
