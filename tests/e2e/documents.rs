@@ -74,6 +74,7 @@ fn documents() -> Result<Vec<String>> {
     ]
     .map(str::to_owned)
     .to_vec();
+    found.push("examples/README.md".to_owned());
     for entry in fs::read_dir(root()?.join("docs"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if Path::new(&name)

@@ -6,6 +6,7 @@ mod carry;
 mod ddl;
 mod dead_letters;
 mod disk;
+mod examples;
 mod idle;
 mod kills;
 mod lives;

@@ -31,7 +31,7 @@ mod workdir;
 
 pub use compose::compose_services;
 pub use ferretdb::{FerretDb, FerretDbOptions};
-pub use kafka::{Kafka, KafkaLine, KafkaOptions, java_partitions};
+pub use kafka::{Kafka, KafkaLine, KafkaOptions, java_partitions, run_java};
 pub use port::Port;
 pub(crate) use process::peak_kib;
 pub use program::Program;

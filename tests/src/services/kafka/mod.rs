@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 pub(crate) use broker::Broker;
-pub use tools::java_partitions;
+pub use tools::{java_partitions, run_java};
 
 use crate::services::port::Port;
 use crate::services::process::Process;

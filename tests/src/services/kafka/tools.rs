@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -98,7 +99,12 @@ pub(crate) fn grant(brokers: &str, rights: &[String]) -> Result<()> {
     run_source(&workdir, SOURCE, &[brokers], &rights.join("\n")).map(drop)
 }
 
-/// Runs a Java program of ours with Kafka's classes; returns its standard output.
+/// Runs a Java program of one file with Kafka's classes; returns its standard output.
+pub fn run_java(source: &Path, arguments: &[&str]) -> Result<String> {
+    let workdir = Workdir::create("java")?;
+    run_source(&workdir, &fs::read_to_string(source)?, arguments, "")
+}
+
 fn run_source(workdir: &Workdir, source: &str, args: &[&str], input: &str) -> Result<String> {
     let home = Home::install(KafkaLine::Current)?;
     let path = workdir.path().join("Source.java");
