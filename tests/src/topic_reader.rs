@@ -10,6 +10,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_core::format::{self, Format, ID_HEADER, RANGE_HEADER};
 use oplog_relay_core::json::parse_document;
 use oplog_relay_core::position::EntryId;
+use oplog_relay_core::runtime::kafka::is_transient;
 use oplog_relay_core::topic::is_data_topic;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -230,6 +231,7 @@ fn read_topic(
             None => {}
             Some(Ok(message)) => take(&message)?,
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
+            Some(Err(error)) if is_transient(&error) => {}
             Some(Err(error)) => return Err(error.into()),
         }
     }
@@ -243,9 +245,14 @@ fn settled(
     partition: i32,
 ) -> Result<(i64, i64)> {
     wait_for("the end of transactions", READ_WITHIN, || {
-        let (_, written) = all.fetch_watermarks(topic, partition, STEP)?;
-        let (low, end) = committed.fetch_watermarks(topic, partition, STEP)?;
-        Ok((end >= written).then_some((low, end)))
+        let ends = |consumer: &BaseConsumer| consumer.fetch_watermarks(topic, partition, STEP);
+        let asked = ends(all).and_then(|(_, written)| Ok((written, ends(committed)?)));
+        match asked {
+            Ok((written, (low, end))) => Ok((end >= written).then_some((low, end))),
+            // A topic that was just created may have no leader yet.
+            Err(error) if is_transient(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     })
 }
 
