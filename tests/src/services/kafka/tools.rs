@@ -7,10 +7,13 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::services::kafka::KafkaLine;
 use crate::services::kafka::home::Home;
 use crate::services::process::{self, Process};
+use crate::services::wait::wait_for;
 use crate::services::workdir::Workdir;
 
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
@@ -67,7 +70,30 @@ pub(crate) fn run(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
         let failed = told.lines().any(|line| line.starts_with("Error"));
         ensure!(!(of_groups && failed), "{name} {args:?}: {told}");
     }
+    if name == "kafka-topics" && output.status.success() {
+        wait_for_change(brokers, args)?;
+    }
     Ok(output)
+}
+
+/// Waits until the brokers know of a topic that was created or deleted: the tool does not.
+fn wait_for_change(brokers: &str, args: &[&str]) -> Result<()> {
+    let is_created = args.contains(&"--create");
+    if !is_created && !args.contains(&"--delete") {
+        return Ok(());
+    }
+    let joined = args.iter().find_map(|arg| arg.strip_prefix("--topic="));
+    let parted = args.iter().position(|arg| *arg == "--topic");
+    let parted = parted.and_then(|index| args.get(index + 1).copied());
+    let topic = joined.or(parted).context("no --topic")?;
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    let client: BaseConsumer = config.create()?;
+    wait_for(topic, ENDED_WITHIN, || {
+        let metadata = client.fetch_metadata(None, ENDED_WITHIN)?;
+        let is_there = metadata.topics().iter().any(|known| known.name() == topic);
+        Ok((is_there == is_created).then_some(()))
+    })
 }
 
 /// The partitions that Kafka's Java producer chooses for these keys, each with the number of
