@@ -6,7 +6,6 @@ use oplog_relay_core::command::{ends_database, is_index_entry, write_create_inde
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
-use oplog_relay_core::format::raw::{DOCUMENT_HEADER_BYTES, Frame, HEADER_BYTES};
 use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::state::{Order, SourceRecord, TopicRecord};
@@ -16,8 +15,8 @@ use serde::Serialize;
 use crate::barrier::BarrierRequest;
 use crate::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
 use crate::error::ProducerError;
-use crate::publisher::{Pace, RECORD_OVERHEAD, TRANSACTION_TIMEOUT};
-use crate::record::{write_entry, write_frame};
+use crate::publisher::{Pace, TRANSACTION_TIMEOUT};
+use crate::record::write_entry;
 use crate::route::{CommandRoute, Decision, NewRoute, RouteChange, Router, Target};
 use crate::source::{Batch, Documents};
 use crate::topics::Topics;
@@ -31,9 +30,6 @@ const CHUNK_RECORDS: usize = 8192;
 /// cut frames short.
 const FRAMES_BYTES: usize = 16 << 20;
 
-/// Bytes of the header of a frame, beside the name of the source: two times, a count, its own name.
-const FRAME_HEADER: usize = 128;
-
 /// Takes a full chunk and leaves an empty one.
 type HandOn<'h> = dyn FnMut(&mut Chunk) -> Result<(), ProducerError> + 'h;
 
@@ -46,10 +42,8 @@ pub struct Encoder {
     topics: Topics,
     /// Topics by name; the state topic is the first.
     indexes: FxHashMap<String, (TopicIndex, u32)>,
-    /// Frames being filled, by topic.
-    frames: Vec<TopicFrames>,
-    /// Bytes in all of them.
-    framed: usize,
+    /// Frames being filled.
+    frames: Frames,
     transactions: Transactions,
     end: Option<Position>,
     /// The greatest record timestamp so far: stamps never go back.
@@ -87,8 +81,7 @@ impl Encoder {
             router,
             topics,
             indexes: FxHashMap::default(),
-            frames: Vec::new(),
-            framed: 0,
+            frames: Frames::new(source),
             transactions,
             end,
             stamp: 0,
@@ -192,20 +185,12 @@ impl Encoder {
         chunk.barrier.is_some()
             || chunk.arena.len() >= CHUNK_BYTES.min(under_way)
             || chunk.records.len() >= CHUNK_RECORDS
-            || self.framed >= FRAMES_BYTES.min(under_way)
+            || self.frames.bytes() >= FRAMES_BYTES.min(under_way)
     }
 
     /// Closes open frames and notes how far the chunk reaches.
     pub fn complete(&mut self, chunk: &mut Chunk) {
-        for (topic, frames) in self.frames.iter_mut().enumerate() {
-            for (partition, frame) in (0..).zip(&mut frames.partitions) {
-                if !frame.is_empty() {
-                    let place = (TopicIndex(topic), partition);
-                    close_frame(frame, &self.source, place, self.stamp, chunk);
-                }
-            }
-        }
-        self.framed = 0;
+        self.frames.close(self.stamp, chunk);
         chunk.end = self.end;
         chunk.reads = self.reads;
         chunk.history = self.transactions.history();
@@ -366,7 +351,13 @@ impl Encoder {
             if let Some(key) = key {
                 chunk.arena.truncate(key.start);
             }
-            self.add_to_frame(entry, (id, built), (topic, partition), chunk);
+            let framed = FramedEntry {
+                id,
+                entry: entry.raw,
+                built,
+            };
+            self.frames
+                .add(framed, (topic, partition), self.stamp, chunk);
             return Ok(());
         }
         let written = write_entry(self.format, entry, id, &self.source, &mut chunk.arena);
@@ -380,32 +371,6 @@ impl Encoder {
             value,
         });
         Ok(())
-    }
-
-    /// Adds an entry to the frame of its partition. A frame that would become larger than its topic
-    /// takes is closed before.
-    fn add_to_frame(
-        &mut self,
-        entry: &Entry<'_>,
-        (id, built): (EntryId, bool),
-        (topic, partition): (TopicIndex, i32),
-        chunk: &mut Chunk,
-    ) {
-        let Some(frames) = self.frames.get_mut(topic.0) else {
-            return;
-        };
-        let index = usize::try_from(partition).unwrap_or(0);
-        let Some(frame) = frames.partitions.get_mut(index) else {
-            return;
-        };
-        let bytes = DOCUMENT_HEADER_BYTES + entry.raw.as_bytes().len();
-        if !frame.is_empty() && frame.len() + bytes > frames.most_bytes {
-            self.framed = self.framed.saturating_sub(frame.len() - HEADER_BYTES);
-            let place = (topic, partition);
-            close_frame(frame, &self.source, place, self.stamp, chunk);
-        }
-        frame.push(id, entry.raw, built);
-        self.framed += bytes;
     }
 
     /// Encodes an index that was logged as a document, as the command that it is.
@@ -558,11 +523,7 @@ impl Encoder {
         let known = (TopicIndex(self.indexes.len()), partitions);
         self.indexes.insert(name.to_owned(), known);
         let max_bytes = self.topics.max_bytes(name);
-        let beside = self.source.len() + FRAME_HEADER + RECORD_OVERHEAD;
-        self.frames.push(TopicFrames {
-            most_bytes: max_bytes.saturating_sub(beside),
-            partitions: (0..partitions).map(|_| Frame::default()).collect(),
-        });
+        self.frames.add_topic(partitions, max_bytes);
         chunk.new_topics.push(NewTopic {
             name: name.to_owned(),
             max_bytes,
@@ -571,32 +532,6 @@ impl Encoder {
         });
         known
     }
-}
-
-/// The frames of one topic that are being filled.
-#[derive(Debug)]
-struct TopicFrames {
-    /// Bytes of a frame that the topic takes, unless it has one entry only.
-    most_bytes: usize,
-    partitions: Vec<Frame>,
-}
-
-fn close_frame(
-    frame: &mut Frame,
-    source: &str,
-    (topic, partition): (TopicIndex, i32),
-    timestamp: i64,
-    chunk: &mut Chunk,
-) {
-    let (header, value) = write_frame(frame, source, &mut chunk.arena);
-    chunk.records.push(EncodedRecord {
-        topic,
-        partition,
-        timestamp,
-        key: None,
-        header,
-        value,
-    });
 }
 
 fn write_state_record(
@@ -639,8 +574,11 @@ fn damaged(entry: &Entry<'_>, error: &Malformed) -> ProducerError {
 
 mod copy;
 mod database;
+mod frames;
 mod routing;
 mod transaction;
+
+use frames::{FramedEntry, Frames};
 
 pub use routing::{FIRST_ROUTING, Rules};
 

@@ -1,0 +1,119 @@
+//! Raw frames that are being filled: one for each partition of each topic.
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::format::raw::{DOCUMENT_HEADER_BYTES, Frame, HEADER_BYTES};
+use oplog_relay_core::position::EntryId;
+
+use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
+use crate::publisher::RECORD_OVERHEAD;
+use crate::record::write_frame;
+
+/// Bytes of the header of a frame, beside the name of the source: two times, a count, its own name.
+const FRAME_HEADER: usize = 128;
+
+/// The frames of all topics.
+#[derive(Debug)]
+pub(super) struct Frames {
+    source: String,
+    /// By the index of the topic.
+    topics: Vec<TopicFrames>,
+    /// Bytes of all entries in open frames.
+    bytes: usize,
+}
+
+/// The frames of one topic, by partition.
+#[derive(Debug)]
+struct TopicFrames {
+    /// The largest frame that the topic accepts, in bytes. A frame of a single entry may be larger.
+    most_bytes: usize,
+    partitions: Vec<Frame>,
+}
+
+/// An entry that goes into a frame.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FramedEntry<'e> {
+    pub(super) id: EntryId,
+    pub(super) entry: Document<'e>,
+    /// Whether it was made from an operation of a transaction.
+    pub(super) built: bool,
+}
+
+impl Frames {
+    pub(super) fn new(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            topics: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Adds the topic with the next index. `max_bytes` is the largest record batch that it accepts.
+    pub(super) fn add_topic(&mut self, partitions: u32, max_bytes: usize) {
+        let beside = self.source.len() + FRAME_HEADER + RECORD_OVERHEAD;
+        self.topics.push(TopicFrames {
+            most_bytes: max_bytes.saturating_sub(beside),
+            partitions: (0..partitions).map(|_| Frame::default()).collect(),
+        });
+    }
+
+    /// Bytes of all entries in open frames.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds an entry to the frame of its partition. A frame that would become larger than its topic
+    /// accepts is closed first.
+    pub(super) fn add(
+        &mut self,
+        framed: FramedEntry<'_>,
+        (topic, partition): (TopicIndex, i32),
+        timestamp: i64,
+        chunk: &mut Chunk,
+    ) {
+        let Some(frames) = self.topics.get_mut(topic.0) else {
+            return;
+        };
+        let index = usize::try_from(partition).unwrap_or(0);
+        let Some(frame) = frames.partitions.get_mut(index) else {
+            return;
+        };
+        let bytes = DOCUMENT_HEADER_BYTES + framed.entry.as_bytes().len();
+        if !frame.is_empty() && frame.len() + bytes > frames.most_bytes {
+            self.bytes = self.bytes.saturating_sub(frame.len() - HEADER_BYTES);
+            close_frame(frame, &self.source, (topic, partition), timestamp, chunk);
+        }
+        frame.push(framed.id, framed.entry, framed.built);
+        self.bytes += bytes;
+    }
+
+    /// Closes all open frames.
+    pub(super) fn close(&mut self, timestamp: i64, chunk: &mut Chunk) {
+        for (topic, frames) in self.topics.iter_mut().enumerate() {
+            for (partition, frame) in (0..).zip(&mut frames.partitions) {
+                if !frame.is_empty() {
+                    let place = (TopicIndex(topic), partition);
+                    close_frame(frame, &self.source, place, timestamp, chunk);
+                }
+            }
+        }
+        self.bytes = 0;
+    }
+}
+
+fn close_frame(
+    frame: &mut Frame,
+    source: &str,
+    (topic, partition): (TopicIndex, i32),
+    timestamp: i64,
+    chunk: &mut Chunk,
+) {
+    let (header, value) = write_frame(frame, source, &mut chunk.arena);
+    chunk.records.push(EncodedRecord {
+        topic,
+        partition,
+        timestamp,
+        key: None,
+        header,
+        value,
+    });
+}
