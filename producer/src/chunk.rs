@@ -7,6 +7,14 @@ use oplog_relay_core::state::History;
 
 use crate::barrier::BarrierRequest;
 
+/// Bytes of an arena that stay with a chunk in any case. Most chunks need fewer.
+const KEPT_BYTES: usize = 4 << 20;
+/// Bytes that stay with a chunk that has just filled them by half: frames of a large reply need as
+/// many again and again. The text of one large document needs much more, and is rare.
+const MOST_KEPT_BYTES: usize = 24 << 20;
+/// Records for which a chunk keeps room.
+const KEPT_RECORDS: usize = 16_384;
+
 /// A topic as the encoder numbers it; the publisher learns the names from [`Chunk::new_topics`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TopicIndex(pub usize);
@@ -95,8 +103,15 @@ pub struct TransactionCounts {
 }
 
 impl Chunk {
-    /// Forgets everything but the memory.
+    /// Forgets everything but the memory, and releases what few chunks need. Several chunks are
+    /// under way at a time, and each would keep the largest document that it ever had.
     pub fn clear(&mut self) {
+        let is_filled = self.arena.len() >= self.arena.capacity() / 2;
+        let kept = if is_filled {
+            MOST_KEPT_BYTES
+        } else {
+            KEPT_BYTES
+        };
         let Self {
             arena,
             records,
@@ -110,7 +125,9 @@ impl Chunk {
             ..Self::default()
         };
         self.arena.clear();
+        self.arena.shrink_to(kept);
         self.records.clear();
+        self.records.shrink_to(KEPT_RECORDS);
         self.new_topics.clear();
     }
 
@@ -130,5 +147,30 @@ impl Chunk {
     #[must_use]
     pub fn bytes(&self, range: &Range<usize>) -> &[u8] {
         self.arena.get(range.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes that a chunk keeps after it had so many.
+    fn kept(chunk: &mut Chunk, bytes: usize) -> usize {
+        chunk.arena.resize(bytes, 1);
+        chunk.clear();
+        chunk.arena.capacity()
+    }
+
+    #[test]
+    fn memory_is_kept_while_it_is_used_and_only_up_to_a_bound() {
+        let mut chunk = Chunk::default();
+        let usual = 16 << 20;
+        assert!((usual..=MOST_KEPT_BYTES).contains(&kept(&mut chunk, usual)));
+        let buffer = chunk.arena.as_ptr();
+        assert!(kept(&mut chunk, usual) >= usual);
+        assert_eq!(chunk.arena.as_ptr(), buffer);
+        assert_eq!(kept(&mut chunk, 100 << 20), MOST_KEPT_BYTES);
+        assert_eq!(kept(&mut chunk, 1 << 20), KEPT_BYTES);
+        assert_eq!(kept(&mut chunk, 1 << 20), KEPT_BYTES);
     }
 }

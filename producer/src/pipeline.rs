@@ -1,6 +1,6 @@
 //! Source → encoder → publisher, each in a thread of its own, joined by short queues.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
@@ -15,8 +15,6 @@ use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::source::SourceEvent;
 
-/// Chunks that wait for the publisher.
-const QUEUE_CHUNKS: usize = 2;
 /// Caught up, a commit follows the last one after that time at least.
 const COMMIT_GAP: Duration = Duration::from_millis(10);
 /// While catching up a transaction lasts that long at least,
@@ -32,36 +30,6 @@ const POSITION_INTERVAL: Duration = Duration::from_secs(5);
 /// The publisher looks after deliveries and health that often.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Two queues: full chunks to the publisher, empty ones back.
-#[derive(Debug)]
-pub struct Handover {
-    /// To the publisher.
-    pub full: SyncSender<Chunk>,
-    /// Back to the encoder.
-    pub empty: Receiver<Chunk>,
-}
-
-/// The publisher's ends of the queues of a [`Handover`].
-#[derive(Debug)]
-pub struct Intake {
-    full: Receiver<Chunk>,
-    empty: SyncSender<Chunk>,
-}
-
-/// Makes both queues.
-#[must_use]
-pub fn queues() -> (Handover, Intake) {
-    let (full, full_end) = sync_channel(QUEUE_CHUNKS);
-    let (empty_end, empty) = sync_channel(QUEUE_CHUNKS + 1);
-    (
-        Handover { full, empty },
-        Intake {
-            full: full_end,
-            empty: empty_end,
-        },
-    )
-}
-
 /// The encoder's loop: until the source ends or the publisher is gone.
 ///
 /// # Errors
@@ -69,24 +37,16 @@ pub fn queues() -> (Handover, Intake) {
 pub fn encode(
     mut encoder: Encoder,
     mut events: mpsc::Receiver<SourceEvent>,
-    handover: &Handover,
+    handover: &mut Handover,
     metrics: &Metrics,
 ) -> Result<(), ProducerError> {
     let mut chunk = Chunk::default();
-    let mut gone = false;
     let mut hand_on = |chunk: &mut Chunk| {
-        if chunk.is_empty() || gone {
+        if chunk.is_empty() {
             return Ok(());
         }
         metrics.queued(i64::try_from(chunk.arena.len()).unwrap_or(0));
-        let mut next = handover.empty.try_recv().unwrap_or_default();
-        next.clear();
-        gone = handover.full.send(std::mem::replace(chunk, next)).is_err();
-        if gone {
-            Err(ProducerError::Ended("publisher"))
-        } else {
-            Ok(())
-        }
+        handover.hand_over(chunk)
     };
     let begun = encoder.begin(&mut chunk, &mut hand_on);
     let result = loop {
@@ -269,14 +229,12 @@ impl<'p> PublishLoop<'p> {
         loop {
             self.health.beat();
             match intake.full.recv_timeout(self.patience()) {
-                Ok(mut chunk) => {
+                Ok(chunk) => {
                     if let Some(silence) = &mut self.silence {
                         silence.heard(self.metrics);
                     }
                     self.take(&chunk)?;
-                    chunk.clear();
-                    // A full return queue only means that the encoder has enough chunks.
-                    drop(intake.empty.try_send(chunk));
+                    intake.give_back(chunk);
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.publisher.poll(Duration::ZERO)?;
@@ -419,11 +377,13 @@ impl<'p> PublishLoop<'p> {
 }
 
 mod claimed;
+mod handover;
 mod silence;
 
 use silence::Silence;
 
 pub use claimed::OtherClaims;
+pub use handover::{Handover, Intake, queues};
 
 /// How long a transaction lasts while catching up, by the partitions that it may write to and by what
 /// the last commit cost.

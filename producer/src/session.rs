@@ -341,7 +341,7 @@ impl Producer {
         until: Until,
     ) -> Result<Outcome, ProducerError> {
         let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
-        let (handover, intake) = pipeline::queues();
+        let (mut handover, intake) = pipeline::queues();
         let mut parts = JoinSet::new();
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();
@@ -375,7 +375,7 @@ impl Producer {
         });
         let metrics = Arc::clone(&self.metrics);
         parts.spawn_blocking(move || {
-            Part::Encoder(pipeline::encode(encoder, events, &handover, &metrics))
+            Part::Encoder(pipeline::encode(encoder, events, &mut handover, &metrics))
         });
         let is_live = self.origin.client().is_some();
         let (metrics, health) = (Arc::clone(&self.metrics), self.health.clone());

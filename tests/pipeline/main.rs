@@ -250,8 +250,8 @@ async fn a_source_that_finds_its_topic_claimed_by_another_takes_its_claim_back()
         },
         runtime: Handle::current(),
     };
-    let (handover, intake) = queues();
-    handover.full.send(claiming(claim))?;
+    let (mut handover, intake) = queues();
+    handover.hand_over(&mut claiming(claim))?;
     drop(handover);
     let publisher = open(&cluster)?;
     let ended = tokio::task::spawn_blocking(move || {

@@ -9,6 +9,7 @@ mod disk;
 mod examples;
 mod idle;
 mod kills;
+mod large_documents;
 mod lives;
 mod made;
 mod memory;

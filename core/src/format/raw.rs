@@ -69,6 +69,12 @@ impl Frame {
         self.count == 0
     }
 
+    /// Bytes of its buffer, which it keeps when it is finished.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Time of the first entry, of the last one, and the number of entries.
     #[must_use]
     pub const fn span(&self) -> (Timestamp, Timestamp, u32) {

@@ -1,15 +1,25 @@
 //! Raw frames that are being filled: one for each partition of each topic.
+//!
+//! A frame keeps its buffer when it is closed, because most partitions are written to again and
+//! again. What all of them keep together is bounded: beyond [`KEPT_BYTES`], a buffer stays only
+//! where the chunk that was just completed has filled it by half. Otherwise each partition, those
+//! of dropped collections included, would keep the largest frame that it ever had.
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::format::raw::{DOCUMENT_HEADER_BYTES, Frame, HEADER_BYTES};
 use oplog_relay_core::position::EntryId;
 
+use super::FRAMES_BYTES;
 use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::publisher::RECORD_OVERHEAD;
 use crate::record::write_frame;
 
 /// Bytes of the header of a frame, beside the name of the source: two times, a count, its own name.
 const FRAME_HEADER: usize = 128;
+
+/// Bytes of buffers that closed frames keep, whatever the last chunk filled: as many as the largest
+/// chunk of frames needs, because buffers grow by doubling.
+const KEPT_BYTES: usize = 2 * FRAMES_BYTES;
 
 /// The frames of all topics.
 #[derive(Debug)]
@@ -19,6 +29,8 @@ pub(super) struct Frames {
     topics: Vec<TopicFrames>,
     /// Bytes of all entries in open frames.
     bytes: usize,
+    /// Bytes of the buffers of all frames when they were last closed.
+    kept: usize,
 }
 
 /// The frames of one topic, by partition.
@@ -44,6 +56,7 @@ impl Frames {
             source: source.to_owned(),
             topics: Vec::new(),
             bytes: 0,
+            kept: 0,
         }
     }
 
@@ -88,15 +101,29 @@ impl Frames {
 
     /// Closes all open frames.
     pub(super) fn close(&mut self, timestamp: i64, chunk: &mut Chunk) {
+        let keeps_too_much = self.kept > KEPT_BYTES;
+        self.kept = 0;
         for (topic, frames) in self.topics.iter_mut().enumerate() {
             for (partition, frame) in (0..).zip(&mut frames.partitions) {
-                if !frame.is_empty() {
+                let filled = frame.len();
+                if filled > 0 {
                     let place = (TopicIndex(topic), partition);
                     close_frame(frame, &self.source, place, timestamp, chunk);
                 }
+                if keeps_too_much && frame.capacity() / 2 > filled {
+                    *frame = Frame::default();
+                }
+                self.kept += frame.capacity();
             }
         }
         self.bytes = 0;
+    }
+
+    /// Bytes of the buffers of all frames.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        let frames = self.topics.iter().flat_map(|topic| &topic.partitions);
+        frames.map(Frame::capacity).sum()
     }
 }
 

@@ -11,6 +11,7 @@ use oplog_relay_core::state::{History, OrderRule, State};
 use super::*;
 use crate::transaction::{Kept, Parts};
 
+mod frames;
 mod old_servers;
 
 fn entry(seconds: u32, op: &str, ns: &str, id: i32) -> Vec<u8> {

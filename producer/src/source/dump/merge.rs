@@ -18,6 +18,9 @@ use crate::transaction::OpTime;
 
 /// Term of an entry that has none: the first entries of a replica set, and old servers.
 const NO_TERM: i64 = -1;
+/// Bytes that the buffer of a segment's next entry keeps. Many segments may be open at a time, and
+/// few entries are larger.
+const KEPT_BYTES: usize = 1 << 20;
 /// Before any entry.
 const NOWHERE: OpTime = OpTime {
     ts: Timestamp::new(0, 0),
@@ -257,6 +260,7 @@ impl Cursor {
 
     fn read(&mut self) -> Result<bool, ProducerError> {
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
         if !self.reader.read_document(&mut self.bytes)? {
             return Ok(false);
         }

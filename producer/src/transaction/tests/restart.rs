@@ -1,10 +1,8 @@
 //! Ends and beginnings inside and between the entries of transactions.
 
-use std::sync::mpsc::sync_channel;
-
 use super::*;
 use crate::metrics::Metrics;
-use crate::pipeline::{Handover, encode};
+use crate::pipeline::{encode, queues};
 use crate::source::SourceEvent;
 
 /// A transaction in three entries that fills several chunks, another one around it, and single
@@ -191,17 +189,20 @@ fn an_interrupted_encoder_hands_on_what_it_has_and_reports_no_error() {
     let start = Start::default();
     let shutdown = start.shutdown.clone();
     let encoder = encoder(start);
-    let (full, chunks) = sync_channel(9);
-    let (_, empty) = sync_channel(1);
+    let (mut handover, intake) = queues();
     let (events_in, events) = tokio::sync::mpsc::channel(2);
     let entries = history();
     let event = SourceEvent::Batch(Batch::Bytes(entries[..6].concat()));
     assert!(events_in.try_send(event).is_ok());
     shutdown.trigger();
     let metrics = Metrics::new().unwrap();
-    encode(encoder, events, &Handover { full, empty }, &metrics).unwrap();
+    let encoding = std::thread::spawn(move || {
+        let ended = encode(encoder, events, &mut handover, &metrics);
+        assert!(ended.is_ok());
+    });
     // The commit at 6 was not begun.
-    let ends: Vec<_> = chunks.iter().filter_map(|chunk| chunk.end).collect();
+    let ends: Vec<_> = intake.chunks().filter_map(|chunk| chunk.end).collect();
+    encoding.join().unwrap();
     let end = ends.last().unwrap();
     assert_eq!((end.ts.seconds, end.ord), (5, 0));
 }
