@@ -230,10 +230,8 @@ fn every_link_of_a_document_leads_somewhere() -> Result<()> {
             ensure!(target.exists(), "{document}: nothing is at {link}");
             if !place.is_empty() {
                 let text = fs::read_to_string(&target)?;
-                let mut headings = text.lines().filter_map(|line| {
-                    line.starts_with('#')
-                        .then(|| anchor(line.trim_start_matches('#')))
-                });
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                let mut headings = headings.map(|line| anchor(line.trim_start_matches('#')));
                 ensure!(
                     headings.any(|heading| heading == place),
                     "{document}: no heading {link}"
