@@ -208,6 +208,14 @@ const OWNED: &[(&str, &str)] = &[
     ),
     ("queued.min.messages", "memory is bounded by --queue-bytes"),
     (
+        "fetch.max.bytes",
+        "it follows --queue-bytes and how far the records are compressed",
+    ),
+    (
+        "fetch.message.max.bytes",
+        "it follows --queue-bytes and how far the records are compressed",
+    ),
+    (
         "receive.message.max.bytes",
         "it must hold the largest record that the topics take",
     ),

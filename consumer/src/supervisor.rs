@@ -260,7 +260,7 @@ impl Supervisor {
             .name("kafka-poll".to_owned())
             .spawn(move || {
                 // Nobody listens when the program leaves at once.
-                drop(ended.send(group::read(&config, links)));
+                drop(ended.send(group::read(&config, &links)));
             })
             .map_err(|_| ConsumerError::Ended("the poll thread"))?;
         Ok(reading)

@@ -1,5 +1,8 @@
 //! Barriers and the byte budget: those who wait must not keep out what they wait for.
 
+mod compressible;
+mod stored;
+
 use anyhow::{Result, bail, ensure};
 use bson::doc;
 use oplog_relay_core::key::partition_for;

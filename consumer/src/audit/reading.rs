@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, Part, Run};
 use oplog_relay_core::format::{FormatError, ID_HEADER, first_entry};
 use oplog_relay_core::runtime::kafka::{
-    Context, KafkaOptions, client_config, is_group_refused, is_transient, with_right,
+    Context, KafkaOptions, SMALL_FETCH, client_config, is_group_refused, is_transient, limit_fetch,
+    with_right,
 };
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -59,6 +60,7 @@ pub(super) fn open(kafka: &KafkaOptions) -> Result<Client, ConsumerError> {
         .set("fetch.wait.max.ms", "50")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "32768");
+    limit_fetch(&mut config, SMALL_FETCH, SMALL_FETCH);
     config
         .create_with_context(Context::new())
         .map_err(|error| ConsumerError::kafka("making a kafka client", error))

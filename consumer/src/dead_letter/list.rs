@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{Context, client_config, is_group_refused, is_transient};
+use oplog_relay_core::runtime::kafka::{
+    Context, SMALL_FETCH, client_config, is_group_refused, is_transient, limit_fetch,
+};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -81,6 +83,7 @@ fn open(config: &DeadLettersConfig, topic: &str) -> KafkaResult<(BaseConsumer<Co
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "4096");
+    limit_fetch(&mut client, SMALL_FETCH, SMALL_FETCH);
     let consumer: BaseConsumer<Context> = client.create_with_context(Context::new())?;
     let (low, end) = consumer.fetch_watermarks(topic, 0, REQUEST)?;
     let mut partitions = TopicPartitionList::new();

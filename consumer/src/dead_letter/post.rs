@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::FRAGMENT_HEADER;
 use oplog_relay_core::runtime::kafka::{
-    Context, KafkaOptions, client_config, is_group_refused, is_transient,
+    Context, KafkaOptions, SMALL_FETCH, client_config, is_group_refused, is_transient, limit_fetch,
 };
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -133,6 +133,7 @@ impl Post {
             .set("auto.offset.reset", "earliest")
             .set("fetch.wait.max.ms", "10")
             .set("queued.max.messages.kbytes", "4096");
+        limit_fetch(&mut config, SMALL_FETCH, SMALL_FETCH);
         let reader = config.create_with_context(Context::new())?;
         let to = to.to_owned();
         Ok(Self {

@@ -14,6 +14,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::Links;
 use super::assigned::{Partition, Partitions};
+use super::fetch::Received;
 use super::intake::Intake;
 use super::rebalance;
 use super::standstill::{Connection, Standstill};
@@ -21,6 +22,9 @@ use crate::assignment::ReportEvent;
 use crate::chunk::Chunk;
 use crate::error::ConsumerError;
 use crate::offsets::NextOffset;
+
+/// Bytes of records within a second from which on their compression counts.
+const TELLING: u64 = 4 << 20;
 
 /// The context of the group's client.
 #[derive(Debug)]
@@ -30,6 +34,10 @@ pub(super) struct GroupContext {
     pub(super) links: Links,
     partitions: Mutex<Partitions>,
     standstill: Mutex<Standstill>,
+    /// What the client has received, and how often it has counted that.
+    received: Mutex<(Received, u64)>,
+    /// What the records of the last second were compressed by.
+    ratio: Mutex<Option<u64>>,
     failure: Mutex<Option<ConsumerError>>,
     /// When offsets were committed last.
     committed: Mutex<Option<Instant>>,
@@ -55,6 +63,8 @@ impl GroupContext {
             links,
             partitions: Mutex::default(),
             standstill: Mutex::new(Standstill::new(Instant::now())),
+            received: Mutex::default(),
+            ratio: Mutex::default(),
             failure: Mutex::default(),
             committed: Mutex::default(),
             released: AtomicUsize::new(0),
@@ -65,6 +75,28 @@ impl GroupContext {
 
     pub(super) fn partitions(&self) -> MutexGuard<'_, Partitions> {
         lock(&self.partitions)
+    }
+
+    /// What the client has received, as it counted last.
+    pub(super) fn received(&self) -> Received {
+        lock(&self.received).0
+    }
+
+    /// How often the client has counted that.
+    pub(super) fn counts(&self) -> u64 {
+        lock(&self.received).1
+    }
+
+    /// How far the records of the last second were compressed, once.
+    pub(super) fn take_ratio(&self) -> Option<u64> {
+        lock(&self.ratio).take()
+    }
+
+    /// Takes in what the client has received.
+    fn count(&self, received: Received) {
+        let mut counted = lock(&self.received);
+        *lock(&self.ratio) = received.ratio_since(counted.0, TELLING);
+        *counted = (received, counted.1 + 1);
     }
 
     /// Whether the last commit is so long ago. If it is, it counts as being now.
@@ -239,6 +271,7 @@ impl ClientContext for GroupContext {
     /// Called every second: the ends that the broker reported with its last answers, and what stands
     /// still.
     fn stats(&self, statistics: Statistics) {
+        self.count(Received::of(&statistics));
         let mut partitions = self.partitions();
         let mut shown = Vec::new();
         for partition in partitions.iter_mut() {

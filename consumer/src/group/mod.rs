@@ -9,7 +9,9 @@
 //! **Memory.** Half of the byte budget is librdkafka's queue, half are chunks. When the chunks
 //! have used theirs the thread takes nothing more; if that lasts longer than a second it pauses
 //! the partitions and polls on, so that the group does not take it for dead, and resumes them at
-//! half of the budget. A pause throws away what librdkafka had fetched, so it is not done at once.
+//! half of the budget. A pause throws away what librdkafka had fetched, so it is not done at once. A
+//! fetch comes on top of a queue that is almost full; how large it is follows how far the records are compressed
+//! (`fetch`).
 //!
 //! A worker that waits at a barrier waits for other partitions, so its chunks must not keep theirs
 //! out: what it holds does not count, and what waits behind it is given back to Kafka when the
@@ -35,7 +37,9 @@ mod caught_up;
 mod commit;
 mod context;
 mod evict;
+mod fetch;
 mod intake;
+mod probe;
 mod rebalance;
 mod standstill;
 
@@ -62,6 +66,7 @@ use crate::status::{Board, Readiness};
 
 use caught_up::Goal;
 use context::GroupContext;
+use fetch::FetchSize;
 use intake::Intake;
 
 /// How long one poll waits when nothing is pending.
@@ -81,6 +86,8 @@ const STALL_BEFORE_PAUSE: Duration = Duration::from_secs(1);
 const RESERVE: Duration = Duration::from_secs(5);
 /// How long leaving the group may take before its client is dropped, which waits on.
 const LEAVE: Duration = Duration::from_secs(2);
+/// How often the client that looks at the first records counts what it receives.
+const COUNTED_EVERY_MS: &str = "50";
 /// Largest record that a topic takes, with what is around it (CONTRACT: 100 MiB).
 const LARGEST_RECORD: usize = (100 << 20) + (28 << 20);
 
@@ -124,56 +131,108 @@ pub struct Links {
 ///
 /// # Errors
 /// When the group cannot be joined. What fails later is kept in [`Links::failure`].
-pub fn read(config: &GroupConfig, links: Links) -> Result<Outcome, ConsumerError> {
-    let context = GroupContext::new(config.group.clone(), links.clone());
-    let consumer: BaseConsumer<GroupContext> = consumer_config(config)
-        .create_with_context(context)
-        .map_err(|error| ConsumerError::kafka("making the kafka client", error))?;
+pub fn read(config: &GroupConfig, links: &Links) -> Result<Outcome, ConsumerError> {
+    let (mut goal, mut fetch) = begin(config, links)?;
+    loop {
+        match join(config, links, goal, fetch)? {
+            Joined::Ended(outcome) => return Ok(outcome),
+            Joined::Again(next, smaller) => (goal, fetch) = (next, smaller),
+        }
+    }
+}
+
+/// Settles where the group begins; returns what is to be reached, and how much the first fetches
+/// may ask for.
+fn begin(config: &GroupConfig, links: &Links) -> Result<(Option<Goal>, FetchSize), ConsumerError> {
+    let mut client = consumer_config(config, FetchSize::PROBE);
+    client
+        .set("enable.partition.eof", "true")
+        .set("statistics.interval.ms", COUNTED_EVERY_MS);
+    let consumer = connect(&client, config, links)?;
     let shutdown = &links.shutdown;
     let held = start::held(&consumer, &config.prefix, shutdown)?;
     start::settle(&consumer, config, &held, &links.past, shutdown)?;
-    let is_empty = held.is_empty();
+    let ratio = probe::ratio(&consumer, &held, shutdown).unwrap_or_default();
+    if held.is_empty() {
+        tracing::info!("no topic of this prefix is there yet; they are read as they appear");
+        links.readiness.joined();
+    }
     let goal = if config.until_caught_up {
         Some(Goal::new(start::written(&config.kafka, held, shutdown)?))
     } else {
         None
     };
+    Ok((goal, FetchSize::of_ratio(ratio, config.queue_bytes)))
+}
+
+/// How a membership ended.
+enum Joined {
+    Ended(Outcome),
+    /// The fetches were too large for what is read: the group is joined again with smaller ones.
+    Again(Option<Goal>, FetchSize),
+}
+
+fn join(
+    config: &GroupConfig,
+    links: &Links,
+    goal: Option<Goal>,
+    fetch: FetchSize,
+) -> Result<Joined, ConsumerError> {
+    let consumer = connect(&consumer_config(config, fetch), config, links)?;
     // Neither the prefix nor the dots need an escape inside the brackets.
     let pattern = format!("^{}\\.[^.]+\\.[^.]+$", config.prefix);
     consumer
         .subscribe(&[&pattern])
         .map_err(|error| ConsumerError::kafka(format!("subscribing to {pattern}"), error))?;
-    tracing::info!(group = config.group, pattern, "joining the group");
+    let bytes = fetch.bytes();
+    tracing::info!(
+        group = config.group,
+        pattern,
+        fetch.bytes = bytes,
+        "joining the group"
+    );
     let mut poller = Poller {
-        topics: pattern.clone(),
+        topics: pattern,
         intake: Intake::new(config.queue_bytes / 2),
         consumer,
-        links,
+        links: links.clone(),
         goal,
         stalled: None,
+        fetch,
+        queue_bytes: config.queue_bytes,
     };
-    if is_empty {
-        tracing::info!("no topic of this prefix is there yet; they are read as they appear");
-        poller.links.readiness.joined();
-    }
-    let outcome = poller.run().unwrap_or_else(|error| {
+    let turned = poller.run().unwrap_or_else(|error| {
         // Leaving may take longer than there is time for.
         poller.links.failure.keep(error);
         // Workers that wait for their target are not to be waited for.
         poller.links.shutdown.trigger();
-        Outcome::Stopped
+        Turned::Ended(Outcome::Stopped)
     });
     poller.leave();
     if let Some(error) = poller.consumer.context().take_failure() {
         poller.links.failure.keep(error);
+        return Ok(Joined::Ended(Outcome::Stopped));
     }
-    Ok(outcome)
+    Ok(match turned {
+        Turned::Ended(outcome) => Joined::Ended(outcome),
+        Turned::Shrinks(smaller) => Joined::Again(poller.goal.take(), smaller),
+    })
 }
 
-fn consumer_config(config: &GroupConfig) -> ClientConfig {
+fn connect(
+    client: &ClientConfig,
+    config: &GroupConfig,
+    links: &Links,
+) -> Result<BaseConsumer<GroupContext>, ConsumerError> {
+    let context = GroupContext::new(config.group.clone(), links.clone());
+    client
+        .create_with_context(context)
+        .map_err(|error| ConsumerError::kafka("making the kafka client", error))
+}
+
+fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
     let mut client = client_config(&config.kafka);
-    // What is fetched is compressed, and comes on top of a queue that is almost full.
-    let fetch = (config.queue_bytes / 16).clamp(1 << 20, 50 << 20);
+    fetch.set(&mut client);
     client
         .set("group.id", &config.group)
         .set("client.id", "oplog-consumer")
@@ -189,8 +248,6 @@ fn consumer_config(config: &GroupConfig) -> ClientConfig {
             (config.queue_bytes / 2 / 1024).max(1).to_string(),
         )
         .set("queued.min.messages", "100000")
-        .set("fetch.max.bytes", fetch.to_string())
-        .set("fetch.message.max.bytes", fetch.min(1 << 20).to_string())
         .set("receive.message.max.bytes", LARGEST_RECORD.to_string());
     // The client has one fetch under way. One that asks for partitions without anything new keeps those
     // that were left out of it, because their queue was full, waiting, and an end as well: where that
@@ -225,17 +282,29 @@ struct Poller {
     goal: Option<Goal>,
     /// Since when the budget is used up.
     stalled: Option<Instant>,
+    /// What a fetch of this client asks for.
+    fetch: FetchSize,
+    queue_bytes: usize,
+}
+
+/// How polling ended.
+enum Turned {
+    Ended(Outcome),
+    Shrinks(FetchSize),
 }
 
 impl Poller {
-    fn run(&mut self) -> Result<Outcome, ConsumerError> {
+    fn run(&mut self) -> Result<Turned, ConsumerError> {
         loop {
             self.links.health.beat();
             if let Some(error) = self.consumer.context().take_failure() {
                 return Err(error);
             }
             if self.links.shutdown.triggered() {
-                return Ok(Outcome::Stopped);
+                return Ok(Turned::Ended(Outcome::Stopped));
+            }
+            if let Some(smaller) = self.shrinks() {
+                return Ok(Turned::Shrinks(smaller));
             }
             self.take_reports();
             evict::resume(&self.consumer, &self.intake)?;
@@ -244,7 +313,7 @@ impl Poller {
                 && goal.is_reached(&self.consumer, committed)?
             {
                 tracing::info!("caught up: everything that the topics held at start is committed");
-                return Ok(Outcome::CaughtUp);
+                return Ok(Turned::Ended(Outcome::CaughtUp));
             }
             if !self.holds_back()? {
                 self.turn()?;
@@ -254,6 +323,20 @@ impl Poller {
                 .queue_bytes
                 .set(i64::try_from(self.intake.used()).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Smaller fetches, where what comes is compressed so far that those of this client take too much
+    /// memory.
+    fn shrinks(&self) -> Option<FetchSize> {
+        let ratio = self.consumer.context().take_ratio()?;
+        let smaller = self.fetch.shrunk(ratio, self.queue_bytes)?;
+        tracing::info!(
+            ratio,
+            fetch.bytes = smaller.bytes(),
+            "the records are compressed so far that a fetch takes much memory: joining the group \
+             again with smaller fetches"
+        );
+        Some(smaller)
     }
 
     /// Takes what librdkafka has and hands it on.

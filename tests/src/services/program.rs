@@ -103,6 +103,12 @@ impl Program {
         Ok((self.wait(limit)?, most))
     }
 
+    /// The most memory that it has had so far, in MiB; an error once it has ended.
+    pub fn peak_mib(&self) -> Result<u64> {
+        let peak = process::peak_kib(self.id()).context("the program has ended")?;
+        Ok(peak / 1024)
+    }
+
     /// What it has written to standard output so far.
     pub fn stdout_text(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.process.stdout()?).into_owned())

@@ -15,7 +15,7 @@ use oplog_relay_core::position::EntryId;
 
 use super::MongoSink;
 use super::find::find_one_command;
-use super::held::{HeldDocument, key, read as read_document};
+use super::held::{HeldDocument, MOST_BYTES, key, read as read_document};
 use super::refused::damaged;
 use super::reply::WriteReply;
 use crate::batch::Batch;
@@ -49,13 +49,17 @@ impl MongoSink {
         let Some(place) = held.place.filter(|_| held.aside.is_none()) else {
             return Ok(false);
         };
+        // The next owner holds what it finds aside.
+        if self.held_bytes() + blocking.len() > MOST_BYTES {
+            return Ok(false);
+        }
         let note = self.note_aside(ns, held.since, &place, &blocking).await?;
         if !self.remove_as_read(ns, stored).await? {
             self.forget_aside(Some(&note)).await?;
             return Ok(false);
         }
         if let Some(held) = self.held().get_mut(&key) {
-            held.aside = Some(note);
+            (held.aside, held.aside_bytes) = (Some(note), blocking.len());
         }
         Ok(true)
     }
@@ -167,21 +171,26 @@ impl MongoSink {
         self.recall_suspended(topic, partition).await?;
         let notes = self.asides();
         let filter = doc! { "group": self.catalog.group(), "topic": topic, "partition": partition };
-        let found: Vec<Document> = self
-            .persist("reading documents that were set aside", || async {
-                notes.find(filter.clone()).await?.try_collect().await
-            })
-            .await?;
-        for note in found {
-            let Some((ns, held)) = read(&note, topic, partition) else {
-                let name = note.get_str("_id").unwrap_or_default();
-                return Err(ConsumerError::Refused(format!(
-                    "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({name})"
-                )));
-            };
-            self.hold_again(&ns, held)?;
-        }
-        Ok(())
+        self.persist("reading documents that were set aside", || async {
+            let mut found = notes.find(filter.clone()).await?;
+            let mut held = Ok(());
+            while let Some(note) = found.try_next().await? {
+                held = held.and_then(|()| self.take_up(&note, (topic, partition)));
+            }
+            Ok(held)
+        })
+        .await?
+    }
+
+    /// Holds what a note has.
+    fn take_up(&self, note: &Document, place: (&str, i32)) -> Result<(), ConsumerError> {
+        let Some((ns, held)) = read(note, place) else {
+            let name = note.get_str("_id").unwrap_or_default();
+            return Err(ConsumerError::Refused(format!(
+                "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({name})"
+            )));
+        };
+        self.hold_again(&ns, held)
     }
 }
 
@@ -226,17 +235,18 @@ fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, 
     Ok(out)
 }
 
-fn read(note: &Document, topic: &str, partition: i32) -> Option<(String, HeldDocument)> {
+fn read(note: &Document, (topic, partition): (&str, i32)) -> Option<(String, HeldDocument)> {
     let since = EntryId {
         ts: note.get_str("ts").ok()?.parse().ok()?,
         ord: u32::try_from(note.get_i64("ord").ok()?).ok()?,
     };
     let held = HeldDocument {
         id: since,
-        document: note.get_binary_generic("document").ok()?.clone(),
+        document: note.get_binary_generic("document").ok()?.as_slice().into(),
         since,
         place: Some((topic.to_owned(), partition, note.get_i64("offset").ok()?)),
         aside: Some(note.get_str("_id").ok()?.to_owned()),
+        aside_bytes: 0,
         code: DUPLICATE_KEY,
         text: "the stored form was set aside for another document".to_owned(),
     };

@@ -14,6 +14,9 @@
 //! Two held documents may each need what the stored form of the other has. Then one of the stored
 //! forms, which is out of date in any case, is set aside ([`super::aside`]).
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use futures_util::StreamExt;
 use mongodb::bson::{RawBsonRef, RawDocumentBuf};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
@@ -37,7 +40,7 @@ use crate::sink::Applied;
 /// There is no such collection, or no such index.
 pub(super) const GONE: [i32; 2] = [26, 27];
 /// Bytes of documents that are held at most.
-const MOST_BYTES: usize = 64 << 20;
+pub(super) const MOST_BYTES: usize = 64 << 20;
 /// Characters of a server's text that are kept: it may quote the document.
 const MOST_TEXT: usize = 300;
 
@@ -47,13 +50,15 @@ pub(super) struct HeldDocument {
     /// The last entry that made it.
     pub(super) id: EntryId,
     /// What it is to become.
-    pub(super) document: Vec<u8>,
+    pub(super) document: Arc<[u8]>,
     /// The first entry that was held.
     pub(super) since: EntryId,
     /// Topic, partition and offset of that entry, once known.
     pub(super) place: Option<(String, i32, i64)>,
-    /// Name of the note of its stored form, if that was set aside.
+    /// Name of the note of its stored form, if that was set aside, and its bytes: the next owner of the
+    /// partition holds that form.
     pub(super) aside: Option<String>,
+    pub(super) aside_bytes: usize,
     /// The server's code, and the beginning of its text, when it was refused first.
     pub(super) code: i32,
     pub(super) text: String,
@@ -132,7 +137,7 @@ impl MongoSink {
         write: &Write<'_>,
         error: &WriteError,
     ) -> Result<(), ConsumerError> {
-        let document = match write.action {
+        let document: Vec<u8> = match write.action {
             Action::Insert(document) | Action::Replace(document) | Action::Rewritten(document) => {
                 document.as_bytes().to_vec()
             }
@@ -156,19 +161,22 @@ impl MongoSink {
         let key = key(ns, write.document_id)?;
         tracing::debug!(ns, entry = %write.id, code = error.code, "holding a document that an index of the target refuses");
         self.metrics.held_documents.inc();
+        self.check_room(document.len())?;
         let mut held = self.held();
         let before = held.get(&key);
         let since = before.map_or(write.id, |before| before.since);
         let place = before.and_then(|before| before.place.clone());
         let aside = before.and_then(|before| before.aside.clone());
+        let aside_bytes = before.map_or(0, |before| before.aside_bytes);
         held.insert(
             key,
             HeldDocument {
                 id: write.id,
-                document,
+                document: document.into(),
                 since,
                 place,
                 aside,
+                aside_bytes,
                 code: error.code,
                 text: error.text.chars().take(MOST_TEXT).collect(),
             },
@@ -176,10 +184,29 @@ impl MongoSink {
         Ok(())
     }
 
+    /// Fails when too much is held, although a batch is not applied to its end: a small update may
+    /// make a large document wait.
+    fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
+        let since = self.held_since_check.fetch_add(more, Ordering::Relaxed) + more;
+        if since <= MOST_BYTES {
+            return Ok(());
+        }
+        self.held_since_check.store(0, Ordering::Relaxed);
+        self.check_held_bytes()
+    }
+
+    /// Bytes of what is held, or of what the next owner of the partitions would hold.
+    pub(super) fn held_bytes(&self) -> usize {
+        let held = self.held();
+        held.values()
+            .map(|held| held.document.len().max(held.aside_bytes))
+            .sum()
+    }
+
     /// Fails when too much is held.
     fn check_held_bytes(&self) -> Result<(), ConsumerError> {
+        let bytes = self.held_bytes();
         let held = self.held();
-        let bytes: usize = held.values().map(|held| held.document.len()).sum();
         let last = held.iter().max_by_key(|(_, held)| held.id);
         match last {
             Some(((ns, _), last)) if bytes > MOST_BYTES => Err(ConsumerError::Refused(format!(
@@ -246,23 +273,23 @@ impl MongoSink {
                 Action::Insert(document)
                 | Action::Replace(document)
                 | Action::Rewritten(document) => {
-                    self.put(&key, write.id, document.as_bytes().to_vec());
+                    self.put(&key, write.id, document.as_bytes());
                 }
                 Action::Modify(_)
                 | Action::Fields(_)
                 | Action::Diff(_)
                 | Action::AsIs { .. }
                 | Action::Zeros(_) => {
-                    self.put(&key, write.id, applied(ns, &held.document, write)?);
+                    self.put(&key, write.id, &applied(ns, &held.document, write)?);
                 }
             }
         }
         Ok(others)
     }
 
-    fn put(&self, key: &(String, Vec<u8>), id: EntryId, document: Vec<u8>) {
+    fn put(&self, key: &(String, Vec<u8>), id: EntryId, document: &[u8]) {
         if let Some(held) = self.held().get_mut(key) {
-            (held.id, held.document) = (id, document);
+            (held.id, held.document) = (id, document.into());
         }
     }
 

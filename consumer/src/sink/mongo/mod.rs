@@ -29,8 +29,10 @@ mod reply;
 mod rewrite;
 mod routing;
 mod suspended;
+mod turn;
 mod views;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -80,12 +82,16 @@ pub struct MongoSink {
     takes_uuids: bool,
     known_order: Mutex<ordered::Known>,
     held: Mutex<Held>,
+    /// Bytes of documents held since it was looked at how many there are.
+    held_since_check: AtomicUsize,
     suspended: Mutex<Vec<SuspendedIndex>>,
     /// What is to become dead letters when its batch is done.
     refused: Mutex<Vec<Refusal>>,
     dead_letter: Reasons,
     /// Turns for bulks of rewrites.
     rewrites: Semaphore,
+    /// Turns for lookups of documents that are inserted again.
+    lookups: Semaphore,
     unmatched: Unmatched,
     if_not_empty: NotEmpty,
     /// Whether options that the target does not know are left out.
@@ -242,10 +248,12 @@ impl MongoSink {
             takes_uuids,
             known_order: Mutex::default(),
             held: Mutex::default(),
+            held_since_check: AtomicUsize::new(0),
             suspended: Mutex::default(),
             refused: Mutex::default(),
             dead_letter: settings.dead_letter,
             rewrites: Semaphore::new(rewrite::BULKS_AT_ONCE),
+            lookups: Semaphore::new(present::LOOKUPS_AT_ONCE),
             unmatched: settings.unmatched,
             if_not_empty: settings.if_not_empty,
             leaves_out_options: settings.refused_options == RefusedOptions::LeaveOut,

@@ -134,7 +134,7 @@ impl MongoSink {
         self.metrics
             .duplicate_inserts
             .inc_by(count(replacements.len()));
-        let writes = self.without_present(ns, replacements).await;
+        let writes = self.without_present(ns, replacements, token).await;
         let kind = BulkKind::Update;
         let replaced = Box::pin(self.send_bulk(&Bulk { ns, kind, writes }, token)).await?;
         Ok(match (replaced, busy) {

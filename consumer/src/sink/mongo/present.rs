@@ -2,6 +2,10 @@
 //!
 //! After a restart or a reset many inserts meet the document that they inserted before. One read
 //! of a whole bulk tells which of them need no write at all.
+//!
+//! **Memory.** A stored document may be much larger than the one that was inserted: it has grown
+//! since. It is compared as its reply arrives and kept no longer, so that a lookup holds one reply,
+//! and [`LOOKUPS_AT_ONCE`] bounds how many lookups there are.
 
 use std::collections::HashSet;
 
@@ -12,12 +16,17 @@ use oplog_relay_core::runtime::mongo::{ANSWER, error_text, in_time};
 
 use super::MongoSink;
 use super::find::{Fields, ReadLevel, find_command};
+use super::turn::turn;
+use crate::assignment::Token;
 use crate::plan::{Action, Write};
 
 /// Documents that are asked for at once.
 const AT_ONCE: usize = 1_000;
-/// Bytes of them at most: a reply holds 16 MB.
+/// Bytes of the replacements of one lookup at most. Where the target has the same documents, one reply
+/// holds them all.
 const BYTES_AT_ONCE: usize = 8 << 20;
+/// Lookups at once, over all partitions: each holds a reply, which has up to 16 MB.
+pub(super) const LOOKUPS_AT_ONCE: usize = 4;
 
 impl MongoSink {
     /// Leaves the replacements that change something. What cannot be read counts as different.
@@ -25,6 +34,7 @@ impl MongoSink {
         &self,
         ns: &str,
         replacements: Vec<Write<'a>>,
+        token: &Token,
     ) -> Vec<Write<'a>> {
         let mut left = Vec::new();
         let mut rest = replacements.as_slice();
@@ -39,7 +49,7 @@ impl MongoSink {
                 })
                 .count();
             let (part, after) = rest.split_at(count.clamp(1, rest.len()));
-            let present = self.present(ns, part).await.unwrap_or_else(|error| {
+            let present = self.present(ns, part, token).await.unwrap_or_else(|error| {
                 let reason = error_text(&error);
                 tracing::debug!(
                     reason,
@@ -57,26 +67,32 @@ impl MongoSink {
         left
     }
 
-    /// The documents of the target that have the `_id`s of these writes.
-    async fn present(
+    /// Those of the replacements that the target has stored as they are.
+    async fn present<'a>(
         &self,
         ns: &str,
-        writes: &[Write<'_>],
-    ) -> Result<HashSet<Vec<u8>>, mongodb::error::Error> {
+        writes: &[Write<'a>],
+        token: &Token,
+    ) -> Result<HashSet<&'a [u8]>, mongodb::error::Error> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         // One that is there but could still be rolled back is written again.
         let ids = writes.iter().map(|write| write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Majority, Fields::All));
         let command = RawDocumentBuf::from_bytes(command)?;
+        let replacements = writes.iter().filter_map(replacement);
+        let wanted: HashSet<&'a [u8]> = replacements.map(Document::as_bytes).collect();
+        let Some(_turn) = turn(&self.lookups, token).await else {
+            // The write that comes next finds out.
+            return Ok(HashSet::new());
+        };
         let database = self.client.database(db);
         let cursor = database.run_raw_cursor_command(command).batch();
         let mut cursor = in_time(ANSWER, cursor).await?;
         let mut found = HashSet::new();
         while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
             for element in reply.doc_slices()?.into_iter() {
-                if let Some(document) = element?.as_document() {
-                    found.insert(document.as_bytes().to_vec());
-                }
+                let stored = element?.as_document();
+                found.extend(stored.and_then(|stored| wanted.get(stored.as_bytes()).copied()));
             }
         }
         Ok(found)

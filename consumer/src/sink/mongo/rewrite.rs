@@ -4,8 +4,6 @@
 //! document as it is. A document belongs to one worker, so nobody else changes it between the read
 //! and the write. Reads go to the primary, which knows all writes that it acknowledged.
 
-use std::time::Duration;
-
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
@@ -19,6 +17,7 @@ use rustc_hash::FxHashMap;
 
 use super::find::{Fields, ReadLevel, find_command};
 use super::refused::damaged;
+use super::turn::turn;
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::assignment::Token;
 use crate::config::Unmatched;
@@ -31,10 +30,12 @@ use crate::sink::Applied;
 /// Documents that are asked for at once.
 const AT_ONCE: usize = 1_000;
 
+/// Bytes of rewritten documents that are sent together: they are there beside the reply that they were made of,
+/// and once more in the command.
+const TOGETHER: usize = 4 << 20;
+
 /// Bulks of rewrites at once: a small diff can ask for a large document, and a reply holds 16 MB.
 pub(super) const BULKS_AT_ONCE: usize = 4;
-/// How often who waits for a turn looks whether the partition is still ours.
-const TOKEN_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Documents to rewrite: their writes in order, by the identity of their `_id`.
 type Pending<'w, 'a> = FxHashMap<Vec<u8>, Vec<&'w Write<'a>>>;
@@ -76,13 +77,10 @@ impl MongoSink {
         bulk: &Bulk<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        while token.is_valid() {
-            let turn = tokio::time::timeout(TOKEN_INTERVAL, self.rewrites.acquire()).await;
-            if let Ok(_turn) = turn {
-                return self.rewrite(bulk.ns, &bulk.writes, token).await;
-            }
+        match turn(&self.rewrites, token).await {
+            Some(_turn) => self.rewrite(bulk.ns, &bulk.writes, token).await,
+            None => Ok(Applied::Abandoned),
         }
-        Ok(Applied::Abandoned)
     }
 
     /// Reads, changes and replaces the documents of these writes. One that is not there counts as
@@ -151,13 +149,25 @@ impl MongoSink {
         let refuse = |write: &Write<'_>, text| self.refuse(ns, write, (Reason::Write, None), text);
         while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
             self.readiness.target_reached();
-            let mut outcomes = Vec::new();
+            let (mut outcomes, mut bytes) = (Vec::new(), 0);
             for element in reply.doc_slices()?.into_iter() {
                 let element = element.map_err(mongodb::error::Error::from)?;
-                if let Some(document) = element.as_document() {
-                    outcomes.extend(outcome(ns, document.as_bytes(), pending, &refuse)?);
+                if let Some(document) = element.as_document()
+                    && let Some(made) = outcome(ns, document.as_bytes(), pending, &refuse)?
+                {
+                    bytes += made.document.len();
+                    outcomes.push(made);
                 }
+                if bytes < TOGETHER {
+                    continue;
+                }
+                bytes = 0;
+                if self.send_outcomes(ns, &outcomes, token).await? == Applied::Abandoned {
+                    return Ok(Applied::Abandoned);
+                }
+                outcomes.clear();
             }
+            drop(reply);
             if self.send_outcomes(ns, &outcomes, token).await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }

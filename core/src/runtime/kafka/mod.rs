@@ -18,7 +18,10 @@ pub use error::{
     with_right,
 };
 pub use new_topic::{MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting, borrowed};
-pub use options::{CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, client_config, parse_options};
+pub use options::{
+    CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, SMALL_FETCH, client_config, limit_fetch,
+    parse_options,
+};
 pub use reader::{Reader, Stored};
 pub use topic::TopicSettings;
 

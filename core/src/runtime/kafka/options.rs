@@ -97,6 +97,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("message.send.max.retries", "retries"),
     ("delivery.timeout.ms", "message.timeout.ms"),
     ("auto.commit.enable", "enable.auto.commit"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
 ];
 
 /// What all clients of a program share.
@@ -165,6 +166,21 @@ pub fn client_config(options: &KafkaOptions) -> ClientConfig {
     }
     config.set("bootstrap.servers", &options.brokers);
     config
+}
+
+/// A fetch of a client that reads one partition after the other: records that are compressed a thousand times
+/// take 32 MiB of memory.
+pub const SMALL_FETCH: usize = 32 << 10;
+
+/// Limits what one fetch of a consumer asks for, and what one partition may add to it. Both are bytes as
+/// the broker stores them: the reply may be many times larger once it is decompressed. One batch
+/// comes whole, whatever its size.
+pub fn limit_fetch(config: &mut ClientConfig, bytes: usize, of_partition: usize) {
+    config
+        // librdkafka accepts no fetch that is smaller than this, although only producers need it.
+        .set("message.max.bytes", bytes.to_string())
+        .set("fetch.max.bytes", bytes.to_string())
+        .set("fetch.message.max.bytes", of_partition.to_string());
 }
 
 /// Takes the options that an operator gives as `name=value`. `owned` are those of the program,

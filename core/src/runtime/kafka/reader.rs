@@ -16,7 +16,7 @@ use super::context::Context;
 use super::error::{
     KafkaFailure, error_code, is_group_refused, is_refused_login, is_transient, with_right,
 };
-use super::options::{KafkaOptions, client_config};
+use super::options::{KafkaOptions, SMALL_FETCH, client_config, limit_fetch};
 use crate::runtime::retry::Backoff;
 
 /// How long reading may take, whatever the topic's length.
@@ -77,6 +77,7 @@ impl Reader {
             // An answer without records marks the end, so there is no wait for records.
             .set("fetch.wait.max.ms", "10")
             .set("queued.max.messages.kbytes", "16384");
+        limit_fetch(&mut config, SMALL_FETCH, SMALL_FETCH);
         Self {
             config,
             brokers: options.brokers.clone(),

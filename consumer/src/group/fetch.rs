@@ -1,0 +1,142 @@
+//! How much one fetch asks for.
+//!
+//! A broker counts the bytes of a fetch as they are stored, which is compressed, and librdkafka
+//! decompresses a whole reply before it compares its queue with the limit. So a fetch takes its size
+//! times the ratio of the compression of memory, and records that resemble each other can be
+//! compressed some thousand times. librdkafka takes the size of a fetch when a client is made and cannot change it
+//! later. Therefore the member begins with fetches that suit what it reads first
+//! ([`super::probe`]), and where later records turn out to be compressed much further it leaves the
+//! group and joins it again with smaller ones.
+
+use oplog_relay_core::runtime::kafka::limit_fetch;
+use rdkafka::ClientConfig;
+use rdkafka::statistics::Statistics;
+
+/// The share of the budget that the records of one fetch may take, and what they may take at least.
+const SHARE: usize = 4;
+const LEAST_ROOM: usize = 16 << 20;
+/// The share of the budget that a fetch asks for at most, and the limits of that.
+const MOST_SHARE: usize = 64;
+const MOST: (usize, usize) = (1 << 20, 50 << 20);
+/// The smallest fetch: a reply has one batch at least, however large that is.
+const LEAST: usize = 4 << 10;
+/// A fetch of more than so many times the right size makes the member join anew.
+const TOLERANCE: usize = 2;
+/// The part of a fetch that one partition may fill.
+const PARTITION_SHARE: usize = 4;
+const LEAST_OF_PARTITION: usize = 128 << 10;
+
+/// Stored bytes that a fetch asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FetchSize(usize);
+
+impl FetchSize {
+    /// For the first look at records of which nothing is known.
+    pub(super) const PROBE: Self = Self(16 << 10);
+
+    /// What suits records of that ratio and a budget (`--queue-bytes`).
+    pub(super) fn of_ratio(ratio: u64, queue_bytes: usize) -> Self {
+        let room = (queue_bytes / SHARE).max(LEAST_ROOM);
+        let most = (queue_bytes / MOST_SHARE).clamp(MOST.0, MOST.1);
+        let ratio = usize::try_from(ratio).unwrap_or(usize::MAX).max(1);
+        Self((room / ratio).clamp(LEAST, most))
+    }
+
+    /// The smaller size that records of that ratio need, if this one is much too large for them.
+    pub(super) fn shrunk(self, ratio: u64, queue_bytes: usize) -> Option<Self> {
+        let needed = Self::of_ratio(ratio, queue_bytes);
+        (self.0 > needed.0 * TOLERANCE).then_some(needed)
+    }
+
+    /// Sets it for a client to be made.
+    pub(super) fn set(self, client: &mut ClientConfig) {
+        let of_partition = (self.0 / PARTITION_SHARE).max(LEAST_OF_PARTITION);
+        limit_fetch(client, self.0, of_partition.min(self.0));
+    }
+
+    pub(super) const fn bytes(self) -> usize {
+        self.0
+    }
+}
+
+/// What a client has received so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Received {
+    /// Bytes from brokers.
+    wire: u64,
+    /// Bytes of records, decompressed.
+    records: u64,
+}
+
+impl Received {
+    /// As librdkafka's statistics tell it.
+    pub(super) fn of(statistics: &Statistics) -> Self {
+        Self {
+            wire: u64::try_from(statistics.rx_bytes).unwrap_or_default(),
+            records: u64::try_from(statistics.rxmsg_bytes).unwrap_or_default(),
+        }
+    }
+
+    /// Bytes of records since then. Partitions that went take theirs with them.
+    pub(super) const fn records_since(self, earlier: Self) -> u64 {
+        self.records.saturating_sub(earlier.records)
+    }
+
+    /// How far what has come since then was compressed. Replies hold more than records, so that little
+    /// tells nothing.
+    pub(super) const fn ratio_since(self, earlier: Self, least: u64) -> Option<u64> {
+        let (wire, records) = (
+            self.wire.saturating_sub(earlier.wire),
+            self.records_since(earlier),
+        );
+        if records < least || wire == 0 {
+            return None;
+        }
+        Some(records / wire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET: usize = 64 << 20;
+
+    #[test]
+    fn a_fetch_shrinks_with_the_ratio_and_never_below_a_batch() {
+        let bytes = |ratio| FetchSize::of_ratio(ratio, BUDGET).bytes();
+        assert_eq!(bytes(0), 1 << 20);
+        assert_eq!(bytes(16), 1 << 20);
+        assert_eq!(bytes(256), 64 << 10);
+        assert_eq!(bytes(4096), 4 << 10);
+        assert_eq!(bytes(u64::MAX), 4 << 10);
+        // Whatever the ratio, what a fetch brings has room.
+        for ratio in 1..4096 {
+            let brought = bytes(ratio) * usize::try_from(ratio).unwrap();
+            assert!(brought <= BUDGET / SHARE, "{ratio}");
+        }
+        // A small budget is no reason for tiny fetches, a large one lets a distant broker be read fast.
+        assert_eq!(FetchSize::of_ratio(4, 1 << 20).bytes(), 1 << 20);
+        assert_eq!(FetchSize::of_ratio(4, 1 << 30).bytes(), 16 << 20);
+    }
+
+    #[test]
+    fn only_what_is_much_too_large_is_shrunk() {
+        let usual = FetchSize::of_ratio(3, BUDGET);
+        assert_eq!(usual.shrunk(30, BUDGET), None);
+        let small = usual.shrunk(300, BUDGET).unwrap();
+        assert_eq!(small, FetchSize::of_ratio(300, BUDGET));
+        assert_eq!(small.shrunk(300, BUDGET), None);
+        assert_eq!(small.shrunk(3, BUDGET), None);
+    }
+
+    #[test]
+    fn the_ratio_is_of_what_has_come_since() {
+        let received = |wire, records| Received { wire, records };
+        let earlier = received(1_000_000, 50);
+        let now = received(1_000_100, 30_050);
+        assert_eq!(now.ratio_since(earlier, 30_000), Some(300));
+        assert_eq!(now.ratio_since(earlier, 30_001), None);
+        assert_eq!(earlier.ratio_since(now, 1), None);
+    }
+}

@@ -1,0 +1,109 @@
+//! A first look at what a group reads next: how far it is compressed.
+
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::runtime::shutdown::Shutdown;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::context::GroupContext;
+use super::fetch::Received;
+use crate::start::{Held, PartitionName, REQUEST, list, offsets_of};
+
+/// Partitions that are looked at: those with the most records left.
+const PARTITIONS: usize = 16;
+/// Bytes of records that are enough to tell, and those below which nothing is told.
+const ENOUGH: u64 = 4 << 20;
+const LEAST: u64 = 64 << 10;
+/// How long a look may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(10);
+
+/// A partition that has records for the group.
+struct Ahead {
+    name: PartitionName,
+    next: i64,
+    count: i64,
+}
+
+/// Reads a little of what the group reads next, with a client that joins no group and commits nothing.
+/// Returns the ratio of its compression; `None` where there is too little or it cannot be read.
+pub(super) fn ratio(
+    consumer: &BaseConsumer<GroupContext>,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Option<u64> {
+    let looked = look(consumer, held, shutdown).unwrap_or_else(|error| {
+        tracing::debug!(%error, "how far the records are compressed cannot be looked up");
+        None
+    });
+    tracing::debug!(ratio = looked, "compression of what is read first");
+    looked
+}
+
+fn look(
+    consumer: &BaseConsumer<GroupContext>,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> KafkaResult<Option<u64>> {
+    let ahead = ahead(consumer, held)?;
+    if ahead.is_empty() {
+        return Ok(None);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let before = next_count(consumer, deadline);
+    let mut partitions = TopicPartitionList::new();
+    for Ahead { name, next, .. } in &ahead {
+        partitions.add_partition_offset(&name.topic, name.partition, Offset::Offset(*next))?;
+    }
+    consumer.assign(&partitions)?;
+    let mut ended = 0;
+    let received = || consumer.context().received();
+    while Instant::now() < deadline
+        && !shutdown.triggered()
+        && ended < ahead.len()
+        && received().records_since(before) < ENOUGH
+    {
+        // Other errors are left to the member, which meets them too and reports them.
+        if let Some(Err(KafkaError::PartitionEOF(_))) = consumer.poll(POLL) {
+            ended += 1;
+        }
+    }
+    let after = next_count(consumer, Instant::now() + PATIENCE);
+    consumer.unassign()?;
+    Ok(after.ratio_since(before, LEAST))
+}
+
+/// The partitions with the most records that the group has not committed.
+fn ahead(consumer: &BaseConsumer<GroupContext>, held: &[Held]) -> KafkaResult<Vec<Ahead>> {
+    let names = list(held.iter().map(|held| &held.name));
+    let committed = offsets_of(&consumer.committed_offsets(names, REQUEST)?);
+    let mut ahead: Vec<Ahead> = held
+        .iter()
+        .map(|held| {
+            let next = match committed.get(&held.name) {
+                Some(Offset::Offset(next)) => *next,
+                _ => held.low,
+            };
+            Ahead {
+                name: held.name.clone(),
+                next,
+                count: held.end - next,
+            }
+        })
+        .filter(|ahead| ahead.count > 0)
+        .collect();
+    ahead.sort_unstable_by_key(|ahead| -ahead.count);
+    ahead.truncate(PARTITIONS);
+    Ok(ahead)
+}
+
+/// What is received by the next time that the client counts.
+fn next_count(consumer: &BaseConsumer<GroupContext>, deadline: Instant) -> Received {
+    let counts = consumer.context().counts();
+    while consumer.context().counts() == counts && Instant::now() < deadline {
+        drop(consumer.poll(POLL));
+    }
+    consumer.context().received()
+}

@@ -1,0 +1,78 @@
+//! Small entries about documents that are large on the target: what is read there has to stay small.
+
+use anyhow::{Result, ensure};
+use bson::doc;
+use oplog_relay_core::document::Document;
+use oplog_relay_tests::model::{Model, ModelServer};
+
+use super::compressible::MOST;
+use crate::made::Made;
+use crate::oversize::state;
+use crate::topics::{LIMIT, Topics};
+
+/// So many that a lookup of all partitions at once would hold more than [`MOST`],
+const INSERTED: i32 = 500;
+/// and that each partition has more than one reply of documents to rewrite.
+const UPDATED: i32 = 200;
+/// What a consumer may take that rewrites large documents, in MiB: each is there as it was read, as it is written, and in
+/// the command.
+const MOST_OF_REWRITES: u64 = 360;
+const LARGE: usize = 1_000_000;
+
+/// A target whose documents are large.
+fn large(documents: i32) -> Result<ModelServer> {
+    let target = ModelServer::start(Model::default())?;
+    let text = "x".repeat(LARGE);
+    for id in 0..documents {
+        let insert = doc! { "insert": "a", "documents": [{ "_id": id, "text": &text }] };
+        let bytes = insert.to_vec()?;
+        let reply = target.model().command("s", Document::new(&bytes)?)?;
+        let reply = bson::Document::from_reader(reply.as_slice())?;
+        ensure!(reply.get_i32("n").is_ok_and(|n| n == 1), "{reply}");
+    }
+    Ok(target)
+}
+
+/// Replays to the end; returns the most memory that it took, in MiB.
+fn replayed(topics: &Topics, target: &ModelServer) -> Result<u64> {
+    let flags = ["--until-caught-up"];
+    let mut member = topics.start(target, "stored", &flags)?;
+    let (code, peak) = member.wait_measured(LIMIT)?;
+    ensure!(code == 0, "{code}: {}", member.stderr_text()?);
+    Ok(peak / 1024)
+}
+
+#[test]
+fn inserts_that_come_again_do_not_collect_what_their_documents_have_become() -> Result<()> {
+    let mut made = Made::default();
+    for id in 0..INSERTED {
+        made.insert_with("s.a", 1, doc! { "_id": id, "text": "small" })?;
+    }
+    let topics = Topics::carry("stored-inserts", &made.oplog()?)?;
+    let target = large(INSERTED)?;
+    let peak = replayed(&topics, &target)?;
+    ensure!(peak < MOST, "the replay took {peak} MiB");
+    ensure!(state(&target) == made.expected()?.state());
+    Ok(())
+}
+
+#[test]
+fn small_updates_of_large_documents_are_rewritten_a_few_at_a_time() -> Result<()> {
+    let mut made = Made::default();
+    for id in 0..UPDATED {
+        let diff = doc! { "$v": 2, "diff": { "i": { "small": id } } };
+        made.update("s.a", 1, id, diff)?;
+    }
+    let topics = Topics::carry("stored-updates", &made.oplog()?)?;
+    let target = large(UPDATED)?;
+    let peak = replayed(&topics, &target)?;
+    ensure!(peak < MOST_OF_REWRITES, "the replay took {peak} MiB");
+    let state = state(&target);
+    let documents = state.get("s.a").map_or(&[][..], Vec::as_slice);
+    ensure!(i32::try_from(documents.len())? == UPDATED);
+    for document in documents {
+        let small = Document::new(document)?.get("small")?;
+        ensure!(small.is_some(), "a document was not updated");
+    }
+    Ok(())
+}
