@@ -1,10 +1,13 @@
 //! What the topics hold and whose they are, as their producers' state topics say.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
-use oplog_relay_core::runtime::kafka::{Admin, KafkaFailure, KafkaOptions, Reader};
+use oplog_relay_core::runtime::kafka::{
+    Admin, Follower, KafkaFailure, KafkaOptions, Reader, Stored,
+};
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{State, StateError, TopicRecord};
@@ -38,15 +41,19 @@ const ATTEMPTS: u32 = 5;
 /// And of looks for a change of it, which may never have been made.
 const LOOKS: u32 = 2;
 
+/// Claimed topics by name, by source.
+type Known = BTreeMap<String, FxHashMap<String, Arc<Topic>>>;
+
 /// The topics of a prefix. Read at start, and again when an unknown one turns up.
 #[derive(Debug)]
 pub struct Topics {
     admin: Admin,
     reader: Reader,
     prefix: String,
-    known: Mutex<FxHashMap<String, Arc<Topic>>>,
-    /// Held while the state topics are read, so that they are read once for all who wait.
-    reading: tokio::sync::Mutex<()>,
+    known: Mutex<Known>,
+    /// What reads the state topics, by source. Held meanwhile, so that they are read once for all
+    /// who wait.
+    reading: tokio::sync::Mutex<BTreeMap<String, Follower>>,
     shutdown: Shutdown,
 }
 
@@ -65,20 +72,20 @@ impl Topics {
             reader: Reader::new(kafka),
             prefix: prefix.to_owned(),
             known: Mutex::default(),
-            reading: tokio::sync::Mutex::new(()),
+            reading: tokio::sync::Mutex::default(),
             shutdown,
         };
-        topics.read().await?;
+        topics.read(&mut *topics.reading.lock().await).await?;
         Ok(topics)
     }
 
     /// The topics known so far.
     #[must_use]
     pub fn known(&self) -> Vec<(String, Arc<Topic>)> {
-        self.lock()
-            .iter()
-            .map(|(name, topic)| (name.clone(), Arc::clone(topic)))
-            .collect()
+        let known = self.lock();
+        let all = known.values().flatten();
+        let all = all.map(|(name, topic)| (name.clone(), Arc::clone(topic)));
+        all.collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 
     /// The sources whose topics have the prefix.
@@ -102,12 +109,12 @@ impl Topics {
             if let Some(topic) = self.find(name) {
                 return Ok(topic);
             }
-            let turn = self.reading.lock().await;
+            let mut followers = self.reading.lock().await;
             if let Some(topic) = self.find(name) {
                 return Ok(topic);
             }
-            let read = self.read().await;
-            drop(turn);
+            let read = self.read(&mut followers).await;
+            drop(followers);
             match read {
                 Ok(()) if self.find(name).is_some() => continue,
                 Ok(()) if backoff.attempts() >= ATTEMPTS => return Err(self.unclaimed(name)),
@@ -136,7 +143,12 @@ impl Topics {
     ) -> Result<Arc<Topic>, ConsumerError> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         loop {
-            self.lock().remove(name);
+            match self.read(&mut *self.reading.lock().await).await {
+                Err(ConsumerError::KafkaFailure(failure)) if failure.is_transient() => {
+                    tracing::warn!(error = %failure, topic = name, "state topics cannot be read yet");
+                }
+                read => read?,
+            }
             let topic = self.get(name).await?;
             if fits(&topic) || backoff.attempts() >= LOOKS {
                 return Ok(topic);
@@ -184,42 +196,78 @@ impl Topics {
         ))
     }
 
-    async fn read(&self) -> Result<(), ConsumerError> {
+    async fn read(&self, followers: &mut BTreeMap<String, Follower>) -> Result<(), ConsumerError> {
         for source in self.sources().await? {
-            let name = state_topic(&self.prefix, &source);
-            let stored = match self.reader.read_all(&name).await {
-                Ok(stored) => stored,
+            let follower = followers.entry(source.clone()).or_insert_with(|| {
+                Follower::new(self.reader.clone(), state_topic(&self.prefix, &source))
+            });
+            let newer = match follower.read().await {
+                Ok(newer) => newer,
                 // Removed since the topics were listed.
                 Err(KafkaFailure::UnknownTopic(_)) => continue,
                 Err(failure) => return Err(failure.into()),
             };
-            let mut state = State::default();
-            for record in &stored {
-                let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
-                state
-                    .apply(&key, record.value.as_deref())
-                    .map_err(|error| unreadable(&name, record.offset, &error))?;
-            }
+            let claims = Claims::read(&source, follower.topic(), &newer.records)?;
             let mut known = self.lock();
-            for (topic, record) in &state.topics {
-                check_version(topic, record)?;
-                let claimed = Topic {
-                    source: source.clone(),
-                    format: record.format,
-                    earlier: record.earlier.clone(),
-                };
-                known.insert(topic.clone(), Arc::new(claimed));
+            let topics = known.entry(source).or_default();
+            if newer.is_whole {
+                topics.clear();
             }
+            claims.take_into(topics);
         }
         Ok(())
     }
 
     fn find(&self, name: &str) -> Option<Arc<Topic>> {
-        self.lock().get(name).map(Arc::clone)
+        let known = self.lock();
+        let mut claimed = known.values().rev();
+        claimed.find_map(|topics| topics.get(name)).map(Arc::clone)
     }
 
-    fn lock(&self) -> MutexGuard<'_, FxHashMap<String, Arc<Topic>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What records of a state topic say of topics: each that is claimed, and each that is given up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Claims(BTreeMap<String, Option<Arc<Topic>>>);
+
+impl Claims {
+    fn read(source: &str, topic: &str, records: &[Stored]) -> Result<Self, ConsumerError> {
+        let mut claims = Self::default();
+        for record in records {
+            let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+            // By itself: the rest of the state is of no use here.
+            let mut state = State::default();
+            state
+                .apply(&key, record.value.as_deref())
+                .map_err(|error| unreadable(topic, record.offset, &error))?;
+            if let Some(name) = key.strip_prefix("topic/") {
+                let claim = state.topics.remove(name);
+                if let Some(claim) = &claim {
+                    check_version(name, claim)?;
+                }
+                let claim = claim.map(|claim| {
+                    Arc::new(Topic {
+                        source: source.to_owned(),
+                        format: claim.format,
+                        earlier: claim.earlier,
+                    })
+                });
+                claims.0.insert(name.to_owned(), claim);
+            }
+        }
+        Ok(claims)
+    }
+
+    fn take_into(self, topics: &mut FxHashMap<String, Arc<Topic>>) {
+        for (name, claim) in self.0 {
+            match claim {
+                Some(topic) => drop(topics.insert(name, topic)),
+                None => drop(topics.remove(&name)),
+            }
+        }
     }
 }
 
@@ -242,6 +290,32 @@ fn check_version(topic: &str, record: &TopicRecord) -> Result<(), ConsumerError>
 mod tests {
     use super::*;
     use oplog_relay_core::json::Mode;
+
+    #[test]
+    fn a_claim_holds_until_it_is_given_up() {
+        let stored = |key: &str, value: Option<&str>| Stored {
+            offset: 7,
+            timestamp_ms: None,
+            key: Some(key.as_bytes().to_vec()),
+            value: value.map(|value| value.as_bytes().to_vec()),
+        };
+        let claim = r#"{"v":1,"format":"bson","format_version":1,"partitions":4}"#;
+        let mut topics = FxHashMap::default();
+        let mut take = |records: &[Stored]| {
+            let claims = Claims::read("rs0", "__cdc.state.rs0", records).unwrap();
+            claims.take_into(&mut topics);
+            let mut names: Vec<String> = topics.keys().cloned().collect();
+            names.sort();
+            names
+        };
+        let gone = stored("route/s.a", None);
+        assert_eq!(take(&[stored("topic/s.a", Some(claim)), gone]), ["s.a"]);
+        assert_eq!(take(&[]), ["s.a"]);
+        assert_eq!(take(&[stored("topic/s.b", Some(claim))]), ["s.a", "s.b"]);
+        assert_eq!(take(&[stored("topic/s.a", None)]), ["s.b"]);
+        let unknown = [stored("fate/x", Some("{}"))];
+        assert!(Claims::read("rs0", "__cdc.state.rs0", &unknown).is_err());
+    }
 
     #[test]
     fn a_record_is_of_a_format_that_its_topic_has_or_had() {

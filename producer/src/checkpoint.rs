@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{Position, PositionError};
-use oplog_relay_core::runtime::kafka::{Admin, Reader, Stored};
+use oplog_relay_core::runtime::kafka::{Admin, Follower, Reader, Stored};
 use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
 use oplog_relay_core::topic::{position_topic, state_topic};
 
@@ -148,22 +148,34 @@ impl Checkpoint {
     }
 }
 
-/// Where somebody may ask for a full sync: the state topic of a source.
+/// The state topic of a source, where somebody may ask for a full sync while the stream runs.
 #[derive(Debug, Clone)]
 pub struct Requests {
-    /// Reads it.
-    pub reader: Reader,
-    /// Its name.
-    pub topic: String,
+    follower: Follower,
+    state: State,
 }
 
 impl Requests {
-    /// The state as it is now, requests among it.
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(reader: Reader, topic: String) -> Self {
+        Self {
+            follower: Follower::new(reader, topic),
+            state: State::default(),
+        }
+    }
+
+    /// The state as it is now, requests among it. Only what is new is read.
     ///
     /// # Errors
     /// As [`Checkpoint::read`].
-    pub async fn read(&self) -> Result<State, ProducerError> {
-        read_state(&self.reader, &self.topic).await
+    pub async fn read(&mut self) -> Result<&State, ProducerError> {
+        let newer = self.follower.read().await?;
+        if newer.is_whole {
+            self.state = State::default();
+        }
+        apply(&mut self.state, self.follower.topic(), &newer.records)?;
+        Ok(&self.state)
     }
 }
 
@@ -217,13 +229,23 @@ fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
 /// As [`Checkpoint::read`].
 pub(crate) async fn read_state(reader: &Reader, topic: &str) -> Result<State, ProducerError> {
     let mut state = State::default();
-    for stored in reader.read_all(topic).await? {
-        let key = String::from_utf8_lossy(stored.key.as_deref().unwrap_or_default()).into_owned();
+    apply(&mut state, topic, &reader.read_all(topic).await?)?;
+    Ok(state)
+}
+
+/// Takes records of a state topic.
+pub(crate) fn apply(
+    state: &mut State,
+    topic: &str,
+    records: &[Stored],
+) -> Result<(), ProducerError> {
+    for stored in records {
+        let key = String::from_utf8_lossy(stored.key.as_deref().unwrap_or_default());
         state
             .apply(&key, stored.value.as_deref())
             .map_err(|error| ProducerError::Refused(format!("{topic}: {error}")))?;
     }
-    Ok(state)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@
 //! commit one; and whoever has committed a claim looks whether another source has done so too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use oplog_relay_core::runtime::kafka::{Admin, Reader};
+use oplog_relay_core::runtime::kafka::{Admin, Follower, Reader};
+use oplog_relay_core::state::{State, TopicRecord};
 use oplog_relay_core::topic::source_of_state_topic;
+use tokio::sync::Mutex;
 
-use crate::checkpoint::read_state;
+use crate::checkpoint::apply;
 use crate::error::ProducerError;
 
 /// The other sources of a prefix, and their topics.
@@ -38,26 +41,46 @@ impl OtherSources {
     }
 }
 
-/// Reads the claims of other sources.
+/// What is read of the state topics of other sources, by source.
+type Followed = BTreeMap<String, Followee>;
+
+/// Another source.
+#[derive(Debug)]
+struct Followee {
+    follower: Follower,
+    topics: BTreeMap<String, TopicRecord>,
+}
+
+/// Reads the claims of other sources. Clones read the topics only once between them.
 #[derive(Debug, Clone)]
 pub struct Claims {
-    /// Lists topics.
-    pub admin: Admin,
-    /// Reads state topics.
-    pub reader: Reader,
-    /// First part of the topics' names.
-    pub prefix: String,
-    /// The source that is not another one.
-    pub source: String,
+    admin: Admin,
+    reader: Reader,
+    prefix: String,
+    source: String,
+    followed: Arc<Mutex<Followed>>,
 }
 
 impl Claims {
+    /// The claims under a prefix of all sources but that one.
+    #[must_use]
+    pub fn new(admin: Admin, reader: Reader, prefix: &str, source: &str) -> Self {
+        Self {
+            admin,
+            reader,
+            prefix: prefix.to_owned(),
+            source: source.to_owned(),
+            followed: Arc::default(),
+        }
+    }
+
     /// The claims as they are now.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`], or [`ProducerError::Refused`] for a state that cannot be read.
     pub async fn read(&self) -> Result<OtherSources, ProducerError> {
         let names = self.admin.topics().await?;
+        let mut followed = self.followed.lock().await;
         let mut others = OtherSources::default();
         for topic in names.keys() {
             let Some(other) = source_of_state_topic(&self.prefix, topic) else {
@@ -67,10 +90,18 @@ impl Claims {
                 continue;
             }
             others.names.insert(other.to_owned());
-            for name in read_state(&self.reader, topic).await?.topics.into_keys() {
-                others.topics.insert(name, other.to_owned());
+            let followee = followed
+                .entry(other.to_owned())
+                .or_insert_with(|| Followee {
+                    follower: Follower::new(self.reader.clone(), topic.clone()),
+                    topics: BTreeMap::new(),
+                });
+            followee.read().await?;
+            for name in followee.topics.keys() {
+                others.topics.insert(name.clone(), other.to_owned());
             }
         }
+        followed.retain(|other, _| others.names.contains(other));
         Ok(others)
     }
 
@@ -85,5 +116,19 @@ impl Claims {
         let mut others = self.read().await?;
         others.topics.retain(|topic, _| claimed.contains(topic));
         Ok(others.topics)
+    }
+}
+
+impl Followee {
+    async fn read(&mut self) -> Result<(), ProducerError> {
+        let newer = self.follower.read().await?;
+        // Of what is read only the claims are kept.
+        let mut state = State::default();
+        if !newer.is_whole {
+            state.topics = std::mem::take(&mut self.topics);
+        }
+        let applied = apply(&mut state, self.follower.topic(), &newer.records);
+        self.topics = state.topics;
+        applied
     }
 }

@@ -242,12 +242,12 @@ async fn a_source_that_finds_its_topic_claimed_by_another_takes_its_claim_back()
     tokio::task::block_in_place(|| send_alone(&options, other, &format!("topic/{DATA}"), claim))?;
     let reader = Reader::new(&options);
     let others = OtherClaims {
-        claims: Claims {
-            admin: Admin::connect(&options).await?,
-            reader: reader.clone(),
-            prefix: "cdc".to_owned(),
-            source: "rs0".to_owned(),
-        },
+        claims: Claims::new(
+            Admin::connect(&options).await?,
+            reader.clone(),
+            "cdc",
+            "rs0",
+        ),
         runtime: Handle::current(),
     };
     let (mut handover, intake) = queues();

@@ -3,13 +3,14 @@
 use oplog_relay_core::command::{
     Scope, Treatment, index_specs, is_set, is_view_entry, scope, treatment,
 };
+use oplog_relay_core::document::kind;
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
 use oplog_relay_core::time_series::{self, VIEWS};
 use oplog_relay_core::topic::{collection_topic, command_topic};
 
-use super::{Decision, NewRoute, Router, Target, uuid_text};
+use super::{Decision, NewRoute, Router, Target, uuid_bytes, uuid_text};
 use crate::error::ProducerError;
 
 /// A change of the saved table.
@@ -59,8 +60,14 @@ impl Router {
             scope.to_ns().map(|to| self.passes(&to)),
         ) {
             (true, None | Some(true)) => false,
-            (true, Some(false)) => true,
-            (false, None | Some(false)) => return Ok(Decision::Known(Target::Dropped)),
+            (true, Some(false)) => {
+                self.forget_left_out(entry, &scope).map_err(damaged)?;
+                true
+            }
+            (false, None | Some(false)) => {
+                self.forget_left_out(entry, &scope).map_err(damaged)?;
+                return Ok(Decision::Known(Target::Dropped));
+            }
             (false, Some(true)) => return Err(brought_in(entry, &scope)),
         };
         match treatment {
@@ -221,11 +228,13 @@ impl Router {
         }
         let old = self.name_of(entry, &scope.ns());
         let ends = leaves || entry.command()?.name == b"drop";
+        let has_route = |name: &String| self.saved.routes.contains_key(name);
         let gone = |name: String| RouteChange { name, record: None };
         if ends {
-            let known = self.saved.routes.contains_key(&old);
-            return Ok(known.then(|| gone(old)).into_iter().collect());
+            return Ok(Some(old).filter(has_route).map(gone).into_iter().collect());
         }
+        let replaced = replaced_by_rename(entry)?.map(|ui| uuid_text(&ui));
+        let replaced = replaced.filter(|name| *name != old && has_route(name));
         let ns = scope.to_ns().unwrap_or_else(|| scope.ns());
         // A server up to 3.4 does not say what a database holds when it drops it.
         let is_new = entry.ui.is_none()
@@ -244,20 +253,48 @@ impl Router {
             name,
             record: Some(record),
         };
-        Ok([new].into_iter().chain(renamed).collect())
+        let replaced = replaced.map(gone);
+        Ok([new].into_iter().chain(renamed).chain(replaced).collect())
+    }
+
+    /// Forgets that nothing is carried from a collection that ends here: no later entry has its
+    /// UUID, and of a later collection of its name the filter says so again.
+    fn forget_left_out(&mut self, entry: &Entry<'_>, scope: &Scope<'_>) -> Result<(), EntryError> {
+        let is_renamed = scope.to.is_some();
+        if !is_renamed && entry.command()?.name != b"drop" {
+            return Ok(());
+        }
+        let dropped = entry.ui.filter(|_| !is_renamed);
+        for ui in replaced_by_rename(entry)?.into_iter().chain(dropped) {
+            self.last = None;
+            self.by_ui.remove(&ui);
+        }
+        self.by_ns.remove(&scope.ns());
+        Ok(())
     }
 
     /// Takes the changes of a command that is on its way.
     pub fn apply(&mut self, changes: Vec<RouteChange>) {
         for RouteChange { name, record } in changes {
             self.last = None;
-            self.by_ui.retain(|ui, _| uuid_text(ui) != name);
-            self.by_ns.remove(&name);
+            match uuid_bytes(&name) {
+                Some(ui) => drop(self.by_ui.remove(&ui)),
+                None => drop(self.by_ns.remove(&name)),
+            }
             match record {
                 Some(record) => drop(self.saved.routes.insert(name, record)),
                 None => drop(self.saved.routes.remove(&name)),
             }
         }
+    }
+}
+
+/// The UUID of the collection whose name a rename takes, and which ends with it. A source without
+/// UUIDs names its routes by namespace: there the renamed collection takes that route over.
+fn replaced_by_rename(entry: &Entry<'_>) -> Result<Option<[u8; 16]>, EntryError> {
+    match entry.o.get("dropTarget")? {
+        Some(target) if target.kind == kind::BINARY => Ok(target.binary()?.1.try_into().ok()),
+        _ => Ok(None),
     }
 }
 

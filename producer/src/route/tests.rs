@@ -426,3 +426,127 @@ fn a_time_series_waits_as_buckets_as_a_name_and_as_a_view() {
     };
     assert_eq!(new.record.topic, topics[0]);
 }
+
+/// The UUID of the collection that a round of `$out` makes.
+fn made_in(round: u32) -> [u8; 16] {
+    let mut ui = [7; 16];
+    ui[..4].copy_from_slice(&round.to_be_bytes());
+    ui
+}
+
+/// The entries of `$out` into `to`: a temporary collection is made, filled and takes the name of
+/// what the round before has made.
+fn out_round(to: &str, round: u32) -> [Vec<u8>; 3] {
+    let binary = |ui: [u8; 16]| [&[16, 0, 0, 0, 4], &ui[..]].concat();
+    let staged = format!("tmp.agg_out.{round}");
+    let write = |op: &str, ns: &str, o: &dyn Fn(&mut DocumentBuilder<'_>)| {
+        let mut out = Vec::new();
+        let mut entry = DocumentBuilder::start(&mut out);
+        entry
+            .raw("ts", kind::TIMESTAMP, &[1, 0, 0, 0, 1, 0, 0, 0])
+            .str("op", op)
+            .str("ns", ns)
+            .raw("ui", kind::BINARY, &binary(made_in(round)));
+        entry.nested("o", kind::DOCUMENT, |body| o(body));
+        entry.finish();
+        out
+    };
+    let from = format!("shop.{staged}");
+    [
+        write("c", "shop.$cmd", &|o| {
+            o.str("create", &staged);
+        }),
+        write("i", &from, &|o| {
+            o.str("_id", "x");
+        }),
+        write("c", "shop.$cmd", &|o| {
+            o.str("renameCollection", &from).str("to", to);
+            if let Some(before) = round.checked_sub(1) {
+                o.raw("dropTarget", kind::BINARY, &binary(made_in(before)));
+            }
+        }),
+    ]
+}
+
+/// Takes entries as the encoder does; what it saves goes into `saved`, as from the state topic.
+fn take(router: &mut Router, entries: &[Vec<u8>], saved: &mut State) {
+    let mut save = |name: &str, record: Option<&RouteRecord>| {
+        let value = record.map(|record| serde_json::to_vec(record).unwrap());
+        let key = format!("route/{name}");
+        saved.apply(&key, value.as_deref()).unwrap();
+    };
+    for bytes in entries {
+        let parsed = Entry::parse(Document::new(bytes).unwrap()).unwrap();
+        match router.decide(&parsed).unwrap() {
+            Decision::Known(_) => {}
+            Decision::Unknown(new) => {
+                if router.add(&parsed, &new, Target::First(TopicIndex(1))) {
+                    save(&new.name, Some(&new.record));
+                }
+            }
+            Decision::Command(route) => {
+                for change in &route.changes {
+                    save(&change.name, change.record.as_ref());
+                }
+                router.apply(route.changes);
+            }
+        }
+    }
+}
+
+#[test]
+fn months_of_out_leave_one_route_for_each_collection_that_is_there() {
+    const ROUNDS: u32 = 10_000;
+    let (mut router, mut saved) = (router(&[]), State::default());
+    let mut largest = 0;
+    for round in 0..ROUNDS {
+        take(&mut router, &out_round("shop.report", round), &mut saved);
+        largest = largest.max(router.by_ui.len()).max(saved.routes.len());
+    }
+    let last = uuid_text(&made_in(ROUNDS - 1));
+    assert_eq!(saved.routes.keys().collect::<Vec<_>>(), [&last]);
+    assert_eq!(saved.routes.get(&last).unwrap().ns, "shop.report");
+    // After each round the collection of the one before is gone.
+    assert_eq!(largest, 1);
+    // A restart goes on from the same table.
+    assert_eq!(router.state(), &saved);
+    let filter = NamespaceFilter::default();
+    let mut again = Router::new("cdc", filter, saved.clone());
+    for router in [&mut router, &mut again] {
+        let mut saved = saved.clone();
+        take(router, &out_round("shop.report", ROUNDS), &mut saved);
+        let made = uuid_text(&made_in(ROUNDS));
+        assert_eq!(saved.routes.keys().collect::<Vec<_>>(), [&made]);
+    }
+}
+
+#[test]
+fn collections_that_are_left_out_are_forgotten_when_they_end() {
+    let mut saved = State::default();
+    // What is written is carried until it takes a name from which nothing is carried.
+    let mut leaving = router(&["shop.a"]);
+    // Nothing is carried at all.
+    let mut left_out = router(&["web"]);
+    for round in 0..100 {
+        let mut entries = out_round("shop.b", round).to_vec();
+        entries.push(entry("i", "shop.b", None, &[("_id", "x")]));
+        let ui = made_in(round);
+        let after = entries.last_mut().unwrap();
+        let place = after.len() - 1;
+        let field = [&b"\x05ui\0"[..], &[16, 0, 0, 0, 4], &ui[..]].concat();
+        after.splice(place..place, field);
+        let length = u32::try_from(after.len()).unwrap();
+        after.splice(..4, length.to_le_bytes());
+        take(&mut leaving, &entries, &mut saved);
+        take(&mut left_out, &entries, &mut saved);
+        assert!(leaving.by_ui.len() <= 1 && left_out.by_ui.len() <= 1);
+        assert!(saved.routes.is_empty());
+        assert_eq!(left_out.by_ui.get(&ui), Some(&Target::Dropped));
+    }
+    let ended = [
+        entry("i", "shop.b", Some(9), &[("_id", "x")]),
+        entry("c", "shop.$cmd", Some(9), &[("drop", "b")]),
+    ];
+    take(&mut left_out, &ended, &mut saved);
+    assert_eq!(left_out.by_ui.len(), 1);
+}

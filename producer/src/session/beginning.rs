@@ -32,10 +32,8 @@ impl Producer {
         let Some(client) = self.origin.client() else {
             return Ok((self.start(checkpoint.position).await?, None));
         };
-        let requests = Some(Requests {
-            reader: cluster.reader.clone(),
-            topic: state_topic(&self.config.stream.topic_prefix, self.origin.name()),
-        });
+        let state = state_topic(&self.config.stream.topic_prefix, self.origin.name());
+        let requests = Some(Requests::new(cluster.reader.clone(), state));
         let config = &self.config;
         let caught_up = config.until_caught_up;
         let mut options = Options {

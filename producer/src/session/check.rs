@@ -139,12 +139,12 @@ impl Producer {
 
     /// What asks for the claims of other sources.
     pub(super) fn claims(&self, cluster: &FoundCluster) -> Claims {
-        Claims {
-            admin: cluster.admin.clone(),
-            reader: cluster.reader.clone(),
-            prefix: self.config.stream.topic_prefix.clone(),
-            source: self.origin.name().to_owned(),
-        }
+        Claims::new(
+            cluster.admin.clone(),
+            cluster.reader.clone(),
+            &self.config.stream.topic_prefix,
+            self.origin.name(),
+        )
     }
 
     /// The topics of the cluster, for a stream whose oldest entry is of that time.

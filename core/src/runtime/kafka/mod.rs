@@ -6,6 +6,7 @@
 mod admin;
 mod context;
 mod error;
+mod follower;
 mod new_topic;
 mod options;
 mod reader;
@@ -17,12 +18,13 @@ pub use error::{
     KafkaFailure, error_code, is_fatal, is_fenced, is_group_refused, is_transient, is_unauthorized,
     with_right,
 };
+pub use follower::Follower;
 pub use new_topic::{MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting, borrowed};
 pub use options::{
     CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, SMALL_FETCH, client_config, limit_fetch,
     parse_options,
 };
-pub use reader::{Reader, Stored};
+pub use reader::{Newer, Reader, Stored};
 pub use topic::TopicSettings;
 
 #[cfg(test)]

@@ -43,6 +43,17 @@ pub struct Stored {
     pub value: Option<Vec<u8>>,
 }
 
+/// What a topic holds from some offset on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newer {
+    /// The committed records, in order.
+    pub records: Vec<Stored>,
+    /// The offset from which the next read goes on.
+    pub next: i64,
+    /// Whether this is the whole topic: what was read of it before no longer counts.
+    pub is_whole: bool,
+}
+
 /// Reads internal topics. Each call has a connection of its own and commits nothing.
 #[derive(Clone)]
 pub struct Reader {
@@ -101,6 +112,16 @@ impl Reader {
         blocking(move || this.read_all_blocking(&topic)).await
     }
 
+    /// Every committed record from an offset on, in order; of the whole topic where no offset is
+    /// given, or where the topic does not reach that far or no longer begins before it.
+    ///
+    /// # Errors
+    /// As [`Reader::read_all`].
+    pub async fn read_from(&self, topic: &str, from: Option<i64>) -> Result<Newer, KafkaFailure> {
+        let (this, topic) = (self.clone(), topic.to_owned());
+        blocking(move || this.read_from_blocking(&topic, from)).await
+    }
+
     /// The last committed record of a topic.
     ///
     /// # Errors
@@ -115,11 +136,24 @@ impl Reader {
     /// # Errors
     /// As there.
     pub fn read_all_blocking(&self, topic: &str) -> Result<Vec<Stored>, KafkaFailure> {
+        Ok(self.read_from_blocking(topic, None)?.records)
+    }
+
+    fn read_from_blocking(&self, topic: &str, from: Option<i64>) -> Result<Newer, KafkaFailure> {
         let session = self.open(topic)?;
         let (low, end) = session.bounds()?;
+        let from = from.filter(|from| (low..=end).contains(from));
         let mut records = Vec::new();
-        session.scan(low, end, |record| records.push(record))?;
-        Ok(records)
+        session.scan(from.unwrap_or(low), end, |record| records.push(record))?;
+        // The scan goes on to the end that the partition has by then.
+        let last = records
+            .last()
+            .map_or(low, |record: &Stored| record.offset + 1);
+        Ok(Newer {
+            records,
+            next: end.max(last),
+            is_whole: from.is_none(),
+        })
     }
 
     /// [`read_last_committed`](Self::read_last_committed) for threads that may block.

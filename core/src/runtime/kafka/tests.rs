@@ -98,6 +98,28 @@ async fn an_empty_topic_has_no_records() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_followed_is_read_once() {
+    let (cluster, options) = cluster();
+    cluster.create_topic("internal", 1, 1).unwrap();
+    produce(&options, "internal", 200);
+    let reader = Reader::new(&options);
+    let mut follower = Follower::new(reader.clone(), "internal".to_owned());
+    let first = follower.read().await.unwrap();
+    assert_eq!((first.records.len(), first.next), (200, 200));
+    assert!(first.is_whole);
+    let nothing = follower.read().await.unwrap();
+    assert_eq!((nothing.records.len(), nothing.next), (0, 200));
+    assert!(!nothing.is_whole);
+    produce(&options, "internal", 3);
+    let newer = follower.read().await.unwrap();
+    assert!(newer.records.iter().map(|it| it.offset).eq(200..203));
+    assert!(!newer.is_whole);
+    // A topic that was created again is shorter.
+    let other = reader.read_from("internal", Some(1_000)).await.unwrap();
+    assert_eq!((other.records.len(), other.is_whole), (203, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_do_not_answer_are_named_within_the_patience() {
     let reader = Reader::new(&nowhere()).with_patience(Duration::from_millis(300));
     let error = reader.read_all("internal").await.unwrap_err();

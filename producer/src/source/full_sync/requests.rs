@@ -28,15 +28,25 @@ impl Seam {
         if !self.sync.copies.is_empty() {
             self.look_at_window().await?;
         }
-        let Some(requests) = &self.sync.requests else {
+        let Some(mut requests) = self.sync.requests.take() else {
             return Ok(());
         };
-        let state = requests.read().await?;
-        // That one was taken may not be committed yet.
+        let planned = match requests.read().await {
+            Ok(state) => self.plan_all(state).await,
+            Err(error) => Err(error),
+        };
+        self.sync.requests = Some(requests);
+        planned
+    }
+
+    async fn plan_all(&mut self, state: &State) -> Result<(), ProducerError> {
+        // That a request was taken may not be committed yet.
+        self.taken
+            .retain(|number| state.requests.contains_key(number));
         let open = state.requests.iter();
         let open = open.filter(|(number, _)| !self.taken.contains(*number));
         for (number, request) in open.collect::<Vec<_>>() {
-            self.plan(number, request, &state).await?;
+            self.plan(number, request, state).await?;
         }
         Ok(())
     }
