@@ -40,6 +40,8 @@ pub struct Metrics {
     pub commits: IntCounter,
     /// Time from sending a commit to its confirmation.
     pub commit_seconds: Histogram,
+    /// Commands and names of the catalog that are held in memory.
+    catalog_held: IntGauge,
     /// Bytes between the poll thread and the sink.
     pub queue_bytes: IntGauge,
     /// Partitions assigned to this member.
@@ -107,6 +109,10 @@ impl Metrics {
             position,
             commits,
             commit_seconds: histogram("commit_seconds", "From a commit to its confirmation.")?,
+            catalog_held: int_gauge(
+                "catalog_held",
+                "Commands and names of the catalog that are held in memory.",
+            )?,
             queue_bytes: int_gauge("queue_bytes", "Bytes read and not yet applied.")?,
             partitions: int_gauge("assigned_partitions", "Partitions assigned to this member.")?,
             errors,
@@ -119,6 +125,12 @@ impl Metrics {
             applied_ms: AtomicI64::new(0),
             registry,
         })
+    }
+
+    /// How many commands and names of the catalog are held in memory.
+    pub fn held_of_catalog(&self, count: usize) {
+        self.catalog_held
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts applied entries.

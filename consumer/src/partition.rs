@@ -224,7 +224,8 @@ impl PartitionWorker {
         let mut reloaded = None;
         loop {
             // Kept until the segment is applied: its entries borrow names from it.
-            let lives = self.shared.sink.lives(&topic.source);
+            let oldest = entries.iter().map(|located| located.id).min();
+            let lives = self.shared.sink.lives_at(&topic.source, oldest).await?;
             let (segment, rest) = self.segment(chunk, entries, lives.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {

@@ -47,7 +47,7 @@ fn on_target(target: &ModelServer, command: Document) -> Result<()> {
 }
 
 /// Starts a process whose state can be asked for.
-fn start(
+pub(crate) fn start(
     topics: &Topics,
     prefix: &str,
     target: &ModelServer,

@@ -11,6 +11,20 @@ use oplog_relay_tests::model::Model;
 /// Source time of the first entry; every entry has a second of its own.
 pub(crate) const BEGIN: u32 = 1_700_000_000;
 
+fn uuid(bytes: &[u8; 16]) -> Bson {
+    Bson::Binary(Binary {
+        subtype: BinarySubtype::Uuid,
+        bytes: bytes.to_vec(),
+    })
+}
+
+/// The UUID of the collection that a round of `$out` makes.
+fn made_in(round: u32) -> [u8; 16] {
+    let mut bytes = [0xee; 16];
+    bytes[..4].copy_from_slice(&round.to_be_bytes());
+    bytes
+}
+
 /// Entries one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
@@ -24,13 +38,14 @@ impl Made {
     }
 
     fn push(&mut self, op: &str, ns: &str, ui: u8, more: Document) -> Result<()> {
+        self.push_of(op, ns, &[ui; 16], more)
+    }
+
+    fn push_of(&mut self, op: &str, ns: &str, ui: &[u8; 16], more: Document) -> Result<()> {
         let time = self.next_second()?;
         let ts = Timestamp { time, increment: 1 };
         let wall = DateTime::from_millis(i64::from(time) * 1000);
-        let ui = Bson::Binary(Binary {
-            subtype: BinarySubtype::Uuid,
-            bytes: vec![ui; 16],
-        });
+        let ui = uuid(ui);
         let mut entry =
             doc! { "ts": ts, "t": 1_i64, "v": 2, "op": op, "ns": ns, "ui": ui, "wall": wall };
         entry.extend(more);
@@ -80,6 +95,23 @@ impl Made {
 
     pub(crate) fn rename(&mut self, ns: &str, ui: u8, to: &str) -> Result<()> {
         self.command(ns, ui, doc! { "renameCollection": ns, "to": to })
+    }
+
+    /// One of many rounds of `$out` into a collection: what the round before made is dropped.
+    pub(crate) fn out(&mut self, to: &str, round: u32, documents: i32) -> Result<()> {
+        let (db, _) = to.split_once('.').context(to.to_owned())?;
+        let (name, ui) = (format!("tmp.agg_out.{round}"), made_in(round));
+        let (commands, staged) = (format!("{db}.$cmd"), format!("{db}.{name}"));
+        self.push_of("c", &commands, &ui, doc! { "o": { "create": name } })?;
+        for id in 0..documents {
+            let o = doc! { "_id": id, "round": i64::from(round) };
+            self.push_of("i", &staged, &ui, doc! { "o": o })?;
+        }
+        let mut rename = doc! { "renameCollection": staged, "to": to };
+        if let Some(before) = round.checked_sub(1) {
+            rename.insert("dropTarget", uuid(&made_in(before)));
+        }
+        self.push_of("c", &commands, &ui, doc! { "o": rename })
     }
 
     /// The same without UUIDs, as old servers wrote it.

@@ -14,6 +14,7 @@ mod lives;
 mod made;
 mod memory;
 mod oldest_kafka;
+mod out;
 mod oversize;
 mod position;
 mod quotas;

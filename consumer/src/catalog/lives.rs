@@ -5,7 +5,12 @@
 //! collection that has the name now.
 
 use oplog_relay_core::position::EntryId;
+use oplog_relay_core::time_series::VIEWS;
 use rustc_hash::{FxHashMap, FxHashSet};
+
+mod reading;
+
+pub(super) use reading::{AFTER_ALL, Reading};
 
 /// How a name's life ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +72,15 @@ pub enum Resolved<'l> {
 }
 
 /// The commands of one source that ran on a target, and what follows from them.
+///
+/// An entry asks only for ends that come after it. So ends and commands from before the oldest
+/// entry that is still applied need not be held: [`Lives::reaches`] tells for which entries the
+/// answers are right. Whose name it is now is always held, once for each collection that is there.
 #[derive(Debug, Clone, Default)]
 pub struct Lives {
+    /// Commands from here on are held; none: all of them.
+    from: Option<EntryId>,
+    has_commands: bool,
     done: FxHashSet<EntryId>,
     /// By name, in order of time.
     ends: FxHashMap<String, Vec<(EntryId, Fate)>>,
@@ -77,12 +89,21 @@ pub struct Lives {
 }
 
 impl Lives {
-    /// Takes a command that ran, in any order.
-    pub fn take(&mut self, ran: Ran) {
-        let Ran { id, ns, ui, change } = ran;
-        if !self.done.insert(id) {
-            return;
+    /// Takes a command that ran, in any order. Returns false for one from before what is held:
+    /// then the lives have to be read again.
+    pub fn take(&mut self, ran: Ran) -> bool {
+        self.has_commands = true;
+        if !self.reaches(ran.id) {
+            return false;
         }
+        if self.done.insert(ran.id) {
+            self.apply(ran);
+        }
+        true
+    }
+
+    fn apply(&mut self, ran: Ran) {
+        let Ran { id, ns, ui, change } = ran;
         match change {
             Change::Created => self.own(ns, id, ui),
             Change::Dropped => self.end(ns, id, Fate::Dropped),
@@ -98,6 +119,48 @@ impl Lives {
             }
             Change::Other => {}
         }
+    }
+
+    /// Whether all that an entry may ask for is held.
+    #[must_use]
+    pub fn reaches(&self, id: EntryId) -> bool {
+        self.from.is_none_or(|from| from <= id)
+    }
+
+    /// From where on commands are held.
+    #[must_use]
+    pub const fn from(&self) -> Option<EntryId> {
+        self.from
+    }
+
+    /// The same without the commands from before an entry.
+    #[must_use]
+    pub fn pruned(&self, from: EntryId) -> Self {
+        let from = self.from.map_or(from, |held| held.max(from));
+        let mut ends = FxHashMap::default();
+        for (ns, all) in &self.ends {
+            let mut first = all.partition_point(|(end, _)| *end < from);
+            if is_kept(ns) {
+                first = first.min(all.len().saturating_sub(1));
+            }
+            if let Some(kept) = all.get(first..).filter(|kept| !kept.is_empty()) {
+                ends.insert(ns.clone(), kept.to_vec());
+            }
+        }
+        let done = self.done.iter().copied().filter(|id| *id >= from);
+        Self {
+            from: Some(from),
+            has_commands: self.has_commands,
+            done: done.collect(),
+            ends,
+            owners: self.owners.clone(),
+        }
+    }
+
+    /// Commands, ends and names that are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.done.len() + self.ends.len() + self.owners.len()
     }
 
     fn own(&mut self, ns: String, id: EntryId, ui: Option<[u8; 16]>) {
@@ -149,11 +212,11 @@ impl Lives {
 
     /// Whether no command ran yet.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.done.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        !self.has_commands
     }
 
-    /// The collection that `ns` meant at `id`.
+    /// The collection that `ns` meant at `id`, which has to be [reached](Self::reaches).
     #[must_use]
     pub fn resolve<'l>(&'l self, ns: &'l str, id: EntryId, ui: Option<[u8; 16]>) -> Resolved<'l> {
         let (mut ns, mut since) = (ns, id);
@@ -171,6 +234,12 @@ impl Lives {
             _ => Resolved::Live(ns),
         }
     }
+}
+
+/// Whether the last end of a name is held for as long as no collection has the name:
+/// [`Lives::has_ended`] is asked of the collections of views, of which a database has one.
+fn is_kept(ns: &str) -> bool {
+    ns.split_once('.').is_some_and(|(_, name)| name == VIEWS)
 }
 
 #[cfg(test)]

@@ -24,13 +24,17 @@
 //! A rename is noted before it runs, with whether its collection was there (`existed`) and its UUID
 //! at the target (`life`): after a crash a missing collection, or another one, then means that it
 //! ran. Everything else may run twice.
+//!
+//! A note stays for as long as its command may come again, which is for ever where topics keep all
+//! of their records. A member holds only a part of them in memory: see `held`.
 
 mod begun;
+mod held;
 mod lives;
 mod subscription;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bson::{Bson, Document, Uuid, doc};
 use futures_util::TryStreamExt;
@@ -45,6 +49,7 @@ use oplog_relay_core::runtime::mongo::error_code;
 use crate::directive::DUPLICATE_KEY;
 use crate::plan::command::Withheld;
 
+use held::Held;
 pub use lives::{Change, Lives, Ran, Resolved};
 pub use subscription::{Subscription, other_subscription};
 
@@ -91,7 +96,7 @@ impl Note {
 pub struct Catalog {
     notes: Collection<Document>,
     group: String,
-    sources: RwLock<BTreeMap<String, Arc<Lives>>>,
+    held: Held,
 }
 
 impl Catalog {
@@ -103,7 +108,7 @@ impl Catalog {
         let catalog = Self {
             notes: collection(client, COLLECTION),
             group: group.to_owned(),
-            sources: RwLock::default(),
+            held: Held::default(),
         };
         catalog.reload().await?;
         Ok(catalog)
@@ -115,39 +120,15 @@ impl Catalog {
         &self.group
     }
 
-    /// Reads it again.
-    ///
-    /// # Errors
-    /// What the driver says.
-    pub async fn reload(&self) -> mongodb::error::Result<()> {
-        let mut found = self
-            .notes
-            .find(doc! { "group": &self.group, "done": true })
-            .await?;
-        let mut sources: BTreeMap<String, Lives> = BTreeMap::new();
-        while let Some(note) = found.try_next().await? {
-            let (source, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
-            sources.entry(source).or_default().take(ran);
-        }
-        let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
-        *known = sources
-            .into_iter()
-            .map(|(source, lives)| (source, Arc::new(lives)))
-            .collect();
-        Ok(())
-    }
-
-    /// What is known of a source.
+    /// What is held of a source: who has which name now, and the latest commands.
     #[must_use]
     pub fn lives(&self, source: &str) -> Arc<Lives> {
-        let known = self.sources.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(source).map(Arc::clone).unwrap_or_default()
+        self.held.lives(source)
     }
 
     /// Whether any command of the group ran.
     fn has_commands(&self) -> bool {
-        let known = self.sources.read().unwrap_or_else(PoisonError::into_inner);
-        !known.is_empty()
+        !self.held.is_empty()
     }
 
     /// Whether a command has run, as the target says now: a member of an earlier version may have
@@ -156,7 +137,7 @@ impl Catalog {
     /// # Errors
     /// What the driver says.
     pub async fn learn_again(&self, source: &str, id: EntryId) -> mongodb::error::Result<bool> {
-        self.forget(source, id);
+        self.held.forget(source, id);
         self.learn(source, id).await
     }
 
@@ -175,20 +156,21 @@ impl Catalog {
         let mut found = self.notes.find(filter).await?;
         while let Some(note) = found.try_next().await? {
             let (source, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
-            let lives = self.lives(&source);
-            let is_after = after.is_none_or(|after| ran.id > after);
-            if is_after && lives.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
+            if after.is_some_and(|after| ran.id <= after) {
+                continue;
+            }
+            let lives = self.lives_at(&source, ran.id).await?;
+            if lives.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
                 return Ok(Some((source, ran.id)));
             }
         }
         Ok(None)
     }
 
-    fn forget(&self, source: &str, id: EntryId) {
-        let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lives) = known.get_mut(source) {
-            Arc::make_mut(lives).forget(id);
-        }
+    /// Commands, ends and names that this member holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.count()
     }
 
     /// Takes in a command that another member may have run; false if it has not run.
@@ -199,16 +181,18 @@ impl Catalog {
         if self.lives(source).is_done(id) {
             return Ok(true);
         }
-        let id = self.id(source, id);
+        let name = self.id(source, id);
         let Some(note) = self
             .notes
-            .find_one(doc! { "_id": id, "done": true })
+            .find_one(doc! { "_id": name, "done": true })
             .await?
         else {
             return Ok(false);
         };
         let (_, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
-        self.take(source, ran);
+        if !self.held.take(source, ran) {
+            self.reload_from(source, id).await?;
+        }
         Ok(true)
     }
 
@@ -268,8 +252,11 @@ impl Catalog {
     /// # Errors
     /// What the driver says.
     pub async fn finish(&self, source: &str, note: Note) -> mongodb::error::Result<()> {
+        let id = note.ran.id;
         self.write(source, &note, true).await?;
-        self.take(source, note.ran);
+        if !self.held.take(source, note.ran) {
+            self.reload_from(source, id).await?;
+        }
         Ok(())
     }
 
@@ -288,12 +275,6 @@ impl Catalog {
         document.extend(written(note));
         document.insert("done", done);
         document
-    }
-
-    fn take(&self, source: &str, ran: Ran) {
-        let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
-        let lives = known.entry(source.to_owned()).or_default();
-        Arc::make_mut(lives).take(ran);
     }
 
     fn id(&self, source: &str, id: EntryId) -> String {

@@ -151,12 +151,18 @@ impl Sink {
         matches!(self, Self::Mongo(_))
     }
 
-    /// The lives of a source's names, where the sink keeps them.
-    #[must_use]
-    pub fn lives(&self, source: &str) -> Option<Arc<Lives>> {
-        match self {
-            Self::Mongo(sink) => Some(sink.lives(source)),
-            Self::Json(_) => None,
+    /// The lives of a source's names, where the sink keeps them, for an entry and those after it.
+    ///
+    /// # Errors
+    /// When the target refuses to tell of commands that are older than what is held.
+    pub async fn lives_at(
+        &self,
+        source: &str,
+        oldest: Option<EntryId>,
+    ) -> Result<Option<Arc<Lives>>, ConsumerError> {
+        match (self, oldest) {
+            (Self::Mongo(sink), Some(oldest)) => sink.lives_at(source, oldest).await.map(Some),
+            (Self::Mongo(_), None) | (Self::Json(_), _) => Ok(None),
         }
     }
 

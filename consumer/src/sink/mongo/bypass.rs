@@ -36,7 +36,14 @@ impl Bypass {
 
     /// Notes that a command passed without it that had been refused with it.
     pub(super) fn refuse(&self, ns: &str) {
-        self.refused().insert(ns.to_owned(), Instant::now());
+        self.refuse_at(ns, Instant::now());
+    }
+
+    fn refuse_at(&self, ns: &str, now: Instant) {
+        let mut refused = self.refused();
+        // Nobody may ever ask again about a collection that is gone.
+        refused.retain(|_, since| now.saturating_duration_since(*since) < REMEMBERED);
+        refused.insert(ns.to_owned(), now);
     }
 
     /// Nothing can be left half done under this lock.
@@ -48,4 +55,21 @@ impl Bypass {
 /// Whether a code may mean that validation cannot be bypassed.
 pub(super) fn is_no_bypass(code: i32) -> bool {
     NO_BYPASS.contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collections_that_are_gone_are_not_remembered() {
+        let bypass = Bypass::default();
+        let begun = Instant::now();
+        for round in 0..1_000 {
+            let name = format!("s.tmp.agg_out.{round}");
+            bypass.refuse_at(&name, begun + Duration::from_secs(30) * round);
+            assert!(bypass.refused().len() <= 2);
+        }
+        assert!(bypass.is_wanted("s.tmp.agg_out.1"));
+    }
 }

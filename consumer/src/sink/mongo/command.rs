@@ -44,10 +44,21 @@ pub(super) enum Attempt {
 }
 
 impl MongoSink {
-    /// The lives of a source's names.
+    /// Whose names a source's names are now.
     #[must_use]
     pub fn lives(&self, source: &str) -> Arc<Lives> {
         self.catalog.lives(source)
+    }
+
+    /// The lives of a source's names, for an entry and those after it.
+    ///
+    /// # Errors
+    /// When the target refuses to tell of commands that are older than what is held.
+    pub async fn lives_at(&self, source: &str, id: EntryId) -> Result<Arc<Lives>, ConsumerError> {
+        let asked = self.persist("reading the catalog", || self.catalog.lives_at(source, id));
+        let lives = asked.await?;
+        self.metrics.held_of_catalog(self.catalog.held());
+        Ok(lives)
     }
 
     /// Reads the catalog again.
@@ -150,7 +161,7 @@ impl MongoSink {
         };
         self.check_first_command(source, id).await?;
         let named = scope.ns();
-        let lives = self.lives(source);
+        let lives = self.lives_at(source, id).await?;
         // A create is foreign to whoever has its name: that life's end is behind it in the log.
         let ns = match lives.resolve(&named, id, None) {
             Resolved::Live(ns) => ns,

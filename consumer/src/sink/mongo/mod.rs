@@ -240,6 +240,7 @@ impl MongoSink {
             .await
             .map_err(|error| catalog_unreadable(&error))?;
         readiness.target_reached();
+        metrics.held_of_catalog(catalog.held());
         Ok(Self {
             client,
             catalog,

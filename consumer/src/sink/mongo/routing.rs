@@ -43,7 +43,7 @@ impl MongoSink {
                  consumer that came with its producer"
             ))
         })?;
-        let lives = self.lives(source);
+        let lives = self.lives_at(source, id).await?;
         for (ns, ui) in change.spread.iter().filter(|(ns, _)| filter.passes(ns)) {
             if !token.is_valid() {
                 return Ok(Applied::Abandoned);

@@ -1,0 +1,114 @@
+//! `$out` that runs again and again: each round makes a collection under a temporary name, which then
+//! takes the name of the one before.
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use oplog_relay_core::runtime::kafka::{KafkaOptions, Reader};
+use oplog_relay_core::state::State;
+use oplog_relay_core::topic::state_topic;
+use oplog_relay_tests::http_status::metric;
+use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_tests::services::{Port, wait_until};
+
+use crate::carry::CATALOG;
+use crate::idle;
+use crate::made::{BEGIN, Made};
+use crate::topics::{LIMIT, Topics};
+
+const ROUNDS: u32 = 120;
+const DOCUMENTS: i32 = 3;
+/// Commands and names that a member holds at the end of a topic, a few rounds among them. There
+/// are hundreds in the catalog.
+const FEW: f64 = 40.0;
+
+fn rounds(made: &mut Made, rounds: std::ops::Range<u32>) -> Result<()> {
+    for round in rounds {
+        made.out("s.report", round, DOCUMENTS)?;
+        let update = doc! { "round": i64::from(round) };
+        made.set("s.live", 1, 1, update)?;
+    }
+    Ok(())
+}
+
+/// Fails unless the target has the two collections that are there in the end, and nothing else.
+fn expect(made: &Made, target: &ModelServer) -> Result<()> {
+    let mut found = target.model().state();
+    found.retain(|ns, _| !ns.starts_with(CATALOG));
+    let mut expected = made.expected()?.state();
+    for state in [&mut found, &mut expected] {
+        state.retain(|_, documents| !documents.is_empty());
+        state.values_mut().for_each(|documents| documents.sort());
+    }
+    let names: Vec<&String> = found.keys().collect();
+    ensure!(names == ["s.live", "s.report"], "{names:?}");
+    ensure!(found == expected, "{found:?}");
+    Ok(())
+}
+
+/// The routes that the source has saved, by namespace.
+fn routes(topics: &Topics) -> Result<Vec<String>> {
+    let options = KafkaOptions {
+        brokers: topics.brokers(),
+        options: Vec::new(),
+    };
+    let name = state_topic(topics.prefix(), "golden");
+    let mut state = State::default();
+    for record in Reader::new(&options).read_all_blocking(&name)? {
+        let key = String::from_utf8(record.key.context("a key")?)?;
+        state.apply(&key, record.value.as_deref())?;
+    }
+    let mut all: Vec<String> = state.routes.into_values().map(|route| route.ns).collect();
+    all.sort();
+    Ok(all)
+}
+
+/// The end of a Kafka transaction can be read a little after its producer has ended.
+fn await_routes(topics: &Topics) -> Result<()> {
+    let are_two = || routes(topics).is_ok_and(|all| all == ["s.live", "s.report"]);
+    wait_until("one route for each collection", LIMIT, are_two)
+        .with_context(|| format!("{:?}", routes(topics)))
+}
+
+#[test]
+fn months_of_out_leave_no_trace_but_in_the_topics_and_the_catalog() -> Result<()> {
+    let mut made = Made::default();
+    made.create("s.live", 1)?;
+    made.insert_with("s.live", 1, doc! { "_id": 1 })?;
+    rounds(&mut made, 0..ROUNDS)?;
+    let topics = Topics::carry("out", &made.oplog()?)?;
+    await_routes(&topics)?;
+
+    let target = ModelServer::start(Model::default())?;
+    topics.replay(&target, "out", 1, &[])?;
+    expect(&made, &target)?;
+    // From the start, and from the middle, over a target that is ahead.
+    topics.reset("out", &["--all-topics", "--to-earliest"])?;
+    topics.replay(&target, "out", 2, &[])?;
+    expect(&made, &target)?;
+    let middle = i64::from(BEGIN + (made.next_second()? - BEGIN) / 2) * 1000;
+    let middle = bson::DateTime::from_millis(middle).try_to_rfc3339_string()?;
+    let middle = middle.replace('Z', ".000Z");
+    topics.reset("out", &["--all-topics", "--to-datetime", &middle])?;
+    topics.replay(&target, "out", 2, &[])?;
+    expect(&made, &target)?;
+
+    // The source goes on from what it has saved, and a member that comes late holds little of what
+    // the catalog has.
+    let port = Port::lease()?;
+    let mut late = idle::start(&topics, "out", &target, &port, &[])?;
+    rounds(&mut made, ROUNDS..ROUNDS + 3)?;
+    topics.produce(&made.oplog()?, &[])?;
+    await_routes(&topics)?;
+    let arrived = || expect(&made, &target).is_ok();
+    wait_until("the last rounds", LIMIT, arrived).with_context(|| {
+        let told = late.stderr_text().unwrap_or_default();
+        format!("the late member: {told}")
+    })?;
+    let held = metric(port.number(), "oplog_consumer_catalog_held");
+    ensure!(
+        held.is_some_and(|held| held > 0.0 && held <= FEW),
+        "{held:?} commands and names are held"
+    );
+    late.terminate()?;
+    late.wait(LIMIT).map(drop)
+}
