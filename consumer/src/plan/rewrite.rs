@@ -66,9 +66,6 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
 /// [`Malformed`] if the document is damaged.
 pub fn zero_timestamps(document: Document<'_>) -> Result<Vec<Element<'_>>, Malformed> {
     let mut zeros = Vec::new();
-    if !may_hold_timestamps(document) {
-        return Ok(zeros);
-    }
     for field in document.elements() {
         let field = field?;
         if is_zero(field) && is_plain(field.name) {
@@ -95,9 +92,6 @@ pub(super) enum ZeroTimestamps {
 /// [`Malformed`] if the document is damaged.
 pub(super) fn zero_timestamps_of(document: Document<'_>) -> Result<ZeroTimestamps, Malformed> {
     let mut found = ZeroTimestamps::Absent;
-    if !may_hold_timestamps(document) {
-        return Ok(found);
-    }
     for field in document.elements() {
         let field = field?;
         if !is_zero(field) {
@@ -131,13 +125,6 @@ pub(super) fn needs_literal(document: Document<'_>) -> Result<bool, Malformed> {
 /// [`Malformed`] if the document is damaged.
 pub fn loses_zeros(document: Document<'_>) -> Result<bool, Malformed> {
     Ok(!zero_timestamps(document)?.is_empty() && !needs_literal(document)?)
-}
-
-/// Whether the byte that marks a timestamp occurs anywhere. Most documents do not have it, and a search for
-/// a byte costs a fraction of a walk over the fields.
-#[inline]
-fn may_hold_timestamps(document: Document<'_>) -> bool {
-    document.as_bytes().contains(&kind::TIMESTAMP)
 }
 
 fn is_zero(field: Element<'_>) -> bool {
