@@ -12,7 +12,7 @@ mod whole;
 use std::fmt;
 
 pub use builder::DocumentBuilder;
-use whole::{is_whole, is_whole_element};
+use whole::{is_whole, is_whole_element, may_have};
 
 use crate::compare::compare_values;
 use crate::position::Timestamp;
@@ -171,6 +171,13 @@ impl<'a> Document<'a> {
     /// [`Malformed`] if it is damaged.
     pub fn first(self) -> Result<Option<Element<'a>>, Malformed> {
         self.elements().next().transpose()
+    }
+
+    /// Returns false if no field of the first level is of this type ([`kind`]). A document that is damaged
+    /// before such a field counts as having one. Costs less than a walk over the elements.
+    #[must_use]
+    pub fn may_have(self, kind: u8) -> bool {
+        may_have(self.0, kind)
     }
 
     /// Walks every level, so that later walks cannot fail.

@@ -278,7 +278,9 @@ mod tests {
         let reason = look(&mut standstill, &all, 61).unwrap();
         assert!(reason.contains("for 61 s (NotCoordinator)"), "{reason}");
         // Another member has the partition now.
-        assert_eq!(look(&mut standstill, &[partition(2)], 62), None);
+        let mut other = [partition(2)];
+        other[0].tracker.commit_confirmed(NextOffset::at(0));
+        assert_eq!(look(&mut standstill, &other, 62), None);
         standstill.committed(Ok(()), at(63));
         standstill.committed(refused(), at(64));
         assert_eq!(look(&mut standstill, &all, 70), None);

@@ -86,12 +86,16 @@ pub(super) enum ZeroTimestamps {
     Hidden,
 }
 
-/// Looks for timestamps zero in one walk, because every insert is looked at.
+/// Looks for timestamps zero. Few documents have a timestamp, and every insert is looked at, so a quick walk
+/// looks for one first.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
 pub(super) fn zero_timestamps_of(document: Document<'_>) -> Result<ZeroTimestamps, Malformed> {
     let mut found = ZeroTimestamps::Absent;
+    if !document.may_have(kind::TIMESTAMP) {
+        return Ok(found);
+    }
     for field in document.elements() {
         let field = field?;
         if !is_zero(field) {

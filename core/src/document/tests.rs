@@ -34,6 +34,26 @@ fn elements_come_in_order_with_their_values() {
 }
 
 #[test]
+fn a_type_is_looked_for_at_the_first_level_and_damage_hides_none() {
+    let bytes = build(|doc| {
+        doc.str("s", "\u{11}").int32("n", 0x11);
+        doc.nested("in", kind::DOCUMENT, |inner| {
+            inner.date("at", 1);
+        });
+    });
+    let document = Document::new(&bytes).unwrap();
+    assert!(document.may_have(kind::STRING) && document.may_have(kind::DOCUMENT));
+    assert!(!document.may_have(kind::TIMESTAMP) && !document.may_have(kind::DATE));
+    let mut damaged = bytes;
+    // An unknown type in the place of the second field's.
+    let second = damaged
+        .windows(2)
+        .position(|pair| pair == [kind::INT32, b'n']);
+    damaged[second.unwrap()] = 0x66;
+    assert!(Document::new(&damaged).unwrap().may_have(kind::TIMESTAMP));
+}
+
+#[test]
 fn every_truncation_is_an_error_and_never_a_panic() {
     let bytes = build(|doc| {
         doc.str("s", "text").int64("n", 1);
