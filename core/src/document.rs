@@ -7,12 +7,14 @@
 //! embedded document are checked when it is walked.
 
 mod builder;
+mod search;
 mod whole;
 
 use std::fmt;
 
 pub use builder::DocumentBuilder;
-use whole::{is_whole, is_whole_element, may_have};
+use search::may_have;
+use whole::{is_whole, is_whole_element};
 
 use crate::compare::compare_values;
 use crate::position::Timestamp;

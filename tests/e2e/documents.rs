@@ -31,8 +31,8 @@ const COMMANDS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Flags of Kafka's tools, of cargo and its tools, and of programs of the tests.
-const FOREIGN_FLAGS: [&str; 24] = [
+/// Flags of Kafka's tools, of cargo, of the tests' own programs, and the one that every program has.
+const FOREIGN_FLAGS: [&str; 25] = [
     "--add",
     "--all-topics",
     "--alter",
@@ -55,6 +55,7 @@ const FOREIGN_FLAGS: [&str; 24] = [
     "--svg",
     "--test",
     "--to-datetime",
+    "--version",
     "--topic",
     "--workspace",
 ];
