@@ -249,13 +249,25 @@ fn a_refused_login_is_not_a_dead_broker(guarded: &Guarded) -> Result<()> {
     let attempts: [(&str, &[&str]); 4] = [
         (
             "oplog-producer",
-            &["run", "--http=off", "--source-name=rs0", &source],
+            &[
+                "run",
+                "--http=off",
+                "--source-name=rs0",
+                "--topic-prefix=cdc",
+                &source,
+            ],
         ),
         (
             "oplog-consumer",
-            &["emit", "--http=off", "--group=emitter", "--to=stdout"],
+            &[
+                "emit",
+                "--http=off",
+                "--topic-prefix=cdc",
+                "--group=emitter",
+                "--to=stdout",
+            ],
         ),
-        ("oplog-consumer", &["audit"]),
+        ("oplog-consumer", &["audit", "--topic-prefix=cdc"]),
         ("oplog-consumer", &["dead-letters", "--group=emitter"]),
     ];
     for (program, arguments) in attempts {

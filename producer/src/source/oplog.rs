@@ -75,6 +75,16 @@ impl Oplog {
         Ok(known.is_none_or(|(seconds, increment)| Timestamp::new(seconds, increment) <= reached))
     }
 
+    /// Returns true if the server reports up to where a majority of its set has entries.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    async fn reports_majority(&self) -> Result<bool, ProducerError> {
+        let hello = mongo::hello(self.entries.client()).await;
+        let hello = hello.map_err(ProducerError::Source)?;
+        Ok(hello.majority_known().is_some())
+    }
+
     /// Checks that there is an oplog.
     ///
     /// # Errors

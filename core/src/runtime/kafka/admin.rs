@@ -22,6 +22,8 @@ use crate::runtime::retry::Backoff;
 
 /// How long the first contact may take: a wrong address must be reported within seconds.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for an event of a client that has failed.
+const EVENTS: Duration = Duration::from_millis(20);
 /// How long any other call may take, retries included.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one request may take.
@@ -354,12 +356,13 @@ impl Admin {
             .map_err(|_| KafkaFailure::Abandoned("reading kafka metadata".to_owned()))?
     }
 
-    /// Takes what the client of metadata has to say since it was last asked: its log lines reach the
-    /// context, its errors come as if they were records. Returns whether a broker refused the login.
+    /// Takes the events that the client of metadata has: its log lines reach the context, its errors come as if
+    /// they were records. Returns whether a broker refused the login.
     fn is_login_refused(&self) -> bool {
         let mut refused = false;
-        while let Some(said) = self.metadata.poll(Duration::ZERO) {
-            refused |= said.is_err_and(|error| is_refused_login(&error));
+        // A poll that may not wait ends at the first log line, and the error stands behind it.
+        while let Some(event) = self.metadata.poll(EVENTS) {
+            refused |= event.is_err_and(|error| is_refused_login(&error));
         }
         refused
     }
@@ -372,11 +375,15 @@ impl Admin {
             let left = patience.saturating_sub(start.elapsed());
             let timeout = left.clamp(Duration::from_millis(100), REQUEST_TIMEOUT);
             let outcome = self.metadata.fetch_metadata(topic, timeout);
-            let refused = self.is_login_refused();
             let error = match outcome {
-                Ok(metadata) => return Ok(metadata),
+                Ok(metadata) => {
+                    // There are no records, only log lines.
+                    drop(self.metadata.poll(Duration::ZERO));
+                    return Ok(metadata);
+                }
                 Err(error) => error,
             };
+            let refused = self.is_login_refused();
             if !is_transient(&error) {
                 let action = "reading kafka metadata".to_owned();
                 return Err(KafkaFailure::Refused {

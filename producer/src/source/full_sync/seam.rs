@@ -9,7 +9,7 @@ use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{CopyKind, CopyStage};
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::FullSync;
 use super::copies::Copy;
@@ -39,6 +39,8 @@ const SAMPLES: u32 = 20;
 pub struct Seam {
     pub(super) sync: FullSync,
     tail: Receiver<SourceEvent>,
+    /// What the tail gave while a read was under way.
+    next: Option<SourceEvent>,
     events: Sender<SourceEvent>,
     pub(super) shutdown: Shutdown,
     /// The tail has nothing more.
@@ -84,6 +86,7 @@ impl Seam {
             tail,
             events,
             shutdown,
+            next: None,
             is_idle: false,
             next_read: Instant::now(),
             looked: Instant::now(),
@@ -155,18 +158,22 @@ impl Seam {
         }
         // Its other operations come first.
         while self.sync.position.ord > 0 {
-            let event = self.tail.recv().await;
+            let event = next_event(&mut self.next, &mut self.tail).await;
             self.hand_on(event.ok_or(ProducerError::Interrupted)?)
                 .await?;
         }
         Ok(())
     }
 
+    fn has_tail_events(&self) -> bool {
+        self.next.is_some() || !self.tail.is_empty()
+    }
+
     /// Tails until somebody asks for more.
     async fn follow(&mut self) -> Result<(), ProducerError> {
         while self.sync.copies.is_empty() {
             tokio::select! {
-                event = self.tail.recv() => {
+                event = next_event(&mut self.next, &mut self.tail) => {
                     self.hand_on(event.ok_or(ProducerError::Interrupted)?).await?;
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -184,7 +191,7 @@ impl Seam {
         loop {
             let over = match goal {
                 Some(goal) => self.sync.position.ts >= goal,
-                None => self.is_idle && self.tail.is_empty(),
+                None => self.is_idle && !self.has_tail_events(),
             };
             if over {
                 return Ok(());
@@ -193,7 +200,7 @@ impl Seam {
                 biased;
                 () = self.shutdown.wait() => None,
                 () = tokio::time::sleep_until(end), if goal.is_none() => return Ok(()),
-                event = self.tail.recv() => event,
+                event = next_event(&mut self.next, &mut self.tail) => event,
             };
             self.hand_on(event.ok_or(ProducerError::Interrupted)?)
                 .await?;
@@ -267,7 +274,7 @@ impl Seam {
         let from = self.sync.position.ts;
         let mut open: JoinSet<Result<Found, ProducerError>> = JoinSet::new();
         loop {
-            let over = begun.elapsed() >= READ_TURN && !self.tail.is_empty();
+            let over = begun.elapsed() >= READ_TURN && self.has_tail_events();
             let mut waits = false;
             while !over && !self.shutdown.triggered() && open.len() < self.sync.options.readers {
                 waits = self.next_read > Instant::now();
@@ -280,11 +287,30 @@ impl Seam {
                 let source = self.sync.source.clone();
                 open.spawn(read.make(source, from));
             }
-            let Some(found) = open.join_next().await else {
+            let Some(found) = self.next_found(&mut open).await? else {
                 return if waits { self.rest().await } else { Ok(()) };
             };
             let found = found.map_err(|_| ProducerError::Ended("a read"))??;
             self.take(found).await?;
+        }
+    }
+
+    /// The next read that is made; `None` if none is under way. Meanwhile the tail may go one batch ahead: that it
+    /// has nothing new must not stand in its way.
+    async fn next_found(
+        &mut self,
+        open: &mut JoinSet<Result<Found, ProducerError>>,
+    ) -> Result<Option<Result<Result<Found, ProducerError>, JoinError>>, ProducerError> {
+        loop {
+            let event = tokio::select! {
+                biased;
+                found = open.join_next() => return Ok(found),
+                event = self.tail.recv(), if self.next.is_none() => event,
+            };
+            match event.ok_or(ProducerError::Interrupted)? {
+                SourceEvent::Idle | SourceEvent::CaughtUp => self.is_idle = true,
+                event => self.next = Some(event),
+            }
         }
     }
 
@@ -293,7 +319,7 @@ impl Seam {
         tokio::select! {
             () = tokio::time::sleep_until(self.next_read.into()) => Ok(()),
             () = self.shutdown.wait() => Err(ProducerError::Interrupted),
-            event = self.tail.recv() => {
+            event = next_event(&mut self.next, &mut self.tail) => {
                 self.hand_on(event.ok_or(ProducerError::Interrupted)?).await
             }
         }
@@ -413,6 +439,17 @@ impl Seam {
             let took = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1));
             self.next_read = self.next_read.max(Instant::now()) + took;
         }
+    }
+}
+
+/// The event that came while a read was under way, or the next one of the tail.
+async fn next_event(
+    next: &mut Option<SourceEvent>,
+    tail: &mut Receiver<SourceEvent>,
+) -> Option<SourceEvent> {
+    match next.take() {
+        Some(event) => Some(event),
+        None => tail.recv().await,
     }
 }
 

@@ -9,6 +9,7 @@ use oplog_relay_core::runtime::mongo;
 use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{AWAIT, BATCH_ENTRIES, Oplog, position_of};
 use crate::error::{Gap, PositionLost, ProducerError};
@@ -80,6 +81,26 @@ pub struct Tail {
     /// Whether the source has not answered since it failed.
     failed: bool,
     behind: Behind,
+    /// What it means that the member has nothing more to give.
+    rest: Rest,
+}
+
+/// What it means that a member has nothing more to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// Its set may have more; the next empty reply of its cursor is compared with it.
+    OfMember,
+    /// The server reports no majority to compare with (FerretDB), and gives no empty replies.
+    OfAll,
+}
+
+impl Rest {
+    const fn event(self) -> SourceEvent {
+        match self {
+            Self::OfMember => SourceEvent::Idle,
+            Self::OfAll => SourceEvent::CaughtUp,
+        }
+    }
 }
 
 impl Tail {
@@ -103,6 +124,7 @@ impl Tail {
             inclusive,
             failed: false,
             behind: Behind::default(),
+            rest: Rest::OfMember,
         };
         if let StartAt::After(_) | StartAt::At(_) = start {
             tail.check_not_rolled_over().await?;
@@ -190,6 +212,10 @@ impl Tail {
         failing: &impl Fn(Option<&str>),
     ) -> Result<(), ProducerError> {
         let mut cursor = self.oplog.open(self.from).await?;
+        self.rest = match self.oplog.reports_majority().await? {
+            true => Rest::OfMember,
+            false => Rest::OfAll,
+        };
         let mut first = true;
         let mut told_idle = false;
         let mut is_caught_up = false;
@@ -214,13 +240,14 @@ impl Tail {
                 Reply::OtherMember => return Ok(()),
                 Reply::Nothing => {
                     is_caught_up = self.has_caught_up(is_caught_up, failing).await?;
-                    // Each empty reply is passed on: what follows hears that the source answers.
+                    // Each empty reply is passed on: what follows hears that the source answers. Where the
+                    // queue is full there is other news to hear, and the tail must not wait for it.
                     let event = if is_caught_up {
                         SourceEvent::CaughtUp
                     } else {
                         SourceEvent::Idle
                     };
-                    if events.send(event).await.is_err() {
+                    if let Err(TrySendError::Closed(_)) = events.try_send(event) {
                         return Ok(());
                     }
                     continue;
@@ -241,7 +268,7 @@ impl Tail {
             self.from = last.ts;
             self.inclusive = false;
             if events.send(SourceEvent::Batch(batch)).await.is_err()
-                || (told_idle && events.send(SourceEvent::Idle).await.is_err())
+                || (told_idle && events.send(self.rest.event()).await.is_err())
             {
                 return Ok(());
             }
