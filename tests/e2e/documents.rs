@@ -32,9 +32,10 @@ const COMMANDS: [(&str, &[&str]); 2] = [
 ];
 
 /// Flags of Kafka's tools, of cargo, of the tests' own programs, and the one that every program has.
-const FOREIGN_FLAGS: [&str; 25] = [
+const FOREIGN_FLAGS: [&str; 28] = [
     "--add",
     "--all-topics",
+    "--allow-principal",
     "--alter",
     "--bins",
     "--bootstrap-server",
@@ -51,12 +52,14 @@ const FOREIGN_FLAGS: [&str; 25] = [
     "--quick",
     "--replSet",
     "--reset-offsets",
+    "--resource-pattern-type",
     "--some-name",
     "--svg",
     "--test",
     "--to-datetime",
-    "--version",
     "--topic",
+    "--transactional-id",
+    "--version",
     "--workspace",
 ];
 
