@@ -64,6 +64,7 @@ use std::sync::Arc;
 
 use oplog_relay_core::runtime::exit::ExitCode;
 use oplog_relay_core::runtime::http;
+use oplog_relay_core::runtime::kafka::{Admin, KafkaOptions};
 use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::runtime::telemetry;
 
@@ -171,6 +172,7 @@ async fn compare(config: VerifyConfig) -> Result<ExitCode, ConsumerError> {
 async fn read_back(config: AuditConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
+    unless_ended(&shutdown, reach(&config.kafka)).await?;
     let verdict = Box::pin(audit::audit(&config, &shutdown));
     Ok(unless_ended(&shutdown, verdict).await?.exit_code())
 }
@@ -187,6 +189,7 @@ async fn cut_over(config: CutoverConfig) -> Result<ExitCode, ConsumerError> {
 async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
+    unless_ended(&shutdown, reach(&config.kafka)).await?;
     let told = shutdown.clone();
     // A reader that does not read blocks the write: not on a thread that others need.
     let listing = tokio::task::spawn_blocking(move || dead_letter::list(&config, &told));
@@ -195,6 +198,12 @@ async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, Consum
         () = shutdown.forced() => {}
     }
     Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
+}
+
+/// Fails at once if no broker answers or one refuses the login. A client that reads would only go on trying.
+async fn reach(kafka: &KafkaOptions) -> Result<(), ConsumerError> {
+    Admin::connect(kafka).await?;
+    Ok(())
 }
 
 /// Does some work, which a signal leaves where it is.

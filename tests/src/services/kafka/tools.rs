@@ -17,6 +17,8 @@ use crate::services::wait::wait_for;
 use crate::services::workdir::Workdir;
 
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
+/// What a tool says of a group whose offsets cannot be reset yet.
+const HAS_MEMBERS: &str = "Assignments can only be reset if the group";
 
 /// The scripts of Kafka's `bin` folder by the class that each runs.
 const TOOLS: &[(&str, &str)] = &[
@@ -45,8 +47,30 @@ const TOOLS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Runs a tool to its end.
+/// Runs a tool to its end. Offsets are reset once the coordinator knows that the last member has left,
+/// which may be a moment after its process ended.
 pub(crate) fn run(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
+    let of_groups = name == "kafka-consumer-groups";
+    let output = wait_for("a group without members", ENDED_WITHIN, || {
+        let output = run_once(brokers, name, args)?;
+        let has_members = of_groups && text_of(&output).contains(HAS_MEMBERS);
+        Ok((!has_members).then_some(output))
+    })?;
+    let told = text_of(&output);
+    let failed = told.lines().any(|line| line.starts_with("Error"));
+    ensure!(!(of_groups && failed), "{name} {args:?}: {told}");
+    if name == "kafka-topics" && output.status.success() {
+        wait_for_change(brokers, args)?;
+    }
+    Ok(output)
+}
+
+fn text_of(output: &Output) -> String {
+    let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    texts.join("\n")
+}
+
+fn run_once(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
     // Those of the current line work with brokers of all lines.
     let home = Home::install(KafkaLine::Current)?;
     let known = TOOLS.iter().find(|(script, _)| *script == name);
@@ -58,22 +82,12 @@ pub(crate) fn run(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
         Some((_, class)) => command.args([class, "--bootstrap-server", brokers]),
         None => command.arg(name),
     };
-    let of_groups = name == "kafka-consumer-groups";
-    if of_groups {
+    if name == "kafka-consumer-groups" {
         // It gives up after five seconds, and ends as if it had not.
         command.args(["--timeout", "60000"]);
     }
     command.args(args).stdin(Stdio::null());
-    let output = finish(Process::spawn("tool", command, workdir.path())?)?;
-    for told in [&output.stdout, &output.stderr] {
-        let told = String::from_utf8_lossy(told);
-        let failed = told.lines().any(|line| line.starts_with("Error"));
-        ensure!(!(of_groups && failed), "{name} {args:?}: {told}");
-    }
-    if name == "kafka-topics" && output.status.success() {
-        wait_for_change(brokers, args)?;
-    }
-    Ok(output)
+    finish(Process::spawn("tool", command, workdir.path())?)
 }
 
 /// Waits until the brokers know of a topic that was created or deleted: the tool does not.
