@@ -31,19 +31,20 @@ fn the_java_reader_prints_every_change_event_once() -> Result<()> {
     let printed = run_java(&example("JsonTopicReader.java")?, &arguments)?;
 
     let emitted = topics.emit("example-emit")?;
-    let lines: BTreeSet<&str> = printed.lines().collect();
-    ensure!(
-        lines.len() == printed.lines().count(),
-        "an event is printed twice"
-    );
-    // Emit prints what it understands, the reader what the topics hold: barriers too.
-    let missing = emitted.lines().find(|line| !lines.contains(line));
+    let mut lines: BTreeSet<&str> = BTreeSet::new();
+    for event in printed.lines() {
+        // Barriers are in every partition, as operations that change nothing; emit leaves them out.
+        let is_barrier = event.contains("\"operationType\":\"noop\"");
+        let is_new = is_barrier || lines.insert(event);
+        ensure!(is_new, "printed twice: {event}");
+    }
+    // The event of a command has its barrier in the topic, which emit leaves out as well.
+    let documents = emitted
+        .lines()
+        .filter(|line| line.contains("\"documentKey\""));
+    let missing = documents.clone().find(|line| !lines.contains(line));
     ensure!(missing.is_none(), "not printed: {missing:?}");
-    ensure!(
-        emitted.lines().count() > 400,
-        "{} events",
-        emitted.lines().count()
-    );
+    ensure!(documents.count() == 400, "200 inserts and 200 updates");
     Ok(())
 }
 
