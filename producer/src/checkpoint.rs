@@ -148,7 +148,7 @@ impl Checkpoint {
     }
 }
 
-/// The state topic of a source, where somebody may ask for a full sync while the stream runs.
+/// The state topic of a source, where a full sync may be requested while the stream runs.
 #[derive(Debug, Clone)]
 pub struct Requests {
     follower: Follower,

@@ -25,7 +25,7 @@
 //! at the target (`life`): after a crash a missing collection, or another one, then means that it
 //! ran. Everything else may run twice.
 //!
-//! A note stays for as long as its command may come again, which is for ever where topics keep all
+//! A note stays for as long as its command may come again, which is always where topics keep all
 //! of their records. A member holds only a part of them in memory: see `held`.
 
 mod begun;

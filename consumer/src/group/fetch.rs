@@ -20,7 +20,7 @@ const MOST_SHARE: usize = 64;
 const MOST: (usize, usize) = (1 << 20, 50 << 20);
 /// The smallest fetch: a reply has one batch at least, however large that is.
 const LEAST: usize = 4 << 10;
-/// A fetch of more than so many times the right size makes the member join anew.
+/// A fetch of more than so many times the right size makes the member join again.
 const TOLERANCE: usize = 2;
 /// The part of a fetch that one partition may fill.
 const PARTITION_SHARE: usize = 4;

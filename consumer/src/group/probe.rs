@@ -13,7 +13,7 @@ use crate::start::{Held, PartitionName, REQUEST, list, offsets_of};
 
 /// Partitions that are looked at: those with the most records left.
 const PARTITIONS: usize = 16;
-/// Bytes of records that are enough to tell, and those below which nothing is told.
+/// Bytes of records that are enough for a judgement, and those below which there is none.
 const ENOUGH: u64 = 4 << 20;
 const LEAST: u64 = 64 << 10;
 /// How long a look may take.

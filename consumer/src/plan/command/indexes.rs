@@ -188,7 +188,7 @@ pub(super) fn index_change(
     Ok(changes.then_some(out))
 }
 
-/// An index's name; where only its key is told, the name that a server gives it (`a_1_b_-1`).
+/// An index's name; where only its key is given, the name that a server gives it (`a_1_b_-1`).
 fn index_name(
     name: Option<Element<'_>>,
     key: Option<Element<'_>>,

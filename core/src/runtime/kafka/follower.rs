@@ -6,7 +6,7 @@ use super::error::KafkaFailure;
 use super::reader::{Newer, Reader};
 
 /// A compacted topic keeps the record that deletes a key for a day (`delete.retention.ms`), unless
-/// somebody has set less. Whoever has not read for longer than this reads the whole topic again.
+/// an operator has set less. A follower that has not read for longer than this reads the whole topic again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Where the last read ended.
