@@ -64,25 +64,14 @@ impl Oplog {
         }
     }
 
-    /// Returns true if a reader that has everything up to `reached` has all that a majority of the
-    /// set has. A server that does not tell its majority commit point has nothing to compare with.
+    /// The time up to which a majority of the set has entries; `None` if the server does not report it.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
-    async fn is_reached(&self, reached: Timestamp) -> Result<bool, ProducerError> {
+    async fn majority(&self) -> Result<Option<Timestamp>, ProducerError> {
         let hello = mongo::hello(self.entries.client()).await;
         let known = hello.map_err(ProducerError::Source)?.majority_known();
-        Ok(known.is_none_or(|(seconds, increment)| Timestamp::new(seconds, increment) <= reached))
-    }
-
-    /// Returns true if the server reports up to where a majority of its set has entries.
-    ///
-    /// # Errors
-    /// [`ProducerError::Source`].
-    async fn reports_majority(&self) -> Result<bool, ProducerError> {
-        let hello = mongo::hello(self.entries.client()).await;
-        let hello = hello.map_err(ProducerError::Source)?;
-        Ok(hello.majority_known().is_some())
+        Ok(known.map(|(seconds, increment)| Timestamp::new(seconds, increment)))
     }
 
     /// Checks that there is an oplog.

@@ -81,8 +81,8 @@ pub struct Tail {
     /// Whether the source has not answered since it failed.
     failed: bool,
     behind: Behind,
-    /// What it means that the member has nothing more to give.
-    rest: Rest,
+    /// What it means that the member has nothing more to give, once its server was asked.
+    rest: Option<Rest>,
 }
 
 /// What it means that a member has nothing more to give.
@@ -90,11 +90,19 @@ pub struct Tail {
 enum Rest {
     /// Its set may have more; the next empty reply of its cursor is compared with it.
     OfMember,
-    /// The server reports no majority to compare with (FerretDB), and gives no empty replies.
+    /// The server reports no majority to compare with, and its cursors end where others give empty
+    /// replies (FerretDB).
     OfAll,
 }
 
 impl Rest {
+    const fn of(majority: Option<Timestamp>) -> Self {
+        match majority {
+            Some(_) => Self::OfMember,
+            None => Self::OfAll,
+        }
+    }
+
     const fn event(self) -> SourceEvent {
         match self {
             Self::OfMember => SourceEvent::Idle,
@@ -124,7 +132,7 @@ impl Tail {
             inclusive,
             failed: false,
             behind: Behind::default(),
-            rest: Rest::OfMember,
+            rest: None,
         };
         if let StartAt::After(_) | StartAt::At(_) = start {
             tail.check_not_rolled_over().await?;
@@ -212,9 +220,9 @@ impl Tail {
         failing: &impl Fn(Option<&str>),
     ) -> Result<(), ProducerError> {
         let mut cursor = self.oplog.open(self.from).await?;
-        self.rest = match self.oplog.reports_majority().await? {
-            true => Rest::OfMember,
-            false => Rest::OfAll,
+        let rest = match self.rest {
+            Some(rest) => rest,
+            None => *self.rest.insert(Rest::of(self.oplog.majority().await?)),
         };
         let mut first = true;
         let mut told_idle = false;
@@ -268,7 +276,7 @@ impl Tail {
             self.from = last.ts;
             self.inclusive = false;
             if events.send(SourceEvent::Batch(batch)).await.is_err()
-                || (told_idle && events.send(self.rest.event()).await.is_err())
+                || (told_idle && events.send(rest.event()).await.is_err())
             {
                 return Ok(());
             }
@@ -323,7 +331,8 @@ impl Tail {
         if is_caught_up && behind.asked.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
             return Ok(true);
         }
-        if self.oplog.is_reached(self.from).await? {
+        let majority = self.oplog.majority().await?;
+        if majority.is_none_or(|majority| majority <= self.from) {
             if std::mem::take(behind).is_reported {
                 failing(None);
             }
