@@ -248,13 +248,7 @@ impl Catalog {
 mod tests {
     use super::super::Change;
     use super::*;
-
-    fn at(seconds: u32) -> EntryId {
-        EntryId {
-            ts: Timestamp::new(seconds, 1),
-            ord: 0,
-        }
-    }
+    use crate::catalog::at;
 
     fn dropped(seconds: u32) -> Ran {
         Ran {

@@ -245,14 +245,7 @@ fn is_kept(ns: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oplog_relay_core::position::Timestamp;
-
-    fn at(seconds: u32) -> EntryId {
-        EntryId {
-            ts: Timestamp::new(seconds, 1),
-            ord: 0,
-        }
-    }
+    use crate::catalog::at;
 
     fn lives(history: &[(u32, &str, u8, Change)]) -> Lives {
         let mut lives = Lives::default();

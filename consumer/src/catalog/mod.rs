@@ -423,6 +423,15 @@ fn read_withheld(note: &Document) -> Option<Vec<Withheld>> {
     list.as_array()?.iter().map(read).collect()
 }
 
+/// The identity of an entry of that second.
+#[cfg(test)]
+fn at(seconds: u32) -> EntryId {
+    EntryId {
+        ts: oplog_relay_core::position::Timestamp::new(seconds, 1),
+        ord: 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

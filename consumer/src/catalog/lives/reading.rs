@@ -109,13 +109,7 @@ const fn next(id: EntryId) -> EntryId {
 mod tests {
     use super::super::Resolved;
     use super::*;
-
-    fn at(seconds: u32) -> EntryId {
-        EntryId {
-            ts: Timestamp::new(seconds, 1),
-            ord: 0,
-        }
-    }
+    use crate::catalog::at;
 
     fn ran(seconds: u32, ns: &str, ui: u32, change: Change) -> Ran {
         let mut bytes = [0; 16];
