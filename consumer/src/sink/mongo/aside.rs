@@ -6,9 +6,9 @@
 
 use std::future::IntoFuture;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use mongodb::Collection;
-use mongodb::bson::{Document, RawBsonRef, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
@@ -68,20 +68,8 @@ impl MongoSink {
     async fn holder_of(&self, ns: &str, taken: &[u8]) -> Result<Option<Vec<u8>>, ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let filter = document::Document::new(taken).map_err(|error| damaged(ns, &error))?;
-        let find = find_one_command(collection, filter);
-        self.persist("reading a document", || async {
-            let command = RawDocumentBuf::from_bytes(find.clone())?;
-            // A raw command goes to the primary, whatever the connection string prefers.
-            let database = self.client.database(db);
-            let mut cursor = database.run_raw_cursor_command(command).batch().await?;
-            let Some(reply) = cursor.next().await.transpose()? else {
-                return Ok(None);
-            };
-            let first = reply.doc_slices()?.into_iter().next().transpose()?;
-            let document = first.and_then(RawBsonRef::as_document);
-            Ok(document.map(|document| document.as_bytes().to_vec()))
-        })
-        .await
+        self.first_document(db, find_one_command(collection, filter))
+            .await
     }
 
     /// Removes a document if it still is as it was read; returns whether it was.

@@ -1,6 +1,11 @@
 //! Reading documents by their `_id`.
 
+use futures_util::StreamExt;
+use mongodb::bson::{RawBsonRef, RawDocumentBuf};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
+
+use super::MongoSink;
+use crate::error::ConsumerError;
 
 /// What a read may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +23,32 @@ pub(super) enum Fields {
     All,
     /// `_id` alone.
     Id,
+}
+
+impl MongoSink {
+    /// The first document that a `find` returns, as the primary has it.
+    ///
+    /// # Errors
+    /// As [`MongoSink::persist`].
+    pub(super) async fn first_document(
+        &self,
+        db: &str,
+        find: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, ConsumerError> {
+        self.persist("reading a document", || async {
+            let command = RawDocumentBuf::from_bytes(find.clone())?;
+            // A raw command goes to the primary, whatever the connection string prefers.
+            let database = self.client.database(db);
+            let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+            let Some(reply) = cursor.next().await.transpose()? else {
+                return Ok(None);
+            };
+            let first = reply.doc_slices()?.into_iter().next().transpose()?;
+            let document = first.and_then(RawBsonRef::as_document);
+            Ok(document.map(|document| document.as_bytes().to_vec()))
+        })
+        .await
+    }
 }
 
 /// Asks for the documents of these `_id`s. No server stores a document under a regular expression,

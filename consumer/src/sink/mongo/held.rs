@@ -17,8 +17,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::StreamExt;
-use mongodb::bson::{RawBsonRef, RawDocumentBuf};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
@@ -236,19 +234,7 @@ impl MongoSink {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let ids = std::iter::once(write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
-        // A raw command goes to the primary, whatever the connection string prefers.
-        self.persist("reading a document", || async {
-            let command = RawDocumentBuf::from_bytes(command.clone())?;
-            let database = self.client.database(db);
-            let mut cursor = database.run_raw_cursor_command(command).batch().await?;
-            let Some(reply) = cursor.next().await.transpose()? else {
-                return Ok(None);
-            };
-            let first = reply.doc_slices()?.into_iter().next().transpose()?;
-            let document = first.and_then(RawBsonRef::as_document);
-            Ok(document.map(|document| document.as_bytes().to_vec()))
-        })
-        .await
+        self.first_document(db, command).await
     }
 
     /// Applies the writes of held documents to what is held; returns the others.
