@@ -1,7 +1,7 @@
 //! Commands and flags. [`crate::config`] checks their values and reports all faults at once.
 
 use clap::{Args, Parser, Subcommand};
-use oplog_relay_core::runtime::command_line::{HealthArguments, LogArguments, after_help};
+use oplog_relay_runtime::command_line::{HealthArguments, LogArguments, after_help};
 
 /// Reads the topics that oplog-producer writes: replays them into a MongoDB, emits them as JSON,
 /// and verifies that source and target are equal.

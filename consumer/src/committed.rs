@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::kafka::{KafkaOptions, client_config, is_transient};
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use oplog_relay_core::filter::{NamespaceFilter, with_commas};
 use oplog_relay_core::json::Mode;
-use oplog_relay_core::runtime::config::{
+use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
 };
-use oplog_relay_core::runtime::http::HttpAddress;
-use oplog_relay_core::runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
-use oplog_relay_core::runtime::telemetry::LogOptions;
+use oplog_relay_runtime::http::HttpAddress;
+use oplog_relay_runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
+use oplog_relay_runtime::telemetry::LogOptions;
 
 use crate::args::{
     CutoverArguments, DeadLettersArguments, EmitArguments, GroupArguments, ReplayArguments,

@@ -1,12 +1,12 @@
 //! What to do about each error code of a target's server: one table.
 //!
-//! Codes that pass with time are those of [`TRANSIENT_CODES`](oplog_relay_core::runtime::mongo::TRANSIENT_CODES), which the producer shares. [`RULES`] has all
+//! Codes that pass with time are those of [`TRANSIENT_CODES`](oplog_relay_runtime::mongo::TRANSIENT_CODES), which the producer shares. [`RULES`] has all
 //! others that are known. Only a code that is known to concern one document lets that document
 //! become a dead letter: anything else may concern every write, and then the whole replay would.
 
 mod table;
 
-use oplog_relay_core::runtime::mongo::transient_reason;
+use oplog_relay_runtime::mongo::transient_reason;
 
 pub use table::table;
 

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use oplog_relay_core::format::{Format, FormatError};
-use oplog_relay_core::runtime::config::ConfigError;
-use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::kafka::KafkaFailure;
-use oplog_relay_core::runtime::mongo::MongoError;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::config::ConfigError;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::kafka::KafkaFailure;
+use oplog_relay_runtime::mongo::MongoError;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
 use crate::plan::PlanError;

@@ -34,7 +34,7 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
-    use oplog_relay_core::runtime::exit::ExitCode;
+    use oplog_relay_runtime::exit::ExitCode;
 
     use super::*;
 

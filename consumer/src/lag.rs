@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::runtime::kafka::{KafkaFailure, KafkaOptions, Reader};
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::PositionRecord;
 use oplog_relay_core::topic::position_topic;
+use oplog_relay_runtime::kafka::{KafkaFailure, KafkaOptions, Reader};
+use oplog_relay_runtime::shutdown::Shutdown;
 use rustc_hash::FxHashMap;
 
 use crate::partition::Shared;

@@ -62,11 +62,11 @@ pub mod verify;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::http;
-use oplog_relay_core::runtime::kafka::{Admin, KafkaOptions};
-use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::runtime::telemetry;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::http;
+use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
+use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::telemetry;
 
 use crate::args::{Arguments, Command};
 use crate::config::{

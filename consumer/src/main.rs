@@ -2,7 +2,7 @@
 
 use std::{io, process};
 
-use oplog_relay_core::runtime::command_line;
+use oplog_relay_runtime::command_line;
 use tikv_jemallocator::Jemalloc;
 
 /// For the C libraries too. It halves the memory that a busy producer keeps, because records are

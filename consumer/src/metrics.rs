@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::entry::Operation;
-use oplog_relay_core::runtime::metrics::{register_build_info, registered};
+use oplog_relay_runtime::metrics::{register_build_info, registered};
 use prometheus::core::Collector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,

@@ -15,13 +15,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::config::Start;
-use oplog_relay_core::runtime::kafka::{
+use oplog_relay_core::topic::is_data_topic;
+use oplog_relay_runtime::config::Start;
+use oplog_relay_runtime::kafka::{
     KafkaOptions, client_config, is_transient, is_unauthorized, with_right,
 };
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::topic::is_data_topic;
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::runtime::status_line::StatusLine;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::status_line::StatusLine;
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use oplog_relay_core::runtime::status_line::beside;
+use oplog_relay_runtime::status_line::beside;
 
 use crate::error::ConsumerError;
 

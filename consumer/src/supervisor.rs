@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::http::{self, Health};
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::http::{self, Health};
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;

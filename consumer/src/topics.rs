@@ -5,13 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
-use oplog_relay_core::runtime::kafka::{
-    Admin, Follower, KafkaFailure, KafkaOptions, Reader, Stored,
-};
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{State, StateError, TopicRecord};
 use oplog_relay_core::topic::{source_of_state_topic, state_topic};
+use oplog_relay_runtime::kafka::{Admin, Follower, KafkaFailure, KafkaOptions, Reader, Stored};
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rustc_hash::FxHashMap;
 
 use crate::error::ConsumerError;

@@ -1,5 +1,5 @@
-//! What oplog-producer and oplog-consumer share: the contract of what is on the topics, and the
-//! plumbing to run them.
+//! The contract between oplog-producer and oplog-consumer: what stands on the topics, and what it
+//! means.
 //!
 //! # Guarantees
 //!
@@ -37,7 +37,7 @@
 //!
 //! # The map
 //!
-//! Pure, without I/O, clock or runtime:
+//! Nothing here does I/O, reads a clock or needs a runtime:
 //!
 //! - [`document`] raw BSON in place; [`entry`] an oplog entry's header; [`position`] times and ids
 //! - [`command`] what commands there are; [`time_series`] collections that are two things in the log; [`barrier`] the records that keep them in order;
@@ -47,7 +47,8 @@
 //! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
 //! - [`snapshot`] the entries of a full sync; [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
 //!
-//! With the feature `runtime`, the module of that name: clients, configuration, logs, HTTP, exit codes.
+//! Clients, configuration, logs, HTTP and exit codes are in the crate `oplog-relay-runtime`, which
+//! this one does not know.
 
 pub mod barrier;
 pub mod command;
@@ -62,8 +63,6 @@ pub mod json;
 pub mod key;
 pub mod position;
 pub mod routing;
-#[cfg(feature = "runtime")]
-pub mod runtime;
 pub mod snapshot;
 pub mod state;
 pub mod time_series;

@@ -1,7 +1,7 @@
 //! Commands and flags. [`crate::config`] checks their values and reports all faults at once.
 
 use clap::{Args, Parser, Subcommand};
-use oplog_relay_core::runtime::command_line::{HealthArguments, LogArguments, after_help};
+use oplog_relay_runtime::command_line::{HealthArguments, LogArguments, after_help};
 
 /// Streams a MongoDB oplog into Kafka: every entry exactly once, in order per document.
 ///

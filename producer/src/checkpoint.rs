@@ -4,9 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{Position, PositionError};
-use oplog_relay_core::runtime::kafka::{Admin, Follower, Reader, Stored};
 use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
 use oplog_relay_core::topic::{position_topic, state_topic};
+use oplog_relay_runtime::kafka::{Admin, Follower, Reader, Stored};
 
 use crate::config::RequestConfig;
 use crate::error::{PositionLost, ProducerError};

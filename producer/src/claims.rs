@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use oplog_relay_core::runtime::kafka::{Admin, Follower, Reader};
 use oplog_relay_core::state::{State, TopicRecord};
 use oplog_relay_core::topic::source_of_state_topic;
+use oplog_relay_runtime::kafka::{Admin, Follower, Reader};
 use tokio::sync::Mutex;
 
 use crate::checkpoint::apply;

@@ -3,14 +3,14 @@
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::json::Mode;
-use oplog_relay_core::runtime::config::{
-    ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
-};
-use oplog_relay_core::runtime::http::HttpAddress;
-use oplog_relay_core::runtime::kafka::{KafkaOptions, PRODUCER_OWNED, TopicSetting, parse_options};
-use oplog_relay_core::runtime::telemetry::LogOptions;
 use oplog_relay_core::state::{OrderRule, RequestRecord, STATE_VERSION};
 use oplog_relay_core::topic::{check_prefix, check_source_name};
+use oplog_relay_runtime::config::{
+    ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
+};
+use oplog_relay_runtime::http::HttpAddress;
+use oplog_relay_runtime::kafka::{KafkaOptions, PRODUCER_OWNED, TopicSetting, parse_options};
+use oplog_relay_runtime::telemetry::LogOptions;
 
 use crate::args::{FullSyncArguments, InspectArguments, RunArguments, StreamArguments};
 use crate::publisher::TRANSACTION_TIMEOUT_OPTION;

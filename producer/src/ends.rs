@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, is_transient};
-use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_runtime::kafka::{KafkaOptions, client_config, is_transient};
+use oplog_relay_runtime::retry::Backoff;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};

@@ -3,10 +3,10 @@
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError};
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::config::ConfigError;
-use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::kafka::KafkaFailure;
-use oplog_relay_core::runtime::mongo::{self, MongoError};
+use oplog_relay_runtime::config::ConfigError;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::kafka::KafkaFailure;
+use oplog_relay_runtime::mongo::{self, MongoError};
 
 /// Why producing ended.
 #[derive(Debug, thiserror::Error)]

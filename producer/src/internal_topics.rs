@@ -1,8 +1,8 @@
 //! The two internal topics of a source: created where they are missing, refused with settings by
 //! which Kafka would delete what they hold.
 
-use oplog_relay_core::runtime::kafka::{Admin, NewTopicShape, TopicSettings};
 use oplog_relay_core::topic::{position_topic, state_topic};
+use oplog_relay_runtime::kafka::{Admin, NewTopicShape, TopicSettings};
 
 use crate::error::ProducerError;
 use crate::topics::{self, CLOCK_MARGIN_MS};

@@ -69,10 +69,10 @@ pub mod transaction;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::http::{self, Health};
-use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::runtime::telemetry;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::http::{self, Health};
+use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::telemetry;
 use tokio::task::JoinSet;
 
 use crate::args::{Arguments, Command};

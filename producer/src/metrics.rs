@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::position::Position;
-use oplog_relay_core::runtime::metrics::{register_build_info, registered};
+use oplog_relay_runtime::metrics::{register_build_info, registered};
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };

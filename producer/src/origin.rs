@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bson::{Bson, doc};
 use mongodb::Client;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::config::Start;
-use oplog_relay_core::runtime::mongo::{self, ANSWER, Hello, in_time};
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, STATE_VERSION, SourceRecord};
 use oplog_relay_core::topic::check_source_name;
+use oplog_relay_runtime::config::Start;
+use oplog_relay_runtime::mongo::{self, ANSWER, Hello, in_time};
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, channel};
 

@@ -4,8 +4,8 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::http::Health;
 use oplog_relay_core::state::{History, PositionRecord};
+use oplog_relay_runtime::http::Health;
 use tokio::sync::mpsc;
 
 use crate::chunk::Chunk;

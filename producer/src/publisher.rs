@@ -33,11 +33,11 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, cut};
-use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::kafka::{
+use oplog_relay_core::state::PositionRecord;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::kafka::{
     KafkaOptions, client_config, is_fenced, is_unauthorized, with_right,
 };
-use oplog_relay_core::state::PositionRecord;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::config::Start;
-use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::State;
 use oplog_relay_core::topic::position_topic;
+use oplog_relay_runtime::config::Start;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -444,7 +444,7 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
 
 #[cfg(test)]
 mod tests {
-    use oplog_relay_core::runtime::exit::ExitCode;
+    use oplog_relay_runtime::exit::ExitCode;
 
     use super::*;
 

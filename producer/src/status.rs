@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::runtime::status_line::StatusLine;
+use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::status_line::StatusLine;
 
 use crate::metrics::Metrics;
 

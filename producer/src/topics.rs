@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::runtime::kafka::{Admin, Creation, TopicSetting, TopicSettings, borrowed};
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
 use oplog_relay_core::topic::is_data_topic;
+use oplog_relay_runtime::kafka::{Admin, Creation, TopicSetting, TopicSettings, borrowed};
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 
 use crate::claims::{Claims, OtherSources};

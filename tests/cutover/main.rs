@@ -21,9 +21,9 @@ use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer, Version};
 
 /// What earlier versions wrote in place of an index's expiry.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_tests::services::Program;
 
 /// Set to write the page instead of comparing it.

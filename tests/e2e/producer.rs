@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bson::{Bson, Document, doc};
 use mongodb::Client;
 use oplog_relay_core::format::Format;
-use oplog_relay_core::runtime::kafka::{Admin, KafkaOptions as ClientOptions};
+use oplog_relay_runtime::kafka::{Admin, KafkaOptions as ClientOptions};
 use oplog_relay_tests::http_status::status;
 use oplog_relay_tests::load::Load;
 use oplog_relay_tests::services::{

@@ -17,9 +17,9 @@ use oplog_relay_core::entry::Entry;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, State};
 use oplog_relay_core::time_series::VIEWS;
+use oplog_relay_runtime::shutdown::Shutdown;
 
 const SOURCE: &str = "rs0";
 const PARTITIONS: u32 = 2;

@@ -33,8 +33,8 @@ use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::json::{Mode, parse_document, write_document};
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer};
 
 const NS: &str = "db.c";

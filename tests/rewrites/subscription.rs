@@ -11,9 +11,9 @@ use oplog_consumer::error::ConsumerError;
 use oplog_consumer::metrics::Metrics;
 use oplog_consumer::sink::mongo::MongoSink;
 use oplog_consumer::status::Readiness;
-use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer};
 
 use super::{LIMIT, Scene};

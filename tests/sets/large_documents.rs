@@ -1,7 +1,10 @@
-//! The most memory that the producer takes for documents of 16 MB whose JSON is six times as large.
+//! The most memory that each program takes for documents of 16 MB whose JSON is six times as large.
 
 use anyhow::{Result, ensure};
 use bson::doc;
+
+use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_tests::services::Program;
 
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
@@ -35,14 +38,33 @@ fn history() -> Result<Made> {
     Ok(made)
 }
 
+/// Waits for a program that must succeed within the limit of memory.
+fn keeps_to_the_limit(name: &str, mut program: Program) -> Result<()> {
+    let (code, most) = program.wait_measured(LIMIT)?;
+    ensure!(code == 0, "{name}: {code}: {}", program.stderr_text()?);
+    ensure!(most > 0 && most < MOST_KIB, "{name}: {most} KiB");
+    Ok(())
+}
+
 #[test]
 fn json_of_control_characters_keeps_to_the_limit_of_memory() -> Result<()> {
     let topics = Topics::none("controls")?;
     let folder = tempfile::tempdir()?;
     let oplog = history()?.oplog()?;
-    let mut producer = topics.start_producer(folder.path(), &oplog, &["--format=json"])?;
-    let (code, most) = producer.wait_measured(LIMIT)?;
-    ensure!(code == 0, "{code}: {}", producer.stderr_text()?);
-    ensure!(most > 0 && most < MOST_KIB, "{most} KiB");
-    Ok(())
+    let producer = topics.start_producer(folder.path(), &oplog, &["--format=json"])?;
+    keeps_to_the_limit("the producer", producer)?;
+    let lines = folder.path().join("lines");
+    let emit = Program::consumer([
+        "emit",
+        "--http=off",
+        "--until-caught-up",
+        "--group=emitted",
+        &format!("--brokers={}", topics.brokers()),
+        &format!("--topic-prefix={}", topics.prefix()),
+        &format!("--to={}", lines.display()),
+    ])?;
+    keeps_to_the_limit("emit", emit)?;
+    let target = ModelServer::start(Model::default())?;
+    let replay = topics.start(&target, "replayed", &["--until-caught-up"])?;
+    keeps_to_the_limit("replay", replay)
 }

@@ -3,9 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
-use oplog_relay_core::runtime::kafka::{KafkaOptions, Reader};
 use oplog_relay_core::state::State;
 use oplog_relay_core::topic::state_topic;
+use oplog_relay_runtime::kafka::{KafkaOptions, Reader};
 use oplog_relay_tests::http_status::metric;
 use oplog_relay_tests::model::{Model, ModelServer};
 use oplog_relay_tests::services::{Port, wait_until};

@@ -17,9 +17,9 @@ use oplog_producer::topics::Topics;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};
-use oplog_relay_core::runtime::config::Secret;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, State};
+use oplog_relay_runtime::config::Secret;
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 

@@ -7,7 +7,7 @@ use oplog_producer::source::StartAt;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_tests::stream::{Begin, Stream};
 
 use crate::made::{Made, TERM, history, part};

@@ -7,7 +7,7 @@ use mongodb::{Client, Database};
 use oplog_consumer::args::{Arguments, Command};
 use oplog_consumer::config::VerifyConfig;
 use oplog_consumer::verify::{Verdict, verify};
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::shutdown::Shutdown;
 use oplog_relay_tests::model::{Model, ModelServer, Version};
 use serde_json::Value;
 use tempfile::TempDir;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::KafkaOptions;
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::kafka::KafkaOptions;
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::Consumer as _;
 
 use super::reading::Client;

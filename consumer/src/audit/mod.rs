@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oplog_relay_core::format::FormatError;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::config::AuditConfig;
 use crate::error::{ConsumerError, RecordPlace};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::status_line::StatusLine;
+use oplog_relay_runtime::status_line::StatusLine;
 
 use crate::start::Held;
 

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, Part, Run};
 use oplog_relay_core::format::{FormatError, ID_HEADER, first_entry};
-use oplog_relay_core::runtime::kafka::{
+use oplog_relay_runtime::kafka::{
     Context, KafkaOptions, SMALL_FETCH, client_config, is_group_refused, is_transient, limit_fetch,
     with_right,
 };
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message};

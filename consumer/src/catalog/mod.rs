@@ -44,7 +44,7 @@ use mongodb::options::{
 use mongodb::{Client, Collection};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::error_code;
+use oplog_relay_runtime::mongo::error_code;
 
 use crate::directive::DUPLICATE_KEY;
 use crate::plan::command::Withheld;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bson::{Bson, Document, doc};
-use oplog_relay_core::runtime::mongo::error_code;
+use oplog_relay_runtime::mongo::error_code;
 
 use super::{Catalog, unreadable};
 use crate::directive::DUPLICATE_KEY;

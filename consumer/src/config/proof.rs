@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use oplog_relay_core::filter::NamespaceFilter;
-use oplog_relay_core::runtime::config::{ConfigError, Faults, Secret, parse_duration};
-use oplog_relay_core::runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
-use oplog_relay_core::runtime::telemetry::LogOptions;
 use oplog_relay_core::topic::check_prefix;
+use oplog_relay_runtime::config::{ConfigError, Faults, Secret, parse_duration};
+use oplog_relay_runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
+use oplog_relay_runtime::telemetry::LogOptions;
 
 use super::{check_uri, no_faults, required};
 use crate::args::{AuditArguments, ReplayPlaceArguments, VerifyArguments};

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use bson::{Document, doc};
 use mongodb::Client;
-use oplog_relay_core::runtime::mongo::{self, MongoError, error_code, error_text, is_transient};
+use oplog_relay_runtime::mongo::{self, MongoError, error_code, error_text, is_transient};
 
 use crate::catalog::{History, histories};
 use crate::config::CutoverConfig;

@@ -10,7 +10,7 @@ use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Client, Collection};
 use oplog_relay_core::filter::CATALOG_DB;
-use oplog_relay_core::runtime::mongo::{error_code, error_text};
+use oplog_relay_runtime::mongo::{error_code, error_text};
 
 use super::{Restored, Withheld, failed};
 use crate::catalog::collection;
@@ -125,7 +125,7 @@ fn refused_or_failed(
     error: mongodb::error::Error,
 ) -> Result<Restored, ConsumerError> {
     match error_code(&error) {
-        Some(_) if !oplog_relay_core::runtime::mongo::is_transient(&error) => {
+        Some(_) if !oplog_relay_runtime::mongo::is_transient(&error) => {
             Ok(withheld.refused(&error))
         }
         _ => Err(failed(error)),

@@ -3,10 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{
+use oplog_relay_runtime::kafka::{
     Context, SMALL_FETCH, client_config, is_group_refused, is_transient, limit_fetch,
 };
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};

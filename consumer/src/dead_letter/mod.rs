@@ -25,12 +25,12 @@ mod reason;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::{
+use oplog_relay_runtime::kafka::{
     Admin, KafkaOptions, MAX_MESSAGE_BYTES, NewTopicShape, TopicSettings, WantedSetting, borrowed,
     is_transient, with_right,
 };
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
 use crate::assignment::Token;
@@ -270,10 +270,7 @@ mod tests {
         assert!(check("delete").is_ok());
         for policy in ["compact", "compact,delete"] {
             let refused = check(policy).err();
-            assert_eq!(
-                refused,
-                Some(oplog_relay_core::runtime::exit::ExitCode::Usage)
-            );
+            assert_eq!(refused, Some(oplog_relay_runtime::exit::ExitCode::Usage));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::FRAGMENT_HEADER;
-use oplog_relay_core::runtime::kafka::{
+use oplog_relay_runtime::kafka::{
     Context, KafkaOptions, SMALL_FETCH, client_config, is_group_refused, is_transient, limit_fetch,
 };
 use rdkafka::config::RDKafkaLogLevel;

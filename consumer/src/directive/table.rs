@@ -1,6 +1,6 @@
 //! The table as `oplog-consumer replay --help-errors` prints it.
 
-use oplog_relay_core::runtime::mongo::TRANSIENT_CODES;
+use oplog_relay_runtime::mongo::TRANSIENT_CODES;
 
 use super::{Directive, RULES, Rule, UNKNOWN, rule_for};
 

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use super::context::GroupContext;
 use crate::error::ConsumerError;
 use crate::start::{Held, PartitionName, REQUEST, list, offsets_of};
-use oplog_relay_core::runtime::kafka::is_transient;
+use oplog_relay_runtime::kafka::is_transient;
 
 /// How often the group's offsets are looked up when others commit them,
 const INTERVAL: Duration = Duration::from_millis(300);

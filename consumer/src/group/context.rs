@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::kafka::Context;
+use oplog_relay_runtime::kafka::Context;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
@@ -324,8 +324,8 @@ mod tests {
     use crate::sink::Durability;
     use crate::start::{PartitionName, Past};
     use crate::status::{Board, Readiness};
-    use oplog_relay_core::runtime::http::Health;
-    use oplog_relay_core::runtime::shutdown::Shutdown;
+    use oplog_relay_runtime::http::Health;
+    use oplog_relay_runtime::shutdown::Shutdown;
     use std::sync::Arc;
 
     fn context() -> GroupContext {

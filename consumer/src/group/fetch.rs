@@ -8,7 +8,7 @@
 //! ([`super::probe`]), and where later records turn out to be compressed much further it leaves the
 //! group and joins it again with smaller ones.
 
-use oplog_relay_core::runtime::kafka::limit_fetch;
+use oplog_relay_runtime::kafka::limit_fetch;
 use rdkafka::ClientConfig;
 use rdkafka::statistics::Statistics;
 

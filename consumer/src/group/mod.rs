@@ -46,9 +46,9 @@ mod standstill;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::kafka::{self, client_config};
-use oplog_relay_core::runtime::shutdown::{GRACE, Shutdown};
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::kafka::{self, client_config};
+use oplog_relay_runtime::shutdown::{GRACE, Shutdown};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};

@@ -19,8 +19,13 @@ use crate::sink::lines_file::LinesFile;
 use crate::sink::{Applied, Durability, SinkError};
 use crate::start::Past;
 
-/// What a line takes, of its entry's bytes, about: room that need not grow.
+/// A line is about this many times as large as its entry: room that does not have to grow.
 const LINE_FACTOR: usize = 2;
+/// A line of control characters is this many times as large as its entry.
+const MOST_LINE_FACTOR: usize = 6;
+/// An entry larger than this gets room for the largest line that it can become. Memory that is not
+/// written to costs nothing, but a buffer that doubles copies 64 MB into 128.
+const LARGE_ENTRY: usize = 1 << 20;
 
 /// Writes lines to standard output or to the end of a file.
 pub struct JsonSink {
@@ -93,11 +98,11 @@ impl JsonSink {
     /// # Errors
     /// When an entry is damaged or the output cannot be written.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
-        let bytes = batch
+        let room = batch
             .entries
             .iter()
-            .map(|located| located.entry.raw.as_bytes().len());
-        let mut lines = Vec::with_capacity(bytes.sum::<usize>() * LINE_FACTOR);
+            .map(|located| room_for_line(located.entry.raw.as_bytes().len()));
+        let mut lines = Vec::with_capacity(room.sum());
         for (index, located) in batch.entries.iter().enumerate() {
             let id = located.id;
             write_line(located, batch.source, self.mode, &mut lines).map_err(|error| {
@@ -134,6 +139,15 @@ impl JsonSink {
                 _ => ConsumerError::Output(self.name.clone(), error),
             })
         })
+    }
+}
+
+/// Returns how many bytes to reserve for the line of an entry of that size.
+const fn room_for_line(entry_bytes: usize) -> usize {
+    if entry_bytes > LARGE_ENTRY {
+        entry_bytes * MOST_LINE_FACTOR
+    } else {
+        entry_bytes * LINE_FACTOR
     }
 }
 

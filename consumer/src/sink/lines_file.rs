@@ -148,7 +148,7 @@ fn cut_unfinished_line(file: &mut File, path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oplog_relay_core::runtime::exit::ExitCode;
+    use oplog_relay_runtime::exit::ExitCode;
     use std::path::PathBuf;
 
     /// A path in the folder for temporary files, which is removed at the end.

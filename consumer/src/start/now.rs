@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use oplog_relay_core::barrier::BARRIER_ORD;
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_core::runtime::kafka::Reader;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{PositionRecord, State};
 use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
+use oplog_relay_runtime::kafka::Reader;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
 use super::{Held, REQUEST, at_seconds, held as held_now, persist};

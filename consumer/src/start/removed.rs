@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oplog_relay_core::document::Document;
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::cursor::CursorError;
 use super::definition::{Definition, Discrepancy, Expected, compare};

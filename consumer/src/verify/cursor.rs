@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::json::{Mode, write_value};
-use oplog_relay_core::runtime::mongo::{READ, error_text, in_time};
+use oplog_relay_runtime::mongo::{READ, error_text, in_time};
 
 use super::range::{OwnedId, id_of};
 use super::side::Side;

@@ -17,8 +17,8 @@ use mongodb::bson::{Bson as Value, Document as Bson, doc};
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::json::{Mode, write_value};
-use oplog_relay_core::runtime::mongo::is_set;
 use oplog_relay_core::state::Order;
+use oplog_relay_runtime::mongo::is_set;
 
 use crate::plan::command::PUT_OFF;
 

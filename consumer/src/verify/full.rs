@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::{TryStreamExt as _, stream, try_join};
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::Document;
-use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_runtime::retry::Backoff;
 
 use super::comparison::{Comparison, Stop};
 use super::cursor::{CursorError, Documents};

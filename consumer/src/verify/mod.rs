@@ -34,11 +34,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::exit::ExitCode;
-use oplog_relay_core::runtime::mongo::{self, MongoError, READ, in_time};
-use oplog_relay_core::runtime::shutdown::Shutdown;
-use oplog_relay_core::runtime::status_line::StatusLine;
 use oplog_relay_core::state::Order;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::mongo::{self, MongoError, READ, in_time};
+use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::status_line::StatusLine;
 
 use crate::catalog::histories;
 use crate::config::VerifyConfig;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document as Bson, doc};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
-use oplog_relay_core::runtime::mongo::{ANSWER, MongoError, error_code, in_time};
 use oplog_relay_core::time_series;
 use oplog_relay_core::topic::is_temporary;
+use oplog_relay_runtime::mongo::{ANSWER, MongoError, error_code, in_time};
 
 use super::definition::Definition;
 use super::side::Server;

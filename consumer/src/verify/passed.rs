@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use mongodb::bson::{Document as Bson, doc};
 use mongodb::{Client, error::Error};
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::runtime::kafka::{Reader, client_config};
-use oplog_relay_core::runtime::mongo::{Hello, MongoError, READ, hello, in_time};
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{Order, PositionRecord, State};
 use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
+use oplog_relay_runtime::kafka::{Reader, client_config};
+use oplog_relay_runtime::mongo::{Hello, MongoError, READ, hello, in_time};
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 

@@ -11,7 +11,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_runtime::retry::Backoff;
 use rustc_hash::FxHashMap;
 
 use super::comparison::{Comparison, Stop};

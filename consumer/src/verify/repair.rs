@@ -13,10 +13,10 @@ use mongodb::bson::{Bson as Value, Document as Bson, RawDocumentBuf, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_core::runtime::http::Health;
-use oplog_relay_core::runtime::mongo::{MongoError, error_code, error_text, is_set};
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::Order;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::mongo::{MongoError, error_code, error_text, is_set};
+use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::comparison::{Comparison, Stop};
 use super::definition::{Definition, Discrepancy, Expected, Part};

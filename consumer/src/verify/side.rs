@@ -8,7 +8,7 @@ use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::key::write_id_identity;
-use oplog_relay_core::runtime::mongo::{ANSWER, READ, error_text, in_time, is_transient};
+use oplog_relay_runtime::mongo::{ANSWER, READ, error_text, in_time, is_transient};
 use rustc_hash::FxHashMap;
 
 use super::cursor::{CursorError, Documents, shown};

@@ -312,6 +312,9 @@ fn operation_type<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
     })
 }
 
+/// An event larger than this gets exactly the room that its entry needs.
+const LARGE_EVENT: usize = 1 << 20;
+
 /// Decodes a change event; the entry is appended to the arena.
 pub(super) fn decode(
     value: Range<usize>,
@@ -321,6 +324,10 @@ pub(super) fn decode(
     json::parse_document(arena.get(value).unwrap_or_default(), &mut scratch)?;
     let event = Event::read(Document::new(&scratch)?)?;
     let start = arena.len();
+    if scratch.len() > LARGE_EVENT {
+        // A growing buffer doubles: a record of 100 MB would take 200 for the 16 that its entry needs.
+        arena.reserve_exact(scratch.len());
+    }
     if let Some(raw) = event.raw_entry {
         STANDARD
             .decode_vec(raw, arena)

@@ -5,8 +5,8 @@ use oplog_relay_core::format::ID_HEADER;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::routing::RoutingChange;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{History, OrderRule, State};
+use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::*;
 use crate::transaction::{Kept, Parts};

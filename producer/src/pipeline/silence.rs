@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::runtime::http::Health;
+use oplog_relay_runtime::http::Health;
 
 use super::PublishLoop;
 use crate::metrics::Metrics;

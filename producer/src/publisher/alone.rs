@@ -1,6 +1,6 @@
 //! One record outside of any transaction.
 
-use oplog_relay_core::runtime::kafka::{KafkaOptions, client_config, with_right};
+use oplog_relay_runtime::kafka::{KafkaOptions, client_config, with_right};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::REQUEST_TIMEOUT;

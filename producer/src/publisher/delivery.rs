@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use oplog_relay_core::format::ID_HEADER;
-use oplog_relay_core::runtime::kafka::Context;
+use oplog_relay_runtime::kafka::Context;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

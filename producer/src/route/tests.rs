@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
-use oplog_relay_core::runtime::exit::ExitCode;
+use oplog_relay_runtime::exit::ExitCode;
 
 use super::*;
 use crate::error::Directive;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oplog_relay_core::runtime::http::Health;
+use oplog_relay_runtime::http::Health;
 
 /// Time between two beats.
 pub(super) const BEAT: Duration = Duration::from_secs(1);

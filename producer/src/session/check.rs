@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::kafka::{Admin, NewTopicShape, Reader, TopicSettings};
-use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::state::{NamespacesRecord, SourceRecord, State, TopicRecord};
 use oplog_relay_core::topic::{collection_topic, position_topic, state_topic};
+use oplog_relay_runtime::kafka::{Admin, NewTopicShape, Reader, TopicSettings};
+use oplog_relay_runtime::retry::Backoff;
 use tokio::runtime::Handle;
 
 use super::Producer;

@@ -3,7 +3,7 @@
 use bson::spec::BinarySubtype;
 use bson::{Binary, doc};
 use mongodb::Client;
-use oplog_relay_core::runtime::mongo::{documents_depend, error_code};
+use oplog_relay_runtime::mongo::{documents_depend, error_code};
 use tokio::runtime::Handle;
 
 use crate::error::ProducerError;

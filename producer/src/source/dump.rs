@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::Sender;
 
 use crate::error::ProducerError;

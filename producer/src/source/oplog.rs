@@ -19,8 +19,8 @@ use mongodb::{Client, Collection};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::mongo::{self, ANSWER, in_time};
-use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_runtime::mongo::{self, ANSWER, in_time};
+use oplog_relay_runtime::retry::Backoff;
 
 pub use self::tail::Tail;
 use crate::error::ProducerError;

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use oplog_relay_core::runtime::kafka::TopicSettings;
 use oplog_relay_core::state::{State, TopicRecord};
+use oplog_relay_runtime::kafka::TopicSettings;
 
 use crate::error::ProducerError;
 

@@ -1,6 +1,6 @@
 //! The settings of the topics that the producer creates.
 
-use oplog_relay_core::runtime::kafka::{
+use oplog_relay_runtime::kafka::{
     Admin, KafkaFailure, MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting,
 };
 

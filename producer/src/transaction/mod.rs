@@ -38,8 +38,8 @@ mod walk;
 
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::History;
+use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::error::{PositionLost, ProducerError};
 

@@ -1,9 +1,9 @@
 //! Whether what a command would make is there already.
 
 use mongodb::bson::{Bson, Document, doc};
-use oplog_relay_core::runtime::mongo::{error_code, is_transient};
+use oplog_relay_runtime::mongo::{error_code, is_transient};
 
-use oplog_relay_core::runtime::mongo::is_set;
+use oplog_relay_runtime::mongo::is_set;
 
 use super::MongoSink;
 use crate::catalog::Ran;

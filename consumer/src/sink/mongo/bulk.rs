@@ -2,8 +2,8 @@
 
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
-use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time, undecoded_reply};
-use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_runtime::mongo::{ANSWER, error_code, in_time, undecoded_reply};
+use oplog_relay_runtime::retry::Backoff;
 
 use super::bypass::is_no_bypass;
 use super::reply::WriteReply;

@@ -8,10 +8,10 @@ use oplog_relay_core::command::scope;
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::{
+use oplog_relay_runtime::mongo::{
     ANSWER, error_code, error_text, in_time, is_set, is_transient, undecoded_reply,
 };
-use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_runtime::retry::Backoff;
 
 use super::refused_options::{WayOn, without};
 use super::reply::WriteReply;

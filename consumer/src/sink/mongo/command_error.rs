@@ -2,7 +2,7 @@
 
 use mongodb::bson::doc;
 use mongodb::error::{Error, ErrorKind};
-use oplog_relay_core::runtime::mongo::{ANSWER, error_code, error_text, in_time, is_transient};
+use oplog_relay_runtime::mongo::{ANSWER, error_code, error_text, in_time, is_transient};
 
 use super::MongoSink;
 use super::bulk::Next;

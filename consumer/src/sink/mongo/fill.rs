@@ -3,8 +3,8 @@
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::error_code;
 use oplog_relay_core::time_series;
+use oplog_relay_runtime::mongo::error_code;
 
 use super::MongoSink;
 use crate::assignment::Token;

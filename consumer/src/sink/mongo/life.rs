@@ -10,9 +10,9 @@
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, Uuid, doc};
 use oplog_relay_core::filter::CATALOG_DB;
-use oplog_relay_core::runtime::mongo::{ANSWER, error_code, in_time};
-use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::time_series;
+use oplog_relay_runtime::mongo::{ANSWER, error_code, in_time};
+use oplog_relay_runtime::retry::Backoff;
 
 use super::command::{Attempt, refused_by_target, unwritable};
 use super::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};

@@ -2,7 +2,7 @@
 
 use mongodb::Client;
 use mongodb::bson::doc;
-use oplog_relay_core::runtime::mongo::Hello;
+use oplog_relay_runtime::mongo::Hello;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::plan::{BulkKind, Write, statement_bytes};

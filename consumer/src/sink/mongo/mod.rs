@@ -38,8 +38,8 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use mongodb::Client;
-use oplog_relay_core::runtime::mongo;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::mongo;
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::Semaphore;
 
 use crate::assignment::Token;

@@ -3,7 +3,7 @@
 //! those with a collation of their own.
 
 use mongodb::bson::doc;
-use oplog_relay_core::runtime::mongo::documents_depend;
+use oplog_relay_runtime::mongo::documents_depend;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::MongoSink;

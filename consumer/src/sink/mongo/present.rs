@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
-use oplog_relay_core::runtime::mongo::{ANSWER, error_text, in_time};
+use oplog_relay_runtime::mongo::{ANSWER, error_text, in_time};
 
 use super::MongoSink;
 use super::find::{Fields, ReadLevel, find_command};

@@ -8,7 +8,7 @@
 
 use mongodb::bson::{Bson, Document};
 use mongodb::error::ErrorKind;
-use oplog_relay_core::runtime::mongo::error_code;
+use oplog_relay_runtime::mongo::error_code;
 
 use super::MongoSink;
 use super::command::unwritable;

@@ -9,10 +9,10 @@ use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::runtime::mongo::{
+use oplog_relay_runtime::mongo::{
     ANSWER, error_code, error_text, in_time, is_cursor_gone, is_transient,
 };
-use oplog_relay_core::runtime::retry::Backoff;
+use oplog_relay_runtime::retry::Backoff;
 use rustc_hash::FxHashMap;
 
 use super::find::{Fields, ReadLevel, find_command};

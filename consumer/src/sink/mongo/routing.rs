@@ -5,7 +5,7 @@ use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::routing::RoutingChange;
-use oplog_relay_core::runtime::mongo::{error_code, is_set};
+use oplog_relay_runtime::mongo::{error_code, is_set};
 
 use super::MongoSink;
 use super::held::GONE;

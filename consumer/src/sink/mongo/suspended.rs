@@ -34,7 +34,7 @@ use mongodb::{Client, Collection};
 use oplog_relay_core::document;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::index::may_refuse;
-use oplog_relay_core::runtime::mongo::error_code;
+use oplog_relay_runtime::mongo::error_code;
 
 use super::MongoSink;
 use super::command::Attempt;

@@ -2,8 +2,8 @@
 
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatchCursor;
-use oplog_relay_core::runtime::mongo::{READ, in_time};
 use oplog_relay_core::state::{CopyKind, CopyStage};
+use oplog_relay_runtime::mongo::{READ, in_time};
 
 use super::copies::Copy;
 use super::seam::{Seam, now_ms, stretch_of};

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::mongo::{ANSWER, in_time};
 use oplog_relay_core::state::CopyKind;
+use oplog_relay_runtime::mongo::{ANSWER, in_time};
 use tokio::task::JoinSet;
 
 use super::copies::Copy;

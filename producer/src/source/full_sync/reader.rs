@@ -10,9 +10,9 @@ use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::mongo::{self, ANSWER, READ, error_code, in_time, is_set};
-use oplog_relay_core::runtime::retry::Backoff;
 use oplog_relay_core::state::CopyKind;
+use oplog_relay_runtime::mongo::{self, ANSWER, READ, error_code, in_time, is_set};
+use oplog_relay_runtime::retry::Backoff;
 
 use super::range::Id;
 use crate::error::ProducerError;

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::filter::NamespaceFilter;
-use oplog_relay_core::runtime::mongo::is_transient;
 use oplog_relay_core::state::{CopyKind, RequestRecord, State};
+use oplog_relay_runtime::mongo::is_transient;
 
 use super::copies::{Copy, parse_filter};
 use super::estimate::Estimate;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mongodb::raw_batch_cursor::RawBatch;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::shutdown::Shutdown;
 use oplog_relay_core::state::{CopyKind, CopyStage};
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::{JoinError, JoinSet};
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::runtime::mongo;
-use oplog_relay_core::runtime::retry::Backoff;
-use oplog_relay_core::runtime::shutdown::Shutdown;
+use oplog_relay_runtime::mongo;
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 

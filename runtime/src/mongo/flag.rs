@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Document as Bson, doc};
 
-use crate::document::{Document, Element};
+use oplog_relay_core::document::{Document, Element};
 
 /// Whether a flag is set ([`Element::is_truthy`]): `true` and `1` are the same flag.
 #[must_use]

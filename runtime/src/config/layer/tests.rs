@@ -3,8 +3,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::*;
-use crate::runtime::config::{Secret, parse_duration};
-use crate::runtime::exit::ExitCode;
+use crate::config::{Secret, parse_duration};
+use crate::exit::ExitCode;
 
 #[derive(Debug, Parser)]
 #[command(name = "relay", version = "1.2.3")]

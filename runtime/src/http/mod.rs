@@ -21,7 +21,7 @@ use axum::routing::get;
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 use tokio::net::TcpListener;
 
-use crate::runtime::shutdown::Shutdown;
+use crate::shutdown::Shutdown;
 
 /// Makes the answer of `/status`; called for each request, so it must not block.
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::runtime::exit::ExitCode;
+use crate::exit::ExitCode;
 
 /// How long an orderly end may take. Some container platforms kill after 30 s; leaving takes time, too.
 pub const GRACE: Duration = Duration::from_secs(25);

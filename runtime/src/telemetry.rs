@@ -1,7 +1,7 @@
 //! Logs: one event a line on standard error, as text or JSON.
 //!
 //! The libraries' own events come the same way: librdkafka's through
-//! [`kafka::Context`](crate::runtime::kafka::Context), under the target `librdkafka`.
+//! [`kafka::Context`](crate::kafka::Context), under the target `librdkafka`.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-use crate::runtime::status_line::LogWriter;
+use crate::status_line::LogWriter;
 
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -5,7 +5,7 @@ use mongodb::error::{
     TRANSIENT_TRANSACTION_ERROR, WriteFailure,
 };
 
-use crate::document::Document;
+use oplog_relay_core::document::Document;
 
 /// A code after which the same command may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::fmt;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
-use crate::runtime::config::{Faults, resolve_secret};
+use crate::config::{Faults, resolve_secret};
 
 /// The flag that passes options through.
 const FLAG: &str = "--kafka-option";

@@ -38,7 +38,7 @@ pub fn is_late(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::mongo::is_transient;
+    use crate::mongo::is_transient;
 
     #[tokio::test]
     async fn a_server_that_never_answers_is_a_network_that_failed() {

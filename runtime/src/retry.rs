@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use crate::runtime::shutdown::Shutdown;
+use crate::shutdown::Shutdown;
 
 /// Delays that double from a first one up to a cap, each shortened at random by up to half, so
 /// that clients of a server that comes back do not all arrive at once.

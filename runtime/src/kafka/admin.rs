@@ -18,7 +18,7 @@ use super::context::Context;
 use super::error::{KafkaFailure, is_refused_login, is_transient, with_right};
 use super::options::{KafkaOptions, client_config};
 use super::topic::{TopicMetadata, TopicSettings, collect};
-use crate::runtime::retry::Backoff;
+use crate::retry::Backoff;
 
 /// How long the first contact may take: a wrong address must be reported within seconds.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);

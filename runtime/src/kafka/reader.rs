@@ -17,7 +17,7 @@ use super::error::{
     KafkaFailure, error_code, is_group_refused, is_refused_login, is_transient, with_right,
 };
 use super::options::{KafkaOptions, SMALL_FETCH, client_config, limit_fetch};
-use crate::runtime::retry::Backoff;
+use crate::retry::Backoff;
 
 /// How long reading may take, whatever the topic's length.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -21,7 +21,7 @@ use mongodb::Client;
 use mongodb::error::ErrorKind;
 use mongodb::options::ClientOptions;
 
-use crate::runtime::config::Secret;
+use crate::config::Secret;
 
 /// How long one connection may take to open, unless the connection string says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
