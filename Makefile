@@ -39,7 +39,7 @@ unit:
 # Servers and programs are processes of their own: two tests at a time keep two cores busy.
 # Development dependencies count for features too, so the programs are built beside a test.
 e2e:
-	cargo build --locked --workspace --bins --test services
+	cargo build --locked --workspace --bins --test end_to_end
 	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=2
 
 bench:

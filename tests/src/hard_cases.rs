@@ -25,7 +25,7 @@ mod tests {
     fn tests() -> Result<BTreeSet<String>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut names = BTreeSet::new();
-        for package in ["core", "producer", "consumer", "tests"] {
+        for package in ["core", "runtime", "producer", "consumer", "tests"] {
             collect(&root.join(package), &mut names)?;
         }
         Ok(names)

@@ -1,0 +1,67 @@
+//! Positions that the source has, has no more, or has with another history.
+
+use anyhow::{Context as _, Result, ensure};
+use oplog_producer::error::{PositionLost, ProducerError};
+use oplog_producer::source::StartAt;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_tests::stream::{Begin, Stream};
+use oplog_relay_tests::stub::Server;
+
+use crate::transactions::made::{Made, TERM};
+
+/// Entries at 5, 6 and 8.
+fn server() -> Result<Server> {
+    let mut made = Made::default();
+    made.insert(5, 1).insert(6, 2).insert(8, 3);
+    made.serve()
+}
+
+async fn after(server: &Server, seconds: u32, term: i64) -> Result<Stream> {
+    let position = Position {
+        ts: Timestamp::new(seconds, 1),
+        term,
+        ord: 0,
+    };
+    Stream::live(server, Begin::at(StartAt::After(position))).await
+}
+
+async fn lost(server: &Server, seconds: u32, term: i64) -> Result<PositionLost> {
+    let error = after(server, seconds, term).await.err();
+    let error = error.context("it must fail")?.downcast::<ProducerError>()?;
+    match error {
+        ProducerError::PositionLost(lost) => Ok(*lost),
+        other => Err(other.into()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resume_gte_first_entry_must_match_ts_and_term() -> Result<()> {
+    let stream = after(&server()?, 6, TERM).await?;
+    let times = stream.records.iter().map(|(_, _, id, _)| id.ts.seconds);
+    ensure!(times.eq([8]), "{:?}", stream.records);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resume_entry_rolled_back() -> Result<()> {
+    // The same time in another term, and a time that is between two entries.
+    for (seconds, term) in [(6, TERM - 1), (7, TERM)] {
+        let lost = lost(&server()?, seconds, term).await?;
+        ensure!(matches!(lost, PositionLost::RolledBack { .. }), "{lost}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resume_before_oldest_stops() -> Result<()> {
+    let lost = lost(&server()?, 4, TERM).await?;
+    ensure!(matches!(lost, PositionLost::RolledOver { .. }), "{lost}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resume_after_newest_waits() -> Result<()> {
+    let stream = after(&server()?, 9, TERM).await?;
+    ensure!(stream.records.is_empty(), "{:?}", stream.records);
+    Ok(())
+}
