@@ -1,0 +1,134 @@
+//! Fails when files of different folders of a crate import each other in a circle.
+//!
+//! A file imports another one if a path in its code (`use crate::…`, `super::…`, or a path in an
+//! expression) leads into that file's module. Code under `#[cfg(test)]` does not count, and neither
+//! does a parent that declares a child. `name.rs` belongs to the folder `name` where there is one.
+//!
+//! The reading is textual: it does not expand macros, and it takes a re-exported item for one of the
+//! module that re-exports it.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a report on the terminal is what this program is for"
+)]
+
+mod circles;
+mod modules;
+mod paths;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::circles::circles;
+use crate::modules::{Module, modules_of};
+use crate::paths::{Name, paths_in};
+
+/// Source folders of the crates that are checked.
+const CRATES: [&str; 4] = ["core/src", "runtime/src", "producer/src", "consumer/src"];
+
+fn main() -> ExitCode {
+    let mut found = 0;
+    for source in CRATES {
+        match report(Path::new(source)) {
+            Ok(count) => found += count,
+            Err(error) => {
+                eprintln!("{source}: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if found > 0 {
+        eprintln!("{found} import circles lead through several folders");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Prints the circles of a crate that lead through several folders; returns how many there are.
+fn report(source: &Path) -> std::io::Result<usize> {
+    let modules = modules_of(source)?;
+    let imports: Vec<Vec<usize>> = (0..modules.len())
+        .map(|index| imports_of(index, &modules))
+        .collect();
+    let mut found = 0;
+    for circle in circles(&imports) {
+        let mut folders: Vec<&str> = circle
+            .iter()
+            .filter_map(|index| modules.get(*index))
+            .map(|module| module.folder.as_str())
+            .collect();
+        folders.sort_unstable();
+        folders.dedup();
+        if folders.len() < 2 {
+            continue;
+        }
+        found += 1;
+        println!("{}: a circle through {}", source.display(), folders.join(", "));
+        for line in edges_of(&circle, &imports, &modules) {
+            println!("    {line}");
+        }
+    }
+    Ok(found)
+}
+
+/// The modules that a module's code leads into, by index.
+fn imports_of(index: usize, modules: &[Module]) -> Vec<usize> {
+    let by_path: BTreeMap<&[String], usize> = modules
+        .iter()
+        .enumerate()
+        .map(|(index, module)| (module.path.as_slice(), index))
+        .collect();
+    let Some(module) = modules.get(index) else {
+        return Vec::new();
+    };
+    let mut imports = Vec::new();
+    for path in paths_in(&module.code) {
+        let Some(absolute) = absolute(&path, &module.path) else {
+            continue;
+        };
+        // The longest beginning of the path that is a module; the rest are items.
+        let target = (0..=absolute.len())
+            .rev()
+            .find_map(|length| by_path.get(absolute.get(..length)?));
+        imports.extend(target.filter(|target| **target != index));
+    }
+    imports.sort_unstable();
+    imports.dedup();
+    imports
+}
+
+/// A path from the root of the crate; `None` for one that leaves it.
+fn absolute(path: &[Name], module: &[String]) -> Option<Vec<String>> {
+    let (first, rest) = path.split_first()?;
+    let mut base = match first.as_str() {
+        "crate" => Vec::new(),
+        "self" => module.to_vec(),
+        "super" => module.get(..module.len().checked_sub(1)?)?.to_vec(),
+        _ => return None,
+    };
+    for name in rest {
+        if name == "super" {
+            base.pop()?;
+        } else if name != "self" {
+            base.push(name.clone());
+        }
+    }
+    Some(base)
+}
+
+/// The imports inside a circle that cross from a folder into another.
+fn edges_of(circle: &[usize], imports: &[Vec<usize>], modules: &[Module]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for from in circle {
+        for to in imports.get(*from).into_iter().flatten() {
+            let (Some(importing), Some(imported)) = (modules.get(*from), modules.get(*to)) else {
+                continue;
+            };
+            if circle.contains(to) && importing.folder != imported.folder {
+                lines.push(format!("{} imports {}", importing.file, imported.file));
+            }
+        }
+    }
+    lines
+}
