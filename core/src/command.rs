@@ -5,7 +5,8 @@
 //! 4.2 a server logs an index as an insert into `system.indexes`; the producer turns that into the
 //! `createIndexes` that later servers log ([`write_create_indexes`]).
 
-use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use crate::compare::is_truthy;
+use crate::document::{Document, DocumentBuilder, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation};
 use crate::index::{Demand, demand};
 use crate::time_series::VIEWS;
@@ -242,12 +243,12 @@ fn changes_something(o: Document<'_>) -> Result<bool, Malformed> {
     Ok(false)
 }
 
-/// Whether a flag of a command or an index is set ([`Element::is_truthy`]).
+/// Whether a flag of a command or an index is set ([`is_truthy`]).
 ///
 /// # Errors
 /// [`Malformed`].
 pub fn is_set(document: Document<'_>, flag: &str) -> Result<bool, Malformed> {
-    Ok(document.get(flag)?.is_some_and(Element::is_truthy))
+    Ok(document.get(flag)?.is_some_and(is_truthy))
 }
 
 /// The most that one of the indexes of a build demands of documents.

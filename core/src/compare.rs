@@ -20,6 +20,26 @@ pub fn compare_values(left: Element<'_>, right: Element<'_>) -> Ordering {
     compare_at(left, right, 0)
 }
 
+/// Returns true if a flag of an index or a collection is set, as servers read it: booleans and numbers
+/// count alike, null and undefined are false, and every other type is true. Servers up to 4.4 keep the
+/// value that was typed, for example `unique: 1`.
+#[must_use]
+pub fn is_truthy(flag: Element<'_>) -> bool {
+    const ZERO: Element<'static> = Element {
+        name: b"",
+        kind: kind::INT32,
+        value: &[0; 4],
+    };
+    match flag.kind {
+        kind::BOOLEAN => flag.boolean() == Ok(true),
+        kind::NULL | kind::UNDEFINED => false,
+        kind::INT32 | kind::INT64 | kind::DOUBLE | kind::DECIMAL128 => {
+            compare_values(flag, ZERO).is_ne()
+        }
+        _ => true,
+    }
+}
+
 fn compare_at(left: Element<'_>, right: Element<'_>, depth: usize) -> Ordering {
     bracket(left.kind)
         .cmp(&bracket(right.kind))

@@ -16,7 +16,6 @@ pub use builder::DocumentBuilder;
 use search::may_have;
 use whole::{is_whole, is_whole_element};
 
-use crate::compare::compare_values;
 use crate::position::Timestamp;
 
 /// Why bytes are no BSON document.
@@ -486,26 +485,6 @@ impl<'a> Element<'a> {
         match (self.kind, self.value) {
             (kind::BOOLEAN, [byte]) => Ok(*byte != 0),
             _ => Err(self.wrong_type()),
-        }
-    }
-
-    /// Whether a flag of an index or a collection is set, as servers read it: booleans and numbers
-    /// count alike, null and undefined are false, and every other type is true. Servers up to 4.4
-    /// keep the value that was typed, for example `unique: 1`.
-    #[must_use]
-    pub fn is_truthy(self) -> bool {
-        const ZERO: Element<'static> = Element {
-            name: b"",
-            kind: kind::INT32,
-            value: &[0; 4],
-        };
-        match self.kind {
-            kind::BOOLEAN => self.boolean() == Ok(true),
-            kind::NULL | kind::UNDEFINED => false,
-            kind::INT32 | kind::INT64 | kind::DOUBLE | kind::DECIMAL128 => {
-                compare_values(self, ZERO).is_ne()
-            }
-            _ => true,
         }
     }
 

@@ -14,14 +14,14 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::config::InspectConfig;
-use crate::encoder::Encoder;
+use crate::encode::Encoder;
+use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::error::ProducerError;
-use crate::origin::Origin;
-use crate::route::Router;
+use crate::prepare::route::Router;
+use crate::prepare::topics::Topics;
+use crate::source::origin::Origin;
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
-use crate::topics::Topics;
 
 /// Prints records until the dump ends, the source has nothing more, or the limit is reached.
 ///

@@ -2,16 +2,19 @@
 //!
 //! # The map
 //!
-//! - [`args`] what can be typed → [`config`] what it means, all faults at once
-//! - [`origin`] the source and who it is; [`source`] reads entries: the oplog's tail, or a dump;
-//!   [`source::full_sync`] the documents beside it, [`progress`] how far it is
-//! - [`route`] which topic; [`topics`] makes sure of it, [`internal_topics`] of the source's own,
-//!   [`claims`] whose topics they are; [`encoder`] entries → records, in [`chunk`]s
-//! - [`transaction`] what an entry is part of: commits become one entry an operation
-//! - [`record`] an entry as header and value; [`barrier`] a command with its barriers
-//! - [`publisher`] records and position in Kafka transactions, [`ends`] where partitions end; [`pipeline`] joins the threads
-//! - [`checkpoint`] what is saved; [`session`] one life between two failures
-//! - [`inspect`] looks without Kafka; [`metrics`] what is counted; [`error`] what to do about errors
+//! Entries go through four stages, and a session runs them from one failure to the next:
+//!
+//! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
+//! 2. [`prepare`] does what must precede encoding: it takes transactions apart, finds the route of an
+//!    entry, and makes sure that topics exist and belong to this source
+//! 3. [`encode`] turns entries into chunks of records
+//! 4. [`publish`] sends chunks and the position that they reach in Kafka transactions
+//!
+//! - [`session`] one life between two failures: its plan, its checks, and the threads of the stages
+//! - [`saved`] what is saved of a source in Kafka
+//! - [`config`] arguments, and what they mean, all faults at once
+//! - [`inspect`] and [`request`] the other commands
+//! - [`telemetry`] metrics, `/status` and progress; [`error`] what can go wrong, and what is done about it
 //!
 //! # The order of things
 //!
@@ -42,29 +45,17 @@
 //! chain again, and passes over as many operations. They are counted before the filter, so another
 //! filter finds the same place.
 
-pub mod args;
-pub mod barrier;
-pub mod checkpoint;
-pub mod chunk;
-pub mod claims;
 pub mod config;
-pub mod encoder;
-pub mod ends;
+pub mod encode;
 pub mod error;
 pub mod inspect;
-pub mod internal_topics;
-pub mod metrics;
-pub mod origin;
-pub mod pipeline;
-pub mod progress;
-pub mod publisher;
-pub mod record;
-pub mod route;
+pub mod prepare;
+pub mod publish;
+pub mod request;
+pub mod saved;
 pub mod session;
 pub mod source;
-pub mod status;
-pub mod topics;
-pub mod transaction;
+pub mod telemetry;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -72,17 +63,17 @@ use std::sync::Arc;
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::{self, Health};
 use oplog_relay_runtime::shutdown::Shutdown;
-use oplog_relay_runtime::telemetry;
+use oplog_relay_runtime::telemetry::{LogOptions, init as init_logs};
 use tokio::task::JoinSet;
 
-use crate::args::{Arguments, Command};
-use crate::checkpoint::request_full_sync;
+use crate::config::arguments::{Arguments, Command};
 use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
-use crate::metrics::Metrics;
-use crate::origin::Origin;
-use crate::pipeline::Outcome;
+use crate::request::request_full_sync;
 use crate::session::Producer;
+use crate::session::pipeline::Outcome;
+use crate::source::origin::Origin;
+use crate::telemetry::metrics::Metrics;
 
 /// Runs the command of the command line and returns its exit code. Errors are written to standard error.
 pub async fn main(arguments: Arguments) -> ExitCode {
@@ -187,8 +178,12 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
             }
         });
     }
-    around.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
-    let pace = publisher::Pace::new(publisher::transaction_timeout(&config.kafka));
+    around.spawn(crate::telemetry::status::show(
+        Arc::clone(&metrics),
+        name,
+        shutdown.clone(),
+    ));
+    let pace = crate::publish::Pace::new(crate::publish::transaction_timeout(&config.kafka));
     let producer = Producer {
         config: Arc::new(config),
         pace,
@@ -217,8 +212,8 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     }
 }
 
-fn start_logs(options: &telemetry::LogOptions) -> Result<(), ProducerError> {
-    telemetry::init(options).map_err(|error| ProducerError::Usage(format!("--log-level: {error}")))
+fn start_logs(options: &LogOptions) -> Result<(), ProducerError> {
+    init_logs(options).map_err(|error| ProducerError::Usage(format!("--log-level: {error}")))
 }
 
 fn on_signals() -> Result<Shutdown, ProducerError> {

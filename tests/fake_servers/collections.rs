@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bson::{Bson, doc};
 use mongodb::{Client, Database};
 use oplog_producer::error::{Directive, ProducerError};
-use oplog_producer::route::Collections;
+use oplog_producer::prepare::route::Collections;
 use oplog_producer::source::collections::LiveCollections;
 use oplog_relay_tests::model::{Model, ModelServer};
 use tokio::runtime::Handle;

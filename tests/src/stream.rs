@@ -3,14 +3,14 @@
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
-use oplog_producer::chunk::{Chunk, TransactionCounts};
 use oplog_producer::config;
-use oplog_producer::encoder::Encoder;
+use oplog_producer::encode::Encoder;
+use oplog_producer::encode::chunk::{Chunk, TransactionCounts};
 use oplog_producer::error::ProducerError;
-use oplog_producer::origin::Origin;
-use oplog_producer::route::Router;
+use oplog_producer::prepare::route::Router;
+use oplog_producer::prepare::topics::Topics;
+use oplog_producer::source::origin::Origin;
 use oplog_producer::source::{QUEUE_BATCHES, SourceEvent, StartAt};
-use oplog_producer::topics::Topics;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::position::{EntryId, Position};

@@ -4,11 +4,11 @@
 //! which it was written: after a reset, entries of a life that has ended must not reach the
 //! collection that has the name now.
 
+mod reading;
+
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::time_series::VIEWS;
 use rustc_hash::{FxHashMap, FxHashSet};
-
-mod reading;
 
 pub(super) use reading::{AFTER_ALL, Reading};
 

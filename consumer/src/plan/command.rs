@@ -8,6 +8,7 @@ mod old_options;
 mod views;
 
 use oplog_relay_core::command::{Treatment, is_view_entry, treatment};
+use oplog_relay_core::compare::is_truthy;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::entry::{Entry, EntryError};
 use oplog_relay_core::time_series::{self, VIEWS};
@@ -272,7 +273,7 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
     }
     // Up to 8.x a time series is logged by the name of its buckets, later by its own.
     let is_series = entry.o.get("timeseries")?.is_some();
-    let is_capped = entry.o.get("capped")?.is_some_and(Element::is_truthy);
+    let is_capped = entry.o.get("capped")?.is_some_and(is_truthy);
     let keeps = |option: Element<'_>| -> Result<bool, Malformed> {
         // Old servers keep the size of a collection that is not capped.
         let is_idle = !is_capped && matches!(option.name, b"size" | b"max");
@@ -317,7 +318,7 @@ fn keeps_create_option(option: Element<'_>, of_series: bool) -> Result<bool, Mal
         _ if old_options::is_without_meaning(option) => false,
         // The default one needs no word, and one with a collation follows the collection's.
         b"idIndex" => false,
-        b"capped" => option.is_truthy(),
+        b"capped" => is_truthy(option),
         _ => true,
     })
 }
@@ -366,7 +367,7 @@ fn rename(entry: &Entry<'_>) -> Result<Action, EntryError> {
     let drop_target = match entry.o.get("dropTarget")? {
         None => false,
         // A flag, or the UUID of the collection that ends.
-        Some(flag) => flag.is_truthy(),
+        Some(flag) => is_truthy(flag),
     };
     Ok(Action::Rename {
         to: to.to_owned(),

@@ -1,7 +1,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::args::{Arguments, Command};
+use crate::config::arguments::{Arguments, Command};
 
 fn run(flags: &[&str]) -> Result<RunConfig, ConfigError> {
     let flags = ["oplog-producer", "run"].iter().chain(flags);

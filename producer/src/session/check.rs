@@ -15,14 +15,14 @@ use oplog_relay_runtime::retry::Backoff;
 use tokio::runtime::Handle;
 
 use super::Producer;
-use crate::checkpoint::Checkpoint;
-use crate::claims::{Claims, OtherSources};
-use crate::ends::Ends;
 use crate::error::ProducerError;
-use crate::internal_topics;
-use crate::publisher::MAX_RECORD_BYTES;
-use crate::route::check_rule;
-use crate::topics::{self, Cluster, DataTopicSettings, Topics};
+use crate::prepare::claims::{Claims, OtherSources};
+use crate::prepare::internal_topics;
+use crate::prepare::route::check_rule;
+use crate::prepare::topics::{self, Cluster, DataTopicSettings, Topics};
+use crate::publish::MAX_RECORD_BYTES;
+use crate::publish::log_end_offsets::Ends;
+use crate::saved::checkpoint::Checkpoint;
 
 /// Attempts to find a position before it counts as lost while another instance may be working.
 const SETTLING: u32 = 6;

@@ -7,7 +7,7 @@ use oplog_relay_runtime::mongo::{documents_depend, error_code};
 use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
-use crate::route::Collections;
+use crate::prepare::route::Collections;
 
 /// A privilege is missing.
 const UNAUTHORIZED: i32 = 13;

@@ -7,6 +7,7 @@ pub mod collections;
 pub mod dump;
 pub mod full_sync;
 pub mod oplog;
+pub mod origin;
 
 use mongodb::raw_batch_cursor::RawBatch;
 use oplog_relay_core::document::{Document, Element, Malformed};

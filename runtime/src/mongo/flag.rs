@@ -2,9 +2,10 @@
 
 use mongodb::bson::{Document as Bson, doc};
 
-use oplog_relay_core::document::{Document, Element};
+use oplog_relay_core::compare::is_truthy;
+use oplog_relay_core::document::Document;
 
-/// Whether a flag is set ([`Element::is_truthy`]): `true` and `1` are the same flag.
+/// Whether a flag is set ([`is_truthy`]): `true` and `1` are the same flag.
 #[must_use]
 pub fn is_set(described: &Bson, flag: &str) -> bool {
     let Some(value) = described.get(flag) else {
@@ -12,7 +13,7 @@ pub fn is_set(described: &Bson, flag: &str) -> bool {
     };
     let bytes = doc! { "": value }.to_vec().unwrap_or_default();
     let first = Document::new(&bytes).and_then(Document::first);
-    first.ok().flatten().is_some_and(Element::is_truthy)
+    first.ok().flatten().is_some_and(is_truthy)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use oplog_consumer::batch::Located;
 use oplog_consumer::plan::{BulkKind, CommandOptions, Plan, Planner, Step, write_command};
-use oplog_producer::record::{write_entry, write_frame};
+use oplog_producer::encode::record::{write_entry, write_frame};
 use oplog_relay_core::diff::{Diff, apply_modifiers};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Update};

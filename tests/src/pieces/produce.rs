@@ -1,6 +1,6 @@
 //! What the producer does with each entry.
 
-use oplog_producer::record::{write_entry, write_frame};
+use oplog_producer::encode::record::{write_entry, write_frame};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::format::raw::Frame;

@@ -64,7 +64,11 @@ fn report(source: &Path) -> std::io::Result<usize> {
             continue;
         }
         found += 1;
-        println!("{}: a circle through {}", source.display(), folders.join(", "));
+        println!(
+            "{}: a circle through {}",
+            source.display(),
+            folders.join(", ")
+        );
         for line in edges_of(&circle, &imports, &modules) {
             println!("    {line}");
         }

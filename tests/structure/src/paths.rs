@@ -71,7 +71,12 @@ mod tests {
     fn nested_braces_give_a_path_each() {
         let code = "use crate::a::{self, b::{C, d}, e::F};\nlet x = super::g::h();";
         let found: Vec<String> = paths_in(code).iter().map(|path| path.join("::")).collect();
-        let expected = ["crate::a::self", "crate::a::b::C", "crate::a::b::d", "crate::a::e::F"];
+        let expected = [
+            "crate::a::self",
+            "crate::a::b::C",
+            "crate::a::b::d",
+            "crate::a::e::F",
+        ];
         assert_eq!(found[..4], expected);
         assert_eq!(found[4..], ["super::g::h"]);
     }

@@ -1,6 +1,7 @@
 //! Index builds, drops and changes of an oplog as commands for a target.
 
 use oplog_relay_core::command::{index_specs, is_set};
+use oplog_relay_core::compare::is_truthy;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::index::{Demand, demand};
@@ -119,12 +120,12 @@ fn index_spec(
                 let name = String::from_utf8_lossy(field.name).into_owned();
                 translated.left_out.push(name);
             }
-            b"unique" if !ordered && field.is_truthy() => translated.made_plain = true,
+            b"unique" if !ordered && is_truthy(field) => translated.made_plain = true,
             b"unique" | b"sparse" | b"hidden" | b"prepareUnique" => {
                 // Targets from 5.0 on may refuse a flag that is no boolean.
                 kept.element(Element {
                     kind: kind::BOOLEAN,
-                    value: &[field.is_truthy().into()],
+                    value: &[is_truthy(field).into()],
                     ..field
                 });
             }

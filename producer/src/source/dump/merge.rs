@@ -14,7 +14,7 @@ use oplog_relay_core::position::Timestamp;
 
 use super::segment::{Segment, SegmentReader};
 use crate::error::ProducerError;
-use crate::transaction::OpTime;
+use crate::source::oplog::link::OpTime;
 
 /// Term of an entry that has none: the first entries of a replica set, and old servers.
 const NO_TERM: i64 = -1;

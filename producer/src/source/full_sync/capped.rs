@@ -6,8 +6,8 @@ use oplog_relay_core::state::{CopyKind, CopyStage};
 use oplog_relay_runtime::mongo::{READ, in_time};
 
 use super::copies::Copy;
-use super::seam::{Seam, now_ms, stretch_of};
 use crate::error::ProducerError;
+use crate::source::full_sync::interleave::{Seam, now_ms, stretch_of};
 use crate::source::{Batch, Copied, SourceEvent, Work};
 
 impl Seam {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::range::Range;
 use super::reader::Listed;
-use crate::route::uuid_text;
+use crate::prepare::route::uuid_text;
 use crate::source::Save;
 
 /// Bytes of documents that one read is to have, about.

@@ -7,8 +7,8 @@ use oplog_relay_core::state::CopyKind;
 
 use super::copies::Copy;
 use super::reader::Listed;
-use super::seam::{Seam, now_ms};
 use crate::error::ProducerError;
+use crate::source::full_sync::interleave::{Seam, now_ms};
 use crate::source::{Copied, SourceEvent, Work};
 
 /// What the source has of a collection: itself and its indexes, or nothing.

@@ -35,11 +35,11 @@ mod capped;
 mod copies;
 mod estimate;
 mod finish;
+pub(crate) mod interleave;
 mod names;
 mod range;
 mod reader;
 mod requests;
-mod seam;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,14 +49,14 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::Position;
 use oplog_relay_core::state::State;
 
-use crate::checkpoint::Requests;
 use crate::error::{Gap, ProducerError};
-use crate::metrics::Metrics;
+use crate::saved::checkpoint::Requests;
 use crate::source::oplog::{Oplog, newest_of_majority};
+use crate::telemetry::metrics::Metrics;
 
+pub use crate::source::full_sync::interleave::Seam;
 pub use copies::{Copies, Copy, parse_filter};
 pub use reader::{Listed, SourceReader};
-pub use seam::Seam;
 
 use estimate::Estimate;
 

@@ -6,8 +6,8 @@ use oplog_relay_core::state::{CopyKind, CopyStage};
 
 use super::copies::Copy;
 use super::reader::split_ns;
-use super::seam::{Seam, now_ms};
 use crate::error::ProducerError;
+use crate::source::full_sync::interleave::{Seam, now_ms};
 use crate::source::{Copied, SourceEvent, Work};
 
 impl Seam {

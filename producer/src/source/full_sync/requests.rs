@@ -10,10 +10,10 @@ use oplog_relay_runtime::mongo::is_transient;
 use super::copies::{Copy, parse_filter};
 use super::estimate::Estimate;
 use super::reader::Listed;
-use super::seam::{LOOK_EVERY, Seam};
 use super::window;
 use crate::error::ProducerError;
 use crate::source::Save;
+use crate::source::full_sync::interleave::{LOOK_EVERY, Seam};
 
 /// A query, and the collections that it is for.
 type Wanted = (Option<Vec<u8>>, Vec<Listed>);

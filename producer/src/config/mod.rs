@@ -1,0 +1,450 @@
+//! Checked settings: an invalid configuration cannot be constructed, and all faults are reported at once.
+
+pub mod arguments;
+
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::format::Format;
+use oplog_relay_core::json::Mode;
+use oplog_relay_core::state::{OrderRule, RequestRecord, STATE_VERSION};
+use oplog_relay_core::topic::{check_prefix, check_source_name};
+use oplog_relay_runtime::config::{
+    ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
+};
+use oplog_relay_runtime::http::HttpAddress;
+use oplog_relay_runtime::kafka::{KafkaOptions, PRODUCER_OWNED, TopicSetting, parse_options};
+use oplog_relay_runtime::telemetry::LogOptions;
+
+use crate::config::arguments::{
+    FullSyncArguments, InspectArguments, RunArguments, StreamArguments,
+};
+use crate::prepare::topics::parse_topic_setting;
+use crate::publish::{Oversize, TRANSACTION_TIMEOUT_OPTION};
+use crate::source::full_sync::parse_filter;
+
+/// Where entries come from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A replica set.
+    Live(Secret),
+    /// A dump: path or `-`.
+    Dump(String),
+}
+
+/// The part of the configuration that decides what is produced.
+#[derive(Debug, Clone)]
+pub struct StreamConfig {
+    /// Where entries come from.
+    pub origin: Origin,
+    /// The name given to the source.
+    pub source_name: Option<String>,
+    /// First part of topic names.
+    pub topic_prefix: String,
+    /// Format of values.
+    pub format: Format,
+    /// Partitions of new topics.
+    pub partitions: u32,
+    /// How collections spread over partitions.
+    pub order: OrderRule,
+    /// Where to begin without a saved position.
+    pub start: Option<Start>,
+    /// Which namespaces pass.
+    pub filter: NamespaceFilter,
+}
+
+/// The configuration of `run`.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// What is produced.
+    pub stream: StreamConfig,
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// Replication factor of new topics; -1: the broker's default.
+    pub replication_factor: i32,
+    /// Settings of data topics that are created.
+    pub topic_config: Vec<TopicSetting>,
+    /// What to do with records that are too large.
+    pub oversize: Oversize,
+    /// Whether the saved routes may be changed.
+    pub change_routing: bool,
+    /// Whether more namespaces may pass than until now.
+    pub change_namespaces: bool,
+    /// Stop when caught up.
+    pub until_caught_up: bool,
+    /// What is copied, and how.
+    pub full_sync: FullSyncConfig,
+    /// Where to serve HTTP.
+    pub http: HttpAddress,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// What to do where no position is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Copy the documents that are there, and end.
+    Full,
+    /// Follow the oplog.
+    Tail,
+    /// Copy, and follow.
+    FullThenTail,
+}
+
+/// The part of the configuration that is about full syncs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FullSyncConfig {
+    /// What was asked for.
+    pub sync: Option<Sync>,
+    /// Reads at once.
+    pub readers: usize,
+    /// Bytes a second at most.
+    pub rate: Option<u64>,
+}
+
+/// The configuration of `full-sync`.
+#[derive(Debug, Clone)]
+pub struct RequestConfig {
+    /// How to reach Kafka.
+    pub kafka: KafkaOptions,
+    /// First part of topic names.
+    pub topic_prefix: String,
+    /// The source's name.
+    pub source_name: String,
+    /// What is asked for.
+    pub request: RequestRecord,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// The configuration of `inspect`.
+#[derive(Debug, Clone)]
+pub struct InspectConfig {
+    /// What would be produced.
+    pub stream: StreamConfig,
+    /// Records at most.
+    pub limit: Option<u64>,
+    /// Logging.
+    pub log: LogOptions,
+}
+
+/// Options of the Kafka client that this program needs, beside those that every producer needs.
+const OWNED: &[(&str, &str)] = &[
+    (
+        "queue.buffering.max.kbytes",
+        "it bounds memory and must hold the largest record",
+    ),
+    (
+        "delivery.report.only.error",
+        "delivery errors end the session",
+    ),
+];
+
+impl RunConfig {
+    /// Checks the arguments of `run`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &RunArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let stream = check_stream(&arguments.stream, true, &mut faults);
+        let log = arguments.log.check(&mut faults);
+        let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
+        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
+        let options = parse_options(
+            &arguments.kafka_option,
+            &[PRODUCER_OWNED, OWNED],
+            &mut faults,
+        );
+        check_transaction_timeout(&options, &mut faults);
+        let replication_factor = faults.take_or(
+            "--replication-factor",
+            match arguments.replication_factor.parse() {
+                Ok(factor) if factor == -1 || factor > 0 => Ok(factor),
+                _ => Err("must be -1 (the broker's default) or a positive number"),
+            },
+        );
+        let topic_config = check_topic_config(&arguments.topic_config, &mut faults);
+        let oversize = check_oversize(arguments, &mut faults);
+        let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
+        faults.finish()?;
+        let numbers = replication_factor.zip(full_sync);
+        let (Some(stream), Some(log), Some(http), Some(brokers), Some(numbers)) =
+            (stream, log, http, brokers, numbers)
+        else {
+            return Err(ConfigError::Faults(Vec::new()));
+        };
+        Ok(Self {
+            stream,
+            kafka: KafkaOptions { brokers, options },
+            replication_factor: numbers.0,
+            full_sync: numbers.1,
+            topic_config,
+            oversize: oversize.unwrap_or_default(),
+            change_routing: arguments.change_routing,
+            change_namespaces: arguments.change_namespaces,
+            until_caught_up: arguments.until_caught_up,
+            http,
+            log,
+        })
+    }
+}
+
+impl RequestConfig {
+    /// Checks the arguments of `full-sync`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &FullSyncArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let log = arguments.log.check(&mut faults);
+        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
+        let options = parse_options(
+            &arguments.kafka_option,
+            &[PRODUCER_OWNED, OWNED],
+            &mut faults,
+        );
+        let topic_prefix = required(
+            "--topic-prefix",
+            arguments.topic_prefix.as_deref(),
+            &mut faults,
+        );
+        let source_name = required(
+            "--source-name",
+            arguments.source_name.as_deref(),
+            &mut faults,
+        );
+        if arguments.namespaces.is_empty() {
+            faults.add("--namespaces", "is required; * means all");
+        }
+        let patterns = arguments.namespaces.iter().map(String::as_str);
+        faults.take_or("--namespaces", NamespaceFilter::new(patterns, []));
+        let filter = arguments.filter.as_deref().map(parse_filter).transpose();
+        faults.take_or("--filter", filter);
+        faults.finish()?;
+        let none = || ConfigError::Faults(Vec::new());
+        Ok(Self {
+            kafka: KafkaOptions {
+                brokers: brokers.ok_or_else(none)?,
+                options,
+            },
+            topic_prefix: topic_prefix.ok_or_else(none)?,
+            source_name: source_name.ok_or_else(none)?,
+            request: RequestRecord {
+                v: STATE_VERSION,
+                namespaces: arguments.namespaces.clone(),
+                filter: arguments.filter.clone(),
+            },
+            log: log.ok_or_else(none)?,
+        })
+    }
+}
+
+impl InspectConfig {
+    /// Checks the arguments of `inspect`.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check(arguments: &InspectArguments) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let stream = check_stream(&arguments.stream, false, &mut faults);
+        let log = arguments.log.check(&mut faults);
+        faults.finish()?;
+        match (stream, log) {
+            (Some(stream), Some(log)) => Ok(Self {
+                stream,
+                limit: arguments.limit,
+                log,
+            }),
+            _ => Err(ConfigError::Faults(Vec::new())),
+        }
+    }
+}
+
+fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<String> {
+    match value.map(str::trim) {
+        Some(value) if !value.is_empty() => Some(value.to_owned()),
+        _ => {
+            faults.add(flag, "is required");
+            None
+        }
+    }
+}
+
+fn check_full_sync(
+    arguments: &RunArguments,
+    stream: Option<&StreamConfig>,
+    faults: &mut Faults,
+) -> Option<FullSyncConfig> {
+    let sync = match arguments.sync.as_deref() {
+        None => Ok(None),
+        Some("full") => Ok(Some(Sync::Full)),
+        Some("tail") => Ok(Some(Sync::Tail)),
+        Some("full-then-tail") => Ok(Some(Sync::FullThenTail)),
+        Some(_) => Err("must be full, tail or full-then-tail"),
+    };
+    let sync = faults.take_or("--sync", sync)?;
+    let copies = matches!(sync, Some(Sync::Full | Sync::FullThenTail));
+    if copies && arguments.stream.start.is_some() {
+        faults.add(
+            "--sync",
+            "a full sync begins where the source is: leave --start out",
+        );
+    }
+    if copies && stream.is_some_and(|stream| matches!(stream.origin, Origin::Dump(_))) {
+        faults.add("--sync", "a dump of an oplog holds no documents to copy");
+    }
+    let readers = faults.take_or(
+        "--full-sync-readers",
+        match arguments.full_sync_readers.parse() {
+            Ok(readers @ 1..=64) => Ok(readers),
+            _ => Err("must be a number from 1 to 64"),
+        },
+    )?;
+    let rate = arguments.full_sync_rate.as_deref().map(parse_bytes);
+    let rate = faults.take_or("--full-sync-rate", rate.transpose())?;
+    Some(FullSyncConfig {
+        sync,
+        readers,
+        rate,
+    })
+}
+
+/// Shorter ones leave no time for a commit; longer ones no broker allows by default.
+fn check_transaction_timeout(options: &[(String, String)], faults: &mut Faults) {
+    for (name, value) in options {
+        let is_fit = value
+            .parse()
+            .is_ok_and(|millis: u32| (5_000..=900_000).contains(&millis));
+        if name == TRANSACTION_TIMEOUT_OPTION && !is_fit {
+            faults.add(
+                format!("--kafka-option {name}"),
+                "must be from 5000 to 900000 (15 minutes)",
+            );
+        }
+    }
+}
+
+fn check_topic_config(given: &[String], faults: &mut Faults) -> Vec<TopicSetting> {
+    let given = given.iter();
+    given
+        .filter_map(|setting| faults.take_or("--topic-config", parse_topic_setting(setting)))
+        .collect()
+}
+
+/// Fragments of text would be no text; those who read it could not put them together.
+fn check_oversize(arguments: &RunArguments, faults: &mut Faults) -> Option<Oversize> {
+    let oversize = match arguments.oversize.as_str() {
+        "stop" => Ok(Oversize::Stop),
+        "split" if arguments.stream.format == "json" => {
+            Err("split needs --format raw or bson; give stop, and raise max.message.bytes")
+        }
+        "split" => Ok(Oversize::Split),
+        _ => Err("must be stop or split"),
+    };
+    faults.take_or("--oversize", oversize)
+}
+
+/// `inspect` has no topics, so it can do without a prefix.
+fn check_stream(
+    arguments: &StreamArguments,
+    needs_prefix: bool,
+    faults: &mut Faults,
+) -> Option<StreamConfig> {
+    let source = required("--source", arguments.source.as_deref(), faults);
+    let origin = source.and_then(|source| check_origin(&source, faults));
+    let prefix = match arguments.topic_prefix.as_deref() {
+        None if !needs_prefix => Some("oplog".to_owned()),
+        prefix => required("--topic-prefix", prefix, faults),
+    };
+    let topic_prefix = prefix.and_then(|prefix| {
+        faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
+    });
+    let source_name = check_name(arguments.source_name.as_deref(), origin.as_ref(), faults);
+    let format = faults.take_or("--format", check_format(&arguments.format, &arguments.json));
+    let partitions = faults.take_or(
+        "--partitions",
+        match arguments.partitions.parse() {
+            Ok(partitions @ 1..=10_000) => Ok(partitions),
+            _ => Err("must be a number from 1 to 10000"),
+        },
+    );
+    let order = faults.take_or("--order", arguments.order.parse());
+    let start = check_start(arguments.start.as_deref(), origin.as_ref(), faults);
+    let include = arguments.include_namespaces.iter().map(String::as_str);
+    let exclude = arguments.exclude_namespaces.iter().map(String::as_str);
+    let filter = faults.take_or(
+        "--include-namespaces",
+        NamespaceFilter::new(include, exclude),
+    );
+    Some(StreamConfig {
+        origin: origin?,
+        source_name,
+        topic_prefix: topic_prefix?,
+        format: format?,
+        partitions: partitions?,
+        order: order?,
+        start,
+        filter: filter?,
+    })
+}
+
+fn check_origin(source: &str, faults: &mut Faults) -> Option<Origin> {
+    let secret = faults.take_or("--source", resolve_secret(source))?;
+    let uri = secret.expose();
+    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") {
+        return Some(Origin::Live(secret));
+    }
+    if source != "-" && !std::path::Path::new(source).exists() {
+        faults.add(
+            "--source",
+            "is neither a mongodb:// connection string nor an existing file or folder",
+        );
+        return None;
+    }
+    Some(Origin::Dump(source.to_owned()))
+}
+
+fn check_name(name: Option<&str>, origin: Option<&Origin>, faults: &mut Faults) -> Option<String> {
+    match (name, origin) {
+        (None, Some(Origin::Dump(_))) => {
+            faults.add(
+                "--source-name",
+                "is required for a dump, which does not say whose it is",
+            );
+            None
+        }
+        (None, _) => None,
+        (Some(name), _) => faults.take_or(
+            "--source-name",
+            check_source_name(name).map(|()| name.to_owned()),
+        ),
+    }
+}
+
+fn check_format(format: &str, mode: &str) -> Result<Format, String> {
+    let mode = match mode {
+        "relaxed" => Mode::Relaxed,
+        "canonical" => Mode::Canonical,
+        _ => return Err("--json must be relaxed or canonical".to_owned()),
+    };
+    match format {
+        "raw" => Ok(Format::Raw),
+        "bson" => Ok(Format::Bson),
+        "json" => Ok(Format::Json(mode)),
+        _ => Err("must be raw, bson or json".to_owned()),
+    }
+}
+
+fn check_start(start: Option<&str>, origin: Option<&Origin>, faults: &mut Faults) -> Option<Start> {
+    let start = faults.take_or("--start", start.map(parse_start).transpose())??;
+    if start == Start::Now && matches!(origin, Some(Origin::Dump(_))) {
+        faults.add(
+            "--start",
+            "now means nothing for a dump; oldest takes all of it",
+        );
+        return None;
+    }
+    Some(start)
+}
+
+#[cfg(test)]
+mod tests;

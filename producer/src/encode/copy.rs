@@ -1,0 +1,122 @@
+//! What a full sync reads, between the entries of the tail.
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::position::{EntryId, Position};
+use oplog_relay_core::snapshot::{Captured, FIRST_ORD};
+
+use super::{Encoder, HandOn, write_state};
+use crate::encode::chunk::{Chunk, TopicIndex};
+use crate::error::ProducerError;
+use crate::source::{Copied, Work};
+
+/// Entries of a full sync at one position; above are the ordinals of barriers.
+const MOST_READS: u32 = (1 << 31) - 16;
+
+impl Encoder {
+    /// Goes on after `reads` entries that a full sync has sent at the position; the index builds
+    /// of `held` collections are left to it.
+    #[must_use]
+    pub fn copying(mut self, reads: u32, held: impl IntoIterator<Item = [u8; 16]>) -> Self {
+        self.reads = reads;
+        self.held.extend(held);
+        self
+    }
+
+    /// Encodes a step of a full sync. What it saves is in one chunk with its last record.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn copy(
+        &mut self,
+        copied: &Copied,
+        chunk: &mut Chunk,
+        hand_on: &mut HandOn<'_>,
+    ) -> Result<(), ProducerError> {
+        let at = self.end.filter(|end| end.ord == 0);
+        let at = at.ok_or(ProducerError::Ended("a full sync without a position"))?;
+        self.stamp = self.stamp.max(at.ts.clamp_wall(None));
+        self.open_state(chunk)?;
+        let captured = Captured {
+            at,
+            ns: &copied.ns,
+            ui: copied.ui,
+            millis: copied.captured_at,
+        };
+        let mut built = Vec::new();
+        match &copied.work {
+            Work::Nothing => {}
+            Work::Documents(batch) => {
+                for document in batch.documents()? {
+                    if self.is_full(chunk) {
+                        self.complete(chunk);
+                        hand_on(chunk)?;
+                    }
+                    let document = document.map_err(ProducerError::undecodable)?;
+                    built.clear();
+                    captured.write_document(document, &mut built);
+                    self.encode_read(at, &built, chunk)?;
+                    chunk.copied.0 += 1;
+                    chunk.copied.1 += document.as_bytes().len() as u64;
+                }
+            }
+            Work::Command(command) => {
+                let command = Document::new(command).map_err(ProducerError::undecodable)?;
+                captured.write_command(command, &mut built);
+                self.encode_read(at, &built, chunk)?;
+            }
+            Work::View(view) => {
+                let view = Document::new(view).map_err(ProducerError::undecodable)?;
+                captured.write_view(view, &mut built);
+                self.encode_read(at, &built, chunk)?;
+            }
+        }
+        for save in &copied.saves {
+            let value = save.value.as_deref().unwrap_or_default();
+            write_state(&save.key, value, (TopicIndex(0), self.stamp), chunk);
+        }
+        match (copied.holds_indexes, copied.ui) {
+            (Some(true), Some(ui)) => drop(self.held.insert(ui)),
+            (Some(false), Some(ui)) => drop(self.held.remove(&ui)),
+            _ => {}
+        }
+        self.complete(chunk);
+        Ok(())
+    }
+
+    fn encode_read(
+        &mut self,
+        at: Position,
+        entry: &[u8],
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        if self.reads >= MOST_READS {
+            return Err(ProducerError::Undecodable(format!(
+                "a full sync has sent {MOST_READS} entries at {at} and the source has no later \
+                 entry to go on from: write anything to the source and start again"
+            )));
+        }
+        let id = EntryId {
+            ts: at.ts,
+            ord: FIRST_ORD + self.reads,
+        };
+        self.reads += 1;
+        let entry = Document::new(entry).map_err(ProducerError::undecodable)?;
+        self.encode_operation(&Entry::parse(entry)?, id, true, chunk)
+    }
+
+    /// Whether an entry of the tail builds an index of a collection that is being copied. The
+    /// target's documents are of no one time until the copy is whole, and could break a unique
+    /// index that the source keeps.
+    pub(crate) fn leaves_out(&self, entry: &Entry<'_>) -> Result<bool, ProducerError> {
+        let held = !self.held.is_empty()
+            && entry.operation == Operation::Command
+            && entry.snapshot.is_none()
+            && entry.ui.is_some_and(|ui| self.held.contains(&ui));
+        Ok(held
+            && matches!(
+                entry.command()?.name,
+                b"createIndexes" | b"commitIndexBuild"
+            ))
+    }
+}

@@ -1,0 +1,57 @@
+//! The end of a database.
+//!
+//! Servers from 3.6 on log a `drop` of each collection before `dropDatabase`. Servers up to 3.4 log
+//! `dropDatabase` alone; here it becomes a `drop` of each collection that the database still has,
+//! with barriers as any other, and then itself. The drops have the ordinals 0, 1, … of the entry. A
+//! drop takes its collection out of the table of routes, in the Kafka transaction that also moves the
+//! position, so a session that begins between two of them finds those that are left.
+
+use oplog_relay_core::command::write_drop;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::EntryId;
+
+use super::{Encoder, HandOn, damaged};
+use crate::encode::chunk::Chunk;
+use crate::error::ProducerError;
+
+impl Encoder {
+    /// Encodes a `dropDatabase`, of which `done` drops were sent by an earlier session.
+    #[cold]
+    pub(crate) fn encode_drop_database(
+        &mut self,
+        entry: &Entry<'_>,
+        done: u32,
+        chunk: &mut Chunk,
+        hand_on: &mut HandOn<'_>,
+    ) -> Result<(), ProducerError> {
+        let (db, _) = entry.namespace();
+        let collections = self.router.collections_without_uuid(db);
+        let mut id = EntryId {
+            ts: entry.ts,
+            ord: done,
+        };
+        if !collections.is_empty() {
+            tracing::info!(
+                db,
+                at = %entry.ts,
+                collections = collections.len(),
+                "a server up to 3.4 dropped the database: its collections are dropped one by one"
+            );
+        }
+        for collection in collections {
+            let mut drop = Vec::new();
+            write_drop(entry, &collection, &mut drop).map_err(|error| damaged(entry, &error))?;
+            let drop = Document::new(&drop).map_err(ProducerError::undecodable)?;
+            let drop = self.read_entry(drop)?;
+            self.encode_operation(&drop, id, true, chunk)?;
+            id.ord += 1;
+            self.reach(entry, id.ord, chunk);
+            if self.is_full(chunk) {
+                self.complete(chunk);
+                hand_on(chunk)?;
+            }
+        }
+        self.encode_operation(entry, id, false, chunk)
+    }
+}

@@ -1,0 +1,146 @@
+//! Raw frames that are being filled: one for each partition of each topic.
+//!
+//! A frame keeps its buffer when it is closed, because most partitions are written to again and
+//! again. What all of them keep together is bounded: beyond [`KEPT_BYTES`], a buffer stays only
+//! where the chunk that was just completed has filled it by half. Otherwise each partition, those
+//! of dropped collections included, would keep the largest frame that it ever had.
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::format::raw::{DOCUMENT_HEADER_BYTES, Frame, HEADER_BYTES};
+use oplog_relay_core::position::EntryId;
+
+use super::FRAMES_BYTES;
+use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
+use crate::encode::record::write_frame;
+use crate::publish::RECORD_OVERHEAD;
+
+/// Bytes of the header of a frame, beside the name of the source: two times, a count, its own name.
+const FRAME_HEADER: usize = 128;
+
+/// Bytes of buffers that closed frames keep, whatever the last chunk filled: as many as the largest
+/// chunk of frames needs, because buffers grow by doubling.
+const KEPT_BYTES: usize = 2 * FRAMES_BYTES;
+
+/// The frames of all topics.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    source: String,
+    /// By the index of the topic.
+    topics: Vec<TopicFrames>,
+    /// Bytes of all entries in open frames.
+    bytes: usize,
+    /// Bytes of the buffers of all frames when they were last closed.
+    kept: usize,
+}
+
+/// The frames of one topic, by partition.
+#[derive(Debug)]
+struct TopicFrames {
+    /// The largest frame that the topic accepts, in bytes. A frame of a single entry may be larger.
+    most_bytes: usize,
+    partitions: Vec<Frame>,
+}
+
+/// An entry that goes into a frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FramedEntry<'e> {
+    pub(crate) id: EntryId,
+    pub(crate) entry: Document<'e>,
+    /// Whether it was made from an operation of a transaction.
+    pub(crate) built: bool,
+}
+
+impl Frames {
+    pub(crate) fn new(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            topics: Vec::new(),
+            bytes: 0,
+            kept: 0,
+        }
+    }
+
+    /// Adds the topic with the next index. `max_bytes` is the largest record batch that it accepts.
+    pub(crate) fn add_topic(&mut self, partitions: u32, max_bytes: usize) {
+        let beside = self.source.len() + FRAME_HEADER + RECORD_OVERHEAD;
+        self.topics.push(TopicFrames {
+            most_bytes: max_bytes.saturating_sub(beside),
+            partitions: (0..partitions).map(|_| Frame::default()).collect(),
+        });
+    }
+
+    /// Bytes of all entries in open frames.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds an entry to the frame of its partition. A frame that would become larger than its topic
+    /// accepts is closed first.
+    pub(crate) fn add(
+        &mut self,
+        framed: FramedEntry<'_>,
+        (topic, partition): (TopicIndex, i32),
+        timestamp: i64,
+        chunk: &mut Chunk,
+    ) {
+        let Some(frames) = self.topics.get_mut(topic.0) else {
+            return;
+        };
+        let index = usize::try_from(partition).unwrap_or(0);
+        let Some(frame) = frames.partitions.get_mut(index) else {
+            return;
+        };
+        let bytes = DOCUMENT_HEADER_BYTES + framed.entry.as_bytes().len();
+        if !frame.is_empty() && frame.len() + bytes > frames.most_bytes {
+            self.bytes = self.bytes.saturating_sub(frame.len() - HEADER_BYTES);
+            close_frame(frame, &self.source, (topic, partition), timestamp, chunk);
+        }
+        frame.push(framed.id, framed.entry, framed.built);
+        self.bytes += bytes;
+    }
+
+    /// Closes all open frames.
+    pub(crate) fn close(&mut self, timestamp: i64, chunk: &mut Chunk) {
+        let keeps_too_much = self.kept > KEPT_BYTES;
+        self.kept = 0;
+        for (topic, frames) in self.topics.iter_mut().enumerate() {
+            for (partition, frame) in (0..).zip(&mut frames.partitions) {
+                let filled = frame.len();
+                if filled > 0 {
+                    let place = (TopicIndex(topic), partition);
+                    close_frame(frame, &self.source, place, timestamp, chunk);
+                }
+                if keeps_too_much && frame.capacity() / 2 > filled {
+                    *frame = Frame::default();
+                }
+                self.kept += frame.capacity();
+            }
+        }
+        self.bytes = 0;
+    }
+
+    /// Bytes of the buffers of all frames.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        let frames = self.topics.iter().flat_map(|topic| &topic.partitions);
+        frames.map(Frame::capacity).sum()
+    }
+}
+
+fn close_frame(
+    frame: &mut Frame,
+    source: &str,
+    (topic, partition): (TopicIndex, i32),
+    timestamp: i64,
+    chunk: &mut Chunk,
+) {
+    let (header, value) = write_frame(frame, source, &mut chunk.arena);
+    chunk.records.push(EncodedRecord {
+        topic,
+        partition,
+        timestamp,
+        key: None,
+        header,
+        value,
+    });
+}

@@ -1,0 +1,165 @@
+//! Other rules than the saved ones, from the first new entry on (`--change-routing`).
+//!
+//! What changes is saved in one Kafka transaction with a barrier in every partition of the topics
+//! in which entries go elsewhere from here on, and with the position. So the change is there with
+//! its barrier or not at all, and a replay has applied everything before it when it goes on.
+//!
+//! The change stands between two entries of the source, never inside a transaction that was sent in
+//! part: the rest of that one still follows the old rules.
+
+use std::collections::BTreeMap;
+
+use oplog_relay_core::format::Format;
+use oplog_relay_core::position::Position;
+use oplog_relay_core::routing::RoutingChange;
+use oplog_relay_core::state::{OrderRule, TopicRecord};
+
+use super::{Encoder, HandOn, write_state_record};
+use crate::encode::barrier::BarrierRequest;
+use crate::encode::chunk::{Chunk, TopicIndex};
+use crate::error::ProducerError;
+use crate::prepare::route::Rerouted;
+
+/// The version of a table of routes that was never changed by an operator.
+pub const FIRST_ROUTING: u32 = 1;
+
+/// Rules that decide where entries go, and in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How collections spread over partitions.
+    pub order: OrderRule,
+    /// Format of values.
+    pub format: Format,
+}
+
+impl Encoder {
+    /// The same, going on from a version of the table, and under other rules from the next entry of
+    /// the source on; until then as the table was saved.
+    #[must_use]
+    pub fn changing(mut self, version: u32, rules: Option<Rules>) -> Self {
+        self.routing = version;
+        self.rules = rules;
+        if rules.is_some()
+            && let Some(saved) = self.router.state().topics.values().next()
+        {
+            self.format = saved.format;
+        }
+        self
+    }
+
+    /// The same, saving these records of topics when it begins.
+    #[must_use]
+    pub fn noting(mut self, topics: BTreeMap<String, TopicRecord>) -> Self {
+        let state = &mut self.router.state_mut().topics;
+        state.extend(
+            topics
+                .iter()
+                .map(|(name, record)| (name.clone(), record.clone())),
+        );
+        self.noted = topics;
+        self
+    }
+
+    /// Saves what the session has found out, and changes the rules at once, where the position
+    /// allows it.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn begin(
+        &mut self,
+        chunk: &mut Chunk,
+        hand_on: &mut HandOn<'_>,
+    ) -> Result<(), ProducerError> {
+        let has_news = self.identity.is_some() || !self.noted.is_empty();
+        if has_news && self.end.is_some() {
+            self.open_state(chunk)?;
+            for (name, record) in std::mem::take(&mut self.noted) {
+                let state = (TopicIndex(0), self.stamp);
+                write_state_record(&format!("topic/{name}"), &record, state, chunk)?;
+            }
+            self.complete(chunk);
+            hand_on(chunk)?;
+        }
+        if self.rules.is_some() && self.end.is_some_and(|end| end.ord == 0) {
+            return self.change_routing(chunk, hand_on);
+        }
+        Ok(())
+    }
+
+    /// Sends what was encoded before, then the change.
+    #[cold]
+    pub(crate) fn change_routing(
+        &mut self,
+        chunk: &mut Chunk,
+        hand_on: &mut HandOn<'_>,
+    ) -> Result<(), ProducerError> {
+        let (Some(rules), Some(end)) = (self.rules.take(), self.end) else {
+            return Ok(());
+        };
+        self.complete(chunk);
+        hand_on(chunk)?;
+        self.routing += 1;
+        // After everything of that second; later entries of it follow.
+        self.stamp = self.stamp.max(end.ts.clamp_wall(Some(i64::MAX)));
+        self.open_state(chunk)?;
+        self.change_format(rules.format, chunk)?;
+        let rerouted = self.router.reroute(rules.order)?;
+        self.save_routes(&rerouted.changes, chunk)?;
+        tracing::info!(
+            order = %rules.order,
+            format = %rules.format,
+            version = self.routing,
+            topics = rerouted.topics.len(),
+            after = %end,
+            "the routing changes; behind barriers in these topics"
+        );
+        self.bar(rerouted, end, chunk)?;
+        chunk.last_wall = end.ts.clamp_wall(None);
+        self.complete(chunk);
+        hand_on(chunk)
+    }
+
+    fn change_format(&mut self, format: Format, chunk: &mut Chunk) -> Result<(), ProducerError> {
+        self.format = format;
+        let state = (TopicIndex(0), self.stamp);
+        for (name, record) in &mut self.router.state_mut().topics {
+            if record.format != format {
+                *record = record.in_format(format);
+                write_state_record(&format!("topic/{name}"), record, state, chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bar(
+        &mut self,
+        rerouted: Rerouted,
+        end: Position,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        if rerouted.topics.is_empty() {
+            return Ok(());
+        }
+        let mut topics = Vec::with_capacity(rerouted.topics.len());
+        for name in &rerouted.topics {
+            topics.push(self.topic(name, chunk)?);
+        }
+        let change = RoutingChange {
+            version: self.routing,
+            spread: rerouted.spread,
+        };
+        let start = chunk.arena.len();
+        change.write(end, &mut chunk.arena);
+        let barrier = BarrierRequest {
+            id: change.id(end.ts),
+            entry: start..chunk.arena.len(),
+            built: false,
+            topics,
+            ordered: false,
+            passable: false,
+            timestamp: self.stamp,
+            format: self.format,
+        };
+        self.put_barrier(barrier, rerouted.topics.iter().next(), chunk)
+    }
+}

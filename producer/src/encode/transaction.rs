@@ -1,0 +1,148 @@
+//! Commit points of the source, taken apart into entries of their own.
+
+use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::entry::{Entry, TxnPlace};
+use oplog_relay_core::position::EntryId;
+
+use super::{Encoder, HandOn};
+use crate::encode::chunk::Chunk;
+use crate::error::ProducerError;
+use crate::prepare::transaction::{Chain, Commit, Operations, broken, build};
+
+/// A commit that is being taken apart.
+struct Apart<'e> {
+    commit: &'e Entry<'e>,
+    /// Operations of the whole chain, where they have a place in it.
+    count: Option<u32>,
+    /// Operations that an earlier session has sent.
+    done: u32,
+    /// The next operation.
+    ord: u32,
+    /// Where entries are built.
+    built: Vec<u8>,
+}
+
+impl Encoder {
+    /// Encodes every operation of a commit's chain. A chunk may end between two of them, which
+    /// its position says.
+    pub(crate) fn encode_commit(
+        &mut self,
+        entry: &Entry<'_>,
+        commit: &Commit,
+        done: u32,
+        chunk: &mut Chunk,
+        hand_on: &mut HandOn<'_>,
+    ) -> Result<(), ProducerError> {
+        let Some(chain) = self.transactions.chain(entry, commit)? else {
+            chunk.transactions.incomplete += 1;
+            return Ok(());
+        };
+        let mut oldest = None;
+        let count = match commit.transaction {
+            true => Some(self.count(entry, commit, &chain, &mut oldest)?),
+            false => None,
+        };
+        let mut apart = Apart {
+            commit: entry,
+            count,
+            done,
+            ord: 0,
+            built: Vec::new(),
+        };
+        for at in chain.parts.iter().rev() {
+            let part = match oldest.take() {
+                Some(oldest) => oldest,
+                None => self.transactions.read(entry, *at)?,
+            };
+            let part = Document::new(&part).map_err(ProducerError::undecodable)?;
+            self.encode_operations(&mut apart, part, chunk, hand_on)?;
+        }
+        if !commit.prepared {
+            self.encode_operations(&mut apart, entry.raw, chunk, hand_on)?;
+        }
+        apart.check()?;
+        self.transactions.forget(&chain);
+        chunk.transactions.committed += u64::from(commit.transaction);
+        Ok(())
+    }
+
+    /// Operations of the chain: as the server counted them, else counted; that leaves the bytes
+    /// of the oldest entry.
+    fn count(
+        &mut self,
+        entry: &Entry<'_>,
+        commit: &Commit,
+        chain: &Chain,
+        oldest: &mut Option<Vec<u8>>,
+    ) -> Result<u32, ProducerError> {
+        if let Some(count) = chain.count {
+            return Ok(count);
+        }
+        let damaged = |error: Malformed| broken(entry, &error.to_string());
+        let mut count = 0;
+        if !commit.prepared {
+            count += length(entry.raw).map_err(damaged)?;
+        }
+        for at in &chain.parts {
+            let part = oldest.insert(self.transactions.read(entry, *at)?);
+            let part = Document::new(part).map_err(ProducerError::undecodable)?;
+            count += length(part).map_err(damaged)?;
+        }
+        u32::try_from(count).map_err(|_| broken(entry, "it has too many operations"))
+    }
+
+    fn encode_operations(
+        &mut self,
+        apart: &mut Apart<'_>,
+        part: Document<'_>,
+        chunk: &mut Chunk,
+        hand_on: &mut HandOn<'_>,
+    ) -> Result<(), ProducerError> {
+        let commit = apart.commit;
+        let damaged = |error: Malformed| broken(commit, &error.to_string());
+        for operation in Operations::of(part).map_err(damaged)? {
+            let operation = operation.map_err(damaged)?;
+            let ord = apart.ord;
+            let next = ord.checked_add(1);
+            apart.ord = next.ok_or_else(|| broken(commit, "it has too many operations"))?;
+            if ord < apart.done {
+                continue;
+            }
+            let place = apart.count.map(|count| TxnPlace { index: ord, count });
+            apart.built.clear();
+            build(commit, operation, place, &mut apart.built).map_err(damaged)?;
+            let built = Document::new(&apart.built).map_err(ProducerError::undecodable)?;
+            let entry = self.read_entry(built)?;
+            self.encode_operation(&entry, EntryId { ts: commit.ts, ord }, true, chunk)?;
+            chunk.transactions.operations += 1;
+            self.reach(commit, apart.ord, chunk);
+            if self.is_full(chunk) {
+                self.complete(chunk);
+                hand_on(chunk)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Apart<'_> {
+    /// What the server says and what was found must be the same, or a part is missing.
+    fn check(&self) -> Result<(), ProducerError> {
+        let found = self.ord;
+        if let Some(count) = self.count.filter(|count| *count != found) {
+            let reason = format!("it says {count} operations and has {found}");
+            return Err(broken(self.commit, &reason));
+        }
+        if found < self.done {
+            let done = self.done;
+            let reason = format!("the saved position has {done} operations of it, it has {found}");
+            return Err(broken(self.commit, &reason));
+        }
+        Ok(())
+    }
+}
+
+/// Number of operations in an entry.
+fn length(entry: Document<'_>) -> Result<usize, Malformed> {
+    Operations::of(entry)?.try_fold(0, |count, operation| operation.map(|_| count + 1))
+}

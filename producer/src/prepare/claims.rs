@@ -1,0 +1,134 @@
+//! Which topics other sources of the prefix own. Two sources never write to one topic.
+//!
+//! A claim is committed with the first record of its topic. So a topic that another source has just
+//! created has no claim yet, and two sources can meet one collection name at the same time. Whoever
+//! finds a topic that it did not create reads the claims again and gives its creator the time to
+//! commit one; and whoever has committed a claim looks whether another source has done so too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use oplog_relay_core::state::{State, TopicRecord};
+use oplog_relay_core::topic::source_of_state_topic;
+use oplog_relay_runtime::kafka::{Admin, Follower, Reader};
+use tokio::sync::Mutex;
+
+use crate::error::ProducerError;
+use crate::saved::checkpoint::apply;
+
+/// The other sources of a prefix, and their topics.
+#[derive(Debug, Clone, Default)]
+pub struct OtherSources {
+    /// Topics, and whose they are.
+    pub topics: BTreeMap<String, String>,
+    /// Names of the sources, those without a topic too.
+    pub names: BTreeSet<String>,
+}
+
+impl OtherSources {
+    /// Refuses a topic that another source owns.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`].
+    pub fn check_owner(&self, topic: &str) -> Result<(), ProducerError> {
+        match self.topics.get(topic) {
+            None => Ok(()),
+            Some(owner) => Err(ProducerError::Usage(format!(
+                "topic {topic} belongs to source {owner:?}: two sources never share a topic. Give \
+                 this one its own --topic-prefix, or exclude the namespace"
+            ))),
+        }
+    }
+}
+
+/// What is read of the state topics of other sources, by source.
+type Followed = BTreeMap<String, Followee>;
+
+/// Another source.
+#[derive(Debug)]
+struct Followee {
+    follower: Follower,
+    topics: BTreeMap<String, TopicRecord>,
+}
+
+/// Reads the claims of other sources. Clones read the topics only once between them.
+#[derive(Debug, Clone)]
+pub struct Claims {
+    admin: Admin,
+    reader: Reader,
+    prefix: String,
+    source: String,
+    followed: Arc<Mutex<Followed>>,
+}
+
+impl Claims {
+    /// The claims under a prefix of all sources but that one.
+    #[must_use]
+    pub fn new(admin: Admin, reader: Reader, prefix: &str, source: &str) -> Self {
+        Self {
+            admin,
+            reader,
+            prefix: prefix.to_owned(),
+            source: source.to_owned(),
+            followed: Arc::default(),
+        }
+    }
+
+    /// The claims as they are now.
+    ///
+    /// # Errors
+    /// [`ProducerError::Kafka`], or [`ProducerError::Refused`] for a state that cannot be read.
+    pub async fn read(&self) -> Result<OtherSources, ProducerError> {
+        let names = self.admin.topics().await?;
+        let mut followed = self.followed.lock().await;
+        let mut others = OtherSources::default();
+        for topic in names.keys() {
+            let Some(other) = source_of_state_topic(&self.prefix, topic) else {
+                continue;
+            };
+            if other == self.source {
+                continue;
+            }
+            others.names.insert(other.to_owned());
+            let followee = followed
+                .entry(other.to_owned())
+                .or_insert_with(|| Followee {
+                    follower: Follower::new(self.reader.clone(), topic.clone()),
+                    topics: BTreeMap::new(),
+                });
+            followee.read().await?;
+            for name in followee.topics.keys() {
+                others.topics.insert(name.clone(), other.to_owned());
+            }
+        }
+        followed.retain(|other, _| others.names.contains(other));
+        Ok(others)
+    }
+
+    /// Those of the topics that this source has claimed which another one has claimed too, and who.
+    ///
+    /// # Errors
+    /// As [`Claims::read`].
+    pub async fn contested(
+        &self,
+        claimed: &[String],
+    ) -> Result<BTreeMap<String, String>, ProducerError> {
+        let mut others = self.read().await?;
+        others.topics.retain(|topic, _| claimed.contains(topic));
+        Ok(others.topics)
+    }
+}
+
+impl Followee {
+    async fn read(&mut self) -> Result<(), ProducerError> {
+        let newer = self.follower.read().await?;
+        // Of what is read only the claims are kept.
+        let mut state = State::default();
+        if !newer.is_whole {
+            state.topics = std::mem::take(&mut self.topics);
+        }
+        let applied = apply(&mut state, self.follower.topic(), &newer.records);
+        self.topics = state.topics;
+        applied
+    }
+}

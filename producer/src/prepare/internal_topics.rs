@@ -1,0 +1,123 @@
+//! The two internal topics of a source: created where they are missing, refused with settings by
+//! which Kafka would delete what they hold.
+
+use oplog_relay_core::topic::{position_topic, state_topic};
+use oplog_relay_runtime::kafka::{Admin, NewTopicShape, TopicSettings};
+
+use crate::error::ProducerError;
+use crate::prepare::topics::{self, CLOCK_MARGIN_MS};
+
+/// Creates the internal topics of a source where they are missing, and checks the settings of both.
+///
+/// # Errors
+/// [`ProducerError::Usage`] for settings that would lose records, [`ProducerError::Kafka`] and
+/// [`ProducerError::Refused`].
+pub async fn make_sure_of(
+    admin: &Admin,
+    prefix: &str,
+    source: &str,
+    replication_factor: i32,
+) -> Result<(), ProducerError> {
+    let names = [position_topic(prefix, source), state_topic(prefix, source)];
+    for name in &names {
+        if admin.partitions(name).await?.is_none() {
+            let shape = NewTopicShape {
+                name,
+                partitions: 1,
+                replication_factor,
+            };
+            let wanted = topics::internal_settings();
+            let settings = admin.accepted_settings(shape, &wanted).await?;
+            topics::create(admin, name, 1, replication_factor, &settings).await?;
+        }
+    }
+    let found = admin
+        .describe_topics(&names.each_ref().map(String::as_str))
+        .await?;
+    for (name, settings) in &found {
+        check(name, settings)?;
+    }
+    Ok(())
+}
+
+fn check(name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
+    let refuse = |reason: String| {
+        Err(ProducerError::Usage(format!(
+            "topic {name} {reason}. It holds what this source needs to go on after a restart"
+        )))
+    };
+    if settings.partitions != 1 {
+        return refuse(format!(
+            "has {} partitions and must have one: create it again with one partition, or delete it \
+             if nothing was ever produced under this --topic-prefix",
+            settings.partitions
+        ));
+    }
+    let policy = settings.cleanup_policy.as_deref().unwrap_or("compact");
+    let deletes = policy.split(',').any(|part| part.trim() == "delete");
+    for (limit, value) in [
+        ("retention.ms", settings.retention_ms),
+        ("retention.bytes", settings.retention_bytes),
+    ] {
+        if let Some(value) = value.filter(|value| deletes && *value >= 0) {
+            return refuse(format!(
+                "has cleanup.policy={policy} and {limit}={value}, so Kafka would empty it. Set \
+                 cleanup.policy=compact (kafka-configs --alter --entity-type topics --entity-name \
+                 {name} --add-config cleanup.policy=compact)"
+            ));
+        }
+    }
+    if let Some(limit) = settings
+        .timestamp_after_max_ms
+        .filter(|limit| *limit < CLOCK_MARGIN_MS)
+    {
+        return refuse(format!(
+            "has message.timestamp.after.max.ms={limit}, so records of a source whose clock is \
+             slightly ahead would be refused. Set it to 3600000 or more"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_empty_an_internal_topic_are_refused() {
+        let ours = || TopicSettings {
+            partitions: 1,
+            cleanup_policy: Some("compact".to_owned()),
+            retention_ms: Some(604_800_000),
+            retention_bytes: Some(1 << 30),
+            timestamp_after_max_ms: Some(i64::MAX),
+            ..TopicSettings::default()
+        };
+        let refusal = |change: &dyn Fn(&mut TopicSettings)| {
+            let mut settings = ours();
+            change(&mut settings);
+            let refused = check("__cdc.state.rs0", &settings).err();
+            refused.map(|error| error.to_string())
+        };
+        assert_eq!(refusal(&|_| ()), None);
+        let delete = |settings: &mut TopicSettings, policy: &str| {
+            settings.cleanup_policy = Some(policy.to_owned());
+        };
+        for policy in ["delete", "compact,delete"] {
+            let told = refusal(&|settings| delete(settings, policy)).unwrap();
+            assert!(told.contains("retention.ms=604800000"), "{told}");
+            let told = refusal(&|settings| {
+                delete(settings, policy);
+                settings.retention_ms = Some(-1);
+            });
+            assert!(told.unwrap().contains("retention.bytes="), "{policy}");
+            let told = refusal(&|settings| {
+                delete(settings, policy);
+                (settings.retention_ms, settings.retention_bytes) = (Some(-1), Some(-1));
+            });
+            assert_eq!(told, None);
+        }
+        assert!(refusal(&|settings| settings.partitions = 4).is_some());
+        assert!(refusal(&|settings| settings.timestamp_after_max_ms = Some(1000)).is_some());
+    }
+}

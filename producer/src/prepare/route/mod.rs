@@ -1,0 +1,255 @@
+//! Which topic an entry goes to. The table of routes is saved state of the source: a collection
+//! keeps the route it has, whatever the rules would say of it today, until a command changes it
+//! behind a barrier.
+
+mod change;
+mod command;
+mod order;
+
+use oplog_relay_core::command::is_command;
+use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::state::{Order, OrderRule, RouteRecord, STATE_VERSION, State};
+use oplog_relay_core::topic::collection_topic;
+use rustc_hash::FxHashMap;
+
+use crate::encode::chunk::TopicIndex;
+use crate::error::ProducerError;
+
+pub use change::Rerouted;
+pub use command::{CommandRoute, RouteChange};
+pub use order::{Collections, check_rule};
+
+/// Version of the rules in this file.
+pub const RULES: u32 = 1;
+
+/// Where an entry goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Nowhere: the filter drops it. Its position counts.
+    Dropped,
+    /// To a topic, by key.
+    Keyed {
+        /// The topic.
+        topic: TopicIndex,
+        /// Its number of partitions.
+        partitions: u32,
+    },
+    /// To partition 0 of a topic, without a key.
+    First(TopicIndex),
+}
+
+/// A route that the table does not have yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRoute {
+    /// The table's key: UUID or namespace.
+    pub name: String,
+    /// The route.
+    pub record: RouteRecord,
+}
+
+/// What the router says of an entry.
+#[derive(Debug)]
+pub enum Decision {
+    /// Known.
+    Known(Target),
+    /// The topic has to be there first; then [`Router::add`].
+    Unknown(NewRoute),
+    /// A command that waits for barriers; when it is on its way, [`Router::apply`].
+    Command(CommandRoute),
+}
+
+/// The routing table and the rules that extend it.
+#[derive(Debug)]
+pub struct Router {
+    prefix: String,
+    filter: NamespaceFilter,
+    rule: OrderRule,
+    collections: Option<Box<dyn Collections>>,
+    saved: State,
+    by_ui: FxHashMap<[u8; 16], Target>,
+    by_ns: FxHashMap<String, Target>,
+    /// Of commands that wait for no barrier.
+    by_topic: FxHashMap<String, Target>,
+    last: Option<([u8; 16], Target)>,
+}
+
+impl Router {
+    /// Begins with the saved table.
+    #[must_use]
+    pub fn new(prefix: &str, filter: NamespaceFilter, saved: State) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            filter,
+            rule: OrderRule::default(),
+            collections: None,
+            saved,
+            by_ui: FxHashMap::default(),
+            by_ns: FxHashMap::default(),
+            by_topic: FxHashMap::default(),
+            last: None,
+        }
+    }
+
+    /// The saved state, kept up to date by [`Router::add`].
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.saved
+    }
+
+    /// The saved state, for claims of topics.
+    pub const fn state_mut(&mut self) -> &mut State {
+        &mut self.saved
+    }
+
+    /// Decides for an entry.
+    ///
+    /// # Errors
+    /// [`ProducerError::Undecodable`] for a command without a name; what a live source answers
+    /// when it is asked about a collection.
+    #[inline]
+    pub fn decide(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
+        match entry.operation {
+            Operation::Noop => return Ok(Decision::Known(Target::Dropped)),
+            Operation::Command => return self.decide_command(entry),
+            Operation::Insert | Operation::Update | Operation::Delete => {}
+        }
+        if let Some(known) = self.known(entry) {
+            return Ok(Decision::Known(known));
+        }
+        if is_command(entry) {
+            return self.decide_command(entry);
+        }
+        self.decide_new(entry)
+    }
+
+    /// Returns true if nothing is carried from a namespace: it is a server's own, or filtered.
+    #[must_use]
+    pub fn leaves_out(&self, ns: &str) -> bool {
+        !self.passes(ns)
+    }
+
+    #[inline]
+    fn known(&mut self, entry: &Entry<'_>) -> Option<Target> {
+        match entry.ui {
+            Some(ui) => {
+                if let Some((last, target)) = self.last
+                    && last == ui
+                {
+                    return Some(target);
+                }
+                let target = *self.by_ui.get(&ui)?;
+                self.last = Some((ui, target));
+                Some(target)
+            }
+            None => self.by_ns.get(entry.ns).copied(),
+        }
+    }
+
+    fn decide_new(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
+        if self.leaves_out(entry.ns) {
+            self.remember(entry, Target::Dropped);
+            return Ok(Decision::Known(Target::Dropped));
+        }
+        let ui = entry.ui.map(|ui| uuid_text(&ui));
+        let name = ui.clone().unwrap_or_else(|| entry.ns.to_owned());
+        if let Some(record) = self.saved.routes.get(&name) {
+            return Ok(Decision::Unknown(NewRoute {
+                name,
+                record: record.clone(),
+            }));
+        }
+        let order = self.learn_order(entry, entry.ns)?;
+        let (db, collection) = entry.namespace();
+        let topic = collection_topic(&self.prefix, db, collection);
+        Ok(Decision::Unknown(NewRoute {
+            name,
+            record: self.route(entry.ns, ui, topic, order),
+        }))
+    }
+
+    /// The topics that an entry will need: of a write, where its collection has no route yet; of a
+    /// command, whether it was used before or not.
+    #[must_use]
+    pub fn topics_ahead(&self, entry: &Entry<'_>) -> Vec<String> {
+        if entry.operation == Operation::Noop {
+            return Vec::new();
+        }
+        if is_command(entry) {
+            return self.topics_of_command(entry);
+        }
+        let is_known = match entry.ui {
+            Some(ui) => {
+                self.by_ui.contains_key(&ui) || self.saved.routes.contains_key(&uuid_text(&ui))
+            }
+            None => self.by_ns.contains_key(entry.ns) || self.saved.routes.contains_key(entry.ns),
+        };
+        if is_known || !self.passes(entry.ns) {
+            return Vec::new();
+        }
+        let (db, collection) = entry.namespace();
+        vec![collection_topic(&self.prefix, db, collection)]
+    }
+
+    /// Takes a route whose topic is there now. Returns whether it is to be saved: the table did
+    /// not have it. The route of a command is determined each time.
+    pub fn add(&mut self, entry: &Entry<'_>, new: &NewRoute, target: Target) -> bool {
+        if entry.operation == Operation::Command {
+            self.by_topic.insert(new.record.topic.clone(), target);
+            return false;
+        }
+        self.remember(entry, target);
+        self.saved
+            .routes
+            .insert(new.name.clone(), new.record.clone())
+            .is_none()
+    }
+
+    fn route(&self, ns: &str, ui: Option<String>, topic: String, order: Order) -> RouteRecord {
+        RouteRecord {
+            v: STATE_VERSION,
+            ns: ns.to_owned(),
+            ui,
+            topic,
+            order,
+            rules: RULES,
+            rule: self.rule,
+        }
+    }
+
+    fn remember(&mut self, entry: &Entry<'_>, target: Target) {
+        match entry.ui {
+            Some(ui) => drop(self.by_ui.insert(ui, target)),
+            None => drop(self.by_ns.insert(entry.ns.to_owned(), target)),
+        }
+    }
+}
+
+/// A UUID as people write it.
+#[must_use]
+pub fn uuid_text(bytes: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// The bytes of a UUID that was written so.
+fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
+    let mut bytes = [0; 16];
+    if digits.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,513 @@
+//! Topics: created with the settings that the data needs, refused with others.
+
+mod noted;
+mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use oplog_relay_core::format::{FORMAT_VERSION, Format};
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
+use oplog_relay_core::topic::is_data_topic;
+use oplog_relay_runtime::kafka::{Admin, Creation, TopicSetting, TopicSettings, borrowed};
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
+use tokio::runtime::Handle;
+
+use crate::error::ProducerError;
+use crate::prepare::claims::{Claims, OtherSources};
+use crate::publish::MAX_RECORD_BYTES;
+
+pub use noted::{note_ends, warn_of_retention};
+pub use settings::{DataTopicSettings, internal_settings, parse_topic_setting};
+
+/// How long a new topic may take until every partition has a leader.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the creator of a topic may take to commit its claim: more than the longest Kafka
+/// transaction of a source that catches up.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
+/// Partitions that are created in one request at most: a controller takes 10,000 (Kafka 4.1).
+const REQUEST_PARTITIONS: u32 = 1000;
+/// Entries may be ahead of the brokers' clocks by that much.
+pub(crate) const CLOCK_MARGIN_MS: i64 = 60_000;
+/// Entries grow older while they wait to be sent.
+const RETENTION_MARGIN_MS: i64 = 3_600_000;
+
+/// Makes sure of topics.
+#[derive(Debug)]
+pub enum Topics {
+    /// In a cluster.
+    Cluster(Box<Cluster>),
+    /// Nowhere: `inspect` only looks.
+    Nowhere {
+        /// Name of the state topic.
+        state_topic: String,
+        /// Partitions that a topic would have.
+        partitions: u32,
+    },
+}
+
+impl Topics {
+    /// Name of the source's state topic.
+    #[must_use]
+    pub fn state_topic(&self) -> &str {
+        match self {
+            Self::Cluster(cluster) => &cluster.state_topic,
+            Self::Nowhere { state_topic, .. } => state_topic,
+        }
+    }
+
+    /// Checks the topics of the saved routing table, all of them; without `format`, whatever their
+    /// format is.
+    ///
+    /// # Errors
+    /// As [`Topics::ensure`].
+    pub fn check_saved(&self, state: &State, format: Option<Format>) -> Result<(), ProducerError> {
+        for (name, saved) in &state.topics {
+            check_format(name, saved, format.unwrap_or(saved.format))?;
+        }
+        match self {
+            Self::Cluster(cluster) => cluster.check_saved(state),
+            Self::Nowhere { .. } => Ok(()),
+        }
+    }
+
+    /// The largest record batch that a topic takes, in bytes.
+    #[must_use]
+    pub fn max_bytes(&self, name: &str) -> usize {
+        match self {
+            Self::Cluster(cluster) => cluster.max_bytes(name),
+            Self::Nowhere { .. } => MAX_RECORD_BYTES,
+        }
+    }
+
+    /// Returns true if a topic may have records from before this session.
+    #[must_use]
+    pub fn existed(&self, name: &str) -> bool {
+        match self {
+            // The state topic is none of those that were listed.
+            Self::Cluster(cluster) => {
+                name == cluster.state_topic || cluster.existing.contains_key(name)
+            }
+            Self::Nowhere { .. } => true,
+        }
+    }
+
+    /// Creates data topics that will be needed soon, many in one request: one after the other takes
+    /// longer than what is sent to them. [`Topics::ensure`] goes on as if they had been there.
+    ///
+    /// # Errors
+    /// [`ProducerError::Kafka`].
+    pub fn prepare(&mut self, names: &BTreeSet<String>) -> Result<(), ProducerError> {
+        match self {
+            Self::Cluster(cluster) => cluster.prepare(names),
+            Self::Nowhere { .. } => Ok(()),
+        }
+    }
+
+    /// Makes sure that a data topic is there and fit, and returns what the state topic is to say
+    /// of it.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] if the topic would lose or disorder data, belongs to another
+    /// source, or has another format; [`ProducerError::Kafka`].
+    pub fn ensure(
+        &self,
+        name: &str,
+        saved: Option<&TopicRecord>,
+        format: Format,
+    ) -> Result<TopicRecord, ProducerError> {
+        if let Some(saved) = saved {
+            // The session checked it when it began.
+            check_format(name, saved, format)?;
+            return Ok(saved.clone());
+        }
+        match self {
+            Self::Cluster(cluster) => cluster.ensure(name, format),
+            Self::Nowhere { partitions, .. } => Ok(record(format, *partitions)),
+        }
+    }
+}
+
+fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), ProducerError> {
+    if saved.format == format {
+        return Ok(());
+    }
+    Err(ProducerError::Usage(format!(
+        "topic {name} holds {}, but --format says {format}; give the former, or go on in the \
+         latter with --change-routing, or start under another --topic-prefix",
+        saved.format
+    )))
+}
+
+const fn record(format: Format, partitions: u32) -> TopicRecord {
+    TopicRecord {
+        v: STATE_VERSION,
+        format,
+        format_version: FORMAT_VERSION,
+        partitions,
+        earlier: Vec::new(),
+        ends: Vec::new(),
+    }
+}
+
+/// A cluster's topics, from a thread that may block.
+#[derive(Debug)]
+pub struct Cluster {
+    /// How to ask.
+    pub admin: Admin,
+    /// Where to ask from.
+    pub runtime: Handle,
+    /// Name of the source's state topic.
+    pub state_topic: String,
+    /// Partitions of new topics.
+    pub partitions: u32,
+    /// Replication factor of new topics.
+    pub replication_factor: i32,
+    /// Settings of new data topics.
+    pub new_settings: DataTopicSettings,
+    /// Asks for the claims of other sources.
+    pub claims: Claims,
+    /// Other sources and their topics when the session began.
+    pub others: OtherSources,
+    /// Time of the oldest entry that may be sent.
+    pub oldest: Timestamp,
+    /// Topics of the prefix when the session began.
+    pub existing: BTreeMap<String, TopicSettings>,
+    /// Topics that were made sure of ahead of their first entry.
+    pub prepared: BTreeMap<String, TopicSettings>,
+    /// When to end.
+    pub shutdown: Shutdown,
+}
+
+/// The data topics of a prefix.
+///
+/// # Errors
+/// [`ProducerError::Kafka`].
+pub async fn existing<'n>(
+    admin: &Admin,
+    names: impl Iterator<Item = &'n str>,
+    prefix: &str,
+) -> Result<BTreeMap<String, TopicSettings>, ProducerError> {
+    let names: Vec<&str> = names.filter(|name| is_data_topic(prefix, name)).collect();
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(admin.describe_topics(&names).await?)
+}
+
+/// The largest record batch that a topic takes, in bytes, and the client too.
+#[must_use]
+pub fn limit(settings: &TopicSettings) -> usize {
+    // Brokers that do not say are older than the setting.
+    let limit = settings.max_message_bytes.unwrap_or(i64::MAX);
+    usize::try_from(limit).map_or(0, |limit| limit.min(MAX_RECORD_BYTES))
+}
+
+impl Cluster {
+    fn check_saved(&self, state: &State) -> Result<(), ProducerError> {
+        for (name, saved) in &state.topics {
+            self.others.check_owner(name)?;
+            let settings = self.existing.get(name).ok_or_else(|| deleted(name))?;
+            check_settings(name, settings, Some(saved), self.oldest, now_ms())?;
+        }
+        Ok(())
+    }
+
+    fn max_bytes(&self, name: &str) -> usize {
+        let created = self.new_settings.max_bytes;
+        self.existing.get(name).map_or(created, limit)
+    }
+
+    fn ensure(&self, name: &str, format: Format) -> Result<TopicRecord, ProducerError> {
+        self.others.check_owner(name)?;
+        let settings = match self.prepared.get(name) {
+            Some(settings) => settings.clone(),
+            None => self.runtime.block_on(self.create(name))?,
+        };
+        check_settings(name, &settings, None, self.oldest, now_ms())?;
+        self.check_limit(name, &settings)?;
+        Ok(record(
+            format,
+            u32::try_from(settings.partitions).unwrap_or(1),
+        ))
+    }
+
+    /// Creates those topics that are not there, and reads the settings of all, in few requests.
+    fn prepare(&mut self, names: &BTreeSet<String>) -> Result<(), ProducerError> {
+        let names = names.iter().map(String::as_str);
+        let names: Vec<&str> = names
+            .filter(|name| !self.others.topics.contains_key(*name))
+            .collect();
+        let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).unwrap_or(1);
+        let prepared = self.runtime.block_on(async {
+            let mut prepared = BTreeMap::new();
+            for names in names.chunks(at_once.max(1)) {
+                prepared.append(&mut self.prepare_at_once(names).await?);
+            }
+            Ok::<_, ProducerError>(prepared)
+        })?;
+        self.prepared = prepared;
+        Ok(())
+    }
+
+    async fn prepare_at_once(
+        &self,
+        names: &[&str],
+    ) -> Result<BTreeMap<String, TopicSettings>, ProducerError> {
+        let is_missing = |name: &&str| !self.existing.contains_key(*name);
+        let missing: Vec<&str> = names.iter().copied().filter(is_missing).collect();
+        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+        let (admin, replicas) = (&self.admin, self.replication_factor);
+        let mut created = BTreeSet::new();
+        if !missing.is_empty() {
+            let settings = borrowed(&self.new_settings.settings);
+            created = admin
+                .create_topics(&missing, partitions, replicas, &settings)
+                .await?;
+            let new: Vec<String> = created.iter().cloned().collect();
+            if !new.is_empty() {
+                admin.wait_for_all(&new, PATIENCE).await?;
+                tracing::info!(topics = new.len(), partitions, "topics are ready");
+            }
+        }
+        let mut found = admin.describe_topics(names).await?;
+        if found.len() > created.len() {
+            let others = self.claims.read().await?;
+            // The others are looked at when their first entry comes.
+            found.retain(|name, _| {
+                let is_settled = others.names.is_empty() || self.existing.contains_key(name);
+                created.contains(name) || (is_settled && !others.topics.contains_key(name))
+            });
+        }
+        Ok(found)
+    }
+
+    /// The client's batches were measured when the session began.
+    fn check_limit(&self, name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
+        let limit = limit(settings);
+        if limit >= self.max_bytes(name) {
+            return Ok(());
+        }
+        Err(ProducerError::kafka(
+            format!("making sure of topic {name}"),
+            format!("it takes no more than {limit} bytes, which was set after this session began"),
+        ))
+    }
+
+    /// Creates a topic, if it is not there, and reads its settings.
+    async fn create(&self, name: &str) -> Result<TopicSettings, ProducerError> {
+        let has_appeared = !self.existing.contains_key(name);
+        let mut creation = Creation::Existed;
+        if has_appeared {
+            let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+            let (admin, replicas) = (&self.admin, self.replication_factor);
+            let settings = &self.new_settings.settings;
+            creation = create(admin, name, partitions, replicas, settings).await?;
+        }
+        if creation == Creation::Existed {
+            self.check_found(name, has_appeared).await?;
+        }
+        let settings = self.admin.topic_settings(name).await?;
+        settings.ok_or_else(|| deleted(name))
+    }
+}
+
+impl Cluster {
+    /// Reads the claims again for a topic that this source did not create. One that has appeared
+    /// since the session began may be another source's, whose claim is committed a little later.
+    async fn check_found(&self, name: &str, has_appeared: bool) -> Result<(), ProducerError> {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            let others = self.claims.read().await?;
+            others.check_owner(name)?;
+            let may_be_claimed = has_appeared && !others.names.is_empty();
+            if !may_be_claimed || begun.elapsed() >= CLAIM_PATIENCE {
+                return Ok(());
+            }
+            if backoff.attempts() == 0 {
+                tracing::info!(
+                    topic = name,
+                    "the topic was created by somebody else; waiting whether another source claims it"
+                );
+            }
+            if !backoff.sleep(&self.shutdown).await {
+                return Err(ProducerError::Interrupted);
+            }
+        }
+    }
+}
+
+fn deleted(name: &str) -> ProducerError {
+    ProducerError::Usage(format!(
+        "topic {name} is in the routing table but not in the cluster: it was deleted, and with it \
+         entries that no restart brings back. Start under another --topic-prefix"
+    ))
+}
+
+/// Creates a topic and waits until it can be written.
+///
+/// # Errors
+/// [`ProducerError::Kafka`] and [`ProducerError::Refused`].
+pub async fn create(
+    admin: &Admin,
+    name: &str,
+    partitions: i32,
+    replication_factor: i32,
+    settings: &[TopicSetting],
+) -> Result<Creation, ProducerError> {
+    let creation = admin
+        .create_topic(name, partitions, replication_factor, &borrowed(settings))
+        .await?;
+    admin.wait_for_topic(name, PATIENCE).await?;
+    tracing::info!(topic = name, partitions, "topic is ready");
+    Ok(creation)
+}
+
+fn check_settings(
+    name: &str,
+    settings: &TopicSettings,
+    saved: Option<&TopicRecord>,
+    oldest: Timestamp,
+    now_ms: i64,
+) -> Result<(), ProducerError> {
+    let refuse = |reason: String| Err(ProducerError::Usage(format!("topic {name} {reason}")));
+    if let Some(saved) = saved
+        && i64::from(saved.partitions) != i64::from(settings.partitions)
+    {
+        return refuse(format!(
+            "had {} partitions and has {} now: entries of one document would lose their order. \
+             Start under another --topic-prefix",
+            saved.partitions, settings.partitions
+        ));
+    }
+    if settings
+        .cleanup_policy
+        .as_deref()
+        .is_some_and(|policy| policy.contains("compact"))
+    {
+        return refuse(
+            "has cleanup.policy=compact: compaction would delete updates. Set \
+             cleanup.policy=delete"
+                .to_owned(),
+        );
+    }
+    if settings.timestamp_type.as_deref() == Some("LogAppendTime") {
+        return refuse(
+            "has message.timestamp.type=LogAppendTime: source times would be lost. Set \
+             message.timestamp.type=CreateTime"
+                .to_owned(),
+        );
+    }
+    if let Some(limit) = settings.timestamp_after_max_ms
+        && limit < CLOCK_MARGIN_MS
+    {
+        return refuse(format!(
+            "has message.timestamp.after.max.ms={limit}: entries of a source whose clock is \
+             slightly ahead would be refused. Set it to 3600000 or more"
+        ));
+    }
+    let age = now_ms.saturating_sub(i64::from(oldest.seconds) * 1000);
+    if let Some(retention) = settings.retention_ms
+        && retention >= 0
+        && retention < age.saturating_add(RETENTION_MARGIN_MS)
+    {
+        return refuse(format!(
+            "has retention.ms={retention}, but the oldest entry to be sent is {age} ms old: Kafka \
+             would delete it on arrival. Set retention.ms=-1 and limit by retention.bytes"
+        ));
+    }
+    Ok(())
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> TopicSettings {
+        TopicSettings {
+            partitions: 4,
+            replication_factor: 1,
+            retention_ms: Some(-1),
+            retention_bytes: Some(-1),
+            cleanup_policy: Some("delete".to_owned()),
+            timestamp_type: Some("CreateTime".to_owned()),
+            timestamp_after_max_ms: Some(3_600_000),
+            max_message_bytes: Some(1 << 20),
+            min_insync_replicas: Some(1),
+        }
+    }
+
+    fn refusal(settings: &TopicSettings) -> Option<String> {
+        let saved = record(Format::Bson, 4);
+        let oldest = Timestamp::new(1_000_000, 0);
+        let now = 1_000_000_000 + 7_200_000;
+        check_settings("t", settings, Some(&saved), oldest, now)
+            .err()
+            .map(|e| e.to_string())
+    }
+
+    #[test]
+    fn topics_that_would_lose_or_disorder_entries_are_refused() {
+        assert_eq!(refusal(&settings()), None);
+        let changed = |change: &dyn Fn(&mut TopicSettings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            refusal(&settings).unwrap_or_default()
+        };
+        assert!(changed(&|s| s.partitions = 5).contains("partitions"));
+        let compacted = Some("compact,delete".to_owned());
+        assert!(changed(&|s| s.cleanup_policy.clone_from(&compacted)).contains("compact"));
+        let append = Some("LogAppendTime".to_owned());
+        assert!(changed(&|s| s.timestamp_type.clone_from(&append)).contains("LogAppendTime"));
+        assert!(changed(&|s| s.timestamp_after_max_ms = Some(1000)).contains("after.max"));
+        assert!(changed(&|s| s.retention_ms = Some(7_200_000)).contains("retention.ms"));
+        let mut long = settings();
+        long.retention_ms = Some(86_400_000);
+        assert_eq!(refusal(&long), None);
+    }
+
+    #[test]
+    fn a_topic_takes_what_it_says_and_the_client_can_send() {
+        let limit_of = |max_message_bytes| {
+            limit(&TopicSettings {
+                max_message_bytes,
+                ..settings()
+            })
+        };
+        assert_eq!(limit_of(Some(65_536)), 65_536);
+        assert_eq!(limit_of(Some(i64::from(i32::MAX))), MAX_RECORD_BYTES);
+        assert_eq!(limit_of(None), MAX_RECORD_BYTES);
+    }
+
+    #[test]
+    fn another_format_is_refused_even_without_a_cluster() {
+        let topics = Topics::Nowhere {
+            state_topic: "s".to_owned(),
+            partitions: 4,
+        };
+        let saved = record(Format::Raw, 4);
+        let refused = topics.ensure("t", Some(&saved), Format::Bson);
+        let told = refused.err().map(|error| error.to_string());
+        assert!(told.is_some_and(|told| told.contains("--change-routing")));
+        let state = State {
+            topics: BTreeMap::from([("t".to_owned(), saved)]),
+            ..State::default()
+        };
+        assert!(topics.check_saved(&state, Some(Format::Bson)).is_err());
+        assert!(topics.check_saved(&state, None).is_ok());
+        assert_eq!(
+            topics.ensure("t", None, Format::Bson).unwrap().partitions,
+            4
+        );
+    }
+}

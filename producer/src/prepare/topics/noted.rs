@@ -1,0 +1,112 @@
+//! What a session notes of its topics: where their partitions end. A topic that was deleted and
+//! created again is found by it.
+//!
+//! Kafka gives each topic an id, which this version of the client library does not tell a safe
+//! program. The ends serve instead: an end never goes back, and the first record of a topic is
+//! committed together with the claim to it.
+
+use std::collections::BTreeMap;
+
+use oplog_relay_core::state::{State, TopicRecord};
+use oplog_relay_runtime::kafka::TopicSettings;
+
+use crate::error::ProducerError;
+
+/// Warns of saved topics from which Kafka deletes entries by size.
+pub fn warn_of_retention(state: &State, existing: &BTreeMap<String, TopicSettings>) {
+    for name in state.topics.keys() {
+        let settings = existing.get(name);
+        let Some(limit) = settings.and_then(|settings| settings.retention_bytes) else {
+            continue;
+        };
+        if limit >= 0 {
+            tracing::warn!(
+                topic = name,
+                retention_bytes = limit,
+                "Kafka deletes the oldest entries of each partition of this topic beyond \
+                 retention.bytes, whether a consumer has read them or not"
+            );
+        }
+    }
+}
+
+/// Notes the ends of the partitions of saved topics, and checks them against those that were noted
+/// before. Returns the records that are to be saved again.
+///
+/// # Errors
+/// [`ProducerError::Usage`] for a topic that cannot be the one that this source wrote to.
+pub fn note_ends(
+    state: &State,
+    ends: &BTreeMap<String, Vec<i64>>,
+) -> Result<BTreeMap<String, TopicRecord>, ProducerError> {
+    let mut noted = BTreeMap::new();
+    for (name, saved) in &state.topics {
+        let Some(ends) = ends.get(name) else {
+            continue;
+        };
+        check_ends(name, saved, ends)?;
+        if saved.ends != *ends {
+            let record = TopicRecord {
+                ends: ends.clone(),
+                ..saved.clone()
+            };
+            noted.insert(name.clone(), record);
+        }
+    }
+    Ok(noted)
+}
+
+fn check_ends(name: &str, saved: &TopicRecord, ends: &[i64]) -> Result<(), ProducerError> {
+    const WAY_ON: &str = "Entries that no restart brings back are missing. Begin again under \
+         another --topic-prefix with a new copy of the data";
+    let went_back = |(_, (before, now)): &(usize, (&i64, &i64))| now < before;
+    let mut compared = saved.ends.iter().zip(ends).enumerate();
+    if let Some((partition, (before, now))) = compared.find(went_back) {
+        return Err(ProducerError::Usage(format!(
+            "partition {partition} of topic {name} ends at offset {now} and ended at {before} when \
+             a session last began: the topic was deleted and created again, or records that Kafka \
+             had acknowledged were lost. {WAY_ON}"
+        )));
+    }
+    // The first record of a topic is in one Kafka transaction with the claim to it.
+    if ends.iter().all(|end| *end == 0) {
+        return Err(ProducerError::Usage(format!(
+            "topic {name} never held a record, although this source has written to it: it was \
+             deleted and created again. {WAY_ON}"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use oplog_relay_core::format::Format;
+
+    use super::*;
+    use crate::prepare::topics::record;
+
+    #[test]
+    fn a_topic_that_was_created_again_is_noticed_by_its_ends() {
+        let state = |ends: &[i64]| {
+            let mut saved = record(Format::Bson, 2);
+            saved.ends = ends.to_vec();
+            State {
+                topics: BTreeMap::from([("t".to_owned(), saved)]),
+                ..State::default()
+            }
+        };
+        let note = |saved: &[i64], ends: &[i64]| {
+            let ends = BTreeMap::from([("t".to_owned(), ends.to_vec())]);
+            note_ends(&state(saved), &ends).map(|noted| noted.get("t").cloned())
+        };
+        // The state of an earlier version has no ends.
+        assert_eq!(note(&[], &[7, 0]).unwrap().unwrap().ends, [7, 0]);
+        assert_eq!(note(&[7, 0], &[9, 0]).unwrap().unwrap().ends, [9, 0]);
+        assert_eq!(note(&[7, 0], &[7, 0]).unwrap(), None);
+        for (saved, ends) in [([7, 3], [9, 2]), ([7, 0], [0, 0])] {
+            let told = note(&saved, &ends).unwrap_err().to_string();
+            assert!(told.contains("created again"), "{told}");
+        }
+        assert!(note(&[], &[0, 0]).is_err());
+    }
+}

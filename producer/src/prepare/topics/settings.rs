@@ -1,0 +1,122 @@
+//! The settings of the topics that the producer creates.
+
+use oplog_relay_runtime::kafka::{
+    Admin, KafkaFailure, MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting,
+};
+
+use crate::publish::MAX_RECORD_BYTES;
+
+/// Settings that `--topic-config` cannot change, and why.
+const OWNED: &[(&str, &str)] = &[
+    ("cleanup.policy", "compaction would delete updates"),
+    (
+        "message.timestamp.type",
+        "records carry the time of the source, by which offsets are reset",
+    ),
+];
+/// What managed clusters allow for one batch where they do not allow [`MAX_RECORD_BYTES`].
+const SMALLER_LIMITS: [usize; 2] = [20 << 20, 8 << 20];
+/// Small segments keep internal topics quick to read; managed clusters allow no smaller ones than
+/// the second size.
+const SEGMENT_BYTES: [usize; 2] = [4 << 20, 50 << 20];
+
+/// The settings of data topics that a session creates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataTopicSettings {
+    /// The settings.
+    pub settings: Vec<TopicSetting>,
+    /// The largest record batch that such a topic takes, in bytes.
+    pub max_bytes: usize,
+}
+
+impl DataTopicSettings {
+    /// Asks the cluster which settings it takes; `given` are the operator's. `default_limit` is the
+    /// largest batch of a topic that is created without a limit of its own.
+    ///
+    /// # Errors
+    /// As [`Admin::accepted_settings`].
+    pub async fn accepted(
+        admin: &Admin,
+        shape: NewTopicShape<'_>,
+        given: &[TopicSetting],
+        default_limit: usize,
+    ) -> Result<Self, KafkaFailure> {
+        let wanted = WantedSetting::with_given(data_settings(), given);
+        let settings = admin.accepted_settings(shape, &wanted).await?;
+        let own_limit = settings
+            .iter()
+            .find(|setting| setting.name == MAX_MESSAGE_BYTES)
+            .and_then(|setting| setting.value.parse().ok());
+        Ok(Self {
+            max_bytes: own_limit.unwrap_or(default_limit).min(MAX_RECORD_BYTES),
+            settings,
+        })
+    }
+}
+
+/// Settings of topics that carry entries. Retention goes by the time of a record, which is the time
+/// of the source: any limit in time would delete old entries as they arrive.
+fn data_settings() -> Vec<WantedSetting> {
+    let limits = [MAX_RECORD_BYTES].into_iter().chain(SMALLER_LIMITS);
+    vec![
+        WantedSetting::needed("cleanup.policy", "delete"),
+        WantedSetting::needed("retention.ms", "-1"),
+        // A cluster's log.retention.bytes would delete entries that nobody has read.
+        WantedSetting::preferred("retention.bytes", [-1]),
+        WantedSetting::preferred(MAX_MESSAGE_BYTES, limits),
+        WantedSetting::needed("message.timestamp.type", "CreateTime"),
+        any_time_ahead(),
+    ]
+}
+
+/// Settings of the position and state topics: the last record of each key is kept.
+#[must_use]
+pub fn internal_settings() -> Vec<WantedSetting> {
+    vec![
+        WantedSetting::needed("cleanup.policy", "compact"),
+        WantedSetting::preferred("segment.bytes", SEGMENT_BYTES),
+        WantedSetting::needed("message.timestamp.type", "CreateTime"),
+        any_time_ahead(),
+    ]
+}
+
+/// Brokers before Kafka 3.6 do not know the setting and take any time.
+fn any_time_ahead() -> WantedSetting {
+    WantedSetting::preferred("message.timestamp.after.max.ms", [i64::MAX])
+}
+
+/// Reads `name=value` of `--topic-config`.
+///
+/// # Errors
+/// When it has no `=`, or the program owns the setting.
+pub fn parse_topic_setting(text: &str) -> Result<TopicSetting, String> {
+    let (name, value) = text
+        .split_once('=')
+        .map(|(name, value)| (name.trim(), value.trim()))
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or("expected name=value")?;
+    match OWNED.iter().find(|(owned, _)| *owned == name) {
+        Some((_, why)) => Err(format!("{name} cannot be set: {why}")),
+        None => Ok(TopicSetting {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_the_data_depends_on_cannot_be_set() {
+        for setting in ["cleanup.policy=compact", "message.timestamp.type=x"] {
+            let error = parse_topic_setting(setting).unwrap_err();
+            assert!(error.contains("cannot be set"), "{error}");
+        }
+        assert!(parse_topic_setting("retention.bytes").is_err());
+        assert!(parse_topic_setting("=1").is_err());
+        let setting = parse_topic_setting("retention.bytes = 1000").unwrap();
+        assert_eq!(setting.to_string(), "retention.bytes=1000");
+    }
+}

@@ -1,0 +1,321 @@
+//! Transactions and other `applyOps` entries: what an entry is part of, and where the rest of it is.
+//!
+//! MongoDB logs a transaction as one `applyOps`, or as a chain of them linked by `prevOpTime`; it
+//! takes effect at its commit point, the last `applyOps` or a `commitTransaction`. There it is
+//! taken apart: each operation becomes an entry with the commit's `ts`, `t`, `wall`, `lsid` and
+//! `txnNumber`. Everything before the commit point, and an abort, only moves the position.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `shape` | what an entry is: part, commit, abort or none of them |
+//! | `operation` | the operations in an `applyOps`, and the entries built of them |
+//! | `walk` | a live source: earlier entries are read back, nothing is kept but their optimes |
+//! | `kept` | a dump: earlier entries are kept, in a temporary file past a budget |
+//!
+//! # Ordinals and places
+//!
+//! `ord` counts the operations of all entries of a chain from 0, before any filter and with the
+//! `n` operations that never become records, so that (source, ts, ord) is unique and a restart
+//! finds the same numbers whatever the filter says. `txn {index, count}` is given to operations of
+//! transactions and of chains, whose parts take effect together; not to those of an `applyOps`
+//! that stands alone (vectored inserts, deletes by TTL, one that a user ran), which have their
+//! ordinals all the same.
+//!
+//! # Where a chain ends
+//!
+//! Going back from a commit point, a step is taken only onto an entry with `partialTxn` or, from a
+//! `commitTransaction`, onto one with `prepare`: `prevOpTime` links the statements of retryable
+//! writes too. An entry of the chain that is gone ends the stream as a lost position, with two
+//! exceptions. A stream that began with the oldest entry there was passes over a transaction that has
+//! entries before that, as a whole, with a warning and a count. And an `applyOps` that does not say
+//! how many operations its chain has is a chain of its own: a server writes the number into the last
+//! entry of a chain of several.
+
+mod operation;
+pub(crate) mod oplog_history;
+mod shape;
+pub(crate) mod spooled;
+
+use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::state::History;
+use oplog_relay_runtime::shutdown::Shutdown;
+
+use crate::error::{PositionLost, ProducerError};
+use crate::source::oplog::link::{Link, OpTime};
+
+pub use crate::prepare::transaction::oplog_history::Walk;
+pub use crate::prepare::transaction::spooled::Kept;
+pub use operation::{Operations, build};
+pub use shape::{Commit, Shape};
+
+/// Where the earlier entries of a chain are.
+#[derive(Debug)]
+pub enum Parts {
+    /// In the oplog, to be read back.
+    Live(Walk),
+    /// Here, because a dump is read once.
+    Kept(Kept),
+}
+
+impl Parts {
+    fn link(&mut self, at: OpTime) -> Result<Option<Link>, ProducerError> {
+        match self {
+            Self::Live(walk) => walk.link(at),
+            Self::Kept(kept) => Ok(kept.link(at)),
+        }
+    }
+
+    /// Returns true if an entry that was not found is known to be no part of a transaction whose
+    /// commit names it: all parts since the beginning of the stream are here, or it is older.
+    fn rules_out(&self, at: OpTime, begin: Option<Timestamp>) -> bool {
+        match self {
+            Self::Live(_) => begin.is_some_and(|begin| at.ts < begin),
+            Self::Kept(kept) => !kept.has_another_at(at),
+        }
+    }
+
+    fn known(&self, at: OpTime) -> Option<Link> {
+        match self {
+            Self::Live(walk) => walk.known(at),
+            Self::Kept(kept) => kept.link(at),
+        }
+    }
+
+    fn forget(&mut self, at: OpTime) {
+        match self {
+            Self::Live(walk) => walk.forget(at),
+            Self::Kept(kept) => kept.forget(at),
+        }
+    }
+}
+
+/// What an entry is to the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// An entry like any other.
+    Plain,
+    /// A part of a transaction that is open: nothing yet.
+    Part,
+    /// The end of a transaction that never took effect.
+    Abort,
+    /// Operations take effect here.
+    Commit(Commit),
+}
+
+/// The entries of a chain before its commit point.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Their optimes, the newest first.
+    pub parts: Vec<OpTime>,
+    /// Operations of the whole chain, where the server says it.
+    pub count: Option<u32>,
+}
+
+/// Follows the transactions of one source.
+#[derive(Debug)]
+pub struct Transactions {
+    parts: Parts,
+    begin: Option<Timestamp>,
+    /// Where the oldest transaction begins that was open at the saved position, until a dump has
+    /// been read again from there.
+    unread: Option<Timestamp>,
+    /// The next entry is the first of a stream that begins with the oldest one.
+    from_oldest: bool,
+    shutdown: Shutdown,
+}
+
+impl Transactions {
+    /// For a stream that goes on with the saved `history`, or that begins with the oldest entry.
+    #[must_use]
+    pub const fn new(
+        parts: Parts,
+        history: History,
+        from_oldest: bool,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self {
+            parts,
+            begin: history.begin,
+            unread: history.open,
+            from_oldest,
+            shutdown,
+        }
+    }
+
+    /// The history that transactions after the last entry may need.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History {
+            begin: self.begin,
+            open: match &self.parts {
+                Parts::Live(_) => None,
+                Parts::Kept(kept) => self.unread.or_else(|| kept.oldest()),
+            },
+        }
+    }
+
+    /// Says what an entry is and remembers what will be needed of it.
+    ///
+    /// # Errors
+    /// [`ProducerError::Undecodable`] for a damaged entry, [`ProducerError::Dump`] if the
+    /// temporary file fails.
+    #[inline]
+    pub fn see(&mut self, entry: &Entry<'_>) -> Result<Seen, ProducerError> {
+        if self.from_oldest {
+            self.from_oldest = false;
+            self.begin = Some(entry.ts);
+        }
+        if let Parts::Kept(kept) = &mut self.parts {
+            self.unread = None;
+            kept.term_moved_on(entry);
+            kept.session_moved_on(entry);
+        }
+        if entry.operation != Operation::Command {
+            return Ok(Seen::Plain);
+        }
+        self.see_command(entry)
+    }
+
+    fn see_command(&mut self, entry: &Entry<'_>) -> Result<Seen, ProducerError> {
+        Ok(match Shape::of(entry)? {
+            Shape::Other => Seen::Plain,
+            Shape::Part(link) => {
+                match &mut self.parts {
+                    Parts::Live(walk) => walk.remember(link),
+                    Parts::Kept(kept) => kept.keep(entry, link)?,
+                }
+                Seen::Part
+            }
+            Shape::Abort(previous) => {
+                self.forget_from(previous);
+                Seen::Abort
+            }
+            Shape::Commit(commit) => Seen::Commit(commit),
+        })
+    }
+
+    /// Takes an entry from before the start, of which only open transactions matter.
+    ///
+    /// # Errors
+    /// As [`Transactions::see`].
+    pub fn recall(&mut self, entry: &Entry<'_>) -> Result<(), ProducerError> {
+        if let Seen::Commit(commit) = self.see(entry)? {
+            self.forget_from(commit.previous);
+        }
+        Ok(())
+    }
+
+    /// Finds the entries of a commit's chain. `None` if the chain begins before the stream did,
+    /// which has been told then.
+    ///
+    /// # Errors
+    /// [`ProducerError::PositionLost`] if an entry is gone; what a live source answers.
+    pub fn chain(
+        &mut self,
+        entry: &Entry<'_>,
+        commit: &Commit,
+    ) -> Result<Option<Chain>, ProducerError> {
+        let mut chain = Chain {
+            parts: Vec::new(),
+            count: commit.count,
+        };
+        let (mut next, mut last) = (commit.previous, entry.ts);
+        while let Some(at) = next {
+            if at.ts >= last {
+                return Err(broken(entry, "its prevOpTime does not lead back"));
+            }
+            if self.shutdown.triggered() {
+                return Err(ProducerError::Interrupted);
+            }
+            let first = chain.parts.is_empty();
+            let Some(link) = self.parts.link(at)? else {
+                if first && commit.stands_alone() && self.parts.rules_out(at, self.begin) {
+                    break;
+                }
+                return self.gone(entry, at, &chain);
+            };
+            if !(link.partial || (link.prepare && commit.prepared && first)) {
+                break;
+            }
+            if first {
+                chain.count = chain.count.or(link.count);
+            }
+            chain.parts.push(at);
+            (next, last) = (link.previous, at.ts);
+        }
+        if commit.prepared && chain.parts.is_empty() {
+            return Err(broken(entry, "its prevOpTime names no prepared entry"));
+        }
+        Ok(Some(chain))
+    }
+
+    fn gone(
+        &mut self,
+        entry: &Entry<'_>,
+        part: OpTime,
+        chain: &Chain,
+    ) -> Result<Option<Chain>, ProducerError> {
+        if self.begin.is_none_or(|begin| part.ts >= begin) {
+            return Err(lost(entry, part));
+        }
+        tracing::warn!(
+            commit = %entry.ts,
+            missing = %part.ts,
+            "a transaction has entries from before the beginning of the stream (--start oldest): \
+             it is passed over"
+        );
+        self.forget(chain);
+        Ok(None)
+    }
+
+    /// The bytes of an earlier entry of the chain of `entry`.
+    ///
+    /// # Errors
+    /// As [`Transactions::chain`]; [`ProducerError::Interrupted`] after the shutdown came.
+    pub fn read(&mut self, entry: &Entry<'_>, at: OpTime) -> Result<Vec<u8>, ProducerError> {
+        if self.shutdown.triggered() {
+            return Err(ProducerError::Interrupted);
+        }
+        let found = match &mut self.parts {
+            Parts::Live(walk) => walk.read(at)?,
+            Parts::Kept(kept) => kept.read(at)?,
+        };
+        found.ok_or_else(|| lost(entry, at))
+    }
+
+    /// Drops what is remembered of a chain that is done.
+    pub fn forget(&mut self, chain: &Chain) {
+        for at in &chain.parts {
+            self.parts.forget(*at);
+        }
+    }
+
+    /// The same for a chain whose end no record comes of.
+    fn forget_from(&mut self, mut next: Option<OpTime>) {
+        while let Some(at) = next {
+            let known = self.parts.known(at);
+            self.parts.forget(at);
+            next = known.and_then(|link| link.previous);
+        }
+    }
+}
+
+fn lost(entry: &Entry<'_>, part: OpTime) -> ProducerError {
+    let lost = PositionLost::ChainGone {
+        commit: entry.ts,
+        part: part.ts,
+    };
+    Box::new(lost).into()
+}
+
+/// For an entry whose chain makes no sense.
+pub fn broken(entry: &Entry<'_>, reason: &str) -> ProducerError {
+    ProducerError::Undecodable(format!(
+        "the transaction committed at {} is damaged: {reason}",
+        entry.ts
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! The earlier entries of a live source's transactions, read back when the commit is met.
+
+use std::collections::BTreeMap;
+
+use oplog_relay_core::position::Timestamp;
+use tokio::runtime::Handle;
+
+use crate::error::ProducerError;
+use crate::source::oplog::Oplog;
+use crate::source::oplog::link::{Link, OpTime};
+
+/// Entries of open transactions whose links are remembered; the oldest go first. What is not
+/// remembered is asked of the server again.
+const LINKS: usize = 1 << 16;
+
+/// Reads the oplog by time from a thread that may block.
+#[derive(Debug)]
+pub struct Walk {
+    oplog: Oplog,
+    runtime: Handle,
+    seen: BTreeMap<Timestamp, Link>,
+    limit: usize,
+}
+
+impl Walk {
+    /// Reads that oplog on that runtime.
+    #[must_use]
+    pub const fn new(oplog: Oplog, runtime: Handle) -> Self {
+        Self {
+            oplog,
+            runtime,
+            seen: BTreeMap::new(),
+            limit: LINKS,
+        }
+    }
+
+    /// Remembers the link of an entry that the tail met.
+    pub fn remember(&mut self, link: Link) {
+        self.seen.insert(link.at.ts, link);
+        if self.seen.len() > self.limit {
+            self.seen.pop_first();
+        }
+    }
+
+    /// What is remembered of an entry.
+    #[must_use]
+    pub fn known(&self, at: OpTime) -> Option<Link> {
+        self.seen.get(&at.ts).copied().filter(|link| link.at == at)
+    }
+
+    /// What is remembered of an entry, or the server knows. `None` if it is gone.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog should have it.
+    pub fn link(&self, at: OpTime) -> Result<Option<Link>, ProducerError> {
+        if let Some(link) = self.known(at) {
+            return Ok(Some(link));
+        }
+        self.runtime.block_on(self.oplog.link(at))
+    }
+
+    /// The entry, as the server has it. `None` if it is gone.
+    ///
+    /// # Errors
+    /// As [`Walk::link`].
+    pub fn read(&self, at: OpTime) -> Result<Option<Vec<u8>>, ProducerError> {
+        self.runtime.block_on(self.oplog.entry(at))
+    }
+
+    /// Forgets an entry.
+    pub fn forget(&mut self, at: OpTime) {
+        self.seen.remove(&at.ts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::Client;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn links_are_remembered_up_to_a_limit_and_by_term() {
+        let client = Client::with_uri_str("mongodb://127.0.0.1:9").await.unwrap();
+        let mut walk = Walk::new(Oplog::new(&client), Handle::current());
+        walk.limit = 2;
+        let at = |seconds| OpTime {
+            ts: Timestamp::new(seconds, 1),
+            term: 1,
+        };
+        for seconds in 1..=3 {
+            walk.remember(Link {
+                at: at(seconds),
+                partial: true,
+                prepare: false,
+                count: None,
+                previous: None,
+            });
+        }
+        assert_eq!(walk.known(at(1)), None);
+        assert!(walk.known(at(2)).is_some());
+        let other = OpTime { term: 2, ..at(3) };
+        assert_eq!(walk.known(other), None);
+        walk.forget(at(3));
+        assert_eq!(walk.known(at(3)), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! Commands with their barriers, which name offsets.
+//!
+//! A barrier names the offset of the command, and the command the offsets of all barriers. This
+//! producer is the only writer of its topics, so these offsets are known before the records are
+//! sent: the end of each partition is read once in a Kafka transaction, and from then on every
+//! record is counted. A topic that this session has created begins with nothing. Before the transaction is committed the ends are read again; if one of them is
+//! not what was counted, the transaction is aborted.
+//!
+//! The first reading has to wait until the transaction before is complete. A broker answers a
+//! commit before it has written the markers that end the transaction in each partition, and a
+//! marker takes an offset. It does not accept a record of the next transaction before all markers
+//! are written, so a delivered record is the proof: an encoder puts one ahead of each barrier.
+
+use rustc_hash::FxHashMap;
+
+use super::Publisher;
+use crate::encode::barrier::BarrierRequest;
+use crate::encode::chunk::{Chunk, TopicIndex};
+use crate::error::ProducerError;
+
+/// The offsets that the next records get in the open transaction, by topic and partition. Only
+/// topics that had a barrier in this transaction are in it.
+#[derive(Debug, Default)]
+pub(crate) struct NextOffsets(FxHashMap<TopicIndex, Vec<i64>>);
+
+impl NextOffsets {
+    /// Another transaction begins.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// A record is sent.
+    #[inline]
+    pub(crate) fn count(&mut self, topic: TopicIndex, partition: i32) {
+        if !self.0.is_empty() {
+            self.count_known(topic, partition);
+        }
+    }
+
+    fn count_known(&mut self, topic: TopicIndex, partition: i32) {
+        let offsets = self.0.get_mut(&topic);
+        let partition = usize::try_from(partition).unwrap_or(usize::MAX);
+        if let Some(next) = offsets.and_then(|offsets| offsets.get_mut(partition)) {
+            *next += 1;
+        }
+    }
+
+    fn of(&self, topic: TopicIndex) -> Vec<i64> {
+        self.0.get(&topic).cloned().unwrap_or_default()
+    }
+}
+
+impl Publisher {
+    /// Sends a command with its barriers.
+    pub(crate) fn send_barrier(
+        &mut self,
+        request: &BarrierRequest,
+        entry: &[u8],
+    ) -> Result<(), ProducerError> {
+        self.read_missing(request)?;
+        let mut names = Vec::with_capacity(request.topics.len());
+        for (topic, _) in &request.topics {
+            names.push(self.topic_name(*topic)?.to_owned());
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let topics = request.topics.iter();
+        let offsets: Vec<Vec<i64>> = topics
+            .map(|(topic, _)| self.next_offsets.of(*topic))
+            .collect();
+        let mut records = Chunk::default();
+        request.write(entry, &self.source, &names, &offsets, &mut records)?;
+        self.send_records(&records)
+    }
+
+    /// Takes in those topics that have no barrier in this transaction yet. The ends of one that this
+    /// session has created, and to which it has sent nothing, are not asked for: they are 0.
+    fn read_missing(&mut self, request: &BarrierRequest) -> Result<(), ProducerError> {
+        let mut missing = Vec::new();
+        for (topic, partitions) in &request.topics {
+            if self.next_offsets.0.contains_key(topic) {
+                continue;
+            }
+            if self.is_untouched(*topic, *partitions)? {
+                let none = usize::try_from(*partitions).unwrap_or_default();
+                self.next_offsets.0.insert(*topic, vec![0; none]);
+            } else {
+                missing.push((*topic, *partitions));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (records, _) = self.sent;
+        if records == 0 {
+            return Err(ProducerError::Ended("record ahead of a barrier"));
+        }
+        self.drain()?;
+        let mut named = Vec::with_capacity(missing.len());
+        for (topic, partitions) in &missing {
+            named.push((self.topic_name(*topic)?.to_owned(), *partitions));
+        }
+        let ends = self.ends.read(&named)?;
+        let topics = missing.into_iter().map(|(topic, _)| topic);
+        self.next_offsets.0.extend(topics.zip(ends));
+        Ok(())
+    }
+
+    fn is_untouched(&self, topic: TopicIndex, partitions: u32) -> Result<bool, ProducerError> {
+        let found = self.topics.get(topic.0);
+        let existed = found.ok_or(ProducerError::Ended("topic table"))?.existed;
+        let mut partitions = 0..i32::try_from(partitions).unwrap_or(i32::MAX);
+        Ok(!existed && partitions.all(|partition| self.known.is_new(topic, partition)))
+    }
+
+    /// Compares the ends of all partitions that had barriers in this transaction, where everything
+    /// is delivered, with what was counted.
+    pub(crate) fn check_barriers(&mut self) -> Result<(), ProducerError> {
+        if self.next_offsets.0.is_empty() {
+            return Ok(());
+        }
+        let mut named = Vec::with_capacity(self.next_offsets.0.len());
+        let mut expected = Vec::with_capacity(named.capacity());
+        for (topic, offsets) in &self.next_offsets.0 {
+            let partitions = u32::try_from(offsets.len()).unwrap_or(u32::MAX);
+            named.push((self.topic_name(*topic)?.to_owned(), partitions));
+            expected.push(offsets);
+        }
+        let found = self.ends.read(&named)?;
+        check_offsets(&named, &expected, &found)
+    }
+
+    fn topic_name(&self, topic: TopicIndex) -> Result<&str, ProducerError> {
+        let found = self.topics.get(topic.0);
+        let topic = found.ok_or(ProducerError::Ended("topic table"))?;
+        Ok(&topic.name)
+    }
+}
+
+/// Fails if a partition does not end where it was counted to end.
+fn check_offsets(
+    names: &[(String, u32)],
+    expected: &[&Vec<i64>],
+    found: &[Vec<i64>],
+) -> Result<(), ProducerError> {
+    for ((name, _), (expected, found)) in names.iter().zip(expected.iter().zip(found)) {
+        for (partition, (expected, found)) in expected.iter().zip(found).enumerate() {
+            if expected != found {
+                return Err(ProducerError::kafka(
+                    format!("sending a command with its barriers to {name}[{partition}]"),
+                    format!(
+                        "the partition ends at {found} where this producer's records end at \
+                         {expected}: another program writes to this topic. Only one oplog-producer \
+                         may write to it"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_topics_with_barriers_are_counted() {
+        let (with, without) = (TopicIndex(1), TopicIndex(2));
+        let mut next = NextOffsets::default();
+        next.count(with, 0);
+        next.0.insert(with, vec![7, 9]);
+        for (topic, partition) in [(with, 1), (with, 1), (without, 0), (with, 5)] {
+            next.count(topic, partition);
+        }
+        assert_eq!(next.of(with), [7, 11]);
+        assert!(next.of(without).is_empty());
+        next.clear();
+        assert!(next.of(with).is_empty());
+    }
+
+    #[test]
+    fn another_writer_is_noticed() {
+        let names = [("cdc.a.b".to_owned(), 2)];
+        let check = |found| check_offsets(&names, &[&vec![7, 11]], &[found]);
+        assert!(check(vec![7, 11]).is_ok());
+        let error = check(vec![7, 12]).err().map(|error| error.to_string());
+        let error = error.unwrap_or_default();
+        assert!(
+            error.contains("cdc.a.b[1]") && error.contains("ends at 12"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! What became of records: only failures are reported, and one of them is kept.
+
+use std::sync::{Mutex, PoisonError};
+
+use oplog_relay_core::format::ID_HEADER;
+use oplog_relay_runtime::kafka::Context;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Headers, Message};
+use rdkafka::producer::ProducerContext;
+
+use super::RECORD_OVERHEAD;
+use crate::error::ProducerError;
+
+/// Keeps the first delivery error; otherwise logs like every client.
+#[derive(Debug, Default)]
+pub(crate) struct PublisherContext {
+    pub(crate) client: Context,
+    failed: Mutex<Option<DeliveryFailure>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct DeliveryFailure {
+    pub(crate) topic: String,
+    /// Topic, partition and entry.
+    pub(crate) place: String,
+    /// What the record needs, uncompressed.
+    pub(crate) bytes: usize,
+    pub(crate) error: KafkaError,
+}
+
+impl DeliveryFailure {
+    fn new(error: &KafkaError, message: &BorrowedMessage<'_>) -> Self {
+        let (topic, partition) = (message.topic(), message.partition());
+        let id = message.headers().and_then(|headers| {
+            let id = headers.iter().find(|header| header.key == ID_HEADER);
+            Some(String::from_utf8_lossy(id?.value?).into_owned())
+        });
+        let id = id.map(|id| format!(" (entry {id})"));
+        Self {
+            topic: topic.to_owned(),
+            place: format!("{topic}[{partition}]{}", id.unwrap_or_default()),
+            bytes: message.payload_len() + message.key_len() + RECORD_OVERHEAD,
+            error: error.clone(),
+        }
+    }
+
+    pub(crate) fn is_size(&self) -> bool {
+        self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+    }
+
+    /// Whether a new session cannot repair it: rules of the broker or of the topic. Rights may be granted
+    /// meanwhile.
+    pub(crate) fn is_refusal(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        matches!(
+            self.error.rdkafka_error_code(),
+            Some(Code::InvalidTimestamp | Code::PolicyViolation | Code::InvalidRecord)
+        )
+    }
+
+    /// Whether it is why others failed, and ends the program.
+    pub(crate) fn is_final(&self) -> bool {
+        self.is_size() || self.is_refusal()
+    }
+}
+
+impl PublisherContext {
+    /// The delivery that failed.
+    pub(crate) fn failure(&self) -> Option<DeliveryFailure> {
+        let failed = self.failed.lock();
+        failed.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for PublisherContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.client.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.client.error(error, reason);
+    }
+}
+
+impl ProducerContext for PublisherContext {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = result {
+            let failure = DeliveryFailure::new(error, message);
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            // The others of its transaction fail because of it, and may be reported first.
+            if failed.is_none() || failure.is_final() {
+                *failed = Some(failure);
+            }
+        }
+    }
+}
+
+/// What to tell of a record that its topic refuses.
+pub(crate) fn too_large(place: &str, bytes: usize, limit: usize) -> ProducerError {
+    ProducerError::Undecodable(format!(
+        "a record of {bytes} bytes for {place} is larger than its topic takes ({limit} bytes): raise \
+         max.message.bytes of the topic, or give --oversize split with --format bson or raw, whose \
+         fragments only oplog-consumer puts together"
+    ))
+}

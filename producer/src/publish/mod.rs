@@ -1,0 +1,536 @@
+//! Sends chunks to Kafka in transactions, the position last.
+//!
+//! A Kafka transaction holds records, then (after a flush) the position that they reach, so that
+//! even a transaction that a broker commits in part can only double an entry and never lose one.
+//! On any error that the client returns the producer is dropped; a new session opens another one
+//! and goes on from the checkpoint. The first record to a partition goes alone (`known`).
+//!
+//! # Where the time goes
+//!
+//! Of the 2.4 µs that an entry of 466 bytes cost the processor as bson, with 4 partitions (`perf`, on
+//! the machine of the README; broker and server not counted):
+//!
+//! | thread | share | of that |
+//! | --- | --- | --- |
+//! | librdkafka's, for the broker | 58 % | LZ4 40 %, copying into requests 16 %, headers and frees 10 % |
+//! | the publisher | 25 % | locks of topics and queues 30 %, making messages and headers 35 %, the clock 7 % |
+//! | the encoder | 10 % | finding the fields of the entry 45 % (JSON: 19 % of 2.8 µs, most of it writing) |
+//! | the source | 7 % | the reply's copies, and two walks over its documents |
+//!
+//! What was dearer: waiting less than 2 ms in the client's poll, which spins (a quarter of the
+//! publisher); replies of 9 MB, which the allocator gave back and paged in again (0.7 µs an entry); 16
+//! MiB instead of 8 under way, which left the cache before they were packed (0.3 µs).
+
+mod barriers;
+mod delivery;
+pub(crate) mod first_record;
+pub(crate) mod known_partitions;
+pub mod log_end_offsets;
+mod pace;
+pub(crate) mod single_record;
+mod waiting;
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, cut};
+use oplog_relay_core::state::PositionRecord;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::kafka::{
+    KafkaOptions, client_config, is_fenced, is_unauthorized, with_right,
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic};
+use crate::error::ProducerError;
+use crate::publish::log_end_offsets::Ends;
+
+use crate::publish::known_partitions::KnownPartitions;
+pub use crate::publish::single_record::send_alone;
+use barriers::NextOffsets;
+use delivery::{DeliveryFailure, PublisherContext, too_large};
+pub use pace::Pace;
+
+/// What to do with a record that is larger than its topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Oversize {
+    /// The stream ends before it.
+    #[default]
+    Stop,
+    /// It becomes fragments.
+    Split,
+}
+
+/// How long a Kafka transaction may stay open at the broker, unless the operator says otherwise.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// The option by which the operator says so.
+pub const TRANSACTION_TIMEOUT_OPTION: &str = "transaction.timeout.ms";
+/// A transactional request that takes longer counts as failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of records that wait inside librdkafka at most: one record of the largest size fits.
+const QUEUE_KBYTES: u32 = 131_072;
+/// Largest record: topics are created with the same limit.
+pub const MAX_RECORD_BYTES: usize = 100 << 20;
+/// Bytes of a batch with one record, beside the record's key, headers and value (Kafka's record
+/// batch of version 2: 61 and the lengths of its parts), with some to spare.
+pub(crate) const RECORD_OVERHEAD: usize = 256;
+/// A topic that leaves a record less room than this takes none; a barrier has to fit, whole.
+const LEAST_ROOM: usize = 1024;
+/// A batch of several records has that many bytes at most.
+const BATCH_BYTES: usize = 1_000_000;
+/// How long to wait for delivery reports that may explain a failure.
+const REPORTS: Duration = Duration::from_secs(1);
+/// Records between two looks at delivery reports,
+const POLL_EVERY: u32 = 1024;
+/// or bytes.
+const POLL_EVERY_BYTES: usize = 1 << 20;
+/// A producer of one source between two failures.
+pub struct Publisher {
+    producer: BaseProducer<PublisherContext>,
+    transactional_id: String,
+    position_topic: String,
+    source: String,
+    topics: Vec<NewTopic>,
+    oversize: Oversize,
+    /// When the open transaction began.
+    begun: Option<Instant>,
+    unpolled: u32,
+    unpolled_bytes: usize,
+    /// Records and bytes of the open transaction.
+    sent: (u64, u64),
+    known: KnownPartitions,
+    ends: Ends,
+    next_offsets: NextOffsets,
+    transaction_timeout: Duration,
+    pace: Pace,
+    /// Beats while deliveries go on.
+    health: Health,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("transactional_id", &self.transactional_id)
+            .finish()
+    }
+}
+
+impl Publisher {
+    /// Opens a producer and fences every older one of the same source. Only after this is the
+    /// checkpoint safe to read. `smallest` is the least of what the topics take at once, in bytes:
+    /// batches are no larger, so that no record is refused for the company it is in.
+    ///
+    /// # Errors
+    /// [`ProducerError::Kafka`].
+    pub fn open(
+        options: &KafkaOptions,
+        transactional_id: &str,
+        position_topic: &str,
+        source: &str,
+        (oversize, smallest): (Oversize, usize),
+    ) -> Result<Self, ProducerError> {
+        let mut config = client_config(options);
+        let transaction_timeout = transaction_timeout(options);
+        let millis = transaction_timeout.as_millis().to_string();
+        for (key, value) in [
+            ("compression.type", "lz4"),
+            ("linger.ms", "5"),
+            ("queue.buffering.max.messages", "1000000"),
+        ] {
+            // Defaults of ours that the operator may change.
+            if config.get(key).is_none() {
+                config.set(key, value);
+            }
+        }
+        let batch = config.get("batch.size").and_then(|size| size.parse().ok());
+        let batch = batch.unwrap_or(BATCH_BYTES).min(smallest.max(1));
+        config
+            .set("batch.size", batch.to_string())
+            .set("transactional.id", transactional_id)
+            .set("enable.idempotence", "true")
+            .set("transaction.timeout.ms", &millis)
+            .set("message.timeout.ms", &millis)
+            .set("message.max.bytes", MAX_RECORD_BYTES.to_string())
+            .set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string())
+            .set("delivery.report.only.error", "true");
+        let producer: BaseProducer<PublisherContext> = config
+            .create_with_context(PublisherContext::default())
+            .map_err(|error| ProducerError::Usage(format!("--kafka-option: {error}")))?;
+        let publisher = Self {
+            producer,
+            transactional_id: transactional_id.to_owned(),
+            position_topic: position_topic.to_owned(),
+            source: source.to_owned(),
+            topics: Vec::new(),
+            oversize,
+            begun: None,
+            unpolled: 0,
+            unpolled_bytes: 0,
+            sent: (0, 0),
+            known: KnownPartitions::default(),
+            ends: Ends::new(options),
+            next_offsets: NextOffsets::default(),
+            transaction_timeout,
+            pace: Pace::new(transaction_timeout),
+            health: Health::default(),
+        };
+        publisher
+            .producer
+            .init_transactions(REQUEST_TIMEOUT)
+            .map_err(|error| publisher.not_opened(&error))?;
+        Ok(publisher)
+    }
+
+    /// Without the right no session can begin.
+    fn not_opened(&self, error: &KafkaError) -> ProducerError {
+        let doing = "opening the transactional producer";
+        if !is_unauthorized(error) {
+            return self.failed(doing, error);
+        }
+        let id = &self.transactional_id;
+        let right = format!("Write on the transactional id {id}");
+        ProducerError::Refused(format!("{}: {error}", with_right(doing, error, &right)))
+    }
+
+    /// Keeps to a pace, which it also sets, and shows `health` that deliveries go on.
+    #[must_use]
+    pub fn paced(mut self, pace: Pace, health: Health) -> Self {
+        (self.pace, self.health) = (pace, health);
+        self
+    }
+
+    /// How long a transaction may stay open.
+    #[must_use]
+    pub const fn transaction_timeout(&self) -> Duration {
+        self.transaction_timeout
+    }
+
+    /// Whether a Kafka transaction is open.
+    #[must_use]
+    pub const fn in_transaction(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Records that wait for the broker.
+    #[must_use]
+    pub fn in_flight(&self) -> i32 {
+        self.producer.in_flight_count()
+    }
+
+    /// Partitions that got something so far.
+    #[must_use]
+    pub(crate) fn partitions(&self) -> u64 {
+        self.known.partitions()
+    }
+
+    /// Hands a chunk's records to the client, inside the open transaction.
+    ///
+    /// # Errors
+    /// [`ProducerError::Kafka`], [`ProducerError::Fenced`], or [`ProducerError::Undecodable`] for
+    /// a record that is larger than Kafka takes.
+    pub fn send(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
+        self.topics.extend(chunk.new_topics.iter().cloned());
+        if chunk.is_without_records() {
+            return Ok(());
+        }
+        self.begin()?;
+        self.send_records(chunk)?;
+        if let Some(barrier) = &chunk.barrier {
+            self.send_barrier(barrier, chunk.bytes(&barrier.entry))?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), ProducerError> {
+        if self.begun.is_none() {
+            self.producer
+                .begin_transaction()
+                .map_err(|error| self.failed("beginning a transaction", &error))?;
+            self.begun = Some(Instant::now());
+            self.sent = (0, 0);
+            self.next_offsets.clear();
+        }
+        Ok(())
+    }
+
+    /// Sends a record, whole or in fragments, that [`Publisher::admit`] let in.
+    #[inline]
+    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<(), ProducerError> {
+        if self.oversize == Oversize::Split {
+            let room = self.room(chunk, record)?;
+            if record.value.len() > room {
+                return self.send_fragments(chunk, record, room);
+            }
+        }
+        self.send_part(chunk, record, &record.value, None)
+    }
+
+    /// Bytes that a record's value may have in its topic. Compression may make more fit; whether it
+    /// does is known too late.
+    fn room(&self, chunk: &Chunk, record: &EncodedRecord) -> Result<usize, ProducerError> {
+        let found = self.topics.get(record.topic.0);
+        let topic = found.ok_or(ProducerError::Ended("topic table"))?;
+        let key = record.key.as_ref().map_or(0, Range::len);
+        let header = record.header.as_ref();
+        let header = header.map_or(0, |(name, value)| name.len() + value.len());
+        let room = topic
+            .max_bytes
+            .saturating_sub(key + header + RECORD_OVERHEAD);
+        if room >= LEAST_ROOM || record.value.len() <= room {
+            return Ok(room);
+        }
+        let key = record.key.as_ref().map(|key| chunk.bytes(key));
+        Err(ProducerError::Undecodable(format!(
+            "topic {} takes {} bytes at once, which leaves a record with the key {} no room even in \
+             fragments; raise its max.message.bytes",
+            topic.name,
+            topic.max_bytes,
+            shorten(&String::from_utf8_lossy(key.unwrap_or_default()))
+        )))
+    }
+
+    #[cold]
+    fn send_fragments(
+        &mut self,
+        chunk: &Chunk,
+        record: &EncodedRecord,
+        room: usize,
+    ) -> Result<(), ProducerError> {
+        for (index, (fragment, value)) in cut(record.value.clone(), room).enumerate() {
+            if index > 0 {
+                self.admit(record)?;
+            }
+            self.send_part(chunk, record, &value, Some(fragment))?;
+        }
+        Ok(())
+    }
+
+    fn send_part(
+        &mut self,
+        chunk: &Chunk,
+        record: &EncodedRecord,
+        value: &Range<usize>,
+        fragment: Option<Fragment>,
+    ) -> Result<(), ProducerError> {
+        self.count_sent(value.len());
+        self.next_offsets.count(record.topic, record.partition);
+        let poll_every = POLL_EVERY_BYTES.min(self.pace.buffer_bytes() / 4);
+        if self.unpolled >= POLL_EVERY || self.unpolled_bytes >= poll_every {
+            self.hold_back()?;
+        }
+        let found = self.topics.get(record.topic.0);
+        let topic = &found.ok_or(ProducerError::Ended("topic table"))?.name;
+        let mut out = BaseRecord::<[u8], [u8]>::to(topic)
+            .partition(record.partition)
+            .timestamp(record.timestamp);
+        if !value.is_empty() {
+            out = out.payload(chunk.bytes(value));
+        }
+        if let Some(key) = &record.key {
+            out = out.key(chunk.bytes(key));
+        }
+        if let Some(headers) = headers(chunk, record, fragment) {
+            out = out.headers(headers);
+        }
+        let mut waited: Option<Instant> = None;
+        loop {
+            match self.producer.send(out) {
+                Ok(()) => return Ok(()),
+                Err((error, refused)) if is_full(&error) => {
+                    // The queue is bounded in bytes: wait for the broker, but not indefinitely.
+                    let since = *waited.get_or_insert_with(Instant::now);
+                    if since.elapsed() > self.transaction_timeout {
+                        return Err(self.failed("waiting for room in the send queue", &error));
+                    }
+                    out = refused;
+                    self.poll(Duration::from_millis(10))?;
+                }
+                Err((error, _)) => return Err(self.refused(topic, record, &error)),
+            }
+        }
+    }
+
+    fn count_sent(&mut self, bytes: usize) {
+        self.unpolled += 1;
+        self.unpolled_bytes += bytes;
+        self.sent.0 += 1;
+        self.sent.1 += u64::try_from(bytes).unwrap_or_default();
+    }
+
+    fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+            let place = format!("{topic}[{}]", record.partition);
+            return too_large(&place, record.value.len(), MAX_RECORD_BYTES);
+        }
+        self.failed(&format!("sending to {topic}[{}]", record.partition), error)
+    }
+
+    /// Looks at delivery reports.
+    ///
+    /// # Errors
+    /// As [`Publisher::send`].
+    pub fn poll(&self, wait: Duration) -> Result<(), ProducerError> {
+        self.producer.poll(wait);
+        self.check_delivery()
+    }
+
+    fn check_delivery(&self) -> Result<(), ProducerError> {
+        let context = self.producer.client().context();
+        if let Some(fatal) = context.client.fatal_error() {
+            return Err(self.failed("producing", &fatal));
+        }
+        match self.delivery_failure() {
+            Some(failure) => Err(self.undelivered(&failure)),
+            None => Ok(()),
+        }
+    }
+
+    fn delivery_failure(&self) -> Option<DeliveryFailure> {
+        self.producer.client().context().failure()
+    }
+
+    /// The reason behind an error of a transaction: a record that its topic refuses makes all calls
+    /// fail, and it is chance which failure is reported first.
+    #[must_use]
+    pub fn explain(&self, error: ProducerError) -> ProducerError {
+        if !matches!(error, ProducerError::Kafka { .. }) {
+            return error;
+        }
+        let begun = Instant::now();
+        loop {
+            self.producer.poll(Duration::from_millis(10));
+            match self.delivery_failure().filter(DeliveryFailure::is_final) {
+                Some(failure) => return self.undelivered(&failure),
+                None if self.in_flight() == 0 || begun.elapsed() > REPORTS => return error,
+                None => {}
+            }
+        }
+    }
+
+    fn undelivered(&self, failure: &DeliveryFailure) -> ProducerError {
+        let DeliveryFailure { place, error, .. } = failure;
+        let found = self.topics.iter().find(|topic| topic.name == failure.topic);
+        // One that should fit was refused by a limit that was lowered since: a new session sees it.
+        let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
+        if failure.is_size() && failure.bytes > limit {
+            return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
+        }
+        if failure.is_refusal() {
+            return ProducerError::Refused(format!("delivering a record to {place}: {error}"));
+        }
+        let right = format!("Write on topic {}", failure.topic);
+        let doing = format!("delivering a record to {place}");
+        self.failed(&with_right(doing, error, &right), error)
+    }
+
+    /// Flushes the records, adds the position, and commits both.
+    ///
+    /// # Errors
+    /// As [`Publisher::send`]. After an error it is not known whether the transaction counts.
+    pub fn commit(&mut self, position: &PositionRecord) -> Result<(), ProducerError> {
+        self.begin()?;
+        self.drain()?;
+        self.check_barriers()?;
+        let value = serde_json::to_vec(position)
+            .map_err(|error| ProducerError::Usage(format!("position: {error}")))?;
+        let record = BaseRecord::<[u8], [u8]>::to(&self.position_topic)
+            .partition(0)
+            .key(self.source.as_bytes())
+            .payload(&value);
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| self.failed("sending the position", &error))?;
+        // Not left to the commit's own flush: with it, and 20 ms of linger, the latency of records was
+        // 180 ms instead of 28.
+        self.drain()?;
+        self.producer
+            .commit_transaction(REQUEST_TIMEOUT)
+            .map_err(|error| self.failed("committing a transaction", &error))?;
+        self.begun = None;
+        self.check_delivery()
+    }
+
+    /// Gives up the open transaction, if there is one. Its records stay invisible. If it took most
+    /// of its time, less is under way in the next one.
+    pub fn abort(&mut self) {
+        let is_slow = |begun: Instant| begun.elapsed() >= self.transaction_timeout / 2;
+        if self.begun.is_some_and(is_slow) {
+            let bytes = self.pace.expired();
+            tracing::warn!(
+                bytes_under_way = bytes,
+                transaction_timeout = ?self.transaction_timeout,
+                "Kafka did not take the records of a transaction in time; the next one sends fewer \
+                 bytes ahead. If that does not help, a record is too large for this connection: \
+                 give a longer --kafka-option transaction.timeout.ms"
+            );
+        }
+        if self.begun.take().is_some()
+            && let Err(error) = self.producer.abort_transaction(Duration::from_secs(5))
+        {
+            tracing::debug!(%error, "aborting a transaction failed, the broker will do it");
+        }
+    }
+
+    /// A coordinator also raises the epoch when a transaction outlives its timeout; that is no
+    /// other instance, so it is a failure like any other.
+    fn failed(&self, doing: &str, error: &KafkaError) -> ProducerError {
+        // Asked of the library itself: deliveries that fencing ended are reported before it is.
+        let fatal = self.producer.client().fatal_error();
+        let fatal = fatal.map(|(code, _)| KafkaError::Global(code));
+        let fenced = is_fenced(error) || fatal.is_some_and(|fatal| is_fenced(&fatal));
+        let expired = self
+            .begun
+            .is_some_and(|begun| begun.elapsed() >= self.transaction_timeout);
+        if fenced && !expired {
+            return ProducerError::Fenced(self.transactional_id.clone());
+        }
+        ProducerError::kafka(doing, error)
+    }
+}
+
+/// How long a transaction may stay open, by the operator's options.
+#[must_use]
+pub fn transaction_timeout(options: &KafkaOptions) -> Duration {
+    let name = TRANSACTION_TIMEOUT_OPTION;
+    let given = options.options.iter().rfind(|(given, _)| given == name);
+    let given = given.and_then(|(_, value)| value.parse().ok());
+    given.map_or(TRANSACTION_TIMEOUT, Duration::from_millis)
+}
+
+fn headers(
+    chunk: &Chunk,
+    record: &EncodedRecord,
+    fragment: Option<Fragment>,
+) -> Option<OwnedHeaders> {
+    let (name, value) = record.header.as_ref()?;
+    let header = Header {
+        key: name,
+        value: Some(chunk.bytes(value)),
+    };
+    let Some(fragment) = fragment else {
+        return Some(OwnedHeaders::new_with_capacity(1).insert(header));
+    };
+    let mut place = Vec::new();
+    fragment.write(&mut place);
+    let place = Header {
+        key: FRAGMENT_HEADER,
+        value: Some(&place),
+    };
+    let headers = OwnedHeaders::new_with_capacity(2).insert(header);
+    Some(headers.insert(place))
+}
+
+/// The beginning of a text, for messages.
+fn shorten(text: &str) -> &str {
+    const SHOWN: usize = 100;
+    let end = (0..=SHOWN.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
+}
+
+fn is_full(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+}

@@ -1,0 +1,80 @@
+//! Waiting for deliveries: while too much is under way, and before a commit.
+
+use std::time::{Duration, Instant};
+
+use super::{Publisher, REQUEST_TIMEOUT};
+use crate::error::ProducerError;
+
+/// Between two looks at what is still to be delivered.
+const DRAIN_PAUSE: Duration = Duration::from_millis(1);
+/// Bytes that are sent and not delivered, about: enough to keep broker and client busy, few enough
+/// that a commit does not wait long and that records are still in the processor's cache when they
+/// are packed. The client's own limit has to let one record of the largest size in, and what it
+/// keeps beside each record comes on top of its bytes.
+const OUTSTANDING_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=48 << 20;
+/// As many for each partition: a request has the records of one, and five requests are under way.
+const OUTSTANDING_EACH: u64 = 256 << 10;
+
+impl Publisher {
+    /// Looks at deliveries, and waits while too much is outstanding.
+    pub(crate) fn hold_back(&mut self) -> Result<(), ProducerError> {
+        let handed = u64::try_from(self.unpolled_bytes).unwrap_or_default();
+        (self.unpolled, self.unpolled_bytes) = (0, 0);
+        self.poll(Duration::ZERO)?;
+        let (records, bytes) = self.sent;
+        let each = bytes / records.max(1);
+        let most = (self.known.partitions() * OUTSTANDING_EACH)
+            .clamp(*OUTSTANDING_BYTES.start(), *OUTSTANDING_BYTES.end())
+            .min(self.pace.bytes());
+        let begun = Instant::now();
+        let mut least = i32::MAX;
+        loop {
+            let waiting = self.in_flight();
+            if u64::try_from(waiting).unwrap_or_default() * each <= most {
+                break;
+            }
+            if waiting < least {
+                least = waiting;
+                self.health.beat();
+            }
+            if begun.elapsed() > self.transaction_timeout {
+                return Err(ProducerError::kafka(
+                    "sending",
+                    "nothing is delivered any more",
+                ));
+            }
+            // Only failures are reported, and waiting less than two milliseconds for one makes the
+            // client's poll spin.
+            std::thread::sleep(DRAIN_PAUSE);
+            self.poll(Duration::ZERO)?;
+        }
+        self.pace.handed(handed, begun.elapsed());
+        Ok(())
+    }
+
+    /// Waits until every record is delivered. Not by the client's own flush: it looks after
+    /// deliveries each 100 ms, which is most of what a commit would cost.
+    pub(crate) fn drain(&mut self) -> Result<(), ProducerError> {
+        // A slow or throttled broker still makes progress, so only a stall counts as a failure.
+        let begun = Instant::now();
+        let (mut least, mut moved) = (i32::MAX, begun);
+        loop {
+            self.poll(Duration::ZERO)?;
+            let waiting = self.in_flight();
+            if waiting == 0 {
+                self.known.delivered();
+                self.pace.drained(begun.elapsed());
+                return Ok(());
+            }
+            if waiting < least {
+                (least, moved) = (waiting, Instant::now());
+                self.health.beat();
+            }
+            if moved.elapsed() > REQUEST_TIMEOUT {
+                let reason = format!("{waiting} records are not delivered");
+                return Err(ProducerError::kafka("waiting for deliveries", reason));
+            }
+            std::thread::sleep(DRAIN_PAUSE);
+        }
+    }
+}

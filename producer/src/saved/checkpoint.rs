@@ -1,0 +1,225 @@
+//! What is saved of a source in Kafka: the position, and the state with routes and claims.
+
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::position::{Position, PositionError};
+use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
+use oplog_relay_core::topic::{position_topic, state_topic};
+use oplog_relay_runtime::kafka::{Follower, Reader, Stored};
+
+use crate::error::{PositionLost, ProducerError};
+
+/// What was saved, as read after older producers were fenced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last committed position.
+    pub position: Option<Position>,
+    /// The version of the routing table there.
+    pub routing: Option<u32>,
+    /// The history that transactions after it may need.
+    pub history: History,
+    /// Entries that a full sync has sent at the position.
+    pub reads: u32,
+    /// Whether the state topic held the source's record when the position was committed.
+    pub had_state: bool,
+    /// The routing table and who the source is.
+    pub state: State,
+}
+
+impl Checkpoint {
+    /// Reads both topics. What they say may be followed only after the transactional producer was
+    /// opened: until then an older instance may still be committing.
+    ///
+    /// # Errors
+    /// [`ProducerError::Kafka`], or [`ProducerError::Refused`] for records that cannot be read.
+    pub async fn read(reader: &Reader, prefix: &str, source: &str) -> Result<Self, ProducerError> {
+        // The state first: what another instance commits between the two reads then is a position
+        // without its state, and not a state that seems to have lost its position.
+        let state = read_state(reader, &state_topic(prefix, source)).await?;
+        let last = reader
+            .read_last_committed(&position_topic(prefix, source))
+            .await?;
+        let last = last.map(|stored| read_position(&stored)).transpose()?;
+        Ok(Self {
+            state,
+            ..last.unwrap_or_default()
+        })
+    }
+
+    /// Checks that what was committed is still there. `committed` is the position that this process
+    /// knows to be committed.
+    ///
+    /// # Errors
+    /// [`PositionLost`].
+    pub fn check_kept(
+        &self,
+        prefix: &str,
+        source: &str,
+        committed: Option<Position>,
+    ) -> Result<(), PositionLost> {
+        let position_topic = position_topic(prefix, source);
+        let state_topic = state_topic(prefix, source);
+        let Some(saved) = self.position else {
+            if committed.is_none() && !self.state.has_been_used() {
+                return Ok(());
+            }
+            let last = committed.map_or_else(
+                || "unknown to this process".to_owned(),
+                |committed| committed.to_string(),
+            );
+            return Err(PositionLost::Forgotten {
+                position_topic,
+                state_topic,
+                source_name: source.to_owned(),
+                last,
+            });
+        };
+        if let Some(committed) = committed.filter(|committed| committed.ts > saved.ts) {
+            return Err(PositionLost::WentBack {
+                position_topic,
+                saved,
+                committed,
+            });
+        }
+        if self.had_state && self.state.source.is_none() {
+            return Err(PositionLost::StateForgotten {
+                position_topic,
+                state_topic,
+                saved,
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks that the source carries no namespaces that it left out until now.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] that names both filters.
+    pub fn check_namespaces(&self, filter: &NamespaceFilter) -> Result<(), ProducerError> {
+        let saved = self.state.source.as_ref();
+        let Some(saved) = saved.and_then(|source| source.namespaces.as_ref()) else {
+            return Ok(());
+        };
+        let patterns = |patterns: &'_ [String]| patterns.to_vec();
+        let (include, exclude) = (patterns(&saved.include), patterns(&saved.exclude));
+        let include = include.iter().map(String::as_str);
+        let exclude = exclude.iter().map(String::as_str);
+        let saved = NamespaceFilter::new(include, exclude).map_err(ProducerError::Refused)?;
+        if filter.is_within(&saved) {
+            return Ok(());
+        }
+        Err(ProducerError::Usage(format!(
+            "until now this source carried {saved}; --include-namespaces and --exclude-namespaces \
+             now ask for {filter}, which may let more pass. The topics of what is new would begin \
+             with changes of documents that were never sent. Give the former namespaces; or go on \
+             with these by --change-namespaces, and then ask for a copy of what is new: \
+             oplog-producer full-sync --namespaces <what is new>"
+        )))
+    }
+
+    /// Checks that the source is the one that was saved.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] that names both.
+    pub fn check_source(&self, source: &SourceRecord) -> Result<(), ProducerError> {
+        let Some(saved) = &self.state.source else {
+            return Ok(());
+        };
+        let differ =
+            |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
+        if differ(&saved.set_name, &source.set_name)
+            || differ(&saved.replica_set_id, &source.replica_set_id)
+        {
+            return Err(ProducerError::Usage(format!(
+                "source {:?} was replica set {:?} (id {:?}) and is {:?} (id {:?}) now: another set \
+                 has another history. Give it another --source-name, or start under another \
+                 --topic-prefix",
+                source.name,
+                saved.set_name.as_deref().unwrap_or("unknown"),
+                saved.replica_set_id.as_deref().unwrap_or("unknown"),
+                source.set_name.as_deref().unwrap_or("unknown"),
+                source.replica_set_id.as_deref().unwrap_or("unknown"),
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The state topic of a source, where a full sync may be requested while the stream runs.
+#[derive(Debug, Clone)]
+pub struct Requests {
+    follower: Follower,
+    state: State,
+}
+
+impl Requests {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(reader: Reader, topic: String) -> Self {
+        Self {
+            follower: Follower::new(reader, topic),
+            state: State::default(),
+        }
+    }
+
+    /// The state as it is now, requests among it. Only what is new is read.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`].
+    pub async fn read(&mut self) -> Result<&State, ProducerError> {
+        let newer = self.follower.read().await?;
+        if newer.is_whole {
+            self.state = State::default();
+        }
+        apply(&mut self.state, self.follower.topic(), &newer.records)?;
+        Ok(&self.state)
+    }
+}
+
+/// What the record of a position says, without a state.
+fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
+    let unreadable = |reason: String| {
+        ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
+    };
+    let value = stored.value.as_deref().unwrap_or_default();
+    let record: PositionRecord =
+        serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
+    let read = || {
+        Ok(Checkpoint {
+            position: Some(record.position()?),
+            routing: Some(record.routing),
+            history: record.history()?,
+            reads: record.reads,
+            had_state: record.state,
+            state: State::default(),
+        })
+    };
+    read().map_err(|error: PositionError| unreadable(error.to_string()))
+}
+
+/// Reads a state topic.
+///
+/// # Errors
+/// As [`Checkpoint::read`].
+pub(crate) async fn read_state(reader: &Reader, topic: &str) -> Result<State, ProducerError> {
+    let mut state = State::default();
+    apply(&mut state, topic, &reader.read_all(topic).await?)?;
+    Ok(state)
+}
+
+/// Takes records of a state topic.
+pub(crate) fn apply(
+    state: &mut State,
+    topic: &str,
+    records: &[Stored],
+) -> Result<(), ProducerError> {
+    for stored in records {
+        let key = String::from_utf8_lossy(stored.key.as_deref().unwrap_or_default());
+        state
+            .apply(&key, stored.value.as_deref())
+            .map_err(|error| ProducerError::Refused(format!("{topic}: {error}")))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

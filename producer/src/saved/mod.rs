@@ -1,0 +1,3 @@
+//! What is saved of a source in Kafka.
+
+pub mod checkpoint;

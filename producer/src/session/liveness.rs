@@ -1,0 +1,47 @@
+//! Liveness while a session begins.
+
+use std::time::Duration;
+
+use oplog_relay_runtime::http::Health;
+
+/// Time between two beats.
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
+
+/// Waits for a part of a session's beginning, and beats meanwhile.
+///
+/// The publisher's loop, which beats otherwise, runs only once the session is open. The plan of a full
+/// sync of many collections may take minutes, and each question of it has a time limit of its own.
+pub(crate) async fn beating<T>(
+    health: &Health,
+    every: Duration,
+    part: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(part);
+    loop {
+        tokio::select! {
+            done = &mut part => return done,
+            () = tokio::time::sleep(every) => health.beat(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_plan_does_not_look_stuck() {
+        let limit = Duration::from_millis(400);
+        let health = Health::new(limit);
+        let plan = async {
+            let began = Instant::now();
+            while began.elapsed() < limit * 2 {
+                tokio::task::yield_now().await;
+            }
+            health.live()
+        };
+        assert_eq!(beating(&health, limit / 20, plan).await, Ok(()));
+    }
+}

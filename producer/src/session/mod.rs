@@ -1,0 +1,529 @@
+//! One life between two failures: fence, read the checkpoint, tail from it, publish.
+
+mod check;
+pub(crate) mod liveness;
+pub mod pipeline;
+pub(crate) mod plan;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::state::State;
+use oplog_relay_core::topic::position_topic;
+use oplog_relay_runtime::config::Start;
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::config::RunConfig;
+use crate::encode::{Encoder, FIRST_ROUTING, Rules};
+use crate::error::{Directive, PositionLost, ProducerError};
+use crate::prepare::claims::Claims;
+use crate::prepare::route::Router;
+use crate::prepare::topics::{self, Topics};
+use crate::publish::{Pace, Publisher};
+use crate::saved::checkpoint::Checkpoint;
+use crate::session::pipeline::{OtherClaims, Outcome, PublishLoop, Until};
+use crate::source::full_sync::FullSync;
+use crate::source::origin::{Origin, feed_full_sync};
+use crate::source::{QUEUE_BATCHES, StartAt};
+use crate::telemetry::metrics::Metrics;
+
+/// A program that never worked reports that and ends; one that did retries indefinitely.
+const FIRST_SESSION: Duration = Duration::from_secs(60);
+
+/// How long a source may take for an orderly end.
+const SOURCE_GRACE: Duration = Duration::from_secs(5);
+
+/// Sessions in a row that find an entry missing on the member they ask, before it counts as gone:
+/// with the pauses between them about ten minutes.
+const BEHIND_SESSIONS: u32 = 60;
+
+/// Sessions in a row that ended because a member lags behind.
+#[derive(Debug, Default)]
+struct Lagging(u32);
+
+impl Lagging {
+    /// Takes the error of a session in, and makes one of it that ends the program if that has been
+    /// so for too long. `progress`: the session committed something.
+    fn judge(&mut self, error: ProducerError, progress: bool) -> ProducerError {
+        let ProducerError::Behind(part) = error else {
+            self.0 = 0;
+            return error;
+        };
+        self.0 = if progress { 1 } else { self.0 + 1 };
+        if self.0 < BEHIND_SESSIONS {
+            return error;
+        }
+        Box::new(PositionLost::Hole { part }).into()
+    }
+}
+
+/// The end of a session by an error.
+#[derive(Debug)]
+struct Failure<'e> {
+    error: &'e ProducerError,
+    /// Some session of the process was opened.
+    has_worked: bool,
+    /// How long the program has been running.
+    since_start: Duration,
+    /// The program was asked to end.
+    is_ending: bool,
+}
+
+/// What follows it.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Another session.
+    Retry,
+    /// The end that was asked for.
+    Stop,
+    /// The end, with the error.
+    Fail,
+}
+
+impl Failure<'_> {
+    fn next(&self) -> Next {
+        if self.error.directive() != Directive::Retry {
+            return Next::Fail;
+        }
+        if self.is_ending {
+            return Next::Stop;
+        }
+        // Credentials may be changed while the program runs; at its start they are simply wrong.
+        let is_hopeless =
+            self.since_start > FIRST_SESSION || matches!(self.error, ProducerError::Credentials(_));
+        match !self.has_worked && is_hopeless {
+            true => Next::Fail,
+            false => Next::Retry,
+        }
+    }
+}
+
+/// Everything that outlives a session.
+#[derive(Debug, Clone)]
+pub struct Producer {
+    /// What was asked for.
+    pub config: Arc<RunConfig>,
+    /// Where entries come from.
+    pub origin: Arc<Origin>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What HTTP reports about this program.
+    pub health: Health,
+    /// How much may be under way to Kafka.
+    pub pace: Pace,
+    /// When to end.
+    pub shutdown: Shutdown,
+}
+
+/// Where a session begins.
+struct Begin {
+    start: StartAt,
+    /// Where the oldest transaction begins that is open there.
+    open: Option<Timestamp>,
+    /// What is copied beside the tail; of every live source, for somebody may ask for it.
+    sync: Option<FullSync>,
+    /// What is saved, and what is to be saved even if nothing follows.
+    positions: (Option<Position>, Option<Position>),
+    /// The version of the routing table, and the one that is to come.
+    routing: (u32, u32),
+    /// Whether the state topic holds the source's record.
+    has_state: bool,
+    /// What asks whether another source has claimed the same topics.
+    claims: Claims,
+}
+
+/// The position that is behind, where the start is one.
+const fn after(start: StartAt) -> Option<Position> {
+    match start {
+        StartAt::After(position) => Some(position),
+        StartAt::Oldest | StartAt::Now | StartAt::At(_) => None,
+    }
+}
+
+/// The position to save even if nothing follows: one that was asked for. That of a new full sync is saved
+/// with its plan and not before, or a session that ends between the two would be the last to know of it.
+fn unsaved(start: StartAt, saved: Option<Position>, asked: Option<Start>) -> Option<Position> {
+    after(start).filter(|_| saved.is_none() && asked.is_some())
+}
+
+/// What the threads of a session report.
+enum Part {
+    Source(Result<(), ProducerError>),
+    Encoder(Result<(), ProducerError>),
+    Publisher(Result<Outcome, ProducerError>),
+}
+
+impl Producer {
+    /// Opens sessions until one is done, an error asks to stop, or the shutdown comes.
+    ///
+    /// # Errors
+    /// The error that asked to stop.
+    pub async fn run(&self) -> Result<Outcome, ProducerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let began = Instant::now();
+        let mut lagging = Lagging::default();
+        loop {
+            let commits = self.metrics.commit_count();
+            let error = match self.session().await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => lagging.judge(error, self.metrics.commit_count() > commits),
+            };
+            self.metrics.interrupted();
+            self.metrics.failed(error.kind());
+            self.health.set_ready(false, &error.to_string());
+            let failure = Failure {
+                error: &error,
+                has_worked: self.metrics.session_count() > 0,
+                since_start: began.elapsed(),
+                is_ending: self.shutdown.triggered(),
+            };
+            match failure.next() {
+                Next::Retry => {}
+                Next::Stop => {
+                    tracing::warn!(%error, "ended while the session failed");
+                    return Ok(Outcome::Stopped);
+                }
+                Next::Fail => return Err(error),
+            }
+            if self.metrics.commit_count() > commits {
+                backoff.reset();
+            }
+            tracing::warn!(%error, "the session failed, the next one goes on from the checkpoint");
+            // The publisher's thread is gone; this loop turns in its place.
+            self.health.beat();
+            if !backoff.sleep(&self.shutdown).await {
+                return Ok(Outcome::Stopped);
+            }
+        }
+    }
+
+    async fn session(&self) -> Result<Outcome, ProducerError> {
+        let source = self.origin.name();
+        // A broker that does not answer must not hold the end of the program.
+        let Some(cluster) = self.shutdown.unless(self.find_cluster()).await else {
+            return Ok(Outcome::Stopped);
+        };
+        let cluster = cluster?;
+        // Opening the producer fences the instance that works: what must end this one ends it before.
+        self.check_before_fencing(&cluster).await?;
+        let publisher = self.open_publisher(&cluster).await?;
+        let Checked {
+            checkpoint,
+            others,
+            noted,
+        } = self.check(&cluster, self.metrics.position()).await?;
+        if self.metrics.session_count() == 0 {
+            topics::warn_of_retention(&checkpoint.state, &cluster.existing);
+            self.tell_ignored(&checkpoint);
+        }
+        self.metrics.resumed(checkpoint.position);
+        let beginning = self.beginning(&checkpoint, &cluster);
+        let (start, sync) = beating(&self.health, BEAT, beginning).await?;
+        let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
+        let until = match ends {
+            true => Until::End,
+            false => self.until(checkpoint.position).await?,
+        };
+        let oldest = self.oldest(start).await?;
+        let topics = self.topics(&cluster, others, oldest);
+        let rules = checkpoint.position.and(self.other_rules(&checkpoint.state));
+        let saved = checkpoint.position;
+        let (routing, history) = (
+            checkpoint.routing.unwrap_or(FIRST_ROUTING),
+            checkpoint.history,
+        );
+        let held = sync.iter().flat_map(|sync| sync.copies.held());
+        let reads = checkpoint.reads;
+        let has_state = checkpoint.state.source.is_some();
+        let encoder = self
+            .encoder(checkpoint, start, topics)?
+            .changing(routing, rules)
+            .noting(noted)
+            .copying(reads, held);
+        tracing::info!(source, start = ?start, "session opened");
+        self.metrics.session_opened();
+        let unsaved = unsaved(start, saved, self.config.stream.start);
+        let wanted = routing + u32::from(rules.is_some());
+        let begin = Begin {
+            start,
+            open: history.open,
+            sync,
+            positions: (saved, unsaved),
+            routing: (routing, wanted),
+            has_state,
+            claims: self.claims(&cluster),
+        };
+        self.stream(publisher, encoder, begin, until).await
+    }
+
+    /// The rules, where the saved ones are others and may be changed.
+    fn other_rules(&self, saved: &State) -> Option<Rules> {
+        let (order, format) = (self.config.stream.order, self.config.stream.format);
+        let differ = saved.routes.values().any(|route| route.rule != order)
+            || saved.topics.values().any(|topic| topic.format != format);
+        (self.config.change_routing && differ).then_some(Rules { order, format })
+    }
+
+    fn encoder(
+        &self,
+        checkpoint: Checkpoint,
+        start: StartAt,
+        topics: Topics,
+    ) -> Result<Encoder, ProducerError> {
+        let stream = &self.config.stream;
+        let identity = self.identity(checkpoint.state.source.as_ref());
+        let router = Router::new(
+            &stream.topic_prefix,
+            stream.filter.clone(),
+            checkpoint.state,
+        );
+        let router = match self.config.change_routing && !router.follows(stream.order) {
+            true => router.as_saved(),
+            false => router.ordered(stream.order)?,
+        };
+        let shutdown = self.shutdown.clone();
+        Ok(Encoder::new(
+            self.origin.name(),
+            stream.format,
+            router.asking(self.origin.collections()),
+            topics,
+            after(start),
+            identity,
+            self.origin
+                .transactions(start, checkpoint.history, shutdown),
+        )
+        .paced(self.pace.clone()))
+    }
+
+    async fn open_publisher(&self, cluster: &FoundCluster) -> Result<Publisher, ProducerError> {
+        let config = Arc::clone(&self.config);
+        let limits = cluster.existing.values().map(topics::limit);
+        let smallest = limits.fold(cluster.new_settings.max_bytes, usize::min);
+        // Several batches are under way at a time.
+        let smallest = smallest.min(self.pace.buffer_bytes() / 2);
+        let sizes = (config.oversize, smallest);
+        let source = self.origin.name().to_owned();
+        let opened = tokio::task::spawn_blocking(move || {
+            let prefix = &config.stream.topic_prefix;
+            let transactional_id = format!("{prefix}.{source}");
+            let topic = position_topic(prefix, &source);
+            Publisher::open(&config.kafka, &transactional_id, &topic, &source, sizes)
+        });
+        opened
+            .await
+            .map_err(|_| ProducerError::Ended("opening the producer"))?
+    }
+
+    async fn until(&self, saved: Option<Position>) -> Result<Until, ProducerError> {
+        if !self.config.until_caught_up {
+            return Ok(Until::End);
+        }
+        let newest = self.origin.newest().await?;
+        let until = newest.and_then(|newest| Until::newest(newest, saved));
+        // There is nothing to wait for, or a dump, which has an end.
+        Ok(until.unwrap_or_else(|| self.origin.until_nothing_new()))
+    }
+
+    async fn oldest(&self, start: StartAt) -> Result<Timestamp, ProducerError> {
+        Ok(match start {
+            StartAt::After(position) => position.ts,
+            StartAt::At(ts) => ts,
+            StartAt::Oldest | StartAt::Now => self.origin.oldest().await?.unwrap_or_default(),
+        })
+    }
+
+    async fn stream(
+        &self,
+        publisher: Publisher,
+        encoder: Encoder,
+        begin: Begin,
+        until: Until,
+    ) -> Result<Outcome, ProducerError> {
+        let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
+        let (mut handover, intake) = pipeline::queues();
+        let mut parts = JoinSet::new();
+        let origin = Arc::clone(&self.origin);
+        let shutdown = self.shutdown.clone();
+        let (health, metrics) = (self.health.clone(), Arc::clone(&self.metrics));
+        // Of the session before.
+        metrics.source_fails(false);
+        let Begin { start, open, .. } = begin;
+        let source = parts.spawn(async move {
+            let failing = move |reason: Option<&str>| {
+                metrics.source_fails(reason.is_some());
+                if let Some(reason) = reason {
+                    health.set_ready(false, reason);
+                }
+            };
+            let told = shutdown.clone();
+            let feeding = async {
+                match begin.sync {
+                    Some(sync) => feed_full_sync(sync, start, events_in, shutdown, failing).await,
+                    None => origin.feed(start, open, events_in, shutdown, failing).await,
+                }
+            };
+            // A server may take longer to answer than there is time.
+            let late = async {
+                told.wait().await;
+                tokio::time::sleep(SOURCE_GRACE).await;
+            };
+            Part::Source(tokio::select! {
+                fed = feeding => fed,
+                () = late => Ok(()),
+            })
+        });
+        let metrics = Arc::clone(&self.metrics);
+        parts.spawn_blocking(move || {
+            Part::Encoder(pipeline::encode(encoder, events, &mut handover, &metrics))
+        });
+        let is_live = self.origin.client().is_some();
+        let (metrics, health) = (Arc::clone(&self.metrics), self.health.clone());
+        let publisher = publisher.paced(self.pace.clone(), health.clone());
+        parts.spawn_blocking(move || {
+            let publishing = PublishLoop::new(publisher, &metrics, &health, until, begin.positions);
+            let mut publishing = publishing
+                .routing(begin.routing.0, begin.routing.1)
+                .having_state(begin.has_state)
+                .listening(is_live)
+                .among(OtherClaims {
+                    claims: begin.claims,
+                    runtime: Handle::current(),
+                });
+            Part::Publisher(publishing.run(&intake))
+        });
+        join(parts, &source).await
+    }
+}
+
+use crate::session::liveness::{BEAT, beating};
+use check::{Checked, FoundCluster};
+
+/// Waits until all that was asked for is done, or all parts have ended; when the encoder or the publisher
+/// has ended, the source may end too. The source's error explains the most, then the encoder's.
+async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome, ProducerError> {
+    let mut failed: [Option<ProducerError>; 3] = [None, None, None];
+    while let Some(part) = parts.join_next().await {
+        let part = match part {
+            Ok(part) => part,
+            Err(error) if error.is_cancelled() => continue,
+            Err(_) => return Err(ProducerError::Ended("a thread of the session")),
+        };
+        let (place, error) = match part {
+            Part::Source(result) => (0, result.err()),
+            Part::Encoder(result) => (1, result.err()),
+            // What the others do beyond that was not asked for.
+            Part::Publisher(Ok(Outcome::Done)) => return Ok(Outcome::Done),
+            Part::Publisher(Ok(Outcome::Stopped)) => (2, None),
+            Part::Publisher(Err(error)) => (2, Some(error)),
+        };
+        if place > 0 {
+            source.abort();
+        }
+        if let Some(slot) = failed.get_mut(place) {
+            *slot = error;
+        }
+    }
+    // Fencing outranks everything: nobody may go on.
+    let fenced = failed
+        .iter()
+        .position(|error| matches!(error, Some(ProducerError::Fenced(_))));
+    let first = fenced.or_else(|| failed.iter().position(Option::is_some));
+    match first
+        .and_then(|place| failed.get_mut(place))
+        .and_then(Option::take)
+    {
+        Some(error) => Err(error),
+        None => Ok(Outcome::Stopped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oplog_relay_runtime::exit::ExitCode;
+
+    use super::*;
+
+    #[test]
+    fn the_position_of_a_full_sync_is_not_saved_before_its_plan() {
+        let position = Position {
+            ts: Timestamp::new(7, 1),
+            term: 1,
+            ord: 0,
+        };
+        let start = StartAt::After(position);
+        assert_eq!(unsaved(start, None, None), None);
+        assert_eq!(unsaved(start, None, Some(Start::Now)), Some(position));
+        assert_eq!(unsaved(start, Some(position), Some(Start::Now)), None);
+        assert_eq!(unsaved(StartAt::Oldest, None, Some(Start::Oldest)), None);
+    }
+
+    #[test]
+    fn a_program_that_never_worked_gives_up_unless_it_is_asked_to_end() {
+        let next = |error: &ProducerError, has_worked, seconds, is_ending| {
+            let failure = Failure {
+                error,
+                has_worked,
+                since_start: Duration::from_secs(seconds),
+                is_ending,
+            };
+            failure.next()
+        };
+        let away = ProducerError::kafka("a", "b");
+        assert_eq!(next(&away, false, 59, false), Next::Retry);
+        assert_eq!(next(&away, false, 61, false), Next::Fail);
+        assert_eq!(next(&away, false, 61, true), Next::Stop);
+        assert_eq!(next(&away, true, 61, false), Next::Retry);
+        let login = ProducerError::Credentials(String::new());
+        assert_eq!(next(&login, false, 1, false), Next::Fail);
+        assert_eq!(next(&login, true, 1, false), Next::Retry);
+        // What a retry cannot repair is reported in any case.
+        let usage = ProducerError::Usage(String::new());
+        assert_eq!(next(&usage, true, 1, true), Next::Fail);
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_is_done_whatever_fails_behind_it() {
+        let ended = async |published: Result<Outcome, ProducerError>| {
+            let mut parts = JoinSet::new();
+            let source = parts.spawn(std::future::pending());
+            parts.spawn(async { Part::Encoder(Err(ProducerError::Undecodable(String::new()))) });
+            tokio::task::yield_now().await;
+            parts.spawn(async { Part::Publisher(published) });
+            join(parts, &source).await
+        };
+        assert!(matches!(ended(Ok(Outcome::Done)).await, Ok(Outcome::Done)));
+        for other in [Ok(Outcome::Stopped), Err(ProducerError::kafka("a", "b"))] {
+            let error = ended(other).await.unwrap_err();
+            assert!(matches!(error, ProducerError::Undecodable(_)), "{error}");
+        }
+        let fenced = ended(Err(ProducerError::Fenced(String::new()))).await;
+        assert!(matches!(fenced, Err(ProducerError::Fenced(_))));
+    }
+
+    #[test]
+    fn a_member_that_never_gets_an_entry_ends_the_program() {
+        let behind = || ProducerError::Behind(Timestamp::new(7, 1));
+        let mut lagging = Lagging::default();
+        let mut judge = |error, progress| lagging.judge(error, progress).directive();
+        for _ in 1..BEHIND_SESSIONS {
+            assert_eq!(judge(behind(), false), Directive::Retry);
+        }
+        // Progress, or another failure: the count begins again.
+        assert_eq!(judge(behind(), true), Directive::Retry);
+        assert_eq!(
+            judge(ProducerError::kafka("a", "b"), false),
+            Directive::Retry
+        );
+        for _ in 1..BEHIND_SESSIONS {
+            assert_eq!(judge(behind(), false), Directive::Retry);
+        }
+        let stopped = judge(behind(), false);
+        assert_eq!(stopped, Directive::Stop(ExitCode::SourcePositionLost));
+    }
+}

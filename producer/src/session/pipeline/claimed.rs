@@ -1,0 +1,56 @@
+//! The claims of a committed transaction against those of other sources.
+
+use oplog_relay_core::position::Position;
+use tokio::runtime::Handle;
+
+use super::PublishLoop;
+use crate::encode::chunk::{Chunk, TopicIndex};
+use crate::encode::write_state;
+use crate::error::ProducerError;
+use crate::prepare::claims::Claims;
+
+/// The claims of other sources, for a thread that may block.
+#[derive(Debug)]
+pub struct OtherClaims {
+    /// What asks for them.
+    pub claims: Claims,
+    /// Where to ask from.
+    pub runtime: Handle,
+}
+
+impl PublishLoop<'_> {
+    /// The same beside other sources of the prefix.
+    #[must_use]
+    pub fn among(mut self, others: OtherClaims) -> Self {
+        self.others = Some(others);
+        self
+    }
+
+    /// After a commit: stops if another source has claimed one of the topics that were claimed with
+    /// it. Both committed at about the same time, and at least the later one finds the other here.
+    /// It takes its claims back, so that the other one can go on after a restart.
+    pub(crate) fn check_claims(&mut self, position: Position) -> Result<(), ProducerError> {
+        let claimed = std::mem::take(&mut self.claimed);
+        let Some(others) = self.others.as_ref().filter(|_| !claimed.is_empty()) else {
+            return Ok(());
+        };
+        let contested = others.claims.contested(&claimed);
+        let contested = others.runtime.block_on(contested)?;
+        let Some((topic, owner)) = contested.first_key_value() else {
+            return Ok(());
+        };
+        let mut given_up = Chunk::default();
+        for topic in contested.keys() {
+            let key = format!("topic/{topic}");
+            write_state(&key, &[], (TopicIndex(0), 0), &mut given_up);
+        }
+        self.publisher.send(&given_up)?;
+        self.publisher.commit(&self.record(position))?;
+        Err(ProducerError::Usage(format!(
+            "topic {topic} was claimed by source {owner:?} at the same time as by this one: two \
+             sources never share a topic. This one stops and has taken its claim back; it has sent \
+             entries up to {position}, and those of its last Kafka transaction are in the topic. \
+             Give this one its own --topic-prefix, or exclude the namespace from one of the two"
+        )))
+    }
+}

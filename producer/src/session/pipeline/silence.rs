@@ -1,0 +1,88 @@
+//! Whether the stages before the publisher still answer.
+//!
+//! A live source that has nothing new says so each second, and the encoder passes it on. Where a read of
+//! the source or a question of the encoder gets no answer, nothing comes at all, although the publisher's
+//! own loop turns.
+
+use std::time::{Duration, Instant};
+
+use oplog_relay_runtime::http::Health;
+
+use super::PublishLoop;
+use crate::telemetry::metrics::Metrics;
+
+/// A silence that lasts longer is reported.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
+
+/// The time since the source or the encoder was last heard.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    limit: Duration,
+    heard: Instant,
+    is_reported: bool,
+}
+
+impl Silence {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            heard: Instant::now(),
+            is_reported: false,
+        }
+    }
+
+    /// Something came.
+    pub(crate) fn heard(&mut self, metrics: &Metrics) {
+        self.heard = Instant::now();
+        if std::mem::take(&mut self.is_reported) {
+            metrics.source_fails(false);
+        }
+    }
+
+    /// Nothing came. The program is not ready, and its lag unknown, once that has lasted too long.
+    pub(crate) fn goes_on(&mut self, metrics: &Metrics, health: &Health) {
+        let since = self.heard.elapsed();
+        if since < self.limit || std::mem::replace(&mut self.is_reported, true) {
+            return;
+        }
+        let reason = format!(
+            "nothing has come from the source for {} s, not even that it has nothing new: a read of \
+             the source gets no answer",
+            since.as_secs()
+        );
+        tracing::warn!("{reason}");
+        metrics.source_fails(true);
+        health.set_ready(false, &reason);
+    }
+}
+
+impl PublishLoop<'_> {
+    /// The same, which reports a live source that is silent. A dump may be, as standard input.
+    #[must_use]
+    pub fn listening(mut self, is_live: bool) -> Self {
+        self.silence = is_live.then(|| Silence::new(SILENT_AFTER));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_makes_the_program_unready_until_something_comes() {
+        let (metrics, health) = (Metrics::new().unwrap(), Health::default());
+        health.set_ready(true, "");
+        metrics.caught_up();
+        let mut silence = Silence::new(Duration::from_secs(3600));
+        silence.goes_on(&metrics, &health);
+        assert_eq!(health.ready(), Ok(()));
+        silence.limit = Duration::ZERO;
+        silence.goes_on(&metrics, &health);
+        assert!(health.ready().unwrap_err().contains("no answer"));
+        assert!(!metrics.source_answers());
+        assert_eq!(metrics.status("rs0")["caught_up"], false);
+        silence.heard(&metrics);
+        assert!(metrics.source_answers());
+    }
+}

@@ -1,0 +1,139 @@
+//! Where a session begins: at the checkpoint, where `--start` says, or with a full sync.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::topic::{is_data_topic, state_topic};
+
+use super::Producer;
+use super::check::FoundCluster;
+use crate::config::Sync;
+use crate::error::ProducerError;
+use crate::saved::checkpoint::{Checkpoint, Requests};
+use crate::source::StartAt;
+use crate::source::full_sync::{FullSync, Options};
+
+/// Of a stream that has not read anything.
+const NOWHERE: Position = Position {
+    ts: Timestamp::new(0, 0),
+    term: -1,
+    ord: 0,
+};
+
+impl Producer {
+    /// Where the tail begins, and what is copied beside it.
+    pub(super) async fn beginning(
+        &self,
+        checkpoint: &Checkpoint,
+        cluster: &FoundCluster,
+    ) -> Result<(StartAt, Option<FullSync>), ProducerError> {
+        let begins_anew = self.begins_with_a_copy(checkpoint);
+        let Some(client) = self.origin.client() else {
+            return Ok((self.start(checkpoint.position).await?, None));
+        };
+        let state = state_topic(&self.config.stream.topic_prefix, self.origin.name());
+        let requests = Some(Requests::new(cluster.reader.clone(), state));
+        let config = &self.config;
+        let caught_up = config.until_caught_up;
+        let mut options = Options {
+            readers: config.full_sync.readers,
+            rate: config.full_sync.rate,
+            ends: config.full_sync.sync == Some(Sync::Full),
+        };
+        let filter = &config.stream.filter;
+        let metrics = Arc::clone(&self.metrics);
+        if begins_anew {
+            options.ends |= caught_up;
+            let sync = FullSync::plan(client, filter, options, requests, metrics).await?;
+            return Ok((StartAt::After(sync.position), Some(sync)));
+        }
+        options.ends |= caught_up && !checkpoint.state.copies.is_empty();
+        let start = self.start(checkpoint.position).await?;
+        let position = match start {
+            StartAt::After(position) => position,
+            StartAt::Oldest | StartAt::Now | StartAt::At(_) => NOWHERE,
+        };
+        let state = &checkpoint.state;
+        let more = (requests, metrics);
+        let sync = FullSync::resume(client, position, state, filter, options, more).await?;
+        Ok((start, Some(sync)))
+    }
+
+    /// Checks that it is clear where the stream begins.
+    pub(super) fn check_beginning(
+        &self,
+        checkpoint: &Checkpoint,
+        cluster: &FoundCluster,
+    ) -> Result<(), ProducerError> {
+        if !self.begins_with_a_copy(checkpoint) {
+            return Ok(());
+        }
+        match self.origin.client() {
+            None => Err(self.nowhere("a dump holds no documents to copy")),
+            Some(_) => self.check_new(&cluster.names),
+        }
+    }
+
+    /// Says that what was asked for about the beginning has no effect.
+    pub(crate) fn tell_ignored(&self, checkpoint: &Checkpoint) {
+        let Some(saved) = checkpoint.position else {
+            return;
+        };
+        if self.config.stream.start.is_some() {
+            tracing::info!(
+                position = %saved,
+                "--start is ignored: this source goes on from its saved position"
+            );
+        }
+        let copies = matches!(
+            self.config.full_sync.sync,
+            Some(Sync::Full | Sync::FullThenTail)
+        );
+        if copies && checkpoint.state.copies.is_empty() {
+            tracing::info!(
+                position = %saved,
+                "--sync copies nothing: this source goes on from its saved position. \
+                 oplog-producer full-sync asks for another copy"
+            );
+        }
+    }
+
+    fn begins_with_a_copy(&self, checkpoint: &Checkpoint) -> bool {
+        checkpoint.position.is_none() && self.config.stream.start.is_none()
+    }
+
+    /// A full sync of a whole source is begun unasked only where nothing speaks against it.
+    fn check_new(&self, topics: &BTreeMap<String, i32>) -> Result<(), ProducerError> {
+        let prefix = &self.config.stream.topic_prefix;
+        match self.config.full_sync.sync {
+            Some(Sync::Full | Sync::FullThenTail) => Ok(()),
+            Some(Sync::Tail) => Err(self.nowhere("--sync tail copies nothing")),
+            None => match topics.keys().find(|topic| is_data_topic(prefix, topic)) {
+                None => Ok(()),
+                Some(topic) => Err(self.nowhere(&format!(
+                    "there are data topics ({topic}), so a full sync has to be asked for"
+                ))),
+            },
+        }
+    }
+
+    fn nowhere(&self, why: &str) -> ProducerError {
+        ProducerError::Usage(format!(
+            "source {:?} has no saved position under prefix {:?}, and {why}. Say where to begin: \
+             --sync full-then-tail (copy what is there, then follow), --sync full (copy only), \
+             --start oldest (everything the source still logs), --start now (only what comes), \
+             --start <RFC 3339 time or <seconds>:<increment>>",
+            self.origin.name(),
+            self.config.stream.topic_prefix
+        ))
+    }
+
+    async fn start(&self, saved: Option<Position>) -> Result<StartAt, ProducerError> {
+        match (saved, self.config.stream.start) {
+            (Some(saved), _) => Ok(StartAt::After(saved)),
+            (None, Some(start)) => self.origin.start(start).await,
+            (None, None) => Err(self.nowhere("nothing says where to begin")),
+        }
+    }
+}

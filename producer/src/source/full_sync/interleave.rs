@@ -1,0 +1,514 @@
+//! Tail and reads in one order.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mongodb::raw_batch_cursor::RawBatch;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::state::{CopyKind, CopyStage};
+use oplog_relay_runtime::shutdown::Shutdown;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::{JoinError, JoinSet};
+
+use super::FullSync;
+use super::copies::Copy;
+use super::range::{Id, split};
+use super::reader::SourceReader;
+use crate::error::ProducerError;
+use crate::source::oplog::position_of;
+use crate::source::{Batch, Copied, Save, SourceEvent, Work};
+
+/// The tail goes on for that long while it has more,
+const TAIL_TURN: Duration = Duration::from_secs(3);
+/// and reads for that long while the tail waits.
+const READ_TURN: Duration = Duration::from_secs(1);
+/// Between two looks for requests, and at the oplog window.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Bytes of a range, about.
+const RANGE_BYTES: u64 = 64 << 20;
+/// Ranges of a collection at most.
+const MOST_RANGES: u64 = 256;
+/// A collection with fewer documents for each reader is not split.
+const RANGE_DOCUMENTS: u64 = 1_000;
+/// Samples for each range.
+const SAMPLES: u32 = 20;
+
+/// Where the tail and the reads of a full sync come together.
+#[derive(Debug)]
+pub struct Seam {
+    pub(crate) sync: FullSync,
+    tail: Receiver<SourceEvent>,
+    /// What the tail gave while a read was under way.
+    next: Option<SourceEvent>,
+    events: Sender<SourceEvent>,
+    pub(crate) shutdown: Shutdown,
+    /// The tail has nothing more.
+    is_idle: bool,
+    /// When the rate allows the next read.
+    next_read: Instant,
+    pub(crate) looked: Instant,
+    /// Requests that are planned.
+    pub(crate) taken: BTreeSet<String>,
+}
+
+/// A read that is to be made.
+struct Read {
+    key: String,
+    number: u32,
+    ns: String,
+    ui: Option<[u8; 16]>,
+    query: Vec<u8>,
+    filter: Option<Vec<u8>>,
+    limit: u32,
+}
+
+/// A read that was made.
+struct Found {
+    read: Read,
+    batch: Option<RawBatch>,
+    captured_at: i64,
+    /// The collection's name after the read.
+    name: Option<String>,
+}
+
+impl Seam {
+    /// Joins the tail's events with those of a full sync into `events`.
+    #[must_use]
+    pub fn new(
+        sync: FullSync,
+        tail: Receiver<SourceEvent>,
+        events: Sender<SourceEvent>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self {
+            sync,
+            tail,
+            events,
+            shutdown,
+            next: None,
+            is_idle: false,
+            next_read: Instant::now(),
+            looked: Instant::now(),
+            taken: BTreeSet::new(),
+        }
+    }
+
+    /// Goes on until the tail ends, the queue closes or the shutdown comes.
+    ///
+    /// # Errors
+    /// What the source answers.
+    pub async fn run(mut self) -> Result<(), ProducerError> {
+        match self.work().await {
+            Err(ProducerError::Interrupted) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), ProducerError> {
+        self.begin().await?;
+        let mut told_end = false;
+        loop {
+            if self.sync.copies.is_empty() {
+                self.sync.metrics.full_sync.done();
+                if self.sync.options.ends && !std::mem::replace(&mut told_end, true) {
+                    self.send(SourceEvent::End).await?;
+                }
+                self.follow().await?;
+            }
+            self.look().await?;
+            self.tail_turn(None).await?;
+            self.name().await?;
+            self.create().await?;
+            self.read_capped().await?;
+            self.read_turn().await?;
+            self.finish().await?;
+            // While the source rests there may be nothing to wait for in a whole turn.
+            if self.shutdown.triggered() {
+                return Err(ProducerError::Interrupted);
+            }
+        }
+    }
+
+    /// Saves the plan, and makes the collections ahead of the tail: their names are those of the
+    /// start position.
+    async fn begin(&mut self) -> Result<(), ProducerError> {
+        if self.sync.is_new {
+            let saves = self.sync.copies.iter().map(Copy::save).collect();
+            self.send_saves(saves).await?;
+            self.send(SourceEvent::Idle).await?;
+            // Only then topics are made: those that are there without a position are foreign.
+            while self.sync.metrics.position().is_none() {
+                if self.events.is_closed() || self.shutdown.triggered() {
+                    return Err(ProducerError::Interrupted);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let planned = |copy: &Copy| copy.record.stage == CopyStage::Planned;
+        let first = self
+            .sync
+            .copies
+            .keys_of(|copy| planned(copy) && !copy.record.requested);
+        for key in first {
+            self.create_one(&key).await?;
+        }
+        for copy in self.sync.copies.iter() {
+            self.sync.metrics.full_sync.update(&copy.record);
+        }
+        // Its other operations come first.
+        while self.sync.position.ord > 0 {
+            let event = next_event(&mut self.next, &mut self.tail).await;
+            self.hand_on(event.ok_or(ProducerError::Interrupted)?)
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn has_tail_events(&self) -> bool {
+        self.next.is_some() || !self.tail.is_empty()
+    }
+
+    /// Tails until somebody asks for more.
+    async fn follow(&mut self) -> Result<(), ProducerError> {
+        while self.sync.copies.is_empty() {
+            tokio::select! {
+                event = next_event(&mut self.next, &mut self.tail) => {
+                    self.hand_on(event.ok_or(ProducerError::Interrupted)?).await?;
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.shutdown.wait() => return Err(ProducerError::Interrupted),
+            }
+            self.look().await?;
+        }
+        Ok(())
+    }
+
+    /// Hands the tail on until it has nothing more, for a while at most; with a goal until that
+    /// is reached.
+    pub(crate) async fn tail_turn(&mut self, goal: Option<Timestamp>) -> Result<(), ProducerError> {
+        let end = tokio::time::Instant::now() + TAIL_TURN;
+        loop {
+            let over = match goal {
+                Some(goal) => self.sync.position.ts >= goal,
+                None => self.is_idle && !self.has_tail_events(),
+            };
+            if over {
+                return Ok(());
+            }
+            let event = tokio::select! {
+                biased;
+                () = self.shutdown.wait() => None,
+                () = tokio::time::sleep_until(end), if goal.is_none() => return Ok(()),
+                event = next_event(&mut self.next, &mut self.tail) => event,
+            };
+            self.hand_on(event.ok_or(ProducerError::Interrupted)?)
+                .await?;
+        }
+    }
+
+    /// The tail goes past everything that the source has now.
+    pub(crate) async fn tail_past_now(&mut self) -> Result<(), ProducerError> {
+        let newest = self.sync.source.newest().await?;
+        match newest {
+            Some(newest) => self.tail_turn(Some(newest.ts)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn hand_on(&mut self, event: SourceEvent) -> Result<(), ProducerError> {
+        match &event {
+            SourceEvent::Batch(batch) => {
+                self.is_idle = false;
+                if let Some(last) = last_of(batch)? {
+                    self.sync.position = last;
+                }
+            }
+            SourceEvent::Idle | SourceEvent::CaughtUp => self.is_idle = true,
+            SourceEvent::Earlier(_) | SourceEvent::Copied(_) | SourceEvent::End => {}
+        }
+        self.send(event).await
+    }
+
+    pub(crate) async fn send(&self, event: SourceEvent) -> Result<(), ProducerError> {
+        let sent = self.events.send(event).await;
+        sent.map_err(|_| ProducerError::Interrupted)
+    }
+
+    pub(crate) async fn send_saves(&self, saves: Vec<Save>) -> Result<(), ProducerError> {
+        let copied = Copied {
+            ns: String::new(),
+            ui: None,
+            captured_at: now_ms(),
+            work: Work::Nothing,
+            saves,
+            holds_indexes: None,
+        };
+        self.send(SourceEvent::Copied(Box::new(copied))).await
+    }
+
+    /// A collection that is gone has nothing more to copy: its drop is in the tail.
+    pub(crate) async fn close(&mut self, key: &str) -> Result<(), ProducerError> {
+        let Some(copy) = self.sync.copies.remove(key) else {
+            return Ok(());
+        };
+        tracing::info!(
+            ns = copy.record.ns,
+            "the collection is gone: nothing of it is left to copy"
+        );
+        self.sync.metrics.full_sync.finished(&copy.record);
+        let copied = Copied {
+            ns: copy.record.ns.clone(),
+            ui: copy.ui,
+            captured_at: now_ms(),
+            work: Work::Nothing,
+            saves: copy.close(),
+            holds_indexes: Some(false),
+        };
+        self.send(SourceEvent::Copied(Box::new(copied))).await
+    }
+
+    /// Reads while the tail is held.
+    async fn read_turn(&mut self) -> Result<(), ProducerError> {
+        let begun = Instant::now();
+        let from = self.sync.position.ts;
+        let mut open: JoinSet<Result<Found, ProducerError>> = JoinSet::new();
+        loop {
+            let over = begun.elapsed() >= READ_TURN && self.has_tail_events();
+            let mut waits = false;
+            while !over && !self.shutdown.triggered() && open.len() < self.sync.options.readers {
+                waits = self.next_read > Instant::now();
+                if waits {
+                    break;
+                }
+                let Some(read) = self.next_range(from).await? else {
+                    break;
+                };
+                let source = self.sync.source.clone();
+                open.spawn(read.make(source, from));
+            }
+            let Some(found) = self.next_found(&mut open).await? else {
+                return if waits { self.rest().await } else { Ok(()) };
+            };
+            let found = found.map_err(|_| ProducerError::Ended("a read"))??;
+            self.take(found).await?;
+        }
+    }
+
+    /// The next read that is made; `None` if none is under way. Meanwhile the tail may go one batch ahead: that it
+    /// has nothing new must not stand in its way.
+    async fn next_found(
+        &mut self,
+        open: &mut JoinSet<Result<Found, ProducerError>>,
+    ) -> Result<Option<Result<Result<Found, ProducerError>, JoinError>>, ProducerError> {
+        loop {
+            let event = tokio::select! {
+                biased;
+                found = open.join_next() => return Ok(found),
+                event = self.tail.recv(), if self.next.is_none() => event,
+            };
+            match event.ok_or(ProducerError::Interrupted)? {
+                SourceEvent::Idle | SourceEvent::CaughtUp => self.is_idle = true,
+                event => self.next = Some(event),
+            }
+        }
+    }
+
+    /// Waits until the rate allows more, or the tail has something.
+    async fn rest(&mut self) -> Result<(), ProducerError> {
+        tokio::select! {
+            () = tokio::time::sleep_until(self.next_read.into()) => Ok(()),
+            () = self.shutdown.wait() => Err(ProducerError::Interrupted),
+            event = next_event(&mut self.next, &mut self.tail) => {
+                self.hand_on(event.ok_or(ProducerError::Interrupted)?).await
+            }
+        }
+    }
+
+    /// The next range that nobody reads, of the largest collection first.
+    async fn next_range(&mut self, from: Timestamp) -> Result<Option<Read>, ProducerError> {
+        loop {
+            let ready = |copy: &&Copy| copy.is_named && copy.record.kind == CopyKind::Collection;
+            let unsplit = |copy: &Copy| copy.record.stage == CopyStage::Created;
+            let free = |copy: &Copy| copy.ranges.len() > copy.busy.len();
+            let mut copies = self.sync.copies.iter().filter(ready);
+            let Some(copy) = copies.find(|copy| unsplit(copy) || free(copy)) else {
+                return Ok(None);
+            };
+            let key = copy.key.clone();
+            if unsplit(copy) {
+                self.split(&key, from).await?;
+                continue;
+            }
+            let Some(copy) = self.sync.copies.get_mut(&key) else {
+                return Ok(None);
+            };
+            let mut ranges = copy.ranges.iter();
+            let Some((number, range)) = ranges.find(|(number, _)| !copy.busy.contains(*number))
+            else {
+                return Ok(None);
+            };
+            let read = Read {
+                key,
+                number: *number,
+                ns: copy.record.ns.clone(),
+                ui: copy.ui,
+                query: range.query(),
+                filter: copy.filter.clone(),
+                limit: copy.limit,
+            };
+            copy.busy.insert(read.number);
+            return Ok(Some(read));
+        }
+    }
+
+    /// Splits a collection into ranges and saves them.
+    async fn split(&mut self, key: &str, from: Timestamp) -> Result<(), ProducerError> {
+        let Some(copy) = self.sync.copies.get_mut(key) else {
+            return Ok(());
+        };
+        let (ns, record) = (copy.record.ns.clone(), &copy.record);
+        let readers = u64::try_from(self.sync.options.readers).unwrap_or(1);
+        let parts = (record.expected_bytes / RANGE_BYTES)
+            .max((record.expected_documents / RANGE_DOCUMENTS).min(readers))
+            .clamp(1, MOST_RANGES);
+        let smallest = self.sync.source.smallest(&ns, from).await?;
+        let samples = match u32::try_from(parts).unwrap_or(1) {
+            1 => Vec::new(),
+            parts => self.sync.source.sample(&ns, from, parts * SAMPLES).await?,
+        };
+        let ranges = split(&smallest, samples, usize::try_from(parts).unwrap_or(1));
+        tracing::debug!(ns, ranges = ranges.len(), "the collection is split");
+        let Some(copy) = self.sync.copies.get_mut(key) else {
+            return Ok(());
+        };
+        copy.record.stage = CopyStage::Reading;
+        copy.ranges = (0..).zip(ranges).collect();
+        let mut saves = vec![copy.save()];
+        saves.extend(copy.ranges.keys().map(|number| copy.save_range(*number)));
+        self.send_saves(saves).await
+    }
+
+    /// Sends what was read, unless the collection has another name by now.
+    async fn take(&mut self, found: Found) -> Result<(), ProducerError> {
+        let Found { read, batch, .. } = found;
+        let Some(copy) = self.sync.copies.get_mut(&read.key) else {
+            return Ok(());
+        };
+        copy.busy.remove(&read.number);
+        match found.name {
+            None => return self.close(&read.key).await,
+            Some(name) if name != read.ns => {
+                copy.is_named = false;
+                return Ok(());
+            }
+            Some(_) => {}
+        }
+        let batch = batch.map(Batch::Reply);
+        let stretch = batch
+            .as_ref()
+            .map(stretch_of)
+            .transpose()?
+            .unwrap_or_default();
+        copy.count(stretch.documents, stretch.bytes);
+        let cut = stretch.documents >= u64::from(read.limit) || stretch.is_cut;
+        let range = copy.ranges.get_mut(&read.number);
+        let goes_on = match (range, stretch.last) {
+            (Some(range), Some(last)) => range.advance(last) && cut,
+            _ => false,
+        };
+        if !goes_on {
+            copy.ranges.remove(&read.number);
+        }
+        let saves = vec![copy.save_range(read.number), copy.save()];
+        self.sync.metrics.full_sync.update(&copy.record);
+        self.pace(stretch.bytes);
+        let copied = Copied {
+            ns: read.ns,
+            ui: read.ui,
+            captured_at: found.captured_at,
+            work: batch.map_or(Work::Nothing, Work::Documents),
+            saves,
+            holds_indexes: None,
+        };
+        self.send(SourceEvent::Copied(Box::new(copied))).await
+    }
+
+    fn pace(&mut self, bytes: u64) {
+        if let Some(rate) = self.sync.options.rate {
+            let took = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1));
+            self.next_read = self.next_read.max(Instant::now()) + took;
+        }
+    }
+}
+
+/// The event that came while a read was under way, or the next one of the tail.
+async fn next_event(
+    next: &mut Option<SourceEvent>,
+    tail: &mut Receiver<SourceEvent>,
+) -> Option<SourceEvent> {
+    match next.take() {
+        Some(event) => Some(event),
+        None => tail.recv().await,
+    }
+}
+
+impl Read {
+    async fn make(self, source: SourceReader, from: Timestamp) -> Result<Found, ProducerError> {
+        let filter = self.filter.as_deref();
+        let batch = source
+            .documents(&self.ns, &self.query, filter, self.limit, from)
+            .await?;
+        let captured_at = now_ms();
+        let listed = source.find(&self.ns, self.ui).await?;
+        Ok(Found {
+            read: self,
+            batch,
+            captured_at,
+            name: listed.map(|listed| listed.ns),
+        })
+    }
+}
+
+/// What a reply holds.
+#[derive(Debug, Default)]
+pub(crate) struct Stretch {
+    pub(crate) documents: u64,
+    pub(crate) bytes: u64,
+    /// There was no room for more.
+    is_cut: bool,
+    last: Option<Id>,
+}
+
+pub(crate) fn stretch_of(batch: &Batch) -> Result<Stretch, ProducerError> {
+    let mut stretch = Stretch {
+        is_cut: batch.is_cut()?,
+        ..Stretch::default()
+    };
+    let mut last: Option<Document<'_>> = None;
+    for document in batch.documents()? {
+        let document = document.map_err(ProducerError::undecodable)?;
+        stretch.documents += 1;
+        stretch.bytes += u64::try_from(document.as_bytes().len()).unwrap_or_default();
+        last = Some(document);
+    }
+    stretch.last = last
+        .map(Id::of)
+        .transpose()
+        .map_err(ProducerError::undecodable)?;
+    Ok(stretch)
+}
+
+fn last_of(batch: &Batch) -> Result<Option<Position>, ProducerError> {
+    let mut last = None;
+    for document in batch.documents()? {
+        last = Some(document.map_err(ProducerError::undecodable)?);
+    }
+    last.map(|last| position_of(last.as_bytes())).transpose()
+}
+
+/// The wall clock in milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}

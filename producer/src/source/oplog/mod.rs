@@ -1,0 +1,263 @@
+//! Reads `local.oplog.rs` of a replica-set member, also through a port-forward.
+//!
+//! Reads only: one `find` and its `getMore`s on the oplog ([`Tail`]), single entries of transactions
+//! by their time, `hello`, and at start a few reads in `local`. Managed services allow all of these,
+//! and nothing is written.
+
+pub mod link;
+mod tail;
+
+use std::sync::Once;
+use std::time::Duration;
+
+use bson::{Document as Bson, RawDocumentBuf, Timestamp as BsonTimestamp, doc};
+use mongodb::options::{
+    CollectionOptions, CursorType, FindOneOptions, FindOptions, ReadConcern, ReadPreference,
+    SelectionCriteria,
+};
+use mongodb::raw_batch_cursor::RawBatchCursor;
+use mongodb::{Client, Collection};
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_runtime::mongo::{self, ANSWER, in_time};
+use oplog_relay_runtime::retry::Backoff;
+
+pub use self::tail::Tail;
+use crate::error::ProducerError;
+use crate::source::oplog::link::{Link, OpTime};
+
+/// How long a `getMore` waits at the server for the next entry.
+const AWAIT: Duration = Duration::from_secs(1);
+/// Entries per reply at most; a reply is cut at 16 MB in any case. Enough that the way to the server
+/// counts for little, few enough that most replies stay in the processor's cache.
+const BATCH_ENTRIES: u32 = 5_000;
+/// A FerretDB reads its whole oplog to find an entry by its time.
+const SCAN: Duration = Duration::from_secs(600);
+/// Limits of the attempts to read one entry by its time. A `mongod` answers at once, so a short first
+/// limit finds a connection that is gone early; the last one is for servers that read their whole oplog.
+const LOOKUPS: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(120), SCAN];
+/// The warning is logged once, because a full sync asks often.
+static WARNED: Once = Once::new();
+
+/// The oplog of one replica set.
+#[derive(Debug, Clone)]
+pub struct Oplog {
+    entries: Collection<RawDocumentBuf>,
+}
+
+impl Oplog {
+    /// The oplog that a client reaches. Nothing is sent yet.
+    #[must_use]
+    pub fn new(client: &Client) -> Self {
+        Self {
+            entries: client.database("local").collection("oplog.rs"),
+        }
+    }
+
+    /// The same oplog, read from the primary whatever the connection string prefers.
+    fn on_primary(&self) -> Self {
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        let options = CollectionOptions::builder().selection_criteria(primary);
+        let database = self.entries.client().database("local");
+        Self {
+            entries: database.collection_with_options("oplog.rs", options.build()),
+        }
+    }
+
+    /// The time up to which a majority of the set has entries; `None` if the server does not report it.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    async fn majority(&self) -> Result<Option<Timestamp>, ProducerError> {
+        let hello = mongo::hello(self.entries.client()).await;
+        let known = hello.map_err(ProducerError::Source)?.majority_known();
+        Ok(known.map(|(seconds, increment)| Timestamp::new(seconds, increment)))
+    }
+
+    /// Checks that there is an oplog.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] that says how to get one.
+    pub async fn check(client: &Client) -> Result<(), ProducerError> {
+        let database = client.database("local");
+        let listed = database
+            .list_collection_names()
+            .filter(doc! { "name": "oplog.rs" });
+        let names = in_time(ANSWER, listed).await;
+        let names = names.map_err(ProducerError::Source)?;
+        if names.is_empty() {
+            return Err(ProducerError::Usage(
+                "the source has no oplog (local.oplog.rs): it is a standalone server. Make it a \
+                 replica set of one: start mongod with --replSet rs0 and run rs.initiate() once; \
+                 no other change is needed"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Time and term of the oldest entry.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`]; a read that a truncation overtook (136) is tried again a few times,
+    /// and then by the next session.
+    pub async fn oldest(&self) -> Result<Option<Position>, ProducerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
+        loop {
+            match self.end(1).await {
+                Err(error) if mongo::is_truncated(&error) && backoff.attempts() < 4 => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                result => return self.header(result.map_err(ProducerError::Source)?),
+            }
+        }
+    }
+
+    /// Time and term of the newest entry. A reverse scan does not stop before holes: this is a
+    /// hint where to stop or begin, never a saved position.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
+        let found = self.end(-1).await.map_err(ProducerError::Source)?;
+        self.header(found)
+    }
+
+    async fn end(&self, direction: i32) -> mongodb::error::Result<Option<RawDocumentBuf>> {
+        let found = self.entries.find_one(doc! {});
+        let found = match direction {
+            // Natural order is that of a plain read; FerretDB reads a whole oplog to sort it so.
+            1 => found,
+            _ => found.sort(doc! { "$natural": direction }),
+        };
+        let limit = if direction == 1 { ANSWER } else { SCAN };
+        in_time(limit, found).await
+    }
+
+    fn header(&self, found: Option<RawDocumentBuf>) -> Result<Option<Position>, ProducerError> {
+        found.map(|raw| position_of(raw.as_bytes())).transpose()
+    }
+
+    /// What the walk back along a transaction needs of the entry at an optime: its operations stay
+    /// at the server. `None` if the entry is gone, or another one stands there.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog begins before it.
+    pub async fn link(&self, at: OpTime) -> Result<Option<Link>, ProducerError> {
+        let fields = Link::FIELDS.map(|field| (field.to_owned(), 1.into()));
+        let projection = [("_id".to_owned(), 0.into())].into_iter().chain(fields);
+        let Some(found) = self.find_at(at, Some(projection.collect())).await? else {
+            return Ok(None);
+        };
+        let document = Document::new(found.as_bytes()).map_err(ProducerError::undecodable)?;
+        let link = Link::read(document).map_err(ProducerError::undecodable)?;
+        Ok((link.at == at).then_some(link))
+    }
+
+    /// The bytes of the entry at an optime. `None` as with [`Oplog::link`].
+    ///
+    /// # Errors
+    /// As [`Oplog::link`].
+    pub async fn entry(&self, at: OpTime) -> Result<Option<Vec<u8>>, ProducerError> {
+        let Some(found) = self.find_at(at, None).await? else {
+            return Ok(None);
+        };
+        let Position { ts, term, .. } = position_of(found.as_bytes())?;
+        Ok((OpTime { ts, term } == at).then(|| found.into_bytes()))
+    }
+
+    async fn find_at(
+        &self,
+        at: OpTime,
+        projection: Option<Bson>,
+    ) -> Result<Option<RawDocumentBuf>, ProducerError> {
+        let options = FindOneOptions::builder()
+            .read_concern(ReadConcern::majority())
+            .projection(projection)
+            .build();
+        let filter = doc! { "ts": bson_timestamp(at.ts) };
+        let look_up = || {
+            let found = self.entries.find_one(filter.clone());
+            found.with_options(options.clone())
+        };
+        let mut limits = LOOKUPS.into_iter();
+        let found = loop {
+            let limit = limits.next().unwrap_or(SCAN);
+            match in_time(limit, look_up()).await {
+                Err(error) if mongo::is_late(&error) && limit < SCAN => {
+                    let reason = mongo::error_text(&error);
+                    tracing::warn!(reason, ts = %at.ts, "the source is asked again for an entry");
+                }
+                found => break found.map_err(ProducerError::Source)?,
+            }
+        };
+        // Another member than the tail's may have been asked, and lag behind it.
+        if found.is_none() && self.oldest().await?.is_none_or(|oldest| oldest.ts <= at.ts) {
+            return Err(ProducerError::Behind(at.ts));
+        }
+        Ok(found)
+    }
+
+    async fn open(&self, from: Timestamp) -> Result<RawBatchCursor, ProducerError> {
+        let options = FindOptions::builder()
+            .cursor_type(CursorType::TailableAwait)
+            .max_await_time(AWAIT)
+            .batch_size(BATCH_ENTRIES)
+            .read_concern(ReadConcern::majority())
+            .build();
+        let found = self
+            .entries
+            .find(at_or_after(from))
+            .with_options(options)
+            .batch();
+        let found = in_time(SCAN, found).await;
+        found.map_err(ProducerError::Source)
+    }
+}
+
+/// The newest entry that a majority has; where the server does not tell, the newest entry.
+///
+/// # Errors
+/// [`ProducerError::Source`].
+pub async fn newest_of_majority(client: &Client) -> Result<Option<Position>, ProducerError> {
+    let hello = mongo::hello(client).await.map_err(ProducerError::Source)?;
+    match hello.last_majority_write {
+        Some((seconds, increment, term)) => {
+            let ts = Timestamp::new(seconds, increment);
+            Ok(Some(Position { ts, term, ord: 0 }))
+        }
+        None => {
+            WARNED.call_once(|| {
+                tracing::warn!(
+                    "the source does not tell its majority commit point; the newest entry is \
+                     taken for it"
+                );
+            });
+            Oplog::new(client).newest().await
+        }
+    }
+}
+
+fn at_or_after(from: Timestamp) -> Bson {
+    doc! { "ts": { "$gte": bson_timestamp(from) } }
+}
+
+const fn bson_timestamp(ts: Timestamp) -> BsonTimestamp {
+    BsonTimestamp {
+        time: ts.seconds,
+        increment: ts.increment,
+    }
+}
+
+/// Reads time and term from an entry's bytes.
+pub(crate) fn position_of(bytes: &[u8]) -> Result<Position, ProducerError> {
+    let document = Document::new(bytes).map_err(ProducerError::undecodable)?;
+    let entry = Entry::parse_whatever_it_does(document)
+        .map_err(|error| ProducerError::unreadable(document, &error))?;
+    Ok(Position {
+        ts: entry.ts,
+        term: entry.term,
+        ord: 0,
+    })
+}

@@ -1,0 +1,341 @@
+//! The source as the program sees it: a live replica set or a dump, and who it is.
+
+use std::sync::Arc;
+
+use bson::{Bson, doc};
+use mongodb::Client;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::state::{History, STATE_VERSION, SourceRecord};
+use oplog_relay_core::topic::check_source_name;
+use oplog_relay_runtime::config::Start;
+use oplog_relay_runtime::mongo::{self, ANSWER, Hello, in_time};
+use oplog_relay_runtime::shutdown::Shutdown;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Sender, channel};
+
+use crate::config;
+use crate::error::ProducerError;
+use crate::prepare::route::Collections;
+use crate::prepare::transaction::{Kept, Parts, Transactions, Walk};
+use crate::session::pipeline::Until;
+use crate::source::collections::LiveCollections;
+use crate::source::dump::Dump;
+use crate::source::full_sync::{FullSync, Seam};
+use crate::source::oplog::{Oplog, Tail, newest_of_majority};
+use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
+
+/// A source that was reached and checked.
+#[derive(Debug)]
+pub struct Origin {
+    record: SourceRecord,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Live { client: Client, oplog: Oplog },
+    Dump(Arc<Dump>),
+}
+
+impl Origin {
+    /// Connects to a replica set, or finds the files of a dump.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] for a mongos, a shard, a standalone or a missing name;
+    /// [`ProducerError::Mongo`] if it cannot be reached.
+    pub async fn open(origin: &config::Origin, name: Option<&str>) -> Result<Self, ProducerError> {
+        match origin {
+            config::Origin::Dump(path) => {
+                let kind = Kind::Dump(Arc::new(Dump::open(path)?));
+                let name = name.unwrap_or_default().to_owned();
+                let record = SourceRecord {
+                    v: STATE_VERSION,
+                    name,
+                    set_name: None,
+                    replica_set_id: None,
+                    namespaces: None,
+                };
+                Ok(Self { record, kind })
+            }
+            config::Origin::Live(uri) => {
+                let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
+                let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
+                check_kind(&client, &hello).await?;
+                Oplog::check(&client).await?;
+                let name = source_name(name, &hello)?;
+                let record = SourceRecord {
+                    v: STATE_VERSION,
+                    name,
+                    set_name: hello.set_name,
+                    replica_set_id: replica_set_id(&client).await,
+                    namespaces: None,
+                };
+                let oplog = Oplog::new(&client);
+                Ok(Self {
+                    record,
+                    kind: Kind::Live { client, oplog },
+                })
+            }
+        }
+    }
+
+    /// The source's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// Who the source is, as it is saved.
+    #[must_use]
+    pub fn record(&self) -> SourceRecord {
+        self.record.clone()
+    }
+
+    /// The client of a live source.
+    #[must_use]
+    pub const fn client(&self) -> Option<&Client> {
+        match &self.kind {
+            Kind::Live { client, .. } => Some(client),
+            Kind::Dump(_) => None,
+        }
+    }
+
+    /// Resolves `--start`.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn start(&self, start: Start) -> Result<StartAt, ProducerError> {
+        Ok(match start {
+            Start::Oldest => StartAt::Oldest,
+            Start::Position(seconds, increment) => StartAt::At(Timestamp::new(seconds, increment)),
+            Start::At(millis) => {
+                // A fraction of a second is less than any entry of the next second.
+                let seconds = u32::try_from(millis.div_euclid(1000)).unwrap_or(0);
+                StartAt::At(Timestamp::new(seconds, 0))
+            }
+            Start::Now => match self.newest().await? {
+                Some(newest) => StartAt::After(newest),
+                None => StartAt::Oldest,
+            },
+        })
+    }
+
+    /// The newest entry that a majority has; where the server does not tell, the newest entry.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
+        let Some(client) = self.client() else {
+            return Ok(None);
+        };
+        newest_of_majority(client).await
+    }
+
+    /// Time of the oldest entry.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn oldest(&self) -> Result<Option<Timestamp>, ProducerError> {
+        match &self.kind {
+            Kind::Live { oplog, .. } => Ok(oplog.oldest().await?.map(|oldest| oldest.ts)),
+            Kind::Dump(dump) => Ok(dump.oldest()),
+        }
+    }
+
+    /// When to end if nothing is newer than the saved position: at once, or with the dump.
+    #[must_use]
+    pub const fn until_nothing_new(&self) -> Until {
+        match self.kind {
+            Kind::Live { .. } => Until::Reached(Timestamp::new(0, 0)),
+            Kind::Dump(_) => Until::End,
+        }
+    }
+
+    /// What follows the transactions of a stream that begins at `start`, with the `history` that
+    /// was saved. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn transactions(
+        &self,
+        start: StartAt,
+        history: History,
+        shutdown: Shutdown,
+    ) -> Transactions {
+        let parts = match &self.kind {
+            Kind::Live { oplog, .. } => Parts::Live(Walk::new(oplog.clone(), Handle::current())),
+            Kind::Dump(_) => Parts::Kept(Kept::default()),
+        };
+        Transactions::new(parts, history, start == StartAt::Oldest, shutdown)
+    }
+
+    /// Whom to ask about collections; a dump has only its commands. Must be called within a tokio
+    /// runtime.
+    #[must_use]
+    pub fn collections(&self) -> Option<Box<dyn Collections>> {
+        match &self.kind {
+            Kind::Live { client, .. } => {
+                let live = LiveCollections::new(client.clone(), Handle::current());
+                Some(Box::new(live))
+            }
+            Kind::Dump(_) => None,
+        }
+    }
+
+    /// Sends entries from the start on until the queue closes or the shutdown comes. When the queue is
+    /// closed from this end, the result is there. `failing` is called with the reason when the source fails, and
+    /// `None` when it answers again. `open` is where a dump's oldest open transaction begins.
+    ///
+    /// # Errors
+    /// As [`Tail::run`] and [`Dump::run`].
+    pub async fn feed(
+        &self,
+        start: StartAt,
+        open: Option<Timestamp>,
+        events: Sender<SourceEvent>,
+        shutdown: Shutdown,
+        failing: impl Fn(Option<&str>),
+    ) -> Result<(), ProducerError> {
+        match &self.kind {
+            Kind::Live { oplog, .. } => {
+                let tail = Tail::begin(oplog.clone(), start).await?;
+                tail.run(&events, &shutdown, failing).await
+            }
+            Kind::Dump(dump) => {
+                let dump = Arc::clone(dump);
+                let (queue, mut read) = channel(1);
+                let told = shutdown.clone();
+                let reading =
+                    tokio::task::spawn_blocking(move || dump.run(start, open, &queue, &told));
+                // Through this task: the thread may be held by a pipe in which nothing comes, and who
+                // finds the queue closed aborts this task, whose result must be there by then.
+                while let Some(Some(event)) = shutdown.unless(read.recv()).await {
+                    if events.send(event).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                if shutdown.triggered() {
+                    return Ok(());
+                }
+                reading
+                    .await
+                    .map_err(|_| ProducerError::Ended("reading the dump"))?
+            }
+        }
+    }
+}
+
+/// Sends the entries of a live source with what a full sync reads between them, as
+/// [`Origin::feed`] does.
+///
+/// # Errors
+/// As [`Tail::run`] and [`Seam::run`].
+pub async fn feed_full_sync(
+    sync: FullSync,
+    start: StartAt,
+    events: Sender<SourceEvent>,
+    shutdown: Shutdown,
+    failing: impl Fn(Option<&str>),
+) -> Result<(), ProducerError> {
+    let oplog = Oplog::new(sync.source.client());
+    let tail = Tail::begin(oplog, start).await?;
+    let (entries_in, entries) = channel(QUEUE_BATCHES);
+    let seam = Seam::new(sync, entries, events, shutdown.clone());
+    let tailing = async move {
+        // The seam ends when this queue closes.
+        let outcome = tail.run(&entries_in, &shutdown, failing).await;
+        drop(entries_in);
+        outcome
+    };
+    tokio::try_join!(tailing, seam.run()).map(drop)
+}
+
+/// Refuses a source that has no oplog of its own, or whose oplog has no order with others.
+async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError> {
+    if hello.is_mongos {
+        return Err(ProducerError::Usage(
+            "the source is a mongos, which has no oplog: the shards' oplogs have no order between \
+             them. Point --source at a replica set"
+                .to_owned(),
+        ));
+    }
+    let version = client
+        .database("admin")
+        .collection::<bson::Document>("system.version");
+    // Without the right to read this the check is left out: it protects from a mistake only.
+    let shard = version.find_one(doc! { "_id": "shardIdentity" });
+    let shard = in_time(ANSWER, shard).await.ok().flatten();
+    if shard.is_some() {
+        return Err(ProducerError::Usage(
+            "the source is a shard of a sharded cluster: each shard logs its own copy of a \
+             command and only a part of every collection, so one shard's oplog is no history. \
+             Point --source at a replica set that is no shard"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn source_name(given: Option<&str>, hello: &Hello) -> Result<String, ProducerError> {
+    let name = given.or(hello.set_name.as_deref()).ok_or_else(|| {
+        ProducerError::Usage("--source-name is required: the source has no set name".to_owned())
+    })?;
+    check_source_name(name).map_err(|reason| {
+        ProducerError::Usage(format!(
+            "the replica-set name {name:?} cannot name the source, it {reason}; give --source-name"
+        ))
+    })?;
+    Ok(name.to_owned())
+}
+
+/// `settings.replicaSetId`; `None` where it may not be read or does not exist.
+async fn replica_set_id(client: &Client) -> Option<String> {
+    let config = client
+        .database("local")
+        .collection::<bson::Document>("system.replset");
+    let found = config.find_one(doc! {});
+    let found = in_time(ANSWER, found).await.ok().flatten()?;
+    match found.get_document("settings").ok()?.get("replicaSetId")? {
+        Bson::ObjectId(id) => Some(id.to_hex()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// The encoder, which finds the queue closed, ends the session and with it this task.
+    #[tokio::test]
+    async fn why_a_dump_ended_is_known_before_its_queue_closes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("oplog.bson");
+        let entry = rawdoc! {
+            "op": "n", "ns": "", "o": {}, "ts": bson::Timestamp { time: 9, increment: 1 }, "v": 2_i64,
+        };
+        std::fs::write(&path, entry.as_bytes()).unwrap();
+        let dump = config::Origin::Dump(path.to_string_lossy().into_owned());
+        let origin = Origin::open(&dump, Some("dump")).await.unwrap();
+        let saved = Position {
+            ts: Timestamp::new(3, 1),
+            term: 1,
+            ord: 0,
+        };
+        let (events, mut queue) = channel(QUEUE_BATCHES);
+        let mut parts = JoinSet::new();
+        let feeding = parts.spawn(async move {
+            let start = StartAt::After(saved);
+            origin
+                .feed(start, None, events, Shutdown::manual(), |_| ())
+                .await
+        });
+        while queue.recv().await.is_some() {}
+        feeding.abort();
+        let ended = parts.join_next().await.unwrap().unwrap();
+        assert!(
+            matches!(ended, Err(ProducerError::PositionLost(_))),
+            "{ended:?}"
+        );
+    }
+}

@@ -1,0 +1,407 @@
+//! What the producer counts. Names are constants here and a contract for dashboards.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oplog_relay_core::entry::Operation;
+use oplog_relay_core::position::Position;
+use oplog_relay_runtime::metrics::{register_build_info, registered};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+use serde_json::{Value, json};
+
+use crate::encode::chunk::{Chunk, TransactionCounts};
+use crate::telemetry::progress::Progress;
+
+/// Seconds of a commit.
+const COMMIT_BUCKETS: [f64; 12] = [
+    0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+];
+
+/// Counters of one process. Shared by reference.
+#[derive(Debug)]
+pub struct Metrics {
+    /// All metrics, for `/metrics`.
+    pub registry: Registry,
+    entries: [IntCounter; 5],
+    filtered: IntCounter,
+    transactions: TransactionCounters,
+    source_bytes: IntCounter,
+    records: IntCounter,
+    record_bytes: IntCounter,
+    lag: Gauge,
+    position: Gauge,
+    commits: IntCounter,
+    commit_seconds: Histogram,
+    queue_records: IntGauge,
+    queue_bytes: IntGauge,
+    errors: IntCounterVec,
+    sessions: IntCounter,
+    copied: CopyCounters,
+    /// How far a full sync is.
+    pub full_sync: Progress,
+    committed: Mutex<Option<Position>>,
+    /// Everything up to that source time, in milliseconds, is committed: that of the last entry, or
+    /// the time at which the source had nothing more. 0: unknown.
+    known_until: AtomicI64,
+    /// The source had nothing more when it was last asked.
+    caught_up: AtomicBool,
+    source_fails: AtomicBool,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            registered(&registry, IntCounter::with_opts(opts(name, help))?)
+        };
+        let gauge =
+            |name: &str, help: &str| registered(&registry, Gauge::with_opts(opts(name, help))?);
+        let int_gauge =
+            |name: &str, help: &str| registered(&registry, IntGauge::with_opts(opts(name, help))?);
+        register_build_info(&registry, "oplog_producer", env!("CARGO_PKG_VERSION"))?;
+        let by = |label: &str, name: &str, help: &str| {
+            registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
+        };
+        let by_operation = by("op", "entries_total", "Entries read from the source.")?;
+        let errors = by("kind", "errors_total", "Failures, by kind.")?;
+        let seconds = HistogramOpts::new(
+            "oplog_producer_commit_seconds",
+            "Time from the flush to the commit of a Kafka transaction.",
+        )
+        .buckets(COMMIT_BUCKETS.to_vec());
+        let metrics = Self {
+            entries: Operation::ALL
+                .map(|operation| by_operation.with_label_values(&[operation.name()])),
+            filtered: counter(
+                "filtered_total",
+                "Entries that the namespace filter dropped.",
+            )?,
+            transactions: TransactionCounters::register(&registry)?,
+            source_bytes: counter("source_bytes_total", "Bytes of the entries read.")?,
+            records: counter("records_total", "Records handed to Kafka.")?,
+            record_bytes: counter("record_bytes_total", "Bytes of their keys and values.")?,
+            lag: gauge(
+                "source_lag_seconds",
+                "Age of the last committed entry, or the time since everything was committed; 0 when \
+                 caught up, NaN while nothing is known.",
+            )?,
+            position: gauge(
+                "position_timestamp_seconds",
+                "Source time of the saved position.",
+            )?,
+            commits: counter("commits_total", "Kafka transactions committed.")?,
+            commit_seconds: registered(&registry, Histogram::with_opts(seconds)?)?,
+            queue_records: int_gauge("queue_records", "Records that wait for the broker.")?,
+            queue_bytes: int_gauge("queue_bytes", "Encoded bytes that wait for the publisher.")?,
+            sessions: counter(
+                "sessions_total",
+                "Sessions opened; one more after every failure.",
+            )?,
+            errors,
+            copied: CopyCounters::register(&registry)?,
+            full_sync: Progress::default(),
+            committed: Mutex::new(None),
+            known_until: AtomicI64::new(0),
+            caught_up: AtomicBool::new(false),
+            source_fails: AtomicBool::new(false),
+            registry,
+        };
+        metrics.refresh();
+        Ok(metrics)
+    }
+
+    /// A chunk was handed to Kafka.
+    pub fn sent(&self, chunk: &Chunk, in_flight: i32) {
+        for (counter, count) in self.entries.iter().zip(chunk.entries) {
+            counter.inc_by(count);
+        }
+        self.filtered.inc_by(chunk.filtered);
+        self.transactions.add(chunk.transactions);
+        self.source_bytes.inc_by(chunk.source_bytes);
+        self.copied.documents.inc_by(chunk.copied.0);
+        self.copied.bytes.inc_by(chunk.copied.1);
+        self.records.inc_by(chunk.records.len() as u64);
+        self.record_bytes.inc_by(chunk.arena.len() as u64);
+        self.queue_records.set(in_flight.into());
+    }
+
+    /// Encoded bytes entered (or left) the queue to the publisher.
+    pub fn queued(&self, bytes: i64) {
+        self.queue_bytes.add(bytes);
+    }
+
+    /// A Kafka transaction was committed.
+    pub fn committed(&self, position: Position, wall: i64, caught_up: bool, took: Duration) {
+        self.commits.inc();
+        self.commit_seconds.observe(took.as_secs_f64());
+        self.position.set(f64::from(position.ts.seconds));
+        // A commit that moves nothing has no entry.
+        if wall > 0 {
+            self.known_until.store(wall, Ordering::Relaxed);
+        }
+        if let Ok(mut committed) = self.committed.lock() {
+            *committed = Some(position);
+        }
+        if caught_up && self.source_answers() {
+            self.caught_up();
+        } else {
+            self.caught_up.store(false, Ordering::Relaxed);
+            self.refresh();
+        }
+    }
+
+    /// The source says that there is nothing more, and everything is committed.
+    pub fn caught_up(&self) {
+        self.known_until.fetch_max(now_ms(), Ordering::Relaxed);
+        self.caught_up.store(true, Ordering::Relaxed);
+        self.refresh();
+    }
+
+    /// A session goes on from a saved position, if there is one.
+    pub fn resumed(&self, saved: Option<Position>) {
+        let Some(saved) = saved else {
+            return;
+        };
+        self.position.set(f64::from(saved.ts.seconds));
+        let until = i64::from(saved.ts.seconds) * 1000;
+        self.known_until.fetch_max(until, Ordering::Relaxed);
+        if let Ok(mut committed) = self.committed.lock() {
+            *committed = Some(saved);
+        }
+        self.refresh();
+    }
+
+    /// A session has ended: until the next one nobody knows whether the source has something more.
+    pub fn interrupted(&self) {
+        self.caught_up.store(false, Ordering::Relaxed);
+        self.refresh();
+    }
+
+    /// Whether the source fails. While it does, nobody knows whether there is something more.
+    pub fn source_fails(&self, fails: bool) {
+        self.source_fails.store(fails, Ordering::Relaxed);
+        if fails {
+            self.failed("source");
+            self.caught_up.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the source answers, as far as is known.
+    #[must_use]
+    pub fn source_answers(&self) -> bool {
+        !self.source_fails.load(Ordering::Relaxed)
+    }
+
+    /// Time has passed.
+    pub fn refresh(&self) {
+        self.lag.set(self.lag_seconds().unwrap_or(f64::NAN));
+    }
+
+    /// Kafka transactions committed so far.
+    #[must_use]
+    pub fn commit_count(&self) -> u64 {
+        self.commits.get()
+    }
+
+    /// A session was opened.
+    pub fn session_opened(&self) {
+        self.sessions.inc();
+    }
+
+    /// Sessions opened so far.
+    #[must_use]
+    pub fn session_count(&self) -> u64 {
+        self.sessions.get()
+    }
+
+    /// A session failed.
+    pub fn failed(&self, kind: &str) {
+        self.errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Entries and bytes read so far.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        (
+            self.entries.iter().map(IntCounter::get).sum(),
+            self.source_bytes.get(),
+        )
+    }
+
+    /// The saved position.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.committed.lock().ok().and_then(|committed| *committed)
+    }
+
+    /// Age of the last committed entry in seconds, or the time since everything was committed; 0 while
+    /// the source has nothing more, none while nothing is known.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag")]
+    pub fn lag_seconds(&self) -> Option<f64> {
+        if self.caught_up.load(Ordering::Relaxed) {
+            return Some(0.0);
+        }
+        let until = self.known_until.load(Ordering::Relaxed);
+        (until > 0).then(|| (now_ms() - until).max(0) as f64 / 1000.0)
+    }
+
+    /// The body of `/status`.
+    #[must_use]
+    pub fn status(&self, source: &str) -> Value {
+        let (entries, bytes) = self.totals();
+        json!({
+            "program": "oplog-producer",
+            "version": env!("CARGO_PKG_VERSION"),
+            "source": source,
+            "position": self.position().map(|position| json!({
+                "ts": position.ts.to_string(),
+                "term": position.term,
+                "ord": position.ord,
+            })),
+            "caught_up": self.caught_up.load(Ordering::Relaxed),
+            "lag_seconds": self.lag_seconds(),
+            "entries": entries,
+            "source_bytes": bytes,
+            "records": self.records.get(),
+            "commits": self.commits.get(),
+            "sessions": self.sessions.get(),
+            "full_sync": self.full_sync.status(),
+        })
+    }
+}
+
+/// What full syncs have read.
+#[derive(Debug)]
+struct CopyCounters {
+    documents: IntCounter,
+    bytes: IntCounter,
+}
+
+impl CopyCounters {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let documents = opts(
+            "full_sync_documents_total",
+            "Documents that a full sync has read and handed to Kafka.",
+        );
+        let bytes = opts("full_sync_bytes_total", "Bytes of these documents.");
+        Ok(Self {
+            documents: registered(registry, IntCounter::with_opts(documents)?)?,
+            bytes: registered(registry, IntCounter::with_opts(bytes)?)?,
+        })
+    }
+}
+
+/// What became of the source's transactions.
+#[derive(Debug)]
+struct TransactionCounters {
+    by_outcome: IntCounterVec,
+    operations: IntCounter,
+}
+
+impl TransactionCounters {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let ended = opts(
+            "transactions_total",
+            "Transactions of the source that ended, by outcome. Incomplete: the first entries were \
+             gone when the stream began, so it was passed over.",
+        );
+        let operations = opts(
+            "transaction_operations_total",
+            "Operations taken out of applyOps entries.",
+        );
+        let operations = IntCounter::with_opts(operations)?;
+        Ok(Self {
+            by_outcome: registered(registry, IntCounterVec::new(ended, &["outcome"])?)?,
+            operations: registered(registry, operations)?,
+        })
+    }
+
+    fn add(&self, counts: TransactionCounts) {
+        for (outcome, count) in [
+            ("committed", counts.committed),
+            ("aborted", counts.aborted),
+            ("incomplete", counts.incomplete),
+        ] {
+            self.by_outcome.with_label_values(&[outcome]).inc_by(count);
+        }
+        self.operations.inc_by(counts.operations);
+    }
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("oplog_producer_{name}"), help)
+}
+
+#[cfg(test)]
+mod tests {
+    use oplog_relay_core::position::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn lag_and_position_are_those_of_the_checkpoint_until_something_is_committed() {
+        let metrics = Metrics::new().unwrap();
+        assert!(metrics.lag.get().is_nan());
+        assert!(metrics.status("rs0")["lag_seconds"].is_null());
+        metrics.resumed(None);
+        assert_eq!(metrics.lag_seconds(), None);
+
+        let now = u32::try_from(now_ms() / 1000).unwrap();
+        let position = Position {
+            ts: Timestamp::new(now - 3600, 1),
+            term: 1,
+            ord: 0,
+        };
+        metrics.resumed(Some(position));
+        assert_eq!(metrics.position(), Some(position));
+        assert!(metrics.lag_seconds().unwrap() >= 3600.0);
+        assert!(metrics.lag.get() >= 3600.0);
+        // A commit that only repeats the position says nothing about the lag.
+        metrics.committed(position, 0, false, Duration::ZERO);
+        assert!(metrics.lag_seconds().unwrap() >= 3600.0);
+
+        metrics.caught_up();
+        assert_eq!(metrics.lag_seconds(), Some(0.0));
+        // The source was caught up with, and nobody knows what it has now.
+        metrics.interrupted();
+        assert!(!metrics.caught_up.load(Ordering::Relaxed));
+        assert!(metrics.lag_seconds().unwrap() < 3600.0);
+    }
+
+    #[test]
+    fn transactions_are_counted_by_outcome() {
+        let metrics = Metrics::new().unwrap();
+        let transactions = TransactionCounts {
+            committed: 4,
+            aborted: 3,
+            incomplete: 2,
+            operations: 9,
+        };
+        let chunk = Chunk {
+            transactions,
+            ..Chunk::default()
+        };
+        metrics.sent(&chunk, 0);
+        let of = |outcome| {
+            let ended = &metrics.transactions.by_outcome;
+            ended.with_label_values(&[outcome]).get()
+        };
+        assert_eq!(["committed", "aborted", "incomplete"].map(of), [4, 3, 2]);
+        assert_eq!(metrics.transactions.operations.get(), 9);
+    }
+}
