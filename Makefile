@@ -10,7 +10,7 @@ E2E_TESTS = $(shell awk '/^\[\[test\]\]/ { getline; gsub(/"/, "", $$3); print "-
 help:
 	@echo "make demo           the whole road on real servers, visibly; under two minutes after the build"
 	@echo "make test           everything that CI runs"
-	@echo "make lint           formatting, clippy and documentation"
+	@echo "make lint           formatting, clippy, documentation, no import circles between folders"
 	@echo "make unit           unit and property tests, no servers"
 	@echo "make e2e            tests on real Kafka and FerretDB, which they install and start themselves"
 	@echo "make bench          speed against what the plain clients can do, latency, memory, and how they grow"
@@ -30,6 +30,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	cargo run -q --locked -p oplog-relay-structure
 
 # All of these select the whole workspace: cargo chooses the features of a dependency by the selected
 # packages, and would compile it again for another selection.

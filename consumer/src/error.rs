@@ -10,7 +10,7 @@ use oplog_relay_runtime::mongo::MongoError;
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
-use crate::plan::PlanError;
+use crate::replay::plan::PlanError;
 
 /// A record, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,17 +3,24 @@
 //!
 //! # The map
 //!
-//! - [`args`] what can be typed → [`config`] what it means, all faults at once
-//! - [`group`] one thread polls Kafka, and alone commits; [`start`] where a group begins;
-//!   [`offsets`] what may be committed
-//! - [`partition`] one worker per assigned partition: [`chunk`]s of records → entries → a
-//!   [`sink`], or a [`dead_letter`]; [`assignment`] the right to write, and what workers report
-//! - [`barrier`] waiting for commands, [`committed`] what for; [`catalog`] which commands ran
-//! - [`topics`] which source and format a topic has
-//! - [`plan`] entries → idempotent bulk writes, pure; [`directive`] what to do about server errors
+//! `replay` and `emit` are a ladder; each rung knows those below it:
+//!
+//! 1. [`supervisor`] joins the parts of a run
+//! 2. [`group`] is the member of the consumer group: one thread polls Kafka, and alone commits; where a
+//!    group begins, rebalances, flow control
+//! 3. [`worker`] one per assigned partition: chunks of records → entries → a sink, or a dead letter; it
+//!    waits at barriers
+//! 4. [`replay`] entries → idempotent writes and commands on a target, with the catalog of the commands
+//!    that ran; or [`emit`], entries → lines of JSON
+//! 5. [`dead_letter`] what cannot be applied, on its way to a topic of its own
+//!
+//! Beside it:
+//!
+//! - [`config`] arguments, and what they mean, all faults at once
 //! - [`verify`] compares two MongoDBs and repairs one; [`audit`] reads the topics back; [`cutover`]
 //!   gives the target what was withheld from it
-//! - [`status`], [`lag`], [`metrics`], [`json_line`] and [`stdout`] what is shown; [`error`] what can go wrong, and the exit codes
+//! - [`telemetry`] metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] what a report is
+//!   made of; [`error`] and [`failure`] what can go wrong, and the exit codes
 //!
 //! # The order of things
 //!
@@ -30,34 +37,22 @@
 //! the target's catalog; then all go on. The catalog also says to which life of a name an entry
 //! belongs, so that a stretch that is applied again reaches the collections it was written to.
 
-pub mod args;
-pub mod assignment;
 pub mod audit;
-pub mod barrier;
-pub mod batch;
-pub mod catalog;
-pub mod chunk;
-pub mod committed;
 pub mod config;
 pub mod cutover;
 pub mod dead_letter;
-pub mod directive;
+pub mod emit;
 pub mod error;
 pub mod failure;
 pub mod group;
 pub mod json_line;
-pub mod lag;
-pub mod metrics;
-pub mod offsets;
-pub mod partition;
-pub mod plan;
-pub mod sink;
-pub mod start;
-pub mod status;
+pub mod replay;
 pub mod stdout;
 pub mod supervisor;
-pub mod topics;
+pub mod telemetry;
+pub mod topic_partition;
 pub mod verify;
+pub mod worker;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -66,24 +61,24 @@ use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 use oplog_relay_runtime::shutdown::Shutdown;
-use oplog_relay_runtime::telemetry;
+use oplog_relay_runtime::telemetry::{LogOptions, init as init_logs};
 
-use crate::args::{Arguments, Command};
+use crate::config::arguments::{Arguments, Command};
 use crate::config::{
     AuditConfig, CutoverConfig, DeadLettersConfig, Destination, EmitConfig, ReplayConfig,
     VerifyConfig,
 };
+use crate::emit::JsonSink;
 use crate::error::ConsumerError;
-use crate::sink::Sink;
-use crate::sink::json::JsonSink;
-use crate::sink::mongo::MongoSink;
+use crate::replay::MongoSink;
 use crate::supervisor::Supervisor;
+use crate::worker::sink::Sink;
 
 /// Runs the command of the command line and returns its exit code. Errors are written to standard error.
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Replay(arguments) if arguments.help_errors => {
-            stdout::tell(directive::table().trim_end()).map(|()| ExitCode::Done)
+            stdout::tell(crate::replay::directive::table().trim_end()).map(|()| ExitCode::Done)
         }
         Command::Replay(arguments) => match ReplayConfig::check(&arguments) {
             Ok(config) => Box::pin(replay(config)).await,
@@ -215,8 +210,8 @@ async fn unless_ended<T>(
     shutdown.unless(work).await.unwrap_or_else(interrupted)
 }
 
-fn start_logs(options: &telemetry::LogOptions) -> Result<(), ConsumerError> {
-    telemetry::init(options).map_err(|error| ConsumerError::Usage(format!("--log-level: {error}")))
+fn start_logs(options: &LogOptions) -> Result<(), ConsumerError> {
+    init_logs(options).map_err(|error| ConsumerError::Usage(format!("--log-level: {error}")))
 }
 
 fn on_signals() -> Result<Shutdown, ConsumerError> {

@@ -11,21 +11,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
-use crate::assignment::{Reports, Turns};
-use crate::committed::Committed;
 use crate::config::GroupConfig;
 use crate::dead_letter::DeadLetters;
 use crate::error::ConsumerError;
 use crate::failure::Failure;
+use crate::group::committed::Committed;
+use crate::group::start::Past;
 use crate::group::{self, Links, Outcome};
-use crate::lag;
-use crate::metrics::Metrics;
-use crate::partition::{PartitionWorker, Shared, Start};
-use crate::sink::Sink;
-use crate::start::Past;
-use crate::status::{self, Board, Readiness};
-use crate::topics::Topics;
+use crate::telemetry::lag;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
+use crate::telemetry::status::{self, Board};
 use crate::unless_ended;
+use crate::worker::assignment::{Reports, Turns};
+use crate::worker::sink::Sink;
+use crate::worker::topics::Topics;
+use crate::worker::{PartitionWorker, Shared, Start};
 
 /// Workers that wait to be started.
 const STARTS_AHEAD: usize = 64;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use bson::{Bson, Timestamp, doc};
-use oplog_consumer::plan::Planner;
+use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::command::scope;
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::format::Format;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use oplog_consumer::plan::Planner;
+use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::diff::Diff;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation, Update};

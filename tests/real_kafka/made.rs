@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, DateTime, Document, Timestamp, doc};
-use oplog_consumer::plan::Planner;
+use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_tests::model::Model;

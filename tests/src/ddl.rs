@@ -149,7 +149,7 @@ fn document(round: u32) -> Document {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oplog_consumer::plan::Planner;
+    use oplog_consumer::replay::plan::Planner;
     use oplog_relay_core::entry::{Entry, Operation};
     use oplog_relay_core::position::EntryId;
 

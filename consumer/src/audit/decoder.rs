@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::order::{KeyDigest, Kind, Suspect};
 use super::reading::Record;
 use super::tally::Numbers;
-use crate::topics::Topic;
+use crate::worker::topics::Topic;
 
 /// `op` of what a full sync read.
 const SNAPSHOT: &str = "r";

@@ -11,7 +11,7 @@
 //! is not whole are a fault. A record that comes in fragments is where its last one is.
 
 mod decoder;
-mod ends;
+pub(crate) mod log_end_offsets;
 mod order;
 mod progress;
 mod reading;
@@ -26,12 +26,12 @@ use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::config::AuditConfig;
 use crate::error::{ConsumerError, RecordPlace};
-use crate::start::{Held, held};
-use crate::topics::{Topic, Topics};
+use crate::group::start::{Held, held};
 use crate::verify::Verdict;
+use crate::worker::topics::{Topic, Topics};
 
+use crate::audit::log_end_offsets::Ends;
 use decoder::Decoder;
-use ends::Ends;
 use order::{Disorder, Kind, Sequence, Suspect, Trial};
 use progress::Progress;
 use reading::{Client, read};
@@ -65,8 +65,10 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
         config.kafka.clone(),
         shutdown.clone(),
     );
-    let Ends { partitions, open } =
-        blocking(move || ends::settled(&asked, &kafka, partitions, &ending)).await?;
+    let Ends { partitions, open } = blocking(move || {
+        crate::audit::log_end_offsets::settled(&asked, &kafka, partitions, &ending)
+    })
+    .await?;
     // After the ends, so that every record up to them is of a format that its topic has or had.
     let topics = Topics::open(&config.kafka, &config.prefix, shutdown.clone()).await?;
     let mut claimed = BTreeMap::new();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::status_line::StatusLine;
 
-use crate::start::Held;
+use crate::group::start::Held;
 
 /// Between two changes of the bar, and between two log lines.
 const BAR_INTERVAL: Duration = Duration::from_millis(250);

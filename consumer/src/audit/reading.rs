@@ -15,7 +15,7 @@ use rdkafka::message::{Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::error::ConsumerError;
-use crate::start::Held;
+use crate::group::start::Held;
 
 /// How long nothing may come before a partition counts as unreadable.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,8 +6,8 @@ use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 use crate::error::{ConsumerError, RecordPlace};
+use crate::group::start::Held;
 use crate::json_line::JsonLine;
-use crate::start::Held;
 use crate::stdout::tell;
 use crate::verify::Verdict;
 

@@ -10,7 +10,7 @@ use oplog_relay_runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
 use oplog_relay_runtime::telemetry::LogOptions;
 
 use super::{check_uri, no_faults, required};
-use crate::args::{AuditArguments, ReplayPlaceArguments, VerifyArguments};
+use crate::config::arguments::{AuditArguments, ReplayPlaceArguments, VerifyArguments};
 
 /// The replay that leads to a target.
 #[derive(Debug, Clone)]

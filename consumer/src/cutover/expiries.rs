@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use oplog_relay_core::time_series;
 
-use crate::catalog::{Change, History, Ran};
-use crate::plan::command::Withheld;
+use crate::replay::catalog::{Change, History, Ran};
+use crate::replay::plan::command::Withheld;
 
 /// The `dropIndexes` of all indexes.
 const ALL: &str = "*";

@@ -16,12 +16,12 @@ use bson::{Document, doc};
 use mongodb::Client;
 use oplog_relay_runtime::mongo::{self, MongoError, error_code, error_text, is_transient};
 
-use crate::catalog::{History, histories};
 use crate::config::CutoverConfig;
-use crate::directive::UNAUTHORIZED;
 use crate::error::ConsumerError;
-use crate::plan::command::done;
-use crate::sink::mongo::suspended_indexes;
+use crate::replay::catalog::{History, histories};
+use crate::replay::directive::UNAUTHORIZED;
+use crate::replay::plan::command::done;
+use crate::replay::suspended_indexes;
 use crate::stdout::tell;
 
 pub use expiries::Expiries;

@@ -13,9 +13,9 @@ use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_runtime::mongo::{error_code, error_text};
 
 use super::{Restored, Withheld, failed};
-use crate::catalog::collection;
 use crate::error::ConsumerError;
-use crate::plan::command::done;
+use crate::replay::catalog::collection;
+use crate::replay::plan::command::done;
 use crate::stdout::tell;
 
 type Driver<T> = mongodb::error::Result<T>;

@@ -33,11 +33,11 @@ use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
-use crate::assignment::Token;
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
-use crate::metrics::{Metrics, now_ms};
-use crate::sink::Applied;
+use crate::telemetry::metrics::{Metrics, now_ms};
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
 
 use letter::Envelope;
 pub use letter::{Letter, LetterEntry};

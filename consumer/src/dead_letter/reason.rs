@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::plan::PlanFault;
+use crate::replay::plan::PlanFault;
 
 /// Why a record, or an entry of it, is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

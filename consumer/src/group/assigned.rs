@@ -8,11 +8,11 @@ use rdkafka::TopicPartitionList;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::assignment::{AssignmentNumber, GoalMark, Token};
-use crate::chunk::Chunk;
-use crate::offsets::{NextOffset, OffsetTracker};
-use crate::start::PartitionName;
-use crate::status::PartitionStatus;
+use crate::group::offsets::{NextOffset, OffsetTracker};
+use crate::telemetry::status::PartitionStatus;
+use crate::topic_partition::TopicPartition;
+use crate::worker::assignment::{AssignmentNumber, GoalMark, Token};
+use crate::worker::chunk::Chunk;
 
 /// A worker that has records and finishes none of its chunks for that long stands still: it builds an
 /// index, or its target does not answer.
@@ -21,7 +21,7 @@ pub(super) const STANDSTILL: Duration = Duration::from_secs(5);
 /// An assigned partition, as the poll thread sees it.
 #[derive(Debug)]
 pub(super) struct Partition {
-    pub(super) name: PartitionName,
+    pub(super) name: TopicPartition,
     pub(super) assignment: AssignmentNumber,
     pub(super) token: Token,
     /// Which record is the last that is wanted, once that is known.
@@ -65,7 +65,7 @@ pub(super) struct Evicted {
 
 impl Partition {
     pub(super) fn new(
-        name: PartitionName,
+        name: TopicPartition,
         assignment: AssignmentNumber,
         token: Token,
         tracker: OffsetTracker,
@@ -329,7 +329,7 @@ mod tests {
     fn partitions(handed: &[usize]) -> Partitions {
         let mut partitions = Partitions::default();
         for (assignment, bytes) in (1..).zip(handed) {
-            let name = PartitionName {
+            let name = TopicPartition {
                 topic: "cdc.a.b".to_owned(),
                 partition: i32::try_from(assignment).unwrap(),
             };

@@ -8,7 +8,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::context::GroupContext;
 use crate::error::ConsumerError;
-use crate::start::{Held, PartitionName, REQUEST, list, offsets_of};
+use crate::group::start::{Held, REQUEST, offsets_of};
+use crate::topic_partition::{TopicPartition, list};
 use oplog_relay_runtime::kafka::is_transient;
 
 /// How often the group's offsets are looked up when others commit them,
@@ -20,7 +21,7 @@ const AFTER_COMMIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Goal {
     /// Partitions that are not there yet, with their ends.
-    left: Vec<(PartitionName, i64)>,
+    left: Vec<(TopicPartition, i64)>,
     looked: Option<Instant>,
 }
 

@@ -9,8 +9,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::{GroupContext, commit_list};
-use crate::offsets::NextOffset;
-use crate::start::offsets_of;
+use crate::group::offsets::NextOffset;
+use crate::group::start::offsets_of;
 
 /// Between commits while records come.
 const INTERVAL: Duration = Duration::from_secs(1);

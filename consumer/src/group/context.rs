@@ -18,10 +18,10 @@ use super::fetch::Received;
 use super::intake::Intake;
 use super::rebalance;
 use super::standstill::{Connection, Standstill};
-use crate::assignment::ReportEvent;
-use crate::chunk::Chunk;
 use crate::error::ConsumerError;
-use crate::offsets::NextOffset;
+use crate::group::offsets::NextOffset;
+use crate::worker::assignment::ReportEvent;
+use crate::worker::chunk::Chunk;
 
 /// Bytes of records within a second from which on their compression counts.
 const TELLING: u64 = 4 << 20;
@@ -317,13 +317,15 @@ mod tests {
     use rdkafka::consumer::Consumer;
     use tokio::sync::{mpsc, watch};
 
-    use crate::assignment::{AssignmentNumber, Reports, Token};
     use crate::failure::Failure;
-    use crate::metrics::Metrics;
-    use crate::offsets::OffsetTracker;
-    use crate::sink::Durability;
-    use crate::start::{PartitionName, Past};
-    use crate::status::{Board, Readiness};
+    use crate::group::offsets::OffsetTracker;
+    use crate::group::start::Past;
+    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::readiness::Readiness;
+    use crate::telemetry::status::Board;
+    use crate::topic_partition::TopicPartition;
+    use crate::worker::applied::Durability;
+    use crate::worker::assignment::{AssignmentNumber, Reports, Token};
     use oplog_relay_runtime::http::Health;
     use oplog_relay_runtime::shutdown::Shutdown;
     use std::sync::Arc;
@@ -348,7 +350,7 @@ mod tests {
 
     /// Adds a partition to a context; returns its token.
     fn add(context: &GroupContext, assignment: AssignmentNumber) -> Token {
-        let name = PartitionName {
+        let name = TopicPartition {
             topic: "cdc.a.b".to_owned(),
             partition: i32::try_from(assignment).unwrap(),
         };

@@ -9,8 +9,8 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 use super::assigned::Partition;
 use super::context::GroupContext;
-use crate::chunk::Chunk;
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
+use crate::worker::chunk::Chunk;
 
 /// Empty chunks that are kept for reuse.
 const KEPT_CHUNKS: usize = 64;
@@ -229,9 +229,9 @@ impl<'m> Incoming<'m> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assignment::Token;
-    use crate::offsets::{NextOffset, OffsetTracker};
-    use crate::start::PartitionName;
+    use crate::group::offsets::{NextOffset, OffsetTracker};
+    use crate::topic_partition::TopicPartition;
+    use crate::worker::assignment::Token;
     use proptest::prelude::*;
     use tokio::sync::mpsc;
 
@@ -244,7 +244,7 @@ mod tests {
     fn partition_with_room(chunks: usize) -> (Partition, mpsc::Receiver<Chunk>) {
         let (sender, chunks) = mpsc::channel(chunks);
         let topic = "cdc.a.b".to_owned();
-        let name = PartitionName {
+        let name = TopicPartition {
             topic,
             partition: 0,
         };

@@ -1,7 +1,7 @@
 //! Reading as a member of the group: one thread that polls, and that alone commits.
 //!
 //! The thread takes records from librdkafka's one queue and puts their bytes into chunks, one
-//! growing per partition; a worker per partition applies them ([`crate::partition`]). Workers
+//! growing per partition; a worker per partition applies them ([`crate::worker`]). Workers
 //! report back, the thread commits. Rebalances happen inside `poll`, in
 //! `context`, so polling, committing and rebalancing can never
 //! overlap: token, assignment and commit are looked at in the same step.
@@ -35,13 +35,16 @@
 mod assigned;
 mod caught_up;
 mod commit;
+pub mod committed;
 mod context;
 mod evict;
 mod fetch;
 mod intake;
+pub mod offsets;
 mod probe;
 mod rebalance;
 mod standstill;
+pub mod start;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,15 +57,16 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::{mpsc, watch};
 
-use crate::assignment::Reports;
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 use crate::failure::Failure;
-use crate::metrics::Metrics;
-use crate::partition::Start;
-use crate::sink::Durability;
-use crate::start::{self, Past};
-use crate::status::{Board, Readiness};
+use crate::group::start::Past;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
+use crate::telemetry::status::Board;
+use crate::worker::Start;
+use crate::worker::applied::Durability;
+use crate::worker::assignment::Reports;
 
 use caught_up::Goal;
 use context::GroupContext;

@@ -9,7 +9,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::GroupContext;
 use super::fetch::Received;
-use crate::start::{Held, PartitionName, REQUEST, list, offsets_of};
+use crate::group::start::{Held, REQUEST, offsets_of};
+use crate::topic_partition::{TopicPartition, list};
 
 /// Partitions that are looked at: those with the most records left.
 const PARTITIONS: usize = 16;
@@ -22,7 +23,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// A partition that has records for the group.
 struct Ahead {
-    name: PartitionName,
+    name: TopicPartition,
     next: i64,
     count: i64,
 }

@@ -11,14 +11,13 @@ use tokio::sync::mpsc;
 use super::assigned::Partition;
 use super::commit::commit;
 use super::context::{GroupContext, commit_list};
-use crate::assignment::{AssignmentNumber, GoalMark, Token};
-use crate::chunk::Chunk;
 use crate::error::ConsumerError;
-use crate::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
-use crate::partition::Start;
-use crate::start::{
-    First, PartitionName, REQUEST, first_offset, is_end, list, lost, offsets_of, persist,
-};
+use crate::group::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
+use crate::group::start::{First, REQUEST, first_offset, is_end, lost, offsets_of, persist};
+use crate::topic_partition::{TopicPartition, list};
+use crate::worker::Start;
+use crate::worker::assignment::{AssignmentNumber, GoalMark, Token};
+use crate::worker::chunk::Chunk;
 
 /// How long a partition that is taken away may take to finish the write under way. Below the
 /// session timeout; what is not done by then is abandoned, not committed.
@@ -30,7 +29,7 @@ static NEXT_ASSIGNMENT: AtomicU64 = AtomicU64::new(1);
 
 /// Where an assigned partition begins, and after which entry.
 struct Beginning {
-    name: PartitionName,
+    name: TopicPartition,
     next: NextOffset,
     committer: Committer,
 }
@@ -46,7 +45,7 @@ pub(super) fn assign(
         complete_without_reading(consumer, assigned);
         return;
     }
-    let names: Vec<PartitionName> = assigned.elements().iter().map(name_of).collect();
+    let names: Vec<TopicPartition> = assigned.elements().iter().map(name_of).collect();
     let beginnings = match beginnings(context, consumer, &names) {
         Ok(beginnings) => beginnings,
         Err(error) => {
@@ -58,7 +57,7 @@ pub(super) fn assign(
     };
     for beginning in &beginnings {
         let offset = Offset::Offset(beginning.next.get());
-        let PartitionName { topic, partition } = &beginning.name;
+        let TopicPartition { topic, partition } = &beginning.name;
         if let Err(error) = assigned.set_partition_offset(topic, *partition, offset) {
             context.fail(ConsumerError::kafka(
                 "setting the start of a partition",
@@ -102,8 +101,8 @@ fn complete_without_reading(
     }
 }
 
-fn name_of(element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>) -> PartitionName {
-    PartitionName {
+fn name_of(element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>) -> TopicPartition {
+    TopicPartition {
         topic: element.topic().to_owned(),
         partition: element.partition(),
     }
@@ -112,7 +111,7 @@ fn name_of(element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>) 
 fn beginnings(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
-    names: &[PartitionName],
+    names: &[TopicPartition],
 ) -> Result<Vec<Beginning>, ConsumerError> {
     if names.is_empty() {
         return Ok(Vec::new());
@@ -153,7 +152,7 @@ fn beginnings(
 /// of partitions at once, and reads none of the others meanwhile.
 fn first_held(
     consumer: &BaseConsumer<GroupContext>,
-    names: &[PartitionName],
+    names: &[TopicPartition],
 ) -> KafkaResult<Vec<i64>> {
     let mut times = list(names);
     // Where the beginning is asked for as a time, a broker answers with its offset.
@@ -164,7 +163,7 @@ fn first_held(
         element.error()?;
     }
     let found = offsets_of(&found);
-    let offset = |name: &PartitionName| match found.get(name) {
+    let offset = |name: &TopicPartition| match found.get(name) {
         Some(Offset::Offset(offset)) => Ok(*offset),
         _ => Err(missing()),
     };
@@ -219,7 +218,7 @@ pub(super) fn revoke(
     revoked: &TopicPartitionList,
 ) {
     let is_lost = consumer.assignment_lost();
-    let names: Vec<PartitionName> = revoked.elements().iter().map(name_of).collect();
+    let names: Vec<TopicPartition> = revoked.elements().iter().map(name_of).collect();
     let mut going = Vec::new();
     let mut unread: Vec<Chunk> = Vec::new();
     for partition in context.partitions().iter_mut() {
@@ -298,7 +297,7 @@ fn commit_acknowledged(
 /// Finds the partition whose next records are gone, for the message.
 pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerError {
     let context = consumer.context();
-    let standing: Vec<(PartitionName, i64)> = context
+    let standing: Vec<(TopicPartition, i64)> = context
         .partitions()
         .iter()
         .map(|partition| {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rdkafka::statistics::Statistics;
 
 use super::assigned::Partition;
-use crate::assignment::AssignmentNumber;
-use crate::offsets::NextOffset;
-use crate::start::PartitionName;
+use crate::group::offsets::NextOffset;
+use crate::topic_partition::TopicPartition;
+use crate::worker::assignment::AssignmentNumber;
 
 /// How long something may stand still before it counts.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -105,7 +105,7 @@ impl Standstill {
             Some((place.since, partition, reason))
         });
         let (since, partition, reason) = standing.min_by_key(|(since, _, _)| *since)?;
-        let PartitionName {
+        let TopicPartition {
             topic,
             partition: number,
         } = &partition.name;
@@ -194,12 +194,12 @@ fn is_behind(partition: &Partition) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assignment::Token;
-    use crate::offsets::OffsetTracker;
+    use crate::group::offsets::OffsetTracker;
+    use crate::worker::assignment::Token;
     use tokio::sync::mpsc;
 
     fn partition(assignment: AssignmentNumber) -> Partition {
-        let name = PartitionName {
+        let name = TopicPartition {
             topic: "cdc.a.b".to_owned(),
             partition: i32::try_from(assignment).unwrap(),
         };

@@ -12,7 +12,6 @@ use super::definition::{Definition, Discrepancy, Expected, compare};
 use super::difference::differences;
 use super::digest::Digester;
 use super::namespaces;
-use super::passed::Replay;
 use super::range::OwnedId;
 use super::recheck::{AGREEING, MOST_LOOKS, PAUSES};
 use super::repair::Repair;
@@ -21,6 +20,7 @@ use super::saved::Saved;
 use super::side::{Server, identity};
 use crate::config::{VerifyConfig, VerifyMode};
 use crate::error::ConsumerError;
+use crate::verify::replay_progress::Replay;
 
 /// Number of paths that are reported of a document.
 const PATHS: usize = 10;

@@ -20,7 +20,7 @@ use oplog_relay_core::json::{Mode, write_value};
 use oplog_relay_core::state::Order;
 use oplog_relay_runtime::mongo::is_set;
 
-use crate::plan::command::PUT_OFF;
+use crate::replay::plan::command::PUT_OFF;
 
 const EXPIRES: &str = "expireAfterSeconds";
 const UNIQUE: [&str; 2] = ["unique", "prepareUnique"];

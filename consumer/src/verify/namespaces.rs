@@ -12,7 +12,7 @@ use oplog_relay_runtime::mongo::{ANSWER, MongoError, error_code, in_time};
 use super::definition::Definition;
 use super::side::Server;
 use crate::error::ConsumerError;
-use crate::plan::command::done;
+use crate::replay::plan::command::done;
 
 /// A server refuses indexes of a view.
 const IS_A_VIEW: i32 = 166;

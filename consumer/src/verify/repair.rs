@@ -23,17 +23,17 @@ use super::definition::{Definition, Discrepancy, Expected, Part};
 use super::range::OwnedId;
 use super::report::{Counts, Kind};
 use super::side::Server;
-use crate::assignment::Token;
-use crate::batch::{Batch, Located};
 use crate::config::{NotEmpty, RefusedOptions, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
-use crate::metrics::Metrics;
-use crate::plan::Planner;
-use crate::plan::command::{Action, Circumstances, translate};
-use crate::sink::mongo::{MongoSink, Settings};
-use crate::sink::{Applied, SinkError};
-use crate::status::Readiness;
+use crate::replay::plan::Planner;
+use crate::replay::plan::command::{Action, Circumstances, translate};
+use crate::replay::{MongoSink, Settings};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
+use crate::worker::applied::{Applied, SinkError};
+use crate::worker::assignment::Token;
+use crate::worker::batch::{Batch, Located};
 
 /// Rounds of mending and looking again.
 const ROUNDS: u32 = 4;

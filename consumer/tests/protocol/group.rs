@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use oplog_consumer::committed::Offsets;
-use oplog_consumer::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
-use oplog_consumer::start::{First, first_offset};
+use oplog_consumer::group::committed::Offsets;
+use oplog_consumer::group::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
+use oplog_consumer::group::start::{First, first_offset};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
 

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use oplog_consumer::barrier::Side;
-use oplog_consumer::start::PartitionName;
+use oplog_consumer::topic_partition::TopicPartition;
+use oplog_consumer::worker::barrier::Side;
 use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{EntryId, Timestamp};
@@ -74,7 +74,7 @@ pub(crate) enum Naming {
 /// The topics of one source.
 #[derive(Debug)]
 pub(crate) struct Log {
-    pub(crate) partitions: Vec<PartitionName>,
+    pub(crate) partitions: Vec<TopicPartition>,
     /// By partition and offset; `None` is a hole.
     pub(crate) records: Vec<Vec<Option<Record>>>,
     /// All entries in the order of the source.
@@ -97,7 +97,7 @@ impl Log {
     }
 
     pub(crate) fn named(events: &[Event], spread: &[usize], with_ui: bool, naming: Naming) -> Self {
-        let partitions: Vec<PartitionName> = (0..)
+        let partitions: Vec<TopicPartition> = (0..)
             .zip(spread)
             .flat_map(|(topic, count)| (0..*count).map(move |number| name(topic, number)))
             .collect();
@@ -189,11 +189,11 @@ impl Log {
         }
     }
 
-    pub(crate) fn index(&self, name: &PartitionName) -> usize {
+    pub(crate) fn index(&self, name: &TopicPartition) -> usize {
         self.partitions.iter().position(|it| it == name).unwrap()
     }
 
-    fn end(&self, name: &PartitionName) -> i64 {
+    fn end(&self, name: &TopicPartition) -> i64 {
         i64::try_from(self.records[self.index(name)].len()).unwrap()
     }
 
@@ -372,8 +372,8 @@ fn topic(ns: usize) -> String {
     format!("t.{}", NAMES[ns])
 }
 
-pub(crate) fn name(ns: usize, partition: usize) -> PartitionName {
-    PartitionName {
+pub(crate) fn name(ns: usize, partition: usize) -> TopicPartition {
+    TopicPartition {
         topic: topic(ns),
         partition: i32::try_from(partition).unwrap(),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oplog_consumer::catalog::{Lives, Ran};
+use oplog_consumer::replay::catalog::{Lives, Ran};
 use oplog_relay_core::position::EntryId;
 
 use crate::history::{Command, NAMES, Write};

@@ -1,11 +1,11 @@
 //! A worker of one partition, as `PartitionWorker` and `Meeting` are: one write to the target, or
 //! one look at what others did, in each step.
 
-use oplog_consumer::barrier::{
+use oplog_consumer::group::offsets::NextOffset;
+use oplog_consumer::replay::catalog::{Change, Ran, Resolved};
+use oplog_consumer::worker::barrier::{
     Side, Waited, assembled, followers, gathered, is_left_out, is_past, leader, needs_note,
 };
-use oplog_consumer::catalog::{Change, Ran, Resolved};
-use oplog_consumer::offsets::NextOffset;
 use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bson::{Bson, Document, doc};
-use oplog_consumer::plan::Planner;
+use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::document::Document as Raw;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};

@@ -1,7 +1,7 @@
 //! Codes of refused writes: which pass with time, which concern one document, and which stop.
 
 use anyhow::Result;
-use oplog_consumer::sink::Applied;
+use oplog_consumer::worker::applied::Applied;
 use oplog_relay_tests::model::Model;
 
 use super::{Scene, UNAUTHORIZED};

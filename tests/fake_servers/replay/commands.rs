@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use oplog_consumer::batch::{Batch, Located};
-use oplog_consumer::catalog::Resolved;
-use oplog_consumer::plan::PlanFault;
-use oplog_consumer::sink::SinkError;
+use oplog_consumer::replay::catalog::Resolved;
+use oplog_consumer::replay::plan::PlanFault;
+use oplog_consumer::worker::applied::SinkError;
+use oplog_consumer::worker::batch::{Batch, Located};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, anyhow};
 use bson::doc;
-use oplog_consumer::batch::{Batch, Located};
-use oplog_consumer::sink::SinkError;
+use oplog_consumer::worker::applied::SinkError;
+use oplog_consumer::worker::batch::{Batch, Located};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};

@@ -1,8 +1,8 @@
 //! Documents that wait because a unique index refuses them.
 
 use anyhow::Result;
-use oplog_consumer::assignment::Token;
-use oplog_consumer::sink::Applied;
+use oplog_consumer::worker::applied::Applied;
+use oplog_consumer::worker::assignment::Token;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_tests::services::wait_until_async;
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use oplog_consumer::dead_letter::Reason;
-use oplog_consumer::sink::Applied;
+use oplog_consumer::worker::applied::Applied;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_tests::model::{Model, Version};

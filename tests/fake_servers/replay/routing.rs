@@ -1,8 +1,8 @@
 //! A change of the routing that spreads a collection.
 
 use anyhow::Result;
-use oplog_consumer::batch::Located;
-use oplog_consumer::sink::Applied;
+use oplog_consumer::worker::applied::Applied;
+use oplog_consumer::worker::batch::Located;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::filter::NamespaceFilter;

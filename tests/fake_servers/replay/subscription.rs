@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser as _;
-use oplog_consumer::args::{Arguments, Command};
-use oplog_consumer::catalog::Subscription;
 use oplog_consumer::config::ReplayConfig;
+use oplog_consumer::config::arguments::{Arguments, Command};
 use oplog_consumer::error::ConsumerError;
-use oplog_consumer::metrics::Metrics;
-use oplog_consumer::sink::mongo::MongoSink;
-use oplog_consumer::status::Readiness;
+use oplog_consumer::replay::MongoSink;
+use oplog_consumer::replay::catalog::Subscription;
+use oplog_consumer::telemetry::metrics::Metrics;
+use oplog_consumer::telemetry::readiness::Readiness;
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::shutdown::Shutdown;

@@ -1,9 +1,9 @@
 //! Indexes that refuse documents of a stretch that is applied again.
 
 use anyhow::{Result, ensure};
-use oplog_consumer::batch::Batch;
-use oplog_consumer::sink::Applied;
-use oplog_consumer::sink::mongo::suspended_indexes;
+use oplog_consumer::replay::suspended_indexes;
+use oplog_consumer::worker::applied::Applied;
+use oplog_consumer::worker::batch::Batch;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_tests::model::{Model, Version};
 

@@ -1,9 +1,11 @@
 //! Entries through the producer's encoder and the consumer's plan.
 
 use anyhow::{Result, bail};
-use oplog_consumer::batch::Located;
-use oplog_consumer::plan::command::{Action, Circumstances, translate};
-use oplog_consumer::plan::{Bulk, BulkKind, Command, CommandOptions, Planner, Step, write_command};
+use oplog_consumer::replay::plan::command::{Action, Circumstances, translate};
+use oplog_consumer::replay::plan::{
+    Bulk, BulkKind, Command, CommandOptions, Planner, Step, write_command,
+};
+use oplog_consumer::worker::batch::Located;
 use oplog_producer::encode::Encoder;
 use oplog_producer::encode::barrier::BarrierRequest;
 use oplog_producer::encode::chunk::{Chunk, EncodedRecord, TopicIndex};

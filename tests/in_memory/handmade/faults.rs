@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use oplog_consumer::plan::Planner;
+use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::json::write_change_event;

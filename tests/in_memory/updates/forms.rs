@@ -1,7 +1,7 @@
 //! The forms of updates that are easily mistaken for one another, through plan and model.
 
 use anyhow::Result;
-use oplog_consumer::plan::Planner;
+use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::document::{Document, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::json::write_change_event;

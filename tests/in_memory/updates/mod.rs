@@ -7,7 +7,7 @@ mod histories;
 
 use anyhow::Result;
 use histories::{Choices, Value, build, diff, document, fields, flat, modifiers};
-use oplog_consumer::plan::Planner;
+use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::diff::{Diff, apply_modifiers};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 use oplog_relay_core::position::{EntryId, Timestamp};

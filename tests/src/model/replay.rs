@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bson::{Document as Bson, doc};
-use oplog_consumer::batch::Located;
-use oplog_consumer::plan::command::{Action, Circumstances, done, translate};
-use oplog_consumer::plan::{
+use oplog_consumer::replay::plan::command::{Action, Circumstances, done, translate};
+use oplog_consumer::replay::plan::{
     self, Bulk, BulkKind, Command, CommandOptions, Planner, Step, Write, rewritten, write_command,
     zero_timestamps,
 };
+use oplog_consumer::worker::batch::Located;
 use oplog_relay_core::command::scope;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 use oplog_relay_core::entry::Entry;

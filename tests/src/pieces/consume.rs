@@ -1,7 +1,7 @@
 //! What the consumer does with each entry.
 
-use oplog_consumer::batch::Located;
-use oplog_consumer::plan::{BulkKind, CommandOptions, Plan, Planner, Step, write_command};
+use oplog_consumer::replay::plan::{BulkKind, CommandOptions, Plan, Planner, Step, write_command};
+use oplog_consumer::worker::batch::Located;
 use oplog_producer::encode::record::{write_entry, write_frame};
 use oplog_relay_core::diff::{Diff, apply_modifiers};
 use oplog_relay_core::document::Document;

@@ -4,8 +4,8 @@
 //! expression) leads into that file's module. Code under `#[cfg(test)]` does not count, and neither
 //! does a parent that declares a child. `name.rs` belongs to the folder `name` where there is one.
 //!
-//! The reading is textual: it does not expand macros, and it takes a re-exported item for one of the
-//! module that re-exports it.
+//! A re-exported item counts as one of the module that defines it. The reading is textual and does not
+//! expand macros.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use crate::circles::circles;
 use crate::modules::{Module, modules_of};
-use crate::paths::{Name, paths_in};
+use crate::paths::{Name, paths_in, reexports_in};
 
 /// Source folders of the crates that are checked.
 const CRATES: [&str; 4] = ["core/src", "runtime/src", "producer/src", "consumer/src"];
@@ -86,20 +86,42 @@ fn imports_of(index: usize, modules: &[Module]) -> Vec<usize> {
     let Some(module) = modules.get(index) else {
         return Vec::new();
     };
-    let mut imports = Vec::new();
-    for path in paths_in(&module.code) {
-        let Some(absolute) = absolute(&path, &module.path) else {
-            continue;
-        };
-        // The longest beginning of the path that is a module; the rest are items.
-        let target = (0..=absolute.len())
-            .rev()
-            .find_map(|length| by_path.get(absolute.get(..length)?));
-        imports.extend(target.filter(|target| **target != index));
-    }
+    let targets = paths_in(&module.code)
+        .into_iter()
+        .filter_map(|path| absolute(&path, &module.path))
+        .filter_map(|path| definition_of(path, modules, &by_path))
+        .filter(|target| *target != index);
+    let mut imports: Vec<usize> = targets.collect();
     imports.sort_unstable();
     imports.dedup();
     imports
+}
+
+/// The module that defines what a path from the root of the crate names.
+fn definition_of(
+    mut path: Vec<String>,
+    modules: &[Module],
+    by_path: &BTreeMap<&[String], usize>,
+) -> Option<usize> {
+    // Each turn follows one re-export. No item goes through more modules than there are.
+    for _ in 0..modules.len() {
+        let (length, index) = (0..=path.len())
+            .rev()
+            .find_map(|length| Some((length, *by_path.get(path.get(..length)?)?)))?;
+        let module = modules.get(index)?;
+        let Some(item) = path.get(length) else {
+            return Some(index);
+        };
+        let reexported = reexports_in(&module.code)
+            .into_iter()
+            .find(|reexported| reexported.last() == Some(item))
+            .and_then(|reexported| absolute(&reexported, &module.path));
+        match reexported {
+            Some(next) if next != path => path = next,
+            _ => return Some(index),
+        }
+    }
+    None
 }
 
 /// A path from the root of the crate; `None` for one that leaves it.

@@ -21,6 +21,33 @@ pub(crate) fn paths_in(code: &str) -> Vec<Vec<Name>> {
     found
 }
 
+/// Finds the paths of all items that are re-exported: `pub use` and `pub(crate) use`.
+pub(crate) fn reexports_in(code: &str) -> Vec<Vec<Name>> {
+    let mut found = Vec::new();
+    for statement in code.split(';').map(str::trim_start) {
+        // A statement may stand behind attributes or the end of an item.
+        let Some(at) = statement.rfind("pub") else {
+            continue;
+        };
+        let rest = statement.get(at + "pub".len()..).unwrap_or_default();
+        let rest = rest.strip_prefix("(crate)").unwrap_or(rest);
+        let rest = rest.strip_prefix("(super)").unwrap_or(rest);
+        let Some(path) = rest.strip_prefix(" use ") else {
+            continue;
+        };
+        let is_rooted = ["crate::", "super::", "self::"]
+            .iter()
+            .any(|root| path.starts_with(root));
+        let root = if is_rooted {
+            Vec::new()
+        } else {
+            vec!["self".to_owned()]
+        };
+        expand(root, path, &mut found);
+    }
+    found
+}
+
 /// Follows a path to its ends; returns how many bytes of the text it takes.
 fn expand(mut path: Vec<Name>, text: &str, found: &mut Vec<Vec<Name>>) -> usize {
     let mut at = 0;
@@ -66,6 +93,16 @@ fn expand_braces(path: &[Name], text: &str, found: &mut Vec<Vec<Name>>) -> usize
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_public_uses_are_reexports() {
+        let code = "use crate::x::Y;\npub use past::Past;\npub(crate) use crate::a::{B, C};\n";
+        let found: Vec<String> = reexports_in(code)
+            .iter()
+            .map(|path| path.join("::"))
+            .collect();
+        assert_eq!(found, ["self::past::Past", "crate::a::B", "crate::a::C"]);
+    }
 
     #[test]
     fn nested_braces_give_a_path_each() {

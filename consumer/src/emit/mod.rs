@@ -1,0 +1,170 @@
+//! Emitting: one change event a line, in order per partition, whole lines only.
+
+pub(crate) mod lines_file;
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use oplog_relay_core::barrier::strip;
+use oplog_relay_core::command::is_command;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, EntryError};
+use oplog_relay_core::format::json::write_change_event;
+use oplog_relay_core::json::Mode;
+
+use crate::config::Destination;
+use crate::emit::lines_file::LinesFile;
+use crate::error::ConsumerError;
+use crate::group::start::Past;
+use crate::replay::plan::{PlanError, PlanFault};
+use crate::worker::applied::{Applied, Durability, SinkError};
+use crate::worker::assignment::Token;
+use crate::worker::batch::{Batch, Located};
+
+/// A line is about this many times as large as its entry: room that does not have to grow.
+const LINE_FACTOR: usize = 2;
+/// A line of control characters is this many times as large as its entry.
+const MOST_LINE_FACTOR: usize = 6;
+/// An entry larger than this gets room for the largest line that it can become. Memory that is not
+/// written to costs nothing, but a buffer that doubles copies 64 MB into 128.
+const LARGE_ENTRY: usize = 1 << 20;
+
+/// Writes lines to standard output or to the end of a file.
+pub struct JsonSink {
+    mode: Mode,
+    name: String,
+    output: Arc<Mutex<Box<dyn Write + Send>>>,
+    /// The file behind `output`, if it is one.
+    file: Option<LinesFile>,
+}
+
+impl std::fmt::Debug for JsonSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JsonSink")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JsonSink {
+    /// Opens the destination.
+    ///
+    /// # Errors
+    /// When the file cannot be opened for writing, or another process writes to it.
+    pub fn open(destination: &Destination, mode: Mode) -> Result<Self, ConsumerError> {
+        let path = match destination {
+            Destination::Stdout => {
+                return Ok(Self {
+                    mode,
+                    name: "standard output".to_owned(),
+                    output: Arc::new(Mutex::new(Box::new(io::stdout()))),
+                    file: None,
+                });
+            }
+            Destination::File(path) => path,
+        };
+        let file = LinesFile::open(path)?;
+        Ok(Self {
+            mode,
+            name: path.display().to_string(),
+            output: Arc::new(Mutex::new(Box::new(file.clone()))),
+            file: Some(file),
+        })
+    }
+
+    /// How what was written becomes durable.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        let file = self.file.clone();
+        file.map_or(Durability::Immediate, Durability::OnRequest)
+    }
+
+    /// What the output shows of the past of the group that writes to it.
+    #[must_use]
+    pub fn past(&self) -> Past {
+        let Some(file) = &self.file else {
+            return Past::Unknown;
+        };
+        match file.has_lines() {
+            None => Past::Unknown,
+            Some(false) => Past::Nothing,
+            Some(true) => Past::Traces(format!(
+                "the file {} has lines already (give a new group a file of its own)",
+                self.name
+            )),
+        }
+    }
+
+    /// Writes a batch's lines at once.
+    ///
+    /// # Errors
+    /// When an entry is damaged or the output cannot be written.
+    pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
+        let room = batch
+            .entries
+            .iter()
+            .map(|located| room_for_line(located.entry.raw.as_bytes().len()));
+        let mut lines = Vec::with_capacity(room.sum());
+        for (index, located) in batch.entries.iter().enumerate() {
+            let id = located.id;
+            write_line(located, batch.source, self.mode, &mut lines).map_err(|error| {
+                let ns = located.entry.ns.to_owned();
+                SinkError::Entry(PlanError {
+                    index,
+                    id,
+                    ns,
+                    fault: PlanFault::Entry(error),
+                })
+            })?;
+            lines.push(b'\n');
+        }
+        if lines.is_empty() {
+            return Ok(Applied::Done);
+        }
+        let (output, token) = (Arc::clone(&self.output), token.clone());
+        // A reader that does not read blocks the write: not on a thread that others need.
+        let written = tokio::task::spawn_blocking(move || {
+            let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+            if !token.is_valid() {
+                return Ok(Applied::Abandoned);
+            }
+            output.write_all(&lines)?;
+            output.flush()?;
+            Ok(Applied::Done)
+        });
+        let written = written
+            .await
+            .map_err(|_| ConsumerError::Ended("the writer of lines"))?;
+        written.map_err(|error: io::Error| {
+            SinkError::Fatal(match error.kind() {
+                io::ErrorKind::BrokenPipe => ConsumerError::OutputClosed,
+                _ => ConsumerError::Output(self.name.clone(), error),
+            })
+        })
+    }
+}
+
+/// Returns how many bytes to reserve for the line of an entry of that size.
+const fn room_for_line(entry_bytes: usize) -> usize {
+    if entry_bytes > LARGE_ENTRY {
+        entry_bytes * MOST_LINE_FACTOR
+    } else {
+        entry_bytes * LINE_FACTOR
+    }
+}
+
+/// A command without the barrier that it came with: that is for groups that replay.
+fn write_line(
+    located: &Located<'_>,
+    source: &str,
+    mode: Mode,
+    lines: &mut Vec<u8>,
+) -> Result<(), EntryError> {
+    let mut stripped = Vec::new();
+    let ord = located.id.ord;
+    if is_command(&located.entry) && strip(located.entry.raw, &mut stripped)? {
+        let entry = Entry::parse(Document::new(&stripped)?)?;
+        return write_change_event(&entry, source, ord, mode, lines);
+    }
+    write_change_event(&located.entry, source, ord, mode, lines)
+}

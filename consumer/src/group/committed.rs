@@ -1,0 +1,293 @@
+//! The group's committed offsets, for those who wait at barriers: looked up for all of them at
+//! once, again and again while anybody waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use oplog_relay_runtime::kafka::{KafkaOptions, client_config, is_transient};
+use oplog_relay_runtime::shutdown::Shutdown;
+use rdkafka::Offset;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::sync::{Notify, watch};
+
+use crate::error::ConsumerError;
+use crate::group::start::REQUEST;
+use crate::topic_partition::{TopicPartition, list};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Topics that somebody has waited for so long are looked for in the cluster,
+const LOOK_FOR_TOPICS_AFTER: Duration = Duration::from_secs(5);
+/// that often,
+const LOOK_FOR_TOPICS: Duration = Duration::from_secs(2);
+/// and are absent when no look has found them for so long: a broker that has just started may not
+/// know all topics.
+const ABSENT_AFTER: Duration = Duration::from_secs(10);
+
+/// Why a topic's partitions will never be committed any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// The cluster does not know the topic.
+    Unknown,
+    /// The user of this program may not describe it.
+    Hidden,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AbsentTopic {
+    why: Absence,
+    since: Instant,
+}
+
+/// How many questions ask for a partition, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    questions: usize,
+    since: Instant,
+}
+
+/// Committed offsets by partition; one without a commit is not in it.
+pub type Offsets = BTreeMap<TopicPartition, i64>;
+
+/// Looks up what is asked for. Cloned for everybody who asks.
+#[derive(Debug, Clone, Default)]
+pub struct Committed {
+    asked: Arc<Mutex<BTreeMap<TopicPartition, Asked>>>,
+    absent: Arc<Mutex<BTreeMap<String, AbsentTopic>>>,
+    wake: Arc<Notify>,
+    found: watch::Sender<Arc<Offsets>>,
+}
+
+/// A question that stays open until it is dropped.
+#[derive(Debug)]
+pub struct Question {
+    names: Vec<TopicPartition>,
+    committed: Committed,
+    found: watch::Receiver<Arc<Offsets>>,
+}
+
+impl Committed {
+    /// Asks for these partitions.
+    #[must_use]
+    pub fn ask(&self, names: Vec<TopicPartition>) -> Question {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &names {
+            let since = Instant::now();
+            let entry = asked.entry(name.clone());
+            let questions = 0;
+            entry.or_insert(Asked { questions, since }).questions += 1;
+        }
+        drop(asked);
+        self.wake.notify_one();
+        let mut found = self.found.subscribe();
+        // What was found before the question may be without its partitions.
+        found.mark_unchanged();
+        Question {
+            names,
+            committed: self.clone(),
+            found,
+        }
+    }
+
+    /// Why a topic that is waited for is not in the cluster; `None` if it is there, or if it was
+    /// not missed for long enough.
+    #[must_use]
+    pub fn absence(&self, topic: &str) -> Option<Absence> {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent
+            .get(topic)
+            .filter(|absent| absent.since.elapsed() >= ABSENT_AFTER)
+            .map(|absent| absent.why)
+    }
+
+    /// Topics that somebody has waited for so long that they may be gone.
+    fn overdue_topics(&self) -> BTreeSet<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked
+            .iter()
+            .filter(|(_, asked)| asked.since.elapsed() >= LOOK_FOR_TOPICS_AFTER)
+            .map(|(name, _)| name.topic.clone())
+            .collect()
+    }
+
+    /// Notes which topics are absent; one whose state is not known stays as it was.
+    fn note_topics(&self, found: BTreeMap<String, Option<Absence>>) {
+        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.retain(|topic, _| found.get(topic).is_some_and(Option::is_some));
+        for (topic, why) in found {
+            if let Some(why) = why {
+                let since = Instant::now();
+                absent.entry(topic).or_insert(AbsentTopic { why, since });
+            }
+        }
+    }
+
+    /// Answers questions until the shutdown.
+    ///
+    /// # Errors
+    /// When Kafka refuses for good.
+    pub async fn run(
+        self,
+        kafka: KafkaOptions,
+        group: String,
+        shutdown: Shutdown,
+    ) -> Result<(), ConsumerError> {
+        let mut client = None;
+        let mut looked_for_topics = Instant::now();
+        loop {
+            let names: Vec<TopicPartition> = {
+                let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+                asked.keys().cloned().collect()
+            };
+            if names.is_empty() {
+                tokio::select! {
+                    () = self.wake.notified() => continue,
+                    () = shutdown.wait() => return Ok(()),
+                }
+            }
+            let asked = match &client {
+                Some(client) => Arc::clone(client),
+                None => Arc::clone(client.insert(Arc::new(open(&kafka, &group)?))),
+            };
+            let overdue = match looked_for_topics.elapsed() >= LOOK_FOR_TOPICS {
+                true => self.overdue_topics(),
+                false => BTreeSet::new(),
+            };
+            if !overdue.is_empty() {
+                looked_for_topics = Instant::now();
+                let (this, client) = (self.clone(), Arc::clone(&asked));
+                let looked = tokio::task::spawn_blocking(move || {
+                    if let Some(found) = look_for_topics(&client, overdue) {
+                        this.note_topics(found);
+                    }
+                });
+                looked
+                    .await
+                    .map_err(|_| ConsumerError::Ended("the look for topics"))?;
+            }
+            let looked = tokio::task::spawn_blocking(move || look(&asked, &names)).await;
+            match looked.map_err(|_| ConsumerError::Ended("the look at committed offsets"))? {
+                Ok(found) => drop(self.found.send_replace(Arc::new(found))),
+                Err(error) if is_transient(&error) => {
+                    tracing::warn!(%error, "committed offsets cannot be read yet");
+                }
+                Err(error) => return Err(ConsumerError::kafka("reading committed offsets", error)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = shutdown.wait() => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Question {
+    /// Waits for an answer that is newer than the question and the answer before.
+    pub async fn answer(&mut self) -> Arc<Offsets> {
+        // The sender lives as long as the question.
+        drop(self.found.changed().await);
+        Arc::clone(&self.found.borrow_and_update())
+    }
+
+    /// The partitions asked for.
+    #[must_use]
+    pub fn names(&self) -> &[TopicPartition] {
+        &self.names
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        let asked = &self.committed.asked;
+        let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &self.names {
+            if let Some(entry) = asked.get_mut(name) {
+                entry.questions -= 1;
+                if entry.questions == 0 {
+                    asked.remove(name);
+                }
+            }
+        }
+    }
+}
+
+/// A client of the group that joins nothing and commits nothing.
+fn open(kafka: &KafkaOptions, group: &str) -> Result<BaseConsumer, ConsumerError> {
+    let mut config = client_config(kafka);
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false");
+    config
+        .create()
+        .map_err(|error| ConsumerError::kafka("making a kafka client", error))
+}
+
+fn look(client: &BaseConsumer, names: &[TopicPartition]) -> KafkaResult<Offsets> {
+    let committed = client.committed_offsets(list(names), REQUEST)?;
+    Ok(committed
+        .elements()
+        .iter()
+        .filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => {
+                let name = TopicPartition {
+                    topic: element.topic().to_owned(),
+                    partition: element.partition(),
+                };
+                Some((name, offset))
+            }
+            _ => None,
+        })
+        .collect())
+}
+
+/// Which topics are absent; `None` if the cluster does not answer.
+fn look_for_topics(
+    client: &BaseConsumer,
+    topics: BTreeSet<String>,
+) -> Option<BTreeMap<String, Option<Absence>>> {
+    let mut found = BTreeMap::new();
+    for topic in topics {
+        let metadata = client.fetch_metadata(Some(&topic), REQUEST).ok()?;
+        let mut described = metadata.topics().iter();
+        let described = described.find(|described| described.name() == topic)?;
+        found.insert(topic, described.error().and_then(absence));
+    }
+    Some(found)
+}
+
+fn absence(error: RDKafkaRespErr) -> Option<Absence> {
+    use RDKafkaErrorCode as Code;
+    match Code::from(error) {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => Some(Absence::Unknown),
+        Code::TopicAuthorizationFailed => Some(Absence::Hidden),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_absent_when_no_look_has_found_it_for_a_while() {
+        let committed = Committed::default();
+        let unknown = || BTreeMap::from([("a".to_owned(), Some(Absence::Unknown))]);
+        committed.note_topics(unknown());
+        assert_eq!(committed.absence("a"), None, "it was missed only once");
+        let age = |committed: &Committed| {
+            let mut absent = committed.absent.lock().unwrap();
+            absent.get_mut("a").unwrap().since -= ABSENT_AFTER;
+        };
+        age(&committed);
+        committed.note_topics(unknown());
+        assert_eq!(committed.absence("a"), Some(Absence::Unknown));
+        committed.note_topics(BTreeMap::from([("a".to_owned(), None)]));
+        committed.note_topics(unknown());
+        assert_eq!(committed.absence("a"), None, "it was there meanwhile");
+    }
+}

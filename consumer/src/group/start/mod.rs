@@ -1,0 +1,395 @@
+//! Where a new group begins: at one cut, the same source second in all partitions, committed for
+//! all of them in one call before anybody subscribes.
+//!
+//! A partition that has no committed offset in a group that has others appeared later, or lost
+//! its offset: see [`first_offset`].
+
+mod now;
+mod past;
+mod removed;
+
+pub(crate) use now::is_end;
+pub use past::Past;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use oplog_relay_core::position::EntryId;
+use oplog_relay_core::topic::is_data_topic;
+use oplog_relay_runtime::config::Start;
+use oplog_relay_runtime::kafka::{
+    KafkaOptions, client_config, is_transient, is_unauthorized, with_right,
+};
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::config::{GroupConfig, RemovedRecords};
+use crate::error::ConsumerError;
+use crate::group::offsets::CommitMetadata;
+use crate::topic_partition::{TopicPartition, list};
+
+/// How long one request may take.
+pub(crate) const REQUEST: Duration = Duration::from_secs(15);
+/// How long transient failures are borne before they end the program.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A partition and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Which one.
+    pub name: TopicPartition,
+    /// The first offset that is still there.
+    pub low: i64,
+    /// The end that a `read_committed` reader sees: the last stable offset.
+    pub end: i64,
+}
+
+/// Runs a request until it succeeds, fails for good, or time is up.
+pub(crate) fn persist<T>(
+    doing: &str,
+    shutdown: &Shutdown,
+    mut request: impl FnMut() -> KafkaResult<T>,
+) -> Result<T, ConsumerError> {
+    let begun = Instant::now();
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+    loop {
+        match request() {
+            Ok(value) => return Ok(value),
+            Err(error) if is_transient(&error) && begun.elapsed() < PATIENCE => {
+                tracing::warn!(%error, doing, "kafka does not answer as it should; trying again");
+                if !backoff.sleep_blocking(shutdown) {
+                    return Err(ConsumerError::interrupted(shutdown));
+                }
+            }
+            Err(error) => {
+                let right = "Read on the group and on the topics of the prefix";
+                let doing = with_right(doing, &error, right);
+                return Err(ConsumerError::kafka(doing, error));
+            }
+        }
+    }
+}
+
+/// All partitions of the prefix's data topics, and what they hold.
+pub(crate) fn held<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    prefix: &str,
+    shutdown: &Shutdown,
+) -> Result<Vec<Held>, ConsumerError> {
+    let metadata = persist("listing topics", shutdown, || {
+        consumer.fetch_metadata(None, REQUEST)
+    })?;
+    let mut held = Vec::new();
+    for topic in metadata
+        .topics()
+        .iter()
+        .filter(|topic| is_data_topic(prefix, topic.name()))
+    {
+        for partition in topic.partitions() {
+            let name = TopicPartition {
+                topic: topic.name().to_owned(),
+                partition: partition.id(),
+            };
+            let doing = format!(
+                "reading the offsets of {}, partition {}",
+                name.topic, name.partition
+            );
+            let (low, end) = persist(&doing, shutdown, || {
+                consumer.fetch_watermarks(&name.topic, name.partition, REQUEST)
+            })?;
+            held.push(Held { name, low, end });
+        }
+    }
+    Ok(held)
+}
+
+/// The ends of partitions as they are written, with transactions whose end a partition does not
+/// know yet: a commit is answered before all of them do.
+pub(crate) fn written(
+    kafka: &KafkaOptions,
+    held: Vec<Held>,
+    shutdown: &Shutdown,
+) -> Result<Vec<Held>, ConsumerError> {
+    let mut config = client_config(kafka);
+    config.set("isolation.level", "read_uncommitted");
+    let consumer: BaseConsumer = config
+        .create()
+        .map_err(|error| ConsumerError::kafka("making the kafka client", error))?;
+    held.into_iter()
+        .map(|held| {
+            let TopicPartition { topic, partition } = &held.name;
+            let doing = format!("reading the end of {topic}, partition {partition}");
+            let (low, end) = persist(&doing, shutdown, || {
+                consumer.fetch_watermarks(topic, *partition, REQUEST)
+            })?;
+            Ok(Held { low, end, ..held })
+        })
+        .collect()
+}
+
+/// The offsets of a list by partition: the client's own search walks the whole list for each.
+pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<TopicPartition, Offset> {
+    let named = list.elements().into_iter().map(|element| {
+        let name = TopicPartition {
+            topic: element.topic().to_owned(),
+            partition: element.partition(),
+        };
+        (name, element.offset())
+    });
+    named.collect()
+}
+
+/// Commits the start of a group that has none. A group that has any goes on where it was.
+///
+/// # Errors
+/// [`ConsumerError::OffsetsLost`] if the group only seems to be new, or if Kafka has removed records
+/// that it would have to begin with.
+pub(crate) fn settle<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    config: &GroupConfig,
+    held: &[Held],
+    past: &Past,
+    shutdown: &Shutdown,
+) -> Result<(), ConsumerError> {
+    let GroupConfig { group, start, .. } = config;
+    if held.is_empty() || has_commits(consumer, held, shutdown)? {
+        return Ok(());
+    }
+    past.check(config)?;
+    let cut = resolve(consumer, config, held, shutdown)?;
+    let mut commits = TopicPartitionList::with_capacity(cut.len());
+    for (held, (offset, after)) in held.iter().zip(&cut) {
+        let mut element = commits.add_partition(&held.name.topic, held.name.partition);
+        let set = element.set_offset(Offset::Offset(*offset));
+        set.map_err(|error| ConsumerError::kafka("setting the start", error))?;
+        element.set_metadata(CommitMetadata::text(*after));
+    }
+    let doing = format!("committing the start of group {group}");
+    match persist(&doing, shutdown, || {
+        consumer.commit(&commits, CommitMode::Sync)
+    }) {
+        Ok(()) => {
+            tracing::info!(
+                group,
+                %start,
+                partitions = cut.len(),
+                "new group: start committed"
+            );
+            Ok(())
+        }
+        // Another member was faster and has joined: its start counts.
+        Err(ConsumerError::Kafka { source, .. }) if is_taken(&source) => {
+            tracing::info!(group, "another member settles the start of this group");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_taken(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress)
+    )
+}
+
+/// A missing right that a client without a subscription has met. Without rights on the group it does
+/// not find the coordinator, and requests about offsets only time out.
+fn refusal<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<KafkaError> {
+    // Log lines come through the same queue, and a poll without time ends at each of them.
+    let polled = std::iter::from_fn(|| consumer.poll(Duration::from_millis(100)));
+    polled.filter_map(Result::err).find(is_unauthorized)
+}
+
+fn has_commits<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<bool, ConsumerError> {
+    let committed = persist("reading committed offsets", shutdown, || {
+        let asked = list(held.iter().map(|held| &held.name));
+        let answer = consumer.committed_offsets(asked, REQUEST);
+        answer.map_err(|error| refusal(consumer).unwrap_or(error))
+    })?;
+    Ok(committed
+        .elements()
+        .iter()
+        .any(|element| matches!(element.offset(), Offset::Offset(_))))
+}
+
+/// A cut: the offsets in the order of the partitions, and the entry after which each begins, where
+/// that is within a second.
+fn resolve<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    config: &GroupConfig,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
+    let asked = match config.start {
+        Start::Now => return now::cut(consumer, config, held, shutdown),
+        Start::Oldest => None,
+        Start::At(millis) => Some(millis.div_euclid(1000)),
+        Start::Position(seconds, _) => Some(seconds.into()),
+    };
+    let remainders = removed::remainders(consumer, held, shutdown)?;
+    let missing: Vec<_> = remainders.iter().filter(|it| it.misses(asked)).collect();
+    let second = if missing.is_empty() {
+        asked
+    } else {
+        let later = removed::whole_since(&remainders).max(asked.unwrap_or_default());
+        match config.removed {
+            RemovedRecords::TakeRest => {
+                removed::warn_of_rest(&config.group, &missing);
+                asked
+            }
+            RemovedRecords::Refuse => {
+                return Err(removed::refused(&config.group, later, &missing));
+            }
+            RemovedRecords::BeginLater => {
+                removed::warn_of_later(&config.group, later, &missing);
+                Some(later)
+            }
+        }
+    };
+    let offsets = match second {
+        Some(second) => at_second(consumer, second, held, shutdown)?,
+        None => held.iter().map(|held| held.low).collect(),
+    };
+    Ok(offsets.into_iter().map(|offset| (offset, None)).collect())
+}
+
+/// The offsets of the first records at or after a source second.
+fn at_second<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    second: i64,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<i64>, ConsumerError> {
+    let seconds = held.iter().map(|_| Some(second));
+    let found = at_seconds(consumer, seconds, held, shutdown)?;
+    let found = held.iter().zip(found);
+    Ok(found
+        .map(|(held, found)| found.unwrap_or(held.end))
+        .collect())
+}
+
+/// The offsets of the first records at or after a source second of each partition; `None` where
+/// none is that young, or no second is given.
+fn at_seconds<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    seconds: impl Iterator<Item = Option<i64>> + Clone,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<Option<i64>>, ConsumerError> {
+    let doing = "looking for the offsets of a time";
+    let found = persist(doing, shutdown, || {
+        let mut times = TopicPartitionList::with_capacity(held.len());
+        for (held, second) in held.iter().zip(seconds.clone()) {
+            let millis = second.unwrap_or_default().max(0).saturating_mul(1000);
+            let TopicPartition { topic, partition } = &held.name;
+            times.add_partition_offset(topic, *partition, Offset::Offset(millis))?;
+        }
+        consumer.offsets_for_times(times, REQUEST)
+    })?;
+    held.iter()
+        .zip(seconds)
+        .map(|(held, second)| {
+            let element = found.find_partition(&held.name.topic, held.name.partition);
+            let Some(element) = element.filter(|_| second.is_some()) else {
+                return Ok(None);
+            };
+            match (element.error(), element.offset()) {
+                (Err(error), _) => Err(ConsumerError::kafka(doing, error)),
+                (Ok(()), Offset::Offset(offset)) => Ok(Some(offset)),
+                // No record is that young.
+                (Ok(()), _) => Ok(None),
+            }
+        })
+        .collect()
+}
+
+/// Where an assigned partition begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// At that offset.
+    At(i64),
+    /// Nowhere: what would come next is gone.
+    Lost,
+}
+
+/// Where a partition begins, given what the group has committed for it and the first offset that
+/// it still holds.
+///
+/// | committed | log begins at | begins |
+/// | --- | --- | --- |
+/// | n | at or before n | at n |
+/// | n | after n | lost: the records from n on are gone |
+/// | nothing | 0 | at 0: it appeared after the group did |
+/// | nothing | later | lost: it had records that the group never saw |
+#[must_use]
+pub const fn first_offset(committed: Option<i64>, low: i64) -> First {
+    match committed {
+        Some(committed) if committed >= low => First::At(committed),
+        None if low == 0 => First::At(0),
+        Some(_) | None => First::Lost,
+    }
+}
+
+/// What to tell of a partition whose next records are gone.
+#[must_use]
+pub fn lost(group: &str, name: &TopicPartition, committed: Option<i64>, low: i64) -> String {
+    let TopicPartition { topic, partition } = name;
+    let what = match committed {
+        Some(committed) => format!(
+            "group {group} has committed offset {committed}, but its log now begins at {low}: the \
+             records between are gone"
+        ),
+        None => format!(
+            "group {group} has no committed offset, but its log begins at {low}: the group's \
+             offset expired, or records were removed before it read them"
+        ),
+    };
+    format!(
+        "topic {topic}, partition {partition}: {what} (retention, a size limit, or the topic was \
+         created again). To continue, copy the source to the target again and start a new --group with --start now; or, \
+         where the missing entries do not matter, stop all members and reset the group to one time \
+         with `kafka-consumer-groups --reset-offsets --to-datetime` for all topics of the prefix"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_begins_where_the_table_says() {
+        let table = [
+            (Some(5), 0, First::At(5)),
+            (Some(5), 5, First::At(5)),
+            (Some(5), 6, First::Lost),
+            (None, 0, First::At(0)),
+            (None, 1, First::Lost),
+        ];
+        for (committed, low, first) in table {
+            assert_eq!(first_offset(committed, low), first, "{committed:?} {low}");
+        }
+        let name = TopicPartition {
+            topic: "cdc.a.b".into(),
+            partition: 3,
+        };
+        let text = lost("g", &name, Some(5), 9);
+        for part in [
+            "cdc.a.b",
+            "partition 3",
+            "offset 5",
+            "begins at 9",
+            "--reset-offsets",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Beginning "now": at the positions that the producers have saved.
+//!
+//! The ends of partitions are no cut: they are read one after the other, and between two of them a
+//! barrier may come. A position is: it is read first, so everything up to it is in the topics. A
+//! group then begins at the first records of its second, and passes over those that are not after
+//! it, which the metadata of its first commit says.
+
+use std::collections::BTreeMap;
+
+use oplog_relay_core::barrier::BARRIER_ORD;
+use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_core::state::{PositionRecord, State};
+use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
+use oplog_relay_runtime::kafka::Reader;
+use oplog_relay_runtime::shutdown::Shutdown;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+
+use super::{Held, REQUEST, at_seconds, held as held_now, persist};
+use crate::config::GroupConfig;
+use crate::error::ConsumerError;
+
+/// Offset of each partition, and the entry after which it begins.
+pub(crate) fn cut<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    config: &GroupConfig,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
+    let positions = positions(consumer, config, shutdown)?;
+    // The ends as they are after the positions were read.
+    let ends = held_now(consumer, &config.prefix, shutdown)?;
+    let end = |of: &Held| {
+        let now = ends.iter().find(|end| end.name == of.name);
+        now.map_or(of.end, |end| end.end)
+    };
+    let after = |of: &Held| positions.get(&of.name.topic).copied();
+    let seconds = held
+        .iter()
+        .map(|of| after(of).map(|id| i64::from(id.ts.seconds)));
+    let found = at_seconds(consumer, seconds, held, shutdown)?;
+    let cut = held.iter().zip(found);
+    Ok(cut
+        .map(|(of, found)| (found.unwrap_or_else(|| end(of)), after(of)))
+        .collect())
+}
+
+/// The last entry that the producer of each topic has saved as done.
+fn positions<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    config: &GroupConfig,
+    shutdown: &Shutdown,
+) -> Result<BTreeMap<String, EntryId>, ConsumerError> {
+    let metadata = persist("listing topics", shutdown, || {
+        consumer.fetch_metadata(None, REQUEST)
+    })?;
+    let reader = Reader::new(&config.kafka);
+    let mut found = BTreeMap::new();
+    let names = metadata
+        .topics()
+        .iter()
+        .map(rdkafka::metadata::MetadataTopic::name);
+    for source in names.filter_map(|name| source_of_state_topic(&config.prefix, name)) {
+        let last = reader.read_last_committed_blocking(&position_topic(&config.prefix, source))?;
+        let Some(position) = last.and_then(|stored| position(stored.value.as_deref()?)) else {
+            continue;
+        };
+        let mut state = State::default();
+        for record in reader.read_all_blocking(&state_topic(&config.prefix, source))? {
+            let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+            let applied = state.apply(&key, record.value.as_deref());
+            applied.map_err(|error| ConsumerError::Refused(error.to_string()))?;
+        }
+        found.extend(state.topics.into_keys().map(|topic| (topic, position)));
+    }
+    Ok(found)
+}
+
+/// The end of everything that a position has done. What it has done of a transaction is applied
+/// again, which is harmless.
+fn position(record: &[u8]) -> Option<EntryId> {
+    let record: PositionRecord = serde_json::from_slice(record).ok()?;
+    record.done().ok().map(end_of)
+}
+
+/// Everything that has that time.
+const fn end_of(ts: Timestamp) -> EntryId {
+    let ord = BARRIER_ORD - 1;
+    EntryId { ts, ord }
+}
+
+/// Whether an identity is such an end, which no entry has.
+pub(crate) fn is_end(id: EntryId) -> bool {
+    id == end_of(id.ts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_inside_a_transaction_begins_with_the_transaction() {
+        let whole = br#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#;
+        let inside = br#"{"v":1,"ts":"7:3","term":2,"ord":5,"routing":1}"#;
+        let first = br#"{"v":1,"ts":"7:0","term":2,"ord":5,"routing":1}"#;
+        let end = |seconds, increment| Some(end_of(Timestamp::new(seconds, increment)));
+        assert_eq!(position(whole), end(7, 3));
+        assert_eq!(position(inside), end(7, 2));
+        assert_eq!(position(first), end(6, u32::MAX));
+        assert_eq!(position(b"{}"), None);
+        assert!(is_end(end_of(Timestamp::new(7, 3))));
+        let ts = Timestamp::new(7, 3);
+        assert!(!is_end(EntryId { ts, ord: 0 }));
+    }
+}

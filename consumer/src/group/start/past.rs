@@ -1,0 +1,109 @@
+//! Whether a group without committed offsets is new. Kafka forgets the offsets of a group some time
+//! after its last member left, so their absence alone does not tell: a group that ran before and
+//! begins as a new one leaves a gap, or applies everything again from another point.
+
+use crate::config::GroupConfig;
+use crate::error::ConsumerError;
+
+/// What the place that a group writes to shows of the group's past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Past {
+    /// Nothing is kept there, as with standard output.
+    Unknown,
+    /// The group has not written there.
+    Nothing,
+    /// The group has written there; how that shows, as the subject of a sentence.
+    Traces(String),
+}
+
+impl Past {
+    /// Checks that a group without committed offsets may begin as a new one.
+    ///
+    /// # Errors
+    /// [`ConsumerError::OffsetsLost`] if it has run before.
+    pub(crate) fn check(&self, config: &GroupConfig) -> Result<(), ConsumerError> {
+        let GroupConfig {
+            group,
+            prefix,
+            start,
+            ..
+        } = config;
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Unknown => {
+                tracing::warn!(
+                    group,
+                    %start,
+                    "this group has no committed offsets and begins at --start. If it has emitted \
+                     before, its offsets expired or were deleted, and entries may be missing or come \
+                     again"
+                );
+                Ok(())
+            }
+            Self::Traces(_) if config.start_again => {
+                tracing::warn!(
+                    group,
+                    %start,
+                    "the committed offsets of this group are gone; it begins again at --start, by \
+                     --start-again"
+                );
+                Ok(())
+            }
+            Self::Traces(traces) => Err(ConsumerError::OffsetsLost(format!(
+                "group {group} has no committed offsets for the topics of prefix {prefix}, but it is \
+                 not new: {traces}. Kafka removes the offsets of a group some time after its last \
+                 member left (offsets.retention.minutes, 7 days by default), or somebody deleted \
+                 them. Beginning at --start {start} could leave entries out. To go on where the group \
+                 was: set its offsets to a time shortly before it stopped (`kafka-consumer-groups \
+                 --reset-offsets --to-datetime` for all topics of the prefix; a stretch that is \
+                 applied again changes nothing). To begin at --start all the same: give --start-again \
+                 once"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ReplayConfig;
+    use crate::config::arguments::{Arguments, Command};
+    use clap::Parser;
+
+    fn config(more: &[&str]) -> GroupConfig {
+        let flags = [
+            "oplog-consumer",
+            "replay",
+            "--brokers=k:9092",
+            "--topic-prefix=cdc",
+            "--group=g",
+            "--target=mongodb://t/",
+            "--start=now",
+        ];
+        let arguments = Arguments::try_parse_from(flags.iter().chain(more)).unwrap();
+        let Command::Replay(arguments) = arguments.command else {
+            panic!()
+        };
+        ReplayConfig::check(&arguments).unwrap().group
+    }
+
+    #[test]
+    fn a_group_that_ran_before_begins_anew_only_when_asked_to() {
+        let ran = Past::Traces("the catalog has it".to_owned());
+        for past in [Past::Nothing, Past::Unknown] {
+            assert!(past.check(&config(&[])).is_ok(), "{past:?}");
+        }
+        assert!(ran.check(&config(&["--start-again"])).is_ok());
+        let text = ran.check(&config(&[])).unwrap_err().text();
+        for part in [
+            "group g",
+            "prefix cdc",
+            "the catalog has it",
+            "--start now",
+            "--reset-offsets",
+            "--start-again",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

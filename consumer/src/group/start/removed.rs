@@ -1,0 +1,230 @@
+//! Records that Kafka removed before a new group could read them: by retention, by a size limit, or
+//! because somebody deleted them.
+//!
+//! An emitting group takes what is left of each partition. A replay needs one cut in time through
+//! all partitions, and its target stays incomplete without the removed records, so it refuses, or
+//! begins at the first second of which every partition still holds every record.
+
+use std::time::{Duration, Instant};
+
+use oplog_relay_runtime::shutdown::Shutdown;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{Held, REQUEST};
+use crate::error::ConsumerError;
+use crate::topic_partition::TopicPartition;
+
+/// Partitions that a message names at most.
+const NAMED: usize = 8;
+
+/// What is left of a partition that no longer holds its first records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remainder {
+    name: TopicPartition,
+    /// The first offset that is left.
+    low: i64,
+    /// The source second of the first record that is left; `None` if no record is left.
+    second: Option<i64>,
+}
+
+impl Remainder {
+    /// Whether records from a source second on are missing; `None` asks for all records.
+    pub(crate) fn misses(&self, asked: Option<i64>) -> bool {
+        match (asked, self.second) {
+            (None, _) => true,
+            // Earlier records of that second may be among the removed ones.
+            (Some(asked), Some(first)) => first >= asked,
+            // Nobody can tell when the removed records were written.
+            (Some(_), None) => false,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let TopicPartition { topic, partition } = &self.name;
+        let first = match self.second {
+            Some(second) => format!("begins at offset {}, {}", self.low, shown(second)),
+            None => format!("has no records left before offset {}", self.low),
+        };
+        format!("topic {topic}, partition {partition} {first}")
+    }
+}
+
+/// A source second for people.
+fn shown(second: i64) -> String {
+    let time = bson::DateTime::from_millis(second.saturating_mul(1000));
+    time.try_to_rfc3339_string()
+        .unwrap_or_else(|_| format!("{second}:0"))
+}
+
+/// The first source second of which all of these partitions hold every record.
+pub(crate) fn whole_since(remainders: &[Remainder]) -> i64 {
+    let seconds = remainders.iter().filter_map(|remainder| remainder.second);
+    seconds.max().map_or(0, |second| second + 1)
+}
+
+fn describe(missing: &[&Remainder]) -> String {
+    let mut places: Vec<String> = missing
+        .iter()
+        .take(NAMED)
+        .map(|remainder| remainder.describe())
+        .collect();
+    if missing.len() > NAMED {
+        places.push(format!("and {} more partitions", missing.len() - NAMED));
+    }
+    places.join("; ")
+}
+
+/// Reports that an emitting group begins with what is left.
+pub(crate) fn warn_of_rest(group: &str, missing: &[&Remainder]) {
+    tracing::warn!(
+        group,
+        "kafka no longer has all records from --start on; this new group emits what is left of each \
+         partition: {}",
+        describe(missing)
+    );
+}
+
+/// Reports that a replay begins at a later second than it was asked to.
+pub(crate) fn warn_of_later(group: &str, second: i64, missing: &[&Remainder]) {
+    tracing::warn!(
+        group,
+        "kafka no longer has all records from --start on: {}. By --allow-missing-records all \
+         partitions begin at {}; what was written before is not replayed",
+        describe(missing),
+        shown(second)
+    );
+}
+
+/// The error of a replay that would leave removed records out.
+pub(crate) fn refused(group: &str, second: i64, missing: &[&Remainder]) -> ConsumerError {
+    let second = shown(second);
+    ConsumerError::OffsetsLost(format!(
+        "group {group} is new, but kafka no longer has all records from --start on (retention, a \
+         size limit, or deleted records): {}. A target that is filled from the rest would be \
+         incomplete. To go on: copy the collections again with `oplog-producer full-sync` and begin \
+         with --start now before it; or restore a copy of the source of {second} or later into the \
+         target and begin with --start at its time; or, where the missing documents do not matter, \
+         give --allow-missing-records, with which all partitions begin at {second}",
+        describe(missing)
+    ))
+}
+
+/// The partitions that no longer hold their first records, and what is left of each.
+pub(crate) fn remainders<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    held: &[Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<Remainder>, ConsumerError> {
+    let cut: Vec<&Held> = held.iter().filter(|held| held.low > 0).collect();
+    let mut remainders: Vec<Remainder> = cut
+        .iter()
+        .map(|held| Remainder {
+            name: held.name.clone(),
+            low: held.low,
+            second: None,
+        })
+        .collect();
+    if cut.iter().any(|held| held.low < held.end) {
+        let seconds = first_seconds(consumer, &cut, shutdown)?;
+        for (remainder, second) in remainders.iter_mut().zip(seconds) {
+            remainder.second = second;
+        }
+    }
+    Ok(remainders)
+}
+
+/// The source seconds of the first records of partitions. A partition that has nothing but control
+/// records has none.
+fn first_seconds<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    cut: &[&Held],
+    shutdown: &Shutdown,
+) -> Result<Vec<Option<i64>>, ConsumerError> {
+    let doing = "reading the first records";
+    let mut begins = TopicPartitionList::new();
+    let mut waiting: Vec<usize> = Vec::new();
+    for (index, held) in (0..).zip(cut).filter(|(_, held)| held.low < held.end) {
+        let TopicPartition { topic, partition } = &held.name;
+        begins
+            .add_partition_offset(topic, *partition, Offset::Offset(held.low))
+            .map_err(|error| ConsumerError::kafka(doing, error))?;
+        waiting.push(index);
+    }
+    consumer
+        .assign(&begins)
+        .map_err(|error| ConsumerError::kafka(doing, error))?;
+    let mut seconds = vec![None; cut.len()];
+    let begun = Instant::now();
+    while !waiting.is_empty() && begun.elapsed() < REQUEST && !shutdown.triggered() {
+        let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let is_it = |index: &usize| {
+            cut.get(*index).is_some_and(|held| {
+                held.name.topic == record.topic() && held.name.partition == record.partition()
+            })
+        };
+        let Some(place) = waiting.iter().position(is_it) else {
+            continue;
+        };
+        let index = waiting.swap_remove(place);
+        let millis = record.timestamp().to_millis().unwrap_or_default();
+        if let Some(second) = seconds.get_mut(index) {
+            *second = Some(millis.div_euclid(1000));
+        }
+    }
+    consumer
+        .unassign()
+        .map_err(|error| ConsumerError::kafka(doing, error))?;
+    if shutdown.triggered() {
+        return Err(ConsumerError::interrupted(shutdown));
+    }
+    Ok(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remainder(partition: i32, second: Option<i64>) -> Remainder {
+        let topic = "cdc.shop.a".to_owned();
+        Remainder {
+            name: TopicPartition { topic, partition },
+            low: 350,
+            second,
+        }
+    }
+
+    #[test]
+    fn records_are_missing_from_the_second_of_the_first_one_that_is_left() {
+        let left = remainder(0, Some(100));
+        let table = [(None, true), (Some(99), true), (Some(100), true)];
+        for (asked, missing) in table.into_iter().chain([(Some(101), false)]) {
+            assert_eq!(left.misses(asked), missing, "{asked:?}");
+        }
+        let empty = remainder(1, None);
+        assert!(empty.misses(None) && !empty.misses(Some(1)));
+        assert_eq!(whole_since(&[left, remainder(2, Some(7)), empty]), 101);
+        assert_eq!(whole_since(&[]), 0);
+    }
+
+    #[test]
+    fn a_refusal_names_places_and_times_and_the_ways_on() {
+        let all: Vec<Remainder> = (0..10)
+            .map(|it| remainder(it, Some(1_700_000_000)))
+            .collect();
+        let missing: Vec<&Remainder> = all.iter().collect();
+        let text = refused("g", 1_700_000_001, &missing).text();
+        for part in [
+            "group g",
+            "topic cdc.shop.a, partition 7 begins at offset 350, 2023-11-14T22:13:20Z",
+            "and 2 more partitions",
+            "--allow-missing-records",
+            "begin at 2023-11-14T22:13:21Z",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

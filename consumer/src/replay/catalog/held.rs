@@ -1,0 +1,310 @@
+//! What a member holds of the catalog: the names that are there, and the commands from the oldest
+//! entry on that it still applies. The rest stays in the target and is read again when an older
+//! entry comes, as after a rewind.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bson::doc;
+use futures_util::TryStreamExt;
+use oplog_relay_core::position::{EntryId, Timestamp};
+
+use super::{Catalog, Lives, Ran, read, unreadable};
+use crate::replay::catalog::incarnations::{AFTER_ALL, Reading};
+
+/// How often commands are let go that lie before every entry of that time.
+const PRUNED_EVERY: Duration = Duration::from_secs(600);
+/// How much older commands are read than an entry asks for: other partitions may lag more.
+const MARGIN_SECONDS: u32 = 86_400;
+
+/// What is held of each source.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    sources: Mutex<BTreeMap<String, Source>>,
+    /// Held while the catalog is read.
+    turn: tokio::sync::Mutex<()>,
+    /// Commands that ran meanwhile.
+    meanwhile: Mutex<Option<Vec<Noted>>>,
+}
+
+#[derive(Debug)]
+struct Noted {
+    source: String,
+    ran: Ran,
+}
+
+/// What is held of one source.
+#[derive(Debug)]
+struct Source {
+    lives: Arc<Lives>,
+    /// The oldest entry that was asked about since the last pruning.
+    oldest: Option<EntryId>,
+    pruned: Instant,
+}
+
+impl Source {
+    fn new(lives: Lives) -> Self {
+        Self {
+            lives: Arc::new(lives),
+            oldest: None,
+            pruned: Instant::now(),
+        }
+    }
+
+    /// The lives for an entry, if it is not too old for them.
+    fn look_up(&mut self, id: EntryId, now: Instant) -> Option<Arc<Lives>> {
+        let oldest = self.oldest.map_or(id, |oldest| oldest.min(id));
+        self.oldest = Some(oldest);
+        if now.saturating_duration_since(self.pruned) >= PRUNED_EVERY {
+            if self.lives.reaches(oldest) {
+                self.lives = Arc::new(self.lives.pruned(oldest));
+            }
+            self.oldest = Some(id);
+            self.pruned = now;
+        }
+        self.lives.reaches(id).then(|| Arc::clone(&self.lives))
+    }
+}
+
+impl Held {
+    fn sources(&self) -> MutexGuard<'_, BTreeMap<String, Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn meanwhile(&self) -> MutexGuard<'_, Option<Vec<Noted>>> {
+        self.meanwhile
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn lives(&self, source: &str) -> Arc<Lives> {
+        let sources = self.sources();
+        let held = sources.get(source).map(|held| Arc::clone(&held.lives));
+        held.unwrap_or_default()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sources().is_empty()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.sources().values().map(|held| held.lives.held()).sum()
+    }
+
+    pub(crate) fn forget(&self, source: &str, id: EntryId) {
+        if let Some(held) = self.sources().get_mut(source) {
+            Arc::make_mut(&mut held.lives).forget(id);
+        }
+    }
+
+    fn look_up(&self, source: &str, id: EntryId) -> Option<Arc<Lives>> {
+        let mut sources = self.sources();
+        match sources.get_mut(source) {
+            Some(held) => held.look_up(id, Instant::now()),
+            None => Some(Arc::default()),
+        }
+    }
+
+    /// Takes a command that ran. Returns false for one from before what is held.
+    pub(crate) fn take(&self, source: &str, ran: Ran) -> bool {
+        if let Some(noted) = self.meanwhile().as_mut() {
+            noted.push(Noted {
+                source: source.to_owned(),
+                ran: ran.clone(),
+            });
+        }
+        let mut sources = self.sources();
+        let held = sources.entry(source.to_owned());
+        let held = held.or_insert_with(|| Source::new(Lives::default()));
+        Arc::make_mut(&mut held.lives).take(ran)
+    }
+
+    /// From where on commands are held of each source.
+    fn begins(&self) -> BTreeMap<String, EntryId> {
+        let sources = self.sources();
+        let begins = sources
+            .iter()
+            .filter_map(|(source, held)| Some((source.clone(), held.lives.from()?)));
+        begins.collect()
+    }
+
+    /// Replaces what is held by what was read. Returns a command that ran meanwhile and that is older
+    /// than what was read.
+    fn replace(&self, read: BTreeMap<String, Reading>) -> Option<Noted> {
+        let mut sources = self.sources();
+        let mut older = None;
+        let mut read: BTreeMap<String, Lives> = read
+            .into_iter()
+            .map(|(source, reading)| (source, reading.finish()))
+            .collect();
+        for noted in self.meanwhile().take().unwrap_or_default() {
+            let lives = read.entry(noted.source.clone()).or_default();
+            if !lives.take(noted.ran.clone()) {
+                older = Some(noted);
+            }
+        }
+        for (source, lives) in read {
+            match sources.get_mut(&source) {
+                Some(held) => held.lives = Arc::new(lives),
+                None => drop(sources.insert(source, Source::new(lives))),
+            }
+        }
+        older
+    }
+}
+
+/// How far back commands are read for an entry.
+const fn before(id: EntryId) -> EntryId {
+    let seconds = id.ts.seconds.saturating_sub(MARGIN_SECONDS);
+    EntryId {
+        ts: Timestamp::new(seconds, 0),
+        ord: 0,
+    }
+}
+
+impl Catalog {
+    /// The lives of a source's names, for an entry and those after it. They are read from the target
+    /// for an entry that is older than what is held.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn lives_at(&self, source: &str, id: EntryId) -> mongodb::error::Result<Arc<Lives>> {
+        loop {
+            if let Some(lives) = self.held.look_up(source, id) {
+                return Ok(lives);
+            }
+            let turn = self.held.turn.lock().await;
+            // Somebody else may have read them by now.
+            if self.held.look_up(source, id).is_none() {
+                self.read(Some((source, id))).await?;
+            }
+            drop(turn);
+        }
+    }
+
+    /// Reads it again.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn reload(&self) -> mongodb::error::Result<()> {
+        let _turn = self.held.turn.lock().await;
+        self.read(None).await
+    }
+
+    /// Reads it for a command that ran and is older than what is held.
+    pub(crate) async fn reload_from(
+        &self,
+        source: &str,
+        id: EntryId,
+    ) -> mongodb::error::Result<()> {
+        let _turn = self.held.turn.lock().await;
+        self.read(Some((source, id))).await
+    }
+
+    /// Reads it, back to an entry of one source if one is given. The caller has the turn.
+    async fn read(&self, reaching: Option<(&str, EntryId)>) -> mongodb::error::Result<()> {
+        let mut begins = self.held.begins();
+        let mut reach = |source: String, id: EntryId| {
+            let begin = begins.entry(source).or_insert(AFTER_ALL);
+            *begin = before(id).min(*begin);
+            begins.clone()
+        };
+        let mut wanted = match reaching {
+            Some((source, id)) => reach(source.to_owned(), id),
+            None => self.held.begins(),
+        };
+        while let Some(older) = self.read_from(&wanted).await? {
+            wanted = reach(older.source, older.ran.id);
+        }
+        Ok(())
+    }
+
+    /// Reads it, holding the commands of each source from there on. Returns a command that ran
+    /// meanwhile and that is older.
+    async fn read_from(
+        &self,
+        begins: &BTreeMap<String, EntryId>,
+    ) -> mongodb::error::Result<Option<Noted>> {
+        *self.held.meanwhile() = Some(Vec::new());
+        let begins = begins.iter();
+        let mut readings: BTreeMap<String, Reading> = begins
+            .map(|(source, from)| (source.clone(), Reading::new(*from)))
+            .collect();
+        let fields =
+            doc! { "source": 1, "ts": 1, "ord": 1, "change": 1, "ns": 1, "to": 1, "ui": 1 };
+        let done = doc! { "group": &self.group, "done": true };
+        let mut found = self.notes.find(done).projection(fields).await?;
+        while let Some(note) = found.try_next().await? {
+            let (source, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
+            let reading = readings.entry(source);
+            reading.or_insert_with(|| Reading::new(AFTER_ALL)).take(ran);
+        }
+        Ok(self.held.replace(readings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Change;
+    use super::*;
+    use crate::replay::catalog::at;
+
+    fn dropped(seconds: u32) -> Ran {
+        Ran {
+            id: at(seconds),
+            ns: format!("s.{seconds}"),
+            ui: None,
+            change: Change::Dropped,
+        }
+    }
+
+    #[test]
+    fn commands_before_every_entry_of_a_while_are_let_go() {
+        let begun = Instant::now();
+        let mut source = Source::new(Lives::default());
+        source.pruned = begun;
+        let held = |source: &Source| source.lives.held();
+        for seconds in 1..=100 {
+            assert!(Arc::make_mut(&mut source.lives).take(dropped(seconds)));
+        }
+        // Each has an end and a command.
+        assert!(source.look_up(at(40), begun).is_some());
+        assert!(source.look_up(at(90), begun).is_some());
+        assert_eq!(held(&source), 200);
+        // One partition lags: what it still needs stays.
+        let later = begun + PRUNED_EVERY;
+        assert!(source.look_up(at(95), later).is_some());
+        assert_eq!(held(&source), 122);
+        assert!(source.look_up(at(40), later).is_some());
+        // Nothing as old was asked about since.
+        let last = later + PRUNED_EVERY;
+        source.oldest = Some(at(95));
+        assert!(source.look_up(at(101), last).is_some());
+        assert_eq!(held(&source), 12);
+        assert!(source.look_up(at(94), last).is_none());
+        // What is asked about in vain lets nothing go that is needed then.
+        assert!(source.look_up(at(101), last + PRUNED_EVERY).is_some());
+        assert_eq!(held(&source), 12);
+    }
+
+    #[test]
+    fn commands_that_run_while_the_catalog_is_read_are_not_lost() {
+        let held = Held::default();
+        assert!(held.take("rs0", dropped(5)));
+        *held.meanwhile() = Some(Vec::new());
+        assert!(held.take("rs0", dropped(7)));
+        let mut reading = Reading::new(at(6));
+        reading.take(dropped(5));
+        let read = |reading| BTreeMap::from([("rs0".to_owned(), reading)]);
+        assert!(held.replace(read(reading)).is_none());
+        let lives = held.lives("rs0");
+        assert!(lives.is_done(at(7)) && lives.has_ended("s.7") && !lives.is_done(at(5)));
+        // One that is older than what was read is read too.
+        *held.meanwhile() = Some(Vec::new());
+        assert!(!held.take("rs0", dropped(4)));
+        let older = held.replace(read(Reading::new(at(6)))).unwrap();
+        assert_eq!(older.ran, dropped(4));
+        assert_eq!(held.begins(), BTreeMap::from([("rs0".to_owned(), at(6))]));
+    }
+}

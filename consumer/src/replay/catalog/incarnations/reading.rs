@@ -1,0 +1,244 @@
+//! Lives as they are read from the target, which does not give commands in the order of time. Pure.
+
+use oplog_relay_core::position::{EntryId, Timestamp};
+use rustc_hash::FxHashMap;
+
+use super::{Change, Fate, Lives, Ran, is_kept};
+
+/// Lives that are being read, from commands in any order.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    lives: Lives,
+    last: Option<EntryId>,
+    /// When names ended last, of ends from before what is to be held.
+    ended: FxHashMap<String, EntryId>,
+}
+
+impl Reading {
+    /// Holds commands from there on.
+    #[must_use]
+    pub(crate) fn new(from: EntryId) -> Self {
+        let from = Some(from);
+        Self {
+            lives: Lives {
+                from,
+                ..Lives::default()
+            },
+            last: None,
+            ended: FxHashMap::default(),
+        }
+    }
+
+    /// Takes a command that ran.
+    pub(crate) fn take(&mut self, ran: Ran) {
+        let id = ran.id;
+        self.last = self.last.max(Some(id));
+        if self.lives.reaches(id) {
+            self.lives.take(ran);
+            return;
+        }
+        self.lives.has_commands = true;
+        let Ran { ns, ui, change, .. } = ran;
+        match change {
+            Change::Created => self.own(ns, id, ui),
+            Change::Dropped => self.end(ns, id),
+            Change::Emptied => {
+                self.end(ns.clone(), id);
+                self.own(ns, id, ui);
+            }
+            Change::Renamed { to } => {
+                self.end(to.clone(), id);
+                self.end(ns, id);
+                self.own(to, id, ui);
+            }
+            Change::Other => {}
+        }
+    }
+
+    fn own(&mut self, ns: String, id: EntryId, ui: Option<[u8; 16]>) {
+        if self.ended.get(&ns).is_none_or(|end| *end <= id) {
+            self.lives.own(ns, id, ui);
+        }
+    }
+
+    fn end(&mut self, ns: String, id: EntryId) {
+        let owners = &mut self.lives.owners;
+        if owners.get(&ns).is_some_and(|(since, _)| *since <= id) {
+            owners.remove(&ns);
+        }
+        let end = self.ended.entry(ns).or_insert(id);
+        *end = id.max(*end);
+    }
+
+    /// What was read.
+    #[must_use]
+    pub(crate) fn finish(self) -> Lives {
+        let mut lives = self.lives;
+        if lives.from == Some(AFTER_ALL) {
+            lives.from = self.last.map(next);
+        }
+        for (ns, id) in self.ended {
+            if is_kept(&ns) {
+                lives
+                    .ends
+                    .entry(ns)
+                    .or_default()
+                    .insert(0, (id, Fate::Dropped));
+            }
+        }
+        lives
+    }
+}
+
+/// No entry is as late as this: what is read from here on is only who has which name at the end.
+pub(crate) const AFTER_ALL: EntryId = EntryId {
+    ts: Timestamp::new(u32::MAX, u32::MAX),
+    ord: u32::MAX,
+};
+
+/// The least identity after another one.
+const fn next(id: EntryId) -> EntryId {
+    let EntryId { ts, ord } = id;
+    EntryId {
+        ts,
+        ord: ord.saturating_add(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Resolved;
+    use super::*;
+    use crate::replay::catalog::at;
+
+    fn ran(seconds: u32, ns: &str, ui: u32, change: Change) -> Ran {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&ui.to_le_bytes());
+        Ran {
+            id: at(seconds),
+            ns: ns.to_owned(),
+            ui: Some(bytes),
+            change,
+        }
+    }
+
+    fn read(from: EntryId, history: &[Ran]) -> Lives {
+        let mut reading = Reading::new(from);
+        // Neither the order of time nor its reverse.
+        for step in [2, 0, 1] {
+            history
+                .iter()
+                .skip(step)
+                .step_by(3)
+                .for_each(|ran| reading.take(ran.clone()));
+        }
+        reading.finish()
+    }
+
+    /// A history of a few names that come and go, the same for each run.
+    fn history() -> Vec<Ran> {
+        const NAMES: [&str; 5] = ["s.a", "s.b", "s.c", "s.tmp.agg_out.1", "s.system.views"];
+        let mut there: FxHashMap<&str, u32> = FxHashMap::default();
+        let mut all = Vec::new();
+        let mut random: u32 = 7;
+        for seconds in 1..400 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (one, other) = ((random >> 8) as usize % 5, (random >> 16) as usize % 4);
+            let (ns, to) = (NAMES[one], NAMES[other]);
+            let change = match (there.contains_key(ns), random >> 24) {
+                (false, _) => Change::Created,
+                (true, 0..100) => Change::Dropped,
+                (true, 100..130) => Change::Emptied,
+                (true, 130..230) if ns != to && one < 4 => Change::Renamed { to: to.to_owned() },
+                (true, _) => Change::Other,
+            };
+            let ui = *there.entry(ns).or_insert(seconds);
+            if matches!(change, Change::Dropped | Change::Renamed { .. }) {
+                there.remove(ns);
+            }
+            if let Change::Renamed { .. } = change {
+                there.insert(to, ui);
+            }
+            all.push(ran(seconds, ns, ui, change));
+        }
+        all
+    }
+
+    /// Fails unless both give the same answers for every entry from there on.
+    fn expect_same(part: &Lives, whole: &Lives, from: EntryId, history: &[Ran]) {
+        assert!(part.reaches(from));
+        for entry in history {
+            let (ns, ui) = (entry.ns.as_str(), entry.ui.unwrap());
+            assert_eq!(part.is_owned(ns, ui), whole.is_owned(ns, ui));
+            if is_kept(ns) {
+                assert_eq!(part.has_ended(ns), whole.has_ended(ns));
+            }
+            for other in history.iter().filter(|other| other.id >= from).step_by(7) {
+                for ui in [None, entry.ui] {
+                    let found = part.resolve(ns, other.id, ui);
+                    assert_eq!(
+                        found,
+                        whole.resolve(ns, other.id, ui),
+                        "{ns} {:?}",
+                        other.id
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_lives_answers_as_the_whole_does() {
+        let history = history();
+        let whole = read(at(0), &history);
+        assert!(history.iter().all(|ran| whole.is_done(ran.id)));
+        for from in (0..400).step_by(13).map(at) {
+            let part = read(from, &history);
+            expect_same(&part, &whole, from, &history);
+            expect_same(&whole.pruned(from), &whole, from, &history);
+            assert_eq!(part.is_done(at(100)), from <= at(100));
+            assert!(part.held() <= whole.held());
+        }
+        let last = read(AFTER_ALL, &history);
+        expect_same(&last, &whole, at(400), &history);
+        assert!(!last.reaches(at(399)));
+        // A command that is older than what is held can only be read.
+        let mut older = last.clone();
+        assert!(!older.take(ran(200, "s.a", 1, Change::Dropped)));
+        expect_same(&older, &whole, at(400), &history);
+    }
+
+    /// `$out` makes a temporary collection that takes the name of the one of the round before.
+    #[test]
+    fn months_of_out_leave_what_is_there() {
+        const ROUNDS: u32 = 10_000;
+        let mut lives = Lives::default();
+        let mut history = vec![ran(1, "s.other", 1, Change::Created)];
+        for round in 1..=ROUNDS {
+            let staged = format!("s.tmp.agg_out.{round}");
+            let to = "s.report".to_owned();
+            let (made, renamed) = (2 * round, 2 * round + 1);
+            history.push(ran(made, &staged, made, Change::Created));
+            history.push(ran(renamed, &staged, made, Change::Renamed { to }));
+        }
+        for (count, ran) in history.iter().enumerate() {
+            assert!(lives.take(ran.clone()));
+            if count % 100 == 0 {
+                lives = lives.pruned(ran.id);
+                assert!(lives.held() <= 6, "{} are held", lives.held());
+            }
+        }
+        let end = at(2 * ROUNDS + 2);
+        let lives = lives.pruned(end);
+        let restarted = read(AFTER_ALL, &history);
+        for lives in [lives, restarted] {
+            assert_eq!(lives.held(), 2);
+            let made = history.last().and_then(|ran| ran.ui);
+            assert!(lives.is_owned("s.report", made.unwrap()));
+            assert_eq!(
+                lives.resolve("s.report", end, made),
+                Resolved::Live("s.report")
+            );
+        }
+    }
+}

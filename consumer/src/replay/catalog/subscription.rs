@@ -1,0 +1,160 @@
+//! The namespaces of a group: all its members must have the same. One that leaves a collection out
+//! would pass over its commands and writes, and commit them as done.
+
+use std::collections::BTreeSet;
+
+use bson::{Bson, Document, doc};
+use oplog_relay_runtime::mongo::error_code;
+
+use super::{Catalog, unreadable};
+use crate::error::ConsumerError;
+use crate::replay::directive::DUPLICATE_KEY;
+
+/// The patterns of `--include-namespaces` and `--exclude-namespaces`, whatever their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subscription {
+    include: BTreeSet<String>,
+    exclude: BTreeSet<String>,
+}
+
+impl Subscription {
+    /// The patterns as they were given.
+    #[must_use]
+    pub fn new(include: &[String], exclude: &[String]) -> Self {
+        let set = |patterns: &[String]| {
+            let patterns = patterns.iter().map(|pattern| pattern.trim().to_owned());
+            patterns.collect()
+        };
+        Self {
+            include: set(include),
+            exclude: set(exclude),
+        }
+    }
+
+    fn written(&self) -> Document {
+        let list = |set: &BTreeSet<String>| set.iter().cloned().map(Bson::from).collect::<Vec<_>>();
+        doc! { "include": list(&self.include), "exclude": list(&self.exclude) }
+    }
+
+    fn read(note: &Document) -> Option<Self> {
+        let list = |name: &str| {
+            let patterns = note.get_array(name).ok()?.iter();
+            patterns
+                .map(|pattern| pattern.as_str().map(str::to_owned))
+                .collect::<Option<BTreeSet<String>>>()
+        };
+        Some(Self {
+            include: list("include")?,
+            exclude: list("exclude")?,
+        })
+    }
+}
+
+impl std::fmt::Display for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |set: &BTreeSet<String>| {
+            let all: Vec<&str> = set.iter().map(String::as_str).collect();
+            all.join(",")
+        };
+        if self.include.is_empty() {
+            f.write_str("all namespaces")?;
+        } else {
+            f.write_str(&list(&self.include))?;
+        }
+        if !self.exclude.is_empty() {
+            write!(f, " but {}", list(&self.exclude))?;
+        }
+        Ok(())
+    }
+}
+
+impl Catalog {
+    fn subscription_id(&self) -> String {
+        format!("{}/subscription", self.group)
+    }
+
+    /// The namespaces that are noted.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn subscription(&self) -> mongodb::error::Result<Option<Subscription>> {
+        let name = doc! { "_id": self.subscription_id() };
+        let Some(note) = self.notes.find_one(name).await? else {
+            return Ok(None);
+        };
+        let noted = Subscription::read(&note).ok_or_else(|| unreadable(&note))?;
+        Ok(Some(noted))
+    }
+
+    /// Notes the group's namespaces where none are noted, or where they are to change; returns those
+    /// that are noted if they are others.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub async fn subscribe(
+        &self,
+        own: &Subscription,
+        change: bool,
+    ) -> mongodb::error::Result<Option<Subscription>> {
+        let id = self.subscription_id();
+        let mut note = own.written();
+        note.insert("group", &self.group);
+        note.insert("_id", &id);
+        let name = doc! { "_id": &id };
+        if change {
+            let replaced = self.notes.replace_one(name, note).upsert(true);
+            replaced.await?;
+            return Ok(None);
+        }
+        let mut noted = self.subscription().await?;
+        if noted.is_none() {
+            match self.notes.insert_one(note).await {
+                Ok(_) => return Ok(None),
+                // Of members that start at once the first notes its own.
+                Err(error) if error_code(&error) == Some(DUPLICATE_KEY) => {
+                    noted = self.subscription().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(noted.filter(|noted| noted != own))
+    }
+}
+
+/// What to tell a member whose namespaces are not its group's.
+#[must_use]
+pub fn other_subscription(group: &str, noted: &Subscription, own: &Subscription) -> ConsumerError {
+    ConsumerError::Usage(format!(
+        "group {group} replays {noted} into this target, but this member is to replay {own}: all \
+         members of a group have the same --include-namespaces and --exclude-namespaces. Start it \
+         with those of the group; or, to change them, stop all members and start one with \
+         --change-subscription. What was left out until then is not on the target and comes only \
+         with a full sync, or by a replay from the beginning into an empty target"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(include: &[&str], exclude: &[&str]) -> Subscription {
+        let list = |patterns: &[&str]| {
+            let patterns = patterns.iter().map(|pattern| (*pattern).to_owned());
+            patterns.collect::<Vec<_>>()
+        };
+        Subscription::new(&list(include), &list(exclude))
+    }
+
+    #[test]
+    fn a_set_is_read_as_it_was_written_and_told_whole() {
+        for (set, told) in [
+            (of(&[], &[]), "all namespaces"),
+            (of(&["b", "a.*"], &["a.x"]), "a.*,b but a.x"),
+        ] {
+            assert_eq!(Subscription::read(&set.written()), Some(set.clone()));
+            assert_eq!(set.to_string(), told);
+        }
+        assert_eq!(of(&["a", " b"], &[]), of(&["b", "a", "a"], &[]));
+        assert_eq!(Subscription::read(&doc! { "include": [1] }), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! A collection that a full sync is about to fill.
+
+use mongodb::bson::{Document, doc};
+use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_core::time_series;
+use oplog_relay_runtime::mongo::error_code;
+
+use crate::config::NotEmpty;
+use crate::error::ConsumerError;
+use crate::replay::catalog::{Note, Ran};
+use crate::replay::plan::command::{Translated, done};
+use crate::replay::target::MongoSink;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+
+impl MongoSink {
+    /// Runs a command; one of a full sync (`fills`) after a look at what is there.
+    pub(crate) async fn execute_in_room(
+        &self,
+        place: (&str, &str),
+        (translated, note): (&Translated, Note),
+        fills: bool,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if fills && self.make_room(place, &note.ran, source, token).await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        self.execute(place, translated, note, source, token).await
+    }
+
+    /// Looks at the collection that a full sync's `create` is about to make; called once, before the
+    /// command is noted. Where the target has documents in it that this group did not bring, they
+    /// are dropped, left or a reason to stop. Nothing of this group can be there yet unless the
+    /// catalog knows the collection: all of its documents come after the command.
+    async fn make_room(
+        &self,
+        (db, collection): (&str, &str),
+        ran: &Ran,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if !ran.change.is_creation() || self.if_not_empty == NotEmpty::Merge {
+            return Ok(Applied::Done);
+        }
+        // A time series has its documents, and its end, under its own name.
+        let name = time_series::of_buckets(collection).unwrap_or(collection);
+        let is_own = ran
+            .ui
+            .is_some_and(|ui| self.lives(source).is_owned(&ran.ns, ui));
+        if is_own || !self.holds_something(db, name).await? {
+            return Ok(Applied::Done);
+        }
+        if self.if_not_empty == NotEmpty::Drop {
+            tracing::warn!(
+                ns = ran.ns,
+                "dropped on the target: a full sync is about to fill it"
+            );
+            return self.drop_life((db, name), (source, ran), token).await;
+        }
+        Err(ConsumerError::Refused(format!(
+            "a full sync is about to fill {db}.{name}, which has documents on the target already. \
+             Choose with --if-target-not-empty: merge (documents of the same _id are replaced, \
+             others stay) or drop (the collection is dropped first); or empty it by hand"
+        )))
+    }
+
+    /// Refuses the first command of a group that is new to the target if another group has run it
+    /// there: the target is ahead of the whole history, and applying it again would make collections
+    /// that were renamed or dropped since.
+    pub(crate) async fn check_first_command(
+        &self,
+        source: &str,
+        id: EntryId,
+    ) -> Result<(), ConsumerError> {
+        if self.if_not_empty != NotEmpty::Fail || !self.lives(source).is_empty() {
+            return Ok(());
+        }
+        let runner = self
+            .persist("reading the catalog", || {
+                self.catalog.other_runner(source, id)
+            })
+            .await?;
+        let Some(other) = runner else { return Ok(()) };
+        Err(ConsumerError::Usage(format!(
+            "group {} is new to this target, but group {other} has run command {id} of source \
+             {source:?} there already: the target is filled, and what was renamed or dropped since \
+             would be made again. Start with --group {other}; or replay into an empty target (the \
+             database {CATALOG_DB} is a part of it); or, if that is what is meant, start with \
+             --if-target-not-empty merge",
+            self.catalog.group()
+        )))
+    }
+
+    async fn holds_something(&self, db: &str, collection: &str) -> Result<bool, ConsumerError> {
+        self.persist("looking into a collection", || async {
+            let found = self.client.database(db).collection::<Document>(collection);
+            match found.find_one(doc! {}).projection(doc! { "_id": 1 }).await {
+                Err(error) if error_code(&error) == Some(done::NO_COLLECTION) => Ok(false),
+                found => found.map(|found| found.is_some()),
+            }
+        })
+        .await
+    }
+}

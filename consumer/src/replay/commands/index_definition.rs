@@ -1,0 +1,237 @@
+//! Whether what a command would make is there already.
+
+use mongodb::bson::{Bson, Document, doc};
+use oplog_relay_runtime::mongo::{error_code, is_transient};
+
+use oplog_relay_runtime::mongo::is_set;
+
+use crate::error::ConsumerError;
+use crate::replay::catalog::Ran;
+use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
+use crate::replay::plan::command::{PUT_OFF, done};
+use crate::replay::target::MongoSink;
+
+/// Fields of an index that are its server's own, or that do not change what it is.
+const PASSING: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
+
+/// Fields of an index that are flags: a number stands for a boolean.
+const FLAGS: [&str; 4] = ["unique", "sparse", "hidden", "prepareUnique"];
+
+impl MongoSink {
+    /// The indexes of a command that are missing on the target. Those that are there must be the same, but
+    /// for what a replay withholds: an `expireAfterSeconds`, which is put off, and, where the index
+    /// was made plain because its collection is spread over partitions, `unique`.
+    ///
+    /// # Errors
+    /// When an index of that name or key is another one.
+    pub(crate) async fn lacking(
+        &self,
+        db: &str,
+        command: &[u8],
+        (ran, made_plain): (&Ran, bool),
+    ) -> Result<Option<Document>, ConsumerError> {
+        let unreadable = |error: &dyn std::fmt::Display| {
+            ConsumerError::Refused(format!("the command of entry {}: {error}", ran.id))
+        };
+        let mut wanted = Document::from_reader(command).map_err(|error| unreadable(&error))?;
+        let name = wanted
+            .get_str("createIndexes")
+            .unwrap_or_default()
+            .to_owned();
+        let there = self.indexes(db, &name).await?;
+        let mut lacking = Vec::new();
+        let specs = wanted
+            .get_array("indexes")
+            .map_err(|error| unreadable(&error))?;
+        for spec in specs.iter().filter_map(Bson::as_document) {
+            let same_name = |index: &&Document| index.get("name") == spec.get("name");
+            let found = there.iter().find(same_name);
+            let found = found.or_else(|| there.iter().find(|index| key(index) == key(spec)));
+            let Some(index) = found else {
+                lacking.push(Bson::from(spec.clone()));
+                continue;
+            };
+            if definition(index, made_plain) != definition(spec, made_plain) {
+                return Err(ConsumerError::CommandRefused(format!(
+                    "entry {} creates the index {spec} of {}, but the target has {index}: drop it \
+                     there, and start again",
+                    ran.id, ran.ns
+                )));
+            }
+            self.put_off(db, &name, index).await?;
+        }
+        if lacking.is_empty() || lacking.len() == specs.len() {
+            return Ok(None);
+        }
+        wanted.insert("indexes", lacking);
+        Ok(Some(wanted))
+    }
+
+    pub(crate) async fn indexes(
+        &self,
+        db: &str,
+        name: &str,
+    ) -> Result<Vec<Document>, ConsumerError> {
+        let reply = self
+            .persist("listing indexes", || async {
+                let list = doc! { "listIndexes": name };
+                self.client.database(db).run_command(list).await
+            })
+            .await?;
+        // A collection has 64 indexes at most: fewer than a first batch.
+        let cursor = reply.get_document("cursor");
+        let batch = cursor.and_then(|cursor| cursor.get_array("firstBatch"));
+        let all = batch.map(|batch| {
+            batch
+                .iter()
+                .filter_map(Bson::as_document)
+                .cloned()
+                .collect()
+        });
+        Ok(all.unwrap_or_default())
+    }
+
+    /// Keeps an index that is there from expiring documents while a group replays. Where the target
+    /// cannot change the expiry, the index is built again without one.
+    async fn put_off(&self, db: &str, name: &str, index: &Document) -> Result<(), ConsumerError> {
+        let seconds = index.get("expireAfterSeconds").map(number);
+        if seconds.is_none_or(|seconds| seconds == Bson::Double(PUT_OFF.into())) {
+            return Ok(());
+        }
+        let index_name = index.get_str("name").unwrap_or_default();
+        tracing::warn!(
+            db,
+            collection = name,
+            index = index_name,
+            "putting an expiry off while replaying"
+        );
+        let change = doc! { "name": index_name, "expireAfterSeconds": PUT_OFF };
+        let command = doc! { "collMod": name, "index": change };
+        let refused = self
+            .persist("putting an expiry off", || async {
+                let database = self.client.database(db);
+                match database.run_command(command.clone()).await {
+                    Err(error) if is_refusal(&error) => Ok(true),
+                    done => done.map(|_| false),
+                }
+            })
+            .await?;
+        if refused {
+            self.rebuild_plain(db, name, index).await?;
+        }
+        Ok(())
+    }
+
+    async fn rebuild_plain(
+        &self,
+        db: &str,
+        name: &str,
+        index: &Document,
+    ) -> Result<(), ConsumerError> {
+        let mut plain = index.clone();
+        plain.remove("expireAfterSeconds");
+        plain.remove("ns");
+        let drop_index = doc! { "dropIndexes": name, "index": index.get("name") };
+        let create = doc! { "createIndexes": name, "indexes": [plain] };
+        for command in [drop_index, create] {
+            self.persist("building an index again without its expiry", || async {
+                let database = self.client.database(db);
+                match database.run_command(command.clone()).await {
+                    Err(error) if error_code(&error) == Some(done::NO_INDEX) => Ok(()),
+                    done => done.map(drop),
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a target refuses a command for good, and not for want of a privilege.
+fn is_refusal(error: &mongodb::error::Error) -> bool {
+    let directive = error_code(error).map(|code| (code, rule_for(code).directive));
+    match directive {
+        Some((UNAUTHORIZED, _) | (_, Directive::Retry)) | None => false,
+        Some(_) => !is_transient(error),
+    }
+}
+
+/// Servers and drivers differ in the type of a number.
+fn number(value: &Bson) -> Bson {
+    match value {
+        Bson::Int32(number) => Bson::Double((*number).into()),
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "directions and seconds are small"
+        )]
+        Bson::Int64(number) => Bson::Double(*number as f64),
+        other => other.clone(),
+    }
+}
+
+/// The fields of an index in their order, which counts; for equal documents it does not.
+fn key(index: &Document) -> Vec<Bson> {
+    let fields = index.get_document("key").ok().into_iter().flatten();
+    fields
+        .map(|(name, direction)| Bson::from(vec![Bson::from(name.as_str()), number(direction)]))
+        .collect()
+}
+
+/// What makes an index what it is, by name.
+fn definition(index: &Document, made_plain: bool) -> std::collections::BTreeMap<String, Bson> {
+    let is_option = |name: &str, value: &Bson| {
+        let withheld = made_plain && name == "unique";
+        let is_off = FLAGS.contains(&name) && !is_set(index, name);
+        !withheld && !is_off && !PASSING.contains(&name) && *value != Bson::Boolean(false)
+    };
+    let options = index.iter().filter(|(name, value)| is_option(name, value));
+    let mut definition = std::collections::BTreeMap::new();
+    for (name, value) in options {
+        let value = match (name.as_str(), value) {
+            ("key", _) => Bson::from(key(index)),
+            (flag, _) if FLAGS.contains(&flag) => Bson::Boolean(true),
+            ("collation", Bson::Document(collation)) => {
+                if collation.get_str("locale").ok() == Some("simple") {
+                    continue;
+                }
+                let mut collation = collation.clone();
+                collation.remove("version");
+                Bson::from(collation)
+            }
+            (_, value) => number(value),
+        };
+        definition.insert(name.clone(), value);
+    }
+    definition
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_its_key_name_and_options() {
+        let wanted = doc! { "v": 2, "key": { "a": 1, "b": -1 }, "name": "i",
+        "collation": { "locale": "simple" }, "expireAfterSeconds": PUT_OFF };
+        let same = doc! { "v": 1, "key": { "a": 1.0, "b": -1_i64 }, "name": "i", "sparse": false,
+        "ns": "s.a", "expireAfterSeconds": 60 };
+        assert_eq!(definition(&wanted, false), definition(&same, false));
+        for other in [
+            doc! { "key": { "b": -1, "a": 1 }, "name": "i" },
+            doc! { "key": { "a": 1, "b": -1 }, "name": "j" },
+            doc! { "key": { "a": 1, "b": -1 }, "name": "i", "sparse": true },
+            doc! { "key": { "a": 1, "b": -1 }, "name": "i", "collation": { "locale": "de" } },
+        ] {
+            assert_ne!(
+                definition(&wanted, false),
+                definition(&other, false),
+                "{other}"
+            );
+        }
+        let unique = doc! { "key": { "a": 1, "b": -1 }, "name": "i", "unique": true };
+        assert_ne!(definition(&wanted, false), definition(&unique, false));
+        assert_eq!(definition(&wanted, true), definition(&unique, true));
+        let typed = doc! { "key": { "a": 1, "b": -1 }, "name": "i", "unique": 1.0, "sparse": 0 };
+        assert_eq!(definition(&typed, false), definition(&unique, false));
+    }
+}

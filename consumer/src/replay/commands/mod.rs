@@ -1,0 +1,573 @@
+//! Commands on the target: run once, noted in the catalog.
+
+pub(crate) mod drop_and_rename;
+pub(crate) mod empty_target;
+pub(crate) mod index_definition;
+pub(crate) mod refused_options;
+pub(crate) mod routing;
+pub(crate) mod views;
+
+use std::sync::Arc;
+
+use mongodb::bson::{Bson, Document, RawDocumentBuf};
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::command::scope;
+use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
+use oplog_relay_core::entry::Operation;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_runtime::mongo::{
+    ANSWER, error_code, error_text, in_time, is_set, is_transient, undecoded_reply,
+};
+use oplog_relay_runtime::retry::Backoff;
+
+use crate::dead_letter::Reason;
+use crate::error::ConsumerError;
+use crate::replay::catalog::{Change, Lives, Note, Ran, Resolved};
+use crate::replay::commands::refused_options::{WayOn, without};
+use crate::replay::commands::views::SeriesNames;
+use crate::replay::directive::{Directive, command_reason, rule_for};
+use crate::replay::plan::command::{Action, Circumstances, Translated, done, translate};
+use crate::replay::plan::{Command, PlanError, PlanFault};
+use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::replay::writes::reply::WriteReply;
+use crate::worker::applied::{Applied, SinkError};
+use crate::worker::assignment::Token;
+use crate::worker::batch::Located;
+
+type Driver<T> = mongodb::error::Result<T>;
+
+/// A command that names no collection.
+const NOWHERE: Circumstances<'static> = Circumstances {
+    collection: "",
+    ordered: false,
+};
+
+/// How an attempt ended.
+pub(crate) enum Attempt {
+    Done,
+    Abandoned,
+    /// The target refuses, with this error.
+    Refused(mongodb::error::Error),
+}
+
+impl MongoSink {
+    /// Whose names a source's names are now.
+    #[must_use]
+    pub fn lives(&self, source: &str) -> Arc<Lives> {
+        self.catalog.lives(source)
+    }
+
+    /// The lives of a source's names, for an entry and those after it.
+    ///
+    /// # Errors
+    /// When the target refuses to tell of commands that are older than what is held.
+    pub async fn lives_at(&self, source: &str, id: EntryId) -> Result<Arc<Lives>, ConsumerError> {
+        let asked = self.persist("reading the catalog", || self.catalog.lives_at(source, id));
+        let lives = asked.await?;
+        self.metrics.held_of_catalog(self.catalog.held());
+        Ok(lives)
+    }
+
+    /// Reads the catalog again.
+    ///
+    /// # Errors
+    /// When the target refuses it.
+    pub async fn reload(&self) -> Result<(), ConsumerError> {
+        self.persist("reading the catalog", || self.catalog.reload())
+            .await
+    }
+
+    /// Whether a command ran, by whichever member.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn has_run(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
+        if self.lives(source).is_done(id) {
+            return Ok(true);
+        }
+        let ran = self
+            .persist("reading the catalog", || self.catalog.learn(source, id))
+            .await?;
+        if ran {
+            // Another member ran it.
+            self.forget_order();
+        }
+        Ok(ran)
+    }
+
+    /// The same, asked of the target in any case: a note may have been taken back.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn has_run_now(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
+        self.persist("reading the catalog", || {
+            self.catalog.learn_again(source, id)
+        })
+        .await
+    }
+
+    /// Asks again while the target cannot be reached.
+    pub(crate) async fn persist<T, F>(
+        &self,
+        doing: &str,
+        ask: impl Fn() -> F,
+    ) -> Result<T, ConsumerError>
+    where
+        F: Future<Output = Driver<T>>,
+    {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let error = match in_time(ANSWER, ask()).await {
+                Ok(answer) => {
+                    if backoff.attempts() > 0 {
+                        self.readiness.target_reached();
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            let retry = error_code(&error).map(|code| rule_for(code).directive);
+            if retry != Some(Directive::Retry) && !is_transient(&error) {
+                return Err(ConsumerError::Refused(format!(
+                    "{doing} failed: {}",
+                    error_text(&error)
+                )));
+            }
+            self.readiness.target_failed(&error_text(&error));
+            self.metrics.count_error("target");
+            if !backoff.sleep(&self.shutdown).await {
+                return Err(ConsumerError::interrupted(&self.shutdown));
+            }
+        }
+    }
+
+    /// Runs a command, unless it ran.
+    pub(crate) async fn command(
+        &self,
+        command: &Command<'_>,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, SinkError> {
+        let Located { id, entry, .. } = command.located;
+        let fault = |fault| {
+            SinkError::Entry(PlanError {
+                index: command.index,
+                id,
+                ns: entry.ns.to_owned(),
+                fault,
+            })
+        };
+        if self.has_run(source, id).await? {
+            return Ok(Applied::Done);
+        }
+        let scope = scope(&entry).map_err(|error| fault(error.into()))?;
+        let Some(scope) = scope else {
+            // Nothing to run, or nothing that is known.
+            translate(&entry, NOWHERE).map_err(fault)?;
+            return Ok(Applied::Done);
+        };
+        self.check_first_command(source, id).await?;
+        let named = scope.ns();
+        let lives = self.lives_at(source, id).await?;
+        // A create is foreign to whoever has its name: that life's end is behind it in the log.
+        let ns = match lives.resolve(&named, id, None) {
+            Resolved::Live(ns) => ns,
+            Resolved::Dropped | Resolved::Foreign => {
+                // Noted all the same: whoever waits for a command looks whether it is.
+                let note = Note::passed_over(id, named.clone(), entry.ui);
+                self.note(source, &note).await?;
+                return Ok(Applied::Done);
+            }
+        };
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let barrier = Barrier::read(&entry).map_err(|error| fault(PlanFault::Malformed(error)))?;
+        let waited = barrier.as_ref().map(|barrier| !barrier.passable);
+        let at = Circumstances {
+            collection,
+            ordered: barrier.is_some_and(|barrier| barrier.ordered),
+        };
+        let translated = translate(&entry, at).map_err(fault)?;
+        report_left_out(&translated, &named, id);
+        if translated.action == Action::Nothing && waited.is_none() {
+            return Ok(Applied::Done);
+        }
+        let note = note_of(&command.located, named.clone(), &translated);
+        if ends_a_stretch(waited, &note.ran.change)
+            && Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned
+        {
+            return Ok(Applied::Abandoned);
+        }
+        // What ends or moves a collection cannot be left out: see `dead_letter`.
+        let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
+        let buries = leaves_out && self.buries(Reason::Command);
+        let fills = entry.snapshot.is_some();
+        let place = (db, collection);
+        let executed = self.execute_in_room(place, (&translated, note), fills, source, token);
+        executed.await.map_err(|error| match error {
+            ConsumerError::CommandRefused(text) if buries => fault(PlanFault::Refused(text)),
+            error => SinkError::Fatal(error),
+        })
+    }
+
+    pub(crate) async fn execute(
+        &self,
+        (db, collection): (&str, &str),
+        translated: &Translated,
+        mut note: Note,
+        source: &str,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let ran = &note.ran;
+        if translated.made_plain {
+            tracing::warn!(
+                ns = ran.ns,
+                entry = %ran.id,
+                "a unique index is a plain one on the target: the collection is spread over \
+                 partitions (--order id)"
+            );
+        }
+        let applied = match &translated.action {
+            Action::Nothing => Applied::Done,
+            Action::Drop { collection } => {
+                self.drop_life((db, collection), (source, ran), token)
+                    .await?
+            }
+            Action::DropSeries { series, buckets } => {
+                let names = SeriesNames {
+                    db,
+                    series,
+                    buckets,
+                };
+                self.drop_series(names, (source, ran), token).await?
+            }
+            Action::DropView { view } => self.drop_view(db, view, (source, ran), token).await?,
+            Action::DropViews => self.drop_views(db, (source, ran), token).await?,
+            Action::ChangeSeriesView { definition } => {
+                self.change_series_view(db, definition, ran, token).await?
+            }
+            Action::Run {
+                command,
+                accept,
+                otherwise,
+            } => {
+                let otherwise = otherwise.as_deref();
+                let around = (ran, translated.made_plain);
+                self.run_accepted(db, (command, otherwise), accept, around, token)
+                    .await?
+            }
+            Action::Rename { to, drop_target } => {
+                let moved = ((db, collection), to.as_str(), *drop_target);
+                self.rename(moved, &mut note, source, token).await?
+            }
+        };
+        self.forget_order();
+        if applied == Applied::Done {
+            self.note(source, &note).await?;
+        }
+        Ok(applied)
+    }
+
+    pub(crate) async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
+        self.persist("noting a command", || {
+            self.catalog.finish(source, note.clone())
+        })
+        .await
+    }
+
+    pub(crate) async fn run_accepted(
+        &self,
+        db: &str,
+        (command, otherwise): (&[u8], Option<&[u8]>),
+        accept: &[i32],
+        around: (&Ran, bool),
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let (ran, _) = around;
+        let tries = [Some(command), otherwise].into_iter().flatten();
+        let mut tries: Vec<Vec<u8>> = tries.map(<[u8]>::to_vec).collect();
+        loop {
+            let mut refused = None;
+            for command in &tries {
+                match self.attempt(db, command, accept, around, token).await? {
+                    Attempt::Done => return Ok(Applied::Done),
+                    Attempt::Abandoned => return Ok(Applied::Abandoned),
+                    Attempt::Refused(error) => refused = Some((command, error)),
+                }
+            }
+            let Some((command, error)) = refused else {
+                return Ok(Applied::Done);
+            };
+            match self.way_on(db, command, ran, &error).await? {
+                WayOn::None => return Err(refused_by_target(ran, &error)),
+                WayOn::Done => return Ok(Applied::Done),
+                WayOn::Without(option) => tries = without_option(&tries, &option, ran)?,
+            }
+        }
+    }
+
+    /// Runs a command until the target takes or refuses it. With it goes whether it makes a unique
+    /// index a plain one.
+    pub(crate) async fn attempt(
+        &self,
+        db: &str,
+        command: &[u8],
+        accept: &[i32],
+        (ran, made_plain): (&Ran, bool),
+        token: &Token,
+    ) -> Result<Attempt, ConsumerError> {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            if !token.is_valid() {
+                return Ok(Attempt::Abandoned);
+            }
+            let error = match self.ask_to_run(db, command, ran).await? {
+                Ok(reply) if self.is_kept(&reply)? => {
+                    self.readiness.target_reached();
+                    return Ok(Attempt::Done);
+                }
+                Ok(_) if backoff.sleep(&self.shutdown).await => continue,
+                Ok(_) => return Ok(Attempt::Abandoned),
+                Err(error) => error,
+            };
+            let code = error_code(&error);
+            if code.is_some_and(|code| accept.contains(&code)) {
+                if code == Some(done::TAKEN) {
+                    self.check_alike(db, command, ran).await?;
+                }
+                if code.is_some_and(|code| done::INDEX_TAKEN.contains(&code)) {
+                    let lacking = self.lacking(db, command, (ran, made_plain)).await?;
+                    let Some(rest) = lacking else {
+                        return Ok(Attempt::Done);
+                    };
+                    let rest = rest.to_vec().map_err(|error| unwritable(ran, &error))?;
+                    let again = self.attempt(db, &rest, &[], (ran, made_plain), token);
+                    return Box::pin(again).await;
+                }
+                return Ok(Attempt::Done);
+            }
+            let directive = code.map(|code| rule_for(code).directive);
+            if directive != Some(Directive::Retry) && !is_transient(&error) {
+                return Ok(Attempt::Refused(error));
+            }
+            self.readiness.target_failed(&error_text(&error));
+            self.metrics.count_error("target");
+            if !backoff.sleep(&self.shutdown).await {
+                return Ok(Attempt::Abandoned);
+            }
+        }
+    }
+
+    /// Sends a command, to be acknowledged by a majority, and waits: an index may take hours.
+    async fn ask_to_run(
+        &self,
+        db: &str,
+        command: &[u8],
+        ran: &Ran,
+    ) -> Result<Driver<WriteReply>, ConsumerError> {
+        let command = of_majority(command)
+            .ok()
+            .and_then(|command| RawDocumentBuf::from_bytes(command).ok());
+        let command = command.ok_or_else(|| unwritable(ran, &"it is no document"))?;
+        let database = self.client.database(db);
+        let running = database.run_raw_command(command).into_future();
+        tokio::pin!(running);
+        loop {
+            match tokio::time::timeout(ANSWER, &mut running).await {
+                Ok(Err(error)) => {
+                    let reply = undecoded_reply(&error).map(document::Document::new);
+                    let reply = reply.map(|reply| reply.and_then(WriteReply::read));
+                    return Ok(match reply {
+                        Some(Ok(reply)) => Ok(reply),
+                        Some(Err(_)) | None => Err(error),
+                    });
+                }
+                Ok(Ok(answer)) => {
+                    let bytes = answer.to_vec().map_err(|error| unwritable(ran, &error))?;
+                    let reply = document::Document::new(&bytes).and_then(WriteReply::read);
+                    return reply.map(Ok).map_err(|error| unwritable(ran, &error));
+                }
+                Err(_) => {
+                    let reason = format!("the command of entry {} is still running", ran.id);
+                    tracing::warn!(ns = ran.ns, reason);
+                    self.readiness.target_failed(&reason);
+                }
+            }
+        }
+    }
+
+    /// A collection that is there must be of the kind that the command would have made.
+    async fn check_alike(&self, db: &str, command: &[u8], ran: &Ran) -> Result<(), ConsumerError> {
+        let wanted = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
+        let name = wanted.get_str("create").unwrap_or_default();
+        let found = self.listed(db, name).await?;
+        let found = found.as_ref();
+        let options = found.and_then(|found| found.get_document("options").ok());
+        let kind = found.and_then(|found| found.get_str("type").ok());
+        let nothing = Document::new();
+        let difference = difference(&wanted, options.unwrap_or(&nothing), kind);
+        match difference {
+            None => Ok(()),
+            Some(option) => Err(ConsumerError::Refused(format!(
+                "entry {} creates {}, but the target has a collection of that name whose {option} \
+                 is another: drop it there, or replay into an empty target",
+                ran.id, ran.ns
+            ))),
+        }
+    }
+}
+
+fn note_of(located: &Located<'_>, ns: String, translated: &Translated) -> Note {
+    let mut note = Note::new(Ran {
+        id: located.id,
+        ns,
+        ui: located.entry.ui,
+        change: change(located, &translated.action),
+    });
+    note.withheld.clone_from(&translated.withheld);
+    note.limiting.clone_from(&translated.limiting);
+    note
+}
+
+/// Whether a command that has not run proves that the target is not ahead of it, and leaves a
+/// collection there whose suspended indexes are to be built again. `waited` says whether all
+/// partitions wait for the command; a command of an older producer may have no barrier.
+fn ends_a_stretch(waited: Option<bool>, change: &Change) -> bool {
+    waited == Some(true) && !matches!(change, Change::Created | Change::Dropped)
+}
+
+fn without_option(
+    commands: &[Vec<u8>],
+    option: &str,
+    ran: &Ran,
+) -> Result<Vec<Vec<u8>>, ConsumerError> {
+    let mut left = Vec::new();
+    for command in commands {
+        let command =
+            Document::from_reader(command.as_slice()).map_err(|error| unwritable(ran, &error))?;
+        if let Some(rest) = without(&command, option) {
+            left.push(rest.to_vec().map_err(|error| unwritable(ran, &error))?);
+        }
+    }
+    Ok(left)
+}
+
+/// Says which options of old servers a command is run without.
+fn report_left_out(translated: &Translated, ns: &str, id: EntryId) {
+    if translated.left_out.is_empty() {
+        return;
+    }
+    tracing::warn!(
+        ns,
+        entry = %id,
+        options = translated.left_out.join(", "),
+        "options of old servers have no meaning on the target: they are left out, or written as \
+         what they meant"
+    );
+}
+
+/// A command with the wish to be acknowledged by a majority of the target.
+fn of_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut bytes = Vec::with_capacity(command.len() + 64);
+    let mut whole = DocumentBuilder::start(&mut bytes);
+    for element in document::Document::new(command)?.elements() {
+        let element = element?;
+        if element.name != b"writeConcern" {
+            whole.element(element);
+        }
+    }
+    whole.nested("writeConcern", kind::DOCUMENT, |concern| {
+        concern.str("w", "majority");
+    });
+    whole.finish();
+    Ok(bytes)
+}
+
+/// The first option in which a collection is of another kind; what only limits or describes its
+/// documents does not count.
+fn difference(wanted: &Document, found: &Document, kind: Option<&str>) -> Option<&'static str> {
+    let locale = |options: &Document| {
+        let collation = options.get_document("collation").ok();
+        let locale = collation.and_then(|collation| collation.get_str("locale").ok());
+        locale.map(str::to_owned)
+    };
+    let has = |options: &Document, name: &str| options.get(name).is_some_and(|o| *o != Bson::Null);
+    if kind == Some("view") && !has(wanted, "viewOn") {
+        return Some("type (a view)");
+    }
+    if is_set(wanted, "capped") != is_set(found, "capped") {
+        return Some("capped");
+    }
+    if locale(wanted) != locale(found) {
+        return Some("collation");
+    }
+    let kinds = ["timeseries", "clusteredIndex"];
+    kinds
+        .into_iter()
+        .find(|option| has(wanted, option) != has(found, option))
+}
+
+/// What a command does to names.
+fn change(located: &Located<'_>, action: &Action) -> Change {
+    if let Action::Rename { to, .. } = action {
+        return Change::Renamed { to: to.clone() };
+    }
+    let entry = &located.entry;
+    if entry.operation != Operation::Command {
+        return match entry.operation {
+            Operation::Delete => Change::Dropped,
+            _ => Change::Other,
+        };
+    }
+    match entry.command().map(|command| command.name) {
+        Ok(b"create") => Change::Created,
+        Ok(b"drop") => Change::Dropped,
+        Ok(b"emptycapped") => Change::Emptied,
+        _ => Change::Other,
+    }
+}
+
+pub(crate) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> ConsumerError {
+    ConsumerError::CommandRefused(format!(
+        "the command of entry {} for {} was refused by the target: {}: {}. Where it is an \
+         option that the target does not know and that may be left out, start with \
+         --refused-options leave-out; --dead-letter command passes over the whole command",
+        ran.id,
+        ran.ns,
+        error_text(error),
+        command_reason(error_code(error))
+    ))
+}
+
+pub(crate) fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {
+    ConsumerError::Refused(format!(
+        "the command of entry {} for {} is no valid command: {error}",
+        ran.id, ran.ns
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::doc;
+
+    #[test]
+    fn a_collection_of_another_kind_is_not_taken_for_the_one_to_create() {
+        let plain = doc! { "create": "c", "validator": {} };
+        let capped = doc! { "create": "c", "capped": true, "size": 4096 };
+        let german = doc! { "create": "c", "collation": { "locale": "de" } };
+        let series = doc! { "create": "c", "timeseries": { "timeField": "t" } };
+        let none = Document::new();
+        assert_eq!(difference(&plain, &none, Some("collection")), None);
+        assert_eq!(
+            difference(&capped, &doc! { "capped": true, "size": 9000 }, None),
+            None
+        );
+        assert_eq!(difference(&capped, &none, None), Some("capped"));
+        assert_eq!(difference(&german, &none, None), Some("collation"));
+        assert_eq!(difference(&series, &none, None), Some("timeseries"));
+        assert_eq!(
+            difference(&plain, &none, Some("view")),
+            Some("type (a view)")
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! Options of commands that the target does not know: those of newer servers on an older target, and
+//! those that old servers took whatever they were.
+//!
+//! An option that changes neither which documents there are nor which are refused is left out, with a
+//! warning. What turns a unique index into a plain one, or back, is done by making the index again.
+//! Everything else stops the replay, or is left out where the operator says so
+//! (`--refused-options leave-out`).
+
+use mongodb::bson::{Bson, Document};
+use mongodb::error::ErrorKind;
+use oplog_relay_runtime::mongo::error_code;
+
+use crate::error::ConsumerError;
+use crate::replay::catalog::Ran;
+use crate::replay::commands::unwritable;
+use crate::replay::target::MongoSink;
+
+/// Codes by which servers refuse an option: bad value, failed to parse, wrong type, cannot create
+/// the index, invalid options, invalid index option, unknown field.
+const REFUSED: [i32; 7] = [2, 9, 14, 67, 72, 197, 40415];
+/// Options that say how something is stored or found, or that forbid what the source has forbidden
+/// already.
+const WITHOUT_EFFECT: [&str; 5] = [
+    "bucketSize",
+    "hidden",
+    "indexOptionDefaults",
+    "prepareUnique",
+    "storageEngine",
+];
+/// What makes an index or a collection what it is.
+const ESSENTIAL: [&str; 12] = [
+    "capped",
+    "collation",
+    "index",
+    "indexes",
+    "key",
+    "keyPattern",
+    "name",
+    "pipeline",
+    "size",
+    "timeseries",
+    "viewOn",
+    "writeConcern",
+];
+
+/// How a command goes on that the target refused.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum WayOn {
+    /// It does not.
+    None,
+    /// Nothing is left to do.
+    Done,
+    /// Without this option.
+    Without(String),
+}
+
+impl MongoSink {
+    /// Finds out how a command goes on of which the target refuses an option.
+    ///
+    /// # Errors
+    /// When the target refuses what is done instead.
+    pub(crate) async fn way_on(
+        &self,
+        db: &str,
+        command: &[u8],
+        ran: &Ran,
+        refused: &mongodb::error::Error,
+    ) -> Result<WayOn, ConsumerError> {
+        let ErrorKind::Command(told) = refused.kind.as_ref() else {
+            return Ok(WayOn::None);
+        };
+        if !error_code(refused).is_some_and(|code| REFUSED.contains(&code)) {
+            return Ok(WayOn::None);
+        }
+        let command = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
+        let Some(option) = refused_option(&told.message, &command) else {
+            return Ok(WayOn::None);
+        };
+        let is_conversion = matches!(option.as_str(), "unique" | "forceNonUnique");
+        if is_conversion {
+            let (Ok(collection), Ok(change)) =
+                (command.get_str("collMod"), command.get_document("index"))
+            else {
+                return Ok(WayOn::None);
+            };
+            self.convert_index(db, collection, change, option == "unique", ran)
+                .await?;
+            return Ok(WayOn::Done);
+        }
+        if !(self.leaves_out_options || WITHOUT_EFFECT.contains(&option.as_str())) {
+            return Ok(WayOn::None);
+        }
+        tracing::warn!(
+            ns = ran.ns,
+            entry = %ran.id,
+            option,
+            reason = told.message,
+            "the target does not know an option of a command, which is left out"
+        );
+        match without(&command, &option) {
+            Some(rest) if rest == command => Ok(WayOn::None),
+            Some(_) => Ok(WayOn::Without(option)),
+            None => Ok(WayOn::Done),
+        }
+    }
+
+    /// Makes an index again, unique or not, on a target that cannot convert one.
+    async fn convert_index(
+        &self,
+        db: &str,
+        collection: &str,
+        change: &Document,
+        unique: bool,
+        ran: &Ran,
+    ) -> Result<(), ConsumerError> {
+        let is_meant = |index: &&Document| match change.get("name") {
+            Some(name) => index.get("name") == Some(name),
+            None => index.get("key") == change.get("keyPattern"),
+        };
+        let indexes = self.indexes_of(&format!("{db}.{collection}")).await?;
+        let Some(index) = indexes.iter().find(is_meant) else {
+            return Ok(());
+        };
+        if index.get_bool("unique").unwrap_or(false) == unique {
+            return Ok(());
+        }
+        tracing::warn!(
+            ns = ran.ns,
+            entry = %ran.id,
+            %index,
+            unique,
+            "the target cannot convert an index: it is dropped and made again"
+        );
+        let mut made = index.clone();
+        for field in ["ns", "unique", "prepareUnique"] {
+            made.remove(field);
+        }
+        if unique {
+            made.insert("unique", true);
+        }
+        self.make_again(db, collection, made).await
+    }
+}
+
+/// The option of the command that a server's message names: in quotes, with or without the command
+/// before it, or as its last word.
+fn refused_option(message: &str, command: &Document) -> Option<String> {
+    let quoted = message.split(['\'', '"']).skip(1).step_by(2);
+    let last = message.rsplit(' ').next();
+    let named = quoted
+        .chain(last)
+        .filter_map(|text| text.rsplit('.').next());
+    let mut options = named.filter(|option| !ESSENTIAL.contains(option));
+    let found = options.find(|option| without(command, option).is_none_or(|rest| rest != *command));
+    found.map(str::to_owned)
+}
+
+/// The command without an option, its own or that of its indexes; `None` if it does nothing then.
+pub(crate) fn without(command: &Document, option: &str) -> Option<Document> {
+    let mut rest = command.clone();
+    let is_first = rest.keys().next().is_some_and(|first| first == option);
+    if !is_first {
+        rest.remove(option);
+    }
+    if let Ok(indexes) = rest.get_array_mut("indexes") {
+        for index in indexes.iter_mut().filter_map(Bson::as_document_mut) {
+            index.remove(option);
+        }
+    }
+    if let Ok(index) = rest.get_document_mut("index") {
+        index.remove(option);
+        if index
+            .keys()
+            .all(|field| field == "name" || field == "keyPattern")
+        {
+            rest.remove("index");
+        }
+    }
+    let is_empty_change = rest.contains_key("collMod") && rest.len() == 1;
+    (!is_empty_change).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::doc;
+
+    #[test]
+    fn the_refused_option_is_found_in_the_words_of_servers() {
+        let index =
+            doc! { "key": { "a": 1 }, "name": "a_1", "backgroud": true, "background": true };
+        let create = doc! { "createIndexes": "c", "indexes": [index] };
+        let change = doc! { "collMod": "c", "index": { "name": "a_1", "prepareUnique": true } };
+        let old = doc! { "collMod": "c", "noPadding": true };
+        for (message, command, option) in [
+            (
+                "Error in specification { name: \"a_1\" } :: caused by :: The field 'backgroud' is \
+                 not valid for an index specification. Specification: { backgroud: true }",
+                &create,
+                Some("backgroud"),
+            ),
+            (
+                "BSON field 'collMod.index.prepareUnique' is an unknown field.",
+                &change,
+                Some("prepareUnique"),
+            ),
+            (
+                "unknown option to collMod: noPadding",
+                &old,
+                Some("noPadding"),
+            ),
+            ("the field 'name' is not a string", &create, None),
+            ("The field 'other' is not valid", &create, None),
+        ] {
+            assert_eq!(
+                refused_option(message, command).as_deref(),
+                option,
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_command_without_an_option() {
+        let index = doc! { "key": { "a": 1 }, "name": "a_1", "odd": true };
+        let create = doc! { "createIndexes": "c", "indexes": [index] };
+        let left = doc! { "createIndexes": "c", "indexes": [{ "key": { "a": 1 }, "name": "a_1" }] };
+        assert_eq!(without(&create, "odd"), Some(left));
+        let change = doc! { "collMod": "c", "index": { "name": "a_1", "odd": true } };
+        assert_eq!(without(&change, "odd"), None);
+        let change =
+            doc! { "collMod": "c", "index": { "name": "a_1", "odd": true }, "validator": {} };
+        let left = doc! { "collMod": "c", "validator": {} };
+        assert_eq!(without(&change, "odd"), Some(left));
+        let odd = doc! { "collMod": "c", "cappedSize": 4096 };
+        assert_eq!(without(&odd, "cappedSize"), None);
+        assert_eq!(without(&odd, "collMod"), Some(odd));
+    }
+}

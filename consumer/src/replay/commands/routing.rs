@@ -1,0 +1,118 @@
+//! A change of the routing table on the target: a collection whose entries are spread over all
+//! partitions from here on loses what needs the order of all of them.
+
+use mongodb::bson::{Document, doc};
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_core::routing::RoutingChange;
+use oplog_relay_runtime::mongo::{error_code, is_set};
+
+use crate::error::ConsumerError;
+use crate::replay::catalog::{Note, Resolved};
+use crate::replay::deferred::held_document::GONE;
+use crate::replay::plan::command::PUT_OFF;
+use crate::replay::target::MongoSink;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+use crate::worker::batch::Located;
+
+const EXPIRES: &str = "expireAfterSeconds";
+/// What a plain index does not have.
+const NOT_PLAIN: [&str; 3] = ["unique", "prepareUnique", "ns"];
+
+impl MongoSink {
+    /// Makes unique indexes plain ones where a collection is spread, unless that was done; and
+    /// notes it, for those who wait.
+    ///
+    /// # Errors
+    /// When the target refuses it, or the entry is damaged.
+    pub async fn change_routing(
+        &self,
+        source: &str,
+        located: &Located<'_>,
+        filter: &NamespaceFilter,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let Located { id, entry, .. } = *located;
+        if self.has_run(source, id).await? {
+            return Ok(Applied::Done);
+        }
+        let change = RoutingChange::read(&entry).ok().flatten().ok_or_else(|| {
+            ConsumerError::Refused(format!(
+                "entry {id} is a change of the routing that this version cannot read: use the \
+                 consumer that came with its producer"
+            ))
+        })?;
+        let lives = self.lives_at(source, id).await?;
+        for (ns, ui) in change.spread.iter().filter(|(ns, _)| filter.passes(ns)) {
+            if !token.is_valid() {
+                return Ok(Applied::Abandoned);
+            }
+            if let Resolved::Live(ns) = lives.resolve(ns, id, *ui) {
+                if Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned {
+                    return Ok(Applied::Abandoned);
+                }
+                self.make_plain(ns, id).await?;
+            }
+        }
+        self.forget_order();
+        let note = Note::passed_over(id, entry.ns.to_owned(), None);
+        self.note(source, &note).await?;
+        Ok(Applied::Done)
+    }
+
+    /// Makes a collection's unique indexes plain ones.
+    async fn make_plain(&self, ns: &str, id: EntryId) -> Result<(), ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        for index in self.indexes_of(ns).await? {
+            let name = index.get_str("name").unwrap_or_default();
+            if name == "_id_" || !is_set(&index, "unique") {
+                continue;
+            }
+            tracing::warn!(
+                ns,
+                index = %index,
+                entry = %id,
+                "a unique index is made a plain one on the target: the collection is spread over \
+                 partitions from here on (--order id)"
+            );
+            let mut plain = index.clone();
+            for field in NOT_PLAIN {
+                plain.remove(field);
+            }
+            self.make_again(db, collection, plain).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops an index by its name and makes it as the given one.
+    pub(crate) async fn make_again(
+        &self,
+        db: &str,
+        collection: &str,
+        mut index: Document,
+    ) -> Result<(), ConsumerError> {
+        if index
+            .get_i32(EXPIRES)
+            .is_ok_and(|seconds| seconds == PUT_OFF)
+        {
+            // Many servers take this value by `collMod` only.
+            index.remove(EXPIRES);
+        }
+        let name = index.get_str("name").unwrap_or_default();
+        let drop = doc! { "dropIndexes": collection, "index": name };
+        self.change_index(db, &drop).await?;
+        let create = doc! { "createIndexes": collection, "indexes": [index] };
+        self.change_index(db, &create).await
+    }
+
+    async fn change_index(&self, db: &str, command: &Document) -> Result<(), ConsumerError> {
+        self.persist("making an index again", || async {
+            match self.client.database(db).run_command(command.clone()).await {
+                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
+                done => done.map(drop),
+            }
+        })
+        .await
+    }
+}

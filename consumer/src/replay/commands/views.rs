@@ -1,0 +1,182 @@
+//! Views and time series, which a server keeps in one place, `system.views`.
+//!
+//! A `drop` by name would take whatever has the name. A view has no UUID by which it could be named,
+//! and its log entry does not tell a view from a time series. So each command looks at the kind of
+//! what stands there, and drops its own kind alone.
+//!
+//! A new granularity is two entries: the view before the buckets gets another span, then a `collMod`
+//! changes the buckets. The target's own `collMod` does both. But a server may fail after the first
+//! half, and then the two differ at the source for good, which no command can bring about.
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, Document, doc};
+use oplog_relay_core::time_series::VIEWS;
+
+use crate::error::ConsumerError;
+use crate::replay::catalog::Ran;
+use crate::replay::commands::drop_and_rename::done_with;
+use crate::replay::commands::{Attempt, unwritable};
+use crate::replay::target::MongoSink;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+
+/// The stage that makes measurements of buckets.
+const UNPACK: &str = "$_internalUnpackBucket";
+
+/// The names of a time series on the target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SeriesNames<'n> {
+    pub(crate) db: &'n str,
+    /// By which clients know it.
+    pub(crate) series: &'n str,
+    /// The collection that holds its documents.
+    pub(crate) buckets: &'n str,
+}
+
+impl MongoSink {
+    /// Drops a view. A time series of that name stays: it ends with its buckets.
+    pub(crate) async fn drop_view(
+        &self,
+        db: &str,
+        view: &str,
+        ran: (&str, &Ran),
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if self.kind_of(db, view).await?.as_deref() != Some("view") {
+            return Ok(done_with(token));
+        }
+        self.drop_life((db, view), ran, token).await
+    }
+
+    /// Drops a time series with its buckets.
+    pub(crate) async fn drop_series(
+        &self,
+        names: SeriesNames<'_>,
+        ran: (&str, &Ran),
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let SeriesNames {
+            db,
+            series,
+            buckets,
+        } = names;
+        if self.kind_of(db, series).await?.as_deref() == Some("timeseries")
+            && self.drop_life((db, series), ran, token).await? == Applied::Abandoned
+        {
+            return Ok(Applied::Abandoned);
+        }
+        // They are there still if the view before them went first.
+        if self.drop_life((db, buckets), ran, token).await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        let (source, _) = ran;
+        if self.lives(source).has_ended(&format!("{db}.{VIEWS}")) {
+            return self.drop_empty_views(db, ran, token).await;
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Drops all views of a database, and `system.views` with the last of them. Time series stay:
+    /// servers drop `system.views` beside them only on the way to the end of the whole database, and
+    /// each series ends with its buckets.
+    pub(crate) async fn drop_views(
+        &self,
+        db: &str,
+        ran: (&str, &Ran),
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        for listed in self.views_of(db).await? {
+            let name = listed.get_str("name").unwrap_or_default();
+            let is_view = listed.get_str("type").is_ok_and(|kind| kind == "view");
+            if is_view && self.drop_life((db, name), ran, token).await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+        }
+        self.drop_empty_views(db, ran, token).await
+    }
+
+    /// Servers refuse to drop `system.views` while there is a time series.
+    async fn drop_empty_views(
+        &self,
+        db: &str,
+        ran: (&str, &Ran),
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if self.views_of(db).await?.is_empty() {
+            return self.drop_life((db, VIEWS), ran, token).await;
+        }
+        Ok(done_with(token))
+    }
+
+    /// Gives the view before a time series the span that it has at the source. A target that does not
+    /// allow it keeps its own, which follows from the granularity of the buckets: queries find the
+    /// same documents.
+    pub(crate) async fn change_series_view(
+        &self,
+        db: &str,
+        definition: &[u8],
+        ran: &Ran,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let wanted = Document::from_reader(definition).map_err(|error| unwritable(ran, &error))?;
+        let id = wanted.get("_id").cloned().unwrap_or(Bson::Null);
+        let views = self.client.database(db).collection::<Document>(VIEWS);
+        let found = self.persist("reading a view", || async {
+            views.find_one(doc! { "_id": &id }).await
+        });
+        let allowed = match found.await {
+            // Another version may write other fields, which this one could not read.
+            Ok(Some(found)) if found != wanted && without_span(&found) == without_span(&wanted) => {
+                let ns = format!("{db}.{VIEWS}");
+                let update = doc! { "op": "u", "ns": ns, "o2": { "_id": id }, "o": wanted };
+                let command = doc! { "applyOps": [update], "alwaysUpsert": false };
+                let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
+                let around = (ran, false);
+                match self.attempt(db, &command, &[], around, token).await? {
+                    Attempt::Done => true,
+                    Attempt::Abandoned => return Ok(Applied::Abandoned),
+                    Attempt::Refused(_) => false,
+                }
+            }
+            Ok(_) => true,
+            Err(ConsumerError::Refused(_)) => false,
+            Err(error) => return Err(error),
+        };
+        if !allowed {
+            tracing::info!(
+                ns = ran.ns,
+                "the view of the time series keeps the span that follows from its granularity: \
+                 the target does not allow a change of system.views"
+            );
+        }
+        Ok(done_with(token))
+    }
+
+    async fn kind_of(&self, db: &str, name: &str) -> Result<Option<String>, ConsumerError> {
+        let listed = self.listed(db, name).await?;
+        Ok(listed.and_then(|listed| listed.get_str("type").ok().map(str::to_owned)))
+    }
+
+    /// The views and time series of a database.
+    async fn views_of(&self, db: &str) -> Result<Vec<Document>, ConsumerError> {
+        let kinds = doc! { "type": { "$in": ["view", "timeseries"] } };
+        let list = doc! { "listCollections": 1, "filter": kinds, "nameOnly": true };
+        self.persist("listing views", || async {
+            let database = self.client.database(db);
+            let cursor = database.run_cursor_command(list.clone()).await?;
+            cursor.try_collect().await
+        })
+        .await
+    }
+}
+
+/// The definition of a time series' view, but for the longest time that a bucket spans.
+fn without_span(view: &Document) -> Document {
+    let mut view = view.clone();
+    let stage = view.get_array_mut("pipeline").ok();
+    let stage = stage.and_then(|stages| stages.first_mut()?.as_document_mut());
+    if let Some(Bson::Document(stage)) = stage.and_then(|stage| stage.get_mut(UNPACK)) {
+        stage.remove("bucketMaxSpanSeconds");
+    }
+    view
+}

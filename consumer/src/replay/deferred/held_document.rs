@@ -1,0 +1,73 @@
+//! A document that is held until the target takes it.
+
+use std::sync::Arc;
+
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use oplog_relay_core::position::EntryId;
+use rustc_hash::FxHashMap;
+
+use crate::error::ConsumerError;
+use crate::replay::damage::damaged;
+
+/// There is no such collection, or no such index.
+pub(crate) const GONE: [i32; 2] = [26, 27];
+/// Bytes of documents that are held at most.
+pub(crate) const MOST_BYTES: usize = 64 << 20;
+/// What to do about documents that a barrier finds still held.
+pub const UNRESOLVED: &str = "another document of the target has the value of a unique index, or \
+    the index cannot take what the document has. If a reset is being replayed, drop that index on \
+    the target until the replay has caught up; otherwise the target has documents or indexes of \
+    its own: run verify";
+
+/// A document that waits.
+#[derive(Debug, Clone)]
+pub(crate) struct HeldDocument {
+    /// The last entry that made it.
+    pub(crate) id: EntryId,
+    /// What it is to become.
+    pub(crate) document: Arc<[u8]>,
+    /// The first entry that was held.
+    pub(crate) since: EntryId,
+    /// Topic, partition and offset of that entry, once known.
+    pub(crate) place: Option<(String, i32, i64)>,
+    /// Name of the note of its stored form, if that was set aside, and its bytes: the next owner of the
+    /// partition holds that form.
+    pub(crate) aside: Option<String>,
+    pub(crate) aside_bytes: usize,
+    /// The server's code, and the beginning of its text, when it was refused first.
+    pub(crate) code: i32,
+    pub(crate) text: String,
+}
+
+/// Namespace and the identity of `_id`.
+pub(crate) type Key = (String, Vec<u8>);
+pub(crate) type Held = FxHashMap<Key, HeldDocument>;
+
+impl HeldDocument {
+    pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
+        matches!(&self.place, Some((name, number, _)) if name == topic && *number == partition)
+    }
+
+    /// An entry that inserts it as it is now.
+    pub(crate) fn entry(&self, ns: &str) -> Result<Vec<u8>, ConsumerError> {
+        let (document, _) = read(ns, &self.document)?;
+        let mut bytes = Vec::new();
+        let mut entry = DocumentBuilder::start(&mut bytes);
+        entry.raw("ts", kind::TIMESTAMP, &self.id.ts.to_le_bytes());
+        entry.str("op", "i").str("ns", ns).document("o", document);
+        entry.finish();
+        Ok(bytes)
+    }
+}
+
+/// A stored or held document and its `_id`.
+pub(crate) fn read<'d>(
+    ns: &str,
+    bytes: &'d [u8],
+) -> Result<(Document<'d>, Element<'d>), ConsumerError> {
+    let failed = |error: Malformed| damaged(ns, &error);
+    let document = Document::new(bytes).map_err(failed)?;
+    let document_id = document.get("_id").map_err(failed)?;
+    let document_id = document_id.ok_or_else(|| failed(Malformed::Missing("_id")))?;
+    Ok((document, document_id))
+}

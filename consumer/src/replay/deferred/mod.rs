@@ -1,0 +1,371 @@
+//! Documents that an index of the target refuses for now.
+//!
+//! This happens where a stretch is applied again: the target is ahead, and another document has the
+//! value already, or the index did not exist yet when the entry was written. Such a document is
+//! held here. Its later entries are applied to the held form, which is tried again after each
+//! batch: the final state of a document is refused by no index. Offsets stay before the first entry
+//! that is held.
+//!
+//! An index that is younger than what it refuses makes way ([`crate::replay::deferred::suspended_indexes`]). So does a unique
+//! index that the replay made, at a command that ran already: that command proves that the target
+//! is ahead. At a command that has not run, a document that is still held stops the replay or becomes a dead
+//! letter.
+//!
+//! Two held documents may each need what the stored form of the other has. Then one of the stored
+//! forms, which is out of date in any case, is set aside ([`crate::replay::deferred::parked`]).
+
+pub(crate) mod held_document;
+pub(crate) mod parked;
+pub(crate) mod suspended_indexes;
+
+use std::sync::atomic::Ordering;
+
+use oplog_relay_core::document::{Document, Element};
+use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::position::EntryId;
+
+use crate::dead_letter::Reason;
+use crate::error::ConsumerError;
+use crate::replay::damage::damaged;
+use crate::replay::deferred::held_document::{HeldDocument, Key, MOST_BYTES, UNRESOLVED, read};
+use crate::replay::deferred::suspended_indexes::note::MakingWay;
+use crate::replay::directive::{Directive, rule_for};
+use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
+use crate::replay::target::MongoSink;
+use crate::replay::writes::find::{Fields, ReadLevel, find_command};
+use crate::replay::writes::reply::WriteError;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+use crate::worker::batch::Batch;
+
+/// Characters of a server's text that are kept: it may quote the document.
+const MOST_TEXT: usize = 300;
+
+/// How a held document fared.
+enum Tried {
+    Passed,
+    /// An index still refuses it.
+    Refused(WriteError),
+    Abandoned,
+}
+
+impl MongoSink {
+    /// The offset of the first entry of a partition that is held.
+    #[must_use]
+    pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
+        let held = self.held();
+        let places = held.values().filter_map(|held| held.place.as_ref());
+        places
+            .filter(|(name, number, _)| name == topic && *number == partition)
+            .map(|(_, _, offset)| *offset)
+            .min()
+    }
+
+    /// Why the target refused the first document that is held for a partition.
+    #[must_use]
+    pub fn held_reason(&self, topic: &str, partition: i32) -> String {
+        let held = self.held();
+        let ours = held.values().filter(|held| held.is_of(topic, partition));
+        let first = ours.min_by_key(|held| held.since);
+        first.map_or_else(String::new, |held| {
+            format!("code {}: {}", held.code, held.text)
+        })
+    }
+
+    /// Forgets what is held for a partition: it was taken away, and its next owner reads it again.
+    pub fn forget_held(&self, topic: &str, partition: i32) {
+        self.held().retain(|_, held| !held.is_of(topic, partition));
+        self.forget_suspended(topic, partition);
+    }
+
+    /// What is held for a partition.
+    pub(crate) fn held_of(&self, topic: &str, partition: i32) -> Vec<(Key, HeldDocument)> {
+        let held = self.held();
+        let ours = held.iter().filter(|(_, held)| held.is_of(topic, partition));
+        ours.map(|(key, held)| (key.clone(), held.clone()))
+            .collect()
+    }
+
+    /// Holds the document of a write that an index refused, as the write would have left it.
+    pub(crate) async fn hold(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+        error: &WriteError,
+    ) -> Result<(), ConsumerError> {
+        let document: Vec<u8> = match write.action {
+            Action::Insert(document) | Action::Replace(document) | Action::Rewritten(document) => {
+                document.as_bytes().to_vec()
+            }
+            Action::Delete => return Ok(()),
+            Action::Modify(_)
+            | Action::Fields(_)
+            | Action::Diff(_)
+            | Action::AsIs { .. }
+            | Action::Zeros(_) => {
+                let Some(stored) = self.stored(ns, write).await? else {
+                    self.count_unmatched(ns, std::slice::from_ref(write), 1)?;
+                    return if self.buries(Reason::Unmatched) {
+                        self.refuse_unmatched(ns, write)
+                    } else {
+                        Ok(())
+                    };
+                };
+                applied(ns, &stored, write)?
+            }
+        };
+        let key = key(ns, write.document_id)?;
+        tracing::debug!(ns, entry = %write.id, code = error.code, "holding a document that an index of the target refuses");
+        self.metrics.held_documents.inc();
+        self.check_room(document.len())?;
+        let mut held = self.held();
+        let before = held.get(&key);
+        let since = before.map_or(write.id, |before| before.since);
+        let place = before.and_then(|before| before.place.clone());
+        let aside = before.and_then(|before| before.aside.clone());
+        let aside_bytes = before.map_or(0, |before| before.aside_bytes);
+        held.insert(
+            key,
+            HeldDocument {
+                id: write.id,
+                document: document.into(),
+                since,
+                place,
+                aside,
+                aside_bytes,
+                code: error.code,
+                text: error.text.chars().take(MOST_TEXT).collect(),
+            },
+        );
+        Ok(())
+    }
+
+    /// Fails when too much is held, although a batch is not applied to its end: a small update may
+    /// make a large document wait.
+    fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
+        let since = self.held_since_check.fetch_add(more, Ordering::Relaxed) + more;
+        if since <= MOST_BYTES {
+            return Ok(());
+        }
+        self.held_since_check.store(0, Ordering::Relaxed);
+        self.check_held_bytes()
+    }
+
+    /// Bytes of what is held, or of what the next owner of the partitions would hold.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let held = self.held();
+        held.values()
+            .map(|held| held.document.len().max(held.aside_bytes))
+            .sum()
+    }
+
+    /// Fails when too much is held.
+    fn check_held_bytes(&self) -> Result<(), ConsumerError> {
+        let bytes = self.held_bytes();
+        let held = self.held();
+        let last = held.iter().max_by_key(|(_, held)| held.id);
+        match last {
+            Some(((ns, _), last)) if bytes > MOST_BYTES => Err(ConsumerError::Refused(format!(
+                "{} documents wait because indexes of the target refuse them, the last of {ns} \
+                 (entry {}, code {}): {UNRESOLVED}",
+                held.len(),
+                last.id,
+                last.code
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds a document that an earlier owner of its partition has set aside.
+    pub(crate) fn hold_again(&self, ns: &str, held: HeldDocument) -> Result<(), ConsumerError> {
+        let (_, document_id) = read(ns, &held.document)?;
+        let key = key(ns, document_id)?;
+        self.held().insert(key, held);
+        Ok(())
+    }
+
+    pub(crate) async fn stored(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+    ) -> Result<Option<Vec<u8>>, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let ids = std::iter::once(write.document_id);
+        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
+        self.first_document(db, command).await
+    }
+
+    /// Applies the writes of held documents to what is held; returns the others.
+    pub(crate) async fn without_held<'a>(
+        &self,
+        ns: &str,
+        writes: &[Write<'a>],
+    ) -> Result<Vec<Write<'a>>, ConsumerError> {
+        let mut others = Vec::with_capacity(writes.len());
+        for write in writes {
+            let key = key(ns, write.document_id)?;
+            let Some(held) = self.held().get(&key).cloned() else {
+                others.push(*write);
+                continue;
+            };
+            match write.action {
+                Action::Delete => {
+                    self.held().remove(&key);
+                    self.forget_aside(held.aside.as_deref()).await?;
+                    others.push(*write);
+                }
+                Action::Insert(document)
+                | Action::Replace(document)
+                | Action::Rewritten(document) => {
+                    self.put(&key, write.id, document.as_bytes());
+                }
+                Action::Modify(_)
+                | Action::Fields(_)
+                | Action::Diff(_)
+                | Action::AsIs { .. }
+                | Action::Zeros(_) => {
+                    self.put(&key, write.id, &applied(ns, &held.document, write)?);
+                }
+            }
+        }
+        Ok(others)
+    }
+
+    fn put(&self, key: &(String, Vec<u8>), id: EntryId, document: &[u8]) {
+        if let Some(held) = self.held().get_mut(key) {
+            (held.id, held.document) = (id, document.into());
+        }
+    }
+
+    /// Whether anything of a collection is held.
+    pub(crate) fn holds(&self, ns: &str) -> bool {
+        let held = self.held();
+        !held.is_empty() && held.keys().any(|(name, _)| name == ns)
+    }
+
+    /// Tries what is held for a batch's partition again, until nothing more passes. Indexes make way
+    /// as `making_way` says.
+    pub(crate) async fn try_held(
+        &self,
+        batch: &Batch<'_>,
+        making_way: MakingWay,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        self.note_places(batch);
+        loop {
+            let waiting = self.held_of(batch.topic, batch.partition);
+            let mut progress = false;
+            let mut refused = Vec::new();
+            for (key, held) in &waiting {
+                if !token.is_valid() {
+                    return Ok(Applied::Abandoned);
+                }
+                match self.try_one(&key.0, held, token).await? {
+                    Tried::Passed => {
+                        self.held().remove(key);
+                        self.forget_aside(held.aside.as_deref()).await?;
+                        self.metrics.released_documents.inc();
+                        progress = true;
+                    }
+                    Tried::Refused(error) => {
+                        // A younger index goes at once: it would refuse the others too.
+                        if self.make_way(&key.0, held, &error, making_way).await? {
+                            progress = true;
+                            break;
+                        }
+                        refused.push((&key.0, error));
+                    }
+                    Tried::Abandoned => return Ok(Applied::Abandoned),
+                }
+            }
+            for (ns, error) in refused {
+                if progress || !token.is_valid() {
+                    break;
+                }
+                if let Some(taken) = error.key {
+                    progress = self.set_aside(ns, taken, batch).await?;
+                }
+            }
+            if !progress {
+                self.check_held_bytes()?;
+                return Ok(Applied::Done);
+            }
+        }
+    }
+
+    async fn try_one(
+        &self,
+        ns: &str,
+        held: &HeldDocument,
+        token: &Token,
+    ) -> Result<Tried, ConsumerError> {
+        let (document, document_id) = read(ns, &held.document)?;
+        let write = Write {
+            id: held.id,
+            document_id,
+            action: Action::Replace(document),
+        };
+        let one = std::slice::from_ref(&write);
+        loop {
+            if let Ok(reply) = self.run(ns, BulkKind::Update, one).await? {
+                match reply.errors.first() {
+                    Some(error) if is_of_index(error) => {
+                        return Ok(Tried::Refused(error.clone()));
+                    }
+                    None if reply.concern.is_none() => break,
+                    Some(_) | None => {}
+                }
+            }
+            // Sending it as usual deals with whatever it is; then we know whether it passes. Not as
+            // a bulk: that would be applied to what is held.
+            let sent = Box::pin(self.send(ns, BulkKind::Update, one, token)).await?;
+            if sent == Applied::Abandoned {
+                return Ok(Tried::Abandoned);
+            }
+            if self.place_refused(ns, held)? {
+                return Ok(Tried::Passed);
+            }
+        }
+        if !loses_zeros(document).map_err(|error| damaged(ns, &error))? {
+            return Ok(Tried::Passed);
+        }
+        let zeros = [Write {
+            action: Action::Zeros(document),
+            ..write
+        }];
+        match Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await? {
+            Applied::Done => Ok(Tried::Passed),
+            Applied::Abandoned => Ok(Tried::Abandoned),
+        }
+    }
+
+    /// Notes where the entries stand that were held while a batch was applied.
+    pub(crate) fn note_places(&self, batch: &Batch<'_>) {
+        for held in self.held().values_mut().filter(|held| held.place.is_none()) {
+            let since = held.since;
+            let found = batch.entries.iter().find(|located| located.id == since);
+            held.place = found.map(|located| {
+                let topic = batch.topic.to_owned();
+                (topic, batch.partition, located.offset)
+            });
+        }
+    }
+}
+
+/// Whether an index refused the document.
+fn is_of_index(error: &WriteError) -> bool {
+    let directive = rule_for(error.code).directive;
+    matches!(directive, Directive::Replace | Directive::Hold)
+}
+
+pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<(String, Vec<u8>), ConsumerError> {
+    let mut identity = Vec::new();
+    write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
+    Ok((ns.to_owned(), identity))
+}
+
+fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
+    let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
+    rewritten(stored, [write])
+        .map_err(|error| ConsumerError::Refused(format!("in {ns}: {error}: {}", error.error)))
+}

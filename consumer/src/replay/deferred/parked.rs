@@ -1,0 +1,275 @@
+//! Documents that were set aside: noted in `oplog_relay.held` and removed from their collection until
+//! their held form is written. A crash in between leaves them to the next owner of their partition.
+//!
+//! Only the stored form of a document that this partition holds is set aside, and only as it was
+//! read: no other partition may have written it.
+
+use std::future::IntoFuture;
+
+use futures_util::TryStreamExt;
+use mongodb::Collection;
+use mongodb::bson::{Document, RawDocumentBuf, doc};
+use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
+use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::position::EntryId;
+
+use crate::error::ConsumerError;
+use crate::replay::catalog::collection;
+use crate::replay::damage::damaged;
+use crate::replay::deferred::{HeldDocument, MOST_BYTES, key, read as read_document};
+use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::target::MongoSink;
+use crate::replay::writes::find::find_one_command;
+use crate::replay::writes::reply::WriteReply;
+use crate::worker::batch::Batch;
+
+const COLLECTION: &str = "held";
+/// Bytes of a document's fields that the filter of its removal compares at most: a command has room
+/// for one document.
+const MOST_COMPARED: usize = 8 << 20;
+
+impl MongoSink {
+    /// Sets the stored form of the document aside that has these values, if the batch's partition
+    /// holds that document.
+    pub(crate) async fn set_aside(
+        &self,
+        ns: &str,
+        taken: Vec<u8>,
+        batch: &Batch<'_>,
+    ) -> Result<bool, ConsumerError> {
+        let Some(blocking) = self.holder_of(ns, &taken).await? else {
+            return Ok(false);
+        };
+        let (stored, document_id) = read_document(ns, &blocking)?;
+        let key = key(ns, document_id)?;
+        let held = self.held().get(&key).cloned();
+        let Some(held) = held.filter(|held| held.is_of(batch.topic, batch.partition)) else {
+            return Ok(false);
+        };
+        let Some(place) = held.place.filter(|_| held.aside.is_none()) else {
+            return Ok(false);
+        };
+        // The next owner holds what it finds aside.
+        if self.held_bytes() + blocking.len() > MOST_BYTES {
+            return Ok(false);
+        }
+        let note = self.note_aside(ns, held.since, &place, &blocking).await?;
+        if !self.remove_as_read(ns, stored).await? {
+            self.forget_aside(Some(&note)).await?;
+            return Ok(false);
+        }
+        if let Some(held) = self.held().get_mut(&key) {
+            (held.aside, held.aside_bytes) = (Some(note), blocking.len());
+        }
+        Ok(true)
+    }
+
+    /// The document that has these values, as the primary has it.
+    async fn holder_of(&self, ns: &str, taken: &[u8]) -> Result<Option<Vec<u8>>, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let filter = document::Document::new(taken).map_err(|error| damaged(ns, &error))?;
+        self.first_document(db, find_one_command(collection, filter))
+            .await
+    }
+
+    /// Removes a document if it still is as it was read; returns whether it was.
+    async fn remove_as_read(
+        &self,
+        ns: &str,
+        stored: document::Document<'_>,
+    ) -> Result<bool, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let failed = |error: Malformed| damaged(ns, &error);
+        let command = removal(collection, stored).map_err(failed)?;
+        let reply = self
+            .persist("setting a document aside", || async {
+                let command = RawDocumentBuf::from_bytes(command.clone())?;
+                self.client.database(db).run_raw_command(command).await
+            })
+            .await?;
+        let unreadable = |error: &dyn std::fmt::Display| {
+            ConsumerError::Refused(format!(
+                "the target's answer to a delete cannot be read: {error}"
+            ))
+        };
+        let reply = reply.to_vec().map_err(|error| unreadable(&error))?;
+        let reply = document::Document::new(&reply).and_then(WriteReply::read);
+        let reply = reply.map_err(|error| unreadable(&error))?;
+        match reply.errors.first() {
+            Some(error) => Err(ConsumerError::Refused(format!(
+                "a document of {ns} that makes room for another one cannot be removed (code {}): \
+                 {}",
+                error.code, error.text
+            ))),
+            None => Ok(reply.n > 0),
+        }
+    }
+
+    fn asides(&self) -> Collection<Document> {
+        collection(&self.client, COLLECTION)
+    }
+
+    /// Notes a stored document before it is removed; returns the note's name.
+    pub(crate) async fn note_aside(
+        &self,
+        ns: &str,
+        since: EntryId,
+        (topic, partition, offset): &(String, i32, i64),
+        stored: &[u8],
+    ) -> Result<String, ConsumerError> {
+        let group = self.catalog.group();
+        let name = format!("{group}/{topic}/{partition}/{since}");
+        let bytes = mongodb::bson::Binary {
+            subtype: mongodb::bson::spec::BinarySubtype::Generic,
+            bytes: stored.to_vec(),
+        };
+        let note = doc! {
+            "_id": &name, "group": group, "topic": topic, "partition": partition,
+            "offset": offset, "ns": ns, "ts": since.ts.to_string(), "ord": i64::from(since.ord),
+            "document": bytes,
+        };
+        let notes = self.asides();
+        self.persist("noting a document that is set aside", || {
+            let filter = doc! { "_id": &name };
+            notes
+                .replace_one(filter, note.clone())
+                .upsert(true)
+                .into_future()
+        })
+        .await?;
+        Ok(name)
+    }
+
+    /// Forgets a note when its document is written again, or deleted.
+    pub(crate) async fn forget_aside(&self, name: Option<&str>) -> Result<(), ConsumerError> {
+        let Some(name) = name else { return Ok(()) };
+        let notes = self.asides();
+        self.persist("forgetting a document that was set aside", || {
+            notes.delete_one(doc! { "_id": name }).into_future()
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Takes up what an earlier owner of a partition has set aside, and the indexes it suspended.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
+        self.recall_suspended(topic, partition).await?;
+        let notes = self.asides();
+        let filter = doc! { "group": self.catalog.group(), "topic": topic, "partition": partition };
+        self.persist("reading documents that were set aside", || async {
+            let mut found = notes.find(filter.clone()).await?;
+            let mut held = Ok(());
+            while let Some(note) = found.try_next().await? {
+                held = held.and_then(|()| self.take_up(&note, (topic, partition)));
+            }
+            Ok(held)
+        })
+        .await?
+    }
+
+    /// Holds what a note has.
+    fn take_up(&self, note: &Document, place: (&str, i32)) -> Result<(), ConsumerError> {
+        let Some((ns, held)) = read(note, place) else {
+            let name = note.get_str("_id").unwrap_or_default();
+            return Err(ConsumerError::Refused(format!(
+                "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({name})"
+            )));
+        };
+        self.hold_again(&ns, held)
+    }
+}
+
+/// Removes the document that has this `_id` and these values in its fields of the first level.
+fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, Malformed> {
+    let mut filter = Vec::new();
+    let mut fields = DocumentBuilder::start(&mut filter);
+    let mut compared = 0;
+    for field in stored.elements() {
+        let field = field?;
+        compared += field.name.len() + field.value.len();
+        let is_id = field.name == b"_id";
+        // A query takes such a name for an operator or a path, and no server compares undefined.
+        let is_askable = !field.name.is_empty()
+            && !field.name.starts_with(b"$")
+            && !field.name.contains(&b'.')
+            && field.kind != kind::UNDEFINED;
+        if is_id || (is_askable && compared <= MOST_COMPARED) {
+            let name = std::str::from_utf8(field.name).unwrap_or_default();
+            if !name.is_empty() {
+                // Without the operator a regular expression is a pattern.
+                fields.nested(name, kind::DOCUMENT, |equal| {
+                    equal.raw("$eq", field.kind, field.value);
+                });
+            }
+        }
+    }
+    fields.finish();
+    let filter = document::Document::new(&filter)?;
+    let mut out = Vec::new();
+    let mut command = DocumentBuilder::start(&mut out);
+    command.str("delete", collection);
+    command.nested("deletes", kind::ARRAY, |list| {
+        list.nested("0", kind::DOCUMENT, |statement| {
+            statement.document("q", filter).int32("limit", 1);
+        });
+    });
+    command.nested("writeConcern", kind::DOCUMENT, |concern| {
+        concern.str("w", "majority");
+    });
+    command.finish();
+    Ok(out)
+}
+
+fn read(note: &Document, (topic, partition): (&str, i32)) -> Option<(String, HeldDocument)> {
+    let since = EntryId {
+        ts: note.get_str("ts").ok()?.parse().ok()?,
+        ord: u32::try_from(note.get_i64("ord").ok()?).ok()?,
+    };
+    let held = HeldDocument {
+        id: since,
+        document: note.get_binary_generic("document").ok()?.as_slice().into(),
+        since,
+        place: Some((topic.to_owned(), partition, note.get_i64("offset").ok()?)),
+        aside: Some(note.get_str("_id").ok()?.to_owned()),
+        aside_bytes: 0,
+        code: DUPLICATE_KEY,
+        text: "the stored form was set aside for another document".to_owned(),
+    };
+    Some((note.get_str("ns").ok()?.to_owned(), held))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_removed_as_it_was_read_and_a_pattern_is_a_value() {
+        let mut stored = Vec::new();
+        let mut document = DocumentBuilder::start(&mut stored);
+        document.int32("_id", 7).int32("$x", 1).int32("a.b", 1);
+        document.int32("", 1).raw("gone", kind::UNDEFINED, &[]);
+        document.raw("like", kind::REGEX, b"a\0\0").int32("k", 2);
+        document.finish();
+        let command = removal("c", document::Document::new(&stored).unwrap()).unwrap();
+        let command = document::Document::new(&command).unwrap();
+        let deletes = command.get("deletes").unwrap().unwrap();
+        let statement = deletes.document().unwrap().first().unwrap().unwrap();
+        let query = statement.document().unwrap().get("q").unwrap().unwrap();
+        let query = query.document().unwrap();
+        let mut asked = Vec::new();
+        for field in query.elements() {
+            let field = field.unwrap();
+            let equal = field.document().unwrap().get("$eq").unwrap().unwrap();
+            asked.push((field.name, equal.kind, equal.value));
+        }
+        let expected: [(&[u8], u8, &[u8]); 3] = [
+            (b"_id", kind::INT32, &[7, 0, 0, 0]),
+            (b"like", kind::REGEX, b"a\0\0"),
+            (b"k", kind::INT32, &[2, 0, 0, 0]),
+        ];
+        assert_eq!(asked, expected);
+    }
+}

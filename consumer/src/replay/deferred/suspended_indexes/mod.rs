@@ -1,0 +1,438 @@
+//! Indexes of the target that are out of the way while a stretch of the log is applied again.
+//!
+//! When a stretch is applied again, the target is ahead of its entries. An index may then refuse a
+//! document that is right at its place in the log, because the index is younger than the entry, or
+//! because another document has the value that it gets later in the log. Such an index is noted in
+//! `oplog_relay.suspended_indexes` with its definition as the target has it, and dropped. The
+//! command that made it counts as run all the while.
+//!
+//! The index is built again when the target is ahead no longer:
+//!
+//! - before the next command of its collection that has not run: nobody has applied anything behind
+//!   such a command;
+//! - when its partition applies entries that are newer than the suspension, or has nothing to apply;
+//! - before a replay up to an end is over.
+//!
+//! A build that fails meanwhile is tried again later, because other partitions may still apply the
+//! stretch. Before a command, and at the end, it stops the replay.
+//!
+//! ```text
+//! {_id: "<group>/<db.collection>/<index>", group, ns, name, index: <definition as BSON bytes>, topic,
+//!  partition, ts: "<seconds>:<increment>", ord}
+//! ```
+//!
+//! `ts` and `ord` are those of the entry that the index refused.
+
+pub(crate) mod note;
+
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::{Client, Collection};
+use oplog_relay_core::document;
+use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::index::may_refuse;
+use oplog_relay_runtime::mongo::error_code;
+
+use crate::error::ConsumerError;
+use crate::replay::catalog::{Change, Ran, collection};
+use crate::replay::commands::Attempt;
+use crate::replay::deferred::held_document::{GONE, HeldDocument};
+use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::plan::command::done;
+use crate::replay::target::MongoSink;
+use crate::replay::writes::reply::WriteError;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+
+use crate::replay::deferred::suspended_indexes::note::{
+    COLLECTION, MakingWay, SuspendedIndex, now,
+};
+
+/// The pause after a build that failed; it doubles up to the longest one.
+const FIRST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
+
+/// How a build ended.
+enum Restored {
+    Done,
+    Refused(mongodb::error::Error),
+    Abandoned,
+}
+
+impl MongoSink {
+    fn suspended(&self) -> MutexGuard<'_, Vec<SuspendedIndex>> {
+        self.suspended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn suspended_notes(&self) -> Collection<Document> {
+        collection(&self.client, COLLECTION)
+    }
+
+    /// Suspends the indexes that refuse a held document. Returns whether there was one.
+    pub(crate) async fn make_way(
+        &self,
+        ns: &str,
+        held: &HeldDocument,
+        error: &WriteError,
+        making_way: MakingWay,
+    ) -> Result<bool, ConsumerError> {
+        let Some((topic, partition, _)) = held.place.clone() else {
+            return Ok(false);
+        };
+        let mut made_way = false;
+        for definition in self.indexes_of(ns).await? {
+            let name = definition.get_str("name").unwrap_or_default();
+            if !refuses(&definition, error) {
+                continue;
+            }
+            let any = making_way == MakingWay::AlsoOlder && error.code == DUPLICATE_KEY;
+            let after = (!any).then_some(held.id);
+            // The target's own indexes are not the replay's to drop.
+            let maker = self.persist("reading the catalog", || {
+                self.catalog.maker_of(ns, name, after)
+            });
+            if maker.await?.is_none() {
+                continue;
+            }
+            let index = SuspendedIndex {
+                note: format!("{}/{ns}/{name}", self.catalog.group()),
+                ns: ns.to_owned(),
+                topic: topic.clone(),
+                partition,
+                entry: held.id,
+                since: now(),
+                failures: 0,
+                next: Instant::now(),
+                definition,
+            };
+            self.suspend(index).await?;
+            made_way = true;
+        }
+        Ok(made_way)
+    }
+
+    async fn suspend(&self, index: SuspendedIndex) -> Result<(), ConsumerError> {
+        tracing::warn!(
+            ns = index.ns,
+            index = %index.definition,
+            entry = %index.entry,
+            "dropping an index of the target while a stretch of the log is applied again, because it \
+             refuses a document of that stretch. Its definition is kept in \
+             {CATALOG_DB}.{COLLECTION}; it is built again when the stretch is over"
+        );
+        let notes = self.suspended_notes();
+        // First the note: whoever finds it after a crash builds the index again.
+        self.persist("noting a suspended index", || async {
+            let note = index.document(self.catalog.group())?;
+            let filter = doc! { "_id": &index.note };
+            notes.replace_one(filter, note).upsert(true).await.map(drop)
+        })
+        .await?;
+        let (db, collection) = index.ns.split_once('.').unwrap_or((&index.ns, ""));
+        let command = doc! { "dropIndexes": collection, "index": index.name() };
+        self.persist("dropping an index", || async {
+            match self.client.database(db).run_command(command.clone()).await {
+                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
+                dropped => dropped.map(drop),
+            }
+        })
+        .await?;
+        // Without a unique index the order of documents counts no longer.
+        self.forget_order();
+        let mut suspended = self.suspended();
+        suspended.retain(|other| other.note != index.note);
+        suspended.push(index);
+        Ok(())
+    }
+
+    /// The definitions of a collection's indexes; none if there is no such collection.
+    pub(crate) async fn indexes_of(&self, ns: &str) -> Result<Vec<Document>, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        // A collection has 64 indexes at most, fewer than a first batch holds.
+        let list = doc! { "listIndexes": collection };
+        let reply = self
+            .persist("listing indexes", || async {
+                match self.client.database(db).run_command(list.clone()).await {
+                    Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
+                        Ok(Document::new())
+                    }
+                    reply => reply,
+                }
+            })
+            .await?;
+        let batch = reply.get_document("cursor").ok();
+        let batch = batch.and_then(|cursor| cursor.get_array("firstBatch").ok());
+        let found = batch.into_iter().flatten();
+        Ok(found.filter_map(Bson::as_document).cloned().collect())
+    }
+
+    /// Whether indexes are suspended for a partition.
+    #[must_use]
+    pub fn has_suspended(&self, topic: &str, partition: i32) -> bool {
+        let suspended = self.suspended();
+        suspended.iter().any(|index| index.is_of(topic, partition))
+    }
+
+    /// Forgets what is suspended for a partition that was taken away: the notes are its next owner's.
+    pub(crate) fn forget_suspended(&self, topic: &str, partition: i32) {
+        self.suspended()
+            .retain(|index| !index.is_of(topic, partition));
+    }
+
+    /// Takes up the indexes that an earlier owner of a partition has suspended.
+    pub(crate) async fn recall_suspended(
+        &self,
+        topic: &str,
+        partition: i32,
+    ) -> Result<(), ConsumerError> {
+        let found = self
+            .noted(doc! { "topic": topic, "partition": partition })
+            .await?;
+        // Whether the collection is written in order may have changed since it was known here.
+        self.forget_order();
+        self.forget_suspended(topic, partition);
+        self.suspended().extend(found);
+        Ok(())
+    }
+
+    async fn noted(&self, mut filter: Document) -> Result<Vec<SuspendedIndex>, ConsumerError> {
+        filter.insert("group", self.catalog.group());
+        let notes = self.suspended_notes();
+        let found: Vec<Document> = self
+            .persist("reading suspended indexes", || async {
+                notes.find(filter.clone()).await?.try_collect().await
+            })
+            .await?;
+        let unreadable = |note: &Document| {
+            let name = note.get_str("_id").unwrap_or_default();
+            ConsumerError::Refused(format!(
+                "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({name})"
+            ))
+        };
+        let read = |note| SuspendedIndex::read(note).ok_or_else(|| unreadable(note));
+        found.iter().map(read).collect()
+    }
+
+    /// Whether indexes of a collection are suspended, by whichever member.
+    pub(crate) async fn has_suspended_of(&self, ns: &str) -> Result<bool, ConsumerError> {
+        Ok(!self.noted(doc! { "ns": ns }).await?.is_empty())
+    }
+
+    /// Builds the suspended indexes of a partition again whose stretch is over: it has applied
+    /// entries of that time, or, without a time, has nothing to apply.
+    ///
+    /// # Errors
+    /// When the target refuses a question. A build that it refuses is tried again later.
+    pub async fn restore_due(
+        &self,
+        topic: &str,
+        partition: i32,
+        applied: Option<u32>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let due: Vec<SuspendedIndex> = {
+            let suspended = self.suspended();
+            let ours = suspended.iter();
+            let due = ours.filter(|it| it.is_of(topic, partition) && it.is_due(applied));
+            due.cloned().collect()
+        };
+        for index in due {
+            match self.restore(&index, token).await? {
+                Restored::Done => {}
+                Restored::Abandoned => return Ok(Applied::Abandoned),
+                Restored::Refused(error) => self.delay(&index, &error),
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    fn delay(&self, refused: &SuspendedIndex, error: &mongodb::error::Error) {
+        tracing::warn!(
+            ns = refused.ns,
+            index = %refused.definition,
+            %error,
+            "a suspended index cannot be built again yet; trying again later"
+        );
+        let mut suspended = self.suspended();
+        if let Some(index) = suspended.iter_mut().find(|it| it.note == refused.note) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << index.failures.min(8));
+            index.failures += 1;
+            index.since = now();
+            index.next = Instant::now() + pause.min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Builds the suspended indexes of a collection again, before a command that has not run.
+    ///
+    /// # Errors
+    /// When the target refuses one of them.
+    pub(crate) async fn restore_of(
+        &self,
+        ns: &str,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let noted = self.noted(doc! { "ns": ns }).await?;
+        self.restore_all(noted, token).await
+    }
+
+    /// Builds all suspended indexes of the group again: everything is applied.
+    ///
+    /// # Errors
+    /// When the target refuses one of them.
+    pub async fn restore_suspended(&self) -> Result<(), ConsumerError> {
+        let noted = self.noted(Document::new()).await?;
+        match self.restore_all(noted, &Token::default()).await? {
+            Applied::Done => Ok(()),
+            Applied::Abandoned => Err(ConsumerError::interrupted(&self.shutdown)),
+        }
+    }
+
+    async fn restore_all(
+        &self,
+        noted: Vec<SuspendedIndex>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        for index in noted {
+            match self.restore(&index, token).await? {
+                Restored::Done => {}
+                Restored::Abandoned => return Ok(Applied::Abandoned),
+                Restored::Refused(error) => return Err(index.refusal(&error)),
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    async fn restore(
+        &self,
+        index: &SuspendedIndex,
+        token: &Token,
+    ) -> Result<Restored, ConsumerError> {
+        let notes = self.suspended_notes();
+        let note = self
+            .persist("reading a suspended index", || async {
+                notes.find_one(doc! { "_id": &index.note }).await
+            })
+            .await?;
+        let (db, collection) = index.ns.split_once('.').unwrap_or((&index.ns, ""));
+        // A command has dealt with it, or with the collection, which must not come back by this.
+        if note.is_some() && self.listed(db, collection).await?.is_some() {
+            let mut definition = index.definition.clone();
+            definition.remove("ns");
+            let command = doc! { "createIndexes": collection, "indexes": [definition] };
+            let ran = Ran {
+                id: index.entry,
+                ns: index.ns.clone(),
+                ui: None,
+                change: Change::Other,
+            };
+            let failed = |error: mongodb::bson::error::Error| {
+                ConsumerError::Refused(format!("{CATALOG_DB}.{COLLECTION}: {error}"))
+            };
+            let command = command.to_vec().map_err(failed)?;
+            let built = self.attempt(db, &command, &done::INDEX_TAKEN, (&ran, false), token);
+            match built.await? {
+                Attempt::Done => {
+                    tracing::info!(
+                        ns = index.ns,
+                        index = index.name(),
+                        "the index is built again"
+                    );
+                }
+                Attempt::Abandoned => return Ok(Restored::Abandoned),
+                Attempt::Refused(error) => return Ok(Restored::Refused(error)),
+            }
+            self.forget_order();
+        }
+        self.end_suspension(doc! { "_id": &index.note }).await?;
+        self.suspended().retain(|other| other.note != index.note);
+        Ok(Restored::Done)
+    }
+
+    /// Forgets the suspended indexes of a collection that has ended.
+    pub(crate) async fn end_suspensions_of(&self, ns: &str) -> Result<(), ConsumerError> {
+        let filter = doc! { "group": self.catalog.group(), "ns": ns };
+        // Mostly there is none, and a look costs less than a write that a majority acknowledges.
+        let notes = self.suspended_notes();
+        let found = self
+            .persist("reading suspended indexes", || async {
+                notes.find_one(filter.clone()).await
+            })
+            .await?;
+        if found.is_none() {
+            return Ok(());
+        }
+        self.end_suspension(filter).await
+    }
+
+    async fn end_suspension(&self, filter: Document) -> Result<(), ConsumerError> {
+        let notes = self.suspended_notes();
+        self.persist("forgetting a suspended index", || async {
+            notes.delete_many(filter.clone()).await.map(drop)
+        })
+        .await
+    }
+}
+
+/// The indexes that a group has suspended on a target, as `db.collection index name`.
+///
+/// # Errors
+/// What the driver says.
+pub async fn suspended_indexes(
+    client: &Client,
+    group: &str,
+) -> mongodb::error::Result<Vec<String>> {
+    let all = collection(client, COLLECTION);
+    let found = all.find(doc! { "group": group }).await?;
+    let notes: Vec<Document> = found.try_collect().await?;
+    let named = notes.iter().map(|note| {
+        let text = |field| note.get_str(field).unwrap_or_default();
+        format!("{} index {}", text("ns"), text("name"))
+    });
+    Ok(named.collect())
+}
+
+/// Whether an index of this definition may have refused a document so.
+fn refuses(definition: &Document, error: &WriteError) -> bool {
+    let name = definition.get_str("name").unwrap_or_default();
+    if error.code == DUPLICATE_KEY {
+        return name != "_id_" && index_of(&error.text) == Some(name);
+    }
+    let bytes = definition.to_vec().unwrap_or_default();
+    let definition = document::Document::new(&bytes);
+    definition.is_ok_and(|definition| may_refuse(definition, error.code) == Ok(true))
+}
+
+/// The index that a server's message of a duplicate key names.
+fn index_of(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("index: ")?;
+    let (name, _) = rest.split_once(" dup key")?;
+    // A collation stands between the two.
+    let name = name
+        .split_once(" collation: ")
+        .map_or(name, |(name, _)| name);
+    // Servers before 3.6 name it with its collection.
+    Some(name.rsplit_once(".$").map_or(name, |(_, name)| name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_known_by_the_message() {
+        let text = "E11000 duplicate key error collection: s.a index: k_1 dup key: { k: 1 }";
+        assert_eq!(index_of(text), Some("k_1"));
+        assert_eq!(
+            index_of("E11000 … index: s.a.$k_1 dup key: { : 1 }"),
+            Some("k_1")
+        );
+        let collated = "E11000 … index: k_1 collation: { locale: \"fr\" } dup key: { k: \"0x29\" }";
+        assert_eq!(index_of(collated), Some("k_1"));
+        assert_eq!(index_of("duplicate"), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! The note of a suspended index.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Document, doc};
+use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::position::EntryId;
+
+use crate::error::ConsumerError;
+
+/// The collection of the notes, in the catalog's database.
+pub(super) const COLLECTION: &str = "suspended_indexes";
+
+/// An index that is out of the way.
+#[derive(Debug, Clone)]
+pub(crate) struct SuspendedIndex {
+    pub(crate) note: String,
+    pub(crate) ns: String,
+    pub(crate) definition: Document,
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    /// The entry whose document it refused.
+    pub(crate) entry: EntryId,
+    /// When it was suspended, in seconds since 1970: newer entries were never applied before.
+    pub(crate) since: u64,
+    pub(crate) failures: u32,
+    /// When a build may be tried again.
+    pub(crate) next: Instant,
+}
+
+impl SuspendedIndex {
+    pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
+        self.partition == partition && self.topic == topic
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.definition.get_str("name").unwrap_or_default()
+    }
+
+    pub(crate) fn is_due(&self, applied: Option<u32>) -> bool {
+        let is_over = applied.is_none_or(|seconds| u64::from(seconds) > self.since);
+        is_over && self.next <= Instant::now()
+    }
+
+    pub(crate) fn document(&self, group: &str) -> mongodb::error::Result<Document> {
+        let bytes = Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: self.definition.to_vec()?,
+        };
+        Ok(doc! {
+            "_id": &self.note, "group": group, "ns": &self.ns, "name": self.name(), "index": bytes,
+            "topic": &self.topic, "partition": self.partition, "ts": self.entry.ts.to_string(),
+            "ord": i64::from(self.entry.ord),
+        })
+    }
+
+    pub(crate) fn read(note: &Document) -> Option<Self> {
+        let definition = note.get_binary_generic("index").ok()?;
+        Some(Self {
+            note: note.get_str("_id").ok()?.to_owned(),
+            ns: note.get_str("ns").ok()?.to_owned(),
+            definition: Document::from_reader(definition.as_slice()).ok()?,
+            topic: note.get_str("topic").ok()?.to_owned(),
+            partition: note.get_i32("partition").ok()?,
+            entry: EntryId {
+                ts: note.get_str("ts").ok()?.parse().ok()?,
+                ord: u32::try_from(note.get_i64("ord").ok()?).ok()?,
+            },
+            since: now(),
+            failures: 0,
+            next: Instant::now(),
+        })
+    }
+
+    pub(crate) fn refusal(&self, error: &mongodb::error::Error) -> ConsumerError {
+        ConsumerError::Refused(format!(
+            "the index {} of {} was dropped while a stretch of the log was applied again (entry \
+             {}), and the target refuses to build it again: {}. The target has documents of its \
+             own: run verify, correct them and start again. To go on without the index, remove \
+             the document {:?} from {CATALOG_DB}.{COLLECTION}",
+            self.definition, self.ns, self.entry, error.kind, self.note
+        ))
+    }
+}
+
+/// Seconds since 1970 by this program's clock.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+/// Which indexes make way for a held document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MakingWay {
+    /// Those that a command after the document's last entry made.
+    Younger,
+    /// Unique ones that any command made, too: the target is known to be ahead. What another index
+    /// refuses for the document's own values, it refused on the first pass as well.
+    AlsoOlder,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oplog_relay_core::position::Timestamp;
+
+    #[test]
+    fn a_note_is_read_as_it_was_written() {
+        let index = SuspendedIndex {
+            note: "g/s.a/k_1".to_owned(),
+            ns: "s.a".to_owned(),
+            definition: doc! {
+                "v": 2, "key": { "k.x": 1 }, "name": "k_1", "unique": true,
+                "partialFilterExpression": { "k.x": { "$gt": 1 } },
+            },
+            topic: "p.s.a".to_owned(),
+            partition: 3,
+            entry: EntryId {
+                ts: Timestamp::new(7, 2),
+                ord: 1,
+            },
+            since: 0,
+            failures: 0,
+            next: Instant::now(),
+        };
+        let note = index.document("g").unwrap();
+        let read = SuspendedIndex::read(&note).unwrap();
+        assert_eq!(read.definition, index.definition);
+        assert_eq!((read.ns, read.topic), (index.ns, index.topic));
+        assert_eq!((read.partition, read.entry), (3, index.entry));
+        assert!(SuspendedIndex::read(&doc! { "_id": "g" }).is_none());
+    }
+}

@@ -1,0 +1,536 @@
+//! Entries to idempotent writes. Pure.
+//!
+//! A [`Plan`] leads a target through the entries of a batch. Writes are spread over lanes by the
+//! identity of their document, so lanes do not touch each other's documents and may be sent in any
+//! order or at once; within a lane the bulks go one after the other. Every write may be repeated.
+//!
+//! What happens to one document within a batch is folded where the result is certain. Insert,
+//! replacement and delete hold the document's whole state, so they supersede everything of that
+//! document before them; what follows them stays, in order:
+//!
+//! | entries of one document | writes |
+//! | --- | --- |
+//! | insert, update, update | insert; update, update |
+//! | insert, update, replacement | replacement |
+//! | replacement, replacement | the last replacement |
+//! | insert, update, delete | delete: never nothing, the insert may have been applied before a crash |
+//! | delete, insert | replacement |
+//!
+//! A document's insert or delete therefore comes before its updates, and a lane is: inserts,
+//! deletes, then updates and replacements in order, then rewrites.
+//!
+//! A rewrite is for what no update command can say: the document is read, changed as its entries
+//! say, and replaced. A document with one such entry in a step has all its updates of that step
+//! made so; whole states of it go before, in commands as always.
+//!
+//! The documents of some collections depend on each other (unique indexes, capped collections):
+//! nothing of theirs is folded or moved.
+//!
+//! A server stores its own time in place of the timestamp zero in a field of the first level of what is
+//! inserted or replaced. Where there is such a field, a `$set` of it follows. Where its name is
+//! no path, or a name of the first level begins with a dollar sign, the document is sent as
+//! `[{$replaceWith: {$literal: <document>}}]`, which servers from 5.0 on store byte for byte.
+//!
+//! What users write into their own `applyOps` stands in the log as they wrote it: an upsert (`b`)
+//! is sent as one, and operators that are not the same when applied twice only where that was
+//! asked for. Such a write is a step of its own.
+//!
+//! A replacement is sent with upsert: the entry holds the whole document, so nothing can be made
+//! up. An update is not: it would create a document of the fields that it happens to set.
+
+pub mod command;
+mod diff;
+mod fault;
+mod rewrite;
+mod statement;
+
+use std::hash::BuildHasher;
+use std::ops::Range;
+
+use oplog_relay_core::command::is_command;
+use oplog_relay_core::document::{Document, Element, Malformed};
+use oplog_relay_core::entry::{Operation, Update};
+use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::position::EntryId;
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+
+use crate::worker::batch::Located;
+
+pub use fault::{PlanError, PlanFault};
+pub use rewrite::{RewriteError, loses_zeros, rewritten, zero_timestamps};
+use rewrite::{ZeroTimestamps, zero_timestamps_of};
+pub use statement::{CommandOptions, statement_bytes, write_command};
+
+/// Entries that are worth a lane of their own: fewer are faster in one command.
+const ENTRIES_PER_LANE: usize = 64;
+
+/// What a batch comes to: steps, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Plan<'a> {
+    /// Each step begins when the one before it is done.
+    pub steps: Vec<Step<'a>>,
+    /// Entries that a later one made superfluous.
+    pub folded: u64,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone)]
+pub enum Step<'a> {
+    /// Writes to documents. The lanes are independent of each other.
+    Write(Vec<Lane<'a>>),
+    /// Runs a command.
+    Command(Command<'a>),
+}
+
+/// A command of the batch.
+#[derive(Debug, Clone)]
+pub struct Command<'a> {
+    /// The entry.
+    pub located: Located<'a>,
+    /// Its place in the batch.
+    pub index: usize,
+}
+
+/// Bulks that are sent one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Lane<'a> {
+    /// Inserts, deletes, updates of one collection, then those of the next.
+    pub bulks: Vec<Bulk<'a>>,
+}
+
+/// What the writes of a bulk are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BulkKind {
+    /// Inserts of different documents; on a duplicate `_id` the document is replaced.
+    Insert,
+    /// Deletes of different documents; one that is not there is fine.
+    Delete,
+    /// Updates and replacements, to be applied in order.
+    Update,
+    /// Updates of documents that are to be read, changed by [`rewritten`] and replaced; in order.
+    Rewrite,
+}
+
+/// Writes of one kind to one collection.
+#[derive(Debug, Clone)]
+pub struct Bulk<'a> {
+    /// `db.collection`
+    pub ns: &'a str,
+    /// What the writes are.
+    pub kind: BulkKind,
+    /// The writes; their order counts only where the kind says so.
+    pub writes: Vec<Write<'a>>,
+}
+
+/// One write to one document.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// The entry that it comes from.
+    pub id: EntryId,
+    /// The document's `_id`, as the target has it stored.
+    pub document_id: Element<'a>,
+    /// What to do to it.
+    pub action: Action<'a>,
+}
+
+/// What to do to a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Add it.
+    Insert(Document<'a>),
+    /// Make it this, whether it is there or not.
+    Replace(Document<'a>),
+    /// Apply `$set` and `$unset` to it, if it is there. The document may have `$v` and the same
+    /// operator twice; [`write_command`] repairs that.
+    Modify(Document<'a>),
+    /// Apply a `$v: 2` diff to it, if it is there, by `$set` and `$unset` of fields of the first
+    /// level, which does the same.
+    Fields(Document<'a>),
+    /// Apply a `$v: 2` diff to it, if it is there. No command does that: a rewrite.
+    Diff(Document<'a>),
+    /// Make it this, if it is there: the outcome of a rewrite.
+    Rewritten(Document<'a>),
+    /// Set the fields of the first level of this document that hold the timestamp zero: of what
+    /// was inserted or replaced just before, where a server stores its own time in them.
+    Zeros(Document<'a>),
+    /// Remove it, if it is there.
+    Delete,
+    /// A user's own modifiers, as they stand, but for `$v`.
+    AsIs {
+        /// The operators.
+        modifiers: Document<'a>,
+        /// Whether the document is created if it is not there.
+        upsert: bool,
+    },
+}
+
+impl Action<'_> {
+    /// Whether it holds the document's whole state, whatever it was before.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        !matches!(
+            self,
+            Self::Modify(_) | Self::Fields(_) | Self::Diff(_) | Self::Zeros(_) | Self::AsIs { .. }
+        )
+    }
+
+    const fn bulk_kind(&self) -> BulkKind {
+        match self {
+            Self::Insert(_) => BulkKind::Insert,
+            Self::Delete => BulkKind::Delete,
+            Self::Replace(_)
+            | Self::Modify(_)
+            | Self::Fields(_)
+            | Self::Rewritten(_)
+            | Self::Zeros(_)
+            | Self::AsIs { .. } => BulkKind::Update,
+            Self::Diff(_) => BulkKind::Rewrite,
+        }
+    }
+}
+
+/// What the timestamps zero of a whole state demand; of everything else nothing.
+fn zeros_of(action: &Action<'_>) -> Result<ZeroTimestamps, Malformed> {
+    Ok(match action {
+        Action::Insert(document) => zero_timestamps_of(*document)?,
+        Action::Replace(document) if loses_zeros(*document)? => ZeroTimestamps::Settable,
+        _ => ZeroTimestamps::Absent,
+    })
+}
+
+/// Turns batches into plans.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    lanes: usize,
+    applies_unrepeatable: bool,
+}
+
+impl Planner {
+    /// Spreads the writes of a batch over at most so many lanes.
+    #[must_use]
+    pub fn new(lanes: usize) -> Self {
+        Self {
+            lanes: lanes.max(1),
+            applies_unrepeatable: false,
+        }
+    }
+
+    /// The same, but updates whose operators are not the same when applied twice (`$inc`, `$push`)
+    /// are sent as they are.
+    #[must_use]
+    pub const fn applying_unrepeatable(mut self) -> Self {
+        self.applies_unrepeatable = true;
+        self
+    }
+
+    /// Plans a batch of collections whose documents do not depend on each other.
+    ///
+    /// # Errors
+    /// As [`Planner::plan_ordered`].
+    pub fn plan<'a>(&self, entries: &[Located<'a>]) -> Result<Plan<'a>, PlanError> {
+        self.plan_ordered(entries, &|_| false)
+    }
+
+    /// Plans a batch. The entries of a collection that `is_ordered` says true of are all kept, in
+    /// their order, in one lane.
+    ///
+    /// # Errors
+    /// [`PlanError`] names the first entry that cannot be applied; those before it can be planned
+    /// without it.
+    pub fn plan_ordered<'a>(
+        &self,
+        entries: &[Located<'a>],
+        is_ordered: &dyn Fn(&str) -> bool,
+    ) -> Result<Plan<'a>, PlanError> {
+        let mut plan = Plan::default();
+        let mut segment = Segment::default();
+        for (index, located) in entries.iter().enumerate() {
+            let fault = |fault| PlanError {
+                index,
+                id: located.id,
+                ns: located.entry.ns.to_owned(),
+                fault,
+            };
+            if is_command(&located.entry) {
+                self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
+                let located = *located;
+                plan.steps.push(Step::Command(Command { located, index }));
+            } else if let Some(mut action) = self.action_of(located).map_err(fault)? {
+                let zeros = zeros_of(&action).map_err(|error| fault(error.into()))?;
+                // An upsert with a literal does what such an insert cannot.
+                if let (ZeroTimestamps::Hidden, Action::Insert(document)) = (zeros, action) {
+                    action = Action::Replace(document);
+                }
+                let alone = matches!(action, Action::AsIs { .. });
+                if alone {
+                    self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
+                }
+                segment.push(located, action).map_err(fault)?;
+                if alone {
+                    self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
+                }
+                if zeros == ZeroTimestamps::Settable
+                    && let Action::Insert(document) | Action::Replace(document) = action
+                {
+                    segment
+                        .push(located, Action::Zeros(document))
+                        .map_err(fault)?;
+                }
+            }
+        }
+        self.finish(segment, is_ordered, &mut plan);
+        Ok(plan)
+    }
+
+    /// What an entry does to its document; `None` where it does nothing.
+    fn action_of<'a>(&self, located: &Located<'a>) -> Result<Option<Action<'a>>, PlanFault> {
+        let entry = &located.entry;
+        if entry.is_timeseries {
+            return Err(PlanFault::TimeSeries);
+        }
+        Ok(match entry.operation {
+            Operation::Insert => Some(Action::Insert(entry.o)),
+            Operation::Delete => Some(Action::Delete),
+            Operation::Update => match entry.update()? {
+                Update::Replacement(document) => Some(Action::Replace(document)),
+                Update::Modifiers(modifiers) => self.modifiers(modifiers, entry.is_upsert)?,
+                Update::Diff(diff) => diff::action(diff, entry)?,
+            },
+            Operation::Command | Operation::Noop => None,
+        })
+    }
+
+    fn modifiers<'a>(
+        &self,
+        modifiers: Document<'a>,
+        upsert: bool,
+    ) -> Result<Option<Action<'a>>, PlanFault> {
+        let as_is = Action::AsIs { modifiers, upsert };
+        match statement::check_modifiers(modifiers) {
+            Ok(false) => Ok(None),
+            Ok(true) if upsert => Ok(Some(as_is)),
+            Ok(true) => Ok(Some(Action::Modify(modifiers))),
+            Err(PlanFault::Operator(_)) if self.applies_unrepeatable => Ok(Some(as_is)),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn finish<'a>(
+        &self,
+        segment: Segment<'a>,
+        is_ordered: &dyn Fn(&str) -> bool,
+        plan: &mut Plan<'a>,
+    ) {
+        if segment.writes.is_empty() {
+            return;
+        }
+        let count = segment
+            .writes
+            .len()
+            .div_ceil(ENTRIES_PER_LANE)
+            .min(self.lanes);
+        let (lanes, folded) = segment.into_lanes(count, is_ordered);
+        plan.folded += folded;
+        plan.steps.push(Step::Write(lanes));
+    }
+}
+
+/// Writes between two commands.
+#[derive(Default)]
+struct Segment<'a> {
+    writes: Vec<(&'a str, Write<'a>)>,
+    /// The identity of each write's document, one after the other in `identities`.
+    ranges: Vec<Range<usize>>,
+    identities: Vec<u8>,
+}
+
+/// What is known of a document while its entries are read backwards.
+#[derive(Clone, Copy, Default)]
+struct Fold {
+    /// The write that holds its whole state; everything before it is superfluous.
+    whole: Option<usize>,
+    /// Whether a write after that is a diff that no command applies.
+    rewrite: bool,
+}
+
+/// What becomes of a write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// A later one made it superfluous.
+    Folded,
+    /// It goes in the bulk of its kind.
+    Sent,
+    /// It goes in the bulk of rewrites.
+    Rewritten,
+}
+
+impl<'a> Segment<'a> {
+    fn push(&mut self, located: &Located<'a>, action: Action<'a>) -> Result<(), PlanFault> {
+        let document_id = located.entry.document_id()?;
+        let start = self.identities.len();
+        write_id_identity(document_id, &mut self.identities)?;
+        self.ranges.push(start..self.identities.len());
+        self.writes.push((
+            located.entry.ns,
+            Write {
+                id: located.id,
+                document_id,
+                action,
+            },
+        ));
+        Ok(())
+    }
+
+    /// Folds and distributes; also returns how many writes became superfluous.
+    fn into_lanes(
+        mut self,
+        count: usize,
+        is_ordered: &dyn Fn(&str) -> bool,
+    ) -> (Vec<Lane<'a>>, u64) {
+        let ordered = self.ordered(is_ordered);
+        let fates = self.fold(&ordered);
+        let mut lanes = vec![Lane::default(); count];
+        // Index of a collection's first bulk in its lane.
+        let mut bulks: FxHashMap<(usize, &str), usize> = FxHashMap::default();
+        let mut folded = 0;
+        for (index, (ns, write)) in self.writes.iter().enumerate() {
+            let kind = match fates.get(index) {
+                Some(Fate::Folded) => {
+                    folded += 1;
+                    continue;
+                }
+                Some(Fate::Rewritten) => BulkKind::Rewrite,
+                Some(Fate::Sent) | None => write.action.bulk_kind(),
+            };
+            if ordered.contains(ns) {
+                if let Some(lane) = lanes.get_mut(lane_of(ns, b"", count)) {
+                    lane.push_last(ns, kind, *write);
+                }
+                continue;
+            }
+            let number = lane_of(ns, self.identity(index), count);
+            let Some(lane) = lanes.get_mut(number) else {
+                continue;
+            };
+            let first = *bulks.entry((number, ns)).or_insert_with(|| lane.open(ns));
+            lane.push(first, kind, *write);
+        }
+        for lane in &mut lanes {
+            lane.bulks.retain(|bulk| !bulk.writes.is_empty());
+        }
+        lanes.retain(|lane| !lane.bulks.is_empty());
+        (lanes, folded)
+    }
+
+    /// The collections of this segment whose order is kept.
+    fn ordered(&self, is_ordered: &dyn Fn(&str) -> bool) -> FxHashSet<&'a str> {
+        let all: FxHashSet<&str> = self.writes.iter().map(|(ns, _)| *ns).collect();
+        all.into_iter().filter(|ns| is_ordered(ns)).collect()
+    }
+
+    /// Reads backwards what becomes of each write, and makes an insert of a document that was
+    /// written before in this segment a replacement.
+    fn fold(&mut self, ordered: &FxHashSet<&str>) -> Vec<Fate> {
+        let mut fates = vec![Fate::Sent; self.writes.len()];
+        let mut replaced = Vec::new();
+        let mut rewrites = false;
+        let mut folds: FxHashMap<(&str, &[u8]), Fold> = FxHashMap::default();
+        folds.reserve(self.writes.len());
+        for (index, (ns, write)) in self.writes.iter().enumerate().rev() {
+            if ordered.contains(ns) {
+                if matches!(write.action, Action::Diff(_))
+                    && let Some(fate) = fates.get_mut(index)
+                {
+                    *fate = Fate::Rewritten;
+                }
+                continue;
+            }
+            let fold = folds.entry((ns, self.identity(index))).or_default();
+            match fold.whole {
+                Some(later) => {
+                    if let Some(fate) = fates.get_mut(index) {
+                        *fate = Fate::Folded;
+                    }
+                    replaced.push(later);
+                }
+                None if write.action.is_whole() => fold.whole = Some(index),
+                None => fold.rewrite |= matches!(write.action, Action::Diff(_)),
+            }
+            rewrites |= fold.rewrite;
+        }
+        if rewrites {
+            for (index, (ns, write)) in self.writes.iter().enumerate() {
+                let fold = folds.get(&(*ns, self.identity(index)));
+                let rewrite = fold.is_some_and(|fold| fold.rewrite) && !write.action.is_whole();
+                if let Some(fate) = fates.get_mut(index).filter(|fate| **fate == Fate::Sent)
+                    && rewrite
+                {
+                    *fate = Fate::Rewritten;
+                }
+            }
+        }
+        for index in replaced {
+            if let Some((_, write)) = self.writes.get_mut(index)
+                && let Action::Insert(document) = write.action
+            {
+                write.action = Action::Replace(document);
+            }
+        }
+        fates
+    }
+
+    fn identity(&self, index: usize) -> &[u8] {
+        let range = self.ranges.get(index).cloned().unwrap_or_default();
+        self.identities.get(range).unwrap_or_default()
+    }
+}
+
+fn lane_of(ns: &str, identity: &[u8], count: usize) -> usize {
+    if count == 1 {
+        return 0;
+    }
+    let hash = FxBuildHasher.hash_one((ns, identity));
+    // The remainder is below `count`.
+    usize::try_from(hash % u64::try_from(count).unwrap_or(u64::MAX)).unwrap_or_default()
+}
+
+impl<'a> Lane<'a> {
+    const KINDS: [BulkKind; 4] = [
+        BulkKind::Insert,
+        BulkKind::Delete,
+        BulkKind::Update,
+        BulkKind::Rewrite,
+    ];
+
+    /// Adds the bulks of a collection and returns the index of the first.
+    fn open(&mut self, ns: &'a str) -> usize {
+        let first = self.bulks.len();
+        self.bulks.extend(Self::KINDS.map(|kind| Bulk {
+            ns,
+            kind,
+            writes: Vec::new(),
+        }));
+        first
+    }
+
+    /// Appends a write behind all earlier ones of its collection.
+    fn push_last(&mut self, ns: &'a str, kind: BulkKind, write: Write<'a>) {
+        let last = self.bulks.iter_mut().rfind(|bulk| bulk.ns == ns);
+        if let Some(bulk) = last.filter(|bulk| bulk.kind == kind) {
+            bulk.writes.push(write);
+            return;
+        }
+        let writes = vec![write];
+        self.bulks.push(Bulk { ns, kind, writes });
+    }
+
+    fn push(&mut self, first: usize, kind: BulkKind, write: Write<'a>) {
+        let bulk = self.bulks.iter_mut().skip(first).take(Self::KINDS.len());
+        if let Some(bulk) = bulk.into_iter().find(|bulk| bulk.kind == kind) {
+            bulk.writes.push(write);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

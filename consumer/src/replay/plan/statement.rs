@@ -1,0 +1,267 @@
+//! Writes as the server's `insert`, `update` and `delete` commands.
+
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
+
+use crate::replay::plan::rewrite::{needs_literal, write_zeros};
+use crate::replay::plan::{Action, BulkKind, PlanFault, Write};
+
+/// The operators that servers write into their oplogs.
+const OPERATORS: [&str; 2] = ["$set", "$unset"];
+/// What a statement needs beside its `_id` and its document.
+const STATEMENT_OVERHEAD: usize = 128;
+
+/// What goes with every command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandOptions {
+    /// Let the target take documents that its validators refuse: the source had taken them.
+    pub bypass_validation: bool,
+    /// Create documents that an update does not find, of the fields that it sets.
+    pub upsert_unmatched: bool,
+    /// How long the server may work on it. Keeps a write of a member that was declared dead from
+    /// arriving late.
+    pub max_time_ms: i64,
+}
+
+/// Whether the modifiers change anything.
+///
+/// # Errors
+/// [`PlanFault::Operator`] for operators other than `$set` and `$unset`: applying one twice might
+/// not be the same as once.
+pub(crate) fn check_modifiers(modifiers: Document<'_>) -> Result<bool, PlanFault> {
+    let mut any = false;
+    for element in modifiers.elements() {
+        let element = element?;
+        match element.name {
+            b"$v" => {}
+            b"$set" | b"$unset" => any |= !element.document()?.is_empty(),
+            name => {
+                return Err(PlanFault::Operator(
+                    String::from_utf8_lossy(name).into_owned(),
+                ));
+            }
+        }
+    }
+    Ok(any)
+}
+
+/// At most so many bytes of its command are due to a write.
+#[must_use]
+pub fn statement_bytes(write: &Write<'_>) -> usize {
+    let document = match write.action {
+        Action::Insert(document) => return document.as_bytes().len() + STATEMENT_OVERHEAD,
+        Action::Replace(document)
+        | Action::Rewritten(document)
+        | Action::Modify(document)
+        | Action::Fields(document)
+        | Action::Diff(document)
+        | Action::AsIs {
+            modifiers: document,
+            ..
+        }
+        | Action::Zeros(document) => document.as_bytes().len(),
+        Action::Delete => 0,
+    };
+    document + write.document_id.value.len() + STATEMENT_OVERHEAD
+}
+
+/// Appends the command that carries writes of one kind to a collection. Rewrites have none: what
+/// they come to are updates ([`Action::Rewritten`]).
+///
+/// # Errors
+/// [`Malformed`] if an entry is damaged; then `out` holds a part of the command.
+pub fn write_command(
+    collection: &str,
+    kind: BulkKind,
+    writes: &[Write<'_>],
+    options: CommandOptions,
+    out: &mut Vec<u8>,
+) -> Result<(), Malformed> {
+    let (name, list) = match kind {
+        BulkKind::Insert => ("insert", "documents"),
+        BulkKind::Delete => ("delete", "deletes"),
+        BulkKind::Update | BulkKind::Rewrite => ("update", "updates"),
+    };
+    let mut outcome = Ok(());
+    let mut command = DocumentBuilder::start(out);
+    command.str(name, collection);
+    command.boolean("ordered", kind == BulkKind::Update);
+    if options.bypass_validation && kind != BulkKind::Delete {
+        command.boolean("bypassDocumentValidation", true);
+    }
+    command.int64("maxTimeMS", options.max_time_ms);
+    command.nested("writeConcern", kind::DOCUMENT, |concern| {
+        concern.str("w", "majority");
+    });
+    command.nested(list, kind::ARRAY, |list| {
+        let mut digits = itoa::Buffer::new();
+        for (index, write) in writes.iter().enumerate() {
+            let index = digits.format(index);
+            match write.action {
+                Action::Insert(document) if kind == BulkKind::Insert => {
+                    list.document(index, document);
+                }
+                _ => list.nested(index, kind::DOCUMENT, |statement| {
+                    if let Err(error) = write_statement(write, options, statement) {
+                        outcome = Err(error);
+                    }
+                }),
+            }
+        }
+    });
+    command.finish();
+    outcome
+}
+
+fn write_statement(
+    write: &Write<'_>,
+    options: CommandOptions,
+    statement: &mut DocumentBuilder<'_>,
+) -> Result<(), Malformed> {
+    statement.nested("q", kind::DOCUMENT, |query| {
+        write_query(write.document_id, query);
+    });
+    match write.action {
+        Action::Insert(document) | Action::Replace(document) => {
+            write_whole(document, statement)?;
+            statement.boolean("upsert", true);
+        }
+        Action::Rewritten(document) => write_whole(document, statement)?,
+        Action::Modify(modifiers) => {
+            let mut outcome = Ok(());
+            statement.nested("u", kind::DOCUMENT, |update| {
+                outcome = write_modifiers(modifiers, update);
+            });
+            if options.upsert_unmatched {
+                statement.boolean("upsert", true);
+            }
+            return outcome;
+        }
+        Action::Fields(diff) => {
+            let (set, unset) = (section(diff, "u")?, section(diff, "d")?);
+            statement.nested("u", kind::DOCUMENT, |update| {
+                for (operator, fields) in [("$set", set), ("$unset", unset)] {
+                    if !fields.is_empty() {
+                        update.document(operator, fields);
+                    }
+                }
+            });
+            if options.upsert_unmatched {
+                statement.boolean("upsert", true);
+            }
+        }
+        // As servers log it, and refuse it from others: half of a diff must never be sent.
+        Action::Diff(diff) => statement.nested("u", kind::DOCUMENT, |update| {
+            update.int32("$v", 2).document("diff", diff);
+        }),
+        Action::Zeros(document) => {
+            let mut outcome = Ok(());
+            statement.nested("u", kind::DOCUMENT, |update| {
+                outcome = write_zeros(document, update);
+            });
+            return outcome;
+        }
+        Action::AsIs { modifiers, upsert } => {
+            let mut outcome = Ok(());
+            statement.nested("u", kind::DOCUMENT, |update| {
+                outcome = write_operators(modifiers, update);
+            });
+            if upsert || options.upsert_unmatched {
+                statement.boolean("upsert", true);
+            }
+            return outcome;
+        }
+        Action::Delete => {
+            statement.int32("limit", 1);
+        }
+    }
+    Ok(())
+}
+
+/// A whole document as an update: as a replacement, or as a literal where a replacement would be refused
+/// or changed.
+fn write_whole(
+    document: Document<'_>,
+    statement: &mut DocumentBuilder<'_>,
+) -> Result<(), Malformed> {
+    if !needs_literal(document)? {
+        statement.document("u", document);
+        return Ok(());
+    }
+    statement.nested("u", kind::ARRAY, |stages| {
+        stages.nested("0", kind::DOCUMENT, |stage| {
+            stage.nested("$replaceWith", kind::DOCUMENT, |expression| {
+                expression.document("$literal", document);
+            });
+        });
+    });
+    Ok(())
+}
+
+/// The operators of an update, without the version that an entry has beside them.
+fn write_operators(
+    modifiers: Document<'_>,
+    update: &mut DocumentBuilder<'_>,
+) -> Result<(), Malformed> {
+    for operator in modifiers.elements() {
+        let operator = operator?;
+        if operator.name != b"$v" {
+            update.element(operator);
+        }
+    }
+    Ok(())
+}
+
+/// A section of a diff, which is empty if it is missing.
+fn section<'a>(diff: Document<'a>, name: &str) -> Result<Document<'a>, Malformed> {
+    let section = diff.get(name)?.map(Element::document).transpose()?;
+    Ok(section.unwrap_or(Document::EMPTY))
+}
+
+/// A query that matches by equality, also where the value could be read as an operator or as a
+/// pattern.
+fn write_query(id: Element<'_>, query: &mut DocumentBuilder<'_>) {
+    let operator = id.kind == kind::DOCUMENT
+        && id.document().is_ok_and(|document| {
+            document
+                .elements()
+                .any(|field| field.is_ok_and(|field| field.name.starts_with(b"$")))
+        });
+    if operator || id.kind == kind::REGEX {
+        query.nested("_id", kind::DOCUMENT, |equal| {
+            equal.raw("$eq", id.kind, id.value);
+        });
+    } else {
+        query.raw("_id", id.kind, id.value);
+    }
+}
+
+/// The modifiers without `$v` and without empty operators (which old servers refuse), the same
+/// operator once.
+fn write_modifiers(
+    modifiers: Document<'_>,
+    update: &mut DocumentBuilder<'_>,
+) -> Result<(), Malformed> {
+    for operator in OPERATORS {
+        let mut paths = Vec::new();
+        for element in modifiers.elements() {
+            let element = element?;
+            if element.name == operator.as_bytes() {
+                paths.push(element.document()?);
+            }
+        }
+        if paths.iter().all(|paths| paths.is_empty()) {
+            continue;
+        }
+        let mut outcome = Ok(());
+        update.nested(operator, kind::DOCUMENT, |merged| {
+            for path in paths.iter().flat_map(|paths| paths.elements()) {
+                match path {
+                    Ok(path) => drop(merged.element(path)),
+                    Err(error) => outcome = Err(error),
+                }
+            }
+        });
+        outcome?;
+    }
+    Ok(())
+}

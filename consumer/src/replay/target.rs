@@ -1,0 +1,353 @@
+//! The target of a replay, and what its parts share.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use mongodb::Client;
+use oplog_relay_runtime::mongo;
+use oplog_relay_runtime::shutdown::Shutdown;
+use tokio::sync::Semaphore;
+
+use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, Unmatched};
+use crate::dead_letter::Reasons;
+use crate::error::ConsumerError;
+use crate::group::start::Past;
+use crate::replay::catalog::{Catalog, Subscription, other_subscription};
+use crate::replay::plan::{BulkKind, Lane, Plan, Planner, Step};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::Readiness;
+use crate::worker::applied::{Applied, Refusal, SinkError};
+use crate::worker::assignment::Token;
+use crate::worker::batch::Batch;
+
+use crate::replay::deferred::held_document::Held;
+use crate::replay::deferred::suspended_indexes::note::{MakingWay, SuspendedIndex};
+use crate::replay::writes::bypass::Bypass;
+use crate::replay::writes::limits::Limits;
+
+/// First and longest pause before a write is sent again.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Connections to the target, unless the connection string says otherwise.
+const CONNECTIONS: u32 = 64;
+/// How often to look whether the group still has our namespaces.
+const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(3);
+/// How long to look for a usable server before a write counts as failed.
+const SELECTION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Applies plans to a target.
+#[derive(Debug)]
+pub struct MongoSink {
+    pub(super) client: Client,
+    pub(super) planner: Planner,
+    pub(super) catalog: Catalog,
+    pub(super) limits: Limits,
+    /// Whether commands may name a collection by its UUID.
+    pub(super) takes_uuids: bool,
+    pub(super) known_order: Mutex<crate::replay::ordered::Known>,
+    pub(super) held: Mutex<Held>,
+    /// Bytes of documents held since it was looked at how many there are.
+    pub(super) held_since_check: AtomicUsize,
+    pub(super) suspended: Mutex<Vec<SuspendedIndex>>,
+    /// What is to become dead letters when its batch is done.
+    pub(super) refused: Mutex<Vec<Refusal>>,
+    pub(super) dead_letter: Reasons,
+    /// Turns for bulks of rewrites.
+    pub(super) rewrites: Semaphore,
+    /// Turns for lookups of documents that are inserted again.
+    pub(super) lookups: Semaphore,
+    pub(super) unmatched: Unmatched,
+    pub(super) if_not_empty: NotEmpty,
+    /// Whether options that the target does not know are left out.
+    pub(super) leaves_out_options: bool,
+    pub(super) allow_lossy: bool,
+    pub(super) bypass: Bypass,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) shutdown: Shutdown,
+}
+
+/// What a sink has to know beside its target.
+#[derive(Debug, Clone)]
+pub struct Settings<'s> {
+    /// The group whose commands the catalog has.
+    pub group: &'s str,
+    /// Whether lossy formats are taken.
+    pub allow_lossy: bool,
+    /// What to do about an update that finds no document.
+    pub unmatched: Unmatched,
+    /// What to do about documents where a full sync begins.
+    pub if_not_empty: NotEmpty,
+    /// What to do about an option of a command that the target does not know.
+    pub refused_options: RefusedOptions,
+    /// What plans its batches.
+    pub planner: Planner,
+    /// What is to become dead letters.
+    pub dead_letter: Reasons,
+}
+
+pub(super) fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+pub(super) fn catalog_unreadable(error: &mongodb::error::Error) -> mongo::MongoError {
+    mongo::MongoError::from_driver("the target's catalog", error)
+}
+
+impl MongoSink {
+    /// Connects to the target.
+    ///
+    /// # Errors
+    /// When it cannot be reached or takes no writes.
+    pub async fn connect(
+        config: &ReplayConfig,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        shutdown: Shutdown,
+    ) -> Result<Self, ConsumerError> {
+        let client = mongo::connect(&config.target, "oplog-consumer", |options| {
+            options.max_pool_size.get_or_insert(CONNECTIONS);
+            options.server_selection_timeout = Some(SELECTION_PATIENCE);
+        })
+        .await?;
+        let settings = Settings {
+            group: &config.group.group,
+            allow_lossy: config.allow_lossy,
+            unmatched: config.unmatched,
+            if_not_empty: config.if_not_empty,
+            refused_options: config.refused_options,
+            planner: config.planner(),
+            dead_letter: config.group.dead_letter.clone(),
+        };
+        let sink = Self::open(client, settings, metrics, readiness, shutdown).await?;
+        let GroupConfig {
+            group,
+            subscription,
+            ..
+        } = &config.group;
+        let subscribed = sink
+            .catalog
+            .subscribe(subscription, config.change_subscription)
+            .await;
+        match subscribed.map_err(|error| catalog_unreadable(&error))? {
+            Some(other) => Err(other_subscription(group, &other, subscription)),
+            None => Ok(sink),
+        }
+    }
+
+    /// What the target's catalog shows of the group's past.
+    ///
+    /// # Errors
+    /// When the target refuses the question.
+    pub async fn past(&self, prefix: &str) -> Result<Past, ConsumerError> {
+        let has_begun = self
+            .persist("reading the catalog", || self.catalog.has_begun(prefix))
+            .await?;
+        Ok(if has_begun {
+            Past::Traces("the catalog of the target (oplog_relay.catalog) knows it".to_owned())
+        } else {
+            Past::Nothing
+        })
+    }
+
+    /// Notes in the catalog that the group has committed offsets.
+    ///
+    /// # Errors
+    /// When the target refuses the note.
+    pub async fn note_begun(&self, prefix: &str) -> Result<(), ConsumerError> {
+        self.persist("writing the catalog", || self.catalog.note_begun(prefix))
+            .await
+    }
+
+    /// Watches the group's namespaces, until they are no longer these: another member may have
+    /// changed them, and what this one leaves out from then on would be missing.
+    ///
+    /// # Errors
+    /// That they are others now; that the target refuses the question.
+    pub async fn watch_subscription(&self, own: &Subscription) -> Result<(), ConsumerError> {
+        loop {
+            tokio::select! {
+                () = self.shutdown.wait() => return Ok(()),
+                () = tokio::time::sleep(SUBSCRIPTION_INTERVAL) => {}
+            }
+            let noted = self
+                .persist("reading the catalog", || self.catalog.subscription())
+                .await;
+            if self.shutdown.triggered() {
+                return Ok(());
+            }
+            if let Some(other) = noted?.filter(|noted| noted != own) {
+                return Err(other_subscription(self.catalog.group(), &other, own));
+            }
+        }
+    }
+
+    /// Takes a target that is connected to.
+    ///
+    /// # Errors
+    /// When it does not say what it takes, or its catalog cannot be read.
+    pub async fn open(
+        client: Client,
+        settings: Settings<'_>,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        shutdown: Shutdown,
+    ) -> Result<Self, ConsumerError> {
+        let hello = mongo::hello(&client)
+            .await
+            .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
+        let limits = Limits::of(
+            &hello,
+            crate::replay::writes::limits::is_ferretdb(&client).await,
+        );
+        let takes_uuids = crate::replay::capabilities::takes_uuids(&client)
+            .await
+            .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
+        let catalog = Catalog::open(&client, settings.group)
+            .await
+            .map_err(|error| catalog_unreadable(&error))?;
+        readiness.target_reached();
+        metrics.held_of_catalog(catalog.held());
+        Ok(Self {
+            client,
+            catalog,
+            planner: settings.planner,
+            limits,
+            takes_uuids,
+            known_order: Mutex::default(),
+            held: Mutex::default(),
+            held_since_check: AtomicUsize::new(0),
+            suspended: Mutex::default(),
+            refused: Mutex::default(),
+            dead_letter: settings.dead_letter,
+            rewrites: Semaphore::new(crate::replay::writes::turn::BULKS_AT_ONCE),
+            lookups: Semaphore::new(crate::replay::writes::turn::LOOKUPS_AT_ONCE),
+            unmatched: settings.unmatched,
+            if_not_empty: settings.if_not_empty,
+            leaves_out_options: settings.refused_options == RefusedOptions::LeaveOut,
+            allow_lossy: settings.allow_lossy,
+            bypass: Bypass::default(),
+            metrics,
+            readiness,
+            shutdown,
+        })
+    }
+
+    /// The target.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether lossy formats were allowed.
+    #[must_use]
+    pub const fn takes_lossy(&self) -> bool {
+        self.allow_lossy
+    }
+
+    /// Plans a batch and sends it.
+    ///
+    /// # Errors
+    /// [`SinkError::Entry`] for an entry that cannot be replayed; anything else ends the program.
+    pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
+        let applied = self.apply_all(batch, token).await?;
+        if applied == Applied::Abandoned {
+            // Whoever owns the partition next meets them again; what is held is forgotten by its place.
+            self.note_places(batch);
+            drop(self.take_refused(batch));
+        }
+        Ok(applied)
+    }
+
+    async fn apply_all(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
+        let ordered = self.ordered_of(batch.entries).await?;
+        let plan: Plan<'_> = self
+            .planner
+            .plan_ordered(batch.entries, &|ns| ordered.contains(ns))
+            .map_err(SinkError::Entry)?;
+        self.metrics.folded.inc_by(plan.folded);
+        for step in &plan.steps {
+            let applied = match step {
+                Step::Write(lanes) => self.send_lanes(lanes, token).await?,
+                Step::Command(command) => self.command(command, batch.source, token).await?,
+            };
+            if applied == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+        }
+        if !self.held().is_empty()
+            && Box::pin(self.try_held(batch, MakingWay::Younger, token)).await?
+                == Applied::Abandoned
+        {
+            return Ok(Applied::Abandoned);
+        }
+        match batch.entries.last() {
+            Some(last) => {
+                let applied = Some(last.id.ts.seconds);
+                let restored = self.restore_due(batch.topic, batch.partition, applied, token);
+                Ok(Box::pin(restored).await?)
+            }
+            None => Ok(Applied::Done),
+        }
+    }
+
+    /// Tries what a partition holds once more where it comes to a command. If that command ran
+    /// already, the target is ahead, and the unique indexes that the replay made make way.
+    ///
+    /// # Errors
+    /// When the target refuses a question.
+    pub async fn release_held(
+        &self,
+        batch: &Batch<'_>,
+        command_ran: bool,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let making_way = if command_ran {
+            MakingWay::AlsoOlder
+        } else {
+            MakingWay::Younger
+        };
+        Box::pin(self.try_held(batch, making_way, token)).await
+    }
+
+    /// Nothing can be left half done under these two locks.
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn known_order(&self) -> MutexGuard<'_, crate::replay::ordered::Known> {
+        self.known_order
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send_lanes(
+        &self,
+        lanes: &[Lane<'_>],
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let sent = lanes.iter().map(|lane| async move {
+            for bulk in &lane.bulks {
+                let sent = match bulk.kind {
+                    BulkKind::Rewrite => self.rewrite_bulk(bulk, token).await?,
+                    BulkKind::Insert | BulkKind::Delete | BulkKind::Update => {
+                        self.send_bulk(bulk, token).await?
+                    }
+                };
+                if sent == Applied::Abandoned {
+                    return Ok::<_, ConsumerError>(Applied::Abandoned);
+                }
+            }
+            Ok(Applied::Done)
+        });
+        let all: Vec<Applied> = try_join_all(sent).await?;
+        let done = all.iter().all(|applied| *applied == Applied::Done);
+        Ok(if done {
+            Applied::Done
+        } else {
+            Applied::Abandoned
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! One bulk to its acknowledgement: cut to the server's limits, repeated, bisected.
+
+use mongodb::bson::RawDocumentBuf;
+use oplog_relay_core::document::Document;
+use oplog_relay_runtime::mongo::{ANSWER, error_code, in_time, undecoded_reply};
+use oplog_relay_runtime::retry::Backoff;
+
+use crate::config::Unmatched;
+use crate::error::ConsumerError;
+use crate::replay::plan::{Bulk, BulkKind, CommandOptions, Write, statement_bytes, write_command};
+use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::replay::writes::bypass::is_no_bypass;
+use crate::replay::writes::reply::WriteReply;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+
+/// How long the server may work on one command: below the session timeout of the group, so that
+/// a write of a member that was declared dead is not executed late.
+const MAX_TIME_MS: i64 = 30_000;
+
+/// What to do after an attempt.
+#[derive(Debug)]
+pub(crate) enum Next<'a> {
+    /// Go on with these at once.
+    Go(Vec<Write<'a>>),
+    /// Go on with these; what they do to held documents goes on top of what is held.
+    GoBesideHeld(Vec<Write<'a>>),
+    /// Send these again after a pause.
+    Pause(Vec<Write<'a>>),
+    /// Send the halves one after the other.
+    Halve,
+    /// The partition was taken away.
+    Abandon,
+}
+
+impl MongoSink {
+    /// Sends a bulk in as many commands as it takes.
+    pub(crate) async fn send_bulk(
+        &self,
+        bulk: &Bulk<'_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let others;
+        let mut rest = bulk.writes.as_slice();
+        if self.holds(bulk.ns) {
+            others = self.without_held(bulk.ns, rest).await?;
+            rest = &others;
+        }
+        while !rest.is_empty() {
+            let (part, after) = self.limits.cut(bulk.kind, rest);
+            if self.send(bulk.ns, bulk.kind, part, token).await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+            rest = after;
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Sends writes that fit one command, until all are acknowledged.
+    pub(crate) async fn send(
+        &self,
+        ns: &str,
+        kind: BulkKind,
+        writes: &[Write<'_>],
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let mut rest = writes.to_vec();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut failures = 0;
+        while !rest.is_empty() {
+            if !token.is_valid() {
+                return Ok(Applied::Abandoned);
+            }
+            let bulk = Bulk {
+                ns,
+                kind,
+                writes: rest,
+            };
+            let next = match self.run(ns, kind, &bulk.writes).await? {
+                Ok(reply) => self.after_reply(&bulk, reply, token).await?,
+                Err(error) => {
+                    self.after_error(&bulk, &error, &mut failures, token)
+                        .await?
+                }
+            };
+            let (left, pauses) = match next {
+                Next::Abandon => return Ok(Applied::Abandoned),
+                Next::Halve => return self.send_halves(&bulk, token).await,
+                Next::Go(left) => (left, false),
+                // Not by sending them from here: each of them may be refused.
+                Next::GoBesideHeld(left) => (self.without_held(ns, &left).await?, false),
+                Next::Pause(left) => (left, true),
+            };
+            if !pauses {
+                self.readiness.target_reached();
+            }
+            if left.len() < bulk.writes.len() {
+                backoff.reset();
+                failures = 0;
+            }
+            rest = left;
+            if pauses && !rest.is_empty() && !backoff.sleep(&self.shutdown).await {
+                return Ok(Applied::Abandoned);
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    async fn send_halves(&self, bulk: &Bulk<'_>, token: &Token) -> Result<Applied, ConsumerError> {
+        let (first, second) = bulk.writes.split_at(bulk.writes.len() / 2);
+        for half in [first, second] {
+            let sent = Box::pin(self.send(bulk.ns, bulk.kind, half, token)).await?;
+            if sent == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Runs one command. Where the target does not let its validators be bypassed, it is sent again
+    /// without that wish.
+    pub(crate) async fn run(
+        &self,
+        ns: &str,
+        kind: BulkKind,
+        writes: &[Write<'_>],
+    ) -> Result<mongodb::error::Result<WriteReply>, ConsumerError> {
+        let bypasses = kind != BulkKind::Delete && self.bypass.is_wanted(ns);
+        let reply = self.run_once(ns, kind, writes, bypasses).await?;
+        let code = reply.as_ref().err().and_then(error_code);
+        if !bypasses || !code.is_some_and(is_no_bypass) {
+            return Ok(reply);
+        }
+        let reply = self.run_once(ns, kind, writes, false).await?;
+        if reply.is_ok() {
+            tracing::warn!(
+                ns,
+                code,
+                "the target refuses bypassDocumentValidation: its validators apply to the replay"
+            );
+            self.bypass.refuse(ns);
+        }
+        Ok(reply)
+    }
+
+    async fn run_once(
+        &self,
+        ns: &str,
+        kind: BulkKind,
+        writes: &[Write<'_>],
+        bypass_validation: bool,
+    ) -> Result<mongodb::error::Result<WriteReply>, ConsumerError> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let options = CommandOptions {
+            bypass_validation,
+            upsert_unmatched: self.unmatched == Unmatched::Upsert,
+            max_time_ms: MAX_TIME_MS,
+        };
+        let bytes: usize = writes.iter().map(statement_bytes).sum();
+        let mut command = Vec::with_capacity(bytes + 256);
+        let damaged = |error: &dyn std::fmt::Display| {
+            ConsumerError::Refused(format!("writes to {ns} are no valid command: {error}"))
+        };
+        write_command(collection, kind, writes, options, &mut command)
+            .map_err(|error| damaged(&error))?;
+        let command = RawDocumentBuf::from_bytes(command).map_err(|error| damaged(&error))?;
+        let _turn = self.limits.turn(kind).await;
+        let database = self.client.database(db);
+        let reply = in_time(ANSWER, database.run_raw_command(command)).await;
+        let unreadable = |error: &dyn std::fmt::Display| {
+            ConsumerError::Refused(format!(
+                "the target's answer to writes to {ns} cannot be read: {error}"
+            ))
+        };
+        let bytes = match reply {
+            Ok(reply) => reply.to_vec().map_err(|error| unreadable(&error))?,
+            Err(error) => match undecoded_reply(&error) {
+                Some(bytes) => bytes.to_vec(),
+                None => return Ok(Err(error)),
+            },
+        };
+        let reply = Document::new(&bytes).and_then(WriteReply::read);
+        reply.map(Ok).map_err(|error| unreadable(&error))
+    }
+}

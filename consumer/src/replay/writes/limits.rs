@@ -1,0 +1,149 @@
+//! How much goes into one command, and how many commands go at once.
+
+use mongodb::Client;
+use mongodb::bson::doc;
+use oplog_relay_runtime::mongo::Hello;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::replay::plan::{BulkKind, Write, statement_bytes};
+
+/// FerretDB on SQLite keeps a connection to its database for every statement of an `update` until
+/// the command ends, and has 100: more of them, in one command or in several, wait for each other
+/// until the time limit. Its speed does not depend on the size of a command.
+const FERRETDB_STATEMENTS: usize = 8;
+/// `update` commands at once: leaves connections to other members of the group.
+const FERRETDB_UPDATES: usize = 2;
+
+/// What a target takes.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    bytes: usize,
+    writes: usize,
+    /// Statements of an `update`, and turns for sending one, where the target needs that.
+    updates: Option<(usize, Semaphore)>,
+}
+
+impl Limits {
+    /// Those of a server, or the common ones where it does not say.
+    ///
+    /// The writes go in the command's own document, which may be as large as a document (and 16
+    /// KiB more, for what is around them).
+    pub(crate) fn of(hello: &Hello, is_ferretdb: bool) -> Self {
+        let limit = |said: Option<i64>, usual: usize| {
+            said.and_then(|said| usize::try_from(said).ok())
+                .filter(|said| *said > 0)
+                .unwrap_or(usual)
+        };
+        let bytes = limit(hello.max_bson_object_size, 16 << 20)
+            .min(limit(hello.max_message_size_bytes, 48_000_000));
+        Self {
+            bytes,
+            writes: limit(hello.max_write_batch_size, 100_000).min(100_000),
+            updates: is_ferretdb.then(|| (FERRETDB_STATEMENTS, Semaphore::new(FERRETDB_UPDATES))),
+        }
+    }
+
+    /// The writes that fit in the next command, at least one, and those after them.
+    pub(crate) fn cut<'w, 'a>(
+        &self,
+        kind: BulkKind,
+        writes: &'w [Write<'a>],
+    ) -> (&'w [Write<'a>], &'w [Write<'a>]) {
+        let most = match &self.updates {
+            Some((statements, _)) if kind == BulkKind::Update => *statements,
+            _ => self.writes,
+        };
+        let mut bytes = 0;
+        let mut fits = |write: &Write<'_>| {
+            bytes += statement_bytes(write);
+            bytes <= self.bytes
+        };
+        let count = writes
+            .iter()
+            .take(most)
+            .take_while(|write| fits(write))
+            .count();
+        writes.split_at(count.max(1).min(writes.len()))
+    }
+
+    /// Waits for the turn to send a command of that kind, where turns are needed.
+    pub(crate) async fn turn(&self, kind: BulkKind) -> Option<SemaphorePermit<'_>> {
+        match &self.updates {
+            // It is never closed.
+            Some((_, turns)) if kind == BulkKind::Update => turns.acquire().await.ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the target is FerretDB. One that does not say is taken for a MongoDB.
+pub(crate) async fn is_ferretdb(client: &Client) -> bool {
+    let reply = client
+        .database("admin")
+        .run_command(doc! { "buildInfo": 1 })
+        .await;
+    reply.is_ok_and(|reply| reply.contains_key("ferretdbVersion"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::plan::Action;
+    use oplog_relay_core::document::{Document, Element, kind};
+    use oplog_relay_core::position::{EntryId, Timestamp};
+
+    #[test]
+    fn commands_respect_bytes_and_counts_and_take_at_least_one_write() {
+        let bytes = [5, 0, 0, 0, 0];
+        let write = Write {
+            id: EntryId {
+                ts: Timestamp::new(1, 1),
+                ord: 0,
+            },
+            document_id: Element {
+                name: b"_id",
+                kind: kind::NULL,
+                value: &[],
+            },
+            action: Action::Insert(Document::new(&bytes).unwrap()),
+        };
+        let writes = [write; 20];
+        let one = statement_bytes(&write);
+        let cut = |bytes, most| {
+            let limits = Limits {
+                bytes,
+                writes: most,
+                updates: None,
+            };
+            limits.cut(BulkKind::Insert, &writes).0.len()
+        };
+        assert_eq!(cut(one * 3, 30), 3);
+        assert_eq!(cut(one * 30, 2), 2);
+        assert_eq!(cut(one * 30, 30), 20);
+        assert_eq!(cut(1, 30), 1);
+        let hello = Hello {
+            max_write_batch_size: Some(10),
+            ..Hello::default()
+        };
+        let limits = Limits::of(&hello, false);
+        assert_eq!(limits.cut(BulkKind::Update, &writes).0.len(), 10);
+    }
+
+    #[tokio::test]
+    async fn ferretdb_gets_few_updates_at_once_and_other_writes_freely() {
+        let limits = Limits::of(&Hello::default(), true);
+        let mut turns = Vec::new();
+        for _ in 0..FERRETDB_UPDATES {
+            turns.push(limits.turn(BulkKind::Update).await);
+        }
+        assert!(limits.turn(BulkKind::Insert).await.is_none());
+        let waits = std::time::Duration::from_millis(10);
+        assert!(
+            tokio::time::timeout(waits, limits.turn(BulkKind::Update))
+                .await
+                .is_err()
+        );
+        turns.clear();
+        assert!(limits.turn(BulkKind::Update).await.is_some());
+    }
+}

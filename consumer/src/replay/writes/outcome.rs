@@ -1,0 +1,266 @@
+//! What becomes of the writes that a target refuses one by one.
+
+use oplog_relay_core::json::{Mode, write_value};
+use oplog_relay_core::position::EntryId;
+
+use crate::config::Unmatched;
+use crate::dead_letter::Reason;
+use crate::error::ConsumerError;
+use crate::replay::directive::{
+    DUPLICATE_KEY, Directive, IMMUTABLE_FIELD, directive_for, rule_for,
+};
+use crate::replay::plan::{Action, Bulk, BulkKind, Write};
+use crate::replay::target::{MongoSink, count};
+use crate::replay::writes::bulk::Next;
+use crate::replay::writes::reply::{WriteError, WriteReply};
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+
+impl MongoSink {
+    /// Takes an answer.
+    pub(crate) async fn after_reply<'a>(
+        &self,
+        bulk: &Bulk<'a>,
+        reply: WriteReply,
+        token: &Token,
+    ) -> Result<Next<'a>, ConsumerError> {
+        if !self.is_kept(&reply)? {
+            return Ok(Next::Pause(bulk.writes.clone()));
+        }
+        match bulk.kind {
+            BulkKind::Update | BulkKind::Rewrite => self.after_updates(bulk, &reply, token).await,
+            BulkKind::Insert | BulkKind::Delete => self.after_unordered(bulk, &reply, token).await,
+        }
+    }
+
+    /// The directive for a refused write.
+    fn directive(&self, error: &WriteError, write: &Write<'_>) -> Directive {
+        let creates = match write.action {
+            Action::Insert(_) | Action::Replace(_) => true,
+            Action::Modify(_) | Action::Fields(_) => self.unmatched == Unmatched::Upsert,
+            Action::AsIs { upsert, .. } => upsert || self.unmatched == Unmatched::Upsert,
+            Action::Diff(_) | Action::Rewritten(_) | Action::Zeros(_) | Action::Delete => false,
+        };
+        directive_for(error.code, creates)
+    }
+
+    async fn after_updates<'a>(
+        &self,
+        bulk: &Bulk<'a>,
+        reply: &WriteReply,
+        token: &Token,
+    ) -> Result<Next<'a>, ConsumerError> {
+        let (ns, writes) = (bulk.ns, bulk.writes.as_slice());
+        let refused = reply.errors.first();
+        // A server stops at the first refusal: those after it were not tried.
+        let executed = refused.map_or(writes.len(), |error| error.index.min(writes.len()));
+        self.count_executed(ns, writes.get(..executed).unwrap_or_default(), reply.n)
+            .await?;
+        let rest = writes.get(executed..).unwrap_or_default();
+        let (Some(error), Some((write, after))) = (refused, rest.split_first()) else {
+            return Ok(Next::Go(Vec::new()));
+        };
+        let (rest, after) = (|| rest.to_vec(), || after.to_vec());
+        Ok(match (self.directive(error, write), write.action) {
+            (Directive::Retry, _) => {
+                self.wait_for_target(error);
+                Next::Pause(rest())
+            }
+            (Directive::Skip, _) => Next::Go(after()),
+            // Another upsert of the same document was faster.
+            (Directive::Replace, _) if error.id_index == Some(true) => Next::Pause(rest()),
+            (Directive::Rewrite, Action::Modify(_) | Action::Fields(_) | Action::Diff(_)) => {
+                tracing::debug!(ns, id = %write.id, code = error.code, "rewriting a document");
+                let one = std::slice::from_ref(write);
+                match self.rewrite(ns, one, token).await? {
+                    Applied::Done => Next::Go(after()),
+                    Applied::Abandoned => Next::Abandon,
+                }
+            }
+            (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
+                self.hold(ns, write, error).await?;
+                Next::GoBesideHeld(after())
+            }
+            (Directive::Refuse, _)
+                if error.code == IMMUTABLE_FIELD && self.remove_equal_id(ns, write).await? =>
+            {
+                Next::Go(rest())
+            }
+            (Directive::Replace | Directive::Hold | Directive::Rewrite | Directive::Refuse, _) => {
+                self.refuse_write(ns, write, error)?;
+                Next::Go(after())
+            }
+            (Directive::Stop, _) => return Err(ConsumerError::Refused(refusal(ns, write, error))),
+        })
+    }
+
+    async fn after_unordered<'a>(
+        &self,
+        bulk: &Bulk<'a>,
+        reply: &WriteReply,
+        token: &Token,
+    ) -> Result<Next<'a>, ConsumerError> {
+        let ns = bulk.ns;
+        let (mut replacements, mut again) = (Vec::new(), Vec::new());
+        let mut busy = None;
+        for error in &reply.errors {
+            let Some(write) = bulk.writes.get(error.index) else {
+                continue;
+            };
+            match (self.directive(error, write), write.action) {
+                (Directive::Replace, Action::Insert(document)) if error.id_index != Some(false) => {
+                    replacements.push(Write {
+                        action: Action::Replace(document),
+                        ..*write
+                    });
+                }
+                (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
+                    self.hold(ns, write, error).await?;
+                }
+                (Directive::Retry, _) => {
+                    busy = Some(error);
+                    again.push(*write);
+                }
+                (Directive::Skip, _) => {}
+                (
+                    Directive::Replace | Directive::Hold | Directive::Rewrite | Directive::Refuse,
+                    _,
+                ) => {
+                    self.refuse_write(ns, write, error)?;
+                }
+                (Directive::Stop, _) => {
+                    return Err(ConsumerError::Refused(refusal(ns, write, error)));
+                }
+            }
+        }
+        self.metrics
+            .duplicate_inserts
+            .inc_by(count(replacements.len()));
+        let writes = self.without_present(ns, replacements, token).await;
+        let kind = BulkKind::Update;
+        let replaced = Box::pin(self.send_bulk(&Bulk { ns, kind, writes }, token)).await?;
+        Ok(match (replaced, busy) {
+            (Applied::Abandoned, _) => Next::Abandon,
+            (Applied::Done, None) => Next::Go(again),
+            (Applied::Done, Some(error)) => {
+                self.wait_for_target(error);
+                Next::Pause(again)
+            }
+        })
+    }
+
+    /// Whether a document that an index refused may pass later: a duplicate key only where the
+    /// collection has a unique index, by which its order is kept, or had it until just now.
+    async fn may_pass(&self, ns: &str, error: &WriteError) -> Result<bool, ConsumerError> {
+        let is_unique = error.code == DUPLICATE_KEY;
+        Ok(!is_unique || self.is_ordered_now(ns).await? || self.has_suspended_of(ns).await?)
+    }
+
+    /// Reports a target that refuses writes for a while.
+    fn wait_for_target(&self, error: &WriteError) {
+        self.metrics.count_error("target");
+        let reason = rule_for(error.code).reason;
+        self.readiness
+            .target_failed(&format!("{reason} (code {}): {}", error.code, error.text));
+    }
+
+    fn refuse_write(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+        error: &WriteError,
+    ) -> Result<(), ConsumerError> {
+        let reason = (Reason::Write, Some(error.code));
+        self.refuse(ns, write, reason, refusal(ns, write, error))
+    }
+
+    /// Counts the updates that found no document among those that were executed.
+    async fn count_executed(
+        &self,
+        ns: &str,
+        executed: &[Write<'_>],
+        matched: usize,
+    ) -> Result<(), ConsumerError> {
+        let unmatched = executed.len().saturating_sub(matched);
+        if unmatched > 0 {
+            self.count_unmatched(ns, executed, unmatched)?;
+            if self.buries(Reason::Unmatched) {
+                self.bury_unmatched(ns, executed).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn count_unmatched(
+        &self,
+        ns: &str,
+        executed: &[Write<'_>],
+        unmatched: usize,
+    ) -> Result<(), ConsumerError> {
+        self.metrics.unmatched_updates.inc_by(count(unmatched));
+        let ids = executed
+            .first()
+            .map(|write| write.id)
+            .zip(executed.last().map(|write| write.id));
+        if self.unmatched == Unmatched::Stop {
+            let (first, last) = ids.unzip();
+            return Err(ConsumerError::Refused(format!(
+                "{unmatched} of the updates of {ns} in the entries {} to {} found no document on \
+                 the target. The target is without what the source had: replay from the beginning into \
+                 an empty target, or go on with --unmatched count",
+                shown(first),
+                shown(last)
+            )));
+        }
+        tracing::debug!(ns, unmatched, "updates found no document");
+        Ok(())
+    }
+
+    /// Whether what was executed will stay: what no majority has a failover may undo, and only a
+    /// repetition tells.
+    pub(crate) fn is_kept(&self, reply: &WriteReply) -> Result<bool, ConsumerError> {
+        let Some((code, text)) = reply.concern.as_ref() else {
+            return Ok(true);
+        };
+        if rule_for(*code).directive != Directive::Retry {
+            let reason = format!("the target's write concern failed ({code}): {text}");
+            return Err(ConsumerError::Refused(reason));
+        }
+        self.readiness.target_failed(text);
+        self.metrics.count_error("write_concern");
+        Ok(false)
+    }
+}
+
+/// An entry, for messages.
+pub(crate) fn shown(id: Option<EntryId>) -> String {
+    id.map_or_else(|| "?".to_owned(), |id| id.to_string())
+}
+
+/// The write's document, for messages: `_id` as JSON, cut where it is long.
+pub(crate) fn document_id(write: &Write<'_>) -> String {
+    const SHOWN: usize = 200;
+    let mut text = Vec::new();
+    if write_value(write.document_id, Mode::Relaxed, &mut text).is_err() {
+        return "(unreadable)".to_owned();
+    }
+    let text = String::from_utf8_lossy(&text);
+    text.chars().take(SHOWN).collect()
+}
+
+fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> String {
+    let reason = if error.code == DUPLICATE_KEY {
+        "another document of the target has the same value under a unique index. Either the \
+         target is ahead of the entries replayed, or it has documents of its own: drop that index \
+         on the target until the replay has caught up, or replay into an empty target"
+    } else {
+        rule_for(error.code).reason
+    };
+    format!(
+        "the target refused entry {} for the document of {ns} with _id {} (code {}): {}: {reason}",
+        write.id,
+        document_id(write),
+        error.code,
+        error.text
+    )
+}

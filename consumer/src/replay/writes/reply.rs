@@ -1,0 +1,204 @@
+//! What a server answers to a write command.
+//!
+//! A reply is read from its bytes: the key of a refused write may be no text. Servers up to 5.0 quote it as
+//! their index holds it, and an index with a collation holds sort keys.
+
+use oplog_relay_core::document::{Document, Element, Malformed, kind};
+
+/// The answer to a write command.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct WriteReply {
+    /// Documents matched, inserted or deleted; upserted ones count.
+    pub(crate) n: usize,
+    /// Writes that were refused, in order of their index.
+    pub(crate) errors: Vec<WriteError>,
+    /// The write concern was not met: code and text.
+    pub(crate) concern: Option<(i32, String)>,
+}
+
+/// One refused write.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct WriteError {
+    /// Its index in the command.
+    pub(crate) index: usize,
+    /// The server's code.
+    pub(crate) code: i32,
+    /// The server's text.
+    pub(crate) text: String,
+    /// Of a duplicate key: a document of the fields and values that another document has. `None` where
+    /// the server does not say, or says it in another form than the document has.
+    pub(crate) key: Option<Vec<u8>>,
+    /// Of a duplicate key: whether it is that of `_id`; `None` where the server does not say.
+    pub(crate) id_index: Option<bool>,
+}
+
+impl WriteReply {
+    pub(crate) fn read(reply: Document<'_>) -> Result<Self, Malformed> {
+        let mut errors = Vec::new();
+        if let Some(list) = part(reply, "writeErrors")? {
+            for error in list.elements() {
+                errors.push(WriteError::read(error?.document()?)?);
+            }
+        }
+        errors.sort_by_key(|error| error.index);
+        let concern = part(reply, "writeConcernError")?;
+        let concern = concern.map(|concern| Ok::<_, Malformed>((code(concern)?, text(concern)?)));
+        Ok(Self {
+            n: count(reply, "n")?,
+            errors,
+            concern: concern.transpose()?,
+        })
+    }
+
+    /// The answer to a command of one write that was refused as a whole.
+    pub(crate) fn refused(code: i32, text: String) -> Self {
+        let error = WriteError {
+            code,
+            text,
+            ..WriteError::default()
+        };
+        Self {
+            errors: vec![error],
+            ..Self::default()
+        }
+    }
+}
+
+impl WriteError {
+    fn read(error: Document<'_>) -> Result<Self, Malformed> {
+        let text = text(error)?;
+        let pattern = part(error, "keyPattern")?;
+        let id_index = match pattern {
+            Some(pattern) => {
+                let mut fields = pattern.elements();
+                let first = fields.next().transpose()?;
+                Some(first.is_some_and(|first| first.name == b"_id") && fields.next().is_none())
+            }
+            // Servers before 4.2 name the index in the text only.
+            None => text
+                .contains("index: ")
+                .then(|| text.contains("index: _id_")),
+        };
+        let key = match (pattern, part(error, "keyValue")?) {
+            (Some(pattern), Some(value)) if is_of_documents(error, &text)? => {
+                Some(taken(pattern, value)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            index: count(error, "index")?,
+            code: code(error)?,
+            text,
+            key,
+            id_index,
+        })
+    }
+}
+
+/// Whether a key's values are those of documents: not in hexadecimal, and no sort keys.
+fn is_of_documents(error: Document<'_>, text: &str) -> Result<bool, Malformed> {
+    let encoded = error.get("hexEncoded")?.is_some() || error.get("collation")?.is_some();
+    Ok(!encoded && !text.contains(COLLATION))
+}
+
+/// What stands between an index's name and the key if the index has a collation.
+pub(crate) const COLLATION: &str = " collation: {";
+
+/// Servers of 4.2 give the values without the names of their fields.
+fn taken(pattern: Document<'_>, value: Document<'_>) -> Result<Vec<u8>, Malformed> {
+    let mut out = Vec::new();
+    let mut key = oplog_relay_core::document::DocumentBuilder::start(&mut out);
+    for (field, value) in pattern.elements().zip(value.elements()) {
+        key.element(Element {
+            name: field?.name,
+            ..value?
+        });
+    }
+    key.finish();
+    Ok(out)
+}
+
+fn part<'a>(reply: Document<'a>, name: &str) -> Result<Option<Document<'a>>, Malformed> {
+    let found = reply.get(name)?;
+    let found = found.filter(|found| [kind::DOCUMENT, kind::ARRAY].contains(&found.kind));
+    found.map(Element::document).transpose()
+}
+
+/// Servers and stand-ins differ in the type of a number.
+fn count(reply: Document<'_>, name: &str) -> Result<usize, Malformed> {
+    let number = reply.get(name)?.and_then(|number| number.integer().ok());
+    Ok(number
+        .and_then(|number| number.try_into().ok())
+        .unwrap_or_default())
+}
+
+fn code(error: Document<'_>) -> Result<i32, Malformed> {
+    let code = error.get("code")?.and_then(|code| code.integer().ok());
+    Ok(code
+        .and_then(|code| code.try_into().ok())
+        .unwrap_or_default())
+}
+
+fn text(error: Document<'_>) -> Result<String, Malformed> {
+    let text = error.get("errmsg")?;
+    let text = text.and_then(|text| text.string_bytes().ok());
+    Ok(String::from_utf8_lossy(text.unwrap_or_default()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::doc;
+
+    fn read(reply: &mongodb::bson::Document) -> WriteReply {
+        WriteReply::read(Document::new(&reply.to_vec().unwrap()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn errors_come_in_order_and_say_which_index() {
+        let reply = read(&doc! {
+            "ok": 1.0,
+            "n": 3_i64,
+            "writeErrors": [
+                { "index": 4, "code": 11000, "errmsg": "E11000 dup", "keyPattern": { "email": 1 } },
+                { "index": 1, "code": 11000, "errmsg": "E11000 dup", "keyPattern": { "_id": 1 } },
+                { "index": 2, "code": 11000, "errmsg": "E11000 … index: _id_ dup key: {}" },
+                { "index": 3.0, "code": 11000, "errmsg": "E11000 duplicate key" },
+            ],
+            "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
+        });
+        assert_eq!(reply.n, 3);
+        let seen: Vec<_> = reply.errors.iter().map(|e| (e.index, e.id_index)).collect();
+        assert_eq!(
+            seen,
+            [
+                (1, Some(true)),
+                (2, Some(true)),
+                (3, None),
+                (4, Some(false))
+            ]
+        );
+        assert_eq!(reply.concern.unwrap().0, 64);
+        assert_eq!(read(&doc! { "ok": 1, "n": 2 }).n, 2);
+    }
+
+    #[test]
+    fn a_key_counts_only_in_the_form_that_documents_have() {
+        let error = doc! {
+            "index": 0, "code": 11000, "errmsg": "E11000 … index: a_1 dup key: { a: 7 }",
+            "keyPattern": { "a": 1 }, "keyValue": { "": 7 },
+        };
+        let with = |name: &str, value: mongodb::bson::Bson| {
+            let mut error = error.clone();
+            error.insert(name, value);
+            let reply = read(&doc! { "ok": 1, "n": 0, "writeErrors": [error] });
+            reply.errors[0].key.clone()
+        };
+        let key = doc! { "a": 7 }.to_vec().unwrap();
+        assert_eq!(with("index", 0.into()), Some(key));
+        assert_eq!(with("hexEncoded", vec![true].into()), None);
+        assert_eq!(with("collation", doc! { "locale": "fr" }.into()), None);
+        let text = "E11000 … index: a_1 collation: { locale: \"fr\" } dup key: { a: \"0x29\" }";
+        assert_eq!(with("errmsg", text.into()), None);
+    }
+}

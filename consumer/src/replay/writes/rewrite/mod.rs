@@ -1,0 +1,350 @@
+//! Documents that are read, changed here and replaced.
+//!
+//! The way for what no update command can say, and for updates that a command cannot apply to the
+//! document as it is. A document belongs to one worker, so nobody else changes it between the read
+//! and the write. Reads go to the primary, which knows all writes that it acknowledged.
+
+use futures_util::StreamExt;
+use mongodb::bson::RawDocumentBuf;
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
+use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_runtime::mongo::{
+    ANSWER, error_code, error_text, in_time, is_cursor_gone, is_transient,
+};
+use oplog_relay_runtime::retry::Backoff;
+use rustc_hash::FxHashMap;
+
+use crate::config::Unmatched;
+use crate::dead_letter::Reason;
+use crate::error::ConsumerError;
+use crate::replay::damage::damaged;
+use crate::replay::directive::{Directive, rule_for};
+use crate::replay::plan::{Action, Bulk, BulkKind, RewriteError, Write, loses_zeros, rewritten};
+use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::replay::writes::find::{Fields, ReadLevel, find_command};
+use crate::replay::writes::turn::turn;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+
+/// Documents that are asked for at once.
+const AT_ONCE: usize = 1_000;
+
+/// Bytes of rewritten documents that are sent together: they are there beside the reply that they were made of,
+/// and once more in the command.
+const TOGETHER: usize = 4 << 20;
+
+/// Documents to rewrite: their writes in order, by the identity of their `_id`.
+type Pending<'w, 'a> = FxHashMap<Vec<u8>, Vec<&'w Write<'a>>>;
+
+/// What a document becomes.
+struct Outcome<'a> {
+    /// The last entry that changes it.
+    id: EntryId,
+    document_id: Element<'a>,
+    document: Vec<u8>,
+    /// Whether fields of it must be set after it was replaced.
+    has_zeros: bool,
+}
+
+/// Why documents cannot be rewritten.
+enum Failure {
+    /// The target did not give them; the read may be repeated.
+    Read(mongodb::error::Error),
+    /// Something that ends the program.
+    Fatal(ConsumerError),
+}
+
+impl From<mongodb::error::Error> for Failure {
+    fn from(error: mongodb::error::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<ConsumerError> for Failure {
+    fn from(error: ConsumerError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl MongoSink {
+    /// Rewrites the documents of a bulk when it is its turn.
+    pub(crate) async fn rewrite_bulk(
+        &self,
+        bulk: &Bulk<'_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        match turn(&self.rewrites, token).await {
+            Some(_turn) => self.rewrite(bulk.ns, &bulk.writes, token).await,
+            None => Ok(Applied::Abandoned),
+        }
+    }
+
+    /// Reads, changes and replaces the documents of these writes. One that is not there counts as
+    /// an update that found no document.
+    pub(crate) async fn rewrite(
+        &self,
+        ns: &str,
+        writes: &[Write<'_>],
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let others;
+        let mut rest = writes;
+        if self.holds(ns) {
+            others = self.without_held(ns, writes).await?;
+            rest = &others;
+        }
+        while !rest.is_empty() {
+            let mut pending = Pending::default();
+            let taken = take(rest, &mut pending).map_err(|error| damaged(ns, &error))?;
+            if self.rewrite_pending(ns, pending, token).await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        Ok(Applied::Done)
+    }
+
+    async fn rewrite_pending(
+        &self,
+        ns: &str,
+        mut pending: Pending<'_, '_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            if !token.is_valid() {
+                return Ok(Applied::Abandoned);
+            }
+            match self.rewrite_found(ns, &mut pending, token).await {
+                Ok(Applied::Abandoned) => return Ok(Applied::Abandoned),
+                Ok(Applied::Done) => return self.rewrite_missing(ns, &pending, token).await,
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::Read(error)) => self.after_failed_read(ns, &error)?,
+            }
+            if !backoff.sleep(&self.shutdown).await {
+                return Ok(Applied::Abandoned);
+            }
+        }
+    }
+
+    /// Rewrites the documents that are there, and takes them out of `pending`.
+    async fn rewrite_found(
+        &self,
+        ns: &str,
+        pending: &mut Pending<'_, '_>,
+        token: &Token,
+    ) -> Result<Applied, Failure> {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let ids = pending.values().filter_map(|writes| writes.first());
+        let ids = ids.map(|write| write.document_id);
+        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
+        let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
+        let database = self.client.database(db);
+        let cursor = database.run_raw_cursor_command(command).batch();
+        let mut cursor = in_time(ANSWER, cursor).await?;
+        let refuse = |write: &Write<'_>, text| self.refuse(ns, write, (Reason::Write, None), text);
+        while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
+            self.readiness.target_reached();
+            let (mut outcomes, mut bytes) = (Vec::new(), 0);
+            for element in reply.doc_slices()?.into_iter() {
+                let element = element.map_err(mongodb::error::Error::from)?;
+                if let Some(document) = element.as_document()
+                    && let Some(made) = outcome(ns, document.as_bytes(), pending, &refuse)?
+                {
+                    bytes += made.document.len();
+                    outcomes.push(made);
+                }
+                if bytes < TOGETHER {
+                    continue;
+                }
+                bytes = 0;
+                if self.send_outcomes(ns, &outcomes, token).await? == Applied::Abandoned {
+                    return Ok(Applied::Abandoned);
+                }
+                outcomes.clear();
+            }
+            drop(reply);
+            if self.send_outcomes(ns, &outcomes, token).await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Whether a failed read is to be repeated.
+    fn after_failed_read(
+        &self,
+        ns: &str,
+        error: &mongodb::error::Error,
+    ) -> Result<(), ConsumerError> {
+        let rule = error_code(error).map(rule_for);
+        let retry = rule.is_some_and(|rule| rule.directive == Directive::Retry);
+        if !retry && !is_transient(error) && !is_cursor_gone(error) {
+            return Err(ConsumerError::Refused(format!(
+                "documents of {ns} cannot be read on the target, which their updates need: {}. \
+                 The target's user must be granted readWrite on the databases replayed",
+                error_text(error)
+            )));
+        }
+        self.metrics.count_error("target");
+        self.readiness.target_failed(&error_text(error));
+        Ok(())
+    }
+
+    async fn send_outcomes(
+        &self,
+        ns: &str,
+        outcomes: &[Outcome<'_>],
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let mut writes = Vec::with_capacity(outcomes.len());
+        for outcome in outcomes {
+            let write = |action| Write {
+                id: outcome.id,
+                document_id: outcome.document_id,
+                action,
+            };
+            let failed = |error: Malformed| damaged(ns, &error);
+            let document = Document::new(&outcome.document).map_err(failed)?;
+            writes.push(write(Action::Rewritten(document)));
+            if outcome.has_zeros {
+                writes.push(write(Action::Zeros(document)));
+            }
+        }
+        let count = u64::try_from(outcomes.len()).unwrap_or(u64::MAX);
+        self.metrics.rewritten_documents.inc_by(count);
+        let kind = BulkKind::Update;
+        let bulk = Bulk { ns, kind, writes };
+        Box::pin(self.send_bulk(&bulk, token)).await
+    }
+
+    /// Counts the documents that are not there, or makes them up where that was asked for.
+    async fn rewrite_missing(
+        &self,
+        ns: &str,
+        pending: &Pending<'_, '_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if self.unmatched != Unmatched::Upsert {
+            let missing = pending.values().flatten();
+            let mut missing: Vec<Write<'_>> = missing.map(|write| **write).collect();
+            missing.sort_by_key(|write| write.id);
+            if !missing.is_empty() {
+                self.count_unmatched(ns, &missing, missing.len())?;
+            }
+            if self.buries(Reason::Unmatched) {
+                missing
+                    .iter()
+                    .try_for_each(|write| self.refuse_unmatched(ns, write))?;
+            }
+            return Ok(Applied::Done);
+        }
+        let mut made = Vec::new();
+        for writes in pending.values() {
+            if let Some(first) = writes.first() {
+                made.push((**first, made_up(ns, first.document_id, writes)?));
+            }
+        }
+        let mut writes = Vec::new();
+        for (write, document) in &made {
+            let document = Document::new(document).map_err(|error| damaged(ns, &error))?;
+            writes.push(Write {
+                action: Action::Replace(document),
+                ..*write
+            });
+        }
+        let kind = BulkKind::Update;
+        let bulk = Bulk { ns, kind, writes };
+        Box::pin(self.send_bulk(&bulk, token)).await
+    }
+}
+
+/// Groups the writes of the first [`AT_ONCE`] documents; returns how many writes those are.
+fn take<'w, 'a>(
+    writes: &'w [Write<'a>],
+    pending: &mut Pending<'w, 'a>,
+) -> Result<usize, Malformed> {
+    let mut identity = Vec::new();
+    for (index, write) in writes.iter().enumerate() {
+        identity.clear();
+        write_id_identity(write.document_id, &mut identity)?;
+        if let Some(writes) = pending.get_mut(&identity) {
+            writes.push(write);
+        } else if pending.len() == AT_ONCE {
+            return Ok(index);
+        } else {
+            pending.insert(identity.clone(), vec![write]);
+        }
+    }
+    Ok(writes.len())
+}
+
+/// What a stored document becomes; `None` where nothing changes. An update that does not fit it goes
+/// to `refuse`; those after it are applied.
+fn outcome<'a>(
+    ns: &str,
+    stored: &[u8],
+    pending: &mut Pending<'_, 'a>,
+    refuse: &dyn Fn(&Write<'_>, String) -> Result<(), ConsumerError>,
+) -> Result<Option<Outcome<'a>>, ConsumerError> {
+    let failed = |error: Malformed| damaged(ns, &error);
+    let stored = Document::new(stored).map_err(failed)?;
+    let Some(document_id) = stored.get("_id").map_err(failed)? else {
+        return Ok(None);
+    };
+    let mut identity = Vec::new();
+    write_id_identity(document_id, &mut identity).map_err(failed)?;
+    let mut writes = pending.remove(&identity).unwrap_or_default();
+    let document = loop {
+        let error = match rewritten(stored, writes.iter().copied()) {
+            Ok(document) => break document,
+            Err(error) => error,
+        };
+        let unfitting = writes.iter().position(|write| write.id == error.id);
+        let write = unfitting.map(|index| writes.remove(index));
+        let write = write.ok_or_else(|| ConsumerError::Refused(unfit(ns, &error)))?;
+        refuse(write, unfit(ns, &error))?;
+    };
+    let Some(last) = writes.last() else {
+        return Ok(None);
+    };
+    if document == stored.as_bytes() {
+        return Ok(None);
+    }
+    let has_zeros = Document::new(&document)
+        .and_then(loses_zeros)
+        .map_err(failed)?;
+    Ok(Some(Outcome {
+        id: last.id,
+        document_id: last.document_id,
+        document,
+        has_zeros,
+    }))
+}
+
+/// A document of the fields that its updates happen to set.
+fn made_up(
+    ns: &str,
+    document_id: Element<'_>,
+    writes: &[&Write<'_>],
+) -> Result<Vec<u8>, ConsumerError> {
+    let mut bytes = Vec::new();
+    let mut builder = DocumentBuilder::start(&mut bytes);
+    builder.element(document_id);
+    builder.finish();
+    let empty = Document::new(&bytes).map_err(|error| damaged(ns, &error))?;
+    rewritten(empty, writes.iter().copied())
+        .map_err(|error| ConsumerError::Refused(unfit(ns, &error)))
+}
+
+fn unfit(ns: &str, error: &RewriteError) -> String {
+    format!(
+        "in {ns}: {error}: {}. Either of them is damaged: run verify, and replay from the beginning \
+         into an empty target",
+        error.error
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,304 @@
+//! What the consumer counts. Names are constants here and a contract for dashboards.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oplog_relay_core::entry::Operation;
+use oplog_relay_runtime::metrics::{register_build_info, registered};
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    exponential_buckets,
+};
+
+use oplog_relay_core::position::Timestamp;
+
+use crate::dead_letter::Reason;
+use crate::worker::batch::Located;
+
+const PREFIX: &str = "oplog_consumer";
+
+/// Where a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Seconds of the source between what is saved and what is applied.
+    pub lag: u32,
+    /// Everything up to there is applied.
+    pub applied: Timestamp,
+}
+
+/// Counters of one process. Shared by reference.
+#[derive(Debug)]
+pub struct Metrics {
+    /// All metrics, for `/metrics`.
+    pub registry: Registry,
+    entries: [IntCounter; Operation::ALL.len()],
+    /// Entries that the namespace filter left out.
+    pub filtered: IntCounter,
+    /// Entries of collections that were dropped since.
+    pub dropped_entries: IntCounter,
+    /// Documents that an index refused for now.
+    pub held_documents: IntCounter,
+    /// Of these, those that it took later.
+    pub released_documents: IntCounter,
+    /// Bytes of the records read.
+    pub bytes: IntCounter,
+    lag: Gauge,
+    source_lag: Gauge,
+    position: Gauge,
+    /// Commits that Kafka confirmed.
+    pub commits: IntCounter,
+    /// Time from sending a commit to its confirmation.
+    pub commit_seconds: Histogram,
+    /// Commands and names of the catalog that are held in memory.
+    catalog_held: IntGauge,
+    /// Bytes between the poll thread and the sink.
+    pub queue_bytes: IntGauge,
+    /// Partitions assigned to this member.
+    pub partitions: IntGauge,
+    errors: IntCounterVec,
+    dead_letters: IntCounterVec,
+    /// Updates that found no document.
+    pub unmatched_updates: IntCounter,
+    /// Inserts of documents that were there, applied as replacements.
+    pub duplicate_inserts: IntCounter,
+    /// Documents that were read, changed and replaced.
+    pub rewritten_documents: IntCounter,
+    /// Entries that a later one of the same batch made superfluous.
+    pub folded: IntCounter,
+    /// Time that the sink takes for a batch.
+    pub apply_seconds: Histogram,
+    /// Source time of the last entry applied, milliseconds since 1970; 0 before the first.
+    applied_ms: AtomicI64,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        register_build_info(&registry, PREFIX, env!("CARGO_PKG_VERSION"))?;
+        let int_gauge =
+            |name: &str, help: &str| registered(&registry, IntGauge::with_opts(opts(name, help))?);
+        let histogram = |name: &str, help: &str| -> Result<Histogram, prometheus::Error> {
+            let opts =
+                HistogramOpts::from(opts(name, help)).buckets(exponential_buckets(0.001, 2.0, 16)?);
+            registered(&registry, Histogram::with_opts(opts)?)
+        };
+        let by = |label: &str, name: &str, help: &str| {
+            registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
+        };
+        let by_operation = by("op", "entries_total", "Entries applied.")?;
+        let errors = by("kind", "errors_total", "Errors by kind.")?;
+        let dead_letters = by("reason", "dead_letters_total", "Dead letters written.")?;
+        let [
+            filtered,
+            dropped_entries,
+            held_documents,
+            released_documents,
+            bytes,
+            commits,
+            unmatched_updates,
+            duplicate_inserts,
+            rewritten_documents,
+            folded,
+        ] = all(&registry, &COUNTERS, IntCounter::with_opts)?;
+        let [lag, source_lag, position] = all(&registry, &TIMES, Gauge::with_opts)?;
+        Ok(Self {
+            entries: Operation::ALL
+                .map(|operation| by_operation.with_label_values(&[operation.name()])),
+            filtered,
+            dropped_entries,
+            held_documents,
+            released_documents,
+            bytes,
+            lag,
+            source_lag,
+            position,
+            commits,
+            commit_seconds: histogram("commit_seconds", "From a commit to its confirmation.")?,
+            catalog_held: int_gauge(
+                "catalog_held",
+                "Commands and names of the catalog that are held in memory.",
+            )?,
+            queue_bytes: int_gauge("queue_bytes", "Bytes read and not yet applied.")?,
+            partitions: int_gauge("assigned_partitions", "Partitions assigned to this member.")?,
+            errors,
+            dead_letters,
+            unmatched_updates,
+            duplicate_inserts,
+            rewritten_documents,
+            folded,
+            apply_seconds: histogram("apply_seconds", "Time that the sink takes for a batch.")?,
+            applied_ms: AtomicI64::new(0),
+            registry,
+        })
+    }
+
+    /// How many commands and names of the catalog are held in memory.
+    pub fn held_of_catalog(&self, count: usize) {
+        self.catalog_held
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts applied entries.
+    pub fn count(&self, entries: &[Located<'_>]) {
+        let mut counts = [0_u64; Operation::ALL.len()];
+        for located in entries {
+            if let Some(count) = counts.get_mut(located.entry.operation.index()) {
+                *count += 1;
+            }
+        }
+        for (operation, count) in Operation::ALL.into_iter().zip(counts) {
+            self.count_entries(operation, count);
+        }
+        if let Some(last) = entries.last() {
+            self.applied(last.entry.ts.clamp_wall(last.entry.wall));
+        }
+    }
+
+    /// Counts applied entries of one operation.
+    pub fn count_entries(&self, operation: Operation, count: u64) {
+        if let Some(counter) = self.entries.get(operation.index()) {
+            counter.inc_by(count);
+        }
+    }
+
+    /// Entries applied so far.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries.iter().map(IntCounter::get).sum()
+    }
+
+    /// Counts an error.
+    pub fn count_error(&self, kind: &str) {
+        self.errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Counts a dead letter.
+    pub fn count_dead_letter(&self, reason: Reason) {
+        self.dead_letters.with_label_values(&[reason.word()]).inc();
+    }
+
+    /// Dead letters so far.
+    #[must_use]
+    pub fn dead_letters(&self) -> u64 {
+        Reason::ALL
+            .iter()
+            .map(|reason| self.dead_letters.with_label_values(&[reason.word()]).get())
+            .sum()
+    }
+
+    /// An entry of that source time was applied.
+    pub fn applied(&self, source_ms: i64) {
+        self.applied_ms.fetch_max(source_ms, Ordering::Relaxed);
+        self.position
+            .set(seconds(self.applied_ms.load(Ordering::Relaxed)));
+    }
+
+    /// Sets the lag by what the producers have saved.
+    pub fn stands(&self, standing: Standing) {
+        let applied = i64::from(standing.applied.seconds) * 1000;
+        self.applied(applied);
+        self.lag.set(f64::from(standing.lag));
+        let age = now_ms().saturating_sub(applied).max(0);
+        self.source_lag.set(seconds(age));
+    }
+
+    /// Sets the lag by what is applied alone: `caught_up` says that nothing is left to apply.
+    pub fn set_lag(&self, caught_up: bool) -> Option<f64> {
+        let applied = self.applied_ms.load(Ordering::Relaxed);
+        let lag = match (caught_up, applied) {
+            (true, _) => Some(0.0),
+            (false, 0) => None,
+            (false, applied) => Some(seconds(now_ms().saturating_sub(applied)).max(0.0)),
+        };
+        self.lag.set(lag.unwrap_or_default());
+        lag
+    }
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds of this millennium fit 53 bits"
+)]
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// Name and help of the gauges of source time.
+const TIMES: [(&str, &str); 3] = [
+    (
+        "lag_seconds",
+        "Source time between what the producers have saved and what is applied.",
+    ),
+    (
+        "source_lag_seconds",
+        "Age of the source time up to which everything is applied.",
+    ),
+    (
+        "position_timestamp_seconds",
+        "Source time of the last entry applied, or up to which everything is.",
+    ),
+];
+
+/// Name and help of the plain counters.
+const COUNTERS: [(&str, &str); 10] = [
+    (
+        "filtered_total",
+        "Entries that the namespace filter left out.",
+    ),
+    (
+        "dropped_collection_entries_total",
+        "Entries of collections that were dropped since, left out.",
+    ),
+    (
+        "held_documents_total",
+        "Documents that an index of the target refused for now.",
+    ),
+    (
+        "released_documents_total",
+        "Held documents that the target took later.",
+    ),
+    ("bytes_total", "Bytes of the records read."),
+    ("commits_total", "Offset commits that Kafka confirmed."),
+    ("unmatched_updates_total", "Updates that found no document."),
+    (
+        "duplicate_inserts_total",
+        "Inserts of documents that were there, applied as replacements.",
+    ),
+    (
+        "rewritten_documents_total",
+        "Documents that were read, changed and replaced.",
+    ),
+    ("folded_total", "Entries that a later one made superfluous."),
+];
+
+/// Makes all of them and lets the registry show them.
+fn all<M: Collector + Clone + 'static, const N: usize>(
+    registry: &Registry,
+    told: &[(&str, &str); N],
+    make: impl Fn(Opts) -> Result<M, prometheus::Error>,
+) -> Result<[M; N], prometheus::Error> {
+    let made = told.iter();
+    let made: Vec<M> = made
+        .map(|(name, help)| registered(registry, make(opts(name, help))?))
+        .collect::<Result<_, _>>()?;
+    made.try_into()
+        .map_err(|_| prometheus::Error::Msg("a metric is missing".to_owned()))
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace(PREFIX)
+}

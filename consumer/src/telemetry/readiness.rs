@@ -1,0 +1,135 @@
+//! Whether a member is ready: it has an assignment, its target answers, and nothing stands still.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use oplog_relay_runtime::http::Health;
+
+/// How often an unreachable target is logged.
+const TARGET_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Ready is a member with an assignment whose target answers, and of which nothing stands still.
+#[derive(Debug)]
+pub struct Readiness {
+    health: Health,
+    joined: AtomicBool,
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Why the target is not reachable; `None` while it is.
+    target: Option<String>,
+    logged: Option<Instant>,
+    /// What stands still although there is work; `None` while nothing does.
+    standstill: Option<String>,
+}
+
+impl Readiness {
+    /// Not ready yet.
+    #[must_use]
+    pub fn new(health: Health) -> Self {
+        Self {
+            health,
+            joined: AtomicBool::new(false),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// The group assigned partitions to this member, or reported that there are none for it.
+    pub fn joined(&self) {
+        if !self.joined.swap(true, Ordering::Relaxed) {
+            self.show(&self.lock());
+        }
+    }
+
+    /// Whether the group has assigned partitions to this member, or has none for it.
+    pub(super) fn has_joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
+    }
+
+    /// Tells what stands still, or that nothing does.
+    pub fn stands_still(&self, reason: Option<String>) {
+        let mut trouble = self.lock();
+        match (&trouble.standstill, &reason) {
+            (None, Some(reason)) => tracing::warn!(reason, "this member stands still"),
+            (Some(_), None) => tracing::info!("this member moves again"),
+            (None, None) => return,
+            (Some(_), Some(_)) => {}
+        }
+        trouble.standstill = reason;
+        self.show(&trouble);
+    }
+
+    /// A write was acknowledged.
+    pub fn target_reached(&self) {
+        let mut trouble = self.lock();
+        if trouble.target.take().is_some() {
+            tracing::info!("the target answers again");
+            trouble.logged = None;
+            self.show(&trouble);
+        }
+    }
+
+    /// A write failed in a way that may pass.
+    pub fn target_failed(&self, reason: &str) {
+        let mut trouble = self.lock();
+        trouble.target = Some(reason.to_owned());
+        let now = Instant::now();
+        if trouble
+            .logged
+            .is_none_or(|last| now.duration_since(last) >= TARGET_LOG_INTERVAL)
+        {
+            trouble.logged = Some(now);
+            tracing::warn!(
+                reason,
+                "the target does not take writes; trying again until it does"
+            );
+        }
+        self.show(&trouble);
+    }
+
+    fn show(&self, trouble: &Trouble) {
+        match trouble {
+            Trouble {
+                target: Some(reason),
+                ..
+            } => self
+                .health
+                .set_ready(false, &format!("the target fails: {reason}")),
+            _ if !self.has_joined() => self.health.set_ready(false, "joining the group"),
+            Trouble {
+                standstill: Some(reason),
+                ..
+            } => self.health.set_ready(false, reason),
+            _ => self.health.set_ready(true, ""),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_joined_with_a_target_that_answers() {
+        let health = Health::default();
+        let readiness = Readiness::new(health.clone());
+        assert!(health.ready().is_err());
+        readiness.joined();
+        assert_eq!(health.ready(), Ok(()));
+        readiness.target_failed("connection refused");
+        assert!(health.ready().unwrap_err().contains("connection refused"));
+        readiness.stands_still(Some("a barrier".to_owned()));
+        assert!(health.ready().unwrap_err().contains("connection refused"));
+        readiness.target_reached();
+        assert_eq!(health.ready(), Err("a barrier".to_owned()));
+        readiness.stands_still(None);
+        assert_eq!(health.ready(), Ok(()));
+    }
+}

@@ -1,0 +1,191 @@
+//! What the program shows of itself: readiness, `/status`, the live line, a log line now and then.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::status_line::StatusLine;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::telemetry::lag::{Progress, Saved};
+use crate::telemetry::metrics::Metrics;
+
+/// How often progress is logged where there is no terminal.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the live line changes.
+const LINE_INTERVAL: Duration = Duration::from_millis(500);
+/// One assigned partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartitionStatus {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// What the group has committed.
+    pub committed: Option<i64>,
+    /// The next record to read.
+    pub position: Option<i64>,
+    /// The end that a `read_committed` reader sees.
+    pub end: Option<i64>,
+    /// Offsets between committed and end.
+    pub lag: Option<i64>,
+    /// The last entry applied: `<seconds>:<increment>`.
+    pub ts: Option<String>,
+}
+
+/// The assigned partitions as of the last look. Clones are the same board.
+#[derive(Debug, Clone, Default)]
+pub struct Board(Arc<Mutex<Shown>>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    partitions: Vec<PartitionStatus>,
+    progress: Progress,
+}
+
+impl Board {
+    /// Puts up a new state.
+    pub fn put(&self, partitions: Vec<PartitionStatus>) {
+        let mut shown = self.lock();
+        shown.progress.look(&partitions);
+        shown.partitions = partitions;
+    }
+
+    /// Puts up what the producers have saved.
+    pub fn save(&self, saved: Saved) {
+        self.lock().progress.save(saved);
+    }
+
+    /// Seconds of the source between what the producers have saved and what is applied, which it
+    /// also shows in the metrics; before the first position is known, the age of the last entry
+    /// applied.
+    pub fn lag_seconds(&self, metrics: &Metrics) -> Option<f64> {
+        let shown = self.lock();
+        let standing = shown.progress.standing(&shown.partitions);
+        let is_known = !shown.progress.saved().positions.is_empty();
+        drop(shown);
+        match standing {
+            Some(standing) => {
+                metrics.stands(standing);
+                Some(f64::from(standing.lag))
+            }
+            None if is_known => None,
+            None => metrics.set_lag(self.is_caught_up()),
+        }
+    }
+
+    /// The sum of all lags, in offsets; `None` while one is unknown.
+    #[must_use]
+    pub fn lag(&self) -> Option<i64> {
+        let shown = self.lock();
+        shown.partitions.iter().map(|partition| partition.lag).sum()
+    }
+
+    /// Whether every assigned partition is known to be applied to its end.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.lag() == Some(0)
+    }
+
+    /// The answer of `/status`.
+    #[must_use]
+    pub fn json(&self, group: &str, metrics: &Metrics) -> Value {
+        let lag_seconds = self.lag_seconds(metrics);
+        let lag_offsets = self.lag();
+        let shown = self.lock();
+        let saved = shown.progress.saved().positions.iter();
+        let saved = saved.map(|(source, ts)| (source.clone(), json!(ts.to_string())));
+        json!({
+            "program": "oplog-consumer",
+            "version": env!("CARGO_PKG_VERSION"),
+            "group": group,
+            "lag_seconds": lag_seconds,
+            "lag_offsets": lag_offsets,
+            "entries": metrics.entries(),
+            "bytes": metrics.bytes.get(),
+            "queue_bytes": metrics.queue_bytes.get(),
+            "unmatched_updates": metrics.unmatched_updates.get(),
+            "dead_letters": metrics.dead_letters(),
+            "duplicate_inserts": metrics.duplicate_inserts.get(),
+            "positions": saved.collect::<serde_json::Map<_, _>>(),
+            "partitions": shown.partitions,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shows how it goes until shutdown: a live line on a terminal, else a log line every few seconds.
+pub async fn show(metrics: Arc<Metrics>, board: Board, visible: bool, shutdown: Shutdown) {
+    let line = StatusLine::new(visible);
+    let interval = if line.is_visible() {
+        LINE_INTERVAL
+    } else {
+        LOG_INTERVAL
+    };
+    let mut before = (metrics.entries(), metrics.bytes.get(), Instant::now());
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+        let now = (metrics.entries(), metrics.bytes.get(), Instant::now());
+        let elapsed = now.2.duration_since(before.2).as_secs_f64().max(0.001);
+        let rate = ratio(now.0 - before.0, elapsed);
+        let megabytes = ratio(now.1 - before.1, elapsed) / 1e6;
+        let lag_s = board.lag_seconds(&metrics);
+        if line.is_visible() {
+            let lag = lag_s.map_or_else(|| "?".to_owned(), |lag| format!("{lag:.1} s"));
+            line.update(format!(
+                "{} entries · {rate:.0}/s · {megabytes:.1} MB/s · lag {lag}, {} offsets",
+                now.0,
+                board
+                    .lag()
+                    .map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
+            ));
+        } else if now.0 != before.0 || lag_s != Some(0.0) {
+            tracing::info!(
+                entries = now.0,
+                entries_per_s = rate.round(),
+                mb_per_s = (megabytes * 10.0).round() / 10.0,
+                lag_s,
+                lag_offsets = board.lag(),
+                "progress"
+            );
+        }
+        before = now;
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn ratio(count: u64, seconds: f64) -> f64 {
+    count as f64 / seconds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_known_when_all_of_it_is() {
+        let board = Board::default();
+        assert_eq!(board.lag(), Some(0));
+        let partition = |lag| PartitionStatus {
+            topic: "t".into(),
+            partition: 0,
+            committed: None,
+            position: None,
+            end: None,
+            lag,
+            ts: None,
+        };
+        board.put(vec![partition(Some(3)), partition(Some(0))]);
+        assert_eq!(board.lag(), Some(3));
+        board.put(vec![partition(Some(3)), partition(None)]);
+        assert_eq!(board.lag(), None);
+        assert!(!board.is_caught_up());
+    }
+}

@@ -1,0 +1,211 @@
+//! Whether the replay has passed a moment of the source.
+//!
+//! Progress in source time is the producer's position, and then each partition's end read after
+//! it: the replay has passed a moment when the position has reached it and the group's committed
+//! offsets have reached those ends. An end is the last stable offset, which a group that has
+//! caught up commits too, so control records don't keep it from being reached.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{Document as Bson, doc};
+use mongodb::{Client, error::Error};
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::state::{Order, PositionRecord, State};
+use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
+use oplog_relay_runtime::kafka::{Reader, client_config};
+use oplog_relay_runtime::mongo::{Hello, MongoError, READ, hello, in_time};
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
+use rdkafka::Offset;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::config::ReplayPlace;
+use crate::error::ConsumerError;
+use crate::group::start::{Held, REQUEST, held, persist};
+use crate::topic_partition::{TopicPartition, list};
+
+/// First and longest pause between two looks at Kafka.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A replay that can be asked how far it is.
+#[derive(Clone)]
+pub(crate) struct Replay {
+    place: ReplayPlace,
+    source: String,
+    reader: Reader,
+    client: Arc<BaseConsumer>,
+    patience: Duration,
+    shutdown: Shutdown,
+}
+
+impl Replay {
+    /// Finds the source of a prefix and connects to the group, without joining it.
+    pub(crate) async fn open(
+        place: &ReplayPlace,
+        source: &Client,
+        patience: Duration,
+        shutdown: Shutdown,
+    ) -> Result<Self, ConsumerError> {
+        let mut config = client_config(&place.kafka);
+        config
+            .set("group.id", &place.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Its ends are then the last stable offsets.
+            .set("isolation.level", "read_committed");
+        let client: BaseConsumer = config
+            .create()
+            .map_err(|error| ConsumerError::kafka("making a kafka client", error))?;
+        let replay = Self {
+            place: place.clone(),
+            source: String::new(),
+            reader: Reader::new(&place.kafka),
+            client: Arc::new(client),
+            patience,
+            shutdown,
+        };
+        let hello = asked(hello(source).await)?;
+        let source = replay.find_source(&hello).await?;
+        Ok(Self { source, ..replay })
+    }
+
+    async fn find_source(&self, hello: &Hello) -> Result<String, ConsumerError> {
+        let prefix = self.place.prefix.clone();
+        let names = self
+            .blocking(move |replay| {
+                let listed = persist("listing topics", &replay.shutdown, || {
+                    replay.client.fetch_metadata(None, REQUEST)
+                })?;
+                let names = listed.topics().iter();
+                let names = names.filter_map(|topic| source_of_state_topic(&prefix, topic.name()));
+                Ok(names.map(str::to_owned).collect::<Vec<_>>())
+            })
+            .await?;
+        let named = self.place.source_name.clone();
+        let wanted = named.or_else(|| match names.as_slice() {
+            [only] => Some(only.clone()),
+            _ => hello.set_name.clone(),
+        });
+        wanted.filter(|wanted| names.contains(wanted)).ok_or_else(|| {
+            ConsumerError::Usage(format!(
+                "--topic-prefix {}: it is not certain which of its sources --source is; name it by \
+                 --source-name (there are: {})",
+                self.place.prefix,
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// The order of each collection that the producer has saved, by namespace.
+    pub(crate) async fn orders(&self) -> Result<BTreeMap<String, Order>, ConsumerError> {
+        let topic = state_topic(&self.place.prefix, &self.source);
+        let mut state = State::default();
+        for record in self.reader.read_all(&topic).await? {
+            let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+            let applied = state.apply(&key, record.value.as_deref());
+            applied.map_err(|error| ConsumerError::Refused(error.to_string()))?;
+        }
+        let routes = state.routes.into_values();
+        Ok(routes.map(|route| (route.ns, route.order)).collect())
+    }
+
+    /// Waits until the replay has passed what the source is now. False if it does not within the
+    /// patience.
+    ///
+    /// # Errors
+    /// When Kafka or the source cannot be asked.
+    pub(crate) async fn passes_now(&self, source: &Client) -> Result<bool, ConsumerError> {
+        let deadline = Instant::now() + self.patience;
+        let moment = moment(source).await?;
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        while self
+            .position()
+            .await?
+            .is_none_or(|position| position < moment)
+        {
+            if !self.may_wait(deadline, &mut backoff).await {
+                return Ok(false);
+            }
+        }
+        let prefix = self.place.prefix.clone();
+        let ends = self
+            .blocking(move |replay| held(&replay.client, &prefix, &replay.shutdown))
+            .await?;
+        backoff.reset();
+        loop {
+            let names: Vec<TopicPartition> = ends.iter().map(|held| held.name.clone()).collect();
+            let committed = self
+                .blocking(move |replay| {
+                    persist("reading committed offsets", &replay.shutdown, || {
+                        replay.client.committed_offsets(list(&names), REQUEST)
+                    })
+                })
+                .await?;
+            let passed = |held: &Held| {
+                let name = &held.name;
+                let found = committed.find_partition(&name.topic, name.partition);
+                match found.map(|found| found.offset()) {
+                    Some(Offset::Offset(offset)) => offset >= held.end,
+                    _ => held.end == 0,
+                }
+            };
+            if ends.iter().all(passed) {
+                return Ok(true);
+            }
+            if !self.may_wait(deadline, &mut backoff).await {
+                return Ok(false);
+            }
+        }
+    }
+
+    async fn may_wait(&self, deadline: Instant, backoff: &mut Backoff) -> bool {
+        Instant::now() < deadline && backoff.sleep(&self.shutdown).await
+    }
+
+    /// How far the producer is: everything up to there is in the topics.
+    async fn position(&self) -> Result<Option<Timestamp>, ConsumerError> {
+        let topic = position_topic(&self.place.prefix, &self.source);
+        let Some(last) = self.reader.read_last_committed(&topic).await? else {
+            return Ok(None);
+        };
+        let value = last.value.unwrap_or_default();
+        let record: PositionRecord = serde_json::from_slice(&value)
+            .map_err(|error| ConsumerError::Refused(format!("position topic {topic}: {error}")))?;
+        let done = record
+            .done()
+            .map_err(|error| ConsumerError::Refused(format!("position topic {topic}: {error}")))?;
+        Ok(Some(done))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, ConsumerError> + Send + 'static,
+    ) -> Result<T, ConsumerError> {
+        let replay = self.clone();
+        tokio::task::spawn_blocking(move || work(&replay))
+            .await
+            .map_err(|_| ConsumerError::Ended("a question to kafka"))?
+    }
+}
+
+/// A time of the source that everything has which it shows now. `lastWrite` is not below what a
+/// majority read has shown; a server that does not tell it has its newest entry.
+async fn moment(source: &Client) -> Result<Timestamp, ConsumerError> {
+    let hello = asked(hello(source).await)?;
+    if let Some((seconds, increment, _)) = hello.last_write.or(hello.last_majority_write) {
+        return Ok(Timestamp::new(seconds, increment));
+    }
+    let oplog = source.database("local").collection::<Bson>("oplog.rs");
+    let newest = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 });
+    let newest = asked(in_time(READ, newest).await)?;
+    let ts = newest.and_then(|entry| entry.get_timestamp("ts").ok());
+    Ok(ts.map_or_else(Timestamp::default, |ts| {
+        Timestamp::new(ts.time, ts.increment)
+    }))
+}
+
+fn asked<T>(answer: Result<T, Error>) -> Result<T, ConsumerError> {
+    answer.map_err(|error| MongoError::from_driver("the source", &error).into())
+}

@@ -1,0 +1,247 @@
+//! A worker at a barrier: it follows, or it runs the command.
+
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::command::{namespaces, scope, write_drop};
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, Operation};
+
+use super::{Shared, Start};
+use crate::error::ConsumerError;
+use crate::replay::UNRESOLVED;
+use crate::worker::applied::{Applied, SinkError};
+use crate::worker::assignment::ReportEvent;
+use crate::worker::barrier::{
+    AbsentTopics, Side, Waited, absent_topic, follow, gather, is_left_out, needs_note, no_cut,
+    skipped,
+};
+use crate::worker::batch::{Batch, Located};
+use crate::worker::topics::Topic;
+
+/// A worker that has come to a barrier, with everything before it applied and acknowledged.
+pub(crate) struct Meeting<'w> {
+    pub(crate) start: &'w Start,
+    pub(crate) shared: &'w Shared,
+    pub(crate) topic: &'w Topic,
+}
+
+impl Meeting<'_> {
+    /// Gets past the barrier, or past the command behind it.
+    ///
+    /// # Errors
+    /// When the command cannot run.
+    pub(crate) async fn pass(
+        &self,
+        located: &Located<'_>,
+        barrier: &Barrier,
+    ) -> Result<Applied, ConsumerError> {
+        // A change of the routing is a noop that leads.
+        let is_command = located.entry.operation != Operation::Noop || barrier.is_command();
+        if !self.shared.sink.waits() {
+            return if is_command && self.is_emitted(located) {
+                self.run(located).await
+            } else {
+                Ok(Applied::Done)
+            };
+        }
+        if is_command {
+            return self.lead(located, barrier).await;
+        }
+        if barrier.passable {
+            return Ok(Applied::Done);
+        }
+        // The command is the next record: its own turn comes there.
+        let leads = self.start.partition == 0 && self.start.topic == barrier.leader_topic;
+        if leads {
+            return Ok(Applied::Done);
+        }
+        self.follow(barrier).await
+    }
+
+    /// Whether a command is emitted: not if it concerns only collections that are left out.
+    fn is_emitted(&self, located: &Located<'_>) -> bool {
+        let filter = &self.shared.filter;
+        let names = namespaces(&located.entry).unwrap_or_default();
+        let is_emitted = Side::of(&names, filter) != Side::Outside;
+        if !is_emitted {
+            self.shared.metrics.filtered.inc();
+        }
+        is_emitted
+    }
+
+    /// Waits until the leader got past the command.
+    async fn follow(&self, barrier: &Barrier) -> Result<Applied, ConsumerError> {
+        self.check_nothing_held()?;
+        self.holding(true);
+        let (committed, token) = (&self.shared.committed, &self.start.token);
+        let waited = follow(committed, barrier, token, self.absent_topics()).await;
+        self.holding(false);
+        match waited {
+            Waited::Reached | Waited::Beyond(..) => {}
+            Waited::Absent(name, why) => return Err(absent_topic(barrier, &name, why)),
+            Waited::Abandoned => return Ok(Applied::Abandoned),
+        }
+        if is_left_out(barrier, &self.shared.filter) {
+            return Ok(Applied::Done);
+        }
+        // This also reads from the catalog what the command did, which later entries depend on.
+        let source = &self.topic.source;
+        if self.shared.sink.has_run(source, barrier.command).await? {
+            return Ok(Applied::Done);
+        }
+        if self.shared.allow_partial_reset {
+            tracing::warn!(command = %barrier.command, "going past a command that did not run");
+            return Ok(Applied::Done);
+        }
+        Err(skipped(barrier))
+    }
+
+    /// Everything before a command must be applied. Also before one that ran: what is held keeps
+    /// the partition's offset from the barrier, and whoever waits for it would wait without an end.
+    fn check_nothing_held(&self) -> Result<(), ConsumerError> {
+        let Start {
+            topic, partition, ..
+        } = self.start;
+        match self.shared.sink.held_since(topic, *partition) {
+            None => Ok(()),
+            Some(offset) => Err(ConsumerError::Refused(format!(
+                "{}: a document waits since this record because an index of the target \
+                 refuses it ({}), and now comes a command: {UNRESOLVED}",
+                self.start.place(offset),
+                self.shared.sink.held_reason(topic, *partition)
+            ))),
+        }
+    }
+
+    const fn absent_topics(&self) -> AbsentTopics {
+        match self.shared.allow_partial_reset {
+            true => AbsentTopics::PassOver,
+            false => AbsentTopics::Report,
+        }
+    }
+
+    fn holding(&self, holding: bool) {
+        let event = ReportEvent::Holding(holding);
+        self.shared.reports.send(self.start.assignment, event);
+    }
+
+    /// Runs the command when every partition stands before it, unless it ran. It waits for them also
+    /// if it ran: a document that the command moved to another partition has its later entries
+    /// there, and they must not overtake the earlier ones when a stretch is replayed.
+    async fn lead(
+        &self,
+        located: &Located<'_>,
+        barrier: &Barrier,
+    ) -> Result<Applied, ConsumerError> {
+        let side = self.side(located)?;
+        if side == Side::Outside {
+            return self.leave_out(located, barrier).await;
+        }
+        if !barrier.passable {
+            self.check_nothing_held()?;
+        }
+        self.holding(true);
+        let (committed, token) = (&self.shared.committed, &self.start.token);
+        let waited = gather(committed, barrier, token, self.absent_topics()).await;
+        self.holding(false);
+        match &waited {
+            Waited::Reached | Waited::Beyond(..) => {}
+            Waited::Absent(name, why) => return Err(absent_topic(barrier, name, *why)),
+            Waited::Abandoned => return Ok(Applied::Abandoned),
+        }
+        // Asked after the wait: another owner may have run it meanwhile, and gone beyond; or what
+        // came before had to take its index away.
+        let sink = &self.shared.sink;
+        if sink.has_run_now(&self.topic.source, located.id).await? {
+            return Ok(Applied::Done);
+        }
+        match waited {
+            Waited::Reached | Waited::Absent(..) | Waited::Abandoned => {}
+            Waited::Beyond(name, committed) if self.shared.allow_partial_reset => {
+                tracing::warn!(
+                    command = %barrier.command,
+                    topic = name.topic,
+                    partition = name.partition,
+                    committed,
+                    "running a command although a partition is past its barrier"
+                );
+            }
+            Waited::Beyond(name, committed) => return Err(no_cut(barrier, &name, committed)),
+        }
+        if side == Side::Leaves {
+            return self.run_as_drop(located).await;
+        }
+        self.run(located).await
+    }
+
+    /// Goes past a command that concerns only collections that are left out. Followers that cannot
+    /// tell this from the barrier look for a note.
+    async fn leave_out(
+        &self,
+        located: &Located<'_>,
+        barrier: &Barrier,
+    ) -> Result<Applied, ConsumerError> {
+        if needs_note(barrier) {
+            let sink = &self.shared.sink;
+            sink.pass_over(&self.topic.source, located).await?;
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Runs a rename into a namespace that is left out: it drops the collection.
+    async fn run_as_drop(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
+        let renamed = scope(&located.entry).map_err(|error| damaged(&error))?;
+        let collection = renamed.map(|scope| scope.collection).unwrap_or_default();
+        let mut bytes = Vec::new();
+        write_drop(&located.entry, collection, &mut bytes).map_err(|error| damaged(&error))?;
+        let entry = Document::new(&bytes).map_err(|error| damaged(&error))?;
+        let entry = Entry::parse(entry).map_err(|error| damaged(&error))?;
+        self.run(&Located { entry, ..*located }).await
+    }
+
+    async fn run(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
+        if located.entry.operation == Operation::Noop {
+            let Shared { sink, filter, .. } = self.shared;
+            let token = &self.start.token;
+            return sink
+                .change_routing(&self.topic.source, located, filter, token)
+                .await;
+        }
+        let entries = std::slice::from_ref(located);
+        let batch = Batch {
+            topic: &self.start.topic,
+            partition: self.start.partition,
+            source: &self.topic.source,
+            entries,
+        };
+        match self.shared.sink.apply(&batch, &self.start.token).await {
+            Ok(applied) => {
+                self.shared.metrics.count(entries);
+                Ok(applied)
+            }
+            Err(SinkError::Fatal(error)) => Err(error),
+            Err(SinkError::Entry(error)) => {
+                self.shared
+                    .post_entry(self.start, self.topic, located, error)
+                    .await
+            }
+        }
+    }
+
+    fn side(&self, located: &Located<'_>) -> Result<Side, ConsumerError> {
+        let names = namespaces(&located.entry).map_err(|error| damaged(&error))?;
+        let side = Side::of(&names, &self.shared.filter);
+        match (side, names.as_slice()) {
+            (Side::Enters, [from, to]) => Err(ConsumerError::Refused(format!(
+                "{}: {from} was renamed to {to}, but only the new name is replayed: the target does \
+                 not have its documents. Include both names and replay from the beginning into an \
+                 empty target",
+                self.start.place(located.offset),
+            ))),
+            _ => Ok(side),
+        }
+    }
+}
+
+fn damaged(error: &dyn std::error::Error) -> ConsumerError {
+    ConsumerError::Refused(format!("a damaged command: {error}"))
+}

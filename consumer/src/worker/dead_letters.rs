@@ -1,0 +1,166 @@
+//! What cannot be applied, on its way to the dead-letter topic.
+
+use oplog_relay_core::command::is_command;
+use oplog_relay_core::format::fragment::Fragment;
+use oplog_relay_core::format::{Format, FormatError};
+
+use super::{Shared, Start};
+use crate::dead_letter::{Letter, LetterEntry, Reason};
+use crate::error::{ConsumerError, RecordPlace, text_of};
+use crate::replay::plan::PlanError;
+use crate::worker::applied::{Applied, Refusal};
+use crate::worker::batch::{Batch, Located};
+use crate::worker::topics::Topic;
+
+impl Shared {
+    /// A record that cannot be decoded.
+    ///
+    /// # Errors
+    /// That it cannot be, where the operator wants to stop there.
+    pub(crate) async fn post_record(
+        &self,
+        start: &Start,
+        offset: i64,
+        fault: FormatError,
+    ) -> Result<Applied, ConsumerError> {
+        if let FormatError::Headless(fragment) = fault {
+            return Err(headless(&start.place(offset), fragment));
+        }
+        if !self.dead_letters.takes(Reason::Undecodable) {
+            let place = start.place(offset);
+            let source = Box::new(fault);
+            return Err(ConsumerError::Undecodable { place, source });
+        }
+        let letter = Letter {
+            offset,
+            reason: Reason::Undecodable,
+            code: None,
+            text: text_of(&fault),
+            entry: None,
+        };
+        self.post(start, vec![letter]).await
+    }
+
+    /// An entry that cannot be applied. A command is noted as passed over, so that it is no dead
+    /// letter again when its stretch is applied again, and nobody waits for it.
+    ///
+    /// # Errors
+    /// That it cannot be, where the operator wants to stop there.
+    pub(crate) async fn post_entry(
+        &self,
+        start: &Start,
+        topic: &Topic,
+        located: &Located<'_>,
+        error: PlanError,
+    ) -> Result<Applied, ConsumerError> {
+        let reason = Reason::from(&error.fault);
+        if !self.dead_letters.takes(reason) {
+            return Err(start.unplayable(located.offset, error));
+        }
+        let letter = Letter {
+            offset: located.offset,
+            reason,
+            code: None,
+            text: text_of(&error),
+            entry: Some(entry_of(located, topic)),
+        };
+        let posted = self.post(start, vec![letter]).await?;
+        if posted == Applied::Done && is_command(&located.entry) {
+            self.sink.pass_over(&topic.source, located).await?;
+        }
+        Ok(posted)
+    }
+
+    /// Writes of a batch that the target refused.
+    pub(crate) async fn post_refused(
+        &self,
+        start: &Start,
+        topic: &Topic,
+        batch: &Batch<'_>,
+    ) -> Result<Applied, ConsumerError> {
+        let refused = self.sink.take_refused(batch);
+        if refused.is_empty() {
+            return Ok(Applied::Done);
+        }
+        let letters = refused.into_iter().map(|refusal| {
+            let mut entries = batch.entries.iter();
+            let located = entries.find(|located| located.id == refusal.id);
+            letter_of(refusal, located, topic)
+        });
+        self.post(start, letters.collect()).await
+    }
+
+    /// Documents that wait where a barrier comes. They are given up when their letters are there:
+    /// only then the offset may come to the barrier.
+    pub(crate) async fn post_held(
+        &self,
+        start: &Start,
+        topic: &Topic,
+    ) -> Result<Applied, ConsumerError> {
+        let refused = self.sink.refuse_held(&start.topic, start.partition)?;
+        if refused.is_empty() {
+            return Ok(Applied::Done);
+        }
+        let letters = refused.into_iter();
+        let letters = letters.map(|refusal| letter_of(refusal, None, topic));
+        let posted = self.post(start, letters.collect()).await?;
+        if posted == Applied::Done {
+            self.sink
+                .give_up_held(&start.topic, start.partition)
+                .await?;
+        }
+        Ok(posted)
+    }
+
+    async fn post(&self, start: &Start, letters: Vec<Letter>) -> Result<Applied, ConsumerError> {
+        let Start {
+            topic,
+            partition,
+            token,
+            ..
+        } = start;
+        self.dead_letters
+            .send(topic, *partition, letters, token)
+            .await
+    }
+}
+
+fn letter_of(refusal: Refusal, located: Option<&Located<'_>>, topic: &Topic) -> Letter {
+    let held = refusal.place.map(|(_, _, offset)| offset);
+    let entry = match located.filter(|_| refusal.whole.is_none()) {
+        Some(located) => entry_of(located, topic),
+        None => LetterEntry {
+            bytes: refusal.whole,
+            ..LetterEntry::new(&topic.source, refusal.id, &refusal.ns, None)
+        },
+    };
+    Letter {
+        offset: held.or(located.map(|located| located.offset)).unwrap_or(-1),
+        reason: refusal.reason,
+        code: refusal.code,
+        text: refusal.text,
+        entry: Some(entry),
+    }
+}
+
+fn entry_of(located: &Located<'_>, topic: &Topic) -> LetterEntry {
+    let bytes = located.entry.raw.as_bytes();
+    let mut formats = topic.earlier.iter().chain([&topic.format]);
+    let alone = formats
+        .any(|format| *format == Format::Raw)
+        .then_some(bytes);
+    LetterEntry::new(&topic.source, located.id, located.entry.ns, alone)
+}
+
+/// What to tell of a start inside an entry. Its earlier fragments are never read, so it cannot be
+/// applied, and nobody said that it may be left out.
+fn headless(place: &RecordPlace, fragment: Fragment) -> ConsumerError {
+    let rest = i64::from(fragment.count - fragment.index);
+    ConsumerError::OffsetsLost(format!(
+        "{place}: fragment {fragment} of an entry that begins before the offset at which this group \
+         begins here: no member of ours commits such an offset. Reset the group to one time \
+         (`kafka-consumer-groups --reset-offsets --to-datetime`), which never is inside an entry; \
+         offset {} is the first one behind it, with which the entry is left out",
+        place.offset + rest
+    ))
+}

@@ -1,0 +1,170 @@
+//! Documents of a partition that are held for long, and indexes that are suspended for it.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::PartitionWorker;
+use crate::error::ConsumerError;
+use crate::group::offsets::NextOffset;
+use crate::replay::UNRESOLVED;
+use crate::worker::applied::{Applied, SinkError};
+use crate::worker::batch::Batch;
+use crate::worker::chunk::Chunk;
+
+/// Between looks at what is held: whatever refuses it may be gone without a word in the topics.
+const PAUSE: Duration = Duration::from_secs(5);
+/// So many looks with nothing before the end, and a replay up to an end is at it. Other partitions may
+/// still be on their way.
+const LAST_LOOKS: u32 = 4;
+/// It is reported once in so many looks.
+const TOLD_EACH: u32 = 12;
+
+/// How long something has been held.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// The first record that is held.
+    since: i64,
+    looked: Instant,
+    looks: u32,
+    /// Of those, with nothing to come before the end.
+    last_looks: u32,
+}
+
+impl Waiting {
+    fn new(since: i64) -> Self {
+        Self {
+            since,
+            looked: Instant::now(),
+            looks: 0,
+            last_looks: 0,
+        }
+    }
+
+    /// What is left of the pause.
+    fn left(&self) -> Duration {
+        PAUSE.saturating_sub(self.looked.elapsed())
+    }
+
+    /// Counts a look; whether it is to be told.
+    fn look(&mut self, is_last: bool) -> bool {
+        self.looked = Instant::now();
+        self.last_looks += u32::from(is_last);
+        self.looks += 1;
+        self.looks % TOLD_EACH == 1
+    }
+}
+
+impl PartitionWorker {
+    /// The next chunk, `None` when there are no more. What is held for the partition, up to `reached`,
+    /// is tried again meanwhile.
+    ///
+    /// # Errors
+    /// [`ConsumerError::Refused`] if it stays held where nothing is to come that could free it.
+    pub(crate) async fn next_chunk(
+        &mut self,
+        reached: Option<NextOffset>,
+    ) -> Result<Option<Chunk>, ConsumerError> {
+        loop {
+            let (topic, partition) = (&self.start.topic, self.start.partition);
+            let Some(since) = self.shared.sink.held_since(topic, partition) else {
+                self.waiting = None;
+                if !self.shared.sink.has_suspended(topic, partition) {
+                    return Ok(self.start.chunks.recv().await);
+                }
+                match timeout(PAUSE, self.start.chunks.recv()).await {
+                    Ok(chunk) => return Ok(chunk),
+                    // Nothing is left to apply: the stretch that was applied again is over.
+                    Err(_) => {
+                        let token = &self.start.token;
+                        let restored = self.shared.sink.restore_due(topic, partition, token);
+                        if restored.await? == Applied::Abandoned {
+                            return Ok(None);
+                        }
+                        continue;
+                    }
+                }
+            };
+            // Another record: there is progress.
+            let waiting = self.waiting.take().filter(|it| it.since == since);
+            let left = self
+                .waiting
+                .insert(waiting.unwrap_or_else(|| Waiting::new(since)))
+                .left();
+            if !left.is_zero() {
+                match timeout(left, self.start.chunks.recv()).await {
+                    Ok(chunk) => return Ok(chunk),
+                    Err(_) => continue,
+                }
+            }
+            if self.look(since, reached).await? == Applied::Abandoned {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn look(
+        &mut self,
+        since: i64,
+        reached: Option<NextOffset>,
+    ) -> Result<Applied, ConsumerError> {
+        let is_last = reached.is_some_and(|reached| self.start.goal.is_behind(reached));
+        let place = self.start.place(since);
+        let waiting = self.waiting.get_or_insert_with(|| Waiting::new(since));
+        if waiting.look(is_last) {
+            tracing::warn!(
+                since = %place,
+                "an index of the target refuses a document; offsets stay before it: \
+                 {UNRESOLVED}"
+            );
+        }
+        let gives_up = waiting.last_looks >= LAST_LOOKS;
+        if self.try_held().await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        if gives_up && self.give_up().await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        if let Some(reached) = reached {
+            self.acknowledge(reached, None, false);
+        }
+        Ok(Applied::Done)
+    }
+
+    async fn try_held(&self) -> Result<Applied, ConsumerError> {
+        let topic = self.shared.topics.get(&self.start.topic).await?;
+        let nothing = Batch {
+            topic: &self.start.topic,
+            partition: self.start.partition,
+            source: &topic.source,
+            entries: &[],
+        };
+        match self.shared.sink.apply(&nothing, &self.start.token).await {
+            Ok(Applied::Done) => {
+                self.shared
+                    .post_refused(&self.start, &topic, &nothing)
+                    .await
+            }
+            Ok(Applied::Abandoned) => Ok(Applied::Abandoned),
+            Err(SinkError::Fatal(error)) => Err(error),
+            // There are none.
+            Err(SinkError::Entry(error)) => Err(self.start.unplayable(-1, error)),
+        }
+    }
+
+    /// Makes dead letters of what is still held, or stops.
+    async fn give_up(&self) -> Result<Applied, ConsumerError> {
+        let (topic, partition) = (&self.start.topic, self.start.partition);
+        let described = self.shared.topics.get(topic).await?;
+        let posted = self.shared.post_held(&self.start, &described).await?;
+        match self.shared.sink.held_since(topic, partition) {
+            Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
+                "{}: a document waits since this record because an index of the target \
+                 refuses it ({}), and nothing more comes: {UNRESOLVED}",
+                self.start.place(since),
+                self.shared.sink.held_reason(topic, partition)
+            ))),
+            _ => Ok(posted),
+        }
+    }
+}
