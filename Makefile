@@ -1,15 +1,15 @@
 # Every target is a plain command that also works without make.
 
 UNIT_TESTS = --test key_vectors --test json_round_trip --test diff_histories --test protocol
+# The tiers of tests/README.md, the quick ones first: a fault shows early.
+E2E_TESTS = --test instructions --test in_memory --test fake_servers --test real_kafka --test end_to_end
 
-# Every test binary of the tests package: a new one is never forgotten.
-E2E_TESTS = $(shell awk '/^\[\[test\]\]/ { getline; gsub(/"/, "", $$3); print "--test " $$3 }' tests/Cargo.toml)
-
-.PHONY: help demo test lint unit e2e bench pieces instructions deny services-up services-down
+.PHONY: help demo test test-quick lint unit e2e programs bench pieces instructions deny services-up services-down
 
 help:
-	@echo "make demo           the whole road on real servers, visibly; under two minutes after the build"
+	@echo "make demo           the main job on real servers, visibly; about a minute after the build"
 	@echo "make test           everything that CI runs"
+	@echo "make test-quick     lint, unit tests and the tests in memory, without servers"
 	@echo "make lint           formatting, clippy, documentation, no import circles between folders"
 	@echo "make unit           unit and property tests, no servers"
 	@echo "make e2e            tests on real Kafka and FerretDB, which they install and start themselves"
@@ -19,12 +19,17 @@ help:
 	@echo "make deny           licenses and origins of dependencies; needs cargo-deny"
 	@echo "make services-up    Kafka, a source and a target on this host; make services-down stops them"
 
-# Two cores build the release programs in a few minutes; then the demo itself begins.
+# The profile is quick to build; make bench measures the release profile.
 demo:
-	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-tests --bins
-	target/release/demo
+	cargo build --profile demo --locked -p oplog-producer -p oplog-consumer -p oplog-relay-demo --bins
+	target/demo/demo
 
 test: lint unit e2e
+
+# One selection of packages, features and profile for all of these: cargo would compile the dependencies
+# again for another one.
+test-quick: lint unit
+	cargo test --locked --workspace --test in_memory
 
 lint:
 	cargo fmt --check
@@ -32,34 +37,34 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	cargo run -q --locked -p oplog-relay-structure
 
-# All of these select the whole workspace: cargo chooses the features of a dependency by the selected
-# packages, and would compile it again for another selection.
 unit:
 	cargo test --locked --workspace --lib --bins $(UNIT_TESTS)
 
-# Servers and programs are processes of their own: two tests at a time keep two cores busy.
-# Development dependencies count for features too, so the programs are built beside a test.
-e2e:
+# The programs are built beside a test, because development dependencies count for features too.
+programs:
 	cargo build --locked --workspace --bins --test end_to_end
+
+# Servers and programs are processes of their own: two tests at a time keep two cores busy.
+e2e: programs
 	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=2
 
 bench:
-	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-tests --bins
+	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-bench -p oplog-relay-kit --bins
 	target/release/bench
 
 pieces:
-	cargo bench --locked -p oplog-relay-tests --bench pieces
+	cargo bench --locked -p oplog-relay-bench --bench pieces
 
 instructions:
-	OPLOG_RELAY_REFRESH_INSTRUCTIONS=1 cargo test --locked -p oplog-relay-tests --test instructions
+	OPLOG_RELAY_REFRESH_INSTRUCTIONS=1 cargo test --locked --workspace --test instructions
 
 deny:
 	cargo deny check bans licenses sources
 
 # Kafka, a source and a target on this host's loopback: KAFKA_PORT, SOURCE_PORT, TARGET_PORT.
 services-up:
-	cargo run -q -p oplog-relay-tests --bin services -- up
+	cargo run -q --locked -p oplog-relay-kit --bin services -- up
 
 # Stops them; data and logs stay in .cache/services.
 services-down:
-	cargo run -q -p oplog-relay-tests --bin services -- down
+	cargo run -q --locked -p oplog-relay-kit --bin services -- down

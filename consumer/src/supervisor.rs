@@ -17,16 +17,16 @@ use crate::error::ConsumerError;
 use crate::failure::Failure;
 use crate::group::committed::Committed;
 use crate::group::start::Past;
-use crate::group::{self, Links, Outcome};
+use crate::group::{self, GroupContextParts, Outcome};
 use crate::telemetry::lag;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 use crate::telemetry::status::{self, Board};
 use crate::unless_ended;
-use crate::worker::assignment::{Reports, Turns};
+use crate::worker::assignment::{PartitionLocks, Reports};
 use crate::worker::sink::Sink;
 use crate::worker::topics::Topics;
-use crate::worker::{PartitionWorker, Shared, Start};
+use crate::worker::{Assignment, PartitionWorker, WorkerContext};
 
 /// Workers that wait to be started.
 const STARTS_AHEAD: usize = 64;
@@ -67,7 +67,7 @@ pub struct Supervisor {
 }
 
 /// Tasks around the work: they end with it.
-pub type Around = JoinSet<()>;
+pub type BackgroundTasks = JoinSet<()>;
 
 impl Supervisor {
     /// Connects nothing yet.
@@ -92,8 +92,8 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the address is taken.
-    pub async fn serve(&self) -> Result<Around, ConsumerError> {
-        let mut around = Around::new();
+    pub async fn serve(&self) -> Result<BackgroundTasks, ConsumerError> {
+        let mut around = BackgroundTasks::new();
         let listener = http::bind(&self.config.http)
             .await
             .map_err(|error| ConsumerError::Usage(error.to_string()))?;
@@ -126,14 +126,14 @@ impl Supervisor {
     pub async fn run(
         self,
         sink: Sink,
-        mut around: Around,
+        mut around: BackgroundTasks,
         visible: bool,
     ) -> Result<ExitCode, ConsumerError> {
         let GroupConfig { kafka, prefix, .. } = &self.config;
         let past = unless_ended(&self.shutdown, sink.past(prefix)).await?;
         let reports = Arc::new(Reports::default());
-        let shared = self.share(sink, Arc::clone(&reports)).await?;
-        self.refuse_lossy(&shared)?;
+        let context = self.share(sink, Arc::clone(&reports)).await?;
+        self.refuse_lossy(&context)?;
         around.spawn(status::show(
             Arc::clone(&self.metrics),
             self.board.clone(),
@@ -141,18 +141,18 @@ impl Supervisor {
             self.shutdown.clone(),
         ));
         around.spawn(lag::follow(
-            Arc::clone(&shared),
+            Arc::clone(&context),
             (kafka.clone(), prefix.clone()),
             self.board.clone(),
             self.shutdown.clone(),
         ));
         let (starts, workers) = mpsc::channel(STARTS_AHEAD);
-        let links = self.links(starts, past, &shared);
-        let noting = self.note_begun(&links, &shared);
-        let reading = self.start_reading(links)?;
+        let parts = self.parts(starts, past, &context);
+        let noting = self.note_begun(&parts, &context);
+        let reading = self.start_reading(parts)?;
         let outcome = tokio::select! {
             outcome = async {
-                let outcome = self.join(reading, workers, &shared).await;
+                let outcome = self.join(reading, workers, &context).await;
                 noting.finish().await;
                 outcome
             } => outcome,
@@ -162,7 +162,7 @@ impl Supervisor {
             }
         };
         if outcome == Outcome::CaughtUp {
-            let restored = unless_ended(&self.shutdown, shared.sink.restore_suspended()).await;
+            let restored = unless_ended(&self.shutdown, context.sink.restore_suspended()).await;
             self.keep(restored);
         }
         let signalled = self.shutdown.exit_code();
@@ -179,7 +179,11 @@ impl Supervisor {
     }
 
     /// What all workers share.
-    async fn share(&self, sink: Sink, reports: Arc<Reports>) -> Result<Arc<Shared>, ConsumerError> {
+    async fn share(
+        &self,
+        sink: Sink,
+        reports: Arc<Reports>,
+    ) -> Result<Arc<WorkerContext>, ConsumerError> {
         let GroupConfig { kafka, prefix, .. } = &self.config;
         let opened = unless_ended(&self.shutdown, async {
             let topics = Topics::open(kafka, prefix, self.shutdown.clone()).await?;
@@ -189,25 +193,25 @@ impl Supervisor {
             Ok((topics, letters))
         });
         let (topics, dead_letters) = opened.await?;
-        Ok(Arc::new(Shared {
+        Ok(Arc::new(WorkerContext {
             topics,
             sink,
             dead_letters,
             filter: self.config.filter.clone(),
             metrics: Arc::clone(&self.metrics),
             reports,
-            turns: Turns::default(),
+            turns: PartitionLocks::default(),
             committed: Committed::default(),
             allow_partial_reset: self.config.allow_partial_reset,
         }))
     }
 
     /// Formats that would be refused at the first record are refused at start.
-    fn refuse_lossy(&self, shared: &Shared) -> Result<(), ConsumerError> {
-        if shared.sink.takes_lossy() {
+    fn refuse_lossy(&self, context: &WorkerContext) -> Result<(), ConsumerError> {
+        if context.sink.takes_lossy() {
             return Ok(());
         }
-        match shared
+        match context
             .topics
             .known()
             .into_iter()
@@ -219,14 +223,14 @@ impl Supervisor {
     }
 
     /// Notes that the group is no longer new, once Kafka has confirmed a commit.
-    fn note_begun(&self, links: &Links, shared: &Arc<Shared>) -> BegunNote {
-        let (committed, mut waiting) = (links.committed.clone(), links.committed.subscribe());
-        let (shared, prefix) = (Arc::clone(shared), self.config.prefix.clone());
+    fn note_begun(&self, parts: &GroupContextParts, context: &Arc<WorkerContext>) -> BegunNote {
+        let (committed, mut waiting) = (parts.committed.clone(), parts.committed.subscribe());
+        let (context, prefix) = (Arc::clone(context), self.config.prefix.clone());
         let (failure, shutdown) = (self.failure.clone(), self.shutdown.clone());
         let mut writing = JoinSet::new();
         writing.spawn(async move {
             if waiting.wait_for(|committed| *committed).await.is_ok()
-                && let Err(error) = shared.sink.note_begun(&prefix).await
+                && let Err(error) = context.sink.note_begun(&prefix).await
             {
                 failure.keep(error);
                 shutdown.trigger();
@@ -235,13 +239,18 @@ impl Supervisor {
         BegunNote { committed, writing }
     }
 
-    fn links(&self, starts: mpsc::Sender<Start>, past: Past, shared: &Shared) -> Links {
-        Links {
+    fn parts(
+        &self,
+        starts: mpsc::Sender<Assignment>,
+        past: Past,
+        context: &WorkerContext,
+    ) -> GroupContextParts {
+        GroupContextParts {
             past,
             committed: watch::Sender::default(),
-            durability: shared.sink.durability(),
+            durability: context.sink.durability(),
             starts,
-            reports: Arc::clone(&shared.reports),
+            reports: Arc::clone(&context.reports),
             metrics: Arc::clone(&self.metrics),
             board: self.board.clone(),
             failure: self.failure.clone(),
@@ -253,7 +262,7 @@ impl Supervisor {
 
     fn start_reading(
         &self,
-        links: Links,
+        parts: GroupContextParts,
     ) -> Result<oneshot::Receiver<Result<Outcome, ConsumerError>>, ConsumerError> {
         let config = self.config.clone();
         let (ended, reading) = oneshot::channel();
@@ -261,7 +270,7 @@ impl Supervisor {
             .name("kafka-poll".to_owned())
             .spawn(move || {
                 // Nobody listens when the program leaves at once.
-                drop(ended.send(group::read(&config, &links)));
+                drop(ended.send(group::read(&config, &parts)));
             })
             .map_err(|_| ConsumerError::Ended("the poll thread"))?;
         Ok(reading)
@@ -271,8 +280,8 @@ impl Supervisor {
     async fn join(
         &self,
         mut reading: oneshot::Receiver<Result<Outcome, ConsumerError>>,
-        mut starts: mpsc::Receiver<Start>,
-        shared: &Arc<Shared>,
+        mut starts: mpsc::Receiver<Assignment>,
+        context: &Arc<WorkerContext>,
     ) -> Outcome {
         let mut workers: JoinSet<Result<(), ConsumerError>> = JoinSet::new();
         let GroupConfig {
@@ -281,14 +290,14 @@ impl Supervisor {
             subscription,
             ..
         } = &self.config;
-        let (watching, own) = (Arc::clone(shared), subscription.clone());
+        let (watching, own) = (Arc::clone(context), subscription.clone());
         workers.spawn(async move { watching.sink.watch_subscription(&own).await });
-        let lookup = shared.committed.clone();
+        let lookup = context.committed.clone();
         workers.spawn(lookup.run(kafka.clone(), group.clone(), self.shutdown.clone()));
         let outcome = loop {
             tokio::select! {
                 Some(start) = starts.recv() => {
-                    workers.spawn(PartitionWorker::new(start, Arc::clone(shared)).run());
+                    workers.spawn(PartitionWorker::new(start, Arc::clone(context)).run());
                 }
                 Some(ended) = workers.join_next() => {
                     if self.keep(flatten(ended)).is_none() {

@@ -70,7 +70,7 @@ use crate::config::arguments::{Arguments, Command};
 use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
 use crate::request::request_full_sync;
-use crate::session::Producer;
+use crate::session::Supervisor;
 use crate::session::pipeline::Outcome;
 use crate::source::origin::Origin;
 use crate::telemetry::metrics::Metrics;
@@ -184,7 +184,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         shutdown.clone(),
     ));
     let pace = crate::publish::Pace::new(crate::publish::transaction_timeout(&config.kafka));
-    let producer = Producer {
+    let producer = Supervisor {
         config: Arc::new(config),
         pace,
         origin: Arc::new(origin),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use oplog_relay_tests::services::Program;
+use oplog_relay_kit::services::Program;
 
 /// It takes a minute where nothing else runs and the servers are installed.
 const LIMIT: Duration = Duration::from_secs(1200);

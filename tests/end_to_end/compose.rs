@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
-use oplog_relay_tests::schema::ChangeEventSchema;
-use oplog_relay_tests::services::{
+use oplog_relay_kit::services::{
     FerretDb, FerretDbOptions, Kafka, Port, Program, compose_services, wait_until, wait_until_async,
 };
+use oplog_relay_tests::schema::ChangeEventSchema;
 use serde_json::Value;
 
 use crate::support::{Ended, LIMIT, source};

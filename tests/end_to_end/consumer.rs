@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use oplog_relay_core::format::Format;
-use oplog_relay_tests::load::{Load, contents};
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, Program};
-use oplog_relay_tests::topic_reader::read_topics;
+use oplog_relay_kit::load::{Load, contents};
+use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, Program};
+use oplog_relay_kit::topic_reader::read_topics;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};

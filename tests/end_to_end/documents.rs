@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use oplog_relay_kit::services::Program;
 use oplog_relay_runtime::exit::ExitCode;
-use oplog_relay_tests::services::Program;
 
 /// Set to write the page instead of comparing it.
 const REFRESH: &str = "OPLOG_RELAY_REFRESH_DOCUMENTS";
@@ -79,6 +79,8 @@ fn documents() -> Result<Vec<String>> {
     .map(str::to_owned)
     .to_vec();
     found.push("examples/README.md".to_owned());
+    found.push("tests/README.md".to_owned());
+    found.push("tests/hard_cases.md".to_owned());
     for entry in fs::read_dir(root()?.join("docs"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if Path::new(&name)
@@ -243,5 +245,39 @@ fn every_link_of_a_document_leads_somewhere() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// The paths that a text in backticks stands for: `a/{b,c}.rs` are two.
+fn paths(text: &str) -> Vec<String> {
+    let Some((before, rest)) = text.split_once('{') else {
+        return vec![text.to_owned()];
+    };
+    let (among, after) = rest.split_once('}').unwrap_or((rest, ""));
+    among
+        .split(',')
+        .map(|one| format!("{before}{one}{after}"))
+        .collect()
+}
+
+#[test]
+fn every_path_that_the_page_of_the_tests_names_exists() -> Result<()> {
+    let page = read("tests/README.md")?;
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let named = rows.flat_map(|line| line.split('`').skip(1).step_by(2));
+    let mut count = 0;
+    for path in named.filter(|text| !text.contains(' ')).flat_map(paths) {
+        let places = ["tests", ".", "producer/src", "consumer/src"];
+        let exists = places
+            .iter()
+            .any(|place| root().is_ok_and(|root| root.join(place).join(&path).exists()));
+        let is_command = ["verify", "audit", "cutover"].contains(&path.as_str());
+        ensure!(
+            exists || is_command,
+            "tests/README.md: nothing is at {path}"
+        );
+        count += 1;
+    }
+    ensure!(count > 40, "only {count} paths");
     Ok(())
 }

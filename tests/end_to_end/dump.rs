@@ -13,10 +13,10 @@ use oplog_relay_core::entry::Operation;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::json::Mode;
 
-use oplog_relay_tests::model::{Model, Scenario};
+use oplog_relay_kit::model::{Model, Scenario};
+use oplog_relay_kit::services::Kafka;
+use oplog_relay_kit::topic_reader::{Contents, read_topics};
 use oplog_relay_tests::schema::ChangeEventSchema;
-use oplog_relay_tests::services::Kafka;
-use oplog_relay_tests::topic_reader::{Contents, read_topics};
 
 use crate::history::History;
 use crate::support::{Ended, Line, gzip};

@@ -10,9 +10,9 @@ use mongodb::{Client, IndexModel};
 use oplog_relay_core::document::Document as Raw;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::Format;
-use oplog_relay_tests::load::Load;
-use oplog_relay_tests::services::{FerretDb, Kafka, wait_until};
-use oplog_relay_tests::topic_reader::{entries, read_topics};
+use oplog_relay_kit::load::Load;
+use oplog_relay_kit::services::{FerretDb, Kafka, wait_until};
+use oplog_relay_kit::topic_reader::{entries, read_topics};
 
 use crate::consumer::expect_equal_target;
 use crate::support::{LIMIT, Line, Random, source};

@@ -13,7 +13,7 @@ use oplog_relay_core::format::Format;
 use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::topic::{collection_topic, command_topic};
-use oplog_relay_tests::topic_reader::{Contents, Place, TopicRecord, entries};
+use oplog_relay_kit::topic_reader::{Contents, Place, TopicRecord, entries};
 
 /// Entries of an oplog in order, as their bytes.
 #[derive(Debug, Clone, Default)]

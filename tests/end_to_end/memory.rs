@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use oplog_relay_tests::services::{Kafka, Program};
-use oplog_relay_tests::stub::{Contents, StubProcess};
-use oplog_relay_tests::topic_reader::count_keys;
+use oplog_relay_kit::services::{Kafka, Program};
+use oplog_relay_kit::stub::{Contents, StubProcess};
+use oplog_relay_kit::topic_reader::count_keys;
 
 /// Half a gigabyte through a build with checks, on a machine that does other things too.
 const COPIED_WITHIN: Duration = Duration::from_secs(400);

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use bson::doc;
 use mongodb::Client;
 use oplog_relay_core::format::Format;
-use oplog_relay_tests::services::Kafka;
-use oplog_relay_tests::topic_reader::{Contents, read_topics};
+use oplog_relay_kit::services::Kafka;
+use oplog_relay_kit::topic_reader::{Contents, read_topics};
 
 use crate::support::{Line, source};
 

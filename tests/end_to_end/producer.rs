@@ -6,14 +6,14 @@ use anyhow::{Context, Result, ensure};
 use bson::{Bson, Document, doc};
 use mongodb::Client;
 use oplog_relay_core::format::Format;
-use oplog_relay_runtime::kafka::{Admin, KafkaOptions as ClientOptions};
-use oplog_relay_tests::http_status::status;
-use oplog_relay_tests::load::Load;
-use oplog_relay_tests::services::{
+use oplog_relay_kit::http_status::status;
+use oplog_relay_kit::load::Load;
+use oplog_relay_kit::services::{
     FerretDb, FerretDbOptions, Kafka, KafkaOptions, Port, Program, wait_until,
 };
-use oplog_relay_tests::stub::{Oplog, Pace, Server, Shape};
-use oplog_relay_tests::topic_reader::{count_uncommitted, read_topics};
+use oplog_relay_kit::stub::{Oplog, Pace, Server, Shape};
+use oplog_relay_kit::topic_reader::{count_uncommitted, read_topics};
+use oplog_relay_runtime::kafka::{Admin, KafkaOptions as ClientOptions};
 use serde_json::Value;
 
 use crate::consumer::expect_equal_target;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, Program};
+use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, Program};
 
 /// More than anything here takes, however busy the machine is.
 pub(crate) const LIMIT: Duration = Duration::from_secs(400);

@@ -8,9 +8,9 @@ use mongodb::Client;
 use oplog_relay_core::document::Document as Raw;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_tests::model::Scenario;
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka};
-use oplog_relay_tests::topic_reader::{Place, read_topics};
+use oplog_relay_kit::model::Scenario;
+use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka};
+use oplog_relay_kit::topic_reader::{Place, read_topics};
 
 use crate::support::{Line, source};
 

@@ -8,7 +8,7 @@ use mongodb::{Client, Database};
 use oplog_producer::error::{Directive, ProducerError};
 use oplog_producer::prepare::route::Collections;
 use oplog_producer::source::collections::LiveCollections;
-use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_kit::model::{Model, ModelServer};
 use tokio::runtime::Handle;
 
 const UNAUTHORIZED: i32 = 13;

@@ -21,10 +21,10 @@ use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_kit::model::{Model, ModelServer, Version};
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::shutdown::Shutdown;
-use oplog_relay_tests::model::{Model, ModelServer, Version};
 
 /// What earlier versions wrote in place of an index's expiry.
 const PUT_OFF: i64 = i32::MAX as i64;

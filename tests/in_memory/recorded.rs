@@ -13,9 +13,9 @@ use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{self, Format};
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_tests::model::{Agreement, Model, Scenario, Version};
+use oplog_relay_kit::model::{Agreement, Model, Scenario, Version};
+use oplog_relay_kit::stream::{Begin, Stream};
 use oplog_relay_tests::schema::ChangeEventSchema;
-use oplog_relay_tests::stream::{Begin, Stream};
 
 /// Scenarios that create collections and do nothing else to them.
 const SCENARIOS: [(Version, &str); 12] = [

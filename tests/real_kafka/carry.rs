@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use oplog_relay_tests::model::{Agreement, Model, ModelServer, Scenario, Version};
+use oplog_relay_kit::model::{Agreement, Model, ModelServer, Scenario, Version};
 
 use crate::topics::Topics;
 

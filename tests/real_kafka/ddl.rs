@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use oplog_relay_tests::ddl::Rounds;
-use oplog_relay_tests::http_status::{metric, status};
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::{Port, Program, wait_until};
-use oplog_relay_tests::stub::{Oplog, Server};
+use oplog_relay_kit::ddl::Rounds;
+use oplog_relay_kit::http_status::{metric, status};
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Port, Program, wait_until};
+use oplog_relay_kit::stub::{Oplog, Server};
 
 use crate::topics::{LIMIT, Topics};
 

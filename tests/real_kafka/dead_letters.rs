@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::{Program, wait_until};
-use oplog_relay_tests::topic_reader::{TopicRecord, read_topic_records};
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Program, wait_until};
+use oplog_relay_kit::topic_reader::{TopicRecord, read_topic_records};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};

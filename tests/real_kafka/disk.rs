@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
-use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_kit::model::{Model, ModelServer};
 
 use crate::made::Made;
 use crate::topics::Topics;

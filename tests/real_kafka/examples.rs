@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
-use oplog_relay_tests::services::{Program, run_java};
+use oplog_relay_kit::services::{Program, python_with, run_java};
 
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
@@ -16,8 +17,8 @@ fn example(name: &str) -> Result<PathBuf> {
     Ok(root.join("examples").join(name))
 }
 
-#[test]
-fn the_java_reader_prints_every_change_event_once() -> Result<()> {
+/// Topics with 200 inserts and 200 updates as change events.
+fn topics() -> Result<Topics> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
     for id in 0..200 {
@@ -26,10 +27,11 @@ fn the_java_reader_prints_every_change_event_once() -> Result<()> {
     }
     let topics = Topics::none("example")?;
     topics.produce(&made.oplog()?, &["--format=json"])?;
-    let brokers = topics.brokers();
-    let arguments = [brokers.as_str(), topics.prefix(), "example-java", "once"];
-    let printed = run_java(&example("JsonTopicReader.java")?, &arguments)?;
+    Ok(topics)
+}
 
+/// Checks that a reader printed what `emit` does, each event once.
+fn check_printed(topics: &Topics, printed: &str) -> Result<()> {
     let emitted = topics.emit("example-emit")?;
     let mut lines: BTreeSet<&str> = BTreeSet::new();
     for event in printed.lines() {
@@ -46,6 +48,34 @@ fn the_java_reader_prints_every_change_event_once() -> Result<()> {
     ensure!(missing.is_none(), "not printed: {missing:?}");
     ensure!(documents.count() == 400, "200 inserts and 200 updates");
     Ok(())
+}
+
+#[test]
+fn the_java_reader_prints_every_change_event_once() -> Result<()> {
+    let topics = topics()?;
+    let brokers = topics.brokers();
+    let arguments = [brokers.as_str(), topics.prefix(), "example-java", "once"];
+    let printed = run_java(&example("JsonTopicReader.java")?, &arguments)?;
+    check_printed(&topics, &printed)
+}
+
+/// Where this machine has no Python, or none that can install the client, nothing is checked: Python is
+/// no tool that this project needs.
+#[test]
+fn the_python_reader_prints_every_change_event_once() -> Result<()> {
+    let Some(python) = python_with("confluent-kafka==2.16.1") else {
+        eprintln!("not checked: no Python that can install confluent-kafka");
+        return Ok(());
+    };
+    let topics = topics()?;
+    let brokers = topics.brokers();
+    let ran = Command::new(python)
+        .arg(example("json_topic_reader.py")?)
+        .args([brokers.as_str(), topics.prefix(), "example-python", "once"])
+        .output()?;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    ensure!(ran.status.success(), "{said}");
+    check_printed(&topics, &String::from_utf8(ran.stdout)?)
 }
 
 #[test]

@@ -5,11 +5,11 @@ use bson::{Document, doc};
 use mongodb::Client;
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::PositionRecord;
+use oplog_relay_kit::http_status::{metric, status};
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Port, Program, wait_until};
+use oplog_relay_kit::topic_reader::wait_until_settled;
 use oplog_relay_runtime::kafka::{KafkaOptions, Reader};
-use oplog_relay_tests::http_status::{metric, status};
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::{Port, Program, wait_until};
-use oplog_relay_tests::topic_reader::wait_until_settled;
 
 use crate::made::{BEGIN, Made};
 use crate::topics::{LIMIT, Topics};

@@ -7,9 +7,9 @@ use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::wait_until;
-use oplog_relay_tests::stub::{Oplog, Shape};
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::wait_until;
+use oplog_relay_kit::stub::{Oplog, Shape};
 
 use crate::carry::{CATALOG, Carried};
 use crate::topics::{LIMIT, Topics};

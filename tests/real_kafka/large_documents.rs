@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use bson::doc;
 
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::Program;
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::Program;
 
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};

@@ -6,7 +6,7 @@ use bson::{Binary, Bson, DateTime, Document, Timestamp, doc};
 use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_tests::model::Model;
+use oplog_relay_kit::model::Model;
 
 /// Source time of the first entry; every entry has a second of its own.
 pub(crate) const BEGIN: u32 = 1_700_000_000;

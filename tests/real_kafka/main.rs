@@ -27,7 +27,7 @@ mod subscription;
 mod topics;
 
 use anyhow::Result;
-use oplog_relay_tests::model::{Model, ModelServer, Scenario};
+use oplog_relay_kit::model::{Model, ModelServer, Scenario};
 
 use carry::Carried;
 

@@ -6,8 +6,8 @@ mod stored;
 use anyhow::{Result, bail, ensure};
 use bson::doc;
 use oplog_relay_core::key::partition_for;
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::{Program, wait_until};
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Program, wait_until};
 
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};

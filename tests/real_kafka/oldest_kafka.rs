@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
+use oplog_relay_kit::model::{Model, ModelServer, State};
+use oplog_relay_kit::services::{Kafka, KafkaLine, KafkaOptions, Program};
+use oplog_relay_kit::topic_reader::{count_keys, read_undecoded};
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions as ClientOptions};
-use oplog_relay_tests::model::{Model, ModelServer, State};
-use oplog_relay_tests::services::{Kafka, KafkaLine, KafkaOptions, Program};
-use oplog_relay_tests::topic_reader::{count_keys, read_undecoded};
 
 use crate::carry::CATALOG;
 use crate::made::Made;

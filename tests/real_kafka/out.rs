@@ -5,10 +5,10 @@ use anyhow::{Context, Result, ensure};
 use bson::doc;
 use oplog_relay_core::state::State;
 use oplog_relay_core::topic::state_topic;
+use oplog_relay_kit::http_status::metric;
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Port, wait_until};
 use oplog_relay_runtime::kafka::{KafkaOptions, Reader};
-use oplog_relay_tests::http_status::metric;
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::{Port, wait_until};
 
 use crate::carry::CATALOG;
 use crate::idle;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bson::doc;
 use oplog_relay_core::format::fragment::FRAGMENT_HEADER;
-use oplog_relay_tests::model::{Model, ModelServer, State};
-use oplog_relay_tests::services::wait_until;
-use oplog_relay_tests::topic_reader::{Contents, read_undecoded};
+use oplog_relay_kit::model::{Model, ModelServer, State};
+use oplog_relay_kit::services::wait_until;
+use oplog_relay_kit::topic_reader::{Contents, read_undecoded};
 
 use crate::carry::CATALOG;
 use crate::made::Made;
@@ -77,7 +77,7 @@ fn check_fragments(contents: &Contents) -> Result<()> {
     for records in contents.values() {
         for pair in records.windows(2) {
             let [one, next] = pair else { continue };
-            let header = |of: &oplog_relay_tests::topic_reader::TopicRecord| {
+            let header = |of: &oplog_relay_kit::topic_reader::TopicRecord| {
                 of.header(FRAGMENT_HEADER)
                     .map(|text| String::from_utf8_lossy(text).into_owned())
             };

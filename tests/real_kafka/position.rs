@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use oplog_relay_core::format::Format;
-use oplog_relay_tests::topic_reader::{entries, read_topics};
+use oplog_relay_kit::topic_reader::{entries, read_topics};
 
 use crate::made::Made;
 use crate::topics::Topics;

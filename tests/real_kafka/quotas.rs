@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use bson::doc;
-use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_kit::model::{Model, ModelServer};
 
 use crate::made::Made;
 use crate::oversize::{noise, state};

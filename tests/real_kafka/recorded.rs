@@ -5,7 +5,7 @@
 //! numbers of consumers take an hour: `cargo test --workspace --test real_kafka -- --ignored combination`.
 
 use anyhow::Result;
-use oplog_relay_tests::model::{Agreement, Scenario, Version};
+use oplog_relay_kit::model::{Agreement, Scenario, Version};
 
 use crate::carry::{Carried, Form};
 

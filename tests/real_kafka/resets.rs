@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
-use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_kit::model::{Model, ModelServer};
 
 use crate::carry::CATALOG;
 use crate::made::Made;

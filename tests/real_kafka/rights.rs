@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use bson::doc;
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::{Kafka, KafkaOptions, Program};
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Kafka, KafkaOptions, Program};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bson::doc;
 use oplog_relay_core::format::Format;
-use oplog_relay_tests::model::{Model, ModelServer, State};
-use oplog_relay_tests::services::wait_until;
-use oplog_relay_tests::topic_reader::{entries, read_topics};
+use oplog_relay_kit::model::{Model, ModelServer, State};
+use oplog_relay_kit::services::wait_until;
+use oplog_relay_kit::topic_reader::{entries, read_topics};
 
 use crate::carry::CATALOG;
 use crate::made::Made;

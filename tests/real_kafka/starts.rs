@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::{Program, wait_until};
-use oplog_relay_tests::topic_reader::read_undecoded;
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Program, wait_until};
+use oplog_relay_kit::topic_reader::read_undecoded;
 
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};

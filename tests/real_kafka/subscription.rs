@@ -1,8 +1,8 @@
 //! The namespaces of a group, changed while a member runs.
 
 use anyhow::{Result, ensure};
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::wait_until;
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::wait_until;
 
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};

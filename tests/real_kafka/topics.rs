@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use oplog_relay_tests::model::ModelServer;
-use oplog_relay_tests::services::{Kafka, Program};
+use oplog_relay_kit::model::ModelServer;
+use oplog_relay_kit::services::{Kafka, Program};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 

@@ -1,4 +1,4 @@
-#![doc = include_str!("hard_cases.md")]
+#![doc = include_str!("../hard_cases.md")]
 
 #[cfg(test)]
 mod tests {
@@ -8,7 +8,7 @@ mod tests {
 
     use anyhow::{Context, Result, ensure};
 
-    const TABLE: &str = include_str!("hard_cases.md");
+    const TABLE: &str = include_str!("../hard_cases.md");
     /// Lines of the checklists.
     const LINES: usize = 221;
     const REASONS: [&str; 3] = ["Cannot occur: ", "Not here: ", "Open: "];

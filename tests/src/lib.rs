@@ -1,4 +1,5 @@
-//! What the tests of this workspace share; [`hard_cases`] says which test covers which hard case.
+//! What the tests of this package share beside the kit; `hard_cases` says which test covers which hard
+//! case.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,19 +12,5 @@
     reason = "in a test harness a panic is the failure report, output its log, and numbers small"
 )]
 
-pub mod bench;
-pub mod copying;
-pub mod ddl;
-pub mod demo;
-pub mod generated;
 pub mod hard_cases;
-pub mod http_status;
-pub mod load;
-pub mod model;
-pub mod pieces;
 pub mod schema;
-pub mod services;
-pub mod stream;
-pub mod stub;
-pub mod topic_reader;
-mod wire;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::group::offsets::{NextOffset, OffsetTracker};
 use crate::telemetry::status::PartitionStatus;
 use crate::topic_partition::TopicPartition;
-use crate::worker::assignment::{AssignmentNumber, GoalMark, Token};
+use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 
 /// A worker that has records and finishes none of its chunks for that long stands still: it builds an
@@ -25,7 +25,7 @@ pub(super) struct Partition {
     pub(super) assignment: AssignmentNumber,
     pub(super) token: Token,
     /// Which record is the last that is wanted, once that is known.
-    pub(super) goal: GoalMark,
+    pub(super) goal: StopOffset,
     /// What may be committed.
     pub(super) tracker: OffsetTracker,
     /// To the worker; closed when the partition is given up.
@@ -75,7 +75,7 @@ impl Partition {
             name,
             assignment,
             token,
-            goal: GoalMark::default(),
+            goal: StopOffset::default(),
             tracker,
             sender: Some(sender),
             waiting: VecDeque::new(),

@@ -66,7 +66,7 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
 /// more; without a next one it comes again, harmlessly. Whether Kafka took it.
 pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitionList) -> bool {
     let context = consumer.context();
-    if let Err(error) = context.links.durability.make_durable() {
+    if let Err(error) = context.parts.durability.make_durable() {
         // What a file system failed to write once may be lost although the next attempt succeeds.
         context.fail(error);
         return false;
@@ -74,15 +74,15 @@ pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitio
     let begun = Instant::now();
     if let Err(error) = consumer.commit(list, CommitMode::Sync) {
         tracing::warn!(%error, "offsets could not be committed yet");
-        context.links.metrics.count_error("commit");
+        context.parts.metrics.count_error("commit");
         context.note_commit(Err(error.to_string()));
         return false;
     }
     context.note_commit(Ok(()));
-    context.links.committed.send_replace(true);
-    context.links.metrics.commits.inc();
+    context.parts.committed.send_replace(true);
+    context.parts.metrics.commits.inc();
     context
-        .links
+        .parts
         .metrics
         .commit_seconds
         .observe(begun.elapsed().as_secs_f64());

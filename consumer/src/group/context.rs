@@ -12,7 +12,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use super::Links;
+use super::GroupContextParts;
 use super::assigned::{Partition, Partitions};
 use super::fetch::Received;
 use super::intake::Intake;
@@ -31,7 +31,7 @@ const TELLING: u64 = 4 << 20;
 pub(super) struct GroupContext {
     kafka: Context,
     pub(super) group: String,
-    pub(super) links: Links,
+    pub(super) parts: GroupContextParts,
     partitions: Mutex<Partitions>,
     standstill: Mutex<Standstill>,
     /// What the client has received, and how often it has counted that.
@@ -56,11 +56,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl GroupContext {
-    pub(super) fn new(group: String, links: Links) -> Self {
+    pub(super) fn new(group: String, parts: GroupContextParts) -> Self {
         Self {
             kafka: Context::new(),
             group,
-            links,
+            parts,
             partitions: Mutex::default(),
             standstill: Mutex::new(Standstill::new(Instant::now())),
             received: Mutex::default(),
@@ -143,7 +143,7 @@ impl GroupContext {
     fn take_in(&self) -> (usize, Vec<Chunk>) {
         let (mut released, mut chunks) = (0, Vec::new());
         let mut partitions = self.partitions();
-        for report in self.links.reports.take() {
+        for report in self.parts.reports.take() {
             let partition = partitions.of_assignment(report.assignment);
             match report.event {
                 ReportEvent::Acknowledged { next, last, urgent } => {
@@ -285,11 +285,11 @@ impl ClientContext for GroupContext {
             }
             shown.push(partition.status());
         }
-        self.links.board.put(shown);
+        self.parts.board.put(shown);
         let connection = Connection::of(&statistics);
         let mut standstill = lock(&self.standstill);
         let trouble = standstill.look(connection, partitions.all(), Instant::now());
-        self.links.readiness.stands_still(trouble);
+        self.parts.readiness.stands_still(trouble);
     }
 }
 
@@ -307,7 +307,7 @@ impl ConsumerContext for GroupContext {
             _ => rebalance::revoke(self, consumer, partitions),
         }
         let count = i64::try_from(self.partitions().iter().count()).unwrap_or(i64::MAX);
-        self.links.metrics.partitions.set(count);
+        self.parts.metrics.partitions.set(count);
     }
 }
 
@@ -332,7 +332,7 @@ mod tests {
 
     fn context() -> GroupContext {
         let health = Health::default();
-        let links = Links {
+        let parts = GroupContextParts {
             past: Past::Nothing,
             committed: watch::Sender::default(),
             durability: Durability::Immediate,
@@ -345,7 +345,7 @@ mod tests {
             health,
             shutdown: Shutdown::manual(),
         };
-        GroupContext::new("g".to_owned(), links)
+        GroupContext::new("g".to_owned(), parts)
     }
 
     /// Adds a partition to a context; returns its token.
@@ -384,7 +384,7 @@ mod tests {
         let context = context();
         add(&context, 1);
         context.partitions().of_assignment(1).unwrap().handed_bytes = 100;
-        let report = |event| context.links.reports.send(1, event);
+        let report = |event| context.parts.reports.send(1, event);
         let chunk = Chunk::default();
         report(ReportEvent::Released { bytes: 60, chunk });
         report(ReportEvent::Holding(true));
@@ -408,7 +408,7 @@ mod tests {
         let report = |bytes| {
             let chunk = Chunk::default();
             let event = ReportEvent::Released { bytes, chunk };
-            context.links.reports.send(1, event);
+            context.parts.reports.send(1, event);
         };
         report(60);
         context.take_reports_later();

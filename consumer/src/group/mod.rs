@@ -64,7 +64,7 @@ use crate::group::start::Past;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 use crate::telemetry::status::Board;
-use crate::worker::Start;
+use crate::worker::Assignment;
 use crate::worker::applied::Durability;
 use crate::worker::assignment::Reports;
 
@@ -106,7 +106,7 @@ pub enum Outcome {
 
 /// What the poll thread is connected to.
 #[derive(Debug, Clone)]
-pub struct Links {
+pub struct GroupContextParts {
     /// What the sink knows about the group's past.
     pub past: Past,
     /// Whether Kafka has confirmed a commit of this member.
@@ -114,7 +114,7 @@ pub struct Links {
     /// Makes durable what workers have written, before it is committed.
     pub durability: Durability,
     /// Workers to start.
-    pub starts: mpsc::Sender<Start>,
+    pub starts: mpsc::Sender<Assignment>,
     /// The workers' reports.
     pub reports: Arc<Reports>,
     /// What is counted.
@@ -134,11 +134,11 @@ pub struct Links {
 /// Reads as a member of the group until it has caught up or is stopped. Blocks its thread until then.
 ///
 /// # Errors
-/// When the group cannot be joined. What fails later is kept in [`Links::failure`].
-pub fn read(config: &GroupConfig, links: &Links) -> Result<Outcome, ConsumerError> {
-    let (mut goal, mut fetch) = begin(config, links)?;
+/// When the group cannot be joined. What fails later is kept in [`GroupContextParts::failure`].
+pub fn read(config: &GroupConfig, parts: &GroupContextParts) -> Result<Outcome, ConsumerError> {
+    let (mut goal, mut fetch) = begin(config, parts)?;
     loop {
-        match join(config, links, goal, fetch)? {
+        match join(config, parts, goal, fetch)? {
             Joined::Ended(outcome) => return Ok(outcome),
             Joined::Again(next, smaller) => (goal, fetch) = (next, smaller),
         }
@@ -147,19 +147,22 @@ pub fn read(config: &GroupConfig, links: &Links) -> Result<Outcome, ConsumerErro
 
 /// Settles where the group begins; returns what is to be reached, and how much the first fetches
 /// may ask for.
-fn begin(config: &GroupConfig, links: &Links) -> Result<(Option<Goal>, FetchSize), ConsumerError> {
+fn begin(
+    config: &GroupConfig,
+    parts: &GroupContextParts,
+) -> Result<(Option<Goal>, FetchSize), ConsumerError> {
     let mut client = consumer_config(config, FetchSize::PROBE);
     client
         .set("enable.partition.eof", "true")
         .set("statistics.interval.ms", COUNTED_EVERY_MS);
-    let consumer = connect(&client, config, links)?;
-    let shutdown = &links.shutdown;
+    let consumer = connect(&client, config, parts)?;
+    let shutdown = &parts.shutdown;
     let held = start::held(&consumer, &config.prefix, shutdown)?;
-    start::settle(&consumer, config, &held, &links.past, shutdown)?;
+    start::settle(&consumer, config, &held, &parts.past, shutdown)?;
     let ratio = probe::ratio(&consumer, &held, shutdown).unwrap_or_default();
     if held.is_empty() {
         tracing::info!("no topic of this prefix is there yet; they are read as they appear");
-        links.readiness.joined();
+        parts.readiness.joined();
     }
     let goal = if config.until_caught_up {
         Some(Goal::new(start::written(&config.kafka, held, shutdown)?))
@@ -178,11 +181,11 @@ enum Joined {
 
 fn join(
     config: &GroupConfig,
-    links: &Links,
+    parts: &GroupContextParts,
     goal: Option<Goal>,
     fetch: FetchSize,
 ) -> Result<Joined, ConsumerError> {
-    let consumer = connect(&consumer_config(config, fetch), config, links)?;
+    let consumer = connect(&consumer_config(config, fetch), config, parts)?;
     // Neither the prefix nor the dots need an escape inside the brackets.
     let pattern = format!("^{}\\.[^.]+\\.[^.]+$", config.prefix);
     consumer
@@ -199,7 +202,7 @@ fn join(
         topics: pattern,
         intake: Intake::new(config.queue_bytes / 2),
         consumer,
-        links: links.clone(),
+        parts: parts.clone(),
         goal,
         stalled: None,
         fetch,
@@ -207,14 +210,14 @@ fn join(
     };
     let turned = poller.run().unwrap_or_else(|error| {
         // Leaving may take longer than there is time for.
-        poller.links.failure.keep(error);
+        poller.parts.failure.keep(error);
         // Workers that wait for their target are not to be waited for.
-        poller.links.shutdown.trigger();
+        poller.parts.shutdown.trigger();
         Turned::Ended(Outcome::Stopped)
     });
     poller.leave();
     if let Some(error) = poller.consumer.context().take_failure() {
-        poller.links.failure.keep(error);
+        poller.parts.failure.keep(error);
         return Ok(Joined::Ended(Outcome::Stopped));
     }
     Ok(match turned {
@@ -226,9 +229,9 @@ fn join(
 fn connect(
     client: &ClientConfig,
     config: &GroupConfig,
-    links: &Links,
+    parts: &GroupContextParts,
 ) -> Result<BaseConsumer<GroupContext>, ConsumerError> {
-    let context = GroupContext::new(config.group.clone(), links.clone());
+    let context = GroupContext::new(config.group.clone(), parts.clone());
     client
         .create_with_context(context)
         .map_err(|error| ConsumerError::kafka("making the kafka client", error))
@@ -282,7 +285,7 @@ struct Poller {
     topics: String,
     consumer: BaseConsumer<GroupContext>,
     intake: Intake,
-    links: Links,
+    parts: GroupContextParts,
     goal: Option<Goal>,
     /// Since when the budget is used up.
     stalled: Option<Instant>,
@@ -300,11 +303,11 @@ enum Turned {
 impl Poller {
     fn run(&mut self) -> Result<Turned, ConsumerError> {
         loop {
-            self.links.health.beat();
+            self.parts.health.beat();
             if let Some(error) = self.consumer.context().take_failure() {
                 return Err(error);
             }
-            if self.links.shutdown.triggered() {
+            if self.parts.shutdown.triggered() {
                 return Ok(Turned::Ended(Outcome::Stopped));
             }
             if let Some(smaller) = self.shrinks() {
@@ -322,7 +325,7 @@ impl Poller {
             if !self.holds_back()? {
                 self.turn()?;
             }
-            self.links
+            self.parts
                 .metrics
                 .queue_bytes
                 .set(i64::try_from(self.intake.used()).unwrap_or(i64::MAX));
@@ -358,7 +361,7 @@ impl Poller {
                 None => break,
                 Some(Ok(record)) => self
                     .intake
-                    .take(&self.consumer, &record, &self.links.metrics),
+                    .take(&self.consumer, &record, &self.parts.metrics),
                 Some(Err(error)) => self.meet(&error)?,
             }
             if self.intake.is_over() || self.intake.used() >= most {
@@ -394,7 +397,7 @@ impl Poller {
             self.pause(true)?;
             return Ok(false);
         }
-        self.links.reports.wait(BUSY_POLL);
+        self.parts.reports.wait(BUSY_POLL);
         self.take_reports();
         self.intake.hand_on(&self.consumer);
         Ok(true)
@@ -426,7 +429,7 @@ impl Poller {
     /// An error from polling: most pass, librdkafka goes on by itself.
     fn meet(&self, error: &KafkaError) -> Result<(), ConsumerError> {
         let code = error.rdkafka_error_code();
-        self.links.metrics.count_error("kafka");
+        self.parts.metrics.count_error("kafka");
         match code {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 Err(rebalance::explain_lost(&self.consumer))
@@ -472,11 +475,11 @@ impl Poller {
     fn leave(&mut self) {
         let context = self.consumer.context();
         context.close_queues();
-        let left = self.links.shutdown.time_left().unwrap_or(GRACE);
+        let left = self.parts.shutdown.time_left().unwrap_or(GRACE);
         let deadline = Instant::now() + left.saturating_sub(RESERVE);
         while context.has_workers() && Instant::now() < deadline {
-            self.links.health.beat();
-            self.links.reports.wait(BUSY_POLL);
+            self.parts.health.beat();
+            self.parts.reports.wait(BUSY_POLL);
             for chunk in context.take_reports(&mut self.intake) {
                 drop(chunk);
             }

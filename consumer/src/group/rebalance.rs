@@ -15,8 +15,8 @@ use crate::error::ConsumerError;
 use crate::group::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
 use crate::group::start::{First, REQUEST, first_offset, is_end, lost, offsets_of, persist};
 use crate::topic_partition::{TopicPartition, list};
-use crate::worker::Start;
-use crate::worker::assignment::{AssignmentNumber, GoalMark, Token};
+use crate::worker::Assignment;
+use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 
 /// How long a partition that is taken away may take to finish the write under way. Below the
@@ -86,7 +86,7 @@ pub(super) fn assign(
         let doing = "pausing or resuming assigned partitions";
         context.fail(ConsumerError::kafka(doing, error));
     }
-    context.links.readiness.joined();
+    context.parts.readiness.joined();
     tracing::info!(partitions = names.len(), "partitions assigned");
 }
 
@@ -116,7 +116,7 @@ fn beginnings(
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let shutdown = &context.links.shutdown;
+    let shutdown = &context.parts.shutdown;
     let committed = persist("reading committed offsets", shutdown, || {
         consumer.committed_offsets(list(names), REQUEST)
     })?;
@@ -191,21 +191,21 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
     let assignment = NEXT_ASSIGNMENT.fetch_add(1, Ordering::Relaxed);
     let token = Token::default();
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-    let start = Start {
+    let start = Assignment {
         topic: name.topic.clone(),
         partition: name.partition,
-        assignment,
+        number: assignment,
         token: token.clone(),
         // Only a start says where to begin within a second; what was committed later is exact.
         after: last.filter(|last| is_end(*last)),
-        goal: GoalMark::default(),
+        goal: StopOffset::default(),
         chunks,
     };
     let tracker = OffsetTracker::new(next, last);
     let mut partition = Partition::new(name, assignment, token, tracker, sender);
     partition.goal = start.goal.clone();
     context.partitions().add(partition);
-    if context.links.starts.blocking_send(start).is_err() {
+    if context.parts.starts.blocking_send(start).is_err() {
         context.fail(ConsumerError::Ended("the supervisor of the workers"));
     }
 }
@@ -271,7 +271,7 @@ fn wait_for_end(context: &GroupContext, going: &[AssignmentNumber]) -> bool {
         if ended || Instant::now() >= deadline {
             return ended;
         }
-        context.links.reports.wait(Duration::from_millis(50));
+        context.parts.reports.wait(Duration::from_millis(50));
     }
 }
 

@@ -31,7 +31,7 @@ impl MongoSink {
     }
 
     /// Whether what is refused for this reason becomes a dead letter.
-    pub(crate) fn buries(&self, reason: Reason) -> bool {
+    pub(crate) fn is_dead_lettered(&self, reason: Reason) -> bool {
         self.dead_letter.contains(&reason)
     }
 
@@ -46,7 +46,7 @@ impl MongoSink {
         (reason, code): (Reason, Option<i32>),
         text: String,
     ) -> Result<(), ConsumerError> {
-        if !self.buries(reason) {
+        if !self.is_dead_lettered(reason) {
             return Err(ConsumerError::Refused(text));
         }
         let mut refused = self.refused();
@@ -106,7 +106,7 @@ impl MongoSink {
     /// # Errors
     /// When a document is damaged.
     pub fn refuse_held(&self, topic: &str, partition: i32) -> Result<Vec<Refusal>, ConsumerError> {
-        if !self.buries(Reason::Write) {
+        if !self.is_dead_lettered(Reason::Write) {
             return Ok(Vec::new());
         }
         let held = self.held_of(topic, partition).into_iter();

@@ -16,9 +16,9 @@ use oplog_relay_runtime::kafka::{KafkaFailure, KafkaOptions, Reader};
 use oplog_relay_runtime::shutdown::Shutdown;
 use rustc_hash::FxHashMap;
 
-use crate::telemetry::metrics::Standing;
+use crate::telemetry::metrics::Lag;
 use crate::telemetry::status::{Board, PartitionStatus};
-use crate::worker::Shared;
+use crate::worker::WorkerContext;
 
 /// How often the positions are read.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -78,8 +78,8 @@ impl Progress {
 
     /// Where the member stands; `None` while that is not known.
     #[must_use]
-    pub fn standing(&self, partitions: &[PartitionStatus]) -> Option<Standing> {
-        let mut standing = Standing {
+    pub fn standing(&self, partitions: &[PartitionStatus]) -> Option<Lag> {
+        let mut standing = Lag {
             lag: 0,
             applied: self.saved.positions.values().min().copied()?,
         };
@@ -97,14 +97,14 @@ impl Progress {
 
 /// Reads the positions and puts them on the board, until shutdown.
 pub async fn follow(
-    shared: Arc<Shared>,
+    context: Arc<WorkerContext>,
     (kafka, prefix): (KafkaOptions, String),
     board: Board,
     shutdown: Shutdown,
 ) {
     let reader = Reader::new(&kafka);
     loop {
-        let saved = read(&shared, &reader, &prefix).await;
+        let saved = read(&context, &reader, &prefix).await;
         tokio::select! {
             () = shutdown.wait() => return,
             () = tokio::time::sleep(SETTLING) => {}
@@ -120,9 +120,13 @@ pub async fn follow(
     }
 }
 
-async fn read(shared: &Shared, reader: &Reader, prefix: &str) -> Result<Saved, KafkaFailure> {
+async fn read(
+    context: &WorkerContext,
+    reader: &Reader,
+    prefix: &str,
+) -> Result<Saved, KafkaFailure> {
     let mut positions = BTreeMap::new();
-    for source in shared.topics.sources().await? {
+    for source in context.topics.sources().await? {
         let topic = position_topic(prefix, &source);
         let last = match reader.read_last_committed(&topic).await {
             // Its producer is about to begin.
@@ -135,7 +139,7 @@ async fn read(shared: &Shared, reader: &Reader, prefix: &str) -> Result<Saved, K
             positions.insert(source, done);
         }
     }
-    let known = shared.topics.known().into_iter();
+    let known = context.topics.known().into_iter();
     let sources = known.map(|(name, topic)| (name, topic.source.clone()));
     Ok(Saved {
         positions,
@@ -167,9 +171,9 @@ mod tests {
         }
     }
 
-    fn standing(lag: u32, applied: u32) -> Option<Standing> {
+    fn standing(lag: u32, applied: u32) -> Option<Lag> {
         let applied = Timestamp::new(applied, 1);
-        Some(Standing { lag, applied })
+        Some(Lag { lag, applied })
     }
 
     #[test]

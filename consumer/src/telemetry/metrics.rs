@@ -20,14 +20,14 @@ const PREFIX: &str = "oplog_consumer";
 
 /// Where a member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct Lag {
     /// Seconds of the source between what is saved and what is applied.
     pub lag: u32,
     /// Everything up to there is applied.
     pub applied: Timestamp,
 }
 
-/// Counters of one process. Shared by reference.
+/// Counters of one process. WorkerContext by reference.
 #[derive(Debug)]
 pub struct Metrics {
     /// All metrics, for `/metrics`.
@@ -199,7 +199,7 @@ impl Metrics {
     }
 
     /// Sets the lag by what the producers have saved.
-    pub fn stands(&self, standing: Standing) {
+    pub fn stands(&self, standing: Lag) {
         let applied = i64::from(standing.applied.seconds) * 1000;
         self.applied(applied);
         self.lag.set(f64::from(standing.lag));

@@ -38,15 +38,15 @@ impl Token {
 /// Tells a worker which record is the last one that a replay up to an end wants of its partition: only
 /// the reader knows that none follows before the end. Clones are the same mark.
 #[derive(Debug, Clone)]
-pub struct GoalMark(Arc<AtomicI64>);
+pub struct StopOffset(Arc<AtomicI64>);
 
-impl Default for GoalMark {
+impl Default for StopOffset {
     fn default() -> Self {
         Self(Arc::new(AtomicI64::new(i64::MAX)))
     }
 }
 
-impl GoalMark {
+impl StopOffset {
     /// Everything that is wanted was handed over, and lies before `next`. The first word counts.
     pub fn set(&self, next: NextOffset) {
         self.0.fetch_min(next.get(), Ordering::Relaxed);
@@ -136,11 +136,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// One worker of a partition at a time: one that was not done when its partition went may still be
 /// writing when that comes back.
 #[derive(Debug, Default)]
-pub struct Turns(Mutex<FxHashMap<(String, i32), Turn>>);
+pub struct PartitionLocks(Mutex<FxHashMap<(String, i32), Turn>>);
 
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
-impl Turns {
+impl PartitionLocks {
     /// Waits until no worker has this partition; then it is the caller's until the guard is dropped.
     /// `None` if the partition is taken away before.
     pub async fn take(
@@ -220,7 +220,11 @@ mod tests {
     async fn a_partition_has_one_worker_at_a_time() {
         use futures_util::FutureExt;
 
-        let (turns, token, taken_away) = (Turns::default(), Token::default(), Token::default());
+        let (turns, token, taken_away) = (
+            PartitionLocks::default(),
+            Token::default(),
+            Token::default(),
+        );
         let first = turns.take("cdc.a.b", 0, &token).await;
         assert!(first.is_some());
         let other = turns.take("cdc.a.b", 1, &token).now_or_never();

@@ -5,7 +5,7 @@ use oplog_relay_core::command::{namespaces, scope, write_drop};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
 
-use super::{Shared, Start};
+use super::{Assignment, WorkerContext};
 use crate::error::ConsumerError;
 use crate::replay::UNRESOLVED;
 use crate::worker::applied::{Applied, SinkError};
@@ -18,13 +18,13 @@ use crate::worker::batch::{Batch, Located};
 use crate::worker::topics::Topic;
 
 /// A worker that has come to a barrier, with everything before it applied and acknowledged.
-pub(crate) struct Meeting<'w> {
-    pub(crate) start: &'w Start,
-    pub(crate) shared: &'w Shared,
+pub(crate) struct CommandBarrier<'w> {
+    pub(crate) assignment: &'w Assignment,
+    pub(crate) context: &'w WorkerContext,
     pub(crate) topic: &'w Topic,
 }
 
-impl Meeting<'_> {
+impl CommandBarrier<'_> {
     /// Gets past the barrier, or past the command behind it.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Meeting<'_> {
     ) -> Result<Applied, ConsumerError> {
         // A change of the routing is a noop that leads.
         let is_command = located.entry.operation != Operation::Noop || barrier.is_command();
-        if !self.shared.sink.waits() {
+        if !self.context.sink.waits() {
             return if is_command && self.is_emitted(located) {
                 self.run(located).await
             } else {
@@ -50,7 +50,7 @@ impl Meeting<'_> {
             return Ok(Applied::Done);
         }
         // The command is the next record: its own turn comes there.
-        let leads = self.start.partition == 0 && self.start.topic == barrier.leader_topic;
+        let leads = self.assignment.partition == 0 && self.assignment.topic == barrier.leader_topic;
         if leads {
             return Ok(Applied::Done);
         }
@@ -59,11 +59,11 @@ impl Meeting<'_> {
 
     /// Whether a command is emitted: not if it concerns only collections that are left out.
     fn is_emitted(&self, located: &Located<'_>) -> bool {
-        let filter = &self.shared.filter;
+        let filter = &self.context.filter;
         let names = namespaces(&located.entry).unwrap_or_default();
         let is_emitted = Side::of(&names, filter) != Side::Outside;
         if !is_emitted {
-            self.shared.metrics.filtered.inc();
+            self.context.metrics.filtered.inc();
         }
         is_emitted
     }
@@ -72,7 +72,7 @@ impl Meeting<'_> {
     async fn follow(&self, barrier: &Barrier) -> Result<Applied, ConsumerError> {
         self.check_nothing_held()?;
         self.holding(true);
-        let (committed, token) = (&self.shared.committed, &self.start.token);
+        let (committed, token) = (&self.context.committed, &self.assignment.token);
         let waited = follow(committed, barrier, token, self.absent_topics()).await;
         self.holding(false);
         match waited {
@@ -80,15 +80,15 @@ impl Meeting<'_> {
             Waited::Absent(name, why) => return Err(absent_topic(barrier, &name, why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
-        if is_left_out(barrier, &self.shared.filter) {
+        if is_left_out(barrier, &self.context.filter) {
             return Ok(Applied::Done);
         }
         // This also reads from the catalog what the command did, which later entries depend on.
         let source = &self.topic.source;
-        if self.shared.sink.has_run(source, barrier.command).await? {
+        if self.context.sink.has_run(source, barrier.command).await? {
             return Ok(Applied::Done);
         }
-        if self.shared.allow_partial_reset {
+        if self.context.allow_partial_reset {
             tracing::warn!(command = %barrier.command, "going past a command that did not run");
             return Ok(Applied::Done);
         }
@@ -98,22 +98,22 @@ impl Meeting<'_> {
     /// Everything before a command must be applied. Also before one that ran: what is held keeps
     /// the partition's offset from the barrier, and whoever waits for it would wait without an end.
     fn check_nothing_held(&self) -> Result<(), ConsumerError> {
-        let Start {
+        let Assignment {
             topic, partition, ..
-        } = self.start;
-        match self.shared.sink.held_since(topic, *partition) {
+        } = self.assignment;
+        match self.context.sink.held_since(topic, *partition) {
             None => Ok(()),
             Some(offset) => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because an index of the target \
                  refuses it ({}), and now comes a command: {UNRESOLVED}",
-                self.start.place(offset),
-                self.shared.sink.held_reason(topic, *partition)
+                self.assignment.place(offset),
+                self.context.sink.held_reason(topic, *partition)
             ))),
         }
     }
 
     const fn absent_topics(&self) -> AbsentTopics {
-        match self.shared.allow_partial_reset {
+        match self.context.allow_partial_reset {
             true => AbsentTopics::PassOver,
             false => AbsentTopics::Report,
         }
@@ -121,7 +121,7 @@ impl Meeting<'_> {
 
     fn holding(&self, holding: bool) {
         let event = ReportEvent::Holding(holding);
-        self.shared.reports.send(self.start.assignment, event);
+        self.context.reports.send(self.assignment.number, event);
     }
 
     /// Runs the command when every partition stands before it, unless it ran. It waits for them also
@@ -140,7 +140,7 @@ impl Meeting<'_> {
             self.check_nothing_held()?;
         }
         self.holding(true);
-        let (committed, token) = (&self.shared.committed, &self.start.token);
+        let (committed, token) = (&self.context.committed, &self.assignment.token);
         let waited = gather(committed, barrier, token, self.absent_topics()).await;
         self.holding(false);
         match &waited {
@@ -150,13 +150,13 @@ impl Meeting<'_> {
         }
         // Asked after the wait: another owner may have run it meanwhile, and gone beyond; or what
         // came before had to take its index away.
-        let sink = &self.shared.sink;
+        let sink = &self.context.sink;
         if sink.has_run_now(&self.topic.source, located.id).await? {
             return Ok(Applied::Done);
         }
         match waited {
             Waited::Reached | Waited::Absent(..) | Waited::Abandoned => {}
-            Waited::Beyond(name, committed) if self.shared.allow_partial_reset => {
+            Waited::Beyond(name, committed) if self.context.allow_partial_reset => {
                 tracing::warn!(
                     command = %barrier.command,
                     topic = name.topic,
@@ -181,7 +181,7 @@ impl Meeting<'_> {
         barrier: &Barrier,
     ) -> Result<Applied, ConsumerError> {
         if needs_note(barrier) {
-            let sink = &self.shared.sink;
+            let sink = &self.context.sink;
             sink.pass_over(&self.topic.source, located).await?;
         }
         Ok(Applied::Done)
@@ -200,28 +200,33 @@ impl Meeting<'_> {
 
     async fn run(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
         if located.entry.operation == Operation::Noop {
-            let Shared { sink, filter, .. } = self.shared;
-            let token = &self.start.token;
+            let WorkerContext { sink, filter, .. } = self.context;
+            let token = &self.assignment.token;
             return sink
                 .change_routing(&self.topic.source, located, filter, token)
                 .await;
         }
         let entries = std::slice::from_ref(located);
         let batch = Batch {
-            topic: &self.start.topic,
-            partition: self.start.partition,
+            topic: &self.assignment.topic,
+            partition: self.assignment.partition,
             source: &self.topic.source,
             entries,
         };
-        match self.shared.sink.apply(&batch, &self.start.token).await {
+        match self
+            .context
+            .sink
+            .apply(&batch, &self.assignment.token)
+            .await
+        {
             Ok(applied) => {
-                self.shared.metrics.count(entries);
+                self.context.metrics.count(entries);
                 Ok(applied)
             }
             Err(SinkError::Fatal(error)) => Err(error),
             Err(SinkError::Entry(error)) => {
-                self.shared
-                    .post_entry(self.start, self.topic, located, error)
+                self.context
+                    .post_entry(self.assignment, self.topic, located, error)
                     .await
             }
         }
@@ -229,13 +234,13 @@ impl Meeting<'_> {
 
     fn side(&self, located: &Located<'_>) -> Result<Side, ConsumerError> {
         let names = namespaces(&located.entry).map_err(|error| damaged(&error))?;
-        let side = Side::of(&names, &self.shared.filter);
+        let side = Side::of(&names, &self.context.filter);
         match (side, names.as_slice()) {
             (Side::Enters, [from, to]) => Err(ConsumerError::Refused(format!(
                 "{}: {from} was renamed to {to}, but only the new name is replayed: the target does \
                  not have its documents. Include both names and replay from the beginning into an \
                  empty target",
-                self.start.place(located.offset),
+                self.assignment.place(located.offset),
             ))),
             _ => Ok(side),
         }

@@ -4,7 +4,7 @@ use oplog_relay_core::command::is_command;
 use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::format::{Format, FormatError};
 
-use super::{Shared, Start};
+use super::{Assignment, WorkerContext};
 use crate::dead_letter::{Letter, LetterEntry, Reason};
 use crate::error::{ConsumerError, RecordPlace, text_of};
 use crate::replay::plan::PlanError;
@@ -12,22 +12,22 @@ use crate::worker::applied::{Applied, Refusal};
 use crate::worker::batch::{Batch, Located};
 use crate::worker::topics::Topic;
 
-impl Shared {
+impl WorkerContext {
     /// A record that cannot be decoded.
     ///
     /// # Errors
     /// That it cannot be, where the operator wants to stop there.
     pub(crate) async fn post_record(
         &self,
-        start: &Start,
+        assignment: &Assignment,
         offset: i64,
         fault: FormatError,
     ) -> Result<Applied, ConsumerError> {
         if let FormatError::Headless(fragment) = fault {
-            return Err(headless(&start.place(offset), fragment));
+            return Err(headless(&assignment.place(offset), fragment));
         }
         if !self.dead_letters.takes(Reason::Undecodable) {
-            let place = start.place(offset);
+            let place = assignment.place(offset);
             let source = Box::new(fault);
             return Err(ConsumerError::Undecodable { place, source });
         }
@@ -38,7 +38,7 @@ impl Shared {
             text: text_of(&fault),
             entry: None,
         };
-        self.post(start, vec![letter]).await
+        self.post(assignment, vec![letter]).await
     }
 
     /// An entry that cannot be applied. A command is noted as passed over, so that it is no dead
@@ -48,14 +48,14 @@ impl Shared {
     /// That it cannot be, where the operator wants to stop there.
     pub(crate) async fn post_entry(
         &self,
-        start: &Start,
+        assignment: &Assignment,
         topic: &Topic,
         located: &Located<'_>,
         error: PlanError,
     ) -> Result<Applied, ConsumerError> {
         let reason = Reason::from(&error.fault);
         if !self.dead_letters.takes(reason) {
-            return Err(start.unplayable(located.offset, error));
+            return Err(assignment.unplayable(located.offset, error));
         }
         let letter = Letter {
             offset: located.offset,
@@ -64,7 +64,7 @@ impl Shared {
             text: text_of(&error),
             entry: Some(entry_of(located, topic)),
         };
-        let posted = self.post(start, vec![letter]).await?;
+        let posted = self.post(assignment, vec![letter]).await?;
         if posted == Applied::Done && is_command(&located.entry) {
             self.sink.pass_over(&topic.source, located).await?;
         }
@@ -74,7 +74,7 @@ impl Shared {
     /// Writes of a batch that the target refused.
     pub(crate) async fn post_refused(
         &self,
-        start: &Start,
+        assignment: &Assignment,
         topic: &Topic,
         batch: &Batch<'_>,
     ) -> Result<Applied, ConsumerError> {
@@ -87,38 +87,44 @@ impl Shared {
             let located = entries.find(|located| located.id == refusal.id);
             letter_of(refusal, located, topic)
         });
-        self.post(start, letters.collect()).await
+        self.post(assignment, letters.collect()).await
     }
 
     /// Documents that wait where a barrier comes. They are given up when their letters are there:
     /// only then the offset may come to the barrier.
     pub(crate) async fn post_held(
         &self,
-        start: &Start,
+        assignment: &Assignment,
         topic: &Topic,
     ) -> Result<Applied, ConsumerError> {
-        let refused = self.sink.refuse_held(&start.topic, start.partition)?;
+        let refused = self
+            .sink
+            .refuse_held(&assignment.topic, assignment.partition)?;
         if refused.is_empty() {
             return Ok(Applied::Done);
         }
         let letters = refused.into_iter();
         let letters = letters.map(|refusal| letter_of(refusal, None, topic));
-        let posted = self.post(start, letters.collect()).await?;
+        let posted = self.post(assignment, letters.collect()).await?;
         if posted == Applied::Done {
             self.sink
-                .give_up_held(&start.topic, start.partition)
+                .give_up_held(&assignment.topic, assignment.partition)
                 .await?;
         }
         Ok(posted)
     }
 
-    async fn post(&self, start: &Start, letters: Vec<Letter>) -> Result<Applied, ConsumerError> {
-        let Start {
+    async fn post(
+        &self,
+        assignment: &Assignment,
+        letters: Vec<Letter>,
+    ) -> Result<Applied, ConsumerError> {
+        let Assignment {
             topic,
             partition,
             token,
             ..
-        } = start;
+        } = assignment;
         self.dead_letters
             .send(topic, *partition, letters, token)
             .await

@@ -22,7 +22,7 @@ const TOLD_EACH: u32 = 12;
 
 /// How long something has been held.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct DeferredDocuments {
     /// The first record that is held.
     since: i64,
     looked: Instant,
@@ -31,7 +31,7 @@ pub(crate) struct Waiting {
     last_looks: u32,
 }
 
-impl Waiting {
+impl DeferredDocuments {
     fn new(since: i64) -> Self {
         Self {
             since,
@@ -66,18 +66,18 @@ impl PartitionWorker {
         reached: Option<NextOffset>,
     ) -> Result<Option<Chunk>, ConsumerError> {
         loop {
-            let (topic, partition) = (&self.start.topic, self.start.partition);
-            let Some(since) = self.shared.sink.held_since(topic, partition) else {
+            let (topic, partition) = (&self.assignment.topic, self.assignment.partition);
+            let Some(since) = self.context.sink.held_since(topic, partition) else {
                 self.waiting = None;
-                if !self.shared.sink.has_suspended(topic, partition) {
-                    return Ok(self.start.chunks.recv().await);
+                if !self.context.sink.has_suspended(topic, partition) {
+                    return Ok(self.assignment.chunks.recv().await);
                 }
-                match timeout(PAUSE, self.start.chunks.recv()).await {
+                match timeout(PAUSE, self.assignment.chunks.recv()).await {
                     Ok(chunk) => return Ok(chunk),
                     // Nothing is left to apply: the stretch that was applied again is over.
                     Err(_) => {
-                        let token = &self.start.token;
-                        let restored = self.shared.sink.restore_due(topic, partition, token);
+                        let token = &self.assignment.token;
+                        let restored = self.context.sink.restore_due(topic, partition, token);
                         if restored.await? == Applied::Abandoned {
                             return Ok(None);
                         }
@@ -89,10 +89,10 @@ impl PartitionWorker {
             let waiting = self.waiting.take().filter(|it| it.since == since);
             let left = self
                 .waiting
-                .insert(waiting.unwrap_or_else(|| Waiting::new(since)))
+                .insert(waiting.unwrap_or_else(|| DeferredDocuments::new(since)))
                 .left();
             if !left.is_zero() {
-                match timeout(left, self.start.chunks.recv()).await {
+                match timeout(left, self.assignment.chunks.recv()).await {
                     Ok(chunk) => return Ok(chunk),
                     Err(_) => continue,
                 }
@@ -108,9 +108,11 @@ impl PartitionWorker {
         since: i64,
         reached: Option<NextOffset>,
     ) -> Result<Applied, ConsumerError> {
-        let is_last = reached.is_some_and(|reached| self.start.goal.is_behind(reached));
-        let place = self.start.place(since);
-        let waiting = self.waiting.get_or_insert_with(|| Waiting::new(since));
+        let is_last = reached.is_some_and(|reached| self.assignment.goal.is_behind(reached));
+        let place = self.assignment.place(since);
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| DeferredDocuments::new(since));
         if waiting.look(is_last) {
             tracing::warn!(
                 since = %place,
@@ -132,37 +134,42 @@ impl PartitionWorker {
     }
 
     async fn try_held(&self) -> Result<Applied, ConsumerError> {
-        let topic = self.shared.topics.get(&self.start.topic).await?;
+        let topic = self.context.topics.get(&self.assignment.topic).await?;
         let nothing = Batch {
-            topic: &self.start.topic,
-            partition: self.start.partition,
+            topic: &self.assignment.topic,
+            partition: self.assignment.partition,
             source: &topic.source,
             entries: &[],
         };
-        match self.shared.sink.apply(&nothing, &self.start.token).await {
+        match self
+            .context
+            .sink
+            .apply(&nothing, &self.assignment.token)
+            .await
+        {
             Ok(Applied::Done) => {
-                self.shared
-                    .post_refused(&self.start, &topic, &nothing)
+                self.context
+                    .post_refused(&self.assignment, &topic, &nothing)
                     .await
             }
             Ok(Applied::Abandoned) => Ok(Applied::Abandoned),
             Err(SinkError::Fatal(error)) => Err(error),
             // There are none.
-            Err(SinkError::Entry(error)) => Err(self.start.unplayable(-1, error)),
+            Err(SinkError::Entry(error)) => Err(self.assignment.unplayable(-1, error)),
         }
     }
 
     /// Makes dead letters of what is still held, or stops.
     async fn give_up(&self) -> Result<Applied, ConsumerError> {
-        let (topic, partition) = (&self.start.topic, self.start.partition);
-        let described = self.shared.topics.get(topic).await?;
-        let posted = self.shared.post_held(&self.start, &described).await?;
-        match self.shared.sink.held_since(topic, partition) {
+        let (topic, partition) = (&self.assignment.topic, self.assignment.partition);
+        let described = self.context.topics.get(topic).await?;
+        let posted = self.context.post_held(&self.assignment, &described).await?;
+        match self.context.sink.held_since(topic, partition) {
             Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because an index of the target \
                  refuses it ({}), and nothing more comes: {UNRESOLVED}",
-                self.start.place(since),
-                self.shared.sink.held_reason(topic, partition)
+                self.assignment.place(since),
+                self.context.sink.held_reason(topic, partition)
             ))),
             _ => Ok(posted),
         }

@@ -27,25 +27,25 @@ use crate::dead_letter::{DeadLetters, Reason};
 use crate::error::{ConsumerError, RecordPlace};
 use crate::group::committed::Committed;
 use crate::group::offsets::NextOffset;
-use crate::replay::catalog::{Lives, Resolved};
+use crate::replay::catalog::{Incarnations, Resolved};
 use crate::replay::plan::PlanError;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::{
-    AssignmentNumber, EndReport, GoalMark, ReportEvent, Reports, Token, Turns,
+    AssignmentNumber, EndReport, PartitionLocks, ReportEvent, Reports, StopOffset, Token,
 };
 use crate::worker::batch::{Batch, Located};
 use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::sink::Sink;
 use crate::worker::topics::{Topic, Topics};
 
-use crate::worker::command_barrier::Meeting;
-use crate::worker::deferred::Waiting;
+use crate::worker::command_barrier::CommandBarrier;
+use crate::worker::deferred::DeferredDocuments;
 use decoder::{Decoder, formats};
 
 /// What all workers share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct WorkerContext {
     /// What the topics hold.
     pub topics: Topics,
     /// Where entries go.
@@ -59,7 +59,7 @@ pub struct Shared {
     /// Where to report.
     pub reports: Arc<Reports>,
     /// Whose turn it is at a partition.
-    pub turns: Turns,
+    pub turns: PartitionLocks,
     /// Where the group stands.
     pub committed: Committed,
     /// Whether a command runs although a partition is past its barrier.
@@ -68,24 +68,24 @@ pub struct Shared {
 
 /// A worker to be started: made when its partition is assigned.
 #[derive(Debug)]
-pub struct Start {
+pub struct Assignment {
     /// The topic.
     pub topic: String,
     /// The partition.
     pub partition: i32,
     /// Number of the assignment.
-    pub assignment: AssignmentNumber,
+    pub number: AssignmentNumber,
     /// The right to write.
     pub token: Token,
     /// Entries up to this one come before the group's start: they are passed over.
     pub after: Option<EntryId>,
     /// Where a replay that ends is to come to.
-    pub goal: GoalMark,
+    pub goal: StopOffset,
     /// What to apply. Closed when the partition is given up.
     pub chunks: mpsc::Receiver<Chunk>,
 }
 
-impl Start {
+impl Assignment {
     fn place(&self, offset: i64) -> RecordPlace {
         RecordPlace {
             topic: self.topic.clone(),
@@ -105,21 +105,21 @@ impl Start {
 /// The worker of one partition.
 #[derive(Debug)]
 pub struct PartitionWorker {
-    start: Start,
-    shared: Arc<Shared>,
+    assignment: Assignment,
+    context: Arc<WorkerContext>,
     /// Of the chunk at hand.
     decoder: Decoder,
     /// While something is held.
-    waiting: Option<Waiting>,
+    waiting: Option<DeferredDocuments>,
 }
 
 impl PartitionWorker {
     /// A worker that has not begun.
     #[must_use]
-    pub fn new(start: Start, shared: Arc<Shared>) -> Self {
+    pub fn new(assignment: Assignment, context: Arc<WorkerContext>) -> Self {
         Self {
-            start,
-            shared,
+            assignment,
+            context,
             decoder: Decoder::default(),
             waiting: None,
         }
@@ -130,19 +130,21 @@ impl PartitionWorker {
     /// # Errors
     /// When a record cannot be decoded or applied; what lies before it is acknowledged.
     pub async fn run(mut self) -> Result<(), ConsumerError> {
-        let assignment = self.start.assignment;
-        let reports = Arc::clone(&self.shared.reports);
+        let assignment = self.assignment.number;
+        let reports = Arc::clone(&self.context.reports);
         let _end = EndReport {
             assignment,
             reports: Arc::clone(&reports),
         };
-        let (topic, partition) = (self.start.topic.clone(), self.start.partition);
-        let shared = Arc::clone(&self.shared);
-        let turn = shared.turns.take(&topic, partition, &self.start.token);
+        let (topic, partition) = (self.assignment.topic.clone(), self.assignment.partition);
+        let context = Arc::clone(&self.context);
+        let turn = context
+            .turns
+            .take(&topic, partition, &self.assignment.token);
         let Some(_turn) = turn.await else {
             return Ok(());
         };
-        self.shared.sink.recall_held(&topic, partition).await?;
+        self.context.sink.recall_held(&topic, partition).await?;
         let mut reached = None;
         while let Some(mut chunk) = self.next_chunk(reached).await? {
             let last = chunk
@@ -158,12 +160,12 @@ impl PartitionWorker {
                 break;
             }
         }
-        self.shared.sink.forget_held(&topic, partition);
+        self.context.sink.forget_held(&topic, partition);
         Ok(())
     }
 
     async fn apply(&mut self, chunk: &mut Chunk) -> Result<Applied, ConsumerError> {
-        if !self.start.token.is_valid() {
+        if !self.assignment.token.is_valid() {
             return Ok(Applied::Abandoned);
         }
         let topic = self.topic_of(chunk).await?;
@@ -180,13 +182,16 @@ impl PartitionWorker {
                 };
                 let slot = chunk.records.get(usable.end);
                 let (offset, last) = slot.map_or((-1, -1), |slot| (slot.offset, slot.last));
-                let posted = self.shared.post_record(&self.start, offset, fault).await?;
+                let posted = self
+                    .context
+                    .post_record(&self.assignment, offset, fault)
+                    .await?;
                 if posted == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
                 // The command will not run, and whoever waits for it has to know.
                 if let Some(command) = self.decoder.command_of(chunk, usable.end) {
-                    self.shared.sink.pass_over(&topic.source, &command).await?;
+                    self.context.sink.pass_over(&topic.source, &command).await?;
                 }
                 self.acknowledge(NextOffset::after(last), None, false);
                 from = usable.end + 1;
@@ -197,16 +202,16 @@ impl PartitionWorker {
     /// What the topic is; asked again where a record has none of its formats, as after a change of
     /// the routing.
     async fn topic_of(&self, chunk: &Chunk) -> Result<Arc<Topic>, ConsumerError> {
-        let name = &self.start.topic;
-        let mut topic = self.shared.topics.get(name).await?;
+        let name = &self.assignment.topic;
+        let mut topic = self.context.topics.get(name).await?;
         let knows_all = |topic: &Topic| {
             let mut records = chunk.records.iter().filter(|slot| is_record(slot));
             records.all(|slot| formats(topic, chunk, slot).next().is_some())
         };
         if !knows_all(&topic) {
-            topic = self.shared.topics.get_anew(name, knows_all).await?;
+            topic = self.context.topics.get_anew(name, knows_all).await?;
         }
-        if self.shared.sink.takes_lossy() {
+        if self.context.sink.takes_lossy() {
             return Ok(topic);
         }
         let records = chunk.records.iter().filter(|slot| is_record(slot));
@@ -233,7 +238,11 @@ impl PartitionWorker {
         loop {
             // Kept until the segment is applied: its entries borrow names from it.
             let oldest = entries.iter().map(|located| located.id).min();
-            let lives = self.shared.sink.lives_at(&topic.source, oldest).await?;
+            let lives = self
+                .context
+                .sink
+                .incarnations_at(&topic.source, oldest)
+                .await?;
             let (segment, rest) = self.segment(chunk, entries, lives.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
@@ -245,7 +254,9 @@ impl PartitionWorker {
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
                     // What a filter left out moves it too.
                     if let Some(id) = last {
-                        self.shared.metrics.applied(i64::from(id.ts.seconds) * 1000);
+                        self.context
+                            .metrics
+                            .applied(i64::from(id.ts.seconds) * 1000);
                     }
                     if let Some(slot) = end {
                         self.acknowledge(NextOffset::after(slot.last), last, false);
@@ -258,9 +269,9 @@ impl PartitionWorker {
                         return Ok(Applied::Abandoned);
                     }
                     self.acknowledge(NextOffset::at(located.offset), last, true);
-                    let meeting = Meeting {
-                        start: &self.start,
-                        shared: &self.shared,
+                    let meeting = CommandBarrier {
+                        assignment: &self.assignment,
+                        context: &self.context,
                         topic,
                     };
                     if meeting.pass(&located, &barrier).await? == Applied::Abandoned {
@@ -275,7 +286,7 @@ impl PartitionWorker {
                     if reloaded.replace(located.id) == Some(located.id) {
                         return Err(self.foreign(&located));
                     }
-                    self.shared.sink.reload().await?;
+                    self.context.sink.reload().await?;
                 }
             }
             entries = rest;
@@ -290,13 +301,13 @@ impl PartitionWorker {
         barrier: &Barrier,
         topic: &Topic,
     ) -> Result<Applied, ConsumerError> {
-        let Start {
+        let Assignment {
             topic: name,
             partition,
             token,
             ..
-        } = &self.start;
-        let sink = &self.shared.sink;
+        } = &self.assignment;
+        let sink = &self.context.sink;
         // Later entries may still correct what a passable barrier leaves behind.
         if barrier.passable || sink.held_since(name, *partition).is_none() {
             return Ok(Applied::Done);
@@ -306,7 +317,7 @@ impl PartitionWorker {
         if sink.release_held(&nothing, ran, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
-        self.shared.post_held(&self.start, topic).await
+        self.context.post_held(&self.assignment, topic).await
     }
 
     /// The entries up to a barrier, or to one whose collection is not known as its own, and what comes
@@ -315,7 +326,7 @@ impl PartitionWorker {
         &self,
         chunk: &Chunk,
         mut all: Vec<Located<'c>>,
-        lives: Option<&'s Lives>,
+        lives: Option<&'s Incarnations>,
     ) -> Result<(Segment<'s>, Vec<Located<'c>>), ConsumerError> {
         let (mut kept, mut next) = (0, all.len());
         let (mut stop, mut renamed) = (None, false);
@@ -354,14 +365,18 @@ impl PartitionWorker {
     }
 
     /// What is to be done with an entry.
-    fn judge(&self, located: &Located<'_>, lives: Option<&Lives>) -> Result<Judged, ConsumerError> {
+    fn judge(
+        &self,
+        located: &Located<'_>,
+        lives: Option<&Incarnations>,
+    ) -> Result<Judged, ConsumerError> {
         let entry = &located.entry;
         let barrier =
             Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?;
         let id = barrier
             .as_ref()
             .map_or(located.id, |barrier| barrier.command);
-        if self.start.after.is_some_and(|after| id <= after) {
+        if self.assignment.after.is_some_and(|after| id <= after) {
             return Ok(Judged::Pass);
         }
         if let Some(barrier) = barrier {
@@ -371,7 +386,7 @@ impl PartitionWorker {
             return Ok(Judged::Pass);
         }
         if !self.passes(entry) {
-            self.shared.metrics.filtered.inc();
+            self.context.metrics.filtered.inc();
             return Ok(Judged::Pass);
         }
         Ok(match find(located, lives) {
@@ -379,7 +394,7 @@ impl PartitionWorker {
                 under_another: ns != entry.ns,
             },
             Found::Gone => {
-                self.shared.metrics.dropped_entries.inc();
+                self.context.metrics.dropped_entries.inc();
                 Judged::Pass
             }
             Found::Foreign => Judged::Foreign,
@@ -403,7 +418,7 @@ impl PartitionWorker {
             let reason = Reason::from(&error.fault);
             let Some(failed) = rest
                 .get(error.index)
-                .filter(|_| self.shared.dead_letters.takes(reason))
+                .filter(|_| self.context.dead_letters.takes(reason))
             else {
                 return self.stop_before(&batch, topic, error).await;
             };
@@ -415,7 +430,9 @@ impl PartitionWorker {
                 // The entry that failed is not among these.
                 Err(SinkError::Entry(_)) => {}
             }
-            let posted = self.shared.post_entry(&self.start, topic, failed, error);
+            let posted = self
+                .context
+                .post_entry(&self.assignment, topic, failed, error);
             if posted.await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
@@ -426,8 +443,8 @@ impl PartitionWorker {
 
     fn batch<'b>(&'b self, entries: &'b [Located<'b>], topic: &'b Topic) -> Batch<'b> {
         Batch {
-            topic: &self.start.topic,
-            partition: self.start.partition,
+            topic: &self.assignment.topic,
+            partition: self.assignment.partition,
             source: &topic.source,
             entries,
         }
@@ -439,12 +456,19 @@ impl PartitionWorker {
             return Ok(Applied::Done);
         }
         let begun = Instant::now();
-        let applied = self.shared.sink.apply(batch, &self.start.token).await?;
-        let posted = self.shared.post_refused(&self.start, topic, batch).await?;
+        let applied = self
+            .context
+            .sink
+            .apply(batch, &self.assignment.token)
+            .await?;
+        let posted = self
+            .context
+            .post_refused(&self.assignment, topic, batch)
+            .await?;
         if (applied, posted) != (Applied::Done, Applied::Done) {
             return Ok(Applied::Abandoned);
         }
-        let metrics = &self.shared.metrics;
+        let metrics = &self.context.metrics;
         metrics.apply_seconds.observe(begun.elapsed().as_secs_f64());
         metrics.count(batch.entries);
         Ok(Applied::Done)
@@ -477,33 +501,33 @@ impl PartitionWorker {
             // The entry that failed is not among these.
             Err(SinkError::Entry(_)) => {}
         }
-        Err(self.start.unplayable(offset, error))
+        Err(self.assignment.unplayable(offset, error))
     }
 
     fn acknowledge(&self, next: NextOffset, last: Option<EntryId>, urgent: bool) {
-        let Start {
+        let Assignment {
             topic, partition, ..
-        } = &self.start;
-        let held = self.shared.sink.held_since(topic, *partition);
+        } = &self.assignment;
+        let held = self.context.sink.held_since(topic, *partition);
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
         // Where the group began within a second is kept until that is behind.
-        let last = last.max(self.start.after.filter(|_| last.is_some()));
+        let last = last.max(self.assignment.after.filter(|_| last.is_some()));
         let event = ReportEvent::Acknowledged { next, last, urgent };
-        self.shared.reports.send(self.start.assignment, event);
+        self.context.reports.send(self.assignment.number, event);
     }
 
     /// A command's own namespace is `db.$cmd`: its collection is in the command.
     fn passes(&self, entry: &Entry<'_>) -> bool {
         if !is_command(entry) {
-            return self.shared.filter.passes(entry.ns);
+            return self.context.filter.passes(entry.ns);
         }
         let scope = scope(entry).ok().flatten();
-        scope.is_none_or(|scope| self.shared.filter.passes(&scope.ns()))
+        scope.is_none_or(|scope| self.context.filter.passes(&scope.ns()))
     }
 
     fn damaged(&self, offset: i64, source: Malformed) -> ConsumerError {
         ConsumerError::Undecodable {
-            place: self.start.place(offset),
+            place: self.assignment.place(offset),
             source: Box::new(source.into()),
         }
     }
@@ -514,7 +538,7 @@ impl PartitionWorker {
              target's catalog knows under it: a command between the two is missing, as after a \
              start in the middle or a filter that hid it. Replay from the beginning into an empty \
              target",
-            self.start.place(located.offset),
+            self.assignment.place(located.offset),
             located.id,
             located.entry.ns
         ))
@@ -558,7 +582,7 @@ enum Found<'n> {
     Foreign,
 }
 
-fn find<'n>(located: &Located<'n>, lives: Option<&'n Lives>) -> Found<'n> {
+fn find<'n>(located: &Located<'n>, lives: Option<&'n Incarnations>) -> Found<'n> {
     let Entry { ns, ui, .. } = located.entry;
     let Some(lives) = lives else {
         return Found::Here(ns);

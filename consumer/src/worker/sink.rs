@@ -13,7 +13,7 @@ use oplog_relay_core::position::EntryId;
 
 use crate::error::ConsumerError;
 use crate::group::start::Past;
-use crate::replay::catalog::{Lives, Subscription};
+use crate::replay::catalog::{Incarnations, Subscription};
 use crate::worker::applied::{Applied, Durability, Refusal, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
@@ -80,13 +80,15 @@ impl Sink {
     ///
     /// # Errors
     /// When the target refuses to tell of commands that are older than what is held.
-    pub async fn lives_at(
+    pub async fn incarnations_at(
         &self,
         source: &str,
         oldest: Option<EntryId>,
-    ) -> Result<Option<Arc<Lives>>, ConsumerError> {
+    ) -> Result<Option<Arc<Incarnations>>, ConsumerError> {
         match (self, oldest) {
-            (Self::Mongo(sink), Some(oldest)) => sink.lives_at(source, oldest).await.map(Some),
+            (Self::Mongo(sink), Some(oldest)) => {
+                sink.incarnations_at(source, oldest).await.map(Some)
+            }
             (Self::Mongo(_), None) | (Self::Json(_), _) => Ok(None),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oplog_consumer::replay::catalog::{Lives, Ran};
+use oplog_consumer::replay::catalog::{Incarnations, Ran};
 use oplog_relay_core::position::EntryId;
 
 use crate::history::{Command, NAMES, Write};
@@ -95,8 +95,8 @@ impl Target {
     }
 
     /// What a member makes of the notes that it has read.
-    pub(crate) fn lives(&self, known: &BTreeSet<EntryId>) -> Lives {
-        let mut lives = Lives::default();
+    pub(crate) fn lives(&self, known: &BTreeSet<EntryId>) -> Incarnations {
+        let mut lives = Incarnations::default();
         for id in known {
             lives.take(self.notes[id].ran.clone());
         }

@@ -1,4 +1,4 @@
-//! A worker of one partition, as `PartitionWorker` and `Meeting` are: one write to the target, or
+//! A worker of one partition, as `PartitionWorker` and `CommandBarrier` are: one write to the target, or
 //! one look at what others did, in each step.
 
 use oplog_consumer::group::offsets::NextOffset;
@@ -146,7 +146,7 @@ fn read(seat: &mut Seat, world: &mut World<'_>) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// As `Meeting::lead` begins: by what the filter makes of the command.
+/// As `CommandBarrier::lead` begins: by what the filter makes of the command.
 fn lead(seat: &mut Seat, barrier: Barrier, entry: Entry, world: &mut World<'_>) {
     let Event::Run(command) = entry.event else {
         unreachable!("only commands are led")

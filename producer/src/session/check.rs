@@ -14,7 +14,7 @@ use oplog_relay_runtime::kafka::{Admin, NewTopicShape, Reader, TopicSettings};
 use oplog_relay_runtime::retry::Backoff;
 use tokio::runtime::Handle;
 
-use super::Producer;
+use super::Supervisor;
 use crate::error::ProducerError;
 use crate::prepare::claims::{Claims, OtherSources};
 use crate::prepare::internal_topics;
@@ -49,7 +49,7 @@ pub(super) struct Checked {
     pub(super) noted: BTreeMap<String, TopicRecord>,
 }
 
-impl Producer {
+impl Supervisor {
     /// Connects, and makes sure of the internal topics.
     pub(super) async fn find_cluster(&self) -> Result<FoundCluster, ProducerError> {
         let (prefix, source) = (&self.config.stream.topic_prefix, self.origin.name());

@@ -106,7 +106,7 @@ impl Failure<'_> {
 
 /// Everything that outlives a session.
 #[derive(Debug, Clone)]
-pub struct Producer {
+pub struct Supervisor {
     /// What was asked for.
     pub config: Arc<RunConfig>,
     /// Where entries come from.
@@ -159,7 +159,7 @@ enum Part {
     Publisher(Result<Outcome, ProducerError>),
 }
 
-impl Producer {
+impl Supervisor {
     /// Opens sessions until one is done, an error asks to stop, or the shutdown comes.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::topic::{is_data_topic, state_topic};
 
-use super::Producer;
+use super::Supervisor;
 use super::check::FoundCluster;
 use crate::config::Sync;
 use crate::error::ProducerError;
@@ -21,7 +21,7 @@ const NOWHERE: Position = Position {
     ord: 0,
 };
 
-impl Producer {
+impl Supervisor {
     /// Where the tail begins, and what is copied beside it.
     pub(super) async fn beginning(
         &self,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use bson::doc;
 use mongodb::Client;
-use oplog_relay_tests::services::wait_until;
+use oplog_relay_kit::services::wait_until;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 

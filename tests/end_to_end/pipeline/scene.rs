@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::Client;
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, Program};
+use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, Program};
 use tempfile::TempDir;
 
 use crate::pipeline::history::{History, State};

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Program};
+use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Program};
 
 use crate::pipeline::scene::LIMIT;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
-use oplog_relay_tests::services::{
+use oplog_relay_kit::services::{
     FerretDb, FerretDbOptions, Kafka, KafkaOptions, Program, compose_services, java_partitions,
     wait_for,
 };
@@ -272,11 +272,7 @@ fn the_compose_file_is_valid_and_complete() -> Result<()> {
 #[test]
 fn a_programs_end_and_output_are_seen() -> Result<()> {
     // Any program in the folder of the tests does; this one is always built with them.
-    let name = Path::new(env!("CARGO_BIN_EXE_services"))
-        .file_name()
-        .and_then(|name| name.to_str())
-        .context("a name")?;
-    let mut program = Program::start(name, ["sideways"], &[])?;
+    let mut program = Program::start("services", ["sideways"], &[])?;
     assert_eq!(program.wait(LIMIT)?, 1);
     assert!(!program.is_running()?);
     assert_eq!(program.stdout_text()?, "");

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions};
+use oplog_relay_kit::topic_reader::wait_until_settled;
 use oplog_relay_runtime::config::Secret;
 use oplog_relay_runtime::kafka::{
     Admin, Creation, KafkaFailure, KafkaOptions as Options, Reader, client_config,
 };
 use oplog_relay_runtime::mongo;
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions};
-use oplog_relay_tests::topic_reader::wait_until_settled;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 const SOME_SECONDS: Duration = Duration::from_secs(120);

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use oplog_relay_tests::generated::{Generated, GeneratedServer};
-use oplog_relay_tests::services::{Program, wait_until};
+use oplog_relay_kit::generated::{Generated, GeneratedServer};
+use oplog_relay_kit::services::{Program, wait_until};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(300);

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
-use oplog_relay_tests::load::Load;
-use oplog_relay_tests::model::{Model, ModelServer, Version};
-use oplog_relay_tests::services::{FerretDb, FerretDbOptions, Kafka, Program, wait_until};
+use oplog_relay_kit::load::Load;
+use oplog_relay_kit::model::{Model, ModelServer, Version};
+use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, Program, wait_until};
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(600);

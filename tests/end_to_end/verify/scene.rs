@@ -7,8 +7,8 @@ use mongodb::{Client, Database};
 use oplog_consumer::config::VerifyConfig;
 use oplog_consumer::config::arguments::{Arguments, Command};
 use oplog_consumer::verify::{Verdict, verify};
+use oplog_relay_kit::model::{Model, ModelServer, Version};
 use oplog_relay_runtime::shutdown::Shutdown;
-use oplog_relay_tests::model::{Model, ModelServer, Version};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, doc};
 use oplog_relay_core::document::Document as Raw;
 use oplog_relay_core::json::{Mode, parse_document, write_value};
-use oplog_relay_tests::model::{Model, Version};
+use oplog_relay_kit::model::{Model, Version};
 
 fn run(model: &mut Model, db: &str, command: &str) -> Result<Document> {
     let mut bytes = Vec::new();

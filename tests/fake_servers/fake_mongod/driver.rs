@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 use mongodb::options::IndexOptions;
 use mongodb::{Client, IndexModel};
-use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_kit::model::{Model, ModelServer};
 use tokio::task::JoinSet;
 
 fn code(error: &Error) -> Option<i32> {

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use bson::{Document as Bson, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
-use oplog_relay_tests::model::{Model, Scenario, Version};
+use oplog_relay_kit::model::{Model, Scenario, Version};
 
 /// Codes that say that an entry's effect is there already, or that nothing is there for it.
 const REPEATED: [i32; 3] = [26, 27, 48];

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_tests::copying::{Copying, Saved};
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::wait_until;
+use oplog_relay_kit::copying::{Copying, Saved};
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::wait_until;
 
 use crate::full_sync::{LIMIT, at, expect_equal, replayed};
 

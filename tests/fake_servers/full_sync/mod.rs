@@ -14,9 +14,9 @@ use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::document::Document as Raw;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_tests::copying::{Copying, Saved};
-use oplog_relay_tests::model::{Model, ModelServer, Scenario, State};
-use oplog_relay_tests::services::wait_until;
+use oplog_relay_kit::copying::{Copying, Saved};
+use oplog_relay_kit::model::{Model, ModelServer, Scenario, State};
+use oplog_relay_kit::services::wait_until;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 const SECONDS: u32 = 1_700_000_000;

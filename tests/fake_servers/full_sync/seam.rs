@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use bson::{Document, doc};
-use oplog_relay_tests::copying::Copying;
-use oplog_relay_tests::model::ModelServer;
+use oplog_relay_kit::copying::Copying;
+use oplog_relay_kit::model::ModelServer;
 use tokio::task::JoinSet;
 
 use crate::full_sync::held::{begin, go_on, wait};

@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc};
 use oplog_relay_core::position::{EntryId, Position};
-use oplog_relay_tests::copying::{Copying, Saved};
-use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_kit::copying::{Copying, Saved};
+use oplog_relay_kit::model::{Model, ModelServer};
 
 use crate::full_sync::held::{begin, go_on, wait};
 use crate::full_sync::{at, expect_equal, log, replayed, run, source, ui};

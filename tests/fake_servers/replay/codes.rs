@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;
-use oplog_relay_tests::model::Model;
+use oplog_relay_kit::model::Model;
 
 use super::{Scene, UNAUTHORIZED};
 

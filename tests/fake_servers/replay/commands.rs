@@ -10,8 +10,8 @@ use oplog_consumer::worker::batch::{Batch, Located};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_tests::model::{Model, Version};
-use oplog_relay_tests::services::wait_until_async;
+use oplog_relay_kit::model::{Model, Version};
+use oplog_relay_kit::services::wait_until_async;
 
 use super::{LIMIT, NS, Scene};
 

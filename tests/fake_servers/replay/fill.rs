@@ -8,7 +8,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};
 use oplog_relay_core::snapshot::{Captured, FIRST_ORD};
-use oplog_relay_tests::model::Model;
+use oplog_relay_kit::model::Model;
 
 use super::Scene;
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;
 use oplog_consumer::worker::assignment::Token;
 use oplog_relay_core::filter::CATALOG_DB;
-use oplog_relay_tests::services::wait_until_async;
+use oplog_relay_kit::services::wait_until_async;
 
 use super::{LIMIT, NOT_PRIMARY, Scene};
 

@@ -1,7 +1,7 @@
 //! Documents that only a literal of a pipeline keeps to the byte.
 
 use anyhow::Result;
-use oplog_relay_tests::model::{Model, Version};
+use oplog_relay_kit::model::{Model, Version};
 
 use super::Scene;
 

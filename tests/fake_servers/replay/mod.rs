@@ -33,9 +33,9 @@ use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::json::{Mode, parse_document, write_document};
 use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_kit::model::{Model, ModelServer};
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::shutdown::Shutdown;
-use oplog_relay_tests::model::{Model, ModelServer};
 
 const NS: &str = "db.c";
 const LIMIT: Duration = Duration::from_secs(60);

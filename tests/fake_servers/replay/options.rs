@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bson::{Document as Bson, doc};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::json::{Mode, write_document};
-use oplog_relay_tests::model::{Model, Version};
+use oplog_relay_kit::model::{Model, Version};
 
 use super::Scene;
 

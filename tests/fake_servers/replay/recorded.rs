@@ -8,7 +8,7 @@ use oplog_consumer::worker::applied::Applied;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_tests::model::{Model, State, Version};
+use oplog_relay_kit::model::{Model, State, Version};
 
 use super::Scene;
 

@@ -5,7 +5,7 @@ use oplog_consumer::dead_letter::Reason;
 use oplog_consumer::worker::applied::Applied;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_tests::model::{Model, Version};
+use oplog_relay_kit::model::{Model, Version};
 
 use super::{NS, Scene};
 

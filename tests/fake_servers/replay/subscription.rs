@@ -11,10 +11,10 @@ use oplog_consumer::replay::MongoSink;
 use oplog_consumer::replay::catalog::Subscription;
 use oplog_consumer::telemetry::metrics::Metrics;
 use oplog_consumer::telemetry::readiness::Readiness;
+use oplog_relay_kit::model::{Model, ModelServer};
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::shutdown::Shutdown;
-use oplog_relay_tests::model::{Model, ModelServer};
 
 use super::{LIMIT, Scene};
 

@@ -5,7 +5,7 @@ use oplog_consumer::replay::suspended_indexes;
 use oplog_consumer::worker::applied::Applied;
 use oplog_consumer::worker::batch::Batch;
 use oplog_relay_core::filter::CATALOG_DB;
-use oplog_relay_tests::model::{Model, Version};
+use oplog_relay_kit::model::{Model, Version};
 
 use super::{NS, Scene};
 

@@ -7,9 +7,9 @@ use mongodb::Client;
 use oplog_producer::error::{Directive, ProducerError};
 use oplog_producer::source::oplog::{Oplog as Source, Tail};
 use oplog_producer::source::{SourceEvent, StartAt};
+use oplog_relay_kit::stub::{Fault, Oplog, Server, Shape};
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::shutdown::Shutdown;
-use oplog_relay_tests::stub::{Fault, Oplog, Server, Shape};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 

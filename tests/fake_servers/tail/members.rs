@@ -6,8 +6,8 @@ use oplog_producer::error::ProducerError;
 use oplog_producer::source::oplog::{Oplog as Source, Tail};
 use oplog_producer::source::{SourceEvent, StartAt};
 use oplog_relay_core::position::Position;
+use oplog_relay_kit::stub::{Oplog, Server, Shape};
 use oplog_relay_runtime::shutdown::Shutdown;
-use oplog_relay_tests::stub::{Oplog, Server, Shape};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::JoinSet;
 

@@ -11,7 +11,7 @@ use bson::{RawDocumentBuf, Timestamp, doc};
 use futures_util::StreamExt;
 use mongodb::options::{CursorType, FindOptions, ReadConcern};
 use mongodb::{Client, Collection};
-use oplog_relay_tests::stub::{Contents, Oplog, Recipe, Server, Shape, object_id};
+use oplog_relay_kit::stub::{Contents, Oplog, Recipe, Server, Shape, object_id};
 
 const ENTRIES: u64 = 10_000;
 

@@ -7,8 +7,8 @@ use oplog_producer::source::StartAt;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_kit::stream::{Begin, Stream};
 use oplog_relay_runtime::exit::ExitCode;
-use oplog_relay_tests::stream::{Begin, Stream};
 
 use crate::transactions::made::{Made, TERM, history, part};
 

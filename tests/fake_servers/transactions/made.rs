@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document as Doc, Timestamp as BsonTimestamp, doc};
-use oplog_relay_tests::stub::{Oplog, Server};
+use oplog_relay_kit::stub::{Oplog, Server};
 
 pub(crate) const TERM: i64 = 3;
 

@@ -7,9 +7,9 @@ mod restart;
 mod resume;
 
 use anyhow::{Result, ensure};
-use oplog_relay_tests::model::Scenario;
-use oplog_relay_tests::stream::{Begin, Stream};
-use oplog_relay_tests::stub::{Oplog, Server};
+use oplog_relay_kit::model::Scenario;
+use oplog_relay_kit::stream::{Begin, Stream};
+use oplog_relay_kit::stub::{Oplog, Server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn golden_oplogs_give_the_same_records_live_and_as_a_dump() -> Result<()> {

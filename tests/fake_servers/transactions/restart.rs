@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use oplog_producer::source::StartAt;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_tests::model::Scenario;
-use oplog_relay_tests::stream::{Begin, Stream};
-use oplog_relay_tests::stub::{Oplog, Server};
+use oplog_relay_kit::model::Scenario;
+use oplog_relay_kit::stream::{Begin, Stream};
+use oplog_relay_kit::stub::{Oplog, Server};
 
 use crate::transactions::made::{TERM, history};
 

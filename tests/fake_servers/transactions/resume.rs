@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use oplog_producer::error::{PositionLost, ProducerError};
 use oplog_producer::source::StartAt;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_tests::stream::{Begin, Stream};
-use oplog_relay_tests::stub::Server;
+use oplog_relay_kit::stream::{Begin, Stream};
+use oplog_relay_kit::stub::Server;
 
 use crate::transactions::made::{Made, TERM};
 

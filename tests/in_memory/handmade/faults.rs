@@ -11,7 +11,7 @@ use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::format::{Format, decode};
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_tests::model::Model;
+use oplog_relay_kit::model::Model;
 
 use crate::handmade::carry::carry;
 

@@ -27,7 +27,7 @@ use oplog_relay_core::command::is_command;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::json::{Mode, write_document};
-use oplog_relay_tests::model::Model;
+use oplog_relay_kit::model::Model;
 
 use carry::{Carried, carry, plan};
 use case::{Case, read};

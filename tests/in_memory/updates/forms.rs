@@ -7,7 +7,7 @@ use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::json::{Mode, parse_document, write_document};
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_tests::model::Model;
+use oplog_relay_kit::model::Model;
 use oplog_relay_tests::schema::ChangeEventSchema;
 
 use crate::updates::histories::build;

@@ -11,7 +11,7 @@ use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::diff::{Diff, apply_modifiers};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 use oplog_relay_core::position::{EntryId, Timestamp};
-use oplog_relay_tests::model::Model;
+use oplog_relay_kit::model::Model;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -8,8 +8,8 @@ use bson::{Binary, DateTime, Document, Timestamp, doc};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use oplog_relay_core::key::partition_for;
-use oplog_relay_tests::model::{Model, ModelServer};
-use oplog_relay_tests::services::{Program, wait_until};
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Program, wait_until};
 
 use super::PARTITIONS;
 use crate::made::BEGIN;

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use bson::doc;
 use oplog_relay_core::document::Document;
-use oplog_relay_tests::model::{Model, ModelServer};
+use oplog_relay_kit::model::{Model, ModelServer};
 
 use super::compressible::MOST;
 use crate::made::Made;

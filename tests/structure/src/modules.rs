@@ -47,7 +47,9 @@ fn collect(folder: &Path, path: &mut Vec<String>, modules: &mut Vec<Module>) -> 
         let has_folder = entry.path().with_extension("").is_dir();
         let folder = if has_folder { &module } else { &*path };
         modules.push(Module {
-            file: [path.as_slice(), std::slice::from_ref(&name)].concat().join("/"),
+            file: [path.as_slice(), std::slice::from_ref(&name)]
+                .concat()
+                .join("/"),
             folder: folder.join("/"),
             path: module.clone(),
             code: code_of(&fs::read_to_string(entry.path())?),

@@ -10,7 +10,7 @@ use bson::doc;
 use futures_util::TryStreamExt;
 use oplog_relay_core::position::{EntryId, Timestamp};
 
-use super::{Catalog, Lives, Ran, read, unreadable};
+use super::{Catalog, Incarnations, Ran, read, unreadable};
 use crate::replay::catalog::incarnations::{AFTER_ALL, Reading};
 
 /// How often commands are let go that lie before every entry of that time.
@@ -37,14 +37,14 @@ struct Noted {
 /// What is held of one source.
 #[derive(Debug)]
 struct Source {
-    lives: Arc<Lives>,
+    lives: Arc<Incarnations>,
     /// The oldest entry that was asked about since the last pruning.
     oldest: Option<EntryId>,
     pruned: Instant,
 }
 
 impl Source {
-    fn new(lives: Lives) -> Self {
+    fn new(lives: Incarnations) -> Self {
         Self {
             lives: Arc::new(lives),
             oldest: None,
@@ -53,7 +53,7 @@ impl Source {
     }
 
     /// The lives for an entry, if it is not too old for them.
-    fn look_up(&mut self, id: EntryId, now: Instant) -> Option<Arc<Lives>> {
+    fn look_up(&mut self, id: EntryId, now: Instant) -> Option<Arc<Incarnations>> {
         let oldest = self.oldest.map_or(id, |oldest| oldest.min(id));
         self.oldest = Some(oldest);
         if now.saturating_duration_since(self.pruned) >= PRUNED_EVERY {
@@ -78,7 +78,7 @@ impl Held {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn lives(&self, source: &str) -> Arc<Lives> {
+    pub(crate) fn lives(&self, source: &str) -> Arc<Incarnations> {
         let sources = self.sources();
         let held = sources.get(source).map(|held| Arc::clone(&held.lives));
         held.unwrap_or_default()
@@ -98,7 +98,7 @@ impl Held {
         }
     }
 
-    fn look_up(&self, source: &str, id: EntryId) -> Option<Arc<Lives>> {
+    fn look_up(&self, source: &str, id: EntryId) -> Option<Arc<Incarnations>> {
         let mut sources = self.sources();
         match sources.get_mut(source) {
             Some(held) => held.look_up(id, Instant::now()),
@@ -116,7 +116,7 @@ impl Held {
         }
         let mut sources = self.sources();
         let held = sources.entry(source.to_owned());
-        let held = held.or_insert_with(|| Source::new(Lives::default()));
+        let held = held.or_insert_with(|| Source::new(Incarnations::default()));
         Arc::make_mut(&mut held.lives).take(ran)
     }
 
@@ -134,7 +134,7 @@ impl Held {
     fn replace(&self, read: BTreeMap<String, Reading>) -> Option<Noted> {
         let mut sources = self.sources();
         let mut older = None;
-        let mut read: BTreeMap<String, Lives> = read
+        let mut read: BTreeMap<String, Incarnations> = read
             .into_iter()
             .map(|(source, reading)| (source, reading.finish()))
             .collect();
@@ -169,7 +169,11 @@ impl Catalog {
     ///
     /// # Errors
     /// What the driver says.
-    pub async fn lives_at(&self, source: &str, id: EntryId) -> mongodb::error::Result<Arc<Lives>> {
+    pub async fn incarnations_at(
+        &self,
+        source: &str,
+        id: EntryId,
+    ) -> mongodb::error::Result<Arc<Incarnations>> {
         loop {
             if let Some(lives) = self.held.look_up(source, id) {
                 return Ok(lives);
@@ -262,7 +266,7 @@ mod tests {
     #[test]
     fn commands_before_every_entry_of_a_while_are_let_go() {
         let begun = Instant::now();
-        let mut source = Source::new(Lives::default());
+        let mut source = Source::new(Incarnations::default());
         source.pruned = begun;
         let held = |source: &Source| source.lives.held();
         for seconds in 1..=100 {

@@ -49,7 +49,7 @@ use oplog_relay_runtime::mongo::error_code;
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::plan::command::Withheld;
 
-pub use crate::replay::catalog::incarnations::{Change, Lives, Ran, Resolved};
+pub use crate::replay::catalog::incarnations::{Change, Incarnations, Ran, Resolved};
 use held::Held;
 pub use subscription::{Subscription, other_subscription};
 
@@ -122,7 +122,7 @@ impl Catalog {
 
     /// What is held of a source: who has which name now, and the latest commands.
     #[must_use]
-    pub fn lives(&self, source: &str) -> Arc<Lives> {
+    pub fn lives(&self, source: &str) -> Arc<Incarnations> {
         self.held.lives(source)
     }
 
@@ -159,7 +159,7 @@ impl Catalog {
             if after.is_some_and(|after| ran.id <= after) {
                 continue;
             }
-            let lives = self.lives_at(&source, ran.id).await?;
+            let lives = self.incarnations_at(&source, ran.id).await?;
             if lives.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
                 return Ok(Some((source, ran.id)));
             }

@@ -26,7 +26,7 @@ const ATTEMPTS: u32 = 20;
 
 /// What stands under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum NameHolder {
     Nothing,
     /// A view; or a collection of a target that has no UUIDs.
     Unnamed,
@@ -54,17 +54,17 @@ impl MongoSink {
     }
 
     /// Looks what stands under a name.
-    async fn standing(&self, db: &str, collection: &str) -> Result<Standing, ConsumerError> {
+    async fn standing(&self, db: &str, collection: &str) -> Result<NameHolder, ConsumerError> {
         let Some(found) = self.listed(db, collection).await? else {
-            return Ok(Standing::Nothing);
+            return Ok(NameHolder::Nothing);
         };
         let info = found.get_document("info").ok();
         Ok(match info.and_then(|info| info.get("uuid")) {
             Some(Bson::Binary(uuid)) => {
                 let uuid = uuid.to_uuid();
-                uuid.map_or(Standing::Unnamed, Standing::Collection)
+                uuid.map_or(NameHolder::Unnamed, NameHolder::Collection)
             }
-            _ => Standing::Unnamed,
+            _ => NameHolder::Unnamed,
         })
     }
 
@@ -84,7 +84,7 @@ impl MongoSink {
             }
             let ns = format!("{db}.{collection}");
             self.end_suspensions_of(&ns).await?;
-            if standing == Standing::Nothing {
+            if standing == NameHolder::Nothing {
                 return Ok(done_with(token));
             }
             // Buckets are never named by their UUID: a server refuses that.
@@ -112,7 +112,7 @@ impl MongoSink {
     ) -> Result<Applied, ConsumerError> {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut standing = self.standing(from.0, from.1).await?;
-        note.existed = standing != Standing::Nothing;
+        note.existed = standing != NameHolder::Nothing;
         note.life = standing.uuid();
         let begun = self.persist("noting a rename", || self.catalog.begin(source, note));
         let (existed, mut life) = begun.await?;
@@ -123,11 +123,11 @@ impl MongoSink {
             if self.has_run(source, ran.id).await? {
                 return Ok(Applied::Done);
             }
-            if standing == Standing::Nothing && (existed || !drop_target) {
+            if standing == NameHolder::Nothing && (existed || !drop_target) {
                 // It was moved before a crash; or there was never anything to move.
                 return Ok(done_with(token));
             }
-            if standing == Standing::Nothing {
+            if standing == NameHolder::Nothing {
                 return self.drop_life(target, (source, ran), token).await;
             }
             if life.is_some() && standing.uuid() != life {
@@ -137,7 +137,7 @@ impl MongoSink {
                     return self.drop_life(from, (source, ran), token).await;
                 }
                 // In another database it has another UUID.
-                if from.0 != target.0 && there != Standing::Nothing {
+                if from.0 != target.0 && there != NameHolder::Nothing {
                     return Ok(done_with(token));
                 }
             }
@@ -216,7 +216,7 @@ fn check_attempts(backoff: &Backoff, ran: &Ran) -> Result<(), ConsumerError> {
     )))
 }
 
-impl Standing {
+impl NameHolder {
     const fn uuid(self) -> Option<Uuid> {
         match self {
             Self::Collection(uuid) => Some(uuid),

@@ -28,7 +28,7 @@ impl MongoSink {
         &self,
         db: &str,
         command: &[u8],
-        (ran, made_plain): (&Ran, bool),
+        (ran, made_non_unique): (&Ran, bool),
     ) -> Result<Option<Document>, ConsumerError> {
         let unreadable = |error: &dyn std::fmt::Display| {
             ConsumerError::Refused(format!("the command of entry {}: {error}", ran.id))
@@ -51,7 +51,7 @@ impl MongoSink {
                 lacking.push(Bson::from(spec.clone()));
                 continue;
             };
-            if definition(index, made_plain) != definition(spec, made_plain) {
+            if definition(index, made_non_unique) != definition(spec, made_non_unique) {
                 return Err(ConsumerError::CommandRefused(format!(
                     "entry {} creates the index {spec} of {}, but the target has {index}: drop it \
                      there, and start again",
@@ -178,9 +178,9 @@ fn key(index: &Document) -> Vec<Bson> {
 }
 
 /// What makes an index what it is, by name.
-fn definition(index: &Document, made_plain: bool) -> std::collections::BTreeMap<String, Bson> {
+fn definition(index: &Document, made_non_unique: bool) -> std::collections::BTreeMap<String, Bson> {
     let is_option = |name: &str, value: &Bson| {
-        let withheld = made_plain && name == "unique";
+        let withheld = made_non_unique && name == "unique";
         let is_off = FLAGS.contains(&name) && !is_set(index, name);
         !withheld && !is_off && !PASSING.contains(&name) && *value != Bson::Boolean(false)
     };

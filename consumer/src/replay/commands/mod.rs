@@ -22,7 +22,7 @@ use oplog_relay_runtime::retry::Backoff;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
-use crate::replay::catalog::{Change, Lives, Note, Ran, Resolved};
+use crate::replay::catalog::{Change, Incarnations, Note, Ran, Resolved};
 use crate::replay::commands::refused_options::{WayOn, without};
 use crate::replay::commands::views::SeriesNames;
 use crate::replay::directive::{Directive, command_reason, rule_for};
@@ -53,7 +53,7 @@ pub(crate) enum Attempt {
 impl MongoSink {
     /// Whose names a source's names are now.
     #[must_use]
-    pub fn lives(&self, source: &str) -> Arc<Lives> {
+    pub fn lives(&self, source: &str) -> Arc<Incarnations> {
         self.catalog.lives(source)
     }
 
@@ -61,8 +61,14 @@ impl MongoSink {
     ///
     /// # Errors
     /// When the target refuses to tell of commands that are older than what is held.
-    pub async fn lives_at(&self, source: &str, id: EntryId) -> Result<Arc<Lives>, ConsumerError> {
-        let asked = self.persist("reading the catalog", || self.catalog.lives_at(source, id));
+    pub async fn incarnations_at(
+        &self,
+        source: &str,
+        id: EntryId,
+    ) -> Result<Arc<Incarnations>, ConsumerError> {
+        let asked = self.persist("reading the catalog", || {
+            self.catalog.incarnations_at(source, id)
+        });
         let lives = asked.await?;
         self.metrics.held_of_catalog(self.catalog.held());
         Ok(lives)
@@ -168,7 +174,7 @@ impl MongoSink {
         };
         self.check_first_command(source, id).await?;
         let named = scope.ns();
-        let lives = self.lives_at(source, id).await?;
+        let lives = self.incarnations_at(source, id).await?;
         // A create is foreign to whoever has its name: that life's end is behind it in the log.
         let ns = match lives.resolve(&named, id, None) {
             Resolved::Live(ns) => ns,
@@ -199,12 +205,14 @@ impl MongoSink {
         }
         // What ends or moves a collection cannot be left out: see `dead_letter`.
         let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
-        let buries = leaves_out && self.buries(Reason::Command);
+        let is_dead_lettered = leaves_out && self.is_dead_lettered(Reason::Command);
         let fills = entry.snapshot.is_some();
         let place = (db, collection);
         let executed = self.execute_in_room(place, (&translated, note), fills, source, token);
         executed.await.map_err(|error| match error {
-            ConsumerError::CommandRefused(text) if buries => fault(PlanFault::Refused(text)),
+            ConsumerError::CommandRefused(text) if is_dead_lettered => {
+                fault(PlanFault::Refused(text))
+            }
             error => SinkError::Fatal(error),
         })
     }
@@ -218,7 +226,7 @@ impl MongoSink {
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         let ran = &note.ran;
-        if translated.made_plain {
+        if translated.made_non_unique {
             tracing::warn!(
                 ns = ran.ns,
                 entry = %ran.id,
@@ -251,7 +259,7 @@ impl MongoSink {
                 otherwise,
             } => {
                 let otherwise = otherwise.as_deref();
-                let around = (ran, translated.made_plain);
+                let around = (ran, translated.made_non_unique);
                 self.run_accepted(db, (command, otherwise), accept, around, token)
                     .await?
             }
@@ -312,7 +320,7 @@ impl MongoSink {
         db: &str,
         command: &[u8],
         accept: &[i32],
-        (ran, made_plain): (&Ran, bool),
+        (ran, made_non_unique): (&Ran, bool),
         token: &Token,
     ) -> Result<Attempt, ConsumerError> {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
@@ -335,12 +343,12 @@ impl MongoSink {
                     self.check_alike(db, command, ran).await?;
                 }
                 if code.is_some_and(|code| done::INDEX_TAKEN.contains(&code)) {
-                    let lacking = self.lacking(db, command, (ran, made_plain)).await?;
+                    let lacking = self.lacking(db, command, (ran, made_non_unique)).await?;
                     let Some(rest) = lacking else {
                         return Ok(Attempt::Done);
                     };
                     let rest = rest.to_vec().map_err(|error| unwritable(ran, &error))?;
-                    let again = self.attempt(db, &rest, &[], (ran, made_plain), token);
+                    let again = self.attempt(db, &rest, &[], (ran, made_non_unique), token);
                     return Box::pin(again).await;
                 }
                 return Ok(Attempt::Done);

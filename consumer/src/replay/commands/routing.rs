@@ -43,7 +43,7 @@ impl MongoSink {
                  consumer that came with its producer"
             ))
         })?;
-        let lives = self.lives_at(source, id).await?;
+        let lives = self.incarnations_at(source, id).await?;
         for (ns, ui) in change.spread.iter().filter(|(ns, _)| filter.passes(ns)) {
             if !token.is_valid() {
                 return Ok(Applied::Abandoned);
@@ -52,7 +52,7 @@ impl MongoSink {
                 if Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
-                self.make_plain(ns, id).await?;
+                self.make_non_unique(ns, id).await?;
             }
         }
         self.forget_order();
@@ -62,7 +62,7 @@ impl MongoSink {
     }
 
     /// Makes a collection's unique indexes plain ones.
-    async fn make_plain(&self, ns: &str, id: EntryId) -> Result<(), ConsumerError> {
+    async fn make_non_unique(&self, ns: &str, id: EntryId) -> Result<(), ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         for index in self.indexes_of(ns).await? {
             let name = index.get_str("name").unwrap_or_default();

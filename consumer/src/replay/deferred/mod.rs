@@ -105,7 +105,7 @@ impl MongoSink {
             | Action::Zeros(_) => {
                 let Some(stored) = self.stored(ns, write).await? else {
                     self.count_unmatched(ns, std::slice::from_ref(write), 1)?;
-                    return if self.buries(Reason::Unmatched) {
+                    return if self.is_dead_lettered(Reason::Unmatched) {
                         self.refuse_unmatched(ns, write)
                     } else {
                         Ok(())

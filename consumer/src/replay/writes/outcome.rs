@@ -184,7 +184,7 @@ impl MongoSink {
         let unmatched = executed.len().saturating_sub(matched);
         if unmatched > 0 {
             self.count_unmatched(ns, executed, unmatched)?;
-            if self.buries(Reason::Unmatched) {
+            if self.is_dead_lettered(Reason::Unmatched) {
                 self.bury_unmatched(ns, executed).await?;
             }
         }

@@ -74,10 +74,10 @@ pub enum Resolved<'l> {
 /// The commands of one source that ran on a target, and what follows from them.
 ///
 /// An entry asks only for ends that come after it. So ends and commands from before the oldest
-/// entry that is still applied need not be held: [`Lives::reaches`] tells for which entries the
+/// entry that is still applied need not be held: [`Incarnations::reaches`] tells for which entries the
 /// answers are right. Whose name it is now is always held, once for each collection that is there.
 #[derive(Debug, Clone, Default)]
-pub struct Lives {
+pub struct Incarnations {
     /// Commands from here on are held; none: all of them.
     from: Option<EntryId>,
     has_commands: bool,
@@ -88,7 +88,7 @@ pub struct Lives {
     owners: FxHashMap<String, (EntryId, [u8; 16])>,
 }
 
-impl Lives {
+impl Incarnations {
     /// Takes a command that ran, in any order. Returns false for one from before what is held:
     /// then the lives have to be read again.
     pub fn take(&mut self, ran: Ran) -> bool {
@@ -237,7 +237,7 @@ impl Lives {
 }
 
 /// Whether the last end of a name is held for as long as no collection has the name:
-/// [`Lives::has_ended`] is asked of the collections of views, of which a database has one.
+/// [`Incarnations::has_ended`] is asked of the collections of views, of which a database has one.
 fn is_kept(ns: &str) -> bool {
     ns.split_once('.').is_some_and(|(_, name)| name == VIEWS)
 }
@@ -247,8 +247,8 @@ mod tests {
     use super::*;
     use crate::replay::catalog::at;
 
-    fn lives(history: &[(u32, &str, u8, Change)]) -> Lives {
-        let mut lives = Lives::default();
+    fn lives(history: &[(u32, &str, u8, Change)]) -> Incarnations {
+        let mut lives = Incarnations::default();
         for (seconds, ns, ui, change) in history {
             lives.take(Ran {
                 id: at(*seconds),

@@ -1,14 +1,14 @@
-//! Lives as they are read from the target, which does not give commands in the order of time. Pure.
+//! Incarnations as they are read from the target, which does not give commands in the order of time. Pure.
 
 use oplog_relay_core::position::{EntryId, Timestamp};
 use rustc_hash::FxHashMap;
 
-use super::{Change, Fate, Lives, Ran, is_kept};
+use super::{Change, Fate, Incarnations, Ran, is_kept};
 
-/// Lives that are being read, from commands in any order.
+/// Incarnations that are being read, from commands in any order.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    lives: Lives,
+    lives: Incarnations,
     last: Option<EntryId>,
     /// When names ended last, of ends from before what is to be held.
     ended: FxHashMap<String, EntryId>,
@@ -20,9 +20,9 @@ impl Reading {
     pub(crate) fn new(from: EntryId) -> Self {
         let from = Some(from);
         Self {
-            lives: Lives {
+            lives: Incarnations {
                 from,
-                ..Lives::default()
+                ..Incarnations::default()
             },
             last: None,
             ended: FxHashMap::default(),
@@ -72,7 +72,7 @@ impl Reading {
 
     /// What was read.
     #[must_use]
-    pub(crate) fn finish(self) -> Lives {
+    pub(crate) fn finish(self) -> Incarnations {
         let mut lives = self.lives;
         if lives.from == Some(AFTER_ALL) {
             lives.from = self.last.map(next);
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    fn read(from: EntryId, history: &[Ran]) -> Lives {
+    fn read(from: EntryId, history: &[Ran]) -> Incarnations {
         let mut reading = Reading::new(from);
         // Neither the order of time nor its reverse.
         for step in [2, 0, 1] {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     /// Fails unless both give the same answers for every entry from there on.
-    fn expect_same(part: &Lives, whole: &Lives, from: EntryId, history: &[Ran]) {
+    fn expect_same(part: &Incarnations, whole: &Incarnations, from: EntryId, history: &[Ran]) {
         assert!(part.reaches(from));
         for entry in history {
             let (ns, ui) = (entry.ns.as_str(), entry.ui.unwrap());
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn months_of_out_leave_what_is_there() {
         const ROUNDS: u32 = 10_000;
-        let mut lives = Lives::default();
+        let mut lives = Incarnations::default();
         let mut history = vec![ran(1, "s.other", 1, Change::Created)];
         for round in 1..=ROUNDS {
             let staged = format!("s.tmp.agg_out.{round}");

@@ -120,7 +120,7 @@ fn index_spec(
                 let name = String::from_utf8_lossy(field.name).into_owned();
                 translated.left_out.push(name);
             }
-            b"unique" if !ordered && is_truthy(field) => translated.made_plain = true,
+            b"unique" if !ordered && is_truthy(field) => translated.made_non_unique = true,
             b"unique" | b"sparse" | b"hidden" | b"prepareUnique" => {
                 // Targets from 5.0 on may refuse a flag that is no boolean.
                 kept.element(Element {
@@ -175,7 +175,7 @@ pub(crate) fn index_change(
                 index: name.clone(),
                 seconds: seconds(field),
             }),
-            b"unique" | b"prepareUnique" if !ordered => translated.made_plain = true,
+            b"unique" | b"prepareUnique" if !ordered => translated.made_non_unique = true,
             b"name" | b"keyPattern" => {
                 kept.element(field);
             }

@@ -103,7 +103,7 @@ pub struct Translated {
     /// What was withheld, and what ended of that.
     pub withheld: Vec<Withheld>,
     /// Whether a unique index was made a plain one.
-    pub made_plain: bool,
+    pub made_non_unique: bool,
     /// Indexes that it makes and that can refuse a document.
     pub limiting: Vec<String>,
     /// Options of old servers that were left out or written in another way.
@@ -173,7 +173,7 @@ const fn plain(action: Action) -> Translated {
     Translated {
         action,
         withheld: Vec::new(),
-        made_plain: false,
+        made_non_unique: false,
         limiting: Vec::new(),
         left_out: Vec::new(),
     }

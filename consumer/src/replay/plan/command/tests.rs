@@ -207,7 +207,7 @@ fn a_unique_index_is_a_plain_one_where_its_collection_is_spread() {
     let Action::Run { command: run, .. } = &found.action else {
         panic!()
     };
-    assert!(found.made_plain);
+    assert!(found.made_non_unique);
     let simple = doc! { "locale": "simple" };
     let plain = doc! { "key": { "x": 1 }, "name": "x_1", "collation": simple };
     assert_eq!(read(run), doc! { "createIndexes": "c", "indexes": [plain] });

@@ -233,7 +233,7 @@ impl MongoSink {
             if !missing.is_empty() {
                 self.count_unmatched(ns, &missing, missing.len())?;
             }
-            if self.buries(Reason::Unmatched) {
+            if self.is_dead_lettered(Reason::Unmatched) {
                 missing
                     .iter()
                     .try_for_each(|write| self.refuse_unmatched(ns, write))?;

@@ -1,0 +1,59 @@
+//! Processor time and memory of a process, as Linux tells them.
+
+use std::fs;
+use std::time::Duration;
+
+pub(super) use oplog_relay_kit::services::peak_kib;
+
+/// Of `/proc/<id>/stat`: 100 a second on every Linux that user space sees.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A look at a process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    /// It has ended and waits for its parent to ask how.
+    pub(super) ended: bool,
+    /// User and system time of all its threads so far.
+    pub(super) cpu: Duration,
+    parent: u32,
+}
+
+/// Looks at a process.
+pub(super) fn sample(id: u32) -> Option<Sample> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name before it may hold anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let number = |place: usize| fields.get(place)?.parse::<u32>().ok();
+    Some(Sample {
+        // The first thread may end before the others.
+        ended: matches!(*fields.first()?, "Z" | "X") && number(17)? <= 1,
+        parent: number(1)?,
+        cpu: TICK * (number(11)? + number(12)?),
+    })
+}
+
+/// A child of this process that runs a program of that name.
+pub(super) fn child(name: &str) -> Option<u32> {
+    let ids = fs::read_dir("/proc").ok()?.filter_map(|entry| {
+        let id = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;
+        let comm = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+        (comm.trim_end() == name).then_some(id)
+    });
+    let me = std::process::id();
+    ids.into_iter()
+        .find(|id| sample(*id).is_some_and(|sample| sample.parent == me))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_can_look_at_itself() {
+        let me = std::process::id();
+        let sample = sample(me).expect("a sample");
+        assert!(!sample.ended);
+        assert!(peak_kib(me).expect("memory") > 100);
+    }
+}

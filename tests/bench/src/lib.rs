@@ -1,0 +1,18 @@
+//! How fast both programs are.
+//!
+//! - [`comparison`] whole programs beside what the plain clients can do
+//! - [`pieces`] the work that each entry costs, piece by piece
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "in a test harness a panic is the failure report, output its log, and numbers small"
+)]
+
+pub mod comparison;
+pub mod pieces;

@@ -1,0 +1,27 @@
+//! The main job on real servers, visibly: `make demo`.
+#![allow(
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a show on a terminal, with small numbers"
+)]
+
+mod scene;
+mod tour;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::tour::Demo;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let mut demo = Demo::start()?;
+    let held = demo.run().await?;
+    demo.stop()?;
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,55 @@
+//! The stub server as a program: `stub [--entries N] [--shape inserts|updates|mixed|large]
+//! [--collections N] [--live] [--documents N] [--large-every N]`.
+//!
+//! Makes its oplog, prints its connection string and the bytes of all entries on one line, and
+//! serves until it is ended. With `--live` the entries come from now on, a thousand a second. With
+//! `--documents` their first collection has so many documents, and the bytes are those of them; each
+//! so many-th may have 16 MB.
+#![allow(
+    clippy::print_stdout,
+    reason = "a command for a terminal: what it prints is its work"
+)]
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use oplog_relay_kit::stub::{Contents, Oplog, Recipe, Server, Shape};
+
+const USAGE: &str = "usage: stub [--entries N] [--shape inserts|updates|mixed|large] \
+[--collections N] [--live] [--documents N] [--large-every N]";
+
+fn main() -> Result<()> {
+    let mut recipe = Recipe::new(1_000_000, Shape::Inserts);
+    let mut contents = Contents::default();
+    let mut live = false;
+    let mut args = std::env::args().skip(1);
+    while let Some(flag) = args.next() {
+        if flag == "--live" {
+            live = true;
+            continue;
+        }
+        let value = args.next().context(USAGE)?;
+        match flag.as_str() {
+            "--entries" => recipe.entries = value.parse().context(USAGE)?,
+            "--shape" => recipe.shape = Shape::from_name(&value).context(USAGE)?,
+            "--collections" => recipe.collections = value.parse::<u64>().context(USAGE)?.max(1),
+            "--documents" => contents.documents = value.parse().context(USAGE)?,
+            "--large-every" => contents.large_every = value.parse().context(USAGE)?,
+            _ => bail!("unknown option {flag}; {USAGE}"),
+        }
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let now = u32::try_from(now.as_secs())?;
+    let server = if live {
+        recipe.first_second = now;
+        Server::start_live(Oplog::make(recipe))?
+    } else {
+        // Kafka rolls a segment where a time is a week after the first one, as that of a commit is
+        // after entries of years ago.
+        recipe.end_at(now);
+        Server::start_with(Oplog::make(recipe), contents)?
+    };
+    println!("{} {}", server.uri(), server.bytes());
+    server.wait();
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! What the tests, the demo and the bench share.
+//!
+//! # The map
+//!
+//! - [`services`] real servers and this workspace's programs as processes
+//! - [`stub`] a fake mongod that serves an oplog and fails on request; [`model`] one that holds data, as
+//!   the source or the target of a test; both speak the wire protocol on a port
+//! - [`generated`], [`load`], [`ddl`] and [`stream`] make entries; [`copying`] runs full syncs in process
+//! - [`topic_reader`] reads topics back; [`http_status`] what a program serves
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "in a test harness a panic is the failure report, output its log, and numbers small"
+)]
+
+pub mod copying;
+pub mod ddl;
+pub mod generated;
+pub mod http_status;
+pub mod load;
+pub mod model;
+pub mod services;
+pub mod stream;
+pub mod stub;
+pub mod topic_reader;
+mod wire;

@@ -1,0 +1,42 @@
+//! Real servers and real processes for the tests and the demo: Apache Kafka, FerretDB (MongoDB's
+//! wire protocol on SQLite) and this workspace's own programs, without a container engine.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `cache` | the folder that servers are installed into once, and its lock |
+//! | `port` | TCP ports that no other test on this machine holds |
+//! | `process` | a child process that dies with the test process |
+//! | `kafka` | a private Kafka broker, its own tools, its Java partitioner |
+//! | `ferretdb` | a private FerretDB, with or without an oplog |
+//! | `program` | `oplog-producer` and `oplog-consumer` as processes |
+//! | `python` | a Python that has a package, for the examples |
+//! | `standing` | the servers of `make services-up`, which outlive their starter |
+//! | `compose` | the checked model of a compose file |
+//! | `wait` | waiting for a condition, with a deadline |
+//!
+//! Everything blocks its thread; an async test calls it from a multi-thread runtime. Nothing here
+//! waits by a fixed sleep. `OPLOG_RELAY_CACHE` moves the cache, `OPLOG_RELAY_KEEP=1` keeps the
+//! working directories (a panicking test keeps them anyway), `OPLOG_RELAY_BIN_DIR` says where the
+//! programs are.
+
+mod cache;
+mod compose;
+mod ferretdb;
+mod kafka;
+mod port;
+mod process;
+mod program;
+mod python;
+mod standing;
+mod wait;
+mod workdir;
+
+pub use compose::compose_services;
+pub use ferretdb::{FerretDb, FerretDbOptions};
+pub use kafka::{Kafka, KafkaLine, KafkaOptions, java_partitions, run_java};
+pub use port::Port;
+pub use process::peak_kib;
+pub use program::Program;
+pub use python::python_with;
+pub use standing::{Standing, StandingPorts, StandingState};
+pub use wait::{wait_for, wait_until, wait_until_async};

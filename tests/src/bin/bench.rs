@@ -1,8 +1,0 @@
-//! Measures the producer against what its clients can do without it; see the library's `bench`.
-
-use anyhow::Result;
-
-fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    oplog_relay_tests::bench::run(&args)
-}
