@@ -1,4 +1,4 @@
-//! What can go wrong, and with which code the program then ends.
+//! The errors of the program and their exit codes.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use rdkafka::error::KafkaError;
 
 use crate::replay::plan::PlanError;
 
-/// A record, for messages.
+/// The place of a record, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordPlace {
     /// The topic.
@@ -33,57 +33,58 @@ impl fmt::Display for RecordPlace {
     }
 }
 
-/// Why consuming ended.
+/// The reason why consuming ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumerError {
-    /// Faults of the configuration, all of them.
+    /// The faults of the configuration, all at once.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What was asked for does not fit what is there.
+    /// The request does not fit the state of the topics or of the target.
     #[error("{0}")]
     Usage(String),
-    /// Committed offsets are gone from a topic.
+    /// Records or committed offsets that the group needs no longer exist.
     #[error("{0}")]
     OffsetsLost(String),
     /// A record that cannot be decoded.
     #[error(
         "{place}: the record cannot be decoded; everything before it is applied and committed, \
-         the group stands at it (--dead-letter undecodable keeps it and goes on)"
+         the group's offset is at this record (--dead-letter undecodable writes it to the \
+         dead-letter topic and continues)"
     )]
     Undecodable {
         /// The record.
         place: RecordPlace,
-        /// Why.
+        /// The reason.
         #[source]
         source: Box<FormatError>,
     },
     /// An entry that cannot be replayed.
     #[error(
         "{place}: the record cannot be replayed; everything before it is applied and committed, \
-         the group stands at it"
+         the group's offset is at this record"
     )]
     Unplayable {
         /// The record.
         place: RecordPlace,
-        /// Which entry, and why.
+        /// The entry and the reason.
         #[source]
         source: Box<PlanError>,
     },
-    /// A write or a format that a policy does not let pass.
+    /// A write or a format that a policy refuses.
     #[error("{0}")]
     Refused(String),
-    /// A command that the target does not take.
+    /// A command that the target refuses.
     #[error("{0}")]
     CommandRefused(String),
     /// Kafka cannot be used.
     #[error(transparent)]
     KafkaFailure(#[from] KafkaFailure),
-    /// Kafka failed in a way that ends reading as a group.
+    /// Kafka failed in a way that ends the membership of the group.
     #[error("{doing} failed")]
     Kafka {
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
-        /// What Kafka or its client says.
+        /// The error of Kafka or of its client.
         #[source]
         source: KafkaError,
     },
@@ -93,22 +94,22 @@ pub enum ConsumerError {
     /// The output cannot be written.
     #[error("{0} cannot be written")]
     Output(String, #[source] std::io::Error),
-    /// The instance that was asked is not ready.
+    /// The instance that was probed is not ready.
     #[error("{0}")]
     Unready(String),
     /// Standard output was closed by its reader.
     #[error("standard output was closed by its reader")]
     OutputClosed,
-    /// A part of the program ended without a word.
+    /// A part of the program ended without an error.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
-    /// It was left because the program is to end; with the code of that.
-    #[error("the program is to end")]
+    /// The work was abandoned because of a shutdown, which has this exit code.
+    #[error("interrupted by shutdown")]
     Interrupted(ExitCode),
 }
 
 impl ConsumerError {
-    /// For a Kafka call that failed.
+    /// Returns the error of a Kafka call that failed.
     pub fn kafka(doing: impl Into<String>, source: KafkaError) -> Self {
         Self::Kafka {
             doing: doing.into(),
@@ -116,13 +117,13 @@ impl ConsumerError {
         }
     }
 
-    /// For what was left because the program is to end.
+    /// Returns the error for work that was abandoned because of a shutdown.
     #[must_use]
     pub fn interrupted(shutdown: &Shutdown) -> Self {
         Self::Interrupted(shutdown.exit_code().unwrap_or(ExitCode::Failed))
     }
 
-    /// For a format that a replay refuses.
+    /// Returns the error for a format that a replay refuses.
     #[must_use]
     pub fn lossy(topic: &str, format: Format) -> Self {
         Self::Usage(format!(
@@ -131,7 +132,7 @@ impl ConsumerError {
         ))
     }
 
-    /// The code that the program ends with.
+    /// Returns the exit code of the program for this error.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
@@ -155,7 +156,7 @@ impl ConsumerError {
         }
     }
 
-    /// A word for the error counter.
+    /// Returns the value of the error counter's `kind` label.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -171,14 +172,14 @@ impl ConsumerError {
         }
     }
 
-    /// The whole text: the error and what caused it, each said once.
+    /// Returns the whole text: the error and its causes, without repetitions.
     #[must_use]
     pub fn text(&self) -> String {
         text_of(self)
     }
 }
 
-/// An error and what caused it, each said once.
+/// Returns the text of an error and its causes, without repetitions.
 #[must_use]
 pub fn text_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -1,17 +1,17 @@
-//! The failure that the program ends with: the first one of any part.
+//! The failure that the program ends with: the first one that any part reports.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::ConsumerError;
 
-/// A slot that all parts fill. Apart from them, because a part may not end before the program leaves.
-/// Clones are the same slot.
+/// A slot that all parts share. It is separate from them because the program may exit before a part has
+/// ended. Clones refer to the same slot.
 #[derive(Debug, Clone, Default)]
 pub struct Failure(Arc<Mutex<Option<ConsumerError>>>);
 
 impl Failure {
-    /// Keeps an error unless there is one. What was left because the program is to end is none, and a
-    /// closed output gives way to any other.
+    /// Records the first error. Interruptions by shutdown are ignored; a closed stdout is replaced by
+    /// any later error.
     pub fn keep(&self, error: ConsumerError) {
         let mut kept = self.lock();
         let open = matches!(*kept, None | Some(ConsumerError::OutputClosed));
@@ -20,14 +20,14 @@ impl Failure {
         }
     }
 
-    /// Takes it.
+    /// Takes the recorded failure out of the slot.
     #[must_use]
     pub fn take(&self) -> Option<ConsumerError> {
         self.lock().take()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<ConsumerError>> {
-        // Nothing can be left half done under this lock.
+        // A panic under this lock cannot leave the slot half written, so a poisoned lock is usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

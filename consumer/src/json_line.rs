@@ -1,4 +1,4 @@
-//! One line of a report: a JSON object that begins with its kind.
+//! One line of a report: a JSON object whose first field is its kind.
 
 use oplog_relay_core::document::Element;
 use oplog_relay_core::json::{Mode, write_string, write_value};
@@ -8,7 +8,7 @@ use oplog_relay_core::json::{Mode, write_string, write_value};
 pub struct JsonLine(Vec<u8>);
 
 impl JsonLine {
-    /// A line of that kind.
+    /// Starts a line of the given kind.
     #[must_use]
     pub fn new(kind: &str) -> Self {
         Self(format!("{{\"kind\":\"{kind}\"").into_bytes())
@@ -20,7 +20,7 @@ impl JsonLine {
         self.0.extend_from_slice(b"\":");
     }
 
-    /// With a text.
+    /// Adds a text.
     #[must_use]
     pub fn text(mut self, name: &str, value: &str) -> Self {
         self.name(name);
@@ -28,7 +28,7 @@ impl JsonLine {
         self
     }
 
-    /// With a number.
+    /// Adds a number.
     #[must_use]
     pub fn number(mut self, name: &str, value: impl itoa::Integer) -> Self {
         self.name(name);
@@ -37,7 +37,7 @@ impl JsonLine {
         self
     }
 
-    /// With a value in canonical Extended JSON; null for one that is damaged.
+    /// Adds a value in canonical Extended JSON, or null if the value is damaged.
     #[must_use]
     pub fn value(mut self, name: &str, value: Element<'_>) -> Self {
         self.name(name);
@@ -49,7 +49,7 @@ impl JsonLine {
         self
     }
 
-    /// With what is JSON already.
+    /// Adds a value that is already JSON, or null.
     #[must_use]
     pub fn json(mut self, name: &str, value: Option<&str>) -> Self {
         self.name(name);
@@ -57,7 +57,7 @@ impl JsonLine {
         self
     }
 
-    /// With a list of texts.
+    /// Adds a list of texts.
     #[must_use]
     pub fn texts(mut self, name: &str, values: &[String]) -> Self {
         self.name(name);
@@ -72,7 +72,7 @@ impl JsonLine {
         self
     }
 
-    /// The line, with its newline.
+    /// Returns the line with its newline.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         self.0.extend_from_slice(b"}\n");

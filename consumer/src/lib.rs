@@ -1,41 +1,43 @@
-//! oplog-consumer: the topics that oplog-producer writes, replayed into a MongoDB or emitted as
-//! JSON, and the proof that source and target agree.
+//! oplog-consumer replays the topics that oplog-producer writes into a MongoDB, or emits them as JSON.
+//! It also verifies that source and target agree.
 //!
-//! # The map
+//! # Modules
 //!
-//! `replay` and `emit` are a ladder; each rung knows those below it:
+//! `replay` and `emit` are built in layers; each layer knows only those below it:
 //!
-//! 1. [`supervisor`] joins the parts of a run
-//! 2. [`group`] is the member of the consumer group: one thread polls Kafka, and alone commits; where a
-//!    group begins, rebalances, flow control
-//! 3. [`worker`] one per assigned partition: chunks of records → entries → a sink, or a dead letter; it
-//!    waits at barriers
-//! 4. [`replay`] entries → idempotent writes and commands on a target, with the catalog of the commands
-//!    that ran; or [`emit`], entries → lines of JSON
-//! 5. [`dead_letter`] what cannot be applied, on its way to a topic of its own
+//! 1. [`supervisor`] joins the parts of a run.
+//! 2. [`group`] is the member of the consumer group. One thread polls Kafka and is the only one that
+//!    commits. The module also settles where a group starts, and handles rebalances and flow control.
+//! 3. [`worker`] runs once per assigned partition: chunks of records become entries, which go to a sink
+//!    or become dead letters. It waits at barriers.
+//! 4. [`replay`] turns entries into idempotent writes and commands on a target and keeps the catalog of
+//!    the commands that ran; [`emit`] turns entries into lines of JSON.
+//! 5. [`dead_letter`] writes what cannot be applied to a separate topic.
 //!
-//! Beside it:
+//! The other modules:
 //!
-//! - [`config`] arguments, and what they mean, all faults at once
-//! - [`verify`] compares two MongoDBs and repairs one; [`audit`] reads the topics back; [`cutover`]
-//!   gives the target what was withheld from it
-//! - [`telemetry`] metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] what a report is
-//!   made of; [`error`] and [`failure`] what can go wrong, and the exit codes
+//! - [`config`] defines the arguments and checks them; all faults are reported at once.
+//! - [`verify`] compares two MongoDBs and repairs the target; [`audit`] reads the topics back;
+//!   [`cutover`] sets on the target what the replay withheld from it.
+//! - [`telemetry`] has metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] write
+//!   reports; [`error`] and [`failure`] define the errors and the exit codes.
 //!
-//! # The order of things
+//! # Order of operations
 //!
-//! A record is committed after the sink says that it is durable, never before. A partition that
-//! is taken away loses its token first; its worker finishes the write under way and stops; what
-//! was acknowledged is committed; only then the partition goes. Applying anything twice is
-//! harmless, so what was not committed in time comes again and changes nothing.
+//! A record is committed only after the sink reports that it is durable. When a partition is revoked,
+//! its token is invalidated first. Its worker then finishes the write under way and stops, what was
+//! acknowledged is committed, and only then the partition is given up. Applying an entry twice is
+//! harmless, so whatever was not committed in time is redelivered and changes nothing.
 //!
-//! A record in fragments reaches its worker whole: until then it is the poll thread's, one for each
-//! partition at most, and nothing of it is committed. What has no room beside others is read again.
-//! A start between two fragments is refused, because no member commits such an offset.
+//! A worker receives a record in fragments only when it is complete. Until then the poll thread keeps
+//! its fragments, for at most one record of each partition, and does not commit any of them. Fragments
+//! for which the memory does not suffice are discarded and read again. A start between two fragments is
+//! refused, because no member commits such an offset.
 //!
-//! A command runs when every partition of its topics is committed right before it, and is noted in
-//! the target's catalog; then all go on. The catalog also says to which life of a name an entry
-//! belongs, so that a stretch that is applied again reaches the collections it was written to.
+//! A command runs when every partition of its topics is committed right before it, and it is recorded
+//! in the target's catalog; then all partitions continue. The catalog also records to which incarnation
+//! of a collection name an entry belongs, so that entries that are applied again reach the collections
+//! that they were first written to.
 
 pub mod audit;
 pub mod config;
@@ -74,7 +76,8 @@ use crate::replay::MongoSink;
 use crate::supervisor::Supervisor;
 use crate::worker::sink::Sink;
 
-/// Runs the command of the command line and returns its exit code. Errors are written to standard error.
+/// Runs the command given on the command line and returns its exit code. Errors are logged to standard
+/// error.
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Replay(arguments) if arguments.help_errors => {
@@ -112,14 +115,14 @@ pub async fn main(arguments: Arguments) -> ExitCode {
     ended.unwrap_or_else(|error| tell(&error))
 }
 
-/// Tells an error where the operator looks, and which code it ends with.
+/// Reports an error to the operator and returns the exit code for it.
 fn tell(error: &ConsumerError) -> ExitCode {
     let code = error.exit_code();
     match error {
-        // A closed standard error leaves nowhere to tell it.
+        // If standard error is closed, the error cannot be reported anywhere.
         ConsumerError::Config(error) => drop(error.print()),
         ConsumerError::Unready(reason) => drop(writeln!(std::io::stderr().lock(), "{reason}")),
-        // The signal was told.
+        // The signal was already logged.
         ConsumerError::Interrupted(_) => {}
         ConsumerError::OutputClosed => tracing::info!("{}; nothing is lost", error.text()),
         _ => tracing::error!(exit_code = code.code(), "{}", error.text()),
@@ -127,7 +130,7 @@ fn tell(error: &ConsumerError) -> ExitCode {
     code
 }
 
-/// `oplog-consumer replay`
+/// Runs `oplog-consumer replay`.
 async fn replay(config: ReplayConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.group.log)?;
     let supervisor = Supervisor::new(config.group.clone(), on_signals()?)?;
@@ -144,18 +147,18 @@ async fn replay(config: ReplayConfig) -> Result<ExitCode, ConsumerError> {
         .await
 }
 
-/// `oplog-consumer emit`
+/// Runs `oplog-consumer emit`.
 async fn emit(config: EmitConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.group.log)?;
     let supervisor = Supervisor::new(config.group.clone(), on_signals()?)?;
     let served = supervisor.serve().await?;
     let sink = JsonSink::open(&config.to, config.mode)?;
-    // A live line among lines on the same terminal would be unreadable.
+    // A status line between the emitted lines on the same terminal would be unreadable.
     let visible = config.to != Destination::Stdout;
     supervisor.run(Sink::Json(sink), served, visible).await
 }
 
-/// `oplog-consumer verify`
+/// Runs `oplog-consumer verify`.
 async fn compare(config: VerifyConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
@@ -163,7 +166,7 @@ async fn compare(config: VerifyConfig) -> Result<ExitCode, ConsumerError> {
     Ok(unless_ended(&shutdown, verdict).await?.exit_code())
 }
 
-/// `oplog-consumer audit`
+/// Runs `oplog-consumer audit`.
 async fn read_back(config: AuditConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
@@ -172,7 +175,7 @@ async fn read_back(config: AuditConfig) -> Result<ExitCode, ConsumerError> {
     Ok(unless_ended(&shutdown, verdict).await?.exit_code())
 }
 
-/// `oplog-consumer cutover`
+/// Runs `oplog-consumer cutover`.
 async fn cut_over(config: CutoverConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
@@ -180,13 +183,13 @@ async fn cut_over(config: CutoverConfig) -> Result<ExitCode, ConsumerError> {
     Ok(ExitCode::Done)
 }
 
-/// `oplog-consumer dead-letters`
+/// Runs `oplog-consumer dead-letters`.
 async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
     unless_ended(&shutdown, reach(&config.kafka)).await?;
     let told = shutdown.clone();
-    // A reader that does not read blocks the write: not on a thread that others need.
+    // A reader that does not read blocks the write, which must not block a thread of the runtime.
     let listing = tokio::task::spawn_blocking(move || dead_letter::list(&config, &told));
     tokio::select! {
         listed = listing => listed.map_err(|_| ConsumerError::Ended("the list of dead letters"))??,
@@ -195,13 +198,14 @@ async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, Consum
     Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
 }
 
-/// Fails at once if no broker answers or one refuses the login. A client that reads would only go on trying.
+/// Fails at once if no broker answers or one refuses the login. Without this check, a reading client
+/// would retry indefinitely.
 async fn reach(kafka: &KafkaOptions) -> Result<(), ConsumerError> {
     Admin::connect(kafka).await?;
     Ok(())
 }
 
-/// Does some work, which a signal leaves where it is.
+/// Runs `work` and abandons it as soon as a signal requests shutdown.
 async fn unless_ended<T>(
     shutdown: &Shutdown,
     work: impl Future<Output = Result<T, ConsumerError>>,

@@ -1,12 +1,12 @@
-//! The oplog-consumer program: ends with a code that means something.
+//! The oplog-consumer program. Its exit codes are defined by the library.
 
 use std::{io, process};
 
 use oplog_relay_runtime::command_line;
 use tikv_jemallocator::Jemalloc;
 
-/// For the C libraries too. It halves the memory that a busy producer keeps, because records are
-/// made in one thread and freed in another.
+/// The global allocator, also used by the C libraries. It halves the memory that a busy producer keeps,
+/// because records are allocated in one thread and freed in another.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

@@ -1,4 +1,4 @@
-//! Standard output, where it is the program's answer.
+//! Standard output, for commands that print their result.
 
 use std::io::{self, Write as _};
 
@@ -6,10 +6,10 @@ use oplog_relay_runtime::status_line::beside;
 
 use crate::error::ConsumerError;
 
-/// Writes a text and a newline. A reader that has gone away misses it, no more.
+/// Writes a text and a newline. A reader that has closed the pipe is not an error.
 ///
 /// # Errors
-/// [`ConsumerError::Output`].
+/// Returns [`ConsumerError::Output`] if standard output cannot be written.
 pub fn tell(text: &str) -> Result<(), ConsumerError> {
     match beside(|| writeln!(io::stdout().lock(), "{text}")) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -1,5 +1,5 @@
-//! Joins the parts of `replay` and `emit`: the poll thread, the workers, HTTP and the status line.
-//! A part that fails ends all of them.
+//! Joins the parts of `replay` and `emit`: the poll thread, the workers, HTTP and the status line. If
+//! one part fails, all of them end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,52 +28,55 @@ use crate::worker::sink::Sink;
 use crate::worker::topics::Topics;
 use crate::worker::{Assignment, PartitionWorker, WorkerContext};
 
-/// Workers that wait to be started.
+/// Number of assignments that may wait for their workers to be started.
 const STARTS_AHEAD: usize = 64;
 
-/// How long the end of the program waits for the note that the group has committed.
+/// Time that the shutdown waits for the note of the group's first commit.
 const NOTE: Duration = Duration::from_secs(5);
 
 /// The note in the target that the group has committed offsets.
 struct BegunNote {
-    /// Whether it is to be written.
+    /// True once Kafka has confirmed a commit, from which on the note is written.
     committed: watch::Sender<bool>,
     writing: JoinSet<()>,
 }
 
 impl BegunNote {
-    /// Waits for the note if the group has committed: a short run may be over before it is written.
+    /// Waits for the note if the group has committed: a short run may end before the note is written.
     async fn finish(mut self) {
         let has_committed = *self.committed.borrow();
         if has_committed && timeout(NOTE, self.writing.join_next()).await.is_err() {
-            tracing::warn!("the target has not noted in time that the group has committed");
+            tracing::warn!(
+                "the target did not confirm in time the note that the group has committed; the next \
+                 run writes it again"
+            );
         }
     }
 }
 
-/// What every part is connected to.
+/// The parts that every task of a run is connected to.
 #[derive(Debug)]
 pub struct Supervisor {
     config: GroupConfig,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether the program is ready.
+    /// The readiness of the program.
     pub readiness: Arc<Readiness>,
-    /// When to end.
+    /// The shutdown signal.
     pub shutdown: Shutdown,
     failure: Failure,
     health: Health,
     board: Board,
 }
 
-/// Tasks around the work: they end with it.
+/// Background tasks beside the work, aborted when it ends.
 pub type BackgroundTasks = JoinSet<()>;
 
 impl Supervisor {
-    /// Connects nothing yet.
+    /// Creates a supervisor, without connecting to anything.
     ///
     /// # Errors
-    /// When metrics cannot be registered.
+    /// Returns an error if the metrics cannot be registered.
     pub fn new(config: GroupConfig, shutdown: Shutdown) -> Result<Self, ConsumerError> {
         let metrics = Metrics::new().map_err(|error| ConsumerError::Usage(error.to_string()))?;
         let health = Health::default();
@@ -88,10 +91,10 @@ impl Supervisor {
         })
     }
 
-    /// Serves HTTP from the first moment, so that a start that hangs can be seen.
+    /// Serves HTTP from the start, so that a start that hangs can be seen.
     ///
     /// # Errors
-    /// When the address is taken.
+    /// Returns an error if the address cannot be bound.
     pub async fn serve(&self) -> Result<BackgroundTasks, ConsumerError> {
         let mut around = BackgroundTasks::new();
         let listener = http::bind(&self.config.http)
@@ -113,16 +116,17 @@ impl Supervisor {
         );
         around.spawn(async move {
             if let Err(error) = served.await {
-                tracing::error!(%error, "http ended");
+                tracing::error!(%error, "the HTTP server failed");
             }
         });
         Ok(around)
     }
 
-    /// Reads, applies and commits until the group has caught up, the program is stopped, or something fails.
+    /// Reads, applies and commits until the group has caught up, the program is stopped, or a part
+    /// fails.
     ///
     /// # Errors
-    /// The first failure of any part.
+    /// Returns the first failure of any part.
     pub async fn run(
         self,
         sink: Sink,
@@ -157,7 +161,9 @@ impl Supervisor {
                 outcome
             } => outcome,
             () = self.shutdown.forced() => {
-                tracing::warn!("left before the orderly end; what is not committed comes again");
+                tracing::warn!(
+                    "shutdown grace period exceeded; uncommitted records will be redelivered"
+                );
                 Outcome::Stopped
             }
         };
@@ -178,7 +184,7 @@ impl Supervisor {
         }
     }
 
-    /// What all workers share.
+    /// Creates the context that all workers share.
     async fn share(
         &self,
         sink: Sink,
@@ -206,7 +212,7 @@ impl Supervisor {
         }))
     }
 
-    /// Formats that would be refused at the first record are refused at start.
+    /// Refuses formats at start that would otherwise be refused at the first record.
     fn refuse_lossy(&self, context: &WorkerContext) -> Result<(), ConsumerError> {
         if context.sink.takes_lossy() {
             return Ok(());
@@ -222,7 +228,8 @@ impl Supervisor {
         }
     }
 
-    /// Notes that the group is no longer new, once Kafka has confirmed a commit.
+    /// Starts the task that notes in the target that the group is no longer new, once Kafka has
+    /// confirmed a commit.
     fn note_begun(&self, parts: &GroupContextParts, context: &Arc<WorkerContext>) -> BegunNote {
         let (committed, mut waiting) = (parts.committed.clone(), parts.committed.subscribe());
         let (context, prefix) = (Arc::clone(context), self.config.prefix.clone());
@@ -269,14 +276,14 @@ impl Supervisor {
         std::thread::Builder::new()
             .name("kafka-poll".to_owned())
             .spawn(move || {
-                // Nobody listens when the program leaves at once.
+                // The receiver is already gone if the program exits without an orderly shutdown.
                 drop(ended.send(group::read(&config, &parts)));
             })
             .map_err(|_| ConsumerError::Ended("the poll thread"))?;
         Ok(reading)
     }
 
-    /// Starts workers as they come, until reading ends. What fails is kept.
+    /// Starts a worker for each new assignment until reading ends. Failures are recorded.
     async fn join(
         &self,
         mut reading: oneshot::Receiver<Result<Outcome, ConsumerError>>,
@@ -309,14 +316,14 @@ impl Supervisor {
                 }
             }
         };
-        // A worker that failed last may have been waited for by the poll thread, and not yet here.
+        // The poll thread may have seen the end of a worker that failed last before this task did.
         while let Some(ended) = workers.try_join_next() {
             self.keep(flatten(ended));
         }
         self.keep(outcome).unwrap_or(Outcome::Stopped)
     }
 
-    /// What there is, and `None` for a failure, which is kept.
+    /// Returns the value, or records the failure and returns `None`.
     fn keep<T>(&self, ended: Result<T, ConsumerError>) -> Option<T> {
         ended.map_err(|error| self.failure.keep(error)).ok()
     }

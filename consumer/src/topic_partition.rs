@@ -1,17 +1,17 @@
-//! A partition of a topic by its name, as requests to Kafka name it.
+//! A partition of a topic by name, as in requests to Kafka.
 
 use rdkafka::TopicPartitionList;
 
 /// A partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TopicPartition {
-    /// The topic.
+    /// The name of the topic.
     pub topic: String,
-    /// The partition.
+    /// The number of the partition.
     pub partition: i32,
 }
 
-/// Makes a list of partitions for requests.
+/// Makes the list of partitions for a request.
 pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n TopicPartition>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for name in names {

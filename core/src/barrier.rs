@@ -1,69 +1,70 @@
-//! Barriers: the records by which a group runs a command after all earlier and before all later
-//! writes of the collections it concerns.
+//! Barriers: records that make a consumer group run a command after all earlier and before all
+//! later writes of the collections that the command concerns.
 //!
-//! Partition 0 of each topic concerned gets a *leader barrier*, every other partition a
-//! *follower barrier*; directly after the leader barrier of the first topic stands the *command*.
-//! All of them are entries with one more field, [`FIELD`]: a barrier is a noop entry, the command
-//! is its own entry. So they are valid in every format, and foreign readers skip the noops.
+//! Partition 0 of each topic concerned gets a *leader barrier*, and every other partition a
+//! *follower barrier*. The *command* is the record directly after the leader barrier of the first
+//! topic. All of them are entries with one additional field, [`FIELD`]: a barrier is a noop entry,
+//! and the command is its own entry. They are therefore valid in every format, and other readers
+//! skip the noops.
 //!
 //! ```text
 //! {ts, t, v: 2, op: "n", ns, wall, o: {}, relayBarrier: {ord, ordered, leader: {topic, offset}, namespaces: [ns, …]}}
 //! {…the command's entry…, relayBarrier: {ord, ordered, leader, namespaces, partitions: [{topic, offsets: […]}]}}
 //! ```
 //!
-//! A barrier with `passable: true` holds the command back until all partitions have come to it, but
+//! A barrier with `passable: true` holds the command back until all partitions have reached it, but
 //! no partition waits for the command. A reader that does not know the field waits.
 //!
-//! `namespaces` lists the collections that the command concerns, so that a group that leaves some
-//! collections out can tell at a barrier whether the command concerns it. Earlier producers did not
-//! write this field, and earlier consumers ignore it.
+//! `namespaces` lists the collections that the command concerns. A group that excludes some
+//! collections uses it to decide at a barrier whether the command concerns the group. Earlier
+//! producers did not write this field, and earlier consumers ignore it.
 //!
-//! `ord` is the command's. A barrier's own identity has the ordinal [`BARRIER_ORD`], so that whoever
-//! dedupes by identity never takes a barrier for its command.
+//! `ord` is the ordinal of the command. The identity of a barrier has the ordinal [`BARRIER_ORD`],
+//! so that deduplication by identity never drops a command as a copy of its barrier.
 
 use crate::command::is_set;
 use crate::document::{Document, DocumentBuilder, Malformed, kind};
 use crate::entry::{Entry, Operation};
 use crate::position::EntryId;
 
-/// The field that makes an entry a barrier, or a command one that waits for barriers.
+/// The field that marks an entry as a barrier, or as a command that waits for barriers.
 pub const FIELD: &str = "relayBarrier";
-/// Ordinal in the identity of barriers; no operation has it.
+/// The ordinal in the identity of barriers. No operation has it.
 pub const BARRIER_ORD: u32 = u32::MAX;
 
-/// What a barrier or its command says.
+/// The content of the field [`FIELD`] of a barrier or of its command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Barrier {
-    /// Which command.
+    /// The identity of the command.
     pub command: EntryId,
-    /// Topic whose partition 0 has the command.
+    /// The topic whose partition 0 has the command.
     pub leader_topic: String,
-    /// Offset of the barrier there; the command is the next record.
+    /// The offset of the leader barrier in that partition. The command is the next record.
     pub leader_offset: i64,
-    /// Whether later writes of the collection all go to one partition. A unique index can be kept
-    /// on the target only then.
+    /// True if all later writes of the collection go to one partition. Only then can the target
+    /// keep a unique index.
     pub ordered: bool,
-    /// Whether the partitions go on without waiting for the command: an index build, which may
-    /// take hours, and which later writes cannot harm.
+    /// True if the partitions continue without waiting for the command. This is the case for an
+    /// index build, which may take hours and which later writes cannot harm.
     pub passable: bool,
-    /// The collections that the command concerns: one, or both names of a rename. Empty if the
-    /// command does not name any; `None` if the producer did not write the field.
+    /// The collections that the command concerns: one, or both names of a rename. The list is empty
+    /// if the command does not name any, and `None` if the producer did not write the field.
     pub namespaces: Option<Vec<String>>,
-    /// In the command alone: the offset of the barrier in each partition, by topic.
+    /// The offset of the barrier in each partition, by topic. Only the command has it.
     pub partitions: Vec<(String, Vec<i64>)>,
 }
 
 impl Barrier {
-    /// Whether its record is the command, not one of the barriers.
+    /// Returns true if the record is the command and not one of the barriers.
     #[must_use]
     pub const fn is_command(&self) -> bool {
         !self.partitions.is_empty()
     }
 
-    /// Reads the barrier of an entry, if it has one.
+    /// Reads the barrier of an entry. Returns `None` if the entry has no barrier.
     ///
     /// # Errors
-    /// [`Malformed`] if the field has another shape.
+    /// [`Malformed`] if the field does not have the expected shape.
     pub fn read(entry: &Entry<'_>) -> Result<Option<Self>, Malformed> {
         if !may_have_one(entry) {
             return Ok(None);
@@ -190,7 +191,8 @@ fn topic_offsets(item: Document<'_>) -> Result<(String, Vec<i64>), Malformed> {
     Ok((topic.str()?.to_owned(), offsets?))
 }
 
-/// Copies an entry without its barrier to `out`; false if it has none, and then nothing is copied.
+/// Copies an entry to `out` without its barrier. Returns false, and copies nothing, if it has no
+/// barrier.
 ///
 /// # Errors
 /// [`Malformed`] if the entry is damaged.
@@ -270,7 +272,7 @@ mod tests {
         );
     }
 
-    /// The bytes that consumers of other versions read.
+    /// The bytes are a contract: consumers of other versions read them.
     #[test]
     fn the_field_has_its_frozen_form() {
         let bytes = drop_entry();

@@ -1,9 +1,9 @@
-//! Commands in the oplog: which collections one concerns, and how it is carried.
+//! Commands in the oplog: the collections that a command concerns, and how a command is carried.
 //!
-//! A command is an entry with the operation `c`, its name the first key of `o`; and a write to
-//! `system.views`, which is how a server logs that a view is created, changed or dropped. Before
-//! 4.2 a server logs an index as an insert into `system.indexes`; the producer turns that into the
-//! `createIndexes` that later servers log ([`write_create_indexes`]).
+//! A command is either an entry with the operation `c`, whose name is the first key of `o`, or a
+//! write to `system.views`, which is how a server logs that a view is created, changed or dropped.
+//! A server before 4.2 logs an index as an insert into `system.indexes`. The producer turns that
+//! into the `createIndexes` that later servers log ([`write_create_indexes`]).
 
 use crate::compare::is_truthy;
 use crate::document::{Document, DocumentBuilder, Malformed, kind};
@@ -11,31 +11,32 @@ use crate::entry::{Entry, EntryError, Operation};
 use crate::index::{Demand, demand};
 use crate::time_series::VIEWS;
 
-/// How a command is carried and replayed.
+/// The way in which a command is carried and replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Treatment {
-    /// After all earlier and before all later writes of its collections.
+    /// Runs after all earlier and before all later writes of its collections.
     Barrier,
-    /// After all earlier writes of its collections; later ones do not wait for it. An index build
-    /// whose index can refuse a document for what is in it: earlier entries may leave such a
-    /// document and correct it, later ones find the index at the source already.
+    /// Runs after all earlier writes of its collections; later writes do not wait for it. This is
+    /// an index build whose index can refuse a document because of its content. Earlier entries may
+    /// leave such a document and correct it, whereas later entries were written when the source
+    /// already had the index.
     Build,
-    /// In partition 0 of its collection's topic, in the order of that partition alone.
+    /// Runs in partition 0 of its collection's topic, ordered within that partition only.
     Inline,
-    /// Recognised; a replay has nothing to do.
+    /// Is recognized, but requires no action from a replay.
     PassOver,
-    /// A replay cannot do the same; it stops.
+    /// Stops the replay, which cannot reproduce the command.
     Stop,
 }
 
-/// One line of the table of commands.
+/// A row of the table of commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// The first key of `o`.
+    /// The name: the first key of `o`.
     pub name: &'static str,
-    /// How it is carried.
+    /// The way in which the command is carried.
     pub treatment: Treatment,
-    /// Why.
+    /// The reason for the treatment.
     pub reason: &'static str,
 }
 
@@ -47,20 +48,20 @@ const fn known(name: &'static str, treatment: Treatment, reason: &'static str) -
     }
 }
 
-/// All commands that servers from 3.6 on write into their oplogs, but for those of transactions,
-/// which the producer takes apart. A name that is not here stops a replay.
+/// All commands that servers from 3.6 on write into their oplogs, except those of transactions,
+/// which the producer splits into operations. A name that is not in this table stops a replay.
 pub const COMMANDS: &[Known] = &[
-    known("create", Treatment::Barrier, "begins a collection's life"),
-    known("drop", Treatment::Barrier, "ends a collection's life"),
+    known("create", Treatment::Barrier, "creates a collection"),
+    known("drop", Treatment::Barrier, "drops a collection"),
     known(
         "renameCollection",
         Treatment::Barrier,
-        "moves a collection, and may end another one's life",
+        "moves a collection, and may drop the one of the new name",
     ),
     known(
         "collMod",
         Treatment::Barrier,
-        "changes what writes a collection takes",
+        "changes which writes a collection accepts",
     ),
     known(
         "convertToCapped",
@@ -145,7 +146,7 @@ pub const COMMANDS: &[Known] = &[
     known(
         "truncateRange",
         Treatment::Stop,
-        "it names record ids, which another server does not have",
+        "it names record ids, which differ on another server",
     ),
     known(
         "upgradeDowngradeViewlessTimeseries",
@@ -154,35 +155,35 @@ pub const COMMANDS: &[Known] = &[
     ),
 ];
 
-/// The collections that a command concerns: one, or the two sides of a rename.
+/// The collections that a command concerns: one, or both names of a rename.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope<'a> {
-    /// Database.
+    /// The database.
     pub db: &'a str,
-    /// The collection; of a rename the old name.
+    /// The collection; for a rename, its old name.
     pub collection: &'a str,
-    /// Of a rename: database and collection of the new name.
+    /// The database and collection of the new name. Only a rename has it.
     pub to: Option<(&'a str, &'a str)>,
 }
 
 impl Scope<'_> {
-    /// `db.collection`
+    /// Returns `db.collection`.
     #[must_use]
     pub fn ns(&self) -> String {
         format!("{}.{}", self.db, self.collection)
     }
 
-    /// `db.collection` of a rename's new name.
+    /// Returns `db.collection` of the new name of a rename.
     #[must_use]
     pub fn to_ns(&self) -> Option<String> {
         self.to.map(|(db, collection)| format!("{db}.{collection}"))
     }
 }
 
-/// Whether an entry writes to `system.views`.
+/// Returns true if an entry writes to `system.views`.
 #[must_use]
 pub fn is_view_entry(entry: &Entry<'_>) -> bool {
-    // Asked of every entry: most are recognized by the end of their namespace.
+    // This runs for every entry, and the end of the namespace rules out most of them.
     entry.ns.ends_with(".system.views")
         && entry.namespace().1 == VIEWS
         && matches!(
@@ -191,24 +192,24 @@ pub fn is_view_entry(entry: &Entry<'_>) -> bool {
         )
 }
 
-/// Whether an entry is an index, logged as a document as servers up to 4.0 may do.
+/// Returns true if an entry is an index that was logged as a document, as servers up to 4.0 may do.
 #[inline]
 #[must_use]
 pub fn is_index_entry(entry: &Entry<'_>) -> bool {
     entry.operation == Operation::Insert && entry.ns.ends_with(".system.indexes")
 }
 
-/// Whether an entry is a command, views included.
+/// Returns true if an entry is a command. Writes to `system.views` count as commands.
 #[inline]
 #[must_use]
 pub fn is_command(entry: &Entry<'_>) -> bool {
     entry.operation == Operation::Command || is_view_entry(entry)
 }
 
-/// How a command is carried; `None` for a name that is not in the table.
+/// Returns the treatment of a command, or `None` for a name that is not in the table.
 ///
 /// # Errors
-/// [`EntryError`] for a command without a name or with a damaged index.
+/// [`EntryError`] if the command has no name, or an index of it is damaged.
 pub fn treatment(entry: &Entry<'_>) -> Result<Option<Treatment>, EntryError> {
     if is_view_entry(entry) {
         return Ok(Some(Treatment::Barrier));
@@ -232,8 +233,9 @@ pub fn treatment(entry: &Entry<'_>) -> Result<Option<Treatment>, EntryError> {
     }))
 }
 
-/// A change of the feature compatibility version logs a `collMod` without options (older servers:
-/// with the `uuid` alone) for every collection.
+/// Returns false for a `collMod` that changes nothing. A change of the feature compatibility
+/// version logs a `collMod` without options (older servers: with the `uuid` alone) for every
+/// collection.
 fn changes_something(o: Document<'_>) -> Result<bool, Malformed> {
     for option in o.elements().skip(1) {
         if option?.name != b"uuid" {
@@ -243,15 +245,15 @@ fn changes_something(o: Document<'_>) -> Result<bool, Malformed> {
     Ok(false)
 }
 
-/// Whether a flag of a command or an index is set ([`is_truthy`]).
+/// Returns true if a flag of a command or an index is set ([`is_truthy`]).
 ///
 /// # Errors
-/// [`Malformed`].
+/// [`Malformed`] if the document is damaged.
 pub fn is_set(document: Document<'_>, flag: &str) -> Result<bool, Malformed> {
     Ok(document.get(flag)?.is_some_and(is_truthy))
 }
 
-/// The most that one of the indexes of a build demands of documents.
+/// Returns the strongest demand that an index of a build makes on documents.
 fn greatest_demand(entry: &Entry<'_>) -> Result<Demand, Malformed> {
     let specs = index_specs(entry.o)?;
     let mut greatest = Demand::Nothing;
@@ -261,11 +263,11 @@ fn greatest_demand(entry: &Entry<'_>) -> Result<Demand, Malformed> {
     Ok(greatest)
 }
 
-/// The indexes of a `createIndexes` (one, its fields beside the command's) or `commitIndexBuild`
-/// (an array).
+/// Returns the indexes of a `createIndexes` (one, its fields beside the command's) or
+/// `commitIndexBuild` (an array).
 ///
 /// # Errors
-/// [`Malformed`].
+/// [`Malformed`] if the command or the list of indexes is damaged.
 pub fn index_specs(o: Document<'_>) -> Result<Vec<Document<'_>>, Malformed> {
     match o.get("indexes")? {
         Some(list) => list
@@ -277,7 +279,7 @@ pub fn index_specs(o: Document<'_>) -> Result<Vec<Document<'_>>, Malformed> {
     }
 }
 
-/// Returns true if an entry ends a database.
+/// Returns true if an entry drops a database.
 #[must_use]
 pub fn ends_database(entry: &Entry<'_>) -> bool {
     entry.operation == Operation::Command
@@ -286,10 +288,11 @@ pub fn ends_database(entry: &Entry<'_>) -> bool {
             .is_ok_and(|command| command.name == b"dropDatabase")
 }
 
-/// The collections that a command concerns; `None` for one that names none (`dropDatabase`).
+/// Returns the collections that a command concerns, or `None` for a command that does not name any
+/// (`dropDatabase`).
 ///
 /// # Errors
-/// [`EntryError`] for a command without a name, or whose names are no text.
+/// [`EntryError`] if the command has no name, or a collection's name is not a string.
 pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
     let db = entry.namespace().0;
     if is_view_entry(entry) {
@@ -328,8 +331,9 @@ pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
     })
 }
 
-/// The names of the collections that a command concerns: one, or both names of a rename. Empty for a
-/// command that names none, and for a change of the routing, which concerns many.
+/// Returns the names of the collections that a command concerns: one, or both names of a rename.
+/// The list is empty for a command that does not name any, and for a change of the routing table,
+/// which concerns many.
 ///
 /// # Errors
 /// [`EntryError`] as for [`scope`].
@@ -341,8 +345,8 @@ pub fn namespaces(entry: &Entry<'_>) -> Result<Vec<String>, EntryError> {
     Ok(names.into_iter().flatten().flatten().collect())
 }
 
-/// Appends the entry of a `drop` of `collection`, with everything else as in `entry`: what a
-/// rename into a namespace that is left out comes to.
+/// Appends the entry of a `drop` of `collection`, with all other fields as in `entry`. A rename
+/// into an excluded namespace is carried as such a drop.
 ///
 /// # Errors
 /// [`Malformed`] if the entry is damaged.
@@ -361,11 +365,11 @@ pub fn write_drop(entry: &Entry<'_>, collection: &str, out: &mut Vec<u8>) -> Res
     Ok(())
 }
 
-/// Appends the `createIndexes` entry of an index that was logged as a document ([`is_index_entry`]):
-/// `o.ns` names the collection, the rest of `o` is the index.
+/// Appends the `createIndexes` entry of an index that was logged as a document
+/// ([`is_index_entry`]): `o.ns` names the collection, and the other fields of `o` are the index.
 ///
 /// # Errors
-/// [`Malformed`] if the entry is damaged or names no collection.
+/// [`Malformed`] if the entry is damaged or does not name a collection.
 pub fn write_create_indexes(entry: &Entry<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let ns = entry
         .o

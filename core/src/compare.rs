@@ -1,28 +1,29 @@
-//! MongoDB's order of values.
+//! The order in which MongoDB compares values.
 
 use std::cmp::Ordering;
 
 use crate::document::{Document, Element, MAX_DEPTH, kind};
 use crate::json::number::Number;
 
-/// Compares two values as MongoDB does under the simple collation; names do not count.
+/// Compares two values as MongoDB does under the simple collation. Field names are ignored.
 ///
-/// Types come first, in this order: MinKey, undefined, null, numbers, strings and symbols,
+/// Types are compared first, in this order: MinKey, undefined, null, numbers, strings and symbols,
 /// documents, arrays, binary, ObjectId, boolean, date, timestamp, regular expression, DBPointer,
-/// code, code with scope, MaxKey. Numbers compare by their exact value across types, NaN below
-/// all. Documents compare field by field: type, then name, then value; the shorter first. Arrays
-/// do so without names. Binary compares by length, then subtype, then bytes.
+/// code, code with scope, MaxKey. Numbers compare by their exact value across types, and NaN is
+/// below all others. Documents compare field by field: type, then name, then value; the shorter one
+/// is first. Arrays compare in the same way without names. Binary compares by length, then subtype,
+/// then bytes.
 ///
-/// Equal are exactly the values of which [`crate::key::write_id_identity`] makes the same bytes.
-/// What is damaged or nested too deep compares by its bytes.
+/// Two values are equal exactly if [`crate::key::write_id_identity`] makes the same bytes of them.
+/// Values that are damaged or nested too deep compare by their bytes.
 #[must_use]
 pub fn compare_values(left: Element<'_>, right: Element<'_>) -> Ordering {
     compare_at(left, right, 0)
 }
 
-/// Returns true if a flag of an index or a collection is set, as servers read it: booleans and numbers
-/// count alike, null and undefined are false, and every other type is true. Servers up to 4.4 keep the
-/// value that was typed, for example `unique: 1`.
+/// Returns true if a flag of an index or a collection is set, as servers read it: nonzero numbers
+/// count as true, null and undefined are false, and every other type is true. Servers up to 4.4
+/// keep the value that was typed, for example `unique: 1`.
 #[must_use]
 pub fn is_truthy(flag: Element<'_>) -> bool {
     const ZERO: Element<'static> = Element {
@@ -46,14 +47,14 @@ fn compare_at(left: Element<'_>, right: Element<'_>, depth: usize) -> Ordering {
         .then_with(|| compare_within(left, right, depth))
 }
 
-/// Whether two types are compared by value: a query for more or less than a value finds only values
-/// of such types.
+/// Returns true if values of the two types are compared with each other. A query for values above
+/// or below a bound finds only values of such types.
 #[must_use]
 pub fn same_bracket(left: u8, right: u8) -> bool {
     bracket(left) == bracket(right)
 }
 
-/// The server's `canonicalizeBSONType`.
+/// Returns the type bracket, as the server's `canonicalizeBSONType` does.
 fn bracket(kind: u8) -> u8 {
     match kind {
         kind::MIN_KEY => 0,
@@ -76,7 +77,7 @@ fn bracket(kind: u8) -> u8 {
     }
 }
 
-/// Compares two values of one bracket.
+/// Compares two values of the same bracket.
 fn compare_within(left: Element<'_>, right: Element<'_>, depth: usize) -> Ordering {
     let compared = match left.kind {
         kind::DOUBLE | kind::INT32 | kind::INT64 | kind::DECIMAL128 => {

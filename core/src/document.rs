@@ -1,10 +1,10 @@
-//! Raw BSON, read in place.
+//! Raw BSON, read without decoding.
 //!
-//! The project carries documents byte for byte, among them ones that typed BSON libraries refuse:
-//! strings that are no UTF-8, duplicate field names, deprecated types, arrays with odd keys. So it
-//! walks the bytes itself: a [`Document`] is a slice, an [`Element`] is three slices of it, and
-//! nothing is decoded before somebody asks. Lengths are checked on the way; the contents of an
-//! embedded document are checked when it is walked.
+//! The project carries documents byte for byte, including those that typed BSON libraries refuse:
+//! strings that are not UTF-8, duplicate field names, deprecated types, arrays with unusual keys.
+//! It therefore reads the bytes itself. A [`Document`] is a slice, an [`Element`] consists of three
+//! slices of it, and a value is decoded only on request. Lengths are checked while elements are
+//! read. The contents of an embedded document are checked when it is read in turn.
 
 mod builder;
 mod search;
@@ -18,51 +18,51 @@ use whole::{is_whole, is_whole_element};
 
 use crate::position::Timestamp;
 
-/// Why bytes are no BSON document.
+/// The reason why bytes are not a BSON document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The document's length prefix does not fit its bytes.
-    #[error("document length {declared} does not fit its {actual} bytes")]
+    /// The document's length prefix differs from the number of its bytes.
+    #[error("document declares a length of {declared} bytes, but {actual} bytes are present")]
     Length {
         /// The length that the prefix declares.
         declared: i64,
-        /// The bytes at hand.
+        /// The number of bytes present.
         actual: usize,
     },
-    /// An element runs over the end of its document.
-    #[error("element {name:?} of type 0x{kind:02x} runs over the end of its document")]
+    /// An element extends beyond the end of its document.
+    #[error("element {name:?} of type 0x{kind:02x} extends beyond the end of its document")]
     Truncated {
-        /// The element's name, lossily as text.
+        /// The element's name; bytes that are not UTF-8 are replaced.
         name: String,
         /// The BSON type byte.
         kind: u8,
     },
-    /// A type byte that BSON does not define.
+    /// A type byte is not defined by BSON.
     #[error("element {name:?} has the unknown type 0x{kind:02x}")]
     UnknownType {
-        /// The element's name, lossily as text.
+        /// The element's name; bytes that are not UTF-8 are replaced.
         name: String,
         /// The BSON type byte.
         kind: u8,
     },
-    /// A field has another type than the format requires.
-    #[error("field {name:?} has type 0x{kind:02x}, which is not allowed there")]
+    /// A field does not have the type that the format requires.
+    #[error("field {name:?} has type 0x{kind:02x}, which is not allowed for this field")]
     WrongType {
-        /// The field.
+        /// The name of the field.
         name: String,
-        /// The BSON type byte found.
+        /// The BSON type byte that was found.
         kind: u8,
     },
     /// A field that the format requires is missing.
     #[error("field {0:?} is missing")]
     Missing(&'static str),
-    /// Documents nested deeper than [`MAX_DEPTH`].
+    /// Documents are nested deeper than [`MAX_DEPTH`].
     #[error("nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
 }
 
-/// Levels of nesting that recursive code accepts. Servers stop at 180 to 200; the margin is for
-/// entries that wrap a document (`applyOps` in `applyOps`).
+/// The number of nesting levels that recursive code accepts. Servers stop at 180 to 200; the margin
+/// is for entries that wrap a document (`applyOps` in `applyOps`).
 pub const MAX_DEPTH: usize = 512;
 
 /// BSON type bytes.
@@ -91,7 +91,7 @@ pub mod kind {
     pub const MIN_KEY: u8 = 0xff;
 }
 
-/// One BSON document (or array) as bytes: length prefix, elements, a zero byte.
+/// A BSON document (or array) as bytes: length prefix, elements, a zero byte.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Document<'a>(&'a [u8]);
 
@@ -99,7 +99,7 @@ impl<'a> Document<'a> {
     /// The empty document.
     pub const EMPTY: Document<'static> = Document(&[5, 0, 0, 0, 0]);
 
-    /// Takes exactly the bytes of one document.
+    /// Reads a document that fills all of `bytes`.
     ///
     /// # Errors
     /// [`Malformed::Length`] if the prefix and the slice differ or the final zero is missing.
@@ -112,7 +112,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Takes the document at the front and returns what follows it.
+    /// Reads the document at the start of `bytes` and returns it with the bytes after it.
     ///
     /// # Errors
     /// [`Malformed::Length`] as in [`Document::new`].
@@ -131,19 +131,19 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The document's bytes.
+    /// Returns the document's bytes.
     #[must_use]
     pub const fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 
-    /// Whether it has no element.
+    /// Returns true if the document has no elements.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0.len() == 5
     }
 
-    /// Walks the elements in order.
+    /// Returns an iterator over the elements, in order.
     #[must_use]
     pub fn elements(self) -> Elements<'a> {
         let end = self.0.len().saturating_sub(1);
@@ -152,10 +152,10 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The first element of that name.
+    /// Returns the first element with this name.
     ///
     /// # Errors
-    /// [`Malformed`] if the walk meets a damaged element before it.
+    /// [`Malformed`] if an element before it is damaged.
     pub fn get(self, name: &str) -> Result<Option<Element<'a>>, Malformed> {
         for element in self.elements() {
             let element = element?;
@@ -166,25 +166,26 @@ impl<'a> Document<'a> {
         Ok(None)
     }
 
-    /// The first element.
+    /// Returns the first element.
     ///
     /// # Errors
-    /// [`Malformed`] if it is damaged.
+    /// [`Malformed`] if the element is damaged.
     pub fn first(self) -> Result<Option<Element<'a>>, Malformed> {
         self.elements().next().transpose()
     }
 
-    /// Returns false if no field of the first level is of this type ([`kind`]). A document that is damaged
-    /// before such a field counts as having one. Costs less than a walk over the elements.
+    /// Returns false if no field of the first level has this type ([`kind`]). A document that is
+    /// damaged before such a field counts as having one. This search costs less than reading the
+    /// elements.
     #[must_use]
     pub fn may_have(self, kind: u8) -> bool {
         may_have(self.0, kind)
     }
 
-    /// Walks every level, so that later walks cannot fail.
+    /// Checks every level, so that later reads cannot fail.
     ///
     /// # Errors
-    /// The first [`Malformed`] place.
+    /// [`Malformed`] for the first damaged place.
     pub fn validate(self) -> Result<(), Malformed> {
         if is_whole(self.0, 0) {
             return Ok(());
@@ -219,7 +220,7 @@ impl fmt::Debug for Document<'_> {
     }
 }
 
-/// The elements of a [`Document`] in order. After an error it ends.
+/// An iterator over the elements of a [`Document`], in order. It ends after an error.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
     rest: &'a [u8],
@@ -270,8 +271,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Where the first zero byte is. Names are short: most end within the first eight bytes, which are
-/// looked at together.
+/// Returns the position of the first zero byte. Most names end within the first eight bytes, which
+/// are therefore examined together.
 #[inline]
 fn zero_in(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
@@ -280,7 +281,7 @@ fn zero_in(bytes: &[u8]) -> Option<usize> {
         return bytes.iter().position(|byte| *byte == 0);
     };
     let word = u64::from_le_bytes(*first);
-    // The lowest bit set is that of the first zero byte; those above it may be wrong.
+    // The lowest set bit belongs to the first zero byte. Borrows can make the bits above it wrong.
     let zeros = word.wrapping_sub(ONES) & !word & HIGHS;
     if zeros != 0 {
         return usize::try_from(zeros.trailing_zeros() / 8).ok();
@@ -330,22 +331,22 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// One element: name, type and the bytes of the value (without type and name).
+/// An element of a document: name, type and the bytes of the value (without type and name).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Element<'a> {
-    /// The field name, without its final zero. Not necessarily UTF-8.
+    /// The field name, without its final zero. It need not be UTF-8.
     pub name: &'a [u8],
     /// The BSON type byte, one of [`kind`].
     pub kind: u8,
-    /// The value's bytes as they stand in the document.
+    /// The value's bytes, unchanged.
     pub value: &'a [u8],
 }
 
 impl<'a> Element<'a> {
-    /// Walks every level of the value, so that later walks cannot fail.
+    /// Checks every level of the value, so that later reads cannot fail.
     ///
     /// # Errors
-    /// The first [`Malformed`] place.
+    /// [`Malformed`] for the first damaged place.
     #[inline]
     pub fn validate(self) -> Result<(), Malformed> {
         if is_whole_element(self, 0) {
@@ -354,7 +355,8 @@ impl<'a> Element<'a> {
         self.find_fault(0)
     }
 
-    /// `depth` is that of the document that it stands in.
+    /// Finds the first damaged place. `depth` is the nesting level of the document that has this
+    /// element.
     fn find_fault(self, depth: usize) -> Result<(), Malformed> {
         match self.kind {
             kind::DOCUMENT | kind::ARRAY => self.document()?.find_fault(depth + 1),
@@ -366,10 +368,10 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The embedded document or array.
+    /// Returns the embedded document or array.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`] if it is neither, [`Malformed::Length`] if it is damaged.
+    /// [`Malformed::WrongType`] if the value is neither, [`Malformed::Length`] if it is damaged.
     pub fn document(self) -> Result<Document<'a>, Malformed> {
         match self.kind {
             kind::DOCUMENT | kind::ARRAY => Document::new(self.value),
@@ -377,10 +379,10 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The bytes of a string, symbol or code, without length and final zero.
+    /// Returns the bytes of a string, symbol or code, without length and final zero.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`], or [`Malformed::Truncated`] where the final zero is missing.
+    /// [`Malformed::WrongType`], or [`Malformed::Truncated`] if the final zero is missing.
     pub fn string_bytes(self) -> Result<&'a [u8], Malformed> {
         match (self.kind, self.value) {
             (kind::STRING | kind::CODE | kind::SYMBOL, [_, _, _, _, text @ .., 0]) => Ok(text),
@@ -389,18 +391,19 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The string as text.
+    /// Returns the string as text.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`] if it is no string or no UTF-8.
+    /// [`Malformed::WrongType`] if the value is not a string or not UTF-8.
     pub fn str(self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.string_bytes()?).map_err(|_| self.wrong_type())
     }
 
-    /// The subtype and the bytes of a binary, as they stand (subtype 2 keeps its inner length).
+    /// Returns the subtype and the bytes of a binary, unchanged (subtype 2 keeps its inner length).
     ///
     /// # Errors
-    /// [`Malformed::WrongType`] or [`Malformed::Truncated`].
+    /// [`Malformed::WrongType`] if the value is not binary, [`Malformed::Truncated`] if it is
+    /// damaged.
     pub fn binary(self) -> Result<(u8, &'a [u8]), Malformed> {
         match (self.kind, self.value) {
             (kind::BINARY, [_, _, _, _, subtype, bytes @ ..]) => Ok((*subtype, bytes)),
@@ -409,10 +412,10 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Pattern and options of a regular expression.
+    /// Returns the pattern and the options of a regular expression.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`].
+    /// [`Malformed::WrongType`], or [`Malformed::Truncated`] if a final zero is missing.
     pub fn regex(self) -> Result<(&'a [u8], &'a [u8]), Malformed> {
         if self.kind != kind::REGEX {
             return Err(self.wrong_type());
@@ -429,10 +432,11 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Namespace and id of a DBPointer.
+    /// Returns the namespace and the id of a DBPointer.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`] or [`Malformed::Truncated`].
+    /// [`Malformed::WrongType`] if the value is not a DBPointer, [`Malformed::Truncated`] if it is
+    /// damaged.
     pub fn db_pointer(self) -> Result<(&'a [u8], [u8; 12]), Malformed> {
         if self.kind != kind::DB_POINTER {
             return Err(self.wrong_type());
@@ -443,10 +447,11 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Code and scope.
+    /// Returns the code and its scope.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`] or [`Malformed::Truncated`].
+    /// [`Malformed::WrongType`], or [`Malformed::Truncated`] or [`Malformed::Length`] if it is
+    /// damaged.
     pub fn code_with_scope(self) -> Result<(&'a [u8], Document<'a>), Malformed> {
         if self.kind != kind::CODE_WITH_SCOPE {
             return Err(self.wrong_type());
@@ -461,11 +466,11 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The value as an integer: int32, int64, or a double without fraction (what old servers and
-    /// shells write where an integer is meant).
+    /// Returns the value as an integer: int32, int64, or a double without a fraction, which old
+    /// servers and shells write instead of an integer.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`].
+    /// [`Malformed::WrongType`] if the value is not such a number.
     pub fn integer(self) -> Result<i64, Malformed> {
         match self.kind {
             kind::INT32 => Ok(i32::from_le_bytes(self.fixed()?).into()),
@@ -477,10 +482,10 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The value as a boolean.
+    /// Returns the value as a boolean.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`].
+    /// [`Malformed::WrongType`] if the value is not a boolean.
     pub fn boolean(self) -> Result<bool, Malformed> {
         match (self.kind, self.value) {
             (kind::BOOLEAN, [byte]) => Ok(*byte != 0),
@@ -488,10 +493,10 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The milliseconds since 1970 of a date.
+    /// Returns a date as milliseconds since 1970.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`].
+    /// [`Malformed::WrongType`] if the value is not a date.
     pub fn date(self) -> Result<i64, Malformed> {
         match self.kind {
             kind::DATE => Ok(i64::from_le_bytes(self.fixed()?)),
@@ -499,10 +504,10 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The time of a timestamp.
+    /// Returns the value as a timestamp.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`].
+    /// [`Malformed::WrongType`] if the value is not a timestamp.
     pub fn timestamp(self) -> Result<Timestamp, Malformed> {
         match self.kind {
             kind::TIMESTAMP => Ok(Timestamp::from_le_bytes(self.fixed()?)),
@@ -510,7 +515,7 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The value's bytes as an array of known size, whatever the type.
+    /// Returns the value's bytes as an array of a known size, whatever the type.
     ///
     /// # Errors
     /// [`Malformed::Truncated`] if the value has another size.
@@ -518,7 +523,7 @@ impl<'a> Element<'a> {
         self.value.try_into().map_err(|_| self.truncated())
     }
 
-    /// The error for a value of a type that is not allowed in its place.
+    /// Returns the error for a value whose type is not allowed for its field.
     #[must_use]
     pub fn wrong_type(self) -> Malformed {
         Malformed::WrongType {
@@ -535,14 +540,14 @@ impl<'a> Element<'a> {
     }
 }
 
-/// The integer that a double stands for, if it is integral and an `i64` can hold it.
+/// Returns the integer that a double represents, if it is integral and fits into an `i64`.
 #[must_use]
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the range is checked first"
 )]
 pub fn exact_integer(double: f64) -> Option<i64> {
-    // 2^63 itself is the first double above the range; -2^63 is in it.
+    // 2^63 itself is the first double above the range; -2^63 is within it.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     let integral = double.fract() == 0.0 && (-LIMIT..LIMIT).contains(&double);
     integral.then_some(double as i64)

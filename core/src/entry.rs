@@ -1,16 +1,16 @@
-//! One oplog entry: the header fields that routing and replay need, read in one pass, beside the
-//! raw document that is carried on untouched.
+//! An oplog entry: the header fields that routing and replay need, read in one pass, and the raw
+//! document, which is carried unchanged.
 
 use crate::document::{Document, Element, Malformed, kind};
 use crate::position::Timestamp;
 
-/// `op` of a document that a full sync read. It is applied as an insert.
+/// The `op` of a document that a full sync read. It is applied as an insert.
 const READ: &[u8] = b"r";
 
-/// What an entry does; the letter is the entry's `op`.
+/// The operation of an entry, which is its `op`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// `i`, and `r`: a document that a full sync read.
+    /// `i`; also `r`, a document that a full sync read.
     Insert,
     /// `u`
     Update,
@@ -18,7 +18,7 @@ pub enum Operation {
     Delete,
     /// `c`: a command (DDL, or a transaction).
     Command,
-    /// `n`, and `db`: moves the position, changes nothing.
+    /// `n`; also `db`. Moves the position and changes nothing.
     Noop,
 }
 
@@ -32,7 +32,7 @@ impl Operation {
         Self::Noop,
     ];
 
-    /// A word for metrics and logs.
+    /// Returns the name used in metrics and logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Operation {
         }
     }
 
-    /// A small number for counting by operation.
+    /// Returns a small number for counting by operation.
     #[must_use]
     pub const fn index(self) -> usize {
         match self {
@@ -57,38 +57,38 @@ impl Operation {
     }
 }
 
-/// Why a document is no oplog entry.
+/// The reason why a document is not an oplog entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// The bytes are damaged, or a field has the wrong type.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// An `op` that is not one of `i u d c n r`: `xi`, `ci`, `km` and their kind.
+    /// An `op` other than `i u d c n r`, for example `xi`, `ci` or `km`.
     #[error("entry {ts} of {ns:?} has the unknown operation {op:?}")]
     UnknownOperation {
         /// The entry's time.
         ts: Timestamp,
         /// The entry's namespace.
         ns: String,
-        /// The letters found.
+        /// The value of `op` that was found.
         op: String,
     },
-    /// Oplog version other than 1 and 2.
+    /// An oplog version other than 1 and 2.
     #[error("entry {ts} has oplog version {version}; 1 and 2 are known")]
     UnknownVersion {
         /// The entry's time.
         ts: Timestamp,
-        /// The version found.
+        /// The version that was found.
         version: i64,
     },
-    /// An insert, update or delete without a field that it must have.
+    /// An insert, update or delete without a required field.
     #[error("entry {ts} of {ns:?} has no {field}")]
     Lacks {
         /// The entry's time.
         ts: Timestamp,
         /// The entry's namespace.
         ns: String,
-        /// What is missing.
+        /// The missing field.
         field: &'static str,
     },
     /// An update whose `$v` is neither 1 nor 2.
@@ -98,7 +98,7 @@ pub enum EntryError {
         ts: Timestamp,
         /// The entry's namespace.
         ns: String,
-        /// The version found.
+        /// The version that was found.
         version: i64,
     },
 }
@@ -110,7 +110,7 @@ pub struct Entry<'a> {
     pub raw: Document<'a>,
     /// `ts`
     pub ts: Timestamp,
-    /// `t`; -1 where missing (the first entry of a set; PV0 logs).
+    /// `t`; -1 if it is missing (the first entry of a set, and oplogs of protocol version 0).
     pub term: i64,
     /// `op`
     pub operation: Operation,
@@ -118,7 +118,7 @@ pub struct Entry<'a> {
     pub ns: &'a str,
     /// `ui`: the collection's UUID.
     pub ui: Option<[u8; 16]>,
-    /// `o`; empty where missing (as it may be in a noop).
+    /// `o`; empty if it is missing, as it may be in a noop.
     pub o: Document<'a>,
     /// `o2`
     pub o2: Option<Document<'a>>,
@@ -128,14 +128,15 @@ pub struct Entry<'a> {
     pub lsid: Option<Document<'a>>,
     /// `txnNumber`
     pub txn_number: Option<i64>,
-    /// `txn {index, count}`: only in entries built from a transaction's operation (CONTRACT).
+    /// `txn {index, count}`: only in entries built from an operation of a transaction.
     pub txn: Option<TxnPlace>,
-    /// `b` of an update: it creates the document that it does not find. In the `applyOps` of users
-    /// and of servers up to 3.6.
+    /// `b` of an update: an upsert, which creates the document if it does not exist. It occurs in
+    /// the `applyOps` of users and of servers up to 3.6.
     pub is_upsert: bool,
-    /// `isTimeseries` (8.3, 9.0): it writes a bucket of a time series under the series' own name.
+    /// `isTimeseries` (8.3, 9.0): the entry writes a bucket of a time series under the series' own
+    /// name.
     pub is_timeseries: bool,
-    /// `snapshot.capturedAt`, milliseconds since 1970: only in what a full sync sends, which no
+    /// `snapshot.capturedAt`, milliseconds since 1970: only in entries of a full sync, which no
     /// server wrote ([`crate::snapshot`]).
     pub snapshot: Option<i64>,
 }
@@ -143,13 +144,13 @@ pub struct Entry<'a> {
 /// The place of an operation in its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TxnPlace {
-    /// Index in the unfiltered transaction.
+    /// The index of the operation in the unfiltered transaction.
     pub index: u32,
-    /// Number of operations in the unfiltered transaction.
+    /// The number of operations in the unfiltered transaction.
     pub count: u32,
 }
 
-/// The three forms of an update, distinguished as the server's applier does.
+/// The three forms of an update, distinguished as the server's oplog applier does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update<'a> {
     /// The whole new document.
@@ -161,10 +162,10 @@ pub enum Update<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Reads the header fields. Unknown fields are kept in `raw` and otherwise ignored.
+    /// Reads the header fields. Other fields are kept in `raw` and ignored.
     ///
     /// # Errors
-    /// [`EntryError`] if a field that every entry has is missing or of the wrong type.
+    /// [`EntryError`] if a required field is missing or has the wrong type.
     pub fn parse(raw: Document<'a>) -> Result<Self, EntryError> {
         let mut fields = Fields::default();
         for element in raw.elements() {
@@ -173,11 +174,11 @@ impl<'a> Entry<'a> {
         Self::from_fields(raw, &fields)
     }
 
-    /// As [`Entry::parse`], but an entry with an unknown operation counts as a noop: for readers
-    /// that need to know its place and nothing else.
+    /// Reads an entry like [`Entry::parse`], but treats an unknown operation as a noop. It is for
+    /// readers that need only the position of the entry.
     ///
     /// # Errors
-    /// [`EntryError`] as there.
+    /// [`EntryError`] as in [`Entry::parse`], except for unknown operations.
     pub fn parse_whatever_it_does(raw: Document<'a>) -> Result<Self, EntryError> {
         match Self::parse(raw) {
             Err(EntryError::UnknownOperation { .. }) => {
@@ -192,10 +193,11 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// As [`Entry::parse`], and walks every level, so that later walks cannot fail.
+    /// Reads an entry like [`Entry::parse`] and checks every level, so that later reads cannot
+    /// fail.
     ///
     /// # Errors
-    /// [`EntryError`] as there, or where a value is damaged inside.
+    /// [`EntryError`] as in [`Entry::parse`], or if a value is damaged inside.
     pub fn parse_whole(raw: Document<'a>) -> Result<Self, EntryError> {
         let mut fields = Fields::default();
         for element in raw.elements() {
@@ -215,7 +217,7 @@ impl<'a> Entry<'a> {
             b"u" => Operation::Update,
             b"d" => Operation::Delete,
             b"c" => Operation::Command,
-            // `db`: servers up to 2.6 announce a database to their slaves.
+            // `db`: servers up to 2.6 announce a database to their slaves with it.
             b"n" | b"db" => Operation::Noop,
             _ => {
                 let op = String::from_utf8_lossy(op).into_owned();
@@ -226,7 +228,7 @@ impl<'a> Entry<'a> {
                 });
             }
         };
-        // A missing version means 1 (servers before 2.2 wrote none).
+        // A missing version means 1: servers before 2.2 did not write it.
         let version = fields.version.unwrap_or(1);
         if !(1..=2).contains(&version) {
             return Err(EntryError::UnknownVersion { ts, version });
@@ -257,17 +259,19 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Database and collection: split at the first dot, because collection names may have dots.
+    /// Returns database and collection. The name is split at the first dot, because collection
+    /// names may contain dots.
     #[must_use]
     pub fn namespace(&self) -> (&'a str, &'a str) {
         self.ns.split_once('.').unwrap_or((self.ns, ""))
     }
 
-    /// The `_id` of the document that the entry writes: of `o` for insert and delete, of `o2` for
-    /// update (the stored `_id`, which a replacement may rewrite with another numeric type).
+    /// Returns the `_id` of the document that the entry writes: from `o` for inserts and deletes,
+    /// from `o2` for updates. The latter is the stored `_id`, which a replacement may rewrite with
+    /// another numeric type.
     ///
     /// # Errors
-    /// [`EntryError::Lacks`] where there is none: such an entry is corrupt.
+    /// [`EntryError::Lacks`] if the `_id` is missing: such an entry is corrupt.
     pub fn document_id(&self) -> Result<Element<'a>, EntryError> {
         let (document, field) = match self.operation {
             Operation::Update => (self.o2, "o2._id"),
@@ -283,12 +287,12 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Which form of update this entry has. Order of the tests as in CONTRACT: a replacement may
+    /// Returns the form of an update. The `_id` is tested before `$v`, because a replacement may
     /// itself have a field `$v` (5.0+).
     ///
     /// # Errors
-    /// [`EntryError::UnknownUpdate`] for another `$v`, [`EntryError::Lacks`] for a diff without
-    /// its `diff`.
+    /// [`EntryError::UnknownUpdate`] for another `$v`, [`EntryError::Lacks`] for a diff without its
+    /// `diff`.
     pub fn update(&self) -> Result<Update<'a>, EntryError> {
         if self.o.get("_id")?.is_some() {
             return Ok(Update::Replacement(self.o));
@@ -315,8 +319,9 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// FerretDB logs a replacement as `{$v: 1, $set: <whole document with _id>}`; mongod never
-    /// sets `_id`, so this form is unambiguous.
+    /// Returns the document of a replacement that FerretDB logs as
+    /// `{$v: 1, $set: <whole document with _id>}`. mongod never sets `_id`, so this form is
+    /// unambiguous.
     fn disguised_replacement(&self) -> Result<Option<Document<'a>>, Malformed> {
         let mut set = None;
         for element in self.o.elements() {
@@ -334,7 +339,7 @@ impl<'a> Entry<'a> {
         Ok(same.then_some(set))
     }
 
-    /// The name of a command: the first key of `o`.
+    /// Returns the first element of `o`, whose key is the name of the command.
     ///
     /// # Errors
     /// [`EntryError::Lacks`] if `o` is empty.
@@ -386,7 +391,8 @@ impl<'a> Fields<'a> {
                 self.ui = Some(bytes.try_into().map_err(|_| element.wrong_type())?);
             }
             b"o" => self.o = Some(element.document()?),
-            // Old servers write `o2: true` on some commands and `null` on noops; only documents count.
+            // Old servers write `o2: true` on some commands and `null` on noops; only documents
+            // count.
             b"o2" if element.kind == kind::DOCUMENT => self.o2 = Some(element.document()?),
             b"wall" => self.wall = Some(element.date()?),
             b"lsid" if element.kind == kind::DOCUMENT => self.lsid = Some(element.document()?),

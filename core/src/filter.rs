@@ -1,28 +1,28 @@
-//! Which namespaces pass: patterns of include and exclude, and what never leaves a server.
+//! The namespace filter: include and exclude patterns, and namespaces that are never carried.
 //!
-//! What is carried of the namespaces that are a server's own work:
+//! Namespaces that a server itself maintains are carried as follows:
 //!
 //! | namespace | carried | because |
 //! | --- | --- | --- |
 //! | `admin.*`, `config.*`, `local.*`, `system.profile` | never | [`INTERNAL`] |
-//! | `<db>.system.views` | as commands | `i` creates a view, `u` changes and `d` drops it; the collection itself a target makes on its own |
-//! | `<db>.system.indexes` | as `createIndexes` | how servers before 4.2 may log an index; a target refuses writes to it |
+//! | `<db>.system.views` | as commands | `i` creates a view, `u` changes it, `d` drops it; a target creates the collection itself |
+//! | `<db>.system.indexes` | as `createIndexes` | servers before 4.2 may log an index this way; a target refuses writes to it |
 //! | `<db>.system.js` | as documents | functions of the database's users |
-//! | `<db>.system.buckets.<name>` | as documents | of the time series `<name>` (5.0 to 8.x); its creation makes the series |
+//! | `<db>.system.buckets.<name>` | as documents | the buckets of the time series `<name>` (5.0 to 8.x); creating them creates the series |
 //! | `<db>.enxcol_.<name>.*` | as documents | Queryable Encryption needs them beside `<name>`: include or exclude both |
 //! | `<db>.tmp…` | as documents | becomes a collection by a rename |
-//! | `<db>.system.resharding.<uuid>` | as documents | becomes a collection by a rename; on shards alone, whose oplogs are not followed |
+//! | `<db>.system.resharding.<uuid>` | as documents | becomes a collection by a rename; only on shards, whose oplogs are not followed |
 //! | `<db>.fs.files`, `<db>.fs.chunks` | as documents | `GridFS` is two plain collections; a unique index keeps the chunks in order |
 
 use std::fmt;
 
 use crate::topic::is_temporary;
 
-/// Decides by namespace. Without an include pattern everything passes that is not excluded.
+/// A filter by namespace. Without include patterns, every namespace passes that is not excluded.
 ///
-/// A pattern is a namespace in which `*` stands for any number of characters: `shop.*`,
-/// `*.orders`, `shop.order*`. A database name alone means all of its collections. A comma in a name
-/// is written `\,`, because commas separate patterns.
+/// A pattern is a namespace in which `*` matches any number of characters: `shop.*`, `*.orders`,
+/// `shop.order*`. A database name alone means all of its collections. A comma in a name is written
+/// `\,`, because commas separate patterns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamespaceFilter {
     include: Vec<String>,
@@ -30,10 +30,10 @@ pub struct NamespaceFilter {
 }
 
 impl NamespaceFilter {
-    /// Takes the patterns as they were given.
+    /// Creates a filter from patterns as the operator gave them.
     ///
     /// # Errors
-    /// A sentence that names an empty pattern.
+    /// An error text if a pattern is empty.
     pub fn new<'p>(
         include: impl IntoIterator<Item = &'p str>,
         exclude: impl IntoIterator<Item = &'p str>,
@@ -49,8 +49,9 @@ impl NamespaceFilter {
         })
     }
 
-    /// Whether a collection's entries pass. A temporary collection (of `$out` and its kind) passes
-    /// where any collection of its database may: it becomes one of them by a rename.
+    /// Returns true if the entries of a collection pass. A temporary collection (for example of
+    /// `$out`) passes if any collection of its database may pass, because a rename turns it into
+    /// one of them.
     #[must_use]
     pub fn passes(&self, ns: &str) -> bool {
         let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, ns));
@@ -61,21 +62,21 @@ impl NamespaceFilter {
         included && !any(&self.exclude)
     }
 
-    /// The patterns of which one must match; without any every namespace does.
+    /// Returns the include patterns. One of them must match, unless the list is empty.
     #[must_use]
     pub fn include(&self) -> &[String] {
         &self.include
     }
 
-    /// The patterns of which none may match.
+    /// Returns the exclude patterns. None of them may match.
     #[must_use]
     pub fn exclude(&self) -> &[String] {
         &self.exclude
     }
 
-    /// Whether every namespace that passes here passes `other` too, as far as the patterns show it:
-    /// each included pattern must be covered by one of `other`, and what `other` excludes must be
-    /// excluded here, unless no included pattern reaches it.
+    /// Returns true if every namespace that passes here also passes `other`, as far as the patterns
+    /// show it. Each include pattern must be covered by one of `other`. A namespace that `other`
+    /// excludes must be excluded here, unless no include pattern matches it.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         let every = ["*".to_owned()];
@@ -115,7 +116,7 @@ impl fmt::Display for NamespaceFilter {
     }
 }
 
-/// Namespaces that are never carried, each with the reason. A `*` stands for any name.
+/// Namespaces that are never carried, each with the reason. `*` stands for any name.
 pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "admin",
@@ -130,14 +131,14 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "admin",
         "system.users",
-        "who may log in there; a target has its own users",
+        "users of that server; a target has its own users",
     ),
     (
         "admin",
         "system.roles",
-        "what users may do there; a target has its own roles",
+        "roles of that server; a target has its own roles",
     ),
-    ("admin", "*", "what a server keeps of itself"),
+    ("admin", "*", "internal data of that server"),
     (
         "config",
         "transactions",
@@ -151,14 +152,14 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "config",
         "system.preimages",
-        "documents for change streams, a member's own",
+        "pre-images for change streams, local to one member",
     ),
     (
         "config",
         "*",
         "sessions, sharding and caches of that cluster alone",
     ),
-    ("local", "*", "a member's own, never in an oplog"),
+    ("local", "*", "local to one member, never in an oplog"),
     (
         "*",
         "system.profile",
@@ -167,14 +168,14 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         CATALOG_DB,
         "*",
-        "what a replay notes of itself in its target",
+        "the catalog that a replay keeps in its target",
     ),
 ];
 
 /// The database in which a replay keeps its catalog.
 pub const CATALOG_DB: &str = "oplog_relay";
 
-/// Whether a namespace is never carried ([`INTERNAL`]).
+/// Returns true if a namespace is never carried ([`INTERNAL`]).
 #[must_use]
 pub fn is_internal(ns: &str) -> bool {
     let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
@@ -184,7 +185,7 @@ pub fn is_internal(ns: &str) -> bool {
         .any(|(databases, collections, _)| is(databases, db) && is(collections, collection))
 }
 
-/// Puts patterns together that were separated at an escaped comma (`a\,b`).
+/// Joins patterns that were split at an escaped comma (`a\,b`).
 #[must_use]
 pub fn with_commas<'p>(parts: impl IntoIterator<Item = &'p str>) -> Vec<String> {
     let mut patterns = Vec::new();
@@ -198,7 +199,7 @@ pub fn with_commas<'p>(parts: impl IntoIterator<Item = &'p str>) -> Vec<String> 
             None => patterns.push(std::mem::take(&mut begun) + part),
         }
     }
-    // Nothing follows: the backslash stands for itself.
+    // Nothing follows, so the backslash is a literal character.
     if begun.pop().is_some() {
         patterns.push(begun + "\\");
     }
@@ -218,8 +219,8 @@ fn normalise(pattern: &str) -> Result<String, String> {
     })
 }
 
-/// Whether two patterns certainly have no namespace in common: they name different databases, or
-/// different collections.
+/// Returns true if two patterns certainly have no namespace in common, because they name different
+/// databases or different collections.
 fn are_apart(one: &str, other: &str) -> bool {
     let database = |pattern: &str| match pattern.split_once('.') {
         Some((database, _)) if !database.contains('*') => Some(database.to_owned()),
@@ -232,7 +233,7 @@ fn are_apart(one: &str, other: &str) -> bool {
     }
 }
 
-/// Glob match with `*` only, without backtracking further than the last star.
+/// Matches a pattern with `*` as the only wildcard, and backtracks only to the last `*`.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
         return pattern == text;
@@ -290,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_comma_in_a_name_is_escaped() {
-        // As the command line and the environment are split.
+        // The command line and the environment split patterns in this way.
         let filter = NamespaceFilter::new("shop.a\\,b,shop.c".split(','), []).unwrap();
         assert!(filter.passes("shop.a,b") && filter.passes("shop.c"));
         assert!(!filter.passes("shop.a") && !filter.passes("b"));
@@ -324,7 +325,7 @@ mod tests {
             assert!(narrow.is_within(narrow) && wide.is_within(wide));
             assert!(!wide.is_within(narrow), "{wide:?} in {narrow:?}");
         }
-        // What only the wider one excludes is out of the narrower one's reach.
+        // The narrower filter does not reach the namespaces that only the wider one excludes.
         assert!(filter(&["shop.orders"], &[]).is_within(&filter(&[], &["crm", "shop.tmp"])));
         assert!(!without.is_within(&filter(&["shop"], &["shop.t*"])));
         assert!(filter(&["shop"], &["shop.t*"]).is_within(&without));

@@ -1,25 +1,26 @@
-//! What an index demands of the documents of its collection.
+//! Demands that an index makes on the documents of its collection.
 //!
-//! A server refuses a write that leaves a document which an index cannot take, and a build that
-//! meets one. Most indexes take every document. A unique index refuses a key that another document
-//! has; others refuse a value that they cannot turn into keys, such as damaged GeoJSON.
+//! A server refuses a write that leaves a document which an index cannot accept, and it refuses an
+//! index build that finds one. Most indexes accept every document. A unique index refuses a key
+//! that another document has. Others refuse a value that they cannot turn into keys, such as
+//! damaged GeoJSON.
 
 use crate::command::is_set;
 use crate::document::{Document, Element, Malformed, kind};
 
-/// What an index demands.
+/// The demand that an index makes on documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Demand {
-    /// Nothing: it takes every document.
+    /// No demand: the index accepts every document.
     Nothing,
-    /// Values of a certain form, of each document for itself.
+    /// Values of a certain form, in each document by itself.
     Form,
-    /// A key that no other document has, beside what the other kinds demand.
+    /// A key that no other document has, in addition to the demands of the other kinds.
     Uniqueness,
 }
 
-/// Types of indexes with the codes by which they refuse a document. The list is the server's own:
-/// these are the errors that it suppresses on its secondaries.
+/// Index types with the codes by which they refuse a document. The list is the server's own: the
+/// server suppresses these errors on its secondaries.
 const BY_TYPE: &[(&str, &[i32])] = &[
     ("2dsphere", &[16755, 16756]),
     ("2d", &[13026, 13027, 13067, 13068, 16804]),
@@ -27,16 +28,16 @@ const BY_TYPE: &[(&str, &[i32])] = &[
     ("hashed", &[16766]),
     ("geoHaystack", &[16775, 16776]),
 ];
-/// Two arrays under the paths of one index.
+/// Parallel arrays: two paths of one index lead to arrays.
 const PARALLEL_ARRAYS: i32 = 171;
-/// A field of an array's element has the name of a position of the path.
+/// An element of an array has a field whose name is also an array position in the path.
 const AMBIGUOUS_FIELD: i32 = 16746;
-/// Errors that indexes of several types give: a key that cannot be built, and one that is too long
-/// for a server of 4.0 and before.
+/// Errors of indexes of several types: a key that cannot be built, and a key that is too long for a
+/// server up to 4.0.
 const OF_ANY_TYPE: [i32; 2] = [201, 17280];
 
-/// Whether a server gives this code for a document that one of its indexes cannot take, a duplicate
-/// key aside.
+/// Returns true if a server reports this code for a document that one of its indexes cannot accept.
+/// Duplicate keys are not included.
 #[must_use]
 pub fn is_refusal(code: i32) -> bool {
     code == PARALLEL_ARRAYS
@@ -45,10 +46,10 @@ pub fn is_refusal(code: i32) -> bool {
         || BY_TYPE.iter().any(|(_, codes)| codes.contains(&code))
 }
 
-/// What an index demands.
+/// Returns the demand of an index.
 ///
 /// # Errors
-/// [`Malformed`] for a spec that is damaged.
+/// [`Malformed`] if the index specification is damaged.
 pub fn demand(spec: Document<'_>) -> Result<Demand, Malformed> {
     if is_set(spec, "unique")? || is_set(spec, "prepareUnique")? {
         return Ok(Demand::Uniqueness);
@@ -71,10 +72,10 @@ pub fn demand(spec: Document<'_>) -> Result<Demand, Malformed> {
     })
 }
 
-/// Whether an index of this spec may have refused a document with this code.
+/// Returns true if an index with this specification may have refused a document with this code.
 ///
 /// # Errors
-/// [`Malformed`] for a spec that is damaged.
+/// [`Malformed`] if the index specification is damaged.
 pub fn may_refuse(spec: Document<'_>, code: i32) -> Result<bool, Malformed> {
     if demand(spec)? == Demand::Nothing {
         return Ok(false);
@@ -104,7 +105,7 @@ fn key(spec: Document<'_>) -> Result<Option<Document<'_>>, Malformed> {
     Ok(key.and_then(|key| key.document().ok()))
 }
 
-/// Whether a part of a path may be a position in an array.
+/// Returns true if a part of the path may be a position in an array.
 fn has_position(field: Element<'_>) -> bool {
     let mut parts = field.name.split(|byte| *byte == b'.');
     parts.any(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))

@@ -1,54 +1,59 @@
-//! The contract between oplog-producer and oplog-consumer: what stands on the topics, and what it
-//! means.
+//! The contract between oplog-producer and oplog-consumer: the records on the topics, and their
+//! meaning.
 //!
 //! # Guarantees
 //!
 //! 1. **No loss.** The saved position never passes an entry that Kafka has not committed.
-//! 2. **Every entry exactly once in Kafka**, for a `read_committed` reader: records and position
+//! 2. **Every entry exactly once in Kafka**, for a `read_committed` reader. Records and position
 //!    commit in one Kafka transaction under a fixed `transactional.id` per source, across kill -9
-//!    and broker restarts. Retries inside the Kafka client are out of reach: brokers before KIP-890
-//!    can commit a transaction in part, and because the position is written last, that can double
-//!    an entry and never lose one.
-//! 3. **Order per document.** All entries of one document are in one partition, in oplog order;
-//!    those of a collection whose documents depend on each other are in one partition as a whole.
-//! 4. **Convergent replay.** Any stretch of the topics, entered at a consistent cut and applied
-//!    again in order, leads the target to the same state, up to the order of fields where a `$v: 1`
-//!    `$unset` before a `$set` of the same field is applied again. Diffs (`$v: 2`) keep the order.
-//! 5. **Nothing silent.** What cannot be decoded, mapped, sent or applied stops the stream with an
-//!    exit code of its own; a lost position says what is missing and what to do.
+//!    and broker restarts. Retries inside the Kafka client cannot be controlled: brokers before
+//!    KIP-890 can commit a transaction in part. Because the position is written last, that can
+//!    duplicate an entry but never lose one.
+//! 3. **Order per document.** All entries of one document are in one partition, in oplog order. If
+//!    the documents of a collection depend on each other, the whole collection is in one partition.
+//! 4. **Convergent replay.** Any part of the topics, entered at a consistent cut and applied again
+//!    in order, leads the target to the same state. The exception is the order of fields if a
+//!    `$v: 1` `$unset` before a `$set` of the same field is applied again. Diffs (`$v: 2`) keep the
+//!    order.
+//! 5. **Nothing silent.** Data that cannot be decoded, mapped, sent or applied stops the stream
+//!    with its own exit code. A lost position is reported with the missing range and the action to
+//!    take.
 //! 6. **Bounded memory**, the Kafka client's queues included.
-//! 7. **Proof.** `oplog-consumer verify` compares source and target byte for byte, in bounded memory,
-//!    while both are written to, and goes on after an interruption.
+//! 7. **Proof.** `oplog-consumer verify` compares source and target byte for byte in bounded memory
+//!    while both receive writes. It continues after an interruption.
 //!
-//! Commands (DDL) are ordered by [`barrier`]s: in whatever process its partitions are read, a
-//! command runs after all earlier and before all later writes of its collections.
+//! Commands (DDL) are ordered by [`barrier`]s. Whichever process reads its partitions, a command
+//! runs after all earlier and before all later writes of its collections.
 //!
-//! A transaction is taken apart where it commits: each operation is an entry of its own with the
-//! commit's time, its ordinal, and its place in the transaction. What is exactly once is the entry;
-//! one transaction of the source may span several Kafka transactions.
+//! A transaction is split into its operations where it commits: each operation becomes an entry
+//! with the commit's time, its ordinal, and its place in the transaction. Exactly once applies to
+//! the entry: one transaction of the source may span several Kafka transactions.
 //!
 //! # Words
 //!
 //! *entry* (oplog), *document* (MongoDB), *record* (Kafka), *batch*, *key*; *position* (in the
 //! source), *offset* (Kafka only), *checkpoint* (a saved position), *commit* (Kafka offsets or
-//! transaction), *full sync* (copy of what is there), *tail* (follow the oplog), *replay* (to MongoDB), *emit* (JSON to others),
-//! *barrier*, *incarnation* (one life of a collection, between its creation and its drop), *source*
-//! (a replica set or a dump), *lag*.
+//! transaction), *full sync* (a copy of the existing data), *tail* (follow the oplog), *replay* (to
+//! MongoDB), *emit* (JSON to others), *barrier*, *incarnation* (a collection between its creation
+//! and its drop), *source* (a replica set or a dump), *lag*.
 //!
-//! # The map
+//! # Modules
 //!
-//! Nothing here does I/O, reads a clock or needs a runtime:
+//! No module does I/O, reads a clock or needs an async runtime:
 //!
-//! - [`document`] raw BSON in place; [`entry`] an oplog entry's header; [`position`] times and ids
-//! - [`command`] what commands there are; [`time_series`] collections that are two things in the log; [`barrier`] the records that keep them in order;
-//!   [`routing`] an operator's change of the routing table, which they keep in order too
-//! - [`diff`] what `$v: 2` diffs and `$v: 1` modifiers make of a document
-//! - [`key`] the record key and its partition; [`compare`] MongoDB's order of values
-//! - [`json`] raw BSON ↔ Extended JSON; [`mod@format`] what stands in a record
-//! - [`snapshot`] the entries of a full sync; [`topic`] names in Kafka; [`state`] what a source saves; [`filter`] which namespaces pass
+//! - [`document`]: raw BSON without decoding; [`entry`]: the header of an oplog entry;
+//!   [`position`]: timestamps and identities
+//! - [`command`]: the table of commands; [`time_series`]: collections that the oplog logs as
+//!   buckets and a view; [`barrier`]: the records that keep commands in order; [`routing`]: an
+//!   operator's change of the routing table, which barriers order too
+//! - [`diff`]: the application of `$v: 2` diffs and `$v: 1` modifiers to a document
+//! - [`key`]: the record key and its partition; [`compare`]: MongoDB's order of values
+//! - [`json`]: raw BSON ↔ Extended JSON; [`mod@format`]: the encoding of records
+//! - [`snapshot`]: the entries of a full sync; [`topic`]: names in Kafka; [`state`]: the saved
+//!   state of a source; [`filter`]: the namespace filter
 //!
-//! Clients, configuration, logs, HTTP and exit codes are in the crate `oplog-relay-runtime`, which
-//! this one does not know.
+//! Clients, configuration, logs, HTTP and exit codes are in the crate `oplog-relay-runtime`, on
+//! which this crate does not depend.
 
 pub mod barrier;
 pub mod command;

@@ -1,15 +1,15 @@
-//! Where in a source something stands: times, positions and the identity of an entry.
+//! Timestamps, positions in a source, and the identity of an entry.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A MongoDB timestamp: seconds since 1970 and the increment within the second. Unique in one
-/// oplog. Written `<seconds>:<increment>`.
+/// A MongoDB timestamp: seconds since 1970 and the increment within the second. It is unique in one
+/// oplog and is written `<seconds>:<increment>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp {
-    /// Seconds since 1970.
+    /// The seconds since 1970.
     pub seconds: u32,
-    /// Place within the second.
+    /// The increment within the second.
     pub increment: u32,
 }
 
@@ -30,7 +30,7 @@ impl Timestamp {
         }
     }
 
-    /// The eight bytes of a BSON timestamp.
+    /// Returns the eight bytes of a BSON timestamp.
     #[must_use]
     pub const fn to_le_bytes(self) -> [u8; 8] {
         let [i0, i1, i2, i3] = self.increment.to_le_bytes();
@@ -38,7 +38,7 @@ impl Timestamp {
         [i0, i1, i2, i3, s0, s1, s2, s3]
     }
 
-    /// The time right before it.
+    /// Returns the timestamp directly before this one.
     #[must_use]
     pub const fn before(self) -> Self {
         match (self.seconds, self.increment) {
@@ -48,8 +48,8 @@ impl Timestamp {
         }
     }
 
-    /// The source time in milliseconds of an entry: `wall` clamped into the second of `ts`, so
-    /// that a cut at a whole second cuts all partitions at the same source time (DESIGN, topics).
+    /// Returns the source time of an entry in milliseconds: `wall`, limited to the second of `ts`.
+    /// A cut at a whole second therefore cuts all partitions at the same source time.
     #[must_use]
     pub fn clamp_wall(self, wall_millis: Option<i64>) -> i64 {
         let first = i64::from(self.seconds) * 1000;
@@ -63,7 +63,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A text that is no position, timestamp or entry id.
+/// A text that is not a position, timestamp or entry id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not of the form {form}")]
 pub struct PositionError {
@@ -89,7 +89,7 @@ impl FromStr for Timestamp {
     }
 }
 
-/// Plain decimal digits only: `+1` and empty parts are refused, which `u32::from_str` accepts.
+/// Parses plain decimal digits. Unlike `u32::from_str`, it refuses `+1`.
 fn plain(text: &str) -> Option<u32> {
     text.bytes()
         .all(|byte| byte.is_ascii_digit())
@@ -97,18 +97,18 @@ fn plain(text: &str) -> Option<u32> {
         .flatten()
 }
 
-/// How far a source has been read: everything up to `ts` in election term `term`.
+/// The progress in a source: everything up to `ts` in election term `term` has been read.
 ///
-/// With `ord` = 0 the entry at `ts` is done. With `ord` = n > 0 it is the commit point of a
-/// transaction, or another `applyOps`, of which the first n operations are done (counted before
-/// filtering), so that one MongoDB transaction may span several Kafka transactions.
+/// With `ord` = 0 the entry at `ts` is complete. With `ord` = n > 0 the entry is the commit point
+/// of a transaction, or another `applyOps`, of which the first n operations are complete (counted
+/// before filtering). One MongoDB transaction may therefore span several Kafka transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The entry's timestamp.
     pub ts: Timestamp,
-    /// The entry's election term; -1 where the entry has none.
+    /// The entry's election term; -1 if the entry has none.
     pub term: i64,
-    /// Operations of the transaction at `ts` that are done; 0: all of them.
+    /// The number of completed operations of the transaction at `ts`; 0 means all of them.
     pub ord: u32,
 }
 
@@ -122,14 +122,14 @@ impl fmt::Display for Position {
     }
 }
 
-/// The identity of an entry within its source: the order of replay and, with the source's name,
-/// the dedupe key for everybody downstream.
+/// The identity of an entry within its source. It defines the order of replay and is, with the
+/// source's name, the deduplication key for every downstream reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
-    /// Timestamp of the entry, or of the commit of its transaction.
+    /// The timestamp of the entry, or of the commit of its transaction.
     pub ts: Timestamp,
-    /// The operation's index in its transaction, or in an `applyOps` that is none; 0 for a plain
-    /// entry.
+    /// The operation's index in its transaction, or in an `applyOps` outside a transaction; 0 for a
+    /// plain entry.
     pub ord: u32,
 }
 

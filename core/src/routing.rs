@@ -1,46 +1,47 @@
-//! A change of the routing table that an operator asked for (`--change-routing`), as an entry: a
-//! noop with a [`barrier`](crate::barrier), the command of which it is. It stands between the last
-//! entry under the old rules and the first one under the new ones.
+//! The entry of a routing table change that an operator requested (`--change-routing`). It is a
+//! noop that is the command of its own [`barrier`](crate::barrier). It lies between the last entry
+//! under the old rules and the first entry under the new ones.
 //!
 //! ```text
 //! {ts, t, v: 2, op: "n", ns, o: {relayRouting: {version, spread: [{ns, ui?}]}}, relayBarrier: {…, partitions}}
 //! ```
 //!
 //! `ts` and `t` are those of the last entry before it. Its ordinal is greater than that of any
-//! operation at that time, and another one for each change.
+//! operation at that time, and each change has a different one.
 
 use crate::document::{Document, DocumentBuilder, Malformed, kind};
 use crate::entry::{Entry, Operation};
 use crate::filter::CATALOG_DB;
 use crate::position::{EntryId, Position, Timestamp};
 
-/// The field of `o` that makes a noop a change of the routing table.
+/// The field of `o` that marks a noop as a change of the routing table.
 pub const FIELD: &str = "relayRouting";
-/// Changes that have ordinals of their own at one time.
+/// The number of changes that can have distinct ordinals at one timestamp.
 const ORDINALS: u32 = 1 << 16;
-/// Below this lie the operations of the source; above it [`crate::barrier::BARRIER_ORD`], and the
-/// one before that, which stands for the end of a time.
+/// The first ordinal of a change. The operations of the source are below it. Above all changes are
+/// [`crate::barrier::BARRIER_ORD`] and the ordinal before that, which represents the end of a
+/// timestamp.
 const FIRST_ORD: u32 = u32::MAX - 1 - ORDINALS;
 
 /// A change of the routing table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoutingChange {
-    /// The table's version from here on.
+    /// The version of the table after the change.
     pub version: u32,
-    /// Collections that kept to one partition and are spread over all of them from here on:
-    /// `db.collection`, and the UUID where the source gives one.
+    /// The collections that move from one partition to all partitions: `db.collection`, and the
+    /// UUID if the source provides one.
     pub spread: Vec<(String, Option<[u8; 16]>)>,
 }
 
 impl RoutingChange {
-    /// Its identity behind the entries of a time.
+    /// Returns the identity of the change, which is above those of the entries at `ts`.
     #[must_use]
     pub const fn id(&self, ts: Timestamp) -> EntryId {
         let ord = FIRST_ORD + self.version % ORDINALS;
         EntryId { ts, ord }
     }
 
-    /// Appends its entry, which follows everything up to a position.
+    /// Appends the entry of the change, which follows everything up to the position `after`.
     pub fn write(&self, after: Position, out: &mut Vec<u8>) {
         let mut entry = DocumentBuilder::start(out);
         entry
@@ -71,10 +72,11 @@ impl RoutingChange {
         }
     }
 
-    /// Reads the change of an entry, if it is one.
+    /// Reads the change of an entry. Returns `None` if the entry is not a change of the routing
+    /// table.
     ///
     /// # Errors
-    /// [`Malformed`] if the field has another shape.
+    /// [`Malformed`] if the field does not have the expected shape.
     pub fn read(entry: &Entry<'_>) -> Result<Option<Self>, Malformed> {
         if entry.operation != Operation::Noop {
             return Ok(None);

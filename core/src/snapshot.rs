@@ -1,5 +1,5 @@
 //! The entries of a full sync, which no server wrote: documents as they were read, and the commands
-//! that make their collections.
+//! that create their collections.
 //!
 //! ```text
 //! {ts, t, v: 2, op: "r", ns, ui?, o: <document>, snapshot: {capturedAt}}
@@ -7,19 +7,19 @@
 //! {ts, t, v: 2, op: "i", ns: "db.system.views", o: <view>, snapshot: {capturedAt}}
 //! ```
 //!
-//! Their `ts` is the position that the tail had reached when they were sent: they stand after that
-//! entry and before the next one. Their ordinals begin at [`FIRST_ORD`], above those of any
-//! transaction, so that `(source, ts, ord)` still grows and still names one entry. `capturedAt` is
-//! the wall clock when the source was read. A `read` is applied as an insert: the document becomes
-//! what was read, whether it was there or not.
+//! Their `ts` is the position that the tail had reached when they were sent: they follow that entry
+//! and precede the next one. Their ordinals start at [`FIRST_ORD`], above those of any transaction,
+//! so that `(source, ts, ord)` still increases and still names one entry. `capturedAt` is the
+//! wall-clock time at which the source was read. A `read` is applied as an insert: the document
+//! gets the content that was read, whether it existed or not.
 
 use crate::document::{Document, DocumentBuilder, kind};
 use crate::position::Position;
 
-/// Ordinal of the first entry of a full sync at a position.
+/// The ordinal of the first entry of a full sync at a position.
 pub const FIRST_ORD: u32 = 1 << 31;
 
-/// Where and when the source was read.
+/// The place and time at which the source was read.
 #[derive(Debug, Clone, Copy)]
 pub struct Captured<'a> {
     /// The position that the tail had reached.
@@ -28,7 +28,7 @@ pub struct Captured<'a> {
     pub ns: &'a str,
     /// The collection's UUID.
     pub ui: Option<[u8; 16]>,
-    /// Milliseconds since 1970.
+    /// The wall-clock time in milliseconds since 1970.
     pub millis: i64,
 }
 
@@ -95,7 +95,7 @@ mod tests {
         }
     }
 
-    /// The wire contract: whoever changes this text changes what is on topics.
+    /// The text is the wire format: a change of it changes the records on topics.
     #[test]
     fn a_read_has_its_frozen_form() {
         let document = doc! { "_id": 1, "name": "Ada" }.to_vec().unwrap();

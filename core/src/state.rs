@@ -1,11 +1,11 @@
-//! What a source keeps in its two internal topics, as JSON.
+//! The saved state of a source in its two internal topics, as JSON.
 //!
 //! The position topic gets one [`PositionRecord`] per Kafka transaction, written last. The state
-//! topic is compacted and has one key per thing: `source` ([`SourceRecord`]), `topic/<name>`
-//! ([`TopicRecord`]) and `route/<ui or ns>` ([`RouteRecord`]); of a full sync `copy/<ui or ns>`
-//! ([`CopyRecord`]), `range/<ui or ns>/<number>` ([`RangeRecord`]) and `request/<number>`
-//! ([`RequestRecord`]). A record is written in the same Kafka transaction as the first record that
-//! depends on it; a range with the last document that it says is sent.
+//! topic is compacted. Its keys are `source` ([`SourceRecord`]), `topic/<name>` ([`TopicRecord`])
+//! and `route/<ui or ns>` ([`RouteRecord`]); a full sync adds `copy/<ui or ns>` ([`CopyRecord`]),
+//! `range/<ui or ns>/<number>` ([`RangeRecord`]) and `request/<number>` ([`RequestRecord`]). A
+//! record is written in the same Kafka transaction as the first record that depends on it. A range
+//! is written with the last document that it reports as sent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,21 +16,21 @@ use serde::{Deserialize, Serialize};
 use crate::format::Format;
 use crate::position::{Position, PositionError, Timestamp};
 
-/// Version of the shapes in this file.
+/// The version of the record formats in this file.
 pub const STATE_VERSION: u32 = 1;
 
-/// A position as saved: everything up to it is in Kafka.
+/// A saved position: everything up to it is in Kafka.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PositionRecord {
     /// [`STATE_VERSION`].
     pub v: u32,
     /// `<seconds>:<increment>`
     pub ts: String,
-    /// Election term of the entry at `ts`.
+    /// The election term of the entry at `ts`.
     pub term: i64,
-    /// See [`Position::ord`].
+    /// The number of completed operations, see [`Position::ord`].
     pub ord: u32,
-    /// Version of the routing table that was in force.
+    /// The version of the routing table in force.
     pub routing: u32,
     /// [`History::begin`]
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -38,11 +38,11 @@ pub struct PositionRecord {
     /// [`History::open`]
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub open: Option<String>,
-    /// Entries that a full sync has sent at this position: their ordinals are used up.
+    /// The number of entries that a full sync has sent at this position. Their ordinals are in use.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub reads: u32,
-    /// Whether the state topic holds the source's record. From then on a state topic without it
-    /// has lost what it held.
+    /// True if the state topic holds the source's record. If the record is missing from then on,
+    /// the state topic has lost data.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub state: bool,
 }
@@ -52,19 +52,19 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// How far back a source's history goes that transactions may need.
+/// The part of a source's history that open transactions may need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct History {
-    /// Time of the first entry, where the stream began with the oldest one there was: a
-    /// transaction that has entries before it cannot be whole.
+    /// The timestamp of the first entry, if the stream started with the oldest available entry. A
+    /// transaction that has entries before it is incomplete.
     pub begin: Option<Timestamp>,
-    /// Time of the first entry of the oldest transaction that is open at the position. Dumps
-    /// only, which are read again from there.
+    /// The timestamp of the first entry of the oldest transaction that is open at the position.
+    /// Only dumps have it; they are read again from that entry.
     pub open: Option<Timestamp>,
 }
 
 impl PositionRecord {
-    /// The record for a position.
+    /// Creates the record of a position.
     #[must_use]
     pub fn new(position: Position, routing: u32) -> Self {
         let Position { ts, term, ord } = position;
@@ -81,7 +81,7 @@ impl PositionRecord {
         }
     }
 
-    /// The record with the history that it needs.
+    /// Returns the record with the history that its position needs.
     #[must_use]
     pub fn with_history(self, history: History) -> Self {
         Self {
@@ -91,10 +91,10 @@ impl PositionRecord {
         }
     }
 
-    /// The history that the position needs.
+    /// Returns the history that the position needs.
     ///
     /// # Errors
-    /// [`PositionError`] if a time of it is none.
+    /// [`PositionError`] if one of its texts is not a timestamp.
     pub fn history(&self) -> Result<History, PositionError> {
         let read = |text: &Option<String>| text.as_deref().map(str::parse).transpose();
         Ok(History {
@@ -103,20 +103,20 @@ impl PositionRecord {
         })
     }
 
-    /// The last time of the source of which everything is in Kafka: the position's own, but of a
-    /// transaction that was sent in part.
+    /// Returns the last timestamp of the source up to which everything is in Kafka. It is the
+    /// position's own timestamp, or the one before it if a transaction was sent in part.
     ///
     /// # Errors
-    /// [`PositionError`] if `ts` is no timestamp.
+    /// [`PositionError`] if `ts` is not a timestamp.
     pub fn done(&self) -> Result<Timestamp, PositionError> {
         let Position { ts, ord, .. } = self.position()?;
         Ok(if ord == 0 { ts } else { ts.before() })
     }
 
-    /// The position that was saved.
+    /// Returns the saved position.
     ///
     /// # Errors
-    /// [`PositionError`] if `ts` is no timestamp.
+    /// [`PositionError`] if `ts` is not a timestamp.
     pub fn position(&self) -> Result<Position, PositionError> {
         Ok(Position {
             ts: self.ts.parse()?,
@@ -126,17 +126,17 @@ impl PositionRecord {
     }
 }
 
-/// Who the source is: hosts may change, the set may not.
+/// The identity of the source: its hosts may change, its replica set may not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
     /// [`STATE_VERSION`].
     pub v: u32,
     /// The source's name.
     pub name: String,
-    /// Replica-set name, where the source has one.
+    /// The name of the replica set, if the source has one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub set_name: Option<String>,
-    /// `settings.replicaSetId`, where it could be read.
+    /// `settings.replicaSetId`, if it could be read.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub replica_set_id: Option<String>,
     /// The namespaces that are carried; absent in records of earlier versions.
@@ -148,10 +148,10 @@ pub struct SourceRecord {
 /// `--exclude-namespaces`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespacesRecord {
-    /// Patterns of which one must match; empty: every namespace.
+    /// The include patterns. One of them must match; an empty list includes every namespace.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub include: Vec<String>,
-    /// Patterns of which none may match.
+    /// The exclude patterns. None of them may match.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub exclude: Vec<String>,
 }
@@ -161,29 +161,29 @@ pub struct NamespacesRecord {
 pub struct TopicRecord {
     /// [`STATE_VERSION`].
     pub v: u32,
-    /// Format of the values.
+    /// The format of the values.
     #[serde(flatten)]
     pub format: Format,
-    /// Version of the format.
+    /// The version of the format.
     pub format_version: u32,
-    /// Number of partitions; a change under it would break order per document.
+    /// The number of partitions. A change of it would break the order per document.
     pub partitions: u32,
-    /// Formats of older records, from before changes of the routing table.
+    /// The formats of older records, from before changes of the routing table.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub earlier: Vec<Format>,
-    /// The end of each partition when a session last began. An end never goes back: one that does
+    /// The end offset of each partition when a session last started. An end offset that decreases
     /// shows that the topic was deleted and created again, or that records were lost.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub ends: Vec<i64>,
 }
 
 impl TopicRecord {
-    /// The formats that its records may have, today's first.
+    /// Returns the formats that the topic's records may have, the current one first.
     pub fn formats(&self) -> impl Iterator<Item = Format> {
         std::iter::once(self.format).chain(self.earlier.iter().copied())
     }
 
-    /// The record after a change of the format.
+    /// Returns the record after a change of the format.
     #[must_use]
     pub fn in_format(&self, format: Format) -> Self {
         let mut earlier: Vec<Format> = self.formats().filter(|other| *other != format).collect();
@@ -196,44 +196,44 @@ impl TopicRecord {
     }
 }
 
-/// Where one collection goes.
+/// The route of a collection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteRecord {
     /// [`STATE_VERSION`].
     pub v: u32,
-    /// Namespace at the time the route was made.
+    /// The namespace at the time the route was made.
     pub ns: String,
-    /// Collection UUID, where the source gives one.
+    /// The collection's UUID, if the source provides one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ui: Option<String>,
     /// The topic.
     pub topic: String,
-    /// How its documents spread over the partitions.
+    /// The distribution of its documents over the partitions.
     pub order: Order,
-    /// Version of the routing rules that made the route.
+    /// The version of the routing rules that made the route.
     pub rules: u32,
-    /// The rule for its order; absent: [`OrderRule::Auto`].
+    /// The rule for its order; absent means [`OrderRule::Auto`].
     #[serde(skip_serializing_if = "OrderRule::is_auto", default)]
     pub rule: OrderRule,
 }
 
-/// How documents of a collection spread over partitions.
+/// The distribution of a collection's documents over partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
-    /// By `_id`: order per document.
+    /// By `_id`: keeps the order per document.
     Id,
-    /// All in one partition: order per collection, for collections whose documents depend on each
-    /// other (unique indexes, capped collections, collations).
+    /// All in one partition: keeps the order per collection, for collections whose documents depend
+    /// on each other (unique indexes, capped collections, collations).
     Collection,
 }
 
-/// How the operator wants documents to spread over partitions: `--order`.
+/// The distribution over partitions that the operator requests with `--order`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OrderRule {
-    /// By `_id`, but for collections whose documents depend on each other: those with a unique
-    /// index besides `_id`, capped ones, and those with a collation of their own.
+    /// By `_id`, except for collections whose documents depend on each other: those with a unique
+    /// index besides `_id`, capped ones, and those with their own collation.
     #[default]
     Auto,
     /// By `_id`.
@@ -243,7 +243,7 @@ pub enum OrderRule {
 }
 
 impl OrderRule {
-    /// The order of a collection of which nothing else is known.
+    /// Returns the order of a collection about which nothing else is known.
     #[must_use]
     pub const fn order(self) -> Order {
         match self {
@@ -281,71 +281,72 @@ impl FromStr for OrderRule {
     }
 }
 
-/// A collection or view that a full sync has still to copy.
+/// A collection or view that a full sync still has to copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyRecord {
     /// [`STATE_VERSION`].
     pub v: u32,
-    /// Its namespace when the record was written.
+    /// The namespace when the record was written.
     pub ns: String,
-    /// Its UUID, where it has one.
+    /// The UUID, if the source provides one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ui: Option<String>,
-    /// What it is.
+    /// The kind of the copy.
     pub kind: CopyKind,
-    /// How far it is.
+    /// The progress of the copy.
     pub stage: CopyStage,
-    /// Whether it was asked for while the stream ran.
+    /// True if the copy was requested while the stream ran.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub requested: bool,
-    /// Whether its documents alone are sent: the stream carries the collection already.
+    /// True if only documents are sent, because the stream carries the collection already.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub only_documents: bool,
-    /// Only documents that fit this query, as Extended JSON.
+    /// A query as Extended JSON that limits the copy to matching documents.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub filter: Option<String>,
-    /// Documents that are sent.
+    /// The number of documents sent.
     pub documents: u64,
-    /// Bytes of them.
+    /// The number of bytes sent.
     pub bytes: u64,
-    /// Documents that the source said it has, when the copy was planned.
+    /// The number of documents that the source reported when the copy was planned.
     pub expected_documents: u64,
-    /// Bytes of them.
+    /// The number of bytes that the source reported when the copy was planned.
     pub expected_bytes: u64,
 }
 
-/// What is copied.
+/// The kind of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CopyKind {
     /// A collection that is read by ranges of `_id`.
     Collection,
-    /// A capped collection: in its own order, by one cursor.
+    /// A capped collection, read by one cursor in its own order.
     Capped,
-    /// A view: its definition.
+    /// A view, of which the definition is copied.
     View,
 }
 
-/// How far a copy is.
+/// The progress of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CopyStage {
-    /// Nothing is sent.
+    /// Nothing has been sent.
     Planned,
-    /// The command that creates the collection is sent.
+    /// The command that creates the collection has been sent.
     Created,
-    /// The ranges are saved; those that are still there are open.
+    /// The ranges have been saved. Those that still exist are not complete.
     Reading,
 }
 
-/// A range of `_id` that is not wholly sent. Each bound is BSON, `{"_id": …}`, as base64.
+/// A range of `_id` that has not been sent completely. Each bound is BSON, `{"_id": …}`, as base64.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeRecord {
     /// [`STATE_VERSION`].
     pub v: u32,
-    /// The first `_id`, or the only one where `until` is the same.
+    /// The first `_id` of the range. It is the only one if `until` is the same.
     pub from: String,
-    /// The first `_id` that is not in it; none: all of the type of `from` that follow.
+    /// The first `_id` after the range. If it is absent, the range has all following `_id`s of the
+    /// type of `from`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub until: Option<String>,
     /// The last `_id` that was sent.
@@ -353,49 +354,49 @@ pub struct RangeRecord {
     pub after: Option<String>,
 }
 
-/// What somebody asked the running producer to copy.
+/// A copy that an operator requested from the running producer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestRecord {
     /// [`STATE_VERSION`].
     pub v: u32,
-    /// Patterns of namespaces.
+    /// The namespace patterns.
     pub namespaces: Vec<String>,
-    /// Only documents that fit this query, as Extended JSON.
+    /// A query as Extended JSON that limits the copy to matching documents.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub filter: Option<String>,
 }
 
-/// The state topic, read whole.
+/// The complete content of the state topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
-    /// Who the source is.
+    /// The identity of the source.
     pub source: Option<SourceRecord>,
-    /// Topics by name.
+    /// The topics by name.
     pub topics: BTreeMap<String, TopicRecord>,
-    /// Routes by UUID, or by namespace where the source gives none.
+    /// The routes by UUID, or by namespace if the source provides no UUID.
     pub routes: BTreeMap<String, RouteRecord>,
-    /// What a full sync has still to copy, by UUID or namespace.
+    /// The copies that a full sync still has to make, by UUID or namespace.
     pub copies: BTreeMap<String, CopyRecord>,
-    /// Its open ranges, by the copy's key and the range's number.
+    /// The open ranges of the copies, by the copy's key and the range's number.
     pub ranges: BTreeMap<(String, u32), RangeRecord>,
-    /// What is asked for and not begun, by its number.
+    /// The requests that have not been started, by number.
     pub requests: BTreeMap<String, RequestRecord>,
 }
 
 /// A state record that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The value is not the JSON that its key asks for.
+    /// The value is not the JSON that its key requires.
     #[error("state record {key:?} cannot be read")]
     Unreadable {
         /// The record's key.
         key: String,
-        /// Why.
+        /// The reason.
         #[source]
         source: serde_json::Error,
     },
-    /// A key that this version does not know: written by a newer one.
-    #[error("state record {key:?} is unknown here; it was written by a newer version")]
+    /// A key that this version does not know: a newer version wrote it.
+    #[error("state record {key:?} is unknown to this version; a newer version wrote it")]
     UnknownKey {
         /// The record's key.
         key: String,
@@ -403,10 +404,10 @@ pub enum StateError {
 }
 
 impl State {
-    /// Takes one record of the topic; an empty value deletes.
+    /// Applies a record of the topic. An empty value deletes the key.
     ///
     /// # Errors
-    /// [`StateError`] if key or value cannot be read.
+    /// [`StateError`] if the key or the value cannot be read.
     pub fn apply(&mut self, key: &str, value: Option<&[u8]>) -> Result<(), StateError> {
         match (key.split_once('/'), value) {
             (None, value) if key == "source" => {
@@ -438,8 +439,9 @@ impl State {
         Ok(())
     }
 
-    /// Whether a producer has committed something of the source: whatever it writes here is in one
-    /// Kafka transaction with a position. Requests come from elsewhere.
+    /// Returns true if a producer has committed data of the source. Each record that a producer
+    /// writes to this topic is in one Kafka transaction with a position. Requests are written by
+    /// other programs and do not count.
     #[must_use]
     pub fn has_been_used(&self) -> bool {
         let Self {

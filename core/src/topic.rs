@@ -1,19 +1,20 @@
-//! Names in Kafka: which topic a namespace goes to, and the names of the internal topics.
+//! Names in Kafka: the topic of a namespace, and the names of the internal topics.
 //!
-//! A data topic is `<prefix>.<db>.<collection>` with exactly two dots. In the database part `_`,
-//! in the collection part `.`, and in both every other byte outside `[A-Za-z0-9_]` is written
-//! `-XX` (upper-case hex of the UTF-8 byte, `-` itself too). So Kafka's collision of `.` and `_`
-//! cannot happen and common names stay readable. Nobody parses a namespace out of a topic name:
-//! it is in the value. A name over 249 bytes has its tail replaced by `-h` and a hash.
+//! A data topic is `<prefix>.<db>.<collection>` with exactly two dots. In the database part `_`, in
+//! the collection part `.`, and in both every other byte outside `[A-Za-z0-9_]` is written `-XX`
+//! (upper-case hex of the UTF-8 byte, including `-` itself). This rules out the collision of `.`
+//! and `_` in Kafka and keeps common names readable. A namespace is never parsed from a topic name,
+//! because it is in the value. A name over 249 bytes has its tail replaced by `-h` and a hash.
 
-/// Longest topic name that Kafka takes.
+/// The longest topic name that Kafka accepts.
 const MAX_NAME: usize = 249;
-/// `-h`, 16 digits of FNV-1a and 8 of CRC32C.
+/// The length of `-h`, 16 digits of FNV-1a and 8 of CRC32C.
 const HASH_SUFFIX: usize = 2 + 16 + 8;
-/// Longest prefix: leaves room for the longest escaped database name (63 bytes) and the hash.
+/// The longest prefix. It leaves room for the longest escaped database name (63 bytes) and the
+/// hash.
 pub const MAX_PREFIX: usize = 32;
 
-/// The topic of a collection.
+/// Returns the topic of a collection.
 #[must_use]
 pub fn collection_topic(prefix: &str, db: &str, collection: &str) -> String {
     let mut name = database_part(prefix, db);
@@ -33,7 +34,7 @@ pub fn collection_topic(prefix: &str, db: &str, collection: &str) -> String {
             crc32c::crc32c(name.as_bytes())
         );
         let mut kept = MAX_NAME - HASH_SUFFIX;
-        // Not inside an escape: a cut `-2` would be no escape at all.
+        // The cut must not fall inside an escape: half of one, such as `-2`, would be invalid.
         if let Some(dash) = name.get(..kept).and_then(|head| head.rfind('-'))
             && dash + 3 > kept
         {
@@ -45,25 +46,25 @@ pub fn collection_topic(prefix: &str, db: &str, collection: &str) -> String {
     name
 }
 
-/// The topic of a database's commands.
+/// Returns the topic of a database's commands.
 #[must_use]
 pub fn command_topic(prefix: &str, db: &str) -> String {
     database_part(prefix, db) + "-cmd"
 }
 
-/// The topic of a source's positions: the last record is its checkpoint.
+/// Returns the topic of a source's positions, whose last record is the checkpoint.
 #[must_use]
 pub fn position_topic(prefix: &str, source: &str) -> String {
     format!("__{prefix}.position.{source}")
 }
 
-/// The compacted topic of a source's routing table and claims.
+/// Returns the compacted topic of a source's routing table and topic ownership.
 #[must_use]
 pub fn state_topic(prefix: &str, source: &str) -> String {
     format!("__{prefix}.state.{source}")
 }
 
-/// The source of a state topic of that prefix, or nothing.
+/// Returns the source of a state topic with this prefix, or `None` for another topic.
 #[must_use]
 pub fn source_of_state_topic<'t>(prefix: &str, topic: &'t str) -> Option<&'t str> {
     topic
@@ -72,7 +73,7 @@ pub fn source_of_state_topic<'t>(prefix: &str, topic: &'t str) -> Option<&'t str
         .strip_prefix(".state.")
 }
 
-/// Whether a topic carries records of that prefix (data or commands).
+/// Returns true if a topic carries records of this prefix (data or commands).
 #[must_use]
 pub fn is_data_topic(prefix: &str, topic: &str) -> bool {
     topic
@@ -81,7 +82,7 @@ pub fn is_data_topic(prefix: &str, topic: &str) -> bool {
         .is_some_and(|rest| rest.matches('.').count() == 1)
 }
 
-/// Whether a topic carries a database's commands.
+/// Returns true if a topic carries a database's commands.
 #[must_use]
 pub fn is_command_topic(topic: &str) -> bool {
     topic.ends_with(".-cmd")
@@ -121,8 +122,9 @@ pub fn check_source_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Collections that live for one operation (`$out`, cross-database rename, convertToCapped): one
-/// topic for all of a database, else every run leaves a dead topic behind.
+/// Returns true for a collection that exists only during one operation (`$out`, cross-database
+/// rename, convertToCapped). All those of a database share one topic, because otherwise every run
+/// would leave an unused topic behind.
 #[must_use]
 pub fn is_temporary(collection: &str) -> bool {
     let Some(rest) = collection.strip_prefix("tmp") else {

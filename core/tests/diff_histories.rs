@@ -1,4 +1,4 @@
-//! Any end of a document's log, applied again to a later state, leads to the last state.
+//! Any suffix of a document's log, applied again to a later state, leads to the last state.
 
 #![allow(
     missing_docs,
@@ -87,7 +87,8 @@ fn by_name(document: &[u8]) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Every end of the log, from every state that is not behind it, byte for byte.
+    /// Every suffix of the log leads, from every state that is not behind it, to the last state
+    /// byte for byte.
     #[test]
     fn suffix_reapplication_is_byte_identical(history in history(false, |before, after, choices| diff(before, after, choices))) {
         for (index, update) in history.updates.iter().enumerate() {
@@ -101,7 +102,7 @@ proptest! {
         }
     }
 
-    /// Modifiers do not tell where a field stood: their order of fields may change.
+    /// Modifiers do not record the place of a field, so their order of fields may change.
     #[test]
     fn modifiers_applied_again_lead_to_the_same_fields(history in history(true, |before, after, choices| Some(modifiers(before, after, choices)))) {
         let last = by_name(history.states.last().unwrap());
@@ -112,7 +113,8 @@ proptest! {
         }
     }
 
-    /// A diff applied twice in a row does what it does once: an unclear answer may be repeated.
+    /// A diff applied twice in a row has the effect of one, so a write without a known outcome may
+    /// be repeated.
     #[test]
     fn a_diff_twice_is_a_diff_once(before in fields(false), after in fields(false), other in fields(false), choices in any::<u64>()) {
         if let Some(diff) = diff(&before, &after, &mut Choices(choices)) {
@@ -121,7 +123,7 @@ proptest! {
         }
     }
 
-    /// Whatever stands in an update, it is refused or applied, never a panic.
+    /// Any bytes in an update are either refused or applied, and never cause a panic.
     #[test]
     fn any_bytes_are_refused_or_applied(
         states in vec(fields(true), 3),

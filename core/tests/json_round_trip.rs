@@ -1,4 +1,4 @@
-//! Extended JSON loses nothing that it claims to keep, and never panics.
+//! Extended JSON keeps all that it reports as exact, and never panics.
 
 #![allow(
     missing_docs,
@@ -33,7 +33,7 @@ fn parse(text: &[u8]) -> Vec<u8> {
     out.split_off(6)
 }
 
-/// Whatever the text, what comes out has the structure of BSON.
+/// Asserts that the parser either fails or returns bytes with the structure of BSON.
 fn assert_bson_or_error(text: &[u8]) {
     let mut out = Vec::new();
     if parse_document(text, &mut out).is_ok() {
@@ -41,13 +41,13 @@ fn assert_bson_or_error(text: &[u8]) {
     }
 }
 
-/// serde_json's skipping of values has no limit of depth, unlike its values.
+/// Asserts that the text is JSON. Unlike values, skipped values have no depth limit in serde_json.
 fn assert_json(text: &[u8]) {
     let text = std::str::from_utf8(text).unwrap();
     serde_json::from_str::<IgnoredAny>(text).unwrap();
 }
 
-/// A value below that many documents, arrays and scopes.
+/// Returns a value inside this number of nested documents, arrays and scopes.
 fn nested(levels: usize) -> impl Strategy<Value = Vec<u8>> {
     let level = (0..3_u8, text(Kind::Sane));
     (leaf(Kind::Sane), vec(level, 0..=levels)).prop_map(|((mut kind, mut value), levels)| {
@@ -225,7 +225,7 @@ fn the_deepest_documents_fit_a_threads_stack() {
         .unwrap();
 }
 
-/// An object and the type of what it becomes: a plain document is 0x03.
+/// Each row has an object and the type that it becomes; 0x03 is a plain document.
 #[test]
 fn only_the_exact_form_of_a_wrapper_is_typed() {
     let kind_of = |value: &str| {
@@ -274,7 +274,7 @@ fn only_the_exact_form_of_a_wrapper_is_typed() {
     ] {
         assert_eq!(kind_of(value), kind, "{value}");
     }
-    // The whole text is a document whatever its names.
+    // The outermost object is a document whatever its names.
     assert_eq!(parse(br#"{"$minKey":1}"#)[4], 0x10);
 }
 
@@ -337,7 +337,7 @@ fn golden_text_of_every_type() {
         kinds.insert(bytes[4]);
         let (text, exactness) = write(&bytes, Mode::Canonical);
         assert_eq!(String::from_utf8(text).unwrap(), canonical);
-        // Most readers keep one of two fields of the same name.
+        // Most readers keep one of two fields with the same name.
         let is_exact = canonical != r#"{"a":{"x":true,"x":false}}"#;
         assert_eq!(exactness.is_exact(), is_exact, "{line}");
         assert_eq!(

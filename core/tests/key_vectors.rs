@@ -1,4 +1,4 @@
-//! Keys are what the golden vectors say, and `_id`s that are equal have equal ones.
+//! Keys match the golden vectors, and equal `_id`s have equal keys.
 
 #![allow(
     missing_docs,
@@ -47,7 +47,7 @@ fn identity(value: &Value) -> Vec<u8> {
     out.split_off(6)
 }
 
-/// The forms that a number has in the four types, as far as they hold it exactly.
+/// Returns the forms of a number in each of the four types that holds it exactly.
 fn forms(coefficient: i64, twos: i32) -> Vec<Value> {
     let mut forms = Vec::new();
     // A dyadic fraction has as many decimal places as binary ones.
@@ -74,7 +74,7 @@ fn forms(coefficient: i64, twos: i32) -> Vec<Value> {
     }
     if let Some((value, mut exponent)) = exact {
         let mut magnitude = value.unsigned_abs();
-        // With every number of trailing zeros that 34 digits hold.
+        // The decimal is added with every number of trailing zeros that 34 digits hold.
         while magnitude < 10_u128.pow(34) && exponent > -60 {
             forms.push((0x13, decimal_of(value < 0, magnitude, exponent).to_vec()));
             magnitude *= 10;
@@ -84,7 +84,7 @@ fn forms(coefficient: i64, twos: i32) -> Vec<Value> {
     forms
 }
 
-/// Numbers that are close to each other, in all types.
+/// Returns numbers of all types that are close to each other.
 fn number() -> impl Strategy<Value = Value> {
     prop_oneof![
         (-20..20_i32).prop_map(|value| (0x10, value.to_le_bytes().to_vec())),
@@ -99,7 +99,7 @@ fn number() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Values of which many are equal without being the same.
+/// Returns values of which many are equal without being identical.
 fn id() -> impl Strategy<Value = Value> {
     let text = prop_oneof![
         "[ab]{0,2}".prop_map(String::into_bytes),
@@ -132,7 +132,7 @@ proptest! {
             prop_assert_eq!(key(form), key(&forms[0]));
             prop_assert_eq!(identity(form), identity(&forms[0]));
             prop_assert!(compare_values(element(form), element(&forms[0])).is_eq());
-            // In a document too, also if the rest is no UTF-8.
+            // The same must hold inside a document, even if other bytes are not UTF-8.
             let nested = |form: &Value, text: &[u8]| {
                 let text = (b"s".to_vec(), (0x02, string_of(text)));
                 (0x03, document_of(&[text, (b"n".to_vec(), form.clone())]))
@@ -166,7 +166,7 @@ proptest! {
         let double = (integer as f64) * (1.0 + f64::from(near) * f64::EPSILON);
         let floor = double.floor();
         let expected = i128::from(integer).cmp(&(floor as i128));
-        // A fraction puts the double above the integer that it begins with.
+        // A fraction puts the double above its integral part.
         let expected = if double > floor { expected.then(Ordering::Less) } else { expected };
         let integer = (0x12, integer.to_le_bytes().to_vec());
         let double = (0x01, double.to_le_bytes().to_vec());

@@ -1,4 +1,4 @@
-//! What can go wrong, and what is done about it.
+//! Errors of the producer, and how each of them is handled.
 
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError};
@@ -8,13 +8,13 @@ use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::kafka::KafkaFailure;
 use oplog_relay_runtime::mongo::{self, MongoError};
 
-/// Why producing ended.
+/// An error that ends a session or the program.
 #[derive(Debug, thiserror::Error)]
 pub enum ProducerError {
-    /// Faults of the configuration, all of them.
+    /// All faults of the configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What was asked for does not fit what is there.
+    /// The request does not fit the state of the source or of the cluster.
     #[error("{0}")]
     Usage(String),
     /// The saved position is no longer in the source.
@@ -26,7 +26,7 @@ pub enum ProducerError {
          Run one instance per source, or give the other one its own --topic-prefix"
     )]
     Fenced(String),
-    /// An entry that cannot be carried.
+    /// An entry that cannot be encoded.
     #[error("{0}; the stream stops before it, nothing is skipped")]
     Undecodable(String),
     /// The source failed.
@@ -35,39 +35,39 @@ pub enum ProducerError {
     /// The source cannot be reached.
     #[error(transparent)]
     Mongo(#[from] MongoError),
-    /// An entry is missing on the member that was asked, although its oplog should hold it.
+    /// An entry is missing on the member that was read, although its oplog should contain it.
     #[error(
-        "entry {0} of a transaction is not on the member that was asked, though its oplog begins \
-         before it: the member lags behind the one that the tail reads"
+        "entry {0} of a transaction is missing on the member that was queried, although its oplog \
+         starts before it: the member lags behind the one that the tail reads"
     )]
     Behind(Timestamp),
     /// A dump cannot be read.
     #[error("{path} cannot be read")]
     Dump {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
     /// Kafka failed in a way that a new session may repair.
     #[error("{doing}: {reason}")]
     Kafka {
-        /// What was tried.
+        /// The operation that failed.
         doing: String,
-        /// What Kafka or its client says.
+        /// The error text of Kafka or its client.
         reason: String,
     },
-    /// A broker refuses the credentials.
+    /// A broker rejects the credentials.
     #[error("{0}")]
     Credentials(String),
-    /// Kafka refused something that a retry cannot repair.
+    /// Kafka refused something that a retry cannot fix.
     #[error("Kafka refused: {0}")]
     Refused(String),
-    /// The shutdown came inside a transaction.
+    /// The program was shut down inside a transaction.
     #[error("interrupted inside a transaction")]
     Interrupted,
-    /// A part of the program ended without a word.
+    /// A task of the program ended without an error.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
     /// Standard output cannot be written.
@@ -75,24 +75,26 @@ pub enum ProducerError {
     Output(#[source] std::io::Error),
 }
 
-/// What to do about an error.
+/// The action that an error requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directive {
-    /// Drop everything, back off, open a new session from the checkpoint.
+    /// Drop the producer, back off, and open a new session from the checkpoint.
     Retry,
-    /// End with that code.
+    /// End the program with this exit code.
     Stop(ExitCode),
 }
 
 impl ProducerError {
-    /// For bytes that are no BSON.
+    /// Returns the error for bytes that are not valid BSON.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
     pub fn undecodable(error: Malformed) -> Self {
-        Self::Undecodable(format!("the source gave bytes that are no BSON: {error}"))
+        Self::Undecodable(format!(
+            "the source returned bytes that are not BSON: {error}"
+        ))
     }
 
-    /// For an entry that is damaged inside.
+    /// Returns the error for an entry whose contents are damaged.
     #[must_use]
     pub fn damaged(entry: &Entry<'_>, error: &EntryError) -> Self {
         match error {
@@ -100,12 +102,13 @@ impl ProducerError {
                 "entry {} of {:?} is damaged: {error}",
                 entry.ts, entry.ns
             )),
-            // The others name the entry themselves.
+            // The other errors name the entry themselves.
             error => Self::Undecodable(format!("an entry cannot be read: {error}")),
         }
     }
 
-    /// For a document that is no entry, with its time and namespace as far as it has them.
+    /// Returns the error for a document that is not an entry, with its time and namespace if it has
+    /// them.
     #[must_use]
     pub fn unreadable(document: Document<'_>, error: &EntryError) -> Self {
         if !matches!(error, EntryError::Malformed(_)) {
@@ -119,7 +122,7 @@ impl ProducerError {
         Self::Undecodable(format!("entry {ts} of {ns} cannot be read: {error}"))
     }
 
-    /// For a Kafka call that failed.
+    /// Returns the error for a Kafka call that failed.
     pub fn kafka(doing: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Kafka {
             doing: doing.into(),
@@ -127,7 +130,7 @@ impl ProducerError {
         }
     }
 
-    /// What to do about it.
+    /// Returns the action that the error requires.
     #[must_use]
     pub fn directive(&self) -> Directive {
         match self {
@@ -147,7 +150,7 @@ impl ProducerError {
         }
     }
 
-    /// A word for the error counter.
+    /// Returns the label of the error counter.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -187,54 +190,54 @@ impl From<KafkaFailure> for ProducerError {
     }
 }
 
-/// The ways on after a lost position.
+/// The remedies for a lost position.
 const WAYS_ON: &str = "Entries between the two may be missing in Kafka. Ways on: restore the \
     missing oplog (a dump of it can be sent as a source of the same --source-name), or start again \
     under another --topic-prefix with a new copy of the data; a larger oplog \
     (replSetResizeOplog, oplogMinRetentionHours) keeps it from happening again";
 
-/// The source no longer has what follows the checkpoint.
+/// The source no longer has the entries that follow the checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum PositionLost {
-    /// The oplog begins after the checkpoint.
+    /// The oplog starts after the checkpoint.
     #[error(
         "position lost: the checkpoint is {checkpoint}, the oldest entry of the source is {oldest}, \
          {gap} later. {WAYS_ON}"
     )]
     RolledOver {
-        /// What was saved (or asked for).
+        /// The position that was saved or requested.
         checkpoint: Position,
-        /// Where the oplog begins now.
+        /// Time of the oldest entry of the oplog.
         oldest: Timestamp,
         /// The time between them.
         gap: Gap,
     },
-    /// The oplog spans the checkpoint, but its entry is another one or gone.
+    /// The oplog spans the checkpoint, but the entry at its position is a different one or missing.
     #[error(
         "position lost: the entry of the checkpoint {checkpoint} is not in the source, which has \
          {found} in its place (oldest entry: {oldest}); it was rolled back, or this is another or \
          a restored replica set. {WAYS_ON}"
     )]
     RolledBack {
-        /// What was saved.
+        /// The saved position.
         checkpoint: Position,
-        /// What stands there or after it.
+        /// Position of the entry that was found at the checkpoint or after it.
         found: Position,
-        /// Where the oplog begins.
+        /// Time of the oldest entry of the oplog.
         oldest: Timestamp,
     },
-    /// The commit of a transaction is there, an earlier entry of it is not.
+    /// The commit of a transaction is in the oplog, but an earlier entry of it is not.
     #[error(
         "position lost: the transaction committed at {commit} has operations in an entry at \
-         {part}, which is not in the source any more; it cannot be sent whole. {WAYS_ON}"
+         {part}, which is no longer in the source; it cannot be sent completely. {WAYS_ON}"
     )]
     ChainGone {
-        /// Where it was committed.
+        /// Time of the commit.
         commit: Timestamp,
         /// The entry that is missing.
         part: Timestamp,
     },
-    /// The state topic says that the source was running, and no position is saved.
+    /// The state topic shows that the source was running, but no position is saved.
     #[error(
         "position lost: topic {position_topic} holds no position, although this source has been \
          running ({state_topic} says so, or this process itself has committed; its last position: \
@@ -260,41 +263,40 @@ pub enum PositionLost {
     #[error(
         "position lost: topic {position_topic} holds {saved}, but this process has committed \
          {committed}: records that Kafka had acknowledged are gone (the topic was created again or \
-         restored, or a replica that lagged behind was elected). Going on would send entries twice. \
-         Check the data topics (oplog-consumer audit); a restart accepts the position that is \
-         there now"
+         restored, or a replica that lagged behind was elected). Continuing would send entries \
+         twice. Check the data topics (oplog-consumer audit); a restart accepts the position that \
+         the topic holds now"
     )]
     WentBack {
         /// Name of the position topic.
         position_topic: String,
-        /// What is saved.
+        /// The saved position.
         saved: Position,
-        /// What was committed.
+        /// The committed position.
         committed: Position,
     },
-    /// A position is saved, and the state topic has lost what it held.
+    /// A position is saved, but the records of the state topic are lost.
     #[error(
-        "position lost: topic {state_topic} does not say any more who the source is, which topics it \
-         owns and where its collections go, although {position_topic} holds {saved}. The topic was \
-         deleted, emptied or created again; later entries could overtake earlier ones. Ways on: \
-         restore {state_topic} from a backup, or begin again under another --topic-prefix with a new \
-         copy of the data"
+        "position lost: topic {state_topic} no longer contains the identity, the topics and the \
+         routes of the source, although {position_topic} holds {saved}. The topic was deleted, \
+         emptied or created again; later entries could overtake earlier ones. Ways on: restore \
+         {state_topic} from a backup, or begin again under another --topic-prefix with a new copy \
+         of the data"
     )]
     StateForgotten {
         /// Name of the position topic.
         position_topic: String,
         /// Name of the state topic.
         state_topic: String,
-        /// What is saved.
+        /// The saved position.
         saved: Position,
     },
-    /// An entry of a transaction is missing although the oplog begins before it, for so long that
-    /// no lag explains it.
+    /// An entry of a transaction is missing although the oplog starts before it, for longer than
+    /// replication lag can explain.
     #[error(
-        "position lost: entry {part} of a transaction is not on any member that was asked, though \
-         their oplogs begin before it, and it does not come: the oplog has a hole there, or all \
-         members that the connection string allows lag far behind (read from the primary then). \
-         {WAYS_ON}"
+        "position lost: entry {part} of a transaction is missing on every member that was queried, \
+         although their oplogs start before it: the oplog has a gap there, or all members that the \
+         connection string allows lag far behind (read from the primary then). {WAYS_ON}"
     )]
     Hole {
         /// The entry that is missing.
@@ -302,15 +304,15 @@ pub enum PositionLost {
     },
 }
 
-/// A stretch of source time, for people.
+/// A duration of source time, printed in readable units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
-    /// Seconds.
+    /// Length in seconds.
     pub seconds: u32,
 }
 
 impl Gap {
-    /// From one time to a later one.
+    /// Returns the time from one timestamp to a later one.
     #[must_use]
     pub const fn between(earlier: Timestamp, later: Timestamp) -> Self {
         Self {

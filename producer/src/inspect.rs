@@ -1,4 +1,4 @@
-//! `oplog-producer inspect`: what would be produced, as JSON lines, without Kafka.
+//! `oplog-producer inspect`: prints the records that `run` would produce as JSON lines, without Kafka.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
@@ -26,7 +26,7 @@ use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 /// Prints records until the dump ends, the source has nothing more, or the limit is reached.
 ///
 /// # Errors
-/// What the source or the encoder finds; [`ProducerError::Output`].
+/// The errors of the source and of the encoder; [`ProducerError::Output`].
 pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), ProducerError> {
     let stream = &config.stream;
     let origin = Origin::open(&stream.origin, stream.source_name.as_deref()).await?;
@@ -70,7 +70,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     tokio::pin!(feeding, printing);
     let (fed, printed) = tokio::select! {
         printed = &mut printing => (Ok(()), printed),
-        // What was read is printed, also before a fault.
+        // Entries that were read before a fault are still printed.
         fed = &mut feeding => (fed, printing.await),
     };
     fed?;
@@ -100,7 +100,7 @@ fn print(
                 }
             }
             Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch)?,
-            // Nobody copies here.
+            // `inspect` runs no full sync.
             Some(SourceEvent::Copied(_) | SourceEvent::Idle) => {}
             Some(SourceEvent::CaughtUp | SourceEvent::End) | None => break,
         }
@@ -113,8 +113,8 @@ struct Printer {
     topics: Vec<String>,
     format: Format,
     left: u64,
-    /// The newest entry when it began, where the source tells: there it ends. Not every server says
-    /// that it has nothing more.
+    /// Time of the newest entry at the start, if the source reports it. Printing ends there, because
+    /// not every server reports that it has nothing more.
     newest: Option<Timestamp>,
     out: BufWriter<io::Stdout>,
 }
@@ -125,7 +125,7 @@ impl Printer {
         self.topics.extend(new.map(|topic| topic.name));
         self.print_records(chunk)?;
         if let Some(barrier) = &chunk.barrier {
-            // There are no offsets here; what they would be is not what is looked for.
+            // Without Kafka there are no offsets, so the barriers are printed with 0.
             let ends: Vec<Vec<i64>> = barrier
                 .topics
                 .iter()
@@ -148,7 +148,7 @@ impl Printer {
 
     fn print_records(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         for record in &chunk.records {
-            // Records of the state topic are the program's own.
+            // Records of the state topic (index 0) are internal and not printed.
             if self.left == 0 || record.topic.0 == 0 {
                 continue;
             }
@@ -182,7 +182,7 @@ impl Printer {
     }
 }
 
-/// One record, as it is printed.
+/// A record as it is printed.
 #[derive(Serialize)]
 struct Line<'l> {
     topic: Option<&'l str>,
@@ -194,7 +194,7 @@ struct Line<'l> {
     value: Option<Box<RawValue>>,
 }
 
-/// JSON as it is, BSON as canonical Extended JSON; a frame has no text.
+/// Returns JSON as it is and BSON as canonical Extended JSON; a frame has no textual form.
 fn show(format: Format, value: &[u8]) -> Option<Box<RawValue>> {
     let text = match format {
         Format::Json(_) => value.to_vec(),

@@ -1,49 +1,51 @@
-//! oplog-producer: a MongoDB oplog into Kafka, every entry exactly once, in order per document.
+//! oplog-producer: streams a MongoDB oplog into Kafka, every entry exactly once, in order per document.
 //!
-//! # The map
+//! # Modules
 //!
-//! Entries go through four stages, and a session runs them from one failure to the next:
+//! Entries pass through four stages. A session runs them until an error ends it:
 //!
 //! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
 //! 2. [`prepare`] does what must precede encoding: it takes transactions apart, finds the route of an
 //!    entry, and makes sure that topics exist and belong to this source
 //! 3. [`encode`] turns entries into chunks of records
-//! 4. [`publish`] sends chunks and the position that they reach in Kafka transactions
+//! 4. [`publish`] sends chunks in Kafka transactions, each with the position that it reaches
 //!
-//! - [`session`] one life between two failures: its plan, its checks, and the threads of the stages
-//! - [`saved`] what is saved of a source in Kafka
-//! - [`config`] arguments, and what they mean, all faults at once
-//! - [`inspect`] and [`request`] the other commands
-//! - [`telemetry`] metrics, `/status` and progress; [`error`] what can go wrong, and what is done about it
+//! - [`session`] runs the stages between two failures: its plan, its checks, and the threads of the
+//!   stages
+//! - [`saved`] holds the state of a source that is saved in Kafka
+//! - [`config`] checks the arguments and reports all faults at once
+//! - [`inspect`] and [`request`] are the other commands
+//! - [`telemetry`] holds metrics, `/status` and progress; [`error`] the errors and how each is handled
 //!
-//! # The order of things
+//! # Ordering
 //!
-//! A session opens the transactional producer first, which fences every older instance, and only
-//! then reads the checkpoint. It tails from there; the first entry must be the saved one, with the
-//! same term. Every Kafka transaction ends with the position that it reaches. On any error the
-//! client returns the producer is dropped and a new session begins at the checkpoint.
+//! A session opens the transactional producer first, which fences every older instance, and only then
+//! reads the checkpoint. It tails from there; the first entry must be the saved one, with the same
+//! term. Every Kafka transaction ends with the position that it reaches. On any error that the client
+//! returns, the producer is dropped and a new session starts at the checkpoint.
 //!
-//! A full sync reads in turns with the tail, and everything of both goes through one queue: what was
-//! read after a position is sent before any later entry. Its entries stand at the position of the
-//! tail, which they do not move; how many there are is saved with it.
+//! A full sync alternates its reads with those of the tail, and both go through one queue: a document
+//! that was read after a position is sent before any later entry. Its records have the position of the
+//! tail, which they do not advance; their number is saved with it.
 //!
-//! A command ends its chunk. The publisher waits until all records before it are delivered, asks
-//! where the partitions of its topics end, and sends command and barriers with these offsets: it is
-//! the only writer there. What came out is compared, and a difference gives the transaction up.
+//! A command is the last entry of its chunk. The publisher waits until all records before it are
+//! delivered, reads the log end offsets of its topics' partitions, and sends the command and its
+//! barriers with these offsets: it is the only writer of these topics. The offsets are read again
+//! before the commit, and a difference aborts the transaction.
 //!
-//! A record that is larger than its topic takes stops the stream, or becomes fragments: records one
-//! after the other in the same partition and Kafka transaction (`--oversize split`).
+//! A record that is larger than its topic accepts stops the stream, or is split into fragments:
+//! consecutive records in the same partition and Kafka transaction (`--oversize split`).
 //!
-//! Other rules of routing than the saved ones begin only when the operator says so
-//! (`--change-routing`): what changes is saved in one Kafka transaction with a barrier in every
-//! partition of the topics in which entries go elsewhere from then on. A change of the format alone
-//! has no barrier: each record names its format itself.
+//! Routing rules other than the saved ones apply only if the operator requests it (`--change-routing`):
+//! the change is saved in one Kafka transaction with a barrier in every partition of the topics whose
+//! entries are routed differently from then on. A change of the format alone has no barrier, because
+//! each record names its own format.
 //!
-//! A transaction of the source may be larger than a Kafka transaction may last, so a position has
-//! an ordinal: the number of operations of the commit at its `ts` that are sent, 0 when the entry
-//! is done. A session that begins at a position with an ordinal reads that entry again, walks its
-//! chain again, and passes over as many operations. They are counted before the filter, so another
-//! filter finds the same place.
+//! A transaction of the source may take longer to send than a Kafka transaction may stay open, so a
+//! position has an ordinal: the number of operations of the commit at its `ts` that are sent, 0 when
+//! the entry is complete. A session that starts at a position with an ordinal reads that entry and its
+//! chain again, and skips that many operations. They are counted before the filter, so a different
+//! filter resumes at the same operation.
 
 pub mod config;
 pub mod encode;
@@ -75,7 +77,8 @@ use crate::session::pipeline::Outcome;
 use crate::source::origin::Origin;
 use crate::telemetry::metrics::Metrics;
 
-/// Runs the command of the command line and returns its exit code. Errors are written to standard error.
+/// Runs the command given on the command line and returns its exit code. Errors are written to standard
+/// error.
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Run(arguments) => match RunConfig::check(&arguments) {
@@ -98,10 +101,10 @@ pub async fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Tells an error where the operator looks, and which code it ends with.
+/// Logs an error and returns the exit code that it ends the program with.
 fn tell(error: &ProducerError) -> ExitCode {
     if let ProducerError::Config(error) = error {
-        // A closed standard error leaves nowhere to tell it.
+        // There is no other place to report an error if standard error is closed.
         drop(error.print());
         return error.exit_code();
     }
@@ -125,7 +128,7 @@ fn tell(error: &ProducerError) -> ExitCode {
 async fn look(config: InspectConfig) -> Result<ExitCode, ProducerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
-    // A reader that does not read, or input that says nothing, holds a thread.
+    // An output that is not read, or a silent input, can block the work, so the end can be forced.
     tokio::select! {
         looked = inspect::inspect(config, shutdown.clone()) => looked?,
         () = shutdown.forced() => {}
@@ -136,7 +139,7 @@ async fn look(config: InspectConfig) -> Result<ExitCode, ProducerError> {
 async fn ask(config: RequestConfig) -> Result<ExitCode, ProducerError> {
     start_logs(&config.log)?;
     request_full_sync(&config).await?;
-    tracing::info!("asked for; the producer that runs takes it within seconds (see its /status)");
+    tracing::info!("full sync requested; the running producer starts it in seconds (see /status)");
     Ok(ExitCode::Done)
 }
 
@@ -144,7 +147,7 @@ async fn health(address: &str) -> ExitCode {
     match http::probe(address).await {
         Ok(()) => ExitCode::Done,
         Err(reason) => {
-            // A closed standard error leaves nowhere to tell it.
+            // There is no other place to report an error if standard error is closed.
             drop(writeln!(std::io::stderr().lock(), "{reason}"));
             ExitCode::Failed
         }
@@ -174,7 +177,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         let served = http::serve(listener, registry, health.clone(), status, shutdown.clone());
         around.spawn(async move {
             if let Err(error) = served.await {
-                tracing::error!(%error, "http ended");
+                tracing::error!(%error, "the HTTP server failed");
             }
         });
     }
@@ -196,7 +199,9 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     let outcome = tokio::select! {
         outcome = producer.run() => outcome,
         () = shutdown.forced() => {
-            tracing::warn!("left before the orderly end; the next start goes on from the checkpoint");
+            tracing::warn!(
+                "stopped before the shutdown was complete; the next start continues from the checkpoint"
+            );
             Ok(Outcome::Stopped)
         }
     };
@@ -205,7 +210,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     around.shutdown().await;
     match outcome? {
         Outcome::Done => {
-            tracing::info!("done: everything that was asked for is committed");
+            tracing::info!("done: everything that was requested is committed");
             Ok(ExitCode::Done)
         }
         Outcome::Stopped => signalled.ok_or(ProducerError::Ended("the stream")),

@@ -1,12 +1,12 @@
-//! The oplog-producer program: ends with a code that means something.
+//! The oplog-producer program. Its exit code names the outcome.
 
 use std::{io, process};
 
 use oplog_relay_runtime::command_line;
 use tikv_jemallocator::Jemalloc;
 
-/// For the C libraries too. It halves the memory that a busy producer keeps, because records are
-/// made in one thread and freed in another.
+/// The allocator, also for the C libraries. It halves the memory that a busy producer retains, because
+/// records are allocated in one thread and freed in another.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

@@ -1,4 +1,4 @@
-//! `oplog-producer full-sync`: asks a producer that is running to copy collections.
+//! `oplog-producer full-sync`: requests a copy of collections from a running producer.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,16 +9,16 @@ use crate::config::RequestConfig;
 use crate::error::ProducerError;
 use crate::publish::send_alone;
 
-/// Asks the producer that tails a source for a full sync.
+/// Writes a request for a full sync to the state topic of a source, for the producer that tails it.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] for a source that no producer has begun; [`ProducerError::Kafka`].
+/// [`ProducerError::Usage`] for a source that no producer has started; [`ProducerError::Kafka`].
 pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerError> {
     let topic = state_topic(&config.topic_prefix, &config.source_name);
     let admin = Admin::connect(&config.kafka).await?;
     if admin.partitions(&topic).await?.is_none() {
         return Err(ProducerError::Usage(format!(
-            "there is no topic {topic}: no producer has begun source {:?} under prefix {:?}",
+            "topic {topic} does not exist: no producer has started source {:?} under prefix {:?}",
             config.source_name, config.topic_prefix
         )));
     }

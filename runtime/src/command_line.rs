@@ -1,4 +1,4 @@
-//! What the command lines of both programs have in common, and how a program is run.
+//! The command-line arguments that both programs share, and the start of a program.
 
 use std::{io, process};
 
@@ -8,7 +8,7 @@ use super::config::{Faults, parse_layered};
 use super::exit::ExitCode;
 use super::telemetry::{LogFormat, LogOptions};
 
-/// How to log. Logs go to standard error.
+/// The logging options. Logs go to standard error.
 #[derive(Debug, Clone, Args)]
 pub struct LogArguments {
     /// text or json.
@@ -20,7 +20,7 @@ pub struct LogArguments {
 }
 
 impl LogArguments {
-    /// Checks the format; the level is checked when logging begins.
+    /// Checks the format. The level is checked when logging starts.
     pub fn check(&self, faults: &mut Faults) -> Option<LogOptions> {
         let format = faults.take_or("--log-format", self.log_format.parse::<LogFormat>())?;
         Some(LogOptions {
@@ -38,7 +38,7 @@ pub struct HealthArguments {
     pub http: String,
 }
 
-/// What stands at the end of a program's help: the layers of its options, and its exit codes.
+/// Returns the end of a program's help: the configuration layers and the exit codes.
 #[must_use]
 pub fn after_help() -> String {
     format!(
@@ -49,10 +49,10 @@ pub fn after_help() -> String {
     )
 }
 
-/// Reads the arguments and runs the program with them, on a runtime with a thread for each core.
+/// Reads the arguments and runs the program with them, on a runtime with one thread per core.
 ///
 /// # Errors
-/// When standard error is closed, or no runtime can be had.
+/// An I/O error if standard error is closed, or the runtime cannot be created.
 pub fn run<A: Parser, F: Future<Output = ExitCode>>(
     main: impl FnOnce(A) -> F,
 ) -> io::Result<process::ExitCode> {
@@ -67,7 +67,7 @@ pub fn run<A: Parser, F: Future<Output = ExitCode>>(
         .enable_all()
         .build()?;
     let code = runtime.block_on(main(arguments));
-    // Threads that a stuck server holds must not hold the end.
+    // A thread that is blocked by an unresponsive server must not delay the exit.
     runtime.shutdown_background();
     Ok(code.into())
 }

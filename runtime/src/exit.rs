@@ -1,31 +1,31 @@
-//! Exit codes: what they say to the supervisor that started a program.
+//! Exit codes, by which a program reports its outcome to its supervisor.
 
 use std::fmt;
 
-/// How a program ended. The numbers are a contract: supervisors and scripts depend on them.
+/// The outcome of a program. The numbers are a contract: supervisors and scripts depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExitCode {
-    /// The work is done.
+    /// The work is complete.
     Done,
-    /// A failure that a restart may cure.
+    /// A failure that a restart may fix.
     Failed,
-    /// Wrong usage or configuration; a restart changes nothing.
+    /// Wrong usage or configuration. A restart does not help.
     Usage,
-    /// The saved position is no longer in the source, or was rolled back.
+    /// The saved position is no longer in the source's oplog, or was rolled back.
     SourcePositionLost,
-    /// Committed offsets fell off a topic, or are not a consistent cut.
+    /// Committed offsets are no longer on the topic, or are not a consistent cut.
     OffsetsLost,
-    /// Another instance took over.
+    /// Another instance has taken over.
     Fenced,
-    /// A policy of the operator said to stop.
+    /// A policy of the operator stopped the program.
     StoppedByPolicy,
     /// Verification found differences.
     VerifyDifferent,
-    /// Verification could not tell.
+    /// Verification could not reach a result.
     VerifyUnknown,
-    /// Ended by SIGINT.
+    /// SIGINT ended the program.
     Interrupted,
-    /// Ended by SIGTERM.
+    /// SIGTERM ended the program.
     Terminated,
 }
 
@@ -45,7 +45,7 @@ impl ExitCode {
         Self::Terminated,
     ];
 
-    /// The number that the process ends with.
+    /// Returns the exit code of the process.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -63,7 +63,7 @@ impl ExitCode {
         }
     }
 
-    /// What it means, for help texts and logs.
+    /// Returns the meaning of the code, for help texts and logs.
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
@@ -83,7 +83,7 @@ impl ExitCode {
         }
     }
 
-    /// The whole table, one code a line, for `--help`.
+    /// Returns the table of codes for `--help`, one code per line.
     #[must_use]
     pub fn table() -> String {
         let mut table = String::from("Exit codes:\n");

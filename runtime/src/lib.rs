@@ -1,17 +1,17 @@
-//! What both programs run on: clients, configuration, logs, metrics, HTTP and shutdown.
+//! The runtime of both programs: clients, configuration, logs, metrics, HTTP and shutdown.
 //!
-//! Nothing here knows a topic's content or a role: what only the producer or only the consumer needs
-//! stays in its package.
+//! Nothing here depends on the content of a topic or on the role of a program. Code that only the
+//! producer or only the consumer needs is in its package.
 //!
-//! # The map
+//! # Modules
 //!
-//! - [`command_line`] parses arguments; [`config`] merges flags, environment and file, and collects
-//!   every fault; [`exit`] the exit codes
-//! - [`kafka`] the administration client, readers, options and errors of Kafka
-//! - [`mongo`] connections to MongoDB, its `hello` reply and its error codes
-//! - [`http`] the pages `/livez`, `/readyz`, `/status` and `/metrics`; [`metrics`] the registry
-//! - [`telemetry`] logs; [`status_line`] the line of progress on a terminal
-//! - [`retry`] back-off with a cap; [`shutdown`] the orderly end
+//! - [`command_line`]: argument parsing; [`config`]: the layers of flags, environment and file, and
+//!   the report of all faults; [`exit`]: the exit codes
+//! - [`kafka`]: the administration client, readers, options and errors of Kafka
+//! - [`mongo`]: connections to MongoDB, its `hello` reply and its error codes
+//! - [`http`]: the pages `/livez`, `/readyz`, `/status` and `/metrics`; [`metrics`]: the registry
+//! - [`telemetry`]: logs; [`status_line`]: the progress line on a terminal
+//! - [`retry`]: back-off with a cap; [`shutdown`]: the orderly shutdown
 
 pub mod command_line;
 pub mod config;

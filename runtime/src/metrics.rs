@@ -1,12 +1,12 @@
-//! Metrics that every program has, and how the others are registered.
+//! Metrics that every program has, and the registration of others.
 
 use prometheus::core::Collector;
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-/// Adds a metric and hands it back, so that a struct of metrics builds in one expression.
+/// Registers a metric and returns it, so that a struct of metrics can be built in one expression.
 ///
 /// # Errors
-/// When a metric of this name and these labels is there already.
+/// An error if a metric with this name and these labels is registered already.
 pub fn registered<C: Collector + Clone + 'static>(
     registry: &Registry,
     metric: C,
@@ -15,10 +15,10 @@ pub fn registered<C: Collector + Clone + 'static>(
     Ok(metric)
 }
 
-/// Registers `<prefix>_build_info`, the constant 1 with the program's and librdkafka's versions.
+/// Registers `<prefix>_build_info`, the constant 1 with the versions of the program and librdkafka.
 ///
 /// # Errors
-/// When it is registered already, or the prefix is no metric name.
+/// An error if the metric is registered already, or the prefix is not valid in a metric name.
 pub fn register_build_info(
     registry: &Registry,
     prefix: &str,

@@ -1,23 +1,23 @@
-//! Retrying: how long to wait before the next attempt. The only place that knows.
+//! Back-off between attempts. All delays before a retry are computed here.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::shutdown::Shutdown;
 
-/// Delays that double from a first one up to a cap, each shortened at random by up to half, so
-/// that clients of a server that comes back do not all arrive at once.
+/// Delays that double from a first one up to a cap. Each is shortened at random by up to half, so
+/// that the clients of a server that recovers do not all reconnect at once.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
     cap: Duration,
     attempts: u32,
-    /// Randomly seeded by the standard library: good enough to spread clients.
+    /// The random seed of the standard library, which is good enough to spread clients.
     seed: RandomState,
 }
 
 impl Backoff {
-    /// Delays from `first` to `cap`.
+    /// Creates delays from `first` to `cap`.
     #[must_use]
     pub fn new(first: Duration, cap: Duration) -> Self {
         Self {
@@ -28,13 +28,13 @@ impl Backoff {
         }
     }
 
-    /// Attempts since the start or the last [`reset`](Self::reset).
+    /// Returns the number of attempts since the start or the last [`reset`](Self::reset).
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The next delay.
+    /// Returns the next delay.
     pub fn next_delay(&mut self) -> Duration {
         let factor = 1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
         let full = self
@@ -42,19 +42,19 @@ impl Backoff {
             .checked_mul(factor)
             .unwrap_or(self.cap)
             .min(self.cap);
-        // 0..=255 of 256 parts of the half that may be taken away.
+        // The byte chooses how much of the half is subtracted, in 256 steps.
         let part = self.seed.hash_one(self.attempts).to_le_bytes()[0];
         self.attempts = self.attempts.saturating_add(1);
         full - full / 2 * u32::from(part) / 256
     }
 
-    /// Starts over, after a success.
+    /// Starts again with the first delay, after a success.
     pub fn reset(&mut self) {
         self.attempts = 0;
         self.seed = RandomState::new();
     }
 
-    /// Waits for the next delay. Returns whether to try again: false at once on shutdown.
+    /// Waits for the next delay. Returns false, without waiting longer, if a shutdown starts.
     pub async fn sleep(&mut self, shutdown: &Shutdown) -> bool {
         let delay = self.next_delay();
         tokio::select! {
@@ -63,7 +63,8 @@ impl Backoff {
         }
     }
 
-    /// [`sleep`](Self::sleep) for threads that may block. Sees a shutdown within 50 ms.
+    /// Waits like [`sleep`](Self::sleep), for threads that may block. Notices a shutdown within 50
+    /// ms.
     pub fn sleep_blocking(&mut self, shutdown: &Shutdown) -> bool {
         let end = Instant::now() + self.next_delay();
         loop {

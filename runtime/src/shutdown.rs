@@ -1,8 +1,8 @@
-//! Shutdown: one flag that every loop looks at, set by a signal, an error or the end of the work.
+//! Shutdown: one flag that every loop checks, set by a signal, an error or the end of the work.
 //!
-//! The first signal asks for an orderly end, for which there is [`GRACE`]; a second one, or the end
-//! of the grace, asks to leave at once. Nobody here ends the process: the program's outermost
-//! future selects on [`Shutdown::forced`] and returns.
+//! The first signal requests an orderly shutdown, for which [`GRACE`] is allowed. A second signal,
+//! or the end of the grace period, requests an immediate exit. This module never ends the process:
+//! the program's outermost future selects on [`Shutdown::forced`] and returns.
 
 use std::io;
 use std::sync::Arc;
@@ -15,31 +15,32 @@ use tokio::task::JoinSet;
 
 use crate::exit::ExitCode;
 
-/// How long an orderly end may take. Some container platforms kill after 30 s; leaving takes time, too.
+/// The grace period for an orderly shutdown. Some container platforms kill after 30 s, and the exit
+/// itself takes time too.
 pub const GRACE: Duration = Duration::from_secs(25);
 
-/// Why the program is to end.
+/// The reason for the shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// SIGINT, as by Ctrl-C.
+    /// SIGINT, for example from Ctrl-C.
     Interrupt,
-    /// SIGTERM, as by a supervisor.
+    /// SIGTERM, for example from a supervisor.
     Terminate,
-    /// The program itself: it is done, or one of its tasks failed.
+    /// The program itself: its work is complete, or one of its tasks failed.
     Program,
 }
 
-/// A flag to end, shared by all parts of a program. Clones are the same flag.
+/// A shutdown flag shared by all parts of a program. Clones share the flag.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     state: Arc<State>,
-    /// Ends the signal task when the last clone goes.
+    /// The signal task, which ends when the last clone is dropped.
     _signals: Option<Arc<JoinSet<()>>>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// 0, or the cause's number: a hot loop reads no lock.
+    /// The number of the cause, or 0. An atomic spares hot loops a lock.
     cause: AtomicU8,
     phase: watch::Sender<Phase>,
 }
@@ -56,7 +57,7 @@ const TERMINATE: u8 = 2;
 const PROGRAM: u8 = 3;
 
 impl Shutdown {
-    /// A flag that no signal sets, for tests and for parts with an end of their own.
+    /// Creates a flag that no signal sets, for tests and for parts that end separately.
     #[must_use]
     pub fn manual() -> Self {
         Self {
@@ -65,10 +66,10 @@ impl Shutdown {
         }
     }
 
-    /// A flag that SIGINT and SIGTERM set. Must be called within a tokio runtime.
+    /// Creates a flag that SIGINT and SIGTERM set. It must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the handlers cannot be installed.
+    /// An I/O error if the signal handlers cannot be installed.
     pub fn on_signals() -> io::Result<Self> {
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
@@ -81,13 +82,13 @@ impl Shutdown {
         })
     }
 
-    /// Whether to end. Cheap enough for a hot loop.
+    /// Returns true if the program is shutting down. It is cheap enough for a hot loop.
     #[must_use]
     pub fn triggered(&self) -> bool {
         self.state.cause.load(Ordering::Relaxed) != 0
     }
 
-    /// Why the program is to end, once it is.
+    /// Returns the cause of the shutdown, or `None` while the program runs.
     #[must_use]
     pub fn cause(&self) -> Option<Cause> {
         match self.state.cause.load(Ordering::Acquire) {
@@ -98,8 +99,8 @@ impl Shutdown {
         }
     }
 
-    /// The exit code of a program that ended for this reason alone: 130 or 143 after a signal,
-    /// else `None`, because then the work's own outcome counts.
+    /// Returns the exit code of a program that ended only because of a signal: 130 or 143. Returns
+    /// `None` without a signal, because the outcome of the work then determines the code.
     #[must_use]
     pub fn exit_code(&self) -> Option<ExitCode> {
         match self.cause()? {
@@ -109,30 +110,30 @@ impl Shutdown {
         }
     }
 
-    /// Asks for an orderly end, as the program itself. Harmless when repeated.
+    /// Requests an orderly shutdown on behalf of the program. Repeated calls have no effect.
     pub fn trigger(&self) {
         self.state.trigger(Cause::Program);
     }
 
-    /// Asks for an orderly end, naming the cause. Only the first cause is kept.
+    /// Requests an orderly shutdown with a cause. Only the first cause is kept.
     pub fn trigger_as(&self, cause: Cause) {
         self.state.trigger(cause);
     }
 
-    /// Asks to leave at once.
+    /// Requests an immediate exit.
     pub fn force(&self) {
         self.state.force();
     }
 
-    /// Waits until the program is to end. Cancel-safe.
+    /// Waits until the program is shutting down. Cancel-safe.
     pub async fn wait(&self) {
         let mut phase = self.state.phase.subscribe();
-        // The sender lives in `self`: an error cannot happen, and would mean the end as well.
+        // The sender is in `self`, so an error cannot occur, and it would mean a shutdown as well.
         drop(phase.wait_for(|phase| *phase != Phase::Running).await);
     }
 
-    /// Does some work, and leaves it where it is when the program is to end: `None`. Of both at once
-    /// the end counts.
+    /// Runs `work` to its end, or drops it and returns `None` when the program is shutting down. If
+    /// both happen at once, the shutdown wins.
     pub async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -141,7 +142,7 @@ impl Shutdown {
         }
     }
 
-    /// Waits until the program must leave at once: after a second signal, or when [`GRACE`] is
+    /// Waits until the program must exit immediately: after a second signal, or when [`GRACE`] is
     /// over. Cancel-safe.
     pub async fn forced(&self) {
         self.wait().await;
@@ -150,13 +151,13 @@ impl Shutdown {
         drop(tokio::time::timeout(left, phase.wait_for(|phase| *phase == Phase::Forced)).await);
     }
 
-    /// Whether the program must leave at once.
+    /// Returns true if the program must exit immediately.
     #[must_use]
     pub fn is_forced(&self) -> bool {
         self.time_left().is_some_and(|left| left.is_zero())
     }
 
-    /// When the orderly end must be over; `None` while the program runs.
+    /// Returns the time at which the grace period ends, or `None` while the program runs.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match *self.state.phase.borrow() {
@@ -166,7 +167,7 @@ impl Shutdown {
         }
     }
 
-    /// What is left of the grace; `None` while the program runs.
+    /// Returns the rest of the grace period, or `None` while the program runs.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline()
@@ -182,7 +183,7 @@ impl State {
         }
     }
 
-    /// Returns whether this was the first.
+    /// Sets the cause. Returns true if it is the first one.
     fn trigger(&self, cause: Cause) -> bool {
         let number = match cause {
             Cause::Interrupt => INTERRUPT,
@@ -212,8 +213,8 @@ impl State {
     }
 }
 
-/// Turns signals into the flag. A signal that comes while the program ends by itself counts as
-/// the first one: the operator has not seen an end begin.
+/// Sets the flag when a signal arrives. A signal during a shutdown by the program itself counts as
+/// the first one, because the operator has not requested a shutdown yet.
 async fn listen(state: Arc<State>, mut interrupt: Signal, mut terminate: Signal) {
     let mut signals = 0_u32;
     loop {
@@ -228,10 +229,10 @@ async fn listen(state: Arc<State>, mut interrupt: Signal, mut terminate: Signal)
                 signal = name,
                 first,
                 grace_s = GRACE.as_secs(),
-                "signal: ending"
+                "signal received, shutting down"
             );
         } else {
-            tracing::warn!(signal = name, "second signal: leaving at once");
+            tracing::warn!(signal = name, "second signal: exiting at once");
             state.force();
         }
     }

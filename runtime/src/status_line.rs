@@ -1,7 +1,8 @@
-//! The status line: on a terminal one live line at the foot, with bars above it while there are any,
-//! elsewhere nothing.
+//! The status line: one live line at the bottom of a terminal, with optional bars above it. It is
+//! shown only on a terminal.
 //!
-//! A process has one terminal, so the line at hand is process-wide: the log writer steps around it.
+//! A process has one terminal, so the current line is a process-wide static. The log writer writes
+//! above it.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,20 +11,21 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Redraws a second at most.
+/// The maximum number of redraws per second.
 const REDRAWS_PER_SECOND: u8 = 5;
 
-/// The line on the terminal now, if any.
+/// The line that is currently on the terminal.
 static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// One live line at the foot of the terminal. Dropping it removes it.
+/// A live line at the bottom of the terminal. Dropping it removes the line.
 #[derive(Debug)]
 pub struct StatusLine {
     bar: Option<ProgressBar>,
 }
 
 impl StatusLine {
-    /// Shows a line if `visible` and standard error is a terminal; else every call does nothing.
+    /// Shows a line if `visible` is true and standard error is a terminal. Otherwise no call has an
+    /// effect.
     #[must_use]
     pub fn new(visible: bool) -> Self {
         if !visible || !io::stderr().is_terminal() {
@@ -39,20 +41,20 @@ impl StatusLine {
         Self { bar: Some(bar) }
     }
 
-    /// Whether the line is on a terminal: worth making texts for.
+    /// Returns true if the line is on a terminal. Otherwise callers need not format texts for it.
     #[must_use]
     pub fn is_visible(&self) -> bool {
         self.bar.is_some()
     }
 
-    /// Sets the text; drawn with the next redraw.
+    /// Sets the text, which appears with the next redraw.
     pub fn update(&self, text: String) {
         if let Some(bar) = &self.bar {
             bar.set_message(text);
         }
     }
 
-    /// Sets the text, with a bar before it of how much is done.
+    /// Sets the text with a progress bar before it.
     pub fn advance(&self, done: u64, total: u64, text: String) {
         let Some(bar) = &self.bar else {
             return;
@@ -65,7 +67,7 @@ impl StatusLine {
         bar.set_message(text);
     }
 
-    /// Sets the text and lines above it, which may be none.
+    /// Sets the text and the lines above it. The lines may be empty.
     pub fn update_lines(&self, above: &[String], text: String) {
         if let Some(bar) = &self.bar {
             bar.set_prefix(above.join("\n"));
@@ -99,11 +101,11 @@ fn set_style(bar: &ProgressBar, template: &str) {
     }
 }
 
-/// Writes log lines to standard error, above the status line where there is one.
+/// A writer of log lines to standard error. It writes above the status line if one is shown.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogWriter;
 
-/// Writes elsewhere on the terminal, with the status line out of the way.
+/// Runs another write to the terminal while the status line is hidden.
 pub fn beside<T>(write: impl FnOnce() -> T) -> T {
     let bar = shown().clone();
     match bar {
@@ -132,7 +134,7 @@ impl MakeWriter<'_> for LogWriter {
 }
 
 fn shown() -> MutexGuard<'static, Option<ProgressBar>> {
-    // A panic elsewhere leaves the line usable.
+    // The line stays usable after a panic in another thread.
     SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,7 +1,7 @@
-//! Logs: one event a line on standard error, as text or JSON.
+//! Logs: one event per line on standard error, as text or JSON.
 //!
-//! The libraries' own events come the same way: librdkafka's through
-//! [`kafka::Context`](crate::kafka::Context), under the target `librdkafka`.
+//! Events of libraries are logged in the same way. Those of librdkafka come through
+//! [`kafka::Context`](crate::kafka::Context) with the target `librdkafka`.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -13,13 +13,13 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::status_line::LogWriter;
 
-/// How a log line is written.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -35,10 +35,10 @@ impl FromStr for LogFormat {
     }
 }
 
-/// What to log, and how.
+/// The level and the format of logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogOptions {
-    /// How a line is written.
+    /// The format of a log line.
     pub format: LogFormat,
     /// A level, or directives such as `info,oplog_producer=debug,librdkafka=warn`.
     pub level: String,
@@ -53,28 +53,28 @@ impl Default for LogOptions {
     }
 }
 
-/// Why logging could not start.
+/// The reason why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The level is none.
+    /// The level is not valid.
     #[error("log level {level:?} is neither a level nor a list of directives")]
     Level {
-        /// What was given.
+        /// The level as it was given.
         level: String,
-        /// Why it is none.
+        /// The reason.
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
-    /// The process logs already.
+    /// Logging has already been started in this process.
     #[error("logging was started twice")]
     Twice(#[from] TryInitError),
 }
 
-/// Starts logging for the whole process; call it once, early in `main`.
+/// Starts logging for the whole process. It must be called once, early in `main`.
 ///
 /// # Errors
-/// When the level is none (then it logs from `info` on, so that this can be told), or logging was
-/// started before.
+/// [`TelemetryError`] if the level is not valid or logging was started before. With an invalid
+/// level, logging starts at `info`, so that the error can be logged.
 pub fn init(options: &LogOptions) -> Result<(), TelemetryError> {
     match filter(&options.level) {
         Ok(filter) => start(options.format, filter),
@@ -101,7 +101,7 @@ fn start(format: LogFormat, filter: EnvFilter) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// no-color.org: set and not empty, whatever its value.
+/// Keeps a `NO_COLOR` variable that is set and not empty, as no-color.org defines it.
 fn no_color(value: Option<std::ffi::OsString>) -> Option<std::ffi::OsString> {
     value.filter(|value| !value.is_empty())
 }

@@ -1,11 +1,12 @@
-//! The bench itself: every case runs, and what it should have carried arrives.
+//! The bench itself: every case runs, and the entries that it should carry arrive.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use oplog_relay_kit::services::Program;
 
-/// It takes a minute where nothing else runs and the servers are installed.
+/// The longest duration of the bench. It takes a minute on an idle machine with the servers
+/// installed.
 const LIMIT: Duration = Duration::from_secs(1200);
 
 #[test]
@@ -18,7 +19,8 @@ fn every_case_of_the_bench_runs() -> Result<()> {
     let code = bench.wait(LIMIT)?;
     ensure!(code == 0, "it ended with {code}:\n{}", bench.stderr_text()?);
     let told = bench.stdout_text()?;
-    // Figures of a debug build, of few entries, on a busy machine: only that they are there counts.
+    // The figures of a debug build, of few entries and on a busy machine mean nothing, so the test
+    // only checks that they exist.
     let cases = [
         "json",
         "emit-raw",

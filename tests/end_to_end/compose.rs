@@ -1,5 +1,5 @@
-//! The services of the compose file, with their own arguments and environment, on native servers:
-//! only the hosts are others.
+//! The services of the compose file, with their own arguments and environment, on native servers.
+//! Only the host names differ.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::{Ended, LIMIT, source};
 
-/// A service that runs here.
+/// A service of the compose file, run natively.
 struct Service {
     program: Program,
     name: String,
@@ -61,7 +61,7 @@ impl Service {
         })
     }
 
-    /// What the compose file waits for before it starts those that depend on this one.
+    /// Waits for the health check that Docker Compose awaits before it starts dependent services.
     fn wait_until_healthy(&mut self) -> Result<()> {
         wait_until("a healthy service", LIMIT, || {
             let healthy = Program::start(&self.name, &self.health, &[]);

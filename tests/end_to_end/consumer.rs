@@ -1,4 +1,4 @@
-//! The replay of what a live source wrote.
+//! The replay of the writes of a live source.
 
 use anyhow::{Context, Result, ensure};
 use oplog_relay_core::format::Format;
@@ -11,7 +11,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::support::{Ended, Line, source, tool};
 
-/// Replays everything under a prefix as a group of that name.
+/// Replays everything under a prefix as a consumer group of that name.
 fn replay(kafka: &Kafka, target: &FerretDb, prefix: &str) -> Result<Ended> {
     let line = Line::new("replay")
         .with("--brokers", kafka.brokers())
@@ -22,7 +22,7 @@ fn replay(kafka: &Kafka, target: &FerretDb, prefix: &str) -> Result<Ended> {
     Ended::wait(Program::consumer(line.flag("--until-caught-up").words())?)
 }
 
-/// Replays into an empty target, fails unless it then equals the source, and returns it.
+/// Replays into an empty target, checks that it then equals the source, and returns it.
 pub(crate) async fn expect_equal_target(
     kafka: &Kafka,
     source: &FerretDb,
@@ -34,7 +34,7 @@ pub(crate) async fn expect_equal_target(
     let verify = verify.with("--target", target.uri());
     let verdict = Ended::wait(Program::consumer(verify.words())?)?;
     ensure!(verdict.code == 0, "{}{}", verdict.stdout, verdict.stderr);
-    // The judge is judged too.
+    // The source must not be empty, or the comparison would prove nothing.
     let wanted = contents(&source.uri(), "shop").await?;
     let found = contents(&target.uri(), "shop").await?;
     ensure!(!wanted.is_empty() && wanted == found, "the contents differ");
@@ -65,7 +65,8 @@ async fn target_equals_its_source_and_the_group_has_no_lag() -> Result<()> {
         .collect();
     ensure!(!partitions.is_empty(), "{described}");
     for words in &partitions {
-        // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG, '-' where nothing ever was.
+        // The columns are GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG, with '-' for a
+        // partition that never had a record.
         let empty = words[4] == "0";
         ensure!(words[5] == "0" || (empty && words[5] == "-"), "{described}");
     }

@@ -1,4 +1,4 @@
-//! The documents against the programs: the help of each command, flags, links.
+//! The documents, checked against the programs: the help of each command, flags, links.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use oplog_relay_kit::services::Program;
 use oplog_relay_runtime::exit::ExitCode;
 
-/// Set to write the page instead of comparing it.
+/// The environment variable that makes the test write the page instead of comparing it.
 const REFRESH: &str = "OPLOG_RELAY_REFRESH_DOCUMENTS";
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -31,7 +31,8 @@ const COMMANDS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Flags of Kafka's tools, of cargo, of the tests' own programs, and the one that every program has.
+/// Flags of Kafka's tools, of cargo and of the tests' own programs, and the flag that every program
+/// has.
 const FOREIGN_FLAGS: [&str; 28] = [
     "--add",
     "--all-topics",
@@ -68,7 +69,7 @@ fn root() -> Result<PathBuf> {
     Ok(tests.parent().context("no parent")?.to_owned())
 }
 
-/// The documents of the project, by their paths from its root.
+/// Returns the documents of the project, by their paths from its root.
 fn documents() -> Result<Vec<String>> {
     let mut found: Vec<String> = [
         "README.md",
@@ -97,7 +98,7 @@ fn read(document: &str) -> Result<String> {
     fs::read_to_string(root()?.join(document)).context(document.to_owned())
 }
 
-/// What a program prints, as the last section of a page shows it.
+/// Returns the output of a program as the last section of a page shows it.
 fn section(heading: &str, program: &str, arguments: &[&str]) -> Result<String> {
     let mut run = Program::start(program, arguments, &[])?;
     let code = run.wait(LIMIT)?;
@@ -109,7 +110,7 @@ fn section(heading: &str, program: &str, arguments: &[&str]) -> Result<String> {
     ))
 }
 
-/// Compares the sections at the end of a page with what they should be, or writes them.
+/// Compares the sections at the end of a page with the expected ones, or writes them.
 fn check_sections(path: &str, sections: &str) -> Result<()> {
     let page = read(path)?;
     let first = sections.lines().nth(1).context("no section")?;
@@ -174,7 +175,7 @@ fn first_difference<'a>(page: &'a str, expected: &'a str) -> Option<(&'a str, &'
         .find(|(shown, given)| shown != given)
 }
 
-/// All `--flag`s of a text.
+/// Returns all `--flag`s of a text.
 fn flags(text: &str) -> BTreeSet<String> {
     let is_in_flag = |c: char| c.is_ascii_alphanumeric() || c == '-';
     text.split(|c: char| !is_in_flag(c))
@@ -201,7 +202,7 @@ fn every_flag_that_a_document_names_exists() -> Result<()> {
     Ok(())
 }
 
-/// The anchor that a heading has in rendered Markdown.
+/// Returns the anchor that a heading has in rendered Markdown.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
     let kept = kept.chars().filter_map(|c| match c {
@@ -212,7 +213,7 @@ fn anchor(heading: &str) -> String {
     kept.collect()
 }
 
-/// Targets of the links `[…](target)` of a document, but for those into the web.
+/// Returns the targets of the links `[…](target)` of a document, except web addresses.
 fn links(text: &str) -> Vec<&str> {
     let targets = text
         .split("](")
@@ -248,7 +249,7 @@ fn every_link_of_a_document_leads_somewhere() -> Result<()> {
     Ok(())
 }
 
-/// The paths that a text in backticks stands for: `a/{b,c}.rs` are two.
+/// Returns the paths that a text in backticks stands for: `a/{b,c}.rs` stands for two.
 fn paths(text: &str) -> Vec<String> {
     let Some((before, rest)) = text.split_once('{') else {
         return vec![text.to_owned()];

@@ -1,4 +1,4 @@
-//! Dumps as sources, the formats, where to start, what to take, and a look without Kafka.
+//! Dumps as sources: formats, start positions, filters, and inspection without Kafka.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -35,7 +35,7 @@ fn written(folder: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The first entries of a history, and the others, as dumps.
+/// Returns the first entries of a history, and the others, as dumps.
 fn halves(history: &History, first: usize) -> (Vec<u8>, Vec<u8>) {
     let (one, other) = history.0.split_at(first);
     (one.concat(), other.concat())
@@ -50,7 +50,7 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
     let (first, second) = halves(&history, 1500);
     let plain = written(folder.path(), "oplog.bson", &oplog)?;
     let packed = written(folder.path(), "packed.bson.gz", &gzip(&oplog)?)?;
-    // Segments in the order of time, not of names, that share entries.
+    // The segments overlap, and their names are not in the order of time.
     let segments = folder.path().join("segments");
     fs::create_dir(&segments)?;
     let (longer, _) = halves(&history, 1600);
@@ -68,14 +68,14 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
             .context(prefix)?;
     }
 
-    // The first half, then all of it; then again, with nothing left to do.
+    // The first half is carried, then the whole; then again, with nothing left to do.
     let half = written(folder.path(), "half.bson", &first)?;
     for path in [&half, &plain, &packed] {
         run(&kafka, path, "halves").produce_all()?;
     }
     let contents = read_topics(&kafka.brokers(), "halves", Format::Bson)?;
     history.expect_once_in(&contents, "halves", NAME, Format::Bson)?;
-    // A dump that does not have the saved position has a gap before it.
+    // A dump that does not contain the saved position has a gap before it.
     let later = written(folder.path(), "later.bson", &history.0[3330..].concat())?;
     run(&kafka, &half, "gap").produce_all()?;
     run(&kafka, &later, "gap")
@@ -85,7 +85,7 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
     Ok(())
 }
 
-/// A producer whose source is its standard input.
+/// Returns a producer whose source is its standard input.
 fn piped(kafka: &Kafka, prefix: &str) -> Result<Command> {
     let test = std::env::current_exe()?;
     let programs = test.ancestors().nth(2).context("a folder of programs")?;
@@ -107,7 +107,7 @@ fn standard_input_is_a_dump() -> Result<()> {
     let output = piped(&kafka, "piped")?.stdin(File::open(path)?).output()?;
     let told = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{told}");
-    // Input that was read cannot be read again by another session.
+    // A new session cannot read the input again, so the first session must not fail.
     ensure!(!told.contains("the session failed"), "{told}");
     let contents = read_topics(&kafka.brokers(), "piped", Format::Bson)?;
     let history = History::of_dump(&oplog)?;
@@ -119,7 +119,7 @@ fn standard_input_is_a_dump() -> Result<()> {
 fn input_that_says_nothing_does_not_hold_the_end() -> Result<()> {
     let kafka = Kafka::shared()?;
     let mut producer = piped(&kafka, "silent")?.stdin(Stdio::piped()).spawn()?;
-    // Open to the end, and nothing is written.
+    // The pipe stays open to the end, and nothing is written to it.
     let input = producer.stdin.take();
     let mut told = BufReader::new(producer.stderr.take().context("standard error")?).lines();
     let opened = told.find(|line| {
@@ -138,7 +138,10 @@ fn input_that_says_nothing_does_not_hold_the_end() -> Result<()> {
     let rest: Vec<String> = told.collect::<Result<_, _>>()?;
     let rest = rest.join("\n");
     ensure!(ended.code() == Some(143), "{ended}: {rest}");
-    ensure!(!rest.contains("left before the orderly end"), "{rest}");
+    ensure!(
+        !rest.contains("stopped before the shutdown was complete"),
+        "{rest}"
+    );
     drop(input);
     Ok(())
 }
@@ -156,7 +159,7 @@ fn a_level_of_logs_that_is_none_is_told() -> Result<()> {
     Ok(())
 }
 
-/// Formats with their flags.
+/// The formats with their flags.
 const FORMATS: [(Format, &str, &str); 4] = [
     (Format::Raw, "raw", "relaxed"),
     (Format::Bson, "bson", "relaxed"),
@@ -164,13 +167,13 @@ const FORMATS: [(Format, &str, &str); 4] = [
     (Format::Json(Mode::Canonical), "json", "canonical"),
 ];
 
-/// Holds the values of JSON topics against the published schema.
+/// Checks the values of JSON topics against the published schema.
 fn expect_schema(contents: &Contents, format: Format) -> Result<()> {
     let schema = ChangeEventSchema::load()?;
     for record in contents.values().flatten() {
         if let Format::Json(_) = format {
             match serde_json::from_slice(&record.value) {
-                // Some documents are deeper than this parser goes.
+                // Some documents are nested more deeply than this parser permits.
                 Err(error) if error.to_string().contains("recursion") => {}
                 event => schema.check(&event?)?,
             }
@@ -218,7 +221,7 @@ fn golden_oplogs_through_kafka_lead_to_the_servers_state_in_every_exact_format()
     Ok(())
 }
 
-/// A dump with an insert, an update and a delete of a document of 15.9 MB.
+/// Returns a dump with an insert, an update and a delete of a document of 15.9 MB.
 fn large_document() -> Result<Vec<u8>> {
     let text = "0123456789abcdef".repeat(15_900_000 / 16);
     let at = |increment| Timestamp {

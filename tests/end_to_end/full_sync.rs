@@ -1,4 +1,4 @@
-//! Full syncs of a live source that is written meanwhile.
+//! Full syncs of a live source that is written to during the sync.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,17 +17,18 @@ use oplog_relay_kit::topic_reader::{entries, read_topics};
 use crate::consumer::expect_equal_target;
 use crate::support::{LIMIT, Line, Random, source};
 
-/// Documents of the large collection.
+/// Number of documents in the large collection.
 const DOCUMENTS: i32 = 2_000;
-/// Those of the one whose copy is killed: several reads.
+/// Number of documents in the collection whose copy is killed, enough for several reads.
 const KILLED_DOCUMENTS: i32 = 5_000;
-/// Bytes of each of these.
+/// Bytes of each of these documents.
 const KILLED_BYTES: usize = 4_000;
-/// A source that sorts its oplog for each look at its end takes long.
+/// The longest duration of a copy. FerretDB sorts its oplog for every query for the end, so a copy
+/// takes long.
 const COPIED_WITHIN: Duration = Duration::from_secs(400);
 const KILLS: u32 = 10;
 
-/// Documents that were there before the oplog tells of any, in a database that is written later.
+/// Inserts documents that are older than the oplog, into a database that is written to later.
 async fn fill(source: &FerretDb, documents: i32, text: usize) -> Result<()> {
     let database = Client::with_uri_str(source.uri()).await?.database("shop");
     let large = database.collection::<Document>("archive");
@@ -55,7 +56,7 @@ async fn indexes_of(server: &FerretDb, collection: &str) -> Result<Vec<String>> 
     Ok(collection.list_index_names().await?)
 }
 
-/// How often each document of a collection was read.
+/// Returns how often each document of a collection was read.
 fn reads_of(kafka: &Kafka, prefix: &str, ns: &str) -> Result<BTreeMap<Vec<u8>, u32>> {
     let contents = read_topics(&kafka.brokers(), prefix, Format::Bson)?;
     let mut reads = BTreeMap::new();
@@ -97,7 +98,7 @@ async fn a_full_sync_killed_ten_times_ends_equal() -> Result<()> {
         "{} documents",
         reads.len()
     );
-    // Two kills may meet the same read.
+    // Two kills may interrupt the same read.
     let most = reads.values().max();
     ensure!(most < Some(&4), "a document was read {most:?} times");
     expect_equal_target(&kafka, &source, "copykill").await?;
@@ -122,7 +123,7 @@ async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
         .with("--brokers", kafka.brokers())
         .with("--topic-prefix", "asked")
         .with("--source-name", "rs0");
-    // Two parts of one collection: the second one waits for the first.
+    // Two parts of one collection are requested; the second one waits for the first.
     for part in ["{\"_id\": {\"$lt\": 100}}", "{\"_id\": {\"$gte\": 1900}}"] {
         let archive = ask.clone().with("--namespaces", "shop.archive");
         archive.with("--filter", part).produce_all()?;
@@ -133,8 +134,8 @@ async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
         .produce_all()?;
     ask.with("--namespaces", "shop.nothing").produce_all()?;
     let refused = [
-        "no collection that shop.nothing names",
-        "does not take the filter",
+        "no collection that matches shop.nothing",
+        "rejects the filter",
     ];
     wait_until("both full syncs, and two refusals", COPIED_WITHIN, || {
         let told = producer.stderr_text().unwrap_or_default();
@@ -169,7 +170,7 @@ async fn topics_without_a_position_need_a_word() -> Result<()> {
         .with_code(2)?
         .telling(&["--start now"])?;
     line.clone().with("--sync", "full").produce_all()?;
-    // Its second start has nothing to do, and does not copy again.
+    // The second start has nothing to do, and does not copy again.
     line.clone().with("--sync", "full").produce_all()?;
     ensure!(
         reads_of(&kafka, "worded", "shop.archive")?.len() == 10,
@@ -191,7 +192,7 @@ async fn a_full_sync_under_writes_ends_equal() -> Result<()> {
     let mut load = Load::connect(&source.uri(), "shop", 21).await?;
     load.until(1_000).await?;
     let line = Line::run(&kafka, source.uri(), "copied");
-    // Slow enough that the writes below meet it.
+    // The rate is low enough for the writes below to overlap with the copy.
     let mut producer = line
         .clone()
         .with("--full-sync-rate", "300KB")

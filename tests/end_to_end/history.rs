@@ -1,4 +1,4 @@
-//! What a source's oplog says must be in the topics, and whether it is.
+//! The entries that a source's oplog requires in the topics, and the check that they are there.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use oplog_relay_core::position::EntryId;
 use oplog_relay_core::topic::{collection_topic, command_topic};
 use oplog_relay_kit::topic_reader::{Contents, Place, TopicRecord, entries};
 
-/// Entries of an oplog in order, as their bytes.
+/// The entries of an oplog in order, as their bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History(pub(crate) Vec<Vec<u8>>);
 
 impl History {
-    /// Reads the oplog of a server directly.
+    /// Reads the oplog directly from a server.
     pub(crate) async fn of_server(uri: &str) -> Result<History> {
         let client = Client::with_uri_str(uri).await?;
         let oplog: Collection<bson::RawDocumentBuf> =
@@ -31,7 +31,7 @@ impl History {
         Ok(History(documents.collect()))
     }
 
-    /// Takes a dump apart.
+    /// Splits a dump into its entries.
     pub(crate) fn of_dump(mut bytes: &[u8]) -> Result<History> {
         let mut documents = Vec::new();
         while !bytes.is_empty() {
@@ -47,7 +47,7 @@ impl History {
         documents.map(|bytes| Ok(Entry::parse(Document::new(bytes)?)?))
     }
 
-    /// Keeps the entries that `keep` wants.
+    /// Keeps the entries for which `keep` returns true.
     pub(crate) fn filtered(&self, keep: impl Fn(&Entry<'_>) -> bool) -> Result<History> {
         let mut kept = Vec::new();
         for (entry, bytes) in self.entries().zip(&self.0) {
@@ -58,7 +58,7 @@ impl History {
         Ok(History(kept))
     }
 
-    /// The entries that have records.
+    /// Returns the entries that have records.
     fn by_id(&self) -> Result<BTreeMap<EntryId, &[u8]>> {
         let mut entries = BTreeMap::new();
         for (entry, bytes) in self.entries().zip(&self.0) {
@@ -76,8 +76,8 @@ impl History {
         Ok(entries)
     }
 
-    /// Fails unless the topics hold each of these entries (but noops) once, unchanged, where it
-    /// belongs, in order, and nothing else.
+    /// Checks that the topics hold each of these entries (except noops) once, unchanged, in its
+    /// partition and in order, and nothing else.
     pub(crate) fn expect_once_in(
         &self,
         contents: &Contents,
@@ -139,7 +139,7 @@ impl History {
     }
 }
 
-/// The offsets that were read of each partition: a few of them.
+/// Returns a few of the offsets that were read of each partition, for an error text.
 fn read(contents: &Contents) -> BTreeMap<&Place, Vec<i64>> {
     let offsets = |records: &Vec<TopicRecord>| {
         let offsets = records.iter().map(|record| record.offset);
@@ -151,8 +151,8 @@ fn read(contents: &Contents) -> BTreeMap<&Place, Vec<i64>> {
         .collect()
 }
 
-/// The topic of an entry and its number of partitions; `key` gets its document's key, and stays
-/// empty for a command.
+/// Returns the topic of an entry and its number of partitions. `key` receives the key of its
+/// document, and stays empty for a command.
 fn home(
     entry: &Entry<'_>,
     contents: &Contents,
@@ -175,7 +175,8 @@ fn home(
     Ok((topic, partitions as u32))
 }
 
-/// JSON carries what an entry says, not every field of it; relaxed JSON loses widths of numbers.
+/// Checks that a JSON event has the meaning of its entry. JSON does not carry every field, and
+/// relaxed JSON does not preserve the width of numbers.
 fn expect_same_meaning(found: &[u8], wanted: &Entry<'_>, format: Format) -> Result<()> {
     let found = Entry::parse(Document::new(found)?)?;
     ensure!(found.operation == wanted.operation && found.ns == wanted.ns && found.ts == wanted.ts);
@@ -186,7 +187,7 @@ fn expect_same_meaning(found: &[u8], wanted: &Entry<'_>, format: Format) -> Resu
     if format.is_exact() {
         let same = match wanted.operation {
             Operation::Update => found.update()? == wanted.update()?,
-            // The whole old document may stand in a delete; its `_id` counts.
+            // A delete may contain the whole old document; only its `_id` is compared.
             Operation::Delete => true,
             _ => found.o == wanted.o,
         };

@@ -8,10 +8,10 @@ use oplog_relay_kit::services::{Kafka, Program};
 use oplog_relay_kit::stub::{Contents, StubProcess};
 use oplog_relay_kit::topic_reader::count_keys;
 
-/// Half a gigabyte through a build with checks, on a machine that does other things too.
+/// The longest duration of a copy: half a gigabyte through a debug build, on a busy machine.
 const COPIED_WITHIN: Duration = Duration::from_secs(400);
 
-/// Copies these documents, and returns the most memory of the producer in KiB.
+/// Copies these documents, and returns the producer's peak memory in KiB.
 fn copy(contents: Contents, prefix: &str) -> Result<u64> {
     let kafka = Kafka::shared()?;
     let source = StubProcess::with_documents(contents)?;

@@ -1,4 +1,4 @@
-//! Collections whose documents depend on each other keep to one partition.
+//! Collections whose documents depend on each other stay in one partition.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::support::{Line, source};
 
 const DOCUMENTS: i32 = 60;
 
-/// The partitions of a topic that have records, and how many records they have.
+/// Returns the partitions of a topic that have records, and the number of their records.
 fn spread(contents: &Contents, topic: &str) -> (BTreeSet<i32>, usize) {
     let records = contents.iter().filter(|((name, _), _)| name == topic);
     let records = records.filter(|(_, records)| !records.is_empty());
@@ -25,7 +25,7 @@ fn spread(contents: &Contents, topic: &str) -> (BTreeSet<i32>, usize) {
     (partitions, count)
 }
 
-/// The same of what `inspect` printed.
+/// Returns the same of the output of `inspect`.
 fn inspected(lines: &str, topic: &str) -> Result<(BTreeSet<i32>, usize)> {
     let (mut partitions, mut count) = (BTreeSet::new(), 0);
     for line in lines.lines() {

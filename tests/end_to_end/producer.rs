@@ -1,4 +1,5 @@
-//! The producer on live sources: killed, fenced, cut off from its broker; and what it refuses.
+//! The producer on live sources: killed, fenced, disconnected from its broker; and the starts that
+//! it refuses.
 
 use std::time::{Duration, Instant};
 
@@ -21,19 +22,19 @@ use crate::history::History;
 use crate::support::{Ended, LIMIT, Line, Random, source, tool};
 
 const KILLS: u64 = 20;
-/// Entries of the oplog that the kills interrupt.
+/// Number of oplog entries whose production the kills interrupt.
 const ENTRIES: u64 = 200_000;
-/// Writes that each kill on a live source interrupts.
+/// Number of writes that each kill on a live source interrupts.
 const WRITES_PER_KILL: u64 = 600;
 
-/// Waits until the program has committed so many Kafka transactions.
+/// Waits until the program has committed the given number of Kafka transactions.
 fn wait_for_commits(producer: &mut Program, port: &Port, commits: u64) -> Result<()> {
     wait_for_status(producer, port, |told| {
         told["commits"].as_u64() >= Some(commits)
     })
 }
 
-/// Waits until the program's status is so.
+/// Waits until the program's status satisfies the condition.
 fn wait_for_status(
     producer: &mut Program,
     port: &Port,
@@ -46,7 +47,7 @@ fn wait_for_status(
     Ok(())
 }
 
-/// Kills at random moments: of its start, of its first transaction, or after a commit.
+/// Kills at random moments: during the start, during the first transaction, or after a commit.
 fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
     let port = Port::lease()?;
     let http = format!("127.0.0.1:{}", port.number());
@@ -79,7 +80,8 @@ fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
 fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Result<()> {
     let kafka = Kafka::shared()?;
     let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
-    // Slow enough to outlast the kills, and without a rest: transactions are open all the time.
+    // The source is slow enough to outlast the kills, and without pauses, so that a transaction is
+    // open all the time.
     let pause = Duration::from_millis(2);
     let server = Server::start_slow(oplog, Pace { entries: 50, pause })?;
     let line = Line::run(&kafka, server.uri(), "killed").with("--start", "oldest");
@@ -95,7 +97,7 @@ fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Re
     let count = history.expect_once_in(&contents, "killed", "rs0", Format::Bson)?;
     ensure!(count as u64 == ENTRIES, "{count} entries");
     let uncommitted = count_uncommitted(&kafka.brokers(), "killed")?;
-    // The kills did hit open transactions: without them there would be nothing to prove.
+    // The kills did hit open transactions; otherwise the test would prove nothing.
     ensure!(
         uncommitted > count,
         "{uncommitted} with those of aborted transactions"
@@ -232,7 +234,7 @@ async fn a_start_that_is_refused_leaves_the_instance_that_works_alone() -> Resul
     Ok(())
 }
 
-/// An entry as a server writes it.
+/// Returns an entry as a server writes it.
 fn entry(seconds: u32, increment: u32, term: i64, id: i32) -> Document {
     let time = bson::Timestamp {
         time: seconds,
@@ -245,8 +247,8 @@ fn entry(seconds: u32, increment: u32, term: i64, id: i32) -> Document {
     }
 }
 
-/// Makes the oplog anew with these entries. FerretDB adds one of its own for each, of the present
-/// time and the namespace `local.oplog.rs`; says when the last one is.
+/// Replaces the oplog by these entries. For each of them FerretDB adds its own entry, with the
+/// present time and the namespace `local.oplog.rs`. Returns the time of the last of those.
 async fn rewrite_oplog(server: &FerretDb, entries: &[Document]) -> Result<bson::Timestamp> {
     let local = Client::with_uri_str(server.uri()).await?.database("local");
     let oplog = local.collection::<Document>("oplog.rs");
@@ -273,7 +275,7 @@ async fn lost_position_ends_with_three_and_names_checkpoint_oldest_entry_and_gap
     line.produce_all()?;
 
     let checkpoint = format!("{at}:{increment} (term 1)");
-    // Rolled over: the oplog begins two hours later.
+    // Rolled over: the oplog starts two hours later.
     rewrite_oplog(&source, &[entry(at + 7_200, 1, 1, 2)]).await?;
     let oldest = format!("{}:1", at + 7_200);
     let told = [
@@ -284,7 +286,7 @@ async fn lost_position_ends_with_three_and_names_checkpoint_oldest_entry_and_gap
         "Ways on",
     ];
     line.produce()?.with_code(3)?.telling(&told)?;
-    // Rolled back: an entry of another term stands in its place.
+    // Rolled back: an entry of another term is at the same time.
     let before = entry(at - 60, 1, 1, 3);
     let other = entry(at, increment, 2, 4);
     rewrite_oplog(&source, &[before.clone(), other]).await?;
@@ -299,13 +301,13 @@ async fn lost_position_ends_with_three_and_names_checkpoint_oldest_entry_and_gap
         "Ways on",
     ];
     line.produce()?.with_code(3)?.telling(&told)?;
-    // Gone: what stood there never was.
+    // Missing: the oplog has no entry at the saved time, only earlier and later ones.
     let next = entry(at, increment + 1, 1, 5);
     rewrite_oplog(&source, &[before, next.clone()]).await?;
     let found = format!("{at}:{} (term 1)", increment + 1);
     let told = ["position lost", &checkpoint, &found, "Ways on"];
     line.produce()?.with_code(3)?.telling(&told)?;
-    // Back again: it goes on.
+    // The entry exists again, so the producer continues.
     rewrite_oplog(&source, &[entry(at, increment, 1, 6), next]).await?;
     line.produce_all()?;
     let contents = read_topics(&kafka.brokers(), "lost", Format::Bson)?;
@@ -465,7 +467,7 @@ async fn now_begins_after_the_newest_entry_and_the_position_is_saved() -> Result
     let line = Line::run(&kafka, source.uri(), "now").flag("--until-caught-up");
     line.clone().with("--start", "now").produce_all()?;
     things.insert_one(doc! { "_id": 2 }).await?;
-    // No --start: the saved position counts.
+    // Without --start the saved position is used.
     line.produce_all()?;
     let contents = read_topics(&kafka.brokers(), "now", Format::Bson)?;
     let keys: Vec<_> = contents

@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: the broker, the programs, reading back.
+//! The parts that the end-to-end tests share: the broker, the programs, the reading of topics.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, Program};
 
-/// More than anything here takes, however busy the machine is.
+/// A limit above the duration of every step here, however busy the machine is.
 pub(crate) const LIMIT: Duration = Duration::from_secs(400);
 
 pub(crate) fn source() -> Result<FerretDb> {
     FerretDb::start(&FerretDbOptions::source())
 }
 
-/// A command line that grows.
+/// A command line that is extended step by step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line(Vec<OsString>);
 
@@ -24,7 +24,7 @@ impl Line {
         Line(vec![command.into()])
     }
 
-    /// `oplog-producer run` from a source (an address or a path) under a prefix.
+    /// Returns `oplog-producer run` from a source (an address or a path) under a prefix.
     pub(crate) fn run(kafka: &Kafka, source: impl Into<OsString>, prefix: &str) -> Line {
         Line::new("run")
             .with("--source", source)
@@ -46,7 +46,7 @@ impl Line {
         self.0
     }
 
-    /// Serves HTTP only where told: tests run side by side.
+    /// Starts the producer. HTTP is off unless the line sets it, because tests run side by side.
     pub(crate) fn start_producer(&self) -> Result<Program> {
         let served = self.0.iter().any(|word| word == "--http");
         let run = self.0.iter().any(|word| word == "run");
@@ -56,18 +56,18 @@ impl Line {
         Program::producer(&self.0)
     }
 
-    /// Runs the producer to its end and says how it ended.
+    /// Runs the producer to its end and returns its outcome.
     pub(crate) fn produce(&self) -> Result<Ended> {
         Ended::wait(self.start_producer()?)
     }
 
-    /// Runs the producer, which must do all that was asked for.
+    /// Runs the producer and checks that it completed its task.
     pub(crate) fn produce_all(&self) -> Result<Ended> {
         self.produce()?.with_code(0)
     }
 }
 
-/// How a program ended.
+/// The outcome of a program: its exit code and its output.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
@@ -85,7 +85,7 @@ impl Ended {
         })
     }
 
-    /// Fails unless it ended with that code.
+    /// Checks that it ended with that code.
     pub(crate) fn with_code(self, code: i32) -> Result<Ended> {
         ensure!(
             self.code == code,
@@ -96,17 +96,17 @@ impl Ended {
         Ok(self)
     }
 
-    /// Fails unless it told each of these on standard error.
+    /// Checks that it wrote each of these texts to standard error.
     pub(crate) fn telling(self, parts: &[&str]) -> Result<Ended> {
         for part in parts {
             let told = self.stderr.contains(part);
-            ensure!(told, "it does not say {part:?}:\n{}", self.stderr);
+            ensure!(told, "the log does not say {part:?}:\n{}", self.stderr);
         }
         Ok(self)
     }
 }
 
-/// Numbers without order; the seed is told, so that a failure can be looked at again.
+/// A random number generator. The seed is printed, so that a failure can be reproduced.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
@@ -127,7 +127,7 @@ impl Random {
     }
 }
 
-/// Runs one of Kafka's tools, which must succeed, and returns what it printed.
+/// Runs one of Kafka's tools, which must succeed, and returns its output.
 pub(crate) fn tool(kafka: &Kafka, name: &str, args: &[&str]) -> Result<String> {
     let output = kafka.tool(name, args)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -137,7 +137,7 @@ pub(crate) fn tool(kafka: &Kafka, name: &str, args: &[&str]) -> Result<String> {
     Ok(text)
 }
 
-/// Packs bytes as `mongodump --gzip` does.
+/// Compresses bytes as `mongodump --gzip` does.
 pub(crate) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     packed.write_all(bytes)?;

@@ -1,4 +1,4 @@
-//! What a producer learns of its source's collections, asked of the model on a port.
+//! The producer's knowledge of its source's collections, queried from the model on a port.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl Scene {
         })
     }
 
-    /// Asks as the encoder does, from a thread that may block.
+    /// Queries as the encoder does, from a thread that may block.
     async fn ask(&self, ns: &'static str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
         let collections = Arc::clone(&self.collections);
         let asked = tokio::task::spawn_blocking(move || collections.depend(ns, ui));
@@ -104,7 +104,7 @@ async fn a_missing_privilege_spreads_and_other_errors_end_the_session() -> Resul
         scene.server.fail_next(command, UNAUTHORIZED);
         ensure!(!scene.ask("shop.named", None).await?, "{command}");
     }
-    // It went between the two questions.
+    // The collection was dropped between the two queries.
     scene.server.fail_next("listIndexes", NO_COLLECTION);
     ensure!(!scene.ask("shop.named", None).await?);
     for (code, retried) in [(NOT_PRIMARY, true), (NOT_UNDERSTOOD, false)] {

@@ -1,4 +1,4 @@
-//! The end of a replay on the model: what the sink withheld from it, `cutover` restores.
+//! The end of a replay on the model: `cutover` restores the options that the sink withheld.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::shutdown::Shutdown;
 
-/// What earlier versions wrote in place of an index's expiry.
+/// The value that earlier versions wrote in place of an index's expiry.
 const PUT_OFF: i64 = i32::MAX as i64;
 const UNAUTHORIZED: i32 = 13;
 
@@ -80,7 +80,8 @@ impl Scene {
         Ok(cutover(&CutoverConfig::check(&arguments)?).await)
     }
 
-    /// `expireAfterSeconds` of a collection's indexes, and of the collection itself as `""`.
+    /// Returns `expireAfterSeconds` of a collection's indexes, and of the collection itself as
+    /// `""`.
     async fn expiries(&self, collection: &str) -> Result<BTreeMap<String, i64>> {
         let number = |value: &Bson| value.as_i64().or(value.as_i32().map(i64::from));
         let mut found = BTreeMap::new();
@@ -106,7 +107,7 @@ impl Scene {
     }
 }
 
-/// Runs one command of the source, as it comes out of its barriers.
+/// Runs one command of the source after its barriers.
 async fn apply(sink: &MongoSink, seconds: u32, command: &BsonDocument) -> Result<()> {
     let ts = bson::Timestamp {
         time: seconds,
@@ -166,7 +167,7 @@ fn history() -> Vec<BsonDocument> {
         index("sessions", "v_1", 62),
         doc! { "collMod": "sessions", "index": { "name": "t_1", "expireAfterSeconds": 120 } },
         doc! { "dropIndexes": "sessions", "index": "u_1" },
-        // The same name, and nothing expires by it.
+        // An index of the same name that does not expire documents.
         doc! { "createIndexes": "sessions", "v": 2, "key": { "u": 1 }, "name": "u_1" },
         doc! { "renameCollection": "shop.sessions", "to": "shop.logins" },
         doc! { "create": "log", "clusteredIndex": clustered, "expireAfterSeconds": 3600_i64 },
@@ -229,7 +230,7 @@ async fn another_group_is_refused_and_an_empty_catalog_is_not() -> Result<()> {
     Ok(())
 }
 
-/// The indexes of a history that every version runs.
+/// Returns the indexes of a history that every version can run.
 fn indexes_alone() -> Vec<BsonDocument> {
     let partial = doc! { "a": { "$gt": 0 } };
     let mut third = index("sessions", "v_1", 62);
@@ -256,7 +257,7 @@ fn definitions(scene: &Scene) -> BTreeMap<String, BsonDocument> {
         .collect()
 }
 
-/// What the catalog's database holds beside the catalog.
+/// Returns the collections of the catalog's database other than the catalog.
 fn left_over(scene: &Scene) -> Vec<String> {
     let state = scene.server.model().state();
     let left = state
@@ -289,7 +290,7 @@ async fn every_version_gets_the_expiries_back_and_keeps_its_indexes() -> Result<
     Ok(())
 }
 
-/// Versions up to 6.0 took this value by `collMod`, where they took it at all.
+/// Versions up to 6.0 took this value by `collMod`, if they took it at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_of_an_earlier_version_gets_its_expiries_back() -> Result<()> {
     for version in [Version::V5_0, Version::V7_0] {

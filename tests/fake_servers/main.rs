@@ -1,5 +1,5 @@
-//! The parts that talk to servers, against servers of this process on a port: a fake mongod, and the
-//! mock cluster of librdkafka.
+//! The parts that talk to servers, tested against servers in this process: a fake mongod on a port,
+//! and the mock cluster of librdkafka.
 
 mod collections;
 mod cutover;

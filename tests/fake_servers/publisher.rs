@@ -1,9 +1,9 @@
-//! The producer's publisher and the fault table behind it, on librdkafka's mock cluster with
-//! injected errors.
+//! The producer's publisher and its table of errors, on librdkafka's mock cluster with injected
+//! errors.
 //!
-//! The mock writes no control records, answers every last stable offset with the end, and lists
-//! no aborted transactions. So nothing here proves anything about exactly-once: the tests show
-//! that an error is retried or ends the session as designed, and that nothing counts as committed
+//! The mock writes no control records, answers every query for the last stable offset with the end,
+//! and lists no aborted transactions. So these tests prove nothing about exactly-once. They show
+//! that an error is retried or ends the session as designed, and that no record counts as committed
 //! that was not.
 
 use std::ops::Range;
@@ -77,7 +77,7 @@ fn new_topic() -> NewTopic {
     }
 }
 
-/// One record; the first chunk of a publisher also names the topic.
+/// Returns a chunk of one record; the first chunk of a publisher also names the topic.
 fn chunk(first: bool) -> Chunk {
     let record = EncodedRecord {
         topic: TopicIndex(0),
@@ -95,7 +95,7 @@ fn chunk(first: bool) -> Chunk {
     }
 }
 
-/// Sends and commits one record while the requests of a kind get these answers.
+/// Sends and commits one record while the requests of a kind receive these errors.
 fn commit_with(request: Request, faults: &[Fault]) -> Result<Result<(), ProducerError>> {
     let cluster = cluster()?;
     let mut publisher = open(&cluster)?;
@@ -149,7 +149,7 @@ fn faults_that_leave_a_commit_unclear_end_the_session_and_nothing_counts() -> Re
     Ok(())
 }
 
-/// Each session would end the same way.
+/// Each session would end the same way, so the program ends.
 #[test]
 fn a_rule_of_the_topic_that_refuses_a_record_ends_the_program() -> Result<()> {
     let fault = Fault::RD_KAFKA_RESP_ERR_POLICY_VIOLATION;
@@ -198,7 +198,7 @@ fn a_new_session_commits_after_one_that_failed() -> Result<()> {
     Ok(())
 }
 
-/// A chunk that claims the data topic and has a record for it.
+/// Returns a chunk that claims the data topic and has a record for it.
 fn claiming(claim: &[u8]) -> Chunk {
     let key = format!("topic/{DATA}");
     let record = |topic, key: Range<usize>, value: Range<usize>| EncodedRecord {
@@ -281,7 +281,7 @@ fn a_coordinator_that_is_slow_to_load_only_delays_the_opening() -> Result<()> {
     Ok(())
 }
 
-/// Records of that many bytes to one partition.
+/// Returns records of that many bytes for one partition.
 fn many(count: usize, bytes: usize) -> Chunk {
     let one = chunk(true);
     Chunk {
@@ -319,7 +319,7 @@ fn a_slow_broker_holds_the_sending_back() -> Result<()> {
     Ok(())
 }
 
-/// The values of all records, by partition.
+/// Returns the values of all records, by partition.
 fn values(cluster: &Cluster, count: usize) -> Result<[Vec<u8>; 4]> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", cluster.bootstrap_servers())

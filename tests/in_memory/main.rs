@@ -1,5 +1,5 @@
-//! Recorded and handmade oplogs through the producer's encoder and the consumer's plan into the model
-//! of a server, all in this process: no ports, no programs.
+//! Recorded and handmade oplogs through the producer's encoder and the consumer's plan into the
+//! model of a server, all in this process: no ports, no programs.
 
 mod handmade;
 mod recorded;

@@ -1,5 +1,5 @@
 //! Golden oplogs of a real server, through every exact format and the plan of a replay into the
-//! model target, must end in the state that the server had.
+//! model target, must end in the server's state.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use oplog_relay_kit::model::{Agreement, Model, Scenario, Version};
 use oplog_relay_kit::stream::{Begin, Stream};
 use oplog_relay_tests::schema::ChangeEventSchema;
 
-/// Scenarios that create collections and do nothing else to them.
+/// Scenarios that create collections and write nothing else to them.
 const SCENARIOS: [(Version, &str); 12] = [
     (Version::V4_2, "crud-types"),
     (Version::V4_2, "updates"),
@@ -51,19 +51,19 @@ const WITH_DIFFS: [&str; 15] = [
     "workload-a",
     "workload-b",
 ];
-/// Diffs in all of these, those within transactions included.
+/// Number of diffs in all of these scenarios, including those within transactions.
 const DIFFS: usize = 28_191;
-/// How many of them write the document's `_id` with its own value.
+/// Number of diffs that write the document's `_id` with its own value.
 const DIFFS_WITH_ID: usize = 27;
 
-/// Entries of each partition, in order.
+/// The entries of each partition, in order.
 type Partitions = BTreeMap<(String, i32), Vec<(EntryId, Vec<u8>)>>;
 
-/// A user's own `applyOps` updates it in forms that a server never logs: whole documents without
-/// `_id`, `$inc`, `$push`, upserts. A replay stops at them.
+/// A collection that a user's own `applyOps` updates in forms that a server never logs: whole
+/// documents without `_id`, `$inc`, `$push`, upserts. A replay stops at them.
 const BY_A_USER: &str = "transactions_a.plain";
 
-/// Spreads the entries over partitions: what the producer makes of a dump, without the commands
+/// Distributes the entries over partitions as the producer does with a dump, without the commands
 /// that the model does not know.
 fn spread(scenario: &Scenario) -> Result<Partitions> {
     let runtime = tokio::runtime::Runtime::new()?;
@@ -220,9 +220,9 @@ fn golden_oplogs_replayed_again_from_the_beginning_lead_to_the_same_bytes() -> R
     })
 }
 
-/// A `$set` of a field that is there leaves its place, one that came back after an `$unset`
-/// stands last: a stretch that begins inside a document's life may leave other orders of fields,
-/// as with every replay of an oplog.
+/// A `$set` of an existing field keeps its position; a field that returns after an `$unset` is the
+/// last one. So a stretch that begins in the middle of a document's history may result in another
+/// order of fields, as with every replay of an oplog.
 #[test]
 fn golden_oplogs_replayed_again_from_any_point_lead_to_the_same_fields() -> Result<()> {
     each(|scenario, partitions| {
@@ -252,7 +252,7 @@ fn every_golden_change_event_fits_the_schema() -> Result<()> {
                     let mut event = Vec::new();
                     write_change_event(&entry, "rs0", id.ord, mode, &mut event)?;
                     match serde_json::from_slice(&event) {
-                        // 170 levels are valid, but more than this parser takes.
+                        // 170 levels are valid, but more than this parser permits.
                         Err(error) if error.to_string().contains("recursion") => deep += 1,
                         event => schema.check(&event?)?,
                     }

@@ -1,4 +1,4 @@
-//! Topics that are deleted while a group has not read them.
+//! Topics that are deleted before a group has read them.
 
 use anyhow::{Result, ensure};
 use bson::doc;
@@ -7,7 +7,7 @@ use oplog_relay_kit::model::{Model, ModelServer};
 use crate::made::Made;
 use crate::topics::Topics;
 
-/// A rename joins two topics at its barrier.
+/// Returns topics with a rename, whose barrier joins two of them.
 fn renamed(prefix: &str) -> Result<Topics> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -21,7 +21,7 @@ fn renamed(prefix: &str) -> Result<Topics> {
     Topics::carry(prefix, &made.oplog()?)
 }
 
-/// Deletes one of the two topics; a replay must end and name it.
+/// Deletes one of the two topics and checks that a replay ends and names it.
 fn refused_without(prefix: &str, deleted: &str) -> Result<(Topics, ModelServer)> {
     let topics = renamed(prefix)?;
     let name = format!("{prefix}.s.{deleted}");

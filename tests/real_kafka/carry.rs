@@ -1,4 +1,4 @@
-//! A golden set on its way.
+//! A golden set on its way through Kafka.
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -6,13 +6,13 @@ use oplog_relay_kit::model::{Agreement, Model, ModelServer, Scenario, Version};
 
 use crate::topics::Topics;
 
-/// What the target of a replay must not do by itself; what is for change streams of the source
-/// alone; and the version of an index, which is each server's own.
+/// Options and fields that may differ on the target: those that a replay must withhold, those for
+/// change streams of the source alone, and the version of an index, which each server chooses.
 const WITHHELD: [&str; 3] = ["expireAfterSeconds", "recordPreImages", "v"];
-/// Where a replay notes which commands ran.
+/// The database in which a replay records the commands that ran.
 pub(crate) const CATALOG: &str = "oplog_relay";
 
-/// The format in which a set is carried: every one that is exact.
+/// The format in which a set is carried: every exact one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Raw,
@@ -32,29 +32,29 @@ impl Form {
     }
 }
 
-/// A set that is in Kafka.
+/// A set whose entries are in Kafka.
 pub(crate) struct Carried {
     scenario: Scenario,
-    /// What the target holds before.
+    /// The content of the target before the replay.
     before: Model,
-    /// A collection with updates that are not the same when applied twice.
+    /// The collection with updates that are not idempotent.
     unrepeatable: Option<&'static str>,
-    /// Flags of each replay.
+    /// The flags of each replay.
     flags: &'static [&'static str],
     pub(crate) topics: Topics,
 }
 
 impl Carried {
-    /// Carries a set of MongoDB 4.2 into Kafka, under a prefix of its own.
+    /// Carries a set of MongoDB 4.2 into Kafka, under its own prefix.
     pub(crate) fn new(name: &str, prefix: &str) -> Result<Carried> {
         Carried::recorded(Scenario::new(name), prefix, Form::Bson)
     }
 
-    /// Carries a set into Kafka, under a prefix of its own.
+    /// Carries a set into Kafka, under its own prefix.
     pub(crate) fn recorded(scenario: Scenario, prefix: &str, form: Form) -> Result<Carried> {
         let topics = Topics::none(prefix)?;
         topics.produce(&scenario.oplog()?, form.flags())?;
-        // What a later server shows of its time series differs.
+        // A later server shows other options of the time series.
         let before = match scenario.version() {
             Version::V5_0 => Model::of(Version::V5_0),
             _ => Model::default(),
@@ -68,13 +68,13 @@ impl Carried {
         })
     }
 
-    /// Replays with more flags.
+    /// Adds flags to each replay.
     pub(crate) const fn with(mut self, flags: &'static [&'static str]) -> Carried {
         self.flags = flags;
         self
     }
 
-    /// Replays over a target that holds something already.
+    /// Replays over a target that already has this content.
     pub(crate) fn over(mut self, before: Model) -> Carried {
         self.before = before;
         self
@@ -104,7 +104,7 @@ impl Carried {
             .map(drop)
     }
 
-    /// Fails unless the target holds what the source held.
+    /// Checks that the target has the source's content.
     pub(crate) fn expect(&self, target: &ModelServer) -> Result<()> {
         expect(target, &self.scenario, Agreement::Bytes)
     }
@@ -128,7 +128,7 @@ pub(crate) struct Replayed<'c> {
 }
 
 impl Replayed<'_> {
-    /// Replays it again from the beginning.
+    /// Replays it again from the start.
     pub(crate) fn rewound(&self, processes: usize, agreement: Agreement) -> Result<()> {
         self.reset(&["--to-earliest"])?;
         let scenario = &self.carried.scenario;

@@ -1,4 +1,4 @@
-//! Collections that come and go on a live source, through both programs while it happens.
+//! Collections that are created and dropped on a live source, while both programs run.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,14 +11,14 @@ use oplog_relay_kit::stub::{Oplog, Server};
 
 use crate::topics::{LIMIT, Topics};
 
-/// A producer and members of a group, ahead of the first entry.
+/// A producer and the members of a group, started before the first entry.
 struct Line {
     source: Server,
     target: ModelServer,
     producer: Program,
     members: Vec<Program>,
     port: Port,
-    /// Held for as long as the programs run.
+    /// The topics, which are held for as long as the programs run.
     _topics: Topics,
 }
 
@@ -70,7 +70,7 @@ impl Line {
         })
     }
 
-    /// Fails unless the producer went through without a failure.
+    /// Checks that the producer did not fail and restart its session.
     fn expect_one_session(&self) -> Result<()> {
         let sessions = metric(self.port.number(), "oplog_producer_sessions_total");
         ensure!(

@@ -1,4 +1,4 @@
-//! What cannot be applied: it stops the replay, or is kept in the dead-letter topic.
+//! Entries that cannot be applied: they stop the replay, or are kept in the dead-letter topic.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,8 +22,8 @@ const DOCUMENTS: i32 = 40;
 const ALL: &str = "--dead-letter=undecodable,command,write";
 const GARBAGE: &[u8] = b"no document";
 
-/// Documents, and among them one that the target refuses, an unknown command, an index that the
-/// target refuses, updates of documents that are not there, one of which needs a rewrite.
+/// Returns documents of which the target refuses one, an unknown command, an index that the target
+/// refuses, and updates of missing documents, one of which needs a rewrite.
 fn history() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -44,13 +44,13 @@ fn history() -> Result<Made> {
     Ok(made)
 }
 
-/// A target that takes no document with arrays in both `x` and `y`.
+/// Returns a target that refuses documents with arrays in both `x` and `y`.
 fn target() -> Result<ModelServer> {
     let target = ModelServer::start(Model::default())?;
     let uri = target.uri();
     tokio::runtime::Runtime::new()?.block_on(async {
         let database = mongodb::Client::with_uri_str(uri).await?.database("s");
-        // Only what has keys in an index is looked at.
+        // A target checks only documents that have keys in an index.
         let index =
             doc! { "key": { "x": 1, "y": 1 }, "name": "x_1_y_1", "unique": true, "sparse": true };
         let command = doc! { "createIndexes": "a", "indexes": [index] };
@@ -107,7 +107,8 @@ fn expect(target: &ModelServer) -> Result<()> {
     Ok(())
 }
 
-/// What the topic of a group holds: the lines of `dead-letters`, and the records.
+/// Returns the content of a group's dead-letter topic: the lines of `dead-letters`, and the
+/// records.
 fn letters(topics: &Topics, group: &str) -> Result<(Vec<Value>, Vec<TopicRecord>)> {
     let brokers = format!("--brokers={}", topics.brokers());
     let group_flag = format!("--group={group}");
@@ -176,7 +177,7 @@ fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> 
                 "{name}: {damaged:?}"
             );
         }
-        // Applied again: commands are known to be passed over, the rest comes again.
+        // Applied again: the catalog skips the commands, the rest is refused again.
         let all = [
             "--to-earliest",
             "--topic",
@@ -199,7 +200,7 @@ fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> 
     Ok(())
 }
 
-/// Nothing more comes that could let it pass, and offsets stay before it.
+/// No later entry could release the document, and committed offsets stay before it.
 #[test]
 fn a_document_that_waits_at_the_end_stops_or_becomes_a_dead_letter() -> Result<()> {
     let (topics, target) = taken("waiting")?;
@@ -220,7 +221,7 @@ fn a_dead_letter_is_not_lost_by_a_kill() -> Result<()> {
     let flags = [ALL, "--unmatched=dead-letter"];
     for kill in 1..=3 {
         let mut member = topics.start(&target, "buried", &flags)?;
-        // Each life may have written all of them again, and committed none.
+        // Each run may have written all of them again without committing any.
         wait_until("a dead letter", LIMIT, || {
             let ended = !member.is_running().unwrap_or(false);
             let found = letters(&topics, "buried");
@@ -245,7 +246,7 @@ fn an_offset_does_not_pass_a_letter_that_kafka_refuses() -> Result<()> {
     made.insert("s.a", 1, 0)?;
     let topics = Topics::carry("refused", &made.oplog()?)?;
     inject_under(&topics, ("refused.s.a", 3), None, GARBAGE)?;
-    // No record fits into this topic, not even a letter without its value.
+    // No record fits into this topic, not even a dead letter without its value.
     let letters_topic = "__refused.dead-letters";
     topics.create_topic(letters_topic, &["max.message.bytes=80"])?;
     let target = ModelServer::start(Model::default())?;
@@ -269,7 +270,7 @@ fn a_value_that_does_not_fit_leaves_a_pointer() -> Result<()> {
     made.create("s.a", 1)?;
     made.insert("s.a", 1, 0)?;
     let topics = Topics::carry("large", &made.oplog()?)?;
-    // Not compressible: the topic's limit is for what is sent.
+    // The text does not compress, because the topic's limit applies to the compressed batch.
     let mut state = 1_u32;
     let large = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -339,7 +340,8 @@ fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<(
     topics.refused(&target, "refusal", &["--dead-letter=write"], told)?;
     let flags = ["--dead-letter=command"];
     target.fail_next("create", INVALID_OPTIONS);
-    // One process: of several, the one that meets the failure may lose the partition just then.
+    // One process: of several, the one that meets the failure may lose the partition at that
+    // moment.
     topics.replay(&target, "refusal", 1, &flags)?;
     let all: Vec<i32> = (0..DOCUMENTS).collect();
     ensure!(ids(&target)? == all, "documents make the collection");
@@ -349,15 +351,15 @@ fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<(
         Ok(())
     };
     letters_of(1)?;
-    // It counts as done: applied again it is neither run nor a letter.
+    // It counts as done: applied again, it does not run and is not a dead letter.
     topics.reset("refusal", &["--all-topics", "--to-earliest"])?;
     topics.replay(&target, "refusal", 2, &flags)?;
     letters_of(1)?;
 
-    // Without the drop the next life of the name would have documents of this one.
+    // Without the drop the name's next incarnation would contain documents of this one.
     made.drop("s.a", 1)?;
     topics.produce(&made.oplog()?, &[])?;
-    // The first one only asks, at the start, whether the target takes UUIDs.
+    // The first drop is the probe at the start that finds out whether the target accepts UUIDs.
     target.fail_next("drop", ILLEGAL);
     target.fail_next("drop", ILLEGAL);
     topics.refused(&target, "refusal", &flags, told)?;
@@ -382,7 +384,7 @@ fn a_document_that_waits_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result
     made.command("s.a", 1, index)?;
     made.insert_with("s.a", 1, doc! { "_id": 2, "x": 9 })?;
     let topics = Topics::none("waits")?;
-    // The command needs the order of all documents, so they are in one partition before.
+    // The command needs the order of all documents, so they are in one partition before it.
     topics.produce(&made.oplog()?, &["--order=collection"])?;
     let target = ModelServer::start(Model::default())?;
     let uri = target.uri();
@@ -401,7 +403,7 @@ fn a_document_that_waits_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result
     let (lines, records) = letters(&topics, "waits")?;
     ensure!(count(&lines) == counts(&[("write", 1)]), "{lines:?}");
     ensure!(lines[0]["code"] == 11000, "{lines:?}");
-    // What all of its entries would have left.
+    // The documents that all of its entries would have left.
     let value = bson::Document::from_reader(records[0].value.as_slice())?;
     let whole = doc! { "_id": 0, "x": 7, "w": "later" };
     ensure!(value.get_document("o")? == &whole, "{value}");

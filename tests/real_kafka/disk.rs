@@ -1,4 +1,4 @@
-//! What a broker's disk did to records.
+//! Records that a broker's disk has damaged.
 
 use std::path::Path;
 
@@ -9,11 +9,12 @@ use oplog_relay_kit::model::{Model, ModelServer};
 use crate::made::Made;
 use crate::topics::Topics;
 
-/// Changes a byte in the middle of what a partition's log holds; whether it held anything.
+/// Changes a byte in the middle of a partition's log; returns false if the log was empty.
 fn damage(directory: &Path) -> Result<bool> {
     let log = directory.join("00000000000000000000.log");
     let mut bytes = std::fs::read(&log)?;
-    // The length of the first batch, behind its offset; what follows is that of the transaction's end.
+    // The length of the first batch, after its offset. The following batch is the transaction's end
+    // marker.
     let Some(length) = bytes.get(8..12) else {
         return Ok(false);
     };
@@ -24,7 +25,7 @@ fn damage(directory: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// The client would go on behind it, or ask for it for ever.
+/// The client would continue after the batch, or fetch it indefinitely.
 #[test]
 fn a_damaged_batch_is_told_and_nothing_behind_it_is_applied() -> Result<()> {
     let mut made = Made::default();

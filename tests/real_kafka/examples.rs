@@ -1,4 +1,4 @@
-//! The programs and settings in `examples/`, as a reader would use them.
+//! The programs and settings in `examples/`, used as a reader would use them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn example(name: &str) -> Result<PathBuf> {
     Ok(root.join("examples").join(name))
 }
 
-/// Topics with 200 inserts and 200 updates as change events.
+/// Returns topics with 200 inserts and 200 updates as change events.
 fn topics() -> Result<Topics> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -30,17 +30,17 @@ fn topics() -> Result<Topics> {
     Ok(topics)
 }
 
-/// Checks that a reader printed what `emit` does, each event once.
+/// Checks that a reader printed the same events as `emit`, each once.
 fn check_printed(topics: &Topics, printed: &str) -> Result<()> {
     let emitted = topics.emit("example-emit")?;
     let mut lines: BTreeSet<&str> = BTreeSet::new();
     for event in printed.lines() {
-        // Barriers are in every partition, as operations that change nothing; emit leaves them out.
+        // Barriers are in every partition, as operations that change nothing; `emit` omits them.
         let is_barrier = event.contains("\"operationType\":\"noop\"");
         let is_new = is_barrier || lines.insert(event);
         ensure!(is_new, "printed twice: {event}");
     }
-    // The event of a command has its barrier in the topic, which emit leaves out as well.
+    // The event of a command has its barrier in the topic, which `emit` also omits.
     let documents = emitted
         .lines()
         .filter(|line| line.contains("\"documentKey\""));
@@ -59,8 +59,8 @@ fn the_java_reader_prints_every_change_event_once() -> Result<()> {
     check_printed(&topics, &printed)
 }
 
-/// Where this machine has no Python, or none that can install the client, nothing is checked: Python is
-/// no tool that this project needs.
+/// Nothing is checked if this machine has no Python, or one that cannot install the client: Python
+/// is not a tool that this project requires.
 #[test]
 fn the_python_reader_prints_every_change_event_once() -> Result<()> {
     let Some(python) = python_with("confluent-kafka==2.16.1") else {
@@ -80,7 +80,7 @@ fn the_python_reader_prints_every_change_event_once() -> Result<()> {
 
 #[test]
 fn the_settings_are_valid() -> Result<()> {
-    // One value is wrong on purpose: it must be the only fault that is found.
+    // One value is wrong on purpose: it must be the only reported fault.
     for (program, command, file, more, fault) in [
         (
             "oplog-producer",

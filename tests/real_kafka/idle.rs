@@ -1,4 +1,4 @@
-//! Sources of which a filter leaves nothing.
+//! Sources of which a filter passes nothing.
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
@@ -23,7 +23,8 @@ fn history() -> Result<Made> {
     Ok(made)
 }
 
-/// A document whose value in a unique index another one has that nobody sent.
+/// Returns a source with a document whose value in a unique index belongs to another document on
+/// the target, which no entry mentions.
 pub(crate) fn taken(prefix: &str) -> Result<(Topics, ModelServer)> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -46,7 +47,7 @@ fn on_target(target: &ModelServer, command: Document) -> Result<()> {
     })
 }
 
-/// Starts a process whose state can be asked for.
+/// Starts a process that serves its status.
 pub(crate) fn start(
     topics: &Topics,
     prefix: &str,
@@ -66,8 +67,8 @@ pub(crate) fn start(
     Program::consumer(common.chain(flags.iter().copied()))
 }
 
-/// Replays until the group has nothing left to do; the least that it then shows of the source's
-/// time, in its metric and in the partitions.
+/// Replays until the group has nothing left to do. Returns the source time that it then shows, in
+/// its metric and in the partitions.
 fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option<String>)> {
     let target = ModelServer::start(Model::default())?;
     let port = Port::lease()?;
@@ -83,7 +84,7 @@ fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option
             .iter()
             .filter_map(|partition| partition["ts"].as_str().map(str::to_owned))
             .collect();
-        // All of the topics' partitions are there, and committed to their ends.
+        // All of the topics' partitions are listed, and committed to their ends.
         let whole = partitions.is_empty() == (prefix == "nothing");
         let is_read = shown["positions"]["golden"].is_string();
         whole && is_read && shown["lag_offsets"] == 0 && shown["lag_seconds"] == 0.0
@@ -109,7 +110,7 @@ fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<
     let made = history()?;
     let last = Timestamp::new(made.next_second()? - 1, 1);
     ensure!(last.seconds > BEGIN);
-    // By the producer: no record, but the position.
+    // The producer filters: it writes no record, only the position.
     let none = Topics::none("nothing")?;
     none.produce(&made.oplog()?, &["--exclude-namespaces=s"])?;
     let options = KafkaOptions {
@@ -129,7 +130,7 @@ fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<
         position.to_string() == last.seconds.to_string(),
         "{position}"
     );
-    // By the consumer.
+    // The consumer filters.
     let all = Topics::carry("passed", &made.oplog()?)?;
     let (position, ts) = settled(&all, "passed", &["--exclude-namespaces=s"])?;
     ensure!(ts == Some(last.to_string()), "{ts:?}");
@@ -140,7 +141,7 @@ fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<
     Ok(())
 }
 
-/// No entry brings it: somebody removes the other document.
+/// No entry releases the document; an operator removes the other one.
 #[test]
 fn a_document_that_waits_is_written_when_its_value_is_free() -> Result<()> {
     let (topics, target) = taken("freed")?;
@@ -204,7 +205,7 @@ fn what_a_target_does_not_take_shows_as_time_behind_the_producer() -> Result<()>
         position.map(|at| at.to_string()) == Some(last.to_string()),
         "{position:?}"
     );
-    // Its producer is gone since then.
+    // The age counts from the source time of the last entry, which is years ago.
     ensure!(age.is_some_and(|age| age > 1e6), "{age:?}");
     program.terminate()?;
     program.wait(LIMIT).map(drop)

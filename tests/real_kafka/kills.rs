@@ -17,7 +17,7 @@ use crate::topics::{LIMIT, Topics};
 const ENTRIES: u64 = 200_000;
 const KILLS: u64 = 20;
 
-/// Commands that ran so far.
+/// Returns the number of commands that ran so far.
 fn commands(target: &ModelServer) -> usize {
     let state = target.model().state();
     state.get("oplog_relay.catalog").map_or(0, Vec::len)
@@ -31,7 +31,7 @@ fn one_of_three_members_killed_again_and_again_while_commands_run() -> Result<()
     let mut members = vec![start()?, start()?, start()?];
     for kill in 0..6 {
         let before = commands(&target);
-        // Nearly all of the time somebody waits at a barrier.
+        // A worker waits at a barrier nearly all of the time.
         wait_until("commands", LIMIT, || commands(&target) >= before + 5)?;
         let mut member = members.remove(0);
         ensure!(member.is_running()?, "{kill}: {}", member.stderr_text()?);
@@ -47,7 +47,7 @@ fn one_of_three_members_killed_again_and_again_while_commands_run() -> Result<()
     carried.expect(&target)
 }
 
-/// Where the entries lead, applied one after the other.
+/// Returns the result of the entries when they are applied one after the other.
 fn expected(oplog: &Oplog) -> Result<Model> {
     let (planner, mut model) = (Planner::new(1), Model::default());
     let mut entries = Vec::new();
@@ -76,7 +76,7 @@ fn a_member_killed_twenty_times_over_200_000_entries_leaves_what_the_source_has(
                 .stderr_text()
                 .is_ok_and(|told| told.contains("partitions assigned"))
         })?;
-        // Somewhere in the first second of its work, another place each time.
+        // Each kill hits another moment of the first second of work.
         let life = Duration::from_millis(37 * (kill * 7 % KILLS));
         let begun = Instant::now();
         wait_until("the moment", LIMIT, || begun.elapsed() >= life)?;
@@ -89,7 +89,7 @@ fn a_member_killed_twenty_times_over_200_000_entries_leaves_what_the_source_has(
         found.retain(|ns, _| !ns.starts_with(CATALOG));
         found
     };
-    // Every kill met work that was to be done.
+    // Every kill hit unfinished work.
     ensure!(found() != expected, "all was done before the last kill");
     topics.replay(&target, "many", 1, &[])?;
     let found = found();

@@ -1,4 +1,4 @@
-//! The most memory that each program takes for documents of 16 MB whose JSON is six times as large.
+//! The peak memory of each program for documents of 16 MB whose JSON is six times as large.
 
 use anyhow::{Result, ensure};
 use bson::doc;
@@ -9,13 +9,14 @@ use oplog_relay_kit::services::Program;
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
-/// What one document of 16 MB and anything else may take.
+/// The largest permitted memory for one document of 16 MB and everything else.
 const MOST_KIB: u64 = 512 << 10;
-/// About as many bytes as a document of a server holds.
+/// Bytes of a large document, near the size limit of a server.
 const BYTES: usize = (16 << 20) - 200;
 const LARGE: i32 = 5;
 
-/// Control characters that JSON has no short escape for, in no order that compresses well.
+/// Returns control characters for which JSON has no short escape, in an order that does not
+/// compress well.
 fn control_characters() -> String {
     let mut state = 7_u64;
     let mut next = || {
@@ -28,7 +29,7 @@ fn control_characters() -> String {
     (0..BYTES).map(|_| next()).collect()
 }
 
-/// Large documents, with small ones between them.
+/// Returns large documents, with small ones between them.
 fn history() -> Result<Made> {
     let (mut made, text) = (Made::default(), control_characters());
     for id in 0..LARGE {
@@ -38,7 +39,7 @@ fn history() -> Result<Made> {
     Ok(made)
 }
 
-/// Waits for a program that must succeed within the limit of memory.
+/// Waits for a program that must succeed within the memory limit.
 fn keeps_to_the_limit(name: &str, mut program: Program) -> Result<()> {
     let (code, most) = program.wait_measured(LIMIT)?;
     ensure!(code == 0, "{name}: {code}: {}", program.stderr_text()?);

@@ -1,4 +1,4 @@
-//! Names that mean one collection after another.
+//! Names that refer to one collection after another.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::topics::Topics;
 
 const DOCUMENTS: i32 = 12;
 
-/// Documents by namespace: which collection they were written to.
+/// Returns the documents by namespace: the number of the collection that each was written to.
 fn found(target: &ModelServer) -> Result<BTreeMap<String, Vec<i32>>> {
     let state = target.model().state();
     let state = state.into_iter().filter(|(ns, _)| !ns.starts_with(CATALOG));
@@ -79,7 +79,7 @@ fn a_reset_to_a_time_between_two_lives_of_a_name() -> Result<()> {
     let topics = Topics::carry("between", &history()?.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "between", 1, &[])?;
-    // In the middle of the second life.
+    // The middle of the second incarnation.
     let second = BEGIN + 1 + u32::try_from(DOCUMENTS)? + 6;
     let time = bson::DateTime::from_millis(i64::from(second) * 1000).try_to_rfc3339_string()?;
     let time = time.replace('Z', ".000Z");
@@ -87,7 +87,7 @@ fn a_reset_to_a_time_between_two_lives_of_a_name() -> Result<()> {
     topics.replay(&target, "between", 3, &[])?;
     expect(&target)?;
 
-    // A new group that begins there has no more than what came after.
+    // A new group that starts there receives only the entries after that point.
     let target = ModelServer::start(Model::default())?;
     let start = format!("--start={second}:0");
     topics.replay(&target, "later", 3, &[&start])?;
@@ -102,7 +102,8 @@ fn a_reset_to_a_time_between_two_lives_of_a_name() -> Result<()> {
 #[test]
 fn a_start_that_is_no_cut_in_time_is_refused_before_a_command_runs() -> Result<()> {
     let topics = Topics::carry("uneven", &history()?.oplog()?)?;
-    // Partition 0 of the topic at its beginning, the others at their ends, and no catalog.
+    // Partition 0 of the topic is at its start, the others are at their ends, and the catalog is
+    // empty.
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "uneven", 1, &["--start=now"])?;
     topics.reset("uneven", &["--topic", "uneven.s.a:0", "--to-earliest"])?;
@@ -110,7 +111,7 @@ fn a_start_that_is_no_cut_in_time_is_refused_before_a_command_runs() -> Result<(
     topics.refused(&target, "uneven", &[], refused)?;
     ensure!(found(&target)?.is_empty(), "{:?}", found(&target)?);
 
-    // The same of a group whose commands all ran: entries find their own lives.
+    // The same for a group whose commands all ran: entries find their own incarnations.
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "part", 1, &[])?;
     topics.reset("part", &["--topic", "uneven.s.a:0", "--to-earliest"])?;
@@ -153,12 +154,12 @@ fn a_group_that_takes_one_side_of_a_rename() -> Result<()> {
     topics.refused(&target, "into", &into, (6, "only the new name is replayed"))
 }
 
-/// A command that a filter lets pass is asked for as it is without a filter, and one that it leaves
-/// out is not.
+/// A command that a filter passes must have run, as without a filter; a command that the filter
+/// excludes need not.
 #[test]
 fn a_filter_hides_no_command_that_did_not_run() -> Result<()> {
     let topics = Topics::carry("hidden", &history()?.oplog()?)?;
-    // The leader's partition is past the commands, the others are at their beginning.
+    // The leader's partition is past the commands, the others are at their start.
     for (group, filter) in [
         ("hidden-in", "--include-namespaces=s.a"),
         ("hidden-all", "--exclude-namespaces=s.c"),

@@ -1,4 +1,4 @@
-//! A history that is made up, with the collections' UUIDs.
+//! A generated history, with the collections' UUIDs.
 
 use anyhow::{Context, Result};
 use bson::spec::BinarySubtype;
@@ -8,7 +8,7 @@ use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_kit::model::Model;
 
-/// Source time of the first entry; every entry has a second of its own.
+/// Source time of the first entry; every entry has its own second.
 pub(crate) const BEGIN: u32 = 1_700_000_000;
 
 fn uuid(bytes: &[u8; 16]) -> Bson {
@@ -18,7 +18,7 @@ fn uuid(bytes: &[u8; 16]) -> Bson {
     })
 }
 
-/// The UUID of the collection that a round of `$out` makes.
+/// Returns the UUID of the collection that a round of `$out` creates.
 fn made_in(round: u32) -> [u8; 16] {
     let mut bytes = [0xee; 16];
     bytes[..4].copy_from_slice(&round.to_be_bytes());
@@ -32,7 +32,7 @@ pub(crate) struct Made {
 }
 
 impl Made {
-    /// The second that the next entry gets.
+    /// Returns the second of the next entry.
     pub(crate) fn next_second(&self) -> Result<u32> {
         Ok(BEGIN + u32::try_from(self.entries.len())?)
     }
@@ -97,7 +97,8 @@ impl Made {
         self.command(ns, ui, doc! { "renameCollection": ns, "to": to })
     }
 
-    /// One of many rounds of `$out` into a collection: what the round before made is dropped.
+    /// Adds one of many rounds of `$out` into a collection, which drops the collection of the round
+    /// before.
     pub(crate) fn out(&mut self, to: &str, round: u32, documents: i32) -> Result<()> {
         let (db, _) = to.split_once('.').context(to.to_owned())?;
         let (name, ui) = (format!("tmp.agg_out.{round}"), made_in(round));
@@ -114,7 +115,7 @@ impl Made {
         self.push_of("c", &commands, &ui, doc! { "o": rename })
     }
 
-    /// The same without UUIDs, as old servers wrote it.
+    /// Removes the UUIDs, as old servers wrote entries.
     pub(crate) fn without_uuids(mut self) -> Made {
         for entry in &mut self.entries {
             entry.remove("ui");
@@ -122,7 +123,7 @@ impl Made {
         self
     }
 
-    /// Where it leads, one entry after the other.
+    /// Returns the result of applying the entries one after the other.
     pub(crate) fn expected(&self) -> Result<Model> {
         let (planner, mut model) = (Planner::new(1), Model::default());
         for entry in &self.entries {
@@ -133,7 +134,7 @@ impl Made {
         Ok(model)
     }
 
-    /// As a dump has it.
+    /// Returns the entries as a dump.
     pub(crate) fn oplog(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         for entry in &self.entries {

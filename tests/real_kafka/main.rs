@@ -1,5 +1,5 @@
-//! Oplogs through real Kafka, eight partitions and one or several consumer processes, into a
-//! target that holds all that a server holds.
+//! Oplogs through real Kafka, eight partitions and one or several consumer processes, into a model
+//! target.
 
 mod absent_topics;
 mod carry;

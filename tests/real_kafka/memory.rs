@@ -1,4 +1,5 @@
-//! Barriers and the byte budget: those who wait must not keep out what they wait for.
+//! Barriers and the byte budget: waiting partitions must not keep out the records that they wait
+//! for.
 
 mod compressible;
 mod stored;
@@ -13,11 +14,11 @@ use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
 const PARTITIONS: u32 = 8;
-/// Documents of a kilobyte before the command, all in the leader's partition.
+/// Number of documents of a kilobyte before the command, all in the leader's partition.
 const BEFORE: usize = 4_000;
-/// And after it, everywhere.
+/// Number of documents after it, in all partitions.
 const AFTER: i32 = 8_000;
-/// Groups that replay it until one had to make room.
+/// The largest number of groups that replay it until one had to make room.
 const GROUPS: u32 = 10;
 
 #[test]
@@ -34,7 +35,8 @@ fn partitions_at_a_barrier_make_room_for_the_one_that_they_wait_for() -> Result<
     made.drop("s.a", 1)?;
     insert_all(&mut made, 2)?;
     let topics = Topics::carry("memory", &made.oplog()?)?;
-    // Which partition's records come first is up to the client; if it is the leader's, it waits for none.
+    // The client decides which partition's records come first. If the leader's come first, no
+    // partition has to make room.
     for group in 0..GROUPS {
         let target = ModelServer::start(Model::default())?;
         let told = topics.replay(&target, &format!("memory-{group}"), 1, &SMALL)?;
@@ -45,10 +47,10 @@ fn partitions_at_a_barrier_make_room_for_the_one_that_they_wait_for() -> Result<
             return Ok(());
         }
     }
-    bail!("nobody had to make room")
+    bail!("no group had to make room")
 }
 
-/// A member with little memory, whose target answers no more while there is much to replay.
+/// A member with little memory, whose target stops answering while there is much to replay.
 struct Standstill {
     topics: Topics,
     target: ModelServer,
@@ -58,7 +60,7 @@ struct Standstill {
 const SMALL: [&str; 2] = ["--queue-bytes=1MiB", "--log-level=debug"];
 
 impl Standstill {
-    /// Until the member has paused all partitions.
+    /// Starts the member, and waits until it has paused all partitions.
     fn begin(name: &str, mut made: Made, make: impl Fn(&mut Made) -> Result<()>) -> Result<Self> {
         made.insert_with("s.other", 9, doc! { "_id": 0 })?;
         let topics = Topics::carry(name, &made.oplog()?)?;
@@ -89,7 +91,7 @@ impl Standstill {
         })
     }
 
-    /// The target answers again: everything must arrive.
+    /// Lets the target answer again, and checks that everything arrives.
     fn go_on(mut self) -> Result<()> {
         self.target.resume();
         let all = usize::try_from(AFTER)?;
@@ -109,8 +111,8 @@ fn insert_all(made: &mut Made, life: u8) -> Result<()> {
     Ok(())
 }
 
-/// When the target goes on, the partition whose records fill the memory comes to a barrier, and waits
-/// there for those of which nothing was taken yet.
+/// When the target continues, the partition whose records fill the memory reaches a barrier. It
+/// waits there for partitions of which nothing was fetched yet.
 #[test]
 fn a_partition_that_comes_to_a_barrier_while_nothing_is_taken_makes_room() -> Result<()> {
     let stands = Standstill::begin("standstill", Made::default(), |made| {
@@ -123,7 +125,8 @@ fn a_partition_that_comes_to_a_barrier_while_nothing_is_taken_makes_room() -> Re
     stands.go_on()
 }
 
-/// Partitions that go while they are paused are paused no more when they come back.
+/// Partitions that are revoked while they are paused are no longer paused when they are assigned
+/// again.
 #[test]
 fn partitions_that_come_back_after_a_standstill_are_read() -> Result<()> {
     let stands = Standstill::begin("back", Made::default(), |made| insert_all(made, 1))?;
@@ -137,7 +140,7 @@ fn partitions_that_come_back_after_a_standstill_are_read() -> Result<()> {
     stands.go_on()
 }
 
-/// A worker that stands still keeps its own records waiting, not those of another collection.
+/// A blocked worker holds its own records only, not those of another collection.
 #[test]
 fn a_collection_whose_writes_stand_still_does_not_stop_another_one() -> Result<()> {
     let mut stands = Standstill::begin("apart", Made::default(), |made| insert_all(made, 1))?;

@@ -1,4 +1,4 @@
-//! The oldest line of Kafka that is supported.
+//! The oldest supported line of Kafka.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::carry::CATALOG;
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
-/// What the policy of the broker allows in topics that begin with "capped".
+/// The limit that the broker's policy permits in topics whose names begin with "capped".
 const CAP: i64 = 8 << 20;
 
 fn history() -> Result<Made> {
@@ -41,7 +41,7 @@ fn state(model: &Model) -> State {
     state
 }
 
-/// Everything of a run: exactly once over a restart, a replay, lines, and the proof.
+/// Checks a complete run: exactly once over a restart, a replay, lines, and the comparison.
 fn carries(topics: &Topics, prefix: &str) -> Result<()> {
     let mut made = history()?;
     topics.produce(&made.oplog()?, &[])?;
@@ -57,7 +57,7 @@ fn carries(topics: &Topics, prefix: &str) -> Result<()> {
         "{prefix}"
     );
     let lines = topics.emit(&format!("{prefix}-lines"))?;
-    // Every entry, and the producer's barriers are none.
+    // Every entry is emitted, and the producer's barriers are not.
     ensure!(lines.lines().count() == 426, "{}", lines.lines().count());
     let brokers = topics.brokers();
     ensure!(count_keys(&brokers, prefix)? > 0);
@@ -102,7 +102,7 @@ fn kafka_2_5_with_a_cap_on_sizes_carries_everything() -> Result<()> {
     carries(&Topics::on(Arc::clone(&kafka), "old"), "old")?;
     ensure!(limit_of(&brokers, "old.s.b")? == Some(100 << 20));
 
-    // The largest limit that the cluster takes, unless the operator gives one.
+    // The producer uses the largest limit that the cluster permits, unless the operator sets one.
     let capped = Topics::on(Arc::clone(&kafka), "capped");
     let oplog = history()?.oplog()?;
     let refused = "--topic-config=max.message.bytes=16777216";

@@ -1,5 +1,5 @@
-//! `$out` that runs again and again: each round makes a collection under a temporary name, which then
-//! takes the name of the one before.
+//! `$out` that runs repeatedly: each round creates a collection under a temporary name and then
+//! renames it over the one before.
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
@@ -17,8 +17,8 @@ use crate::topics::{LIMIT, Topics};
 
 const ROUNDS: u32 = 120;
 const DOCUMENTS: i32 = 3;
-/// Commands and names that a member holds at the end of a topic, a few rounds among them. There
-/// are hundreds in the catalog.
+/// The largest number of commands and names that a member holds at the end of a topic, a few rounds
+/// among them. The catalog has hundreds.
 const FEW: f64 = 40.0;
 
 fn rounds(made: &mut Made, rounds: std::ops::Range<u32>) -> Result<()> {
@@ -30,7 +30,7 @@ fn rounds(made: &mut Made, rounds: std::ops::Range<u32>) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the target has the two collections that are there in the end, and nothing else.
+/// Checks that the target has the two collections that exist in the end, and nothing else.
 fn expect(made: &Made, target: &ModelServer) -> Result<()> {
     let mut found = target.model().state();
     found.retain(|ns, _| !ns.starts_with(CATALOG));
@@ -45,7 +45,7 @@ fn expect(made: &Made, target: &ModelServer) -> Result<()> {
     Ok(())
 }
 
-/// The routes that the source has saved, by namespace.
+/// Returns the routes that the source has saved, by namespace.
 fn routes(topics: &Topics) -> Result<Vec<String>> {
     let options = KafkaOptions {
         brokers: topics.brokers(),
@@ -62,7 +62,8 @@ fn routes(topics: &Topics) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// The end of a Kafka transaction can be read a little after its producer has ended.
+/// Waits for the routes: the end of a Kafka transaction becomes visible shortly after its producer
+/// has ended.
 fn await_routes(topics: &Topics) -> Result<()> {
     let are_two = || routes(topics).is_ok_and(|all| all == ["s.live", "s.report"]);
     wait_until("one route for each collection", LIMIT, are_two)
@@ -92,8 +93,8 @@ fn months_of_out_leave_no_trace_but_in_the_topics_and_the_catalog() -> Result<()
     topics.replay(&target, "out", 2, &[])?;
     expect(&made, &target)?;
 
-    // The source goes on from what it has saved, and a member that comes late holds little of what
-    // the catalog has.
+    // The source resumes from its saved state, and a member that joins late holds few of the
+    // catalog's notes.
     let port = Port::lease()?;
     let mut late = idle::start(&topics, "out", &target, &port, &[])?;
     rounds(&mut made, ROUNDS..ROUNDS + 3)?;

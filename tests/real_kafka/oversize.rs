@@ -1,4 +1,4 @@
-//! Records that are larger than their topic takes.
+//! Records that exceed their topic's size limit.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::carry::CATALOG;
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
-/// What the topic takes at once.
+/// The size limit of the topic.
 const MAX_BYTES: usize = 64 << 10;
 const KILLS: u64 = 6;
 
-/// Text that no compression makes much smaller.
+/// Returns a text that hardly compresses.
 pub(crate) fn noise(length: usize, seed: u64) -> String {
     let mut state = seed | 1;
     let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-";
@@ -31,7 +31,7 @@ pub(crate) fn noise(length: usize, seed: u64) -> String {
     (0..length).map(|_| letter()).collect()
 }
 
-/// Documents, updates and a command of sizes around the limit and far beyond it.
+/// Returns documents, updates and a command of sizes around the limit and far beyond it.
 fn history() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -60,7 +60,7 @@ pub(crate) fn state(target: &ModelServer) -> State {
     state
 }
 
-/// The topic as an operator made it.
+/// Returns a topic as an operator created it.
 fn small_topic(prefix: &str) -> Result<Topics> {
     let topics = Topics::none(prefix)?;
     let name = format!("{prefix}.s.a");
@@ -71,7 +71,7 @@ fn small_topic(prefix: &str) -> Result<Topics> {
     Ok(topics)
 }
 
-/// Fragments fit, follow each other, and have key and time of their record.
+/// Checks that fragments fit, follow each other, and have the key and the time of their record.
 fn check_fragments(contents: &Contents) -> Result<()> {
     let mut largest = 0;
     for records in contents.values() {
@@ -107,7 +107,7 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
         let prefix = format!("fragments-{format}");
         let topics = small_topic(&prefix)?;
         let format = format!("--format={format}");
-        // Told, with the topic, the limit and the way on, and not tried again for ever.
+        // The error names the topic, the limit and the remedy, and is not retried indefinitely.
         let told = "--oversize split";
         topics.produce_to_code(&oplog, &[&format], (6, told))?;
         topics.produce(&oplog, &[&format, "--oversize=split"])?;
@@ -119,7 +119,7 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
             topics.replay(&target, &group, processes, &["--queue-bytes=1MiB"])?;
             ensure!(state(&target) == expected, "{group}");
         }
-        // In one piece and in fragments it is the same.
+        // Unsplit records result in the same lines as fragments.
         let lines =
             |text: String| -> BTreeSet<String> { text.lines().map(str::to_owned).collect() };
         let emitted = lines(topics.emit(&format!("{prefix}-lines"))?);
@@ -131,7 +131,7 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
     Ok(())
 }
 
-/// A frame has as many entries as its topic takes, however small they are.
+/// A frame holds as many entries as fit into its topic's limit, however small they are.
 #[test]
 fn frames_of_small_entries_keep_to_the_limit_of_their_topic() -> Result<()> {
     let mut made = Made::default();

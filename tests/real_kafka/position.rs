@@ -1,5 +1,4 @@
-//! What a producer saves of its source: it is missed where it is lost, and checked before it is
-//! followed.
+//! The saved position of a producer: its loss is detected, and it is checked before it is used.
 
 use anyhow::{Result, ensure};
 use oplog_relay_core::format::Format;
@@ -32,14 +31,14 @@ fn a_source_that_was_running_never_begins_again_by_itself() -> Result<()> {
     let mut made = inserts(20)?;
     topics.produce(&made.oplog()?, &[])?;
     made.insert("s.a", 1, 100)?;
-    // The flag stays in unit files, and says so.
+    // The flag may stay in a unit file; the program logs that it is ignored.
     topics.produce_to_code(&made.oplog()?, &[], (0, "--start is ignored"))?;
     let before = count(&topics, "forgotten")?;
 
     delete(&topics, "__forgotten.position.golden")?;
     let told = (3, "__forgotten.position.golden holds no position");
     topics.produce_to_code(&made.oplog()?, &[], told)?;
-    // The topic is there now, and empty.
+    // The topic exists now, but is empty.
     topics.produce_to_code(&made.oplog()?, &[], told)?;
     ensure!(count(&topics, "forgotten")? == before, "entries came again");
     Ok(())
@@ -49,11 +48,14 @@ fn a_source_that_was_running_never_begins_again_by_itself() -> Result<()> {
 fn a_position_without_its_state_is_not_followed() -> Result<()> {
     let topics = Topics::none("stateless")?;
     let made = inserts(20)?;
-    // Nothing passes, so nothing is routed: the state says at least who the source is.
+    // Nothing passes the filter, so nothing is routed; the state still names the source.
     let nothing = ["--include-namespaces=other"];
     topics.produce(&made.oplog()?, &nothing)?;
     delete(&topics, "__stateless.state.golden")?;
-    let told = (3, "__stateless.state.golden does not say any more");
+    let told = (
+        3,
+        "__stateless.state.golden no longer contains the identity",
+    );
     topics.produce_to_code(&made.oplog()?, &nothing, told)
 }
 
@@ -96,13 +98,13 @@ fn namespaces_that_were_left_out_are_not_carried_by_accident() -> Result<()> {
     let refused = (2, "--change-namespaces");
     topics.produce_to_code(&made.oplog()?, &[], refused)?;
     topics.produce_to_code(&made.oplog()?, &["--include-namespaces=s"], refused)?;
-    // Fewer are no harm, but then they are what may pass.
+    // Fewer namespaces are harmless, but from then on they are the permitted ones.
     topics.produce(&made.oplog()?, &["--include-namespaces=s.a"])?;
     topics.produce_to_code(&made.oplog()?, &one, refused)?;
     topics.produce(&made.oplog()?, &["--change-namespaces"])?;
     made.insert("s.b", 2, 2)?;
     topics.produce(&made.oplog()?, &[])?;
-    // Only what came after the change.
+    // Only the entries after the change are expected.
     let contents = read_topics(&topics.brokers(), "widened", Format::Bson)?;
     let of_b = entries(&contents).filter(|(place, _, _)| place.0 == "widened.s.b");
     ensure!(of_b.count() == 1, "{contents:?}");

@@ -1,4 +1,4 @@
-//! A broker that takes few bytes a second.
+//! A broker with a low byte quota.
 
 use anyhow::{Result, ensure};
 use bson::doc;
@@ -8,7 +8,7 @@ use crate::made::Made;
 use crate::oversize::{noise, state};
 use crate::topics::Topics;
 
-/// Less than two megabytes within the shortest timeout of a transaction.
+/// The quota in bytes a second: less than two megabytes within the shortest transaction timeout.
 const BYTES_A_SECOND: u32 = 300_000;
 
 #[test]

@@ -1,18 +1,19 @@
-//! Every recorded set through Kafka: to its end by one consumer and by three, again from the
-//! beginning, and again from its middle, each time to the state that its server had.
+//! Every recorded set through Kafka: to its end by one consumer and by three, again from the start,
+//! and again from its middle. Each time the result must be the server's state.
 //!
-//! A test for each set, in one format. All formats with all
-//! numbers of consumers take an hour: `cargo test --workspace --test real_kafka -- --ignored combination`.
+//! There is a test for each set, in one format. All formats with all numbers of consumers take an
+//! hour: `cargo test --workspace --test real_kafka -- --ignored combination`.
 
 use anyhow::Result;
 use oplog_relay_kit::model::{Agreement, Scenario, Version};
 
 use crate::carry::{Carried, Form};
 
-/// A user's own `applyOps` with operators that cannot be repeated, like `$inc`.
+/// A collection that a user's own `applyOps` updates with operators that are not idempotent, like
+/// `$inc`.
 const BY_A_USER: &str = "transactions_a.plain";
 
-/// By how many processes at once a set is replayed: first, from its beginning, from its middle.
+/// Number of processes that replay a set at once: first, from its start, from its middle.
 const ALTERNATING: [usize; 3] = [1, 3, 1];
 const MOSTLY_THREE: [usize; 3] = [3, 1, 3];
 
@@ -34,13 +35,13 @@ impl Set {
         Set { version, name }
     }
 
-    /// Its updates are logged as `$set` and `$unset`, which do not say where a field that comes back
-    /// stands among the others: over a newer document it may stand elsewhere.
+    /// Returns true if its updates are logged as `$set` and `$unset`. These do not record the
+    /// position of a field that is set again, so over a newer document its position may differ.
     fn has_modifiers(self) -> bool {
         self.version < Version::V5_0 || self.name == "fcv-switch"
     }
 
-    /// It begins within the lives of its documents.
+    /// Returns true if it starts after the first inserts of its documents.
     fn has_beginning(self) -> bool {
         self.name == "workload-b"
     }
@@ -53,7 +54,7 @@ impl Set {
         }
     }
 
-    /// Of its topics: 32 characters at most.
+    /// Returns the prefix of its topics: 32 characters at most.
     fn prefix(self, form: Form, processes: usize) -> String {
         let version = if self.version == Version::V4_2 { 4 } else { 5 };
         let form = match form {
@@ -85,7 +86,7 @@ impl Set {
     }
 }
 
-/// All of them.
+/// All recorded sets.
 const SETS: [Set; 24] = [
     Set::of_4_2("big-documents"),
     Set::of_4_2("crud-types"),

@@ -1,4 +1,4 @@
-//! Stretches that are applied again: the target is ahead, and ends where it was.
+//! Stretches that are applied again: the target is ahead, and ends in the same state.
 
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
@@ -10,11 +10,11 @@ use crate::topics::Topics;
 
 const PLACES: i32 = 40;
 
-/// Documents that an index of the end would have refused.
+/// Returns documents that a later index would have refused.
 fn refused_later() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.u", 1)?;
-    // Two documents have a value before the index is made, and a third one has it in the end.
+    // Two documents have a value before the index is created, and a third one has it in the end.
     made.insert_with("s.u", 1, doc! { "_id": 1, "k": 1 })?;
     made.insert_with("s.u", 1, doc! { "_id": 2, "k": 1 })?;
     made.delete("s.u", 1, 1)?;
@@ -24,12 +24,12 @@ fn refused_later() -> Result<Made> {
     made.command("s.u", 1, unique)?;
     made.delete("s.u", 1, 2)?;
     made.insert_with("s.u", 1, doc! { "_id": 3, "k": 1 })?;
-    // Behind a command the value belongs to another document.
+    // After a command the value belongs to another document.
     made.insert_with("s.u", 1, doc! { "_id": 4, "k": 4 })?;
     made.command("s.u", 1, doc! { "collMod": "u", "validationLevel": "off" })?;
     made.delete("s.u", 1, 4)?;
     made.insert_with("s.u", 1, doc! { "_id": 5, "k": 4 })?;
-    // Places that are none until they are corrected, over all partitions.
+    // Invalid geometries until they are corrected, in all partitions.
     made.create("s.g", 2)?;
     for id in 0..PLACES {
         made.insert_with("s.g", 2, doc! { "_id": id, "place": "nowhere" })?;

@@ -1,4 +1,4 @@
-//! Kafka's own authorizer, with exactly the rights that the documents name.
+//! Kafka's own authorizer, with exactly the rights that the documents list.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::made::Made;
 use crate::oversize::state;
 use crate::topics::LIMIT;
 
-/// User, operation, resource, pattern and name, for the prefix `cdc`, the source `rs0` and a group
-/// for each reader.
+/// Lists user, operation, resource, pattern and name, for the prefix `cdc`, the source `rs0` and a
+/// group for each reader.
 const RIGHTS: &[&str] = &[
     // `oplog-producer run`
     "producer Create Topic prefixed cdc.",
@@ -46,7 +46,7 @@ const RIGHTS: &[&str] = &[
     "verifier Describe Topic prefixed cdc.",
     "verifier Read Topic prefixed __cdc.",
     "verifier Describe Group literal replayer",
-    // Those who lack one.
+    // Users without one of the rights.
     "describer Describe Topic prefixed __few.",
     "writer Create Topic prefixed __few.",
     "writer Write Topic prefixed __few.",
@@ -103,7 +103,7 @@ impl Guarded {
         Ok(Guarded { kafka, oplog, made })
     }
 
-    /// Runs a program as a user; returns its code and all that it said.
+    /// Runs a program as a user; returns its exit code and all of its output.
     fn run(&self, program: &str, user: &str, arguments: &[&str]) -> Result<(i32, String)> {
         let password = user;
         self.run_with(program, user, password, arguments)
@@ -160,7 +160,7 @@ impl Guarded {
         self.run("oplog-consumer", user, &[&common, more].concat())
     }
 
-    /// Puts a record that is no entry behind all others.
+    /// Appends a record that is not an entry to a topic.
     fn spoil(&self, topic: &str) -> Result<()> {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", self.kafka.brokers())
@@ -220,7 +220,7 @@ fn the_documented_rights_are_enough_and_a_missing_one_is_named() -> Result<()> {
         &format!("--source={}", source.uri()),
         &to,
     ];
-    // The source has nothing and the target something.
+    // The source is empty and the target has documents.
     let (code, said) = guarded.run("oplog-consumer", "verifier", &verify)?;
     ensure!(code != 1 && !said.contains("uthoriz"), "{code}: {said}");
 

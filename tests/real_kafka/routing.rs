@@ -16,10 +16,10 @@ use crate::topics::{LIMIT, Topics};
 
 const DOCUMENTS: i32 = 60;
 const KILLS: u64 = 10;
-/// Identities from here on are those of barriers and changes, not of entries.
+/// Ids from here on belong to barriers and routing changes, not to entries.
 const NO_ENTRY: u32 = 0xfffe_0000;
 
-/// Every document again and again: whatever is applied in another order leaves another state.
+/// Changes every document repeatedly, so that another order results in another state.
 fn change_all(made: &mut Made, ns: &str, times: i32) -> Result<()> {
     let begun = made.next_second()?;
     for time in 0..times {
@@ -46,7 +46,7 @@ fn state(model: &Model) -> State {
     state
 }
 
-/// Replays everything by new groups with so many processes each.
+/// Replays everything by new groups with the given numbers of processes.
 fn expect_replay(topics: &Topics, made: &Made, group: &str, processes: &[usize]) -> Result<()> {
     let expected = state(&made.expected()?);
     for count in processes {
@@ -63,12 +63,12 @@ fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Re
     let mut made = begin("s.a")?;
     change_all(&mut made, "s.a", 60)?;
     topics.produce(&made.oplog()?, &["--order=id"])?;
-    // Others than the saved rules are refused, and the way is told.
+    // Rules other than the saved ones are refused, and the error names the flag.
     let refused = (2, "--change-routing");
     let collection = ["--order=collection"];
     topics.produce_to_code(&made.oplog()?, &collection, refused)?;
     topics.produce_to_code(&made.oplog()?, &["--order=id", "--format=raw"], refused)?;
-    // One group has changes before it when it starts, another one's member meets them as it runs.
+    // One group starts after the changes, the member of another one meets them while it runs.
     let live = ModelServer::start(Model::default())?;
     let mut member = topics.start(&live, "live", &[])?;
     let follower = ModelServer::start(Model::default())?;
@@ -85,7 +85,7 @@ fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Re
         let at = || format!("step {number}: {rules:?}");
         let forced = [rules, &["--change-routing"]].concat();
         if number % 2 == 0 {
-            // With nothing new to send.
+            // The producer has no new entries to send.
             topics.produce(&made.oplog()?, &forced).with_context(at)?;
         } else {
             change_all(&mut made, "s.a", 1)?;
@@ -109,7 +109,7 @@ fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Re
     })?;
     ensure!(member.is_running()?, "{}", member.stderr_text()?);
     expect_replay(&topics, &made, "switch", &[1, 2, 3])?;
-    // And once more over the target as it is.
+    // Once more over the present target.
     topics.reset("follower", &["--all-topics", "--to-earliest"])?;
     topics.replay(&follower, "follower", 2, &[])?;
     ensure!(
@@ -119,7 +119,7 @@ fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Re
     Ok(())
 }
 
-/// Whether a collection of a target has an index that is unique.
+/// Returns true if a collection of a target has a unique index.
 fn has_unique(target: &ModelServer, db: &str) -> Result<bool> {
     let mut collections = target.model().collections();
     let found = collections.remove(db).context("a database")?;
@@ -142,7 +142,7 @@ fn a_collection_that_is_spread_loses_its_unique_indexes_on_the_target() -> Resul
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "spread", 2, &[])?;
     ensure!(has_unique(&target, "s")?, "it was one");
-    // Values go from document to document: in other partitions each may come first.
+    // Values move from document to document: in other partitions each write may come first.
     for time in 0..20 {
         for id in 0..DOCUMENTS - 1 {
             let (from, to) = if time % 2 == 0 {

@@ -1,4 +1,4 @@
-//! Groups without committed offsets: new ones, and ones of which Kafka has lost the offsets.
+//! Groups without committed offsets: new ones, and ones whose offsets Kafka has lost.
 
 use std::path::Path;
 
@@ -12,7 +12,8 @@ use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
 const DOCUMENTS: i32 = 40;
-/// Documents of a collection that is rarely written to, and of one that often is.
+/// Number of documents in a collection that is rarely written to, and in one that is often written
+/// to.
 const QUIET: usize = 50;
 const BUSY: i32 = 400;
 
@@ -24,7 +25,7 @@ fn count(target: &ModelServer, ns: &str) -> usize {
     target.model().state().get(ns).map_or(0, Vec::len)
 }
 
-/// Removes what Kafka keeps of a group, as it does some days after its last member left.
+/// Removes a group's offsets, as Kafka does some days after its last member left.
 fn expire(topics: &Topics, group: &str) -> Result<()> {
     topics.tool("kafka-consumer-groups", &["--delete", "--group", group])
 }
@@ -48,7 +49,7 @@ fn a_replay_whose_offsets_are_gone_is_not_taken_for_a_new_group() -> Result<()> 
     topics.replay(&target, "other", 1, &["--start=now"])?;
     topics.replay(&target, "expired", 1, &["--start-again"])?;
     ensure!(count(&target, "s.a") == usize::try_from(2 * DOCUMENTS)?);
-    // Only where the offsets are gone.
+    // Only the lost offsets are restored.
     topics
         .replay(&target, "expired", 1, &["--start-again", "--start=now"])
         .map(drop)
@@ -156,14 +157,14 @@ fn a_new_group_where_old_records_of_one_topic_were_removed() -> Result<()> {
         .sum();
     ensure!((QUIET + 1..QUIET + 200).contains(&left), "{left} records");
 
-    // An emit takes all of them, and says so.
+    // An `emit` takes all remaining records, and logs that.
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("events");
     let (code, told) = emitted(&topics, "cut", &path, &[])?;
     ensure!(code == 0 && told.contains("topic cut.s.busy"), "{told}");
     ensure!(lines(&path)? == left, "{} of {left}", lines(&path)?);
 
-    // A replay would be incomplete, also from a time before what is left.
+    // A replay would be incomplete, even from a time before the remaining records.
     let target = ModelServer::start(Model::default())?;
     let early = format!("--start={}:1", first - 100 * 9 / 8);
     for flags in [&[][..], &[early.as_str()]] {
@@ -173,7 +174,7 @@ fn a_new_group_where_old_records_of_one_topic_were_removed() -> Result<()> {
     ensure!(count(&target, "s.quiet") == 0);
     let told = topics.replay(&target, "partial", 1, &["--allow-missing-records"])?;
     ensure!(told.contains("what was written before is not"), "{told}");
-    // The group has its offsets now.
+    // The group now has committed offsets.
     topics.replay(&target, "partial", 1, &[])?;
     let replayed = count(&target, "s.quiet") + count(&target, "s.busy");
     ensure!((1..left).contains(&replayed), "{replayed} of {left}");

@@ -17,30 +17,30 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// Carries a dump into eight partitions a topic.
+    /// Carries a dump into topics of eight partitions.
     pub(crate) fn carry(prefix: &str, oplog: &[u8]) -> Result<Topics> {
         let topics = Topics::none(prefix)?;
         topics.produce(oplog, &[])?;
         Ok(topics)
     }
 
-    /// A prefix without topics.
+    /// Returns a prefix without topics.
     pub(crate) fn none(prefix: &str) -> Result<Topics> {
         Ok(Topics::on(Kafka::shared()?, prefix))
     }
 
-    /// A prefix without topics, of another broker.
+    /// Returns a prefix without topics, of another broker.
     pub(crate) fn on(kafka: Arc<Kafka>, prefix: &str) -> Topics {
         let prefix = prefix.to_owned();
         Topics { kafka, prefix }
     }
 
-    /// Carries what a dump has beyond the saved position.
+    /// Carries the part of a dump after the saved position.
     pub(crate) fn produce(&self, oplog: &[u8], more: &[&str]) -> Result<()> {
         self.produce_to_code(oplog, more, (0, ""))
     }
 
-    /// The same, where it must end with that code and tell that.
+    /// Carries the same, and checks the exit code and a text of the log.
     pub(crate) fn produce_to_code(
         &self,
         oplog: &[u8],
@@ -59,7 +59,7 @@ impl Topics {
         Ok(())
     }
 
-    /// Starts a producer of a dump, which it finds in a folder.
+    /// Starts a producer of a dump, which it reads from a folder.
     pub(crate) fn start_producer(
         &self,
         folder: &Path,
@@ -91,7 +91,7 @@ impl Topics {
         self.emit_with(group, &[])
     }
 
-    /// The same with more flags.
+    /// Emits with more flags.
     pub(crate) fn emit_with(&self, group: &str, more: &[&str]) -> Result<String> {
         let flags = [
             format!("--brokers={}", self.brokers()),
@@ -112,7 +112,7 @@ impl Topics {
         self.tool_text(name, arguments).map(drop)
     }
 
-    /// The same; returns what it tells.
+    /// Runs one of Kafka's tools, which must succeed; returns its output.
     pub(crate) fn tool_text(&self, name: &str, arguments: &[&str]) -> Result<String> {
         let output = self.kafka.tool(name, arguments)?;
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -120,17 +120,17 @@ impl Topics {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// First part of the topics' names.
+    /// Returns the first part of the topics' names.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Where Kafka is.
+    /// Returns Kafka's address.
     pub(crate) fn brokers(&self) -> String {
         self.kafka.brokers()
     }
 
-    /// Where the broker keeps the partitions of collections.
+    /// Returns the broker's directories of the collections' partitions.
     pub(crate) fn directories(&self) -> Result<Vec<PathBuf>> {
         let start = format!("{}.s.", self.prefix);
         let is_ours = |path: &PathBuf| {
@@ -162,7 +162,7 @@ impl Topics {
             format!("--topic-prefix={}", self.prefix),
             format!("--group={group}"),
             format!("--target={}", target.uri()),
-            // A member that was killed is missed soon.
+            // With a short session timeout, a killed member is detected soon.
             "--kafka-option=session.timeout.ms=2000".to_owned(),
             "--kafka-option=heartbeat.interval.ms=300".to_owned(),
         ];
@@ -171,7 +171,8 @@ impl Topics {
         Program::consumer(common.into_iter().chain(flags).chain(more.iter().copied()))
     }
 
-    /// Replays to the end of the topics with so many processes at once; returns what they told.
+    /// Replays to the end of the topics with the given number of concurrent processes; returns
+    /// their logs.
     pub(crate) fn replay(
         &self,
         target: &ModelServer,
@@ -193,7 +194,7 @@ impl Topics {
         Ok(all)
     }
 
-    /// Replays with one process that must end with that code and tell that.
+    /// Replays with one process, and checks its exit code and a text of its log.
     pub(crate) fn refused(
         &self,
         target: &ModelServer,

@@ -9,11 +9,11 @@ mod tests {
     use anyhow::{Context, Result, ensure};
 
     const TABLE: &str = include_str!("../hard_cases.md");
-    /// Lines of the checklists.
+    /// Number of lines of the checklists.
     const LINES: usize = 221;
     const REASONS: [&str; 3] = ["Cannot occur: ", "Not here: ", "Open: "];
 
-    /// Line and cell of each row.
+    /// Returns the line and the cell of each row.
     fn rows() -> Vec<(&'static str, &'static str)> {
         let rows = TABLE.lines().filter_map(|line| line.strip_prefix("| "));
         let rows = rows.filter_map(|row| row.strip_suffix(" |")?.rsplit_once(" | "));
@@ -21,7 +21,7 @@ mod tests {
             .collect()
     }
 
-    /// The names of all tests of this workspace, and of the cases made by hand.
+    /// Returns the names of all tests of this workspace, and of the cases made by hand.
     fn tests() -> Result<BTreeSet<String>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut names = BTreeSet::new();
@@ -52,7 +52,7 @@ mod tests {
         Ok(())
     }
 
-    /// The functions that have an attribute of a test.
+    /// Adds the names of the functions that have the attribute of a test.
     fn functions(text: &str, names: &mut BTreeSet<String>) {
         let mut is_test = false;
         for line in text.lines().map(str::trim) {
@@ -63,7 +63,7 @@ mod tests {
             {
                 names.extend(rest.split_once('(').map(|(name, _)| name.to_owned()));
             } else if !line.is_empty() {
-                // Attributes may go over several lines.
+                // Attributes may span several lines.
                 is_test &= !line.ends_with('}');
             }
         }
@@ -75,7 +75,7 @@ mod tests {
         ensure!(tests.len() > 400, "{} tests", tests.len());
         let mut seen = BTreeSet::new();
         for (line, cell) in rows() {
-            ensure!(seen.insert(line), "{line} stands there twice");
+            ensure!(seen.insert(line), "{line} is listed twice");
             if REASONS.iter().any(|reason| cell.starts_with(reason)) {
                 continue;
             }

@@ -1,5 +1,5 @@
-//! What the tests of this package share beside the kit; `hard_cases` says which test covers which hard
-//! case.
+//! The parts that the tests of this package share beside the kit; `hard_cases` says which test
+//! covers which hard case.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

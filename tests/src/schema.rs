@@ -1,4 +1,4 @@
-//! The published JSON Schema of the change event, to judge events by.
+//! The published JSON Schema of the change event, against which the tests validate events.
 
 use anyhow::{Result, bail, ensure};
 use jsonschema::Validator;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 const CHANGE_EVENT: &str = include_str!("../../schemas/change-event.schema.json");
 
-/// A schema that was compiled.
+/// A compiled schema.
 #[derive(Debug)]
 pub struct ChangeEventSchema(Validator);
 
@@ -14,7 +14,7 @@ impl ChangeEventSchema {
     /// Compiles the schema of the project.
     ///
     /// # Errors
-    /// When it is no valid schema.
+    /// The schema is not valid.
     pub fn load() -> Result<ChangeEventSchema> {
         let schema: Value = serde_json::from_str(CHANGE_EVENT)?;
         ensure!(jsonschema::draft202012::meta::is_valid(&schema));
@@ -24,7 +24,7 @@ impl ChangeEventSchema {
     /// Checks an event.
     ///
     /// # Errors
-    /// Everything that is wrong with it, with the event.
+    /// All violations, with the event.
     pub fn check(&self, event: &Value) -> Result<()> {
         let faults: Vec<String> = self
             .0

@@ -1,4 +1,4 @@
-//! Records to entries, with buffers that are reused.
+//! Decoding of records into entries, with reused buffers.
 
 use oplog_relay_core::barrier::BARRIER_ORD;
 use oplog_relay_core::command::is_command;
@@ -15,7 +15,7 @@ use super::reading::Record;
 use super::tally::Numbers;
 use crate::worker::topics::Topic;
 
-/// `op` of what a full sync read.
+/// The `op` of documents that a full sync read.
 const SNAPSHOT: &str = "r";
 
 /// An entry that was read back.
@@ -23,7 +23,7 @@ const SNAPSHOT: &str = "r";
 pub(super) struct Seen<'e> {
     pub(super) id: EntryId,
     pub(super) kind: Kind,
-    /// A word for it.
+    /// The name for counts.
     name: &'static str,
     ns: &'e str,
     document_id: Option<Element<'e>>,
@@ -46,7 +46,7 @@ impl<'e> Seen<'e> {
             kind,
             name: entry.operation.name(),
             ns: entry.ns,
-            // What is damaged has the key of its collection.
+            // An entry with a damaged `_id` gets the key of its collection.
             document_id: entry.document_id().ok(),
         })
     }
@@ -64,7 +64,8 @@ impl<'e> Seen<'e> {
         })
     }
 
-    /// Counts it. Whether it has a place in the order of entries: barriers have not.
+    /// Counts the entry. Returns true if it has a place in the order of entries, which barriers do not
+    /// have.
     pub(super) fn count(&self, numbers: &mut Numbers) -> bool {
         let is_barrier = self.id.ord == BARRIER_ORD;
         if is_barrier {
@@ -75,7 +76,7 @@ impl<'e> Seen<'e> {
         !is_barrier
     }
 
-    /// What to remember of it.
+    /// Returns the data that is kept of a suspected entry.
     pub(super) fn suspect(&self, offset: i64) -> Suspect {
         Suspect {
             id: self.id,
@@ -85,7 +86,7 @@ impl<'e> Seen<'e> {
         }
     }
 
-    /// Collection and `_id`; commands have one key in common.
+    /// Returns the digest of namespace and `_id`. All commands have the same key.
     fn key(&self) -> KeyDigest {
         let mut identity = Vec::new();
         if self.kind != Kind::Command
@@ -107,12 +108,12 @@ impl<'e> Seen<'e> {
 #[derive(Debug)]
 pub(super) struct Decoder<'t> {
     topic: &'t Topic,
-    /// The value of a record, or what there is of it.
+    /// The value of a record, or the fragments of it that were read.
     arena: Vec<u8>,
     found: Vec<Decoded>,
-    /// A record of which fragments are to come, and where it begins.
+    /// The state of an incomplete record in fragments, and the offset of its first fragment.
     begun: Option<(Run, i64)>,
-    /// Whether the fragments that come now are the rest of a record that was reported already.
+    /// True while the next fragments may be the rest of a record that was already reported.
     told: bool,
 }
 
@@ -127,9 +128,9 @@ impl<'t> Decoder<'t> {
         }
     }
 
-    /// Takes the next record, and hands over the entries of what is whole with it, up to one that is
-    /// damaged. Returns what cannot be decoded, and where it begins: this record, or one that it
-    /// should have completed.
+    /// Takes the next record and passes the entries that it completes to `each`, up to a damaged one.
+    /// Returns the faults and the offsets at which the faulty records start: this record, or one that
+    /// it should have completed.
     pub(super) fn entries(
         &mut self,
         record: Record<'_>,
@@ -166,7 +167,7 @@ impl<'t> Decoder<'t> {
         faults
     }
 
-    /// At the end of the partition: the record that was begun and is not whole, and where it begins.
+    /// Returns the fault and the offset of a record that is incomplete at the end of the partition.
     pub(super) fn finish(&mut self) -> Option<(i64, FormatError)> {
         let (_, first) = self.begun.take()?;
         self.told = true;

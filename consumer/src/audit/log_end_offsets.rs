@@ -1,4 +1,4 @@
-//! Up to where partitions are read.
+//! The end offsets up to which partitions are read.
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +11,26 @@ use super::reading::Client;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, REQUEST, persist, written};
 
-/// How long transactions are waited for. A broker aborts the one of a producer that was killed
+/// Time limit for open transactions. A broker aborts the transaction of a producer that was killed
 /// after the producer's `transaction.timeout.ms`, a minute by default.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The partitions with their ends.
+/// The partitions with their end offsets.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    /// All of them. The end is the one that was written when this was asked, or a later one.
+    /// All partitions. Each end is at least the log end offset at the time of the call, unless the
+    /// partition is in `open`.
     pub(crate) partitions: Vec<Held>,
-    /// Those whose end is an earlier one: a transaction stays open there.
+    /// The partitions with a lower end, in which a transaction stays open.
     pub(crate) open: Vec<Held>,
 }
 
-/// Waits until all that the partitions hold now is committed or aborted. A commit is answered
-/// before the partitions know of it: right after a producer's end, what it wrote last may not be
-/// there yet for a reader of committed records.
+/// Waits until all records that the partitions hold now are committed or aborted. Kafka confirms a
+/// commit before all partitions know of it. Right after the end of a producer, its last records may
+/// therefore not be readable yet with `read_committed`.
 ///
 /// # Errors
-/// When Kafka does not tell the ends.
+/// Returns an error if Kafka does not report the ends.
 pub(crate) fn settled(
     consumer: &Client,
     kafka: &KafkaOptions,

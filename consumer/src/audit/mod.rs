@@ -1,14 +1,16 @@
-//! The topics, read back: every record can be decoded, the entries of each key are in order, and
-//! none comes twice, in whatever partition. Nothing is joined, committed or written.
+//! The audit reads the topics back. Every record must be decodable, the entries of each key must be in
+//! order, and no entry may occur twice, in any partition. The audit does not join a group, commit or
+//! write.
 //!
-//! A topic that a source has claimed and that is not there is a fault. A partition that does not begin
-//! at offset 0 has lost records to its retention, which may be what the operator wants: it is
-//! reported, and what is left is judged.
+//! A topic that a source has claimed and that does not exist is a fault. A partition that does not
+//! start at offset 0 has lost records to its retention, which may be intended. It is reported, and the
+//! rest of it is checked.
 //!
-//! A partition is read to the end that it has when the audit begins, whose transactions are waited
-//! for: see `ends`. Memory does not grow with the records: see `order` and `runs`. Barriers and the
-//! copies of a command in other topics are no repetitions; snapshot records may repeat. Fragments are put together, and those of a record that
-//! is not whole are a fault. A record that comes in fragments is where its last one is.
+//! A partition is read to the end that it has when the audit starts. Its open transactions are waited
+//! for: see `log_end_offsets`. Memory does not grow with the number of records: see `order` and `runs`.
+//! Barriers and the copies of a command in other topics are not repetitions, and snapshot records may
+//! repeat. Fragments are put together, and an incomplete record is a fault. The place of a record in
+//! fragments is that of its last fragment.
 
 mod decoder;
 pub(crate) mod log_end_offsets;
@@ -38,13 +40,13 @@ use reading::{Client, read};
 use runs::{Place, Runs};
 use tally::{Fault, Tally};
 
-/// Entries of one partition that are suspected at most.
+/// Limit of the suspected entries of one partition.
 const SUSPECTS: usize = 100_000;
 
-/// Reads the topics of a prefix; writes its findings to standard output and to the report.
+/// Reads the topics of a prefix and writes the findings to standard output and to the report.
 ///
 /// # Errors
-/// When Kafka cannot be read, or the report cannot be written.
+/// Returns an error if Kafka cannot be read, or the report cannot be written.
 pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict, ConsumerError> {
     let consumer = Arc::new(reading::open(&config.kafka)?);
     let (asked, prefix) = (Arc::clone(&consumer), config.prefix.clone());
@@ -69,7 +71,8 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
         crate::audit::log_end_offsets::settled(&asked, &kafka, partitions, &ending)
     })
     .await?;
-    // After the ends, so that every record up to them is of a format that its topic has or had.
+    // The topics are read after the ends, so that every record before the ends has a format that its
+    // topic has or had.
     let topics = Topics::open(&config.kafka, &config.prefix, shutdown.clone()).await?;
     let mut claimed = BTreeMap::new();
     for held in partitions.iter().filter(|held| held.low < held.end) {
@@ -124,7 +127,7 @@ struct Audit<'a> {
 }
 
 impl Audit<'_> {
-    /// Source by source: only within one an entry can come twice.
+    /// Audits source by source, because an entry can occur twice only within one source.
     fn run(mut self, topics: &BTreeMap<String, Arc<Topic>>) -> Result<Verdict, ConsumerError> {
         let mut sources: Vec<&str> = topics.values().map(|topic| topic.source.as_str()).collect();
         sources.sort_unstable();
@@ -210,7 +213,7 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Reads a partition once more for the keys of those that are suspected.
+    /// Reads a partition again for the keys of the suspected entries.
     fn judge(
         &mut self,
         held: &Held,
@@ -225,7 +228,7 @@ impl Audit<'_> {
         let mut ignored = tally::Numbers::default();
         let whole = read(self.consumer, held, end, self.shutdown, |record| {
             let mut faults = Vec::new();
-            // What cannot be decoded was reported the first time.
+            // Faults of decoding were reported in the first pass.
             drop(decoder.entries(record, |entry| {
                 if entry.count(&mut ignored)
                     && let Some(disorder) = trial.take(&entry.suspect(record.offset))
@@ -300,7 +303,7 @@ fn spilling(error: std::io::Error) -> ConsumerError {
     ConsumerError::Output("a temporary file".to_owned(), error)
 }
 
-/// The error and what caused it.
+/// Returns the text of an error and its causes.
 fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

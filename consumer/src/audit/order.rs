@@ -1,29 +1,30 @@
-//! Whether the entries of each key are in order, and none comes twice. Pure.
+//! The check that the entries of each key are in order, and that no command occurs twice. Pure.
 //!
-//! A producer writes a source's entries in order, so a whole partition is in order, and then each
-//! of its keys is, with nothing to remember but the last entry. Only an entry that is not behind
-//! all before it can be out of its key's order: it is suspected, and the partition is read once
-//! more for the keys of those ([`Trial`]). A snapshot record is in the same order, by the position at
-//! which it was sent: after a later entry of its document it would undo it. Barriers are passed over.
+//! A producer writes a source's entries in order, so a whole partition is in order, and then each of
+//! its keys is, and only the last entry has to be remembered. An entry that does not come after all
+//! entries before it may be out of its key's order. It is suspected, and the partition is read again
+//! for the keys of the suspected entries ([`Trial`]). A snapshot record is in the same order, by the
+//! position at which it was sent: after a later entry of its document, it would undo that entry.
+//! Barriers are skipped.
 
 use oplog_relay_core::position::EntryId;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// A digest of a key: 128 bits, so that two keys never share one.
+/// The digest of a key. It has 128 bits, so that two keys practically never have the same digest.
 pub(super) type KeyDigest = [u8; 16];
 
-/// What an entry is, where it might come again.
+/// The kind of an entry, which determines whether it may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A change of a document: there once.
+    /// A change of a document, which occurs once.
     Change,
-    /// A command: once in a partition, others may have copies.
+    /// A command, which occurs once in a partition. Other partitions may have copies.
     Command,
-    /// What a full sync read: it may come again.
+    /// A document that a full sync read, which may be repeated.
     Snapshot,
 }
 
-/// An entry that is not behind all before it.
+/// An entry that does not come after all entries before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Suspect {
     pub(super) id: EntryId,
@@ -32,14 +33,14 @@ pub(super) struct Suspect {
     pub(super) kind: Kind,
 }
 
-/// Reads a partition from its beginning.
+/// The order of a partition, which is read from its start.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     last: Option<EntryId>,
 }
 
 impl Sequence {
-    /// Takes the next entry; whether it is behind all before it.
+    /// Takes the next entry. Returns true if it comes after all entries before it.
     pub(super) fn take(&mut self, id: EntryId) -> bool {
         let behind = self.last.is_none_or(|last| last < id);
         if behind {
@@ -49,20 +50,20 @@ impl Sequence {
     }
 }
 
-/// How an entry is out of order.
+/// The way in which an entry is out of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disorder {
-    /// A later entry of its key comes before it; this one.
+    /// This later entry of the same key comes before it.
     After(EntryId),
-    /// It comes twice.
+    /// The entry occurs twice.
     Twice,
 }
 
-/// Reads a partition again for those that are suspected.
+/// The second reading of a partition, for the suspected entries.
 #[derive(Debug)]
 pub(super) struct Trial {
     suspects: FxHashSet<i64>,
-    /// The greatest entry so far of each key in question.
+    /// The greatest entry so far of each suspected key.
     keys: FxHashMap<KeyDigest, Option<EntryId>>,
 }
 
@@ -74,14 +75,15 @@ impl Trial {
         }
     }
 
-    /// Takes the next entry; how it is out of order, if it is.
+    /// Takes the next entry. Returns the way in which it is out of order, if it is suspected and out of
+    /// order.
     pub(super) fn take(&mut self, entry: &Suspect) -> Option<Disorder> {
         let greatest = self.keys.get_mut(&entry.key)?;
         let before = *greatest;
         *greatest = before.max(Some(entry.id));
         match before {
             Some(before) if before > entry.id => Some(Disorder::After(before)),
-            // The merge of all partitions finds the others that come twice.
+            // The merge of all partitions finds other repeated entries.
             Some(before) if before == entry.id && entry.kind == Kind::Command => {
                 Some(Disorder::Twice)
             }
@@ -96,7 +98,7 @@ mod tests {
     use super::*;
     use oplog_relay_core::position::Timestamp;
 
-    /// Entries as (increment, key); each one's offset is its place.
+    /// Returns the disorders of entries, given as (increment, key). The offset of each is its index.
     fn judge(entries: &[(u32, u8)]) -> Vec<(i64, Disorder)> {
         let entries: Vec<Suspect> = (0..)
             .zip(entries)
@@ -126,7 +128,7 @@ mod tests {
     #[test]
     fn an_entry_before_an_earlier_one_of_its_key_is_found_and_others_are_not() {
         assert_eq!(judge(&[(1, 1), (2, 2), (3, 1)]), []);
-        // Out of the partition's order, not out of a key's.
+        // The entry is out of the partition's order, but not out of its key's order.
         assert_eq!(judge(&[(1, 1), (3, 2), (2, 1), (4, 2)]), []);
         let later = EntryId {
             ts: Timestamp::new(1, 3),

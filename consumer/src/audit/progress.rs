@@ -1,4 +1,4 @@
-//! How far an audit is: a bar on a terminal, elsewhere a log line now and then.
+//! The progress display of an audit: a bar on a terminal, periodic log lines elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +6,18 @@ use oplog_relay_runtime::status_line::StatusLine;
 
 use crate::group::start::Held;
 
-/// Between two changes of the bar, and between two log lines.
+/// Interval between updates of the bar, and interval between log lines.
 const BAR_INTERVAL: Duration = Duration::from_millis(250);
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
-/// Records between two looks at the clock.
+/// Number of records between two checks of the clock.
 const RECORDS: u64 = 1024;
 
-/// Counts offsets, for they are known before the records are.
+/// Progress in offsets, because their number is known before the records are read.
 #[derive(Debug)]
 pub(super) struct Progress {
     line: StatusLine,
     total: u64,
-    /// Those of partitions that are read.
+    /// Number of offsets in partitions that are completely read.
     before: u64,
     records: u64,
     begun: Instant,
@@ -38,7 +38,7 @@ impl Progress {
         }
     }
 
-    /// A record of a partition was read.
+    /// Notes that a record of a partition was read.
     pub(super) fn record(&mut self, held: &Held, offset: i64) {
         self.records += 1;
         if !self.records.is_multiple_of(RECORDS) {
@@ -54,7 +54,7 @@ impl Progress {
         }
     }
 
-    /// A partition was read to its end.
+    /// Notes that a partition was read to its end.
     pub(super) fn partition(&mut self, held: &Held) {
         self.before += length(held);
         if self.line.is_visible() {

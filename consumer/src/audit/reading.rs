@@ -1,4 +1,4 @@
-//! Reading a partition from its first record to its end, committed records only.
+//! Reading of a partition from its first record to its end. Only committed records are read.
 
 use std::time::{Duration, Instant};
 
@@ -17,24 +17,24 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::error::ConsumerError;
 use crate::group::start::Held;
 
-/// How long nothing may come before a partition counts as unreadable.
+/// Time without a record after which a partition counts as unreadable.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
 
-/// A record.
+/// A record that was read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'r> {
     pub(super) offset: i64,
-    /// None is a tombstone.
+    /// The value; `None` for a tombstone.
     pub(super) value: Option<&'r [u8]>,
-    /// The header that names the entry.
+    /// The header with the identity of the entry.
     pub(super) oplog_id: Option<&'r [u8]>,
-    /// The header of fragments.
+    /// The header of a fragment.
     pub(super) fragment: Option<&'r [u8]>,
 }
 
 impl Record<'_> {
-    /// What it is to the record that was begun before it.
+    /// Returns the relation of this record to the incomplete record before it.
     pub(super) fn part(&self, run: Option<Run>) -> Result<Part, FormatError> {
         let fragment = self.fragment.map(Fragment::parse).transpose()?;
         let first = || first_entry(self.value.unwrap_or_default(), self.oplog_id);
@@ -42,35 +42,36 @@ impl Record<'_> {
     }
 }
 
-/// Whom to read with.
+/// The client for reading.
 pub(super) type Client = BaseConsumer<Context>;
 
-/// A client that joins no group and commits nothing.
+/// Creates a client that does not join a group and does not commit.
 pub(super) fn open(kafka: &KafkaOptions) -> Result<Client, ConsumerError> {
     let mut config = client_config(kafka);
     config
-        // The library wants a name for its queue.
+        // librdkafka requires a group id for its queue.
         .set("group.id", "oplog-relay-audit")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("isolation.level", "read_committed")
         .set("check.crcs", "true")
         .set("enable.partition.eof", "true")
-        // The end of a partition is an answer without records: each would wait for half a second.
+        // The end of a partition is a reply without records, for which a broker waits 500 ms by
+        // default.
         .set("fetch.wait.max.ms", "50")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "32768");
     limit_fetch(&mut config, SMALL_FETCH, SMALL_FETCH);
     config
         .create_with_context(Context::new())
-        .map_err(|error| ConsumerError::kafka("making a kafka client", error))
+        .map_err(|error| ConsumerError::kafka("creating a Kafka client", error))
 }
 
-/// Reads a partition up to an offset and hands over each record. Returns whether the end was
+/// Reads a partition up to an offset and passes each record to `each`. Returns true if the offset was
 /// reached.
 ///
 /// # Errors
-/// When Kafka refuses, or `each` fails.
+/// Returns an error if Kafka refuses a request, or `each` fails.
 pub(super) fn read(
     consumer: &Client,
     held: &Held,
@@ -107,7 +108,7 @@ pub(super) fn read(
             Some(Err(error)) => return Err(failed(error)),
             Some(Ok(record)) => record,
         };
-        // What is left of the partition before.
+        // The record is a remainder of the previous partition.
         if record.topic() != topic || record.partition() != partition {
             continue;
         }

@@ -1,12 +1,12 @@
-//! Which entries come twice, in whatever partitions: the entries of each partition are in order, so
-//! merging them brings equal ones together.
+//! Repeated entries, in whatever partitions. The ids of each partition are in order, so merging the
+//! partitions brings equal ids together.
 //!
-//! The ids are kept in a file without a name in the system's folder for temporary files, 20 bytes
-//! each; memory holds one small buffer for each partition.
+//! The ids are kept in an unnamed file in the system's folder for temporary files, 20 bytes each.
+//! Memory holds one small buffer for each partition.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use oplog_relay_core::position::{EntryId, Timestamp};
 
 /// Bytes of an id and an offset.
 const ITEM: usize = 20;
-/// Items of a buffer.
+/// Number of items in a buffer.
 const BUFFER: usize = 256;
 
-/// Where an entry is: the number of its partition and its offset.
+/// The place of an entry: the number of its partition, and its offset.
 pub(super) type Place = (usize, i64);
 
-/// Writes ids, partition by partition.
+/// A writer of ids, partition by partition.
 #[derive(Debug)]
 pub(super) struct Runs {
     file: Arc<File>,
@@ -36,24 +36,15 @@ struct Run {
     partition: usize,
     next: u64,
     end: u64,
-    /// Read ahead, the next one last.
+    /// Items that were read ahead, the next one last.
     buffer: Vec<(EntryId, i64)>,
 }
 
 impl Runs {
-    /// Makes the file.
+    /// Creates the file.
     pub(super) fn create() -> io::Result<Self> {
-        let name = format!("oplog-relay-audit-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        // What a process of that number has left is nobody's.
-        drop(std::fs::remove_file(&path));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
-        // It ends with the process, however that ends.
-        std::fs::remove_file(&path)?;
+        // Without a name: it disappears with the process, however the process ends.
+        let file = tempfile::tempfile()?;
         let file = Arc::new(file);
         Ok(Self {
             writer: BufWriter::new(Arc::clone(&file)),
@@ -63,7 +54,7 @@ impl Runs {
         })
     }
 
-    /// Begins a run; ids that follow are those of that partition, in order.
+    /// Starts a run. The ids that are pushed next are those of this partition, in order.
     pub(super) fn begin(&mut self, partition: usize) {
         self.runs.push(Run {
             partition,
@@ -73,7 +64,7 @@ impl Runs {
         });
     }
 
-    /// Takes the next id of the run that was begun last.
+    /// Adds the next id to the run that was started last.
     pub(super) fn push(&mut self, id: EntryId, offset: i64) -> io::Result<()> {
         let mut item = Vec::with_capacity(ITEM);
         for part in [id.ts.seconds, id.ts.increment, id.ord] {
@@ -88,7 +79,7 @@ impl Runs {
         Ok(())
     }
 
-    /// Tells all ids that are there twice, each with the places of both.
+    /// Passes every id that occurs twice to `each`, with both places.
     pub(super) fn merge(
         mut self,
         mut each: impl FnMut(EntryId, Place, Place) -> io::Result<()>,

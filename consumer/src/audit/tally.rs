@@ -1,4 +1,4 @@
-//! What an audit counts and reports.
+//! The counts and findings of an audit.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,10 +11,10 @@ use crate::json_line::JsonLine;
 use crate::stdout::tell;
 use crate::verify::Verdict;
 
-/// Faults that are shown; all of them are in the report file.
+/// Number of faults that are printed. All of them are in the report file.
 const SHOWN: u64 = 20;
 
-/// What is wrong with a record.
+/// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     Undecodable,
@@ -32,13 +32,13 @@ impl Fault {
     }
 }
 
-/// Numbers of one topic.
+/// The counts of one topic.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Numbers {
     pub(super) records: u64,
     pub(super) tombstones: u64,
     pub(super) barriers: u64,
-    /// By operation.
+    /// Number of entries by operation.
     pub(super) entries: BTreeMap<&'static str, u64>,
     pub(super) faults: u64,
 }
@@ -49,16 +49,16 @@ impl Numbers {
     }
 }
 
-/// Counts and reports.
+/// Counts and reports the findings.
 #[derive(Debug)]
 pub(super) struct Tally {
     path: String,
     lines: Option<BufWriter<File>>,
     topics: BTreeMap<String, Numbers>,
     faults: u64,
-    /// Partitions whose first records were removed.
+    /// Number of partitions whose first records were removed.
     removed: u64,
-    /// Why some could not be told.
+    /// The reasons for which parts of the audit have no certain result.
     unknown: Vec<String>,
 }
 
@@ -92,7 +92,7 @@ impl Tally {
         self.topics.entry(topic.to_owned()).or_default()
     }
 
-    /// A record is not as it should be.
+    /// Reports a faulty record.
     pub(super) fn fault(
         &mut self,
         fault: Fault,
@@ -110,7 +110,7 @@ impl Tally {
         self.write(line.text("reason", reason))
     }
 
-    /// A topic that a source has claimed does not exist.
+    /// Reports a topic that a source has claimed and that does not exist.
     pub(super) fn missing(&mut self, topic: &str, source: &str) -> Result<(), ConsumerError> {
         self.faults += 1;
         let reason = format!(
@@ -121,7 +121,7 @@ impl Tally {
         self.write(line.text("reason", &reason))
     }
 
-    /// A partition does not begin at offset 0.
+    /// Reports a partition that does not start at offset 0.
     pub(super) fn removed(&mut self, held: &Held) -> Result<(), ConsumerError> {
         self.removed += 1;
         let (name, low) = (&held.name, held.low);
@@ -135,7 +135,7 @@ impl Tally {
         self.write(line.number("offset", low))
     }
 
-    /// Something could not be told.
+    /// Reports a part of the audit without a certain result.
     pub(super) fn unknown(&mut self, reason: String) -> Result<(), ConsumerError> {
         tell(&format!("could not tell: {reason}"))?;
         self.write(JsonLine::new("couldNotTell").text("reason", &reason))?;
@@ -143,7 +143,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Tells the numbers and the verdict.
+    /// Prints the counts and the verdict.
     pub(super) fn finish(mut self) -> Result<Verdict, ConsumerError> {
         let topics = std::mem::take(&mut self.topics);
         let width = topics.keys().map(String::len).max().unwrap_or(5).max(5);

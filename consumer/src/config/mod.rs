@@ -1,4 +1,5 @@
-//! Checked settings: an invalid configuration cannot be constructed, and all faults are reported at once.
+//! Checked settings. An invalid configuration cannot be constructed, and all faults are reported at
+//! once.
 
 pub mod arguments;
 mod proof;
@@ -24,31 +25,28 @@ pub use settings::{
     RefusedOptions, RemovedRecords, ReplayConfig, Unmatched, Unrepeatable,
 };
 
-/// What a replay may write to the dead-letter topic by `--dead-letter`.
+/// The reasons for dead letters that `--dead-letter` of a replay accepts.
 const OF_REPLAY: [Reason; 3] = [Reason::Undecodable, Reason::Command, Reason::Write];
 
-/// Options of the Kafka client that this program needs, beside those that every consumer needs.
+/// Options of the Kafka client that this program sets itself, in addition to those of every consumer.
 const OWNED: &[(&str, &str)] = &[
-    (
-        "queued.max.messages.kbytes",
-        "it is a part of --queue-bytes",
-    ),
+    ("queued.max.messages.kbytes", "it is part of --queue-bytes"),
     ("queued.min.messages", "memory is bounded by --queue-bytes"),
     (
         "fetch.max.bytes",
-        "it follows --queue-bytes and how far the records are compressed",
+        "it follows from --queue-bytes and the compression ratio of the records",
     ),
     (
         "fetch.message.max.bytes",
-        "it follows --queue-bytes and how far the records are compressed",
+        "it follows from --queue-bytes and the compression ratio of the records",
     ),
     (
         "receive.message.max.bytes",
-        "it must hold the largest record that the topics take",
+        "it must hold the largest record that the topics accept",
     ),
 ];
 
-/// Smallest budget: below it every chunk would be a stall.
+/// The smallest byte budget. Below it, every chunk would use up the whole budget.
 const LEAST_QUEUE_BYTES: u64 = 1 << 20;
 const MAX_LANES: usize = 64;
 
@@ -56,7 +54,7 @@ impl ReplayConfig {
     /// Checks the arguments of `replay`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// Returns all faults at once.
     pub fn check(arguments: &ReplayArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let group = check_group(&arguments.group, &OF_REPLAY, &mut faults);
@@ -125,7 +123,7 @@ impl EmitConfig {
     /// Checks the arguments of `emit`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// Returns all faults at once.
     pub fn check(arguments: &EmitArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let group = check_group(&arguments.group, &[Reason::Undecodable], &mut faults);
@@ -153,7 +151,7 @@ impl DeadLettersConfig {
     /// Checks the arguments of `dead-letters`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// Returns all faults at once.
     pub fn check(arguments: &DeadLettersArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
@@ -172,7 +170,7 @@ impl CutoverConfig {
     /// Checks the arguments of `cutover`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// Returns all faults at once.
     pub fn check(arguments: &CutoverArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
@@ -185,7 +183,7 @@ impl CutoverConfig {
     }
 }
 
-/// A value is missing only where a fault was added, so this is never seen.
+/// Returns an error that is never shown, because a value is missing only where a fault was added.
 fn no_faults() -> ConfigError {
     ConfigError::Faults(Vec::new())
 }

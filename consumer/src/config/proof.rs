@@ -1,4 +1,4 @@
-//! The configuration of what proves: `verify` and `audit`.
+//! The configuration of `verify` and `audit`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,58 +12,58 @@ use oplog_relay_runtime::telemetry::LogOptions;
 use super::{check_uri, no_faults, required};
 use crate::config::arguments::{AuditArguments, ReplayPlaceArguments, VerifyArguments};
 
-/// The replay that leads to a target.
+/// The replay that writes into a target.
 #[derive(Debug, Clone)]
 pub struct ReplayPlace {
-    /// How to reach Kafka.
+    /// Connection to Kafka.
     pub kafka: KafkaOptions,
-    /// First part of topic names.
+    /// The topic prefix.
     pub prefix: String,
-    /// Its consumer group.
+    /// The consumer group of the replay.
     pub group: String,
-    /// Name of the source, where it was given.
+    /// Name of the source, if it was given.
     pub source_name: Option<String>,
 }
 
-/// How thoroughly `verify` compares.
+/// The thoroughness of `verify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyMode {
-    /// Numbers of documents.
+    /// Compares only the numbers of documents.
     Count,
-    /// So many documents of each side's collection.
+    /// Compares this number of documents of each side's collection.
     Sample(u32),
-    /// Every document.
+    /// Compares every document.
     Full,
 }
 
 /// The configuration of `verify`.
 #[derive(Debug, Clone)]
 pub struct VerifyConfig {
-    /// The source.
+    /// Connection string of the source.
     pub source: Secret,
-    /// The target.
+    /// Connection string of the target.
     pub target: Secret,
-    /// Which namespaces are compared.
+    /// The namespaces that are compared.
     pub filter: NamespaceFilter,
-    /// How thoroughly.
+    /// The thoroughness of the comparison.
     pub mode: VerifyMode,
-    /// Whether the order of fields counts.
+    /// True if the order of fields is ignored.
     pub ignore_field_order: bool,
-    /// Documents of a range.
+    /// Number of documents in a range.
     pub range_documents: u64,
-    /// Ranges at once.
+    /// Number of ranges of a collection that are compared concurrently.
     pub ranges_at_once: usize,
-    /// Where to write each difference.
+    /// The file for the report.
     pub report: Option<PathBuf>,
-    /// Whether the report is gone on with.
+    /// True if the comparison of an earlier report is continued.
     pub resume: bool,
-    /// Whether the target is repaired.
+    /// True if the target is repaired.
     pub repair: bool,
-    /// The replay, where it was given.
+    /// The replay, if it was given.
     pub replay: Option<ReplayPlace>,
-    /// How long to wait for the replay to pass a moment.
+    /// Time to wait for the replay to pass a moment.
     pub patience: Duration,
-    /// What was asked for, in words that a resumed comparison must share.
+    /// The options that determine the result, as text. A resumed comparison must have the same text.
     pub question: String,
     /// Logging.
     pub log: LogOptions,
@@ -72,13 +72,13 @@ pub struct VerifyConfig {
 /// The configuration of `audit`.
 #[derive(Debug, Clone)]
 pub struct AuditConfig {
-    /// How to reach Kafka.
+    /// Connection to Kafka.
     pub kafka: KafkaOptions,
-    /// First part of topic names.
+    /// The topic prefix.
     pub prefix: String,
-    /// Only these topics; all where empty.
+    /// The topics to audit; all topics of the prefix if it is empty.
     pub topics: Vec<String>,
-    /// Where to write each fault.
+    /// The file for the report.
     pub report: Option<PathBuf>,
     /// Logging.
     pub log: LogOptions,
@@ -88,7 +88,7 @@ impl VerifyConfig {
     /// Checks the arguments of `verify`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// Returns all faults at once.
     pub fn check(arguments: &VerifyArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let source = check_uri("--source", arguments.source.as_deref(), &mut faults);
@@ -108,7 +108,7 @@ impl VerifyConfig {
         let replay = check_replay_place(&arguments.replay, &mut faults);
         let patience = faults.take_or("--patience", parse_duration(&arguments.replay.patience));
         if arguments.resume && arguments.report.is_none() {
-            faults.add("--resume", "needs the --report to go on with");
+            faults.add("--resume", "needs --report, the report to continue");
         }
         if arguments.repair && arguments.mode != "full" {
             faults.add("--repair", "needs --mode full");
@@ -140,16 +140,23 @@ impl VerifyConfig {
     }
 }
 
-/// What was asked, in words: an answer to another question must not be gone on with.
+/// Returns the options that determine the result, as text: a comparison is not resumed with other ones.
 fn question(arguments: &VerifyArguments) -> String {
     let VerifyArguments {
         namespaces,
         include_namespaces,
         exclude_namespaces,
         mode,
+        sample,
         ignore_field_order,
         ..
     } = arguments;
+    // The other modes do not use the size of the sample.
+    let size = if mode == "sample" {
+        format!(" of {sample}")
+    } else {
+        String::new()
+    };
     let included: Vec<&str> = namespaces
         .iter()
         .chain(include_namespaces)
@@ -162,7 +169,7 @@ fn question(arguments: &VerifyArguments) -> String {
         ""
     };
     format!(
-        "{mode} of [{}] without [{excluded}]{order}",
+        "{mode}{size} of [{}] without [{excluded}]{order}",
         included.join(",")
     )
 }
@@ -188,7 +195,7 @@ fn check_number(flag: &str, text: &str, most: u64, faults: &mut Faults) -> Optio
     faults.take_or(flag, number)
 }
 
-/// All of it or nothing.
+/// Checks the options of the replay: either all required ones are given, or none of them.
 #[expect(clippy::option_option, reason = "faulty, or not given")]
 fn check_replay_place(
     arguments: &ReplayPlaceArguments,
@@ -227,7 +234,7 @@ impl AuditConfig {
     /// Checks the arguments of `audit`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// Returns all faults at once.
     pub fn check(arguments: &AuditArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
@@ -244,5 +251,34 @@ impl AuditConfig {
             report: arguments.report.as_ref().map(PathBuf::from),
             log,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::config::arguments::{Arguments, Command};
+
+    fn question_of(flags: &[&str]) -> String {
+        let ends = [
+            "oplog-consumer",
+            "verify",
+            "--source=mongodb://a",
+            "--target=mongodb://b",
+        ];
+        let arguments = Arguments::try_parse_from([&ends, flags].concat()).unwrap();
+        let Command::Verify(arguments) = arguments.command else {
+            unreachable!("the command is verify");
+        };
+        question(&arguments)
+    }
+
+    #[test]
+    fn a_comparison_is_not_resumed_with_another_size_of_the_sample() {
+        let sampled = question_of(&["--mode=sample", "--sample=10"]);
+        assert_ne!(sampled, question_of(&["--mode=sample", "--sample=11"]));
+        assert_eq!(question_of(&[]), question_of(&["--sample=11"]));
     }
 }

@@ -1,4 +1,4 @@
-//! What the checked settings are.
+//! The checked settings of each command.
 
 use std::path::PathBuf;
 
@@ -13,80 +13,80 @@ use crate::dead_letter::Reasons;
 use crate::replay::catalog::Subscription;
 use crate::replay::plan::Planner;
 
-/// How a group reads.
+/// The settings of a group, common to `replay` and `emit`.
 #[derive(Debug, Clone)]
 pub struct GroupConfig {
-    /// How to reach Kafka.
+    /// Connection to Kafka.
     pub kafka: KafkaOptions,
-    /// First part of topic names.
+    /// The topic prefix.
     pub prefix: String,
-    /// The consumer group.
+    /// The name of the consumer group.
     pub group: String,
-    /// Where a new group begins.
+    /// The point at which a new group starts.
     pub start: Start,
-    /// Whether a group that ran before begins at `start` again although its offsets are gone.
+    /// True if a group that ran before starts again at `start` although its offsets are gone.
     pub start_again: bool,
-    /// What a new group does about records that Kafka has removed before it began.
+    /// The policy for records that Kafka removed before a new group started.
     pub removed: RemovedRecords,
-    /// Which namespaces pass.
+    /// The namespaces that are read.
     pub filter: NamespaceFilter,
-    /// Stop when caught up.
+    /// True if the program ends once the group has caught up.
     pub until_caught_up: bool,
-    /// Whether a command runs although a partition is past its barrier.
+    /// True if a command runs although a partition of the group is past its barrier.
     pub allow_partial_reset: bool,
-    /// The namespaces as they were given: all members of a group that replays have the same.
+    /// The namespaces as they were given. All members of a replaying group must have the same ones.
     pub subscription: Subscription,
-    /// What goes to the dead-letter topic.
+    /// The reasons for which records go to the dead-letter topic.
     pub dead_letter: Reasons,
-    /// Bytes between Kafka and the sink; half of it is the Kafka client's own queue.
+    /// Bytes between Kafka and the sink. Half of them are the Kafka client's own queue.
     pub queue_bytes: usize,
-    /// Where to serve HTTP.
+    /// The address of the HTTP server.
     pub http: HttpAddress,
     /// Logging.
     pub log: LogOptions,
 }
 
-/// What a new group does about records that Kafka has removed before it began.
+/// The policy for records that Kafka removed before a new group started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovedRecords {
-    /// Take what is left of each partition.
+    /// Reads the rest of each partition.
     TakeRest,
-    /// Stop: the target would be incomplete.
+    /// Stops, because the target would be incomplete.
     Refuse,
-    /// Begin at the first second of which all partitions hold every record.
+    /// Starts at the first second for which all partitions have every record.
     BeginLater,
 }
 
-/// What to do about an update that finds no document.
+/// The policy for an update that finds no document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmatched {
-    /// Count it.
+    /// Counts it.
     Count,
-    /// Create a document of the fields that it sets.
+    /// Creates a document from the fields that the update sets.
     Upsert,
-    /// Write it to the dead-letter topic.
+    /// Writes it to the dead-letter topic.
     DeadLetter,
-    /// Stop.
+    /// Stops.
     Stop,
 }
 
-/// What to do about an update that is not the same when it is applied twice.
+/// The policy for an update whose result differs when it is applied twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unrepeatable {
-    /// Stop.
+    /// Stops.
     Stop,
-    /// Send it as it is.
+    /// Sends it unchanged.
     Apply,
-    /// Write it to the dead-letter topic.
+    /// Writes it to the dead-letter topic.
     DeadLetter,
 }
 
-/// What to do about an option of a command that the target does not know.
+/// The policy for an option of a command that the target does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedOptions {
-    /// Stop.
+    /// Stops.
     Stop,
-    /// Run the command without it.
+    /// Runs the command without the option.
     LeaveOut,
 }
 
@@ -100,42 +100,42 @@ impl RefusedOptions {
     }
 }
 
-/// What to do about documents of a collection that a full sync is about to fill.
+/// The policy for existing documents of a collection that a full sync is about to fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotEmpty {
-    /// Stop.
+    /// Stops.
     Fail,
-    /// Leave them.
+    /// Keeps them.
     Merge,
-    /// Drop the collection.
+    /// Drops the collection.
     Drop,
 }
 
 /// The configuration of `replay`.
 #[derive(Debug, Clone)]
 pub struct ReplayConfig {
-    /// How the group reads.
+    /// The settings of the group.
     pub group: GroupConfig,
-    /// The target.
+    /// Connection string of the target.
     pub target: Secret,
-    /// Whether formats that lose types are replayed.
+    /// True if formats that lose types are replayed.
     pub allow_lossy: bool,
-    /// What to do about an update that finds no document.
+    /// The policy for an update that finds no document.
     pub unmatched: Unmatched,
-    /// What to do about an update that is not the same when it is applied twice.
+    /// The policy for an update whose result differs when it is applied twice.
     pub unrepeatable: Unrepeatable,
-    /// Whether the group's namespaces become those of this member.
+    /// True if the group takes over the namespaces of this member.
     pub change_subscription: bool,
-    /// What to do about documents where a full sync begins.
+    /// The policy for existing documents of a collection that a full sync is about to fill.
     pub if_not_empty: NotEmpty,
-    /// What to do about an option of a command that the target does not know.
+    /// The policy for an option of a command that the target does not know.
     pub refused_options: RefusedOptions,
-    /// Lanes for each partition's batch.
+    /// Number of connections for the writes of one partition's batch.
     pub lanes: usize,
 }
 
 impl ReplayConfig {
-    /// What plans its batches.
+    /// Returns the planner of the batches.
     #[must_use]
     pub fn planner(&self) -> Planner {
         let planner = Planner::new(self.lanes);
@@ -146,32 +146,32 @@ impl ReplayConfig {
     }
 }
 
-/// Where `emit` writes.
+/// The destination of the lines of `emit`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
     /// Standard output.
     Stdout,
-    /// The end of a file.
+    /// A file that is appended to.
     File(PathBuf),
 }
 
 /// The configuration of `emit`.
 #[derive(Debug, Clone)]
 pub struct EmitConfig {
-    /// How the group reads.
+    /// The settings of the group.
     pub group: GroupConfig,
-    /// Where the lines go.
+    /// The destination of the lines.
     pub to: Destination,
-    /// Form of the lines.
+    /// The Extended JSON mode of the lines.
     pub mode: Mode,
 }
 
 /// The configuration of `cutover`.
 #[derive(Debug, Clone)]
 pub struct CutoverConfig {
-    /// The target.
+    /// Connection string of the target.
     pub target: Secret,
-    /// The group that replayed into it.
+    /// The group that replayed into the target.
     pub group: String,
     /// Logging.
     pub log: LogOptions,
@@ -180,9 +180,9 @@ pub struct CutoverConfig {
 /// The configuration of `dead-letters`.
 #[derive(Debug, Clone)]
 pub struct DeadLettersConfig {
-    /// How to reach Kafka.
+    /// Connection to Kafka.
     pub kafka: KafkaOptions,
-    /// The group.
+    /// The group whose dead letters are listed.
     pub group: String,
     /// Logging.
     pub log: LogOptions,

@@ -1,4 +1,4 @@
-//! Which `expireAfterSeconds` the source's collections and indexes have, folded from the commands
+//! The `expireAfterSeconds` values of the source's collections and indexes, folded from the commands
 //! that ran. Pure.
 
 use std::collections::BTreeMap;
@@ -8,15 +8,16 @@ use oplog_relay_core::time_series;
 use crate::replay::catalog::{Change, History, Ran};
 use crate::replay::plan::command::Withheld;
 
-/// The `dropIndexes` of all indexes.
+/// The index name with which `dropIndexes` drops all indexes.
 const ALL: &str = "*";
 
-/// What was withheld and still holds: by namespace, then by index; `None` is the collection.
+/// The withheld expiries that are still in force, by namespace and then by index. The index `None` is
+/// the collection itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Expiries(pub BTreeMap<String, BTreeMap<Option<String>, i64>>);
 
 impl Expiries {
-    /// Folds the history of a source.
+    /// Folds the history of a source into the expiries at its end.
     #[must_use]
     pub fn of(history: &History) -> Self {
         let mut expiries = Self::default();
@@ -52,7 +53,8 @@ impl Expiries {
     }
 }
 
-/// A time series by its own name; its source logs the collection of its buckets.
+/// Returns the namespace of a time series for its buckets collection, which is the name that the source
+/// logs. Returns other namespaces unchanged.
 fn shown(ns: &str) -> String {
     let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
     format!(
@@ -139,7 +141,7 @@ mod tests {
             ("s.c", Change::Dropped, vec![]),
         ];
         assert_eq!(fold(&moved), [found("s.b", Some("t_1"), 1)]);
-        // What takes the name of an old collection has none of its own.
+        // A collection that is renamed to the name of an old one does not inherit its expiries.
         let taken = [&moved[..], &[renamed("s.x", "s.b")]].concat();
         assert_eq!(fold(&taken), []);
         let anew = [&moved[..], &[("s.b", Change::Created, vec![])]].concat();

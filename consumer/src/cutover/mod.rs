@@ -1,11 +1,11 @@
-//! The end of a replay: the target gets what was withheld from it.
+//! The end of a replay: the target gets the expiries that were withheld from it.
 //!
-//! A replay never lets its target delete by itself: `expireAfterSeconds` of indexes, time series
-//! and clustered collections is kept in the catalog instead. When the target takes the source's
-//! place, [`cutover`] sets the true values. It may run again at any time.
+//! A replay never lets its target delete documents by itself. The `expireAfterSeconds` of indexes, time
+//! series and clustered collections is kept in the catalog instead. When the target takes the place of
+//! the source, [`cutover`] sets the true values. It may be run again at any time.
 //!
-//! Servers from 5.1 on make a plain index a TTL index by `collMod`. On others the index is dropped and
-//! built again: see the module `rebuild`.
+//! Servers from 5.1 on convert a plain index to a TTL index by `collMod`. On other servers the index is
+//! dropped and built again: see the module `rebuild`.
 
 mod expiries;
 mod rebuild;
@@ -26,11 +26,12 @@ use crate::stdout::tell;
 
 pub use expiries::Expiries;
 
-/// Sets on the target what was withheld from it, and prints each change to standard output.
+/// Sets the withheld expiries on the target and prints each change to standard output.
 ///
 /// # Errors
-/// [`ConsumerError::Usage`] if the catalog knows other groups only; [`ConsumerError::Refused`] if
-/// the target refuses a change, after all others; when the target cannot be reached.
+/// Returns [`ConsumerError::Usage`] if the catalog has only other groups, [`ConsumerError::Refused`] if
+/// the target refuses a change (after all other changes were made), or an error if the target cannot be
+/// reached.
 pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
     let target = mongo::connect(&config.target, "oplog-consumer cutover", |_| {}).await?;
     let groups = histories(&target).await.map_err(failed)?;
@@ -58,7 +59,7 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
         .map_err(failed)?
     {
         refused.push(format!(
-            "{index} is not on the target: the replay dropped it while a stretch of the log was \
+            "{index} is not on the target: the replay dropped it while a part of the oplog was \
              applied again. Run replay --until-caught-up, which builds it"
         ));
     }
@@ -70,12 +71,12 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
         return Ok(());
     }
     Err(ConsumerError::Refused(format!(
-        "{}. All others are restored; cutover may run again",
+        "{}. All others are restored; run cutover again",
         refused.join("; ")
     )))
 }
 
-/// The histories of a group, by source. A group that ran no command has none.
+/// Returns the histories of a group, by source. A group that ran no command does not have any.
 fn of_group(
     mut groups: BTreeMap<String, BTreeMap<String, History>>,
     group: &str,
@@ -88,16 +89,16 @@ fn of_group(
     }
     let others: Vec<&str> = groups.keys().map(String::as_str).collect();
     Err(ConsumerError::Usage(format!(
-        "--group: no command of group {group:?} ran on this target, but of {}",
+        "--group: no command of group {group:?} ran on this target. The catalog has the groups {}",
         others.join(", ")
     )))
 }
 
-/// What became of one value.
+/// The result for one expiry.
 #[derive(Debug)]
 enum Restored {
     Done,
-    /// Its collection or index is not there any more.
+    /// The collection or index no longer exists.
     Gone,
     Refused(String),
 }
@@ -105,7 +106,7 @@ enum Restored {
 /// An expiry that was withheld.
 #[derive(Debug, Clone, Copy)]
 struct Withheld<'a> {
-    /// `db.collection`
+    /// The namespace, `db.collection`.
     ns: &'a str,
     /// The index; `None` for the collection itself.
     index: Option<&'a str>,
@@ -117,7 +118,7 @@ impl Withheld<'_> {
         self.ns.split_once('.').unwrap_or((self.ns, ""))
     }
 
-    /// The collection or the index, for messages.
+    /// Returns the name of the collection or the index, for messages.
     fn name(&self) -> String {
         match self.index {
             Some(index) => format!("{} index {index}", self.ns),
@@ -158,7 +159,7 @@ async fn restore(target: &Client, withheld: Withheld<'_>) -> Result<Restored, Co
     told(withheld, restored)
 }
 
-/// Tells what became of a value.
+/// Prints the result for an expiry and returns it.
 fn told(withheld: Withheld<'_>, restored: Restored) -> Result<Restored, ConsumerError> {
     let what = withheld.name();
     match &restored {

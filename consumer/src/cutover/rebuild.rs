@@ -1,10 +1,11 @@
-//! TTL indexes of targets that cannot make a plain index one: servers up to 5.0, and stand-ins.
+//! TTL indexes of targets that cannot convert a plain index: servers up to 5.0, and MongoDB-compatible
+//! servers.
 //!
-//! The index is dropped and built again with its expiry. Three things keep it from being lost. An empty
-//! collection of the catalog's database shows first whether the target takes the new index. The
-//! old one is noted in `oplog_relay.cutover` before it is dropped, so that a later cutover finishes
-//! what a killed one has begun. And if the new one is refused all the same, the old one is built
-//! again.
+//! The index is dropped and built again with its expiry. Three measures prevent its loss. First, the
+//! new index is tried on an empty collection in the catalog's database, which shows whether the target
+//! accepts it. Second, the old index is noted in `oplog_relay.cutover` before it is dropped, so that a
+//! later cutover finishes what a killed one has begun. Third, if the new index is refused nevertheless,
+//! the old one is built again.
 
 use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
@@ -20,15 +21,15 @@ use crate::stdout::tell;
 
 type Driver<T> = mongodb::error::Result<T>;
 
-/// Codes by which a server says that it cannot make a plain index a TTL index, or knows no `collMod`.
+/// Error codes of servers that cannot convert a plain index to a TTL index, or that have no `collMod`.
 pub(super) const CANNOT_CONVERT: [i32; 4] = [72, 59, 115, 238];
-/// Where dropped indexes are noted.
+/// The collection in which dropped indexes are noted.
 const NOTES: &str = "cutover";
 /// The empty collection on which an index is tried.
 const TRIAL: &str = "cutover-trial";
 const EXPIRES: &str = "expireAfterSeconds";
 
-/// Builds an index again with its expiry.
+/// Drops an index and builds it again with its expiry.
 pub(super) async fn rebuild(
     target: &Client,
     withheld: Withheld<'_>,
@@ -42,7 +43,7 @@ pub(super) async fn rebuild(
         return refused_or_failed(withheld, error);
     }
     tell(&format!(
-        "{}: is built again, because this target cannot give an expiry to an index that is there",
+        "{}: is built again, because this target cannot add an expiry to an existing index",
         withheld.name()
     ))?;
     let note = note(withheld, &old)?;
@@ -63,7 +64,7 @@ pub(super) async fn rebuild(
     }
 }
 
-/// Finishes what an earlier cutover has begun, if the index is one that it dropped.
+/// Finishes what an earlier cutover has begun, if that cutover dropped the index.
 pub(super) async fn resume(
     target: &Client,
     withheld: Withheld<'_>,
@@ -88,7 +89,7 @@ pub(super) async fn resume(
     }
 }
 
-/// Builds a dropped index with its expiry, or as it was if the target refuses that.
+/// Builds a dropped index with its expiry, or as it was if the target refuses the expiry.
 async fn build(
     target: &Client,
     withheld: Withheld<'_>,
@@ -119,7 +120,8 @@ async fn build(
     }
 }
 
-/// A refusal has a code; without one the target cannot be used.
+/// Returns a refusal if the error has a code; otherwise the target cannot be used, and an error is
+/// returned.
 fn refused_or_failed(
     withheld: Withheld<'_>,
     error: mongodb::error::Error,
@@ -132,7 +134,7 @@ fn refused_or_failed(
     }
 }
 
-/// Builds an index on an empty collection, which shows whether the target takes it.
+/// Builds an index on an empty collection, which shows whether the target accepts it.
 async fn try_out(target: &Client, index: Document) -> Driver<()> {
     let tried = create(target, (CATALOG_DB, TRIAL), index).await;
     let database = target.database(CATALOG_DB);
@@ -162,15 +164,15 @@ async fn find(target: &Client, withheld: Withheld<'_>, index: &str) -> Driver<Op
 
 fn expiring(index: &Document, seconds: i64) -> Document {
     let mut index = index.clone();
-    // Servers up to 4.2 list it, and the trial has another one.
+    // Servers up to 4.2 list the field ns, whose value would be wrong for the trial collection.
     index.remove("ns");
     let seconds = i32::try_from(seconds).map_or(Bson::Int64(seconds), Bson::Int32);
     index.insert(EXPIRES, seconds);
     index
 }
 
-/// The note of an index that is about to be dropped. Servers before 5.0 refuse fields that begin with `$`, which
-/// a partial index has, so its definition is kept as bytes.
+/// Returns the note of an index that is about to be dropped. Servers before 5.0 refuse fields that
+/// begin with `$`, which a partial index has, so the definition is kept as bytes.
 fn note(withheld: Withheld<'_>, index: &Document) -> Result<Document, ConsumerError> {
     let unreadable = |error: bson::error::Error| {
         ConsumerError::Refused(format!("the definition of {}: {error}", withheld.name()))

@@ -1,43 +1,45 @@
-//! What is written to the dead-letter topic: the record as it was, and why it is there. Pure.
+//! The content of a dead letter: the original record and the reason it was not applied. Pure code,
+//! without I/O.
 
 use oplog_relay_core::position::EntryId;
 
 use super::Reason;
 
-/// Characters of a message that are kept.
+/// Maximum number of characters of the message header.
 const MESSAGE: usize = 1_000;
 
-/// First part of the names of all our headers.
+/// Prefix of the names of all headers that the consumer adds.
 pub(super) const PREFIX: &str = "oplog-dead-letter-";
 
-/// A record that could not be applied, or an entry of it.
+/// A record, or an entry of a record, that could not be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
-    /// Offset of the record.
+    /// The offset of the record in its source topic.
     pub offset: i64,
-    /// Why it is a dead letter.
+    /// The reason the record is a dead letter.
     pub reason: Reason,
-    /// The target's error code, where it gave one.
+    /// The target's error code, if it returned one.
     pub code: Option<i32>,
-    /// What was said about it.
+    /// The error text, written to the `message` header.
     pub text: String,
-    /// The entry; none where the record cannot be read.
+    /// The entry; `None` if the record cannot be read.
     pub entry: Option<LetterEntry>,
 }
 
-/// An entry of a record.
+/// An entry of a record, as it is identified in the headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterEntry {
     /// `<source>/<seconds>:<increment>/<ord>`
     pub id: String,
-    /// Its namespace.
+    /// The entry's namespace.
     pub ns: String,
-    /// Its BSON, where the record carries others too: then it is the dead letter's value.
+    /// The entry's BSON, present if the record carries other entries too. It then is the value of
+    /// the dead letter.
     pub bytes: Option<Vec<u8>>,
 }
 
 impl LetterEntry {
-    /// An entry of a source.
+    /// Identifies an entry of a source.
     #[must_use]
     pub fn new(source: &str, id: EntryId, ns: &str, bytes: Option<&[u8]>) -> Self {
         Self {
@@ -48,20 +50,21 @@ impl LetterEntry {
     }
 }
 
-/// Where a letter comes from and goes.
+/// The origin of a set of letters and the time at which they are sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Envelope<'a> {
-    /// The group that could not apply it.
+    /// The consumer group that could not apply the record.
     pub(super) group: &'a str,
     /// The record's topic.
     pub(super) topic: &'a str,
     /// The record's partition.
     pub(super) partition: i32,
-    /// Now, RFC 3339.
+    /// The current time, in RFC 3339 format.
     pub(super) time: &'a str,
 }
 
-/// Our headers of a letter, in order. `omitted` says what of the record is not in it, and why.
+/// Returns the headers that the consumer adds to a letter, in order. `omitted` describes the part
+/// of the record that is not in the letter, and the reason.
 pub(super) fn headers(
     letter: &Letter,
     envelope: Envelope<'_>,
@@ -93,7 +96,7 @@ mod tests {
     use super::*;
     use oplog_relay_core::position::Timestamp;
 
-    /// Names and order are a contract for whoever reads the topic.
+    /// Header names and their order are a contract with the readers of the topic.
     #[test]
     fn headers_are_frozen() {
         let id = EntryId {

@@ -1,4 +1,4 @@
-//! `oplog-consumer dead-letters`: what is in the topic.
+//! `oplog-consumer dead-letters`: lists the contents of the dead-letter topic.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -20,13 +20,14 @@ use crate::error::ConsumerError;
 
 const REQUEST: Duration = Duration::from_secs(15);
 const STEP: Duration = Duration::from_millis(200);
-/// How long Kafka may say nothing.
+/// Maximum time without a record or an end-of-partition event from Kafka.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Writes one line for each dead letter of a group: for people on a terminal, else JSON.
+/// Writes one line for each dead letter of a group: text columns on a terminal, JSON otherwise.
 ///
 /// # Errors
-/// When the topic cannot be read, or nobody reads the lines.
+/// Returns an error if the topic cannot be read, or if standard output cannot be written or is
+/// closed.
 pub fn list(config: &DeadLettersConfig, shutdown: &Shutdown) -> Result<(), ConsumerError> {
     let topic = dead_letter_topic(&config.group);
     let failed = |error| ConsumerError::kafka(format!("reading {topic}"), error);
@@ -34,8 +35,8 @@ pub fn list(config: &DeadLettersConfig, shutdown: &Shutdown) -> Result<(), Consu
         Ok(opened) => opened,
         Err(error) if is_unknown(&error) => {
             return Err(ConsumerError::Usage(format!(
-                "there is no topic {topic}: group {} never had a dead letter (replay and emit \
-                 create it when they are given --dead-letter)",
+                "topic {topic} does not exist: group {} has not run with --dead-letter yet \
+                 (replay and emit create the topic when they start with it)",
                 config.group
             )));
         }
@@ -62,8 +63,10 @@ pub fn list(config: &DeadLettersConfig, shutdown: &Shutdown) -> Result<(), Consu
                 };
                 writeln!(out, "{line}").map_err(closed)?;
             }
-            // Control records may lie before the end.
+            // Transaction control records may follow the last letter, so `next` may never reach
+            // `end`.
             Some(Err(KafkaError::PartitionEOF(_))) => break,
+            // This reader uses assign(), so a missing privilege on the group does not matter.
             Some(Err(error)) if is_group_refused(&error) => {}
             Some(Err(error)) if is_transient(&error) && heard.elapsed() < PATIENCE => {}
             Some(Err(error)) => return Err(failed(error)),
@@ -107,7 +110,8 @@ fn closed(error: std::io::Error) -> ConsumerError {
     }
 }
 
-/// The headers of ours by their names, numbers as such, and where the letter is.
+/// Returns the dead-letter headers without their prefix, numbers as numbers, and the position of
+/// the letter in the topic.
 fn described(record: &BorrowedMessage<'_>) -> Map<String, Value> {
     let mut all = Map::new();
     all.insert("position".to_owned(), json!(record.offset()));

@@ -1,21 +1,24 @@
-//! Dead letters: records that cannot be applied, kept in `__<group>.dead-letters` where the
-//! operator chose that over stopping.
+//! Dead letters: records that cannot be applied. If the operator chose so (`--dead-letter`), they
+//! are written to `__<group>.dead-letters` instead of stopping the program.
 //!
-//! A dead letter has the record's key, value and headers, and headers of ours that say where it
-//! stood and why it is here. Where a record carries many entries (raw) the value is the one entry.
-//! A value that the topic does not take is left out; the headers then point to it.
+//! A dead letter has the record's key, value and headers, and further headers that identify the
+//! record and the reason. If a record carries many entries (raw format), the value is the one entry
+//! that failed. A value that is too large for the topic is omitted; the headers then point to the
+//! original.
 //!
-//! A document that waits where a barrier comes (`sink::mongo::held`) is one letter, whose value is
-//! an entry that inserts it as all of its entries would have left it.
+//! A document that is still held at a barrier (`replay::deferred`) becomes one letter. Its value is
+//! an entry that inserts the document with all of its entries applied.
 //!
-//! Of the commands that a target refuses those are dead letters that leave names as they are: later
-//! entries find their collection. That is also a `create`: it is noted as done, and documents make
-//! the collection, a plain one. What ends or moves a collection stops always: without a `drop` or an
-//! `emptycapped` the documents of an ended life would stay among those of the next one, and without
-//! a `renameCollection` entries would go to a name whose documents are elsewhere.
+//! Only refused commands that leave namespaces unchanged can become dead letters, because later
+//! entries still find their collection. A `create` is one of them: it is noted as done, and the
+//! first document creates the collection with default options. A refused command that ends or moves
+//! a collection always stops the replay. Without a `drop` or an `emptycapped`, documents of the
+//! previous incarnation would remain in the next one. Without a `renameCollection`, entries would
+//! be applied to a name whose documents are elsewhere.
 //!
-//! Kafka acknowledges a letter before its record counts as done, so an offset never passes a letter
-//! that is not there. A crash in between sends it again: at least once.
+//! Kafka acknowledges a letter before its record counts as done, so a committed offset never passes
+//! a letter that was not written. After a crash in between, the letter is sent again: delivery is
+//! at least once.
 
 mod letter;
 mod list;
@@ -45,22 +48,24 @@ pub use list::list;
 use post::Post;
 pub use reason::{Reason, Reasons, parse_reasons};
 
-/// Attempts at a set of letters before the program ends.
+/// Number of attempts to send a set of letters before the program stops.
 const ATTEMPTS: u32 = 6;
-/// How often dead letters are logged.
+/// Minimum interval between two log lines about dead letters.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a new topic may take to be there.
+/// Maximum time until a new topic is available on the brokers.
 const TOPIC_PATIENCE: Duration = Duration::from_secs(30);
-/// The largest record batch that the topic should take; managed clusters allow less.
+/// Values of `max.message.bytes` to try for the topic, in order. Managed clusters allow less than
+/// the first one.
 const LIMITS: [usize; 3] = [100 << 20, 20 << 20, 8 << 20];
 
-/// The topic of a group's dead letters.
+/// Returns the name of the dead-letter topic of a group.
 #[must_use]
 pub fn dead_letter_topic(group: &str) -> String {
     format!("__{group}.dead-letters")
 }
 
-/// Refuses a topic in which letters replace each other, and warns of one that deletes them.
+/// Refuses a topic with log compaction, which would replace letters, and warns about a retention
+/// limit.
 fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), ConsumerError> {
     let policy = settings.cleanup_policy.as_deref().unwrap_or("delete");
     if policy.contains("compact") {
@@ -78,14 +83,14 @@ fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), ConsumerE
                 topic,
                 limit,
                 value,
-                "Kafka deletes dead letters by this limit"
+                "the dead-letter topic has a retention limit: Kafka deletes dead letters"
             );
         }
     }
     Ok(())
 }
 
-/// Creates the topic. What was refused is kept until an operator deletes it.
+/// Creates the topic with unlimited retention: letters are kept until an operator deletes them.
 async fn create(admin: &Admin, topic: &str) -> Result<(), ConsumerError> {
     let (partitions, replication_factor) = (1, -1);
     let shape = NewTopicShape {
@@ -107,12 +112,12 @@ async fn create(admin: &Admin, topic: &str) -> Result<(), ConsumerError> {
     Ok(())
 }
 
-/// Where dead letters go.
+/// Sends records to the group's dead-letter topic.
 pub struct DeadLetters {
     kafka: KafkaOptions,
     group: String,
     reasons: Reasons,
-    /// One set of letters at a time.
+    /// The connection to the topic. The lock ensures that one set of letters is sent at a time.
     post: Arc<Mutex<Option<Post>>>,
     metrics: Arc<Metrics>,
     logged: Mutex<Option<Instant>>,
@@ -128,10 +133,10 @@ impl std::fmt::Debug for DeadLetters {
 }
 
 impl DeadLetters {
-    /// Creates the topic, if anything may go there.
+    /// Opens the dead-letter topic, and creates it if it does not exist and any reason is enabled.
     ///
     /// # Errors
-    /// When Kafka refuses it.
+    /// Returns an error if Kafka refuses the topic, or if its settings would lose letters.
     pub async fn open(
         config: &GroupConfig,
         metrics: Arc<Metrics>,
@@ -159,16 +164,16 @@ impl DeadLetters {
         })
     }
 
-    /// Whether records go there for this reason.
+    /// Returns true if records with this reason are sent to the dead-letter topic.
     #[must_use]
     pub fn takes(&self, reason: Reason) -> bool {
         self.reasons.contains(&reason)
     }
 
-    /// Sends the letters of one partition; done when Kafka has acknowledged all of them.
+    /// Sends the letters of one partition. Returns after Kafka has acknowledged all of them.
     ///
     /// # Errors
-    /// When Kafka does not take them.
+    /// Returns an error if Kafka does not acknowledge them within the permitted attempts.
     pub async fn send(
         &self,
         topic: &str,
@@ -211,7 +216,8 @@ impl DeadLetters {
         let (kafka, group, topic) = (self.kafka.clone(), self.group.clone(), topic.to_owned());
         let (post, letters) = (Arc::clone(&self.post), Arc::clone(letters));
         let sent = tokio::task::spawn_blocking(move || {
-            // A panic under it leaves a connection that is thrown away at its next failure.
+            // A panic while the lock is held leaves the connection taken or intact, so poisoning is
+            // ignored.
             let mut kept = post.lock().unwrap_or_else(PoisonError::into_inner);
             let open = match kept.take() {
                 Some(open) => open,
@@ -232,7 +238,7 @@ impl DeadLetters {
             .map_err(|_| ConsumerError::Ended("the writer of dead letters"))
     }
 
-    /// Counts them, and logs one now and then.
+    /// Counts the letters, and logs the first one of them once per log interval.
     fn tell(&self, topic: &str, partition: i32, letters: &[Letter]) {
         for letter in letters {
             self.metrics.count_dead_letter(letter.reason);

@@ -1,9 +1,9 @@
-//! To the topic: the records are read again from where they stand, and produced until every one
-//! of them is acknowledged.
+//! Sends letters to the dead-letter topic: reads the records again from their source topic, and
+//! produces them until every one is acknowledged.
 //!
-//! Reading them again costs what is rare, and keeps the way of all other records free of keys and
-//! headers that nobody needs. A set of letters is of one partition and one chunk, so it is one
-//! short read. Whatever the client queues is bounded, and one set goes at a time.
+//! Dead letters are rare, so reading their records again is cheap, and the normal path does not
+//! have to keep keys and headers. A set of letters belongs to one partition and one chunk, so it
+//! takes one short read. The producer's queue is bounded, and one set is sent at a time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,20 +22,21 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::letter::{Envelope, Letter, headers};
 
-/// How long a record may take to be acknowledged, retries of the client included.
+/// Maximum time until a record is acknowledged, including the client's retries.
 const DELIVERY: Duration = Duration::from_secs(20);
-/// How long reading a set again may take.
+/// Maximum time for reading a set of records again.
 const READING: Duration = Duration::from_secs(30);
-/// How long one poll waits.
+/// Maximum time that one poll waits.
 const STEP: Duration = Duration::from_millis(200);
-/// Largest record, with room for our headers: the topic is created for this (CONTRACT: 100 MiB).
+/// Largest record that the producer sends, including the added headers. The topic is created for
+/// 100 MiB.
 const LARGEST: usize = (100 << 20) - 1;
-/// Bytes that the client keeps on the way, beside one record that is larger.
+/// Maximum size of the producer's queue in KiB, in addition to one record that is larger.
 const QUEUE_KBYTES: usize = 16 << 10;
-/// The code of a record that the topic, or the client, takes for too large.
+/// Error code of a record that is too large for the topic or for the client.
 const TOO_LARGE: RDKafkaErrorCode = RDKafkaErrorCode::MessageSizeTooLarge;
 
-/// How the letters fared, by their index.
+/// Delivery results of the letters, by their index.
 #[derive(Debug, Default)]
 struct Delivered {
     acknowledged: BTreeSet<usize>,
@@ -43,7 +44,7 @@ struct Delivered {
     failure: Option<KafkaError>,
 }
 
-/// Collects the delivery reports.
+/// The producer's context, which collects the delivery reports.
 #[derive(Debug, Clone, Default)]
 struct Deliveries {
     kafka: Context,
@@ -87,7 +88,7 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// A connection to the topic. Thrown away after a failure.
+/// A connection to the dead-letter topic. It is discarded after a failure.
 pub(super) struct Post {
     producer: BaseProducer<Deliveries>,
     reader: BaseConsumer<Context>,
@@ -95,35 +96,36 @@ pub(super) struct Post {
     to: String,
 }
 
-/// What of a record goes into its letter.
+/// The part of a record that is written to its letter.
 #[derive(Clone, Copy)]
 enum Part {
-    /// All of it.
+    /// Key, headers and value.
     Whole,
-    /// Key and headers: the value does not fit.
+    /// Key and headers only: the value is too large for the topic.
     WithoutValue,
 }
 
 impl Post {
-    /// Connects when it is used.
+    /// Creates the producer and the reader. They connect on first use.
     pub(super) fn open(options: &KafkaOptions, to: &str) -> KafkaResult<Self> {
         let mut config = client_config(options);
         let millis = DELIVERY.as_millis().to_string();
         config
             .set("enable.idempotence", "true")
-            // A partition that knows nothing of this producer takes the second of two requests when
-            // the first one fails, and the client then counts both as acknowledged.
+            // A partition without state for this producer accepts the second of two in-flight
+            // requests after the first one failed, and the client then counts both as acknowledged.
             .set("max.in.flight", "1")
             .set("message.timeout.ms", &millis)
             .set("message.max.bytes", LARGEST.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string())
             .set("compression.type", "lz4")
-            // The other client says the same of brokers; this one complains of options for readers.
+            // The reader reports broker errors already. The producer would also warn about consumer
+            // options.
             .set_log_level(RDKafkaLogLevel::Emerg);
         let producer = config.create_with_context(Deliveries::default())?;
         let mut config = client_config(options);
         config
-            // The library wants a group for its queue; nothing is joined or committed.
+            // librdkafka requires a group.id; the reader neither joins a group nor commits offsets.
             .set("group.id", "oplog-relay-reader")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
@@ -143,12 +145,13 @@ impl Post {
         })
     }
 
-    /// Sends the letters of one partition, in order of their offsets. Done when all of them are
+    /// Sends the letters of one partition, ordered by offset. Returns after all of them are
     /// acknowledged.
     pub(super) fn send(&self, letters: &[Letter], envelope: Envelope<'_>) -> KafkaResult<()> {
         let reports = self.producer.context();
         reports.with(|reports| *reports = Delivered::default());
         self.send_part(letters, envelope, Part::Whole, |_| true)?;
+        // A letter that is too large is sent a second time without its value.
         let large = reports.with(|reports| std::mem::take(&mut reports.too_large));
         if !large.is_empty() {
             self.send_part(letters, envelope, Part::WithoutValue, |index| {
@@ -167,7 +170,7 @@ impl Post {
         })
     }
 
-    /// Reads the records of these letters and produces what goes of them.
+    /// Reads the records of the wanted letters, and produces the given part of each.
     fn send_part(
         &self,
         letters: &[Letter],
@@ -190,7 +193,7 @@ impl Post {
             match self.reader.poll(STEP) {
                 None => {}
                 Some(Ok(record)) => {
-                    // What lies before it is gone, or is none of ours.
+                    // Letters below this offset refer to records that no longer exist.
                     while let Some((index, letter)) =
                         wanted.next_if(|(_, letter)| letter.offset <= record.offset())
                     {

@@ -1,26 +1,26 @@
-//! Why a record goes to the dead-letter topic.
+//! Reasons for sending a record to the dead-letter topic.
 
 use std::collections::BTreeSet;
 
 use crate::replay::plan::PlanFault;
 
-/// Why a record, or an entry of it, is a dead letter.
+/// The reason a record, or an entry of it, is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// The record, or an entry in it, cannot be read.
     Undecodable,
-    /// A command that is unknown, that no replay can run, or that the target refuses.
+    /// A command that is unknown, that cannot be replayed, or that the target refuses.
     Command,
     /// The target refuses the write of a document.
     Write,
-    /// An update found no document.
+    /// An update did not match a document.
     Unmatched,
-    /// An update that is not the same when it is applied twice.
+    /// An update that is not idempotent.
     Unrepeatable,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 5] = [
         Self::Undecodable,
         Self::Command,
@@ -29,7 +29,7 @@ impl Reason {
         Self::Unrepeatable,
     ];
 
-    /// Its word in headers, flags and metrics.
+    /// Returns the name of the reason in headers, flags and metrics.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -53,19 +53,19 @@ impl From<&PlanFault> for Reason {
     }
 }
 
-/// What goes to the dead-letter topic instead of stopping the program.
+/// The reasons for which records go to the dead-letter topic instead of stopping the program.
 pub type Reasons = BTreeSet<Reason>;
 
-/// Reads the values of `--dead-letter`, of which a command knows these.
+/// Parses the values of `--dead-letter`. `known` lists the reasons that the subcommand accepts.
 ///
 /// # Errors
-/// A sentence for the operator.
+/// Returns a sentence for the operator if a value is not accepted.
 pub fn parse_reasons(words: &[String], known: &[Reason]) -> Result<Reasons, String> {
     let find = |word: &String| {
         let found = known.iter().find(|reason| reason.word() == word.trim());
         found.copied().ok_or_else(|| {
             let known: Vec<&str> = known.iter().map(|reason| reason.word()).collect();
-            format!("knows {}, not {word:?}", known.join(", "))
+            format!("accepts {}, not {word:?}", known.join(", "))
         })
     };
     words.iter().map(find).collect()
@@ -83,6 +83,6 @@ mod tests {
         assert_eq!(parse_reasons(&words, &known), Ok(all));
         assert_eq!(parse_reasons(&[], &known), Ok(Reasons::new()));
         let told = parse_reasons(&["command".to_owned()], &known).unwrap_err();
-        assert_eq!(told, "knows undecodable, write, not \"command\"");
+        assert_eq!(told, "accepts undecodable, write, not \"command\"");
     }
 }

@@ -1,5 +1,5 @@
-//! The file that lines are appended to: locked, whole lines only, and synced before the offsets of
-//! what it holds are committed.
+//! The output file of `emit`. It is locked, receives whole lines only, and is synced before the
+//! offsets of its lines are committed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,27 +9,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::ConsumerError;
 
-/// What is read at once when the last whole line is looked for.
+/// Number of bytes read at once while searching for the last whole line.
 const BLOCK: u64 = 64 << 10;
 
-/// An output file. Clones write to the same file.
+/// An output file that lines are appended to. Clones write to the same file.
 #[derive(Debug, Clone)]
 pub struct LinesFile {
     name: Arc<str>,
     file: Arc<File>,
-    /// Whether it can be locked, cut and synced: not a pipe or a device.
+    /// True for a regular file, which can be locked, truncated and synced; false for a pipe or a
+    /// device.
     is_regular: bool,
     had_lines: bool,
-    /// Whether something was written since the last sync.
+    /// True if the file was written to since the last sync.
     is_dirty: Arc<AtomicBool>,
 }
 
 impl LinesFile {
-    /// Opens a file for appending, and creates it if it does not exist. A part of a line that a crash
-    /// left at the end is cut off: its entry was not committed and comes again.
+    /// Opens a file for appending, and creates it if it does not exist. A partial last line that a
+    /// crash left is truncated: its offset was not committed, so its entry is emitted again.
     ///
     /// # Errors
-    /// When the file cannot be opened or written, or another process writes to it.
+    /// Returns an error if the file cannot be opened or written, or if another process writes to
+    /// it.
     pub fn open(path: &Path) -> Result<Self, ConsumerError> {
         let name = path.display().to_string();
         let failed = |error| ConsumerError::Output(name.clone(), error);
@@ -52,7 +54,7 @@ impl LinesFile {
         })
     }
 
-    /// Whether the file had lines when it was opened; `None` for what is not a regular file.
+    /// Returns whether the file had lines when it was opened; `None` if it is not a regular file.
     #[must_use]
     pub const fn has_lines(&self) -> Option<bool> {
         if self.is_regular {
@@ -62,11 +64,11 @@ impl LinesFile {
         }
     }
 
-    /// Waits until everything that was written is on the disk.
+    /// Waits until all written lines are on disk.
     ///
     /// # Errors
-    /// When the file system cannot write it. It must not be tried again: the system may have dropped
-    /// what it could not write.
+    /// Returns an error if the file system cannot write them. The sync must not be retried: the
+    /// operating system may have dropped the pages that it could not write.
     pub fn sync(&self) -> Result<(), ConsumerError> {
         if !self.is_regular || !self.is_dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
@@ -89,7 +91,8 @@ impl Write for LinesFile {
     }
 }
 
-/// Locks the file until this process ends, however it ends.
+/// Locks the file until this process ends. The operating system releases the lock after a crash
+/// too.
 fn lock(file: &File, name: &str) -> Result<(), ConsumerError> {
     match file.try_lock() {
         Ok(()) => Ok(()),
@@ -109,7 +112,7 @@ fn lock(file: &File, name: &str) -> Result<(), ConsumerError> {
     }
 }
 
-/// Makes the name of a new file durable.
+/// Syncs the folder, so that the name of a new file survives a crash.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path
         .parent()
@@ -117,7 +120,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Cuts off what follows the last whole line; returns the length that is left.
+/// Truncates the file after the last whole line. Returns the remaining length.
 fn cut_unfinished_line(file: &mut File, path: &Path) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let mut end = length;
@@ -138,7 +141,7 @@ fn cut_unfinished_line(file: &mut File, path: &Path) -> io::Result<u64> {
         tracing::warn!(
             path = %path.display(),
             bytes = length - end,
-            "cut off an unfinished last line; its entry comes again"
+            "truncated an unfinished last line; its entry will be emitted again"
         );
         file.set_len(end)?;
     }
@@ -151,7 +154,7 @@ mod tests {
     use oplog_relay_runtime::exit::ExitCode;
     use std::path::PathBuf;
 
-    /// A path in the folder for temporary files, which is removed at the end.
+    /// A path in the folder for temporary files, removed on drop.
     struct Temporary(PathBuf);
 
     impl Temporary {

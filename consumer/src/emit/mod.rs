@@ -1,4 +1,5 @@
-//! Emitting: one change event a line, in order per partition, whole lines only.
+//! The `emit` subcommand: writes one change event per line, in order within each partition, whole
+//! lines only.
 
 pub(crate) mod lines_file;
 
@@ -21,12 +22,12 @@ use crate::worker::applied::{Applied, Durability, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
 
-/// A line is about this many times as large as its entry: room that does not have to grow.
+/// Typical size of a line relative to its entry. A buffer of this size rarely has to grow.
 const LINE_FACTOR: usize = 2;
-/// A line of control characters is this many times as large as its entry.
+/// Maximum size of a line relative to its entry, reached if it consists of control characters.
 const MOST_LINE_FACTOR: usize = 6;
-/// An entry larger than this gets room for the largest line that it can become. Memory that is not
-/// written to costs nothing, but a buffer that doubles copies 64 MB into 128.
+/// Entries larger than this get a buffer for the longest possible line. Untouched memory costs
+/// nothing, while a buffer that doubles copies 64 MB into 128 MB.
 const LARGE_ENTRY: usize = 1 << 20;
 
 /// Writes lines to standard output or to the end of a file.
@@ -34,7 +35,7 @@ pub struct JsonSink {
     mode: Mode,
     name: String,
     output: Arc<Mutex<Box<dyn Write + Send>>>,
-    /// The file behind `output`, if it is one.
+    /// The file behind `output`; `None` for standard output.
     file: Option<LinesFile>,
 }
 
@@ -47,10 +48,11 @@ impl std::fmt::Debug for JsonSink {
 }
 
 impl JsonSink {
-    /// Opens the destination.
+    /// Opens the output destination.
     ///
     /// # Errors
-    /// When the file cannot be opened for writing, or another process writes to it.
+    /// Returns an error if the file cannot be opened for writing, or if another process writes to
+    /// it.
     pub fn open(destination: &Destination, mode: Mode) -> Result<Self, ConsumerError> {
         let path = match destination {
             Destination::Stdout => {
@@ -72,14 +74,14 @@ impl JsonSink {
         })
     }
 
-    /// How what was written becomes durable.
+    /// Returns how written lines become durable.
     #[must_use]
     pub fn durability(&self) -> Durability {
         let file = self.file.clone();
         file.map_or(Durability::Immediate, Durability::OnRequest)
     }
 
-    /// What the output shows of the past of the group that writes to it.
+    /// Returns what the output shows about earlier runs of the group.
     #[must_use]
     pub fn past(&self) -> Past {
         let Some(file) = &self.file else {
@@ -95,10 +97,10 @@ impl JsonSink {
         }
     }
 
-    /// Writes a batch's lines at once.
+    /// Writes the lines of a batch with one write.
     ///
     /// # Errors
-    /// When an entry is damaged or the output cannot be written.
+    /// Returns an error if an entry is damaged or the output cannot be written.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         let room = batch
             .entries
@@ -122,7 +124,8 @@ impl JsonSink {
             return Ok(Applied::Done);
         }
         let (output, token) = (Arc::clone(&self.output), token.clone());
-        // A reader that does not read blocks the write: not on a thread that others need.
+        // A pipe whose reader is slow blocks the write, so it must not run on an async worker
+        // thread.
         let written = tokio::task::spawn_blocking(move || {
             let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
             if !token.is_valid() {
@@ -144,7 +147,7 @@ impl JsonSink {
     }
 }
 
-/// Returns how many bytes to reserve for the line of an entry of that size.
+/// Returns the number of bytes to reserve for the line of an entry of that size.
 const fn room_for_line(entry_bytes: usize) -> usize {
     if entry_bytes > LARGE_ENTRY {
         entry_bytes * MOST_LINE_FACTOR
@@ -153,7 +156,8 @@ const fn room_for_line(entry_bytes: usize) -> usize {
     }
 }
 
-/// A command without the barrier that it came with: that is for groups that replay.
+/// Writes the line of an entry. A command is written without its barrier, which only `replay`
+/// needs.
 fn write_line(
     located: &Located<'_>,
     source: &str,

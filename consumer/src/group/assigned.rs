@@ -14,8 +14,8 @@ use crate::topic_partition::TopicPartition;
 use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 
-/// A worker that has records and finishes none of its chunks for that long stands still: it builds an
-/// index, or its target does not answer.
+/// Time without a finished chunk after which a worker that has records counts as stalled. It may be
+/// building an index, or its target does not answer.
 pub(super) const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// An assigned partition, as the poll thread sees it.
@@ -24,42 +24,43 @@ pub(super) struct Partition {
     pub(super) name: TopicPartition,
     pub(super) assignment: AssignmentNumber,
     pub(super) token: Token,
-    /// Which record is the last that is wanted, once that is known.
+    /// The offset at which a replay up to an end may stop, once it is known.
     pub(super) goal: StopOffset,
-    /// What may be committed.
+    /// The offsets that were handed over, acknowledged and committed.
     pub(super) tracker: OffsetTracker,
-    /// To the worker; closed when the partition is given up.
+    /// The queue to the worker; closed when the partition is given up.
     sender: Option<mpsc::Sender<Chunk>>,
-    /// Chunks that the worker has no room for yet; the last one is being filled.
+    /// Chunks for which the worker does not have room yet; the last one is still being filled.
     waiting: VecDeque<Chunk>,
-    /// How far the last record of the last chunk has come, while fragments of it are missing.
+    /// Progress of the last record of the last chunk while some of its fragments are missing.
     pub(super) run: Option<Run>,
-    /// What the chunks cost that the worker has.
+    /// Cost in bytes of the chunks that the worker has.
     pub(super) handed_bytes: usize,
-    /// The worker waits at a barrier.
+    /// True while the worker waits at a barrier.
     pub(super) holding: bool,
-    /// When the worker reported progress last, or got its first chunk.
+    /// Time at which the worker last reported progress, or got its first chunk.
     pub(super) moved: Instant,
-    /// The worker stands still while others could go on, so what it has in its hands does not count
-    /// against the budget. Ends with its next progress.
+    /// True while the worker is stalled and others could continue, so that its chunks do not count
+    /// against the budget. Its next progress ends this.
     pub(super) stands: bool,
-    /// Its chunks had to make room: it reads them again when the worker goes on.
+    /// Set if the chunks of the partition were evicted. They are read again when the worker continues.
     pub(super) evicted: Option<Evicted>,
-    /// The worker is gone.
+    /// True once the worker has ended.
     pub(super) ended: bool,
-    /// The end that a `read_committed` reader sees, as librdkafka last told.
+    /// The last stable offset, as librdkafka last reported it.
     pub(super) end: Option<i64>,
-    /// The next record to read.
+    /// The offset of the next record to read.
     pub(super) position: Option<i64>,
 }
 
-/// A partition whose chunks had to make room: while its worker waits at a barrier, or while a record
-/// of another partition is put together.
+/// The state of a partition whose chunks were evicted while its worker waits at a barrier, or while a
+/// record of another partition is put together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evicted {
-    /// The next record to take; any other one was on its way before.
+    /// The offset of the next record to take. Records with other offsets were fetched before the
+    /// eviction.
     pub(super) again: i64,
-    /// Whether it is paused.
+    /// True while the partition is paused.
     pub(super) paused: bool,
 }
 
@@ -91,8 +92,9 @@ impl Partition {
         }
     }
 
-    /// The chunk to append to: the one that has a record's first fragments, else one that is not
-    /// full. A record in fragments begins a chunk, so that what is before it need not wait.
+    /// Returns the chunk to append to: the one with the first fragments of an incomplete record, or one
+    /// that is not full. A record in fragments starts a new chunk, so that records before it do not
+    /// have to wait.
     pub(super) fn filling(
         &mut self,
         full: usize,
@@ -107,20 +109,20 @@ impl Partition {
         &mut self.waiting[last]
     }
 
-    /// Hands chunks to the worker while it has room. Whether some are left that it will soon have room
-    /// for: at a barrier it may not for long.
+    /// Hands chunks to the worker while it has room. Returns true if chunks are left for which the
+    /// worker will soon have room; at a barrier this may take long, so the result is then false.
     pub(super) fn hand_on(&mut self) -> bool {
         let Some(sender) = &self.sender else {
             return false;
         };
-        // The last one stays while its last record is not whole.
+        // The last chunk stays while its last record is incomplete.
         let kept = usize::from(self.run.is_some());
         while self.waiting.len() > kept {
             let Some(chunk) = self.waiting.pop_front() else {
                 break;
             };
             let bytes = chunk.cost();
-            // A closed queue is a worker that failed: the program is about to end.
+            // The queue is closed only if the worker failed, and then the program is about to end.
             if let Err(TrySendError::Full(chunk) | TrySendError::Closed(chunk)) =
                 sender.try_send(chunk)
             {
@@ -135,7 +137,8 @@ impl Partition {
         false
     }
 
-    /// Throws away what the worker has no room for; returns what it cost and where to read again.
+    /// Discards the chunks for which the worker has no room. Returns their cost and the offset to read
+    /// again from.
     pub(super) fn evict(&mut self) -> Option<(usize, i64)> {
         let again = self.waiting.front()?.records.first()?.offset;
         let bytes = self.waiting.iter().map(Chunk::cost).sum();
@@ -149,33 +152,34 @@ impl Partition {
         Some((bytes, again))
     }
 
-    /// The worker reported progress.
+    /// Notes that the worker reported progress.
     pub(super) fn progress(&mut self) {
         self.moved = Instant::now();
         self.stands = false;
     }
 
-    /// Whether the worker has records and has not finished a chunk for long. One that waits at a
-    /// barrier waits for others.
+    /// Returns true if the worker has records and has not finished a chunk for a long time. A worker at
+    /// a barrier is excluded, because it waits for others.
     fn is_standing(&self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.moved);
         self.handed_bytes > 0 && !self.holding && since >= STANDSTILL
     }
 
-    /// What the chunk costs that has a record of which fragments are missing.
+    /// Returns the cost of the chunk whose last record is incomplete.
     pub(super) fn open_bytes(&self) -> usize {
         let open = self.run.and_then(|_| self.waiting.back());
         open.map_or(0, Chunk::cost)
     }
 
-    /// Whether all records before `end` were handed to the worker, or are about to be; `position` is
-    /// the reader's.
+    /// Returns true if all records before `end` were handed to the worker, or are about to be.
+    /// `position` is the reader's position.
     pub(super) fn has_all_before(&self, position: i64, end: i64) -> bool {
         position >= end && self.evicted.is_none() && self.run.is_none()
     }
 
-    /// Whether a record is to be taken: not one that was on its way when chunks had to make room, and
-    /// none twice, as the client may give the last one before a rebalance.
+    /// Returns true if a record is to be taken. Records that were fetched before an eviction are
+    /// skipped, and so are repeated ones: the client may return the last record before a rebalance
+    /// twice.
     pub(super) fn takes(&mut self, offset: i64) -> bool {
         match self.evicted {
             Some(evicted) if evicted.again != offset => false,
@@ -187,7 +191,7 @@ impl Partition {
         }
     }
 
-    /// Ends the worker's intake; returns what it will not get.
+    /// Closes the worker's queue. Returns the chunks that the worker does not get.
     pub(super) fn close(&mut self) -> VecDeque<Chunk> {
         self.sender = None;
         self.run = None;
@@ -215,7 +219,7 @@ impl Partition {
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
     all: Vec<Partition>,
-    /// Where the last record belonged: records come in runs.
+    /// Index of the partition of the last record: consecutive records often have the same one.
     last: usize,
 }
 
@@ -224,7 +228,7 @@ impl Partitions {
         let is_it = |candidate: &Partition| {
             candidate.name.partition == partition && candidate.name.topic == topic
         };
-        // Mostly the same as last time, or one of the next.
+        // The partition is mostly the same as last time, or one of the next.
         let from_last = self.all.iter().skip(self.last).position(is_it);
         self.last = match from_last {
             Some(further) => self.last + further,
@@ -243,16 +247,17 @@ impl Partitions {
         self.all.len()
     }
 
-    /// What workers have in their hands that wait at barriers, or stand still while others go on.
+    /// Returns the bytes held by workers that wait at barriers, or that are stalled while others
+    /// continue.
     pub(super) fn held_bytes(&self) -> usize {
         let is_held = |partition: &&Partition| partition.holding || partition.stands;
         let held = self.all.iter().filter(is_held);
         held.map(|partition| partition.handed_bytes).sum()
     }
 
-    /// Marks the partitions whose workers stand still, if there is another one that could go on:
-    /// where all stand, as with a target that is away, there is nobody to make room for. Returns
-    /// whether there are new ones.
+    /// Marks the partitions whose workers are stalled, if there is another one that could continue. If
+    /// all are stalled, for example because the target cannot be reached, nobody could use the memory.
+    /// Returns true if a partition was newly marked.
     pub(super) fn mark_standing(&mut self, now: Instant) -> bool {
         let goes_on = |it: &Partition| !it.holding && !it.is_standing(now);
         if !self.all.iter().any(goes_on) {
@@ -266,15 +271,15 @@ impl Partitions {
         is_new
     }
 
-    /// What the record in fragments has that is the furthest. Those behind workers that wait at
-    /// barriers or stand still do not count: they make room.
+    /// Returns the bytes of the incomplete record that has the most. Records behind workers that wait
+    /// at barriers or are stalled do not count, because they are evicted.
     pub(super) fn open_bytes(&self) -> usize {
         let moving = self.all.iter().filter(|it| !it.holding && !it.stands);
         let open = moving.map(Partition::open_bytes);
         open.max().unwrap_or_default()
     }
 
-    /// Where they stand, for messages: up to eight of those that may have more to read.
+    /// Returns the positions of up to eight partitions that may have more to read, for messages.
     pub(super) fn places(&self) -> String {
         let next = |it: &Partition| it.tracker.handed().get();
         let mut places: Vec<String> = self
@@ -287,7 +292,7 @@ impl Partitions {
         places.join(", ")
     }
 
-    /// All but those that made room and are paused for it.
+    /// Returns all partitions except those that are paused because of an eviction.
     pub(super) fn reading(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         let waits = |it: &&Partition| it.evicted.is_some_and(|evicted| evicted.paused);
@@ -313,8 +318,8 @@ impl Partitions {
         self.all.push(partition);
     }
 
-    /// Forgets a partition; returns what its worker has not released, and perhaps never will: a
-    /// chunk that it did not come to goes with it.
+    /// Removes a partition. Returns the bytes that its worker has not released: chunks that the worker
+    /// never came to are dropped with it.
     pub(super) fn remove(&mut self, assignment: AssignmentNumber) -> usize {
         let is_it = |partition: &Partition| partition.assignment == assignment;
         let place = self.all.iter().position(is_it);
@@ -343,7 +348,7 @@ mod tests {
         partitions
     }
 
-    /// The hands of a worker that stands still do not count, until it goes on.
+    /// The chunks of a stalled worker do not count until it continues.
     #[test]
     fn a_worker_that_stands_still_takes_no_room_from_others() {
         let mut all = partitions(&[100, 10, 0]);

@@ -1,5 +1,5 @@
-//! `--until-caught-up`: everything that the topics held at start is committed, by whichever
-//! member.
+//! The end of a run with `--until-caught-up`: the group has committed everything that the topics held
+//! at start, by whichever member.
 
 use std::time::{Duration, Instant};
 
@@ -12,21 +12,22 @@ use crate::group::start::{Held, REQUEST, offsets_of};
 use crate::topic_partition::{TopicPartition, list};
 use oplog_relay_runtime::kafka::is_transient;
 
-/// How often the group's offsets are looked up when others commit them,
+/// Interval between two requests for the group's offsets while other members commit them.
 const INTERVAL: Duration = Duration::from_millis(300);
-/// and when this member does.
+/// Interval between two requests for the group's offsets after a commit by this member.
 const AFTER_COMMIT: Duration = Duration::from_millis(20);
 
-/// The ends that are to be reached.
+/// The ends of the partitions that the group is to reach.
 #[derive(Debug)]
 pub(super) struct Goal {
-    /// Partitions that are not there yet, with their ends.
+    /// Partitions whose ends the group has not committed yet, with these ends.
     left: Vec<(TopicPartition, i64)>,
     looked: Option<Instant>,
 }
 
 impl Goal {
-    /// The ends noted at start. What a partition's log no longer holds needs no commit.
+    /// Creates the goal from the ends noted at start. Partitions without any records left need no
+    /// commit.
     pub(super) fn new(held: Vec<Held>) -> Self {
         let left = held.into_iter().filter(|held| held.low < held.end);
         Self {
@@ -35,7 +36,8 @@ impl Goal {
         }
     }
 
-    /// Whether the group has committed all of them. `committed` says that this member has committed just now.
+    /// Returns true if the group has committed all ends. `committed` is true if this member has
+    /// committed just now.
     pub(super) fn is_reached(
         &mut self,
         consumer: &BaseConsumer<GroupContext>,
@@ -66,8 +68,8 @@ impl Goal {
         Ok(self.left.is_empty())
     }
 
-    /// Tells the workers which record is the last that is wanted of their partitions, once all of this
-    /// member's partitions are read that far: what one waits for may stand in another one.
+    /// Sets the stop offsets of the workers once all partitions of this member are read to their ends.
+    /// Before, a worker may still wait for a record that is in another partition.
     fn mark(&self, consumer: &BaseConsumer<GroupContext>) {
         let Ok(positions) = consumer.position() else {
             return;

@@ -1,7 +1,7 @@
-//! Committing: what is acknowledged, about once a second, and soon after the last record.
+//! Commits of acknowledged offsets: about once a second, and soon after the last record.
 //!
-//! Synchronous: the Rust client sets no callback by which librdkafka could answer an asynchronous
-//! commit, and an offset that is not known to be committed must not count as such.
+//! Commits are synchronous. The Rust client sets no callback by which librdkafka could answer an
+//! asynchronous commit, and an offset that is not known to be committed must not count as committed.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use super::context::{GroupContext, commit_list};
 use crate::group::offsets::NextOffset;
 use crate::group::start::offsets_of;
 
-/// Between commits while records come.
+/// Interval between commits while records arrive.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Between commits when nothing is pending: lag is to reach 0 soon,
+/// Interval between commits while nothing is pending, so that the lag reaches 0 soon.
 const IDLE_INTERVAL: Duration = Duration::from_millis(200);
-/// and sooner where a program ends with it.
+/// Interval between commits while nothing is pending and the program ends after the commit.
 const LAST_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Commits if it is time to, which is earlier for one that `ends` when all is committed. Whether it
-/// did.
+/// Commits if the interval since the last commit has passed. `ends` is true for a program that ends
+/// when everything is committed, whose interval is shorter. Returns true if it committed.
 pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> bool {
     let context = consumer.context();
     let idle = context
@@ -32,7 +32,7 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
         (true, false) => IDLE_INTERVAL,
         (true, true) => LAST_INTERVAL,
     };
-    // A lost assignment: somebody else may own the partitions already.
+    // After a lost assignment, another member may already own the partitions.
     if !context.is_commit_due(interval) || consumer.assignment_lost() {
         return false;
     }
@@ -47,9 +47,11 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
                 .iter()
                 .filter(|partition| partition.token.is_valid())
                 .filter_map(|partition| {
-                    // Not in the assignment: not ours to commit.
+                    // A partition that is not in the client's assignment must not be committed by this
+                    // member.
                     let position = match positions.get(&partition.name)? {
-                        // What had to make room was read and is to be read again.
+                        // Evicted records were read, but will be read again, so the position is too
+                        // high.
                         Offset::Offset(position) if partition.evicted.is_none() => {
                             Some(NextOffset::at(*position))
                         }
@@ -62,18 +64,18 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
     list.is_some_and(|list| commit(consumer, &list))
 }
 
-/// Commits these offsets now. What fails is left to the next commit, which holds the same and
-/// more; without a next one it comes again, harmlessly. Whether Kafka took it.
+/// Commits these offsets now. Returns true if Kafka confirmed them. After a failure, the next commit
+/// includes the same offsets; without a next commit the records are redelivered, which is harmless.
 pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitionList) -> bool {
     let context = consumer.context();
     if let Err(error) = context.parts.durability.make_durable() {
-        // What a file system failed to write once may be lost although the next attempt succeeds.
+        // Data that a file system once failed to write may be lost although the next attempt succeeds.
         context.fail(error);
         return false;
     }
     let begun = Instant::now();
     if let Err(error) = consumer.commit(list, CommitMode::Sync) {
-        tracing::warn!(%error, "offsets could not be committed yet");
+        tracing::warn!(%error, "committing offsets failed; the next commit includes them");
         context.parts.metrics.count_error("commit");
         context.note_commit(Err(error.to_string()));
         return false;

@@ -1,5 +1,5 @@
-//! The group's committed offsets, for those who wait at barriers: looked up for all of them at
-//! once, again and again while anybody waits.
+//! The group's committed offsets, for workers that wait at barriers. They are requested for all waiting
+//! workers together, repeatedly while any of them waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,23 +17,23 @@ use crate::error::ConsumerError;
 use crate::group::start::REQUEST;
 use crate::topic_partition::{TopicPartition, list};
 
-/// Between two looks.
+/// Pause between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Topics that somebody has waited for so long are looked for in the cluster,
+/// Time of waiting after which a topic is looked up in the cluster.
 const LOOK_FOR_TOPICS_AFTER: Duration = Duration::from_secs(5);
-/// that often,
+/// Interval between two lookups of topics.
 const LOOK_FOR_TOPICS: Duration = Duration::from_secs(2);
-/// and are absent when no look has found them for so long: a broker that has just started may not
-/// know all topics.
+/// Time without a successful lookup after which a topic counts as absent. A broker that has just
+/// started may not know all topics yet.
 const ABSENT_AFTER: Duration = Duration::from_secs(10);
 
-/// Why a topic's partitions will never be committed any further.
+/// The reason why a topic's partitions will never be committed any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absence {
     /// The cluster does not know the topic.
     Unknown,
-    /// The user of this program may not describe it.
+    /// The user of this program is not authorized to describe the topic.
     Hidden,
 }
 
@@ -43,17 +43,17 @@ struct AbsentTopic {
     since: Instant,
 }
 
-/// How many questions ask for a partition, and since when.
+/// Number of open questions for a partition, and the time of the first one.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     questions: usize,
     since: Instant,
 }
 
-/// Committed offsets by partition; one without a commit is not in it.
+/// Committed offsets by partition. Partitions without a committed offset are missing.
 pub type Offsets = BTreeMap<TopicPartition, i64>;
 
-/// Looks up what is asked for. Cloned for everybody who asks.
+/// The lookup of committed offsets. Each waiting worker has a clone.
 #[derive(Debug, Clone, Default)]
 pub struct Committed {
     asked: Arc<Mutex<BTreeMap<TopicPartition, Asked>>>,
@@ -62,7 +62,7 @@ pub struct Committed {
     found: watch::Sender<Arc<Offsets>>,
 }
 
-/// A question that stays open until it is dropped.
+/// A request for the offsets of some partitions, open until it is dropped.
 #[derive(Debug)]
 pub struct Question {
     names: Vec<TopicPartition>,
@@ -71,7 +71,7 @@ pub struct Question {
 }
 
 impl Committed {
-    /// Asks for these partitions.
+    /// Opens a question for these partitions.
     #[must_use]
     pub fn ask(&self, names: Vec<TopicPartition>) -> Question {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +84,7 @@ impl Committed {
         drop(asked);
         self.wake.notify_one();
         let mut found = self.found.subscribe();
-        // What was found before the question may be without its partitions.
+        // An answer from before the question may not include its partitions.
         found.mark_unchanged();
         Question {
             names,
@@ -93,8 +93,8 @@ impl Committed {
         }
     }
 
-    /// Why a topic that is waited for is not in the cluster; `None` if it is there, or if it was
-    /// not missed for long enough.
+    /// Returns the reason why a topic that is waited for is not in the cluster; `None` if it exists, or
+    /// if it was not missing for long enough.
     #[must_use]
     pub fn absence(&self, topic: &str) -> Option<Absence> {
         let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +104,7 @@ impl Committed {
             .map(|absent| absent.why)
     }
 
-    /// Topics that somebody has waited for so long that they may be gone.
+    /// Returns the topics that were waited for so long that they may no longer exist.
     fn overdue_topics(&self) -> BTreeSet<String> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked
@@ -114,7 +114,7 @@ impl Committed {
             .collect()
     }
 
-    /// Notes which topics are absent; one whose state is not known stays as it was.
+    /// Notes the absent topics. A topic whose state is not known keeps its state.
     fn note_topics(&self, found: BTreeMap<String, Option<Absence>>) {
         let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
         absent.retain(|topic, _| found.get(topic).is_some_and(Option::is_some));
@@ -126,10 +126,10 @@ impl Committed {
         }
     }
 
-    /// Answers questions until the shutdown.
+    /// Answers questions until shutdown.
     ///
     /// # Errors
-    /// When Kafka refuses for good.
+    /// Returns an error if Kafka refuses a request for a reason that a retry cannot change.
     pub async fn run(
         self,
         kafka: KafkaOptions,
@@ -167,13 +167,13 @@ impl Committed {
                 });
                 looked
                     .await
-                    .map_err(|_| ConsumerError::Ended("the look for topics"))?;
+                    .map_err(|_| ConsumerError::Ended("the lookup of topics"))?;
             }
             let looked = tokio::task::spawn_blocking(move || look(&asked, &names)).await;
-            match looked.map_err(|_| ConsumerError::Ended("the look at committed offsets"))? {
+            match looked.map_err(|_| ConsumerError::Ended("the lookup of committed offsets"))? {
                 Ok(found) => drop(self.found.send_replace(Arc::new(found))),
                 Err(error) if is_transient(&error) => {
-                    tracing::warn!(%error, "committed offsets cannot be read yet");
+                    tracing::warn!(%error, "reading committed offsets failed; retrying");
                 }
                 Err(error) => return Err(ConsumerError::kafka("reading committed offsets", error)),
             }
@@ -186,14 +186,14 @@ impl Committed {
 }
 
 impl Question {
-    /// Waits for an answer that is newer than the question and the answer before.
+    /// Waits for an answer that is newer than the question and the previous answer.
     pub async fn answer(&mut self) -> Arc<Offsets> {
-        // The sender lives as long as the question.
+        // The sender lives at least as long as the question, so this cannot fail.
         drop(self.found.changed().await);
         Arc::clone(&self.found.borrow_and_update())
     }
 
-    /// The partitions asked for.
+    /// Returns the partitions of the question.
     #[must_use]
     pub fn names(&self) -> &[TopicPartition] {
         &self.names
@@ -215,7 +215,7 @@ impl Drop for Question {
     }
 }
 
-/// A client of the group that joins nothing and commits nothing.
+/// Creates a client of the group that does not join it and does not commit.
 fn open(kafka: &KafkaOptions, group: &str) -> Result<BaseConsumer, ConsumerError> {
     let mut config = client_config(kafka);
     config
@@ -224,7 +224,7 @@ fn open(kafka: &KafkaOptions, group: &str) -> Result<BaseConsumer, ConsumerError
         .set("enable.auto.offset.store", "false");
     config
         .create()
-        .map_err(|error| ConsumerError::kafka("making a kafka client", error))
+        .map_err(|error| ConsumerError::kafka("creating a Kafka client", error))
 }
 
 fn look(client: &BaseConsumer, names: &[TopicPartition]) -> KafkaResult<Offsets> {
@@ -245,7 +245,7 @@ fn look(client: &BaseConsumer, names: &[TopicPartition]) -> KafkaResult<Offsets>
         .collect())
 }
 
-/// Which topics are absent; `None` if the cluster does not answer.
+/// Returns the state of each topic; `None` if the cluster does not answer.
 fn look_for_topics(
     client: &BaseConsumer,
     topics: BTreeSet<String>,
@@ -288,6 +288,6 @@ mod tests {
         assert_eq!(committed.absence("a"), Some(Absence::Unknown));
         committed.note_topics(BTreeMap::from([("a".to_owned(), None)]));
         committed.note_topics(unknown());
-        assert_eq!(committed.absence("a"), None, "it was there meanwhile");
+        assert_eq!(committed.absence("a"), None, "it was found in the meantime");
     }
 }

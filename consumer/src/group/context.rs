@@ -1,4 +1,5 @@
-//! What librdkafka calls from within `poll`, and what the poll thread shares with it.
+//! The context of the group's client: the callbacks of librdkafka, which run within `poll`, and the
+//! state that the poll thread shares with them.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ use crate::group::offsets::NextOffset;
 use crate::worker::assignment::ReportEvent;
 use crate::worker::chunk::Chunk;
 
-/// Bytes of records within a second from which on their compression counts.
+/// Bytes of records within a second from which on their compression ratio is evaluated.
 const TELLING: u64 = 4 << 20;
 
 /// The context of the group's client.
@@ -34,23 +35,24 @@ pub(super) struct GroupContext {
     pub(super) parts: GroupContextParts,
     partitions: Mutex<Partitions>,
     standstill: Mutex<Standstill>,
-    /// What the client has received, and how often it has counted that.
+    /// The counts of what the client has received, and the number of times they were updated.
     received: Mutex<(Received, u64)>,
-    /// What the records of the last second were compressed by.
+    /// The compression ratio of the records of the last second.
     ratio: Mutex<Option<u64>>,
     failure: Mutex<Option<ConsumerError>>,
-    /// When offsets were committed last.
+    /// Time of the last commit.
     committed: Mutex<Option<Instant>>,
-    /// Bytes released during a rebalance, not yet taken off the budget.
+    /// Bytes released during a rebalance that are not yet taken off the budget.
     released: AtomicUsize,
-    /// The sink is slower than Kafka: partitions are paused, also those to come.
+    /// True while the sink is slower than Kafka. All partitions are paused then, including newly
+    /// assigned ones.
     paused: AtomicBool,
-    /// The group is being left: what still comes is not taken.
+    /// True while the member leaves the group. Newly assigned partitions are not read then.
     leaving: AtomicBool,
 }
 
-/// Only the poll thread takes these locks, so they are never contended; a panic under one ends
-/// the thread and with it the program.
+/// Locks a mutex. Only the poll thread takes these locks, so they are never contended; a panic under
+/// one of them ends the thread and with it the program.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -77,29 +79,30 @@ impl GroupContext {
         lock(&self.partitions)
     }
 
-    /// What the client has received, as it counted last.
+    /// Returns the counts of what the client has received, as last updated.
     pub(super) fn received(&self) -> Received {
         lock(&self.received).0
     }
 
-    /// How often the client has counted that.
+    /// Returns the number of times that the counts were updated.
     pub(super) fn counts(&self) -> u64 {
         lock(&self.received).1
     }
 
-    /// How far the records of the last second were compressed, once.
+    /// Takes the compression ratio of the records of the last second.
     pub(super) fn take_ratio(&self) -> Option<u64> {
         lock(&self.ratio).take()
     }
 
-    /// Takes in what the client has received.
+    /// Updates the counts of what the client has received.
     fn count(&self, received: Received) {
         let mut counted = lock(&self.received);
         *lock(&self.ratio) = received.ratio_since(counted.0, TELLING);
         *counted = (received, counted.1 + 1);
     }
 
-    /// Whether the last commit is so long ago. If it is, it counts as being now.
+    /// Returns true if the last commit is at least `interval` ago, and then takes the current time as
+    /// that of the last commit.
     pub(super) fn is_commit_due(&self, interval: Duration) -> bool {
         let mut committed = lock(&self.committed);
         let due = committed.is_none_or(|committed| committed.elapsed() >= interval);
@@ -109,12 +112,12 @@ impl GroupContext {
         due
     }
 
-    /// Makes the poll loop commit soon, as if its last commit were long ago.
+    /// Makes the poll loop commit soon, as if the last commit were long ago.
     pub(super) fn commit_soon(&self) {
         *lock(&self.committed) = None;
     }
 
-    /// Keeps the first failure of a callback, for the poll loop to end with.
+    /// Records the first failure of a callback, with which the poll loop ends.
     pub(super) fn fail(&self, error: ConsumerError) {
         lock(&self.failure).get_or_insert(error);
     }
@@ -123,7 +126,7 @@ impl GroupContext {
         lock(&self.failure).take()
     }
 
-    /// Takes the workers' reports in; returns chunks for reuse.
+    /// Processes the workers' reports and returns chunks for reuse.
     pub(super) fn take_reports(&self, intake: &mut Intake) -> Vec<Chunk> {
         let (released, chunks) = self.take_in();
         intake.release(released + self.released.swap(0, Ordering::Relaxed));
@@ -133,13 +136,13 @@ impl GroupContext {
         chunks
     }
 
-    /// The same during a rebalance, where the budget is out of reach.
+    /// Processes the workers' reports during a rebalance, when the budget cannot be accessed.
     pub(super) fn take_reports_later(&self) {
         let (released, _) = self.take_in();
         self.release_later(released);
     }
 
-    /// Notes what the workers report; returns the bytes that they released, and emptied chunks.
+    /// Processes the workers' reports. Returns the bytes that were released, and the emptied chunks.
     fn take_in(&self) -> (usize, Vec<Chunk>) {
         let (mut released, mut chunks) = (0, Vec::new());
         let mut partitions = self.partitions();
@@ -162,7 +165,7 @@ impl GroupContext {
                     }
                 }
                 ReportEvent::Released { bytes, chunk } => {
-                    // Those of a partition that is gone were released with it.
+                    // The bytes of a removed partition were released when it was removed.
                     if let Some(partition) = partition {
                         partition.handed_bytes = partition.handed_bytes.saturating_sub(bytes);
                         partition.progress();
@@ -180,7 +183,7 @@ impl GroupContext {
         (released, chunks)
     }
 
-    /// Takes bytes off the budget when the poll loop looks next.
+    /// Takes bytes off the budget at the next turn of the poll loop.
     pub(super) fn release_later(&self, bytes: usize) {
         self.released.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -197,7 +200,7 @@ impl GroupContext {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Ends the intake of all workers, and of partitions that are yet to come.
+    /// Closes the queues of all workers. Partitions that are assigned from now on are not read.
     pub(super) fn close_queues(&self) {
         self.leaving.store(true, Ordering::Relaxed);
         for partition in self.partitions().iter_mut() {
@@ -215,8 +218,8 @@ impl GroupContext {
         }
     }
 
-    /// Lets workers go that wait at barriers: what they wait for is not committed any more while
-    /// the group is left.
+    /// Ends the waits of workers at barriers: what they wait for is no longer committed while the
+    /// member leaves the group.
     pub(super) fn abandon_waits(&self) {
         for partition in self.partitions().iter().filter(|it| it.holding) {
             partition.token.invalidate();
@@ -227,12 +230,12 @@ impl GroupContext {
         *self.partitions() = Partitions::default();
     }
 
-    /// Notes how a commit ended: a member whose commits keep failing is not ready.
+    /// Records the result of a commit. A member whose commits keep failing is not ready.
     pub(super) fn note_commit(&self, outcome: Result<(), String>) {
         lock(&self.standstill).committed(outcome, Instant::now());
     }
 
-    /// What is acknowledged and not committed, for a last commit.
+    /// Returns the offsets that are acknowledged and not committed, for a last commit.
     pub(super) fn acknowledged(&self) -> Option<TopicPartitionList> {
         let partitions = self.partitions();
         commit_list(
@@ -243,7 +246,8 @@ impl GroupContext {
     }
 }
 
-/// A commit of partitions at offsets, with metadata; `None` if there is nothing to commit.
+/// Returns the commit of the given partitions and offsets, with metadata; `None` if nothing is to be
+/// committed.
 pub(super) fn commit_list<'p>(
     commits: impl Iterator<Item = (&'p Partition, NextOffset)>,
 ) -> Option<TopicPartitionList> {
@@ -251,7 +255,7 @@ pub(super) fn commit_list<'p>(
     for (partition, next) in commits {
         let mut element = list.add_partition(&partition.name.topic, partition.name.partition);
         if let Err(error) = element.set_offset(Offset::Offset(next.get())) {
-            tracing::error!(%error, %next, "an offset that cannot be committed");
+            tracing::error!(%error, %next, "the offset is invalid and cannot be committed");
             continue;
         }
         element.set_metadata(partition.tracker.metadata());
@@ -268,8 +272,8 @@ impl ClientContext for GroupContext {
         self.kafka.error(error, reason);
     }
 
-    /// Called every second: the ends that the broker reported with its last answers, and what stands
-    /// still.
+    /// Updates the ends that the brokers last reported, and checks for stalls. librdkafka calls this
+    /// every second.
     fn stats(&self, statistics: Statistics) {
         self.count(Received::of(&statistics));
         let mut partitions = self.partitions();
@@ -362,8 +366,8 @@ mod tests {
         token
     }
 
-    /// Whoever leaves the group commits for nobody any more, so what a barrier waits for never comes;
-    /// what is being written is finished.
+    /// A member that leaves the group no longer commits, so the offset that a barrier waits for never
+    /// arrives. A write under way is finished.
     #[test]
     fn only_those_who_wait_at_a_barrier_are_let_go() {
         let context = context();
@@ -377,8 +381,8 @@ mod tests {
         assert_eq!(tokens.map(|token| token.is_valid()), [true, false]);
     }
 
-    /// What a worker that keeps its partition reports while others give theirs up is news, too: one at
-    /// a barrier that is not known would keep its memory indefinitely.
+    /// The reports of a worker that keeps its partition count during a rebalance as well. If a barrier
+    /// were not noticed, its memory would stay counted indefinitely.
     #[test]
     fn reports_during_a_rebalance_count() {
         let context = context();
@@ -398,8 +402,8 @@ mod tests {
         assert_eq!(context.partitions().held_bytes(), 0);
     }
 
-    /// A worker that ends leaves chunks alone that it did not come to; what they cost must not be
-    /// counted indefinitely, and nothing twice.
+    /// A worker that ends drops the chunks that it did not come to. Their cost must not stay counted,
+    /// and must not be released twice.
     #[test]
     fn all_that_a_worker_had_is_free_when_its_partition_goes() {
         let context = context();
@@ -419,7 +423,8 @@ mod tests {
         assert_eq!(context.released.load(Ordering::Relaxed), 100);
     }
 
-    /// The client is about to be closed and answers no requests: they would be repeated for a minute.
+    /// The client is about to be closed and does not answer requests any more; they would be retried
+    /// for a minute.
     #[test]
     fn partitions_that_come_while_the_group_is_left_are_not_read() {
         let mut config = rdkafka::ClientConfig::new();

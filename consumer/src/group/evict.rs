@@ -1,6 +1,7 @@
-//! Making room: chunks that wait behind a worker at a barrier, or behind one that stands still while
-//! others could go on, are given back to Kafka and read again when it goes on. So are records of which
-//! fragments are missing, but for the one that has come the furthest: it becomes whole first.
+//! Eviction of chunks, to make room for others. Chunks behind a worker at a barrier, or behind a
+//! stalled worker while others could continue, are discarded and read again from Kafka when the worker
+//! continues. So are incomplete records in fragments, except the one with the most bytes, which is
+//! completed first.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,11 @@ use super::context::GroupContext;
 use super::intake::Intake;
 use crate::error::ConsumerError;
 
-/// How long the client may take to begin elsewhere.
+/// Time limit of a seek.
 const SEEK: Duration = Duration::from_secs(10);
 
-/// Gives back what waits behind workers that wait at barriers or stand still, and all records but one
-/// of which fragments are missing. Returns whether there was anything.
+/// Evicts the chunks of workers that wait at barriers or are stalled, and all incomplete records but
+/// one. Returns true if the budget changed.
 pub(super) fn evict(
     consumer: &BaseConsumer<GroupContext>,
     intake: &mut Intake,
@@ -62,8 +63,8 @@ pub(super) fn evict(
     Ok(stand || !given_back.is_empty())
 }
 
-/// Lets the partitions go on whose workers got past their barriers or move again, once there is room for them beside
-/// a record that is waited for.
+/// Resumes evicted partitions whose workers continue, once the memory suffices for them beside the
+/// incomplete record that is completed first.
 pub(super) fn resume(
     consumer: &BaseConsumer<GroupContext>,
     intake: &Intake,
@@ -90,5 +91,5 @@ pub(super) fn resume(
     }
     consumer
         .resume(&list)
-        .map_err(|error| ConsumerError::kafka("going on after a barrier", error))
+        .map_err(|error| ConsumerError::kafka("resuming after a barrier", error))
 }

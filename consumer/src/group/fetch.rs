@@ -1,40 +1,40 @@
-//! How much one fetch asks for.
+//! The size of fetches.
 //!
 //! A broker counts the bytes of a fetch as they are stored, which is compressed, and librdkafka
-//! decompresses a whole reply before it compares its queue with the limit. So a fetch takes its size
-//! times the ratio of the compression of memory, and records that resemble each other can be
-//! compressed some thousand times. librdkafka takes the size of a fetch when a client is made and cannot change it
-//! later. Therefore the member begins with fetches that suit what it reads first
-//! ([`super::probe`]), and where later records turn out to be compressed much further it leaves the
-//! group and joins it again with smaller ones.
+//! decompresses a whole reply before it compares its queue with the limit. A fetch therefore takes its
+//! size times the compression ratio of memory, and similar records can be compressed some thousand
+//! times. librdkafka takes the fetch size when a client is created and cannot change it later.
+//! Therefore the member starts with fetches that suit the records it reads first ([`super::probe`]). If
+//! later records turn out to be compressed much further, it leaves the group and joins it again with
+//! smaller fetches.
 
 use oplog_relay_runtime::kafka::limit_fetch;
 use rdkafka::ClientConfig;
 use rdkafka::statistics::Statistics;
 
-/// The share of the budget that the records of one fetch may take, and what they may take at least.
+/// The share of the budget that the records of one fetch may take, and the least room for them.
 const SHARE: usize = 4;
 const LEAST_ROOM: usize = 16 << 20;
-/// The share of the budget that a fetch asks for at most, and the limits of that.
+/// The largest share of the budget that a fetch requests, and the limits of this size.
 const MOST_SHARE: usize = 64;
 const MOST: (usize, usize) = (1 << 20, 50 << 20);
-/// The smallest fetch: a reply has one batch at least, however large that is.
+/// The smallest fetch. A reply has at least one batch, however large that is.
 const LEAST: usize = 4 << 10;
-/// A fetch of more than so many times the right size makes the member join again.
+/// The factor by which a fetch may exceed the right size before the member joins again.
 const TOLERANCE: usize = 2;
-/// The part of a fetch that one partition may fill.
+/// The share of a fetch that one partition may fill, and the least size of that share.
 const PARTITION_SHARE: usize = 4;
 const LEAST_OF_PARTITION: usize = 128 << 10;
 
-/// Stored bytes that a fetch asks for.
+/// The number of stored bytes that a fetch requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FetchSize(usize);
 
 impl FetchSize {
-    /// For the first look at records of which nothing is known.
+    /// The fetch size for the first records, whose compression ratio is not known.
     pub(super) const PROBE: Self = Self(16 << 10);
 
-    /// What suits records of that ratio and a budget (`--queue-bytes`).
+    /// Returns the size for records of the given compression ratio and a budget (`--queue-bytes`).
     pub(super) fn of_ratio(ratio: u64, queue_bytes: usize) -> Self {
         let room = (queue_bytes / SHARE).max(LEAST_ROOM);
         let most = (queue_bytes / MOST_SHARE).clamp(MOST.0, MOST.1);
@@ -42,13 +42,14 @@ impl FetchSize {
         Self((room / ratio).clamp(LEAST, most))
     }
 
-    /// The smaller size that records of that ratio need, if this one is much too large for them.
+    /// Returns the smaller size that records of this ratio need, if the current size is much too large
+    /// for them.
     pub(super) fn shrunk(self, ratio: u64, queue_bytes: usize) -> Option<Self> {
         let needed = Self::of_ratio(ratio, queue_bytes);
         (self.0 > needed.0 * TOLERANCE).then_some(needed)
     }
 
-    /// Sets it for a client to be made.
+    /// Sets the size in the configuration of a client.
     pub(super) fn set(self, client: &mut ClientConfig) {
         let of_partition = (self.0 / PARTITION_SHARE).max(LEAST_OF_PARTITION);
         limit_fetch(client, self.0, of_partition.min(self.0));
@@ -59,17 +60,17 @@ impl FetchSize {
     }
 }
 
-/// What a client has received so far.
+/// Counts of what a client has received so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Received {
-    /// Bytes from brokers.
+    /// Bytes received from brokers.
     wire: u64,
     /// Bytes of records, decompressed.
     records: u64,
 }
 
 impl Received {
-    /// As librdkafka's statistics tell it.
+    /// Reads the counts from librdkafka's statistics.
     pub(super) fn of(statistics: &Statistics) -> Self {
         Self {
             wire: u64::try_from(statistics.rx_bytes).unwrap_or_default(),
@@ -77,13 +78,14 @@ impl Received {
         }
     }
 
-    /// Bytes of records since then. Partitions that went take theirs with them.
+    /// Returns the bytes of records received since `earlier`. The counts of removed partitions are
+    /// missing.
     pub(super) const fn records_since(self, earlier: Self) -> u64 {
         self.records.saturating_sub(earlier.records)
     }
 
-    /// How far what has come since then was compressed. Replies hold more than records, so that little
-    /// tells nothing.
+    /// Returns the compression ratio of the records received since `earlier`; `None` for less than
+    /// `least` bytes. Replies contain more than records, so the ratio of a few bytes is meaningless.
     pub(super) const fn ratio_since(self, earlier: Self, least: u64) -> Option<u64> {
         let (wire, records) = (
             self.wire.saturating_sub(earlier.wire),
@@ -110,12 +112,13 @@ mod tests {
         assert_eq!(bytes(256), 64 << 10);
         assert_eq!(bytes(4096), 4 << 10);
         assert_eq!(bytes(u64::MAX), 4 << 10);
-        // Whatever the ratio, what a fetch brings has room.
+        // The records of a fetch fit their share of the budget at any ratio.
         for ratio in 1..4096 {
             let brought = bytes(ratio) * usize::try_from(ratio).unwrap();
             assert!(brought <= BUDGET / SHARE, "{ratio}");
         }
-        // A small budget is no reason for tiny fetches, a large one lets a distant broker be read fast.
+        // A small budget does not lead to tiny fetches, and a large one lets a distant broker be read
+        // fast.
         assert_eq!(FetchSize::of_ratio(4, 1 << 20).bytes(), 1 << 20);
         assert_eq!(FetchSize::of_ratio(4, 1 << 30).bytes(), 16 << 20);
     }

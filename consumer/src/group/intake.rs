@@ -1,4 +1,5 @@
-//! From librdkafka's queue into chunks, and from chunks to workers, within a byte budget.
+//! The intake: records go from librdkafka's queue into chunks, and from chunks to workers, within a
+//! byte budget.
 
 use std::time::{Duration, Instant};
 
@@ -12,30 +13,32 @@ use super::context::GroupContext;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::chunk::Chunk;
 
-/// Empty chunks that are kept for reuse.
+/// Number of empty chunks that are kept for reuse.
 const KEPT_CHUNKS: usize = 64;
 
-/// A chunk of this size is closed: it is what a worker applies and acknowledges at once. Less with
-/// many partitions, so that those waiting at barriers hold no more than the budget once again.
+/// Size at which a chunk is closed. A worker applies and acknowledges a chunk at once. With many
+/// partitions the size is smaller, so that workers at barriers hold no more than the budget once again.
 const CHUNK_BYTES: usize = 2 << 20;
 const LEAST_CHUNK_BYTES: usize = 64 << 10;
-/// Workers that released nothing for that long stand still.
+/// Time without a released chunk after which the workers count as stalled.
 const MOVING: Duration = Duration::from_millis(50);
-/// Chunks that a waiting worker may hold.
+/// Number of chunks that a waiting worker may hold.
 const SHARES: usize = 2;
 
-/// Counts the bytes in flight and keeps empty chunks.
+/// The bytes in flight and the empty chunks.
 #[derive(Debug)]
 pub(super) struct Intake {
     budget: usize,
     used: usize,
-    /// Of these, what workers hold at barriers: others must get through for them to go on.
+    /// Bytes held by workers blocked at barriers. Not counted against the budget, or the partitions
+    /// they wait for could never advance.
     held: usize,
-    /// And what the record in fragments has that is the furthest: it must become whole.
+    /// Bytes of the incomplete record that has the most. Not counted against the budget, or it could
+    /// never be completed.
     open: usize,
-    /// Whether chunks are left for which their workers had no room.
+    /// True if chunks are left for which their workers had no room.
     behind: bool,
-    /// When a chunk was released last.
+    /// Time at which a chunk was last released.
     released: Option<Instant>,
     empty: Vec<Chunk>,
 }
@@ -53,7 +56,7 @@ impl Intake {
         }
     }
 
-    /// Bytes taken and not yet released.
+    /// Returns the bytes taken and not yet released.
     pub(super) const fn used(&self) -> usize {
         self.used
     }
@@ -66,23 +69,23 @@ impl Intake {
         self.used.saturating_sub(self.held + self.open) <= self.budget / 2
     }
 
-    /// Whether there are chunks for which their workers had no room, and soon will have: they move.
+    /// Returns true if chunks are left for which their workers will soon have room.
     pub(super) fn is_behind(&self) -> bool {
         let is_recent = |released: Instant| released.elapsed() < MOVING;
         self.behind && self.released.is_some_and(is_recent)
     }
 
-    /// Workers at barriers hold that much.
+    /// Sets the bytes held by workers at barriers.
     pub(super) const fn hold(&mut self, bytes: usize) {
         self.held = bytes;
     }
 
-    /// A record that is not whole has that much.
+    /// Sets the bytes of the incomplete record that has the most.
     pub(super) const fn leave_open(&mut self, bytes: usize) {
         self.open = bytes;
     }
 
-    /// A chunk was applied, or thrown away.
+    /// Takes the bytes of a chunk off the budget, after it was applied or discarded.
     pub(super) fn release(&mut self, bytes: usize) {
         self.used = self.used.saturating_sub(bytes);
         if bytes > 0 {
@@ -90,7 +93,7 @@ impl Intake {
         }
     }
 
-    /// Keeps an empty chunk.
+    /// Keeps an empty chunk for reuse.
     pub(super) fn recycle(&mut self, chunk: Chunk) {
         if self.empty.len() < KEPT_CHUNKS {
             self.empty.push(chunk);
@@ -112,7 +115,7 @@ impl Intake {
         let mut partitions = consumer.context().partitions();
         let share = self.budget / (SHARES * partitions.len().max(1));
         let full = share.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);
-        // A record of a partition that was just taken away: its next owner reads it.
+        // A record of a partition that was just revoked is left to its next owner.
         let Some(partition) = partitions.find(record.topic(), record.partition()) else {
             return;
         };
@@ -127,7 +130,7 @@ impl Intake {
         }
     }
 
-    /// Puts a record behind the others, and fragments together.
+    /// Appends a record to the chunk of its partition, or a fragment to its record.
     fn put(
         &mut self,
         partition: &mut Partition,
@@ -142,8 +145,8 @@ impl Intake {
                 topic = partition.name.topic,
                 partition = partition.name.partition,
                 offset = incoming.offset,
-                "threw fragments away before this record: the rest of their transaction was given \
-                 up, and its entries come again"
+                "discarded the fragments before this record: their transaction was aborted, and its \
+                 entries are written again"
             );
             self.used -= partition.filling(full, false, Chunk::default).take_back();
             partition.run = None;
@@ -154,7 +157,7 @@ impl Intake {
         let broken = partition.run.is_some();
         let chunk = partition.filling(full, begins, || self.empty.pop().unwrap_or_default());
         if broken && let Err(fault) = &part {
-            // It is the one before that is not whole.
+            // The fault is that the record before is incomplete.
             chunk.blame(fault.clone());
         }
         self.used += if goes_on {
@@ -178,7 +181,7 @@ impl Intake {
         };
     }
 
-    /// Hands chunks to those workers that have room.
+    /// Hands chunks to the workers that have room.
     pub(super) fn hand_on(&mut self, consumer: &BaseConsumer<GroupContext>) {
         self.behind = false;
         for partition in consumer.context().partitions().iter_mut() {
@@ -187,7 +190,7 @@ impl Intake {
     }
 }
 
-/// A record as it comes.
+/// An incoming record.
 #[derive(Debug, Clone, Copy)]
 struct Incoming<'m> {
     offset: i64,
@@ -218,7 +221,7 @@ impl<'m> Incoming<'m> {
         incoming
     }
 
-    /// What it is to the record that was begun before it.
+    /// Returns the relation of this record to the incomplete record before it.
     fn part(&self, run: Option<Run>) -> Result<Part, FormatError> {
         let fragment = self.fragment.map(Fragment::parse).transpose()?;
         let first = || first_entry(self.value.unwrap_or_default(), self.oplog_id);
@@ -274,7 +277,7 @@ mod tests {
         intake.put(partition, &incoming, full, metrics);
     }
 
-    /// What the worker has got: offsets and value of each record.
+    /// Returns the offsets and the value of each record that the worker has got.
     fn handed(chunks: &mut mpsc::Receiver<Chunk>) -> Vec<(i64, i64, Vec<u8>)> {
         let mut all = Vec::new();
         while let Ok(chunk) = chunks.try_recv() {
@@ -315,7 +318,7 @@ mod tests {
             (2, b"gu", 2, "1/3"),
         );
         partition.hand_on();
-        // What is before it need not wait.
+        // The records before an incomplete record are not held back.
         assert_eq!(handed(&mut chunks), [(0, 0, b"whole".to_vec())]);
         assert!(partition.open_bytes() > 0);
         put(
@@ -329,7 +332,7 @@ mod tests {
         assert_eq!(handed(&mut chunks), [(1, 3, b"begun".to_vec())]);
         assert_eq!(partition.open_bytes(), 0);
 
-        // Thrown out to make room: it is read again from its first fragment.
+        // An evicted record is read again from its first fragment.
         put(
             &mut intake,
             &mut partition,
@@ -450,8 +453,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any sizes of entries and fragments, chunks that are full anywhere, handed on at any time:
-        /// the worker gets every entry whole, once, in order.
+        /// With entries and fragments of any size, chunks that end anywhere and are handed on at any
+        /// time, the worker gets every entry whole, once and in order.
         #[test]
         fn entries_come_whole_wherever_chunks_end(
             entries in prop::collection::vec((1_usize..3000, 1_usize..700), 1..40),

@@ -1,36 +1,36 @@
-//! Reading as a member of the group: one thread that polls, and that alone commits.
+//! Reading as a member of the consumer group. One thread polls, and only this thread commits.
 //!
-//! The thread takes records from librdkafka's one queue and puts their bytes into chunks, one
-//! growing per partition; a worker per partition applies them ([`crate::worker`]). Workers
-//! report back, the thread commits. Rebalances happen inside `poll`, in
-//! `context`, so polling, committing and rebalancing can never
-//! overlap: token, assignment and commit are looked at in the same step.
+//! The thread takes records from librdkafka's queue and copies their bytes into chunks, of which each
+//! partition has one that grows. A worker per partition applies them ([`crate::worker`]). Workers
+//! report back, and the thread commits. Rebalances happen inside `poll`, in the callbacks of `context`,
+//! so polling, committing and rebalancing can never overlap: token, assignment and commit are
+//! consistent in each step.
 //!
-//! **Memory.** Half of the byte budget is librdkafka's queue, half are chunks. When the chunks
-//! have used theirs the thread takes nothing more; if that lasts longer than a second it pauses
-//! the partitions and polls on, so that the group does not take it for dead, and resumes them at
-//! half of the budget. A pause throws away what librdkafka had fetched, so it is not done at once. A
-//! fetch comes on top of a queue that is almost full; how large it is follows how far the records are compressed
-//! (`fetch`).
+//! **Memory.** Half of the byte budget is for librdkafka's queue, half is for chunks. When the chunks
+//! have used up their half, the thread takes no more records. If that lasts longer than a second, it
+//! pauses the partitions and continues to poll, so that it is not removed from the group, and it
+//! resumes them at half of the budget. A pause discards what librdkafka has fetched, so it is not done
+//! at once. A fetch may come on top of a queue that is almost full; its size follows from the
+//! compression ratio of the records (`fetch`).
 //!
-//! A worker that waits at a barrier waits for other partitions, so its chunks must not keep theirs
-//! out: what it holds does not count, and what waits behind it is given back to Kafka when the
-//! budget is used up.
+//! A worker at a barrier waits for other partitions, so its chunks must not keep their records out. The
+//! chunks it holds do not count against the budget, and the chunks behind them are evicted when the
+//! budget is used up: they are read again from Kafka later.
 //!
-//! The same holds for a worker that stands still, as one that builds a large index: while another
-//! partition could go on, it has no more than the chunks in its hands.
+//! The same holds for a stalled worker, for example one that builds a large index. While another
+//! partition could continue, it has no more than the chunks that it already holds.
 //!
-//! **Where the time goes.** Of the processor time of an entry of 466 bytes (`perf`, on the machine of the
-//! README; broker and target not counted):
+//! **Processor time** of an entry of 466 bytes (`perf`, without broker and target):
 //!
 //! | thread | emit from bson, 1.7 µs | replay of inserts from bson, 1.5 µs | from raw, 0.9 µs |
 //! | --- | --- | --- | --- |
-//! | the workers | 53 %: reading and checking fields 15 %, writing JSON 23 % | 47 %: fields 16 %, planning 6 %, the kernel 8 % | 73 %: fields 29 %, planning 11 %, the kernel 12 % |
-//! | this one | 30 %: taking records out of the queue, headers, copying values | 34 % | 6 % |
-//! | librdkafka's, for the broker | 16 %: LZ4, records | 19 % | 19 % |
+//! | workers | 53 % (fields 15 %, JSON 23 %) | 47 % (fields 16 %, planning 6 %, kernel 8 %) | 73 % (fields 29 %, planning 11 %, kernel 12 %) |
+//! | poll thread | 30 % (queue, headers, copies) | 34 % | 6 % |
+//! | librdkafka's broker thread | 16 % (LZ4, records) | 19 % | 19 % |
 //!
-//! What was dearer than all of that: `fetch.queue.backoff.ms`. A queue that was full once stands
-//! still for that long, a second by default, and is empty after some milliseconds.
+//! The setting `fetch.queue.backoff.ms` matters more than any of these. After its queue was full,
+//! librdkafka does not fetch for that time, a second by default, although the queue is empty after some
+//! milliseconds.
 
 mod assigned;
 mod caught_up;
@@ -73,68 +73,70 @@ use context::GroupContext;
 use fetch::FetchSize;
 use intake::Intake;
 
-/// How long one poll waits when nothing is pending.
+/// Duration of a poll while nothing is pending.
 const IDLE_POLL: Duration = Duration::from_millis(100);
-/// How long one poll waits while workers have something to do, and may have something to report, and
-/// where the program ends with the last of them.
+/// Duration of a poll while workers have chunks, whose reports may arrive, or while the program is to
+/// end once the group has caught up.
 const BUSY_POLL: Duration = Duration::from_millis(5);
-/// How long it waits while chunks are there for workers that had no room for them.
+/// Duration of a poll while chunks are left for which their workers had no room.
 const BEHIND_POLL: Duration = Duration::from_millis(1);
-/// Records, and bytes of them, taken before the thread hands on what it has and looks at anything
-/// else: about a millisecond of work. A worker with small chunks has applied them by then.
+/// Number of records, and of their bytes, that the thread takes before it hands on chunks and does its
+/// other work. This is about a millisecond of work, after which a worker with small chunks has applied
+/// them.
 const RECORDS_PER_TURN: usize = 1024;
 const BYTES_PER_TURN: usize = 1 << 20;
-/// A stall longer than this pauses the partitions.
+/// Time without progress after which the partitions are paused.
 const STALL_BEFORE_PAUSE: Duration = Duration::from_secs(1);
-/// What is kept of the time for an orderly end, for the last commit and for leaving.
+/// Part of the shutdown grace period that is reserved for the last commit and for leaving the group.
 const RESERVE: Duration = Duration::from_secs(5);
-/// How long leaving the group may take before its client is dropped, which waits on.
+/// Time limit for leaving the group, after which the client is dropped, which also waits.
 const LEAVE: Duration = Duration::from_secs(2);
-/// How often the client that looks at the first records counts what it receives.
+/// Interval at which the client that probes the first records counts what it receives.
 const COUNTED_EVERY_MS: &str = "50";
-/// Largest record that a topic takes, with what is around it (CONTRACT: 100 MiB).
+/// Largest record that a topic accepts (100 MiB), with room for the rest of its reply.
 const LARGEST_RECORD: usize = (100 << 20) + (28 << 20);
 
-/// How reading ended.
+/// The result of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Everything that the topics held at start is committed.
     CaughtUp,
-    /// Shutdown was asked for.
+    /// Shutdown was requested.
     Stopped,
 }
 
-/// What the poll thread is connected to.
+/// The parts that the poll thread is connected to.
 #[derive(Debug, Clone)]
 pub struct GroupContextParts {
-    /// What the sink knows about the group's past.
+    /// The sink's knowledge of the group's past.
     pub past: Past,
-    /// Whether Kafka has confirmed a commit of this member.
+    /// True once Kafka has confirmed a commit of this member.
     pub committed: watch::Sender<bool>,
     /// Makes durable what workers have written, before it is committed.
     pub durability: Durability,
-    /// Workers to start.
+    /// The queue of assignments, each of which starts a worker.
     pub starts: mpsc::Sender<Assignment>,
     /// The workers' reports.
     pub reports: Arc<Reports>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Where partitions are shown.
+    /// The status of the partitions.
     pub board: Board,
-    /// What the program ends with.
+    /// The failure that the program ends with.
     pub failure: Failure,
-    /// Whether the program is ready.
+    /// The readiness of the program.
     pub readiness: Arc<Readiness>,
-    /// Whether this thread turns.
+    /// The liveness of this thread.
     pub health: Health,
-    /// When to end.
+    /// The shutdown signal.
     pub shutdown: Shutdown,
 }
 
-/// Reads as a member of the group until it has caught up or is stopped. Blocks its thread until then.
+/// Reads as a member of the group until it has caught up or is stopped. Blocks the calling thread.
 ///
 /// # Errors
-/// When the group cannot be joined. What fails later is kept in [`GroupContextParts::failure`].
+/// Returns an error if the group cannot be joined. Later failures are recorded in
+/// [`GroupContextParts::failure`].
 pub fn read(config: &GroupConfig, parts: &GroupContextParts) -> Result<Outcome, ConsumerError> {
     let (mut goal, mut fetch) = begin(config, parts)?;
     loop {
@@ -145,8 +147,8 @@ pub fn read(config: &GroupConfig, parts: &GroupContextParts) -> Result<Outcome, 
     }
 }
 
-/// Settles where the group begins; returns what is to be reached, and how much the first fetches
-/// may ask for.
+/// Settles where the group starts. Returns the goal, if the program ends once it has caught up, and the
+/// size of the first fetches.
 fn begin(
     config: &GroupConfig,
     parts: &GroupContextParts,
@@ -161,7 +163,7 @@ fn begin(
     start::settle(&consumer, config, &held, &parts.past, shutdown)?;
     let ratio = probe::ratio(&consumer, &held, shutdown).unwrap_or_default();
     if held.is_empty() {
-        tracing::info!("no topic of this prefix is there yet; they are read as they appear");
+        tracing::info!("no topic with this prefix exists yet; topics are read as they appear");
         parts.readiness.joined();
     }
     let goal = if config.until_caught_up {
@@ -172,10 +174,10 @@ fn begin(
     Ok((goal, FetchSize::of_ratio(ratio, config.queue_bytes)))
 }
 
-/// How a membership ended.
+/// The end of a membership.
 enum Joined {
     Ended(Outcome),
-    /// The fetches were too large for what is read: the group is joined again with smaller ones.
+    /// The fetches were too large for the records: the group is joined again with smaller ones.
     Again(Option<Goal>, FetchSize),
 }
 
@@ -209,9 +211,9 @@ fn join(
         queue_bytes: config.queue_bytes,
     };
     let turned = poller.run().unwrap_or_else(|error| {
-        // Leaving may take longer than there is time for.
+        // The failure is recorded first, because leaving the group may exceed the grace period.
         poller.parts.failure.keep(error);
-        // Workers that wait for their target are not to be waited for.
+        // Workers that wait for their target must stop, too.
         poller.parts.shutdown.trigger();
         Turned::Ended(Outcome::Stopped)
     });
@@ -234,7 +236,7 @@ fn connect(
     let context = GroupContext::new(config.group.clone(), parts.clone());
     client
         .create_with_context(context)
-        .map_err(|error| ConsumerError::kafka("making the kafka client", error))
+        .map_err(|error| ConsumerError::kafka("creating the Kafka client", error))
 }
 
 fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
@@ -256,20 +258,21 @@ fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
         )
         .set("queued.min.messages", "100000")
         .set("receive.message.max.bytes", LARGEST_RECORD.to_string());
-    // The client has one fetch under way. One that asks for partitions without anything new keeps those
-    // that were left out of it, because their queue was full, waiting, and an end as well: where that
-    // comes soon, answers do too. But each costs the broker and this client: with 10 ms a target that
-    // shares their machine and is slow took a sixth fewer writes.
+    // The client has one fetch under way. A fetch for partitions without anything new delays those that
+    // were left out of it because their queue was full, and it delays the detection of an end. With a
+    // short wait, replies come soon, but each costs the broker and this client: with 10 ms, a slow
+    // target on the same machine did a sixth fewer writes.
     let wait = if config.until_caught_up { "50" } else { "100" };
-    // The operator may want fewer, larger fetches.
+    // The operator may override these, for example to get fewer, larger fetches.
     for (name, value) in [
         ("fetch.wait.max.ms", wait),
         ("fetch.error.backoff.ms", "100"),
-        // A full queue drains within milliseconds; the client's default is to stand still for a second.
+        // A full queue drains within milliseconds; the client's default is to fetch nothing for a
+        // second.
         ("fetch.queue.backoff.ms", "5"),
-        // How often new topics are looked for. All that came since are taken in by one rebalance, during
-        // which the assigned partitions go on. A cluster with very many partitions may want it longer:
-        // each member asks for the metadata of all topics.
+        // Interval of the search for new topics. All topics that were created since are added by one
+        // rebalance, during which the assigned partitions continue. A cluster with very many partitions
+        // may need a longer interval, because each member requests the metadata of all topics.
         ("topic.metadata.refresh.interval.ms", "2000"),
     ] {
         if client.get(name).is_none() {
@@ -279,7 +282,7 @@ fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
     client
 }
 
-/// The poll thread.
+/// The state of the poll thread.
 struct Poller {
     /// The pattern of the topics that are read.
     topics: String,
@@ -287,14 +290,14 @@ struct Poller {
     intake: Intake,
     parts: GroupContextParts,
     goal: Option<Goal>,
-    /// Since when the budget is used up.
+    /// Time since which the budget is used up.
     stalled: Option<Instant>,
-    /// What a fetch of this client asks for.
+    /// The fetch size of this client.
     fetch: FetchSize,
     queue_bytes: usize,
 }
 
-/// How polling ended.
+/// The end of the poll loop.
 enum Turned {
     Ended(Outcome),
     Shrinks(FetchSize),
@@ -332,21 +335,21 @@ impl Poller {
         }
     }
 
-    /// Smaller fetches, where what comes is compressed so far that those of this client take too much
-    /// memory.
+    /// Returns a smaller fetch size if the records are compressed so far that the fetches of this
+    /// client take too much memory.
     fn shrinks(&self) -> Option<FetchSize> {
         let ratio = self.consumer.context().take_ratio()?;
         let smaller = self.fetch.shrunk(ratio, self.queue_bytes)?;
         tracing::info!(
             ratio,
             fetch.bytes = smaller.bytes(),
-            "the records are compressed so far that a fetch takes much memory: joining the group \
-             again with smaller fetches"
+            "the compression ratio of the records is high, so that a fetch takes much memory: \
+             joining the group again with smaller fetches"
         );
         Some(smaller)
     }
 
-    /// Takes what librdkafka has and hands it on.
+    /// Takes the records that librdkafka has and hands chunks on.
     fn turn(&mut self) -> Result<(), ConsumerError> {
         let mut wait = if self.intake.is_behind() {
             BEHIND_POLL
@@ -373,16 +376,16 @@ impl Poller {
         Ok(())
     }
 
-    /// Back-pressure. Returns whether nothing may be taken for now.
+    /// Applies back-pressure. Returns true if no records may be taken for now.
     fn holds_back(&mut self) -> Result<bool, ConsumerError> {
         if self.consumer.context().is_paused() {
             if self.intake.is_under_half() {
                 self.pause(false)?;
             } else {
-                // Workers may have come to barriers since.
+                // Workers may have come to barriers since the last eviction.
                 evict::evict(&self.consumer, &mut self.intake)?;
             }
-            // Polling goes on: it takes nothing but what was on its way.
+            // Polling continues. It returns only records that were fetched before the pause.
             return Ok(false);
         }
         if !self.intake.is_over() {
@@ -411,7 +414,7 @@ impl Poller {
             self.consumer.pause(&assignment).map_err(failed)?;
         } else {
             tracing::debug!("going on: the sink has caught up");
-            // Those that made room have to wait on.
+            // Evicted partitions stay paused.
             let list = self.consumer.context().partitions().reading();
             self.consumer.resume(&list).map_err(failed)?;
             self.stalled = None;
@@ -426,7 +429,7 @@ impl Poller {
         }
     }
 
-    /// An error from polling: most pass, librdkafka goes on by itself.
+    /// Handles an error from polling. Most errors are transient, and librdkafka recovers by itself.
     fn meet(&self, error: &KafkaError) -> Result<(), ConsumerError> {
         let code = error.rdkafka_error_code();
         self.parts.metrics.count_error("kafka");
@@ -435,21 +438,23 @@ impl Poller {
                 Err(rebalance::explain_lost(&self.consumer))
             }
             Some(RDKafkaErrorCode::PollExceeded) => {
-                tracing::warn!("the group took this member for dead: it was stopped for too long");
+                tracing::warn!(
+                    "removed from the consumer group: no poll within max.poll.interval.ms"
+                );
                 Ok(())
             }
-            // The pattern matches nothing yet, or a topic was removed.
+            // The pattern does not match any topic yet, or a topic was removed.
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 Ok(())
             }
-            // The client continues behind it, or retries indefinitely.
+            // The client would skip the batch, or retry it indefinitely.
             Some(RDKafkaErrorCode::BadMessage | RDKafkaErrorCode::BadCompression) => {
                 let shown = self.consumer.context().partitions().places();
                 Err(ConsumerError::kafka(
                     format!(
-                        "reading a batch of records of one of {shown} (it is damaged, by its checksum \
-                         or its compression; nothing behind it was applied; another replica may \
-                         have it whole)"
+                        "reading a batch of records of one of {shown} (the batch is damaged, by its \
+                         checksum or its compression; nothing after it was applied; another replica may \
+                         have it intact)"
                     ),
                     error.clone(),
                 ))
@@ -465,13 +470,13 @@ impl Poller {
                 Err(ConsumerError::kafka(doing, error.clone()))
             }
             _ => {
-                tracing::warn!(%error, "kafka client error; it goes on by itself");
+                tracing::warn!(%error, "Kafka client error; the client recovers by itself");
                 Ok(())
             }
         }
     }
 
-    /// Stops the intake, lets the workers end, commits what they did, leaves the group.
+    /// Closes the queues, lets the workers end, commits what they acknowledged and leaves the group.
     fn leave(&mut self) {
         let context = self.consumer.context();
         context.close_queues();
@@ -496,7 +501,7 @@ impl Poller {
         self.close();
     }
 
-    /// Whether members wait for their share of a rebalance, as far as Kafka reports it.
+    /// Returns true if Kafka reports that the group is completing a rebalance.
     fn completes_rebalance(&self) -> bool {
         let group = Some(self.consumer.context().group.as_str());
         let told = self.consumer.fetch_group_list(group, LEAVE / 2);
@@ -506,16 +511,20 @@ impl Poller {
         })
     }
 
-    /// Leaves the group. Dropping the client does so, too, but looks up only every 100 ms.
+    /// Leaves the group. Dropping the client also leaves it, but checks for the end only every 100 ms.
     fn close(&self) {
         let deadline = Instant::now() + LEAVE;
         // librdkafka 2.12 crashes if it is closed while the group completes a rebalance that then fails
-        // (`rd_kafka_cgrp_handle_LeaveGroup` without a broker): three members that end at once do that.
+        // (`rd_kafka_cgrp_handle_LeaveGroup` without a broker). Three members that end at once cause
+        // this.
         while self.completes_rebalance() && Instant::now() < deadline {
             drop(self.consumer.poll(BUSY_POLL));
         }
         if let Err(error) = self.consumer.close_queue() {
-            tracing::debug!(%error, "the group could not be left in good order");
+            tracing::debug!(
+                %error,
+                "leaving the group failed; dropping the client leaves it"
+            );
             return;
         }
         while !self.consumer.closed() && Instant::now() < deadline {
@@ -524,7 +533,7 @@ impl Poller {
     }
 }
 
-/// What a retry cannot repair: missing privileges, and a group of another kind.
+/// Returns true for errors that a retry cannot repair: missing privileges, and a group of another kind.
 fn is_refusal(code: Option<RDKafkaErrorCode>) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(

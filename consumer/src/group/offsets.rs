@@ -1,31 +1,33 @@
-//! What may be committed for a partition. Pure.
+//! The offsets of a partition that may be committed. Pure.
 //!
-//! Records are handed to a worker in order and come back in order, so the state is three numbers:
-//! next to hand, next to be acknowledged, committed. Between the last record and the end of a
-//! partition lie control records and aborted ones, which nobody ever hands over; when nothing is
-//! pending, the reader's own position steps over them, so that lag reaches 0.
+//! Records are handed to a worker in order and are acknowledged in order, so the state is three
+//! numbers: the next offset to hand over, the next to be acknowledged, and the committed one. Control
+//! records and aborted records may lie between the last record and the end of a partition, and they are
+//! never handed over. When nothing is pending, the reader's position is therefore committed, so that
+//! the lag reaches 0.
 
 use oplog_relay_core::position::{EntryId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// Kafka's "next to read": the only kind of offset that can be committed.
+/// The offset of the next record to read, as in Kafka. Only this kind of offset can be committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextOffset(i64);
 
 impl NextOffset {
-    /// The one after a record.
+    /// Returns the offset after a record.
     #[must_use]
     pub const fn after(offset: i64) -> Self {
         Self(offset + 1)
     }
 
-    /// A reader's position, a committed offset or a partition's end: all are "next to read".
+    /// Wraps a reader's position, a committed offset or a partition's end, which all are "next to
+    /// read".
     #[must_use]
     pub const fn at(next: i64) -> Self {
         Self(next)
     }
 
-    /// As Kafka takes it.
+    /// Returns the number, as Kafka uses it.
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
@@ -38,8 +40,8 @@ impl std::fmt::Display for NextOffset {
     }
 }
 
-/// The metadata of every commit of ours: which entry was applied last. Never empty, so that a
-/// commit by Kafka's own tool, whose metadata is empty, is recognized.
+/// The metadata of every commit by this program: the entry that was applied last. It is never empty, so
+/// that a commit by Kafka's own tools, whose metadata is empty, is recognized.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitMetadata {
     v: u32,
@@ -50,7 +52,7 @@ pub struct CommitMetadata {
 const METADATA_VERSION: u32 = 1;
 
 impl CommitMetadata {
-    /// The text for an entry; without one, that of time zero.
+    /// Returns the metadata for an entry; without an entry, the metadata of time zero.
     #[must_use]
     pub fn text(id: Option<EntryId>) -> String {
         let id = id.unwrap_or(EntryId {
@@ -64,7 +66,7 @@ impl CommitMetadata {
         )
     }
 
-    /// Who committed, and which entry was applied last.
+    /// Returns who committed, and the entry that was applied last.
     #[must_use]
     pub fn read(text: &str) -> Committer {
         if text.is_empty() {
@@ -83,31 +85,31 @@ impl CommitMetadata {
     }
 }
 
-/// Who committed an offset.
+/// The program that committed an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committer {
-    /// This program, after applying that entry (or before any).
+    /// This program, after applying this entry, or before it applied any.
     Us(Option<EntryId>),
-    /// Another program: Kafka's own reset tool leaves the metadata empty.
+    /// Another program. Kafka's own reset tool leaves the metadata empty.
     Other,
 }
 
-/// Tracks one partition from its assignment to its revocation.
+/// The offsets of one partition from its assignment to its revocation.
 #[derive(Debug, Clone)]
 pub struct OffsetTracker {
-    /// Everything before it was handed to the worker.
+    /// The offset before which everything was handed to the worker.
     handed: NextOffset,
-    /// Everything before it was acknowledged.
+    /// The offset before which everything was acknowledged.
     acknowledged: NextOffset,
-    /// What Kafka has; `None` until the first commit of this assignment.
+    /// The offset that Kafka last confirmed; `None` until the first commit of this assignment.
     committed: Option<NextOffset>,
-    /// The entry acknowledged last.
+    /// The entry that was acknowledged last.
     last: Option<EntryId>,
 }
 
 impl OffsetTracker {
-    /// A partition read from `start`. The start itself is committed first, so that whoever waits
-    /// for this partition sees where it stands.
+    /// Tracks a partition that is read from `start`. The start itself is committed first, so that
+    /// workers that wait for this partition know its position.
     #[must_use]
     pub const fn new(start: NextOffset, last: Option<EntryId>) -> Self {
         Self {
@@ -118,29 +120,29 @@ impl OffsetTracker {
         }
     }
 
-    /// A record was handed to the worker.
+    /// Notes that a record was handed to the worker.
     pub fn hand(&mut self, offset: i64) {
         self.handed = self.handed.max(NextOffset::after(offset));
     }
 
-    /// Everything before it was handed to the worker.
+    /// Returns the offset before which everything was handed to the worker.
     #[must_use]
     pub const fn handed(&self) -> NextOffset {
         self.handed
     }
 
-    /// Whether a record was not handed over yet.
+    /// Returns true if a record was not handed over yet.
     #[must_use]
     pub fn expects(&self, offset: i64) -> bool {
         NextOffset::at(offset) >= self.handed
     }
 
-    /// Records from `next` on were not handed over after all: they are read again.
+    /// Notes that the records from `next` on were discarded after all and are read again.
     pub fn take_back(&mut self, next: NextOffset) {
         self.handed = self.handed.min(next).max(self.acknowledged);
     }
 
-    /// The worker is done with everything before `next`; `last` is the last entry among it.
+    /// Notes that the worker has applied everything before `next`; `last` is the last entry of it.
     pub fn acknowledge(&mut self, next: NextOffset, last: Option<EntryId>) {
         self.acknowledged = self.acknowledged.max(next.min(self.handed));
         if last.is_some() {
@@ -148,13 +150,14 @@ impl OffsetTracker {
         }
     }
 
-    /// Whether everything handed over was acknowledged.
+    /// Returns true if everything that was handed over is acknowledged.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.acknowledged >= self.handed
     }
 
-    /// The offset to commit now, if Kafka does not have it yet. `position` is the reader's position.
+    /// Returns the offset to commit now, if Kafka does not have it yet. `position` is the reader's
+    /// position.
     #[must_use]
     pub fn to_commit(&self, position: Option<NextOffset>) -> Option<NextOffset> {
         let next = match position {
@@ -164,30 +167,30 @@ impl OffsetTracker {
         (self.committed.is_none_or(|committed| committed < next)).then_some(next)
     }
 
-    /// Kafka confirmed a commit.
+    /// Notes that Kafka confirmed a commit.
     pub fn commit_confirmed(&mut self, next: NextOffset) {
         self.committed = Some(self.committed.map_or(next, |committed| committed.max(next)));
     }
 
-    /// What Kafka confirmed last.
+    /// Returns the offset that Kafka last confirmed.
     #[must_use]
     pub const fn committed(&self) -> Option<NextOffset> {
         self.committed
     }
 
-    /// Everything before it was acknowledged.
+    /// Returns the offset before which everything was acknowledged.
     #[must_use]
     pub const fn acknowledged(&self) -> NextOffset {
         self.acknowledged
     }
 
-    /// The metadata that goes with [`OffsetTracker::to_commit`].
+    /// Returns the metadata for [`OffsetTracker::to_commit`].
     #[must_use]
     pub fn metadata(&self) -> String {
         CommitMetadata::text(self.last)
     }
 
-    /// The entry acknowledged last, in this assignment or an earlier one.
+    /// Returns the entry that was acknowledged last, in this assignment or an earlier one.
     #[must_use]
     pub const fn last(&self) -> Option<EntryId> {
         self.last
@@ -245,7 +248,7 @@ mod tests {
         );
     }
 
-    /// What happens to a partition.
+    /// An event of a partition.
     #[derive(Debug, Clone)]
     enum Event {
         Record,
@@ -266,7 +269,8 @@ mod tests {
         proptest::collection::vec(event, 0..80)
     }
 
-    /// The log as a list: `Some(done)` for a record, `None` for a control record.
+    /// Returns the safe offset of a log, given as a list: `Some(done)` is a record, `None` a control
+    /// record.
     fn naive(log: &[Option<bool>]) -> usize {
         log.iter()
             .position(|slot| *slot == Some(false))
@@ -274,7 +278,8 @@ mod tests {
     }
 
     proptest! {
-        /// Never past a record that is not acknowledged, and with nothing pending at the end.
+        /// Commits never pass a record that is not acknowledged, and reach the end if nothing is
+        /// pending.
         #[test]
         fn commits_agree_with_a_list_of_records(start in 0_i64..5, events in events()) {
             let mut tracker = OffsetTracker::new(NextOffset::at(start), None);
@@ -301,7 +306,7 @@ mod tests {
                         if !log.contains(&Some(false)) {
                             prop_assert_eq!(next, safe);
                         }
-                        // No record before the safe offset stays uncommitted.
+                        // All records before the safe offset are committed.
                         let behind = usize::try_from(next.get() - start).unwrap();
                         prop_assert!(log[behind..naive(&log)].iter().all(Option::is_none));
                         if let (Event::Commit, Some(next)) = (event, commit) {

@@ -1,4 +1,4 @@
-//! A first look at what a group reads next: how far it is compressed.
+//! A probe of the records that a group reads next, for their compression ratio.
 
 use std::time::{Duration, Instant};
 
@@ -12,34 +12,35 @@ use super::fetch::Received;
 use crate::group::start::{Held, REQUEST, offsets_of};
 use crate::topic_partition::{TopicPartition, list};
 
-/// Partitions that are looked at: those with the most records left.
+/// Number of partitions that are probed: those with the most records left.
 const PARTITIONS: usize = 16;
-/// Bytes of records that are enough for a judgement, and those below which there is none.
+/// Bytes of records that are enough for a result, and bytes below which there is no result.
 const ENOUGH: u64 = 4 << 20;
 const LEAST: u64 = 64 << 10;
-/// How long a look may take.
+/// Time limit of a probe.
 const PATIENCE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(10);
 
-/// A partition that has records for the group.
+/// A partition that has records for the group, and their number.
 struct Ahead {
     name: TopicPartition,
     next: i64,
     count: i64,
 }
 
-/// Reads a little of what the group reads next, with a client that joins no group and commits nothing.
-/// Returns the ratio of its compression; `None` where there is too little or it cannot be read.
+/// Reads a few of the records that the group reads next, with a client that does not join the group and
+/// does not commit. Returns their compression ratio; `None` if there are too few records or they cannot
+/// be read.
 pub(super) fn ratio(
     consumer: &BaseConsumer<GroupContext>,
     held: &[Held],
     shutdown: &Shutdown,
 ) -> Option<u64> {
     let looked = look(consumer, held, shutdown).unwrap_or_else(|error| {
-        tracing::debug!(%error, "how far the records are compressed cannot be looked up");
+        tracing::debug!(%error, "the compression ratio of the records cannot be determined");
         None
     });
-    tracing::debug!(ratio = looked, "compression of what is read first");
+    tracing::debug!(ratio = looked, "compression ratio of the first records");
     looked
 }
 
@@ -66,7 +67,7 @@ fn look(
         && ended < ahead.len()
         && received().records_since(before) < ENOUGH
     {
-        // Other errors are left to the member, which meets them too and reports them.
+        // The member meets other errors, too, and reports them.
         if let Some(Err(KafkaError::PartitionEOF(_))) = consumer.poll(POLL) {
             ended += 1;
         }
@@ -76,7 +77,7 @@ fn look(
     Ok(after.ratio_since(before, LEAST))
 }
 
-/// The partitions with the most records that the group has not committed.
+/// Returns the partitions with the most records that the group has not committed.
 fn ahead(consumer: &BaseConsumer<GroupContext>, held: &[Held]) -> KafkaResult<Vec<Ahead>> {
     let names = list(held.iter().map(|held| &held.name));
     let committed = offsets_of(&consumer.committed_offsets(names, REQUEST)?);
@@ -100,7 +101,7 @@ fn ahead(consumer: &BaseConsumer<GroupContext>, held: &[Held]) -> KafkaResult<Ve
     Ok(ahead)
 }
 
-/// What is received by the next time that the client counts.
+/// Waits for the next update of the client's counts and returns them.
 fn next_count(consumer: &BaseConsumer<GroupContext>, deadline: Instant) -> Received {
     let counts = consumer.context().counts();
     while consumer.context().counts() == counts && Instant::now() < deadline {

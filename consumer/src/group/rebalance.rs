@@ -1,4 +1,4 @@
-//! What happens when partitions come and go. Runs inside `poll`, on the poll thread.
+//! Rebalances: partitions are assigned and revoked. Runs inside `poll`, on the poll thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,29 +19,29 @@ use crate::worker::Assignment;
 use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 
-/// How long a partition that is taken away may take to finish the write under way. Below the
-/// session timeout; what is not done by then is abandoned, not committed.
+/// Time limit for the write under way of a revoked partition. It is below the session timeout; a write
+/// that is not finished by then is abandoned and not committed.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Chunks on their way to a worker: one more than the one it works on.
+/// Number of chunks queued for a worker, in addition to the one it works on.
 const CHUNKS_AHEAD: usize = 1;
 
 static NEXT_ASSIGNMENT: AtomicU64 = AtomicU64::new(1);
 
-/// Where an assigned partition begins, and after which entry.
+/// The offset at which an assigned partition starts, and who committed it.
 struct Beginning {
     name: TopicPartition,
     next: NextOffset,
     committer: Committer,
 }
 
-/// Partitions come: each gets its start, a token and a worker.
+/// Takes assigned partitions: each gets its start offset, a token and a worker.
 pub(super) fn assign(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
     assigned: &mut TopicPartitionList,
 ) {
     if context.is_leaving() {
-        // The client answers no requests any more that it would take to begin.
+        // While the client leaves the group, it does not answer the requests that are needed to start.
         complete_without_reading(consumer, assigned);
         return;
     }
@@ -49,7 +49,7 @@ pub(super) fn assign(
     let beginnings = match beginnings(context, consumer, &names) {
         Ok(beginnings) => beginnings,
         Err(error) => {
-            // The rebalance has to be completed all the same; nothing is read any more.
+            // The rebalance has to be completed nevertheless, but nothing is read any more.
             context.fail(error);
             complete_without_reading(consumer, assigned);
             return;
@@ -72,10 +72,10 @@ pub(super) fn assign(
     for beginning in beginnings {
         start_worker(context, beginning);
     }
-    // A partition that the group did not have yet begins with its first commit.
+    // The start of a partition that is new to the group is its first commit.
     context.commit_soon();
-    // The client keeps the pause of a partition that went while it was paused, and may lose a resume
-    // during a rebalance.
+    // The client keeps the pause of a partition that was revoked while it was paused, and may lose a
+    // resume during a rebalance.
     let reading = context.partitions().reading();
     let set = if context.is_paused() {
         consumer.pause(assigned)
@@ -97,7 +97,7 @@ fn complete_without_reading(
     if assigned.set_all_offsets(Offset::End).is_err()
         || consumer.incremental_assign(assigned).is_err()
     {
-        tracing::debug!("the assignment was refused; the program ends");
+        tracing::debug!("completing the rebalance failed; the program ends");
     }
 }
 
@@ -148,14 +148,14 @@ fn beginnings(
     Ok(beginnings)
 }
 
-/// The first offset that each partition still has, in few requests: a group may be assigned hundreds
-/// of partitions at once, and reads none of the others meanwhile.
+/// Returns the first offset that each partition still has, in few requests: a group may be assigned
+/// hundreds of partitions at once, and does not read any of them until this is done.
 fn first_held(
     consumer: &BaseConsumer<GroupContext>,
     names: &[TopicPartition],
 ) -> KafkaResult<Vec<i64>> {
     let mut times = list(names);
-    // Where the beginning is asked for as a time, a broker answers with its offset.
+    // If the beginning is requested as a time, a broker answers with its offset.
     times.set_all_offsets(Offset::Beginning)?;
     let found = consumer.offsets_for_times(times, REQUEST)?;
     let missing = || KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable);
@@ -183,7 +183,7 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
                 topic = name.topic,
                 partition = name.partition,
                 offset = next.get(),
-                "this offset was set by another program, as by a reset; going on from it"
+                "another program set this offset, for example a reset; continuing from it"
             );
             None
         }
@@ -196,7 +196,7 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
         partition: name.partition,
         number: assignment,
         token: token.clone(),
-        // Only a start says where to begin within a second; what was committed later is exact.
+        // Only a start can be inside a second; an offset that was committed later is exact.
         after: last.filter(|last| is_end(*last)),
         goal: StopOffset::default(),
         chunks,
@@ -210,8 +210,9 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
     }
 }
 
-/// Partitions go: their tokens first, then the write under way, then the offsets, then the
-/// partitions themselves. Of lost ones nothing is committed: somebody else owns them.
+/// Gives up revoked partitions: first their tokens are invalidated, then the writes under way finish,
+/// then the offsets are committed, then the partitions are unassigned. Offsets of lost partitions are
+/// not committed, because another member owns them.
 pub(super) fn revoke(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
@@ -234,7 +235,7 @@ pub(super) fn revoke(
     if is_lost {
         tracing::warn!(
             partitions = names.len(),
-            "partitions lost: another member has them"
+            "partitions lost: another member owns them"
         );
     } else if !going.is_empty() {
         commit_acknowledged(context, consumer, &going);
@@ -250,7 +251,7 @@ pub(super) fn revoke(
     }
 }
 
-/// Forgets partitions whose workers are gone, or are not waited for any more.
+/// Removes partitions whose workers have ended or are no longer waited for.
 pub(super) fn forget(context: &GroupContext, going: &[AssignmentNumber]) {
     let mut partitions = context.partitions();
     let unreleased = going
@@ -259,7 +260,7 @@ pub(super) fn forget(context: &GroupContext, going: &[AssignmentNumber]) {
     context.release_later(unreleased.sum());
 }
 
-/// Waits until the workers are gone; false if they are not in time.
+/// Waits until the workers have ended. Returns false if they have not ended in time.
 fn wait_for_end(context: &GroupContext, going: &[AssignmentNumber]) -> bool {
     let deadline = Instant::now() + DRAIN;
     loop {
@@ -294,7 +295,7 @@ fn commit_acknowledged(
     }
 }
 
-/// Finds the partition whose next records are gone, for the message.
+/// Returns the error for the partition whose next records were removed.
 pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerError {
     let context = consumer.context();
     let standing: Vec<(TopicPartition, i64)> = context
@@ -316,7 +317,7 @@ pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerErr
         }
     }
     ConsumerError::OffsetsLost(format!(
-        "kafka no longer has the next records of a partition of group {}: they were removed while \
+        "Kafka no longer has the next records of a partition of group {}: they were removed while \
          they were being read",
         context.group
     ))

@@ -1,5 +1,6 @@
-//! What stands still although there is work: it makes the member unready, so that nobody takes it for
-//! healthy while it waits for something that may never come.
+//! The detection of stalls, which are a lack of progress although work is pending. A stall makes the
+//! member unready, so that it is not considered healthy while it waits for something that may never
+//! come.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,22 +12,23 @@ use crate::group::offsets::NextOffset;
 use crate::topic_partition::TopicPartition;
 use crate::worker::assignment::AssignmentNumber;
 
-/// How long something may stand still before it counts.
+/// Time after which a stall is reported.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How the client is connected.
+/// The state of the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connection {
     /// No broker answers.
     Down,
-    /// Brokers answer, but the member is not in the group: a rebalance, or no coordinator.
+    /// Brokers answer, but the member is not in the group: a rebalance is under way, or there is no
+    /// coordinator.
     Outside,
-    /// A member of the group.
+    /// The client is a member of the group.
     Joined,
 }
 
 impl Connection {
-    /// As librdkafka's statistics tell it.
+    /// Reads the state from librdkafka's statistics.
     pub(super) fn of(statistics: &Statistics) -> Self {
         let is_up = statistics.brokers.values().any(|it| it.state == "UP");
         let group = statistics.cgrp.as_ref();
@@ -39,7 +41,7 @@ impl Connection {
     }
 }
 
-/// Where a partition stood at the last look, and since when.
+/// The progress of a partition at the last check, and the time since which it is unchanged.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     handed: NextOffset,
@@ -47,23 +49,24 @@ struct Place {
     since: Instant,
 }
 
-/// Commits that Kafka has refused, one after the other.
+/// A series of commits that Kafka has refused.
 #[derive(Debug)]
 struct FailingCommits {
     since: Instant,
     reason: String,
 }
 
-/// What was seen of the member, for comparison with what is seen next.
+/// The state of the member at the last check.
 #[derive(Debug)]
 pub(super) struct Standstill {
     commits: Option<FailingCommits>,
     connection: Connection,
     connected: Instant,
-    /// Whether it had any partition yet: before, it may be waiting for topics.
+    /// True once the member had a partition. Before, it may be waiting for topics.
     was_assigned: bool,
     places: BTreeMap<AssignmentNumber, Place>,
-    /// When any partition moved last: one that is not read may wait for the others' memory.
+    /// Time at which any partition last made progress. A partition that is not read may wait for memory
+    /// that the others use.
     moved: Instant,
 }
 
@@ -79,13 +82,14 @@ impl Standstill {
         }
     }
 
-    /// Notes that a commit succeeded, or why it failed.
+    /// Records that a commit succeeded, or why it failed.
     pub(super) fn committed(&mut self, outcome: Result<(), String>, now: Instant) {
         let since = self.commits.take().map_or(now, |commits| commits.since);
         self.commits = outcome.err().map(|reason| FailingCommits { since, reason });
     }
 
-    /// Looks at everything, about once a second. Returns what has stood still for too long.
+    /// Checks everything, about once a second. Returns the reason of a stall that has lasted for too
+    /// long.
     pub(super) fn look(
         &mut self,
         connection: Connection,
@@ -148,7 +152,7 @@ impl Standstill {
             Connection::Joined => return None,
             Connection::Down => "no Kafka broker has answered",
             Connection::Outside => {
-                "this member has been without the group (a rebalance, or no coordinator)"
+                "this member has been outside the group (a rebalance, or no coordinator)"
             }
         };
         (since >= PATIENCE).then(|| format!("{what} for {} s", since.as_secs()))
@@ -157,7 +161,7 @@ impl Standstill {
     fn uncommitted(&self, partitions: &[Partition], now: Instant) -> Option<String> {
         let FailingCommits { since, reason } = self.commits.as_ref()?;
         let seconds = now.saturating_duration_since(*since).as_secs();
-        // The partitions whose commit failed may be another member's now.
+        // The partitions whose commit failed may belong to another member now.
         let is_needed = partitions
             .iter()
             .any(|partition| partition.tracker.to_commit(None).is_some());
@@ -184,7 +188,7 @@ impl Standstill {
     }
 }
 
-/// Whether a partition has something to do.
+/// Returns true if a partition has work to do.
 fn is_behind(partition: &Partition) -> bool {
     let handed = partition.tracker.handed();
     let has_more = partition.end.is_some_and(|end| end > handed.get());
@@ -208,7 +212,7 @@ mod tests {
         Partition::new(name, assignment, Token::default(), tracker, sender)
     }
 
-    /// What is said after a look at the beginning and one so many seconds later.
+    /// Returns the reason that is reported this many seconds after the first check.
     fn after(seconds: u64, connection: Connection, partitions: &[Partition]) -> Option<String> {
         let begin = Instant::now();
         let mut standstill = Standstill::new(begin);
@@ -277,7 +281,7 @@ mod tests {
         assert_eq!(look(&mut standstill, &all, 59), None);
         let reason = look(&mut standstill, &all, 61).unwrap();
         assert!(reason.contains("for 61 s (NotCoordinator)"), "{reason}");
-        // Another member has the partition now.
+        // Another member owns the partition now.
         let mut other = [partition(2)];
         other[0].tracker.commit_confirmed(NextOffset::at(0));
         assert_eq!(look(&mut standstill, &other, 62), None);
@@ -291,14 +295,14 @@ mod tests {
         let idle = || [partition(1)];
         for (connection, expected) in [
             (Connection::Down, "no Kafka broker"),
-            (Connection::Outside, "without the group"),
+            (Connection::Outside, "outside the group"),
         ] {
             assert_eq!(after(59, connection, &idle()), None);
             let told = after(61, connection, &idle()).unwrap();
             assert!(told.contains(expected), "{told}");
         }
         assert_eq!(after(600, Connection::Joined, &idle()), None);
-        // There may be no topics yet.
+        // The topics may not exist yet.
         assert_eq!(after(600, Connection::Outside, &[]), None);
     }
 }

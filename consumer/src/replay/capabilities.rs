@@ -1,4 +1,4 @@
-//! What a target can do beside what its `hello` says.
+//! Capabilities of a target that its `hello` reply does not report.
 
 use mongodb::Client;
 use mongodb::bson::{Uuid, doc};
@@ -7,14 +7,15 @@ use oplog_relay_runtime::mongo::{ANSWER, error_code, in_time};
 
 use crate::replay::directive::{Directive, rule_for};
 
-/// Another collection stands there than the one of the UUID, or none (`CollectionUUIDMismatch`).
+/// `CollectionUUIDMismatch`: the collection does not exist, or its UUID is another one.
 pub(crate) const MISMATCH: i32 = 361;
 pub(crate) const NAMED_BY: &str = "collectionUUID";
 
-/// Whether a target takes UUIDs in commands: one that does says that there is no such collection.
+/// Returns true if the target accepts `collectionUUID` in commands. The probe drops a collection
+/// that does not exist: a target with this feature answers with code 361.
 ///
 /// # Errors
-/// When it does not answer.
+/// Returns an error if the target does not answer.
 pub(crate) async fn takes_uuids(client: &Client) -> mongodb::error::Result<bool> {
     let uuid = Uuid::new();
     let command = doc! { "drop": format!("probe-{uuid}"), NAMED_BY: uuid };

@@ -1,12 +1,13 @@
-//! Replaying: plans as bulk writes to a MongoDB.
+//! Replay: applies plans to a MongoDB as bulk writes.
 //!
-//! Inserts are optimistic: a document that is there is replaced, which is what the insert means
-//! when a stretch is replayed (and left alone if it is the same). An update that no command can
-//! say, or that a command cannot apply to the stored document, is a rewrite: read, change, replace.
-//! What an index refuses while a stretch is applied again is held until it passes.
+//! Inserts are optimistic: if the document exists, it is replaced, which is the meaning of the
+//! insert when entries are applied again (and left alone if it is equal). An update that no command
+//! can express, or that a command cannot apply to the stored document, is a rewrite: the document
+//! is read, changed and replaced. A document that an index refuses while entries are applied again
+//! is held until the index accepts it.
 //!
-//! While the target cannot be reached a write is repeated without a limit, with growing pauses; what the
-//! target refuses for good ends the program (the directives).
+//! While the target cannot be reached, a write is retried without a limit, with increasing pauses.
+//! A permanent refusal ends the program (see the directives).
 
 mod capabilities;
 pub mod catalog;

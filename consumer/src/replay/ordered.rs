@@ -1,6 +1,6 @@
-//! Collections of the target whose documents depend on each other, so that the order of their
-//! writes counts beyond each document: those with a unique index besides `_id`, capped ones, and
-//! those with a collation of their own.
+//! Collections of the target whose documents depend on each other, so that the order of writes
+//! matters across documents: those with a unique index besides `_id`, capped collections, and those
+//! with their own collation.
 
 use mongodb::bson::doc;
 use oplog_relay_runtime::mongo::documents_depend;
@@ -10,12 +10,13 @@ use crate::error::ConsumerError;
 use crate::replay::target::MongoSink;
 use crate::worker::batch::Located;
 
-/// What was found of collections, by namespace. Forgotten when a command changes one.
+/// Cached order requirements of collections, by namespace. The cache is cleared when a command
+/// runs.
 pub(crate) type Known = FxHashMap<String, bool>;
 
 impl MongoSink {
-    /// The collections of a batch whose order is kept across their documents. Taken once for a
-    /// batch: commands of other collections may make what is known be forgotten meanwhile.
+    /// Returns the collections of a batch whose order is kept across documents. Called once per
+    /// batch, because commands of other collections may clear the cache during the batch.
     pub(crate) async fn ordered_of<'a>(
         &self,
         entries: &[Located<'a>],
@@ -35,7 +36,8 @@ impl MongoSink {
         Ok(ordered)
     }
 
-    /// Whether a collection's order is kept across its documents, as the target says now.
+    /// Returns true if the order of a collection is kept across its documents, by a query of the
+    /// target.
     pub(crate) async fn is_ordered_now(&self, ns: &str) -> Result<bool, ConsumerError> {
         let is_ordered = self
             .persist("reading a collection's indexes", || self.find_order(ns))
@@ -44,7 +46,7 @@ impl MongoSink {
         Ok(is_ordered)
     }
 
-    /// A command may have changed it.
+    /// Clears the cached order of collections, which a command may have changed.
     pub(crate) fn forget_order(&self) {
         self.known_order().clear();
     }

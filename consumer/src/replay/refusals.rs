@@ -1,5 +1,5 @@
-//! Writes that the target refuses for good: they stop the program, or wait here for their batch's
-//! end, to become dead letters.
+//! Writes that the target refuses permanently. They stop the program, or are collected until the
+//! end of their batch and become dead letters.
 
 use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
@@ -21,24 +21,25 @@ use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::worker::applied::Refusal;
 use crate::worker::batch::{Batch, Located};
 
-/// Documents that are asked for at once.
+/// Number of documents that are looked up with one query.
 const AT_ONCE: usize = 1_000;
 
 impl MongoSink {
-    /// Nothing can be left half done under this lock.
+    /// Returns the collected refusals. A panic cannot leave them inconsistent, so poisoning is
+    /// ignored.
     fn refused(&self) -> MutexGuard<'_, Vec<Refusal>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether what is refused for this reason becomes a dead letter.
+    /// Returns true if refusals with this reason become dead letters.
     pub(crate) fn is_dead_lettered(&self, reason: Reason) -> bool {
         self.dead_letter.contains(&reason)
     }
 
-    /// Takes a write that the target refuses.
+    /// Handles a write that the target refuses.
     ///
     /// # Errors
-    /// The text, where the operator wants to stop there.
+    /// Returns the text as an error if refusals with this reason stop the program.
     pub(crate) fn refuse(
         &self,
         ns: &str,
@@ -50,7 +51,7 @@ impl MongoSink {
             return Err(ConsumerError::Refused(text));
         }
         let mut refused = self.refused();
-        // One entry may be several writes.
+        // One entry may consist of several writes.
         if !refused.iter().any(|it| it.id == write.id && it.ns == ns) {
             refused.push(Refusal {
                 id: write.id,
@@ -65,7 +66,8 @@ impl MongoSink {
         Ok(())
     }
 
-    /// What was refused of a batch, and of documents of its partition that were held until then.
+    /// Removes and returns the refusals of a batch, and of documents of its partition that were
+    /// held.
     #[must_use]
     pub fn take_refused(&self, batch: &Batch<'_>) -> Vec<Refusal> {
         let mut refused = self.refused();
@@ -84,8 +86,8 @@ impl MongoSink {
         ours
     }
 
-    /// Says of a held document's write where it stood, if it was refused: its batch may be long
-    /// gone. Returns whether it was.
+    /// Adds to the refusal of a held document its position and its state, because its batch may be
+    /// over already. Returns true if the document was refused.
     pub(crate) fn place_refused(
         &self,
         ns: &str,
@@ -101,10 +103,11 @@ impl MongoSink {
         Ok(true)
     }
 
-    /// What is held for a partition, where that is to be dead letters at a barrier.
+    /// Returns the documents held for a partition at a barrier as refusals, if they are to become
+    /// dead letters.
     ///
     /// # Errors
-    /// When a document is damaged.
+    /// Returns an error if a document is damaged.
     pub fn refuse_held(&self, topic: &str, partition: i32) -> Result<Vec<Refusal>, ConsumerError> {
         if !self.is_dead_lettered(Reason::Write) {
             return Ok(Vec::new());
@@ -112,9 +115,9 @@ impl MongoSink {
         let held = self.held_of(topic, partition).into_iter();
         held.map(|((ns, _), held)| {
             let text = format!(
-                "the document of {ns} waits since entry {} because an index of the target \
-                 refuses it (code {}: {}), and a command or the end came; the value is the document as \
-                 the entries up to {} made it: {UNRESOLVED}",
+                "a document of {ns} has been held since entry {} because an index of the target \
+                 refuses it (code {}: {}), and the replay has reached a command or its end; the value \
+                 is the document after the entries up to {}: {UNRESOLVED}",
                 held.since, held.code, held.text, held.id
             );
             Ok(Refusal {
@@ -130,10 +133,10 @@ impl MongoSink {
         .collect()
     }
 
-    /// Gives up what is held for a partition.
+    /// Forgets the documents held for a partition, after they have become dead letters.
     ///
     /// # Errors
-    /// When the target refuses to forget what was set aside.
+    /// Returns an error if the target refuses to delete the notes of parked documents.
     pub async fn give_up_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         for (key, held) in self.held_of(topic, partition) {
             self.forget_aside(held.aside.as_deref()).await?;
@@ -142,7 +145,7 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Makes the updates dead letters that found no document.
+    /// Turns the updates that did not find a document into dead letters.
     pub(crate) async fn bury_unmatched(
         &self,
         ns: &str,
@@ -164,7 +167,7 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Takes an update that found no document.
+    /// Handles an update that did not find a document.
     pub(crate) fn refuse_unmatched(
         &self,
         ns: &str,
@@ -174,14 +177,14 @@ impl MongoSink {
             "the update of entry {} found no document of {ns} on the target",
             write.id
         );
-        // What follows an insert or a replacement that was refused is the same entry's.
+        // The insert or replacement before it was refused already, and belongs to the same entry.
         if matches!(write.action, Action::Zeros(_)) {
             return Ok(());
         }
         self.refuse(ns, write, (Reason::Unmatched, None), text)
     }
 
-    /// The identities of the documents that are there.
+    /// Returns the canonical `_id`s of the documents that exist.
     async fn present_ids(
         &self,
         ns: &str,
@@ -209,11 +212,11 @@ impl MongoSink {
         Ok(found)
     }
 
-    /// Notes a command as passed over. The collection of a `create` begins all the same: its
-    /// documents make it, a plain one.
+    /// Notes a command as skipped. A skipped `create` still counts as the creation of its
+    /// collection: the first document creates it with default options.
     ///
     /// # Errors
-    /// When the target refuses the note.
+    /// Returns an error if the target refuses the note.
     pub async fn pass_over(
         &self,
         source: &str,

@@ -1,4 +1,4 @@
-//! The target of a replay, and what its parts share.
+//! The target of a replay, and the state that is shared by all parts of the replay.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,40 +27,40 @@ use crate::replay::deferred::suspended_indexes::note::{MakingWay, SuspendedIndex
 use crate::replay::writes::bypass::Bypass;
 use crate::replay::writes::limits::Limits;
 
-/// First and longest pause before a write is sent again.
+/// First and longest pause before a write is retried.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Connections to the target, unless the connection string says otherwise.
+/// Maximum number of connections to the target, unless the connection string has `maxPoolSize`.
 const CONNECTIONS: u32 = 64;
-/// How often to look whether the group still has our namespaces.
+/// Interval between two checks of the group's noted namespaces.
 const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(3);
-/// How long to look for a usable server before a write counts as failed.
+/// Server selection timeout, after which a write counts as failed.
 const SELECTION_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Applies plans to a target.
+/// Applies batches to a target.
 #[derive(Debug)]
 pub struct MongoSink {
     pub(super) client: Client,
     pub(super) planner: Planner,
     pub(super) catalog: Catalog,
     pub(super) limits: Limits,
-    /// Whether commands may name a collection by its UUID.
+    /// True if the target accepts `collectionUUID` in commands.
     pub(super) takes_uuids: bool,
     pub(super) known_order: Mutex<crate::replay::ordered::Known>,
     pub(super) held: Mutex<Held>,
-    /// Bytes of documents held since it was looked at how many there are.
+    /// Bytes of documents that were held since the total was last checked.
     pub(super) held_since_check: AtomicUsize,
     pub(super) suspended: Mutex<Vec<SuspendedIndex>>,
-    /// What is to become dead letters when its batch is done.
+    /// Refused writes that become dead letters when their batch is done.
     pub(super) refused: Mutex<Vec<Refusal>>,
     pub(super) dead_letter: Reasons,
-    /// Turns for bulks of rewrites.
+    /// Limits concurrent bulks of rewrites.
     pub(super) rewrites: Semaphore,
-    /// Turns for lookups of documents that are inserted again.
+    /// Limits concurrent lookups of documents that are inserted again.
     pub(super) lookups: Semaphore,
     pub(super) unmatched: Unmatched,
     pub(super) if_not_empty: NotEmpty,
-    /// Whether options that the target does not know are left out.
+    /// True if options that the target does not know are left out.
     pub(super) leaves_out_options: bool,
     pub(super) allow_lossy: bool,
     pub(super) bypass: Bypass,
@@ -69,22 +69,22 @@ pub struct MongoSink {
     pub(super) shutdown: Shutdown,
 }
 
-/// What a sink has to know beside its target.
+/// The settings of a replay.
 #[derive(Debug, Clone)]
 pub struct Settings<'s> {
-    /// The group whose commands the catalog has.
+    /// The consumer group, whose commands the catalog holds.
     pub group: &'s str,
-    /// Whether lossy formats are taken.
+    /// True if lossy formats are accepted.
     pub allow_lossy: bool,
-    /// What to do about an update that finds no document.
+    /// The policy for an update that does not find a document.
     pub unmatched: Unmatched,
-    /// What to do about documents where a full sync begins.
+    /// The policy for a full sync into a collection that has documents.
     pub if_not_empty: NotEmpty,
-    /// What to do about an option of a command that the target does not know.
+    /// The policy for a command option that the target does not know.
     pub refused_options: RefusedOptions,
-    /// What plans its batches.
+    /// The planner of the batches.
     pub planner: Planner,
-    /// What is to become dead letters.
+    /// The reasons for which writes become dead letters.
     pub dead_letter: Reasons,
 }
 
@@ -100,7 +100,8 @@ impl MongoSink {
     /// Connects to the target.
     ///
     /// # Errors
-    /// When it cannot be reached or takes no writes.
+    /// Returns an error if the target cannot be reached, if its catalog cannot be read, or if the
+    /// group has other namespaces noted.
     pub async fn connect(
         config: &ReplayConfig,
         metrics: Arc<Metrics>,
@@ -137,10 +138,10 @@ impl MongoSink {
         }
     }
 
-    /// What the target's catalog shows of the group's past.
+    /// Returns the evidence of earlier runs of the group in the target's catalog.
     ///
     /// # Errors
-    /// When the target refuses the question.
+    /// Returns an error if the target refuses the query.
     pub async fn past(&self, prefix: &str) -> Result<Past, ConsumerError> {
         let has_begun = self
             .persist("reading the catalog", || self.catalog.has_begun(prefix))
@@ -155,17 +156,18 @@ impl MongoSink {
     /// Notes in the catalog that the group has committed offsets.
     ///
     /// # Errors
-    /// When the target refuses the note.
+    /// Returns an error if the target refuses the note.
     pub async fn note_begun(&self, prefix: &str) -> Result<(), ConsumerError> {
         self.persist("writing the catalog", || self.catalog.note_begun(prefix))
             .await
     }
 
-    /// Watches the group's namespaces, until they are no longer these: another member may have
-    /// changed them, and what this one leaves out from then on would be missing.
+    /// Watches the group's noted namespaces and returns when they differ from the member's own.
+    /// Another member may have changed them, and entries that this member then skips would be
+    /// missing.
     ///
     /// # Errors
-    /// That they are others now; that the target refuses the question.
+    /// Returns an error if the namespaces have changed, or if the target refuses the query.
     pub async fn watch_subscription(&self, own: &Subscription) -> Result<(), ConsumerError> {
         loop {
             tokio::select! {
@@ -184,10 +186,10 @@ impl MongoSink {
         }
     }
 
-    /// Takes a target that is connected to.
+    /// Opens a target that is already connected.
     ///
     /// # Errors
-    /// When it does not say what it takes, or its catalog cannot be read.
+    /// Returns an error if the target does not answer `hello`, or if its catalog cannot be read.
     pub async fn open(
         client: Client,
         settings: Settings<'_>,
@@ -235,26 +237,28 @@ impl MongoSink {
         })
     }
 
-    /// The target.
+    /// Returns the driver's client of the target.
     #[must_use]
     pub const fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Whether lossy formats were allowed.
+    /// Returns true if lossy formats are accepted.
     #[must_use]
     pub const fn takes_lossy(&self) -> bool {
         self.allow_lossy
     }
 
-    /// Plans a batch and sends it.
+    /// Plans a batch and applies it.
     ///
     /// # Errors
-    /// [`SinkError::Entry`] for an entry that cannot be replayed; anything else ends the program.
+    /// Returns [`SinkError::Entry`] for an entry that cannot be replayed; any other error ends the
+    /// program.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         let applied = self.apply_all(batch, token).await?;
         if applied == Applied::Abandoned {
-            // Whoever owns the partition next meets them again; what is held is forgotten by its place.
+            // The next owner of the partition reads these entries again. A held document needs its
+            // position to be forgotten with the partition.
             self.note_places(batch);
             drop(self.take_refused(batch));
         }
@@ -293,11 +297,12 @@ impl MongoSink {
         }
     }
 
-    /// Tries what a partition holds once more where it comes to a command. If that command ran
-    /// already, the target is ahead, and the unique indexes that the replay made make way.
+    /// Writes the held documents of a partition again when the partition reaches a command. If that
+    /// command ran already, the target is ahead, so unique indexes that the replay created may be
+    /// suspended.
     ///
     /// # Errors
-    /// When the target refuses a question.
+    /// Returns an error if the target refuses a query.
     pub async fn release_held(
         &self,
         batch: &Batch<'_>,
@@ -312,7 +317,7 @@ impl MongoSink {
         Box::pin(self.try_held(batch, making_way, token)).await
     }
 
-    /// Nothing can be left half done under these two locks.
+    /// Returns the held documents. A panic cannot leave them inconsistent, so poisoning is ignored.
     pub(super) fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,9 +1,9 @@
-//! How far a member is behind what the producers have saved.
+//! The lag of a member behind what the producers have saved.
 //!
-//! Offsets tell what is in the topics, not how far the source was read: a producer that is down, or
-//! a source of which all is filtered, adds no record. The saved position tells. Everything up to it
-//! is in the topics when it can be read, so a partition that is committed to an end that was read
-//! after a position is applied up to that position.
+//! Offsets show what is in the topics, but not how far the source was read: a producer that is down, or
+//! a source whose changes are all filtered, adds no records. The saved position shows it. Everything up
+//! to a saved position is in the topics when the position can be read. A partition that is committed up
+//! to an end that was read later than a position is therefore applied up to that position.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,17 +20,18 @@ use crate::telemetry::metrics::Lag;
 use crate::telemetry::status::{Board, PartitionStatus};
 use crate::worker::WorkerContext;
 
-/// How often the positions are read.
+/// Interval between two reads of the saved positions.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// After that time the ends on the board were read after a position: they come each second.
+/// Time after which the ends on the board are newer than a position that was read before. They are
+/// updated every second.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// What the producers of a prefix have saved.
+/// The positions that the producers of a topic prefix have saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Saved {
-    /// By source: the time up to which everything is in the topics.
+    /// The time up to which everything is in the topics, by source.
     pub positions: BTreeMap<String, Timestamp>,
-    /// The source of each topic.
+    /// The source of each topic, by topic.
     pub sources: FxHashMap<String, String>,
 }
 
@@ -40,27 +41,29 @@ impl Saved {
     }
 }
 
-/// How far each assigned partition is in the source's time.
+/// Progress of each assigned partition in the source's time.
 #[derive(Debug, Default)]
 pub struct Progress {
     saved: Saved,
-    /// By topic and partition, of those that are assigned.
+    /// The time up to which everything is applied, by topic and partition. It has assigned partitions
+    /// only.
     applied: FxHashMap<(String, i32), Timestamp>,
 }
 
 impl Progress {
-    /// Takes in what is saved.
+    /// Replaces the saved positions.
     pub fn save(&mut self, saved: Saved) {
         self.saved = saved;
     }
 
-    /// What is saved.
+    /// Returns the saved positions.
     #[must_use]
     pub const fn saved(&self) -> &Saved {
         &self.saved
     }
 
-    /// Takes in where the partitions stand, with ends that were read after what is saved.
+    /// Updates the progress of the partitions. Their ends must have been read after the saved
+    /// positions.
     pub fn look(&mut self, partitions: &[PartitionStatus]) {
         let mut applied = FxHashMap::default();
         for partition in partitions {
@@ -76,7 +79,7 @@ impl Progress {
         self.applied = applied;
     }
 
-    /// Where the member stands; `None` while that is not known.
+    /// Returns the lag of the member; `None` while it is not known.
     #[must_use]
     pub fn standing(&self, partitions: &[PartitionStatus]) -> Option<Lag> {
         let mut standing = Lag {
@@ -95,7 +98,7 @@ impl Progress {
     }
 }
 
-/// Reads the positions and puts them on the board, until shutdown.
+/// Reads the positions and puts them on the board until shutdown.
 pub async fn follow(
     context: Arc<WorkerContext>,
     (kafka, prefix): (KafkaOptions, String),
@@ -129,7 +132,7 @@ async fn read(
     for source in context.topics.sources().await? {
         let topic = position_topic(prefix, &source);
         let last = match reader.read_last_committed(&topic).await {
-            // Its producer is about to begin.
+            // The producer of this source has not written its first position yet.
             Err(KafkaFailure::UnknownTopic(_)) => continue,
             last => last?,
         };
@@ -179,14 +182,14 @@ mod tests {
     #[test]
     fn a_partition_without_records_is_where_the_producer_is() {
         let mut progress = Progress::default();
-        // The second one got its last record long ago.
+        // The second partition got its last record long ago.
         let partitions = [partition(0, 0, Some(95)), partition(1, 0, Some(7))];
         progress.look(&partitions);
         assert_eq!(progress.standing(&partitions), None, "nothing is saved");
         progress.save(saved(100));
         progress.look(&partitions);
         assert_eq!(progress.standing(&partitions), standing(0, 100));
-        // The producer goes on, all is filtered.
+        // The producer continues, but everything is filtered.
         progress.save(saved(200));
         assert_eq!(progress.standing(&partitions), standing(100, 100));
         progress.look(&partitions);
@@ -203,7 +206,7 @@ mod tests {
         let behind = [partition(0, 3, Some(7)), partition(1, 5, Some(150))];
         progress.look(&behind);
         assert_eq!(progress.standing(&behind), standing(90, 100));
-        // Each commits a little late, and is no less at the end.
+        // Each partition commits a little late, and is nevertheless at the end.
         let busy = [partition(0, 3, Some(191)), partition(1, 5, Some(192))];
         progress.look(&busy);
         assert_eq!(progress.standing(&busy), standing(0, 190));

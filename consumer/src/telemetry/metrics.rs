@@ -1,4 +1,4 @@
-//! What the consumer counts. Names are constants here and a contract for dashboards.
+//! The metrics of the consumer. Dashboards depend on the names, which are constants here.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,53 +18,53 @@ use crate::worker::batch::Located;
 
 const PREFIX: &str = "oplog_consumer";
 
-/// Where a member stands.
+/// The lag of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lag {
-    /// Seconds of the source between what is saved and what is applied.
+    /// Seconds in the source's time between what is saved and what is applied.
     pub lag: u32,
-    /// Everything up to there is applied.
+    /// The source time up to which everything is applied.
     pub applied: Timestamp,
 }
 
-/// Counters of one process. WorkerContext by reference.
+/// The metrics of one process.
 #[derive(Debug)]
 pub struct Metrics {
-    /// All metrics, for `/metrics`.
+    /// The registry of all metrics, for `/metrics`.
     pub registry: Registry,
     entries: [IntCounter; Operation::ALL.len()],
-    /// Entries that the namespace filter left out.
+    /// Number of entries that the namespace filter excluded.
     pub filtered: IntCounter,
-    /// Entries of collections that were dropped since.
+    /// Number of entries of collections that were dropped since.
     pub dropped_entries: IntCounter,
-    /// Documents that an index refused for now.
+    /// Number of documents that an index refused for now.
     pub held_documents: IntCounter,
-    /// Of these, those that it took later.
+    /// Number of held documents that the index accepted later.
     pub released_documents: IntCounter,
-    /// Bytes of the records read.
+    /// Bytes of the records that were read.
     pub bytes: IntCounter,
     lag: Gauge,
     source_lag: Gauge,
     position: Gauge,
-    /// Commits that Kafka confirmed.
+    /// Number of commits that Kafka confirmed.
     pub commits: IntCounter,
     /// Time from sending a commit to its confirmation.
     pub commit_seconds: Histogram,
-    /// Commands and names of the catalog that are held in memory.
+    /// Number of commands and names of the catalog that are held in memory.
     catalog_held: IntGauge,
     /// Bytes between the poll thread and the sink.
     pub queue_bytes: IntGauge,
-    /// Partitions assigned to this member.
+    /// Number of partitions assigned to this member.
     pub partitions: IntGauge,
     errors: IntCounterVec,
     dead_letters: IntCounterVec,
-    /// Updates that found no document.
+    /// Number of updates that found no document.
     pub unmatched_updates: IntCounter,
-    /// Inserts of documents that were there, applied as replacements.
+    /// Number of inserts of documents that already existed, applied as replacements.
     pub duplicate_inserts: IntCounter,
-    /// Documents that were read, changed and replaced.
+    /// Number of documents that were read, changed and replaced.
     pub rewritten_documents: IntCounter,
-    /// Entries that a later one of the same batch made superfluous.
+    /// Number of entries that a later entry of the same batch made superfluous.
     pub folded: IntCounter,
     /// Time that the sink takes for a batch.
     pub apply_seconds: Histogram,
@@ -73,10 +73,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Creates and registers all metrics.
     ///
     /// # Errors
-    /// When a name is registered twice.
+    /// Returns an error if a name is registered twice.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         register_build_info(&registry, PREFIX, env!("CARGO_PKG_VERSION"))?;
@@ -137,7 +137,7 @@ impl Metrics {
         })
     }
 
-    /// How many commands and names of the catalog are held in memory.
+    /// Sets the number of commands and names of the catalog that are held in memory.
     pub fn held_of_catalog(&self, count: usize) {
         self.catalog_held
             .set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -166,7 +166,7 @@ impl Metrics {
         }
     }
 
-    /// Entries applied so far.
+    /// Returns the number of entries applied so far.
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.entries.iter().map(IntCounter::get).sum()
@@ -182,7 +182,7 @@ impl Metrics {
         self.dead_letters.with_label_values(&[reason.word()]).inc();
     }
 
-    /// Dead letters so far.
+    /// Returns the number of dead letters written so far.
     #[must_use]
     pub fn dead_letters(&self) -> u64 {
         Reason::ALL
@@ -191,14 +191,14 @@ impl Metrics {
             .sum()
     }
 
-    /// An entry of that source time was applied.
+    /// Notes that an entry with this source time was applied.
     pub fn applied(&self, source_ms: i64) {
         self.applied_ms.fetch_max(source_ms, Ordering::Relaxed);
         self.position
             .set(seconds(self.applied_ms.load(Ordering::Relaxed)));
     }
 
-    /// Sets the lag by what the producers have saved.
+    /// Sets the lag relative to what the producers have saved.
     pub fn stands(&self, standing: Lag) {
         let applied = i64::from(standing.applied.seconds) * 1000;
         self.applied(applied);
@@ -207,7 +207,8 @@ impl Metrics {
         self.source_lag.set(seconds(age));
     }
 
-    /// Sets the lag by what is applied alone: `caught_up` says that nothing is left to apply.
+    /// Sets the lag from the last applied entry alone and returns it. With `caught_up`, which means
+    /// that nothing is left to apply, the lag is 0.
     pub fn set_lag(&self, caught_up: bool) -> Option<f64> {
         let applied = self.applied_ms.load(Ordering::Relaxed);
         let lag = match (caught_up, applied) {
@@ -220,7 +221,7 @@ impl Metrics {
     }
 }
 
-/// Milliseconds since 1970.
+/// Returns the current time in milliseconds since 1970.
 #[must_use]
 pub fn now_ms() -> i64 {
     let elapsed = SystemTime::now()
@@ -237,7 +238,7 @@ fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// Name and help of the gauges of source time.
+/// Names and help texts of the gauges of source time.
 const TIMES: [(&str, &str); 3] = [
     (
         "lag_seconds",
@@ -253,7 +254,7 @@ const TIMES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Name and help of the plain counters.
+/// Names and help texts of the plain counters.
 const COUNTERS: [(&str, &str); 10] = [
     (
         "filtered_total",
@@ -285,7 +286,7 @@ const COUNTERS: [(&str, &str); 10] = [
     ("folded_total", "Entries that a later one made superfluous."),
 ];
 
-/// Makes all of them and lets the registry show them.
+/// Creates and registers one metric for each name and help text.
 fn all<M: Collector + Clone + 'static, const N: usize>(
     registry: &Registry,
     told: &[(&str, &str); N],

@@ -1,4 +1,4 @@
-//! What the program reports of itself: metrics, status and lag.
+//! Telemetry: metrics, readiness, `/status` and lag.
 
 pub mod lag;
 pub mod metrics;

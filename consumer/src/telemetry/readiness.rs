@@ -1,4 +1,4 @@
-//! Whether a member is ready: it has an assignment, its target answers, and nothing stands still.
+//! Readiness of a member.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::http::Health;
 
-/// How often an unreachable target is logged.
+/// Interval between log lines about an unreachable target.
 const TARGET_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Ready is a member with an assignment whose target answers, and of which nothing stands still.
+/// Readiness of a member. It is ready if it has an assignment, its target answers, and nothing is
+/// stalled.
 #[derive(Debug)]
 pub struct Readiness {
     health: Health,
@@ -19,15 +20,15 @@ pub struct Readiness {
 
 #[derive(Debug, Default)]
 struct Trouble {
-    /// Why the target is not reachable; `None` while it is.
+    /// The error of the target; `None` while the target can be reached.
     target: Option<String>,
     logged: Option<Instant>,
-    /// What stands still although there is work; `None` while nothing does.
+    /// The reason of a stall, which is a lack of progress although work is pending; `None` otherwise.
     standstill: Option<String>,
 }
 
 impl Readiness {
-    /// Not ready yet.
+    /// Creates the readiness of a member that is not ready yet.
     #[must_use]
     pub fn new(health: Health) -> Self {
         Self {
@@ -37,24 +38,24 @@ impl Readiness {
         }
     }
 
-    /// The group assigned partitions to this member, or reported that there are none for it.
+    /// Notes that the group has assigned partitions to this member, or has none for it.
     pub fn joined(&self) {
         if !self.joined.swap(true, Ordering::Relaxed) {
             self.show(&self.lock());
         }
     }
 
-    /// Whether the group has assigned partitions to this member, or has none for it.
+    /// Returns true if the group has assigned partitions to this member, or has none for it.
     pub(super) fn has_joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }
 
-    /// Tells what stands still, or that nothing does.
+    /// Notes the reason of a stall, or `None` if nothing is stalled.
     pub fn stands_still(&self, reason: Option<String>) {
         let mut trouble = self.lock();
         match (&trouble.standstill, &reason) {
-            (None, Some(reason)) => tracing::warn!(reason, "this member stands still"),
-            (Some(_), None) => tracing::info!("this member moves again"),
+            (None, Some(reason)) => tracing::warn!(reason, "this member is stalled"),
+            (Some(_), None) => tracing::info!("this member makes progress again"),
             (None, None) => return,
             (Some(_), Some(_)) => {}
         }
@@ -62,7 +63,7 @@ impl Readiness {
         self.show(&trouble);
     }
 
-    /// A write was acknowledged.
+    /// Notes that the target acknowledged a write.
     pub fn target_reached(&self) {
         let mut trouble = self.lock();
         if trouble.target.take().is_some() {
@@ -72,7 +73,7 @@ impl Readiness {
         }
     }
 
-    /// A write failed in a way that may pass.
+    /// Notes that a write failed with a transient error.
     pub fn target_failed(&self, reason: &str) {
         let mut trouble = self.lock();
         trouble.target = Some(reason.to_owned());
@@ -84,7 +85,7 @@ impl Readiness {
             trouble.logged = Some(now);
             tracing::warn!(
                 reason,
-                "the target does not take writes; trying again until it does"
+                "the target does not accept writes; retrying until it does"
             );
         }
         self.show(&trouble);

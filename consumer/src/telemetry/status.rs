@@ -1,4 +1,4 @@
-//! What the program shows of itself: readiness, `/status`, the live line, a log line now and then.
+//! The status display: `/status`, the live line on a terminal, and periodic log lines elsewhere.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,30 +11,30 @@ use serde_json::{Value, json};
 use crate::telemetry::lag::{Progress, Saved};
 use crate::telemetry::metrics::Metrics;
 
-/// How often progress is logged where there is no terminal.
+/// Interval between progress log lines where the output is not a terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the live line changes.
+/// Interval between updates of the live line.
 const LINE_INTERVAL: Duration = Duration::from_millis(500);
-/// One assigned partition.
+/// The status of one assigned partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PartitionStatus {
     /// The topic.
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// What the group has committed.
+    /// The offset that the group has committed.
     pub committed: Option<i64>,
     /// The next record to read.
     pub position: Option<i64>,
-    /// The end that a `read_committed` reader sees.
+    /// The last stable offset: the end that a `read_committed` reader sees.
     pub end: Option<i64>,
-    /// Offsets between committed and end.
+    /// Number of offsets between committed and end.
     pub lag: Option<i64>,
-    /// The last entry applied: `<seconds>:<increment>`.
+    /// The position of the last entry applied: `<seconds>:<increment>`.
     pub ts: Option<String>,
 }
 
-/// The assigned partitions as of the last look. Clones are the same board.
+/// The assigned partitions as of the last statistics. Clones refer to the same board.
 #[derive(Debug, Clone, Default)]
 pub struct Board(Arc<Mutex<Shown>>);
 
@@ -45,21 +45,21 @@ struct Shown {
 }
 
 impl Board {
-    /// Puts up a new state.
+    /// Replaces the status of the partitions.
     pub fn put(&self, partitions: Vec<PartitionStatus>) {
         let mut shown = self.lock();
         shown.progress.look(&partitions);
         shown.partitions = partitions;
     }
 
-    /// Puts up what the producers have saved.
+    /// Replaces the positions that the producers have saved.
     pub fn save(&self, saved: Saved) {
         self.lock().progress.save(saved);
     }
 
-    /// Seconds of the source between what the producers have saved and what is applied, which it
-    /// also shows in the metrics; before the first position is known, the age of the last entry
-    /// applied.
+    /// Returns the seconds in the source's time between what the producers have saved and what is
+    /// applied, and sets the metrics to it. Before the first saved position is known, it is the age of
+    /// the last entry applied.
     pub fn lag_seconds(&self, metrics: &Metrics) -> Option<f64> {
         let shown = self.lock();
         let standing = shown.progress.standing(&shown.partitions);
@@ -75,20 +75,20 @@ impl Board {
         }
     }
 
-    /// The sum of all lags, in offsets; `None` while one is unknown.
+    /// Returns the sum of all lags, in offsets; `None` while one of them is unknown.
     #[must_use]
     pub fn lag(&self) -> Option<i64> {
         let shown = self.lock();
         shown.partitions.iter().map(|partition| partition.lag).sum()
     }
 
-    /// Whether every assigned partition is known to be applied to its end.
+    /// Returns true if every assigned partition is known to be applied to its end.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
         self.lag() == Some(0)
     }
 
-    /// The answer of `/status`.
+    /// Returns the response body of `/status`.
     #[must_use]
     pub fn json(&self, group: &str, metrics: &Metrics) -> Value {
         let lag_seconds = self.lag_seconds(metrics);
@@ -118,7 +118,8 @@ impl Board {
     }
 }
 
-/// Shows how it goes until shutdown: a live line on a terminal, else a log line every few seconds.
+/// Shows the progress until shutdown: as a live line on a terminal, otherwise as a log line every few
+/// seconds.
 pub async fn show(metrics: Arc<Metrics>, board: Board, visible: bool, shutdown: Shutdown) {
     let line = StatusLine::new(visible);
     let interval = if line.is_visible() {

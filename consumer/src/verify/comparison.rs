@@ -1,4 +1,4 @@
-//! Comparing one collection.
+//! The comparison of one collection.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,20 +22,21 @@ use crate::config::{VerifyConfig, VerifyMode};
 use crate::error::ConsumerError;
 use crate::verify::replay_progress::Replay;
 
-/// Number of paths that are reported of a document.
+/// Number of differing paths that are reported for a document.
 const PATHS: usize = 10;
-/// Number of documents of a collection of which paths are reported: each is read once more for them.
+/// Number of documents of a collection for which paths are reported. Each of them is read again for
+/// that.
 const WITH_PATHS: u64 = 1000;
-/// Looks at definitions that differ.
+/// Number of times that differing definitions are read.
 const DEFINITION_LOOKS: u32 = 3;
 
-/// Why a comparison stops.
+/// The reason why a comparison stops.
 pub(super) enum Stop {
-    /// A side cannot be read, or not in order.
+    /// A side cannot be read, or is not in order.
     Cursor(CursorError),
-    /// There is no way to compare it.
+    /// The collection cannot be compared.
     Untold(String),
-    /// The report cannot be written, or Kafka fails.
+    /// The report cannot be written, or Kafka failed.
     Fatal(ConsumerError),
 }
 
@@ -51,7 +52,7 @@ impl From<ConsumerError> for Stop {
     }
 }
 
-/// What all collections have in common.
+/// The state that the comparisons of all collections share.
 pub(super) struct Comparison<'c> {
     pub(super) source: Server,
     pub(super) target: Server,
@@ -62,12 +63,12 @@ pub(super) struct Comparison<'c> {
     pub(super) saved: Saved,
     /// The number of the last range.
     pub(super) ranges: AtomicU64,
-    /// Documents read at the source so far.
+    /// Number of documents read at the source so far.
     pub(super) seen: AtomicU64,
-    /// Documents of the collection at hand of which paths were told.
+    /// Number of documents of the current collection for which paths were reported.
     pub(super) with_paths: AtomicU64,
-    /// Whether the replay did not pass what was to be looked at in the collection at hand: then
-    /// it is not waited for again.
+    /// True if the replay did not pass the required moment in the current collection. It is not waited
+    /// for again then.
     pub(super) stuck: AtomicBool,
     pub(super) shutdown: Shutdown,
 }
@@ -77,7 +78,8 @@ impl Comparison<'_> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Compares one name. What stops it is reported, not returned: the others go on.
+    /// Compares one namespace. An error of it is reported and not returned, so that the other
+    /// namespaces are compared.
     pub(super) async fn collection(
         &self,
         ns: &str,
@@ -99,7 +101,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Compares options and indexes; what differs is looked at again before it is told.
+    /// Compares options and indexes. Differences are checked again before they are reported.
     async fn definition(&self, ns: &str, expected: &Expected) -> Result<(), Stop> {
         let (mut found, mut notes) = self.definition_now(ns, expected).await?;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
@@ -163,8 +165,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Whether each side that has a time series has its buckets, which are compared in its stead.
-    /// Servers from 8.3 on keep both under one name.
+    /// Returns true if each side that has a time series also has its buckets, which are compared
+    /// instead of it. Servers from 8.3 on keep both under one name.
     async fn has_buckets(&self, ns: &str) -> Result<bool, Stop> {
         let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
         let buckets = format!("{db}.system.buckets.{name}");
@@ -177,7 +179,7 @@ impl Comparison<'_> {
         Ok(true)
     }
 
-    /// Compares the numbers of documents: weaker than all else.
+    /// Compares the numbers of documents, which is the weakest comparison.
     async fn count(&self, ns: &str) -> Result<(), Stop> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let mut agreeing = 0;
@@ -191,7 +193,7 @@ impl Comparison<'_> {
             agreeing = if before == after { agreeing + 1 } else { 0 };
             let is_equal = target == before || target == after;
             if is_equal || agreeing >= AGREEING.1 {
-                // A count that is equal may have been so before the last look.
+                // An equal count may be of an earlier moment than the last read.
                 let wanted = if is_equal { target } else { after };
                 let counts = Counts {
                     equal: target.min(wanted),
@@ -209,7 +211,7 @@ impl Comparison<'_> {
         Ok(self.report().range(self.next_range(), &counts)?)
     }
 
-    /// Compares documents of each side, drawn at random, with the other's.
+    /// Compares random documents of each side with those of the other.
     async fn sample(&self, ns: &str, size: u32) -> Result<(), Stop> {
         let mut counts = Counts::default();
         let range = self.next_range();
@@ -237,8 +239,8 @@ impl Comparison<'_> {
         self.ranges.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Settles documents that seem to differ, repairs them if that is wanted, and reports what is
-    /// left.
+    /// Checks again the documents that seem to differ, repairs them if that is enabled, and reports the
+    /// remaining differences.
     pub(super) async fn judge(
         &self,
         ns: &str,

@@ -1,4 +1,5 @@
-//! Documents of a collection in raw batches; in order of `_id` with proof of the order.
+//! The documents of a collection in raw batches. If they are read in order of `_id`, the order is
+//! checked.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -13,53 +14,53 @@ use oplog_relay_runtime::mongo::{READ, error_text, in_time};
 use super::range::{OwnedId, id_of};
 use super::side::Side;
 
-/// Why a side cannot be compared.
+/// The reason why a side cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CursorError {
     /// The server failed.
     #[error("reading the {side} failed after {after}: {reason}")]
     Failed {
-        /// Which side.
+        /// The side that failed.
         side: Side,
-        /// The last `_id` read.
+        /// The last `_id` that was read.
         after: String,
-        /// What the server or the driver said.
+        /// The error text of the server or the driver.
         reason: String,
     },
-    /// A document without `_id`, or damaged bytes.
-    #[error("the {side} gave a damaged document after {after}")]
+    /// A document does not have an `_id`, or its bytes are damaged.
+    #[error("the {side} returned a damaged document after {after}")]
     Damaged {
-        /// Which side.
+        /// The side that returned it.
         side: Side,
-        /// The last `_id` read.
+        /// The last `_id` that was read.
         after: String,
     },
-    /// Two documents stand in another order than MongoDB's.
+    /// Two documents are not in MongoDB's order.
     #[error(
         "the {side} is not sorted by _id as MongoDB sorts: {id} comes after {after}. The \
          collection may have a collation, or the server another order"
     )]
     Order {
-        /// Which side.
+        /// The side that is not in order.
         side: Side,
-        /// The earlier one.
+        /// The `_id` of the earlier document.
         after: String,
-        /// The later one.
+        /// The `_id` of the later document.
         id: String,
     },
 }
 
-/// Reads documents one after the other. Holds one batch.
+/// A reader of documents, one after the other. It holds one batch.
 pub(super) struct Documents {
     side: Side,
     batches: RawBatchCursor,
-    /// The documents of the batch at hand, one after the other.
+    /// The documents of the current batch, one after the other.
     arena: Vec<u8>,
     waiting: VecDeque<Range<usize>>,
     current: Option<Range<usize>>,
-    /// Whether each `_id` has to come after the one before.
+    /// True if each `_id` has to come after the previous one.
     sorted: bool,
-    /// The `_id` before the current one; without order, the last of the batch before.
+    /// The `_id` before the current one; without order, the last one of the previous batch.
     last: Option<OwnedId>,
 }
 
@@ -76,19 +77,19 @@ impl Documents {
         }
     }
 
-    /// The document at hand; empty at the end.
+    /// Returns the current document; empty at the end.
     pub(super) fn document(&self) -> &[u8] {
         let range = self.current.clone().unwrap_or_default();
         self.arena.get(range).unwrap_or_default()
     }
 
-    /// Its `_id`; `None` at the end.
+    /// Returns the `_id` of the current document; `None` at the end.
     pub(super) fn id(&self) -> Option<Element<'_>> {
         self.current.as_ref()?;
         Document::new(self.document()).ok().and_then(id_of)
     }
 
-    /// Goes to the next document and returns it; `None` at the end.
+    /// Advances to the next document and returns it; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Document<'_>>, CursorError> {
         self.advance().await?;
         if self.current.is_none() {
@@ -101,7 +102,7 @@ impl Documents {
         Document::new(self.document()).map(Some).map_err(damaged)
     }
 
-    /// Goes to the next document.
+    /// Advances to the next document.
     pub(super) async fn advance(&mut self) -> Result<(), CursorError> {
         if (self.sorted || self.waiting.is_empty())
             && let Some(id) = self.id()
@@ -146,7 +147,7 @@ impl Documents {
         }
     }
 
-    /// Takes the documents out of a reply.
+    /// Takes the documents from a reply.
     fn fill(&mut self, reply: &[u8]) -> Result<(), CursorError> {
         self.arena.clear();
         let filled = documents(reply, |document| {
@@ -186,7 +187,7 @@ fn documents(reply: &[u8], mut each: impl FnMut(Document<'_>)) -> Result<(), Mal
     Ok(())
 }
 
-/// An `_id` as canonical JSON.
+/// Returns an `_id` as canonical JSON.
 pub(super) fn shown(id: Element<'_>) -> String {
     let mut text = Vec::new();
     match write_value(id, Mode::Canonical, &mut text) {

@@ -1,15 +1,15 @@
-//! What a collection or view is, and where both sides differ in it. Pure.
+//! The definition of a collection or view, and its differences between both sides. Pure.
 //!
-//! A replay changes some of it on purpose, which is no difference:
+//! A replay changes some parts on purpose. These changes are not differences:
 //!
-//! | what | on the target |
+//! | part | on the target |
 //! | --- | --- |
-//! | `expireAfterSeconds` | withheld: absent, or of an index that was there already the greatest value, and the true one in the catalog; after a cutover the true one |
-//! | `unique`, `prepareUnique` | absent where the collection's documents are spread over partitions (`--order id`): reported as a note |
-//! | `v`, `ns`, `background`, `dropDups`, versions of index types and collations | as that server has them |
-//! | `temp`, `autoIndexId`, `recordIdsReplicated`, `recordPreImages`, `idIndex`, `storageEngine`, `uuid` | not carried |
+//! | `expireAfterSeconds` | absent, or the greatest value for an index that already existed, while the catalog has the true value; the true value after a cutover |
+//! | `unique`, `prepareUnique` | absent if the collection is spread over partitions (`--order id`): reported as a note |
+//! | `v`, `ns`, `background`, `dropDups`, versions of index types and collations | as the target's server sets them |
+//! | `temp`, `autoIndexId`, `recordIdsReplicated`, `recordPreImages`, `idIndex`, `storageEngine`, `uuid` | not replayed |
 //!
-//! Numbers count by their value, and a flag that is false as one that is absent.
+//! Numbers are compared by value, and a flag that is false equals an absent one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ use crate::replay::plan::command::PUT_OFF;
 
 const EXPIRES: &str = "expireAfterSeconds";
 const UNIQUE: [&str; 2] = ["unique", "prepareUnique"];
-/// Options that are flags: a number stands for a boolean.
+/// Options that are flags. A number may stand for a boolean.
 const FLAGS: [&str; 6] = [
     "unique",
     "prepareUnique",
@@ -33,7 +33,7 @@ const FLAGS: [&str; 6] = [
     "capped",
     "clustered",
 ];
-/// Options that a replay does not carry.
+/// Options that a replay does not apply.
 const NOT_CARRIED: [&str; 7] = [
     "uuid",
     "temp",
@@ -43,7 +43,7 @@ const NOT_CARRIED: [&str; 7] = [
     "idIndex",
     "storageEngine",
 ];
-/// Fields of an index that are its server's.
+/// Fields of an index that are set by its server.
 const OF_SERVER: [&str; 7] = [
     "v",
     "ns",
@@ -60,24 +60,24 @@ pub(super) struct Definition {
     /// `collection`, `view` or `timeseries`.
     pub(super) form: String,
     pub(super) options: Bson,
-    /// By name.
+    /// The indexes by name.
     pub(super) indexes: BTreeMap<String, Bson>,
 }
 
 impl Definition {
-    /// Whether its documents are in an order of their own.
+    /// Returns true if the collection has another collation than the simple one.
     pub(super) fn is_collated(&self) -> bool {
         let collation = self.options.get_document("collation");
         collation.is_ok_and(|collation| collation.get_str("locale").is_ok_and(|is| is != "simple"))
     }
 }
 
-/// What is known of a replay's changes to a collection.
+/// The known changes of a replay to a collection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Expected {
-    /// By index; `None` is the collection.
+    /// The withheld expiries by index; `None` is the collection.
     pub(super) withheld: BTreeMap<Option<String>, i64>,
-    /// How its documents spread over partitions, where that is known.
+    /// The order of the collection's entries, if it is known: by `_id`, or of the whole collection.
     pub(super) order: Option<Order>,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Expected {
 pub(super) enum Part {
     /// The collection or view as a whole.
     Whole,
-    /// Whether it is a collection or a view.
+    /// The type: collection or view.
     Form,
     /// One option.
     Option(String),
@@ -96,7 +96,7 @@ pub(super) enum Part {
     Field(String, String),
 }
 
-/// A part in which both sides differ, as canonical JSON; `None` where it is missing on a side.
+/// A part that differs, as canonical JSON; `None` if it is missing on a side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Discrepancy {
     pub(super) part: Part,
@@ -105,7 +105,7 @@ pub(super) struct Discrepancy {
 }
 
 impl Discrepancy {
-    /// The part, for people.
+    /// Returns the name of the part, for messages.
     pub(super) fn what(&self) -> String {
         match &self.part {
             Part::Whole => "the collection".to_owned(),
@@ -117,7 +117,7 @@ impl Discrepancy {
     }
 }
 
-/// Compares the two sides of a name. Returns the differences and what is remarkable.
+/// Compares the definitions of both sides. Returns the differences and the notes.
 pub(super) fn compare(
     source: Option<&Definition>,
     target: Option<&Definition>,
@@ -167,7 +167,7 @@ pub(super) fn compare(
     (found, notes)
 }
 
-/// Those that somebody made: not the one of `_id`, which comes with the collection.
+/// Returns the indexes that users created, without that of `_id`, which every collection has.
 fn indexes(definition: &Definition) -> BTreeMap<String, &Bson> {
     let all = definition.indexes.iter();
     let made = all.filter(|(name, index)| *name != "_id_" && !index.contains_key("clustered"));
@@ -215,7 +215,7 @@ fn compare_index(
         let plain = !is_set(other, &name) && expected.order != Some(Order::Collection);
         if UNIQUE.contains(&name.as_str()) && plain {
             notes.push(format!(
-                "index {index} is {name} at the source only, as --order id leaves it"
+                "index {index} is {name} at the source only, because of --order id"
             ));
             continue;
         }
@@ -237,7 +237,7 @@ fn is_absent(value: Option<&Value>) -> bool {
     matches!(value, None | Some(Value::Boolean(false)))
 }
 
-/// Whether both sides have the same value under a name.
+/// Returns true if both sides have the same value for a name.
 fn is_same(name: &str, one: &Bson, other: &Bson) -> bool {
     if FLAGS.contains(&name) {
         return is_set(one, name) == is_set(other, name);
@@ -256,7 +256,7 @@ fn is_same(name: &str, one: &Bson, other: &Bson) -> bool {
     }
 }
 
-/// Collations and clustered indexes name versions of their server's own.
+/// Returns a value without versions, which servers set in collations and clustered indexes.
 fn without_version(value: &Value) -> Value {
     let mut value = value.clone();
     if let Value::Document(document) = &mut value
@@ -368,7 +368,7 @@ mod tests {
         let field = Part::Field("a_1".to_owned(), "unique".to_owned());
         let kept = expected(Some(Order::Collection));
         assert_eq!(parts(&one, &other, &kept), (vec![field.clone()], 0));
-        // The other way round no replay does it.
+        // A replay never does the opposite.
         assert_eq!(parts(&other, &one, &expected(None)), (vec![field], 0));
     }
 

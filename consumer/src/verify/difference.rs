@@ -1,12 +1,13 @@
-//! Where two documents differ. Pure.
+//! The differences between two documents. Pure.
 
 use oplog_relay_core::document::{Document, Element, MAX_DEPTH, Malformed, kind};
 use rustc_hash::FxHashMap;
 
-/// The dotted paths of the fields that differ, at most `most` of them, and whether there are more.
+/// Returns the dotted paths of the fields that differ, at most `most` of them, and true if there are
+/// more.
 ///
-/// Fields are matched by their names. Where they only stand in another order, and that counts, it
-/// is the first field that is out of place.
+/// Fields are matched by their names. If only their order differs, and the order counts, the first
+/// field that is out of place is returned.
 pub(super) fn differences(
     left: Document<'_>,
     right: Document<'_>,
@@ -18,7 +19,7 @@ pub(super) fn differences(
         paths: Vec::new(),
         most: most.saturating_add(1),
     };
-    // Damaged documents are distinguished by their bytes alone.
+    // Damaged documents are compared by their bytes alone.
     let walked = found.documents(left, right);
     if walked.is_err() || found.paths.is_empty() {
         found.paths = Vec::from_iter(first_difference(left, right, ignore_field_order));
@@ -28,9 +29,9 @@ pub(super) fn differences(
     (found.paths, more)
 }
 
-/// Collects paths.
+/// A collector of paths.
 struct Paths<'a> {
-    /// Names down to where the comparison stands.
+    /// The names on the path to the current fields.
     names: Vec<&'a [u8]>,
     paths: Vec<String>,
     most: usize,
@@ -88,9 +89,9 @@ impl<'a> Paths<'a> {
     }
 }
 
-/// The dotted path of the first field that differs, in the order of the left document; `None` if
-/// there is none. Without regard to the order of fields, documents within count likewise; arrays
-/// keep their order.
+/// Returns the dotted path of the first field that differs, in the order of the left document; `None`
+/// if the documents are equal. If the order of fields is ignored, this also holds for nested documents,
+/// but not for arrays.
 fn first_difference(
     left: Document<'_>,
     right: Document<'_>,
@@ -103,13 +104,13 @@ fn first_difference(
     match path.documents(left, right, false) {
         Ok(true) => None,
         Ok(false) => Some(path.names.join(".")),
-        // Damaged: distinguished by their bytes alone.
+        // Damaged documents are compared by their bytes alone.
         Err(_) => (left != right).then(|| path.names.join(".")),
     }
 }
 
 struct Path {
-    /// Names down to where the comparison stands; after a difference, where it is.
+    /// The names on the path to the current fields; after a difference, the path to it.
     names: Vec<String>,
     ignore_field_order: bool,
 }
@@ -130,7 +131,7 @@ impl Path {
         let mut left = left.elements().collect::<Result<Vec<_>, _>>()?;
         let mut right = right.elements().collect::<Result<Vec<_>, _>>()?;
         if self.ignore_field_order && !is_array {
-            // Stable: duplicate names keep their order among themselves.
+            // The sort is stable: duplicate names keep their order among themselves.
             left.sort_by_key(|element| element.name);
             right.sort_by_key(|element| element.name);
         }
@@ -148,7 +149,7 @@ impl Path {
         right: Option<&Element<'_>>,
     ) -> Result<bool, Malformed> {
         let name = match (left, right) {
-            // Sorted by name: the smaller one is missing on the other side.
+            // Both lists are sorted by name, so the smaller name is missing on the other side.
             (Some(left), Some(right)) if self.ignore_field_order => left.name.min(right.name),
             (Some(element), _) | (None, Some(element)) => element.name,
             (None, None) => return Ok(true),

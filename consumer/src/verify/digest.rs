@@ -1,10 +1,10 @@
 //! Digests of documents and of sets of documents. Pure.
 //!
-//! A document's digest is the SHA-256 of its bytes; where the order of fields does not count, of
-//! its bytes with the fields of every document in order of their names. A set's digest is the sum
-//! of its documents' digests, modulo 2^256, with their number: it does not depend on the order in
-//! which they come, so neither side has to sort. Servers have a `dbHash`, but managed ones refuse
-//! it, and it covers whole collections only.
+//! A document's digest is the SHA-256 of its bytes. If the order of fields is ignored, the fields of
+//! every document are sorted by name first. A set's digest is the sum of its documents' digests, modulo
+//! 2^256, with their number. It does not depend on the order of the documents, so neither side has to
+//! sort. Servers have a `dbHash` command, but managed servers refuse it, and it covers whole
+//! collections only.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, MAX_DEPTH, Malformed, kind};
 use sha2::{Digest as _, Sha256};
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 /// The digest of one document.
 pub(super) type DocumentDigest = [u8; 32];
 
-/// Makes digests of documents.
+/// A maker of document digests.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Digester {
     ignore_field_order: bool,
@@ -28,7 +28,7 @@ impl Digester {
         }
     }
 
-    /// The digest of a document. One that is damaged counts by its bytes.
+    /// Returns the digest of a document. A damaged document is digested by its bytes.
     pub(super) fn document(&mut self, document: Document<'_>) -> DocumentDigest {
         if self.ignore_field_order {
             self.sorted.clear();
@@ -54,7 +54,7 @@ fn write_sorted(
     }
     let mut fields = document.elements().collect::<Result<Vec<_>, _>>()?;
     if by_name {
-        // Stable: fields of the same name keep their order.
+        // The sort is stable: fields of the same name keep their order.
         fields.sort_by_key(|field| field.name);
     }
     for field in fields {
@@ -74,16 +74,16 @@ fn write_sorted(
     Ok(())
 }
 
-/// What a set of documents comes to.
+/// The digest of a set of documents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct SetDigest {
-    /// How many there are.
+    /// Number of documents.
     pub(super) documents: u64,
     sum: [u64; 4],
 }
 
 impl SetDigest {
-    /// Takes a document in.
+    /// Adds a document.
     pub(super) fn add(&mut self, digest: &DocumentDigest) {
         self.documents += 1;
         let mut carry = false;

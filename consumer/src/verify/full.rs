@@ -1,5 +1,5 @@
-//! Comparing every document of a collection: range by range, by digests; what differs is read
-//! once more, in order, and narrowed to its `_id`s.
+//! The comparison of every document of a collection, range by range, by digests. A range that differs
+//! is read again, in order, and narrowed to its `_id`s.
 
 use std::cmp::Ordering;
 use std::sync::atomic;
@@ -18,9 +18,9 @@ use super::report::Counts;
 use super::saved::Begun;
 use super::side::{Manner, Server};
 
-/// Documents that seem to differ, and their bytes, that are looked at together.
+/// Number and bytes of documents that seem to differ and are checked together.
 const TOGETHER: (usize, usize) = (10_000, 4 << 20);
-/// Attempts to read a range; the later ones in small batches.
+/// Number of attempts to read a range. The later ones use small batches.
 const ATTEMPTS: u32 = 4;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -31,24 +31,24 @@ struct Numbered {
     range: Range,
 }
 
-/// Where a collection is cut next.
+/// The state of cutting a collection into ranges.
 struct Cutting {
     begun: Begun,
-    /// The types that are not begun.
+    /// The types that are not started yet.
     types: Vec<OwnedId>,
-    /// Where the next range begins.
+    /// The start of the next range.
     low: Option<OwnedId>,
     rest: bool,
 }
 
-/// What both sides of a place are.
+/// The result of comparing two documents at the same place.
 enum Pair {
     Done,
     /// The documents are the same.
     Same,
-    /// They differ, or one is lacking.
+    /// They differ, or one of them is missing.
     Other(OwnedId),
-    /// This was settled before.
+    /// The documents were settled before.
     Settled,
 }
 
@@ -82,14 +82,14 @@ impl Comparison<'_> {
             .await
     }
 
-    /// Whether the source's part is one range.
+    /// Returns true if the documents of the source fit one range.
     async fn is_small(&self, ns: &str) -> bool {
         let count = self.source.count(ns).await;
         count.is_ok_and(|count| count <= self.config.range_documents)
     }
 
-    /// The types of which either side has documents, by their least values; `None` if a server
-    /// cannot compare `_id`s of all types: then nothing is cut.
+    /// Returns the least values of the types of which either side has documents; `None` if a server
+    /// cannot compare `_id`s of all types, so that the collection is not cut.
     async fn types(&self, ns: &str) -> Option<Vec<OwnedId>> {
         let mut types = Vec::new();
         for low in Range::types() {
@@ -98,7 +98,7 @@ impl Comparison<'_> {
                 Ok((None, None)) => {}
                 Ok(_) => types.push(low),
                 Err(error) => {
-                    tracing::info!(ns, %error, "comparing in one range: it cannot be cut");
+                    tracing::info!(ns, %error, "comparing in one range: the server cannot cut it");
                     return None;
                 }
             }
@@ -116,7 +116,7 @@ impl Comparison<'_> {
         Ok(Numbered { number, range })
     }
 
-    /// Cuts the next range, in the same place as an interrupted comparison has.
+    /// Cuts the next range, at the same place as an interrupted comparison did.
     async fn next(&self, ns: &str, cutting: &mut Cutting) -> Result<Option<Numbered>, Stop> {
         let Some(low) = cutting.low.take() else {
             let rest = std::mem::take(&mut cutting.rest);
@@ -169,7 +169,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// The documents of a range, if both sides have the same.
+    /// Returns the number of documents of a range if both sides have the same documents.
     async fn is_equal(&self, ns: &str, range: &Range) -> Result<Option<u64>, Stop> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         loop {
@@ -189,7 +189,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Waits before a range is read again, where that can help.
+    /// Waits before a range is read again, if the error is transient.
     async fn again(&self, ns: &str, stop: Stop, backoff: &mut Backoff) -> Result<(), Stop> {
         match &stop {
             Stop::Cursor(error @ CursorError::Failed { .. }) if backoff.attempts() < ATTEMPTS => {
@@ -204,7 +204,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Walks both sides of a range at once, in order of `_id`. Up to `floor` all is settled.
+    /// Reads both sides of a range concurrently, in order of `_id`. Documents up to `floor` are
+    /// settled.
     async fn merge(
         &self,
         ns: &str,
@@ -252,7 +253,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Which side's document comes first.
+/// Returns the order of the current documents of both sides.
 fn order(source: &Documents, target: &Documents) -> Ordering {
     match (source.id(), target.id()) {
         (None, None) => Ordering::Equal,

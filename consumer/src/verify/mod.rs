@@ -1,17 +1,18 @@
-//! The proof: source and target compared document by document, and repaired.
+//! The comparison of source and target, document by document, and the repair of the target.
 //!
-//! - a collection is cut into `range`s of `_id`, which cover all types; both sides of a range are
-//!   read at once, in any order, and come to a `digest`; equal ranges cost one pass (`full`)
-//! - a range that differs is read once more in order (`cursor`) and narrowed to its `_id`s
-//! - what differs is looked at again (`recheck`) until the replay has passed it (`passed`)
-//! - options, indexes and views are compared as a replay leaves them (`definition`)
-//! - a difference that remains is repaired if that is wanted (`repair`)
-//! - all is told, and the finished ranges are kept in the `report`, from which an interrupted
-//!   comparison goes on (`saved`)
+//! - A collection is cut into `range`s of `_id`, which cover all types. Both sides of a range are read
+//!   concurrently, in any order, and digested (`digest`), so equal ranges cost one pass (`full`).
+//! - A range that differs is read again in order (`cursor`) and narrowed to its `_id`s.
+//! - Documents that differ are checked again (`recheck`) until the replay has passed them
+//!   (`replay_progress`).
+//! - Options, indexes and views are compared with the changes of a replay in mind (`definition`).
+//! - A difference that remains is repaired if that is enabled (`repair`).
+//! - Findings and finished ranges are written to the `report`, from which an interrupted comparison
+//!   continues (`saved`).
 //!
-//! Memory holds one batch of each side for each range at work, and the `_id`s of what is looked at
-//! again, at most ten thousand for each, however large the collections are. Nothing is written to
-//! the source, and without a repair nothing to the target.
+//! Memory holds one batch of each side for each range in progress, and the `_id`s of documents that are
+//! checked again, at most ten thousand for each range, however large the collections are. Nothing is
+//! written to the source, and without a repair nothing to the target.
 
 mod comparison;
 mod cursor;
@@ -54,23 +55,24 @@ use report::Report;
 use saved::Saved;
 use side::{Server, Side};
 
-/// How often the live line changes, and how often a log line stands for it.
+/// Interval between updates of the live line, and interval between log lines where the output is not a
+/// terminal.
 const LINE_INTERVAL: Duration = Duration::from_millis(500);
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the comparison came to.
+/// The result of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// All documents of all namespaces are equal.
     Equal,
-    /// Some differ.
+    /// Some documents differ.
     Different,
-    /// None was seen to differ, but some could not be compared.
+    /// No difference was found, but some documents could not be compared.
     Unknown,
 }
 
 impl Verdict {
-    /// The code that the program ends with.
+    /// Returns the exit code of the program for this result.
     #[must_use]
     pub const fn exit_code(self) -> ExitCode {
         match self {
@@ -81,10 +83,11 @@ impl Verdict {
     }
 }
 
-/// Compares all namespaces that pass the filter; writes the result to standard output and to the report.
+/// Compares all namespaces that the filter includes. Writes the result to standard output and to the
+/// report.
 ///
 /// # Errors
-/// When a side or the replay cannot be reached, or the report cannot be read or written.
+/// Returns an error if a side or the replay cannot be reached, or the report cannot be read or written.
 pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdict, ConsumerError> {
     let saved = match &config.report {
         Some(path) if config.resume => Saved::read(path, &config.question)?,
@@ -126,7 +129,7 @@ pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdic
     };
     compare_all(&comparison, &listing, &expected).await?;
     if shutdown.triggered() {
-        // What was waited for is not compared.
+        // An interrupted wait ends like a finished comparison, but nothing was compared.
         return Err(ConsumerError::interrupted(shutdown));
     }
     let Comparison { report, .. } = comparison;
@@ -155,7 +158,7 @@ async fn compare_all(
     Ok(())
 }
 
-/// Shows how far a collection is. Never ends.
+/// Shows the progress of a collection. Never returns.
 async fn show(comparison: &Comparison<'_>, ns: &str) {
     let line = StatusLine::new(true);
     let total = comparison.source.count(ns).await.unwrap_or_default();
@@ -166,7 +169,7 @@ async fn show(comparison: &Comparison<'_>, ns: &str) {
         let done = comparison.seen.load(Ordering::Relaxed) - before;
         let per_second = u128::from(done) * 1000 / begun.elapsed().as_millis().max(1);
         if line.is_visible() && total == 0 {
-            // The server does not tell how many there are.
+            // The server does not report the number of documents.
             line.update(format!("{ns}: {done} documents, {per_second}/s"));
         } else if line.is_visible() {
             let text = format!("{ns}: {done} of {total} documents, {per_second}/s");
@@ -178,7 +181,7 @@ async fn show(comparison: &Comparison<'_>, ns: &str) {
     }
 }
 
-/// What a replay is known to have changed, by namespace.
+/// Returns the known changes of a replay, by namespace.
 async fn expected(
     target: &Server,
     group: Option<&str>,

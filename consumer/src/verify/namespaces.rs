@@ -1,4 +1,4 @@
-//! Which collections and views there are, and what they are.
+//! The collections and views of both sides, and their definitions.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,15 @@ use super::side::Server;
 use crate::error::ConsumerError;
 use crate::replay::plan::command::done;
 
-/// A server refuses indexes of a view.
+/// The error code of a server for listing the indexes of a view.
 const IS_A_VIEW: i32 = 166;
 
-/// What both sides have, in order of name.
+/// The definitions on both sides, in order of name.
 pub(super) type Listing = BTreeMap<String, [Option<Definition>; 2]>;
 
-/// Collections and views that either side has and the filter lets pass. The servers' own
-/// collections (most of `system.*`, admin, config, local, a replay's catalog) differ by nature;
-/// temporary ones come and go. Indexes are not read yet.
+/// Returns the collections and views that exist on either side and that the filter includes. The
+/// servers' own collections (most of `system.*`, admin, config, local, a replay's catalog) are excluded
+/// because they always differ, and temporary ones because they do not last. Indexes are not read yet.
 pub(super) async fn both(
     servers: [&Server; 2],
     filter: &NamespaceFilter,
@@ -31,7 +31,7 @@ pub(super) async fn both(
     for (place, server) in servers.into_iter().enumerate() {
         let names = in_time(ANSWER, server.client.list_database_names()).await;
         for db in names.map_err(|error| failed(server, &error))? {
-            // Saves the question where the privilege to ask it is rare.
+            // Internal databases are not listed, because the privilege for it is rare.
             if is_internal(&format!("{db}.x")) {
                 continue;
             }
@@ -49,7 +49,8 @@ pub(super) async fn both(
     Ok(all)
 }
 
-/// Buckets hold the documents of a time series; `system.js` those of the database's users.
+/// Returns true if a collection is compared. Buckets hold the documents of a time series, and
+/// `system.js` those of the database's users.
 fn is_compared(name: &str) -> bool {
     let own = !name.starts_with("system.")
         || name == "system.js"
@@ -57,7 +58,7 @@ fn is_compared(name: &str) -> bool {
     own && !is_temporary(name)
 }
 
-/// One collection or view with its indexes, as it is now.
+/// Returns the current definition of a collection or view, with its indexes.
 pub(super) async fn one(server: &Server, ns: &str) -> Result<Option<Definition>, ConsumerError> {
     let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
     let Some((_, mut found)) = listed(server, db, Some(name)).await?.pop() else {
@@ -77,7 +78,7 @@ pub(super) async fn one(server: &Server, ns: &str) -> Result<Option<Definition>,
             found.indexes = named.collect();
             Ok(Some(found))
         }
-        // Dropped meanwhile, or another kind of thing.
+        // The collection was dropped in the meantime, or is a view.
         Err(error) if error_code(&error) == Some(done::NO_COLLECTION) => Ok(None),
         Err(error) if error_code(&error) == Some(IS_A_VIEW) => Ok(Some(found)),
         Err(error) => Err(failed(server, &error)),
@@ -112,7 +113,7 @@ async fn listed(
     Ok(listed.into_iter().filter_map(read).collect())
 }
 
-/// What a command lists.
+/// Returns all documents of a command's cursor.
 async fn all(server: &Server, db: &str, command: Bson) -> mongodb::error::Result<Vec<Bson>> {
     let database = server.client.database(db);
     let listed = async {

@@ -1,17 +1,16 @@
-//! Ranges of `_id` that cover every value of every type, and the queries that find them. Pure.
+//! Ranges of `_id` that cover every value of every type, and the queries for them. Pure.
 //!
-//! `$gte` and `$lt` see only values of their bound's type, so a range lies within one type, and
-//! each type that is cut has ranges from its least value to its end. All other values (null,
-//! booleans, NaN, `MinKey` …) are in one more range. So every document of either side is in
-//! exactly one of them, whatever the source has. `min` and `max` would do it too, but not on every
-//! server.
+//! `$gte` and `$lt` match only values of their bound's type, so a range lies within one type, and each
+//! type that is cut has ranges from its least value to its end. All other values (null, booleans, NaN,
+//! `MinKey` …) are in one more range. So every document of either side is in exactly one range,
+//! whatever the source has. `min` and `max` would also do it, but not every server supports them.
 
 use std::cmp::Ordering;
 
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
-/// An `_id` that is kept.
+/// An owned `_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct OwnedId {
     kind: u8,
@@ -19,7 +18,7 @@ pub(super) struct OwnedId {
 }
 
 impl OwnedId {
-    /// Keeps one.
+    /// Copies an `_id`.
     pub(super) fn of(id: Element<'_>) -> Self {
         Self {
             kind: id.kind,
@@ -27,7 +26,7 @@ impl OwnedId {
         }
     }
 
-    /// The `_id` as it stands in a document.
+    /// Returns the `_id` as an element of a document.
     pub(super) fn element(&self) -> Element<'_> {
         Element {
             name: b"_id",
@@ -36,7 +35,7 @@ impl OwnedId {
         }
     }
 
-    /// Bytes that it takes.
+    /// Returns the number of bytes that the `_id` takes.
     pub(super) fn cost(&self) -> usize {
         self.value.len() + size_of::<Self>()
     }
@@ -46,7 +45,7 @@ impl OwnedId {
     }
 }
 
-/// The types that are cut, each by its least value, in MongoDB's order.
+/// The types that are cut, each with its least value, in MongoDB's order.
 const LEAST: [(u8, &[u8]); 7] = [
     (kind::DOUBLE, &f64::NEG_INFINITY.to_le_bytes()),
     (kind::STRING, &[1, 0, 0, 0, 0]),
@@ -57,24 +56,24 @@ const LEAST: [(u8, &[u8]); 7] = [
     (kind::TIMESTAMP, &[0; 8]),
 ];
 
-/// Some of a collection's documents.
+/// A range of a collection's documents.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Range {
-    /// All of them.
+    /// All documents.
     Everything,
-    /// Those from `low` up to `high`, which is not among them; or to the end of `low`'s type.
+    /// The documents from `low` up to `high`, exclusive, or to the end of `low`'s type.
     Between {
-        /// The first.
+        /// The first `_id`.
         low: OwnedId,
-        /// The first of the next range.
+        /// The first `_id` of the next range.
         high: Option<OwnedId>,
     },
-    /// Those of all types that are not cut.
+    /// The documents of all types that are not cut.
     Rest,
 }
 
 impl Range {
-    /// The first range of each type that is cut, open to its end.
+    /// Returns the least value of each type that is cut, which starts its first range.
     pub(super) fn types() -> impl Iterator<Item = OwnedId> {
         LEAST.iter().map(|(kind, value)| OwnedId {
             kind: *kind,
@@ -82,7 +81,7 @@ impl Range {
         })
     }
 
-    /// The query for them.
+    /// Returns the query for the documents.
     pub(super) fn filter(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut filter = DocumentBuilder::start(&mut out);
@@ -111,7 +110,7 @@ fn write_between(low: &OwnedId, high: Option<&OwnedId>, filter: &mut DocumentBui
     });
 }
 
-/// The `_id` of a document; `None` if it has none or is damaged.
+/// Returns the `_id` of a document; `None` if it is missing or damaged.
 pub(super) fn id_of(document: Document<'_>) -> Option<Element<'_>> {
     document.get("_id").ok().flatten()
 }

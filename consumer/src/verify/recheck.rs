@@ -1,12 +1,12 @@
-//! Looking again at what differs, while both sides may be written to.
+//! The check of differences while both sides may receive writes.
 //!
-//! A document is read at the source, then the replay is waited for until it has passed that
-//! moment, then it is read at the target, and at the source once more. A difference lasts if the
-//! source has it as before and the target still has it otherwise, twice in a row. It is none if
-//! the target has it as the source had it at any moment since it was looked at.
+//! A document is read at the source, then the replay must pass that moment, then the document is read
+//! at the target, and at the source again. A difference is reported if the source is unchanged and the
+//! target still differs, twice in a row. It is not a difference if the target has any state that the
+//! source had since the first read.
 //!
-//! Where nothing is known of a replay, waiting stands for it: a difference lasts if neither side
-//! changed while it was looked at several times.
+//! Without access to the replay, a pause takes the place of waiting for it: a difference is reported if
+//! neither side changed during several checks.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,39 +20,40 @@ use super::range::OwnedId;
 use super::report::Kind;
 use super::side::{Identity, identity};
 
-/// Looks in a row that must agree, where the replay is known and where it is not.
+/// Number of checks in a row that must agree, with and without access to the replay.
 pub(super) const AGREEING: (u32, u32) = (2, 3);
-/// Looks at most, likewise.
+/// Greatest number of checks, with and without access to the replay.
 pub(super) const MOST_LOOKS: (u32, u32) = (40, 8);
-/// First and longest pause between two looks.
+/// First and longest pause between two checks.
 pub(super) const PAUSES: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(2));
 
-/// What became of documents that seemed to differ.
+/// The result for documents that seemed to differ.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    /// They were equal after all.
+    /// Number of documents that are equal after all.
     pub(super) equal: u64,
-    /// They differ, or could not be told.
+    /// The documents that differ or have no certain result.
     pub(super) found: Vec<(OwnedId, Kind)>,
 }
 
-/// A document that is looked at.
+/// A document that is being checked.
 struct Open {
     id: OwnedId,
     identity: Identity,
-    /// What the source had, at each look.
+    /// The states of the source, at each check.
     history: Vec<Option<DocumentDigest>>,
-    /// What the target had at the look before.
+    /// The state of the target at the previous check.
     target: Option<Option<DocumentDigest>>,
-    /// Looks in a row by which it lasts.
+    /// Number of checks in a row that confirm the difference.
     agreeing: u32,
 }
 
 type Digests = FxHashMap<Identity, DocumentDigest>;
 
 impl Open {
-    /// Takes a look in. Returns how the document ended, if that is clear; `None` for equal.
+    /// Evaluates a check. Returns the result once it is certain: the kind of difference, or `None` for
+    /// equal.
     fn look(
         &mut self,
         [before, target, after]: [&Digests; 3],
@@ -87,7 +88,7 @@ impl Open {
 }
 
 impl Comparison<'_> {
-    /// Looks at documents until it is clear of each whether it differs.
+    /// Checks documents until it is certain for each of them whether it differs.
     pub(super) async fn settle(&self, ns: &str, ids: Vec<OwnedId>) -> Result<Settled, Stop> {
         let mut settled = Settled::default();
         let mut open: Vec<Open> = ids
@@ -134,8 +135,8 @@ impl Comparison<'_> {
         Ok(settled)
     }
 
-    /// Waits until the replay has passed what the source is now, or for a while. False if it
-    /// does not pass, or the program is to end.
+    /// Waits until the replay has passed the current moment of the source, or for a pause without
+    /// access to the replay. Returns false if the replay does not pass it, or at shutdown.
     pub(super) async fn wait(&self, backoff: &mut Backoff) -> Result<bool, Stop> {
         let Some(replay) = &self.replay else {
             return Ok(backoff.sleep(&self.shutdown).await);
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
     use oplog_relay_core::document::{Element, kind};
 
-    /// Looks at one document; each look is what the source had, the target, and the source again.
+    /// Checks one document. Each check has the states of the source, the target, and the source again.
     fn looks(replay_known: bool, looks: &[[u8; 3]]) -> Vec<Option<Option<Kind>>> {
         let id = OwnedId::of(Element {
             name: b"_id",
@@ -195,10 +196,10 @@ mod tests {
         assert_eq!(last(true, &[[1, 2, 1], [1, 2, 1]]), lasts(Kind::Different));
         assert_eq!(last(true, &[[1, 0, 1], [1, 0, 1]]), lasts(Kind::Missing));
         assert_eq!(last(true, &[[0, 1, 0], [0, 1, 0]]), lasts(Kind::Extra));
-        // The source changed meanwhile.
+        // The source changed during the check.
         assert_eq!(last(true, &[[1, 9, 2], [2, 9, 3]]), None);
         assert_eq!(last(true, &[[1, 9, 1], [1, 9, 2], [2, 9, 2]]), None);
-        // The target has what the source had a while ago.
+        // The target has an earlier state of the source.
         assert_eq!(last(true, &[[1, 9, 2], [3, 2, 3]]), Some(None));
         assert_eq!(last(true, &[[1, 1, 2]]), Some(None));
     }

@@ -1,10 +1,10 @@
-//! Mending the target: what lasts is sent as a replay would send it.
+//! The repair of the target: documents that still differ are sent as a replay would send them.
 //!
-//! The source's document is read after the replay has passed the difference, and sent as a
-//! replacement with upsert, or as a delete, through the replay's own sink. A replay that goes on
-//! meanwhile may have applied a later entry between the read and the write, which the write then
-//! undoes: so each document is looked at again afterwards as at first, and repaired again if that
-//! shows a difference that lasts. A later entry overwrites what was repaired.
+//! The source's document is read after the replay has passed the difference, and sent as a replacement
+//! with upsert, or as a delete, through the replay's own sink. A running replay may have applied a
+//! later entry between the read and the write, which the write then undoes. So each document is checked
+//! again afterwards, and repaired again if it still differs. A later entry overwrites what was
+//! repaired.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,21 +35,21 @@ use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
 
-/// Rounds of mending and looking again.
+/// Number of rounds of repairing and checking again.
 const ROUNDS: u32 = 4;
 /// Bytes of documents that are sent together.
 const TOGETHER: usize = 8 << 20;
-/// Group of the catalog where none is given: it has no notes.
+/// The group name for the catalog if no group is given. The catalog has no records of it.
 const NO_GROUP: &str = "oplog-consumer verify";
 
-/// Writes to the target.
+/// The writer of repairs to the target.
 pub(super) struct Repair {
     sink: MongoSink,
     token: Token,
 }
 
 impl Repair {
-    /// Makes the sink of a replay for the target.
+    /// Creates the sink of a replay for the target.
     pub(super) async fn open(
         target: &Server,
         group: Option<&str>,
@@ -79,7 +79,8 @@ impl Repair {
         Ok(Self { sink, token })
     }
 
-    /// Sends entries as a replay does. `Err` holds why the target refuses one.
+    /// Sends entries as a replay does. The inner `Err` has the reason for which the target refuses an
+    /// entry.
     async fn send(&self, entries: &[Vec<u8>]) -> Result<Result<(), String>, ConsumerError> {
         let mut located = Vec::with_capacity(entries.len());
         for bytes in entries {
@@ -103,7 +104,7 @@ impl Repair {
             entries: &located,
         };
         let applied = self.sink.apply(&batch, &self.token).await;
-        // What an index refuses to the last is found again when it is looked for.
+        // Documents that an index still refuses are found again by the next check.
         self.sink.forget_held("", 0);
         match applied {
             Ok(Applied::Done) => Ok(Ok(())),
@@ -114,7 +115,8 @@ impl Repair {
         }
     }
 
-    /// Creates what is missing of a definition on the target, where that is safe. Returns what was made.
+    /// Creates the missing parts of a definition on the target if that is safe. Returns the names of
+    /// the created parts.
     pub(super) async fn definitions(
         &self,
         ns: &str,
@@ -170,7 +172,7 @@ impl Repair {
         if seconds.is_some() && !expected.withheld.contains_key(&None) {
             tracing::warn!(
                 ns,
-                "not created: its documents expire, and the catalog does not know"
+                "not created: its documents expire, and the catalog does not have the expiry"
             );
             return Ok(false);
         }
@@ -192,7 +194,7 @@ impl Repair {
             tracing::warn!(
                 ns,
                 name,
-                "not created: it expires documents, and the catalog does not know"
+                "not created: it expires documents, and the catalog does not have the expiry"
             );
             return Ok(false);
         }
@@ -201,7 +203,7 @@ impl Repair {
                 ns,
                 name,
                 "not created: it is unique, and whether the replay keeps its collection's order is \
-                 known with --brokers, --topic-prefix and --group only"
+                 known only with --brokers, --topic-prefix and --group"
             );
             return Ok(false);
         }
@@ -264,7 +266,7 @@ impl Repair {
                 Ok(_) => return Ok(true),
                 Err(error) if error_code(&error).is_some() => {
                     let reason = error_text(&error);
-                    tracing::warn!(ns, reason, "the target refuses to create");
+                    tracing::warn!(ns, reason, "the target refuses the command");
                 }
                 Err(error) => return Err(MongoError::from_driver("the target", &error).into()),
             }
@@ -274,7 +276,8 @@ impl Repair {
 }
 
 impl Comparison<'_> {
-    /// Mends documents that last, and looks at them again. Returns those that still differ.
+    /// Repairs documents that still differ, and checks them again. Returns those that differ after
+    /// that.
     pub(super) async fn mend(
         &self,
         repair: &Repair,
@@ -305,7 +308,8 @@ impl Comparison<'_> {
         Ok(left)
     }
 
-    /// Sends deletes first: they may free values of unique indexes.
+    /// Sends the repairs of documents. Deletes go first, because they may free values of unique
+    /// indexes.
     async fn send_all(
         &self,
         repair: &Repair,
@@ -326,7 +330,7 @@ impl Comparison<'_> {
         }
         let mut bytes = 0;
         for id in others {
-            // Gone since: that is found when it is looked at again.
+            // The document was deleted since. The next check finds that.
             let Some(document) = self.source.one(ns, id).await? else {
                 continue;
             };
@@ -345,7 +349,7 @@ impl Comparison<'_> {
     }
 }
 
-/// An entry that leaves a document so, or deletes it.
+/// Returns an entry that sets a document to this state, or deletes it.
 fn entry(ns: &str, id: &OwnedId, document: Option<Document<'_>>) -> Vec<u8> {
     let mut out = Vec::new();
     let mut entry = DocumentBuilder::start(&mut out);

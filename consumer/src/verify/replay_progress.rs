@@ -1,9 +1,9 @@
-//! Whether the replay has passed a moment of the source.
+//! The progress of the replay relative to a moment of the source.
 //!
-//! Progress in source time is the producer's position, and then each partition's end read after
-//! it: the replay has passed a moment when the position has reached it and the group's committed
-//! offsets have reached those ends. An end is the last stable offset, which a group that has
-//! caught up commits too, so control records don't keep it from being reached.
+//! Progress in source time is derived from the producer's position and the partitions' ends read after
+//! it. The replay has passed a moment if the position has reached it and the group's committed offsets
+//! have reached those ends. An end is the last stable offset, which a group that has caught up also
+//! commits, so control records do not prevent it from being reached.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::error::ConsumerError;
 use crate::group::start::{Held, REQUEST, held, persist};
 use crate::topic_partition::{TopicPartition, list};
 
-/// First and longest pause between two looks at Kafka.
+/// First and longest pause between two requests to Kafka.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// A replay that can be asked how far it is.
+/// A replay whose progress can be queried.
 #[derive(Clone)]
 pub(crate) struct Replay {
     place: ReplayPlace,
@@ -53,11 +53,11 @@ impl Replay {
             .set("group.id", &place.group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // Its ends are then the last stable offsets.
+            // With this isolation level, the ends are the last stable offsets.
             .set("isolation.level", "read_committed");
         let client: BaseConsumer = config
             .create()
-            .map_err(|error| ConsumerError::kafka("making a kafka client", error))?;
+            .map_err(|error| ConsumerError::kafka("creating a Kafka client", error))?;
         let replay = Self {
             place: place.clone(),
             source: String::new(),
@@ -90,15 +90,15 @@ impl Replay {
         });
         wanted.filter(|wanted| names.contains(wanted)).ok_or_else(|| {
             ConsumerError::Usage(format!(
-                "--topic-prefix {}: it is not certain which of its sources --source is; name it by \
-                 --source-name (there are: {})",
+                "--topic-prefix {}: it is not certain which of its sources --source is; name it with \
+                 --source-name (the sources are: {})",
                 self.place.prefix,
                 names.join(", ")
             ))
         })
     }
 
-    /// The order of each collection that the producer has saved, by namespace.
+    /// Returns the order of each collection that the producer has saved, by namespace.
     pub(crate) async fn orders(&self) -> Result<BTreeMap<String, Order>, ConsumerError> {
         let topic = state_topic(&self.place.prefix, &self.source);
         let mut state = State::default();
@@ -111,11 +111,11 @@ impl Replay {
         Ok(routes.map(|route| (route.ns, route.order)).collect())
     }
 
-    /// Waits until the replay has passed what the source is now. False if it does not within the
-    /// patience.
+    /// Waits until the replay has passed the current moment of the source. Returns false if it does not
+    /// within the patience.
     ///
     /// # Errors
-    /// When Kafka or the source cannot be asked.
+    /// Returns an error if a request to Kafka or to the source fails.
     pub(crate) async fn passes_now(&self, source: &Client) -> Result<bool, ConsumerError> {
         let deadline = Instant::now() + self.patience;
         let moment = moment(source).await?;
@@ -164,7 +164,7 @@ impl Replay {
         Instant::now() < deadline && backoff.sleep(&self.shutdown).await
     }
 
-    /// How far the producer is: everything up to there is in the topics.
+    /// Returns the producer's position, up to which everything is in the topics.
     async fn position(&self) -> Result<Option<Timestamp>, ConsumerError> {
         let topic = position_topic(&self.place.prefix, &self.source);
         let Some(last) = self.reader.read_last_committed(&topic).await? else {
@@ -186,12 +186,13 @@ impl Replay {
         let replay = self.clone();
         tokio::task::spawn_blocking(move || work(&replay))
             .await
-            .map_err(|_| ConsumerError::Ended("a question to kafka"))?
+            .map_err(|_| ConsumerError::Ended("a request to Kafka"))?
     }
 }
 
-/// A time of the source that everything has which it shows now. `lastWrite` is not below what a
-/// majority read has shown; a server that does not tell it has its newest entry.
+/// Returns a time of the source that is not earlier than anything that it shows now. `lastWrite` is not
+/// earlier than anything that a majority read has shown. For a server that does not report it, the
+/// newest oplog entry is used.
 async fn moment(source: &Client) -> Result<Timestamp, ConsumerError> {
     let hello = asked(hello(source).await)?;
     if let Some((seconds, increment, _)) = hello.last_write.or(hello.last_majority_write) {

@@ -1,5 +1,5 @@
-//! What a comparison reports: a line for each difference, a line for each collection, a verdict; and
-//! in the report what an interrupted comparison needs to go on.
+//! The output of a comparison: a line for each difference, a line for each collection, and a verdict.
+//! The report file also has the data from which an interrupted comparison continues.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write as _};
@@ -14,21 +14,21 @@ use crate::error::ConsumerError;
 use crate::json_line::JsonLine;
 use crate::stdout::tell;
 
-/// Version of the report's lines.
+/// The version of the report's lines.
 pub(super) const VERSION: u64 = 1;
-/// Differences of one collection that are shown; all of them are in the report file.
+/// Number of differences of one collection that are printed. All of them are in the report file.
 const SHOWN: u64 = 5;
 
-/// How a document differs.
+/// The way in which a document differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// It is missing on the target.
     Missing,
     /// Only the target has it.
     Extra,
-    /// Both have it, not the same.
+    /// Both sides have it, but not the same.
     Different,
-    /// It keeps changing, or the replay does not pass it.
+    /// It keeps changing, or the replay does not pass the moment of the comparison.
     Unsettled,
 }
 
@@ -48,11 +48,11 @@ impl Kind {
 pub(super) struct Found {
     pub(super) kind: Kind,
     pub(super) id: OwnedId,
-    /// Fields that differ, and whether there are more of them.
+    /// Paths of the fields that differ, and true if there are more of them.
     pub(super) paths: (Vec<String>, bool),
 }
 
-/// Numbers of documents.
+/// Numbers of documents by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) equal: u64,
@@ -60,7 +60,7 @@ pub(super) struct Counts {
     pub(super) extra: u64,
     pub(super) different: u64,
     pub(super) unsettled: u64,
-    /// Among the equal ones, those that a repair made so.
+    /// Number of the equal documents that a repair made equal.
     pub(super) repaired: u64,
 }
 
@@ -97,16 +97,16 @@ impl Counts {
     }
 }
 
-/// Collects and reports.
+/// Collects the results and reports them.
 pub(super) struct Report {
     path: String,
     lines: Option<BufWriter<File>>,
-    /// Of the collection at hand.
+    /// The current collection, with its counts.
     ns: String,
     counts: Counts,
     definitions: u64,
     shown: u64,
-    /// Of all collections.
+    /// The counts of all collections.
     totals: Counts,
     all_definitions: u64,
     mended: u64,
@@ -176,13 +176,13 @@ impl Report {
         Ok(())
     }
 
-    /// Begins a collection.
+    /// Starts a collection.
     pub(super) fn begin(&mut self, ns: &str) {
         ns.clone_into(&mut self.ns);
         (self.counts, self.definitions, self.shown) = (Counts::default(), 0, 0);
     }
 
-    /// Options, indexes or a view differ.
+    /// Reports a difference in options, indexes or a view.
     pub(super) fn definition(&mut self, found: &Discrepancy) -> Result<(), ConsumerError> {
         self.definitions += 1;
         let what = found.what();
@@ -200,14 +200,14 @@ impl Report {
         self.write(line.json("target", found.target.as_deref()))
     }
 
-    /// Something that is no difference, but is to be known.
+    /// Reports a note, which is not a difference.
     pub(super) fn note(&mut self, text: &str) -> Result<(), ConsumerError> {
         tell(&format!("note: {}: {text}", self.ns))?;
         let line = JsonLine::new("note").text("ns", &self.ns);
         self.write(line.text("text", text))
     }
 
-    /// A collection, view or index was made.
+    /// Reports that a collection, view or index was created.
     pub(super) fn made(&mut self, what: &str) -> Result<(), ConsumerError> {
         self.mended += 1;
         self.show(&format!("repaired: {}, {what}: created", self.ns))?;
@@ -215,7 +215,7 @@ impl Report {
         self.write(line.text("what", what).text("action", "created"))
     }
 
-    /// A document was sent or deleted.
+    /// Reports that a document was sent or deleted.
     pub(super) fn repaired(
         &mut self,
         range: u64,
@@ -229,7 +229,7 @@ impl Report {
         self.write(line.number("range", range))
     }
 
-    /// A document differs.
+    /// Reports a document that differs.
     pub(super) fn difference(&mut self, range: u64, found: &Found) -> Result<(), ConsumerError> {
         let (paths, more) = &found.paths;
         let mut place = String::new();
@@ -250,7 +250,7 @@ impl Report {
         self.write(line)
     }
 
-    /// A range begins: whoever goes on with the report cuts in the same places.
+    /// Notes the start of a range, so that a resumed comparison cuts at the same places.
     pub(super) fn begun(&mut self, range: u64, bounds: &Range) -> Result<(), ConsumerError> {
         let line = JsonLine::new("begun").text("ns", &self.ns);
         let mut line = line.number("range", range);
@@ -267,7 +267,7 @@ impl Report {
         self.write(line)
     }
 
-    /// A range is done, for good.
+    /// Notes that a range is finished.
     pub(super) fn range(&mut self, range: u64, counts: &Counts) -> Result<(), ConsumerError> {
         self.counts.add(counts);
         let line = JsonLine::new("range").text("ns", &self.ns);
@@ -275,12 +275,12 @@ impl Report {
         self.flush()
     }
 
-    /// A range was done before the comparison was interrupted.
+    /// Adds a range that was finished before the comparison was interrupted.
     pub(super) const fn known(&mut self, counts: &Counts) {
         self.counts.add(counts);
     }
 
-    /// Ends a collection; `reason` says why it could not be compared to its end.
+    /// Ends a collection. `reason` is set if it could not be compared to its end.
     pub(super) fn end(&mut self, reason: Option<&str>) -> Result<(), ConsumerError> {
         let counts = self.counts;
         self.totals.add(&counts);
@@ -318,7 +318,7 @@ impl Report {
         self.flush()
     }
 
-    /// Ends the comparison.
+    /// Ends the comparison and prints the verdict.
     pub(super) fn finish(mut self) -> Result<Verdict, ConsumerError> {
         let totals = self.totals;
         let differences = totals.differences() + self.all_definitions;

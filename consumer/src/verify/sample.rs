@@ -2,17 +2,17 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Decides of each item whether it is kept, and in which place.
+/// Decides for each item whether it is kept, and at which place.
 #[derive(Debug)]
 pub(super) struct Draw {
     size: u64,
     seen: u64,
-    /// Randomly seeded by the standard library.
+    /// The source of randomness, seeded by the standard library.
     random: RandomState,
 }
 
 impl Draw {
-    /// Keeps that many.
+    /// Creates a draw of the given size.
     pub(super) fn new(size: u32) -> Self {
         Self {
             size: u64::from(size),
@@ -21,7 +21,7 @@ impl Draw {
         }
     }
 
-    /// The place in the sample that the next item takes, if it takes one.
+    /// Returns the place in the sample that the next item takes, or `None` if it is not kept.
     pub(super) fn next(&mut self) -> Option<usize> {
         let number = self.seen;
         self.seen += 1;

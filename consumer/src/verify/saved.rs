@@ -1,8 +1,8 @@
-//! What the report of an interrupted comparison says that is done.
+//! The finished parts of an interrupted comparison, as its report has them.
 //!
-//! Kept are the ranges that are done with their differences, and where the others were cut: a
-//! resumed comparison cuts in the same places. Lines of ranges and collections that were not done
-//! are taken out of the report.
+//! The finished ranges are kept with their differences, and so are the bounds of the other ranges: a
+//! resumed comparison cuts at the same places. Lines of ranges and collections that were not finished
+//! are removed from the report.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
@@ -16,40 +16,40 @@ use super::range::OwnedId;
 use super::report::{Counts, VERSION};
 use crate::error::ConsumerError;
 
-/// Ranges of one collection by their first `_id`.
+/// The ranges of one collection, by their first `_id`.
 type Cuts = FxHashMap<OwnedId, (u64, Option<OwnedId>)>;
 
-/// What is known of a collection that is not done.
+/// The known ranges of a collection that is not finished.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Begun {
-    /// By its first `_id`: the number of the range, and the first `_id` of the next one.
+    /// The number of each range and the first `_id` of the next one, by the range's first `_id`.
     cuts: Cuts,
-    /// The number of the range of everything, and of that of the rest.
+    /// The numbers of the range of everything and of the range of the rest.
     pub(super) everything: Option<u64>,
     pub(super) rest: Option<u64>,
 }
 
 impl Begun {
-    /// The range that begins there: its number and its end.
+    /// Returns the number and the end of the range that starts at `low`.
     pub(super) fn cut(&self, low: &OwnedId) -> Option<(u64, Option<OwnedId>)> {
         self.cuts.get(low).cloned()
     }
 
-    /// Whether it was cut at all.
+    /// Returns true if the collection was cut into ranges.
     pub(super) fn is_cut(&self) -> bool {
         !self.cuts.is_empty() || self.rest.is_some()
     }
 }
 
-/// What is done.
+/// The finished parts of the comparison.
 #[derive(Debug, Default)]
 pub(super) struct Saved {
-    /// Whether there is a report to go on with.
+    /// True if a report to continue exists.
     pub(super) found: bool,
-    /// Of the collections that are done.
+    /// The counts of the finished collections.
     pub(super) totals: Counts,
     pub(super) definitions: u64,
-    /// The collections that are done.
+    /// The finished collections.
     pub(super) collections: FxHashSet<String>,
     begun: FxHashMap<String, Begun>,
     ranges: FxHashMap<u64, Counts>,
@@ -59,11 +59,11 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// Reads a report and takes out of it what was not done. One that is not there, or of which
-    /// not even the first line was written, is none.
+    /// Reads a report and removes unfinished parts from it. A report that does not exist, or whose
+    /// first line was not written completely, counts as not found.
     ///
     /// # Errors
-    /// [`ConsumerError::Usage`] for a report of another comparison, or of one that is finished.
+    /// Returns [`ConsumerError::Usage`] for a report of another comparison, or of one that is finished.
     pub(super) fn read(path: &Path, question: &str) -> Result<Self, ConsumerError> {
         let name = path.display().to_string();
         let failed = |error| ConsumerError::Output(name.clone(), error);
@@ -80,7 +80,7 @@ impl Saved {
         }
         if saved.finished {
             return Err(ConsumerError::Usage(format!(
-                "--resume: the comparison of {name} is finished; without --resume it begins again"
+                "--resume: the comparison of {name} is finished; omit --resume to start again"
             )));
         }
         if saved.found {
@@ -89,7 +89,7 @@ impl Saved {
         Ok(saved)
     }
 
-    /// Takes a line in. The last one may be cut off.
+    /// Processes a line. The last line may be cut off.
     fn take(&mut self, line: &[u8], question: &str, name: &str) -> Result<(), ConsumerError> {
         let Some(line) = Line::parse(line) else {
             return Ok(());
@@ -115,7 +115,7 @@ impl Saved {
                     (None, _) => begun.everything = Some(range),
                 }
             }
-            // What had no certain result is looked at again.
+            // A range without a certain result is compared again.
             "range" if line.number("unsettled") == 0 => {
                 self.ranges.insert(range, line.counts());
             }
@@ -133,7 +133,7 @@ impl Saved {
         Ok(())
     }
 
-    /// Whether a line is to stay.
+    /// Returns true if a line stays in the report.
     fn keeps(&self, line: &[u8]) -> bool {
         let Some(line) = Line::parse(line) else {
             return false;
@@ -162,18 +162,18 @@ impl Saved {
         std::fs::rename(&name, path)
     }
 
-    /// What is known of a collection.
+    /// Returns the known ranges of a collection.
     pub(super) fn begun(&self, ns: &str) -> Begun {
         self.begun.get(ns).cloned().unwrap_or_default()
     }
 
-    /// What a range came to that is done.
+    /// Returns the counts of a finished range.
     pub(super) fn range(&self, number: u64) -> Option<Counts> {
         self.ranges.get(&number).copied()
     }
 }
 
-/// A line of a report, as BSON.
+/// A line of a report, converted to BSON.
 struct Line(Vec<u8>);
 
 impl Line {

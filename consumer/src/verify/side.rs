@@ -1,4 +1,4 @@
-//! The two servers, and how each is asked.
+//! The two servers and the queries to each of them.
 
 use std::fmt;
 
@@ -15,12 +15,12 @@ use super::cursor::{CursorError, Documents, shown};
 use super::digest::{Digester, DocumentDigest, SetDigest};
 use super::range::{OwnedId, Range, id_of};
 
-/// `_id`s, and their bytes, that one query asks for.
+/// Number and bytes of the `_id`s in one query.
 const ASKED: (usize, usize) = (1000, 1 << 20);
-/// Documents of a reply where large ones made a reply too large: some servers don't limit it.
+/// Number of documents in a reply after a reply was too large: some servers do not limit its size.
 const SMALL_BATCH: u32 = 2;
 
-/// Which of the two.
+/// A side of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     /// The source.
@@ -38,32 +38,32 @@ impl fmt::Display for Side {
     }
 }
 
-/// How documents are read.
+/// The way in which documents are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Manner {
-    /// In order of `_id`, and with proof of it.
+    /// True if documents are read in order of `_id`, and the order is checked.
     pub(super) sorted: bool,
-    /// By the simple collation, where the collection has another one.
+    /// True if the simple collation is requested, because the collection has another one.
     pub(super) collated: bool,
-    /// Few at a time.
+    /// True if batches are small.
     pub(super) small: bool,
 }
 
-/// Which state of the documents is read.
+/// The state of the documents that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// As the connection string says.
+    /// The state that the connection string selects.
     Usual,
-    /// As the primary has it, and as it cannot be rolled back.
+    /// The state of the primary that cannot be rolled back.
     Settled,
 }
 
-/// A `find`.
+/// A `find` command.
 #[derive(Debug, Clone, Copy)]
 struct Find<'f> {
     filter: &'f [u8],
     manner: Manner,
-    /// Only the `_id` of the document that comes after so many in order of `_id`.
+    /// If set, the query returns only the `_id` of the document after this many, in order of `_id`.
     id_after: Option<u64>,
 }
 
@@ -130,10 +130,10 @@ fn level_name(level: &ReadConcernLevel) -> &str {
     }
 }
 
-/// What documents have in common whose `_id`s are equal.
+/// An identity, which is the same for all `_id`s that are equal.
 pub(super) type Identity = Vec<u8>;
 
-/// The identity of an `_id`; a damaged one is only like itself.
+/// Returns the identity of an `_id`. A damaged `_id` equals only itself.
 pub(super) fn identity(id: &OwnedId) -> Identity {
     let mut identity = Vec::new();
     if write_id_identity(id.element(), &mut identity).is_err() {
@@ -163,8 +163,8 @@ impl Server {
         self.client.database(db).collection(collection)
     }
 
-    /// Sends a `find`. It goes out as it was written: an `_id` in its filter may be a string that is
-    /// not UTF-8, which the driver's documents cannot hold.
+    /// Sends a `find` command. It is sent as raw bytes, because an `_id` in its filter may be a string
+    /// that is not UTF-8, which the driver's documents cannot hold.
     async fn find_raw(
         &self,
         ns: &str,
@@ -196,7 +196,7 @@ impl Server {
         };
         let mut found = in_time(READ, ask()).await;
         if found.as_ref().is_err_and(is_transient) {
-            // As the driver repeats a read.
+            // The driver retries a read once, too.
             found = in_time(READ, ask()).await;
         }
         found.map_err(|error| self.failed("nothing", &error))
@@ -218,7 +218,7 @@ impl Server {
         Ok(Documents::new(self.side, batches, manner.sorted))
     }
 
-    /// The digest of all documents of a range; `seen` is called for each.
+    /// Returns the digest of all documents of a range. `seen` is called for each document.
     pub(super) async fn digest(
         &self,
         ns: &str,
@@ -242,7 +242,7 @@ impl Server {
         Ok(digest)
     }
 
-    /// The `_id` that comes `after` documents behind a type's value; `None` if there are no more.
+    /// Returns the `_id` that is `after` documents after a type's value; `None` if there are no more.
     pub(super) async fn cut(
         &self,
         ns: &str,
@@ -262,14 +262,14 @@ impl Server {
         Ok(first.and_then(id_of).map(OwnedId::of))
     }
 
-    /// How many documents a collection has, as the server keeps count.
+    /// Returns the number of documents of a collection, from the server's metadata.
     pub(super) async fn count(&self, ns: &str) -> Result<u64, CursorError> {
         let collection = self.collection(ns);
         let counted = in_time(ANSWER, collection.estimated_document_count()).await;
         counted.map_err(|error| self.failed("nothing", &error))
     }
 
-    /// The digests of the documents that have these `_id`s, by identity.
+    /// Returns the digests of the documents with these `_id`s, by identity.
     pub(super) async fn digests(
         &self,
         ns: &str,
@@ -284,8 +284,8 @@ impl Server {
         Ok(found)
     }
 
-    /// Finds the documents that have these `_id`s. In a collection with a collation of its own a
-    /// query may also find one with another `_id`: `each` gets it too.
+    /// Finds the documents with these `_id`s. In a collection with its own collation, a query may also
+    /// find documents with other `_id`s, which are passed to `each` too.
     pub(super) async fn find(
         &self,
         ns: &str,
@@ -315,7 +315,7 @@ impl Server {
         Ok(())
     }
 
-    /// One document, if it is there.
+    /// Returns one document, if it exists.
     pub(super) async fn one(&self, ns: &str, id: &OwnedId) -> Result<Option<Vec<u8>>, CursorError> {
         let (wanted, mut found) = (identity(id), None);
         self.find(ns, &[id], |id, document| {
@@ -327,7 +327,7 @@ impl Server {
         Ok(found)
     }
 
-    /// At most so many `_id`s of a collection at random.
+    /// Returns at most `size` random `_id`s of a collection.
     pub(super) async fn sample(&self, ns: &str, size: u32) -> Result<Vec<OwnedId>, CursorError> {
         let pipeline = [
             doc! { "$sample": { "size": i64::from(size) } },
@@ -343,7 +343,8 @@ impl Server {
             }
             return Ok(ids);
         }
-        // A server without that stage: all `_id`s pass by, each has the same chance to stay.
+        // The server does not support `$sample`: all `_id`s are read, and each has the same chance to
+        // be kept.
         let collection = self.collection(ns);
         let find = collection.find(doc! {}).projection(doc! { "_id": 1 });
         let batches = in_time(READ, find.batch()).await;
@@ -364,8 +365,8 @@ impl Server {
     }
 }
 
-/// No server stores a document under a regular expression, and in `$in` it is a pattern: such an
-/// `_id` is left out.
+/// Returns a filter for these `_id`s. Regular expressions are excluded: servers do not store documents
+/// with such an `_id`, and in `$in` it would be a pattern.
 fn any_of(ids: &[&OwnedId]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut filter = DocumentBuilder::start(&mut out);
@@ -381,7 +382,7 @@ fn any_of(ids: &[&OwnedId]) -> Vec<u8> {
     out
 }
 
-/// An `_id` for people.
+/// Returns an `_id` as text for people.
 pub(super) fn told(id: &OwnedId) -> String {
     shown(id.element())
 }

@@ -1,4 +1,4 @@
-//! How a batch ended, and what was refused of it.
+//! The result of a batch, and the writes of it that were refused.
 
 use oplog_relay_core::position::EntryId;
 
@@ -7,23 +7,24 @@ use crate::emit::lines_file::LinesFile;
 use crate::error::ConsumerError;
 use crate::replay::plan::PlanError;
 
-/// How a batch ended.
+/// The result of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Applied {
-    /// All of it is durable.
+    /// All of the batch is durable.
     Done,
-    /// The partition was taken away or the program ends: some of it may be written, and nobody
-    /// may count on it.
+    /// The partition was revoked or the program ends. Some of the batch may be written, but it must not
+    /// be acknowledged.
     Abandoned,
 }
 
-/// When what a sink has applied survives a crash of the machine.
+/// The time from which on applied entries survive a crash of the machine.
 #[derive(Debug, Clone)]
 pub enum Durability {
-    /// At once: a target acknowledges what it has made durable, and a pipe keeps nothing.
+    /// Entries are durable at once: a target acknowledges only durable writes, and a pipe keeps
+    /// nothing.
     Immediate,
-    /// When the file was synced.
+    /// Entries are durable after the file was synced.
     OnRequest(LinesFile),
 }
 
@@ -31,7 +32,8 @@ impl Durability {
     /// Makes everything durable that was applied before.
     ///
     /// # Errors
-    /// When it cannot be: what was applied since the last time may be lost.
+    /// Returns an error if this fails. The entries that were applied since the last call may then be
+    /// lost.
     pub fn make_durable(&self) -> Result<(), ConsumerError> {
         match self {
             Self::Immediate => Ok(()),
@@ -40,32 +42,32 @@ impl Durability {
     }
 }
 
-/// Why a batch cannot be applied.
+/// The reason why a batch cannot be applied.
 #[derive(Debug)]
 pub enum SinkError {
-    /// An entry of it cannot be applied; nothing was written. Those before it can be given again
-    /// without it.
+    /// An entry of the batch cannot be applied, and nothing was written. The entries before it can be
+    /// applied without it.
     Entry(PlanError),
-    /// Something that ends the program.
+    /// A failure that ends the program.
     Fatal(ConsumerError),
 }
 
-/// A write that the target refused, where that is to be a dead letter.
+/// A write that the target refused and that becomes a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The entry.
     pub id: EntryId,
     /// `db.collection` on the target.
     pub ns: String,
-    /// Why.
+    /// The reason of the dead letter.
     pub reason: Reason,
-    /// The target's code.
+    /// The target's error code.
     pub code: Option<i32>,
-    /// What was said.
+    /// The error text.
     pub text: String,
-    /// Topic, partition and offset, where it is of an earlier batch than the one at hand.
+    /// Topic, partition and offset, if the entry is of an earlier batch.
     pub place: Option<(String, i32, i64)>,
-    /// An entry that inserts the document as several entries would have left it.
+    /// An entry that inserts the document in the state after several entries.
     pub whole: Option<Vec<u8>>,
 }
 

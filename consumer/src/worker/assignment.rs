@@ -1,4 +1,4 @@
-//! Between the poll thread and the workers: tokens of assignments, and the workers' reports.
+//! The link between the poll thread and the workers: tokens of assignments, and reports of workers.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,8 @@ use tokio::sync::OwnedMutexGuard;
 use crate::group::offsets::NextOffset;
 use crate::worker::chunk::Chunk;
 
-/// The right to write for a partition. Invalidated before the partition is given up; whoever
-/// writes checks it before each write. Kafka fences members, not owners: this does.
+/// The right to write for a partition. It is invalidated before the partition is given up, and checked
+/// before each write. Kafka fences members of a group, but not their writes to other systems.
 #[derive(Debug, Clone)]
 pub struct Token(Arc<AtomicBool>);
 
@@ -23,20 +23,20 @@ impl Default for Token {
 }
 
 impl Token {
-    /// Whether the partition is still ours.
+    /// Returns true if this member still owns the partition.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Takes the right away, for good.
+    /// Revokes the right permanently.
     pub fn invalidate(&self) {
         self.0.store(false, Ordering::Release);
     }
 }
 
-/// Tells a worker which record is the last one that a replay up to an end wants of its partition: only
-/// the reader knows that none follows before the end. Clones are the same mark.
+/// The offset at which a replay up to an end stops. Only the reader can set it, because only the reader
+/// knows that no record follows before the end. Clones refer to the same offset.
 #[derive(Debug, Clone)]
 pub struct StopOffset(Arc<AtomicI64>);
 
@@ -47,56 +47,57 @@ impl Default for StopOffset {
 }
 
 impl StopOffset {
-    /// Everything that is wanted was handed over, and lies before `next`. The first word counts.
+    /// Sets the offset: everything up to the end was handed over and lies before `next`. The lowest
+    /// offset counts.
     pub fn set(&self, next: NextOffset) {
         self.0.fetch_min(next.get(), Ordering::Relaxed);
     }
 
-    /// Whether who has come to `next` has applied all that is wanted.
+    /// Returns true if a worker that has reached `next` has applied every record up to the stop offset.
     #[must_use]
     pub fn is_behind(&self, next: NextOffset) -> bool {
         next.get() >= self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Number of an assignment: a partition that comes back gets a new one.
+/// The number of an assignment. A partition that is assigned again gets a new number.
 pub type AssignmentNumber = u64;
 
-/// What a worker reports to the poll thread.
+/// A report of a worker to the poll thread.
 #[derive(Debug)]
 pub struct Report {
-    /// Which assignment it is about.
+    /// The assignment of the worker.
     pub assignment: AssignmentNumber,
-    /// What happened.
+    /// The event.
     pub event: ReportEvent,
 }
 
-/// What happened to a worker.
+/// An event of a worker.
 #[derive(Debug)]
 pub enum ReportEvent {
-    /// Everything before `next` is applied; `last` is the last entry among it, if any.
+    /// Everything before `next` was applied; `last` is the last entry of it, if any.
     Acknowledged {
         /// The next record to apply.
         next: NextOffset,
         /// The last entry applied.
         last: Option<EntryId>,
-        /// Somebody waits for the commit of it.
+        /// True if other workers wait for this offset to be committed.
         urgent: bool,
     },
-    /// The worker waits at a barrier (true), or goes on.
+    /// The worker waits at a barrier (true), or continues (false).
     Holding(bool),
-    /// A chunk is done with, applied or not: its memory is free again.
+    /// A chunk is no longer used, applied or not, so its memory is free.
     Released {
-        /// What its records cost.
+        /// The cost of its records.
         bytes: usize,
         /// The emptied buffers.
         chunk: Chunk,
     },
-    /// The worker is gone and writes nothing more.
+    /// The worker has ended and writes nothing more.
     Ended,
 }
 
-/// Reports on their way. Bounded by the chunks in flight, each of which brings two.
+/// The queue of reports. It is bounded by the chunks in flight, each of which causes two reports.
 #[derive(Debug, Default)]
 pub struct Reports {
     queue: Mutex<Vec<Report>>,
@@ -104,19 +105,19 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// Adds one.
+    /// Adds a report.
     pub fn send(&self, assignment: AssignmentNumber, event: ReportEvent) {
         self.lock().push(Report { assignment, event });
         self.arrived.notify_one();
     }
 
-    /// Takes all.
+    /// Takes all reports.
     #[must_use]
     pub fn take(&self) -> Vec<Report> {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Waits until there is one.
+    /// Waits until there is a report, or until the time is up.
     pub fn wait(&self, patience: Duration) {
         let waited = self
             .arrived
@@ -125,24 +126,24 @@ impl Reports {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Report>> {
-        // Nothing can be left half done under this lock.
+        // A panic under this lock cannot leave the queue half written, so a poisoned lock is usable.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A worker that waits for its turn looks that often whether it still has its partition.
+/// Interval at which a worker that waits for a lock checks whether it still has its partition.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// One worker of a partition at a time: one that was not done when its partition went may still be
-/// writing when that comes back.
+/// Locks that let a partition have one worker at a time. A worker that did not finish before its
+/// partition was revoked may still be writing when the partition is assigned again.
 #[derive(Debug, Default)]
 pub struct PartitionLocks(Mutex<FxHashMap<(String, i32), Turn>>);
 
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl PartitionLocks {
-    /// Waits until no worker has this partition; then it is the caller's until the guard is dropped.
-    /// `None` if the partition is taken away before.
+    /// Waits until no worker has this partition, and locks it until the guard is dropped. Returns
+    /// `None` if the partition is revoked before.
     pub async fn take(
         &self,
         topic: &str,
@@ -164,12 +165,12 @@ impl PartitionLocks {
     }
 }
 
-/// Reports the end of a worker, however it ends.
+/// A guard that reports the end of a worker, including one that panics.
 #[derive(Debug)]
 pub struct EndReport {
-    /// Which assignment ends.
+    /// The assignment that ends.
     pub assignment: AssignmentNumber,
-    /// Where to report.
+    /// The queue of reports.
     pub reports: Arc<Reports>,
 }
 

@@ -1,53 +1,53 @@
-//! Waiting at barriers. The group's committed offsets are the only coordination: a follower waits
-//! for the leader's partition to get past the command, the leader for every partition to stand
+//! Waiting at barriers. The group's committed offsets are the only coordination: a follower waits until
+//! the leader's partition is past the command, and the leader waits until every partition is right
 //! before it.
 //!
-//! # Why a command has its place
+//! # Why a command runs at its place
 //!
-//! - A worker commits a barrier's own offset only when all before it is applied, and applies
-//!   nothing behind it until it passes. So when all partitions are committed at their barriers, all
-//!   earlier writes are on the target and no later one is. What follows the last record would not
-//!   do as an offset: control records may lie between it and the barrier.
-//! - The leader's own partition counts too, at the command. Were it committed further back, the
-//!   next owner after a crash would apply writes again after the command ran: into a collection
-//!   that was dropped, or, where a rename is not noted as done yet, into one that the second
-//!   rename then puts in the place of the first one's.
-//! - Offsets say where partitions stand, never whether a command ran: the catalog does, and it is
-//!   written before the leader commits past the command. A crash between run and note finds all
-//!   partitions where they were, so the command runs again, harmlessly.
-//! - A partition that is beyond although the command did not run began at another point in time
-//!   than the rest. Whoever finds that out stops: the leader when a follower is beyond, a follower
-//!   when the leader is.
-//! - All wait also for a command that ran: it may have moved documents to other partitions (a
-//!   rename to another topic, a unique index to the first partition), and when a stretch is
-//!   replayed their later entries must not overtake the earlier ones.
+//! - A worker commits a barrier's own offset only when everything before it is applied, and applies
+//!   nothing after it until it passes. So when all partitions are committed at their barriers, all
+//!   earlier writes are on the target and no later one is. The offset after the last record would not
+//!   suffice, because control records may lie between it and the barrier.
+//! - The leader's own partition counts too, at the command. If it were committed further back, the next
+//!   owner after a crash would apply writes again after the command ran: into a collection that was
+//!   dropped, or, if a rename is not recorded as done yet, into a collection that the second rename
+//!   then moves over the result of the first one.
+//! - Offsets do not show whether a command ran. The catalog shows it, and it is written before the
+//!   leader commits past the command. After a crash between the command and its record in the catalog,
+//!   all partitions are where they were, so the command runs again, harmlessly.
+//! - A partition that is past its barrier although the command did not run started at another point in
+//!   time than the others. The worker that detects this stops: the leader if a follower is past it, a
+//!   follower if the leader is.
+//! - All workers wait also for a command that ran already. It may have moved documents to other
+//!   partitions (a rename to another topic, a unique index to the first partition), and when entries
+//!   are replayed again, the later entries of these documents must not overtake the earlier ones.
 //!
 //! # Index builds
 //!
-//! An index that can refuse a document for the values in it must not be built before the entries
-//! that corrected such a document, which may be in any partition. It need not be built before later
-//! entries: these found the index at the source. So its barrier is *passable*: the leader waits until
-//! the others have come to their barriers, or are beyond them, and no other partition waits for the
-//! build, which may take hours. A unique index limits later entries of other documents too, and has
-//! a barrier that everybody waits at.
+//! An index that can refuse a document for its values must not be built before the entries that
+//! corrected such a document, which may be in any partition. It need not be built before later entries,
+//! because these were written with the index at the source. So its barrier is *passable*: the leader
+//! waits until the others have reached their barriers, or are past them, and no other partition waits
+//! for the build, which may take hours. A unique index also limits later entries of other documents,
+//! and has a barrier at which all partitions wait.
 //!
-//! # Commands that a namespace filter leaves out
+//! # Commands that a namespace filter excludes
 //!
-//! They do not run and nobody gathers for them, so the catalog does not have them either. A follower
-//! recognizes them by the namespaces in the barrier, and does not ask whether they ran. Barriers of
-//! earlier producers do not name any: for these the leader notes in the catalog, before it goes
-//! past the command, that there was nothing to do.
+//! Excluded commands do not run and no partition waits for them, so the catalog does not have them
+//! either. A follower recognizes them by the namespaces in the barrier, and does not check whether they
+//! ran. Barriers of earlier producers do not have namespaces. For these, the leader records in the
+//! catalog, before it passes the command, that it was passed over.
 //!
 //! # Why no wait is endless
 //!
-//! One source writes all barriers, so they stand in one order in all partitions. Of all commands
-//! that somebody waits for take the earliest: no partition waits before its barrier, so all come to
-//! it, then the leader passes, then the others. A partition that begins beyond it counts as being
-//! there, whatever it waits for.
+//! One source writes all barriers, so they are in the same order in all partitions. Consider the
+//! earliest of all commands that a partition waits for: no partition waits before its barrier, so all
+//! of them reach it, then the leader passes, then the others. A partition that starts after the barrier
+//! counts as having reached it, whatever it waits for.
 //!
-//! `tests/protocol` goes through this in any order of steps, with crashes, rebalances and resets.
-//! What it cannot show: a write under way when its member loses the partition may still arrive; and
-//! a reset of some partitions alone does not converge where a command moved documents to others.
+//! `tests/protocol` checks this for any order of steps, with crashes, rebalances and resets. It cannot
+//! cover two cases: a write under way when its member loses the partition may still arrive, and a reset
+//! of only some partitions does not converge if a command moved documents to others.
 
 use std::time::{Duration, Instant};
 
@@ -60,41 +60,41 @@ use crate::group::committed::{Absence, Committed, Offsets, Question};
 use crate::topic_partition::TopicPartition;
 use crate::worker::assignment::Token;
 
-/// Waiting for longer than this is told, and again after as long.
+/// Waiting time after which a wait is logged, and after which it is logged again.
 const TELL_AFTER: Duration = Duration::from_secs(30);
-/// The token is looked at that often.
+/// Interval at which the token is checked.
 const TOKEN: Duration = Duration::from_millis(200);
 
-/// How a wait ended.
+/// The result of a wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Waited {
-    /// What was waited for is there.
+    /// All partitions have reached their barriers.
     Reached,
-    /// All are there, and a partition is past its barrier. If the command did not run, where the
-    /// group began was no cut in time.
+    /// All partitions have reached their barriers, and this one is past it. If the command did not run,
+    /// the group did not start at one point in time.
     Beyond(TopicPartition, i64),
-    /// A partition that is on its way is of a topic that is not in the cluster.
+    /// A partition that has not reached its barrier is of a topic that is not in the cluster.
     Absent(TopicPartition, Absence),
-    /// The partition was taken away, or the program ends.
+    /// The partition was revoked, or the program ends.
     Abandoned,
 }
 
-/// What a namespace filter makes of a command.
+/// The effect of a namespace filter on a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The command runs as it is.
     Inside,
-    /// A rename takes the collection out of the namespaces that pass: the collection is dropped.
+    /// A rename moves the collection out of the included namespaces, so the collection is dropped.
     Leaves,
-    /// A rename brings a collection in of which the target does not have the documents.
+    /// A rename moves in a collection whose documents the target does not have.
     Enters,
-    /// The command concerns only collections that are left out: it does not run.
+    /// The command concerns only excluded collections, so it does not run.
     Outside,
 }
 
 impl Side {
-    /// Decides for a command that concerns these collections: one, or both names of a rename.
-    /// A command that names none concerns everybody.
+    /// Decides for a command that concerns these collections: one, or both names of a rename. A command
+    /// without namespaces concerns all collections.
     #[must_use]
     pub fn of(namespaces: &[String], filter: &NamespaceFilter) -> Self {
         let mut passes = namespaces.iter().map(|ns| filter.passes(ns));
@@ -107,20 +107,21 @@ impl Side {
     }
 }
 
-/// Whether a barrier says that its command concerns only collections that the filter leaves out.
+/// Returns true if a barrier shows that its command concerns only excluded collections.
 #[must_use]
 pub fn is_left_out(barrier: &Barrier, filter: &NamespaceFilter) -> bool {
     let namespaces = barrier.namespaces.as_ref();
     namespaces.is_some_and(|namespaces| Side::of(namespaces, filter) == Side::Outside)
 }
 
-/// Whether the leader has to note that it left a command out, because the followers cannot tell.
+/// Returns true if the leader has to record that it passed over a command, because the followers cannot
+/// detect it.
 #[must_use]
 pub const fn needs_note(barrier: &Barrier) -> bool {
     barrier.namespaces.is_none()
 }
 
-/// The partition that has a barrier's command.
+/// Returns the partition that has a barrier's command.
 #[must_use]
 pub fn leader(barrier: &Barrier) -> TopicPartition {
     TopicPartition {
@@ -129,7 +130,7 @@ pub fn leader(barrier: &Barrier) -> TopicPartition {
     }
 }
 
-/// Where the other partitions' barriers stand.
+/// Returns the barrier offsets of the other partitions.
 #[must_use]
 pub fn followers(barrier: &Barrier) -> Vec<(TopicPartition, i64)> {
     let leader = leader(barrier);
@@ -146,10 +147,11 @@ pub fn followers(barrier: &Barrier) -> Vec<(TopicPartition, i64)> {
         .collect()
 }
 
-/// Where every partition stands when the command may run: the others at their barriers, the
-/// leader's own at the command. Its own counts too: what lies before the command must never be
-/// applied again once the command ran, not even by the next owner after a crash. An index build,
-/// whose barrier is passable, may see entries again that lie before it.
+/// Returns the offsets at which every partition must be committed for the command to run: the others at
+/// their barriers, the leader's own partition at the command. The leader's partition counts too,
+/// because entries before the command must never be applied again once the command ran, not even by the
+/// next owner after a crash. An index build, whose barrier is passable, tolerates that entries before
+/// it are applied again.
 #[must_use]
 pub fn stations(barrier: &Barrier) -> Vec<(TopicPartition, i64)> {
     let mut stations = followers(barrier);
@@ -160,7 +162,7 @@ pub fn stations(barrier: &Barrier) -> Vec<(TopicPartition, i64)> {
     stations
 }
 
-/// What a leader knows of the [`stations`]; `None` while a partition is on its way.
+/// Returns the state of the [`stations`]; `None` while a partition has not reached its one.
 #[must_use]
 pub fn gathered(stations: &[(TopicPartition, i64)], committed: &Offsets) -> Option<Waited> {
     let mut beyond = None;
@@ -176,23 +178,23 @@ pub fn gathered(stations: &[(TopicPartition, i64)], committed: &Offsets) -> Opti
     Some(beyond.unwrap_or(Waited::Reached))
 }
 
-/// Whether the leader's partition is past the command.
+/// Returns true if the leader's partition is past the command.
 #[must_use]
 pub fn is_past(barrier: &Barrier, committed: &Offsets) -> bool {
     gathered(&[past_command(barrier)], committed).is_some()
 }
 
-/// Where the leader's partition stands when it is past the command.
+/// Returns the offset of the leader's partition after the command.
 fn past_command(barrier: &Barrier) -> (TopicPartition, i64) {
     (leader(barrier), barrier.leader_offset + 2)
 }
 
-/// What to do about a topic that is waited for and not in the cluster.
+/// The policy for a topic that is waited for and is not in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AbsentTopics {
-    /// Nobody can say whether its writes were applied.
+    /// Stops, because it is not known whether the entries of the topic were applied.
     Report,
-    /// Its partitions count as having reached their barriers.
+    /// Treats its partitions as if they had reached their barriers.
     PassOver,
 }
 
@@ -207,8 +209,9 @@ pub async fn follow(
     wait(committed, stations, barrier, token, absent).await
 }
 
-/// What a leader knows of where the partitions stand; `None` while one of them is on its way. Nobody
-/// stands at a passable barrier, so being beyond it is the same.
+/// Returns the state of the partitions for the leader; `None` while one of them has not reached its
+/// barrier. Workers do not stop at a passable barrier, so being past it is the same as having reached
+/// it.
 #[must_use]
 pub fn assembled(barrier: &Barrier, committed: &Offsets) -> Option<Waited> {
     Some(freed(barrier, gathered(&stations(barrier), committed)?))
@@ -221,7 +224,7 @@ fn freed(barrier: &Barrier, waited: Waited) -> Waited {
     }
 }
 
-/// Waits until every partition is committed at its station or beyond it.
+/// Waits until every partition is committed at its station or past it.
 pub async fn gather(
     committed: &Committed,
     barrier: &Barrier,
@@ -280,7 +283,7 @@ async fn wait(
     Waited::Abandoned
 }
 
-/// Names what a barrier waits for, so that nobody takes it for stuck.
+/// Logs the partitions that a barrier waits for, so that the wait is not mistaken for a hang.
 fn tell(question: &Question, barrier: &Barrier, found: &Offsets) {
     let shown: Vec<String> = question
         .names()
@@ -302,7 +305,7 @@ fn tell(question: &Question, barrier: &Barrier, found: &Offsets) {
     );
 }
 
-/// The error for a wait for a topic that is not in the cluster.
+/// Returns the error for a wait for a topic that is not in the cluster.
 #[must_use]
 pub fn absent_topic(barrier: &Barrier, name: &TopicPartition, why: Absence) -> ConsumerError {
     let waits = format!(
@@ -312,7 +315,7 @@ pub fn absent_topic(barrier: &Barrier, name: &TopicPartition, why: Absence) -> C
     match why {
         Absence::Unknown => ConsumerError::OffsetsLost(format!(
             "{waits}, which does not exist: it was deleted, and with it entries that this group has \
-             not applied. Begin again from topics that are complete, or pass over the topic with \
+             not applied. Start again from topics that are complete, or pass over the topic with \
              --allow-partial-reset if its entries are not needed"
         )),
         Absence::Hidden => ConsumerError::kafka(
@@ -326,7 +329,7 @@ pub fn absent_topic(barrier: &Barrier, name: &TopicPartition, why: Absence) -> C
     }
 }
 
-/// What to tell when a partition is beyond its barrier.
+/// Returns the error for a partition that is past its barrier although the command did not run.
 #[must_use]
 pub fn no_cut(barrier: &Barrier, beyond: &TopicPartition, committed: i64) -> ConsumerError {
     ConsumerError::OffsetsLost(format!(
@@ -340,15 +343,15 @@ pub fn no_cut(barrier: &Barrier, beyond: &TopicPartition, committed: i64) -> Con
     ))
 }
 
-/// What to tell when the leader's partition is past a command that did not run.
+/// Returns the error for a leader's partition that is past a command that did not run.
 #[must_use]
 pub fn skipped(barrier: &Barrier) -> ConsumerError {
     ConsumerError::OffsetsLost(format!(
         "the command {} of topic {} did not run on this target, but partition 0 of that topic is \
          committed past it: the partitions of this group do not begin at one point in time, as after \
          a reset of some of them, the target's catalog was removed, or the namespaces of the group \
-         were changed when that partition was already past the command. Going on would leave the \
-         command out. Stop all members and reset all topics of the prefix to one time \
+         were changed when that partition was already past the command. Continuing would skip the \
+         command. Stop all members and reset all topics of the prefix to one time \
          (`kafka-consumer-groups --reset-offsets --to-datetime`), or accept it with \
          --allow-partial-reset",
         barrier.command, barrier.leader_topic

@@ -1,12 +1,12 @@
-//! What a sink is given: consecutive entries of one partition.
+//! The input of a sink: consecutive entries of one partition.
 
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
 
-/// An entry and where it stands, in the source and in Kafka.
+/// An entry and its place in the source and in Kafka.
 #[derive(Debug, Clone, Copy)]
 pub struct Located<'a> {
-    /// The offset of the record that carries it.
+    /// The offset of the record that contains it.
     pub offset: i64,
     /// Its identity in the source.
     pub id: EntryId,
@@ -23,6 +23,6 @@ pub struct Batch<'a> {
     pub partition: i32,
     /// Name of the source that owns the topic.
     pub source: &'a str,
-    /// The entries; filtered ones are not among them.
+    /// The entries, without those that the filter excluded.
     pub entries: &'a [Located<'a>],
 }

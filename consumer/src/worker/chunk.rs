@@ -1,24 +1,24 @@
-//! Records on their way from the poll thread to a partition's worker, without an allocation for
-//! each: all values lie in one buffer, and the buffers go round.
+//! Records on their way from the poll thread to a partition's worker, without an allocation for each
+//! record: all values are in one buffer, and the buffers are reused.
 
 use std::ops::Range;
 
 use oplog_relay_core::format::FormatError;
 
-/// Where one record lies in its [`Chunk`].
+/// The place of one record in its [`Chunk`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordSlot {
-    /// Its offset; of one in fragments, that of the first.
+    /// The offset of the record; for a record in fragments, that of the first fragment.
     pub offset: i64,
-    /// Of one in fragments, the offset of the last one; else its own.
+    /// The offset of the last fragment; for other records, the offset of the record.
     pub last: i64,
-    /// Its timestamp, milliseconds since 1970.
+    /// The timestamp, in milliseconds since 1970.
     pub timestamp: i64,
-    /// Its value in [`Chunk::arena`]; empty for a tombstone, which carries no entry.
+    /// The place of the value in [`Chunk::arena`]; empty for a tombstone, which has no entry.
     pub value: Range<usize>,
-    /// The value of its `oplog-id` header in [`Chunk::headers`], where it has one.
+    /// The place of the `oplog-id` header in [`Chunk::headers`], if the record has one.
     pub oplog_id: Option<Range<usize>>,
-    /// Why it can be no entry: a fragment without the others.
+    /// The fault of a record that cannot be an entry: a fragment without the others.
     pub fault: Option<Box<FormatError>>,
 }
 
@@ -31,17 +31,17 @@ pub struct Chunk {
     pub headers: Vec<u8>,
     /// The records in order.
     pub records: Vec<RecordSlot>,
-    /// What the records cost in memory.
+    /// The cost of the records in memory, in bytes.
     cost: usize,
 }
 
-/// A buffer larger than this is given back to the system after use.
+/// Size above which a buffer is returned to the system after use.
 const KEPT_BYTES: usize = 4 << 20;
-/// What a record costs beside its bytes.
+/// Cost of a record in addition to its bytes.
 const RECORD_COST: usize = size_of::<RecordSlot>();
 
 impl Chunk {
-    /// Appends a record and returns what it costs in memory.
+    /// Appends a record and returns its cost in memory.
     pub fn push(
         &mut self,
         offset: i64,
@@ -64,7 +64,7 @@ impl Chunk {
         cost
     }
 
-    /// Appends a fragment to the record that was appended last, and returns what it costs.
+    /// Appends a fragment to the record that was appended last, and returns its cost.
     pub fn extend(&mut self, offset: i64, value: &[u8]) -> usize {
         let end = append(&mut self.arena, value).end;
         if let Some(slot) = self.records.last_mut() {
@@ -75,7 +75,7 @@ impl Chunk {
         value.len()
     }
 
-    /// Takes the record that was appended last away; returns what it cost.
+    /// Removes the record that was appended last. Returns its cost.
     pub fn take_back(&mut self) -> usize {
         let Some(slot) = self.records.pop() else {
             return 0;
@@ -90,26 +90,26 @@ impl Chunk {
         cost
     }
 
-    /// Says of the record that was appended last why it can be no entry.
+    /// Marks the record that was appended last as one that cannot be an entry.
     pub fn blame(&mut self, fault: FormatError) {
         if let Some(slot) = self.records.last_mut() {
             slot.fault = Some(Box::new(fault));
         }
     }
 
-    /// What its records cost in memory, as [`Chunk::push`] told.
+    /// Returns the cost of the records in memory, as reported by [`Chunk::push`].
     #[must_use]
     pub const fn cost(&self) -> usize {
         self.cost
     }
 
-    /// Whether it has no record.
+    /// Returns true if the chunk has no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// The header value of a record.
+    /// Returns the `oplog-id` header of a record.
     #[must_use]
     pub fn oplog_id(&self, slot: &RecordSlot) -> Option<&[u8]> {
         slot.oplog_id
@@ -117,7 +117,7 @@ impl Chunk {
             .and_then(|range| self.headers.get(range))
     }
 
-    /// The last offset of the record that begins at an offset.
+    /// Returns the last offset of the record that starts at an offset.
     #[must_use]
     pub fn last_offset(&self, offset: i64) -> i64 {
         let found = self
@@ -127,7 +127,7 @@ impl Chunk {
         slot.map_or(offset, |slot| slot.last)
     }
 
-    /// Empties it for reuse. A buffer that one large record blew up is not kept.
+    /// Empties the chunk for reuse. A buffer that one large record has enlarged is not kept.
     pub fn clear(&mut self) {
         for buffer in [&mut self.arena, &mut self.headers] {
             buffer.clear();

@@ -1,4 +1,4 @@
-//! A worker at a barrier: it follows, or it runs the command.
+//! A worker at a barrier: it follows the leader, or it leads and runs the command.
 
 use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::{namespaces, scope, write_drop};
@@ -17,7 +17,7 @@ use crate::worker::barrier::{
 use crate::worker::batch::{Batch, Located};
 use crate::worker::topics::Topic;
 
-/// A worker that has come to a barrier, with everything before it applied and acknowledged.
+/// A worker that has reached a barrier, with everything before it applied and acknowledged.
 pub(crate) struct CommandBarrier<'w> {
     pub(crate) assignment: &'w Assignment,
     pub(crate) context: &'w WorkerContext,
@@ -25,16 +25,16 @@ pub(crate) struct CommandBarrier<'w> {
 }
 
 impl CommandBarrier<'_> {
-    /// Gets past the barrier, or past the command behind it.
+    /// Waits until the barrier, or the command after it, may be passed, and passes it.
     ///
     /// # Errors
-    /// When the command cannot run.
+    /// Returns an error if the command cannot run.
     pub(crate) async fn pass(
         &self,
         located: &Located<'_>,
         barrier: &Barrier,
     ) -> Result<Applied, ConsumerError> {
-        // A change of the routing is a noop that leads.
+        // A change of the routing is a noop entry, which the leader runs like a command.
         let is_command = located.entry.operation != Operation::Noop || barrier.is_command();
         if !self.context.sink.waits() {
             return if is_command && self.is_emitted(located) {
@@ -49,7 +49,7 @@ impl CommandBarrier<'_> {
         if barrier.passable {
             return Ok(Applied::Done);
         }
-        // The command is the next record: its own turn comes there.
+        // The next record of this partition is the command, so the wait takes place there.
         let leads = self.assignment.partition == 0 && self.assignment.topic == barrier.leader_topic;
         if leads {
             return Ok(Applied::Done);
@@ -57,7 +57,7 @@ impl CommandBarrier<'_> {
         self.follow(barrier).await
     }
 
-    /// Whether a command is emitted: not if it concerns only collections that are left out.
+    /// Returns true if a command is emitted. A command that concerns only excluded collections is not.
     fn is_emitted(&self, located: &Located<'_>) -> bool {
         let filter = &self.context.filter;
         let names = namespaces(&located.entry).unwrap_or_default();
@@ -68,7 +68,7 @@ impl CommandBarrier<'_> {
         is_emitted
     }
 
-    /// Waits until the leader got past the command.
+    /// Waits until the leader is past the command.
     async fn follow(&self, barrier: &Barrier) -> Result<Applied, ConsumerError> {
         self.check_nothing_held()?;
         self.holding(true);
@@ -89,14 +89,15 @@ impl CommandBarrier<'_> {
             return Ok(Applied::Done);
         }
         if self.context.allow_partial_reset {
-            tracing::warn!(command = %barrier.command, "going past a command that did not run");
+            tracing::warn!(command = %barrier.command, "continuing past a command that did not run");
             return Ok(Applied::Done);
         }
         Err(skipped(barrier))
     }
 
-    /// Everything before a command must be applied. Also before one that ran: what is held keeps
-    /// the partition's offset from the barrier, and whoever waits for it would wait without an end.
+    /// Checks that everything before a command is applied, also if the command ran already: held
+    /// documents keep the partition's offset before the barrier, so other partitions would wait
+    /// indefinitely.
     fn check_nothing_held(&self) -> Result<(), ConsumerError> {
         let Assignment {
             topic, partition, ..
@@ -124,9 +125,9 @@ impl CommandBarrier<'_> {
         self.context.reports.send(self.assignment.number, event);
     }
 
-    /// Runs the command when every partition stands before it, unless it ran. It waits for them also
-    /// if it ran: a document that the command moved to another partition has its later entries
-    /// there, and they must not overtake the earlier ones when a stretch is replayed.
+    /// Runs the command when every partition is right before it, unless it ran already. It waits for
+    /// the partitions also if it ran: the later entries of a document that the command moved to another
+    /// partition must not overtake the earlier ones when entries are replayed again.
     async fn lead(
         &self,
         located: &Located<'_>,
@@ -148,8 +149,8 @@ impl CommandBarrier<'_> {
             Waited::Absent(name, why) => return Err(absent_topic(barrier, name, *why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
-        // Asked after the wait: another owner may have run it meanwhile, and gone beyond; or what
-        // came before had to take its index away.
+        // This is checked after the wait. Another owner may have run the command in the meantime and
+        // continued, or an earlier entry may have required its index to be dropped.
         let sink = &self.context.sink;
         if sink.has_run_now(&self.topic.source, located.id).await? {
             return Ok(Applied::Done);
@@ -173,8 +174,8 @@ impl CommandBarrier<'_> {
         self.run(located).await
     }
 
-    /// Goes past a command that concerns only collections that are left out. Followers that cannot
-    /// tell this from the barrier look for a note.
+    /// Passes over a command that concerns only excluded collections. If the followers cannot detect
+    /// this from the barrier, it is recorded in the catalog.
     async fn leave_out(
         &self,
         located: &Located<'_>,
@@ -187,7 +188,7 @@ impl CommandBarrier<'_> {
         Ok(Applied::Done)
     }
 
-    /// Runs a rename into a namespace that is left out: it drops the collection.
+    /// Runs a rename to an excluded namespace as a drop of the collection.
     async fn run_as_drop(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
         let renamed = scope(&located.entry).map_err(|error| damaged(&error))?;
         let collection = renamed.map(|scope| scope.collection).unwrap_or_default();
@@ -248,5 +249,5 @@ impl CommandBarrier<'_> {
 }
 
 fn damaged(error: &dyn std::error::Error) -> ConsumerError {
-    ConsumerError::Refused(format!("a damaged command: {error}"))
+    ConsumerError::Refused(format!("damaged command entry: {error}"))
 }

@@ -1,4 +1,4 @@
-//! What cannot be applied, on its way to the dead-letter topic.
+//! Dead letters of a worker: records, entries and writes that cannot be applied.
 
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::format::fragment::Fragment;
@@ -13,10 +13,10 @@ use crate::worker::batch::{Batch, Located};
 use crate::worker::topics::Topic;
 
 impl WorkerContext {
-    /// A record that cannot be decoded.
+    /// Makes a dead letter of a record that cannot be decoded.
     ///
     /// # Errors
-    /// That it cannot be, where the operator wants to stop there.
+    /// Returns the fault as an error if dead letters for this reason are not enabled.
     pub(crate) async fn post_record(
         &self,
         assignment: &Assignment,
@@ -41,11 +41,12 @@ impl WorkerContext {
         self.post(assignment, vec![letter]).await
     }
 
-    /// An entry that cannot be applied. A command is noted as passed over, so that it is no dead
-    /// letter again when its stretch is applied again, and nobody waits for it.
+    /// Makes a dead letter of an entry that cannot be applied. A command is recorded as passed over, so
+    /// that it does not become a dead letter again when it is read again, and no partition waits for
+    /// it.
     ///
     /// # Errors
-    /// That it cannot be, where the operator wants to stop there.
+    /// Returns the fault as an error if dead letters for this reason are not enabled.
     pub(crate) async fn post_entry(
         &self,
         assignment: &Assignment,
@@ -71,7 +72,7 @@ impl WorkerContext {
         Ok(posted)
     }
 
-    /// Writes of a batch that the target refused.
+    /// Makes dead letters of the writes of a batch that the target refused.
     pub(crate) async fn post_refused(
         &self,
         assignment: &Assignment,
@@ -90,8 +91,8 @@ impl WorkerContext {
         self.post(assignment, letters.collect()).await
     }
 
-    /// Documents that wait where a barrier comes. They are given up when their letters are there:
-    /// only then the offset may come to the barrier.
+    /// Makes dead letters of the documents that are held when a barrier is reached. They are given up
+    /// only after their letters are acknowledged, because only then the offset may reach the barrier.
     pub(crate) async fn post_held(
         &self,
         assignment: &Assignment,
@@ -158,15 +159,15 @@ fn entry_of(located: &Located<'_>, topic: &Topic) -> LetterEntry {
     LetterEntry::new(&topic.source, located.id, located.entry.ns, alone)
 }
 
-/// What to tell of a start inside an entry. Its earlier fragments are never read, so it cannot be
-/// applied, and nobody said that it may be left out.
+/// Returns the error for a start inside an entry. The earlier fragments of the entry are never read, so
+/// it cannot be applied, and it must not be skipped silently.
 fn headless(place: &RecordPlace, fragment: Fragment) -> ConsumerError {
     let rest = i64::from(fragment.count - fragment.index);
     ConsumerError::OffsetsLost(format!(
         "{place}: fragment {fragment} of an entry that begins before the offset at which this group \
-         begins here: no member of ours commits such an offset. Reset the group to one time \
-         (`kafka-consumer-groups --reset-offsets --to-datetime`), which never is inside an entry; \
-         offset {} is the first one behind it, with which the entry is left out",
+         starts here: oplog-consumer never commits such an offset. Reset the group to one time \
+         (`kafka-consumer-groups --reset-offsets --to-datetime`), which is never inside an entry; \
+         offset {} is the first one after it, with which the entry is skipped",
         place.offset + rest
     ))
 }

@@ -1,4 +1,4 @@
-//! From the records of a chunk to entries that are whole.
+//! Decoding of a chunk's records into checked entries.
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::command::scope;
@@ -9,26 +9,26 @@ use crate::worker::batch::Located;
 use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::topics::Topic;
 
-/// The records of a chunk that can be used: those up to the first that is damaged.
+/// The records of a chunk before the first damaged one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Usable {
-    /// The record after the last of them.
+    /// The index after the last of these records.
     pub(crate) end: usize,
-    /// What is wrong with that one, if it is there.
+    /// The fault of the record at `end`, if it is damaged.
     pub(crate) fault: Option<FormatError>,
 }
 
-/// Decodes chunks. Its lists are kept for reuse.
+/// Decodes chunks. Its buffers are reused.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     found: Vec<Decoded>,
-    /// For each entry the index of its record.
+    /// The index of the record of each entry.
     records: Vec<usize>,
 }
 
 impl Decoder {
-    /// Finds the entries in the records from `from` on. What is no BSON yet becomes it, at the end of
-    /// the chunk's arena.
+    /// Finds the entries in the records from `from` on. Other formats than BSON are converted to BSON,
+    /// which is appended to the chunk's arena.
     pub(crate) fn decode(&mut self, chunk: &mut Chunk, topic: &Topic, from: usize) -> Usable {
         self.found.clear();
         self.records.clear();
@@ -71,7 +71,7 @@ impl Decoder {
         decode(format, value, oplog_id, arena, &mut self.found)
     }
 
-    /// The command in a record, as far as it can be read; `None` where there is no command.
+    /// Returns the command in a damaged record, as far as it can be read; `None` if it has no command.
     pub(crate) fn command_of<'c>(&self, chunk: &'c Chunk, record: usize) -> Option<Located<'c>> {
         let at = self.records.iter().position(|other| *other == record)?;
         let found = self.found.get(at)?;
@@ -84,8 +84,8 @@ impl Decoder {
         })
     }
 
-    /// Reads what was found in the records from `from` on. Every entry of a record must be one, else
-    /// none of them counts, and what is usable ends before it.
+    /// Reads the entries that were found in the records from `from` on. If one entry of a record is
+    /// damaged, all entries of that record are excluded, and the usable records end before it.
     pub(crate) fn read<'c>(
         &self,
         chunk: &'c Chunk,
@@ -122,8 +122,8 @@ impl Decoder {
     }
 }
 
-/// Damage inside would otherwise surface as a refusal by the target, and a damaged barrier or command
-/// where it can no longer become a dead letter.
+/// Parses and checks a whole entry. Damage inside it would otherwise surface as a refusal by the
+/// target, and a damaged barrier or command would be found where it can no longer become a dead letter.
 fn read_entry<'a>(decoded: &Decoded, arena: &'a [u8]) -> Result<Entry<'a>, FormatError> {
     let document = decoded.document(arena)?;
     let whole = Entry::parse_whole(document).and_then(|entry| {
@@ -148,7 +148,7 @@ fn read_entry<'a>(decoded: &Decoded, arena: &'a [u8]) -> Result<Entry<'a>, Forma
     })
 }
 
-/// The formats that a record of a topic may be of.
+/// Returns the formats that a record of a topic may have.
 pub(crate) fn formats<'c>(
     topic: &'c Topic,
     chunk: &'c Chunk,
@@ -185,7 +185,7 @@ mod tests {
         }
     }
 
-    /// Offsets of the entries from a record on, and where what is usable ends.
+    /// Returns the offsets of the entries from a record on, and the end of the usable records.
     fn read(decoder: &Decoder, chunk: &Chunk, from: usize, decoded: &Usable) -> (Vec<i64>, usize) {
         let (entries, usable) = decoder.read(chunk, from, decoded);
         let offsets = entries.iter().map(|located| located.offset).collect();

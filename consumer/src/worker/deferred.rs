@@ -1,4 +1,4 @@
-//! Documents of a partition that are held for long, and indexes that are suspended for it.
+//! Documents of a partition that are held for long, and indexes that are suspended because of them.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,22 @@ use crate::worker::applied::{Applied, SinkError};
 use crate::worker::batch::Batch;
 use crate::worker::chunk::Chunk;
 
-/// Between looks at what is held: whatever refuses it may be gone without a word in the topics.
+/// Interval between attempts. The cause of a refusal may disappear without any entry in the topics.
 const PAUSE: Duration = Duration::from_secs(5);
-/// So many looks with nothing before the end, and a replay up to an end is at it. Other partitions may
-/// still be on their way.
+/// Number of attempts that a replay up to an end makes after all records before the end were applied.
+/// Other partitions may not have reached the end yet.
 const LAST_LOOKS: u32 = 4;
-/// It is reported once in so many looks.
+/// Number of attempts for each log line.
 const TOLD_EACH: u32 = 12;
 
-/// How long something has been held.
+/// The time for which documents have been held.
 #[derive(Debug)]
 pub(crate) struct DeferredDocuments {
-    /// The first record that is held.
+    /// The offset of the first record that is held.
     since: i64,
     looked: Instant,
     looks: u32,
-    /// Of those, with nothing to come before the end.
+    /// Number of attempts after all records before the end were applied.
     last_looks: u32,
 }
 
@@ -41,12 +41,12 @@ impl DeferredDocuments {
         }
     }
 
-    /// What is left of the pause.
+    /// Returns the rest of the pause before the next attempt.
     fn left(&self) -> Duration {
         PAUSE.saturating_sub(self.looked.elapsed())
     }
 
-    /// Counts a look; whether it is to be told.
+    /// Counts an attempt. Returns true if it is to be logged.
     fn look(&mut self, is_last: bool) -> bool {
         self.looked = Instant::now();
         self.last_looks += u32::from(is_last);
@@ -56,11 +56,12 @@ impl DeferredDocuments {
 }
 
 impl PartitionWorker {
-    /// The next chunk, `None` when there are no more. What is held for the partition, up to `reached`,
-    /// is tried again meanwhile.
+    /// Returns the next chunk; `None` when the queue is closed. Documents that are held for the
+    /// partition, up to `reached`, are tried again while it waits.
     ///
     /// # Errors
-    /// [`ConsumerError::Refused`] if it stays held where nothing is to come that could free it.
+    /// Returns [`ConsumerError::Refused`] if documents stay held although all records before the end
+    /// were applied.
     pub(crate) async fn next_chunk(
         &mut self,
         reached: Option<NextOffset>,
@@ -74,7 +75,7 @@ impl PartitionWorker {
                 }
                 match timeout(PAUSE, self.assignment.chunks.recv()).await {
                     Ok(chunk) => return Ok(chunk),
-                    // Nothing is left to apply: the stretch that was applied again is over.
+                    // Nothing is left to apply, so the entries that were applied again are all applied.
                     Err(_) => {
                         let token = &self.assignment.token;
                         let restored = self.context.sink.restore_due(topic, partition, token);
@@ -85,7 +86,7 @@ impl PartitionWorker {
                     }
                 }
             };
-            // Another record: there is progress.
+            // If the first held record is another one, there was progress.
             let waiting = self.waiting.take().filter(|it| it.since == since);
             let left = self
                 .waiting
@@ -154,12 +155,12 @@ impl PartitionWorker {
             }
             Ok(Applied::Abandoned) => Ok(Applied::Abandoned),
             Err(SinkError::Fatal(error)) => Err(error),
-            // There are none.
+            // The batch has no entries that could fail.
             Err(SinkError::Entry(error)) => Err(self.assignment.unplayable(-1, error)),
         }
     }
 
-    /// Makes dead letters of what is still held, or stops.
+    /// Makes dead letters of the documents that are still held, or stops.
     async fn give_up(&self) -> Result<Applied, ConsumerError> {
         let (topic, partition) = (&self.assignment.topic, self.assignment.partition);
         let described = self.context.topics.get(topic).await?;

@@ -1,4 +1,5 @@
-//! The worker of one assigned partition: decodes, filters, applies, acknowledges. In order.
+//! The worker of one assigned partition. It decodes, filters, applies and acknowledges the records in
+//! order.
 
 pub mod applied;
 pub mod assignment;
@@ -43,30 +44,30 @@ use crate::worker::command_barrier::CommandBarrier;
 use crate::worker::deferred::DeferredDocuments;
 use decoder::{Decoder, formats};
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Debug)]
 pub struct WorkerContext {
-    /// What the topics hold.
+    /// The topics, with their sources and formats.
     pub topics: Topics,
-    /// Where entries go.
+    /// The destination of the entries.
     pub sink: Sink,
-    /// Where records go that cannot be applied.
+    /// The destination of records that cannot be applied.
     pub dead_letters: DeadLetters,
-    /// Which namespaces pass.
+    /// The namespaces that are replayed or emitted.
     pub filter: NamespaceFilter,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Where to report.
+    /// The queue of reports to the poll thread.
     pub reports: Arc<Reports>,
-    /// Whose turn it is at a partition.
+    /// The locks that let a partition have one worker at a time.
     pub turns: PartitionLocks,
-    /// Where the group stands.
+    /// The committed offsets of the group.
     pub committed: Committed,
-    /// Whether a command runs although a partition is past its barrier.
+    /// True if a command runs although a partition is past its barrier.
     pub allow_partial_reset: bool,
 }
 
-/// A worker to be started: made when its partition is assigned.
+/// An assigned partition, for which a worker is started.
 #[derive(Debug)]
 pub struct Assignment {
     /// The topic.
@@ -77,11 +78,11 @@ pub struct Assignment {
     pub number: AssignmentNumber,
     /// The right to write.
     pub token: Token,
-    /// Entries up to this one come before the group's start: they are passed over.
+    /// The entry up to which entries are before the group's start and are skipped.
     pub after: Option<EntryId>,
-    /// Where a replay that ends is to come to.
+    /// The offset at which a replay up to an end stops.
     pub goal: StopOffset,
-    /// What to apply. Closed when the partition is given up.
+    /// The chunks to apply. The queue is closed when the partition is given up.
     pub chunks: mpsc::Receiver<Chunk>,
 }
 
@@ -107,14 +108,14 @@ impl Assignment {
 pub struct PartitionWorker {
     assignment: Assignment,
     context: Arc<WorkerContext>,
-    /// Of the chunk at hand.
+    /// The decoder of the current chunk.
     decoder: Decoder,
-    /// While something is held.
+    /// Set while documents are held.
     waiting: Option<DeferredDocuments>,
 }
 
 impl PartitionWorker {
-    /// A worker that has not begun.
+    /// Creates a worker that has not started.
     #[must_use]
     pub fn new(assignment: Assignment, context: Arc<WorkerContext>) -> Self {
         Self {
@@ -125,10 +126,11 @@ impl PartitionWorker {
         }
     }
 
-    /// Applies chunks until they end or the partition is taken away.
+    /// Applies chunks until the queue is closed or the partition is revoked.
     ///
     /// # Errors
-    /// When a record cannot be decoded or applied; what lies before it is acknowledged.
+    /// Returns an error if a record cannot be decoded or applied. The records before it are
+    /// acknowledged.
     pub async fn run(mut self) -> Result<(), ConsumerError> {
         let assignment = self.assignment.number;
         let reports = Arc::clone(&self.context.reports);
@@ -189,7 +191,8 @@ impl PartitionWorker {
                 if posted == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
-                // The command will not run, and whoever waits for it has to know.
+                // The command will not run, so it is recorded as passed over for the workers that wait
+                // for it.
                 if let Some(command) = self.decoder.command_of(chunk, usable.end) {
                     self.context.sink.pass_over(&topic.source, &command).await?;
                 }
@@ -199,8 +202,8 @@ impl PartitionWorker {
         }
     }
 
-    /// What the topic is; asked again where a record has none of its formats, as after a change of
-    /// the routing.
+    /// Returns the description of the topic. It is read again if a record does not fit any of its known
+    /// formats, which happens after a change of the routing.
     async fn topic_of(&self, chunk: &Chunk) -> Result<Arc<Topic>, ConsumerError> {
         let name = &self.assignment.topic;
         let mut topic = self.context.topics.get(name).await?;
@@ -224,7 +227,7 @@ impl PartitionWorker {
         }
     }
 
-    /// Applies the entries of the first `count` records of a chunk and acknowledges them.
+    /// Applies the entries of the first `count` records of a chunk and acknowledges these records.
     async fn apply_decoded(
         &self,
         chunk: &Chunk,
@@ -236,7 +239,8 @@ impl PartitionWorker {
         let all = entries.last().map(|located| located.id);
         let mut reloaded = None;
         loop {
-            // Kept until the segment is applied: its entries borrow names from it.
+            // The incarnations are kept until the segment is applied, because its entries borrow names
+            // from them.
             let oldest = entries.iter().map(|located| located.id).min();
             let lives = self
                 .context
@@ -252,7 +256,7 @@ impl PartitionWorker {
             match segment.stop {
                 None => {
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
-                    // What a filter left out moves it too.
+                    // Entries that a filter excluded also advance the position.
                     if let Some(id) = last {
                         self.context
                             .metrics
@@ -277,7 +281,7 @@ impl PartitionWorker {
                     if meeting.pass(&located, &barrier).await? == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
                     }
-                    // Those behind other barriers wait for the command to be committed.
+                    // Workers at the other barriers wait until the command is committed.
                     let urgent = located.id.ord != BARRIER_ORD || barrier.passable;
                     let last = Some(barrier.command);
                     self.acknowledge(NextOffset::after(end), last, urgent);
@@ -293,9 +297,9 @@ impl PartitionWorker {
         }
     }
 
-    /// Deals with the documents that are held where a barrier is reached. If its command ran before,
-    /// the target is ahead, and what refuses them makes way; otherwise they become dead letters
-    /// where the operator wants that.
+    /// Settles the documents that are held when a barrier is reached. If its command ran before, the
+    /// target is ahead, and the documents that cause the refusals are removed. Otherwise the held
+    /// documents become dead letters, if the operator has enabled that.
     async fn settle_held(
         &self,
         barrier: &Barrier,
@@ -308,7 +312,7 @@ impl PartitionWorker {
             ..
         } = &self.assignment;
         let sink = &self.context.sink;
-        // Later entries may still correct what a passable barrier leaves behind.
+        // Later entries may still correct the documents that are held at a passable barrier.
         if barrier.passable || sink.held_since(name, *partition).is_none() {
             return Ok(Applied::Done);
         }
@@ -320,8 +324,8 @@ impl PartitionWorker {
         self.context.post_held(&self.assignment, topic).await
     }
 
-    /// The entries up to a barrier, or to one whose collection is not known as its own, and what comes
-    /// after them.
+    /// Splits the entries at the first barrier, or at the first entry of a foreign collection. Returns
+    /// the entries to apply before it, and the rest after it.
     fn segment<'s, 'c: 's>(
         &self,
         chunk: &Chunk,
@@ -355,7 +359,7 @@ impl PartitionWorker {
         let rest = all.split_off(next);
         all.truncate(kept);
         let mut entries: Vec<Located<'s>> = all;
-        // Not in the walk above: what follows a stop outlives these names.
+        // This is not done in the loop above, because the rest outlives these names.
         for located in entries.iter_mut().filter(|_| renamed) {
             if let Found::Here(ns) = find(located, lives) {
                 located.entry.ns = ns;
@@ -364,7 +368,7 @@ impl PartitionWorker {
         Ok((Segment { entries, stop }, rest))
     }
 
-    /// What is to be done with an entry.
+    /// Decides how an entry is handled.
     fn judge(
         &self,
         located: &Located<'_>,
@@ -401,7 +405,7 @@ impl PartitionWorker {
         })
     }
 
-    /// Applies entries; those that cannot be applied become dead letters, or stop.
+    /// Applies entries. An entry that cannot be applied becomes a dead letter or stops the worker.
     async fn apply_entries(
         &self,
         entries: &[Located<'_>],
@@ -427,7 +431,7 @@ impl PartitionWorker {
                 Ok(Applied::Done) => {}
                 Ok(Applied::Abandoned) => return Ok(Applied::Abandoned),
                 Err(SinkError::Fatal(error)) => return Err(error),
-                // The entry that failed is not among these.
+                // The entry that failed is not among these entries.
                 Err(SinkError::Entry(_)) => {}
             }
             let posted = self
@@ -450,7 +454,7 @@ impl PartitionWorker {
         }
     }
 
-    /// Applies a batch; what the target refuses of it is a dead letter when this is done.
+    /// Applies a batch. Writes of it that the target refuses are dead letters when this returns.
     async fn apply_batch(&self, batch: &Batch<'_>, topic: &Topic) -> Result<Applied, SinkError> {
         if batch.entries.is_empty() {
             return Ok(Applied::Done);
@@ -474,7 +478,7 @@ impl PartitionWorker {
         Ok(Applied::Done)
     }
 
-    /// Applies what lies before the record of an entry that cannot be applied, then fails.
+    /// Applies the entries before the record of an entry that cannot be applied, then fails.
     async fn stop_before(
         &self,
         batch: &Batch<'_>,
@@ -498,7 +502,7 @@ impl PartitionWorker {
             }
             Ok(Applied::Abandoned) => return Ok(Applied::Abandoned),
             Err(SinkError::Fatal(error)) => return Err(error),
-            // The entry that failed is not among these.
+            // The entry that failed is not among these entries.
             Err(SinkError::Entry(_)) => {}
         }
         Err(self.assignment.unplayable(offset, error))
@@ -510,13 +514,14 @@ impl PartitionWorker {
         } = &self.assignment;
         let held = self.context.sink.held_since(topic, *partition);
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
-        // Where the group began within a second is kept until that is behind.
+        // A start within a second stays in the metadata until an entry after it is acknowledged.
         let last = last.max(self.assignment.after.filter(|_| last.is_some()));
         let event = ReportEvent::Acknowledged { next, last, urgent };
         self.context.reports.send(self.assignment.number, event);
     }
 
-    /// A command's own namespace is `db.$cmd`: its collection is in the command.
+    /// Returns true if the filter includes the entry. The namespace of a command is `db.$cmd`, so the
+    /// collection is taken from the command.
     fn passes(&self, entry: &Entry<'_>) -> bool {
         if !is_command(entry) {
             return self.context.filter.passes(entry.ns);
@@ -534,9 +539,9 @@ impl PartitionWorker {
 
     fn foreign(&self, located: &Located<'_>) -> ConsumerError {
         ConsumerError::Refused(format!(
-            "{}: entry {} was written to another collection of the name {} than the one that the \
-             target's catalog knows under it: a command between the two is missing, as after a \
-             start in the middle or a filter that hid it. Replay from the beginning into an empty \
+            "{}: entry {} was written to another collection of the name {} than the one that has \
+             this name in the target's catalog: a command between the two is missing, because of a \
+             start in the middle or a filter that excluded it. Replay from the beginning into an empty \
              target",
             self.assignment.place(located.offset),
             located.id,
@@ -545,40 +550,40 @@ impl PartitionWorker {
     }
 }
 
-/// Entries that are applied at once, and what comes after them.
+/// A segment: entries that are applied together, and the stop after them.
 struct Segment<'c> {
     entries: Vec<Located<'c>>,
     stop: Option<Stop<'c>>,
 }
 
-/// What ends a segment.
+/// The end of a segment.
 enum Stop<'c> {
-    /// A barrier, or the command behind one, and the last offset that it has.
+    /// A barrier, or the command after one, and the last offset of its record.
     Barrier(Located<'c>, Barrier, i64),
-    /// An entry of a collection that has the name of another one.
+    /// An entry of a collection whose name another collection has now.
     Foreign(Located<'c>),
 }
 
-/// What is to be done with an entry.
+/// The handling of an entry.
 enum Judged {
-    /// It is applied, perhaps under another name than its own.
+    /// The entry is applied, possibly under another name than its own.
     Apply {
         under_another: bool,
     },
-    /// Nothing: it is before the start, changes nothing, is filtered, or of a dropped collection.
+    /// The entry is skipped: it is before the start, a noop, filtered, or of a dropped collection.
     Pass,
     Barrier(Barrier),
-    /// It is of a collection that has the name of another one.
+    /// The name of the entry's collection belongs to another collection.
     Foreign,
 }
 
-/// Where an entry's collection is.
+/// The place of an entry's collection.
 enum Found<'n> {
-    /// Under this name, which may not be the one that the entry has.
+    /// The collection has this name, which may differ from that of the entry.
     Here(&'n str),
-    /// Dropped.
+    /// The collection was dropped.
     Gone,
-    /// Another collection has its name.
+    /// Another collection has the name.
     Foreign,
 }
 
@@ -597,7 +602,7 @@ fn find<'n>(located: &Located<'n>, lives: Option<&'n Incarnations>) -> Found<'n>
     }
 }
 
-/// Whether it is one that can be decoded.
+/// Returns true if a record can be decoded.
 fn is_record(slot: &RecordSlot) -> bool {
     slot.fault.is_none() && !slot.value.is_empty()
 }

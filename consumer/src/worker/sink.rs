@@ -1,10 +1,12 @@
-//! Where entries go: a sink takes the batches of all partitions and says when each is durable.
+//! The destination of entries: a sink takes the batches of all partitions and reports when each is
+//! durable.
 //!
-//! The contract of [`Sink::apply`]: the entries of one batch are applied in order per document;
-//! batches of one partition come one after the other, those of different partitions at once.
-//! [`Applied::Done`] means durable, for a file once [`Durability::make_durable`] returns. Applying a batch again, or a part of it, is harmless. Before
-//! each write the token is checked: without it nothing is written any more. What the target refuses
-//! of a batch, where that does not stop, is reported by [`Sink::take_refused`].
+//! The contract of [`Sink::apply`]: the entries of one batch are applied in order per document. Batches
+//! of one partition are applied one after the other, those of different partitions concurrently.
+//! [`Applied::Done`] means durable, for a file once [`Durability::make_durable`] returns. Applying a
+//! batch or a part of it again is harmless. The token is checked before each write, and without a valid
+//! token nothing is written. Refused writes of a batch that do not stop the replay are returned by
+//! [`Sink::take_refused`].
 
 use std::sync::Arc;
 
@@ -18,12 +20,12 @@ use crate::worker::applied::{Applied, Durability, Refusal, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
 
-/// Where entries go. The set is closed.
+/// The destination of entries.
 #[derive(Debug)]
 pub enum Sink {
-    /// `replay`
+    /// The target of `replay`.
     Mongo(Box<crate::replay::MongoSink>),
-    /// `emit`
+    /// The output of `emit`.
     Json(crate::emit::JsonSink),
 }
 
@@ -31,7 +33,7 @@ impl Sink {
     /// Applies a batch; see the module's contract.
     ///
     /// # Errors
-    /// [`SinkError`].
+    /// Returns [`SinkError`] if an entry or the whole batch cannot be applied.
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         match self {
             Self::Mongo(sink) => sink.apply(batch, token).await,
@@ -39,7 +41,7 @@ impl Sink {
         }
     }
 
-    /// How what is applied becomes durable.
+    /// Returns the way in which applied entries become durable.
     #[must_use]
     pub fn durability(&self) -> Durability {
         match self {
@@ -48,10 +50,10 @@ impl Sink {
         }
     }
 
-    /// What is known about the group's past at the place that it writes to.
+    /// Returns the group's past, as far as the destination shows it.
     ///
     /// # Errors
-    /// When the target refuses the question.
+    /// Returns an error if the target refuses the request.
     pub async fn past(&self, prefix: &str) -> Result<Past, ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.past(prefix).await,
@@ -59,10 +61,10 @@ impl Sink {
         }
     }
 
-    /// Notes that the group has committed offsets of the prefix's topics.
+    /// Records that the group has committed offsets of the prefix's topics.
     ///
     /// # Errors
-    /// When the target refuses the note.
+    /// Returns an error if the target refuses the write.
     pub async fn note_begun(&self, prefix: &str) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.note_begun(prefix).await,
@@ -70,16 +72,17 @@ impl Sink {
         }
     }
 
-    /// Whether commands wait for their barriers: what only emits does not.
+    /// Returns true if commands wait for their barriers. Emitting does not wait.
     #[must_use]
     pub const fn waits(&self) -> bool {
         matches!(self, Self::Mongo(_))
     }
 
-    /// The lives of a source's names, where the sink keeps them, for an entry and those after it.
+    /// Returns the incarnations of a source's collection names, for an entry and those after it, if the
+    /// sink keeps them.
     ///
     /// # Errors
-    /// When the target refuses to tell of commands that are older than what is held.
+    /// Returns an error if the target refuses to read commands that are older than those in memory.
     pub async fn incarnations_at(
         &self,
         source: &str,
@@ -96,7 +99,7 @@ impl Sink {
     /// Reads the catalog again.
     ///
     /// # Errors
-    /// When the target refuses it.
+    /// Returns an error if the target refuses the request.
     pub async fn reload(&self) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.reload().await,
@@ -104,10 +107,10 @@ impl Sink {
         }
     }
 
-    /// Whether a command ran on the target, by whichever member.
+    /// Returns true if a command ran on the target, by whichever member.
     ///
     /// # Errors
-    /// When the target refuses the question.
+    /// Returns an error if the target refuses the request.
     pub async fn has_run(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.has_run(source, id).await,
@@ -115,10 +118,10 @@ impl Sink {
         }
     }
 
-    /// The same, asked of the target in any case.
+    /// Returns the same as [`Sink::has_run`], but always reads the target.
     ///
     /// # Errors
-    /// When the target refuses the question.
+    /// Returns an error if the target refuses the request.
     pub async fn has_run_now(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.has_run_now(source, id).await,
@@ -126,10 +129,10 @@ impl Sink {
         }
     }
 
-    /// Follows a change of the routing table, at its place among the entries.
+    /// Applies a change of the routing table, at its place among the entries.
     ///
     /// # Errors
-    /// When the target refuses it.
+    /// Returns an error if the target refuses a command.
     pub async fn change_routing(
         &self,
         source: &str,
@@ -143,8 +146,8 @@ impl Sink {
         }
     }
 
-    /// The offset of the first entry of a partition whose document waits in the sink: nothing from
-    /// there on may be committed.
+    /// Returns the offset of the first entry of a partition whose document is held in the sink. Offsets
+    /// after it must not be committed.
     #[must_use]
     pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
         match self {
@@ -153,7 +156,7 @@ impl Sink {
         }
     }
 
-    /// Why the first document waits that waits for a partition.
+    /// Returns the reason for which the first held document of a partition was refused.
     #[must_use]
     pub fn held_reason(&self, topic: &str, partition: i32) -> String {
         match self {
@@ -162,10 +165,10 @@ impl Sink {
         }
     }
 
-    /// Takes up what an earlier owner of a partition has left waiting.
+    /// Restores the documents that an earlier owner of the partition held.
     ///
     /// # Errors
-    /// When the target refuses the question.
+    /// Returns an error if the target refuses the request.
     pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.recall_held(topic, partition).await,
@@ -173,18 +176,18 @@ impl Sink {
         }
     }
 
-    /// Forgets what waits for a partition: it was taken away.
+    /// Forgets the documents that are held for a partition, after it was revoked.
     pub fn forget_held(&self, topic: &str, partition: i32) {
         if let Self::Mongo(sink) = self {
             sink.forget_held(topic, partition);
         }
     }
 
-    /// Tries what waits for a partition once more where it comes to a command; `command_ran` says
-    /// whether the command ran already, which means that the target is ahead.
+    /// Tries the held documents of a partition again before a command. `command_ran` is true if the
+    /// command ran already, which means that the target is ahead.
     ///
     /// # Errors
-    /// When the target refuses a question.
+    /// Returns an error if the target refuses a request.
     pub async fn release_held(
         &self,
         batch: &Batch<'_>,
@@ -197,7 +200,7 @@ impl Sink {
         }
     }
 
-    /// Whether indexes of the target are suspended for a partition.
+    /// Returns true if indexes of the target are suspended for a partition.
     #[must_use]
     pub fn has_suspended(&self, topic: &str, partition: i32) -> bool {
         match self {
@@ -206,10 +209,10 @@ impl Sink {
         }
     }
 
-    /// Builds the suspended indexes of a partition again that has nothing to apply.
+    /// Builds the suspended indexes of a partition again, once it has nothing to apply.
     ///
     /// # Errors
-    /// When the target refuses a question.
+    /// Returns an error if the target refuses a request.
     pub async fn restore_due(
         &self,
         topic: &str,
@@ -222,10 +225,10 @@ impl Sink {
         }
     }
 
-    /// Builds all suspended indexes of the group again: everything is applied.
+    /// Builds all suspended indexes of the group again, once everything is applied.
     ///
     /// # Errors
-    /// When the target refuses one of them.
+    /// Returns an error if the target refuses to build one of them.
     pub async fn restore_suspended(&self) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.restore_suspended().await,
@@ -233,7 +236,7 @@ impl Sink {
         }
     }
 
-    /// What the target refused of a batch. Each refusal is reported once.
+    /// Takes the refused writes of a batch. Each refusal is returned once.
     #[must_use]
     pub fn take_refused(&self, batch: &Batch<'_>) -> Vec<Refusal> {
         match self {
@@ -242,10 +245,10 @@ impl Sink {
         }
     }
 
-    /// What waits for a partition, where that is to be dead letters at a barrier.
+    /// Returns the held documents of a partition that become dead letters at a barrier.
     ///
     /// # Errors
-    /// When a document is damaged.
+    /// Returns an error if a document is damaged.
     pub fn refuse_held(&self, topic: &str, partition: i32) -> Result<Vec<Refusal>, ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.refuse_held(topic, partition),
@@ -253,10 +256,10 @@ impl Sink {
         }
     }
 
-    /// Gives up what waits for a partition: it is kept elsewhere.
+    /// Gives up the held documents of a partition, after they were written elsewhere.
     ///
     /// # Errors
-    /// When the target refuses to forget it.
+    /// Returns an error if the target refuses to delete them.
     pub async fn give_up_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.give_up_held(topic, partition).await,
@@ -264,10 +267,10 @@ impl Sink {
         }
     }
 
-    /// Notes a command as passed over: it will not run.
+    /// Records a command as passed over: it will not run.
     ///
     /// # Errors
-    /// When the target refuses the note.
+    /// Returns an error if the target refuses the write.
     pub async fn pass_over(
         &self,
         source: &str,
@@ -279,19 +282,19 @@ impl Sink {
         }
     }
 
-    /// Watches the group's namespaces as long as they are these.
+    /// Watches the group's namespaces and returns when they no longer are these.
     ///
     /// # Errors
-    /// That another member has changed them.
+    /// Returns an error if another member has changed them.
     pub async fn watch_subscription(&self, own: &Subscription) -> Result<(), ConsumerError> {
         match self {
             Self::Mongo(sink) => sink.watch_subscription(own).await,
-            // Each line names its namespace, and no reader counts on what is not there.
+            // Each line has its namespace, and no reader relies on the absence of lines.
             Self::Json(_) => Ok(()),
         }
     }
 
-    /// Whether it can do without types that a lossy format drops.
+    /// Returns true if the sink accepts formats that lose types.
     #[must_use]
     pub const fn takes_lossy(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! What the topics hold and whose they are, as their producers' state topics say.
+//! The topics, with their sources and formats, from the producers' state topics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,43 +14,45 @@ use rustc_hash::FxHashMap;
 
 use crate::error::ConsumerError;
 
-/// A topic as its producer claims it.
+/// A topic, as claimed by its producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// The source whose entries it carries.
+    /// The source whose entries are in the topic.
     pub source: String,
-    /// Format of its values.
+    /// The format of its values.
     pub format: Format,
-    /// Formats of older ones, from before changes of the routing.
+    /// The formats of older values, from before changes of the routing.
     pub earlier: Vec<Format>,
 }
 
 impl Topic {
-    /// The formats that a record may be of, judged by itself; today's first.
+    /// Returns the formats that fit a record, judged by the record alone. The current format is first.
     pub fn formats_of(&self, value: &[u8], has_id: bool) -> impl Iterator<Item = Format> {
         let all = std::iter::once(self.format).chain(self.earlier.iter().copied());
         all.filter(move |format| format.fits(value, has_id))
     }
 }
 
-/// How often to look again for a topic that no state topic names. A topic's claim is written in
-/// the Kafka transaction of its first record, so a record that can be read has its claim there.
+/// Number of times that the state topics are read for a topic that they do not have. A topic's claim is
+/// written in the Kafka transaction of its first record, so the claim of a record that can be read
+/// exists.
 const ATTEMPTS: u32 = 5;
-/// And of looks for a change of it, which may never have been made.
+/// Number of times that the state topics are read for a change of a topic, which may never have been
+/// made.
 const LOOKS: u32 = 2;
 
-/// Claimed topics by name, by source.
+/// The claimed topics by source and name.
 type Known = BTreeMap<String, FxHashMap<String, Arc<Topic>>>;
 
-/// The topics of a prefix. Read at start, and again when an unknown one turns up.
+/// The topics of a prefix. They are read at start, and again when an unknown topic appears.
 #[derive(Debug)]
 pub struct Topics {
     admin: Admin,
     reader: Reader,
     prefix: String,
     known: Mutex<Known>,
-    /// What reads the state topics, by source. Held meanwhile, so that they are read once for all
-    /// who wait.
+    /// The readers of the state topics, by source. The lock is held while they are read, so that they
+    /// are read once for all waiting workers.
     reading: tokio::sync::Mutex<BTreeMap<String, Follower>>,
     shutdown: Shutdown,
 }
@@ -59,7 +61,7 @@ impl Topics {
     /// Connects and reads the state topics.
     ///
     /// # Errors
-    /// When Kafka cannot be reached, or a state topic cannot be read.
+    /// Returns an error if Kafka cannot be reached, or a state topic cannot be read.
     pub async fn open(
         kafka: &KafkaOptions,
         prefix: &str,
@@ -77,7 +79,7 @@ impl Topics {
         Ok(topics)
     }
 
-    /// The topics known so far.
+    /// Returns the topics known so far.
     #[must_use]
     pub fn known(&self) -> Vec<(String, Arc<Topic>)> {
         let known = self.lock();
@@ -86,10 +88,10 @@ impl Topics {
         all.collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 
-    /// The sources whose topics have the prefix.
+    /// Returns the sources whose topics have the prefix.
     ///
     /// # Errors
-    /// When Kafka cannot be asked.
+    /// Returns an error if the request to Kafka fails.
     pub async fn sources(&self) -> Result<Vec<String>, KafkaFailure> {
         let names = self.admin.topics().await?.into_keys();
         let sources =
@@ -97,10 +99,11 @@ impl Topics {
         Ok(sources.collect())
     }
 
-    /// What a topic is.
+    /// Returns the description of a topic.
     ///
     /// # Errors
-    /// When no source claims it, its format is newer than this program, or Kafka fails.
+    /// Returns an error if no source claims the topic, its format is newer than this program, or Kafka
+    /// fails.
     pub async fn get(&self, name: &str) -> Result<Arc<Topic>, ConsumerError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
@@ -117,7 +120,7 @@ impl Topics {
                 Ok(()) if self.find(name).is_some() => continue,
                 Ok(()) if backoff.attempts() >= ATTEMPTS => return Err(self.unclaimed(name)),
                 Err(ConsumerError::KafkaFailure(failure)) if failure.is_transient() => {
-                    tracing::warn!(error = %failure, topic = name, "state topics cannot be read yet");
+                    tracing::warn!(error = %failure, topic = name, "state topics not readable; retrying");
                 }
                 Ok(()) => {}
                 Err(error) => return Err(error),
@@ -128,12 +131,12 @@ impl Topics {
         }
     }
 
-    /// What a topic is now: its producer has changed it. Another partition than that of the first
-    /// record after the change says so, which may be readable a little later: it is asked a few times
-    /// until it `fits`.
+    /// Returns the current description of a topic that its producer has changed. The claim is in
+    /// another partition than the first record after the change, and may become readable a little
+    /// later, so it is read a few times until it `fits`.
     ///
     /// # Errors
-    /// As [`Topics::get`].
+    /// Returns the errors of [`Topics::get`].
     pub async fn get_anew(
         &self,
         name: &str,
@@ -143,7 +146,7 @@ impl Topics {
         loop {
             match self.read(&mut *self.reading.lock().await).await {
                 Err(ConsumerError::KafkaFailure(failure)) if failure.is_transient() => {
-                    tracing::warn!(error = %failure, topic = name, "state topics cannot be read yet");
+                    tracing::warn!(error = %failure, topic = name, "state topics not readable; retrying");
                 }
                 read => read?,
             }
@@ -157,10 +160,10 @@ impl Topics {
         }
     }
 
-    /// The topics that a source has claimed and that are not there, in order.
+    /// Returns the topics that a source has claimed and that do not exist, in order.
     ///
     /// # Errors
-    /// When Kafka cannot be asked.
+    /// Returns an error if the request to Kafka fails.
     pub async fn missing(&self) -> Result<Vec<(String, Arc<Topic>)>, KafkaFailure> {
         let there = self.admin.topics().await?;
         let mut missing = self.known();
@@ -169,10 +172,10 @@ impl Topics {
         Ok(missing)
     }
 
-    /// Warns of topics that are missing: whoever reads the others does not get the whole source.
+    /// Warns of missing topics: readers of the other topics do not get the whole source.
     ///
     /// # Errors
-    /// As [`Topics::missing`].
+    /// Returns the errors of [`Topics::missing`].
     pub async fn warn_of_missing(&self) -> Result<(), KafkaFailure> {
         for (topic, claimed) in self.missing().await? {
             tracing::warn!(
@@ -187,8 +190,8 @@ impl Topics {
 
     fn unclaimed(&self, name: &str) -> ConsumerError {
         ConsumerError::Refused(format!(
-            "topic {name} has records, but no state topic __{}.state.* says which source they are \
-             from and in which format. Only oplog-producer may write to topics of the prefix {}; \
+            "topic {name} has records, but no state topic __{}.state.* has a claim for it, so their \
+             source and format are unknown. Only oplog-producer may write to topics of the prefix {}; \
              remove the topic, or consume with the prefix that its producer has",
             self.prefix, self.prefix
         ))
@@ -201,7 +204,7 @@ impl Topics {
             });
             let newer = match follower.read().await {
                 Ok(newer) => newer,
-                // Removed since the topics were listed.
+                // The topic was removed after the topics were listed.
                 Err(KafkaFailure::UnknownTopic(_)) => continue,
                 Err(failure) => return Err(failure.into()),
             };
@@ -227,7 +230,7 @@ impl Topics {
     }
 }
 
-/// What records of a state topic say of topics: each that is claimed, and each that is given up.
+/// The claims in records of a state topic. A value of `None` is a claim that was given up.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Claims(BTreeMap<String, Option<Arc<Topic>>>);
 
@@ -236,7 +239,7 @@ impl Claims {
         let mut claims = Self::default();
         for record in records {
             let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
-            // By itself: the rest of the state is of no use here.
+            // Each record is applied to an empty state, because the rest of the state is not needed.
             let mut state = State::default();
             state
                 .apply(&key, record.value.as_deref())
@@ -325,7 +328,7 @@ mod tests {
         let formats =
             |value: &[u8], has_id| -> Vec<Format> { topic.formats_of(value, has_id).collect() };
         assert_eq!(formats(b"\x05\0\0\0\0", true), [Format::Bson]);
-        // Which of the modes it was nobody can tell.
+        // The mode of an earlier JSON value cannot be determined.
         assert_eq!(formats(b"{}", false), topic.earlier);
         assert_eq!(formats(b"OPLR", false), []);
     }

@@ -1,4 +1,4 @@
-//! Drawn histories, and what happens to the groups that replay them.
+//! Randomly drawn histories, and the events of the groups that replay them.
 
 use oplog_relay_core::filter::NamespaceFilter;
 use proptest::prelude::*;
@@ -7,20 +7,20 @@ use crate::group::{Fault, Group, Trouble};
 use crate::history::{Command, Event, Log, NAMES, Naming, Write};
 use crate::search::{Turn, drawn};
 
-/// A history and what happens to the group that replays it.
+/// A history and the events of the group that replays it.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     events: Vec<Event>,
-    /// Partitions by topic.
+    /// Number of partitions of each topic.
     spread: Vec<usize>,
     with_ui: bool,
     naming: Naming,
-    /// A collection that the group leaves out, if there is one of that number.
+    /// The number of a collection that the group excludes, if it exists.
     left_out: usize,
     members: usize,
     turns: Vec<Turn>,
     turns_after: Vec<Turn>,
-    /// Draws a cut, or the partitions of a reset.
+    /// A random number for a cut, or for the partitions of a reset.
     draw: usize,
 }
 
@@ -83,7 +83,8 @@ impl Case {
         Log::named(&self.events, &self.spread, self.with_ui, self.naming)
     }
 
-    /// What the group leaves out: not a collection that a rename brings in, which stops a replay.
+    /// Returns the group's filter. It never excludes a collection that a rename brings in, because that
+    /// stops a replay.
     fn filter(&self, log: &Log) -> NamespaceFilter {
         let filter = NamespaceFilter::new([], NAMES.get(self.left_out).copied()).unwrap();
         if log.enters(&filter) {
@@ -99,7 +100,7 @@ impl Case {
         group
     }
 
-    /// From the beginning to the end.
+    /// Replays from the start to the end.
     pub(crate) fn first_pass(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
@@ -109,7 +110,7 @@ impl Case {
         group.check()
     }
 
-    /// The group is reset to the beginning, wherever it stands.
+    /// Resets the group to the start, wherever it is.
     pub(crate) fn full_reset(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
@@ -124,7 +125,7 @@ impl Case {
         group.check()
     }
 
-    /// The group is reset from the end to a second of the source.
+    /// Resets the group from the end to a second of the source.
     pub(crate) fn reset_to_a_time(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
@@ -132,8 +133,8 @@ impl Case {
         self.go_on_from(self.second(&log), group)
     }
 
-    /// A new group begins at a second of the source, with a copy of that time as its target: so do
-    /// groups of topics whose older records were removed.
+    /// Starts a new group at a second of the source, with a copy of that time as its target. Groups of
+    /// topics whose older records were removed start in the same way.
     pub(crate) fn start_at_a_time(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
@@ -156,8 +157,9 @@ impl Case {
         group.check()
     }
 
-    /// Some partitions are reset, each to a place of its own: refused, or the commands keep their
-    /// places. Back from the end it converges too, where no command moves documents elsewhere.
+    /// Resets some partitions, each to its own offset. The start is refused, or the commands keep their
+    /// places. After a reset from the end, the target also converges if no command moves documents to
+    /// other partitions.
     pub(crate) fn partial_reset(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
@@ -186,7 +188,7 @@ impl Case {
     }
 }
 
-/// A group that begins at one point in time is never told that it does not.
+/// Checks that a group that starts at one point in time is not refused.
 fn refuses_nothing(group: &Group<'_>) -> Result<(), Trouble> {
     match &group.world.refused {
         None => Ok(()),

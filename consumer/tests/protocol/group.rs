@@ -1,5 +1,5 @@
-//! A group of members over a log, one step at a time: who holds which partition, what is
-//! committed, and what can go wrong.
+//! A group of members over a log, one step at a time: the owners of the partitions, the committed
+//! offsets, and the possible failures.
 
 use std::collections::BTreeSet;
 
@@ -13,72 +13,73 @@ use crate::history::Log;
 use crate::target::Target;
 use crate::worker::Worker;
 
-/// A rule of the protocol that is left out, to see that the test would find it.
+/// A rule of the protocol that is omitted, to check that the test detects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A follower commits what follows its last record, not the barrier's own offset.
+    /// A follower commits the offset after its last record, not the barrier's own offset.
     CommitsAfterLast,
-    /// A follower goes on when the leader stands at the command.
+    /// A follower continues when the leader is at the command.
     PassesEarly,
-    /// A follower does not ask whether the command ran.
+    /// A follower does not check whether the command ran.
     PassesSkipped,
-    /// A follower of a group with a filter does not ask whether the command ran.
+    /// A follower of a group with a filter does not check whether the command ran.
     PassesFiltered,
-    /// A follower asks also whether a command ran that is left out.
+    /// A follower also checks whether an excluded command ran.
     AsksForLeftOut,
-    /// The leader does not note a command that it leaves out where followers cannot tell.
+    /// The leader does not record an excluded command that followers cannot detect.
     LeavesOutUnnoted,
     LeadsWithoutWaiting,
-    /// The leader waits for the others, not for its own commit.
+    /// The leader waits for the others, but not for its own commit.
     LeadsUncommitted,
-    /// The leader waits for nobody when the command ran already.
+    /// The leader does not wait when the command ran already.
     WaitsOnlyToRun,
-    /// The leader takes a partition beyond its barrier for a sign that the command ran.
+    /// The leader takes a partition past its barrier as evidence that the command ran.
     TrustsOffsets,
-    /// The leader does not ask again after its wait whether the command ran.
+    /// The leader does not check again after its wait whether the command ran.
     AsksBeforeWaiting,
-    /// A rename is noted only when it ran.
+    /// A rename is recorded only after it ran.
     RenamesUnnoted,
     /// Entries go to the collection that has their name now.
     KnowsNoLives,
-    /// A worker goes on after its partition was taken away.
+    /// A worker continues after its partition was revoked.
     WritesAfterRevoke,
 }
 
-/// What must never happen.
+/// A violation of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// A command ran before an earlier or after a later write.
+    /// A command ran before an earlier write or after a later write.
     OutOfOrder(String),
-    /// Nobody can go on, and the end is not reached.
+    /// No member can continue, and the end is not reached.
     Stuck(String),
-    /// The target does not hold what the source held.
+    /// The target differs from the source.
     Diverged(String),
-    /// The offset of a partition went back.
+    /// The committed offset of a partition went back.
     Rewound(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The next step of a worker.
+    /// A worker takes its next step.
     Work(usize),
-    /// The poll thread hears from a worker.
+    /// The poll thread processes a report of a worker.
     Acknowledge(usize),
     /// The poll thread commits.
     Commit(usize),
-    /// A member gets a partition.
+    /// A partition is assigned to a member.
     Seat(usize, usize),
-    /// A partition is taken away, with or without a last commit.
+    /// A partition is revoked, with or without a last commit.
     Revoke(usize, bool),
-    /// A member is taken for dead while a worker of it waits at a barrier, and learns of it later.
+    /// A member is removed from the group while one of its workers waits at a barrier, and learns of it
+    /// later.
     Lose(usize),
-    /// A member ends, and starts anew.
+    /// A member crashes and starts again.
     Crash(usize),
-    /// A worker whose partition was taken away goes on.
+    /// A worker whose partition was revoked continues.
     Haunt(usize),
 }
 
-/// A partition's worker, and where.
+/// The worker of a partition, and its member.
 #[derive(Debug, Clone)]
 pub(crate) struct Seat {
     pub(crate) member: usize,
@@ -87,32 +88,32 @@ pub(crate) struct Seat {
     pub(crate) worker: Worker,
 }
 
-/// What all workers see.
+/// The state that all workers share.
 #[derive(Debug, Clone)]
 pub(crate) struct World<'l> {
     pub(crate) log: &'l Log,
     pub(crate) fault: Option<Fault>,
     pub(crate) committed: Offsets,
     pub(crate) metadata: Vec<String>,
-    /// By partition: where the operator let it begin.
+    /// The offset to which the operator last set each partition.
     pub(crate) starts: Vec<i64>,
     pub(crate) target: Target,
-    /// By member: the commands that it knows to have run.
+    /// The commands that each member knows to have run.
     pub(crate) known: Vec<BTreeSet<EntryId>>,
-    /// By entry: whether it was ever applied.
+    /// True for each entry that was ever applied.
     pub(crate) applied: Vec<bool>,
     pub(crate) allow_partial_reset: bool,
     pub(crate) filter: NamespaceFilter,
-    /// Why a member refused to go on, as the operator is told.
+    /// The reason for which a member refused to continue.
     pub(crate) refused: Option<String>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Group<'l> {
     pub(crate) world: World<'l>,
-    /// By partition.
+    /// The workers by partition.
     pub(crate) seats: Vec<Option<Seat>>,
-    /// Workers whose partitions are others' already.
+    /// Workers whose partitions already belong to others.
     pub(crate) ghosts: Vec<Seat>,
     pub(crate) crashes: usize,
     pub(crate) rebalances: usize,
@@ -120,7 +121,7 @@ pub(crate) struct Group<'l> {
 }
 
 impl<'l> Group<'l> {
-    /// A group that begins at the beginning, with an empty target.
+    /// Creates a group that starts at the first records, with an empty target.
     pub(crate) fn new(log: &'l Log, members: usize, fault: Option<Fault>) -> Self {
         Self {
             world: World {
@@ -144,7 +145,7 @@ impl<'l> Group<'l> {
         }
     }
 
-    /// The operator stops all members, sets these offsets, and starts them again.
+    /// Stops all members, sets these offsets, and starts the members again.
     pub(crate) fn reset(&mut self, offsets: &[Option<i64>]) {
         self.seats.fill(None);
         self.ghosts.clear();
@@ -156,7 +157,7 @@ impl<'l> Group<'l> {
             }
             let start = self.world.committed.get(&name).copied().unwrap_or(0);
             self.world.starts[index] = start;
-            // What is never replayed counts as being on the target.
+            // Entries that are never replayed count as being on the target.
             for number in self.world.log.written_before(index, start) {
                 self.world.applied[number] = true;
             }
@@ -166,7 +167,7 @@ impl<'l> Group<'l> {
         }
     }
 
-    /// What can happen next when nothing goes wrong.
+    /// Returns the possible next steps without failures.
     pub(crate) fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         if self.world.refused.is_some() {
@@ -189,7 +190,7 @@ impl<'l> Group<'l> {
         }
         let ghosts = self.ghosts.iter().enumerate();
         let able = ghosts.filter(|(_, ghost)| {
-            // Before it writes it finds its token invalid.
+            // A worker that is about to write finds its token invalid.
             let may = ghost.worker.waits() || self.world.fault == Some(Fault::WritesAfterRevoke);
             may && ghost.worker.can_step(ghost, &self.world)
         });
@@ -197,7 +198,7 @@ impl<'l> Group<'l> {
         steps
     }
 
-    /// What can go wrong next.
+    /// Returns the possible next failures.
     pub(crate) fn mishaps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         let seats = || self.seats.iter().flatten();
@@ -289,7 +290,8 @@ impl<'l> Group<'l> {
     }
 
     fn revoke(&mut self, partition: usize, with_commit: bool) -> Result<(), Trouble> {
-        // The worker has ended: what it told is taken in, then committed, then the partition goes.
+        // The worker has ended. Its reports are processed, then its offset is committed, then the
+        // partition is given up.
         if with_commit {
             let seat = self.seats[partition].as_mut().unwrap();
             seat.tracker
@@ -321,7 +323,7 @@ impl<'l> Group<'l> {
         }
     }
 
-    /// Whether everything is committed, or a member refused to go on.
+    /// Returns true if everything is committed, or a member refused to continue.
     pub(crate) fn is_over(&self) -> bool {
         let world = &self.world;
         let ends = world.log.partitions.iter().zip(&world.log.records);
@@ -331,10 +333,10 @@ impl<'l> Group<'l> {
             })
     }
 
-    /// Nothing goes wrong any more: all take turns until nobody has anything to do.
+    /// Runs all workers, without further failures, until no step is left.
     pub(crate) fn finish(&mut self) -> Result<(), Trouble> {
         let records: usize = self.world.log.records.iter().map(Vec::len).sum();
-        // Each record is read, gathered for, run, noted, acknowledged and committed.
+        // The steps of each record: read, wait, run, record, acknowledge and commit.
         for _ in 0..20 * (records + 10) {
             let Some(step) = self.steps().first().copied() else {
                 break;
@@ -348,7 +350,7 @@ impl<'l> Group<'l> {
         Err(Trouble::Stuck(at))
     }
 
-    /// The target holds what the source held, if nobody refused to go on.
+    /// Checks that the target equals the source, unless a member refused to continue.
     pub(crate) fn check(&self) -> Result<(), Trouble> {
         let reference = self.world.log.reference(&self.world.filter);
         let found = &self.world.target.collections;

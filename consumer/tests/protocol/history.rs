@@ -1,6 +1,6 @@
-//! What a source did, and the partitions that carry it: as the producer writes them, with the
-//! offsets of every barrier in its command, and with holes where control records and aborted
-//! records lie.
+//! The history of a source and the partitions with its entries. They are written as by the producer,
+//! with the offsets of all barriers in the command, and with gaps for control records and aborted
+//! records.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use oplog_relay_core::position::{EntryId, Timestamp};
 
 use crate::target::Collections;
 
-/// Collections; each has a topic of its own.
+/// The collections, each with its own topic.
 pub(crate) const NAMES: [&str; 3] = ["s.a", "s.b", "s.c"];
-/// Entries of one second of the source.
+/// Number of entries in one second of the source.
 const PER_SECOND: usize = 4;
 
 /// A write to a document.
@@ -31,11 +31,11 @@ pub(crate) enum Write {
 pub(crate) enum Command {
     Create(usize),
     Drop(usize),
-    /// With `dropTarget`.
+    /// A rename with `dropTarget`.
     Rename(usize, usize),
-    /// From here on all writes of the collection go to one partition, as with a unique index.
+    /// A command after which all writes of the collection go to one partition, as with a unique index.
     Order(usize),
-    /// An index that can refuse a document for its values: later writes do not wait for it.
+    /// A build of an index that can refuse a document for its values. Later writes do not wait for it.
     Build(usize),
 }
 
@@ -43,7 +43,7 @@ pub(crate) enum Command {
 pub(crate) enum Event {
     Write(usize, u8, Write),
     Run(Command),
-    /// A Kafka transaction ends: control records, and perhaps an aborted record before them.
+    /// The end of a Kafka transaction: control records, and possibly an aborted record before them.
     Gap(usize),
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
-    /// Its place in the history; also what it writes.
+    /// The index in the history, which is also the value that it writes.
     pub(crate) number: u32,
     pub(crate) ui: Option<[u8; 16]>,
     pub(crate) event: Event,
@@ -64,7 +64,7 @@ pub(crate) enum Record {
     Command(Barrier, Entry),
 }
 
-/// Whether barriers name the collections of their commands, as those of earlier producers do not.
+/// The format of barriers: with the namespaces of their commands, or without, as by earlier producers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Naming {
     Named,
@@ -75,23 +75,24 @@ pub(crate) enum Naming {
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) partitions: Vec<TopicPartition>,
-    /// By partition and offset; `None` is a hole.
+    /// The records by partition and offset; `None` is a gap.
     pub(crate) records: Vec<Vec<Option<Record>>>,
     /// All entries in the order of the source.
     pub(crate) entries: Vec<Entry>,
     naming: Naming,
 }
 
-/// What the source holds, and how the producer routes it.
+/// The collections of the source, and their routing.
 #[derive(Debug)]
 struct Source {
-    /// UUID and whether its writes all go to one partition.
+    /// The UUID of each collection, and true if its writes all go to one partition.
     collections: BTreeMap<usize, ([u8; 16], bool)>,
     created: u8,
 }
 
 impl Log {
-    /// Carries those events that the source can do at their time. `spread`: partitions by topic.
+    /// Writes the events that are possible at the source at their time. `spread` has the number of
+    /// partitions by topic.
     pub(crate) fn of(events: &[Event], spread: &[usize], with_ui: bool) -> Self {
         Self::named(events, spread, with_ui, Naming::Named)
     }
@@ -153,7 +154,8 @@ impl Log {
         }
     }
 
-    /// As the producer does: leader barrier and command in one, a barrier in each other one.
+    /// Writes a command as the producer does: one record has the leader's barrier and the command, and
+    /// each partition has a barrier.
     fn push_command(&mut self, command: Command, entry: Entry, spread: &[usize]) {
         let topics = topics(command);
         let mut barrier = Barrier {
@@ -182,7 +184,7 @@ impl Log {
 
     fn gap(&mut self, width: usize) {
         for records in &mut self.records {
-            // A transaction ends in those partitions that it wrote to.
+            // A transaction has control records only in the partitions that it wrote to.
             if matches!(records.last(), Some(Some(_))) {
                 records.extend(std::iter::repeat_n(None, width));
             }
@@ -197,14 +199,14 @@ impl Log {
         i64::try_from(self.records[self.index(name)].len()).unwrap()
     }
 
-    /// The next record of a partition and its offset, holes left out.
+    /// Returns the next record of a partition and its offset, without gaps.
     pub(crate) fn next(&self, partition: usize, from: i64) -> Option<(i64, &Record)> {
         let records = (0..).zip(&self.records[partition]);
         let mut after = records.skip(usize::try_from(from).unwrap());
         after.find_map(|(offset, record)| Some((offset, record.as_ref()?)))
     }
 
-    /// The commands whose barriers a partition has between two offsets.
+    /// Returns the commands whose barriers a partition has between two offsets.
     pub(crate) fn commands(
         &self,
         partition: usize,
@@ -218,7 +220,7 @@ impl Log {
         })
     }
 
-    /// The entries that a partition has before an offset, by their numbers.
+    /// Returns the numbers of the entries that a partition has before an offset.
     pub(crate) fn written_before(
         &self,
         partition: usize,
@@ -231,8 +233,8 @@ impl Log {
         })
     }
 
-    /// Where a reader stands that has taken everything before `next`: it steps over holes at the
-    /// end alone.
+    /// Returns the position of a reader that has taken everything before `next`. It skips only the gaps
+    /// at the end.
     pub(crate) fn position(&self, partition: usize, next: i64) -> i64 {
         match self.next(partition, next) {
             Some(_) => next,
@@ -240,7 +242,7 @@ impl Log {
         }
     }
 
-    /// The offsets of the first records of a source second, as Kafka finds them by time.
+    /// Returns the offsets of the first records of a source second, as Kafka finds them by time.
     pub(crate) fn cut(&self, second: u32) -> Vec<i64> {
         let starts = self.records.iter().map(|records| {
             let from = records.iter().position(|record| {
@@ -255,12 +257,12 @@ impl Log {
         starts.collect()
     }
 
-    /// What the source holds in the end.
+    /// Returns the final collections of the source.
     pub(crate) fn reference(&self, filter: &NamespaceFilter) -> Collections {
         self.state_before(u32::MAX, filter)
     }
 
-    /// What the source holds when a second begins, of the collections that pass.
+    /// Returns the included collections of the source at the start of a second.
     pub(crate) fn state_before(&self, second: u32, filter: &NamespaceFilter) -> Collections {
         let mut collections = Collections::default();
         let before = self
@@ -283,7 +285,7 @@ impl Log {
         collections
     }
 
-    /// Whether a command brings in a collection of which the target has no documents.
+    /// Returns true if a rename brings in a collection whose documents the target does not have.
     pub(crate) fn enters(&self, filter: &NamespaceFilter) -> bool {
         self.entries.iter().any(|entry| match entry.event {
             Event::Run(command) => Side::of(&namespaces(command), filter) == Side::Enters,
@@ -291,7 +293,7 @@ impl Log {
         })
     }
 
-    /// Whether a command runs in a group with that filter.
+    /// Returns true if a command runs in a group with this filter.
     pub(crate) fn is_run(&self, id: EntryId, filter: &NamespaceFilter) -> bool {
         self.entries.iter().any(|entry| match entry.event {
             Event::Run(command) => entry.id == id && filtered(command, filter).is_some(),
@@ -299,7 +301,7 @@ impl Log {
         })
     }
 
-    /// Whether a command moves documents to other partitions.
+    /// Returns true if a command moves documents to other partitions.
     pub(crate) fn moves(&self) -> bool {
         let moves = |event| matches!(event, Event::Run(Command::Rename(..) | Command::Order(_)));
         self.entries.iter().any(|entry| moves(entry.event))
@@ -307,7 +309,7 @@ impl Log {
 }
 
 impl Source {
-    /// Does an event, if it is possible; returns the collection's UUID and order.
+    /// Applies an event, if it is possible. Returns the collection's UUID and order.
     fn takes(&mut self, event: Event, topics: usize) -> Option<([u8; 16], bool)> {
         let concerned = match event {
             Event::Write(ns, ..) => vec![ns],
@@ -343,7 +345,7 @@ impl Source {
     }
 }
 
-/// The topics that a command concerns; the first one leads.
+/// Returns the topics that a command concerns. The first one leads.
 pub(crate) fn topics(command: Command) -> Vec<usize> {
     match command {
         Command::Create(ns) | Command::Drop(ns) | Command::Order(ns) | Command::Build(ns) => {
@@ -353,13 +355,13 @@ pub(crate) fn topics(command: Command) -> Vec<usize> {
     }
 }
 
-/// The names of the collections that a command concerns.
+/// Returns the names of the collections that a command concerns.
 pub(crate) fn namespaces(command: Command) -> Vec<String> {
     let concerned = topics(command);
     concerned.iter().map(|ns| NAMES[*ns].to_owned()).collect()
 }
 
-/// What a command comes to for a group with a filter; `None` if it is left out.
+/// Returns the command that a group with this filter runs; `None` if it is excluded.
 pub(crate) fn filtered(command: Command, filter: &NamespaceFilter) -> Option<Command> {
     match Side::of(&namespaces(command), filter) {
         Side::Inside | Side::Enters => Some(command),

@@ -1,7 +1,7 @@
-//! The model test of barriers: a group of members over a log of one source, step by step in any
-//! order, with crashes, rebalances and resets. What decides is the product's own code; what acts
-//! is a model. A command runs after all earlier and before all later writes of its collections, a
-//! target ends as its source did, and nobody waits for ever.
+//! The model test of barriers: a group of members over the log of one source runs step by step in any
+//! order, with crashes, rebalances and resets. The decisions are made by the product's own code, while
+//! the actors are models. A command must run after all earlier and before all later writes of its
+//! collections, the target must end equal to its source, and no member may wait indefinitely.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,7 +35,7 @@ const DROP: [Event; 5] = [
     Event::Run(Command::Drop(0)),
 ];
 
-/// The same, and another life of the name.
+/// The same, followed by another incarnation of the name.
 const DROP_AND_CREATE: [Event; 7] = [
     DROP[0],
     DROP[1],
@@ -46,7 +46,7 @@ const DROP_AND_CREATE: [Event; 7] = [
     insert(0, 1),
 ];
 
-/// A rename onto another name, with a topic of its own.
+/// A rename to a name with another topic.
 const RENAME: [Event; 5] = [
     Event::Run(Command::Create(0)),
     insert(0, 0),
@@ -55,7 +55,7 @@ const RENAME: [Event; 5] = [
     update(1, 0),
 ];
 
-/// From the second partition a document goes to the first, as with a new unique index.
+/// A document moves from the second partition to the first, as with a new unique index.
 const ORDER: [Event; 4] = [
     Event::Run(Command::Create(0)),
     insert(0, 1),
@@ -63,7 +63,7 @@ const ORDER: [Event; 4] = [
     update(0, 1),
 ];
 
-/// Two lives of one name end, a third goes on; each begins with a second of the source.
+/// Two incarnations of one name that end, and a third one. Each starts with a second of the source.
 const LIVES: [Event; 11] = [
     Event::Run(Command::Create(0)),
     insert(0, 0),
@@ -115,7 +115,7 @@ proptest! {
     }
 }
 
-/// Every order of every step of two members, with a crash and a rebalance at any time.
+/// Runs every order of all steps of two members, with a crash and a rebalance at any time.
 fn every_order(events: &[Event], spread: &[usize], fault: Option<Fault>) -> Result<Ends, Trouble> {
     let log = Log::of(events, spread, true);
     let mut group = Group::new(&log, 2, fault);
@@ -123,7 +123,7 @@ fn every_order(events: &[Event], spread: &[usize], fault: Option<Fault>) -> Resu
     all(&group, true)
 }
 
-/// Every order of a create of which a waiting worker loses its partition and does not know.
+/// Runs every order of a create during which a waiting worker loses its partition without knowing it.
 fn every_order_with_a_loss(fault: Option<Fault>) -> Result<Ends, Trouble> {
     let log = Log::of(&DROP[..3], &[2], true);
     let mut group = Group::new(&log, 2, fault);
@@ -131,7 +131,7 @@ fn every_order_with_a_loss(fault: Option<Fault>) -> Result<Ends, Trouble> {
     all(&group, true)
 }
 
-/// Every order after a reset of a target that is at the end.
+/// Runs every order after a reset of a group whose target is at the end.
 fn every_order_again(
     events: &[Event],
     spread: &[usize],
@@ -146,7 +146,7 @@ fn every_order_again(
     all(&group, true)
 }
 
-/// What a group with a filter replays of the first collection.
+/// The filter of a group, by its effect on the first collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filter {
     None,
@@ -165,7 +165,7 @@ impl Filter {
     }
 }
 
-/// Every order of a new group of which each partition begins somewhere.
+/// Runs every order of a new group whose partitions start at the given offsets.
 fn every_order_from(
     starts: &[i64],
     allow_partial_reset: bool,
@@ -180,7 +180,7 @@ fn every_order_from(
     all(&group, false)
 }
 
-/// Every order of a drop that is left out, with a crash at any time.
+/// Runs every order of an excluded drop, with a crash at any time.
 fn every_order_left_out(naming: Naming, fault: Option<Fault>) -> Result<Ends, Trouble> {
     let log = Log::named(&DROP, &[2], true, naming);
     let mut group = Group::new(&log, 1, fault);
@@ -224,15 +224,15 @@ fn every_order_after_a_reset_also_between_two_drops() {
     assert!(ends.reached > 0 && ends.refused == 0, "{ends:?}");
 }
 
-/// Only a start that cuts a barrier set in two is refused, and it always is. A command that lies
-/// before all starts is left out, as it was asked for.
+/// Only a start between the barriers of one command is refused, and it always is. A command before all
+/// starts is not replayed, as requested.
 #[test]
 fn every_pair_of_starts_is_a_cut_or_refused() {
     let log = Log::of(&DROP_AND_CREATE, &[2], false);
     let ends = |partition: usize| i64::try_from(log.records[partition].len()).unwrap();
     for first in 0..=ends(0) {
         for second in 0..=ends(1) {
-            // The leader barrier is nothing without the command after it.
+            // The leader's barrier has no effect without the command after it.
             let led = log.commands(0, (0, first - 1));
             let is_cut = led.eq(log.commands(1, (0, second)));
             for filter in [Filter::None, Filter::LetsPass] {
@@ -248,7 +248,7 @@ fn every_pair_of_starts_is_a_cut_or_refused() {
     }
 }
 
-/// Commands that are left out need no cut.
+/// Excluded commands do not require a cut.
 #[test]
 fn every_pair_of_starts_is_taken_where_the_commands_are_left_out() {
     let log = Log::of(&DROP_AND_CREATE, &[2], false);
@@ -262,7 +262,7 @@ fn every_pair_of_starts_is_taken_where_the_commands_are_left_out() {
     }
 }
 
-/// The first trouble in drawn cases.
+/// Returns the first violation in randomly drawn cases.
 fn found(scene: fn(&Case, Option<Fault>) -> Result<(), Trouble>, fault: Fault) -> Trouble {
     let mut runner = TestRunner::deterministic();
     let mut drawn = (0..2_000).map(|_| case().new_tree(&mut runner).unwrap().current());
@@ -270,7 +270,7 @@ fn found(scene: fn(&Case, Option<Fault>) -> Result<(), Trouble>, fault: Fault) -
     trouble.unwrap_or_else(|| panic!("{fault:?} is not found"))
 }
 
-/// Each rule of the protocol is there for a reason: without it a scene goes wrong.
+/// Each rule of the protocol is necessary: without it, a test case fails.
 #[test]
 fn a_rule_that_is_left_out_is_found() {
     use Trouble::{Diverged, OutOfOrder, Stuck};

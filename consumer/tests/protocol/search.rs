@@ -1,4 +1,4 @@
-//! Ways through a group's steps: a drawn one, or all of them.
+//! Searches of a group's steps: a random one, or an exhaustive one.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::group::{Group, Step, Trouble};
 
-/// A drawn turn: something goes wrong, or one partition goes on for a few steps.
+/// A drawn turn: a failure, or a few steps of one partition.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Turn {
     pub(crate) mishap: bool,
@@ -14,7 +14,7 @@ pub(crate) struct Turn {
     pub(crate) steps: usize,
 }
 
-/// Lets a group go through drawn turns.
+/// Runs a group through drawn turns.
 pub(crate) fn drawn(group: &mut Group<'_>, turns: &[Turn]) -> Result<(), Trouble> {
     for turn in turns {
         if turn.mishap {
@@ -37,7 +37,7 @@ pub(crate) fn drawn(group: &mut Group<'_>, turns: &[Turn]) -> Result<(), Trouble
     Ok(())
 }
 
-/// The partition that a step is about.
+/// Returns the partition that a step concerns.
 const fn of(step: Step) -> Option<usize> {
     match step {
         Step::Work(partition)
@@ -50,19 +50,19 @@ const fn of(step: Step) -> Option<usize> {
     }
 }
 
-/// How many states there are, and how many of them are ends.
+/// The number of states, and the number of those that are ends.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Ends {
     pub(crate) states: usize,
     /// Ends at which everything is committed.
     pub(crate) reached: usize,
-    /// Ends at which a member refused to go on.
+    /// Number of ends at which a member refused to continue.
     pub(crate) refused: usize,
 }
 
-/// Lets a group go through all orders of all steps, whatever goes wrong when. Every step goes on,
-/// so each way ends; where no step is left all must be over, and the target be as the source where
-/// it `converges`.
+/// Runs a group through all orders of all steps and failures. Every step makes progress, so each order
+/// ends. Where no step is left, the group must be finished, and the target must equal the source if the
+/// case `converges`.
 pub(crate) fn all(start: &Group<'_>, converges: bool) -> Result<Ends, Trouble> {
     let mut ends = Ends::default();
     let mut seen = HashSet::from([print(start)]);
@@ -95,7 +95,7 @@ pub(crate) fn all(start: &Group<'_>, converges: bool) -> Result<Ends, Trouble> {
     Ok(ends)
 }
 
-/// Tells states apart.
+/// Returns a hash that identifies a state.
 fn print(group: &Group<'_>) -> u64 {
     struct Into(DefaultHasher);
     impl std::fmt::Write for Into {

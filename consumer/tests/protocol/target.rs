@@ -1,4 +1,4 @@
-//! The target: collections, and the catalog of commands that ran.
+//! A model of the target: its collections, and the catalog of commands that ran.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,8 @@ use crate::history::{Command, NAMES, Write};
 pub(crate) struct Collections(BTreeMap<String, BTreeMap<u8, [u32; 2]>>);
 
 impl Collections {
-    /// As a replay writes: an insert replaces what is there, an update of nothing does nothing.
+    /// Applies a write as a replay does: an insert replaces the document, and an update of a missing
+    /// document has no effect.
     pub(crate) fn write(&mut self, ns: &str, document: u8, write: Write, value: u32) {
         match write {
             Write::Insert => {
@@ -54,7 +55,7 @@ impl Collections {
     }
 }
 
-/// What the catalog says of a command.
+/// The catalog's record of a command.
 #[derive(Debug, Clone)]
 struct Note {
     ran: Ran,
@@ -73,7 +74,8 @@ impl Target {
         self.notes.get(&id).is_some_and(|note| note.done)
     }
 
-    /// Notes a rename before it runs; whether its collection was there when it was noted first.
+    /// Records a rename before it runs. Returns true if its collection existed when the rename was
+    /// first recorded.
     pub(crate) fn begin(&mut self, ran: Ran, existed: bool) -> bool {
         let done = false;
         let note = self
@@ -88,13 +90,13 @@ impl Target {
         self.notes.insert(ran.id, Note { ran, existed, done });
     }
 
-    /// All commands that ran.
+    /// Returns all commands that ran.
     pub(crate) fn done(&self) -> BTreeSet<EntryId> {
         let done = self.notes.values().filter(|note| note.done);
         done.map(|note| note.ran.id).collect()
     }
 
-    /// What a member makes of the notes that it has read.
+    /// Returns the incarnations that follow from the records that a member has read.
     pub(crate) fn lives(&self, known: &BTreeSet<EntryId>) -> Incarnations {
         let mut lives = Incarnations::default();
         for id in known {

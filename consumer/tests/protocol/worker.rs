@@ -1,5 +1,5 @@
-//! A worker of one partition, as `PartitionWorker` and `CommandBarrier` are: one write to the target, or
-//! one look at what others did, in each step.
+//! A model of the worker of one partition, like `PartitionWorker` and `CommandBarrier`. Each step is
+//! one write to the target, or one read of the others' state.
 
 use oplog_consumer::group::offsets::NextOffset;
 use oplog_consumer::replay::catalog::{Change, Ran, Resolved};
@@ -13,20 +13,21 @@ use oplog_relay_core::position::EntryId;
 use crate::group::{Fault, Seat, Trouble, World};
 use crate::history::{Command, Entry, Event, NAMES, Record, filtered, namespaces, topics};
 
-/// What a worker does.
+/// The state of a worker.
 #[derive(Debug, Clone)]
 enum Stage {
     Reading,
-    /// Waits until the command ran.
+    /// The worker waits until the command ran.
     Following(Barrier),
-    /// Waits for all others, to run the command.
+    /// The worker waits for all others, to run the command.
     Gathering(Barrier, Entry),
-    /// All others are there.
+    /// All others have reached their barriers.
     Deciding(Barrier, Entry, Waited),
     Running(Barrier, Entry),
-    /// A rename is noted; whether its collection is there now, and was when it was noted first.
+    /// A rename is recorded. The flags are true if its collection exists now, and if it existed when
+    /// the rename was first recorded.
     Moving(Barrier, Entry, (bool, bool)),
-    /// The command ran.
+    /// The command ran and is to be recorded.
     Noting(Barrier, Ran),
 }
 
@@ -35,7 +36,7 @@ pub(crate) struct Worker {
     stage: Stage,
     /// The next record to read.
     next: i64,
-    /// Everything before it is applied.
+    /// The offset before which everything is applied.
     done: i64,
     last: Option<EntryId>,
 }
@@ -58,12 +59,12 @@ impl Worker {
         self.last
     }
 
-    /// Everything before it was taken from Kafka.
+    /// Returns the offset before which everything was taken from Kafka.
     pub(crate) const fn reader(&self) -> i64 {
         self.next
     }
 
-    /// Whether it waits at a barrier: its next step writes nothing.
+    /// Returns true if the worker waits at a barrier, so that its next step writes nothing.
     pub(crate) const fn waits(&self) -> bool {
         matches!(
             self.stage,
@@ -71,7 +72,7 @@ impl Worker {
         )
     }
 
-    /// Whether a step would change anything.
+    /// Returns true if a step would change anything.
     pub(crate) fn can_step(&self, seat: &Seat, world: &World<'_>) -> bool {
         match &self.stage {
             Stage::Reading => world.log.next(seat.partition, self.next).is_some(),
@@ -108,7 +109,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Goes on after the record at hand.
+    /// Continues after the current record.
     fn pass(&mut self, barrier: &Barrier) {
         self.stage = Stage::Reading;
         self.done = self.next;
@@ -146,7 +147,7 @@ fn read(seat: &mut Seat, world: &mut World<'_>) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// As `CommandBarrier::lead` begins: by what the filter makes of the command.
+/// Decides by the filter, like the start of `CommandBarrier::lead`.
 fn lead(seat: &mut Seat, barrier: Barrier, entry: Entry, world: &mut World<'_>) {
     let Event::Run(command) = entry.event else {
         unreachable!("only commands are led")
@@ -171,7 +172,7 @@ fn lead(seat: &mut Seat, barrier: Barrier, entry: Entry, world: &mut World<'_>) 
     }
 }
 
-/// The report is on its way to the poll thread; it says the barrier's own offset.
+/// Reports the barrier's own offset to the poll thread.
 fn stand_before(offset: i64, seat: &mut Seat, world: &World<'_>) {
     if world.fault != Some(Fault::CommitsAfterLast) {
         seat.worker.done = offset;
@@ -274,7 +275,7 @@ fn decide(
     }
 }
 
-/// As the sink does: it asks the catalog once more, finds the collection, and runs the command.
+/// Runs a command like the sink: checks the catalog again, finds the collection, and runs the command.
 fn run(
     seat: &mut Seat,
     (barrier, entry): (Barrier, Entry),
@@ -355,8 +356,8 @@ fn rename(
     Ok(())
 }
 
-/// A collection that is not there, and was not when the command was noted, leaves the new name
-/// empty; one that was there has been moved before a crash.
+/// Moves a renamed collection. If it does not exist and did not exist when the command was recorded,
+/// the new name becomes empty. If it existed then, it was moved before a crash.
 fn moved(command: Command, (now, first): (bool, bool), world: &mut World<'_>) {
     let Command::Rename(_, to) = command else {
         return;
@@ -368,8 +369,8 @@ fn moved(command: Command, (now, first): (bool, bool), world: &mut World<'_>) {
     }
 }
 
-/// All earlier writes of the command's collections were applied; no later one was, unless the command
-/// is an index build that later writes may pass.
+/// Checks that all earlier writes of the command's collections were applied and no later one was,
+/// unless the command is an index build, which later writes may pass.
 fn check_order(entry: &Entry, concerned: &[usize], world: &World<'_>) -> Result<(), Trouble> {
     let is_build = matches!(entry.event, Event::Run(Command::Build(_)));
     for (other, applied) in world.log.entries.iter().zip(&world.applied) {
@@ -393,7 +394,7 @@ fn check_order(entry: &Entry, concerned: &[usize], world: &World<'_>) -> Result<
     Ok(())
 }
 
-/// All earlier commands that the partition has met since it was told where to begin have run.
+/// Checks that all earlier commands that the partition has met since its start offset was set have run.
 fn check_commands(
     entry: &Entry,
     (partition, offset): (usize, i64),

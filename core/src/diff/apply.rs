@@ -1,4 +1,4 @@
-//! Applying a diff to a document.
+//! The application of a diff to a document.
 
 use super::parse::{Change, Fields, Items, Node, Splice};
 use super::{DiffError, DiffFault, MAX_PADDING};
@@ -16,7 +16,7 @@ pub(super) fn apply(diff: &Fields<'_>, document: Document<'_>) -> Result<Vec<u8>
 }
 
 struct Applier {
-    /// Place-holders that may still be written.
+    /// The number of place-holders that may still be written.
     padding: usize,
 }
 
@@ -119,7 +119,8 @@ fn null(name: &[u8], out: &mut DocumentBuilder<'_>) {
     });
 }
 
-/// Keeps the subtype and the bytes before the offset.
+/// Writes binary data that keeps its subtype and its bytes before the offset. Writes null if the
+/// field is not binary or is too short.
 fn spliced(splice: Splice<'_>, field: Element<'_>, out: &mut DocumentBuilder<'_>) {
     let kept = field
         .binary()

@@ -1,4 +1,4 @@
-//! What a diff changes, as paths: the shape of MongoDB's change events.
+//! The changes of a diff as paths, in the shape of MongoDB's change events.
 
 use super::parse::{Change, Fields, Items, Node};
 use crate::document::Element;
@@ -6,20 +6,20 @@ use crate::document::Element;
 /// A part of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// A field of a document. May hold dots, be empty or look like a number.
+    /// A field of a document. The name may contain dots, be empty or look like a number.
     Field(&'a [u8]),
     /// An element of an array.
     Index(usize),
 }
 
-/// What a diff does at a path.
+/// The change that a diff makes at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Described<'a> {
-    /// A new value. Of a splice it is the splice, `{o: offset, d: data}`.
+    /// A new value. For a splice it is the splice itself, `{o: offset, d: data}`.
     Updated(Element<'a>),
-    /// The field is gone.
+    /// The field is removed.
     Removed,
-    /// The array has that length.
+    /// The array is truncated to this length.
     Truncated(usize),
 }
 

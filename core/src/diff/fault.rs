@@ -1,4 +1,4 @@
-//! What can be wrong with an update.
+//! Errors of updates.
 
 use crate::document::Malformed;
 
@@ -6,40 +6,40 @@ use crate::document::Malformed;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("at {}: {fault}", shown(path))]
 pub struct DiffError {
-    /// The path to the place, its parts in reverse order.
+    /// The path to the place, with its parts in reverse order.
     path: Vec<String>,
-    /// What is wrong there.
+    /// The fault at that place.
     pub fault: DiffFault,
 }
 
-/// What is wrong with an update.
+/// The fault of an update.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DiffFault {
-    /// A diff without any section.
+    /// A diff without sections.
     #[error("the diff is empty")]
     Empty,
-    /// A key that begins with none of the letters of a section.
-    #[error("{0:?} is no section of a diff")]
+    /// A key that does not start with the letter of a section.
+    #[error("{0:?} is not a section of a diff")]
     UnknownSection(String),
-    /// A section after one that it must precede, or twice.
-    #[error("section {0:?} of the diff stands in the wrong place")]
+    /// A section that is out of order or repeated.
+    #[error("section {0:?} of the diff is out of order or repeated")]
     SectionOrder(String),
     /// A field that is named twice in one level.
     #[error("the diff names field {0:?} twice")]
     DuplicateName(String),
-    /// An array's diff for the whole document.
-    #[error("it is the diff of an array, but a document's is needed")]
+    /// An array diff where a document diff is required.
+    #[error("expected the diff of a document, found that of an array")]
     ArrayAtRoot,
-    /// `_id` gets another value, or is removed.
+    /// A change or removal of `_id`.
     #[error("the diff changes _id")]
     Id,
-    /// `a` is not `true`, or `l` no length.
+    /// An `a` that is not `true`, or an `l` that is not a length.
     #[error("{0:?} of the array's diff has a wrong value")]
     ArrayHeader(&'static str),
-    /// An index that is not above the one before.
-    #[error("index {0} of the array's diff stands in the wrong place")]
+    /// An index that is not greater than the one before.
+    #[error("index {0} of the array's diff is not greater than the one before it")]
     IndexOrder(usize),
-    /// An index that the array's new length cuts off.
+    /// An index beyond the array's new length.
     #[error("index {index} of the array's diff is not below its length {length}")]
     IndexBeyondLength {
         /// The index.
@@ -51,18 +51,18 @@ pub enum DiffFault {
     #[error("the splice of field {0:?} has no offset or no binary data")]
     Splice(String),
     /// More place-holders than a document can hold.
-    #[error("it leaves more gaps in arrays than a document can hold")]
+    #[error("the update leaves more gaps in arrays than a document can hold")]
     TooLarge,
     /// An operator other than `$set` and `$unset`.
-    #[error("{0:?} is no operator that is applied here")]
+    #[error("operator {0:?} is not supported; only $set and $unset are")]
     Operator(String),
-    /// The bytes are damaged.
+    /// Damaged bytes.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
 
 impl DiffError {
-    /// The same error, seen from one level above.
+    /// Adds the name of the enclosing field to the path of the error.
     pub(super) fn below(mut self, name: &[u8]) -> Self {
         self.path.push(lossy(name));
         self

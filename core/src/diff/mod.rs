@@ -1,6 +1,7 @@
-//! `$v: 2` updates, which servers from 5.0 on write: what a diff means, to the byte.
+//! `$v: 2` updates, which servers from 5.0 on write, applied so that the result matches byte for
+//! byte.
 //!
-//! A diff lists what happens to the fields of one level by sections: `d` removes, `u` updates, `i`
+//! A diff lists the changes to the fields of one level by sections: `d` removes, `u` updates, `i`
 //! inserts, `b` splices binary data, `s<name>` holds the diff of an embedded document or array:
 //!
 //! ```text
@@ -9,26 +10,27 @@
 //! items  := { "a": true, ["l": length], ("u"+index : value | "s"+index : fields | items), … }
 //! ```
 //!
-//! | | the field is there | it is not |
+//! | | the field exists | the field does not exist |
 //! | --- | --- | --- |
-//! | `d` | gone | nothing |
+//! | `d` | removed | nothing |
 //! | `u` | the new value in the old place | appended, in the order of the diff |
 //! | `i` | moved to the end | appended, after those of `u` |
 //! | `s` | changed; `null` if it is of the other kind | nothing |
-//! | `b` | its bytes from the offset on replaced; `null` if that cannot be | nothing |
+//! | `b` | its bytes from the offset on are replaced; `null` if that is impossible | nothing |
 //!
-//! `_id` is never changed, but it may be written: a pipeline that moves the fields before it makes a
-//! diff whose `i` has `_id` with the value that it had. Its place among the fields counts, another
-//! value is damage.
+//! `_id` is never changed, but it may be written: a pipeline that moves the fields before `_id`
+//! logs a diff whose `i` has `_id` with its old value. Only its place among the fields changes. A
+//! diff with another value of `_id` is damaged.
 //!
-//! An array ends at `l` if that is given, else at its old end or the highest index, whichever is
-//! further; gaps are `null`, as is what `s` does not find or finds of the other kind.
+//! An array ends at `l` if that is given, otherwise at its old end or the highest index, whichever
+//! is greater. Gaps are filled with `null`. If an element for `s` is missing or of the other kind,
+//! it also becomes `null`.
 //!
-//! The nulls are place-holders. When a stretch of the log is applied again to a document that is
-//! ahead of it, some steps meet values that came later; a later step of the stretch corrects each.
-//! So **any** end of a document's log, applied to its last state, leads to that state, byte for
-//! byte, as long as every step is applied as a whole. The same holds for the paths of `$v: 1`
-//! modifiers that lead through a value that is no container: they alone are passed over.
+//! The nulls are place-holders. When a part of the log is applied again to a document that is ahead
+//! of it, some steps find values that were written later. A later step corrects each of them.
+//! Therefore **any** suffix of a document's log, applied to its last state, leads to that state
+//! byte for byte, as long as every step is applied as a whole. The same holds for `$v: 1`
+//! modifiers: only the paths that lead through a value that is not a container are skipped.
 
 mod apply;
 mod describe;
@@ -43,10 +45,11 @@ pub use fault::{DiffError, DiffFault};
 pub use modifiers::apply_modifiers;
 use parse::Fields;
 
-/// Nulls that one update may fill into gaps of arrays: more than a document of 16 MB can hold.
+/// The number of nulls that one update may fill into array gaps, more than a 16 MB document can
+/// hold.
 const MAX_PADDING: usize = 1 << 21;
 
-/// A diff whose form was checked.
+/// A diff whose structure has been checked.
 #[derive(Debug, Clone)]
 pub struct Diff<'a> {
     root: Fields<'a>,
@@ -56,8 +59,8 @@ impl<'a> Diff<'a> {
     /// Checks and reads a diff (the entry's `o.diff`).
     ///
     /// # Errors
-    /// [`DiffError`] says what is wrong with it and where. Servers write no such diff: the entry
-    /// is damaged.
+    /// [`DiffError`] with the fault and its place. Servers do not write such a diff: the entry is
+    /// damaged.
     pub fn parse(diff: Document<'a>) -> Result<Self, DiffError> {
         Ok(Self {
             root: parse::root(diff)?,
@@ -73,17 +76,17 @@ impl<'a> Diff<'a> {
     /// Checks that a document with this `_id` has the same one after the diff.
     ///
     /// # Errors
-    /// [`DiffError`] if the diff writes another `_id`. Servers write no such diff: the entry is
-    /// damaged.
+    /// [`DiffError`] if the diff writes another `_id`. Servers do not write such a diff: the entry
+    /// is damaged.
     pub fn check_id(&self, id: Element<'_>) -> Result<(), DiffError> {
         self.root.keeps_id(id)
     }
 
-    /// The document as the diff leaves it. What the diff does not name keeps its bytes.
+    /// Returns the document after the diff. Fields that the diff does not name keep their bytes.
     ///
     /// # Errors
-    /// [`DiffError`] if the document is damaged or would get another `_id`, or the diff asks for
-    /// more place-holders than any document can hold.
+    /// [`DiffError`] if the document is damaged or would get another `_id`, or the diff needs more
+    /// place-holders than any document can hold.
     pub fn apply(&self, document: Document<'_>) -> Result<Vec<u8>, DiffError> {
         if let Some(id) = document.get("_id")? {
             self.check_id(id)?;

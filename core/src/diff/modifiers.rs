@@ -4,14 +4,14 @@ use super::fault::lossy;
 use super::{DiffError, DiffFault, MAX_PADDING};
 use crate::document::{Document, DocumentBuilder, Element, MAX_DEPTH, Malformed, kind};
 
-/// The document as `$set` and `$unset` leave it.
+/// Returns the document after `$set` and `$unset`.
 ///
-/// A path that leads through a value that is no container, or by a name into an array, is passed
-/// over, the others are applied: such a document is ahead of the update, and a later update sets
-/// the right value. A client's update fails as a whole there (error 28).
+/// A path that leads through a value that is not a container, or by a name into an array, is
+/// skipped, and the other paths are applied. Such a document is ahead of the update, and a later
+/// update sets the right value. An update by a client would instead fail as a whole (error 28).
 ///
-/// Fields that are not there are appended in the order of the modifiers, which is the order in
-/// which the source appended them.
+/// Fields that do not exist are appended in the order of the modifiers, which is the order in which
+/// the source appended them.
 ///
 /// # Errors
 /// [`DiffError`] for other operators, damaged bytes, paths of more than [`MAX_DEPTH`] parts, or
@@ -51,7 +51,7 @@ pub fn apply_modifiers(
     Ok(out)
 }
 
-/// A value, taken apart as far as paths lead into it.
+/// A value, decoded only as far as the paths lead into it.
 #[derive(Debug)]
 enum Value<'a> {
     Raw(Element<'a>),
@@ -66,7 +66,7 @@ impl<'a> Value<'a> {
         value: &[],
     });
 
-    /// Takes a container apart.
+    /// Decodes a document or array into its fields.
     fn open(&mut self) -> Result<(), Malformed> {
         if let Self::Raw(element) = self {
             let pairs = |element: Element<'a>| -> Result<Vec<_>, Malformed> {
@@ -123,7 +123,7 @@ fn set<'a>(
     Ok(())
 }
 
-/// Adds to a container what is missing in it; in an array, with nulls before it.
+/// Appends a missing field to a container. An array is first filled up with nulls.
 fn append<'a>(
     container: &mut Value<'a>,
     part: &'a [u8],
@@ -144,7 +144,7 @@ fn append<'a>(
     Ok(())
 }
 
-/// A value with a document around it for each part of a path.
+/// Wraps a value in one document for each part of a path.
 fn made<'a>(path: &[&'a [u8]], change: Element<'a>) -> Value<'a> {
     let innermost = Value::Raw(change);
     path.iter()

@@ -1,4 +1,4 @@
-//! The form of a diff.
+//! The structure of a diff.
 
 use super::fault::lossy;
 use super::{DiffError, DiffFault, MAX_PADDING};
@@ -8,20 +8,21 @@ use crate::key::write_id_identity;
 /// The diff of a document.
 #[derive(Debug, Clone)]
 pub(super) struct Fields<'a> {
-    /// In the order of the diff, which is the order in which absent fields are appended.
+    /// The changes in the order of the diff, which is the order in which absent fields are
+    /// appended.
     pub(super) changes: Vec<Named<'a>>,
-    /// Indexes of `changes`, by name.
+    /// The indexes of `changes`, sorted by name.
     by_name: Vec<usize>,
 }
 
-/// What happens to a field.
+/// A field and its change.
 #[derive(Debug, Clone)]
 pub(super) struct Named<'a> {
     pub(super) name: &'a [u8],
     pub(super) change: Change<'a>,
 }
 
-/// What happens to a field or to an element of an array.
+/// The change of a field or of an array element.
 #[derive(Debug, Clone)]
 pub(super) enum Change<'a> {
     Remove,
@@ -36,7 +37,7 @@ pub(super) enum Change<'a> {
 pub(super) struct Splice<'a> {
     pub(super) offset: usize,
     pub(super) bytes: &'a [u8],
-    /// The splice as it stands in the diff.
+    /// The splice as an element of the diff.
     pub(super) element: Element<'a>,
 }
 
@@ -50,13 +51,13 @@ pub(super) enum Node<'a> {
 /// The diff of an array.
 #[derive(Debug, Clone)]
 pub(super) struct Items<'a> {
-    /// The array's new length, where it is given.
+    /// The array's new length, if it is given.
     pub(super) length: Option<usize>,
-    /// In order of their indexes.
+    /// The changes in order of their indexes.
     pub(super) changes: Vec<Item<'a>>,
 }
 
-/// What happens to an element of an array.
+/// An array element and its change.
 #[derive(Debug, Clone)]
 pub(super) struct Item<'a> {
     pub(super) index: usize,
@@ -64,7 +65,7 @@ pub(super) struct Item<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The index of the change of that name.
+    /// Returns the index of the change of the field with this name.
     pub(super) fn find(&self, name: &[u8]) -> Option<usize> {
         let name_at = |at: &usize| self.changes.get(*at).map_or(&b""[..], |named| named.name);
         let found = self.by_name.binary_search_by(|at| name_at(at).cmp(name));
@@ -81,7 +82,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Fails if the diff of a whole document gives it another `_id` than `id`. Servers compare the
-    /// two as they compare any values, so the same number may come in another type.
+    /// two by value, so the same number may have another type.
     pub(super) fn keeps_id(&self, id: Element<'_>) -> Result<(), DiffError> {
         let Some(Change::Update(written) | Change::Insert(written)) = self.id_change() else {
             return Ok(());
@@ -104,7 +105,7 @@ pub(super) fn root(diff: Document<'_>) -> Result<Fields<'_>, DiffError> {
     }
     let fields = fields(diff, 0)?;
     match fields.id_change() {
-        // It may be written again with its own value: `Fields::keeps_id` compares them.
+        // `_id` may be written with its own value: `Fields::keeps_id` compares them.
         None | Some(Change::Update(_) | Change::Insert(_)) => Ok(fields),
         Some(Change::Remove | Change::Splice(_) | Change::Nested(_)) => Err(DiffFault::Id.into()),
     }
@@ -117,7 +118,7 @@ fn fields(diff: Document<'_>, depth: usize) -> Result<Fields<'_>, DiffError> {
         let section = section?;
         let place =
             place(section.name).ok_or_else(|| DiffFault::UnknownSection(lossy(section.name)))?;
-        // Only sub-diffs come more than once.
+        // Only nested diffs may occur more than once.
         if last >= Some(place) && place != Section::Nested {
             return Err(DiffFault::SectionOrder(lossy(section.name)).into());
         }
@@ -293,7 +294,7 @@ fn item(element: Element<'_>, depth: usize) -> Result<(usize, Change<'_>), DiffE
     Ok((index, change))
 }
 
-/// An index as servers write it: digits without zeros before them.
+/// Parses an index as servers write it: digits without leading zeros.
 fn index(digits: &[u8]) -> Option<usize> {
     let canonical = digits == b"0" || !digits.starts_with(b"0");
     let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;

@@ -28,7 +28,7 @@ fn applied(document: &str, diff: &str) -> String {
     text(&diff.apply(Document::new(&document).unwrap()).unwrap())
 }
 
-/// Applies to `{_id: 1, …before}` and expects `{_id: 1, …after}`.
+/// Applies the diff to `{_id: 1, …before}` and expects `{_id: 1, …after}`.
 fn check(before: &str, diff: &str, after: &str) {
     let whole = |fields: &str| match fields {
         "" => r#"{"_id":1}"#.to_owned(),
@@ -37,8 +37,7 @@ fn check(before: &str, diff: &str, after: &str) {
     assert_eq!(applied(&whole(before), diff), whole(after), "{diff}");
 }
 
-/// The examples of the reference, computed with a model of the server's applier: before, diff,
-/// after.
+/// Examples computed with a model of the server's applier: before, diff, after.
 const WORKED_EXAMPLES: [[&str; 3]; 17] = [
     [
         r#""a":1,"b":2,"c":3"#,
@@ -184,7 +183,7 @@ fn diff_i_moves_field_to_end() {
     );
 }
 
-/// A pipeline that moves the fields before `_id` is logged so.
+/// A server logs a pipeline that moves the fields before `_id` in this way.
 #[test]
 fn diff_i_moves_the_same_id() {
     let diff = r#"{"d":{"a":false},"i":{"_id":1,"pad":0}}"#;
@@ -328,7 +327,7 @@ fn diff_binary_section_timeseries() {
     check("", &splice(0), "");
 }
 
-/// `{s<name>: {s<name>: … }}` or a document of documents, so many levels deep.
+/// Returns `{s<name>: {s<name>: … }}`, or a document of documents, with this number of levels.
 fn nested(levels: usize, name: &str, innermost: &[u8]) -> Vec<u8> {
     let mut inner = innermost.to_vec();
     for _ in 0..levels {
@@ -343,7 +342,7 @@ fn nested(levels: usize, name: &str, innermost: &[u8]) -> Vec<u8> {
 
 #[test]
 fn diff_depth_100_levels() {
-    // And as deep as is accepted at all, which the stack must hold.
+    // The second depth is the accepted maximum, for which the stack must be large enough.
     for levels in [100, crate::document::MAX_DEPTH] {
         let document = nested(levels, "f", &bson(r#"{"x":1}"#));
         let diff = nested(levels, "sf", &bson(r#"{"u":{"x":2}}"#));

@@ -1,8 +1,8 @@
-//! Writing documents.
+//! A builder of BSON documents.
 
 use super::{Document, Element, kind};
 
-/// Builds a document into a buffer that is reused: [`DocumentBuilder::start`] … `finish`.
+/// A builder that writes a document into a reused buffer: [`DocumentBuilder::start`] … `finish`.
 #[derive(Debug)]
 pub struct DocumentBuilder<'b> {
     out: &'b mut Vec<u8>,
@@ -10,14 +10,14 @@ pub struct DocumentBuilder<'b> {
 }
 
 impl<'b> DocumentBuilder<'b> {
-    /// Begins a document at the end of `out`.
+    /// Starts a document at the end of `out`.
     pub fn start(out: &'b mut Vec<u8>) -> Self {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
         Self { out, start }
     }
 
-    /// Appends an element as it stands elsewhere, under another name.
+    /// Appends an element with an existing value under another name.
     pub fn raw(&mut self, name: &str, kind: u8, value: &[u8]) -> &mut Self {
         self.out.push(kind);
         self.out.extend_from_slice(name.as_bytes());
@@ -76,8 +76,8 @@ impl<'b> DocumentBuilder<'b> {
         inner.finish();
     }
 
-    /// Begins a nested document (or array) under a name of any bytes. It must be finished before
-    /// anything else is appended here.
+    /// Starts a nested document (or array) under a name of any bytes. It must be finished before
+    /// another element is appended to `self`.
     pub fn open(&mut self, name: &[u8], kind: u8) -> DocumentBuilder<'_> {
         self.element(Element {
             name,
@@ -97,7 +97,7 @@ impl<'b> DocumentBuilder<'b> {
     }
 }
 
-/// A BSON length. Lengths come from buffers bounded far below 2 GiB; one beyond is written as a
+/// Returns a BSON length. Lengths come from buffers far below 2 GiB; a greater one is written as a
 /// length that no reader accepts.
 fn length_prefix(length: usize) -> [u8; 4] {
     i32::try_from(length).unwrap_or(-1).to_le_bytes()

@@ -1,10 +1,10 @@
-//! A search that builds no elements. It has a module of its own because the compiler inlines what this walk and
-//! that of `whole` have in common only where a unit of code has one of them.
+//! A search that builds no elements. It has its own module because the compiler inlines the code
+//! shared with `whole` only if a codegen unit contains one of the two.
 
 use super::{ValueLength, value_length, zero_in};
 
-/// Whether a field of the first level is of a type. Where the document is damaged the answer is yes, so that
-/// whoever asks walks over it and meets the damage.
+/// Returns true if a field of the first level has this type. A damaged document also returns true,
+/// so that the caller reads it and finds the damage.
 pub(super) fn may_have(document: &[u8], wanted: u8) -> bool {
     let [_, _, _, _, elements @ .., 0] = document else {
         return true;

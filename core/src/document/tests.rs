@@ -45,7 +45,7 @@ fn a_type_is_looked_for_at_the_first_level_and_damage_hides_none() {
     assert!(document.may_have(kind::STRING) && document.may_have(kind::DOCUMENT));
     assert!(!document.may_have(kind::TIMESTAMP) && !document.may_have(kind::DATE));
     let mut damaged = bytes;
-    // An unknown type in the place of the second field's.
+    // The type of the second field becomes an unknown one.
     let second = damaged
         .windows(2)
         .position(|pair| pair == [kind::INT32, b'n']);
@@ -83,7 +83,7 @@ fn doubles_count_as_integers_only_without_loss() {
     assert_eq!(exact_integer(f64::NAN), None);
 }
 
-/// A document with a value of every type.
+/// Returns a document with a value of every type.
 fn of_every_type() -> Vec<u8> {
     let scope = build(|doc| {
         doc.int32("x", 1);

@@ -1,10 +1,10 @@
-//! Whether a document is whole, at every level. Each entry that a consumer uses is walked so; a walk
-//! that says only yes or no takes half as long as one that could say where the fault is.
+//! Validation of a document at every level. A consumer validates each entry that it uses. A check
+//! that returns only true or false takes half as long as one that reports the place of the fault.
 
 use super::{Element, MAX_DEPTH, ValueLength, kind, value_length, zero_in};
 
-/// Whether later walks over the document cannot fail. Its length prefix and its final zero have been
-/// looked at; `depth` is its own.
+/// Returns true if later reads of the document cannot fail. The caller has checked its length
+/// prefix and its final zero; `depth` is the nesting level of the document.
 pub(super) fn is_whole(document: &[u8], depth: usize) -> bool {
     if depth > MAX_DEPTH {
         return false;
@@ -32,7 +32,8 @@ pub(super) fn is_whole(document: &[u8], depth: usize) -> bool {
     true
 }
 
-/// Whether an element is whole, whose length has been looked at; `depth` is that of its document.
+/// Returns true if an element is valid. The caller has checked its length; `depth` is that of its
+/// document.
 #[inline]
 pub(super) fn is_whole_element(element: Element<'_>, depth: usize) -> bool {
     match element.kind {

@@ -122,7 +122,7 @@ fn ferretdb_set_whole_document_is_a_replacement() {
     };
     assert_eq!(whole.get("a").unwrap().unwrap().integer(), Ok(2));
 
-    // Another _id, or an $unset beside it: real modifiers.
+    // With another `_id`, or with an `$unset`, these are real modifiers.
     let other = document(|o| {
         o.int32("_id", 2);
     });

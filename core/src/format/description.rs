@@ -1,4 +1,4 @@
-//! `updateDescription` of a diff, as MongoDB's change events have it.
+//! The `updateDescription` of a diff, as in MongoDB's change events.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,15 @@ use crate::document::{Element, Malformed, kind};
 use crate::json::names::Names;
 use crate::json::{self, Exactness, Mode};
 
-/// Appends `{updatedFields, removedFields, truncatedArrays}` and, where a path could be read in
-/// two ways, `disambiguatedPaths`: those with a number below the first level or a dot in a name.
+/// Appends `{updatedFields, removedFields, truncatedArrays}`. If a path has a number below the
+/// first level or a dot in a name, it could be read in two ways; such paths are also listed in
+/// `disambiguatedPaths`.
 ///
-/// Two different places can have the same path; then `updatedFields` has the name twice, as
-/// MongoDB's own events do, and the text is lossy: most readers keep one of the two.
+/// Two different places can have the same path. `updatedFields` then has the name twice, as
+/// MongoDB's own events do, and the text is lossy: most readers keep only one of the two.
 ///
 /// # Errors
-/// [`Malformed`] if a value is damaged; then `out` holds a part of the text.
+/// [`Malformed`] if a value is damaged. `out` then holds a part of the text.
 pub(super) fn write_description(
     diff: &Diff<'_>,
     mode: Mode,
@@ -84,13 +85,13 @@ fn write_path(path: &[Part<'_>], out: &mut Vec<u8>) {
     }
 }
 
-/// The lists while they are written, each without its brackets.
+/// The lists while they are being written, each without its brackets.
 struct Lists {
     mode: Mode,
-    /// The paths so far.
+    /// The paths written so far.
     paths: Names,
     may_repeat: bool,
-    /// The path at hand, with dots between its parts.
+    /// The current path, with dots between its parts.
     path: Vec<u8>,
     updated: Vec<u8>,
     removed: Vec<u8>,
@@ -108,7 +109,7 @@ impl Lists {
                 next(&mut self.updated);
                 json::write_string(&self.path, &mut self.updated);
                 self.updated.push(b':');
-                // A loss in the text is noted where the entry's own update is written.
+                // A loss in the text is recorded where the entry's own update is written.
                 json::write_value(value, self.mode, &mut self.updated).map(drop)?;
             }
             Described::Removed => {
@@ -167,7 +168,7 @@ fn is_ambiguous(path: &[Part<'_>]) -> bool {
     })
 }
 
-/// Lengths and indexes are int32 on the wire; the diff's reader bounds them.
+/// Writes a length or an index. They are int32 on the wire; the parser of the diff bounds them.
 fn write_number(number: usize, mode: Mode, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let value = i32::try_from(number).unwrap_or(i32::MAX).to_le_bytes();
     let element = Element {

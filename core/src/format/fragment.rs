@@ -1,25 +1,25 @@
-//! Fragments: a record that is larger than its topic takes, cut into several.
+//! Fragments: the parts of a record that is larger than its topic allows.
 //!
-//! The fragments of a record stand one after the other in its partition. They were written in one
-//! Kafka transaction, so nothing lies between them, control records neither: their offsets follow
-//! each other. Each has the key, the timestamp and the headers of the record, and one header more,
-//! [`FRAGMENT_HEADER`] = `<index>/<count>` in decimal, the index from 0. Their values, put one after
-//! the other, are the record's value.
+//! The fragments of a record follow each other in its partition. They were written in one Kafka
+//! transaction without any record between them, control records included, so their offsets are
+//! consecutive. Each has the key, the timestamp and the headers of the record, and an additional
+//! header, [`FRAGMENT_HEADER`] = `<index>/<count>` in decimal, with the index starting at 0. The
+//! concatenated values are the record's value.
 
 use std::ops::Range;
 
 use super::FormatError;
 use crate::position::EntryId;
 
-/// Name of the header of fragments.
+/// The name of the header of fragments.
 pub const FRAGMENT_HEADER: &str = "oplog-fragment";
 
-/// Which part of a record it is.
+/// The place of a fragment in its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fragment {
-    /// From 0.
+    /// The index of the fragment, starting at 0.
     pub index: u32,
-    /// How many there are: two at least.
+    /// The number of fragments: at least two.
     pub count: u32,
 }
 
@@ -27,7 +27,7 @@ impl Fragment {
     /// Reads the header's value.
     ///
     /// # Errors
-    /// [`FormatError::Fragment`] if it has another form.
+    /// [`FormatError::Fragment`] if the header has another form.
     pub fn parse(header: &[u8]) -> Result<Self, FormatError> {
         let number = |text: &str| {
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -54,13 +54,13 @@ impl Fragment {
         out.extend_from_slice(digits.format(self.count).as_bytes());
     }
 
-    /// Whether the record begins with it.
+    /// Returns true if this is the first fragment of its record.
     #[must_use]
     pub const fn is_first(self) -> bool {
         self.index == 0
     }
 
-    /// Whether the record ends with it.
+    /// Returns true if this is the last fragment of its record.
     #[must_use]
     pub const fn is_last(self) -> bool {
         self.index + 1 == self.count
@@ -73,7 +73,7 @@ impl std::fmt::Display for Fragment {
     }
 }
 
-/// Cuts a value into parts of at most `room` bytes (at least one), in order.
+/// Splits a value into parts of at most `room` bytes (at least one), in order.
 pub fn cut(value: Range<usize>, room: usize) -> impl Iterator<Item = (Fragment, Range<usize>)> {
     let room = room.max(1);
     let count = u32::try_from(value.len().div_ceil(room)).unwrap_or(u32::MAX);
@@ -84,39 +84,41 @@ pub fn cut(value: Range<usize>, room: usize) -> impl Iterator<Item = (Fragment, 
     })
 }
 
-/// How far a reader has come within the fragments of a record.
+/// The progress of a reader within the fragments of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// The last fragment and its offset.
+    /// The last fragment that was read, and its offset.
     last: (Fragment, i64),
-    /// The first entry of the record.
+    /// The identity of the first entry in the record.
     id: Option<EntryId>,
 }
 
-/// What a record means to somebody who has read the ones before it.
+/// The role of a record, given the records that were read before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// It is a whole record.
+    /// The record is complete.
     Whole,
-    /// It begins one.
+    /// The record is the first fragment of an entry.
     Begins(Run),
-    /// It goes on with the record that was begun.
+    /// The record continues the fragments read so far.
     Continues(Run),
-    /// It ends the record that was begun.
+    /// The record completes the fragments read so far.
     Ends,
-    /// The record that was begun has no end, and what comes now is an earlier entry, or the same
-    /// one: a broker before KIP-890 has kept a part of a transaction that was given up, and its
-    /// entries come again. The begun record is to be thrown away, then this one looked at again.
+    /// The fragments read so far are incomplete, and this record starts with the same entry or an
+    /// earlier one. A broker before KIP-890 has kept a part of an aborted transaction, and the
+    /// producer has sent its entries again. The caller discards the fragments and evaluates this
+    /// record again.
     Again,
 }
 
 impl Run {
-    /// What comes after it (`run`), or after a whole record: a record at `offset`, with the value
-    /// of its [`FRAGMENT_HEADER`] and the first entry in it.
+    /// Classifies the next record, which follows `run`, or a complete record if `run` is `None`.
+    /// `offset` is the record's offset, `fragment` the value of its [`FRAGMENT_HEADER`], and `id`
+    /// returns its first entry.
     ///
     /// # Errors
-    /// [`FormatError::Headless`] where a record's beginning lies before what is read;
-    /// [`FormatError::Fragment`] where a part is missing.
+    /// [`FormatError::Headless`] if the start of the record lies before the first record read;
+    /// [`FormatError::Fragment`] if a part is missing.
     pub fn next(
         run: Option<Self>,
         offset: i64,
@@ -220,13 +222,13 @@ mod tests {
         assert!(matches!(headless, Err(FormatError::Headless(_))));
         let table = [
             (8, part(1, 3), 5, true),
-            // Another record between, another count, a part left out.
+            // In turn: another record in between, another count, a missing part.
             (9, part(1, 3), 5, false),
             (8, part(1, 4), 5, false),
             (8, part(2, 3), 5, false),
             (8, None, 6, false),
             (8, part(0, 3), 6, false),
-            // The same entry again, or an earlier one.
+            // The same entry again, then an earlier one.
             (9, part(0, 3), 5, true),
             (9, None, 4, true),
         ];
@@ -239,7 +241,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the sizes: what is put together is what was cut.
+        /// For all sizes, reassembly returns the original value.
         #[test]
         fn values_come_back_whole(values in prop::collection::vec((1_usize..400, 1_usize..100), 1..30)) {
             let (mut run, mut offset, mut built) = (None, 0, Vec::new());

@@ -1,12 +1,13 @@
-//! The change event: MongoDB's change-stream shape, exact enough to replay.
+//! The change event: an event in the shape of MongoDB's change streams, exact enough to replay.
 //!
-//! MongoDB's own fields and documents are Extended JSON v2 in the topic's mode; what the event
-//! adds of its own (`_id`, `txnIndex`, `txnCount`, `formatVersion`) are plain values in both
-//! modes. `updateDescription` is for people and programs: it does not tell the order of fields.
-//! `rawUpdateDescription` is the entry's own `o`, so an update loses nothing. Where text
-//! would not parse back to the same bytes, where an object has the same name twice (most readers of
-//! JSON keep one of the two), for every command, and for a bucket of a time series (`isTimeseries`,
-//! `b` of an update), `rawEntry` carries the entry's BSON as base64; a replay prefers it.
+//! MongoDB's own fields and documents are Extended JSON v2 in the topic's mode. The additional
+//! fields of the event (`_id`, `txnIndex`, `txnCount`, `formatVersion`) are plain values in both
+//! modes. `updateDescription` is for people and programs, but does not preserve the order of
+//! fields. `rawUpdateDescription` is the entry's own `o`, so that no part of an update is lost.
+//! `rawEntry` carries the entry's BSON as base64 in these cases: the text would not parse back to
+//! the same bytes; an object has the same name twice (most JSON readers keep one of the two); the
+//! entry is a command; the entry writes a bucket of a time series (`isTimeseries`) or has `b`, as
+//! an upsert does. A replay prefers `rawEntry`.
 
 use std::ops::Range;
 
@@ -25,7 +26,7 @@ use crate::position::{EntryId, Timestamp};
 /// Appends the change event of an entry.
 ///
 /// # Errors
-/// [`EntryError`] if the entry is damaged; then `out` holds a part of the event.
+/// [`EntryError`] if the entry is damaged. `out` then holds a part of the event.
 pub fn write_change_event(
     entry: &Entry<'_>,
     source: &str,
@@ -167,8 +168,8 @@ impl EventWriter<'_> {
         }
     }
 
-    /// `o2` where the entry has one (it has the shard key too), else `_id` alone: a delete's `o`
-    /// may be the whole old document.
+    /// Writes `o2` if the entry has it, because it includes the shard key, otherwise only `_id`:
+    /// the `o` of a delete may be the whole old document.
     fn document_key(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
         let id = entry.document_id()?;
         if let Some(o2) = entry.o2.filter(|_| entry.operation != Operation::Delete) {
@@ -182,7 +183,7 @@ impl EventWriter<'_> {
         Ok(())
     }
 
-    /// `updateDescription` of `$set` and `$unset`; paths as the entry has them.
+    /// Writes the `updateDescription` of `$set` and `$unset`, with the paths of the entry.
     fn modifiers(&mut self, modifiers: Document<'_>) -> Result<(), EntryError> {
         self.name("updateDescription");
         self.text("{\"updatedFields\":{");
@@ -200,8 +201,8 @@ impl EventWriter<'_> {
         Ok(())
     }
 
-    /// `updateDescription` of a diff. Of a damaged diff there is none: who applies the event finds
-    /// in `rawUpdateDescription` what is wrong.
+    /// Writes the `updateDescription` of a diff. A damaged diff has none: a reader that applies the
+    /// event finds the fault in `rawUpdateDescription`.
     fn diff(&mut self, diff: Document<'_>) -> Result<(), EntryError> {
         if let Ok(diff) = Diff::parse(diff) {
             self.name("updateDescription");
@@ -211,7 +212,7 @@ impl EventWriter<'_> {
         Ok(())
     }
 
-    /// Writes every field of every operator of that name (old logs may hold two `$set`).
+    /// Writes every field of every operator with this name (old oplogs may hold two `$set`).
     fn fields(
         &mut self,
         modifiers: Document<'_>,
@@ -312,10 +313,10 @@ fn operation_type<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
     })
 }
 
-/// An event larger than this gets exactly the room that its entry needs.
+/// The size above which the decoder reserves exactly the room that the entry of an event needs.
 const LARGE_EVENT: usize = 1 << 20;
 
-/// Decodes a change event; the entry is appended to the arena.
+/// Decodes a change event and appends its entry to the arena.
 pub(super) fn decode(
     value: Range<usize>,
     arena: &mut Vec<u8>,
@@ -325,13 +326,14 @@ pub(super) fn decode(
     let event = Event::read(Document::new(&scratch)?)?;
     let start = arena.len();
     if scratch.len() > LARGE_EVENT {
-        // A growing buffer doubles: a record of 100 MB would take 200 for the 16 that its entry needs.
+        // A growing buffer doubles: it would take 200 MB for a record of 100 MB whose entry needs
+        // 16.
         arena.reserve_exact(scratch.len());
     }
     if let Some(raw) = event.raw_entry {
         STANDARD
             .decode_vec(raw, arena)
-            .map_err(|_| FormatError::Event("rawEntry is no base64"))?;
+            .map_err(|_| FormatError::Event("rawEntry is not base64"))?;
     } else {
         event.write_entry(arena)?;
     }
@@ -340,7 +342,7 @@ pub(super) fn decode(
     Ok((event.id, range))
 }
 
-/// The fields of a change event that make an entry.
+/// The fields of a change event from which an entry is built.
 struct Event<'e> {
     id: EntryId,
     operation: &'e str,

@@ -1,7 +1,7 @@
-//! What stands in a record: encoding entries into values, and back.
+//! The formats of records: encoding entries into values, and decoding them.
 //!
-//! Every format decodes to the same thing, an entry in the oplog's own shape, so that whoever
-//! reads the topics has one kind of input.
+//! Every format decodes to an entry in the oplog's own shape, so that readers of the topics handle
+//! a single kind of input.
 //!
 //! | format | value | identity of the entry |
 //! | --- | --- | --- |
@@ -9,7 +9,7 @@
 //! | `bson` | one entry's BSON, untouched | header `oplog-id` = `<source>/<seconds>:<increment>/<ord>` |
 //! | `json` | one change event ([`json`]) | the event's `_id` |
 //!
-//! A record that its topic does not take may stand there in [`fragment`]s.
+//! A record that is too large for its topic is stored as [`fragment`]s.
 
 mod description;
 pub mod fragment;
@@ -27,11 +27,11 @@ use crate::position::{EntryId, PositionError};
 
 use fragment::Fragment;
 
-/// Version of the formats in this crate. A reader takes every version up to its own.
+/// The version of the formats in this crate. A reader accepts every version up to its own.
 pub const FORMAT_VERSION: u32 = 1;
-/// Name of the header that says which entry a `bson` record is.
+/// The name of the header that identifies the entry of a `bson` record.
 pub const ID_HEADER: &str = "oplog-id";
-/// Name of the header that says which entries a `raw` record spans.
+/// The name of the header with the range of entries in a `raw` record.
 pub const RANGE_HEADER: &str = "oplog-range";
 
 /// The format of a topic's values.
@@ -47,14 +47,15 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether replay restores every byte of every document.
+    /// Returns true if replay restores every byte of every document.
     #[must_use]
     pub const fn is_exact(self) -> bool {
         !matches!(self, Self::Json(Mode::Relaxed))
     }
 
-    /// Whether a record may be of this format, as its first bytes and its [`ID_HEADER`] say. No
-    /// record looks like one of another format, but for the two modes of `json`.
+    /// Returns true if a record may be of this format, judged by its first bytes and its
+    /// [`ID_HEADER`]. No record fits two formats, except that the two modes of `json` cannot be
+    /// distinguished.
     #[must_use]
     pub fn fits(self, value: &[u8], has_id: bool) -> bool {
         match self {
@@ -64,7 +65,7 @@ impl Format {
         }
     }
 
-    /// The name on the command line: `raw`, `bson` or `json`.
+    /// Returns the name on the command line: `raw`, `bson` or `json`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -86,7 +87,7 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// [`Format`] as it stands in the state topic.
+/// A [`Format`] as it is saved in the state topic.
 #[derive(Serialize, Deserialize)]
 struct FormatFields {
     format: String,
@@ -122,73 +123,73 @@ impl TryFrom<FormatFields> for Format {
     }
 }
 
-/// Why a record's value cannot be decoded.
+/// The reason why a record's value cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// The header that names the entry is missing.
+    /// The header that identifies the entry is missing.
     #[error("the record has no {0} header")]
     NoHeader(&'static str),
-    /// The header that names the entry has another form.
+    /// The header that identifies the entry has another form.
     #[error("the record's {ID_HEADER} header cannot be read")]
     Header(#[source] PositionError),
     /// The header is not UTF-8.
-    #[error("the record's {0} header is no text")]
+    #[error("the record's {0} header is not UTF-8")]
     HeaderText(&'static str),
-    /// The value is no frame of a version that is known here.
-    #[error("the value is no raw frame: {0}")]
+    /// The value is not a frame of a known version.
+    #[error("the value is not a raw frame: {0}")]
     Frame(&'static str),
-    /// The value is no Extended JSON.
-    #[error("the value is no Extended JSON")]
+    /// The value is not Extended JSON.
+    #[error("the value is not Extended JSON")]
     Json(#[from] JsonError),
-    /// The value is no BSON document.
-    #[error("the value is no BSON document")]
+    /// The value is not a BSON document.
+    #[error("the value is not a BSON document")]
     Malformed(#[from] Malformed),
-    /// The JSON is no change event.
-    #[error("the value is no change event: {0}")]
+    /// The JSON is not a change event.
+    #[error("the value is not a change event: {0}")]
     Event(&'static str),
-    /// A fragment of a record whose other fragments are not there.
+    /// A fragment without the other fragments of its record.
     #[error("the record is a fragment: {0}")]
     Fragment(&'static str),
-    /// A fragment that is not the first one, where reading begins.
+    /// The first record read is a fragment, but not the first one of its record.
     #[error("the record is fragment {0} of an entry that begins before it")]
     Headless(Fragment),
-    /// The entry inside is damaged.
+    /// The entry in the value is damaged.
     #[error("the entry in the value is damaged")]
     Entry(#[from] EntryError),
-    /// The entry inside is damaged below its header fields.
+    /// The entry in the value is damaged below its header fields.
     #[error("the entry {id} of {ns:?} in the value is damaged")]
     Inside {
-        /// Which entry.
+        /// The identity of the entry.
         id: EntryId,
         /// Its namespace.
         ns: String,
-        /// What is wrong with it.
+        /// The fault.
         #[source]
         source: EntryError,
     },
 }
 
-/// An entry found in a record: its identity and where in the arena its bytes stand.
+/// An entry found in a record: its identity and the place of its bytes in the arena.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
-    /// Which entry it is.
+    /// The identity of the entry.
     pub id: EntryId,
-    /// The bytes of the entry, in the arena that was given to [`decode`].
+    /// The range of the entry's bytes in the arena that was passed to [`decode`].
     pub range: Range<usize>,
 }
 
 impl Decoded {
-    /// The entry's bytes.
+    /// Returns the entry's bytes.
     ///
     /// # Errors
-    /// [`Malformed::Length`] if `arena` is not the one that it was decoded from.
+    /// [`Malformed::Length`] if `arena` is not the arena in which it was decoded.
     pub fn document<'a>(&self, arena: &'a [u8]) -> Result<Document<'a>, Malformed> {
         Document::new(arena.get(self.range.clone()).unwrap_or_default())
     }
 }
 
-/// The first entry of a record of `raw` or `bson`, from what every fragment (the header) or the
-/// first one has (the beginning of the value).
+/// Returns the first entry of a `raw` or `bson` record. It is read from the header, which every
+/// fragment has, or from the start of the value, which only the first fragment has.
 #[must_use]
 pub fn first_entry(value: &[u8], oplog_id: Option<&[u8]>) -> Option<EntryId> {
     match oplog_id {
@@ -200,12 +201,12 @@ pub fn first_entry(value: &[u8], oplog_id: Option<&[u8]>) -> Option<EntryId> {
     }
 }
 
-/// Decodes the value of one record that lies in `arena` at `value`. Entries of `raw` and `bson`
-/// stay where they are; those of `json` are appended to the arena. `oplog_id` is the value of the
+/// Decodes the value of a record, which is at `value` in `arena`. Entries of `raw` and `bson` stay
+/// in place; those of `json` are appended to the arena. `oplog_id` is the value of the
 /// [`ID_HEADER`].
 ///
 /// # Errors
-/// [`FormatError`]; then `found` may have got some entries of the record.
+/// [`FormatError`] if the record cannot be decoded. `found` may then hold some of its entries.
 pub fn decode(
     format: Format,
     value: Range<usize>,

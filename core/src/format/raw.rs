@@ -1,4 +1,4 @@
-//! The raw frame: one partition's batch of untouched entries in one record.
+//! The raw frame: a batch of unchanged entries of one partition in one record.
 //!
 //! Little-endian:
 //!
@@ -11,10 +11,11 @@
 //! | 4 | count of documents |
 //! | 8 | first `ts`, as in BSON (increment, seconds) |
 //! | 8 | last `ts` |
-//! | 4 | CRC32C of what follows |
+//! | 4 | CRC32C of all following bytes |
 //!
-//! then per document `u32` length of the BSON, `u32` ord, `u8` flags (bit 0: the entry was built
-//! from a transaction's operation), the BSON. No codec of its own: Kafka compresses.
+//! Each document follows as `u32` length of the BSON, `u32` ord, `u8` flags (bit 0: the entry was
+//! built from an operation of a transaction), and the BSON. The frame itself is not compressed,
+//! because Kafka compresses it.
 
 use std::ops::Range;
 
@@ -24,13 +25,13 @@ use crate::position::{EntryId, Timestamp};
 
 pub(super) const MAGIC: [u8; 4] = *b"OPLR";
 const VERSION: u8 = 1;
-/// Bytes of the frame's header.
+/// The number of bytes of the frame's header.
 pub const HEADER_BYTES: usize = 32;
-/// Bytes before each document.
+/// The number of bytes before each document.
 pub const DOCUMENT_HEADER_BYTES: usize = 9;
 const BUILT: u8 = 1;
 
-/// A frame being filled. Its buffer is reused.
+/// A frame that is being filled. Its buffer is reused.
 #[derive(Debug, Default)]
 pub struct Frame {
     bytes: Vec<u8>,
@@ -40,7 +41,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Adds an entry. `built` says that it was made from a transaction's operation.
+    /// Adds an entry. `built` is true if the entry was built from an operation of a transaction.
     pub fn push(&mut self, id: EntryId, document: Document<'_>, built: bool) {
         if self.count == 0 {
             self.bytes.clear();
@@ -49,7 +50,7 @@ impl Frame {
         }
         self.last = id.ts;
         self.count += 1;
-        // A document's own length field has the same four bytes.
+        // The document's own length prefix has the same four bytes.
         self.bytes
             .extend_from_slice(document.as_bytes().get(..4).unwrap_or_default());
         self.bytes.extend_from_slice(&id.ord.to_le_bytes());
@@ -57,25 +58,25 @@ impl Frame {
         self.bytes.extend_from_slice(document.as_bytes());
     }
 
-    /// Bytes so far.
+    /// Returns the number of bytes in the frame.
     #[must_use]
     pub fn len(&self) -> usize {
         if self.count == 0 { 0 } else { self.bytes.len() }
     }
 
-    /// Whether it has no entry.
+    /// Returns true if the frame has no entries.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Bytes of its buffer, which it keeps when it is finished.
+    /// Returns the capacity of the buffer, which is kept when the frame is finished.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Time of the first entry, of the last one, and the number of entries.
+    /// Returns the timestamps of the first and the last entry, and the number of entries.
     #[must_use]
     pub const fn span(&self) -> (Timestamp, Timestamp, u32) {
         (self.first, self.last, self.count)
@@ -100,13 +101,13 @@ impl Frame {
     }
 }
 
-/// The time of a frame's first entry, from its beginning.
+/// Returns the timestamp of a frame's first entry, read from the start of the frame.
 pub(super) fn first_ts(frame: &[u8]) -> Option<Timestamp> {
     let ts = frame.strip_prefix(&MAGIC)?.get(8..16)?;
     Some(Timestamp::from_le_bytes(ts.try_into().ok()?))
 }
 
-/// Decodes a frame; the entries stay where they are in the arena.
+/// Decodes a frame. The entries stay in place in the arena.
 pub(super) fn decode(
     value: Range<usize>,
     arena: &[u8],
@@ -133,17 +134,17 @@ pub(super) fn decode(
     if rest.is_empty() {
         Ok(())
     } else {
-        Err(FormatError::Frame("it goes on after its documents"))
+        Err(FormatError::Frame("it has extra bytes after its documents"))
     }
 }
 
-/// The time of an entry: its first field, or nearly so.
+/// Returns the timestamp of an entry. `ts` is among the first fields, so the search is short.
 fn time_of(document: Document<'_>) -> Result<Timestamp, Malformed> {
     let ts = document.get("ts")?.ok_or(Malformed::Missing("ts"))?;
     ts.timestamp()
 }
 
-/// Checks magic, version and checksum; returns the number of documents.
+/// Checks magic, version and checksum. Returns the number of documents.
 fn check_header(header: &[u8; HEADER_BYTES], body: &[u8]) -> Result<u32, FormatError> {
     let [
         m0,
@@ -165,11 +166,11 @@ fn check_header(header: &[u8; HEADER_BYTES], body: &[u8]) -> Result<u32, FormatE
         k3,
     ] = *header;
     if [m0, m1, m2, m3] != MAGIC {
-        return Err(FormatError::Frame("it does not begin with OPLR"));
+        return Err(FormatError::Frame("it does not start with OPLR"));
     }
     if version != VERSION || flags != 0 {
         return Err(FormatError::Frame(
-            "it has a version or flags that are unknown here",
+            "it has a version or flags that are not supported",
         ));
     }
     if u32::from_le_bytes([k0, k1, k2, k3]) != crc32c::crc32c(body) {
@@ -178,7 +179,7 @@ fn check_header(header: &[u8; HEADER_BYTES], body: &[u8]) -> Result<u32, FormatE
     Ok(u32::from_le_bytes([c0, c1, c2, c3]))
 }
 
-/// Splits off one document with its ord.
+/// Splits off one document with its ordinal.
 fn split_document(rest: &[u8]) -> Result<(u32, Document<'_>, &[u8]), FormatError> {
     let cut = FormatError::Frame("it ends inside a document");
     let (head, documents) = rest

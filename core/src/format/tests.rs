@@ -80,7 +80,7 @@ fn change_events_have_their_frozen_form() {
     );
 }
 
-/// The `updateDescription` of a diff.
+/// Returns the `updateDescription` of a diff.
 fn description(diff: &str, mode: Mode) -> String {
     let mut o = Vec::new();
     let text = format!(r#"{{"$v":2,"diff":{diff}}}"#);
@@ -174,7 +174,7 @@ fn an_entry_that_text_cannot_hold_travels_in_raw_entry() {
             .raw("s", kind::STRING, &[2, 0, 0, 0, 0xff, 0]);
     });
     let damaged = entry(3, "i", &o, None);
-    // The event has no word for a bucket, and a replay must not take it for a document.
+    // The event cannot express a bucket, and a replay must not treat it as a plain document.
     let bucket = document(|bucket| {
         for element in Document::new(&insert()).unwrap().elements() {
             bucket.element(element.unwrap());
@@ -191,7 +191,8 @@ fn an_entry_that_text_cannot_hold_travels_in_raw_entry() {
     }
 }
 
-/// The entry that a consumer makes of the event of an entry, and whether the event has `rawEntry`.
+/// Returns the entry that a consumer decodes from the event of an entry, and true if the event has
+/// `rawEntry`.
 fn carried(bytes: &[u8]) -> (Vec<u8>, bool) {
     let mut arena = event(bytes, Mode::Canonical).into_bytes();
     let has_raw_entry = String::from_utf8_lossy(&arena).contains(r#","rawEntry":""#);

@@ -1,14 +1,15 @@
-//! Dates as ISO 8601, in the proleptic Gregorian calendar.
+//! Dates as ISO 8601 in the proleptic Gregorian calendar.
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
 const DAYS_PER_ERA: i64 = 146_097;
-/// Days from 0000-03-01, where the years of the arithmetic below begin, to 1970-01-01.
+/// The number of days from 0000-03-01, the start of the years in the arithmetic below, to
+/// 1970-01-01.
 const DAYS_TO_EPOCH: i64 = 719_468;
 /// The first millisecond of the year 10000.
 const END: i64 = 253_402_300_800_000;
 
-/// Writes a date between 1970 and 9999 as `2012-12-24T12:15:30.501Z`, the fraction only where it
-/// is not zero. Returns whether the date was in that range; others write nothing.
+/// Writes a date between 1970 and 9999 as `2012-12-24T12:15:30.501Z`; a fraction of zero is
+/// omitted. Returns false, and writes nothing, if the date is outside that range.
 pub(super) fn write(millis: i64, out: &mut Vec<u8>) -> bool {
     if !(0..END).contains(&millis) {
         return false;
@@ -65,7 +66,7 @@ fn set_digits<const N: usize>(mut value: i64, places: [&mut u8; N]) {
     }
 }
 
-/// Year, month and day of a day counted from 1970-01-01, not before it.
+/// Returns year, month and day of a day counted from 1970-01-01. The day must not be negative.
 fn civil(day: i64) -> (i64, i64, i64) {
     let shifted = day + DAYS_TO_EPOCH;
     let era = shifted / DAYS_PER_ERA;
@@ -79,9 +80,9 @@ fn civil(day: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
-/// The day, counted from 1970-01-01, of a year from 0 on.
+/// Returns the day, counted from 1970-01-01, of a date from the year 0 on.
 fn day_number(year: i64, month: i64, day: i64) -> i64 {
-    // One era ahead keeps January and February of the year 0 positive.
+    // An offset of one era (400 years) keeps January and February of the year 0 positive.
     let year = year + 400 - i64::from(month <= 2);
     let year_of_era = year % 400;
     let month_from_march = (month + 9) % 12;
@@ -90,7 +91,7 @@ fn day_number(year: i64, month: i64, day: i64) -> i64 {
     (year / 400 - 1) * DAYS_PER_ERA + day_of_era - DAYS_TO_EPOCH
 }
 
-/// Reads `YYYY-MM-DDTHH:MM:SS`, an optional fraction that milliseconds can hold, and `Z` or an
+/// Reads `YYYY-MM-DDTHH:MM:SS`, an optional fraction with millisecond precision, and `Z` or an
 /// offset (`+HH:MM`, `+HHMM`).
 pub(super) fn parse(text: &[u8]) -> Option<i64> {
     let mut rest = text;
@@ -134,7 +135,7 @@ fn number(rest: &mut &[u8], digits: usize) -> Option<i64> {
     })
 }
 
-/// The milliseconds of a fraction; `None` if it has none or is finer.
+/// Returns the milliseconds of a fraction, or `None` if it has no digits or is more precise.
 fn fraction(rest: &mut &[u8]) -> Option<i64> {
     let end = rest
         .iter()
@@ -155,7 +156,7 @@ fn fraction(rest: &mut &[u8]) -> Option<i64> {
     Some(three.fold(0, |number, digit| number * 10 + i64::from(digit - b'0')))
 }
 
-/// The minutes of an offset from UTC.
+/// Returns the minutes of an offset from UTC.
 fn offset(text: &[u8]) -> Option<i64> {
     let (sign, digits) = match text {
         b"Z" => return Some(0),

@@ -11,36 +11,36 @@ pub(crate) const MAX_EXPONENT: i32 = 6111;
 const SIGN: u128 = 1 << 127;
 const SPECIAL: u128 = 0x78 << 120;
 const NAN: u128 = 0x7c << 120;
-/// Both bits set: the exponent sits two bits lower and the coefficient exceeds 34 digits.
+/// Both bits are set: the exponent is two bits lower and the coefficient exceeds 34 digits.
 const LARGE: u128 = 0b11 << 125;
 const EXPONENT_SHIFT: u32 = 113;
 const LARGE_EXPONENT_SHIFT: u32 = 111;
 const EXPONENT_MASK: u128 = 0x3fff;
 const COEFFICIENT_MASK: u128 = (1 << EXPONENT_SHIFT) - 1;
 
-/// What the 16 bytes stand for.
+/// The value of the 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decimal {
-    /// Any NaN.
+    /// A NaN of any kind.
     NaN,
     /// An infinity.
     Infinite {
-        /// Below zero.
+        /// True if the value is below zero.
         negative: bool,
     },
-    /// `±coefficient × 10^exponent`; zero has a sign and an exponent too.
+    /// A finite value `±coefficient × 10^exponent`; zero has a sign and an exponent too.
     Finite {
-        /// The sign bit.
+        /// True if the sign bit is set.
         negative: bool,
-        /// At most 34 digits.
+        /// The coefficient, with at most 34 digits.
         coefficient: u128,
-        /// Between -6176 and 6111.
+        /// The exponent, between -6176 and 6111.
         exponent: i32,
     },
 }
 
 impl Decimal {
-    /// Reads any 16 bytes: representations that are not canonical stand for something too.
+    /// Reads any 16 bytes: representations that are not canonical have a value too.
     pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
         let bits = u128::from_le_bytes(bytes);
         let negative = bits & SIGN != 0;
@@ -56,7 +56,7 @@ impl Decimal {
             (EXPONENT_SHIFT, bits & COEFFICIENT_MASK)
         };
         let biased = i32::try_from((bits >> shift) & EXPONENT_MASK).unwrap_or_default();
-        // A coefficient out of range counts as zero.
+        // A coefficient out of range counts as zero, as IEEE 754-2008 requires.
         let coefficient = if coefficient > MAX_COEFFICIENT {
             0
         } else {
@@ -69,7 +69,7 @@ impl Decimal {
         }
     }
 
-    /// The canonical representation.
+    /// Returns the canonical representation.
     pub(crate) fn to_bytes(self) -> [u8; 16] {
         let (negative, bits) = match self {
             Self::NaN => (false, NAN),
@@ -86,8 +86,8 @@ impl Decimal {
         (bits | if negative { SIGN } else { 0 }).to_le_bytes()
     }
 
-    /// Writes the text without quotes: plain where the exponent is not positive and at most six
-    /// zeros follow the point, else scientific.
+    /// Writes the text without quotes. The notation is plain if the exponent is not positive and at
+    /// most six zeros follow the point, otherwise scientific.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         let (negative, coefficient, exponent) = match self {
             Self::NaN => return out.extend_from_slice(b"NaN"),
@@ -112,7 +112,8 @@ impl Decimal {
         }
     }
 
-    /// Reads text: any case, any exponent, as long as nothing has to be rounded.
+    /// Reads a text in any case with any exponent. Returns `None` if the value would have to be
+    /// rounded.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let (negative, text) = match text {
             [b'-', rest @ ..] => (true, rest),
@@ -160,7 +161,7 @@ fn write_scientific(digits: &[u8], adjusted: i32, out: &mut Vec<u8>) {
     );
 }
 
-/// Writes digits with the point `-exponent` places from their end.
+/// Writes digits with the point `-exponent` places before their end.
 fn write_plain(digits: &[u8], exponent: i32, out: &mut Vec<u8>) {
     let places = usize::try_from(exponent.unsigned_abs()).unwrap_or_default();
     if places == 0 {
@@ -197,7 +198,7 @@ fn parse_exponent(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// The digits as a coefficient, with zeros that 34 digits cannot hold moved to the exponent.
+/// Returns the digits as a coefficient. Zeros beyond 34 digits are moved to the exponent.
 fn parse_significand(text: &[u8], mut exponent: i64) -> Option<(u128, i64)> {
     let mut coefficient = 0_u128;
     let (mut point, mut any) = (false, false);
@@ -226,7 +227,7 @@ fn parse_significand(text: &[u8], mut exponent: i64) -> Option<(u128, i64)> {
     any.then_some((coefficient, exponent))
 }
 
-/// Brings the exponent into range by moving zeros; `None` where that would round.
+/// Moves zeros to bring the exponent into range. Returns `None` if that would round the value.
 pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<(u128, i32)> {
     let (min, max) = (i64::from(MIN_EXPONENT), i64::from(MAX_EXPONENT));
     if coefficient == 0 {

@@ -1,4 +1,4 @@
-//! Text to raw BSON.
+//! The parser from text to raw BSON.
 
 use std::fmt;
 
@@ -6,38 +6,38 @@ use super::text::plain_length;
 use super::{number, wrapper};
 use crate::document::{Document, MAX_DEPTH, kind};
 
-/// Text may nest deeper than the documents in it: the wrappers of a typed value, the event around
-/// a document.
+/// The nesting limit of text. Text may nest deeper than its documents, because of the wrappers of a
+/// typed value and the event around a document.
 const MAX_TEXT_DEPTH: usize = MAX_DEPTH + 16;
 
-/// Why text is no Extended JSON document, and where.
+/// The reason why text is not an Extended JSON document, and the place of the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{fault} at byte {position}")]
 pub struct JsonError {
-    /// The byte, counted from the beginning of the text.
+    /// The offset in bytes from the start of the text.
     pub position: usize,
-    /// What is wrong there.
+    /// The fault at that place.
     pub fault: JsonFault,
 }
 
-/// What is wrong with a text.
+/// A fault in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JsonFault {
     /// The text ends too early.
     End,
-    /// It is no UTF-8.
+    /// The text is not UTF-8.
     NotUtf8,
-    /// Something else stands there than what is named.
+    /// The text has something else in place of the named token.
     Expected(&'static str),
-    /// A string holds a raw control character.
+    /// A string contains an unescaped control character.
     ControlCharacter,
-    /// An escape that JSON does not know, or half a surrogate pair.
+    /// An escape that JSON does not define, or half a surrogate pair.
     Escape,
-    /// A field name holds a zero, which BSON cannot.
+    /// A field name contains a zero byte, which BSON does not allow.
     ZeroInName,
     /// A number that no double can hold.
     NumberTooGreat,
-    /// Nested deeper than documents are.
+    /// The text is nested deeper than documents may be.
     TooDeep,
     /// The document exceeds the 2 GiB of a BSON length.
     TooLarge,
@@ -61,12 +61,12 @@ impl fmt::Display for JsonFault {
 
 /// Reads one Extended JSON object, canonical or relaxed, and appends it to `out` as BSON.
 ///
-/// Order and duplicates of names are kept. A number without fraction and exponent becomes an
-/// int32 if it fits, else an int64, else a double; other numbers become doubles. The object
-/// itself is a document whatever its names.
+/// The order of names and duplicate names are kept. A number without fraction and exponent becomes
+/// an int32 if it fits, otherwise an int64, otherwise a double. Other numbers become doubles. The
+/// outermost object is always a document, whatever its names.
 ///
 /// # Errors
-/// [`JsonError`]; `out` is then as it was.
+/// [`JsonError`] if the text is invalid. `out` is then unchanged.
 pub fn parse_document(text: &[u8], out: &mut Vec<u8>) -> Result<(), JsonError> {
     if let Err(error) = std::str::from_utf8(text) {
         return Err(JsonError {
@@ -90,10 +90,10 @@ pub fn parse_document(text: &[u8], out: &mut Vec<u8>) -> Result<(), JsonError> {
 
 struct Parser<'t, 'o> {
     text: &'t [u8],
-    /// What is not read yet.
+    /// The text that has not been read yet.
     rest: &'t [u8],
     out: &'o mut Vec<u8>,
-    /// A typed value on its way into `out`.
+    /// The buffer for a typed value before it is copied to `out`.
     typed: Vec<u8>,
 }
 
@@ -117,7 +117,7 @@ impl<'t> Parser<'t, '_> {
         }
     }
 
-    /// The error where `what` should stand.
+    /// Returns the error for a place where `what` is expected.
     fn expected(&self, what: &'static str) -> JsonError {
         let fault = if self.rest.is_empty() {
             JsonFault::End
@@ -133,7 +133,7 @@ impl<'t> Parser<'t, '_> {
         }
     }
 
-    /// Takes one byte if it is that one.
+    /// Consumes the next byte if it is `byte`.
     fn take(&mut self, byte: u8) -> bool {
         match self.rest.split_first() {
             Some((first, rest)) if *first == byte => {
@@ -152,7 +152,7 @@ impl<'t> Parser<'t, '_> {
         }
     }
 
-    /// The rest of an object after its brace, as a document.
+    /// Reads the rest of an object after its brace, as a document.
     fn object(&mut self, depth: usize) -> Result<(), JsonError> {
         let start = self.open(depth)?;
         self.skip_space();
@@ -244,8 +244,9 @@ impl<'t> Parser<'t, '_> {
         Ok(())
     }
 
-    /// Replaces the document that begins at `start` by the value it stands for, if it is a type
-    /// wrapper. By then the names are in any order and the values inside are typed themselves.
+    /// Replaces the document that starts at `start` by the value it represents, if it is a type
+    /// wrapper. This happens after the whole object is read, because its names may be in any order
+    /// and the values inside may be wrappers themselves.
     #[inline(never)]
     fn unwrap_typed(&mut self, start: usize) -> u8 {
         let document = self.out.get(start..).unwrap_or_default();
@@ -299,7 +300,7 @@ impl<'t> Parser<'t, '_> {
         Ok(kind::STRING)
     }
 
-    /// Appends the characters of a string, its quotes taken off.
+    /// Appends the characters of a string without its quotes.
     #[inline(never)]
     fn unescaped(&mut self, what: &'static str) -> Result<(), JsonError> {
         self.expect(b'"', what)?;
@@ -323,7 +324,7 @@ impl<'t> Parser<'t, '_> {
         }
     }
 
-    /// Reads what follows a backslash.
+    /// Reads the rest of an escape after the backslash.
     fn escape(&mut self, after: &'t [u8]) -> Result<(), JsonError> {
         let (letter, rest) = after
             .split_first()
@@ -373,7 +374,7 @@ impl<'t> Parser<'t, '_> {
     }
 }
 
-/// The character of a `\u` escape, or of the two of a surrogate pair.
+/// Returns the character of a `\u` escape, or of the two escapes of a surrogate pair.
 fn unicode_escape(rest: &[u8]) -> Option<(char, &[u8])> {
     let (high, rest) = code_unit(rest)?;
     if let Some(character) = char::from_u32(high.into()) {
@@ -392,8 +393,8 @@ fn code_unit(rest: &[u8]) -> Option<(u16, &[u8])> {
     ))
 }
 
-/// A number by the grammar of JSON, what follows it, and whether it has neither fraction nor
-/// exponent.
+/// Splits off a number in JSON's grammar. Returns it, the rest of the text, and true if it has
+/// neither a fraction nor an exponent.
 fn split_number(text: &[u8]) -> Option<(&[u8], &[u8], bool)> {
     let digits = |rest: &[u8]| rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let mut end = usize::from(text.first() == Some(&b'-'));

@@ -1,4 +1,4 @@
-//! Raw BSON to text.
+//! The encoder from raw BSON to text.
 
 use super::decimal::Decimal;
 use super::names::Names;
@@ -9,11 +9,11 @@ use crate::document::{Document, Element, MAX_DEPTH, Malformed, kind};
 
 /// Appends a document's text to `out`, without spaces.
 ///
-/// The result is the same in both modes: it says what canonical text would keep. A code with
-/// scope counts as two levels of nesting, because its text is an object in an object.
+/// The result is the same in both modes, because it describes the canonical text. A code with scope
+/// counts as two levels of nesting: its text is an object in an object.
 ///
 /// # Errors
-/// [`Malformed`] if the bytes are damaged or nested too deep; `out` is then as it was.
+/// [`Malformed`] if the bytes are damaged or nested too deep. `out` is then unchanged.
 pub fn write_document(
     document: Document<'_>,
     mode: Mode,
@@ -36,8 +36,8 @@ pub fn write_value(
     Ok(outcome.exactness)
 }
 
-/// Appends a value as keys have it: relaxed, numbers in the one form of equal numbers, symbols
-/// as strings. Returns whether all of it is UTF-8.
+/// Appends a value in the form of record keys: relaxed, with one form for equal numbers, and
+/// symbols as strings. Returns true if all of it is UTF-8.
 pub(crate) fn write_key_value(element: Element<'_>, out: &mut Vec<u8>) -> Result<bool, Malformed> {
     let outcome = write_whole(Style::Key, out, |writer| writer.value(element, 0))?;
     Ok(outcome.utf8)
@@ -168,8 +168,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The types that do not nest and seldom occur; apart, so that a level of nesting stays small
-    /// on the stack.
+    /// Writes the types that do not nest and are rare. A separate function keeps the stack frame of
+    /// each nesting level small.
     #[inline(never)]
     fn rare(&mut self, element: Element<'_>) -> Result<(), Malformed> {
         match element.kind {
@@ -305,7 +305,7 @@ impl Writer<'_> {
     fn binary(&mut self, element: Element<'_>) -> Result<(), Malformed> {
         let (subtype, mut bytes) = element.binary()?;
         if subtype == wrapper::OLD_BINARY {
-            // The old subtype repeats the length inside; text leaves it out.
+            // Subtype 2 repeats the length inside the value. The text omits it.
             match wrapper::inner_binary(bytes) {
                 Some(inner) => bytes = inner,
                 None => self.exact = false,

@@ -1,19 +1,19 @@
-//! Names that occur twice in one object.
+//! Detection of names that occur twice in one object.
 //!
-//! BSON allows it and this project keeps both fields, but most readers of JSON keep only one of
-//! them. The writer asks for every name of every object, so the answer for an ordinary document
-//! must cost next to nothing: each name sets one bit of a small set, and only a bit that is set
-//! already is worth a closer look.
+//! BSON allows duplicate names and this project keeps both fields, but most JSON readers keep only
+//! one of them. The writer checks every name of every object, so the check must cost very little
+//! for an ordinary document. Each name sets one bit of a small set, and only a name whose bit is
+//! already set is examined further.
 
 use crate::document::{Document, Element};
 
-/// Bits of the set.
+/// The number of bits in the set.
 const BITS: u32 = 512;
-/// Objects with more fields than this are examined once, at their end. Comparing each name with
-/// all names before it would take quadratic time.
+/// The number of fields up to which each name is compared with the names before it. Larger objects
+/// are examined once, at their end, because those comparisons take quadratic time.
 const COMPARED: usize = 64;
 
-/// The names of one object so far.
+/// The names of one object seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     seen: [u64; (BITS / u64::BITS) as usize],
@@ -21,8 +21,8 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Adds the next name. Returns true if it may have occurred before; a name that occurred
-    /// before is always recognised.
+    /// Adds the next name. Returns true if it may have occurred before. A name that has occurred
+    /// before always returns true.
     #[inline]
     pub(crate) fn add(&mut self, name: &[u8]) -> bool {
         self.count += 1;
@@ -39,16 +39,16 @@ impl Names {
         seen
     }
 
-    /// Adds the next name of a document. Returns true if a field before it has the same name;
-    /// beyond [`COMPARED`] fields the answer is left to [`Names::any_repeated`].
+    /// Adds the next name of a document. Returns true if a field before it has the same name.
+    /// Beyond [`COMPARED`] fields, [`Names::any_repeated`] makes this check.
     #[inline]
     pub(super) fn repeats(&mut self, element: Element<'_>, document: Document<'_>) -> bool {
         let before = self.count;
         self.add(element.name) && before < COMPARED && occurs(element.name, document, before)
     }
 
-    /// Returns true if the document has too many fields for [`Names::repeats`] and a name of it
-    /// occurs twice. Asked after its last field.
+    /// Returns true if the document has too many fields for [`Names::repeats`] and one of its names
+    /// occurs twice. It must be called after the last field.
     #[inline]
     pub(super) fn any_repeated(&self, document: Document<'_>) -> bool {
         self.count > COMPARED && has_repeated_name(document)
@@ -71,7 +71,7 @@ fn has_repeated_name(document: Document<'_>) -> bool {
     names.windows(2).any(|pair| pair.first() == pair.last())
 }
 
-/// Mixes the length, the beginning and the end of a name. The high bits are the good ones.
+/// Hashes the length, the start and the end of a name. The high bits are mixed best.
 #[inline]
 fn hash(name: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// What an ordinary document costs depends on it.
+    /// The cost of an ordinary document depends on this.
     #[test]
     fn ordinary_names_seldom_share_a_bit() {
         let names = [

@@ -1,17 +1,17 @@
-//! Numbers: their text, and the one form that equal numbers of every type share.
+//! Numbers: their text, and the form that equal numbers of all types share.
 
 use std::io::Write as _;
 
 use super::decimal::{self, Decimal};
 use crate::document::{Element, Malformed, exact_integer, kind};
 
-/// The greatest power of five below 10^34, so the greatest that divides a coefficient.
+/// The greatest power of five below 10^34, hence the greatest that divides a coefficient.
 const MAX_FIVES: u32 = 48;
-/// Integral decimals with more digits, and fractions below 10^-307, may overflow a reader's
-/// double; they are written as `$numberDecimal`.
+/// The limit of bare decimals. Integral decimals with more digits, and fractions below 10^-307, may
+/// overflow a reader's double, and are written as `$numberDecimal`.
 const MAX_BARE_EXPONENT: i32 = 307;
 
-/// The only NaN that text stands for.
+/// The only NaN that the text represents exactly.
 pub(super) const CANONICAL_NAN: u64 = 0x7ff8_0000_0000_0000;
 
 /// Writes an integer's digits.
@@ -20,7 +20,7 @@ pub(crate) fn write_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Writes a double in its shortest form that reads back, always with a fraction or an exponent.
+/// Writes a double in the shortest form that reads back, always with a fraction or an exponent.
 pub(super) fn write_double(value: f64, out: &mut Vec<u8>) {
     let text: &[u8] = if value.is_nan() {
         b"NaN"
@@ -36,7 +36,8 @@ pub(super) fn write_double(value: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// Reads the text of a `$numberDouble`; `None` if it is none or too great for a double.
+/// Reads the text of a `$numberDouble`. Returns `None` if it is not a number or too great for a
+/// double.
 pub(super) fn parse_double(text: &[u8]) -> Option<f64> {
     match text {
         b"NaN" => return Some(f64::from_bits(CANONICAL_NAN)),
@@ -52,22 +53,22 @@ pub(super) fn parse_double(text: &[u8]) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-/// A number regardless of its BSON type: two numbers that MongoDB regards as equal have the same
-/// form. An integer is an [`Number::Integer`] if an `i64` holds it; else a value that a double
-/// holds exactly is a [`Number::Double`]; only the rest stays decimal.
+/// A number regardless of its BSON type: two numbers that are equal in MongoDB have the same form.
+/// An integer is a [`Number::Integer`] if it fits into an `i64`. Otherwise a value that a double
+/// holds exactly is a [`Number::Double`], and only the rest stays decimal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Number {
-    /// Any NaN; below all other numbers.
+    /// A NaN of any kind, which is below all other numbers.
     NaN,
-    /// An integral value in the range of `i64`, zero without its sign.
+    /// An integral value in the range of `i64`; zero loses its sign.
     Integer(i64),
-    /// An infinity, or a finite value that is no `i64`.
+    /// An infinity, or a finite value that is not an `i64`.
     Double(f64),
-    /// A value that neither holds.
+    /// A value that neither of them can hold.
     Decimal(Stripped),
 }
 
-/// `±coefficient × 10^exponent` with a coefficient that does not end in a zero digit.
+/// A value `±coefficient × 10^exponent` whose coefficient does not end in a zero digit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stripped {
     pub(super) negative: bool,
@@ -76,10 +77,10 @@ pub(crate) struct Stripped {
 }
 
 impl Number {
-    /// The number of an element; `None` if it is no number.
+    /// Returns the number of an element, or `None` if the element is not a number.
     ///
     /// # Errors
-    /// [`Malformed::Truncated`] if the value has another size than its type.
+    /// [`Malformed::Truncated`] if the value does not have the size of its type.
     pub(crate) fn of(element: Element<'_>) -> Result<Option<Self>, Malformed> {
         Ok(Some(match element.kind {
             kind::INT32 => Self::Integer(i32::from_le_bytes(element.fixed()?).into()),
@@ -129,8 +130,8 @@ impl Number {
         }
     }
 
-    /// Writes the number as keys have it: integral values as plain digits, other doubles in
-    /// their shortest form, other decimals without trailing zeros.
+    /// Writes the number in the form of record keys: integral values as plain digits, other doubles
+    /// in their shortest form, other decimals without trailing zeros.
     pub(super) fn write(self, out: &mut Vec<u8>) {
         match self {
             Self::NaN => out.extend_from_slice(br#"{"$numberDouble":"NaN"}"#),
@@ -141,7 +142,8 @@ impl Number {
                 out.extend_from_slice(br#""}"#);
             }
             Self::Double(value) if value.fract() == 0.0 => {
-                // With a precision the digits are exact; without one, zeros follow the shortest.
+                // With a precision, all digits are exact. Without one, zeros would follow the
+                // shortest digits.
                 write!(out, "{value:.0}").unwrap_or_default();
             }
             Self::Double(value) => write_double(value, out),
@@ -149,7 +151,7 @@ impl Number {
         }
     }
 
-    /// The BSON type and bytes of the form, its one representation.
+    /// Returns the BSON type and the bytes of the form, which are unique for the number.
     pub(crate) fn to_bson(self) -> (u8, Value) {
         match self {
             Self::NaN => (kind::DOUBLE, Value::Eight(CANONICAL_NAN.to_le_bytes())),
@@ -163,9 +165,9 @@ impl Number {
 /// The bytes of a number's form.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Value {
-    /// Of an int64 or a double.
+    /// The bytes of an int64 or a double.
     Eight([u8; 8]),
-    /// Of a decimal.
+    /// The bytes of a decimal.
     Sixteen([u8; 16]),
 }
 
@@ -188,11 +190,11 @@ impl Stripped {
         i64::try_from(if self.negative { -value } else { value }).ok()
     }
 
-    /// The double of exactly this value.
+    /// Returns the double with exactly this value, if there is one.
     fn to_double(self) -> Option<f64> {
         let power = self.exponent.unsigned_abs();
         if power > MAX_FIVES {
-            // A positive power alone has more significant bits than a double.
+            // 5^49 has more significant bits than a double, and no coefficient is divisible by it.
             return None;
         }
         let fives = 5_u128.pow(power);
@@ -249,7 +251,7 @@ impl Stripped {
     }
 
     fn to_bytes(self) -> [u8; 16] {
-        // What came out of 16 bytes fits into them again.
+        // A value that was read from 16 bytes also fits into 16 bytes.
         let (coefficient, exponent) =
             decimal::fit(self.coefficient, self.exponent.into()).unwrap_or_default();
         Decimal::Finite {
@@ -261,7 +263,7 @@ impl Stripped {
     }
 }
 
-/// A power of two whose exponent a normal double has, exactly.
+/// Returns a power of two exactly. The exponent must be that of a normal double.
 fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(u64::try_from(exponent + 1023).unwrap_or_default() << 52)
 }

@@ -1,4 +1,4 @@
-//! The exact order of numbers of all types.
+//! The exact order of numbers across all types.
 
 use std::cmp::Ordering;
 
@@ -40,7 +40,7 @@ impl PartialEq for Number {
 
 impl Eq for Number {}
 
-/// Orders an integer and a double that is no `i64`: it has a fraction or is out of range.
+/// Compares an integer with a double that is not an `i64`: it has a fraction or is out of range.
 fn integer_to_double(integer: i64, double: f64) -> Ordering {
     match exact_integer(double.floor()) {
         Some(floor) if integer <= floor => Ordering::Less,
@@ -49,8 +49,8 @@ fn integer_to_double(integer: i64, double: f64) -> Ordering {
     }
 }
 
-/// A finite number but zero as digits without trailing zeros. Slow, and only needed where a
-/// decimal meets another number that it does not equal.
+/// A finite nonzero number as digits without trailing zeros. It is slow and used only if a decimal
+/// is compared with another number that it does not equal.
 #[derive(Debug, PartialEq, Eq)]
 struct Scientific {
     negative: bool,
@@ -83,7 +83,7 @@ impl Number {
     }
 }
 
-/// All digits of a double: at most 767 are significant.
+/// Returns all digits of a double. At most 767 are significant.
 fn double_digits(value: f64) -> Scientific {
     let text = format!("{:.766e}", value.abs());
     let (significand, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -123,7 +123,7 @@ impl PartialOrd for Scientific {
 }
 
 impl Stripped {
-    /// Sign, exponent of the first digit, and the digits.
+    /// Returns the sign, the exponent of the first digit, and the digits.
     fn scientific(self) -> Scientific {
         let mut digits = Vec::with_capacity(39);
         write_integer(self.coefficient, &mut digits);
@@ -161,7 +161,7 @@ mod tests {
             decimal("1E-6176"),
             Number::from_double(5e-324),
             decimal("0.1"),
-            // The double is 0.100000000000000005551115123125782702….
+            // The double is exactly 0.100000000000000005551115123125782702….
             decimal("0.1000000000000000055511151231257827"),
             Number::from_double(0.1),
             decimal("0.1000000000000000055511151231257828"),
@@ -170,7 +170,7 @@ mod tests {
             decimal("9007199254740993.5"),
             Number::Integer(i64::MAX),
             Number::from_double(9_223_372_036_854_775_808.0),
-            // The double is 99999999999999991611392.
+            // The double is exactly 99999999999999991611392.
             Number::from_double(1e23),
             decimal("1E+23"),
             Number::from_double(f64::MAX),

@@ -7,8 +7,8 @@ const HEX: [u8; 16] = *b"0123456789abcdef";
 
 /// Writes `bytes` as a JSON string with its quotes.
 ///
-/// Only what JSON demands is escaped. What is no UTF-8 becomes U+FFFD; the result says whether
-/// all of it was UTF-8.
+/// Only characters that JSON requires to be escaped are escaped. Bytes that are not UTF-8 become
+/// U+FFFD. Returns true if all bytes were UTF-8.
 pub fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
@@ -59,7 +59,8 @@ fn write_escape(byte: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
-/// How many bytes at the front need no escape in JSON (and, for `ASCII_ONLY`, are ASCII).
+/// Returns the number of leading bytes that need no escape in JSON (and, for `ASCII_ONLY`, are
+/// ASCII).
 pub(super) fn plain_length<const ASCII_ONLY: bool>(bytes: &[u8]) -> usize {
     let mut length = 0;
     let mut rest = bytes;
@@ -76,7 +77,8 @@ pub(super) fn plain_length<const ASCII_ONLY: bool>(bytes: &[u8]) -> usize {
     length + rest.iter().position(special).unwrap_or(rest.len())
 }
 
-/// Whether one of eight bytes is a control character, a quote, a backslash (or not ASCII).
+/// Returns true if one of eight bytes is a control character, a quote or a backslash (or not
+/// ASCII).
 #[inline]
 fn any_special<const ASCII_ONLY: bool>(word: u64) -> bool {
     const ONES: u64 = u64::from_le_bytes([0x01; 8]);
@@ -94,7 +96,7 @@ fn any_special<const ASCII_ONLY: bool>(word: u64) -> bool {
     (control | quote | backslash | not_ascii) & HIGHS != 0
 }
 
-/// Two lowercase hex digits.
+/// Returns two lowercase hex digits.
 pub(super) fn hex_pair(byte: u8) -> [u8; 2] {
     [hex_digit(byte >> 4), hex_digit(byte & 0x0f)]
 }
@@ -113,7 +115,7 @@ pub(crate) fn write_object_id(id: &[u8; 12], out: &mut Vec<u8>) {
     out.extend_from_slice(&digits);
 }
 
-/// The value of hex digits that fill `N` bytes, in either case.
+/// Returns the value of hex digits that fill `N` bytes, in either case.
 pub(super) fn parse_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let (pairs, rest) = digits.as_chunks::<2>();
     if pairs.len() != N || !rest.is_empty() {
@@ -126,7 +128,7 @@ pub(super) fn parse_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// The value of one hex digit.
+/// Returns the value of a hex digit.
 pub(super) fn hex_value(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
@@ -145,7 +147,7 @@ pub(crate) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     out.truncate(start + written);
 }
 
-/// Appends what base64 stands for; `None` if it is none.
+/// Appends the bytes that base64 represents. Returns `None` if the text is not base64.
 pub(super) fn parse_base64(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     STANDARD.decode_vec(text, out).ok()
 }

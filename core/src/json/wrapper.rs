@@ -1,22 +1,23 @@
-//! Type wrappers: the objects that stand for a typed value, as `{"$oid": "…"}`.
+//! Type wrappers: objects that represent a typed value, such as `{"$oid": "…"}`.
 
 use super::decimal::Decimal;
 use super::text::{hex_value, parse_base64, parse_hex};
 use super::{date, number};
 use crate::document::{Document, Element, kind};
 
-/// Binary subtype 2, whose bytes begin with their length once more.
+/// The binary subtype 2, whose bytes start with a second length.
 pub(super) const OLD_BINARY: u8 = 2;
 const UUID_BINARY: u8 = 4;
 
-/// The bytes of a subtype 2 after the inner length; `None` if that length is wrong.
+/// Returns the bytes of a subtype 2 after the inner length, or `None` if that length is wrong.
 pub(super) fn inner_binary(bytes: &[u8]) -> Option<&[u8]> {
     let (length, inner) = bytes.split_first_chunk::<4>()?;
     let length = usize::try_from(i32::from_le_bytes(*length)).ok()?;
     (length == inner.len()).then_some(inner)
 }
 
-/// Whether a document has just the names of a type wrapper, so that its text may be read as one.
+/// Returns true if a document has exactly the names of a type wrapper, so that a reader may take
+/// its text for one.
 pub(super) fn has_name_of_one(document: Document<'_>) -> bool {
     match fields(document) {
         Some((only, None)) => matches!(
@@ -43,11 +44,11 @@ pub(super) fn has_name_of_one(document: Document<'_>) -> bool {
     }
 }
 
-/// The value that a document stands for, appended to `out`, and its type; `None` (and nothing
-/// appended) if it is a plain document.
+/// Appends the value that a document represents to `out` and returns its type. Returns `None`, and
+/// appends nothing, if it is a plain document.
 ///
-/// The values inside are those that reading has made already: in `{"$date": {"$numberLong":
-/// "0"}}` the inner object has become an int64.
+/// The reader has already converted the values inside: in `{"$date": {"$numberLong": "0"}}` the
+/// inner object is an int64.
 pub(super) fn read(document: Document<'_>, out: &mut Vec<u8>) -> Option<u8> {
     let start = out.len();
     let kind = match fields(document)? {
@@ -60,7 +61,7 @@ pub(super) fn read(document: Document<'_>, out: &mut Vec<u8>) -> Option<u8> {
     kind
 }
 
-/// The fields of a document that has one or two.
+/// Returns the fields of a document that has one or two.
 fn fields(document: Document<'_>) -> Option<(Element<'_>, Option<Element<'_>>)> {
     let mut elements = document.elements();
     let first = elements.next()?.ok()?;
@@ -83,7 +84,7 @@ fn in_order<'e>(
     }
 }
 
-/// The two fields of an embedded document that has just these, in either order.
+/// Returns the two fields of an embedded document that has exactly these two, in either order.
 fn pair<'e>(
     element: Element<'e>,
     first: &[u8],
@@ -160,7 +161,7 @@ fn parse_integer<T: std::str::FromStr>(element: Element<'_>) -> Option<T> {
     std::str::from_utf8(string(element)?).ok()?.parse().ok()
 }
 
-/// A string under another type: the value's bytes are the same.
+/// Appends a string under another type, which has the same value bytes.
 fn text(element: Element<'_>, kind: u8, out: &mut Vec<u8>) -> Option<u8> {
     string(element)?;
     out.extend_from_slice(element.value);
@@ -192,7 +193,7 @@ fn binary(element: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     Some(kind::BINARY)
 }
 
-/// A UUID as `8-4-4-4-12` hex digits.
+/// Appends a UUID that is given as `8-4-4-4-12` hex digits.
 fn uuid(element: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     let text = string(element)?;
     let dashed = |(at, byte): (usize, &u8)| matches!(at, 8 | 13 | 18 | 23) == (*byte == b'-');

@@ -1,17 +1,17 @@
-//! The bytes of an `_id` that equal `_id`s share and others do not.
+//! The identity of an `_id`: bytes that equal `_id`s share and different ones do not.
 
 use crate::document::{Document, Element, MAX_DEPTH, Malformed, kind};
 use crate::json::number::Number;
 
-/// Appends a type byte and a BSON value to `out`: for two `_id`s the same bytes exactly if
-/// MongoDB regards them as equal under the simple collation.
+/// Appends a type byte and a BSON value to `out`. Two `_id`s have the same bytes exactly if MongoDB
+/// regards them as equal under the simple collation.
 ///
-/// Equal are numbers of the same value, whatever their type (all NaNs too); a symbol and a string
-/// of the same bytes; documents with equal fields in the same order; arrays with equal values,
-/// since an index ignores their names.
+/// The following are equal: numbers of the same value, whatever their type (including all NaNs); a
+/// symbol and a string of the same bytes; documents with equal fields in the same order; arrays
+/// with equal values, because an index ignores their names.
 ///
 /// # Errors
-/// [`Malformed`] if the value is damaged or nested too deep; `out` is then as it was.
+/// [`Malformed`] if the value is damaged or nested too deep. `out` is then unchanged.
 pub fn write_id_identity(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let start = out.len();
     out.push(0);
@@ -116,7 +116,7 @@ fn set_length(start: usize, out: &mut [u8]) {
     }
 }
 
-/// A BSON length; an `_id` is far below 2 GiB.
+/// Returns a BSON length. An `_id` is far below 2 GiB.
 fn length(length: usize) -> [u8; 4] {
     i32::try_from(length).unwrap_or(-1).to_le_bytes()
 }

@@ -1,29 +1,29 @@
 //! Document keys: the Kafka key of a document, its partition, and the equality of `_id`s.
 //!
-//! A key is `{"_id":<value>}`, relaxed Extended JSON without spaces. It is a wire contract, frozen
-//! by golden vectors: the same document always has the same key, so all its entries are in one
-//! partition in order. Two different documents may share a key; one document may not have two. So
-//! the rule of this module is: **`_id`s that MongoDB regards as equal have equal keys.**
+//! A key is `{"_id":<value>}`, relaxed Extended JSON without spaces. Its form is a contract that
+//! golden vectors protect: a document always has the same key, so all its entries are in one
+//! partition in order. Two different documents may share a key, but one document must not have two.
+//! The rule of this module is therefore: **`_id`s that MongoDB regards as equal have equal keys.**
 //!
 //! | value | key |
 //! | --- | --- |
-//! | integral number of any type, -0.0 too | plain digits, all of them: `7`, `1180591620717411303424` |
+//! | integral number of any type, including -0.0 | plain digits, all of them: `7`, `1180591620717411303424` |
 //! | other double, or a decimal of exactly a double's value | the double's shortest form: `0.5`, `9.094947017729282e-13` |
 //! | other decimal | its text without trailing zeros: `0.1`, `1E-20` |
 //! | decimal with more than 308 digits before or 307 places after the point | `{"$numberDecimal":"1E+6000"}`: as a bare number it would overflow a reader's double |
 //! | NaN, infinities of either type | `{"$numberDouble":"NaN"}`, … |
 //! | symbol | as the string |
 //! | array | its values, whatever their names (an index ignores them too) |
-//! | bytes that are no UTF-8 somewhere in the `_id` | `{"_id":{"$bson":"<base64>"}}` |
-//! | all else | relaxed Extended JSON |
+//! | an `_id` with bytes that are not UTF-8 | `{"_id":{"$bson":"<base64>"}}` |
+//! | all other values | relaxed Extended JSON |
 //!
-//! The base64 is that of the document `{"": <value>}` with numbers and symbols in the one form
-//! that equal values share (an int64, else a double, else a decimal without trailing zeros), so
-//! not even these keys split.
+//! The base64 is that of the document `{"": <value>}` with numbers and symbols in the form that
+//! equal values share (an int64, otherwise a double, otherwise a decimal without trailing zeros).
+//! Equal `_id`s therefore have equal keys in this case too.
 //!
 //! Double 0.1 and Decimal 0.1 are different numbers and different `_id`s (the double is
-//! 0.1000000000000000055…); they share the key `0.1`. So do an ObjectId and a document
-//! `{"$oid": …}`. Who needs documents apart compares [`write_id_identity`].
+//! 0.1000000000000000055…), but they share the key `0.1`. So do an ObjectId and a document
+//! `{"$oid": …}`. To distinguish documents, compare their [`write_id_identity`].
 
 mod identity;
 mod partition;
@@ -39,7 +39,7 @@ use crate::json::{write_key_value, write_string};
 /// Appends the key of the document with this `_id` to `out`.
 ///
 /// # Errors
-/// [`Malformed`] if the value is damaged or nested too deep; `out` is then as it was.
+/// [`Malformed`] if the value is damaged or nested too deep. `out` is then unchanged.
 pub fn write_key(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let start = out.len();
     let outcome = write_whole(id, out);
@@ -50,7 +50,7 @@ pub fn write_key(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
 }
 
 fn write_whole(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
-    // The usual types take no general path.
+    // The usual types skip the general path.
     if id.kind == kind::OBJECT_ID {
         let id = id.fixed()?;
         out.extend_from_slice(br#"{"_id":{"$oid":""#);

@@ -1,21 +1,22 @@
 //! The partition of a key, as Kafka's Java clients choose it.
 
-/// The partition of a key among `partitions`: murmur2 as in Kafka's default partitioner, so that
-/// topics with as many partitions written by Java clients co-partition. Zero if there are none.
+/// Returns the partition of a key among `partitions`: murmur2 as in Kafka's default partitioner, so
+/// that topics with as many partitions written by Java clients are co-partitioned. Returns zero if
+/// `partitions` is zero.
 #[must_use]
 pub fn partition_for(key: &[u8], partitions: u32) -> u32 {
-    // Java takes the sign bit off before the modulo.
+    // Java clears the sign bit before the modulo.
     (murmur2(key) & 0x7fff_ffff)
         .checked_rem(partitions)
         .unwrap_or_default()
 }
 
-/// `org.apache.kafka.common.utils.Utils.murmur2`.
+/// Computes the hash `org.apache.kafka.common.utils.Utils.murmur2`.
 fn murmur2(bytes: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
     const R: u32 = 24;
-    // Java hashes arrays, whose length is an int; a key is far shorter.
+    // Java hashes arrays, whose length is an int. A key is far shorter.
     let mut hash = SEED ^ u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let (words, rest) = bytes.as_chunks::<4>();
     for word in words {
@@ -41,7 +42,7 @@ mod tests {
 
     #[test]
     fn hashes_are_those_of_kafkas_own_test() {
-        // From UtilsTest.testMurmur2 of Apache Kafka.
+        // The vectors are from UtilsTest.testMurmur2 of Apache Kafka.
         for (text, hash) in [
             ("21", -973_932_308),
             ("foobar", -790_332_482),

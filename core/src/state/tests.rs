@@ -169,7 +169,7 @@ fn what_a_session_notes_has_its_frozen_form() {
     assert_eq!(topic.ends, [7, 0]);
 }
 
-/// What a later version adds must not stop this one.
+/// Fields that a later version adds must not stop this one.
 #[test]
 fn fields_of_a_later_version_are_ignored() {
     let later = |text: &str| text.replace("{\"v\":1,", "{\"v\":1,\"later\":{\"a\":[1]},");

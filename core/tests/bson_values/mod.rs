@@ -1,4 +1,5 @@
-//! Arbitrary BSON for property tests: bytes, not values, so that damaged text is in it too.
+//! Arbitrary BSON for property tests, as bytes instead of values, so that it can include damaged
+//! text.
 
 #![allow(dead_code, reason = "every test uses a part")]
 
@@ -11,10 +12,10 @@ use proptest::sample::select;
 /// A type byte and the bytes of a value.
 pub(crate) type Value = (u8, Vec<u8>);
 
-/// What the generated documents may contain.
+/// The content that generated documents may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Only what text can keep.
+    /// Only values that text can keep.
     Sane,
     /// Everything that has the structure of BSON.
     Any,
@@ -55,19 +56,19 @@ pub(crate) fn decimal_of(negative: bool, coefficient: u128, exponent: i32) -> [u
     (u128::from(negative) << 127 | biased << 113 | coefficient).to_le_bytes()
 }
 
-/// A document of up to five levels.
+/// Returns documents of up to five levels.
 pub(crate) fn document(kind: Kind) -> impl Strategy<Value = Vec<u8>> {
     vec((name(kind), value(kind)), 0..6).prop_map(move |fields| document_of(&allowed(kind, fields)))
 }
 
-/// The fields, for [`Kind::Sane`] without those whose name an earlier field has.
+/// Returns the fields; for [`Kind::Sane`] without those whose name an earlier field has.
 fn allowed(kind: Kind, mut fields: Vec<(Vec<u8>, Value)>) -> Vec<(Vec<u8>, Value)> {
     let mut names = BTreeSet::new();
     fields.retain(|(name, _)| names.insert(name.clone()) || kind == Kind::Any);
     fields
 }
 
-/// A value of any type.
+/// Returns values of any type.
 pub(crate) fn value(kind: Kind) -> BoxedStrategy<Value> {
     leaf(kind)
         .prop_recursive(4, 40, 5, move |inner| {
@@ -91,7 +92,8 @@ pub(crate) fn value(kind: Kind) -> BoxedStrategy<Value> {
         .boxed()
 }
 
-/// Bytes of a string; for [`Kind::Any`] among them what type wrappers hold, and no UTF-8.
+/// Returns bytes of strings. [`Kind::Any`] includes the contents of type wrappers, and bytes that
+/// are not UTF-8.
 pub(crate) fn text(kind: Kind) -> BoxedStrategy<Vec<u8>> {
     let plain = prop_oneof![
         "[a-z]{0,12}".prop_map(String::into_bytes),
@@ -113,7 +115,7 @@ pub(crate) fn text(kind: Kind) -> BoxedStrategy<Vec<u8>> {
     }
 }
 
-/// Bytes of a name: no zero in it, for [`Kind::Sane`] not that of a type wrapper.
+/// Returns bytes of names without a zero. [`Kind::Sane`] excludes the names of type wrappers.
 pub(crate) fn name(kind: Kind) -> BoxedStrategy<Vec<u8>> {
     let plain = prop_oneof![
         4 => "[a-d]{1,3}",
@@ -166,14 +168,14 @@ fn is_wrapper(name: &[u8]) -> bool {
     WRAPPERS.iter().any(|wrapper| wrapper.as_bytes() == name)
 }
 
-/// A regular expression's part: no zero in it.
+/// Returns parts of regular expressions without a zero.
 fn pattern(kind: Kind) -> BoxedStrategy<Vec<u8>> {
     text(kind)
         .prop_map(|text| text.into_iter().filter(|byte| *byte != 0).collect())
         .boxed()
 }
 
-/// The bits of a double.
+/// Returns the bits of a double.
 pub(crate) fn double(kind: Kind) -> BoxedStrategy<[u8; 8]> {
     let finite = prop_oneof![
         any::<f64>().prop_filter("a NaN has more than one form", |double| !double.is_nan()),
@@ -202,7 +204,7 @@ pub(crate) fn double(kind: Kind) -> BoxedStrategy<[u8; 8]> {
     }
 }
 
-/// The bits of a decimal.
+/// Returns the bits of a decimal.
 pub(crate) fn decimal(kind: Kind) -> BoxedStrategy<[u8; 16]> {
     let coefficient = prop_oneof![
         0..10_u128.pow(34),
@@ -255,7 +257,7 @@ fn old_binary_of(bytes: &[u8]) -> Vec<u8> {
     binary_of(2, &[&length.to_le_bytes(), bytes].concat())
 }
 
-/// A value that holds no other.
+/// Returns values that do not contain other values.
 pub(crate) fn leaf(kind: Kind) -> BoxedStrategy<Value> {
     let boolean = match kind {
         Kind::Sane => (0..2_u8).boxed(),

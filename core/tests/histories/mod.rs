@@ -1,4 +1,4 @@
-//! Histories of one document: its states, and the updates between them as a server logs them.
+//! Histories of a document: its states, and the updates between them as a server logs them.
 
 #![allow(dead_code, reason = "every test uses a part")]
 
@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, prop_oneof};
 use proptest::sample::{select, subsequence};
 
-/// A value of few kinds: what matters is how containers change.
+/// A value of few kinds, because the tests are about changes of containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
     Null,
@@ -18,10 +18,10 @@ pub(crate) enum Value {
 
 /// Names with all that makes paths difficult.
 const NAMES: [&str; 8] = ["a", "b", "c", "0", "1", "a.b", "$d", ""];
-/// Names that a path can have.
+/// Names that a path can contain.
 const PLAIN_NAMES: [&str; 5] = ["a", "b", "c", "0", "1"];
 
-/// Fields of different names in any order.
+/// Returns fields with different names in any order.
 pub(crate) fn fields(plain: bool) -> BoxedStrategy<Vec<(&'static str, Value)>> {
     fields_of(value(plain, 3), plain)
 }
@@ -57,7 +57,7 @@ fn value(plain: bool, levels: u32) -> BoxedStrategy<Value> {
     .boxed()
 }
 
-/// The document `{_id: 1, …fields}`.
+/// Returns the document `{_id: 1, …fields}`.
 pub(crate) fn document(fields: &[(&'static str, Value)]) -> Vec<u8> {
     build(|out| {
         out.int32("_id", 1);
@@ -92,7 +92,7 @@ fn append(out: &mut DocumentBuilder<'_>, name: &str, value: &Value) {
     }
 }
 
-/// Says where a container that changed is logged whole: the server does so where that is shorter.
+/// Choices of the containers that are logged whole: the server does so if that is shorter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Choices(pub(crate) u64);
 
@@ -103,7 +103,8 @@ impl Choices {
     }
 }
 
-/// The diff between two states, as the server's `computeDiff` makes it; `None` without a change.
+/// Returns the diff between two states, as the server's `computeDiff` makes it, or `None` if
+/// nothing changed.
 pub(crate) fn diff(
     before: &[(&'static str, Value)],
     after: &[(&'static str, Value)],
@@ -156,7 +157,7 @@ pub(crate) fn diff(
     })
 }
 
-/// A diff that sets the first of these fields and removes the others.
+/// Returns a diff that sets the first of these fields and removes the others.
 pub(crate) fn flat(fields: &[(&'static str, Value)], updates: usize) -> Option<Vec<u8>> {
     let (updated, removed) = fields.split_at(updates.min(fields.len()));
     (!fields.is_empty()).then(|| {
@@ -175,7 +176,7 @@ pub(crate) fn flat(fields: &[(&'static str, Value)], updates: usize) -> Option<V
     })
 }
 
-/// The diff of two containers of one kind, unless the new one is to be logged whole.
+/// Returns the diff of two containers of one kind, unless the new one is to be logged whole.
 fn embedded(old: &Value, new: &Value, choices: &mut Choices) -> Option<Vec<u8>> {
     if choices.next() {
         return None;
@@ -206,7 +207,7 @@ fn items_diff(old: &[Value], new: &[Value], choices: &mut Choices) -> Vec<u8> {
     })
 }
 
-/// `$v: 1` modifiers between two states of plain names; shorter arrays are logged whole.
+/// Returns `$v: 1` modifiers between two states of plain names. Shorter arrays are logged whole.
 pub(crate) fn modifiers(
     before: &[(&'static str, Value)],
     after: &[(&'static str, Value)],

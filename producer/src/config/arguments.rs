@@ -12,12 +12,12 @@ use oplog_relay_runtime::command_line::{HealthArguments, LogArguments, after_hel
 #[derive(Debug, Clone, Parser)]
 #[command(name = "oplog-producer", version, after_help = after_help(), max_term_width = 100)]
 pub struct Arguments {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The command to run.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Tail the source and write its entries to Kafka until the program is stopped.
@@ -37,7 +37,7 @@ pub enum Command {
     Health(HealthArguments),
 }
 
-/// Where entries come from and how they are written: common to `run` and `inspect`.
+/// Source and format of entries: common to `run` and `inspect`.
 #[derive(Debug, Clone, Args)]
 pub struct StreamArguments {
     /// MongoDB connection string of a replica set (mongodb:// or mongodb+srv://; with

@@ -1,4 +1,5 @@
-//! Checked settings: an invalid configuration cannot be constructed, and all faults are reported at once.
+//! Checked settings: an invalid configuration cannot be constructed, and all faults are reported at
+//! once.
 
 pub mod arguments;
 
@@ -21,112 +22,112 @@ use crate::prepare::topics::parse_topic_setting;
 use crate::publish::{Oversize, TRANSACTION_TIMEOUT_OPTION};
 use crate::source::full_sync::parse_filter;
 
-/// Where entries come from.
+/// The source of entries.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A replica set.
+    /// A live replica set, by its connection string.
     Live(Secret),
-    /// A dump: path or `-`.
+    /// A dump: a path, or `-` for standard input.
     Dump(String),
 }
 
-/// The part of the configuration that decides what is produced.
+/// The part of the configuration that determines the records.
 #[derive(Debug, Clone)]
 pub struct StreamConfig {
-    /// Where entries come from.
+    /// The source of entries.
     pub origin: Origin,
     /// The name given to the source.
     pub source_name: Option<String>,
     /// First part of topic names.
     pub topic_prefix: String,
-    /// Format of values.
+    /// Format of record values.
     pub format: Format,
-    /// Partitions of new topics.
+    /// Number of partitions of new topics.
     pub partitions: u32,
-    /// How collections spread over partitions.
+    /// Rule by which collections are spread over partitions.
     pub order: OrderRule,
-    /// Where to begin without a saved position.
+    /// Start of the stream if no position is saved.
     pub start: Option<Start>,
-    /// Which namespaces pass.
+    /// Filter of the namespaces to read.
     pub filter: NamespaceFilter,
 }
 
 /// The configuration of `run`.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
-    /// What is produced.
+    /// Settings that determine the records.
     pub stream: StreamConfig,
-    /// How to reach Kafka.
+    /// Connection settings of Kafka.
     pub kafka: KafkaOptions,
-    /// Replication factor of new topics; -1: the broker's default.
+    /// Replication factor of new topics; -1 for the broker's default.
     pub replication_factor: i32,
-    /// Settings of data topics that are created.
+    /// Settings of the data topics that the program creates.
     pub topic_config: Vec<TopicSetting>,
-    /// What to do with records that are too large.
+    /// Handling of records that are too large for their topic.
     pub oversize: Oversize,
-    /// Whether the saved routes may be changed.
+    /// True if the saved routes may be changed.
     pub change_routing: bool,
-    /// Whether more namespaces may pass than until now.
+    /// True if the filter may select more namespaces than the saved one.
     pub change_namespaces: bool,
-    /// Stop when caught up.
+    /// True if the program stops when it has caught up.
     pub until_caught_up: bool,
-    /// What is copied, and how.
+    /// Settings of full syncs.
     pub full_sync: FullSyncConfig,
-    /// Where to serve HTTP.
+    /// Address of the HTTP server.
     pub http: HttpAddress,
-    /// Logging.
+    /// Settings of the log.
     pub log: LogOptions,
 }
 
-/// What to do where no position is saved.
+/// The action if no position is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
-    /// Copy the documents that are there, and end.
+    /// Copy the existing documents, then stop.
     Full,
-    /// Follow the oplog.
+    /// Only follow the oplog.
     Tail,
-    /// Copy, and follow.
+    /// Copy the existing documents, then follow the oplog.
     FullThenTail,
 }
 
-/// The part of the configuration that is about full syncs.
+/// The part of the configuration that concerns full syncs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FullSyncConfig {
-    /// What was asked for.
+    /// The value of `--sync`.
     pub sync: Option<Sync>,
-    /// Reads at once.
+    /// Number of concurrent reads.
     pub readers: usize,
-    /// Bytes a second at most.
+    /// Maximum number of bytes read per second.
     pub rate: Option<u64>,
 }
 
 /// The configuration of `full-sync`.
 #[derive(Debug, Clone)]
 pub struct RequestConfig {
-    /// How to reach Kafka.
+    /// Connection settings of Kafka.
     pub kafka: KafkaOptions,
     /// First part of topic names.
     pub topic_prefix: String,
-    /// The source's name.
+    /// Name of the source.
     pub source_name: String,
-    /// What is asked for.
+    /// The request to write to the state topic.
     pub request: RequestRecord,
-    /// Logging.
+    /// Settings of the log.
     pub log: LogOptions,
 }
 
 /// The configuration of `inspect`.
 #[derive(Debug, Clone)]
 pub struct InspectConfig {
-    /// What would be produced.
+    /// Settings that determine the records.
     pub stream: StreamConfig,
-    /// Records at most.
+    /// Maximum number of records.
     pub limit: Option<u64>,
-    /// Logging.
+    /// Settings of the log.
     pub log: LogOptions,
 }
 
-/// Options of the Kafka client that this program needs, beside those that every producer needs.
+/// Options of the Kafka client that this program sets itself, besides those that every producer sets.
 const OWNED: &[(&str, &str)] = &[
     (
         "queue.buffering.max.kbytes",
@@ -142,7 +143,7 @@ impl RunConfig {
     /// Checks the arguments of `run`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// The error contains all faults.
     pub fn check(arguments: &RunArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let stream = check_stream(&arguments.stream, true, &mut faults);
@@ -192,7 +193,7 @@ impl RequestConfig {
     /// Checks the arguments of `full-sync`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// The error contains all faults.
     pub fn check(arguments: &FullSyncArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let log = arguments.log.check(&mut faults);
@@ -242,7 +243,7 @@ impl InspectConfig {
     /// Checks the arguments of `inspect`.
     ///
     /// # Errors
-    /// All faults at once.
+    /// The error contains all faults.
     pub fn check(arguments: &InspectArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let stream = check_stream(&arguments.stream, false, &mut faults);
@@ -286,7 +287,7 @@ fn check_full_sync(
     if copies && arguments.stream.start.is_some() {
         faults.add(
             "--sync",
-            "a full sync begins where the source is: leave --start out",
+            "a full sync starts at the current position of the source: omit --start",
         );
     }
     if copies && stream.is_some_and(|stream| matches!(stream.origin, Origin::Dump(_))) {
@@ -308,7 +309,8 @@ fn check_full_sync(
     })
 }
 
-/// Shorter ones leave no time for a commit; longer ones no broker allows by default.
+/// Refuses timeouts that leave no time for a commit, and those above the default limit of a broker
+/// (transaction.max.timeout.ms).
 fn check_transaction_timeout(options: &[(String, String)], faults: &mut Faults) {
     for (name, value) in options {
         let is_fit = value
@@ -330,7 +332,7 @@ fn check_topic_config(given: &[String], faults: &mut Faults) -> Vec<TopicSetting
         .collect()
 }
 
-/// Fragments of text would be no text; those who read it could not put them together.
+/// Refuses `--oversize split` with JSON: programs that read JSON could not join its fragments.
 fn check_oversize(arguments: &RunArguments, faults: &mut Faults) -> Option<Oversize> {
     let oversize = match arguments.oversize.as_str() {
         "stop" => Ok(Oversize::Stop),
@@ -343,7 +345,7 @@ fn check_oversize(arguments: &RunArguments, faults: &mut Faults) -> Option<Overs
     faults.take_or("--oversize", oversize)
 }
 
-/// `inspect` has no topics, so it can do without a prefix.
+/// Checks the flags of a stream. `inspect` writes to no topics, so its prefix is optional.
 fn check_stream(
     arguments: &StreamArguments,
     needs_prefix: bool,
@@ -408,7 +410,7 @@ fn check_name(name: Option<&str>, origin: Option<&Origin>, faults: &mut Faults) 
         (None, Some(Origin::Dump(_))) => {
             faults.add(
                 "--source-name",
-                "is required for a dump, which does not say whose it is",
+                "is required for a dump, which does not contain the name of its source",
             );
             None
         }
@@ -439,7 +441,7 @@ fn check_start(start: Option<&str>, origin: Option<&Origin>, faults: &mut Faults
     if start == Start::Now && matches!(origin, Some(Origin::Dump(_))) {
         faults.add(
             "--start",
-            "now means nothing for a dump; oldest takes all of it",
+            "now cannot be used with a dump; oldest reads all of it",
         );
         return None;
     }

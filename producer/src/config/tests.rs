@@ -110,7 +110,7 @@ fn a_full_sync_has_no_start_and_no_dump() {
     );
     assert_eq!(with(&["--start=now"]).unwrap().full_sync.sync, None);
     let error = with(&["--sync=full-then-tail", "--start=now"]).unwrap_err();
-    assert!(error.to_string().contains("leave --start out"), "{error}");
+    assert!(error.to_string().contains("omit --start"), "{error}");
     let dump = [
         "--source=.",
         "--source-name=d",

@@ -1,4 +1,4 @@
-//! A command on its way to the publisher, which alone can tell the offsets that it names.
+//! A command for the publisher, which alone knows the offsets that the command contains.
 
 use std::ops::Range;
 
@@ -13,21 +13,21 @@ use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::encode::record::write_single;
 use crate::error::ProducerError;
 
-/// A command that is to be published with its barriers.
+/// A command that is published with its barriers.
 #[derive(Debug, Clone)]
 pub struct BarrierRequest {
-    /// Its identity.
+    /// Identity of the command.
     pub id: EntryId,
     /// The entry's bytes, in the arena of its chunk.
     pub entry: Range<usize>,
-    /// Whether the entry was built from a transaction's operation.
+    /// True if the entry was built from a transaction's operation.
     pub built: bool,
-    /// The topics concerned and their partitions; the first one's partition 0 leads.
+    /// The topics of the command and their numbers of partitions; partition 0 of the first one leads.
     pub topics: Vec<(TopicIndex, u32)>,
-    /// Whether later writes of the collection all go to one partition; not set for a change of the
-    /// routing table, which is of many.
+    /// True if later writes of the collection all go to one partition; not set for a change of the
+    /// routing table, which affects many collections.
     pub ordered: bool,
-    /// Whether the partitions go on without waiting for the command.
+    /// True if the partitions do not wait for the command.
     pub passable: bool,
     /// Source time of all of its records, in milliseconds.
     pub timestamp: i64,
@@ -36,9 +36,9 @@ pub struct BarrierRequest {
 }
 
 impl BarrierRequest {
-    /// Encodes barriers and command into `out`. `entry` is the command's entry, `ends` the next
-    /// offset of each partition of each topic, in the order of [`BarrierRequest::topics`], and
-    /// `names` the topics' names.
+    /// Encodes barriers and command into `out`. `entry` is the command's entry, `ends` the next offset
+    /// of each partition of each topic, in the order of [`BarrierRequest::topics`], and `names` the
+    /// topics' names.
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] if the entry is damaged.
@@ -84,7 +84,7 @@ impl BarrierRequest {
                 self.push(*topic, partition, (&noop, barrier_id), source, out)?;
             }
         }
-        // The last one: in a new topic it waits for the delivery of the barriers.
+        // The command comes last: in a new topic it waits for the delivery of the barriers.
         let leader = self.topics.first();
         leader.map_or(Ok(()), |(topic, _)| {
             self.push(*topic, 0, (&command, self.id), source, out)

@@ -7,36 +7,35 @@ use oplog_relay_core::state::History;
 
 use crate::encode::barrier::BarrierRequest;
 
-/// Bytes of an arena that stay with a chunk in any case. Most chunks need fewer.
+/// Number of bytes of an arena that a chunk always keeps. Most chunks need fewer.
 const KEPT_BYTES: usize = 4 << 20;
-/// Bytes that stay with a chunk that has just filled them by half: frames of a large reply need as
-/// many again and again. The text of one large document needs much more, and is rare.
+/// Maximum number of bytes that a chunk keeps if it has just filled half of them: frames of large
+/// replies need as many repeatedly. The text of one large document needs much more, and is rare.
 const MOST_KEPT_BYTES: usize = 24 << 20;
-/// Records for which a chunk keeps room.
+/// Number of records for which a chunk keeps room.
 const KEPT_RECORDS: usize = 16_384;
 
-/// A topic as the encoder numbers it; the publisher learns the names from [`Chunk::new_topics`].
+/// A topic as numbered by the encoder; [`Chunk::new_topics`] gives the publisher the names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TopicIndex(pub usize);
 
 /// A topic that is used for the first time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopic {
-    /// Its name.
+    /// Name of the topic.
     pub name: String,
-    /// The largest record batch that it takes, in bytes.
+    /// The largest record batch that the topic accepts, in bytes.
     pub max_bytes: usize,
-    /// Whether the source claims it in this chunk.
+    /// True if the source claims it in this chunk.
     pub is_claimed_here: bool,
-    /// Whether it was there when the session began. Of one that was not, nobody has written
-    /// anything yet.
+    /// True if the topic existed at the start of the session. A topic that did not is still empty.
     pub existed: bool,
 }
 
-/// One record, its parts as ranges of the chunk's arena.
+/// A record, its parts as ranges of the chunk's arena.
 #[derive(Debug, Clone)]
 pub struct EncodedRecord {
-    /// Where it goes.
+    /// The topic.
     pub topic: TopicIndex,
     /// The partition.
     pub partition: i32,
@@ -44,67 +43,68 @@ pub struct EncodedRecord {
     pub timestamp: i64,
     /// The key; `None` for raw frames.
     pub key: Option<Range<usize>>,
-    /// Name and value of the one header, if the format has one.
+    /// Name and value of the header, if the format has one.
     pub header: Option<(&'static str, Range<usize>)>,
     /// The value; empty for a tombstone.
     pub value: Range<usize>,
 }
 
-/// Records of a stretch of the source, and the position that they reach. Reused.
+/// Consecutive records of the source, and the position that they reach. Reused.
 #[derive(Debug, Default)]
 pub struct Chunk {
     /// Keys, headers and values.
     pub arena: Vec<u8>,
     /// The records in order.
     pub records: Vec<EncodedRecord>,
-    /// A command that comes after the records, with its barriers.
+    /// A command that follows the records, with its barriers.
     pub barrier: Option<BarrierRequest>,
     /// Topics that are first used here, in the order of their index.
     pub new_topics: Vec<NewTopic>,
-    /// Everything up to here is in this chunk or before it; `None` if nothing was read.
+    /// Position up to which everything is in this chunk or before it; `None` if nothing was read.
     pub end: Option<Position>,
     /// The history that transactions after `end` may need.
     pub history: History,
-    /// The source had nothing more to give when this chunk ended.
+    /// True if the source had nothing more to send at the end of this chunk.
     pub idle: bool,
-    /// The source said that there is nothing after this chunk.
+    /// True if the source reported that nothing follows this chunk.
     pub caught_up: bool,
-    /// The source has ended (a dump).
+    /// True if the source has ended (a dump).
     pub finished: bool,
     /// Version of the routing table after this chunk.
     pub routing: u32,
-    /// Entries read, by `Operation::index`.
+    /// Number of entries read, by `Operation::index`.
     pub entries: [u64; 5],
-    /// Entries that the filter dropped.
+    /// Number of entries that the filter dropped.
     pub filtered: u64,
-    /// What became of transactions.
+    /// Number of transactions by outcome.
     pub transactions: TransactionCounts,
-    /// Bytes of the entries read.
+    /// Number of bytes of the entries read.
     pub source_bytes: u64,
-    /// Documents that a full sync read, and their bytes.
+    /// Number of documents that a full sync read, and of their bytes.
     pub copied: (u64, u64),
-    /// Entries that a full sync has sent at `end`, those of chunks before this one too.
+    /// Number of entries that a full sync has sent at `end`, including those of earlier chunks.
     pub reads: u32,
     /// `wall` of the last entry, or the milliseconds of its `ts`.
     pub last_wall: i64,
 }
 
-/// What became of transactions in a stretch of the source.
+/// Number of transactions by outcome, in a part of the source.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct TransactionCounts {
-    /// Committed, and every operation is in this chunk or before it.
+    /// Committed transactions whose operations are all in this chunk or before it.
     pub committed: u64,
-    /// Aborted after a part of them was logged.
+    /// Transactions that were aborted after a part of them was logged.
     pub aborted: u64,
-    /// Passed over, because their first entries were gone when the stream began.
+    /// Transactions that were skipped, because their first entries were gone at the start of the
+    /// stream.
     pub incomplete: u64,
-    /// Operations taken out of `applyOps`, those that the filter dropped too.
+    /// Operations taken out of `applyOps`, including those that the filter dropped.
     pub operations: u64,
 }
 
 impl Chunk {
-    /// Forgets everything but the memory, and releases what few chunks need. Several chunks are
-    /// under way at a time, and each would keep the largest document that it ever had.
+    /// Removes the contents but keeps the memory, except what few chunks need. Several chunks are in
+    /// flight at a time, and each would otherwise retain the size of its largest document.
     pub fn clear(&mut self) {
         let is_filled = self.arena.len() >= self.arena.capacity() / 2;
         let kept = if is_filled {
@@ -131,19 +131,19 @@ impl Chunk {
         self.new_topics.clear();
     }
 
-    /// Whether publishing it would do anything.
+    /// Returns true if publishing the chunk would have no effect.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && self.end.is_none() && !self.idle && !self.finished
     }
 
-    /// Whether it has nothing for Kafka but its position.
+    /// Returns true if the chunk contains nothing for Kafka except its position.
     #[must_use]
     pub const fn is_without_records(&self) -> bool {
         self.records.is_empty() && self.barrier.is_none()
     }
 
-    /// The bytes of a part.
+    /// Returns the bytes of a part.
     #[must_use]
     pub fn bytes(&self, range: &Range<usize>) -> &[u8] {
         self.arena.get(range.clone()).unwrap_or_default()
@@ -154,7 +154,7 @@ impl Chunk {
 mod tests {
     use super::*;
 
-    /// The bytes that a chunk keeps after it had so many.
+    /// Returns the number of bytes that a chunk keeps after it contained `bytes`.
     fn kept(chunk: &mut Chunk, bytes: usize) -> usize {
         chunk.arena.resize(bytes, 1);
         chunk.clear();

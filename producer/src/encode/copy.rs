@@ -1,4 +1,4 @@
-//! What a full sync reads, between the entries of the tail.
+//! Records of documents that a full sync reads, between the entries of the tail.
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
@@ -10,12 +10,12 @@ use crate::encode::chunk::{Chunk, TopicIndex};
 use crate::error::ProducerError;
 use crate::source::{Copied, Work};
 
-/// Entries of a full sync at one position; above are the ordinals of barriers.
+/// Maximum number of entries of a full sync at one position; the ordinals above are those of barriers.
 const MOST_READS: u32 = (1 << 31) - 16;
 
 impl Encoder {
-    /// Goes on after `reads` entries that a full sync has sent at the position; the index builds
-    /// of `held` collections are left to it.
+    /// Continues after `reads` entries that a full sync has sent at the position. The full sync sends
+    /// the index builds of `held` collections.
     #[must_use]
     pub fn copying(mut self, reads: u32, held: impl IntoIterator<Item = [u8; 16]>) -> Self {
         self.reads = reads;
@@ -23,10 +23,10 @@ impl Encoder {
         self
     }
 
-    /// Encodes a step of a full sync. What it saves is in one chunk with its last record.
+    /// Encodes a step of a full sync. Its saved state is in one chunk with its last record.
     ///
     /// # Errors
-    /// As [`Encoder::encode`].
+    /// The errors of [`Encoder::encode`].
     pub fn copy(
         &mut self,
         copied: &Copied,
@@ -93,7 +93,7 @@ impl Encoder {
         if self.reads >= MOST_READS {
             return Err(ProducerError::Undecodable(format!(
                 "a full sync has sent {MOST_READS} entries at {at} and the source has no later \
-                 entry to go on from: write anything to the source and start again"
+                 entry to continue from: write any document to the source and start again"
             )));
         }
         let id = EntryId {
@@ -105,9 +105,9 @@ impl Encoder {
         self.encode_operation(&Entry::parse(entry)?, id, true, chunk)
     }
 
-    /// Whether an entry of the tail builds an index of a collection that is being copied. The
-    /// target's documents are of no one time until the copy is whole, and could break a unique
-    /// index that the source keeps.
+    /// Returns true if an entry of the tail builds an index of a collection that is being copied. Until
+    /// the copy is complete, the target's documents are from different times, and could violate a
+    /// unique index that holds at the source.
     pub(crate) fn leaves_out(&self, entry: &Entry<'_>) -> Result<bool, ProducerError> {
         let held = !self.held.is_empty()
             && entry.operation == Operation::Command

@@ -1,10 +1,10 @@
-//! The end of a database.
+//! The drop of a database.
 //!
 //! Servers from 3.6 on log a `drop` of each collection before `dropDatabase`. Servers up to 3.4 log
-//! `dropDatabase` alone; here it becomes a `drop` of each collection that the database still has,
-//! with barriers as any other, and then itself. The drops have the ordinals 0, 1, … of the entry. A
-//! drop takes its collection out of the table of routes, in the Kafka transaction that also moves the
-//! position, so a session that begins between two of them finds those that are left.
+//! `dropDatabase` alone. It is encoded as a `drop` of each collection that the database still has, with
+//! barriers as any other, followed by itself. The drops have the ordinals 0, 1, … of the entry. A drop
+//! removes its collection from the table of routes, in the Kafka transaction that also moves the
+//! position, so a session that starts between two of them finds the remaining ones.
 
 use oplog_relay_core::command::write_drop;
 use oplog_relay_core::document::Document;
@@ -16,7 +16,7 @@ use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
 
 impl Encoder {
-    /// Encodes a `dropDatabase`, of which `done` drops were sent by an earlier session.
+    /// Encodes a `dropDatabase`, of which an earlier session has sent `done` drops.
     #[cold]
     pub(crate) fn encode_drop_database(
         &mut self,

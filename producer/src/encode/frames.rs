@@ -1,9 +1,9 @@
 //! Raw frames that are being filled: one for each partition of each topic.
 //!
-//! A frame keeps its buffer when it is closed, because most partitions are written to again and
-//! again. What all of them keep together is bounded: beyond [`KEPT_BYTES`], a buffer stays only
-//! where the chunk that was just completed has filled it by half. Otherwise each partition, those
-//! of dropped collections included, would keep the largest frame that it ever had.
+//! A frame keeps its buffer when it is closed, because most partitions are written repeatedly. The
+//! total size of the buffers is bounded: beyond [`KEPT_BYTES`], a buffer is kept only if the chunk that
+//! was just completed has filled half of it. Otherwise each partition, including those of dropped
+//! collections, would retain the size of its largest frame.
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::format::raw::{DOCUMENT_HEADER_BYTES, Frame, HEADER_BYTES};
@@ -14,22 +14,23 @@ use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::encode::record::write_frame;
 use crate::publish::RECORD_OVERHEAD;
 
-/// Bytes of the header of a frame, beside the name of the source: two times, a count, its own name.
+/// Number of bytes of a frame's header without the name of the source: two times, a count, its own
+/// name.
 const FRAME_HEADER: usize = 128;
 
-/// Bytes of buffers that closed frames keep, whatever the last chunk filled: as many as the largest
-/// chunk of frames needs, because buffers grow by doubling.
+/// Number of bytes of buffers that closed frames always keep: as many as the largest chunk of frames
+/// needs, because buffers grow by doubling.
 const KEPT_BYTES: usize = 2 * FRAMES_BYTES;
 
 /// The frames of all topics.
 #[derive(Debug)]
 pub(crate) struct Frames {
     source: String,
-    /// By the index of the topic.
+    /// Frames by the index of their topic.
     topics: Vec<TopicFrames>,
-    /// Bytes of all entries in open frames.
+    /// Number of bytes of all entries in open frames.
     bytes: usize,
-    /// Bytes of the buffers of all frames when they were last closed.
+    /// Number of bytes of the buffers of all frames when they were last closed.
     kept: usize,
 }
 
@@ -41,12 +42,12 @@ struct TopicFrames {
     partitions: Vec<Frame>,
 }
 
-/// An entry that goes into a frame.
+/// An entry to be added to a frame.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FramedEntry<'e> {
     pub(crate) id: EntryId,
     pub(crate) entry: Document<'e>,
-    /// Whether it was made from an operation of a transaction.
+    /// True if it was built from an operation of a transaction.
     pub(crate) built: bool,
 }
 
@@ -69,7 +70,7 @@ impl Frames {
         });
     }
 
-    /// Bytes of all entries in open frames.
+    /// Returns the number of bytes of all entries in open frames.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -119,7 +120,7 @@ impl Frames {
         self.bytes = 0;
     }
 
-    /// Bytes of the buffers of all frames.
+    /// Returns the number of bytes of the buffers of all frames.
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
         let frames = self.topics.iter().flat_map(|topic| &topic.partitions);

@@ -1,4 +1,5 @@
-//! Turns batches of entries into chunks of encoded records. No I/O but the creation of topics.
+//! Turns batches of entries into chunks of encoded records. Its only I/O is the creation of topics, the
+//! reading of earlier entries of transactions, and queries about collections.
 
 pub mod barrier;
 pub mod chunk;
@@ -31,18 +32,18 @@ use crate::prepare::transaction::{Seen, Transactions};
 use crate::publish::{Pace, TRANSACTION_TIMEOUT};
 use crate::source::{Batch, Documents};
 
-/// A chunk is handed on when it has that many bytes,
+/// Number of bytes at which a chunk is handed over.
 const CHUNK_BYTES: usize = 2 << 20;
-/// or that many records,
+/// Number of records at which a chunk is handed over.
 const CHUNK_RECORDS: usize = 8192;
-/// or that many bytes wait in open frames. A server's reply is not larger, so only transactions
-/// cut frames short.
+/// Number of bytes in open frames at which a chunk is handed over. A server's reply is not larger, so
+/// only transactions close frames early.
 const FRAMES_BYTES: usize = 16 << 20;
 
-/// Takes a full chunk and leaves an empty one.
+/// A function that takes a full chunk and leaves an empty one.
 type HandOn<'h> = dyn FnMut(&mut Chunk) -> Result<(), ProducerError> + 'h;
 
-/// Encodes the entries of one source.
+/// The encoder of the entries of one source.
 #[derive(Debug)]
 pub struct Encoder {
     source: String,
@@ -55,25 +56,26 @@ pub struct Encoder {
     frames: Frames,
     transactions: Transactions,
     end: Option<Position>,
-    /// The greatest record timestamp so far: stamps never go back.
+    /// The greatest record timestamp so far: record timestamps never decrease.
     stamp: i64,
     routing: u32,
-    /// Other rules that are to be followed from the next entry on.
+    /// New rules that apply from the next entry on.
     rules: Option<Rules>,
-    /// Who the source is, until it is saved.
+    /// The source's record, until it is saved.
     identity: Option<SourceRecord>,
-    /// Records of topics that are to be saved when the stream begins.
+    /// Topic records that have to be saved at the start of the stream.
     noted: BTreeMap<String, TopicRecord>,
-    /// Entries that a full sync has sent at `end`.
+    /// Number of entries that a full sync has sent at `end`.
     reads: u32,
     /// Collections whose index builds a full sync sends at its end.
     held: FxHashSet<[u8; 16]>,
-    /// Bounds chunks where Kafka is slow.
+    /// Limit of the size of chunks if Kafka is slow.
     pace: Pace,
 }
 
 impl Encoder {
-    /// Begins after `end` with the saved state in `router`; `identity` is to be saved.
+    /// Creates an encoder that continues after `end` with the saved state in `router`; `identity` has
+    /// to be saved.
     #[must_use]
     pub fn new(
         source: &str,
@@ -104,15 +106,15 @@ impl Encoder {
         }
     }
 
-    /// Makes chunks no larger than what may be under way at a time.
+    /// Limits the size of chunks to the bytes that may be in flight at a time.
     #[must_use]
     pub fn paced(mut self, pace: Pace) -> Self {
         self.pace = pace;
         self
     }
 
-    /// Encodes a batch; `hand_on` gets full chunks and returns an empty one. What is left when
-    /// the batch ends stays in `chunk`.
+    /// Encodes a batch; `hand_on` takes full chunks and returns an empty one. The records of the last,
+    /// incomplete chunk stay in `chunk`.
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] names the entry; other errors come from reading the earlier
@@ -132,7 +134,7 @@ impl Encoder {
                 break;
             };
             let entry = self.read_entry(document.map_err(ProducerError::undecodable)?)?;
-            // Where one collection is new, others often are: at the beginning all of them.
+            // Several collections are often new at once, as all of them are at the start.
             if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
                 looked = true;
                 self.look_ahead(rest)?;
@@ -143,7 +145,7 @@ impl Encoder {
                 hand_on(chunk)?;
             }
         }
-        // With the first position, whether there is something to send or not.
+        // The source's record is saved with the first position, even if there is no record to send.
         if self.identity.is_some() && self.end.is_some() {
             self.open_state(chunk)?;
         }
@@ -151,18 +153,18 @@ impl Encoder {
         Ok(())
     }
 
-    /// Returns true if an entry is a command on a collection whose topic was not used yet, such as
-    /// the `create` that a server logs ahead of the first insert.
+    /// Returns true if an entry is a command on a collection whose topic was not used yet, such as the
+    /// `create` that a server logs ahead of the first insert.
     #[inline]
     fn needs_topic(&self, entry: &Entry<'_>) -> bool {
         let is_new = |topic: &String| !self.indexes.contains_key(topic);
         entry.operation == Operation::Command && self.router.topics_ahead(entry).iter().any(is_new)
     }
 
-    /// Creates the topics of entries to come, at once.
+    /// Creates the topics of the following entries together.
     #[cold]
     fn look_ahead(&mut self, documents: Documents<'_>) -> Result<(), ProducerError> {
-        // A damaged entry is reported when its turn comes.
+        // A damaged entry is reported when it is encoded.
         let entries = documents.map_while(|document| Entry::parse(document.ok()?).ok());
         let topics = entries.flat_map(|entry| self.router.topics_ahead(&entry));
         let topics: BTreeSet<_> = topics
@@ -174,10 +176,10 @@ impl Encoder {
         Ok(())
     }
 
-    /// Takes entries from before the start: no records, but transactions may be open.
+    /// Processes entries from before the start: they produce no records, but transactions may be open.
     ///
     /// # Errors
-    /// As [`Encoder::encode`].
+    /// The errors of [`Encoder::encode`].
     pub fn recall(&mut self, batch: &Batch) -> Result<(), ProducerError> {
         for document in batch.documents()? {
             let document = document.map_err(ProducerError::undecodable)?;
@@ -190,14 +192,14 @@ impl Encoder {
 
     fn is_full(&self, chunk: &Chunk) -> bool {
         let under_way = self.pace.buffer_bytes();
-        // What comes after a command must come after its barriers.
+        // Records after a command must follow its barriers.
         chunk.barrier.is_some()
             || chunk.arena.len() >= CHUNK_BYTES.min(under_way)
             || chunk.records.len() >= CHUNK_RECORDS
             || self.frames.bytes() >= FRAMES_BYTES.min(under_way)
     }
 
-    /// Closes open frames and notes how far the chunk reaches.
+    /// Closes open frames and notes the position that the chunk reaches.
     pub fn complete(&mut self, chunk: &mut Chunk) {
         self.frames.close(self.stamp, chunk);
         chunk.end = self.end;
@@ -228,7 +230,7 @@ impl Encoder {
             }
             _ if done > 0 => {
                 return Err(ProducerError::Undecodable(format!(
-                    "the saved position lies inside a transaction at {}, but {:?} stands there",
+                    "the saved position is inside a transaction at {}, but that entry is {:?}",
                     entry.ts, entry.operation
                 )));
             }
@@ -246,8 +248,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Reads an entry. One whose operation is unknown counts as a noop where nothing is carried
-    /// from its namespace.
+    /// Reads an entry. An entry with an unknown operation counts as a noop if its namespace is not
+    /// read.
     #[inline]
     fn read_entry<'a>(&self, document: Document<'a>) -> Result<Entry<'a>, ProducerError> {
         Entry::parse(document).or_else(|error| self.pass_over_unknown(document, &error))
@@ -261,7 +263,7 @@ impl Encoder {
     ) -> Result<Entry<'a>, ProducerError> {
         match error {
             EntryError::UnknownOperation { ts, ns, op } if self.router.leaves_out(ns) => {
-                tracing::warn!(%ts, ns, op, "an entry with an unknown operation is left out");
+                tracing::warn!(%ts, ns, op, "an entry with an unknown operation is skipped");
                 Entry::parse_whatever_it_does(document)
                     .map_err(|error| ProducerError::unreadable(document, &error))
             }
@@ -269,7 +271,7 @@ impl Encoder {
         }
     }
 
-    /// Notes that everything up to that operation of an entry is in the chunk or before it.
+    /// Notes that everything up to this operation of an entry is in the chunk or before it.
     #[inline]
     fn reach(&mut self, entry: &Entry<'_>, ord: u32, chunk: &mut Chunk) {
         chunk.last_wall = entry.ts.clamp_wall(entry.wall);
@@ -281,8 +283,8 @@ impl Encoder {
         });
     }
 
-    /// Operations of this entry that an earlier session has sent: only its first entry may stand
-    /// at the position itself, and only if that has an ordinal.
+    /// Returns the number of operations of this entry that an earlier session has sent. Only the first
+    /// entry of a session may be at the saved position, and only if that has an ordinal.
     #[inline]
     fn operations_done(&self, entry: &Entry<'_>) -> Result<u32, ProducerError> {
         match self.end {
@@ -296,8 +298,8 @@ impl Encoder {
         }
     }
 
-    /// Encodes one operation: an entry of the source as it stands, or one `built` of an operation
-    /// of a transaction.
+    /// Encodes one operation: an unchanged entry of the source, or one that was `built` from an
+    /// operation of a transaction.
     #[inline]
     fn encode_operation(
         &mut self,
@@ -356,7 +358,7 @@ impl Encoder {
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
         if self.format == Format::Raw {
-            // The key only chose the partition.
+            // The key was only needed to choose the partition.
             if let Some(key) = key {
                 chunk.arena.truncate(key.start);
             }
@@ -382,7 +384,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Encodes an index that was logged as a document, as the command that it is.
+    /// Encodes an index that was logged as a document as a `createIndexes` command.
     #[cold]
     fn encode_index(
         &mut self,
@@ -396,7 +398,7 @@ impl Encoder {
         self.encode_operation(&Entry::parse(command)?, id, true, chunk)
     }
 
-    /// Notes a command for the publisher, and saves what it changes in the routing table.
+    /// Adds a command for the publisher, and saves its changes of the routing table.
     fn encode_command(
         &mut self,
         entry: &Entry<'_>,
@@ -431,9 +433,9 @@ impl Encoder {
         Ok(())
     }
 
-    /// Notes a barrier for the publisher, with at least one record ahead of it: its delivery tells
-    /// the publisher that the Kafka transaction before is complete. Where nothing else is to be
-    /// sent, that is what the state topic already says of the leader's topic.
+    /// Adds a barrier for the publisher, with at least one record ahead of it: its delivery proves to
+    /// the publisher that the previous Kafka transaction is complete. If no other record is pending,
+    /// the saved record of the leader's topic is sent again.
     fn put_barrier(
         &self,
         barrier: BarrierRequest,
@@ -463,7 +465,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Makes sure of the topic of a new route and saves both in the state topic, ahead of the
+    /// Makes sure that the topic of a new route exists, and saves both in the state topic, ahead of the
     /// first record that depends on them.
     fn learn(
         &mut self,
@@ -475,7 +477,7 @@ impl Encoder {
         let target = match (entry.operation, new.record.order) {
             (Operation::Command, _) => Target::First(topic),
             (_, Order::Id) => Target::Keyed { topic, partitions },
-            // As if the topic had one partition.
+            // All documents go to partition 0, as if the topic had one partition.
             (_, Order::Collection) => Target::Keyed {
                 topic,
                 partitions: 1,
@@ -508,7 +510,7 @@ impl Encoder {
         Ok(known)
     }
 
-    /// The state topic is the first of all topics, and who the source is its first record.
+    /// Adds the state topic as the first topic, and the source's record as its first record.
     fn open_state(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
         if self.indexes.is_empty() {
             let state_topic = self.topics.state_topic().to_owned();

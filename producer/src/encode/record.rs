@@ -1,4 +1,4 @@
-//! One entry as the header and the value of one record.
+//! Encoding of an entry as the header and the value of a record.
 
 use std::ops::Range;
 
@@ -8,11 +8,11 @@ use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{Format, ID_HEADER, RANGE_HEADER};
 use oplog_relay_core::position::EntryId;
 
-/// Name and value of the header, if the format has one, and the value; both as ranges of the
-/// buffer that they were appended to.
+/// Name and value of the header, if the format has one, and the value; both as ranges of the buffer
+/// that they were appended to.
 pub type Written = (Option<(&'static str, Range<usize>)>, Range<usize>);
 
-/// Appends an entry as a record of its own: in `raw` that is a frame of one entry.
+/// Appends an entry as a separate record: in `raw` that is a frame of one entry.
 ///
 /// # Errors
 /// [`EntryError`] if the entry is damaged.
@@ -32,7 +32,7 @@ pub fn write_single(
     write_entry(format, entry, id, source, out)
 }
 
-/// Appends an entry in a format that has one entry in a record.
+/// Appends an entry in a format that has one entry per record.
 ///
 /// # Errors
 /// [`EntryError`] if the entry is damaged.

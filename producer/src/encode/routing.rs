@@ -1,11 +1,12 @@
-//! Other rules than the saved ones, from the first new entry on (`--change-routing`).
+//! Changes of the routing rules, from the first new entry on (`--change-routing`).
 //!
-//! What changes is saved in one Kafka transaction with a barrier in every partition of the topics
-//! in which entries go elsewhere from here on, and with the position. So the change is there with
-//! its barrier or not at all, and a replay has applied everything before it when it goes on.
+//! The changes are saved in one Kafka transaction with the position and with a barrier in every
+//! partition of the topics whose entries are routed differently from then on. So the change is saved
+//! together with its barriers or not at all, and a replay continues after it only when everything
+//! before it is applied.
 //!
-//! The change stands between two entries of the source, never inside a transaction that was sent in
-//! part: the rest of that one still follows the old rules.
+//! A change takes place between two entries of the source, never inside a transaction that was sent in
+//! part: the rest of that transaction still follows the old rules.
 
 use std::collections::BTreeMap;
 
@@ -20,21 +21,21 @@ use crate::encode::chunk::{Chunk, TopicIndex};
 use crate::error::ProducerError;
 use crate::prepare::route::Rerouted;
 
-/// The version of a table of routes that was never changed by an operator.
+/// The version of a table of routes that no operator has changed.
 pub const FIRST_ROUTING: u32 = 1;
 
-/// Rules that decide where entries go, and in which form.
+/// The rules that determine the partitions and the format of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// How collections spread over partitions.
+    /// Rule by which collections are spread over partitions.
     pub order: OrderRule,
-    /// Format of values.
+    /// Format of record values.
     pub format: Format,
 }
 
 impl Encoder {
-    /// The same, going on from a version of the table, and under other rules from the next entry of
-    /// the source on; until then as the table was saved.
+    /// Continues from a version of the table, and applies other rules from the next entry of the source
+    /// on; until then the saved ones.
     #[must_use]
     pub fn changing(mut self, version: u32, rules: Option<Rules>) -> Self {
         self.routing = version;
@@ -47,7 +48,7 @@ impl Encoder {
         self
     }
 
-    /// The same, saving these records of topics when it begins.
+    /// Sets topic records to save at the start.
     #[must_use]
     pub fn noting(mut self, topics: BTreeMap<String, TopicRecord>) -> Self {
         let state = &mut self.router.state_mut().topics;
@@ -60,11 +61,11 @@ impl Encoder {
         self
     }
 
-    /// Saves what the session has found out, and changes the rules at once, where the position
-    /// allows it.
+    /// Saves what the session has found out, and changes the rules immediately if the position allows
+    /// it.
     ///
     /// # Errors
-    /// As [`Encoder::encode`].
+    /// The errors of [`Encoder::encode`].
     pub fn begin(
         &mut self,
         chunk: &mut Chunk,
@@ -86,7 +87,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Sends what was encoded before, then the change.
+    /// Hands over what was encoded before, then sends the change.
     #[cold]
     pub(crate) fn change_routing(
         &mut self,
@@ -99,7 +100,8 @@ impl Encoder {
         self.complete(chunk);
         hand_on(chunk)?;
         self.routing += 1;
-        // After everything of that second; later entries of it follow.
+        // The change is later than every entry of that second that precedes it; later entries of the
+        // second follow.
         self.stamp = self.stamp.max(end.ts.clamp_wall(Some(i64::MAX)));
         self.open_state(chunk)?;
         self.change_format(rules.format, chunk)?;
@@ -111,7 +113,7 @@ impl Encoder {
             version = self.routing,
             topics = rerouted.topics.len(),
             after = %end,
-            "the routing changes; behind barriers in these topics"
+            "the routing changes, behind barriers in these topics"
         );
         self.bar(rerouted, end, chunk)?;
         chunk.last_wall = end.ts.clamp_wall(None);

@@ -1,4 +1,4 @@
-//! Commit points of the source, taken apart into entries of their own.
+//! Commit points of the source, taken apart into one entry per operation.
 
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, TxnPlace};
@@ -12,19 +12,19 @@ use crate::prepare::transaction::{Chain, Commit, Operations, broken, build};
 /// A commit that is being taken apart.
 struct Apart<'e> {
     commit: &'e Entry<'e>,
-    /// Operations of the whole chain, where they have a place in it.
+    /// Number of operations of the whole chain, if its operations have a place in it.
     count: Option<u32>,
-    /// Operations that an earlier session has sent.
+    /// Number of operations that an earlier session has sent.
     done: u32,
-    /// The next operation.
+    /// Ordinal of the next operation.
     ord: u32,
-    /// Where entries are built.
+    /// Buffer in which entries are built.
     built: Vec<u8>,
 }
 
 impl Encoder {
-    /// Encodes every operation of a commit's chain. A chunk may end between two of them, which
-    /// its position says.
+    /// Encodes every operation of a commit's chain. A chunk may end between two of them; its position
+    /// then has an ordinal.
     pub(crate) fn encode_commit(
         &mut self,
         entry: &Entry<'_>,
@@ -66,8 +66,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Operations of the chain: as the server counted them, else counted; that leaves the bytes
-    /// of the oldest entry.
+    /// Returns the number of operations of the chain: as reported by the server, otherwise counted.
+    /// Counting leaves the bytes of the oldest entry in `oldest`.
     fn count(
         &mut self,
         entry: &Entry<'_>,
@@ -126,23 +126,23 @@ impl Encoder {
 }
 
 impl Apart<'_> {
-    /// What the server says and what was found must be the same, or a part is missing.
+    /// Checks that the reported and the found number of operations agree; otherwise a part is missing.
     fn check(&self) -> Result<(), ProducerError> {
         let found = self.ord;
         if let Some(count) = self.count.filter(|count| *count != found) {
-            let reason = format!("it says {count} operations and has {found}");
+            let reason = format!("the server reports {count} operations, but {found} were found");
             return Err(broken(self.commit, &reason));
         }
         if found < self.done {
             let done = self.done;
-            let reason = format!("the saved position has {done} operations of it, it has {found}");
+            let reason = format!("the saved position counts {done} operations, only {found} found");
             return Err(broken(self.commit, &reason));
         }
         Ok(())
     }
 }
 
-/// Number of operations in an entry.
+/// Returns the number of operations in an entry.
 fn length(entry: Document<'_>) -> Result<usize, Malformed> {
     Operations::of(entry)?.try_fold(0, |count, operation| operation.map(|_| count + 1))
 }

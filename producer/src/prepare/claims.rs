@@ -1,9 +1,10 @@
-//! Which topics other sources of the prefix own. Two sources never write to one topic.
+//! Claims of topics by other sources of the prefix. Two sources never write to one topic.
 //!
 //! A claim is committed with the first record of its topic. So a topic that another source has just
-//! created has no claim yet, and two sources can meet one collection name at the same time. Whoever
-//! finds a topic that it did not create reads the claims again and gives its creator the time to
-//! commit one; and whoever has committed a claim looks whether another source has done so too.
+//! created has no claim yet, and two sources can start to write the same collection name at the same
+//! time. A source that finds a topic that it did not create therefore reads the claims again and gives
+//! the creator time to commit one; and a source that has committed a claim checks whether another one
+//! has done so too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,9 +20,9 @@ use crate::saved::checkpoint::apply;
 /// The other sources of a prefix, and their topics.
 #[derive(Debug, Clone, Default)]
 pub struct OtherSources {
-    /// Topics, and whose they are.
+    /// Topics, with the names of their owners.
     pub topics: BTreeMap<String, String>,
-    /// Names of the sources, those without a topic too.
+    /// Names of the sources, including those without a topic.
     pub names: BTreeSet<String>,
 }
 
@@ -41,7 +42,7 @@ impl OtherSources {
     }
 }
 
-/// What is read of the state topics of other sources, by source.
+/// The state topics of other sources that are followed, by source.
 type Followed = BTreeMap<String, Followee>;
 
 /// Another source.
@@ -51,7 +52,7 @@ struct Followee {
     topics: BTreeMap<String, TopicRecord>,
 }
 
-/// Reads the claims of other sources. Clones read the topics only once between them.
+/// A reader of the claims of other sources. Clones share what was read of the topics.
 #[derive(Debug, Clone)]
 pub struct Claims {
     admin: Admin,
@@ -62,7 +63,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// The claims under a prefix of all sources but that one.
+    /// Creates a reader of the claims of all sources of a prefix except the given one.
     #[must_use]
     pub fn new(admin: Admin, reader: Reader, prefix: &str, source: &str) -> Self {
         Self {
@@ -74,7 +75,7 @@ impl Claims {
         }
     }
 
-    /// The claims as they are now.
+    /// Returns the current claims.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`], or [`ProducerError::Refused`] for a state that cannot be read.
@@ -105,10 +106,11 @@ impl Claims {
         Ok(others)
     }
 
-    /// Those of the topics that this source has claimed which another one has claimed too, and who.
+    /// Returns those of the claimed topics that another source has claimed too, with the name of that
+    /// source.
     ///
     /// # Errors
-    /// As [`Claims::read`].
+    /// The errors of [`Claims::read`].
     pub async fn contested(
         &self,
         claimed: &[String],
@@ -122,7 +124,7 @@ impl Claims {
 impl Followee {
     async fn read(&mut self) -> Result<(), ProducerError> {
         let newer = self.follower.read().await?;
-        // Of what is read only the claims are kept.
+        // Only the claims are kept of the records.
         let mut state = State::default();
         if !newer.is_whole {
             state.topics = std::mem::take(&mut self.topics);

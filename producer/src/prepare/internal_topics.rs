@@ -1,5 +1,5 @@
-//! The two internal topics of a source: created where they are missing, refused with settings by
-//! which Kafka would delete what they hold.
+//! The two internal topics of a source: created if they are missing, refused if their settings would
+//! let Kafka delete their records.
 
 use oplog_relay_core::topic::{position_topic, state_topic};
 use oplog_relay_runtime::kafka::{Admin, NewTopicShape, TopicSettings};
@@ -7,7 +7,7 @@ use oplog_relay_runtime::kafka::{Admin, NewTopicShape, TopicSettings};
 use crate::error::ProducerError;
 use crate::prepare::topics::{self, CLOCK_MARGIN_MS};
 
-/// Creates the internal topics of a source where they are missing, and checks the settings of both.
+/// Creates the internal topics of a source if they are missing, and checks the settings of both.
 ///
 /// # Errors
 /// [`ProducerError::Usage`] for settings that would lose records, [`ProducerError::Kafka`] and
@@ -43,7 +43,7 @@ pub async fn make_sure_of(
 fn check(name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
     let refuse = |reason: String| {
         Err(ProducerError::Usage(format!(
-            "topic {name} {reason}. It holds what this source needs to go on after a restart"
+            "topic {name} {reason}. It contains the state that this source needs after a restart"
         )))
     };
     if settings.partitions != 1 {

@@ -1,5 +1,5 @@
-//! What must be known or done before entries are encoded: transactions taken apart, routes, topics and
-//! their owners.
+//! Work that must precede the encoding of entries: taking transactions apart, finding routes, and
+//! managing topics and their owners.
 
 pub mod claims;
 pub mod internal_topics;

@@ -1,15 +1,15 @@
-//! Commands with their barriers, which name offsets.
+//! Commands and their barriers, which contain offsets.
 //!
-//! A barrier names the offset of the command, and the command the offsets of all barriers. This
-//! producer is the only writer of its topics, so these offsets are known before the records are
-//! sent: the end of each partition is read once in a Kafka transaction, and from then on every
-//! record is counted. A topic that this session has created begins with nothing. Before the transaction is committed the ends are read again; if one of them is
-//! not what was counted, the transaction is aborted.
+//! A barrier contains the offset of the command, and the command contains the offsets of all barriers.
+//! This producer is the only writer of its topics, so these offsets are known before the records are
+//! sent: the end of each partition is read once in a Kafka transaction, and from then on every record
+//! is counted. A topic that this session has created starts empty. Before the transaction is committed,
+//! the ends are read again; if one of them differs from the count, the transaction is aborted.
 //!
-//! The first reading has to wait until the transaction before is complete. A broker answers a
-//! commit before it has written the markers that end the transaction in each partition, and a
-//! marker takes an offset. It does not accept a record of the next transaction before all markers
-//! are written, so a delivered record is the proof: an encoder puts one ahead of each barrier.
+//! The first read has to wait until the previous transaction is complete. A broker answers a commit
+//! before it has written the markers that end the transaction in each partition, and a marker takes an
+//! offset. It does not accept a record of the next transaction before all markers are written, so a
+//! delivered record proves that they are: the encoder puts one ahead of each barrier.
 
 use rustc_hash::FxHashMap;
 
@@ -18,18 +18,18 @@ use crate::encode::barrier::BarrierRequest;
 use crate::encode::chunk::{Chunk, TopicIndex};
 use crate::error::ProducerError;
 
-/// The offsets that the next records get in the open transaction, by topic and partition. Only
-/// topics that had a barrier in this transaction are in it.
+/// The offsets of the next records in the open transaction, by topic and partition. It contains only
+/// topics that had a barrier in this transaction.
 #[derive(Debug, Default)]
 pub(crate) struct NextOffsets(FxHashMap<TopicIndex, Vec<i64>>);
 
 impl NextOffsets {
-    /// Another transaction begins.
+    /// Discards the offsets when another transaction begins.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// A record is sent.
+    /// Counts a record that is sent.
     #[inline]
     pub(crate) fn count(&mut self, topic: TopicIndex, partition: i32) {
         if !self.0.is_empty() {
@@ -72,8 +72,8 @@ impl Publisher {
         self.send_records(&records)
     }
 
-    /// Takes in those topics that have no barrier in this transaction yet. The ends of one that this
-    /// session has created, and to which it has sent nothing, are not asked for: they are 0.
+    /// Reads the ends of the topics that have no barrier in this transaction yet. The ends of a topic
+    /// that this session has created, and to which it has sent nothing, are 0 and need no request.
     fn read_missing(&mut self, request: &BarrierRequest) -> Result<(), ProducerError> {
         let mut missing = Vec::new();
         for (topic, partitions) in &request.topics {
@@ -112,8 +112,8 @@ impl Publisher {
         Ok(!existed && partitions.all(|partition| self.known.is_new(topic, partition)))
     }
 
-    /// Compares the ends of all partitions that had barriers in this transaction, where everything
-    /// is delivered, with what was counted.
+    /// Compares the ends of all partitions that had barriers in this transaction with the count.
+    /// Everything must be delivered before.
     pub(crate) fn check_barriers(&mut self) -> Result<(), ProducerError> {
         if self.next_offsets.0.is_empty() {
             return Ok(());
@@ -136,7 +136,7 @@ impl Publisher {
     }
 }
 
-/// Fails if a partition does not end where it was counted to end.
+/// Fails if a partition does not end at the counted offset.
 fn check_offsets(
     names: &[(String, u32)],
     expected: &[&Vec<i64>],

@@ -1,4 +1,4 @@
-//! What became of records: only failures are reported, and one of them is kept.
+//! Delivery reports: only failures are reported, and one of them is kept.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use rdkafka::producer::ProducerContext;
 use super::RECORD_OVERHEAD;
 use crate::error::ProducerError;
 
-/// Keeps the first delivery error; otherwise logs like every client.
+/// The context of the client. It keeps the first delivery error, and logs as every client does.
 #[derive(Debug, Default)]
 pub(crate) struct PublisherContext {
     pub(crate) client: Context,
@@ -25,7 +25,7 @@ pub(crate) struct DeliveryFailure {
     pub(crate) topic: String,
     /// Topic, partition and entry.
     pub(crate) place: String,
-    /// What the record needs, uncompressed.
+    /// Uncompressed size of the record with its overhead.
     pub(crate) bytes: usize,
     pub(crate) error: KafkaError,
 }
@@ -50,8 +50,8 @@ impl DeliveryFailure {
         self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
     }
 
-    /// Whether a new session cannot repair it: rules of the broker or of the topic. Rights may be granted
-    /// meanwhile.
+    /// Returns true if a new session cannot fix the error: a rule of the broker or of the topic.
+    /// Missing permissions are not among them, because they may be granted.
     pub(crate) fn is_refusal(&self) -> bool {
         use RDKafkaErrorCode as Code;
         matches!(
@@ -60,14 +60,14 @@ impl DeliveryFailure {
         )
     }
 
-    /// Whether it is why others failed, and ends the program.
+    /// Returns true if the error is the cause of other failures and ends the program.
     pub(crate) fn is_final(&self) -> bool {
         self.is_size() || self.is_refusal()
     }
 }
 
 impl PublisherContext {
-    /// The delivery that failed.
+    /// Returns the delivery failure that was kept.
     pub(crate) fn failure(&self) -> Option<DeliveryFailure> {
         let failed = self.failed.lock();
         failed.unwrap_or_else(PoisonError::into_inner).clone()
@@ -91,7 +91,8 @@ impl ProducerContext for PublisherContext {
         if let Err((error, message)) = result {
             let failure = DeliveryFailure::new(error, message);
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            // The others of its transaction fail because of it, and may be reported first.
+            // Other records of the transaction fail because of a final error, and may be reported
+            // before it.
             if failed.is_none() || failure.is_final() {
                 *failed = Some(failure);
             }
@@ -99,7 +100,7 @@ impl ProducerContext for PublisherContext {
     }
 }
 
-/// What to tell of a record that its topic refuses.
+/// Returns the error for a record that is larger than its topic accepts.
 pub(crate) fn too_large(place: &str, bytes: usize, limit: usize) -> ProducerError {
     ProducerError::Undecodable(format!(
         "a record of {bytes} bytes for {place} is larger than its topic takes ({limit} bytes): raise \

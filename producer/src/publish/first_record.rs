@@ -1,4 +1,4 @@
-//! The first records to partitions that do not know this producer: together, but alone in each.
+//! First records to new partitions: each is alone in its partition, but they are sent together.
 
 use std::time::Instant;
 
@@ -7,11 +7,11 @@ use crate::encode::chunk::{Chunk, EncodedRecord};
 use crate::error::ProducerError;
 
 impl Publisher {
-    /// Sends the records of a chunk, in order per partition. Before a first record is waited for, the
-    /// chunk's first records to other new partitions are sent too: with many partitions each would
-    /// be waited for otherwise.
+    /// Sends the records of a chunk, in order per partition. Before it waits for a first record, it
+    /// also sends the chunk's first records to other new partitions; otherwise each of many partitions
+    /// would need its own wait.
     pub(crate) fn send_records(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
-        // Indexes of records that were sent before their turn.
+        // Indexes of records that were sent out of turn.
         let mut early = Vec::new();
         for (index, record) in chunk.records.iter().enumerate() {
             if !early.is_empty() && early.binary_search(&index).is_ok() {
@@ -43,8 +43,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Waits where a record would be the second one to a partition that does not know this producer.
-    /// Then it counts as sent.
+    /// Waits if a record would be the second one to a partition that does not know this producer. The
+    /// record counts as sent afterwards.
     pub(crate) fn admit(&mut self, record: &EncodedRecord) -> Result<(), ProducerError> {
         while !self.admits(record) {
             self.drain()?;

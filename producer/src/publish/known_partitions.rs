@@ -1,11 +1,11 @@
 //! Partitions that know this producer.
 //!
-//! A broker takes any sequence number from a producer of which a partition knows nothing: in a new
-//! topic, or where it was silent for the broker's `producer.id.expiration.ms` (a day). If then the
-//! first of two requests under way fails, because the leader is not there yet, and the second
-//! succeeds, the client takes the first for delivered (librdkafka 2.12, `rd_kafka_dr_implicit_ack`)
-//! and its records are lost without a word. So the first record to such a partition goes alone: it
-//! is delivered before the next one is sent. From then on the broker refuses a gap.
+//! A broker accepts any sequence number from a producer of which a partition has no state: in a new
+//! topic, or after the producer was silent for the broker's `producer.id.expiration.ms` (a day). If the
+//! first of two requests in flight then fails, because the leader is not available yet, and the second
+//! succeeds, the client takes the first for delivered (librdkafka 2.12, `rd_kafka_dr_implicit_ack`) and
+//! its records are lost silently. So the first record to such a partition is sent alone: it is
+//! delivered before the next one is sent. From then on the broker refuses a gap.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,16 @@ use rustc_hash::FxHashMap;
 
 use crate::encode::chunk::TopicIndex;
 
-/// A partition that got nothing for that long may have forgotten the producer. Far below a broker's
-/// default of a day, and cheap: it costs one delivery.
+/// Time without records after which a partition may have forgotten the producer. It is far below a
+/// broker's default of a day, and costs only one delivery.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
-/// What is known of one partition.
+/// The state of one partition.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    /// The Kafka transaction in which it last got a record beside the first.
+    /// The Kafka transaction in which it last got a record other than the first.
     since: Option<Instant>,
-    /// When its first record was sent, and in which round.
+    /// Transaction and round in which its first record was sent.
     first: Option<(Instant, u64)>,
 }
 
@@ -30,28 +30,28 @@ struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct KnownPartitions {
     partitions: FxHashMap<(TopicIndex, i32), Known>,
-    /// Counts the moments when everything that was sent was delivered.
+    /// Number of times that everything sent was delivered.
     round: u64,
 }
 
 impl KnownPartitions {
-    /// Everything that was sent is delivered.
+    /// Notes that everything that was sent is delivered.
     pub(crate) const fn delivered(&mut self) {
         self.round += 1;
     }
 
-    /// How many partitions got something.
+    /// Returns the number of partitions that got a record.
     pub(crate) fn partitions(&self) -> u64 {
         self.partitions.len() as u64
     }
 
-    /// Whether a partition got nothing yet.
+    /// Returns true if a partition has not got any record yet.
     pub(crate) fn is_new(&self, topic: TopicIndex, partition: i32) -> bool {
         !self.partitions.contains_key(&(topic, partition))
     }
 
-    /// Whether a record may be sent to a partition now, in the transaction that began then. If not,
-    /// everything has to be delivered first. If so, it counts as sent.
+    /// Returns true if a record may be sent to a partition now, in the transaction that began at
+    /// `began`; the record then counts as sent. If false, everything has to be delivered first.
     #[inline]
     pub(crate) fn admits(&mut self, topic: TopicIndex, partition: i32, began: Instant) -> bool {
         let known = self.partitions.entry((topic, partition)).or_default();
@@ -60,7 +60,7 @@ impl KnownPartitions {
 }
 
 impl Known {
-    /// The first record in a transaction, and the second one of all.
+    /// Decides about the first record in a transaction, and the second one of all.
     #[cold]
     fn admits(&mut self, began: Instant, round: u64) -> bool {
         let is_fresh = |since: Instant| began.saturating_duration_since(since) < KNOWN_FOR;

@@ -1,4 +1,4 @@
-//! The ends of partitions, records of open transactions included.
+//! End offsets of partitions, including records of open transactions.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::error::ProducerError;
 
-/// How long one request may take.
+/// Time limit of one request.
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long transient failures are borne: well below the transaction's timeout.
+/// Time for which transient failures are retried: well below the transaction timeout.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Asks for ends; connects at the first question.
+/// A reader of end offsets. It connects at the first request.
 pub struct Ends {
     config: ClientConfig,
     client: Option<BaseConsumer>,
@@ -29,11 +29,11 @@ impl std::fmt::Debug for Ends {
 }
 
 impl Ends {
-    /// Connects nothing yet.
+    /// Creates a reader without connecting.
     #[must_use]
     pub fn new(options: &KafkaOptions) -> Self {
         let mut config = client_config(options);
-        // A producer's own client would get the last stable offset.
+        // With read_committed the request would return the last stable offset.
         config.set("isolation.level", "read_uncommitted");
         Self {
             config,
@@ -41,8 +41,8 @@ impl Ends {
         }
     }
 
-    /// The next offset of each partition of each topic, in their order. Asks again while leaders
-    /// move, as they do right after a topic was made.
+    /// Returns the next offset of each partition of each topic, in their order. Retries while leaders
+    /// move, as they do right after a topic was created.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
@@ -76,7 +76,7 @@ impl Ends {
             let last = i32::try_from(*partitions).unwrap_or(i32::MAX) - 1;
             list.add_partition_range(name, 0, last);
         }
-        // For the time "end" a broker answers with the end.
+        // For the timestamp -1 a broker answers with the end offset.
         list.set_all_offsets(Offset::End)?;
         let found = client.offsets_for_times(list, REQUEST)?;
         topics

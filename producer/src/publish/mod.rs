@@ -1,14 +1,14 @@
 //! Sends chunks to Kafka in transactions, the position last.
 //!
-//! A Kafka transaction holds records, then (after a flush) the position that they reach, so that
-//! even a transaction that a broker commits in part can only double an entry and never lose one.
-//! On any error that the client returns the producer is dropped; a new session opens another one
-//! and goes on from the checkpoint. The first record to a partition goes alone (`known`).
+//! A Kafka transaction contains records, then (after a flush) the position that they reach. So a
+//! transaction that a broker commits only in part can duplicate an entry, but never lose one. On any
+//! error that the client returns, the producer is dropped; a new session opens another one and
+//! continues from the checkpoint. The first record to a partition is sent alone (`known_partitions`).
 //!
-//! # Where the time goes
+//! # Processor time
 //!
-//! Of the 2.4 µs that an entry of 466 bytes cost the processor as bson, with 4 partitions (`perf`, on
-//! the machine of the README; broker and server not counted):
+//! The shares of the 2.4 µs per entry of 466 bytes as bson, with 4 partitions (`perf`, on the machine
+//! of the README; broker and server not counted):
 //!
 //! | thread | share | of that |
 //! | --- | --- | --- |
@@ -17,9 +17,9 @@
 //! | the encoder | 10 % | finding the fields of the entry 45 % (JSON: 19 % of 2.8 µs, most of it writing) |
 //! | the source | 7 % | the reply's copies, and two walks over its documents |
 //!
-//! What was dearer: waiting less than 2 ms in the client's poll, which spins (a quarter of the
-//! publisher); replies of 9 MB, which the allocator gave back and paged in again (0.7 µs an entry); 16
-//! MiB instead of 8 under way, which left the cache before they were packed (0.3 µs).
+//! More expensive alternatives were: waiting less than 2 ms in the client's poll, which spins (a
+//! quarter of the publisher); replies of 9 MB, which the allocator returned and paged in again (0.7 µs
+//! an entry); 16 MiB instead of 8 in flight, which left the cache before they were packed (0.3 µs).
 
 mod barriers;
 mod delivery;
@@ -53,40 +53,42 @@ use barriers::NextOffsets;
 use delivery::{DeliveryFailure, PublisherContext, too_large};
 pub use pace::Pace;
 
-/// What to do with a record that is larger than its topic takes.
+/// Handling of a record that is larger than its topic accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Oversize {
-    /// The stream ends before it.
+    /// The stream stops before the record.
     #[default]
     Stop,
-    /// It becomes fragments.
+    /// The record is split into fragments.
     Split,
 }
 
-/// How long a Kafka transaction may stay open at the broker, unless the operator says otherwise.
+/// Default time that a Kafka transaction may stay open at the broker.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// The option by which the operator says so.
+/// The client option that overrides the default.
 pub const TRANSACTION_TIMEOUT_OPTION: &str = "transaction.timeout.ms";
-/// A transactional request that takes longer counts as failed.
+/// Time after which a transactional request counts as failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of records that wait inside librdkafka at most: one record of the largest size fits.
+/// Maximum number of kilobytes of records that wait inside librdkafka: one record of the largest size
+/// fits.
 const QUEUE_KBYTES: u32 = 131_072;
-/// Largest record: topics are created with the same limit.
+/// Maximum size of a record: topics are created with the same limit.
 pub const MAX_RECORD_BYTES: usize = 100 << 20;
-/// Bytes of a batch with one record, beside the record's key, headers and value (Kafka's record
-/// batch of version 2: 61 and the lengths of its parts), with some to spare.
+/// Number of bytes of a batch with one record, without the record's key, headers and value (Kafka's
+/// record batch of version 2: 61 and the lengths of its parts), with some to spare.
 pub(crate) const RECORD_OVERHEAD: usize = 256;
-/// A topic that leaves a record less room than this takes none; a barrier has to fit, whole.
+/// Minimum room that a topic must leave for a value before a record is split: a barrier has to fit
+/// whole.
 const LEAST_ROOM: usize = 1024;
-/// A batch of several records has that many bytes at most.
+/// Maximum number of bytes of a batch of several records.
 const BATCH_BYTES: usize = 1_000_000;
-/// How long to wait for delivery reports that may explain a failure.
+/// Time to wait for delivery reports that may explain a failure.
 const REPORTS: Duration = Duration::from_secs(1);
-/// Records between two looks at delivery reports,
+/// Number of records between two checks of delivery reports.
 const POLL_EVERY: u32 = 1024;
-/// or bytes.
+/// Number of bytes between two checks of delivery reports.
 const POLL_EVERY_BYTES: usize = 1 << 20;
-/// A producer of one source between two failures.
+/// A transactional producer of one source. An error ends it.
 pub struct Publisher {
     producer: BaseProducer<PublisherContext>,
     transactional_id: String,
@@ -94,18 +96,18 @@ pub struct Publisher {
     source: String,
     topics: Vec<NewTopic>,
     oversize: Oversize,
-    /// When the open transaction began.
+    /// The time at which the open transaction began.
     begun: Option<Instant>,
     unpolled: u32,
     unpolled_bytes: usize,
-    /// Records and bytes of the open transaction.
+    /// Number of records and bytes sent in the open transaction.
     sent: (u64, u64),
     known: KnownPartitions,
     ends: Ends,
     next_offsets: NextOffsets,
     transaction_timeout: Duration,
     pace: Pace,
-    /// Beats while deliveries go on.
+    /// Health, which is beaten while deliveries make progress.
     health: Health,
 }
 
@@ -118,9 +120,9 @@ impl std::fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// Opens a producer and fences every older one of the same source. Only after this is the
-    /// checkpoint safe to read. `smallest` is the least of what the topics take at once, in bytes:
-    /// batches are no larger, so that no record is refused for the company it is in.
+    /// Opens a producer and fences every older one of the same source. The checkpoint is safe to read
+    /// only after this. `smallest` is the smallest size limit of the topics in bytes. Batches are no
+    /// larger, so that no record is refused because of others in its batch.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
@@ -139,7 +141,7 @@ impl Publisher {
             ("linger.ms", "5"),
             ("queue.buffering.max.messages", "1000000"),
         ] {
-            // Defaults of ours that the operator may change.
+            // These are defaults of the program that the operator may override.
             if config.get(key).is_none() {
                 config.set(key, value);
             }
@@ -183,7 +185,7 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Without the right no session can begin.
+    /// Returns the error of a producer that cannot be opened. A missing permission is final.
     fn not_opened(&self, error: &KafkaError) -> ProducerError {
         let doing = "opening the transactional producer";
         if !is_unauthorized(error) {
@@ -194,32 +196,32 @@ impl Publisher {
         ProducerError::Refused(format!("{}: {error}", with_right(doing, error, &right)))
     }
 
-    /// Keeps to a pace, which it also sets, and shows `health` that deliveries go on.
+    /// Sets the pace, which the publisher also adjusts, and the health that deliveries beat.
     #[must_use]
     pub fn paced(mut self, pace: Pace, health: Health) -> Self {
         (self.pace, self.health) = (pace, health);
         self
     }
 
-    /// How long a transaction may stay open.
+    /// Returns the time that a transaction may stay open.
     #[must_use]
     pub const fn transaction_timeout(&self) -> Duration {
         self.transaction_timeout
     }
 
-    /// Whether a Kafka transaction is open.
+    /// Returns true if a Kafka transaction is open.
     #[must_use]
     pub const fn in_transaction(&self) -> bool {
         self.begun.is_some()
     }
 
-    /// Records that wait for the broker.
+    /// Returns the number of records that wait for the broker.
     #[must_use]
     pub fn in_flight(&self) -> i32 {
         self.producer.in_flight_count()
     }
 
-    /// Partitions that got something so far.
+    /// Returns the number of partitions that got a record so far.
     #[must_use]
     pub(crate) fn partitions(&self) -> u64 {
         self.known.partitions()
@@ -228,8 +230,8 @@ impl Publisher {
     /// Hands a chunk's records to the client, inside the open transaction.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`], [`ProducerError::Fenced`], or [`ProducerError::Undecodable`] for
-    /// a record that is larger than Kafka takes.
+    /// [`ProducerError::Kafka`], [`ProducerError::Fenced`], or [`ProducerError::Undecodable`] for a
+    /// record that is larger than Kafka accepts.
     pub fn send(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         self.topics.extend(chunk.new_topics.iter().cloned());
         if chunk.is_without_records() {
@@ -255,7 +257,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sends a record, whole or in fragments, that [`Publisher::admit`] let in.
+    /// Sends a record that [`Publisher::admit`] admitted, whole or in fragments.
     #[inline]
     fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<(), ProducerError> {
         if self.oversize == Oversize::Split {
@@ -267,8 +269,8 @@ impl Publisher {
         self.send_part(chunk, record, &record.value, None)
     }
 
-    /// Bytes that a record's value may have in its topic. Compression may make more fit; whether it
-    /// does is known too late.
+    /// Returns the number of bytes that a record's value may have in its topic. Compression may let
+    /// more fit, but its result is known too late.
     fn room(&self, chunk: &Chunk, record: &EncodedRecord) -> Result<usize, ProducerError> {
         let found = self.topics.get(record.topic.0);
         let topic = found.ok_or(ProducerError::Ended("topic table"))?;
@@ -283,8 +285,8 @@ impl Publisher {
         }
         let key = record.key.as_ref().map(|key| chunk.bytes(key));
         Err(ProducerError::Undecodable(format!(
-            "topic {} takes {} bytes at once, which leaves a record with the key {} no room even in \
-             fragments; raise its max.message.bytes",
+            "topic {} accepts batches of {} bytes, which is too small for a record with the key {} \
+             even in fragments; raise its max.message.bytes",
             topic.name,
             topic.max_bytes,
             shorten(&String::from_utf8_lossy(key.unwrap_or_default()))
@@ -339,7 +341,8 @@ impl Publisher {
             match self.producer.send(out) {
                 Ok(()) => return Ok(()),
                 Err((error, refused)) if is_full(&error) => {
-                    // The queue is bounded in bytes: wait for the broker, but not indefinitely.
+                    // The queue is bounded in bytes, so a full one waits for the broker, but not
+                    // indefinitely.
                     let since = *waited.get_or_insert_with(Instant::now);
                     if since.elapsed() > self.transaction_timeout {
                         return Err(self.failed("waiting for room in the send queue", &error));
@@ -367,10 +370,10 @@ impl Publisher {
         self.failed(&format!("sending to {topic}[{}]", record.partition), error)
     }
 
-    /// Looks at delivery reports.
+    /// Serves delivery reports.
     ///
     /// # Errors
-    /// As [`Publisher::send`].
+    /// The errors of [`Publisher::send`].
     pub fn poll(&self, wait: Duration) -> Result<(), ProducerError> {
         self.producer.poll(wait);
         self.check_delivery()
@@ -391,8 +394,8 @@ impl Publisher {
         self.producer.client().context().failure()
     }
 
-    /// The reason behind an error of a transaction: a record that its topic refuses makes all calls
-    /// fail, and it is chance which failure is reported first.
+    /// Returns the reason behind an error of a transaction: a record that its topic refuses makes all
+    /// calls fail, and the order in which the failures are reported is arbitrary.
     #[must_use]
     pub fn explain(&self, error: ProducerError) -> ProducerError {
         if !matches!(error, ProducerError::Kafka { .. }) {
@@ -412,7 +415,8 @@ impl Publisher {
     fn undelivered(&self, failure: &DeliveryFailure) -> ProducerError {
         let DeliveryFailure { place, error, .. } = failure;
         let found = self.topics.iter().find(|topic| topic.name == failure.topic);
-        // One that should fit was refused by a limit that was lowered since: a new session sees it.
+        // A record below the known limit was refused by one that was lowered since. A new session reads
+        // it.
         let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
         if failure.is_size() && failure.bytes > limit {
             return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
@@ -428,7 +432,8 @@ impl Publisher {
     /// Flushes the records, adds the position, and commits both.
     ///
     /// # Errors
-    /// As [`Publisher::send`]. After an error it is not known whether the transaction counts.
+    /// The errors of [`Publisher::send`]. After an error it is unknown whether the transaction is
+    /// committed.
     pub fn commit(&mut self, position: &PositionRecord) -> Result<(), ProducerError> {
         self.begin()?;
         self.drain()?;
@@ -442,8 +447,8 @@ impl Publisher {
         self.producer
             .send(record)
             .map_err(|(error, _)| self.failed("sending the position", &error))?;
-        // Not left to the commit's own flush: with it, and 20 ms of linger, the latency of records was
-        // 180 ms instead of 28.
+        // The commit would flush too, but with it and 20 ms of linger the latency of records was 180 ms
+        // instead of 28.
         self.drain()?;
         self.producer
             .commit_transaction(REQUEST_TIMEOUT)
@@ -452,8 +457,8 @@ impl Publisher {
         self.check_delivery()
     }
 
-    /// Gives up the open transaction, if there is one. Its records stay invisible. If it took most
-    /// of its time, less is under way in the next one.
+    /// Aborts the open transaction, if one exists. Its records stay invisible. If it took most of its
+    /// timeout, fewer bytes are in flight in the next one.
     pub fn abort(&mut self) {
         let is_slow = |begun: Instant| begun.elapsed() >= self.transaction_timeout / 2;
         if self.begun.is_some_and(is_slow) {
@@ -461,9 +466,9 @@ impl Publisher {
             tracing::warn!(
                 bytes_under_way = bytes,
                 transaction_timeout = ?self.transaction_timeout,
-                "Kafka did not take the records of a transaction in time; the next one sends fewer \
-                 bytes ahead. If that does not help, a record is too large for this connection: \
-                 give a longer --kafka-option transaction.timeout.ms"
+                "Kafka did not accept the records of a transaction in time; the next one has fewer \
+                 bytes in flight. If this does not help, a record is too large for this \
+                 connection: give a longer --kafka-option transaction.timeout.ms"
             );
         }
         if self.begun.take().is_some()
@@ -473,10 +478,12 @@ impl Publisher {
         }
     }
 
-    /// A coordinator also raises the epoch when a transaction outlives its timeout; that is no
-    /// other instance, so it is a failure like any other.
+    /// Returns the error of a call that failed. A coordinator also raises the epoch if a transaction
+    /// outlives its timeout; that is not fencing by another instance, so the error is an ordinary
+    /// failure.
     fn failed(&self, doing: &str, error: &KafkaError) -> ProducerError {
-        // Asked of the library itself: deliveries that fencing ended are reported before it is.
+        // The library's own state is read, because deliveries that fencing ended are reported before
+        // it.
         let fatal = self.producer.client().fatal_error();
         let fatal = fatal.map(|(code, _)| KafkaError::Global(code));
         let fenced = is_fenced(error) || fatal.is_some_and(|fatal| is_fenced(&fatal));
@@ -490,7 +497,7 @@ impl Publisher {
     }
 }
 
-/// How long a transaction may stay open, by the operator's options.
+/// Returns the time that a transaction may stay open, from the operator's options.
 #[must_use]
 pub fn transaction_timeout(options: &KafkaOptions) -> Duration {
     let name = TRANSACTION_TIMEOUT_OPTION;
@@ -522,7 +529,7 @@ fn headers(
     Some(headers.insert(place))
 }
 
-/// The beginning of a text, for messages.
+/// Returns the start of a text, for messages.
 fn shorten(text: &str) -> &str {
     const SHOWN: usize = 100;
     let end = (0..=SHOWN.min(text.len()))

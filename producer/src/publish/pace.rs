@@ -1,35 +1,36 @@
-//! How many bytes may be under way, by what the broker takes.
+//! Limit of the bytes in flight, adjusted to the throughput of the broker.
 //!
-//! A transaction must end before its timeout, or the coordinator aborts it, and the next session
-//! begins where this one began. What was handed to the client before a commit has to be delivered
-//! first. So no more is under way than the broker takes within a part of the timeout, and chunks
-//! are no larger, because a commit follows whole chunks. A broker may be slow by a quota or by a
-//! long way to it.
+//! A transaction must end before its timeout; otherwise the coordinator aborts it, and the next session
+//! starts at the same checkpoint. Everything that was handed to the client has to be delivered before a
+//! commit. So the bytes in flight are limited to what the broker accepts within a part of the timeout,
+//! and chunks are no larger, because a commit follows whole chunks. A broker may be slow because of a
+//! quota or of the network.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// The part of the timeout that delivering the bytes under way may take: besides it there are the
-/// time until a commit is due, one more chunk, and the commit itself.
+/// Part of the timeout that delivering the bytes in flight may take: one in this many. The rest is for
+/// the time until a commit is due, one more chunk, and the commit itself.
 const PART: u32 = 12;
-/// The bytes of a producer that has not delivered anything yet.
+/// Limit of a producer that has not delivered anything yet.
 const FIRST_BYTES: u64 = 2 << 20;
-/// However slow the broker is, records of common sizes must not be sent one by one.
+/// Lower bound of the limit, so that records of common sizes are not sent one by one to a slow broker.
 const LEAST_BYTES: u64 = 64 << 10;
-/// As many as are ever allowed.
+/// Upper bound of the limit.
 const MOST_BYTES: u64 = 48 << 20;
 
-/// Bounds the bytes under way. Clones share the bound; it outlives sessions.
+/// A limit of the bytes in flight. Clones share it; it outlives sessions.
 #[derive(Debug, Clone)]
 pub struct Pace {
     bytes: Arc<AtomicU64>,
     sample: Arc<Mutex<Sample>>,
-    /// What delivering all that is under way may take.
+    /// Maximum time for delivering everything in flight.
     time: Duration,
 }
 
-/// What was handed over since the last judgement, and how long the publisher waited for it.
+/// Number of bytes handed over since the last adjustment, and the time that the publisher waited for
+/// them.
 #[derive(Debug, Default, Clone, Copy)]
 struct Sample {
     bytes: u64,
@@ -37,7 +38,7 @@ struct Sample {
 }
 
 impl Pace {
-    /// The pace of transactions that end after `timeout`.
+    /// Creates the pace of transactions with the given timeout.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         Self {
@@ -47,20 +48,20 @@ impl Pace {
         }
     }
 
-    /// The bytes that may be under way.
+    /// Returns the number of bytes that may be in flight.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The same for buffers.
+    /// Returns the same number as a size of buffers.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
         usize::try_from(self.bytes()).unwrap_or(usize::MAX)
     }
 
-    /// Notes that so many bytes more were handed to the client, and how long the publisher waited
-    /// because too many were under way.
+    /// Notes that `bytes` more were handed to the client, and how long the publisher waited because too
+    /// many were in flight.
     pub(crate) fn handed(&self, bytes: u64, waited: Duration) {
         let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         sample.bytes += bytes;
@@ -68,8 +69,8 @@ impl Pace {
         self.judge(&mut sample);
     }
 
-    /// Notes how long the publisher waited until everything was delivered, before a commit. A wait
-    /// for little says nothing: it is the way to the broker and back.
+    /// Notes how long the publisher waited until everything was delivered, before a commit. A wait for
+    /// few bytes is ignored: it is only the round trip to the broker.
     pub(crate) fn drained(&self, waited: Duration) {
         let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         if waited < self.measured() && sample.bytes < self.bytes() / 2 {
@@ -80,14 +81,14 @@ impl Pace {
         self.judge(&mut sample);
     }
 
-    /// Notes that a transaction took longer than it may; returns the bytes from now on.
+    /// Notes that a transaction outlived its timeout, and returns the new limit.
     pub(crate) fn expired(&self) -> u64 {
         let bytes = (self.bytes() / 2).max(LEAST_BYTES);
         self.set(bytes);
         bytes
     }
 
-    /// A wait of this length is long enough to measure a rate.
+    /// Returns the time that is long enough to measure a rate.
     fn measured(&self) -> Duration {
         self.time / 5
     }
@@ -100,7 +101,7 @@ impl Pace {
             let rated = u128::from(sample.bytes) * u128::from(time) / u128::from(waited.max(1));
             self.set(u64::try_from(rated).unwrap_or(u64::MAX).min(bytes * 2));
         } else if sample.bytes >= bytes / 2 {
-            // At this rate more than twice as many are delivered in time.
+            // At this rate the broker delivers more than twice as many bytes in time.
             self.set(bytes * 2);
         } else {
             return;
@@ -120,8 +121,8 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// A broker that takes so many bytes a second: hands over as many bytes as are allowed, again
-    /// and again, and waits for each quarter of them.
+    /// Simulates a broker that accepts `rate` bytes per second: hands over as many bytes as are
+    /// allowed, repeatedly, and waits for each quarter of them.
     fn settle(pace: &Pace, rate: u64) -> u64 {
         for _ in 0..200 {
             let bytes = pace.bytes() / 4;
@@ -140,7 +141,7 @@ mod tests {
         ] {
             assert_eq!(settle(&Pace::new(TIMEOUT), rate), expected, "{rate}");
         }
-        // A tenth of the time for a tenth of the bytes.
+        // With a tenth of the time, a tenth of the bytes is allowed.
         assert_eq!(settle(&Pace::new(TIMEOUT / 6), 600_000), 500_000);
     }
 

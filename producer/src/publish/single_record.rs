@@ -1,4 +1,4 @@
-//! One record outside of any transaction.
+//! A single record outside of any transaction.
 
 use oplog_relay_runtime::kafka::{KafkaOptions, client_config, with_right};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -10,7 +10,7 @@ use crate::error::ProducerError;
 /// Sends one record outside of any transaction.
 ///
 /// # Errors
-/// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not take.
+/// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not accept.
 pub fn send_alone(
     options: &KafkaOptions,
     topic: &str,

@@ -1,22 +1,23 @@
-//! Waiting for deliveries: while too much is under way, and before a commit.
+//! Waits for deliveries: while too many bytes are in flight, and before a commit.
 
 use std::time::{Duration, Instant};
 
 use super::{Publisher, REQUEST_TIMEOUT};
 use crate::error::ProducerError;
 
-/// Between two looks at what is still to be delivered.
+/// Pause between two checks of outstanding deliveries.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
-/// Bytes that are sent and not delivered, about: enough to keep broker and client busy, few enough
-/// that a commit does not wait long and that records are still in the processor's cache when they
-/// are packed. The client's own limit has to let one record of the largest size in, and what it
-/// keeps beside each record comes on top of its bytes.
+/// Approximate bounds of the bytes that are sent and not delivered: enough to keep broker and client
+/// busy, few enough that a commit does not wait long and that records are still in the processor's
+/// cache when they are packed. The client's own limit has to admit one record of the largest size, and
+/// does not include its bookkeeping for each record.
 const OUTSTANDING_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=48 << 20;
-/// As many for each partition: a request has the records of one, and five requests are under way.
+/// Number of such bytes per partition: a request contains the records of one, and five requests are in
+/// flight.
 const OUTSTANDING_EACH: u64 = 256 << 10;
 
 impl Publisher {
-    /// Looks at deliveries, and waits while too much is outstanding.
+    /// Checks deliveries, and waits while too many bytes are outstanding.
     pub(crate) fn hold_back(&mut self) -> Result<(), ProducerError> {
         let handed = u64::try_from(self.unpolled_bytes).unwrap_or_default();
         (self.unpolled, self.unpolled_bytes) = (0, 0);
@@ -40,7 +41,7 @@ impl Publisher {
             if begun.elapsed() > self.transaction_timeout {
                 return Err(ProducerError::kafka(
                     "sending",
-                    "nothing is delivered any more",
+                    "deliveries did not catch up within the transaction timeout",
                 ));
             }
             // Only failures are reported, and waiting less than two milliseconds for one makes the
@@ -52,8 +53,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Waits until every record is delivered. Not by the client's own flush: it looks after
-    /// deliveries each 100 ms, which is most of what a commit would cost.
+    /// Waits until every record is delivered. The client's own flush checks deliveries only every 100
+    /// ms, which would be most of the cost of a commit.
     pub(crate) fn drain(&mut self) -> Result<(), ProducerError> {
         // A slow or throttled broker still makes progress, so only a stall counts as a failure.
         let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! What is saved of a source in Kafka: the position, and the state with routes and claims.
+//! The saved data of a source in Kafka: the position, and the state with routes and claims.
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{Position, PositionError};
@@ -8,32 +8,32 @@ use oplog_relay_runtime::kafka::{Follower, Reader, Stored};
 
 use crate::error::{PositionLost, ProducerError};
 
-/// What was saved, as read after older producers were fenced.
+/// The saved data of a source, as read after older producers were fenced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The last committed position.
     pub position: Option<Position>,
-    /// The version of the routing table there.
+    /// The version of the routing table at the position.
     pub routing: Option<u32>,
-    /// The history that transactions after it may need.
+    /// The history that transactions after the position may need.
     pub history: History,
-    /// Entries that a full sync has sent at the position.
+    /// Number of entries that a full sync has sent at the position.
     pub reads: u32,
-    /// Whether the state topic held the source's record when the position was committed.
+    /// True if the state topic contained the source's record when the position was committed.
     pub had_state: bool,
-    /// The routing table and who the source is.
+    /// The routing table and the source's record.
     pub state: State,
 }
 
 impl Checkpoint {
-    /// Reads both topics. What they say may be followed only after the transactional producer was
-    /// opened: until then an older instance may still be committing.
+    /// Reads both topics. The result is final only after the transactional producer was opened: until
+    /// then an older instance may still be committing.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`], or [`ProducerError::Refused`] for records that cannot be read.
     pub async fn read(reader: &Reader, prefix: &str, source: &str) -> Result<Self, ProducerError> {
-        // The state first: what another instance commits between the two reads then is a position
-        // without its state, and not a state that seems to have lost its position.
+        // The state is read first: a commit of another instance between the two reads then appears as a
+        // position without its state, not as a state that has lost its position.
         let state = read_state(reader, &state_topic(prefix, source)).await?;
         let last = reader
             .read_last_committed(&position_topic(prefix, source))
@@ -45,7 +45,7 @@ impl Checkpoint {
         })
     }
 
-    /// Checks that what was committed is still there. `committed` is the position that this process
+    /// Checks that what was committed still exists. `committed` is the last position that this process
     /// knows to be committed.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Checks that the source carries no namespaces that it left out until now.
+    /// Checks that the filter selects no namespaces that the saved one excludes.
     ///
     /// # Errors
     /// [`ProducerError::Usage`] that names both filters.
@@ -144,7 +144,7 @@ impl Checkpoint {
     }
 }
 
-/// The state topic of a source, where a full sync may be requested while the stream runs.
+/// The state topic of a source, in which a full sync may be requested while the stream runs.
 #[derive(Debug, Clone)]
 pub struct Requests {
     follower: Follower,
@@ -152,7 +152,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Nothing is read yet.
+    /// Creates a reader that has read nothing yet.
     #[must_use]
     pub fn new(reader: Reader, topic: String) -> Self {
         Self {
@@ -161,10 +161,10 @@ impl Requests {
         }
     }
 
-    /// The state as it is now, requests among it. Only what is new is read.
+    /// Returns the current state, including requests. Only new records are read.
     ///
     /// # Errors
-    /// As [`Checkpoint::read`].
+    /// The errors of [`Checkpoint::read`].
     pub async fn read(&mut self) -> Result<&State, ProducerError> {
         let newer = self.follower.read().await?;
         if newer.is_whole {
@@ -175,7 +175,7 @@ impl Requests {
     }
 }
 
-/// What the record of a position says, without a state.
+/// Reads the record of a position; the state is left empty.
 fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
     let unreadable = |reason: String| {
         ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
@@ -199,14 +199,14 @@ fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
 /// Reads a state topic.
 ///
 /// # Errors
-/// As [`Checkpoint::read`].
+/// The errors of [`Checkpoint::read`].
 pub(crate) async fn read_state(reader: &Reader, topic: &str) -> Result<State, ProducerError> {
     let mut state = State::default();
     apply(&mut state, topic, &reader.read_all(topic).await?)?;
     Ok(state)
 }
 
-/// Takes records of a state topic.
+/// Applies records of a state topic to the state.
 pub(crate) fn apply(
     state: &mut State,
     topic: &str,

@@ -1,3 +1,3 @@
-//! What is saved of a source in Kafka.
+//! The data of a source that is saved in Kafka.
 
 pub mod checkpoint;

@@ -1,8 +1,9 @@
-//! What must hold before a session takes a source over, and again once it has.
+//! Checks that must pass before a session takes over a source, and again once it has.
 //!
-//! Opening the transactional producer fences the instance that works, and what the internal topics
-//! say is final only after that. So everything is checked twice: before, so that a start that must
-//! be refused stops nobody else, and after, on what the former instance committed last.
+//! Opening the transactional producer fences the instance that is running, and the contents of the
+//! internal topics are final only after that. So everything is checked twice: before, so that a start
+//! that must be refused does not stop the running instance; and after, against the last commit of the
+//! former instance.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,16 +25,17 @@ use crate::publish::MAX_RECORD_BYTES;
 use crate::publish::log_end_offsets::Ends;
 use crate::saved::checkpoint::Checkpoint;
 
-/// Attempts to find a position before it counts as lost while another instance may be working.
+/// Number of attempts to find a position before it counts as lost, while another instance may be
+/// running.
 const SETTLING: u32 = 6;
-/// Topics whose ends are read in one request.
+/// Maximum number of topics whose end offsets are read in one request.
 const ENDS_AT_ONCE: usize = 200;
 
-/// The cluster as a session finds it.
+/// The state of the cluster at the start of a session.
 pub(super) struct FoundCluster {
     pub(super) admin: Admin,
     pub(super) reader: Reader,
-    /// Every topic, with its number of partitions.
+    /// All topics, with their number of partitions.
     pub(super) names: BTreeMap<String, i32>,
     /// The data topics of the prefix.
     pub(super) existing: BTreeMap<String, TopicSettings>,
@@ -41,16 +43,16 @@ pub(super) struct FoundCluster {
     pub(super) new_settings: DataTopicSettings,
 }
 
-/// What was saved, and fits what is asked for.
+/// The saved state, which agrees with the configuration.
 pub(super) struct Checked {
     pub(super) checkpoint: Checkpoint,
     pub(super) others: OtherSources,
-    /// Records of topics that are to be saved again.
+    /// Topic records that must be saved again.
     pub(super) noted: BTreeMap<String, TopicRecord>,
 }
 
 impl Supervisor {
-    /// Connects, and makes sure of the internal topics.
+    /// Connects to Kafka, and creates or checks the internal topics.
     pub(super) async fn find_cluster(&self) -> Result<FoundCluster, ProducerError> {
         let (prefix, source) = (&self.config.stream.topic_prefix, self.origin.name());
         let admin = Admin::connect(&self.config.kafka).await?;
@@ -68,8 +70,8 @@ impl Supervisor {
         })
     }
 
-    /// What the cluster takes for data topics that do not exist yet. The position topic has no
-    /// limit of its own, so that its limit is the broker's default.
+    /// Returns the settings that the cluster accepts for data topics that do not exist yet. The
+    /// position topic sets no size limit, so its limit is the broker's default.
     async fn new_topic_settings(&self, admin: &Admin) -> Result<DataTopicSettings, ProducerError> {
         let prefix = &self.config.stream.topic_prefix;
         let position = position_topic(prefix, self.origin.name());
@@ -84,9 +86,9 @@ impl Supervisor {
         Ok(DataTopicSettings::accepted(admin, shape, given, default_limit).await?)
     }
 
-    /// Checks while another instance may be working. Its commit reaches the internal topics one by
-    /// one, so that a position may be missing for a moment. What this process has committed itself
-    /// may not be readable yet, so it is compared only after the producer is open.
+    /// Runs the checks while another instance may be running. Its commit becomes visible in the
+    /// internal topics one by one, so a position may be missing for a moment. Commits of this process
+    /// may not be readable yet, so they are compared only after the producer is open.
     pub(super) async fn check_before_fencing(
         &self,
         cluster: &FoundCluster,
@@ -101,7 +103,7 @@ impl Supervisor {
         }
     }
 
-    /// Reads what is saved and checks it against the source, the configuration and the topics.
+    /// Reads the saved state and checks it against the source, the configuration and the topics.
     pub(super) async fn check(
         &self,
         cluster: &FoundCluster,
@@ -122,7 +124,7 @@ impl Supervisor {
             check_rule(stream.order, &checkpoint.state)?;
         }
         let others = self.claims(cluster).read().await?;
-        // Topics are saved with a position only, so without one there is nothing to compare.
+        // Topics are saved only together with a position, so without one there is nothing to compare.
         let oldest = checkpoint.position.map(|position| position.ts);
         let rules = self.other_rules(&checkpoint.state);
         let format = rules.is_none().then_some(stream.format);
@@ -137,7 +139,7 @@ impl Supervisor {
         })
     }
 
-    /// What asks for the claims of other sources.
+    /// Returns a reader of the claims of other sources.
     pub(super) fn claims(&self, cluster: &FoundCluster) -> Claims {
         Claims::new(
             cluster.admin.clone(),
@@ -147,7 +149,7 @@ impl Supervisor {
         )
     }
 
-    /// The topics of the cluster, for a stream whose oldest entry is of that time.
+    /// Returns the topics of the cluster, for a stream whose oldest entry has the given time.
     pub(super) fn topics(
         &self,
         cluster: &FoundCluster,
@@ -170,11 +172,12 @@ impl Supervisor {
         }))
     }
 
-    /// The source's record, where it is to be saved: the first one, or another than the saved one.
+    /// Returns the source's record if it must be saved: the first one, or one that differs from the
+    /// saved one.
     pub(super) fn identity(&self, saved: Option<&SourceRecord>) -> Option<SourceRecord> {
         let filter = &self.config.stream.filter;
         let now = self.origin.record();
-        // What cannot be read today may have been read before.
+        // A value that cannot be read now may have been read and saved earlier.
         let known = |now: Option<String>, saved: Option<&String>| now.or_else(|| saved.cloned());
         let record = SourceRecord {
             set_name: known(
@@ -194,7 +197,7 @@ impl Supervisor {
         (saved != Some(&record)).then_some(record)
     }
 
-    /// The ends of the partitions of all saved topics.
+    /// Returns the end offsets of the partitions of all saved topics.
     async fn ends(&self, state: &State) -> Result<BTreeMap<String, Vec<i64>>, ProducerError> {
         let saved = state.topics.iter();
         let topics: Vec<(String, u32)> = saved

@@ -1,16 +1,16 @@
-//! Liveness while a session begins.
+//! Liveness while a session starts.
 
 use std::time::Duration;
 
 use oplog_relay_runtime::http::Health;
 
-/// Time between two beats.
+/// Interval between two beats.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
-/// Waits for a part of a session's beginning, and beats meanwhile.
+/// Waits for a step of a session's start, and beats while it waits.
 ///
-/// The publisher's loop, which beats otherwise, runs only once the session is open. The plan of a full
-/// sync of many collections may take minutes, and each question of it has a time limit of its own.
+/// The publisher's loop, which normally beats, runs only once the session is open. Planning a full sync
+/// of many collections may take minutes, and each of its queries has its own time limit.
 pub(crate) async fn beating<T>(
     health: &Health,
     every: Duration,

@@ -1,4 +1,5 @@
-//! One life between two failures: fence, read the checkpoint, tail from it, publish.
+//! Sessions: each fences older instances, reads the checkpoint, tails from it and publishes, until it
+//! fails.
 
 mod check;
 pub(crate) mod liveness;
@@ -33,23 +34,24 @@ use crate::source::origin::{Origin, feed_full_sync};
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::telemetry::metrics::Metrics;
 
-/// A program that never worked reports that and ends; one that did retries indefinitely.
+/// A program that fails for this long without ever opening a session ends with the error. One that has
+/// opened a session retries indefinitely.
 const FIRST_SESSION: Duration = Duration::from_secs(60);
 
-/// How long a source may take for an orderly end.
+/// Maximum time that a source may take to shut down.
 const SOURCE_GRACE: Duration = Duration::from_secs(5);
 
-/// Sessions in a row that find an entry missing on the member they ask, before it counts as gone:
-/// with the pauses between them about ten minutes.
+/// Number of consecutive sessions that find an entry missing on the member they read, before it counts
+/// as lost: about ten minutes with the pauses between them.
 const BEHIND_SESSIONS: u32 = 60;
 
-/// Sessions in a row that ended because a member lags behind.
+/// Number of consecutive sessions that ended because a member lags behind.
 #[derive(Debug, Default)]
 struct Lagging(u32);
 
 impl Lagging {
-    /// Takes the error of a session in, and makes one of it that ends the program if that has been
-    /// so for too long. `progress`: the session committed something.
+    /// Counts the error of a session. Returns an error that ends the program if an entry has been
+    /// missing for too long. `progress`: the session committed something.
     fn judge(&mut self, error: ProducerError, progress: bool) -> ProducerError {
         let ProducerError::Behind(part) = error else {
             self.0 = 0;
@@ -63,26 +65,26 @@ impl Lagging {
     }
 }
 
-/// The end of a session by an error.
+/// A session that ended with an error.
 #[derive(Debug)]
 struct Failure<'e> {
     error: &'e ProducerError,
-    /// Some session of the process was opened.
+    /// True if this process has opened a session.
     has_worked: bool,
-    /// How long the program has been running.
+    /// The time since the program started.
     since_start: Duration,
-    /// The program was asked to end.
+    /// True if a shutdown was requested.
     is_ending: bool,
 }
 
-/// What follows it.
+/// The action after a failed session.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
-    /// Another session.
+    /// Open another session.
     Retry,
-    /// The end that was asked for.
+    /// Stop, as requested.
     Stop,
-    /// The end, with the error.
+    /// End with the error.
     Fail,
 }
 
@@ -94,7 +96,7 @@ impl Failure<'_> {
         if self.is_ending {
             return Next::Stop;
         }
-        // Credentials may be changed while the program runs; at its start they are simply wrong.
+        // Credentials may be rotated while the program runs; at its start they are simply wrong.
         let is_hopeless =
             self.since_start > FIRST_SESSION || matches!(self.error, ProducerError::Credentials(_));
         match !self.has_worked && is_hopeless {
@@ -104,41 +106,42 @@ impl Failure<'_> {
     }
 }
 
-/// Everything that outlives a session.
+/// The state that outlives a session.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
-    /// What was asked for.
+    /// The configuration.
     pub config: Arc<RunConfig>,
-    /// Where entries come from.
+    /// The source of entries.
     pub origin: Arc<Origin>,
-    /// What is counted.
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// What HTTP reports about this program.
+    /// Health that is reported over HTTP.
     pub health: Health,
-    /// How much may be under way to Kafka.
+    /// Limit of the bytes in flight to Kafka.
     pub pace: Pace,
-    /// When to end.
+    /// The shutdown signal.
     pub shutdown: Shutdown,
 }
 
-/// Where a session begins.
+/// The starting point of a session.
 struct Begin {
     start: StartAt,
-    /// Where the oldest transaction begins that is open there.
+    /// Time of the first entry of the oldest transaction that is open at the start.
     open: Option<Timestamp>,
-    /// What is copied beside the tail; of every live source, for somebody may ask for it.
+    /// The full sync beside the tail; present for every live source, because one may be requested at
+    /// any time.
     sync: Option<FullSync>,
-    /// What is saved, and what is to be saved even if nothing follows.
+    /// The saved position, and one that must be saved even if no entry follows.
     positions: (Option<Position>, Option<Position>),
-    /// The version of the routing table, and the one that is to come.
+    /// The saved version of the routing table, and the wanted one.
     routing: (u32, u32),
-    /// Whether the state topic holds the source's record.
+    /// True if the state topic contains the source's record.
     has_state: bool,
-    /// What asks whether another source has claimed the same topics.
+    /// Reader of the claims of other sources.
     claims: Claims,
 }
 
-/// The position that is behind, where the start is one.
+/// Returns the position that the stream starts after, if the start is a position.
 const fn after(start: StartAt) -> Option<Position> {
     match start {
         StartAt::After(position) => Some(position),
@@ -146,13 +149,14 @@ const fn after(start: StartAt) -> Option<Position> {
     }
 }
 
-/// The position to save even if nothing follows: one that was asked for. That of a new full sync is saved
-/// with its plan and not before, or a session that ends between the two would be the last to know of it.
+/// Returns the position to save even if no entry follows: the one that `--start` names. The position of
+/// a new full sync is saved only together with its plan. Otherwise a session that ends between the two
+/// would leave a position without a plan, and the full sync would never run.
 fn unsaved(start: StartAt, saved: Option<Position>, asked: Option<Start>) -> Option<Position> {
     after(start).filter(|_| saved.is_none() && asked.is_some())
 }
 
-/// What the threads of a session report.
+/// The result of a part of a session.
 enum Part {
     Source(Result<(), ProducerError>),
     Encoder(Result<(), ProducerError>),
@@ -160,10 +164,10 @@ enum Part {
 }
 
 impl Supervisor {
-    /// Opens sessions until one is done, an error asks to stop, or the shutdown comes.
+    /// Opens sessions until one is done, an error ends the program, or a shutdown is requested.
     ///
     /// # Errors
-    /// The error that asked to stop.
+    /// The error that ends the program.
     pub async fn run(&self) -> Result<Outcome, ProducerError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let began = Instant::now();
@@ -186,7 +190,7 @@ impl Supervisor {
             match failure.next() {
                 Next::Retry => {}
                 Next::Stop => {
-                    tracing::warn!(%error, "ended while the session failed");
+                    tracing::warn!(%error, "the session failed during the shutdown");
                     return Ok(Outcome::Stopped);
                 }
                 Next::Fail => return Err(error),
@@ -194,8 +198,8 @@ impl Supervisor {
             if self.metrics.commit_count() > commits {
                 backoff.reset();
             }
-            tracing::warn!(%error, "the session failed, the next one goes on from the checkpoint");
-            // The publisher's thread is gone; this loop turns in its place.
+            tracing::warn!(%error, "the session failed, the next one continues from the checkpoint");
+            // The publisher's thread, which beats otherwise, has ended.
             self.health.beat();
             if !backoff.sleep(&self.shutdown).await {
                 return Ok(Outcome::Stopped);
@@ -205,12 +209,13 @@ impl Supervisor {
 
     async fn session(&self) -> Result<Outcome, ProducerError> {
         let source = self.origin.name();
-        // A broker that does not answer must not hold the end of the program.
+        // A broker that does not answer must not delay a shutdown.
         let Some(cluster) = self.shutdown.unless(self.find_cluster()).await else {
             return Ok(Outcome::Stopped);
         };
         let cluster = cluster?;
-        // Opening the producer fences the instance that works: what must end this one ends it before.
+        // Opening the producer fences the running instance, so an error that must end this one has to
+        // occur before.
         self.check_before_fencing(&cluster).await?;
         let publisher = self.open_publisher(&cluster).await?;
         let Checked {
@@ -262,7 +267,7 @@ impl Supervisor {
         self.stream(publisher, encoder, begin, until).await
     }
 
-    /// The rules, where the saved ones are others and may be changed.
+    /// Returns the configured rules if they differ from the saved ones and may be changed.
     fn other_rules(&self, saved: &State) -> Option<Rules> {
         let (order, format) = (self.config.stream.order, self.config.stream.format);
         let differ = saved.routes.values().any(|route| route.rule != order)
@@ -305,7 +310,7 @@ impl Supervisor {
         let config = Arc::clone(&self.config);
         let limits = cluster.existing.values().map(topics::limit);
         let smallest = limits.fold(cluster.new_settings.max_bytes, usize::min);
-        // Several batches are under way at a time.
+        // A batch is at most half of the allowed bytes, because several are in flight at a time.
         let smallest = smallest.min(self.pace.buffer_bytes() / 2);
         let sizes = (config.oversize, smallest);
         let source = self.origin.name().to_owned();
@@ -326,7 +331,8 @@ impl Supervisor {
         }
         let newest = self.origin.newest().await?;
         let until = newest.and_then(|newest| Until::newest(newest, saved));
-        // There is nothing to wait for, or a dump, which has an end.
+        // Without an entry to wait for, the stream ends when the source has nothing new; a dump ends by
+        // itself.
         Ok(until.unwrap_or_else(|| self.origin.until_nothing_new()))
     }
 
@@ -351,7 +357,7 @@ impl Supervisor {
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();
         let (health, metrics) = (self.health.clone(), Arc::clone(&self.metrics));
-        // Of the session before.
+        // A failure of the previous session's source no longer applies.
         metrics.source_fails(false);
         let Begin { start, open, .. } = begin;
         let source = parts.spawn(async move {
@@ -368,7 +374,7 @@ impl Supervisor {
                     None => origin.feed(start, open, events_in, shutdown, failing).await,
                 }
             };
-            // A server may take longer to answer than there is time.
+            // A server may take longer to answer than the shutdown allows.
             let late = async {
                 told.wait().await;
                 tokio::time::sleep(SOURCE_GRACE).await;
@@ -404,8 +410,8 @@ impl Supervisor {
 use crate::session::liveness::{BEAT, beating};
 use check::{Checked, FoundCluster};
 
-/// Waits until all that was asked for is done, or all parts have ended; when the encoder or the publisher
-/// has ended, the source may end too. The source's error explains the most, then the encoder's.
+/// Waits until the publisher is done or all parts have ended. When the encoder or the publisher has
+/// ended, the source is aborted. The source's error explains the most, then the encoder's.
 async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome, ProducerError> {
     let mut failed: [Option<ProducerError>; 3] = [None, None, None];
     while let Some(part) = parts.join_next().await {
@@ -417,7 +423,7 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
         let (place, error) = match part {
             Part::Source(result) => (0, result.err()),
             Part::Encoder(result) => (1, result.err()),
-            // What the others do beyond that was not asked for.
+            // The other parts have no work left that was requested.
             Part::Publisher(Ok(Outcome::Done)) => return Ok(Outcome::Done),
             Part::Publisher(Ok(Outcome::Stopped)) => (2, None),
             Part::Publisher(Err(error)) => (2, Some(error)),
@@ -429,7 +435,7 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
             *slot = error;
         }
     }
-    // Fencing outranks everything: nobody may go on.
+    // Fencing outranks every other error: this instance must not continue.
     let fenced = failed
         .iter()
         .position(|error| matches!(error, Some(ProducerError::Fenced(_))));
@@ -482,7 +488,7 @@ mod tests {
         let login = ProducerError::Credentials(String::new());
         assert_eq!(next(&login, false, 1, false), Next::Fail);
         assert_eq!(next(&login, true, 1, false), Next::Retry);
-        // What a retry cannot repair is reported in any case.
+        // An error that a retry cannot fix is reported in any case.
         let usage = ProducerError::Usage(String::new());
         assert_eq!(next(&usage, true, 1, true), Next::Fail);
     }
@@ -514,7 +520,7 @@ mod tests {
         for _ in 1..BEHIND_SESSIONS {
             assert_eq!(judge(behind(), false), Directive::Retry);
         }
-        // Progress, or another failure: the count begins again.
+        // The count restarts after progress or after a different failure.
         assert_eq!(judge(behind(), true), Directive::Retry);
         assert_eq!(
             judge(ProducerError::kafka("a", "b"), false),

@@ -1,4 +1,4 @@
-//! Where a session begins: at the checkpoint, where `--start` says, or with a full sync.
+//! The starting point of a session: the checkpoint, the value of `--start`, or a full sync.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::saved::checkpoint::{Checkpoint, Requests};
 use crate::source::StartAt;
 use crate::source::full_sync::{FullSync, Options};
 
-/// Of a stream that has not read anything.
+/// Placeholder position of a stream that has read nothing yet.
 const NOWHERE: Position = Position {
     ts: Timestamp::new(0, 0),
     term: -1,
@@ -22,7 +22,7 @@ const NOWHERE: Position = Position {
 };
 
 impl Supervisor {
-    /// Where the tail begins, and what is copied beside it.
+    /// Returns the start of the tail, and the full sync to run beside it.
     pub(super) async fn beginning(
         &self,
         checkpoint: &Checkpoint,
@@ -60,7 +60,7 @@ impl Supervisor {
         Ok((start, Some(sync)))
     }
 
-    /// Checks that it is clear where the stream begins.
+    /// Checks that the starting point of the stream is unambiguous.
     pub(super) fn check_beginning(
         &self,
         checkpoint: &Checkpoint,
@@ -75,7 +75,7 @@ impl Supervisor {
         }
     }
 
-    /// Says that what was asked for about the beginning has no effect.
+    /// Logs flags about the start that have no effect, because a position is saved.
     pub(crate) fn tell_ignored(&self, checkpoint: &Checkpoint) {
         let Some(saved) = checkpoint.position else {
             return;
@@ -83,7 +83,7 @@ impl Supervisor {
         if self.config.stream.start.is_some() {
             tracing::info!(
                 position = %saved,
-                "--start is ignored: this source goes on from its saved position"
+                "--start is ignored: this source continues from its saved position"
             );
         }
         let copies = matches!(
@@ -93,8 +93,8 @@ impl Supervisor {
         if copies && checkpoint.state.copies.is_empty() {
             tracing::info!(
                 position = %saved,
-                "--sync copies nothing: this source goes on from its saved position. \
-                 oplog-producer full-sync asks for another copy"
+                "--sync is ignored: this source continues from its saved position. Request another \
+                 copy with oplog-producer full-sync"
             );
         }
     }
@@ -103,7 +103,7 @@ impl Supervisor {
         checkpoint.position.is_none() && self.config.stream.start.is_none()
     }
 
-    /// A full sync of a whole source is begun unasked only where nothing speaks against it.
+    /// Refuses to start a full sync that was not requested if data topics already exist.
     fn check_new(&self, topics: &BTreeMap<String, i32>) -> Result<(), ProducerError> {
         let prefix = &self.config.stream.topic_prefix;
         match self.config.full_sync.sync {
@@ -112,7 +112,7 @@ impl Supervisor {
             None => match topics.keys().find(|topic| is_data_topic(prefix, topic)) {
                 None => Ok(()),
                 Some(topic) => Err(self.nowhere(&format!(
-                    "there are data topics ({topic}), so a full sync has to be asked for"
+                    "data topics already exist ({topic}), so a full sync has to be requested"
                 ))),
             },
         }
@@ -133,7 +133,7 @@ impl Supervisor {
         match (saved, self.config.stream.start) {
             (Some(saved), _) => Ok(StartAt::After(saved)),
             (None, Some(start)) => self.origin.start(start).await,
-            (None, None) => Err(self.nowhere("nothing says where to begin")),
+            (None, None) => Err(self.nowhere("no starting point is given")),
         }
     }
 }

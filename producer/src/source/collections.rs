@@ -1,4 +1,4 @@
-//! What a live source reports about its collections.
+//! Properties of a live source's collections.
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, doc};
@@ -9,10 +9,10 @@ use tokio::runtime::Handle;
 use crate::error::ProducerError;
 use crate::prepare::route::Collections;
 
-/// A privilege is missing.
+/// Error code Unauthorized: a privilege is missing.
 const UNAUTHORIZED: i32 = 13;
 
-/// Asks a replica set from a thread that may block.
+/// Queries a replica set from a thread that may block.
 #[derive(Debug)]
 pub struct LiveCollections {
     client: Client,
@@ -20,7 +20,7 @@ pub struct LiveCollections {
 }
 
 impl LiveCollections {
-    /// Asks that server on that runtime.
+    /// Creates a client of a server that runs its queries on a runtime.
     #[must_use]
     pub const fn new(client: Client, runtime: Handle) -> Self {
         Self { client, runtime }
@@ -45,8 +45,8 @@ impl Collections for LiveCollections {
                 tracing::warn!(
                     ns,
                     "the source's user may not list the collections and indexes of {db}: whether \
-                     the documents of {ns} depend on each other is not known, they spread over \
-                     partitions by _id. Grant read on {db}, or give --order"
+                     the documents of {ns} depend on each other is unknown, so they are spread \
+                     over partitions by _id. Grant read on {db}, or give --order"
                 );
                 Ok(false)
             }

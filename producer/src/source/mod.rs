@@ -1,7 +1,7 @@
-//! Where entries come from: the oplog of a live replica set, or a dump of one.
+//! Sources of entries: the oplog of a live replica set, or a dump of one.
 //!
-//! A source runs as a task of its own and fills a short queue, so that the next batch is fetched
-//! while this one is encoded.
+//! A source runs as a separate task and fills a short queue, so that the next batch is fetched while
+//! the current one is encoded.
 
 pub mod collections;
 pub mod dump;
@@ -15,64 +15,64 @@ use oplog_relay_core::position::{Position, Timestamp};
 
 use crate::error::ProducerError;
 
-/// Batches that wait between a source and the encoder. A batch is at most one server reply (16 MB
-/// and one document), so the queue is bounded in bytes too.
+/// Number of batches that wait between a source and the encoder. A batch is at most one server reply
+/// (16 MB and one document), so the queue is bounded in bytes too.
 pub const QUEUE_BATCHES: usize = 1;
 
-/// Where to begin.
+/// The starting point of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {
-    /// After the saved position, whose entry must still be there with the same term; with that
-    /// entry itself where the position has an ordinal, which counts operations of it.
+    /// After the saved position, whose entry must still exist with the same term; at that entry itself
+    /// if the position has an ordinal, which counts operations of it.
     After(Position),
-    /// With the oldest entry.
+    /// At the oldest entry.
     Oldest,
     /// After the newest entry that a majority has.
     Now,
-    /// With the first entry at or after that time.
+    /// At the first entry at or after a time.
     At(Timestamp),
 }
 
-/// What a source gives.
+/// An event of a source.
 #[derive(Debug)]
 pub enum SourceEvent {
     /// Entries in oplog order.
     Batch(Batch),
-    /// Entries before the start, of which only open transactions count (dumps).
+    /// Entries before the start, of which only open transactions matter (dumps).
     Earlier(Batch),
-    /// What a full sync read, or has to save.
+    /// Documents that a full sync read, or state that it saves.
     Copied(Box<Copied>),
-    /// Nothing more at this moment: a good time to commit.
+    /// The source has nothing more at the moment: a good time to commit.
     Idle,
-    /// The source says that there is nothing more.
+    /// The source reports that nothing more exists.
     CaughtUp,
-    /// Nothing more ever: the dump has ended.
+    /// The dump has ended; nothing more follows.
     End,
 }
 
-/// A step of a full sync, to be sent after the entries that were given before it and ahead of those
-/// that come after.
+/// A step of a full sync, to be sent after the entries that were delivered before it and ahead of those
+/// that follow.
 #[derive(Debug)]
 pub struct Copied {
-    /// The collection as it is called at the position of the tail.
+    /// Name of the collection at the position of the tail.
     pub ns: String,
-    /// Its UUID.
+    /// UUID of the collection.
     pub ui: Option<[u8; 16]>,
-    /// Wall clock of the reading, in milliseconds since 1970.
+    /// Wall clock of the read, in milliseconds since 1970.
     pub captured_at: i64,
-    /// What is to be sent.
+    /// The records to send.
     pub work: Work,
-    /// What is saved with the last record of it.
+    /// Records of the state topic that are saved with the last record.
     pub saves: Vec<Save>,
-    /// From here on the collection's index builds are (or are no longer) left out of the tail:
-    /// the full sync sends all indexes at its end.
+    /// True if the tail leaves out the collection's index builds from here on, because the full sync
+    /// sends all indexes at its end; false if it no longer does.
     pub holds_indexes: Option<bool>,
 }
 
-/// What a step of a full sync sends.
+/// The records of a step of a full sync.
 #[derive(Debug)]
 pub enum Work {
-    /// Nothing: it only saves.
+    /// No records: the step only saves.
     Nothing,
     /// Documents of the collection.
     Documents(Batch),
@@ -85,23 +85,23 @@ pub enum Work {
 /// A record of the state topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Save {
-    /// Its key.
+    /// Key of the record.
     pub key: String,
-    /// Its value; none deletes.
+    /// Value of the record; `None` deletes the key.
     pub value: Option<Vec<u8>>,
 }
 
-/// A stretch of entries as bytes, not looked at.
+/// A batch of entries as bytes that are not parsed yet.
 #[derive(Debug)]
 pub enum Batch {
-    /// A server's reply as it came.
+    /// An unchanged reply of a server.
     Reply(RawBatch),
-    /// Documents one after the other.
+    /// Concatenated documents.
     Bytes(Vec<u8>),
 }
 
 impl Batch {
-    /// Bytes of it, as it came.
+    /// Returns the number of bytes of the batch as received.
     #[must_use]
     pub fn size(&self) -> usize {
         match self {
@@ -110,10 +110,10 @@ impl Batch {
         }
     }
 
-    /// Whether the server has more of what was asked for, for which this reply had no room.
+    /// Returns true if the server has more results, for which this reply had no room.
     ///
     /// # Errors
-    /// A reply without its cursor: the server broke the protocol.
+    /// A reply without its cursor violates the protocol.
     pub fn is_cut(&self) -> Result<bool, ProducerError> {
         let Self::Reply(reply) = self else {
             return Ok(false);
@@ -127,10 +127,10 @@ impl Batch {
         Ok(id().map_err(ProducerError::undecodable)? != 0)
     }
 
-    /// The documents in order.
+    /// Returns the documents in order.
     ///
     /// # Errors
-    /// A reply without its batch: the server broke the protocol.
+    /// A reply without its batch violates the protocol.
     pub fn documents(&self) -> Result<Documents<'_>, ProducerError> {
         match self {
             Self::Reply(reply) => {
@@ -148,7 +148,7 @@ impl Batch {
 pub enum Documents<'b> {
     /// Elements of a reply's array.
     Array(oplog_relay_core::document::Elements<'b>),
-    /// What is left of the bytes.
+    /// The rest of the bytes.
     Bytes(&'b [u8]),
 }
 

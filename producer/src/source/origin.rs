@@ -1,4 +1,4 @@
-//! The source as the program sees it: a live replica set or a dump, and who it is.
+//! The source of a session: a live replica set or a dump, and its identity.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl Origin {
     ///
     /// # Errors
     /// [`ProducerError::Usage`] for a mongos, a shard, a standalone or a missing name;
-    /// [`ProducerError::Mongo`] if it cannot be reached.
+    /// [`ProducerError::Mongo`] if the source cannot be reached.
     pub async fn open(origin: &config::Origin, name: Option<&str>) -> Result<Self, ProducerError> {
         match origin {
             config::Origin::Dump(path) => {
@@ -79,19 +79,19 @@ impl Origin {
         }
     }
 
-    /// The source's name.
+    /// Returns the source's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.record.name
     }
 
-    /// Who the source is, as it is saved.
+    /// Returns the source's record for the state topic.
     #[must_use]
     pub fn record(&self) -> SourceRecord {
         self.record.clone()
     }
 
-    /// The client of a live source.
+    /// Returns the client of a live source.
     #[must_use]
     pub const fn client(&self) -> Option<&Client> {
         match &self.kind {
@@ -109,7 +109,7 @@ impl Origin {
             Start::Oldest => StartAt::Oldest,
             Start::Position(seconds, increment) => StartAt::At(Timestamp::new(seconds, increment)),
             Start::At(millis) => {
-                // A fraction of a second is less than any entry of the next second.
+                // The fraction is dropped, so the start includes the whole second.
                 let seconds = u32::try_from(millis.div_euclid(1000)).unwrap_or(0);
                 StartAt::At(Timestamp::new(seconds, 0))
             }
@@ -120,7 +120,8 @@ impl Origin {
         })
     }
 
-    /// The newest entry that a majority has; where the server does not tell, the newest entry.
+    /// Returns the newest entry that a majority has, or the newest entry if the server does not report
+    /// that.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -131,7 +132,7 @@ impl Origin {
         newest_of_majority(client).await
     }
 
-    /// Time of the oldest entry.
+    /// Returns the time of the oldest entry.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -142,7 +143,8 @@ impl Origin {
         }
     }
 
-    /// When to end if nothing is newer than the saved position: at once, or with the dump.
+    /// Returns the condition to end if nothing is newer than the saved position: at once, or at the end
+    /// of the dump.
     #[must_use]
     pub const fn until_nothing_new(&self) -> Until {
         match self.kind {
@@ -151,8 +153,8 @@ impl Origin {
         }
     }
 
-    /// What follows the transactions of a stream that begins at `start`, with the `history` that
-    /// was saved. Must be called within a tokio runtime.
+    /// Returns the state of transactions of a stream that starts at `start`, with the saved `history`.
+    /// Must be called within a tokio runtime.
     #[must_use]
     pub fn transactions(
         &self,
@@ -167,8 +169,8 @@ impl Origin {
         Transactions::new(parts, history, start == StartAt::Oldest, shutdown)
     }
 
-    /// Whom to ask about collections; a dump has only its commands. Must be called within a tokio
-    /// runtime.
+    /// Returns the source of properties of collections; a dump has only its commands. Must be called
+    /// within a tokio runtime.
     #[must_use]
     pub fn collections(&self) -> Option<Box<dyn Collections>> {
         match &self.kind {
@@ -180,12 +182,13 @@ impl Origin {
         }
     }
 
-    /// Sends entries from the start on until the queue closes or the shutdown comes. When the queue is
-    /// closed from this end, the result is there. `failing` is called with the reason when the source fails, and
-    /// `None` when it answers again. `open` is where a dump's oldest open transaction begins.
+    /// Sends entries from the start on until the queue is closed or a shutdown is requested. The result
+    /// is available when this function drops its end of the queue. `failing` is called with the reason
+    /// when the source fails, and with `None` when it replies again. `open` is the time of the first
+    /// entry of a dump's oldest open transaction.
     ///
     /// # Errors
-    /// As [`Tail::run`] and [`Dump::run`].
+    /// The errors of [`Tail::run`] and [`Dump::run`].
     pub async fn feed(
         &self,
         start: StartAt,
@@ -205,8 +208,9 @@ impl Origin {
                 let told = shutdown.clone();
                 let reading =
                     tokio::task::spawn_blocking(move || dump.run(start, open, &queue, &told));
-                // Through this task: the thread may be held by a pipe in which nothing comes, and who
-                // finds the queue closed aborts this task, whose result must be there by then.
+                // Events pass through this task, because the thread may block on a silent pipe. A
+                // receiver that finds the queue closed aborts this task, so its result must exist
+                // before that.
                 while let Some(Some(event)) = shutdown.unless(read.recv()).await {
                     if events.send(event).await.is_err() {
                         return Ok(());
@@ -223,11 +227,11 @@ impl Origin {
     }
 }
 
-/// Sends the entries of a live source with what a full sync reads between them, as
-/// [`Origin::feed`] does.
+/// Sends the entries of a live source interleaved with the reads of a full sync, as [`Origin::feed`]
+/// does.
 ///
 /// # Errors
-/// As [`Tail::run`] and [`Seam::run`].
+/// The errors of [`Tail::run`] and [`Seam::run`].
 pub async fn feed_full_sync(
     sync: FullSync,
     start: StartAt,
@@ -240,7 +244,7 @@ pub async fn feed_full_sync(
     let (entries_in, entries) = channel(QUEUE_BATCHES);
     let seam = Seam::new(sync, entries, events, shutdown.clone());
     let tailing = async move {
-        // The seam ends when this queue closes.
+        // The interleaving ends when this queue is closed.
         let outcome = tail.run(&entries_in, &shutdown, failing).await;
         drop(entries_in);
         outcome
@@ -248,7 +252,7 @@ pub async fn feed_full_sync(
     tokio::try_join!(tailing, seam.run()).map(drop)
 }
 
-/// Refuses a source that has no oplog of its own, or whose oplog has no order with others.
+/// Refuses a source without an oplog, or whose oplog has no order with others.
 async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError> {
     if hello.is_mongos {
         return Err(ProducerError::Usage(
@@ -260,14 +264,14 @@ async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError>
     let version = client
         .database("admin")
         .collection::<bson::Document>("system.version");
-    // Without the right to read this the check is left out: it protects from a mistake only.
+    // Without permission to read this the check is skipped: it only guards against a mistake.
     let shard = version.find_one(doc! { "_id": "shardIdentity" });
     let shard = in_time(ANSWER, shard).await.ok().flatten();
     if shard.is_some() {
         return Err(ProducerError::Usage(
-            "the source is a shard of a sharded cluster: each shard logs its own copy of a \
-             command and only a part of every collection, so one shard's oplog is no history. \
-             Point --source at a replica set that is no shard"
+            "the source is a shard of a sharded cluster: each shard logs its own copy of a command \
+             and only a part of every collection, so one shard's oplog is not a complete history. \
+             Point --source at a replica set that is not a shard"
                 .to_owned(),
         ));
     }
@@ -286,7 +290,7 @@ fn source_name(given: Option<&str>, hello: &Hello) -> Result<String, ProducerErr
     Ok(name.to_owned())
 }
 
-/// `settings.replicaSetId`; `None` where it may not be read or does not exist.
+/// Returns `settings.replicaSetId`; `None` if it cannot be read or does not exist.
 async fn replica_set_id(client: &Client) -> Option<String> {
     let config = client
         .database("local")

@@ -1,4 +1,4 @@
-//! What the producer counts. Names are constants here and a contract for dashboards.
+//! Metrics of the producer. Their names are a contract with dashboards.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::encode::chunk::{Chunk, TransactionCounts};
 use crate::telemetry::progress::Progress;
 
-/// Seconds of a commit.
+/// Buckets of the commit duration, in seconds.
 const COMMIT_BUCKETS: [f64; 12] = [
     0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 ];
@@ -23,7 +23,7 @@ const COMMIT_BUCKETS: [f64; 12] = [
 /// Counters of one process. Shared by reference.
 #[derive(Debug)]
 pub struct Metrics {
-    /// All metrics, for `/metrics`.
+    /// The registry behind `/metrics`.
     pub registry: Registry,
     entries: [IntCounter; 5],
     filtered: IntCounter,
@@ -40,22 +40,22 @@ pub struct Metrics {
     errors: IntCounterVec,
     sessions: IntCounter,
     copied: CopyCounters,
-    /// How far a full sync is.
+    /// Progress of a full sync.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
-    /// Everything up to that source time, in milliseconds, is committed: that of the last entry, or
-    /// the time at which the source had nothing more. 0: unknown.
+    /// Source time in milliseconds up to which everything is committed: that of the last entry, or the
+    /// time at which the source last had nothing more. 0 if unknown.
     known_until: AtomicI64,
-    /// The source had nothing more when it was last asked.
+    /// True if the source had nothing more at the last read.
     caught_up: AtomicBool,
     source_fails: AtomicBool,
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers all metrics.
     ///
     /// # Errors
-    /// When a name is registered twice.
+    /// Fails if a name is registered twice.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str| {
@@ -117,7 +117,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A chunk was handed to Kafka.
+    /// Counts a chunk that was handed to Kafka.
     pub fn sent(&self, chunk: &Chunk, in_flight: i32) {
         for (counter, count) in self.entries.iter().zip(chunk.entries) {
             counter.inc_by(count);
@@ -132,17 +132,17 @@ impl Metrics {
         self.queue_records.set(in_flight.into());
     }
 
-    /// Encoded bytes entered (or left) the queue to the publisher.
+    /// Counts encoded bytes that entered the queue to the publisher, or left it if negative.
     pub fn queued(&self, bytes: i64) {
         self.queue_bytes.add(bytes);
     }
 
-    /// A Kafka transaction was committed.
+    /// Counts a Kafka transaction that was committed.
     pub fn committed(&self, position: Position, wall: i64, caught_up: bool, took: Duration) {
         self.commits.inc();
         self.commit_seconds.observe(took.as_secs_f64());
         self.position.set(f64::from(position.ts.seconds));
-        // A commit that moves nothing has no entry.
+        // A commit that does not move the position has no entry, and so no time.
         if wall > 0 {
             self.known_until.store(wall, Ordering::Relaxed);
         }
@@ -157,14 +157,14 @@ impl Metrics {
         }
     }
 
-    /// The source says that there is nothing more, and everything is committed.
+    /// Notes that the source has nothing more and that everything is committed.
     pub fn caught_up(&self) {
         self.known_until.fetch_max(now_ms(), Ordering::Relaxed);
         self.caught_up.store(true, Ordering::Relaxed);
         self.refresh();
     }
 
-    /// A session goes on from a saved position, if there is one.
+    /// Notes that a session resumes from a saved position, if one exists.
     pub fn resumed(&self, saved: Option<Position>) {
         let Some(saved) = saved else {
             return;
@@ -178,13 +178,13 @@ impl Metrics {
         self.refresh();
     }
 
-    /// A session has ended: until the next one nobody knows whether the source has something more.
+    /// Notes that a session has ended. Whether the source has more is unknown until the next one.
     pub fn interrupted(&self) {
         self.caught_up.store(false, Ordering::Relaxed);
         self.refresh();
     }
 
-    /// Whether the source fails. While it does, nobody knows whether there is something more.
+    /// Sets whether reads of the source fail. While they do, whether it has more is unknown.
     pub fn source_fails(&self, fails: bool) {
         self.source_fails.store(fails, Ordering::Relaxed);
         if fails {
@@ -193,40 +193,40 @@ impl Metrics {
         }
     }
 
-    /// Whether the source answers, as far as is known.
+    /// Returns true unless the last read of the source failed.
     #[must_use]
     pub fn source_answers(&self) -> bool {
         !self.source_fails.load(Ordering::Relaxed)
     }
 
-    /// Time has passed.
+    /// Updates the lag gauge to the current time.
     pub fn refresh(&self) {
         self.lag.set(self.lag_seconds().unwrap_or(f64::NAN));
     }
 
-    /// Kafka transactions committed so far.
+    /// Returns the number of Kafka transactions committed so far.
     #[must_use]
     pub fn commit_count(&self) -> u64 {
         self.commits.get()
     }
 
-    /// A session was opened.
+    /// Counts a session that was opened.
     pub fn session_opened(&self) {
         self.sessions.inc();
     }
 
-    /// Sessions opened so far.
+    /// Returns the number of sessions opened so far.
     #[must_use]
     pub fn session_count(&self) -> u64 {
         self.sessions.get()
     }
 
-    /// A session failed.
+    /// Counts a failure of a kind.
     pub fn failed(&self, kind: &str) {
         self.errors.with_label_values(&[kind]).inc();
     }
 
-    /// Entries and bytes read so far.
+    /// Returns the number of entries and bytes read so far.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
         (
@@ -235,14 +235,14 @@ impl Metrics {
         )
     }
 
-    /// The saved position.
+    /// Returns the saved position.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.committed.lock().ok().and_then(|committed| *committed)
     }
 
-    /// Age of the last committed entry in seconds, or the time since everything was committed; 0 while
-    /// the source has nothing more, none while nothing is known.
+    /// Returns the age of the last committed entry in seconds, or the time since everything was
+    /// committed; 0 while the source has nothing more, `None` while nothing is known.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag")]
     pub fn lag_seconds(&self) -> Option<f64> {
@@ -253,7 +253,7 @@ impl Metrics {
         (until > 0).then(|| (now_ms() - until).max(0) as f64 / 1000.0)
     }
 
-    /// The body of `/status`.
+    /// Returns the body of `/status`.
     #[must_use]
     pub fn status(&self, source: &str) -> Value {
         let (entries, bytes) = self.totals();
@@ -278,7 +278,7 @@ impl Metrics {
     }
 }
 
-/// What full syncs have read.
+/// Counters of the documents that full syncs have read.
 #[derive(Debug)]
 struct CopyCounters {
     documents: IntCounter,
@@ -299,7 +299,7 @@ impl CopyCounters {
     }
 }
 
-/// What became of the source's transactions.
+/// Counters of the source's transactions, by outcome.
 #[derive(Debug)]
 struct TransactionCounters {
     by_outcome: IntCounterVec,
@@ -371,13 +371,13 @@ mod tests {
         assert_eq!(metrics.position(), Some(position));
         assert!(metrics.lag_seconds().unwrap() >= 3600.0);
         assert!(metrics.lag.get() >= 3600.0);
-        // A commit that only repeats the position says nothing about the lag.
+        // A commit that only repeats the position does not change the lag.
         metrics.committed(position, 0, false, Duration::ZERO);
         assert!(metrics.lag_seconds().unwrap() >= 3600.0);
 
         metrics.caught_up();
         assert_eq!(metrics.lag_seconds(), Some(0.0));
-        // The source was caught up with, and nobody knows what it has now.
+        // After the session has ended, whether the source has more is unknown.
         metrics.interrupted();
         assert!(!metrics.caught_up.load(Ordering::Relaxed));
         assert!(metrics.lag_seconds().unwrap() < 3600.0);

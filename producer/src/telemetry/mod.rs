@@ -1,4 +1,4 @@
-//! What the program reports of itself.
+//! Metrics and progress that the program reports about itself.
 
 pub mod metrics;
 pub mod progress;

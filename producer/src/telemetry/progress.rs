@@ -1,4 +1,4 @@
-//! How far a full sync is: one set of numbers for terminal, log and `/status`.
+//! Progress of a full sync: the same numbers for the terminal, the log and `/status`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use oplog_relay_core::state::CopyRecord;
 use serde_json::{Value, json};
 
-/// Collections that are shown at once, the largest first.
+/// Number of collections that are shown at once, the largest first.
 const SHOWN: usize = 6;
-/// Characters of a bar.
+/// Width of a bar in characters.
 const BAR: u64 = 20;
 
 /// The progress of a full sync. Shared by reference.
@@ -20,14 +20,14 @@ pub struct Progress(Mutex<Figures>);
 struct Figures {
     begun: Option<Instant>,
     took: Option<Duration>,
-    /// What an earlier process had sent.
+    /// Bytes that earlier processes had sent.
     earlier: u64,
     open: BTreeMap<String, Size>,
     done: Size,
     collections_done: u64,
 }
 
-/// Documents and bytes: sent, and as many as the source said it has.
+/// Number of documents and bytes: those sent, and those that the source reported at the start.
 #[derive(Debug, Default, Clone, Copy)]
 struct Size {
     documents: u64,
@@ -41,7 +41,7 @@ impl Size {
         Self {
             documents: record.documents,
             bytes: record.bytes,
-            // It may have grown since.
+            // The collection may have grown since the estimate.
             expected_documents: record.expected_documents.max(record.documents),
             expected_bytes: record.expected_bytes.max(record.bytes),
         }
@@ -95,7 +95,7 @@ impl Figures {
         total
     }
 
-    /// Bytes a second since this process began.
+    /// Returns the bytes per second since this process started the full sync.
     fn rate(&self) -> u64 {
         let took = self.took.or_else(|| Some(self.begun?.elapsed()));
         let millis = took.map_or(0, |took| {
@@ -111,7 +111,7 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A collection is planned, or more of it is sent.
+    /// Records that a collection is planned, or that more of it is sent.
     pub fn update(&self, record: &CopyRecord) {
         let mut figures = self.figures();
         if figures.begun.is_none() || figures.took.is_some() {
@@ -126,7 +126,7 @@ impl Progress {
         }
     }
 
-    /// Everything of a collection is sent.
+    /// Records that a collection is sent completely.
     pub fn finished(&self, record: &CopyRecord) {
         let mut figures = self.figures();
         figures.open.remove(&record.ns);
@@ -137,7 +137,7 @@ impl Progress {
         figures.collections_done += 1;
     }
 
-    /// Everything is sent.
+    /// Records that all collections are sent, and logs the totals.
     pub fn done(&self) {
         let mut figures = self.figures();
         if let (Some(begun), None) = (figures.begun, figures.took) {
@@ -153,7 +153,7 @@ impl Progress {
         }
     }
 
-    /// What `/status` says; nothing if no full sync was under way in this process.
+    /// Returns the progress for `/status`; `None` if no full sync ran in this process.
     #[must_use]
     pub fn status(&self) -> Option<Value> {
         let figures = self.figures();
@@ -177,7 +177,7 @@ impl Progress {
         }))
     }
 
-    /// Bars for a terminal: the largest collections that are under way, and the total.
+    /// Returns progress bars for a terminal: the largest collections in progress, and the total.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let figures = self.figures();

@@ -1,4 +1,4 @@
-//! What a person sees while it runs: one live line on a terminal, else a log line now and then.
+//! Progress for the operator: a live line on a terminal, otherwise a periodic log line.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,9 +8,9 @@ use oplog_relay_runtime::status_line::StatusLine;
 
 use crate::telemetry::metrics::Metrics;
 
-/// Between two updates of the live line.
+/// Interval between two updates of the live line.
 const LIVE: Duration = Duration::from_millis(250);
-/// Between two log lines.
+/// Interval between two log lines.
 const LOGGED: Duration = Duration::from_secs(5);
 
 /// Shows progress until the shutdown.
@@ -29,7 +29,7 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
         let position = metrics
             .position()
             .map_or_else(|| "none".to_owned(), |p| p.ts.to_string());
-        // While no session runs nobody else does.
+        // The lag gauge grows with time, and no other task updates it while no session runs.
         metrics.refresh();
         let lag = metrics.lag_seconds();
         let bars = metrics.full_sync.lines();

@@ -1,16 +1,16 @@
-//! Faults of a configuration, collected so that all of them are reported.
+//! Configuration faults, collected so that all of them are reported at once.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use crate::exit::ExitCode;
 
-/// One thing that is wrong, and where.
+/// A fault and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The flag, variable or key, as the operator wrote it.
     pub place: String,
-    /// What is wrong with it; lowercase, no full stop.
+    /// The fault itself; lowercase, without a full stop.
     pub message: String,
 }
 
@@ -20,20 +20,20 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Collects faults while a configuration is checked.
+/// The faults that have been found while a configuration is checked.
 #[derive(Debug, Default)]
 pub struct Faults {
     found: Vec<Fault>,
 }
 
 impl Faults {
-    /// None yet.
+    /// Creates an empty list.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds one.
+    /// Adds a fault.
     pub fn add(&mut self, place: impl Into<String>, message: impl Into<String>) {
         self.found.push(Fault {
             place: place.into(),
@@ -41,20 +41,20 @@ impl Faults {
         });
     }
 
-    /// Takes the value, or adds the error and goes on.
+    /// Returns the value, or adds the error as a fault and returns `None`.
     pub fn take_or<T, E: fmt::Display>(&mut self, place: &str, outcome: Result<T, E>) -> Option<T> {
         outcome
             .map_err(|error| self.add(place, error.to_string()))
             .ok()
     }
 
-    /// Whether there is none.
+    /// Returns true if no fault was found.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
-    /// Those found so far.
+    /// Returns the faults found so far.
     #[must_use]
     pub fn found(&self) -> &[Fault] {
         &self.found
@@ -63,7 +63,7 @@ impl Faults {
     /// Ends the check.
     ///
     /// # Errors
-    /// When any fault was added: all of them.
+    /// [`ConfigError`] with all faults, if any was added.
     pub fn finish(self) -> Result<(), ConfigError> {
         if self.found.is_empty() {
             Ok(())
@@ -73,23 +73,23 @@ impl Faults {
     }
 }
 
-/// Why a program cannot start with what it was given.
+/// The reason why a program cannot start with its arguments.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Everything that is wrong, one a line.
+    /// All faults, one per line.
     #[error("{}", lines(.0))]
     Faults(Vec<Fault>),
-    /// What the command line itself comes to: a mistake, or a request for help or the version.
+    /// The result of the command line itself: a mistake, or a request for help or the version.
     #[error("{0}")]
     Usage(Box<clap::Error>),
 }
 
 impl ConfigError {
-    /// Writes it for the operator: help and version to standard output, the rest to standard
+    /// Prints the error for the operator: help and version to standard output, the rest to standard
     /// error.
     ///
     /// # Errors
-    /// When the stream is closed.
+    /// An I/O error if the stream is closed.
     pub fn print(&self) -> io::Result<()> {
         match self {
             Self::Usage(error) => error.print(),
@@ -102,7 +102,7 @@ impl ConfigError {
         }
     }
 
-    /// The code to end with: help and version are no failure.
+    /// Returns the exit code. Help and version are successes.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {

@@ -1,8 +1,8 @@
-//! The layers under the command line: environment, file, and how clap comes to see them.
+//! The layers below the command line: environment and file, and their transfer to clap.
 //!
-//! Both layers become defaults of the flags, which gives the precedence for free. Their values are
-//! checked here first, each with its flag's own parser, so that every bad one is reported with the
-//! place where it stands; clap itself would stop at the first.
+//! Both layers become defaults of the flags, which yields the right precedence. Their values are
+//! checked here first, each with its flag's own parser, so that every invalid one is reported with
+//! its place. clap itself would stop at the first.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,24 +15,26 @@ use clap::{Arg, ArgAction, Command, Parser};
 use super::fault::{ConfigError, Faults};
 use super::suggest;
 
-/// What variables of ours begin with.
+/// The prefix of this project's variables.
 const ENV_PREFIX: &str = "OPLOG_";
-/// Variables of the project's own tests.
+/// The prefix of variables for the project's own tests.
 const TEST_PREFIX: &str = "OPLOG_RELAY_";
-/// The flag that names the file.
+/// The flag that names the configuration file.
 const CONFIG: &str = "config";
 
 /// Reads flags, environment and file into the program's arguments.
 ///
-/// `ignored` lists variables with our prefix that belong to somebody else.
+/// `ignored` lists variables with this project's prefix that belong to other programs.
 ///
 /// # Errors
-/// Every fault of the layers, or what clap says about the command line (help and version too).
+/// [`ConfigError`] with every fault of the layers, or with clap's message about the command line
+/// (including help and version).
 pub fn parse_layered<T: Parser>(ignored: &[&str]) -> Result<T, ConfigError> {
     parse_layered_from(std::env::args_os(), std::env::vars_os(), ignored)
 }
 
-/// [`parse_layered`] from a given command line (program name first) and environment.
+/// Reads the arguments like [`parse_layered`], from a given command line (program name first) and
+/// environment.
 ///
 /// # Errors
 /// As [`parse_layered`].
@@ -65,22 +67,22 @@ pub fn parse_layered_from<T: Parser>(
     Err(ConfigError::Faults(faults.found().to_vec()))
 }
 
-/// Values of one layer by key, with the place of each for messages.
+/// The values of a layer by key, with the place of each for messages.
 #[derive(Default)]
 struct Layer {
     values: BTreeMap<String, (String, Given)>,
 }
 
-/// A value as its layer gives it.
+/// A value in the form in which its layer provides it.
 enum Given {
     One(String),
     Many(Vec<String>),
-    /// One text that holds a list where the flag takes one.
+    /// A text, which is a list if the flag accepts one.
     Lines(String),
 }
 
 impl Given {
-    /// The flag's values, or why it does not take them.
+    /// Returns the flag's values, or the reason why the flag does not accept them.
     fn values(&self, arg: &Arg) -> Result<Vec<String>, String> {
         let raw: Vec<&str> = match self {
             Self::One(value) => vec![value],
@@ -128,7 +130,7 @@ fn with_config_flag(command: Command) -> Command {
     command.arg(arg)
 }
 
-/// The key of a flag in the file; positional arguments have none.
+/// Returns the key of a flag in the file. Positional arguments have no key.
 fn key_of(arg: &Arg) -> Option<String> {
     match arg.get_long() {
         None | Some("help" | "version") => None,
@@ -140,7 +142,8 @@ fn env_name(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.to_uppercase())
 }
 
-/// The keys of all flags of all subcommands: one file and one environment serve them all.
+/// Returns the keys of all flags of all subcommands, because they share one file and one
+/// environment.
 fn known_keys(command: &Command) -> Vec<String> {
     let mut keys: Vec<String> = command.get_arguments().filter_map(key_of).collect();
     for subcommand in command.get_subcommands() {
@@ -164,7 +167,7 @@ fn read_env(
         let foreign = !name.starts_with(ENV_PREFIX)
             || name.starts_with(TEST_PREFIX)
             || ignored.contains(&name.as_str());
-        // An empty variable is how compose files and shells spell "not set".
+        // Compose files and shells write an empty variable for "not set".
         if foreign || value.is_empty() {
             continue;
         }
@@ -179,13 +182,14 @@ fn read_env(
                     .values
                     .insert((*key).clone(), (name, Given::Lines(value)));
             }
-            Err(_) => faults.add(name, "the value is no UTF-8"),
+            Err(_) => faults.add(name, "the value is not UTF-8"),
         }
     }
     layer
 }
 
-/// The file's path, before anything is parsed: the command line's last one, else the variable's.
+/// Returns the file's path before anything is parsed: the last one on the command line, otherwise
+/// the variable's.
 fn config_path(args: &[OsString], env: &Layer) -> Option<PathBuf> {
     let mut path = None;
     let mut args = args.iter().skip(1).take_while(|arg| *arg != "--");
@@ -215,7 +219,7 @@ fn read_file(path: &Path, known: &[String], faults: &mut Faults) -> Layer {
     let table = match text.parse::<toml::Table>() {
         Ok(table) => table,
         Err(error) => {
-            // Its full text shows the line, which may hold a secret.
+            // The parser's full message quotes the line, which may hold a secret.
             let line = error.span().map_or(0, |span| line_of(&text, span.start));
             faults.add(format!("{place}, line {line}"), error.message());
             return layer;
@@ -253,7 +257,7 @@ fn given(value: toml::Value) -> Result<Given, String> {
         }
         value => scalar(value)
             .map(Given::One)
-            .ok_or_else(|| "tables are not used here".to_owned()),
+            .ok_or_else(|| "tables are not supported".to_owned()),
     }
 }
 
@@ -268,7 +272,7 @@ fn scalar(value: toml::Value) -> Option<String> {
     }
 }
 
-/// Puts the layers under the flags of the command and of its subcommand in use.
+/// Applies the layers to the flags of the command and of its active subcommand.
 fn overlay(
     mut command: Command,
     args: &[OsString],
@@ -289,7 +293,7 @@ fn overlay(
     }
 }
 
-/// One flag with the uppermost value of the layers as its default.
+/// Returns a flag with the highest-priority value of the layers as its default.
 fn layered(arg: Arg, layers: &[Layer], faults: &mut Faults) -> Arg {
     let Some(key) = key_of(&arg) else { return arg };
     let arg = with_env_help(with_switch_value(arg), &env_name(&key));
@@ -300,7 +304,8 @@ fn layered(arg: Arg, layers: &[Layer], faults: &mut Faults) -> Arg {
         check(&arg, &values)?;
         Ok(values)
     });
-    // Required or not: a value is given. When it is bad, the fault says more than its absence.
+    // The flag counts as given. If its value is invalid, that fault is more useful than a missing
+    // flag.
     let arg = arg.required(false).hide_default_value(true);
     match faults.take_or(place, values) {
         Some(values) if !values.is_empty() => arg.default_values(values),
@@ -308,7 +313,7 @@ fn layered(arg: Arg, layers: &[Layer], faults: &mut Faults) -> Arg {
     }
 }
 
-/// Lets a switch take `=true` and `=false`, so that the command line can undo the file.
+/// Makes a switch accept `=true` and `=false`, so that the command line can override the file.
 fn with_switch_value(arg: Arg) -> Arg {
     if !matches!(arg.get_action(), ArgAction::SetTrue) {
         return arg;
@@ -336,7 +341,7 @@ fn with_env_help(arg: Arg, name: &str) -> Arg {
     }
 }
 
-/// Tries the flag's parser on each value.
+/// Runs the flag's parser on each value.
 fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
     let parser: ValueParser = arg.get_value_parser().clone();
     let lone = Arg::new("value")
@@ -353,7 +358,7 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Why a parser refused a value, without the value: it may be a secret.
+/// Returns the reason why a parser refused a value, without the value, which may be a secret.
 #[allow(
     clippy::needless_pass_by_value,
     reason = "it is the shape that map_err asks for"
@@ -370,7 +375,7 @@ fn refusal(error: clap::Error) -> String {
     }
 }
 
-/// Clap's message on one line, without the advice that follows it.
+/// Returns clap's message on one line, without the advice that follows it.
 fn message(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text

@@ -1,9 +1,9 @@
 //! Configuration: flags over environment over one TOML file over defaults.
 //!
-//! A flag `--some-name` is `some_name` in the file and `OPLOG_SOME_NAME` in the environment, with
-//! no exception and nothing to declare: programs write clap derive structs and call
-//! [`parse_layered`]. What nobody knows is an error in every layer, and all faults are reported at
-//! once, because an operator who corrects them one by one loses a deployment for each.
+//! A flag `--some-name` is `some_name` in the file and `OPLOG_SOME_NAME` in the environment,
+//! without exceptions or declarations: programs define clap derive structs and call
+//! [`parse_layered`]. Unknown names are errors in every layer. All faults are reported at once, so
+//! that an operator can correct them in a single deployment.
 
 mod fault;
 mod layer;

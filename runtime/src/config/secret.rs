@@ -1,14 +1,14 @@
-//! Values that are used and never shown.
+//! Values that are used but never displayed.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::str::FromStr;
 
-/// What stands for a secret in texts.
+/// The replacement for a secret in texts.
 const HIDDEN: &str = "***";
 
-/// Parameters of a connection string whose values are secrets, in lowercase.
+/// Parameters of a connection string with secret values, in lowercase.
 const SECRET_PARAMETERS: [&str; 4] = [
     "authmechanismproperties",
     "tlscertificatekeyfilepassword",
@@ -16,18 +16,19 @@ const SECRET_PARAMETERS: [&str; 4] = [
     "proxypassword",
 ];
 
-/// Text that neither `Debug` nor `Display` shows. Parsed from a flag, `file:<path>` is read.
+/// A text that neither `Debug` nor `Display` shows. A flag value `file:<path>` is read from that
+/// file.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Guards a text, as it is.
+    /// Wraps a text unchanged.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text, for the client that needs it.
+    /// Returns the text, for the client that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -54,18 +55,18 @@ impl FromStr for Secret {
     }
 }
 
-/// Why a secret cannot be had.
+/// The reason why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// Its file cannot be read.
+    /// The file of the secret cannot be read.
     #[error("secret file {path} cannot be read: {reason}")]
     Unreadable {
         /// The file.
         path: String,
-        /// Why not, in words: flag parsers show only the outermost message.
+        /// The reason, as text: flag parsers show only the outermost message.
         reason: io::ErrorKind,
     },
-    /// Its file holds nothing.
+    /// The file of the secret is empty.
     #[error("secret file {path} is empty")]
     Empty {
         /// The file.
@@ -73,10 +74,10 @@ pub enum SecretError {
     },
 }
 
-/// Takes a value as it is, or reads `file:<path>`, less the line break at its end.
+/// Returns a value as it is, or the content of `file:<path>` without the line break at its end.
 ///
 /// # Errors
-/// When the file cannot be read or is empty.
+/// [`SecretError`] if the file cannot be read or is empty.
 pub fn resolve_secret(value: &str) -> Result<Secret, SecretError> {
     let Some(path) = value.strip_prefix("file:") else {
         return Ok(Secret::new(value));
@@ -94,9 +95,10 @@ pub fn resolve_secret(value: &str) -> Result<Secret, SecretError> {
     Ok(Secret::new(text))
 }
 
-/// A connection string for logs: without user, password and the values of secret parameters.
+/// Returns a connection string for logs, without user, password and the values of secret
+/// parameters.
 ///
-/// Everything up to the last `@` goes, so that a password whose special characters were not
+/// Everything up to the last `@` is removed, so that a password whose special characters were not
 /// escaped stays hidden too.
 #[must_use]
 pub fn redact_uri(uri: &str) -> String {

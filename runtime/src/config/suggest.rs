@@ -1,6 +1,6 @@
-//! "Did you mean": the known name nearest to a mistyped one.
+//! Suggestions ("did you mean"): the known name that is nearest to a mistyped one.
 
-/// The nearest of `known`, if near enough to be a slip.
+/// Returns the nearest of `known`, if it is near enough to be a typing error.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     known
@@ -11,14 +11,14 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
-/// `" (did you mean …?)"`, or nothing.
+/// Returns `" (did you mean …?)"`, or an empty text.
 pub(super) fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, known)
         .map(|found| format!(" (did you mean {found}?)"))
         .unwrap_or_default()
 }
 
-/// Levenshtein's distance.
+/// Returns the Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,4 +1,4 @@
-//! Values with a notation of their own: sizes, durations, starting points.
+//! Values with their own notation: sizes, durations, start points.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Reads a size: digits and a unit, as in `16MiB`, `500kB`, `1GB`; without a unit, bytes.
+/// Parses a size: digits and a unit, as in `16MiB`, `500kB`, `1GB`. The default unit is bytes.
 ///
 /// # Errors
-/// When it is no size, or beyond 64 bits.
+/// A message if the text is not a size, or exceeds 64 bits.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = number_and_unit(text);
     let factor: u64 = match unit {
@@ -29,11 +29,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "the size is too large".to_owned())
 }
 
-/// Reads a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, as in `500ms` or `1h30m`.
+/// Parses a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, as in `500ms` or `1h30m`.
 /// Only `0` needs no unit.
 ///
 /// # Errors
-/// When it is none, or beyond 64 bits of milliseconds.
+/// A message if the text is not a duration, or exceeds 64 bits of milliseconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || "expected a duration such as 500ms, 10s or 1h30m".to_owned();
     if text == "0" {
@@ -76,16 +76,16 @@ fn number_and_unit(text: &str) -> (&str, &str) {
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
-/// Where to begin when no position is saved.
+/// The start point if no position is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// With the oldest that there is.
+    /// The oldest available entry.
     Oldest,
-    /// With what comes after now.
+    /// The first entry after the current time.
     Now,
-    /// With the first at or after a time, in milliseconds since 1970.
+    /// The first entry at or after a time, in milliseconds since 1970.
     At(i64),
-    /// With the entry at or after `<seconds>:<increment>`.
+    /// The first entry at or after `<seconds>:<increment>`.
     Position(u32, u32),
 }
 
@@ -111,11 +111,11 @@ impl fmt::Display for Start {
     }
 }
 
-/// Reads `oldest` (or `earliest`, as Kafka says), `now`, an RFC 3339 time or
+/// Parses `oldest` (or `earliest`, as in Kafka), `now`, an RFC 3339 time or
 /// `<seconds>:<increment>`.
 ///
 /// # Errors
-/// When it is none of them.
+/// A message if the text is none of these.
 pub fn parse_start(text: &str) -> Result<Start, String> {
     match text {
         "oldest" | "earliest" => return Ok(Start::Oldest),

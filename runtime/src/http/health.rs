@@ -1,13 +1,13 @@
-//! Health: whether the main loop still turns, and whether the program does its work.
+//! Health: the progress of the main loop, and the readiness of the program.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long the main loop may go without a beat.
+/// The longest time that the main loop may take between two beats.
 pub const DEFAULT_BEAT_LIMIT: Duration = Duration::from_secs(60);
 
-/// What `/livez` and `/readyz` tell. Clones are the same health.
+/// The state behind `/livez` and `/readyz`. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Health {
     state: Arc<State>,
@@ -17,9 +17,9 @@ pub struct Health {
 struct State {
     start: Instant,
     limit: Duration,
-    /// Milliseconds from `start` to the last beat.
+    /// The time of the last beat, in milliseconds after `start`.
     last_beat: AtomicU64,
-    /// Why the program is not ready; `None` when it is.
+    /// The reason why the program is not ready; `None` if it is.
     unready: Mutex<Option<String>>,
 }
 
@@ -30,7 +30,8 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Alive as of now, not ready yet; dead after `limit` without a beat.
+    /// Creates a health that is live but not ready yet. It is no longer live after `limit` without
+    /// a beat.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         let state = State {
@@ -44,13 +45,13 @@ impl Health {
         }
     }
 
-    /// The main loop turned. Cheap enough for every turn.
+    /// Records that the main loop has made progress. It is cheap enough for every iteration.
     pub fn beat(&self) {
         let elapsed = u64::try_from(self.state.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.state.last_beat.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Whether the program does its work; the reason is shown while it does not.
+    /// Sets the readiness of the program. The reason is shown while it is not ready.
     pub fn set_ready(&self, ready: bool, reason: &str) {
         let mut unready = self
             .state
@@ -60,17 +61,17 @@ impl Health {
         *unready = (!ready).then(|| reason.to_owned());
     }
 
-    /// Time since the last beat.
+    /// Returns the time since the last beat.
     #[must_use]
     pub fn since_beat(&self) -> Duration {
         let last = Duration::from_millis(self.state.last_beat.load(Ordering::Relaxed));
         self.state.start.elapsed().saturating_sub(last)
     }
 
-    /// Whether the main loop turns.
+    /// Returns `Ok` if the main loop makes progress.
     ///
     /// # Errors
-    /// When it is stuck: for how long.
+    /// A message with the time since the last beat, if the main loop is stuck.
     pub fn live(&self) -> Result<(), String> {
         let since = self.since_beat();
         if since <= self.state.limit {
@@ -78,14 +79,14 @@ impl Health {
         }
         let (since, limit) = (since.as_secs(), self.state.limit.as_secs());
         Err(format!(
-            "the main loop has not turned for {since} s, more than {limit} s"
+            "the main loop has made no progress for {since} s (limit {limit} s)"
         ))
     }
 
-    /// Whether the program does its work.
+    /// Returns `Ok` if the program is ready.
     ///
     /// # Errors
-    /// When it does not: the reason.
+    /// The reason, if the program is not ready.
     pub fn ready(&self) -> Result<(), String> {
         let unready = self
             .state
@@ -107,7 +108,7 @@ mod tests {
         while health.since_beat() <= Duration::from_millis(500) {
             std::thread::yield_now();
         }
-        assert!(health.live().unwrap_err().contains("has not turned"));
+        assert!(health.live().unwrap_err().contains("no progress"));
         health.beat();
         health.live().unwrap();
     }

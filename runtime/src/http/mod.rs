@@ -1,4 +1,4 @@
-//! The HTTP side of a program: metrics, health and status, and whatever routes it adds.
+//! The HTTP server of a program: metrics, health, status, and additional routes.
 
 mod health;
 mod probe;
@@ -23,15 +23,15 @@ use tokio::net::TcpListener;
 
 use crate::shutdown::Shutdown;
 
-/// Makes the answer of `/status`; called for each request, so it must not block.
+/// The function that builds the reply of `/status`. It runs for each request, so it must not block.
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// Where to listen: the value of `--http`.
+/// The address to listen on: the value of `--http`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpAddress {
-    /// Nowhere.
+    /// HTTP is off.
     Off,
-    /// At `host:port`.
+    /// The address `host:port`.
     At(String),
 }
 
@@ -60,27 +60,27 @@ impl fmt::Display for HttpAddress {
     }
 }
 
-/// Why HTTP could not be served.
+/// The reason why HTTP could not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The address is taken or not ours.
+    /// The address is in use or not local.
     #[error("cannot listen on {address}, the value of --http")]
     Bind {
         /// The address.
         address: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Accepting connections failed.
+    /// A connection could not be accepted.
     #[error("serving http failed")]
     Serve(#[source] io::Error),
 }
 
-/// Takes the address, at the start, so that a taken port ends the program at once.
-/// `None` when HTTP is off.
+/// Binds the address at the start, so that a port in use ends the program at once. Returns `None`
+/// if HTTP is off.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// [`HttpError`] if the address cannot be bound.
 pub async fn bind(address: &HttpAddress) -> Result<Option<TcpListener>, HttpError> {
     let HttpAddress::At(address) = address else {
         return Ok(None);
@@ -98,7 +98,7 @@ pub async fn bind(address: &HttpAddress) -> Result<Option<TcpListener>, HttpErro
     Ok(Some(listener))
 }
 
-/// What is served.
+/// The content of the HTTP server.
 #[derive(Clone)]
 pub struct Http {
     /// The source of `/metrics`.
@@ -120,7 +120,7 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    /// The common routes alone.
+    /// Creates a server with only the common routes.
     #[must_use]
     pub fn new(registry: Registry, health: Health, status: Status) -> Self {
         Self {
@@ -131,14 +131,14 @@ impl Http {
         }
     }
 
-    /// Adds routes of the program.
+    /// Adds the program's routes.
     #[must_use]
     pub fn with_routes(mut self, routes: Router) -> Self {
         self.routes = self.routes.merge(routes);
         self
     }
 
-    /// All routes, as they are served.
+    /// Returns all routes as a router.
     pub fn into_router(self) -> Router {
         let routes = self.routes.clone();
         Router::new()
@@ -151,10 +151,10 @@ impl Http {
             .merge(routes)
     }
 
-    /// Serves until shutdown; requests under way are answered.
+    /// Serves until shutdown. Requests in progress are completed.
     ///
     /// # Errors
-    /// When accepting connections fails.
+    /// [`HttpError`] if accepting connections fails.
     pub async fn serve(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), HttpError> {
         axum::serve(listener, self.into_router())
             .with_graceful_shutdown(async move { shutdown.wait().await })
@@ -163,10 +163,10 @@ impl Http {
     }
 }
 
-/// [`Http::serve`] of the common routes alone.
+/// Serves only the common routes, see [`Http::serve`].
 ///
 /// # Errors
-/// When accepting connections fails.
+/// [`HttpError`] if accepting connections fails.
 pub async fn serve(
     listener: TcpListener,
     registry: Registry,

@@ -1,4 +1,5 @@
-//! The other end of `/readyz`: images without a shell or curl check a container's health with it.
+//! The client of `/readyz`, which checks the health of a container whose image has no shell or
+//! curl.
 
 use std::time::Duration;
 
@@ -6,15 +7,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long a probe may take; container platforms give theirs 1 to 30 s.
+/// The time limit of a probe. Container platforms allow their probes 1 to 30 s.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// More than any answer of `/readyz`.
+/// The size limit of a reply, which is more than any reply of `/readyz`.
 const MAX_ANSWER_BYTES: u64 = 16 * 1024;
 
-/// Asks the program at `address` (`host:port`) whether it is ready.
+/// Checks that the program at `address` (`host:port`) is ready.
 ///
 /// # Errors
-/// When it is not, or does not answer: the reason.
+/// The reason, if the program is not ready or does not answer.
 pub async fn probe(address: &str) -> Result<(), String> {
     let address = reachable(address);
     let answer = timeout(PATIENCE, ask(&address))
@@ -33,7 +34,7 @@ pub async fn probe(address: &str) -> Result<(), String> {
     })
 }
 
-/// An address to listen on all interfaces is reached on the loopback.
+/// Replaces an address that listens on all interfaces by the loopback address.
 fn reachable(address: &str) -> String {
     match address.rsplit_once(':') {
         Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),

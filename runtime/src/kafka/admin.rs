@@ -1,4 +1,4 @@
-//! Administration: creating topics, and asking for them.
+//! Administration of topics: creating and describing them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,33 +20,34 @@ use super::options::{KafkaOptions, client_config};
 use super::topic::{TopicMetadata, TopicSettings, collect};
 use crate::retry::Backoff;
 
-/// How long the first contact may take: a wrong address must be reported within seconds.
+/// The time limit of the first contact: a wrong address must be reported within seconds.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait for an event of a client that has failed.
+/// The time to wait for an event of a client that has failed.
 const EVENTS: Duration = Duration::from_millis(20);
-/// How long any other call may take, retries included.
+/// The time limit of any other call, including retries.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long one request may take.
+/// The time limit of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Up to so many topics are asked for by name, more of them with the whole cluster's metadata.
+/// The number of topics up to which each is queried by name. For more topics the whole cluster's
+/// metadata is read.
 const ASKED_BY_NAME: usize = 8;
 
-/// Whether a topic was made.
+/// The result of creating a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Creation {
-    /// It is new.
+    /// The topic is new.
     Created,
-    /// It was there, with settings that may be others.
+    /// The topic existed, possibly with other settings.
     Existed,
 }
 
-/// Administers topics. Clones share the connections.
+/// An administration client for topics. Clones share the connections.
 #[derive(Clone)]
 pub struct Admin {
     brokers: String,
     requests: Arc<Requests>,
-    /// Asks for metadata: unlike the admin client, which is a producer, it never creates a topic
-    /// by asking, and it hands out its errors.
+    /// The client that reads metadata. Unlike the admin client, which is a producer, it never
+    /// creates a topic by querying it, and it exposes its errors.
     metadata: Arc<BaseConsumer<Context>>,
     context: Context,
 }
@@ -60,17 +61,17 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// Connects, and sees that a broker answers.
+    /// Connects, and checks that a broker answers.
     ///
     /// # Errors
-    /// When the options are wrong or no broker answers.
+    /// [`KafkaFailure`] if the options are wrong or no broker answers.
     pub async fn connect(options: &KafkaOptions) -> Result<Self, KafkaFailure> {
         let context = Context::new();
         let mut config = client_config(options);
         let metadata = config
             .create_with_context(context.clone())
             .map_err(KafkaFailure::Options)?;
-        // Nobody takes this client's log lines from their queue; the other one logs the same.
+        // The queue of this client's log lines is never read. The metadata client logs the same.
         config.set_log_level(RDKafkaLogLevel::Emerg);
         let brokers = options.brokers.clone();
         let admin = Self {
@@ -79,17 +80,17 @@ impl Admin {
             metadata: Arc::new(metadata),
             context,
         };
-        // The answer names the topics that the user may describe. A question for one topic by name
+        // The reply lists the topics that the user may describe. A query for one topic by name
         // would be refused to users whose rights are for other names.
         admin.topic_metadata(Vec::new(), CONNECT_PATIENCE).await?;
         Ok(admin)
     }
 
-    /// Creates a topic; `replication_factor` −1 leaves it to the broker. Settings of a topic that
-    /// is there already stay as they are.
+    /// Creates a topic. A `replication_factor` of −1 selects the broker's default. Settings of an
+    /// existing topic are not changed.
     ///
     /// # Errors
-    /// When the cluster refuses, or does not answer in time.
+    /// [`KafkaFailure`] if the cluster refuses, or does not answer in time.
     pub async fn create_topic(
         &self,
         name: &str,
@@ -118,11 +119,11 @@ impl Admin {
         }
     }
 
-    /// Asks the cluster whether it would create a topic, and creates nothing. Returns the code of a
+    /// Checks whether the cluster would create a topic, without creating it. Returns the code of a
     /// refusal.
     ///
     /// # Errors
-    /// When the cluster does not answer in time.
+    /// [`KafkaFailure`] if the cluster does not answer in time.
     pub async fn validate_topic(
         &self,
         name: &str,
@@ -150,11 +151,11 @@ impl Admin {
         }
     }
 
-    /// Creates topics in one request, and returns those that are new. One that the cluster refuses is
-    /// passed over: creating it alone shows why.
+    /// Creates topics in one request, and returns those that are new. A topic that the cluster
+    /// refuses is skipped: creating it separately shows the reason.
     ///
     /// # Errors
-    /// When the cluster does not answer in time.
+    /// [`KafkaFailure`] if the cluster does not answer in time.
     pub async fn create_topics(
         &self,
         names: &[&str],
@@ -177,10 +178,10 @@ impl Admin {
         }
     }
 
-    /// The settings of those topics that exist, by name.
+    /// Returns the settings of those topics that exist, by name.
     ///
     /// # Errors
-    /// When the cluster refuses, or does not answer in time.
+    /// [`KafkaFailure`] if the cluster refuses, or does not answer in time.
     pub async fn describe_topics(
         &self,
         names: &[&str],
@@ -202,18 +203,18 @@ impl Admin {
         Ok(settings)
     }
 
-    /// The settings of one topic, if it exists.
+    /// Returns the settings of a topic, or `None` if it does not exist.
     ///
     /// # Errors
-    /// When the cluster refuses, or does not answer in time.
+    /// [`KafkaFailure`] if the cluster refuses, or does not answer in time.
     pub async fn topic_settings(&self, name: &str) -> Result<Option<TopicSettings>, KafkaFailure> {
         Ok(self.describe_topics(&[name]).await?.remove(name))
     }
 
-    /// How many partitions a topic has, if it exists.
+    /// Returns the number of partitions of a topic, or `None` if it does not exist.
     ///
     /// # Errors
-    /// When no broker answers in time, or access is refused.
+    /// [`KafkaFailure`] if no broker answers in time, or access is refused.
     pub async fn partitions(&self, name: &str) -> Result<Option<i32>, KafkaFailure> {
         let topics = self.topic_metadata(vec![name.to_owned()], PATIENCE).await?;
         Ok(topics
@@ -222,10 +223,10 @@ impl Admin {
             .filter(|partitions| *partitions > 0))
     }
 
-    /// All topics that we may see, with their partitions.
+    /// Returns all topics that this user may describe, with their numbers of partitions.
     ///
     /// # Errors
-    /// When no broker answers in time.
+    /// [`KafkaFailure`] if no broker answers in time.
     pub async fn topics(&self) -> Result<BTreeMap<String, i32>, KafkaFailure> {
         let topics = self.topic_metadata(Vec::new(), PATIENCE).await?;
         Ok(topics
@@ -234,10 +235,10 @@ impl Admin {
             .collect())
     }
 
-    /// Waits until every partition of a topic has a leader; returns their number.
+    /// Waits until every partition of a topic has a leader. Returns the number of partitions.
     ///
     /// # Errors
-    /// When that takes longer than `patience`, or access is refused.
+    /// [`KafkaFailure`] if that takes longer than `patience`, or access is refused.
     pub async fn wait_for_topic(
         &self,
         name: &str,
@@ -247,7 +248,7 @@ impl Admin {
         Ok(topics.get(name).map_or(0, |topic| topic.partitions))
     }
 
-    /// Waits until every partition of some topics has a leader.
+    /// Waits until every partition of several topics has a leader.
     ///
     /// # Errors
     /// As [`Admin::wait_for_topic`].
@@ -320,7 +321,7 @@ impl Admin {
             for outcome in outcomes {
                 match outcome {
                     Ok(resource) => resources.push(resource),
-                    // Deleted since its metadata was read.
+                    // The topic was deleted after its metadata was read.
                     Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
                     Err(code) => {
                         attempts.again(action, KafkaError::AdminOp(code)).await?;
@@ -332,7 +333,7 @@ impl Admin {
         }
     }
 
-    /// Metadata of the topics named, or of all where none or many are.
+    /// Returns the metadata of the named topics, or of all topics if `names` is empty or long.
     async fn topic_metadata(
         &self,
         names: Vec<String>,
@@ -356,11 +357,11 @@ impl Admin {
             .map_err(|_| KafkaFailure::Abandoned("reading kafka metadata".to_owned()))?
     }
 
-    /// Takes the events that the client of metadata has: its log lines reach the context, its errors come as if
-    /// they were records. Returns whether a broker refused the login.
+    /// Reads the pending events of the metadata client: its log lines go to the context, and its
+    /// errors arrive in place of records. Returns true if a broker refused the login.
     fn is_login_refused(&self) -> bool {
         let mut refused = false;
-        // A poll that may not wait ends at the first log line, and the error stands behind it.
+        // A poll without a wait ends at the first log line, and would miss the error behind it.
         while let Some(event) = self.metadata.poll(EVENTS) {
             refused |= event.is_err_and(|error| is_refused_login(&error));
         }
@@ -377,7 +378,7 @@ impl Admin {
             let outcome = self.metadata.fetch_metadata(topic, timeout);
             let error = match outcome {
                 Ok(metadata) => {
-                    // There are no records, only log lines.
+                    // The client is assigned no partitions, so the poll only serves log lines.
                     drop(self.metadata.poll(Duration::ZERO));
                     return Ok(metadata);
                 }
@@ -396,7 +397,7 @@ impl Admin {
                     .complaint()
                     .unwrap_or_else(|| error.to_string())
             };
-            // The client itself would go on trying, and only ever report that nobody answers.
+            // The client itself would keep trying, and would only report that no broker answers.
             if refused {
                 return Err(KafkaFailure::Credentials {
                     brokers: self.brokers.clone(),
@@ -414,9 +415,9 @@ impl Admin {
     }
 }
 
-/// The client of requests, from the first one on: who only reads metadata needs none. It takes up to
-/// 100 ms to end, because the thread that waits for its answers looks up no sooner; nobody waits for
-/// that.
+/// The client for requests. It is created with the first one, because users that only read metadata
+/// do not need it. Dropping it takes up to 100 ms, because the thread that waits for its replies
+/// checks for the end only at that interval. No caller waits for that.
 struct Requests {
     config: ClientConfig,
     runtime: Handle,
@@ -424,7 +425,7 @@ struct Requests {
 }
 
 impl Requests {
-    /// Inside of a runtime.
+    /// Creates the client. It must be called within a tokio runtime.
     fn new(config: ClientConfig) -> Self {
         Self {
             config,
@@ -457,7 +458,7 @@ impl Drop for Requests {
     }
 }
 
-/// Why a topic cannot be written yet; `None` if it can.
+/// Returns the reason why a topic cannot be written yet, or `None` if it can.
 fn unready(topic: Option<&TopicMetadata>) -> Option<String> {
     match topic {
         Some(topic) if topic.partitions > 0 && topic.led == topic.partitions => None,
@@ -491,12 +492,12 @@ fn request_options() -> AdminOptions {
         .operation_timeout(Some(REQUEST_TIMEOUT))
 }
 
-/// Attempts at one request, until it succeeds, is refused, or took too long.
+/// The attempts at a request until it succeeds, is refused, or exceeds its time limit.
 struct Attempts {
     start: Instant,
     patience: Duration,
     backoff: Backoff,
-    /// The right that the request takes.
+    /// The Kafka right that the request needs.
     right: String,
 }
 
@@ -516,7 +517,7 @@ impl Attempts {
         self
     }
 
-    /// Waits before the next attempt, or says why there is none.
+    /// Waits before the next attempt. Returns an error if there is to be no other.
     async fn again(&mut self, action: &str, error: KafkaError) -> Result<(), KafkaFailure> {
         if !is_transient(&error) || self.start.elapsed() >= self.patience {
             return Err(KafkaFailure::Refused {

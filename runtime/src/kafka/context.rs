@@ -1,4 +1,4 @@
-//! The context of a client: where its log lines and errors go.
+//! The context of a client, which receives its log lines and errors.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,12 +7,12 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// The facility of log lines that say why a broker cannot be used.
+/// The facility of log lines with the reason why a broker cannot be used.
 const BROKER_FAILURE: &str = "FAIL";
 
-/// Logs a client's lines under the target `librdkafka`, and keeps the last reason for which it could
-/// not use a broker and its fatal error. Clones share what they keep. Contexts with duties of their
-/// own hold one and delegate to it.
+/// A client context. It logs the client's lines with the target `librdkafka`, and keeps the fatal
+/// error and the last reason why a broker could not be used. Clones share this state. Contexts with
+/// additional duties contain one and delegate to it.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     kept: Arc<Mutex<Kept>>,
@@ -25,26 +25,26 @@ struct Kept {
 }
 
 impl Context {
-    /// Nothing kept yet.
+    /// Creates a context without recorded errors.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Why the client could not use a broker when it last tried: the address and the reason of the
-    /// system or of the broker.
+    /// Returns the last reason why the client could not use a broker: the address, and the error of
+    /// the system or of the broker.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
         self.kept().complaint.clone()
     }
 
-    /// The error that made the client unusable, if any.
+    /// Returns the error that made the client unusable.
     #[must_use]
     pub fn fatal_error(&self) -> Option<KafkaError> {
         self.kept().fatal.clone()
     }
 
-    /// Forgets the complaint, before an attempt whose own complaints are wanted.
+    /// Forgets the last reason, before an attempt whose own reason is needed.
     pub fn clear_complaint(&self) {
         self.kept().complaint = None;
     }
@@ -56,12 +56,13 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        // A consumer hands out the code of such an error only; its text is in the log alone.
+        // A consumer returns only the code of such an error. Its text appears only in the log.
         if facility == BROKER_FAILURE {
             self.kept().complaint = Some(without_thread(line).to_owned());
         }
-        // librdkafka's errors are mostly connections that it opens again by itself: a warning to
-        // us. What ends in a failure reaches the program as an error of the call.
+        // Most errors of librdkafka are lost connections that it reopens by itself, so they are
+        // logged as warnings. An error that causes a failure reaches the program as an error of the
+        // call.
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(target: "librdkafka", facility, "{line}");
@@ -86,7 +87,7 @@ impl ClientContext for Context {
     }
 }
 
-/// A line of the log without the thread that wrote it: `[thrd:main]: `.
+/// Returns a log line without the thread that wrote it: `[thrd:main]: `.
 fn without_thread(line: &str) -> &str {
     match line.split_once("]: ") {
         Some((thread, rest)) if thread.starts_with("[thrd:") => rest,

@@ -1,57 +1,57 @@
-//! Kafka's errors: what they mean for the one who asked.
+//! Kafka's errors, classified for callers.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::new_topic::TopicSetting;
 
-/// Why Kafka could not be used, outside of producing and of reading as a group.
+/// The reason why a Kafka operation failed, other than producing and reading as a group.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaFailure {
-    /// The client cannot be made from its options.
-    #[error("the kafka client cannot be made")]
+    /// The client cannot be created from its options.
+    #[error("the Kafka client cannot be created")]
     Options(#[source] KafkaError),
     /// No broker answers.
     #[error("no kafka broker at {brokers} answers: {reason}")]
     Unreachable {
-        /// The brokers asked.
+        /// The brokers that were tried.
         brokers: String,
-        /// What the client said last.
+        /// The client's last error.
         reason: String,
     },
-    /// A broker does not accept our credentials.
+    /// A broker refuses the credentials.
     #[error(
         "a kafka broker at {brokers} refuses the credentials (sasl.username, sasl.password and the \
          like, given by --kafka-option): {reason}"
     )]
     Credentials {
-        /// The brokers asked.
+        /// The brokers that were tried.
         brokers: String,
-        /// What the broker said.
+        /// The broker's error.
         reason: String,
     },
-    /// The topic is not there.
+    /// The topic does not exist.
     #[error("topic {0} does not exist")]
     UnknownTopic(String),
-    /// It took longer than allowed.
+    /// The operation exceeded its time limit.
     #[error("{action} took more than {seconds} s: {reason}")]
     Timeout {
-        /// What was tried.
+        /// The operation.
         action: String,
-        /// The time allowed.
+        /// The time limit.
         seconds: u64,
-        /// How far it came.
+        /// The progress at that time.
         reason: String,
     },
     /// The cluster or the client refused.
     #[error("{action} failed")]
     Refused {
-        /// What was tried.
+        /// The operation.
         action: String,
-        /// What the cluster or the client said.
+        /// The error of the cluster or the client.
         #[source]
         source: KafkaError,
     },
-    /// The cluster does not create topics with a setting that is needed.
+    /// The cluster refuses a setting that a new topic needs.
     #[error(
         "Kafka refuses to create topics with {setting} ({code}); allow this setting in the cluster, \
          or choose another value for it"
@@ -59,16 +59,16 @@ pub enum KafkaFailure {
     SettingRefused {
         /// The setting.
         setting: TopicSetting,
-        /// How it was refused.
+        /// The code of the refusal.
         code: RDKafkaErrorCode,
     },
-    /// A task of ours ended early.
-    #[error("{0} was abandoned")]
+    /// A task of this program ended early.
+    #[error("{0} was interrupted")]
     Abandoned(String),
 }
 
 impl KafkaFailure {
-    /// Whether trying again may help.
+    /// Returns true if a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -82,24 +82,25 @@ impl KafkaFailure {
         }
     }
 
-    /// Whether the configuration is wrong, whatever the cluster does.
+    /// Returns true if the configuration is wrong, so that the state of the cluster does not
+    /// matter.
     #[must_use]
     pub const fn is_misconfiguration(&self) -> bool {
         matches!(self, Self::Options(_))
     }
 }
 
-/// The code of an error, of whichever call.
+/// Returns the code of an error of any call.
 #[must_use]
 pub fn error_code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     match error {
-        // The library leaves this one out.
+        // The library's own accessor omits this variant.
         KafkaError::AdminOp(code) => Some(*code),
         other => other.rdkafka_error_code(),
     }
 }
 
-/// Whether the same request may succeed later: networks, elections, timeouts.
+/// Returns true if the same request may succeed later: networks, elections, timeouts.
 #[must_use]
 pub fn is_transient(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
@@ -142,7 +143,7 @@ pub fn is_transient(error: &KafkaError) -> bool {
     )
 }
 
-/// Whether a broker has refused the credentials.
+/// Returns true if a broker refused the credentials.
 #[must_use]
 pub(super) fn is_refused_login(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
@@ -152,7 +153,7 @@ pub(super) fn is_refused_login(error: &KafkaError) -> bool {
     )
 }
 
-/// Whether the cluster refused because a right is missing.
+/// Returns true if the cluster refused because of a missing right.
 #[must_use]
 pub fn is_unauthorized(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
@@ -171,14 +172,16 @@ pub fn is_unauthorized(error: &KafkaError) -> bool {
     )
 }
 
-/// Whether the cluster grants no rights on a group. A client that reads without joining a group
-/// passes over that: librdkafka needs a group's name for its queue and asks for its coordinator.
+/// Returns true if the cluster grants no rights on a group. A client that reads without joining a
+/// group ignores this error: librdkafka needs the name of a group for its queue and looks up the
+/// group's coordinator.
 #[must_use]
 pub fn is_group_refused(error: &KafkaError) -> bool {
     error_code(error) == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
-/// What was tried, with the right that it needs if the cluster refused because it is missing.
+/// Returns the operation. If the cluster refused because of a missing right, the text names that
+/// right.
 #[must_use]
 pub fn with_right(doing: impl Into<String>, error: &KafkaError, right: &str) -> String {
     let doing = doing.into();
@@ -188,7 +191,7 @@ pub fn with_right(doing: impl Into<String>, error: &KafkaError, right: &str) -> 
     }
 }
 
-/// Whether the client is unusable from now on.
+/// Returns true if the client is unusable from now on.
 #[must_use]
 pub fn is_fatal(error: &KafkaError) -> bool {
     match error {
@@ -202,7 +205,8 @@ fn is_fatal_code(code: RDKafkaErrorCode) -> bool {
     code == RDKafkaErrorCode::Fatal || is_fenced_code(code)
 }
 
-/// Whether another instance took over: same transactional id, or same static member.
+/// Returns true if another instance took over with the same transactional id or as the same static
+/// member.
 #[must_use]
 pub fn is_fenced(error: &KafkaError) -> bool {
     match error {

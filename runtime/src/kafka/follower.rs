@@ -1,4 +1,4 @@
-//! Reading an internal topic again and again: the first time the whole of it, then what is new.
+//! A follower of an internal topic, which reads the whole topic first and then only new records.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,18 @@ use super::error::KafkaFailure;
 use super::reader::{Newer, Reader};
 
 /// A compacted topic keeps the record that deletes a key for a day (`delete.retention.ms`), unless
-/// an operator has set less. A follower that has not read for longer than this reads the whole topic again.
+/// an operator has set less. A follower that has not read for longer than this reads the whole
+/// topic again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Where the last read ended.
+/// The place where the last read ended.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     next: i64,
     at: Instant,
 }
 
-/// Follows one internal topic.
+/// A follower of one internal topic.
 #[derive(Debug, Clone)]
 pub struct Follower {
     reader: Reader,
@@ -25,7 +26,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows a topic of which nothing is read yet.
+    /// Creates a follower that has not read anything yet.
     #[must_use]
     pub const fn new(reader: Reader, topic: String) -> Self {
         Self {
@@ -35,19 +36,22 @@ impl Follower {
         }
     }
 
-    /// The topic.
+    /// Returns the name of the topic.
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// What was committed since the last read. It is the whole topic at first, after a long pause,
-    /// and where the topic no longer holds the place at which the last read ended.
+    /// Returns the records committed since the last read. It returns the whole topic on the first
+    /// read, after a long pause, and if the topic no longer holds the place where the last read
+    /// ended.
     ///
     /// # Errors
-    /// As [`Reader::read_all`]; the next read then begins at the same place again.
+    /// [`KafkaFailure`] as in [`Reader::read_all`]. The next read then starts at the same place
+    /// again.
     pub async fn read(&mut self) -> Result<Newer, KafkaFailure> {
         let place = self.place.filter(|last| last.at.elapsed() < LONGEST_PAUSE);
+        // The time is taken before the read, so that a slow read counts towards the pause.
         let at = Instant::now();
         let from = place.map(|last| last.next);
         let newer = self.reader.read_from(&self.topic, from).await?;

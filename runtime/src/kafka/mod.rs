@@ -1,6 +1,6 @@
 //! Kafka: client configuration, administration, and reading of internal topics.
 //!
-//! Producing records and reading as a group are the programs' own business; they start from
+//! Producing records and reading as a group belong to the programs. They start from
 //! [`client_config`] and log through [`Context`].
 
 mod admin;

@@ -1,10 +1,10 @@
-//! The settings of topics that are created: those that the data needs, as far as the cluster knows
-//! and allows them.
+//! The settings of new topics: those that the data needs, as far as the cluster knows and allows
+//! them.
 //!
-//! An older broker refuses a topic with a setting that it does not know, and a managed cluster one
-//! with a value above its limit. Both answer with a code for the whole request. So the cluster is
-//! first asked about all settings at once, without creating anything, and after a refusal about
-//! each value alone.
+//! An older broker refuses a topic with a setting that it does not know, and a managed cluster
+//! refuses a value above its limit. Both reply with one code for the whole request. The cluster is
+//! therefore first queried about all settings at once, without creating a topic, and after a
+//! refusal about each value separately.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::admin::Admin;
 use super::error::KafkaFailure;
 
-/// The name of the setting that limits a record batch.
+/// The name of the setting that limits the size of a record batch.
 pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
-/// A setting of a topic, by name and value.
+/// A topic setting with its name and value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSetting {
     /// Its name.
@@ -39,17 +39,17 @@ pub struct WantedSetting {
     fallback: Fallback,
 }
 
-/// What to do where the cluster takes none of the values.
+/// The action if the cluster refuses all of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fallback {
-    /// The data needs it.
+    /// Fail, because the data needs the setting.
     Refuse,
-    /// The broker's default will do.
+    /// Use the broker's default.
     Default,
 }
 
 impl WantedSetting {
-    /// A setting that the data needs, with its only value.
+    /// Returns a required setting with its only value.
     #[must_use]
     pub fn needed(name: &str, value: &str) -> Self {
         Self {
@@ -59,8 +59,8 @@ impl WantedSetting {
         }
     }
 
-    /// A setting with values to choose from, the best one first. Where the cluster takes none of
-    /// them, its default counts.
+    /// Returns a setting with several acceptable values, the best one first. If the cluster refuses
+    /// all of them, its default applies.
     #[must_use]
     pub fn preferred<V: fmt::Display>(name: &str, values: impl IntoIterator<Item = V>) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl WantedSetting {
         }
     }
 
-    /// Adds the operator's settings; they replace others of the same name.
+    /// Adds the operator's settings, which replace others of the same name.
     #[must_use]
     pub fn with_given(mut wanted: Vec<Self>, given: &[TopicSetting]) -> Vec<Self> {
         wanted.retain(|wanted| !given.iter().any(|given| given.name == wanted.name));
@@ -92,18 +92,18 @@ impl WantedSetting {
 pub struct NewTopicShape<'n> {
     /// Its name.
     pub name: &'n str,
-    /// Its partitions.
+    /// Its number of partitions.
     pub partitions: i32,
-    /// Its replication factor; −1 is the broker's default.
+    /// Its replication factor; −1 selects the broker's default.
     pub replication_factor: i32,
 }
 
 impl Admin {
-    /// The settings with which the cluster would create a topic.
+    /// Returns the settings with which the cluster would create a topic.
     ///
     /// # Errors
-    /// [`KafkaFailure::SettingRefused`] names a setting that is needed and that the cluster does not
-    /// take; others when the cluster does not answer in time.
+    /// [`KafkaFailure::SettingRefused`] if the cluster refuses a required setting; other errors if
+    /// the cluster does not answer in time.
     pub async fn accepted_settings(
         &self,
         shape: NewTopicShape<'_>,
@@ -112,8 +112,8 @@ impl Admin {
         let best = wanted.iter().filter_map(|wanted| wanted.settings().next());
         let best: Vec<TopicSetting> = best.collect();
         let is_refused = self.refusal(shape, &best).await?.is_some();
-        // What is refused without any setting as well is refused for another reason, which the
-        // creation itself reports.
+        // A request that is refused even without settings has another fault, which the creation
+        // itself reports.
         if !is_refused || self.refusal(shape, &[]).await?.is_some() {
             return Ok(best);
         }
@@ -124,7 +124,8 @@ impl Admin {
         Ok(accepted)
     }
 
-    /// The first value of a setting that the cluster takes, asked about each value alone.
+    /// Returns the first value of a setting that the cluster accepts, checking each value
+    /// separately.
     async fn accepted_value(
         &self,
         shape: NewTopicShape<'_>,
@@ -149,7 +150,7 @@ impl Admin {
             }
             (Some((preferred, code)), Fallback::Default) => {
                 tracing::info!(
-                    "Kafka refuses {preferred} for new topics ({code}); its own default counts"
+                    "Kafka refuses {preferred} for new topics ({code}); the broker's default applies"
                 );
                 Ok(None)
             }
@@ -157,7 +158,7 @@ impl Admin {
         }
     }
 
-    /// The code with which the cluster refuses a topic because of its settings.
+    /// Returns the code with which the cluster refuses a topic because of its settings.
     async fn refusal(
         &self,
         shape: NewTopicShape<'_>,
@@ -177,7 +178,7 @@ impl Admin {
     }
 }
 
-/// The settings as [`Admin::create_topic`] takes them.
+/// Returns the settings as [`Admin::create_topic`] expects them.
 #[must_use]
 pub fn borrowed(settings: &[TopicSetting]) -> Vec<(&str, &str)> {
     let settings = settings.iter();

@@ -1,4 +1,4 @@
-//! Options of Kafka clients: ours, the operator's, and those that our guarantees need.
+//! Options of Kafka clients: the program's, the operator's, and those that the guarantees need.
 
 use std::fmt;
 
@@ -7,20 +7,20 @@ use rdkafka::error::KafkaError;
 
 use crate::config::{Faults, resolve_secret};
 
-/// The flag that passes options through.
+/// The flag that passes options to librdkafka.
 const FLAG: &str = "--kafka-option";
 
-/// Options that no client of ours leaves to the operator.
+/// Options that the operator cannot set for any client, with the reason.
 const OWNED_BY_ALL: &[(&str, &str)] = &[
     ("bootstrap.servers", "give the brokers by --brokers"),
-    ("log.queue", "client logs go where the program's logs go"),
+    ("log.queue", "client logs go to the program's log"),
     (
         "allow.auto.create.topics",
         "topics are created with the settings that the data needs",
     ),
 ];
 
-/// Options of a producer that exactly-once delivery in order depends on, and why.
+/// Producer options on which ordered exactly-once delivery depends, with the reason.
 pub const PRODUCER_OWNED: &[(&str, &str)] = &[
     (
         "enable.idempotence",
@@ -54,7 +54,7 @@ pub const PRODUCER_OWNED: &[(&str, &str)] = &[
     ("message.max.bytes", "it follows the largest document"),
 ];
 
-/// Options of a consumer that its offsets depend on, and why.
+/// Consumer options on which the offsets depend, with the reason.
 pub const CONSUMER_OWNED: &[(&str, &str)] = &[
     ("group.id", "give the group by --group"),
     (
@@ -89,7 +89,7 @@ pub const CONSUMER_OWNED: &[(&str, &str)] = &[
     ("check.crcs", "damaged records must not be replayed"),
 ];
 
-/// Second names that librdkafka accepts.
+/// Alternative option names that librdkafka accepts.
 const ALIASES: &[(&str, &str)] = &[
     ("metadata.broker.list", "bootstrap.servers"),
     ("request.required.acks", "acks"),
@@ -100,17 +100,17 @@ const ALIASES: &[(&str, &str)] = &[
     ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
 ];
 
-/// What all clients of a program share.
+/// The options that all clients of a program share.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KafkaOptions {
-    /// `host:port,host:port`.
+    /// The brokers as `host:port,host:port`.
     pub brokers: String,
     /// The operator's options for librdkafka, by name.
     pub options: Vec<(String, String)>,
 }
 
 impl KafkaOptions {
-    /// The operator's options for logs: values of secrets hidden.
+    /// Returns the operator's options for logs, with the values of secrets hidden.
     #[must_use]
     pub fn shown(&self) -> Vec<(&str, &str)> {
         self.options
@@ -129,10 +129,10 @@ impl fmt::Debug for KafkaOptions {
     }
 }
 
-/// Reads `name=value`; the value of a secret may be `file:<path>`.
+/// Parses `name=value`. The value of a secret may be `file:<path>`.
 ///
 /// # Errors
-/// When it has no `=`, or the file cannot be read.
+/// A message if the text has no `=`, or the file cannot be read.
 fn parse_option(text: &str) -> Result<(String, String), String> {
     let Some((name, value)) = text.split_once('=') else {
         return Err("expected name=value".to_owned());
@@ -148,18 +148,18 @@ fn parse_option(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), secret.expose().to_owned()))
 }
 
-/// Configuration that every client starts from; callers set what they own on top of it.
+/// Returns the configuration that every client starts from. Callers add the options that they own.
 #[must_use]
 pub fn client_config(options: &KafkaOptions) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("client.id", "oplog-relay")
-        // Firewalls and load balancers forget idle connections silently.
+        // Firewalls and load balancers drop idle connections silently.
         .set("socket.keepalive.enable", "true")
         .set("socket.connection.setup.timeout.ms", "10000")
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "5000")
-        // Brokers close idle connections as a matter of course.
+        // Brokers routinely close idle connections.
         .set("log.connection.close", "false");
     for (name, value) in &options.options {
         config.set(name, value);
@@ -168,22 +168,23 @@ pub fn client_config(options: &KafkaOptions) -> ClientConfig {
     config
 }
 
-/// A fetch of a client that reads one partition after the other: records that are compressed a thousand times
-/// take 32 MiB of memory.
+/// The fetch size of a client that reads one partition after the other. Records that compress by a
+/// factor of a thousand then take 32 MiB of memory.
 pub const SMALL_FETCH: usize = 32 << 10;
 
-/// Limits what one fetch of a consumer asks for, and what one partition may add to it. Both are bytes as
-/// the broker stores them: the reply may be many times larger once it is decompressed. One batch
-/// comes whole, whatever its size.
+/// Limits the bytes that a consumer requests in one fetch, and the share of one partition. Both
+/// count bytes as the broker stores them: the reply may be many times larger after decompression. A
+/// single batch is always returned whole, whatever its size.
 pub fn limit_fetch(config: &mut ClientConfig, bytes: usize, of_partition: usize) {
     config
-        // librdkafka accepts no fetch that is smaller than this, although only producers need it.
+        // librdkafka refuses a fetch limit below this option, although only producers need the
+        // option.
         .set("message.max.bytes", bytes.to_string())
         .set("fetch.max.bytes", bytes.to_string())
         .set("fetch.message.max.bytes", of_partition.to_string());
 }
 
-/// Takes the options that an operator gives as `name=value`. `owned` are those of the program,
+/// Parses the options that an operator gives as `name=value`. `owned` are those of the program,
 /// with the reasons.
 pub fn parse_options(
     given: &[String],
@@ -198,7 +199,7 @@ pub fn parse_options(
     options
 }
 
-/// Refuses options that the program owns, and those that librdkafka does not know or accept.
+/// Refuses options that the program owns, and options that librdkafka does not know or accept.
 fn check_options(options: &[(String, String)], owned: &[(&str, &str)], faults: &mut Faults) {
     for (name, value) in options {
         let place = format!("{FLAG} {name}");
@@ -217,7 +218,7 @@ fn check_options(options: &[(String, String)], owned: &[(&str, &str)], faults: &
 
 fn refusal(name: &str, error: &KafkaError) -> String {
     match error {
-        // The description may quote the value.
+        // The error description may quote the value.
         KafkaError::ClientConfig(_, _, _, _) if is_secret(name) => {
             "librdkafka does not accept the value".to_owned()
         }

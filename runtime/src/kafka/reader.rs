@@ -1,8 +1,9 @@
-//! Reading internal topics of one partition: what is committed in them, and nothing else.
+//! Reading of internal topics with one partition: only their committed records.
 //!
-//! Between the last committed record and the end lie control records, records of aborted
-//! transactions and those of an open one. So the end is where the broker says so (the last stable
-//! offset, which a transaction that hangs holds back), never "the record at end − 1".
+//! Control records, records of aborted transactions and those of an open one lie between the last
+//! committed record and the end of the partition. The end is therefore the offset that the broker
+//! reports (the last stable offset, which a hanging transaction holds back), never "the record at
+//! end − 1".
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -19,13 +20,13 @@ use super::error::{
 use super::options::{KafkaOptions, SMALL_FETCH, client_config, limit_fetch};
 use crate::retry::Backoff;
 
-/// How long reading may take, whatever the topic's length.
+/// The time limit of a read, whatever the topic's length.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long one request or one wait for records may take.
+/// The time limit of one request or one wait for records.
 const STEP: Duration = Duration::from_secs(5);
-/// How far before the end the search for the last record begins.
+/// The distance from the end at which the search for the last record starts.
 const FIRST_SPAN: i64 = 64;
-/// How much farther each further search begins.
+/// The factor by which each further search increases the distance.
 const SPAN_FACTOR: i64 = 16;
 /// The only partition of an internal topic.
 const PARTITION: i32 = 0;
@@ -39,22 +40,22 @@ pub struct Stored {
     pub timestamp_ms: Option<i64>,
     /// Its key.
     pub key: Option<Vec<u8>>,
-    /// Its value; none is a tombstone.
+    /// Its value; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
 }
 
-/// What a topic holds from some offset on.
+/// The content of a topic from an offset on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Newer {
     /// The committed records, in order.
     pub records: Vec<Stored>,
-    /// The offset from which the next read goes on.
+    /// The offset at which the next read continues.
     pub next: i64,
-    /// Whether this is the whole topic: what was read of it before no longer counts.
+    /// True if this is the whole topic, which replaces everything read before.
     pub is_whole: bool,
 }
 
-/// Reads internal topics. Each call has a connection of its own and commits nothing.
+/// A reader of internal topics. Each call opens its own connection and commits nothing.
 #[derive(Clone)]
 pub struct Reader {
     config: ClientConfig,
@@ -71,11 +72,11 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// A reader; it connects when it reads.
+    /// Creates a reader. It connects when it reads.
     #[must_use]
     pub fn new(options: &KafkaOptions) -> Self {
         let mut config = client_config(options);
-        // The library wants a group for its queue; nothing is joined or committed.
+        // librdkafka needs a group for its queue. The reader neither joins it nor commits.
         config
             .set("group.id", "oplog-relay-reader")
             .set("enable.auto.commit", "false")
@@ -83,9 +84,10 @@ impl Reader {
             .set("isolation.level", "read_committed")
             .set("check.crcs", "true")
             .set("enable.partition.eof", "true")
-            // What was removed since the offsets were read leaves the rest to be read.
+            // If records were removed after the offsets were read, the remaining ones are still
+            // read.
             .set("auto.offset.reset", "earliest")
-            // An answer without records marks the end, so there is no wait for records.
+            // A reply without records marks the end, so waiting for records only costs time.
             .set("fetch.wait.max.ms", "10")
             .set("queued.max.messages.kbytes", "16384");
         limit_fetch(&mut config, SMALL_FETCH, SMALL_FETCH);
@@ -96,45 +98,48 @@ impl Reader {
         }
     }
 
-    /// Limits the time that one call may take; 30 s unless told.
+    /// Sets the time limit of a call; the default is 30 s.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Every committed record of a topic in order; of a compacted one a key's last counts.
+    /// Returns every committed record of a topic in order. In a compacted topic, the last record of
+    /// a key is the valid one.
     ///
     /// # Errors
-    /// When the topic does not exist, is refused, or cannot be read to its end in time.
+    /// [`KafkaFailure`] if the topic does not exist, is refused, or cannot be read to its end in
+    /// time.
     pub async fn read_all(&self, topic: &str) -> Result<Vec<Stored>, KafkaFailure> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || this.read_all_blocking(&topic)).await
     }
 
-    /// Every committed record from an offset on, in order; of the whole topic where no offset is
-    /// given, or where the topic does not reach that far or no longer begins before it.
+    /// Returns every committed record from an offset on, in order. It returns the whole topic if
+    /// `from` is `None` or outside the topic's current offsets.
     ///
     /// # Errors
-    /// As [`Reader::read_all`].
+    /// [`KafkaFailure`] as in [`Reader::read_all`].
     pub async fn read_from(&self, topic: &str, from: Option<i64>) -> Result<Newer, KafkaFailure> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || this.read_from_blocking(&topic, from)).await
     }
 
-    /// The last committed record of a topic.
+    /// Returns the last committed record of a topic.
     ///
     /// # Errors
-    /// When the topic does not exist, is refused, or cannot be read to its end in time.
+    /// [`KafkaFailure`] if the topic does not exist, is refused, or cannot be read to its end in
+    /// time.
     pub async fn read_last_committed(&self, topic: &str) -> Result<Option<Stored>, KafkaFailure> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || this.read_last_committed_blocking(&topic)).await
     }
 
-    /// [`read_all`](Self::read_all) for threads that may block.
+    /// Reads like [`read_all`](Self::read_all), for threads that may block.
     ///
     /// # Errors
-    /// As there.
+    /// [`KafkaFailure`] as in [`read_all`](Self::read_all).
     pub fn read_all_blocking(&self, topic: &str) -> Result<Vec<Stored>, KafkaFailure> {
         Ok(self.read_from_blocking(topic, None)?.records)
     }
@@ -145,7 +150,7 @@ impl Reader {
         let from = from.filter(|from| (low..=end).contains(from));
         let mut records = Vec::new();
         session.scan(from.unwrap_or(low), end, |record| records.push(record))?;
-        // The scan goes on to the end that the partition has by then.
+        // The scan continues to the current end of the partition, which may be after `end`.
         let last = records
             .last()
             .map_or(low, |record: &Stored| record.offset + 1);
@@ -156,10 +161,10 @@ impl Reader {
         })
     }
 
-    /// [`read_last_committed`](Self::read_last_committed) for threads that may block.
+    /// Reads like [`read_last_committed`](Self::read_last_committed), for threads that may block.
     ///
     /// # Errors
-    /// As there.
+    /// [`KafkaFailure`] as in [`read_last_committed`](Self::read_last_committed).
     pub fn read_last_committed_blocking(
         &self,
         topic: &str,
@@ -174,6 +179,7 @@ impl Reader {
             if last.is_some() || from == low {
                 return Ok(last);
             }
+            // The span may hold only control records and aborted records, so the search widens.
             span = span.saturating_mul(SPAN_FACTOR);
         }
     }
@@ -203,7 +209,7 @@ async fn blocking<T: Send + 'static>(
         .map_err(|_| KafkaFailure::Abandoned("reading a topic".to_owned()))?
 }
 
-/// One call's consumer and time.
+/// The consumer of one call and its start time.
 struct Session {
     consumer: BaseConsumer<Context>,
     context: Context,
@@ -214,8 +220,8 @@ struct Session {
 }
 
 impl Session {
-    /// The first offset, and the last stable one: the client asks for that, because it reads
-    /// committed records only (`rd_kafka_query_watermark_offsets` in librdkafka 2.12).
+    /// Returns the first offset and the last stable one. The client queries the latter because it
+    /// reads only committed records (`rd_kafka_query_watermark_offsets` in librdkafka 2.12).
     fn bounds(&self) -> Result<(i64, i64), KafkaFailure> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
@@ -232,7 +238,7 @@ impl Session {
         }
     }
 
-    /// Hands over each committed record from `from` up to the end of the partition.
+    /// Passes each committed record from `from` up to the end of the partition to `each`.
     fn scan(&self, from: i64, end: i64, mut each: impl FnMut(Stored)) -> Result<(), KafkaFailure> {
         if from >= end {
             return Ok(());
@@ -270,7 +276,8 @@ impl Session {
             .map_err(|source| self.refused(source))
     }
 
-    /// Goes on after errors that pass, while there is time.
+    /// Returns `Ok` for transient errors until the time limit is over, and for errors that do not
+    /// affect the read.
     fn judge(&self, error: KafkaError) -> Result<(), KafkaFailure> {
         use RDKafkaErrorCode as Code;
         match error_code(&error) {
@@ -287,7 +294,8 @@ impl Session {
             }),
             _ if !is_transient(&error) => Err(self.refused(error)),
             _ if self.left().is_zero() => {
-                // Hands the client's last words to the context; no records are awaited here.
+                // The poll passes the client's last log lines to the context. No records are
+                // expected here.
                 drop(self.consumer.poll(Duration::ZERO));
                 let reason = format!("{error}{}", self.complaint());
                 Err(KafkaFailure::Unreachable {

@@ -16,7 +16,7 @@ fn cluster() -> (Cluster, KafkaOptions) {
     (cluster, options)
 }
 
-/// A port that nothing listens on.
+/// Returns options with a port on which no server listens.
 fn nowhere() -> KafkaOptions {
     KafkaOptions {
         brokers: "127.0.0.1:1".to_owned(),
@@ -114,7 +114,7 @@ async fn what_is_followed_is_read_once() {
     let newer = follower.read().await.unwrap();
     assert!(newer.records.iter().map(|it| it.offset).eq(200..203));
     assert!(!newer.is_whole);
-    // A topic that was created again is shorter.
+    // A topic that was deleted and created again is shorter.
     let other = reader.read_from("internal", Some(1_000)).await.unwrap();
     assert_eq!((other.records.len(), other.is_whole), (203, true));
 }

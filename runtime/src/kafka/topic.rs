@@ -9,16 +9,17 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::error::{KafkaFailure, with_right};
 
-/// What a topic is set to. `None` where the broker does not say, as older ones do not.
+/// The settings of a topic. A field is `None` if the broker does not report it, as older ones do
+/// not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicSettings {
     /// The number of partitions.
     pub partitions: i32,
-    /// Replicas of the first partition.
+    /// The number of replicas of the first partition.
     pub replication_factor: usize,
-    /// `retention.ms`; −1 is without a limit.
+    /// `retention.ms`; −1 means no limit.
     pub retention_ms: Option<i64>,
-    /// `retention.bytes`; −1 is without limit.
+    /// `retention.bytes`; −1 means no limit.
     pub retention_bytes: Option<i64>,
     /// `cleanup.policy`.
     pub cleanup_policy: Option<String>,
@@ -51,16 +52,17 @@ impl TopicSettings {
     }
 }
 
-/// What metadata says of a topic.
+/// The metadata of a topic.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TopicMetadata {
     pub(super) partitions: i32,
-    /// Partitions with a leader.
+    /// The number of partitions with a leader.
     pub(super) led: i32,
     pub(super) replication_factor: usize,
 }
 
-/// Topics that exist; one without a leader yet has fewer led partitions or none at all.
+/// Returns the topics that exist. A topic without leaders has fewer `led` partitions or no
+/// partitions at all.
 pub(super) fn collect(
     metadata: &Metadata,
 ) -> Result<BTreeMap<String, TopicMetadata>, KafkaFailure> {

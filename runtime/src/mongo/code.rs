@@ -1,4 +1,4 @@
-//! Error codes: what they mean for the one who asked.
+//! MongoDB's error codes, classified for callers.
 
 use mongodb::error::{
     BulkWriteError, Error, ErrorKind, InsertManyError, RETRYABLE_WRITE_ERROR,
@@ -12,7 +12,7 @@ use oplog_relay_core::document::Document;
 pub struct TransientCode {
     /// The server's code.
     pub code: i32,
-    /// What keeps the server from doing the work now.
+    /// The reason why the server cannot do the work now.
     pub reason: &'static str,
 }
 
@@ -20,8 +20,8 @@ const fn transient(code: i32, reason: &'static str) -> TransientCode {
     TransientCode { code, reason }
 }
 
-/// All transient codes. Programs that act on a server's errors take them from here, so that a code is
-/// transient everywhere or nowhere.
+/// All transient codes. Programs that act on a server's errors use this table, so that a code is
+/// transient either everywhere or nowhere.
 pub const TRANSIENT_CODES: &[TransientCode] = &[
     transient(6, "host unreachable"),
     transient(7, "host not found"),
@@ -86,16 +86,16 @@ pub const TRANSIENT_CODES: &[TransientCode] = &[
     transient(16500, "the service limits the rate of requests"),
 ];
 
-/// Codes after which a cursor is gone and a new one continues where it stood.
+/// Codes after which a cursor no longer exists and a new one continues at the last position.
 const CURSOR_GONE: [i32; 4] = [43, 175, 237, 314];
 
-/// The oplog was truncated where a read stood: what is left can be read again.
+/// The oplog was truncated at the position of a read. The remaining part can be read again.
 const CAPPED_POSITION_LOST: i32 = 136;
 
-/// The server's code for an error; of several, the first.
+/// Returns the server's code of an error. If there are several codes, it is the first.
 ///
-/// The driver cannot decode a reply that quotes text which is not UTF-8. Its code is read from the bytes
-/// of the reply then.
+/// The driver cannot decode a reply that quotes text which is not UTF-8. The code is then read from
+/// the bytes of the reply.
 #[must_use]
 pub fn error_code(error: &Error) -> Option<i32> {
     let own = match error.kind.as_ref() {
@@ -110,8 +110,8 @@ pub fn error_code(error: &Error) -> Option<i32> {
         .or_else(|| failed_reply(error).and_then(|reply| number(reply, "code")))
 }
 
-/// The server's words for an error, without the reply in which they stood: that may hold documents,
-/// and the driver shows it as a byte string.
+/// Returns the server's text of an error without the reply that contained it. The reply may hold
+/// documents, and the driver shows it as a byte string.
 #[must_use]
 pub fn error_text(error: &Error) -> String {
     match failed_reply(error) {
@@ -124,8 +124,8 @@ pub fn error_text(error: &Error) -> String {
     }
 }
 
-/// The reply to a command that succeeded, where the driver could not decode it: a refused write may quote
-/// a key that is not UTF-8.
+/// Returns the reply to a successful command that the driver could not decode. A refused write may
+/// quote a key that is not UTF-8.
 #[must_use]
 pub fn undecoded_reply(error: &Error) -> Option<&[u8]> {
     let reply = reply(error)?;
@@ -136,7 +136,7 @@ fn reply(error: &Error) -> Option<Document<'_>> {
     Document::new(error.server_response()?.as_bytes()).ok()
 }
 
-/// The reply of a command that failed.
+/// Returns the reply of a command that failed.
 fn failed_reply(error: &Error) -> Option<Document<'_>> {
     reply(error).filter(|reply| number(*reply, "ok") == Some(0))
 }
@@ -166,7 +166,7 @@ fn bulk_code(error: &BulkWriteError) -> Option<i32> {
     })
 }
 
-/// The driver's error behind an error.
+/// Returns the driver's error in the source chain of an error.
 fn cause(error: &Error) -> Option<&Error> {
     let source = std::error::Error::source(error)?;
     source
@@ -174,8 +174,8 @@ fn cause(error: &Error) -> Option<&Error> {
         .or_else(|| source.downcast_ref::<Box<Error>>().map(Box::as_ref))
 }
 
-/// Whether the same command, sent again after a back-off, may succeed. Only for reads and for
-/// idempotent writes; a transaction is repeated as a whole.
+/// Returns true if the same command may succeed when it is sent again after a back-off. This holds
+/// only for reads and idempotent writes; a transaction must be repeated as a whole.
 #[must_use]
 pub fn is_transient(error: &Error) -> bool {
     let network = matches!(
@@ -191,7 +191,7 @@ pub fn is_transient(error: &Error) -> bool {
         || error_code(error).is_some_and(|code| transient_reason(code).is_some())
 }
 
-/// What keeps a server from doing the work now; `None` if the code is not transient.
+/// Returns the reason why a server cannot do the work now, or `None` if the code is not transient.
 #[must_use]
 pub fn transient_reason(code: i32) -> Option<&'static str> {
     let mut codes = TRANSIENT_CODES.iter();
@@ -200,20 +200,21 @@ pub fn transient_reason(code: i32) -> Option<&'static str> {
         .map(|known| known.reason)
 }
 
-/// Whether a cursor is gone, so that a new one has to be opened at the last position fetched.
+/// Returns true if a cursor no longer exists, so that a new one must be opened at the last fetched
+/// position.
 #[must_use]
 pub fn is_cursor_gone(error: &Error) -> bool {
     error_code(error).is_some_and(|code| CURSOR_GONE.contains(&code))
 }
 
-/// Whether a read of a capped collection was overtaken by its truncation. Sent again it begins at
-/// what is left.
+/// Returns true if a capped collection was truncated at the position of a read. When the read is
+/// sent again, it starts at the remaining part.
 #[must_use]
 pub fn is_truncated(error: &Error) -> bool {
     error_code(error) == Some(CAPPED_POSITION_LOST)
 }
 
-/// Returns true if a read was interrupted, so that the same read from the beginning may succeed.
+/// Returns true if a read was interrupted, so that the same read from the start may succeed.
 #[must_use]
 pub fn is_interrupted(error: &Error) -> bool {
     is_transient(error) || is_cursor_gone(error) || is_truncated(error)

@@ -1,6 +1,6 @@
-//! Collections whose documents depend on each other, so that the order of their writes counts
-//! beyond each document: those with a unique index besides `_id`, capped ones, and those with a
-//! collation of their own.
+//! Collections whose documents depend on each other, so that the order of writes to different
+//! documents matters: those with a unique index besides `_id`, capped ones, and those with their
+//! own collation.
 
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
@@ -8,14 +8,14 @@ use mongodb::error::Result;
 
 use super::{ANSWER, error_code, in_time, is_set};
 
-/// There is no such collection.
+/// NamespaceNotFound: the collection does not exist.
 const NO_COLLECTION: i32 = 26;
 
-/// Asks whether the documents of a collection depend on each other. `which` finds it in the
-/// answer to `listCollections`; false if nothing is found.
+/// Returns true if the documents of a collection depend on each other. `which` is the filter of
+/// `listCollections` that finds the collection; the result is false if it finds nothing.
 ///
 /// # Errors
-/// What the server answers, 13 without the privileges to list collections and indexes.
+/// The server's error; code 13 if the user may not list collections and indexes.
 pub async fn documents_depend(database: &Database, which: Document) -> Result<bool> {
     let listed = database.run_command(doc! { "listCollections": 1, "filter": which });
     let reply = in_time(ANSWER, listed).await?;
@@ -29,7 +29,7 @@ pub async fn documents_depend(database: &Database, which: Document) -> Result<bo
         return Ok(true);
     }
     let name = found.get_str("name").unwrap_or_default();
-    // A collection has 64 indexes at most, fewer than a first batch holds.
+    // A collection has at most 64 indexes, fewer than a first batch holds.
     let indexes = database.run_command(doc! { "listIndexes": name });
     match in_time(ANSWER, indexes).await {
         Ok(reply) => Ok(first_batch(&reply).into_iter().any(limits_documents)),

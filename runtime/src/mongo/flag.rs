@@ -1,11 +1,11 @@
-//! Flags of indexes and collections in replies of a server.
+//! Flags of indexes and collections in a server's replies.
 
 use mongodb::bson::{Document as Bson, doc};
 
 use oplog_relay_core::compare::is_truthy;
 use oplog_relay_core::document::Document;
 
-/// Whether a flag is set ([`is_truthy`]): `true` and `1` are the same flag.
+/// Returns true if a flag is set ([`is_truthy`]): `true` and `1` are equivalent.
 #[must_use]
 pub fn is_set(described: &Bson, flag: &str) -> bool {
     let Some(value) = described.get(flag) else {

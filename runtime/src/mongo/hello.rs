@@ -1,4 +1,4 @@
-//! `hello`: what a server says of itself and its set.
+//! `hello`: a server's description of itself and its replica set.
 
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
@@ -6,51 +6,52 @@ use mongodb::options::{ReadPreference, SelectionCriteria};
 
 use super::{ANSWER, error_code, in_time};
 
-/// CommandNotFound.
+/// CommandNotFound: the server does not know the command.
 const COMMAND_NOT_FOUND: i32 = 59;
 
-/// How far the clock of the set may be ahead of a secondary that is not behind: a primary without
-/// writes logs a noop each 10 s, and a secondary hears of a new time before it has the entry.
+/// The number of seconds by which the set's clock may be ahead of a secondary that is not behind. A
+/// primary without writes logs a noop every 10 s, and a secondary learns of a new time before it
+/// has the entry.
 const SECONDARY_GRACE_SECONDS: u32 = 15;
 
-/// The part of a `hello` that matters to us.
+/// The fields of a `hello` reply that the programs use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hello {
-    /// The replica set's name.
+    /// The name of the replica set.
     pub set_name: Option<String>,
-    /// Whether this is a mongos, which has no oplog.
+    /// True if this is a mongos, which has no oplog.
     pub is_mongos: bool,
-    /// Whether the server that answered takes writes.
+    /// True if the server that answered accepts writes.
     pub is_writable_primary: bool,
-    /// The server that answered, as the set knows it.
+    /// The address of the server that answered, as the set knows it.
     pub me: Option<String>,
     /// The set's primary.
     pub primary: Option<String>,
-    /// The set's members that hold data and can be seen.
+    /// The visible members of the set that hold data.
     pub hosts: Vec<String>,
-    /// The protocol that the server speaks at most; 9 is MongoDB 4.4.
+    /// The highest wire version that the server supports; 9 is MongoDB 4.4.
     pub max_wire_version: i32,
     /// The newest entry that a majority has: seconds, increment and term.
     pub last_majority_write: Option<(u32, u32, i64)>,
     /// The newest entry of the server that answered.
     pub last_write: Option<(u32, u32, i64)>,
-    /// The newest time that the server has heard of in its set (`$clusterTime`): seconds, increment.
+    /// The newest time in the set that the server knows (`$clusterTime`): seconds, increment.
     pub cluster_time: Option<(u32, u32)>,
-    /// The largest document that the server takes.
+    /// The size limit of a document.
     pub max_bson_object_size: Option<i64>,
-    /// The largest message that the server takes.
+    /// The size limit of a message.
     pub max_message_size_bytes: Option<i64>,
-    /// The most operations that one write command may hold.
+    /// The maximum number of operations in one write command.
     pub max_write_batch_size: Option<i64>,
 }
 
-/// Asks the primary, or where there is none any server.
+/// Sends `hello` to the primary, or to any server if there is no primary.
 ///
 /// # Errors
-/// As the driver reports.
+/// The driver's error.
 pub async fn hello(client: &Client) -> Result<Hello, mongodb::error::Error> {
     let reply = match ask(client, doc! { "hello": 1 }).await {
-        // Servers and stand-ins that know only the command's old name.
+        // Old servers and compatible services know only the command's old name.
         Err(error) if error_code(&error) == Some(COMMAND_NOT_FOUND) => {
             ask(client, doc! { "isMaster": 1 }).await?
         }
@@ -69,9 +70,9 @@ async fn ask(client: &Client, command: Document) -> Result<Document, mongodb::er
 }
 
 impl Hello {
-    /// The time up to which a majority of the set has entries, as far as the server that answered
-    /// knows: seconds, increment. A secondary that replicates nothing still hears of the set's time,
-    /// by which it can be distinguished from one that has everything.
+    /// Returns the time up to which a majority of the set has entries, as far as the server that
+    /// answered knows: seconds, increment. A secondary that replicates nothing still learns the
+    /// set's time, which distinguishes it from one that has all entries.
     #[must_use]
     pub fn majority_known(&self) -> Option<(u32, u32)> {
         let (seconds, increment, _) = self.last_majority_write?;
@@ -81,7 +82,7 @@ impl Hello {
         Some(heard.map_or(own, |heard| heard.max(own)))
     }
 
-    /// Reads a server's reply; what is missing there is missing here.
+    /// Reads a server's reply. Fields that the reply does not have are left empty.
     #[must_use]
     pub fn from_reply(reply: &Document) -> Self {
         let text = |name| reply.get_str(name).ok().map(str::to_owned);
@@ -125,7 +126,7 @@ impl Hello {
     }
 }
 
-/// Servers and stand-ins differ in the type of a number.
+/// Returns an integer. Servers and compatible services use different number types.
 fn integer(value: Option<&Bson>) -> Option<i64> {
     match value? {
         Bson::Int32(number) => Some(i64::from(*number)),
@@ -139,7 +140,7 @@ fn integer(value: Option<&Bson>) -> Option<i64> {
     }
 }
 
-/// `{ts, t}`; a bare timestamp is a set with the first election protocol, whose term is −1.
+/// Reads `{ts, t}`. A bare timestamp comes from a set with protocol version 0, and its term is −1.
 fn optime(value: Option<&Bson>) -> Option<(u32, u32, i64)> {
     match value? {
         Bson::Timestamp(ts) => Some((ts.time, ts.increment, -1)),

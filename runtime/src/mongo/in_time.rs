@@ -1,21 +1,23 @@
-//! A limit for questions to a server on which the driver would wait indefinitely.
+//! A time limit for requests to a server on which the driver would wait indefinitely.
 
 use std::io;
 use std::time::Duration;
 
 use mongodb::error::{Error, ErrorKind, Result};
 
-/// A small question that a server has not answered by then counts as lost. The driver has no such
-/// limit: behind a proxy that is up, a connection whose other end is gone never answers. Longer than
-/// most locks at the server are held.
+/// The time limit of a small request. The driver has no such limit: behind a proxy that is up, a
+/// connection whose other end is gone never answers. The limit is longer than most locks at the
+/// server are held.
 pub const ANSWER: Duration = Duration::from_secs(120);
-/// The same of a read of documents: a filter may pass over many, and a sort read all of them first.
+/// The time limit of a read of documents: a filter may skip many, and a sort reads all of them
+/// first.
 pub const READ: Duration = Duration::from_secs(3600);
 
-/// Waits for an answer, but not longer than `limit`.
+/// Waits for a reply, but not longer than `limit`.
 ///
 /// # Errors
-/// Those of the question; a network error, which counts as transient, when there is no answer.
+/// The error of the request, or a network error, which counts as transient, if there is no reply in
+/// time.
 pub async fn in_time<T>(
     limit: Duration,
     question: impl IntoFuture<Output = Result<T>>,
@@ -29,7 +31,7 @@ pub async fn in_time<T>(
     }
 }
 
-/// Returns true for the error of [`in_time`] when there was no answer, and for connections that timed out.
+/// Returns true for the error of [`in_time`] without a reply, and for connections that timed out.
 #[must_use]
 pub fn is_late(error: &Error) -> bool {
     matches!(error.kind.as_ref(), ErrorKind::Io(io) if io.kind() == io::ErrorKind::TimedOut)

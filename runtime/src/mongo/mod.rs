@@ -1,4 +1,5 @@
-//! MongoDB: connecting with errors that an operator can act on, and what a server says of itself.
+//! MongoDB: connections with errors that an operator can act on, and the server's description of
+//! itself.
 
 mod code;
 mod dependent;
@@ -23,53 +24,54 @@ use mongodb::options::ClientOptions;
 
 use crate::config::Secret;
 
-/// How long one connection may take to open, unless the connection string says otherwise.
+/// The time limit for opening a connection, unless the connection string has another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to look for a usable server, unless the connection string says otherwise.
+/// The time limit for finding a usable server, unless the connection string has another.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an unused connection is kept, unless the connection string says otherwise. Load balancers
-/// and NAT forget a silent connection after some minutes, and what is sent on it then gets no answer.
+/// The time for which an unused connection is kept, unless the connection string has another. Load
+/// balancers and NAT drop a silent connection after some minutes, and a request on it then gets no
+/// reply.
 const IDLE_CONNECTION: Duration = Duration::from_secs(240);
 
-/// Why MongoDB could not be used. The texts name hosts and reasons, never secrets.
+/// The reason why MongoDB could not be used. The texts name hosts and reasons, never secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum MongoError {
-    /// The connection string is wrong.
+    /// The connection string is not valid.
     #[error("the MongoDB connection string is not valid: {reason}")]
     ConnectionString {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// No usable server answers.
     #[error("no usable MongoDB server at {hosts}: {reason}")]
     Unreachable {
-        /// The hosts tried.
+        /// The hosts that were tried.
         hosts: String,
-        /// What each of them said.
+        /// The error of each of them.
         reason: String,
     },
-    /// The server does not accept the credentials, or its user does not have the privilege.
-    #[error("MongoDB at {hosts} refuses our credentials: {reason}")]
+    /// The server refuses the credentials, or its user does not have the privilege.
+    #[error("MongoDB at {hosts} refuses the credentials: {reason}")]
     Authentication {
         /// The hosts.
         hosts: String,
-        /// What the server said.
+        /// The server's error.
         reason: String,
     },
-    /// TLS does not come about.
+    /// A TLS connection cannot be established.
     #[error("no TLS connection to MongoDB at {hosts}: {reason}")]
     Tls {
         /// The hosts.
         hosts: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// The server is too old, too new, or without a feature that is needed.
+    /// The server is too old, too new, or does not have a required feature.
     #[error("MongoDB at {hosts} is not supported: {reason}")]
     Unsupported {
         /// The hosts.
         hosts: String,
-        /// What is missing.
+        /// The missing feature or version.
         reason: String,
     },
     /// Any other failure.
@@ -77,13 +79,13 @@ pub enum MongoError {
     Failed {
         /// The hosts.
         hosts: String,
-        /// What the server or the driver said.
+        /// The error of the server or the driver.
         reason: String,
     },
 }
 
 impl MongoError {
-    /// Puts an error of the driver into an operator's words. `hosts` is what was asked for.
+    /// Translates an error of the driver for an operator. `hosts` are the hosts of the request.
     #[must_use]
     pub fn from_driver(hosts: &str, error: &mongodb::error::Error) -> Self {
         let hosts = hosts.to_owned();
@@ -113,25 +115,25 @@ impl MongoError {
         }
     }
 
-    /// Whether trying again may help.
+    /// Returns true if a retry may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
 
-    /// Whether the configuration is wrong, whatever the server does.
+    /// Returns true if the configuration is wrong, so that the state of the server does not matter.
     #[must_use]
     pub const fn is_misconfiguration(&self) -> bool {
         matches!(self, Self::ConnectionString { .. })
     }
 }
 
-/// Connects, and asks the server for its `hello` to be sure of it.
+/// Connects, and sends a `hello` to check that the server answers.
 ///
-/// What the connection string says is kept; `overrides` has the last word.
+/// Settings of the connection string are kept, except where `overrides` changes them.
 ///
 /// # Errors
-/// When the string is wrong or no server can be used.
+/// [`MongoError`] if the connection string is not valid or no server can be used.
 pub async fn connect(
     uri: &Secret,
     app_name: &str,
@@ -139,7 +141,7 @@ pub async fn connect(
 ) -> Result<Client, MongoError> {
     let mut options = ClientOptions::parse(uri.expose()).await.map_err(|error| {
         match error.kind.as_ref() {
-            // The addresses of a mongodb+srv string are looked up while it is parsed.
+            // The addresses of a mongodb+srv string are resolved while it is parsed.
             ErrorKind::DnsResolve { .. } => {
                 MongoError::from_driver("the name's SRV record", &error)
             }
@@ -164,7 +166,7 @@ pub async fn connect(
     Ok(client)
 }
 
-/// The hosts of a connection string, as `host:port,host:port`.
+/// Returns the hosts of a connection string as `host:port,host:port`.
 #[must_use]
 pub fn hosts(options: &ClientOptions) -> String {
     options
@@ -181,7 +183,7 @@ fn speaks_of_tls(reason: &str) -> bool {
         .any(|word| reason.contains(word))
 }
 
-/// A parser's message, unless it quotes a part of what stands before the hosts.
+/// Returns a parser's message, unless it quotes text before the hosts, which may be a secret.
 fn guarded(uri: &str, message: String) -> String {
     let credentials = uri.rsplit_once('@').map_or("", |(before, _)| before);
     let quotes = credentials

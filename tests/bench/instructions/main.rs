@@ -1,12 +1,12 @@
-//! A guard on the work that each entry costs: instructions, counted by callgrind, against the
-//! committed table.
+//! A guard on the work that each entry costs: callgrind counts instructions, and the test compares
+//! the counts with the committed table.
 //!
-//! Counts don't depend on how busy a machine is, so the tolerance is small. They do depend on the
-//! profile: these are counts of the development profile, in which the tests are built, and no
-//! measure of speed; but what makes the work dearer makes it dearer there too. What the C library
-//! does may differ a little between processors.
+//! The counts do not depend on the machine's load, so the tolerance is small. They depend on the
+//! profile. The tests are built with the development profile, so the counts do not measure speed,
+//! but a change that makes the work more expensive there makes it more expensive in a release build
+//! too. The C library may execute slightly different code on another processor.
 //!
-//! `make instructions` writes the table anew, after a change that is worth its price.
+//! `make instructions` writes the table again after a change that justifies its cost.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,11 +17,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use oplog_relay_bench::pieces::ENTRIES;
 
-/// Passes of each piece.
+/// Number of passes over each piece.
 const PASSES: u64 = 10;
-/// What a count may be above the table.
+/// Percentage by which a count may exceed the table.
 const TOLERANCE_PERCENT: u64 = 5;
-/// Set, the table is written instead of compared.
+/// The environment variable that makes the test write the table instead of comparing it.
 const REFRESH: &str = "OPLOG_RELAY_REFRESH_INSTRUCTIONS";
 
 /// Instructions for one entry, by piece.
@@ -49,7 +49,8 @@ fn write_table(table: &Table) -> String {
     text
 }
 
-/// Pieces whose count is above the table's by more than the tolerance, or that it lacks.
+/// Returns the pieces whose count exceeds the table by more than the tolerance, and those that are
+/// missing from it.
 fn dearer(table: &Table, counted: &Table) -> Vec<String> {
     let judge = |(name, count): (&String, &u64)| match table.get(name) {
         None => Some(format!("{name}: {count}, not in the table")),
@@ -71,13 +72,14 @@ fn has_valgrind() -> bool {
     version.is_ok_and(|output| output.status.success())
 }
 
-/// Runs the program of all pieces under callgrind, which counts in `counted_passes` only and
-/// writes what it counted whenever `warmed_piece` returns.
+/// Runs the program of all pieces under callgrind. Callgrind counts in `counted_passes` only and
+/// writes its counts whenever `warmed_piece` returns.
 fn count() -> Result<Table> {
     let folder = tempfile::tempdir()?;
     let counts = folder.path().join("counts");
     let output = Command::new("valgrind")
-        // Of two options for one function, valgrind 3.19 forgets one: so there are two functions.
+        // Valgrind 3.19 keeps only one of two options for the same function, so two functions are
+        // used.
         .args(["--tool=callgrind", "--toggle-collect=*counted_passes*"])
         .arg("--dump-after=*warmed_piece*")
         .arg(format!("--callgrind-out-file={}", counts.display()))
@@ -109,7 +111,7 @@ fn count() -> Result<Table> {
 #[test]
 fn no_piece_of_work_got_dearer() -> Result<()> {
     if !has_valgrind() {
-        eprintln!("SKIPPED: instructions are not counted, there is no valgrind here");
+        eprintln!("SKIPPED: instructions are not counted, because valgrind is not installed");
         return Ok(());
     }
     if !cfg!(debug_assertions) {
@@ -126,7 +128,7 @@ fn no_piece_of_work_got_dearer() -> Result<()> {
     if !dearer.is_empty() {
         bail!(
             "more than {TOLERANCE_PERCENT} % above the table, in instructions for an entry \
-             (`make instructions` takes the new counts):\n{}",
+             (`make instructions` writes the new counts):\n{}",
             dearer.join("\n")
         );
     }

@@ -1,6 +1,6 @@
-//! How fast both programs are.
+//! Benchmarks of both programs.
 //!
-//! - [`comparison`] whole programs beside what the plain clients can do
+//! - [`comparison`] whole programs, compared with the plain clients
 //! - [`pieces`] the work that each entry costs, piece by piece
 #![allow(
     clippy::unwrap_used,

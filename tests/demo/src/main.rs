@@ -1,4 +1,4 @@
-//! The main job on real servers, visibly: `make demo`.
+//! The main job on real servers, shown step by step: `make demo`.
 #![allow(
     clippy::print_stdout,
     clippy::cast_precision_loss,

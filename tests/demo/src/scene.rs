@@ -7,7 +7,7 @@ use mongodb::Client;
 use crate::tour::{DATABASE, GROUP, PREFIX};
 use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions, Port, Program};
 
-/// Servers and the ports of the programs.
+/// The servers and the ports of the programs.
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) kafka: Kafka,
@@ -64,7 +64,7 @@ impl Scene {
         let mut more = vec![
             format!("--target={}", self.target.uri()),
             format!("--http=127.0.0.1:{}", self.replay_port.number()),
-            // SQLite, which the target stands on, takes one writer at a time.
+            // SQLite, which stores the target's data, takes one writer at a time.
             "--lanes=1".to_owned(),
         ];
         if until_caught_up {
@@ -78,7 +78,7 @@ impl Scene {
         self.consume("emit", "demo-emit", &["--to=stdout".to_owned(), http])
     }
 
-    /// Looks again at what differs until the replay has passed it.
+    /// Compares both ends; differences are checked again until the replay has passed them.
     pub(crate) fn verify(&self) -> Result<Program> {
         let ends = [
             format!("--source={}", self.source.uri()),
@@ -87,7 +87,7 @@ impl Scene {
         self.consume("verify", GROUP, &ends)
     }
 
-    /// Whether Kafka's own tool sees both groups at the end of every partition.
+    /// Returns true if Kafka's own tool shows both groups at the end of every partition.
     pub(crate) fn lag_is_zero(&self) -> bool {
         [GROUP, "demo-emit"].iter().all(|group| {
             let described = self
@@ -106,7 +106,7 @@ impl Scene {
         })
     }
 
-    /// Inserts, updates and deletes in the source's oplog.
+    /// Returns the number of inserts, updates and deletes in the source's oplog.
     pub(crate) async fn source_entries(&self) -> Result<usize> {
         let client = Client::with_uri_str(self.source.uri()).await?;
         let oplog = client

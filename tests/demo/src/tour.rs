@@ -1,5 +1,5 @@
-//! A guided tour: writes at a source, carried through Kafka into a target and onto the screen,
-//! with a crash and a rewind on the way, and a proof at the end.
+//! A guided tour: writes at a source are carried through Kafka into a target and onto the screen,
+//! with a crash and a rewind on the way, and a check of the result at the end.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -18,12 +18,12 @@ use oplog_relay_kit::topic_reader::{self, read_topics};
 pub(crate) const DATABASE: &str = "shop";
 pub(crate) const PREFIX: &str = "demo";
 pub(crate) const GROUP: &str = "demo-replay";
-/// Writes of the load, and how long they take.
+/// Number of writes of the load, and the time that they take.
 const WRITES: u64 = 12_000;
 const WRITING: Duration = Duration::from_secs(16);
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How far each program is.
+/// The progress of each program.
 #[derive(Debug, Default)]
 struct Shown {
     producer: Progress,
@@ -31,26 +31,26 @@ struct Shown {
     emit: Progress,
 }
 
-/// How far a program is, over all its processes.
+/// The progress of a program, over all its processes.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Entries of processes that have ended, as far as they were seen.
+    /// Number of entries of processes that have ended, as last reported by them.
     earlier: u64,
-    /// Entries of the process that runs.
+    /// Number of entries of the process that runs.
     entries: u64,
-    /// Seconds behind the source; unknown while the program starts.
+    /// Seconds behind the source; `None` while the program starts.
     lag_seconds: Option<f64>,
 }
 
 impl Progress {
-    /// Takes what `/status` says; nothing while it does not answer.
+    /// Updates the progress from `/status`; changes nothing while the program does not answer.
     fn take(&mut self, status: Option<&Value>) {
         let entries = status.and_then(|status| status["entries"].as_u64());
         self.entries = self.entries.max(entries.unwrap_or(0));
         self.lag_seconds = status.and_then(|status| status["lag_seconds"].as_f64());
     }
 
-    /// A new process counts from 0.
+    /// Adds up the entries of the ended process, because a new process counts from 0.
     fn restarted(&mut self) {
         self.earlier += std::mem::take(&mut self.entries);
     }
@@ -67,7 +67,7 @@ impl Progress {
     }
 }
 
-/// Servers and programs of the demo. What is still running when it is dropped is stopped.
+/// The servers and programs of the demo. Those that still run are stopped on drop.
 #[derive(Debug)]
 pub(crate) struct Demo {
     scene: Scene,
@@ -81,7 +81,7 @@ impl Demo {
     /// Starts servers and programs.
     ///
     /// # Errors
-    /// When one does not start.
+    /// A server or a program does not start.
     pub(crate) fn start() -> Result<Self> {
         say("1. Real servers: Kafka, a source and a target (the first time they are installed)");
         let scene = Scene::start()?;
@@ -103,10 +103,10 @@ impl Demo {
         })
     }
 
-    /// Plays all scenes. Returns whether everything held.
+    /// Plays all scenes. Returns true if every check passed.
     ///
     /// # Errors
-    /// When a program or a server fails in a way that is not a part of the play.
+    /// A program or a server fails in a way that is not part of the demo.
     pub(crate) async fn run(&mut self) -> Result<bool> {
         self.write_and_crash().await?;
         self.catch_up()?;
@@ -115,9 +115,9 @@ impl Demo {
         self.verdict().await
     }
 
-    /// Writes for a while; in the middle of it the producer is killed and started again.
+    /// Writes for some time; in the middle of it the producer is killed and started again.
     async fn write_and_crash(&mut self) -> Result<()> {
-        say("3. A writer changes four collections; halfway the producer is killed with -9");
+        say("3. A writer changes four collections; midway the producer is killed with kill -9");
         let mut load = Load::connect(&self.scene.source.uri(), DATABASE, 7).await?;
         let start = Instant::now();
         let mut shown = Instant::now();
@@ -131,7 +131,7 @@ impl Demo {
                 self.look();
                 self.producer.kill_9()?;
                 self.shown.producer.restarted();
-                println!("   -- producer killed (-9) and started again");
+                println!("   -- producer killed (kill -9) and started again");
                 self.producer = self.scene.producer()?;
             }
             if shown.elapsed() > Duration::from_secs(2) {
@@ -143,7 +143,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Asks the programs how far they are.
+    /// Reads the progress of the programs.
     fn look(&mut self) {
         let ports = [
             (&self.scene.producer_port, &mut self.shown.producer),
@@ -205,7 +205,7 @@ impl Demo {
 
     /// Resets the group with Kafka's own tool and replays everything again.
     fn rewind(&mut self) -> Result<()> {
-        say("6. The group is reset to the beginning with kafka-consumer-groups and replays again");
+        say("6. The group is reset to the start with kafka-consumer-groups and replays again");
         self.replay.terminate()?;
         self.replay.wait(LIMIT)?;
         let arguments = [
@@ -230,15 +230,15 @@ impl Demo {
             again.stderr_text()?
         );
         println!(
-            "   replayed from the beginning in {:.1} s",
+            "   replayed from the start in {:.1} s",
             start.elapsed().as_secs_f64()
         );
         Ok(())
     }
 
-    /// Compares both ends and looks for doubles in the topics.
+    /// Compares both ends and looks for duplicates in the topics.
     async fn verdict(&self) -> Result<bool> {
-        say("7. Proof: oplog-consumer verify compares source and target document by document");
+        say("7. Check: oplog-consumer verify compares source and target document by document");
         let mut verify = self.scene.verify()?;
         let code = verify.wait(LIMIT)?;
         for line in verify.stdout_text()?.lines() {
@@ -257,14 +257,14 @@ impl Demo {
              duplicates {duplicates}"
         );
         let held = code == 0 && duplicates == 0 && missing == 0;
-        say(if held { "It held." } else { "It did NOT hold." });
+        say(if held { "Passed." } else { "A check FAILED." });
         Ok(held)
     }
 
     /// Stops everything.
     ///
     /// # Errors
-    /// When a server does not stop.
+    /// A server does not stop.
     pub(crate) fn stop(mut self) -> Result<()> {
         self.scene.stop()
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::pipeline::history::History;
 use crate::pipeline::scene::{LIMIT, Scene};
 
-/// One line per entry, each a valid event, in order per document.
+/// Checks that the output has one line per entry, each a valid event, in order per document.
 fn check(text: &str, entries: usize) -> Result<()> {
     let schema = ChangeEventSchema::load()?;
     let mut last: HashMap<String, (u64, u64)> = HashMap::new();

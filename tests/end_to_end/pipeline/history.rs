@@ -1,4 +1,4 @@
-//! Histories that are made up: a dump, and the documents that it must lead to.
+//! Generated histories: a dump, and the documents that it must result in.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use bson::{Bson, Document, Timestamp, doc};
 /// Documents by namespace and by their `_id` as text.
 pub(crate) type State = BTreeMap<String, BTreeMap<String, Document>>;
 
-/// Entries in order and where they lead.
+/// Entries in order, and the state that they result in.
 pub(crate) struct History {
     pub(crate) entries: Vec<Document>,
     pub(crate) state: State,
@@ -28,7 +28,8 @@ impl History {
         }
     }
 
-    /// Inserts spread over many collections, with changes to a small one between them.
+    /// Returns inserts spread over many collections, with changes to a small collection between
+    /// them.
     pub(crate) fn mixed(seed: u64, inserts: u32, collections: u32) -> Self {
         let mut history = Self::new(seed);
         for number in 0..inserts {
@@ -49,7 +50,7 @@ impl History {
         self.random % below
     }
 
-    /// A hundred entries share a second.
+    /// Appends an entry; a hundred entries share a second.
     fn entry(&mut self, op: &str, ns: &str, o: Document, o2: Option<Document>) {
         let increment = self.entries.len() as u32 % 100 + 1;
         if increment == 1 {
@@ -101,7 +102,7 @@ impl History {
         }
     }
 
-    /// Writes the entries as mongodump does.
+    /// Writes the entries in the format of mongodump.
     pub(crate) fn dump(&self, folder: &Path) -> Result<PathBuf> {
         let path = folder.join("oplog.bson");
         let mut bytes = Vec::new();
@@ -112,7 +113,7 @@ impl History {
         Ok(path)
     }
 
-    /// The time in the middle of it.
+    /// Returns the time of its middle.
     pub(crate) fn middle(&self) -> u32 {
         u32::midpoint(1_700_000_000, self.seconds)
     }

@@ -1,5 +1,5 @@
-//! The whole road on real servers: a dump through Kafka into a target, or out as JSON, with
-//! crashes, resets and servers that go away.
+//! The whole pipeline on real servers: a dump through Kafka into a target, or out as JSON, with
+//! crashes, resets and restarts of servers.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

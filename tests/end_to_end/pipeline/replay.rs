@@ -84,7 +84,7 @@ async fn the_consumer_killed_twenty_times_leaves_the_target_equal() -> Result<()
     let scene = Scene::new("killed")?;
     scene.produce(&history, &["--format=raw", "--partitions=2"])?;
     for kill in 0..KILLS {
-        // A killed member's partitions are free when its session is over.
+        // The partitions of a killed member are reassigned when its session times out.
         let session = [
             "--kafka-option=session.timeout.ms=1500",
             "--kafka-option=heartbeat.interval.ms=300",
@@ -94,7 +94,7 @@ async fn the_consumer_killed_twenty_times_leaves_the_target_equal() -> Result<()
             let said = program.stderr_text();
             said.is_ok_and(|said| said.contains("partitions assigned"))
         })?;
-        // Somewhere in the first second of its work, another place each time.
+        // Each kill hits another moment of the first second of work.
         let life = Duration::from_millis(u64::from(kill * 379 % 1000));
         let begun = Instant::now();
         wait_until("the moment", LIMIT, || begun.elapsed() >= life)?;
@@ -168,7 +168,7 @@ async fn a_record_that_cannot_be_decoded_stops_the_replay_and_is_named() -> Resu
     producer.flush(LIMIT)?;
     let (code, said) = scene.replay("garbage", &[])?;
     ensure!(code == 6, "{code}: {said}");
-    // One record lies before it, and the marker of its transaction, unless that came later.
+    // One record lies before it, and possibly the commit marker of that record's transaction.
     let place = |offset| format!("topic garbage.app.a, partition 0, offset {offset}: ");
     ensure!(
         [1, 2].iter().any(|offset| said.contains(&place(offset))),

@@ -1,4 +1,4 @@
-//! A dump on its way through Kafka into a target of its own.
+//! A dump on its way through Kafka into its own target.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::pipeline::history::{History, State};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(240);
 
-/// Everything that one test needs.
+/// The servers and topics of one test.
 pub(crate) struct Scene {
     pub(crate) kafka: Arc<Kafka>,
     pub(crate) target: FerretDb,
@@ -54,7 +54,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Starts `oplog-consumer`; `more` begins with the command.
+    /// Starts `oplog-consumer`; `more` begins with the subcommand.
     pub(crate) fn consume(&self, group: &str, more: &[&str]) -> Result<Program> {
         let flags = [
             format!("--brokers={}", self.kafka.brokers()),
@@ -67,12 +67,12 @@ impl Scene {
 
     pub(crate) fn start_replay(&self, group: &str, more: &[&str]) -> Result<Program> {
         let target = format!("--target={}", self.target.uri());
-        // SQLite, which the target stands on, takes one writer at a time.
+        // SQLite, which stores the target's data, takes one writer at a time.
         let common = ["replay", "--http=off", "--lanes=1", target.as_str()];
         self.consume(group, &[&common, more].concat())
     }
 
-    /// Replays to the end of the topics and returns the exit code with what was said.
+    /// Replays to the end of the topics and returns the exit code with the text of standard error.
     pub(crate) fn replay(&self, group: &str, more: &[&str]) -> Result<(i32, String)> {
         let mut program = self.start_replay(group, &[more, &["--until-caught-up"]].concat())?;
         let code = program.wait(LIMIT)?;
@@ -85,7 +85,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Fails unless the target holds exactly these documents.
+    /// Checks that the target holds exactly these documents.
     pub(crate) async fn expect(&self, expected: &State) -> Result<()> {
         let client = Client::with_uri_str(self.target.uri()).await?;
         for (ns, documents) in expected {
@@ -117,7 +117,7 @@ impl Scene {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The lag of every partition of a group, as Kafka's own tool sees it.
+    /// Returns the lag of every partition of a group, as Kafka's own tool shows it.
     pub(crate) fn lags(&self, group: &str) -> Result<Vec<String>> {
         let described = self.groups(&["--describe", "--group", group])?;
         let lines = described.lines().filter(|line| line.starts_with(group));

@@ -1,4 +1,4 @@
-//! The servers that every end-to-end test stands on: they start, work, and come back.
+//! The servers that every end-to-end test uses: they start, serve, and restart.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report")]
 
 mod plumbing;
@@ -56,7 +56,7 @@ fn produce(kafka: &Kafka, topic: &str, payload: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The lengths of the records of partition 0, once there are `count` of them.
+/// Returns the lengths of the records of partition 0, once `count` of them exist.
 fn lengths(kafka: &Kafka, topic: &str, count: usize) -> Result<Vec<usize>> {
     let consumer: BaseConsumer = client(kafka).create()?;
     let mut assignment = TopicPartitionList::new();
@@ -271,7 +271,7 @@ fn the_compose_file_is_valid_and_complete() -> Result<()> {
 
 #[test]
 fn a_programs_end_and_output_are_seen() -> Result<()> {
-    // Any program in the folder of the tests does; this one is always built with them.
+    // Any program in the folder of the tests would serve; this one is always built with them.
     let mut program = Program::start("services", ["sideways"], &[])?;
     assert_eq!(program.wait(LIMIT)?, 1);
     assert!(!program.is_running()?);

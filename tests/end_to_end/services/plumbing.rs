@@ -1,4 +1,4 @@
-//! The plumbing of both programs against real servers. Only a real broker shows how transactions
+//! The runtime of both programs against real servers. Only a real broker shows how transactions
 //! leave control records, abort and hang.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -46,7 +46,7 @@ fn producer(options: &Options, id: &str) -> BaseProducer {
     producer
 }
 
-/// Opens a transaction and leaves it so, its records written.
+/// Opens a transaction, writes records and leaves it open.
 fn write(producer: &BaseProducer, topic: &str, records: std::ops::Range<usize>) {
     producer.begin_transaction().unwrap();
     for i in records {
@@ -126,7 +126,7 @@ async fn the_last_committed_record_lies_behind_aborted_and_open_ones() {
     write(&writer, &topic, 100..103);
     writer.commit_transaction(SOME_SECONDS).unwrap();
     wait_until_settled(&kafka.brokers(), [(topic.as_str(), 0)]).unwrap();
-    // 101 offsets of the aborted transaction and its marker lie before.
+    // The 101 offsets of the aborted transaction and its marker lie before it.
     let third = reader.read_last_committed(&topic).await.unwrap().unwrap();
     assert_eq!(
         (third.offset, third.value.as_deref()),

@@ -31,7 +31,7 @@ fn made(op: &str, increment: u32, o: Document) -> Result<Vec<u8>> {
     .to_vec()?)
 }
 
-/// Carries two thousand inserts, and a command among them, under a prefix.
+/// Carries two thousand inserts, with a command among them, under a prefix.
 fn produce(kafka: &Kafka, prefix: &str, format: &[&str]) -> Result<()> {
     carry(kafka, prefix, &history()?, format)
 }
@@ -45,7 +45,7 @@ fn history() -> Result<Vec<u8>> {
     Ok(dump)
 }
 
-/// Carries what a dump has beyond the saved position.
+/// Carries the part of a dump after the saved position.
 fn carry(kafka: &Kafka, prefix: &str, dump: &[u8], format: &[&str]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("oplog.bson");
@@ -66,7 +66,7 @@ fn carry(kafka: &Kafka, prefix: &str, dump: &[u8], format: &[&str]) -> Result<()
     Ok(())
 }
 
-/// Sends one record as no producer of ours.
+/// Sends one record by a producer that is not part of this project.
 fn send(
     kafka: &Kafka,
     (topic, partition): (&str, i32),
@@ -113,7 +113,7 @@ fn send_open(kafka: &Kafka, topic: &str, name: &str, value: &[u8]) -> Result<Bas
     Ok(producer)
 }
 
-/// An entry's name in its record's header.
+/// Returns the id of an entry, as its record's header has it.
 fn name(increment: u32) -> String {
     format!("made/{SECONDS}:{increment}/0")
 }
@@ -238,17 +238,17 @@ fn a_record_that_is_damaged_out_of_order_or_there_twice_is_named() -> Result<()>
         let headers = [("oplog-id", name.as_bytes())];
         send(&kafka, ("auditfault.app.a", partition), &headers, value)
     };
-    // A later entry of a document, and then an earlier one of the same.
+    // A later entry of a document is followed by an earlier one of the same document.
     send(0, &name(9000), &entry(9000, 5)?)?;
     send(0, &name(8000), &entry(8000, 5)?)?;
-    // One of another document is only out of the partition's order.
+    // An entry of another document is only out of the partition's order.
     send(0, &name(8500), &entry(8500, 6)?)?;
     let (code, said) = audit(&kafka, "auditfault", &[])?;
     ensure!(code == 7 && said.contains("1 faults"), "{code}:\n{said}");
     let after = format!("entry {SECONDS}:8000/0 comes after {SECONDS}:9000/0");
     ensure!(said.contains(&after), "{said}");
 
-    // The same entry once more, in the other partition.
+    // The same entry is repeated in the other partition.
     send(1, &name(9000), &entry(9000, 5)?)?;
     send(1, &name(9100), b"no bson")?;
     let folder = tempfile::tempdir()?;
@@ -278,7 +278,7 @@ fn what_a_full_sync_read_may_come_twice_but_not_after_a_later_change() -> Result
     }
     let (code, said) = audit(&kafka, "auditread", &[])?;
     ensure!(code == 0 && said.contains("snapshot 4"), "{code}:\n{said}");
-    // It would undo the change.
+    // This record would undo the change.
     send(0, &name(9000), &entry(9000, 5)?)?;
     send(0, &name(8000), &read(8000, 5)?)?;
     let (code, said) = audit(&kafka, "auditread", &[])?;
@@ -312,7 +312,7 @@ fn records_in_fragments_are_read_back_and_one_that_is_not_whole_is_named() -> Re
     let (code, said) = audit(&kafka, "auditsplit", &[])?;
     ensure!(code == 0, "{code}:\n{said}");
     ensure!(said.contains("insert 2020"), "{said}");
-    // A beginning without an end.
+    // A first fragment without the last one.
     let headers = [
         ("oplog-id", name(9000).into_bytes()),
         (FRAGMENT_HEADER, b"0/2".to_vec()),

@@ -1,4 +1,4 @@
-//! `oplog-consumer audit` of what a full sync really wrote, in every format.
+//! `oplog-consumer audit` of the topics of a full sync, in every format.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn log(model: &mut Model, increment: u32, fields: Document) -> Result<()> {
     logged.map_err(|failure| anyhow::anyhow!("{failure:?}"))
 }
 
-/// A source of a collection with an index, and one entry.
+/// Returns a source with a collection that has an index, and one entry.
 fn source() -> Result<ModelServer> {
     let mut model = Model::default();
     log(
@@ -76,7 +76,7 @@ fn produce(kafka: &Kafka, source: &ModelServer, prefix: &str, format: &str) -> R
     Ok(())
 }
 
-/// Sends a record once more, at the end of its partition.
+/// Sends a record again, at the end of its partition.
 fn again(kafka: &Kafka, topic: &str, partition: i32, record: &TopicRecord) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", kafka.brokers())
@@ -95,7 +95,7 @@ fn again(kafka: &Kafka, topic: &str, partition: i32, record: &TopicRecord) -> Re
     Ok(())
 }
 
-/// The last record of partition 1: commands are in the first one.
+/// Returns the last record of partition 1; commands are in the first partition.
 fn last(kafka: &Kafka, prefix: &str) -> Result<(String, i32, TopicRecord)> {
     let contents = read_undecoded(&kafka.brokers(), prefix)?;
     let mut places = contents.into_iter();
@@ -116,13 +116,13 @@ fn a_full_sync_and_the_changes_after_it_are_sound_in_every_format() -> Result<()
             "{prefix}: {code}:\n{said}"
         );
 
-        // Read again, as after a crash.
+        // The document is read again, as after a crash.
         let (topic, partition, read) = last(&kafka, prefix)?;
         again(&kafka, &topic, partition, &read)?;
         let (code, said) = audit(&kafka, prefix, &[])?;
         ensure!(code == 0, "{prefix}: {code}:\n{said}");
 
-        // Every document is changed, and then a read comes that is older than that.
+        // Every document is changed, and then a read arrives that is older than the change.
         {
             let mut model = source.model();
             for n in 0..DOCUMENTS {
@@ -142,7 +142,7 @@ fn a_full_sync_and_the_changes_after_it_are_sound_in_every_format() -> Result<()
         let undone = said.contains("out-of-order") && said.contains("of the same key");
         ensure!(code == 7 && undone, "{prefix}: {code}:\n{said}");
 
-        // A change comes twice, and one is cut off.
+        // One change arrives twice, and another one is cut off.
         let contents = read_undecoded(&kafka.brokers(), prefix)?;
         let records = contents.get(&(topic.clone(), partition));
         let change = records.context("its partition")?.iter().rev().nth(1);

@@ -1,4 +1,4 @@
-//! Options, indexes and views on the model.
+//! Options, indexes and views on the model server.
 
 use anyhow::{Result, ensure};
 use bson::doc;
@@ -6,7 +6,7 @@ use oplog_consumer::verify::Verdict;
 
 use crate::verify::scene::{Scene, Told};
 
-/// What differs, as `ns: what`.
+/// Returns the differences, as `ns: what`.
 fn parts(told: &Told) -> Vec<String> {
     let lines = told.of("definition").into_iter();
     lines
@@ -95,7 +95,7 @@ async fn options_and_views_that_differ_are_named_and_left_to_the_operator() -> R
             parts(&told)
         );
     }
-    // What the replay withheld is in its catalog.
+    // The options that the replay withheld are in its catalog.
     let catalog = target
         .client()
         .database("oplog_relay")

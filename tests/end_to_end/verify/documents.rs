@@ -1,4 +1,4 @@
-//! Documents on the model: ranges, types, samples, counts, repairs.
+//! Documents on the model server: ranges, types, samples, counts, repairs.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn a_changed_a_missing_and_an_extra_document_are_named_with_their_fields_a
     Ok(())
 }
 
-/// An `insert` of documents whose `_id`s are strings of bytes that are not UTF-8.
+/// Returns an `insert` of documents whose `_id`s are strings of bytes that are not UTF-8.
 fn damaged(numbers: std::ops::Range<u16>) -> Result<RawDocumentBuf> {
     let mut out = Vec::new();
     let mut insert = DocumentBuilder::start(&mut out);
@@ -69,7 +69,7 @@ fn damaged(numbers: std::ops::Range<u16>) -> Result<RawDocumentBuf> {
 async fn ranges_that_begin_at_an_id_that_is_not_utf_8_come_to_an_end() -> Result<()> {
     let scene = Scene::new()?;
     let [source, target] = scene.both().await?;
-    // The lower seven bits of the last byte count.
+    // Only the lower seven bits of the last byte are used.
     source.run_raw_command(damaged(0..128)?).await?;
     target.run_raw_command(damaged(0..127)?).await?;
     let verified = tokio::time::timeout(LIMIT, scene.verify(&["--range-documents=10"]));
@@ -81,7 +81,7 @@ async fn ranges_that_begin_at_an_id_that_is_not_utf_8_come_to_an_end() -> Result
     Ok(())
 }
 
-/// One `_id` of each kind that a collection can hold.
+/// Returns one `_id` of each type that a collection can hold.
 fn mixed() -> Vec<Bson> {
     let binary = |bytes: &[u8]| Binary {
         subtype: BinarySubtype::Generic,
@@ -125,7 +125,8 @@ async fn extra_and_missing_documents_of_every_type_of_id_are_found_in_whatever_r
     for (lacking, kind) in [(0, "extra"), (1, "missing")] {
         let scene = Scene::new()?;
         let both = scene.both().await?;
-        // What both have gives the ranges; what one of them has is in between and beyond.
+        // The documents on both sides determine the ranges; those on one side only lie between and
+        // beyond them.
         for database in &both {
             database.collection("c").insert_many(numbered(50)).await?;
         }
@@ -194,7 +195,7 @@ async fn a_sample_is_looked_for_in_both_directions_and_a_count_is_only_a_count()
     let told = scene.verify(&["--mode=sample", "--sample=20"]).await?;
     let drawn = told.of("collection")[0]["equal"].as_u64().unwrap();
     ensure!((38..=40).contains(&drawn), "{drawn} documents");
-    // The numbers are the same.
+    // The counts are equal.
     ensure!(scene.verify(&["--mode=count"]).await?.verdict == Verdict::Equal);
     source
         .collection("c")

@@ -1,5 +1,5 @@
-//! A million documents and more, served without being held: what is found among them, what memory
-//! that takes, and how an interrupted comparison goes on.
+//! A million documents and more, generated on request: the differences that are found, the memory
+//! that the comparison needs, and how an interrupted comparison resumes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn start(servers: [&GeneratedServer; 2], report: &Path, more: &[&str]) -> Result
     Program::consumer(flags.iter().map(String::as_str).chain(more.iter().copied()))
 }
 
-/// Runs to the end. Returns the exit code, the lines of the report and the most memory in KiB.
+/// Waits for the end. Returns the exit code, the lines of the report and the peak memory in KiB.
 fn finish(mut program: Program, report: &Path) -> Result<(i32, Vec<Value>, u64)> {
     let (code, most) = program.wait_measured(LIMIT)?;
     Ok((code, lines(report)?, most))
@@ -32,7 +32,7 @@ fn finish(mut program: Program, report: &Path) -> Result<(i32, Vec<Value>, u64)>
 
 fn lines(report: &Path) -> Result<Vec<Value>> {
     let text = std::fs::read_to_string(report)?;
-    // The last line of one that is still written may be cut off.
+    // The last line may be incomplete while the report is still written.
     Ok(text
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
@@ -148,7 +148,7 @@ fn a_comparison_that_was_killed_goes_on_where_it_was() -> Result<()> {
     ensure!(of(&found, "missing").len() == 2 && of(&found, "verify").len() == 1);
     let collection = of(&found, "collection");
     ensure!(collection.len() == 1 && collection[0]["equal"] == MILLION - 2);
-    // What was done is not read again; a range that differs is read twice.
+    // Completed ranges are not read again; a range that differs is read twice.
     let again = target.made().read - read;
     let left = MILLION as u64 - done * 10_000;
     ensure!(

@@ -1,4 +1,4 @@
-//! Comparing while a load is written through the whole pipeline: a real source, Kafka, both
+//! Comparisons while a load is written through the whole pipeline: a real source, Kafka, both
 //! programs, and a target of each kind.
 
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(600);
 const RUNS: u32 = 10;
-/// Between two rounds of writes, of about two dozen each.
+/// Pause between two rounds of about two dozen writes each.
 const PACE: Duration = Duration::from_millis(250);
 
-/// A pipeline that runs, and a load on its source.
+/// A running pipeline, and a load on its source.
 struct Live {
     kafka: Arc<Kafka>,
     source: FerretDb,
@@ -47,7 +47,7 @@ impl Live {
         let to = [
             format!("--group={prefix}"),
             format!("--target={target}"),
-            // SQLite, which one of the targets stands on, takes one writer at a time.
+            // SQLite, which stores the data of one of the targets, takes one writer at a time.
             "--lanes=1".to_owned(),
         ];
         let replay = Program::consumer(common("replay").iter().chain(&to))?;
@@ -61,7 +61,7 @@ impl Live {
         })
     }
 
-    /// Waits until the pipeline has come to what the source has now.
+    /// Waits until the replay has reached the source's present end.
     fn catch_up(&self) -> Result<()> {
         wait_until("the replay", LIMIT, || {
             let counted = self.verify(&["--mode=count"]);
@@ -69,13 +69,13 @@ impl Live {
         })
     }
 
-    /// Writes until told to end.
+    /// Writes until `ended` is set.
     async fn load(&self, seed: u64, ended: &Arc<AtomicBool>) -> Result<JoinSet<Result<u64>>> {
         let mut load = Load::connect(&self.source.uri(), "live", seed).await?;
         let ended = Arc::clone(ended);
         let mut loads = JoinSet::new();
         loads.spawn(async move {
-            // As many as a busy machine replays.
+            // The pace is one that a replay on a busy machine can follow.
             let mut pace = tokio::time::interval(PACE);
             while !ended.load(Ordering::Relaxed) {
                 pace.tick().await;
@@ -113,7 +113,7 @@ async fn ten_comparisons_under_a_running_load_report_no_false_difference() -> Re
         let (code, said) = live.verify(&["--range-documents=500", "--namespaces=live"])?;
         ensure!(code == 0, "run {run} ended with {code}:\n{said}");
     }
-    // Under the same load what lasts is found, and nothing else.
+    // Under the same load the comparison finds the lasting difference and no other one.
     let shop = Client::with_uri_str(target.uri()).await?.database("shop");
     let customers = shop.collection::<Document>("customers");
     let gone = customers.find_one(doc! {}).await?.unwrap();
@@ -131,7 +131,8 @@ async fn ten_comparisons_under_a_running_load_report_no_false_difference() -> Re
     let written = load.join_next().await.unwrap()??;
     ensure!(written > 100, "{written} writes");
 
-    // A replay that stands still: nothing can be told of what it has not passed.
+    // The replay is stopped, so the comparison cannot decide about entries that the replay has not
+    // passed.
     live.replay.terminate()?;
     live.replay.wait(LIMIT)?;
     let mut load = Load::connect(&live.source.uri(), "later", 7).await?;

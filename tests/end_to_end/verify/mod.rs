@@ -1,4 +1,5 @@
-//! `oplog-consumer verify` and `audit`: what they find, what they mend, what they need.
+//! `oplog-consumer verify` and `audit`: the differences that they find, the repairs, and the rights
+//! that they need.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! Two models, and a comparison of them in this process.
+//! Two model servers, and a comparison of them in this process.
 
 use anyhow::{Result, bail};
 use bson::{Document, doc};
@@ -19,7 +19,7 @@ pub(crate) struct Scene {
     folder: TempDir,
 }
 
-/// What a comparison came to.
+/// The result of a comparison.
 pub(crate) struct Told {
     pub(crate) verdict: Verdict,
     /// The lines of its report.
@@ -36,7 +36,7 @@ impl Scene {
         })
     }
 
-    /// The database `app` of both.
+    /// Returns the database `app` of both.
     pub(crate) async fn both(&self) -> Result<[Database; 2]> {
         let source = Client::with_uri_str(self.source.uri()).await?;
         let target = Client::with_uri_str(self.target.uri()).await?;
@@ -76,13 +76,13 @@ impl Scene {
 }
 
 impl Told {
-    /// The lines of a kind.
+    /// Returns the lines of a kind.
     pub(crate) fn of(&self, kind: &str) -> Vec<&Value> {
         let lines = self.lines.iter();
         lines.filter(|line| line["kind"] == kind).collect()
     }
 
-    /// The `_id`s of a kind's lines, as text.
+    /// Returns the `_id`s in the lines of a kind, as text.
     pub(crate) fn ids(&self, kind: &str) -> Vec<String> {
         let mut ids: Vec<String> = self
             .of(kind)
@@ -94,7 +94,7 @@ impl Told {
     }
 }
 
-/// Documents `{_id: n, text}`.
+/// Returns documents `{_id: n, text}`.
 pub(crate) fn numbered(count: i32) -> impl Iterator<Item = Document> {
     (0..count).map(|n| doc! { "_id": n, "text": format!("text {n}"), "part": { "a": n } })
 }

@@ -1,4 +1,4 @@
-//! Commands and what they are answered: most in tables beside this file.
+//! Commands and the replies to them: most are in tables beside this file.
 
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, doc};
@@ -19,7 +19,7 @@ fn code(reply: &Document) -> Option<i32> {
     error.unwrap_or(reply).get_i32("code").ok()
 }
 
-/// Relaxed Extended JSON.
+/// Formats a document as relaxed Extended JSON.
 fn json(document: &Document) -> Result<String> {
     let bytes = doc! { "v": document.clone() }.to_vec()?;
     let mut text = Vec::new();
@@ -29,7 +29,8 @@ fn json(document: &Document) -> Result<String> {
 }
 
 /// Runs the commands of a table one after the other in database `d`, those of renames in `admin`.
-/// After `->` stands the code with which it fails, or its first write does, or a part of its reply.
+/// After `->` is the expected code of the command's failure or of its first write error, or a part
+/// of its reply.
 fn check(version: Version, table: &str) -> Result<Model> {
     let mut model = Model::of(version);
     for line in table.lines().filter(|line| !line.starts_with('#')) {
@@ -120,7 +121,7 @@ fn unique_indexes_refuse_what_a_servers_refuse() -> Result<()> {
             "{line}"
         );
 
-        // The same documents before the index.
+        // The same documents are inserted before the index is created.
         let mut model = Model::default();
         run(&mut model, "d", &insert(taken))?;
         assert_eq!(code(&run(&mut model, "d", &create)?), None, "{line}");

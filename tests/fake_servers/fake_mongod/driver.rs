@@ -25,7 +25,7 @@ async fn the_driver_finds_a_server() -> Result<()> {
     let db = client.database("d");
     let collection = db.collection::<Document>("c");
 
-    // The documents go in a section beside the command.
+    // The driver sends the documents in a section beside the command.
     let documents = (0..2500).map(|n| doc! { "_id": n, "n": n % 10 });
     let inserted = collection.insert_many(documents).await?;
     ensure!(inserted.inserted_ids.len() == 2500);
@@ -110,7 +110,7 @@ async fn a_pause_holds_the_answers_until_it_is_over() -> Result<()> {
     server.pause();
     let mut insert = JoinSet::new();
     insert.spawn(async move { collection.insert_one(doc! { "_id": 1 }).await });
-    // Executed, but not answered, while those that watch the server are.
+    // The insert is executed but not answered; the commands that monitor the server are answered.
     while server.model().state().is_empty() {
         client
             .database("d")

@@ -1,20 +1,20 @@
-//! Oplogs of a real server, each entry put to the model as the command that it stands for, must
-//! end in what the server had: documents, options, indexes.
+//! Oplogs of a real server: each entry runs on the model as the command that it stands for, and the
+//! model must end with the server's documents, options and indexes.
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document as Bson, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 use oplog_relay_kit::model::{Model, Scenario, Version};
 
-/// Codes that say that an entry's effect is there already, or that nothing is there for it.
+/// Codes that say that the effect of an entry exists already, or that its object does not exist.
 const REPEATED: [i32; 3] = [26, 27, 48];
 const DUPLICATE_KEY: i32 = 11000;
 const PATH_NOT_VIABLE: i32 = 28;
 
-/// Puts entries to a model.
+/// Applies entries to a model.
 struct Applier {
     model: Model,
-    /// What exists already is no error: the model is a copy that is ahead of the oplog.
+    /// Ignores the effects that exist already: the model is a copy that is ahead of the oplog.
     is_fuzzy: bool,
 }
 
@@ -24,7 +24,7 @@ impl Applier {
         Ok(Bson::from_reader(reply.as_slice())?)
     }
 
-    /// Runs a command that must go well.
+    /// Runs a command that must succeed.
     fn must(&mut self, db: &str, command: &[u8]) -> Result<()> {
         let reply = self.run(db, command)?;
         let code = code(&reply);
@@ -60,7 +60,7 @@ impl Applier {
         .with_context(|| format!("{op} {ns} {:?}", Bson::from_reader(entry.as_bytes())))
     }
 
-    /// Views are written as documents, but made by commands.
+    /// Applies an entry of `system.views`. Views are logged as documents but created by commands.
     fn view(&mut self, db: &str, op: &str, o: Document<'_>) -> Result<()> {
         let mut view = Bson::from_reader(o.as_bytes())?;
         let id = view.remove("_id").context("_id")?;
@@ -93,7 +93,7 @@ impl Applier {
         self.must(db, &replace)
     }
 
-    /// A path that the model's document does not have any more is passed over.
+    /// Applies an update. A path that the model's document no longer has is skipped.
     fn update(
         &mut self,
         db: &str,
@@ -125,7 +125,7 @@ impl Applier {
         Ok(())
     }
 
-    /// What a client must leave out of a logged command is left out.
+    /// Runs a logged command without the fields that a client must not send.
     fn command(&mut self, db: &str, o: Document<'_>) -> Result<()> {
         let name = o.first()?.context("a command")?;
         if name.name == b"applyOps" {
@@ -157,14 +157,14 @@ impl Applier {
     }
 }
 
-/// The code of a command's failure, or of its write's.
+/// Returns the code of a command's failure, or of its write's.
 fn code(reply: &Bson) -> Option<i32> {
     let errors = reply.get_array("writeErrors").ok();
     let error = errors.and_then(|errors| errors.first()?.as_document());
     error.unwrap_or(reply).get_i32("code").ok()
 }
 
-/// A command with one write.
+/// Returns a command with one write.
 fn write(
     name: &str,
     collection: &str,
@@ -195,7 +195,7 @@ fn update(collection: &str, id: Element<'_>, change: Document<'_>, upsert: bool)
     })
 }
 
-/// The modifiers without `$v`, of these paths.
+/// Returns the modifiers of these paths, without `$v`.
 fn modifiers(o: Document<'_>, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut update = DocumentBuilder::start(&mut out);
@@ -249,7 +249,7 @@ fn histories_of_a_server_lead_the_model_where_they_led_the_server() -> Result<()
     Ok(())
 }
 
-/// The order of fields may differ in the collection that was made for that.
+/// The order of fields may differ in the collection that exists to show that.
 #[test]
 fn a_history_over_a_copy_that_is_ahead_leads_to_the_same_collections() -> Result<()> {
     let scenario = Scenario::new("workload-b");

@@ -1,5 +1,4 @@
-//! The model target: its commands one by one, whole histories of a real server, and the official
-//! driver.
+//! The model target: single commands, whole histories of a real server, and the official driver.
 
 mod commands;
 mod driver;

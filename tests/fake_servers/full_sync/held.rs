@@ -1,4 +1,4 @@
-//! A copy whose first read of `shop.c` is made, and the answer is held.
+//! A copy whose first read of `shop.c` was executed and whose reply is held.
 
 use anyhow::Result;
 use oplog_relay_core::position::EntryId;
@@ -12,7 +12,7 @@ pub(crate) fn wait(what: &str, is_so: impl FnMut() -> bool) -> Result<()> {
     tokio::task::block_in_place(|| wait_until(what, LIMIT, is_so))
 }
 
-/// Begins to copy, up to that answer.
+/// Starts a copy, up to that reply.
 pub(crate) async fn begin(model: Model, readers: usize) -> Result<(ModelServer, Copying)> {
     let server = ModelServer::start(model)?;
     server.hold("find", "c");
@@ -21,7 +21,8 @@ pub(crate) async fn begin(model: Model, readers: usize) -> Result<(ModelServer, 
     Ok((server, copying))
 }
 
-/// Lets the reads go on, when the tail has everything up to there; then everything is to be equal.
+/// Releases the reads when the tail has reached the given time, and checks that source and target
+/// are then equal.
 pub(crate) async fn go_on(
     server: &ModelServer,
     copying: Copying,

@@ -1,5 +1,5 @@
-//! Full syncs of a source that does what it is told, in this process: the seam, names, indexes,
-//! every type of `_id`.
+//! Full syncs of a scripted source in this process: the interleaving of copy and tail, names,
+//! indexes, every type of `_id`.
 
 mod held;
 mod seam;
@@ -21,7 +21,7 @@ use oplog_relay_kit::services::wait_until;
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 const SECONDS: u32 = 1_700_000_000;
 
-/// Time of an entry of these tests.
+/// Returns the time of an entry of these tests.
 pub(crate) const fn at(increment: u32) -> Timestamp {
     Timestamp::new(SECONDS, increment)
 }
@@ -39,7 +39,7 @@ pub(crate) fn log(model: &mut Model, increment: u32, fields: Document) -> Result
         .map_err(|failure| anyhow::anyhow!("{failure:?}"))
 }
 
-/// Runs a command on the model, which must go well.
+/// Runs a command on the model, which must succeed.
 pub(crate) fn run(model: &mut Model, db: &str, command: &Document) -> Result<()> {
     let reply = model.command(db, Raw::new(&command.to_vec()?)?)?;
     let reply = Document::from_reader(reply.as_slice())?;
@@ -47,7 +47,7 @@ pub(crate) fn run(model: &mut Model, db: &str, command: &Document) -> Result<()>
     Ok(())
 }
 
-/// The UUID of a collection, as entries have it.
+/// Returns the UUID of a collection, as entries contain it.
 pub(crate) fn ui(model: &mut Model, db: &str, name: &str) -> Result<Bson> {
     let list = doc! { "listCollections": 1, "filter": { "name": name } }.to_vec()?;
     let reply = Document::from_reader(model.command(db, Raw::new(&list)?)?.as_slice())?;
@@ -58,7 +58,7 @@ pub(crate) fn ui(model: &mut Model, db: &str, name: &str) -> Result<Bson> {
         .ok_or_else(|| anyhow::anyhow!("{name} has no UUID"))
 }
 
-/// A source with one entry in its oplog.
+/// Returns a source with one entry in its oplog.
 pub(crate) fn source() -> Result<Model> {
     let mut model = Model::default();
     log(
@@ -69,7 +69,7 @@ pub(crate) fn source() -> Result<Model> {
     Ok(model)
 }
 
-/// What a target holds that was empty before these entries.
+/// Applies these entries to an empty target, and returns it.
 pub(crate) fn replayed(entries: &[(EntryId, Vec<u8>)]) -> Result<Model> {
     let mut target = Model::default();
     for (id, entry) in entries {
@@ -79,7 +79,7 @@ pub(crate) fn replayed(entries: &[(EntryId, Vec<u8>)]) -> Result<Model> {
     Ok(target)
 }
 
-/// Fails unless the target holds what the source holds, with all options and indexes.
+/// Checks that the target holds the source's documents, options and indexes.
 pub(crate) fn expect_equal(source: &Model, target: &Model) -> Result<()> {
     let (mut wanted, mut collections) = (source.state(), source.collections());
     wanted.retain(|ns, _| !ns.starts_with("local."));
@@ -112,7 +112,7 @@ pub(crate) fn expect_equal(source: &Model, target: &Model) -> Result<()> {
     Ok(())
 }
 
-/// Copies everything and returns what came out.
+/// Copies everything and returns the entries.
 pub(crate) async fn copy(server: &ModelServer, readers: usize) -> Result<Vec<(EntryId, Vec<u8>)>> {
     let copying = Copying::start(&server.uri(), Saved::default(), readers).await?;
     tokio::task::block_in_place(|| wait_until("the copy", LIMIT, || copying.is_done()))?;
@@ -130,10 +130,10 @@ fn insert(model: &mut Model, db: &str, name: &str, documents: &[Document]) -> Re
     Ok(())
 }
 
-/// A source with a collection of every kind.
+/// Returns a source with a collection of every kind.
 fn every_kind() -> Result<Model> {
     let mut model = source()?;
-    // As a server completes it.
+    // The options are those that a server completes them to.
     let series = doc! { "timeField": "at", "granularity": "seconds", "bucketMaxSpanSeconds": 3600 };
     let pipeline = [doc! { "$match": { "n": { "$gt": 5 } } }];
     for command in [
@@ -147,7 +147,7 @@ fn every_kind() -> Result<Model> {
     }
     let numbered: Vec<Document> = (0..10).map(|n| doc! { "_id": n, "n": n }).collect();
     insert(&mut model, "shop", "plain", &numbered)?;
-    // In its own order, which is not that of _id.
+    // The natural order is not that of `_id`.
     let backwards: Vec<Document> = (0..20).rev().map(|n| doc! { "_id": n }).collect();
     insert(&mut model, "shop", "capped", &backwards)?;
     let texts = ["b", "ä", "a"].map(|text| doc! { "_id": text });
@@ -161,7 +161,7 @@ fn every_kind() -> Result<Model> {
     Ok(model)
 }
 
-/// The capped collection's `_id`s in its own order.
+/// Returns the capped collection's `_id`s in natural order.
 fn capped_order(mut model: Model) -> Result<Vec<i32>> {
     let find = doc! { "find": "capped", "batchSize": 100 }.to_vec()?;
     let reply = Document::from_reader(model.command("shop", Raw::new(&find)?)?.as_slice())?;
@@ -178,7 +178,7 @@ async fn every_kind_of_collection_is_made_with_options_and_indexes() -> Result<(
     expect_equal(&server.model(), &target)?;
     let order = capped_order(target)?;
     ensure!(order == (0..20).rev().collect::<Vec<_>>(), "{order:?}");
-    // The identities grow, so that each names one entry.
+    // The ids increase, so that each names one entry.
     let grow = entries.windows(2).all(|pair| pair[0].0 < pair[1].0);
     ensure!(grow, "identities");
     Ok(())
@@ -224,7 +224,7 @@ async fn ids_of_every_type_are_read_once_by_several_readers() -> Result<()> {
     Ok(())
 }
 
-/// A server ends a reply before a document that it has no room for, however small the reply is then.
+/// A server ends a reply before a document that does not fit, however small the reply is then.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_documents_among_small_ones_are_copied() -> Result<()> {
     let mut model = source()?;
@@ -246,7 +246,7 @@ async fn large_documents_among_small_ones_are_copied() -> Result<()> {
     expect_equal(&server.model(), &target)
 }
 
-/// Documents that were copied while a server was written, and its oplog of that time.
+/// Documents that were copied while a server was written to, and its oplog of that time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fuzzy_copy_and_the_oplog_lead_to_what_the_server_had() -> Result<()> {
     let scenario = Scenario::new("workload-b");
@@ -270,7 +270,7 @@ async fn a_fuzzy_copy_and_the_oplog_lead_to_what_the_server_had() -> Result<()> 
     tokio::task::block_in_place(|| wait_until("the tail", LIMIT, || copying.has_reached(last)))?;
     let (entries, _) = copying.stop().await?;
     let mut state = replayed(&entries)?.state();
-    // A field is unset and set again: over a newer copy its place may be another one.
+    // A field is unset and set again: over a newer copy its position may be another one.
     state.remove("wl_b_3.fo");
     scenario.without("wl_b_3.fo").expect(&state)
 }

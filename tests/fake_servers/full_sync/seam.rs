@@ -1,4 +1,4 @@
-//! What happens to a collection while it is read.
+//! Changes to a collection while it is read.
 
 use anyhow::{Context, Result};
 use bson::{Document, doc};
@@ -11,7 +11,8 @@ use crate::full_sync::{LIMIT, at, expect_equal, log, replayed, run, source, ui};
 
 const DOCUMENTS: i32 = 10;
 
-/// A source whose collection `shop.c` is read, and the answer is held; another one comes after it.
+/// Returns a source whose collection `shop.c` is being read, with the reply held, and whose other
+/// collection comes later.
 async fn reading(readers: usize) -> Result<(ModelServer, Copying)> {
     let mut model = source()?;
     let documents: Vec<Document> = (0..DOCUMENTS).map(|n| doc! { "_id": n, "v": 1 }).collect();
@@ -62,7 +63,7 @@ async fn a_collection_renamed_while_it_is_read_is_copied_under_its_new_name() ->
             2,
             doc! { "op": "c", "ns": "shop.$cmd", "ui": ui, "o": o },
         )?;
-        // Another one has the name now.
+        // Another collection has the name now.
         run(&mut model, "shop", &doc! { "create": "c" })?;
         let other = crate::full_sync::ui(&mut model, "shop", "c")?;
         let o = doc! { "create": "c", "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" } };
@@ -92,14 +93,15 @@ async fn a_collection_dropped_while_it_is_read_is_gone() -> Result<()> {
     go_on(&server, copying, 2).await.map(drop)
 }
 
-/// The target's documents are of no one time while a collection is copied.
+/// The target's documents are from different times while a collection is copied, so a unique index
+/// must wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unique_index_built_meanwhile_comes_after_the_copy() -> Result<()> {
     let (server, copying) = reading(1).await?;
     {
         let mut model = server.model();
         let ui = ui(&mut model, "shop", "c")?;
-        // Every v was 1 when it was read; they differ when the index is built.
+        // Every `v` was 1 when it was read; the values differ when the index is built.
         for n in 0..DOCUMENTS {
             let update = doc! { "q": { "_id": n }, "u": { "$set": { "v": n } } };
             run(
@@ -116,7 +118,7 @@ async fn a_unique_index_built_meanwhile_comes_after_the_copy() -> Result<()> {
         )?;
         let mut o = doc! { "createIndexes": "c", "v": 2, "key": { "v": 1 }, "name": "v_1" };
         o.insert("unique", true);
-        // The updates come after it in the log, as if they had been read too early.
+        // The updates come after it in the log, as if the documents had been read too early.
         log(
             &mut model,
             2,
@@ -150,7 +152,7 @@ async fn a_copy_that_is_broken_off_goes_on_with_what_is_open() -> Result<()> {
             log(&mut model, increment, entry)?;
         }
     }
-    // The held read comes to nothing.
+    // The held read is discarded.
     let (stopped, ()) = tokio::join!(copying.stop(), async { server.resume() });
     let (mut entries, saved) = stopped?;
     let copying = Copying::start(&server.uri(), saved, 2).await?;
@@ -164,7 +166,7 @@ async fn a_copy_that_is_broken_off_goes_on_with_what_is_open() -> Result<()> {
     expect_equal(&server.model(), &replayed(&entries)?)
 }
 
-/// Nothing is to be waited for then: the copy must look whether it is to end.
+/// Nothing arrives then that would wake the copy, so it must check for the end by itself.
 #[test]
 fn a_copy_stops_while_the_source_rests() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
@@ -176,7 +178,7 @@ fn a_copy_stops_while_the_source_rests() -> Result<()> {
         let stopped = tokio::time::timeout(LIMIT, stop.join_next()).await?;
         stopped.context("a task")??
     });
-    // It is left behind if it goes on for ever.
+    // A copy that never ends would be left behind here.
     runtime.shutdown_background();
     stopped.map(|_| ())
 }

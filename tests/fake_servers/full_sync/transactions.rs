@@ -1,4 +1,4 @@
-//! Transactions that are open where a copy begins, or end while it reads.
+//! Transactions that are open at the start of a copy, or end while it reads.
 
 use anyhow::{Result, ensure};
 use bson::spec::BinarySubtype;
@@ -10,7 +10,7 @@ use oplog_relay_kit::model::{Model, ModelServer};
 use crate::full_sync::held::{begin, go_on, wait};
 use crate::full_sync::{at, expect_equal, log, replayed, run, source, ui};
 
-/// A source with ten documents in each of `shop.c` and, fewer, `shop.d`, which is read later.
+/// Returns a source with ten documents in `shop.c` and fewer in `shop.d`, which is read later.
 fn two_collections() -> Result<Model> {
     let mut model = source()?;
     for (name, count) in [("c", 10), ("d", 5)] {
@@ -21,7 +21,8 @@ fn two_collections() -> Result<Model> {
     Ok(model)
 }
 
-/// What a transaction does to a collection: an update, a delete, and an insert that it updates.
+/// Returns the operations of a transaction on a collection: an update, a delete, and an insert that
+/// it updates.
 fn operations(model: &mut Model, name: &str) -> Result<Vec<Bson>> {
     let (ns, ui) = (format!("shop.{name}"), ui(model, "shop", name)?);
     let set = |id: i32| {
@@ -33,7 +34,8 @@ fn operations(model: &mut Model, name: &str) -> Result<Vec<Bson>> {
     Ok([set(4), delete, insert, set(100)].map(Bson::from).to_vec())
 }
 
-/// The same at the source's documents, as its commit makes it seen.
+/// Applies the same operations to the source's documents, which makes them visible as the commit
+/// does.
 fn apply(model: &mut Model, name: &str) -> Result<()> {
     let delete = doc! { "q": { "_id": 3 }, "limit": 1 };
     let update = doc! { "q": { "_id": 4 }, "u": { "$set": { "v": 2 } } };
@@ -47,7 +49,7 @@ fn apply(model: &mut Model, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Logs an entry of the transaction, behind the one at `previous`; 0 if it is the first.
+/// Logs an entry of the transaction, chained to the one at `previous`; 0 for the first one.
 fn log_part(model: &mut Model, (increment, previous): (u32, u32), o: Document) -> Result<()> {
     let id = Binary {
         subtype: BinarySubtype::Uuid,
@@ -75,7 +77,7 @@ fn commit() -> Document {
     doc! { "commitTransaction": 1_i32, "commitTimestamp": prepared }
 }
 
-/// `shop.c` is read before the commit and `shop.d` after it; the entries of both come after.
+/// `shop.c` is read before the commit and `shop.d` after it; the entries of both come later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_prepared_before_the_copy_is_committed_beside_it() -> Result<()> {
     let mut model = two_collections()?;
@@ -123,7 +125,8 @@ async fn a_transaction_prepared_before_the_copy_and_aborted_beside_it_leaves_not
     Ok(())
 }
 
-/// Its first part is in the oplog before the start of the copy, its last one after it.
+/// The first part of the transaction is in the oplog before the start of the copy, the last part
+/// after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_of_several_entries_reaches_over_the_start_of_the_copy() -> Result<()> {
     let mut model = two_collections()?;
@@ -151,8 +154,8 @@ async fn a_transaction_of_several_entries_reaches_over_the_start_of_the_copy() -
     Ok(())
 }
 
-/// The position of a stream that ended inside a transaction counts some of its operations: the
-/// others come before anything is read.
+/// The position of a stream that ended inside a transaction counts some of its operations. The
+/// others must come before any document is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_goes_on_inside_a_transaction() -> Result<()> {
     let (server, copying) = begin(two_collections()?, 1).await?;
@@ -185,13 +188,14 @@ async fn a_copy_goes_on_inside_a_transaction() -> Result<()> {
     expect_equal(&server.model(), &replayed(&entries)?)
 }
 
-/// Goes on from there, to the end of copy and tail.
+/// Resumes there, and runs to the end of copy and tail.
 async fn from(server: &ModelServer, saved: Saved) -> Result<Vec<(EntryId, Vec<u8>)>> {
     let copying = Copying::start(&server.uri(), saved, 1).await?;
     let waited = wait("the copy", || {
         copying.is_done() && copying.has_reached(at(2))
     });
-    // What failed says more than that it was waited for.
+    // An error of the copy is more informative than the timeout of the wait, so it is returned
+    // first.
     let (entries, _) = copying.stop().await?;
     waited.map(|()| entries)
 }

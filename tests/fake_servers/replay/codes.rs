@@ -1,4 +1,4 @@
-//! Codes of refused writes: which pass with time, which concern one document, and which stop.
+//! Codes of refused writes: transient ones, those of one document, and fatal ones.
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;
@@ -37,7 +37,8 @@ async fn a_write_that_is_refused_for_a_while_is_sent_again() -> Result<()> {
     Ok(())
 }
 
-/// What is not there is nothing to delete, but a document that is to be inserted would be missing.
+/// A code for a missing collection skips a delete, which then has nothing to do; an insert or a
+/// replacement is sent again, because skipping it would lose a document.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_collection_skips_a_delete_and_never_an_insert() -> Result<()> {
     for code in [26, 48] {
@@ -73,7 +74,7 @@ async fn an_unknown_code_stops_and_one_of_a_document_is_a_dead_letter() -> Resul
     Ok(())
 }
 
-/// One document of many makes the whole command fail: it is found by halves.
+/// One refused document fails the whole command; it is found by bisection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_is_refused_as_a_whole_is_bisected() -> Result<()> {
     const TOO_LARGE: i32 = 10334;
@@ -83,7 +84,7 @@ async fn a_command_that_is_refused_as_a_whole_is_bisected() -> Result<()> {
         .zip(&documents)
         .map(|(id, o)| ("i", id, o.as_str()))
         .collect();
-    // All eight, then the first four, two and one; the others pass.
+    // All eight are refused, then the first four, two and one; the others are written.
     for _ in 0..4 {
         scene.server.fail_next("insert", TOO_LARGE);
     }
@@ -94,20 +95,20 @@ async fn a_command_that_is_refused_as_a_whole_is_bisected() -> Result<()> {
     Ok(())
 }
 
-/// The privilege to bypass validation may be missing for one collection, or for a moment.
+/// The privilege to bypass validation may be missing for one collection, or temporarily.
 #[tokio::test(flavor = "multi_thread")]
 async fn validation_is_bypassed_again_after_another_refusal() -> Result<()> {
     let scene = scene().await?;
     let o = r#"{"create":"c","validator":{"a":{"$gt":5}}}"#;
     scene.on_target(o)?;
-    // Refused with and without it: no privilege at all.
+    // Refused with and without the bypass: the user has no privilege to write.
     scene.server.fail_next("insert", UNAUTHORIZED);
     scene.server.fail_next("insert", UNAUTHORIZED);
     let reason = scene.refused(&[INSERT]).await?;
     assert!(reason.contains("readWrite"), "{reason}");
     scene.done(&[INSERT]).await?;
     assert_eq!(scene.held()?, [r#"{"_id":1,"a":1}"#]);
-    // Refused with it only: the validator refuses the document.
+    // Refused with the bypass only: the validator then refuses the document.
     scene.server.fail_next("insert", UNAUTHORIZED);
     let (_, refused) = scene.apply_all(&[("i", 2, r#"{"_id":2,"a":2}"#)]).await?;
     assert_eq!(refused.len(), 1);

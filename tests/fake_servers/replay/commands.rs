@@ -1,4 +1,5 @@
-//! Commands that find their work done, or something else in their way; writes that a target refuses.
+//! Commands whose effect exists already, or whose name is taken by something else; writes that a
+//! target refuses.
 
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ async fn create_exists_same_options() -> Result<()> {
     scene.done(&[CREATE]).await
 }
 
-/// A failover may undo what no majority has: the note that it ran would be wrong for ever.
+/// A failover may undo a command that no majority has acknowledged. A note that it ran would then
+/// stay wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_no_majority_acknowledged_is_sent_again() -> Result<()> {
     const STEPPING_DOWN: i32 = 11602;
@@ -47,9 +49,9 @@ async fn a_command_that_no_majority_acknowledged_is_sent_again() -> Result<()> {
     Ok(())
 }
 
-/// Runs commands of a member whose first one of that name is executed, and answered late with a failure of
-/// its write concern. Meanwhile another member runs the same, and a collection of the name is
-/// filled again.
+/// Runs commands of a member. Its first command of that name is executed, and answered late with a
+/// write concern failure. Meanwhile another member runs the same command, and a collection of the
+/// name is filled again.
 async fn beside_a_faster_member(before: &str, name: &str, log: &[(&str, i32, &str)]) -> Result<()> {
     const STEPPING_DOWN: i32 = 11602;
     let slow = Scene::new("count").await?;
@@ -85,7 +87,7 @@ async fn a_rename_that_comes_late_leaves_the_next_collection_of_the_name() -> Re
     beside_a_faster_member(there, "renameCollection", &[("c", 0, rename)]).await
 }
 
-/// A member dies after its rename and before its note; a write of the old name comes late.
+/// A member dies after its rename and before its note; a write under the old name arrives late.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rename_that_ran_before_a_crash_does_not_move_what_came_after_it() -> Result<()> {
     let rename = r#"{"renameCollection":"db.c","to":"db.d","dropTarget":true}"#;
@@ -150,7 +152,7 @@ async fn index_name_other_key_86() -> Result<()> {
     Ok(())
 }
 
-/// Of two indexes one is there, with a shorter expiry, the other is not.
+/// One of two indexes exists, with a shorter expiry; the other one does not exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn index_that_differs_in_what_is_withheld_is_done_and_the_others_are_made() -> Result<()> {
     let scene = Scene::new("count").await?;
@@ -166,7 +168,7 @@ async fn index_that_differs_in_what_is_withheld_is_done_and_the_others_are_made(
         text.contains("m_1") && text.contains(&i32::MAX.to_string()),
         "{text}"
     );
-    // A plain one in its place is another index.
+    // A non-unique index in its place counts as a different index.
     let plain = (
         "c",
         0,
@@ -247,7 +249,8 @@ async fn dollar_field_on_44_target() -> Result<()> {
     let reason = scene.refused(&[("i", 1, r#"{"_id":1,"$a":1}"#)]).await?;
     assert!(reason.contains("(code 2)"), "{reason}");
     scene.done(&[("i", 2, r#"{"_id":2,"n":{"$a":1}}"#)]).await?;
-    // The inserted document can be made only by another insert: a replacement is an update.
+    // A document with such a field can be inserted but not replaced, because a replacement is an
+    // update.
     let log = [("u", 2, r#"{"_id":2,"n":{"$a":2}}"#)];
     let reason = scene.refused(&log).await?;
     assert!(
@@ -257,7 +260,7 @@ async fn dollar_field_on_44_target() -> Result<()> {
     Ok(())
 }
 
-/// A command of `db.c`, which has a UUID.
+/// Returns a command of `db.c` with a UUID.
 fn command_of(ui: u8, ts: Timestamp, o: &str) -> Result<Vec<u8>> {
     let (mut content, mut out) = (Vec::new(), Vec::new());
     oplog_relay_core::json::parse_document(o.as_bytes(), &mut content)?;
@@ -299,7 +302,7 @@ async fn a_refused_create_can_be_passed_over_and_what_ends_a_collection_cannot()
             source: "rs0",
             entries: &[located],
         };
-        // What stands in for a command that a target does not know is refused as well.
+        // The replacement for a command that a target does not know is refused as well.
         let stand_ins = ["createIndexes", "delete"];
         let fails = std::iter::once(name).chain(stand_ins);
         fails.for_each(|name| scene.server.fail_next(name, ILLEGAL));
@@ -315,7 +318,7 @@ async fn a_refused_create_can_be_passed_over_and_what_ends_a_collection_cannot()
         }
         ensure!(scene.sink.has_run("rs0", id).await? == left_out, "{name}");
     }
-    // The collection has begun all the same: another one's entries are not its own.
+    // The incarnation of the collection has begun nevertheless: entries of another one are foreign.
     let lives = scene.sink.lives("rs0");
     ensure!(lives.is_owned(NS, [7; 16]));
     let ts = Timestamp::new(6, 1);

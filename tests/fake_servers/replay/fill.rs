@@ -1,4 +1,4 @@
-//! A full sync that meets a collection on its target.
+//! A full sync into a target that already has the collection.
 
 use anyhow::{Result, anyhow};
 use bson::doc;
@@ -12,7 +12,7 @@ use oplog_relay_kit::model::Model;
 
 use super::Scene;
 
-/// Sends the create of a full sync of `db.c` by its UUID, and a document of it.
+/// Applies the create entry of a full sync of `db.c` by its UUID, and a document of it.
 async fn fill(scene: &Scene, ui: u8, ord: u32) -> Result<()> {
     let at = Position {
         ts: Timestamp::new(9, 1),
@@ -85,7 +85,7 @@ async fn what_is_empty_or_ones_own_is_filled_under_every_policy() -> Result<()> 
         let scene = scene(policy).await?;
         scene.on_target(r#"{"create":"c"}"#)?;
         fill(&scene, 7, 0).await?;
-        // Once more after a crash, and again by another full sync of the same collection.
+        // Again after a crash, and again by another full sync of the same collection.
         fill(&scene, 7, 0).await?;
         scene.on_target(r#"{"insert":"c","documents":[{"_id":2}]}"#)?;
         fill(&scene, 7, 10).await?;

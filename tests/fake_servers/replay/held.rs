@@ -1,4 +1,4 @@
-//! Documents that wait because a unique index refuses them.
+//! Documents that are held because a unique index refuses them.
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;
@@ -21,15 +21,15 @@ async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> 
         .done(&[("i", 1, r#"{"_id":1,"k":1}"#), ("i", 2, &waiting)])
         .await?;
     assert_eq!(scene.held()?, [r#"{"_id":1,"k":1}"#]);
-    // The first attempt to write what was held fails for another reason than the index.
+    // The first attempt to write the held document fails for another reason than the index.
     scene.server.fail_next("update", NOT_PRIMARY);
     scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
     assert_eq!(scene.held()?, [waiting]);
     Ok(())
 }
 
-/// What is held when the partition is taken away is its next owner's: kept here it would swallow each
-/// later write of the document.
+/// A held document belongs to the partition's next owner. If the old owner kept it, it would
+/// swallow each later write of the document.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<()> {
     let mut scene = Scene::new("count").await?;
@@ -52,7 +52,7 @@ async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<
     assert_eq!(applied?, Applied::Abandoned);
     scene.sink.forget_held("t", 0);
 
-    // It comes back, behind what another member did meanwhile.
+    // The partition returns, after writes that another member made meanwhile.
     scene.token = Token::default();
     scene.done(&[("i", 2, r#"{"_id":2,"k":5}"#)]).await?;
     let found = scene.held()?;
@@ -63,7 +63,7 @@ async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<
     Ok(())
 }
 
-/// Three documents of which each is to have what the next one has: the target is ahead.
+/// Three documents, of which each receives the next one's value: the target is ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_was_set_aside_is_taken_up_by_the_next_owner() -> Result<()> {
     let scene = Scene::new("stop").await?;
@@ -73,7 +73,7 @@ async fn a_document_that_was_set_aside_is_taken_up_by_the_next_owner() -> Result
     let first = ("u", 1, r#"{"$v":1,"$set":{"k":2}}"#);
     let second = ("u", 2, r#"{"$v":1,"$set":{"k":3}}"#);
     scene.done(&[first, second]).await?;
-    // The second one made room for the first, and waits for the third.
+    // The second document made room for the first, and waits for the third.
     let left = [r#"{"_id":1,"k":2,"x":1}"#, r#"{"_id":3,"k":3,"x":3}"#];
     assert_eq!(scene.held()?, left);
     assert_eq!(scene.sink.held_since("t", 0), Some(1));

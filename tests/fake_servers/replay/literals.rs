@@ -1,4 +1,4 @@
-//! Documents that only a literal of a pipeline keeps to the byte.
+//! Documents that only a literal in a pipeline preserves to the byte.
 
 use anyhow::Result;
 use oplog_relay_kit::model::{Model, Version};
@@ -7,7 +7,7 @@ use super::Scene;
 
 const ZERO: &str = r#"{"$timestamp":{"t":0,"i":0}}"#;
 
-/// The fields of a document, each with what a replacement would change or refuse.
+/// Returns the fields of a document, each of which a replacement would change or refuse.
 fn documents() -> Vec<String> {
     let fields = [
         r#""1":ZERO"#,
@@ -29,7 +29,7 @@ async fn zeros_and_dollars_are_kept_however_the_document_comes() -> Result<()> {
     for version in [Version::V5_0, Version::V7_0] {
         for document in documents() {
             let scene = Scene::of(Model::of(version), "stop").await?;
-            // Inserted, inserted again, and put in the place of another one.
+            // Inserted, inserted again, and written over another document.
             for _ in 0..2 {
                 scene.done(&[("i", 1, &document)]).await?;
                 assert_eq!(scene.held()?, [document.as_str()], "{version:?}");
@@ -37,7 +37,7 @@ async fn zeros_and_dollars_are_kept_however_the_document_comes() -> Result<()> {
             scene.done(&[("i", 1, r#"{"_id":1,"a":1}"#)]).await?;
             scene.done(&[("u", 1, &document)]).await?;
             assert_eq!(scene.held()?, [document.as_str()], "{version:?}");
-            // In one batch with what comes before and after it.
+            // The update is in one batch with the writes before and after it.
             let diff = ("u", 1, r#"{"$v":2,"diff":{"i":{"k":1}}}"#);
             scene
                 .done(&[("d", 1, r#"{"_id":1}"#), ("i", 1, &document), diff])

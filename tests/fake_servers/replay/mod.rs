@@ -48,7 +48,7 @@ struct Scene {
     sink: MongoSink,
     metrics: Arc<Metrics>,
     token: Token,
-    /// Increment of the last entry.
+    /// The increment of the last entry.
     clock: AtomicU32,
 }
 
@@ -65,7 +65,7 @@ impl Scene {
         Scene::on(ModelServer::start(model)?, more).await
     }
 
-    /// The same of a target that is there.
+    /// Returns the same scene for a given target.
     async fn on(server: impl Into<Arc<ModelServer>>, more: &[&str]) -> Result<Scene> {
         let server = server.into();
         let uri = server.uri();
@@ -98,12 +98,12 @@ impl Scene {
         })
     }
 
-    /// Applies a batch: operations of documents by `_id`, and commands.
+    /// Applies a batch: operations on documents by `_id`, and commands.
     async fn apply(&self, log: &[(&str, i32, &str)]) -> Result<Applied> {
         Ok(self.apply_all(log).await?.0)
     }
 
-    /// The same, and what is to become dead letters of it.
+    /// Applies a batch, and also returns the operations that are to become dead letters.
     async fn apply_all(&self, log: &[(&str, i32, &str)]) -> Result<(Applied, Vec<Refusal>)> {
         self.apply_in(0, log).await
     }
@@ -121,7 +121,7 @@ impl Scene {
         self.apply_entries_in(partition, &entries).await
     }
 
-    /// The same of whole entries.
+    /// Applies whole entries in the same way.
     async fn apply_entries(
         &self,
         entries: &[(EntryId, Vec<u8>)],
@@ -161,19 +161,19 @@ impl Scene {
         Ok(())
     }
 
-    /// The same by the worker of another partition.
+    /// Applies a batch by the worker of another partition.
     async fn done_in(&self, partition: i32, log: &[(&str, i32, &str)]) -> Result<()> {
         assert_eq!(self.apply_in(partition, log).await?.0, Applied::Done);
         Ok(())
     }
 
-    /// Why a batch is refused.
+    /// Returns the reason for which a batch is refused.
     async fn refused(&self, log: &[(&str, i32, &str)]) -> Result<String> {
         let error = self.apply(log).await.err().context("it was applied")?;
         Ok(format!("{error:#}"))
     }
 
-    /// Goes back in the log: the next entry is the one after so many.
+    /// Resets the log: the next entry is the one after the given number.
     fn rewind(&self, entries: u32) {
         self.clock.store(entries, Ordering::Relaxed);
     }
@@ -201,8 +201,8 @@ impl Scene {
     }
 }
 
-/// An operation by its letter; `b` is a command that all partitions wait for, of a collection that
-/// is written in order.
+/// Returns an operation by its letter. `b` is a command that all partitions wait for, of a
+/// collection that is written in order.
 fn entry(ts: Timestamp, op: &str, id: i32, o: &str) -> Result<Vec<u8>> {
     if op == "b" {
         let command = entry(ts, "c", id, o)?;
@@ -301,7 +301,7 @@ async fn failed_reads_are_repeated_and_refused_ones_stop() -> Result<()> {
         .refused(&[("u", 1, r#"{"$v":2,"diff":{"x":{"c":1}}}"#)])
         .await?;
     assert!(
-        reason.contains(r#""x" is no section of a diff"#),
+        reason.contains(r#""x" is not a section of a diff"#),
         "{reason}"
     );
     Ok(())
@@ -345,13 +345,13 @@ async fn documents_that_are_not_there_follow_the_policy() -> Result<()> {
     Ok(())
 }
 
-/// Of a document that is not there each update is one, whichever way it would have been applied.
+/// Each update of a missing document is a dead letter, whichever way it would have been applied.
 #[tokio::test(flavor = "multi_thread")]
 async fn updates_of_documents_that_are_not_there_become_dead_letters() -> Result<()> {
     let scene = Scene::new("dead-letter").await?;
     let whole = r#"{"_id":3,"a":{"b":0},"r":[1,2]}"#;
     scene.done(&[("i", 3, whole)]).await?;
-    // A truncation with a change beside it is read, changed and replaced.
+    // A truncation combined with a change is applied by reading, changing and replacing.
     let rewrite = r#"{"$v":2,"diff":{"i":{"n":1},"sr":{"a":true,"l":1}}}"#;
     let statement = r#"{"$v":2,"diff":{"u":{"n":2}}}"#;
     let (applied, refused) = scene

@@ -11,8 +11,8 @@ use oplog_relay_kit::model::{Model, Version};
 
 use super::Scene;
 
-/// The commands of `index-options-of-old-servers.bson`, an index logged as a document as the command
-/// that a producer makes of it.
+/// Returns the commands of `index-options-of-old-servers.bson`. An index that was logged as a
+/// document becomes the command that a producer makes of it.
 fn commands_of_old_servers() -> Result<Vec<String>> {
     let file = "fixtures/faults/index-options-of-old-servers.bson";
     let bytes = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(file))?;
@@ -99,7 +99,7 @@ async fn an_index_that_the_target_cannot_convert_is_made_again() -> Result<()> {
         |field: &str| format!(r#"{{"collMod":"c","index":{{"name":"k_1","{field}":true}}}}"#);
     scene.done(&[("c", 0, &change("prepareUnique"))]).await?;
     ensure!(!unique(&scene).contains("unique"), "{}", unique(&scene));
-    // The test's entries have no barrier, without which a collection counts as spread.
+    // The test's entries have no barrier, and without a barrier a collection counts as partitioned.
     scene.on_target(r#"{"dropIndexes":"c","index":"k_1"}"#)?;
     let made = r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
     scene.on_target(made)?;

@@ -1,4 +1,5 @@
-//! Entries that a real server wrote and that targets have refused, into every version of the model.
+//! Entries that a real server wrote and that targets have refused, applied to every version of the
+//! model.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use super::Scene;
 
 const FROM_5: [Version; 4] = [Version::V5_0, Version::V6_0, Version::V7_0, Version::V8_0];
 
-/// The entries of a dump, with the identities that a producer gives them.
+/// Returns the entries of a dump, with the ids that a producer gives them.
 fn dump(name: &str) -> Result<Vec<(EntryId, Vec<u8>)>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/refused");
     let bytes = fs::read(folder.join(name))?;
@@ -28,8 +29,8 @@ fn dump(name: &str) -> Result<Vec<(EntryId, Vec<u8>)>> {
     Ok(entries)
 }
 
-/// Applies a dump in one batch or entry by entry, and again from its first entry: the documents that
-/// are there in the end.
+/// Applies a dump in one batch or entry by entry, and again from its first entry. Returns the
+/// documents that exist then.
 async fn applied_twice(version: Version, name: &str, batch: usize) -> Result<State> {
     let scene = Scene::of(Model::of(version), "stop").await?;
     let entries = dump(name)?;
@@ -73,7 +74,7 @@ async fn a_collection_with_a_collation_can_be_applied_again() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ttl_index_is_made_on_every_version_and_expires_nothing() -> Result<()> {
     for version in [Version::V4_4].into_iter().chain(FROM_5) {
-        // One that the target has already, with its true expiry, is put off.
+        // If the target already has the index with its true expiry, the expiry is postponed.
         for there in [None, Some(3600)] {
             let scene = Scene::of(Model::of(version), "stop").await?;
             if let Some(seconds) = there {

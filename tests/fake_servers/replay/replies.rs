@@ -1,4 +1,4 @@
-//! Replies that quote a key which is no text, and `_id`s that only a collation takes for equal.
+//! Replies that quote a key that is not text, and `_id`s that are equal only under a collation.
 
 use anyhow::Result;
 use oplog_consumer::dead_letter::Reason;
@@ -12,10 +12,10 @@ use super::{NS, Scene};
 const COLLATED: &str = r#"{"create":"c","collation":{"locale":"en","strength":2}}"#;
 const UNIQUE: &str =
     r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
-/// Versions that quote a key as it is, and that quote it in hexadecimal.
+/// A version that quotes a key as it is, and one that quotes it in hexadecimal.
 const VERSIONS: [Version; 2] = [Version::V5_0, Version::V7_0];
 
-/// An insert whose `_id` and `k` are strings of these bytes.
+/// Returns an insert whose `_id` and `k` are strings of these bytes.
 fn insert(seconds: u32, id: &[u8], k: &[u8]) -> (EntryId, Vec<u8>) {
     let text = |bytes: &[u8]| {
         let mut value = vec![0; 4];
@@ -57,7 +57,7 @@ async fn an_id_of_raw_bytes_can_be_inserted_again() -> Result<()> {
     Ok(())
 }
 
-/// The index refuses raw bytes that another document has: that document waits, and passes later.
+/// The index refuses raw bytes that another document has. The document waits, and is written later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unique_value_of_raw_bytes_is_held_until_it_is_free() -> Result<()> {
     for version in VERSIONS {
@@ -80,7 +80,7 @@ async fn a_unique_value_of_raw_bytes_is_held_until_it_is_free() -> Result<()> {
     Ok(())
 }
 
-/// The target is ahead: it has the document that the source inserted after it had deleted this one.
+/// The target is ahead: it has the document that the source inserted after deleting this one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_is_equal_under_the_collation_makes_room() -> Result<()> {
     for version in VERSIONS {
@@ -100,7 +100,7 @@ async fn an_id_that_is_equal_under_the_collation_makes_room() -> Result<()> {
     Ok(())
 }
 
-/// The same code of anything but an `_id` concerns the document.
+/// The same code for a field other than `_id` concerns the document.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immutable_field_of_another_kind_is_a_dead_letter() -> Result<()> {
     const IMMUTABLE: i32 = 66;

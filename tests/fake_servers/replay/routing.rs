@@ -1,4 +1,4 @@
-//! A change of the routing that spreads a collection.
+//! A change of the routing that spreads a collection over partitions.
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;
@@ -14,7 +14,7 @@ use super::{NS, Scene};
 const UNIQUE: &str = r#"{"createIndexes":"c","indexes":[
     {"key":{"k":1},"name":"k_1","unique":true,"sparse":true},{"key":{"m":1},"name":"m_1"}]}"#;
 
-/// What is known of the indexes of a collection beside that of `_id`.
+/// Returns the indexes of a collection other than that of `_id`.
 fn indexes(scene: &Scene) -> Vec<(String, bool, bool)> {
     let described = &scene.server.model().collections()["db"][0];
     let indexes = described.get_array("indexes").into_iter().flatten();
@@ -66,7 +66,7 @@ async fn a_collection_that_is_spread_has_plain_indexes_from_then_on() -> Result<
     assert_eq!(indexes(&scene), [plain.clone(), other.clone()]);
     assert!(scene.sink.has_run("rs0", located.id).await?);
 
-    // Passed again, as after a reset: what was made since stays.
+    // The change is applied again, as after a reset: indexes that were created since then stay.
     scene.on_target(r#"{"dropIndexes":"c","index":"k_1"}"#)?;
     scene.on_target(UNIQUE)?;
     assert_eq!(changed().await?, Applied::Done);

@@ -18,7 +18,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::{LIMIT, Scene};
 
-/// A member that has joined.
+/// A member that has joined its group.
 struct Member {
     sink: MongoSink,
     subscription: Subscription,
@@ -85,7 +85,7 @@ async fn a_member_with_other_namespaces_stops_until_the_group_is_changed() -> Re
             ensure!(told.contains(part), "{part}: {told}");
         }
     }
-    // Another group has its own.
+    // Another group has its own subscription.
     join(&target, "h", all).await??;
     join(&target, "g", &["--change-subscription"]).await??;
     join(&target, "g", all).await??;
@@ -96,7 +96,8 @@ async fn a_member_with_other_namespaces_stops_until_the_group_is_changed() -> Re
     Ok(())
 }
 
-/// The target has renamed the collection since: applied again, its creation would be left over.
+/// The target has renamed the collection since: if the create ran again, its collection would be
+/// left over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_group_does_not_apply_a_history_to_what_another_group_made_of_it() -> Result<()> {
     let first = Scene::new("count").await?;

@@ -28,7 +28,7 @@ const NOTHING: Batch<'static> = Batch {
     entries: &[],
 };
 
-/// The names of the collection's indexes.
+/// Returns the names of the collection's indexes.
 fn indexes(scene: &Scene) -> Vec<String> {
     let collections = scene.server.model().collections();
     let here = collections.get("db").into_iter().flatten();
@@ -45,7 +45,7 @@ fn notes(scene: &Scene) -> usize {
     notes.map_or(0, Vec::len)
 }
 
-/// Applies each entry in a batch of its own: what is held in between is tried again.
+/// Applies each entry in a separate batch, so that held documents are tried again in between.
 async fn one_by_one(scene: &Scene, log: &[(&str, i32, &str)]) -> Result<()> {
     for entry in log {
         scene.done(std::slice::from_ref(entry)).await?;
@@ -53,7 +53,7 @@ async fn one_by_one(scene: &Scene, log: &[(&str, i32, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// When the index is made, one document has the value that another one gets later.
+/// When the index is created, one document has the value that another one receives later.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_is_built_again_when_the_stretch_is_over() -> Result<()> {
     let scene = Scene::new("stop").await?;
@@ -75,7 +75,7 @@ async fn an_index_is_built_again_when_the_stretch_is_over() -> Result<()> {
     ensure!(scene.sink.has_suspended("t", 0) && !scene.sink.has_suspended("t", 1));
     let told = suspended_indexes(scene.sink.client(), "g").await?;
     ensure!(told == ["db.c index k_1"], "{told:?}");
-    // Its owner is killed; the next one has nothing to apply.
+    // The owner is killed; the next one has nothing to apply.
     let Scene { server, .. } = scene;
     let scene = Scene::on(server, &["--unmatched", "stop"]).await?;
     scene.sink.recall_held("t", 0).await?;
@@ -115,7 +115,7 @@ async fn a_note_whose_index_was_never_dropped_is_harmless() -> Result<()> {
     Ok(())
 }
 
-/// The index is older than the stretch, and the value is used again behind a command that ran.
+/// The index is older than the stretch, and the value is used again after a command that ran.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_passes_a_command_that_ran_and_a_new_one_finds_the_index() -> Result<()> {
     let scene = Scene::new("stop").await?;
@@ -134,7 +134,7 @@ async fn what_is_held_passes_a_command_that_ran_and_a_new_one_finds_the_index() 
     scene.done(&log[2..3]).await?;
     ensure!(scene.sink.held_since("t", 0) == Some(0));
     ensure!(indexes(&scene) == ["k_1"], "it is older: it stays for now");
-    // The worker comes to the command.
+    // The worker reaches the command.
     let released = scene
         .sink
         .release_held(&NOTHING, true, &scene.token)
@@ -143,7 +143,7 @@ async fn what_is_held_passes_a_command_that_ran_and_a_new_one_finds_the_index() 
     ensure!(indexes(&scene).is_empty() && notes(&scene) == 1);
     scene.done(&log[3..]).await?;
     ensure!(scene.held()? == [r#"{"_id":2,"k":1}"#]);
-    // A command that has not run: the target is ahead no longer.
+    // The command has not run yet, so the target is no longer ahead.
     let hide = r#"{"collMod":"c","index":{"name":"k_1","hidden":true}}"#;
     scene.done(&[("b", 0, hide)]).await?;
     ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 0);
@@ -165,7 +165,7 @@ async fn an_index_that_cannot_be_built_again_stops_at_the_end_and_names_the_way_
     scene.rewind(0);
     one_by_one(&scene, &log).await?;
     scene.on_target(r#"{"insert":"c","documents":[{"_id":99,"k":1}]}"#)?;
-    // Other partitions may still be on their way: it is tried again later.
+    // Other partitions may still be behind, so the restore is tried again later.
     let restored = scene.sink.restore_due("t", 0, None, &scene.token).await?;
     ensure!(restored == Applied::Done && notes(&scene) == 1);
     let error = scene.sink.restore_suspended().await.err();
@@ -174,7 +174,7 @@ async fn an_index_that_cannot_be_built_again_stops_at_the_end_and_names_the_way_
         text.contains("k_1") && text.contains("suspended_indexes"),
         "{text}"
     );
-    // A collection that ends takes its suspended indexes with it.
+    // When a collection is dropped, its suspended indexes go with it.
     scene.done(&[("b", 0, r#"{"drop":"c"}"#)]).await?;
     ensure!(notes(&scene) == 0);
     scene.sink.restore_suspended().await?;
@@ -182,7 +182,7 @@ async fn an_index_that_cannot_be_built_again_stops_at_the_end_and_names_the_way_
     Ok(())
 }
 
-/// The document is corrected before the index is made at the source.
+/// The document is corrected before the index is created at the source.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_an_index_cannot_take_waits_for_its_correction() -> Result<()> {
     for (index, bad, set, code) in [
@@ -220,7 +220,7 @@ async fn a_document_that_an_index_cannot_take_waits_for_its_correction() -> Resu
         scene.done(&[("u", 1, &correction)]).await?;
         ensure!(scene.sink.held_since("t", 0).is_none(), "{code}");
         ensure!(scene.held()?.len() == 2, "{code}: {:?}", scene.held()?);
-        // The same by an update of a document that is there.
+        // The same by an update of an existing document.
         let update = format!(r#"{{"$v":1,"$set":{{{bad}}}}}"#);
         scene.done(&[("u", 2, &update)]).await?;
         ensure!(scene.sink.held_since("t", 0) == Some(0), "{code}");
@@ -261,7 +261,7 @@ async fn an_index_makes_way_for_a_document_that_is_older_than_it() -> Result<()>
     Ok(())
 }
 
-/// The replay did not make it, so what it refuses is for the operator to decide.
+/// The replay did not create the index, so the operator must decide about the refused document.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_of_the_targets_own_is_never_dropped() -> Result<()> {
     let scene = Scene::new("stop").await?;
@@ -306,7 +306,7 @@ async fn a_whole_batch_may_be_refused() -> Result<()> {
         .collect();
     scene.done(&updates).await?;
     ensure!(scene.sink.held_since("t", 0).is_none());
-    // The same as updates of documents that are there, which are sent in order.
+    // The same as updates of existing documents, which are sent in order.
     let damaged = r#"{"$v":1,"$set":{"place":"nowhere"}}"#;
     let updates: Vec<_> = (0..DOCUMENTS).map(|id| ("u", id, damaged)).collect();
     scene.done(&updates).await?;
@@ -320,7 +320,7 @@ async fn a_whole_batch_may_be_refused() -> Result<()> {
     Ok(())
 }
 
-/// A document of another partition, or one that was written since it was read, stays.
+/// A document of another partition, or one that was written to since it was read, is not parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_document_of_the_same_partition_is_set_aside() -> Result<()> {
     let scene = Scene::new("stop").await?;
@@ -342,7 +342,7 @@ async fn only_a_document_of_the_same_partition_is_set_aside() -> Result<()> {
         r#"{"_id":3,"k":3}"#,
     ];
     ensure!(scene.held()? == left, "{:?}", scene.held()?);
-    // Its own partition may do it.
+    // The document's own partition may park it.
     scene.sink.forget_held("t", 0);
     scene
         .done_in(1, &[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 const ENTRIES: u64 = 2_000;
 
-/// Tails until all entries came, or the tail ends; each entry must be the next one.
+/// Tails until all entries arrived or the tail ends, and checks that the entries arrive in order.
 async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
     let server = Server::start_failing(oplog, faults)?;
@@ -49,7 +49,7 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     let ended = running.join_next().await.context("the tail")??;
     ensure!(server.has_failed(), "a failure is left");
     ensure!(ended.is_err() || next == ENTRIES, "{next} entries");
-    // Whoever looks after the program sees it fail, and go on.
+    // The health state must show the failure, and then the recovery.
     let fails = fails.lock().map_err(|_| anyhow!("a panic"))?;
     let seen = (fails.first(), fails.last());
     ensure!(
@@ -59,7 +59,7 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     Ok(ended)
 }
 
-/// One after the other, at the beginning, in the middle, twice at one place.
+/// Returns the fault once at the start, once in the middle, and twice at one place.
 fn faults(fault: Fault) -> Vec<(u64, Fault)> {
     [101, 500, 500, 1_999]
         .map(|number| (number, fault))
@@ -90,7 +90,7 @@ async fn a_tail_goes_on_over_lost_connections() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_that_a_truncation_overtook_goes_on_while_its_position_is_there() -> Result<()> {
     tail(&faults(Fault::Code(136))).await??;
-    // The last entry that was fetched is the first that is left.
+    // The last entry that was fetched is the first one that remains.
     tail(&[(700, Fault::Truncated(136, 699))]).await??;
     Ok(())
 }
@@ -121,10 +121,10 @@ async fn the_oldest_entry_is_asked_for_again_when_a_truncation_overtook_the_ques
     let oldest = source.oldest().await?;
     server.fail_ends(&[136, 136]);
     ensure!(source.oldest().await? == oldest);
-    // When it does not end, another session asks.
+    // When the query keeps failing, another session tries again.
     server.fail_ends(&[136; 5]);
-    let error = source.oldest().await.err().context("it was told")?;
+    let error = source.oldest().await.err().context("it must fail")?;
     ensure!(error.directive() == Directive::Retry, "{error}");
-    ensure!(error.to_string().contains("told to"), "{error}");
+    ensure!(error.to_string().contains("on request"), "{error}");
     Ok(())
 }

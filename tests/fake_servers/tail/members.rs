@@ -1,4 +1,4 @@
-//! A tail over members of a set that do not have what the set has.
+//! A tail over replica set members that do not have all entries of the set.
 
 use anyhow::{Context, Result, ensure};
 use mongodb::Client;
@@ -17,7 +17,7 @@ fn serve() -> Result<Server> {
     Ok(Server::start(Oplog::generate(ENTRIES, Shape::Mixed))?)
 }
 
-/// A tail in a task of its own, and what it gives.
+/// A tail in its own task, and the events that it sends.
 struct Running {
     events: Receiver<SourceEvent>,
     task: JoinSet<Result<(), ProducerError>>,
@@ -40,7 +40,7 @@ impl Running {
         anyhow::bail!("the tail ended")
     }
 
-    /// Reads until that many entries came.
+    /// Reads until the given number of entries arrived.
     async fn entries(&mut self, count: u64) -> Result<()> {
         let mut found = 0;
         while found < count {
@@ -61,14 +61,15 @@ async fn a_member_that_is_behind_its_set_is_not_caught_up() -> Result<()> {
     let tail = Tail::begin(Source::new(&client), StartAt::Oldest).await?;
     let mut tail = Running::start(tail);
     tail.entries(ENTRIES).await?;
-    // The first may come of the silence before an empty reply, the others come of empty replies.
+    // The first event may result from the silence before an empty reply, the others result from
+    // empty replies.
     for _ in 0..3 {
         let event = tail.event().await?;
         ensure!(matches!(event, SourceEvent::Idle), "{event:?}");
     }
     server.fall_behind(0);
     while !matches!(tail.event().await?, SourceEvent::CaughtUp) {}
-    // It is asked again, because a member may stop at any time.
+    // The tail queries the majority again, because a member may stop at any time.
     server.fall_behind(10);
     while !matches!(tail.event().await?, SourceEvent::Idle) {}
     Ok(())
@@ -88,7 +89,7 @@ async fn a_position_that_a_new_member_does_not_have_is_read_from_the_primary() -
     let client = Client::with_uri_str(uri).await?;
     let tail = Tail::begin(Source::new(&client), start).await?;
     Running::start(tail).entries(ENTRIES - number - 1).await?;
-    // A member that was synced after the tail began.
+    // This member was synced after the tail began.
     server.shorten_secondaries(0);
     let tail = Tail::begin(Source::new(&client), start).await?;
     server.shorten_secondaries(1_500);

@@ -1,4 +1,4 @@
-//! The stub server, seen by the driver and by the producer's source.
+//! The stub server, tested with the driver and with the producer's source.
 
 mod faults;
 mod members;
@@ -33,7 +33,8 @@ fn tail(batch_size: u32) -> FindOptions {
         .build()
 }
 
-/// Tails from entry `first` on, checks each entry, and returns how long the end was waited at.
+/// Tails from entry `first` on, checks each entry, and returns the time that the tail waited at the
+/// end.
 async fn tail_from(first: u64, batch_size: u32) -> Result<Duration> {
     let server = serve()?;
     let oplog = oplog_of(&server).await?;
@@ -185,7 +186,7 @@ async fn documents_come_by_ranges_of_their_ids() -> Result<()> {
         number += 1;
     }
     assert_eq!(number, 45_000);
-    // What a reply has no room for comes with the next one.
+    // Entries that do not fit into a reply come with the next one.
     let command = doc! { "find": "orders", "batchSize": 30_000 };
     let reply = client.database("bench").run_command(command).await?;
     let cursor = reply.get_document("cursor")?;

@@ -1,4 +1,4 @@
-//! Chains of which the source lacks an entry, or that are none.
+//! Transaction chains that are missing an entry at the source, or that are malformed.
 
 use anyhow::{Context as _, Result, ensure};
 use bson::doc;
@@ -29,7 +29,7 @@ fn ids(stream: &Stream) -> Result<Vec<i32>> {
     records.map(|(_, _, _, bytes)| id(bytes)).collect()
 }
 
-/// The error that a stream ended with.
+/// Returns the error that a stream ended with.
 fn failed(stream: Result<Stream>) -> Result<ProducerError> {
     let error = stream.err().context("it must fail")?;
     error.downcast::<ProducerError>()
@@ -42,7 +42,7 @@ async fn txn_chain_left_oplog_217_before_start_oldest_is_passed_over() -> Result
     let server = made.serve_without(|seconds| seconds < 8)?;
     let live = Stream::live(&server, Begin::oldest()).await?;
     ensure!(ids(&live)? == [3, 4, 5, 6], "{:?}", ids(&live));
-    // The large, the prepared and the small one; the aborted one never mattered.
+    // The large, the prepared and the small transaction; the aborted one never counts.
     let counts = live.counts;
     ensure!((counts.incomplete, counts.aborted, counts.committed) == (3, 1, 0));
     for end in &live.ends {
@@ -50,7 +50,7 @@ async fn txn_chain_left_oplog_217_before_start_oldest_is_passed_over() -> Result
     }
     let dump = Stream::dump(&oplog, Begin::oldest()).await?;
     ensure!((dump.records, dump.counts) == (live.records, live.counts));
-    // A restart knows where the stream began.
+    // A restart knows the start of the stream.
     let mut begin = Begin {
         history: live.ends[0].history,
         ..after(12, 0)
@@ -107,7 +107,7 @@ async fn retryable_write_with_prev_op_time_ends_the_walk() -> Result<()> {
         .retryable(2, 2, part(1, 1))
         .operations(3, 3..5, doc! {}, part(1, 2))
         .operations(4, 5..6, doc! { "prepare": true }, part(2, 0))
-        // What is prepared is not stepped on from an applyOps.
+        // A prepared transaction is not continued by an `applyOps`.
         .operations(5, 6..8, doc! {}, part(2, 4));
     let stream = Stream::live(&made.serve()?, Begin::oldest()).await?;
     ensure!(ids(&stream)? == [1, 2, 3, 4, 6, 7], "{:?}", ids(&stream));

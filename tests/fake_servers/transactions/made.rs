@@ -1,4 +1,4 @@
-//! Hand-made entries of a source, in the shapes of servers from 4.2 on.
+//! Hand-made entries of a source, in the forms of servers from 4.2 on.
 
 use anyhow::Result;
 use bson::spec::BinarySubtype;
@@ -13,11 +13,11 @@ pub(crate) struct Made {
     entries: Vec<(u32, Vec<u8>)>,
 }
 
-/// What comes between `o` and the end of a transaction's entry.
+/// The fields between `o` and the end of a transaction's entry.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
     pub(crate) session: u8,
-    /// Second of the entry before; 0 if it is the first.
+    /// The second of the previous entry; 0 for the first one.
     pub(crate) previous: u32,
 }
 
@@ -42,26 +42,26 @@ impl Made {
         self
     }
 
-    /// An insert of its own.
+    /// Adds an insert outside of a transaction.
     pub(crate) fn insert(&mut self, seconds: u32, id: i32) -> &mut Made {
         self.push(seconds, insert(id))
     }
 
-    /// A statement of a retryable write.
+    /// Adds a statement of a retryable write.
     pub(crate) fn retryable(&mut self, seconds: u32, id: i32, part: Part) -> &mut Made {
         let mut entry = insert(id);
         entry.extend(part.fields());
         self.push(seconds, entry)
     }
 
-    /// A command in a transaction.
+    /// Adds a command in a transaction.
     pub(crate) fn command(&mut self, seconds: u32, o: Doc, part: Part) -> &mut Made {
         let mut entry = doc! { "op": "c", "ns": "admin.$cmd", "o": o };
         entry.extend(part.fields());
         self.push(seconds, entry)
     }
 
-    /// An `applyOps` of inserts, with the fields of `flags` in `o`.
+    /// Adds an `applyOps` of inserts, with the fields of `flags` in `o`.
     pub(crate) fn operations(
         &mut self,
         seconds: u32,
@@ -74,7 +74,7 @@ impl Made {
         self.command(seconds, o, part)
     }
 
-    /// The same with its own fields around `o`.
+    /// Adds the same with the given fields around `o`.
     pub(crate) fn operations_with(
         &mut self,
         seconds: u32,
@@ -87,12 +87,12 @@ impl Made {
         self.push(seconds, entry)
     }
 
-    /// The bytes of all entries.
+    /// Returns the bytes of all entries.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.without(|_| false)
     }
 
-    /// The bytes of the entries but those of some seconds.
+    /// Returns the bytes of the entries except those of some seconds.
     pub(crate) fn without(&self, gone: impl Fn(u32) -> bool) -> Vec<u8> {
         let left = self.entries.iter().filter(|(seconds, _)| !gone(*seconds));
         left.flat_map(|(_, bytes)| bytes).copied().collect()
@@ -103,7 +103,7 @@ impl Made {
         Ok(Server::start(Oplog::given(&self.bytes())?)?)
     }
 
-    /// Serves the entries but those of some seconds.
+    /// Serves the entries except those of some seconds.
     pub(crate) fn serve_without(&self, gone: impl Fn(u32) -> bool) -> Result<Server> {
         Ok(Server::start(Oplog::given(&self.without(gone))?)?)
     }
@@ -123,13 +123,14 @@ impl Part {
     }
 }
 
-/// The entry of a session after that second.
+/// Returns the part of a session's entry after the entry of that second.
 pub(crate) fn part(session: u8, previous: u32) -> Part {
     Part { session, previous }
 }
 
-/// A transaction in three entries that fills several chunks (7 to 15), around it a small one
-/// (2 to 18), a prepared one across its end (6 to 17), an aborted one, and single entries.
+/// Returns a transaction in three entries that fills several chunks (7 to 15). Around it are a
+/// small one (2 to 18), a prepared one across its end (6 to 17), an aborted one, and single
+/// entries.
 pub(crate) fn history() -> Made {
     let mut made = Made::default();
     let partial = || doc! { "partialTxn": true };

@@ -1,5 +1,5 @@
 //! Transactions of a live source: the stub server's oplog through the producer's tail and encoder,
-//! against the same entries as a dump, and from every position inside.
+//! compared with the same entries as a dump, and from every position inside.
 
 mod gone;
 mod made;
@@ -29,7 +29,7 @@ async fn golden_oplogs_give_the_same_records_live_and_as_a_dump() -> Result<()> 
             found == (committed, aborted, operations),
             "{name} {counts:?}"
         );
-        // The tail met every part, so each is read once and no link is asked for.
+        // The tail received every part, so each is read once and no chained entry is queried.
         ensure!(server.points() == (0, parts), "{:?}", server.points());
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The producer is killed and started again, or begins in the middle.
+//! The producer is killed and started again, or starts in the middle.
 
 use anyhow::{Result, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -10,13 +10,13 @@ use oplog_relay_kit::stub::{Oplog, Server};
 
 use crate::transactions::made::{TERM, history};
 
-/// Goes on from every end of a chunk and finds exactly the rest. A dump also goes on from where a
-/// live source was.
+/// Resumes from every end of a chunk and checks that exactly the rest follows. A dump is also
+/// resumed from the positions of a live source.
 async fn goes_on_from_every_end(oplog: &[u8]) -> Result<usize> {
     let server = Server::start(Oplog::given(oplog)?)?;
     let live = Stream::live(&server, Begin::oldest()).await?;
     let dump = Stream::dump(oplog, Begin::oldest()).await?;
-    // A tail waits a second at the end: several at once.
+    // A tail waits a second at the end, so several run at once.
     let (server, live) = (&server, &live);
     let rests = live.ends.iter().map(|end| async move {
         let rest = Stream::live(server, Begin::after(end)).await?;
@@ -48,7 +48,7 @@ async fn golden_transactions_go_on_from_every_chunk() -> Result<()> {
     Ok(())
 }
 
-/// Times of the commits, and of the entries on their own.
+/// The times of the commits, and of the single entries.
 const SECONDS: std::ops::RangeInclusive<u32> = 1..=19;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +82,7 @@ async fn the_walk_back_reads_operations_once_and_only_asks_for_what_the_tail_mis
             ord: 0,
         }))
     };
-    // Second of the start, links asked for, entries read.
+    // The second of the start, the number of chained entries queried, the number of entries read.
     for (seconds, links, entries) in [(1, 0, 4), (8, 3, 4), (12, 4, 4), (17, 1, 1)] {
         let server = made.serve()?;
         Stream::live(&server, after(seconds)).await?;

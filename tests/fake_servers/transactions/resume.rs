@@ -1,4 +1,4 @@
-//! Positions that the source has, has no more, or has with another history.
+//! Positions that exist at the source, that no longer exist, or that have another history.
 
 use anyhow::{Context as _, Result, ensure};
 use oplog_producer::error::{PositionLost, ProducerError};
@@ -9,7 +9,7 @@ use oplog_relay_kit::stub::Server;
 
 use crate::transactions::made::{Made, TERM};
 
-/// Entries at 5, 6 and 8.
+/// Returns a server with entries at 5, 6 and 8.
 fn server() -> Result<Server> {
     let mut made = Made::default();
     made.insert(5, 1).insert(6, 2).insert(8, 3);
@@ -44,7 +44,7 @@ async fn resume_gte_first_entry_must_match_ts_and_term() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resume_entry_rolled_back() -> Result<()> {
-    // The same time in another term, and a time that is between two entries.
+    // The same time in another term, and a time between two entries.
     for (seconds, term) in [(6, TERM - 1), (7, TERM)] {
         let lost = lost(&server()?, seconds, term).await?;
         ensure!(matches!(lost, PositionLost::RolledBack { .. }), "{lost}");

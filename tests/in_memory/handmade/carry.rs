@@ -30,7 +30,7 @@ const OPTIONS: CommandOptions = CommandOptions {
     upsert_unmatched: false,
     max_time_ms: 1000,
 };
-/// What every command of a bulk has.
+/// The fields that every bulk command has.
 const COMMON: [&[u8]; 4] = [
     b"ordered",
     b"bypassDocumentValidation",
@@ -41,18 +41,18 @@ const COMMON: [&[u8]; 4] = [
 /// An entry as it reaches a consumer.
 pub(crate) struct CarriedEntry {
     pub(crate) carried: (EntryId, Vec<u8>),
-    /// Of a command with barriers: whether its collection is in one partition.
+    /// For a command with barriers: true if its collection is in one partition.
     ordered: bool,
 }
 
-/// What becomes of entries on their way to Kafka.
+/// The result of carrying entries to Kafka.
 #[derive(Default)]
 pub(crate) struct Carried {
-    /// The records, described.
+    /// The records, as descriptions.
     pub(crate) records: Vec<Vec<u8>>,
-    /// The entries in them.
+    /// The entries in the records.
     pub(crate) entries: Vec<CarriedEntry>,
-    /// What the producer said when it stopped.
+    /// The producer's error text, if it stopped.
     pub(crate) refused: Option<String>,
     topics: Vec<String>,
     source: Vec<Vec<u8>>,
@@ -166,7 +166,7 @@ impl Carried {
     }
 }
 
-/// The target's commands, or what the consumer says when it stops.
+/// Returns the target's commands, or the consumer's error text if it stops.
 pub(crate) fn plan(carried: &Carried) -> Result<Result<Vec<Vec<u8>>, String>> {
     let mut located = Vec::new();
     for (offset, entry) in (0..).zip(&carried.entries) {
@@ -201,7 +201,7 @@ pub(crate) fn plan(carried: &Carried) -> Result<Result<Vec<Vec<u8>>, String>> {
     Ok(Ok(writes))
 }
 
-/// The command of a bulk without what all have.
+/// Returns the command of a bulk without the common fields.
 fn bulk_command(bulk: &Bulk<'_>) -> Result<Vec<u8>> {
     let (db, collection) = bulk.ns.split_once('.').unwrap_or((bulk.ns, ""));
     let mut command = Vec::new();
@@ -221,7 +221,7 @@ fn bulk_command(bulk: &Bulk<'_>) -> Result<Vec<u8>> {
     Ok(shown)
 }
 
-/// A command as the target gets it; nothing where there is nothing to do.
+/// Returns a command as the target receives it; `None` if there is nothing to do.
 fn translated(command: &Command<'_>, ordered: bool) -> Result<Result<Option<Vec<u8>>, String>> {
     let entry = command.located.entry;
     let scope = scope(&entry)?;

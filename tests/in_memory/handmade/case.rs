@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use oplog_relay_core::document::{Document, Element};
 use oplog_relay_core::json::parse_document;
 
-/// One case, its documents as BSON.
+/// One case, with its documents as BSON.
 #[derive(Debug, Default)]
 pub(crate) struct Case {
     pub(crate) name: String,

@@ -60,7 +60,8 @@ fn a_lone_drop_of_a_database_ends_its_collections() -> Result<()> {
     Ok(())
 }
 
-/// The entry that a consumer makes of the event of an entry, and whether the event has `rawEntry`.
+/// Returns the entry that a consumer makes of an entry's event, and whether the event has
+/// `rawEntry`.
 fn through_json(id: EntryId, bytes: &[u8], mode: Mode) -> Result<(Vec<u8>, bool)> {
     let (mut arena, mut found) = (Vec::new(), Vec::new());
     let entry = Entry::parse(Document::new(bytes)?)?;
@@ -86,7 +87,7 @@ fn names_that_occur_twice_are_replayed_exactly_from_json() -> Result<()> {
                 ensure!(has_raw_entry && entry == *bytes, "{id} in {mode:?}");
                 read = entry;
             }
-            // Of the updates a server refuses some, which a sink then rewrites.
+            // A server refuses some of the updates, which a sink then rewrites.
             let entry = Entry::parse(Document::new(&read)?)?;
             if entry.o2.is_none() {
                 model.replay(&Planner::new(1), &[(*id, read)])?;

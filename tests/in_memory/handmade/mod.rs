@@ -1,14 +1,14 @@
-//! Entries made by hand, in the shapes of servers from 3.6 to the line of 9.0 and of FerretDB 1:
-//! which records a producer makes of them, and which commands a replay.
+//! Entries made by hand, in the forms of servers from 3.6 to 9.0 and of FerretDB 1: the records
+//! that a producer makes of them, and the commands that a replay makes.
 //!
 //! `tests/fixtures/made/` has a file for each version: a list of cases in Extended JSON.
 //!
 //! | field of a case | holds |
 //! | --- | --- |
-//! | `name` | what it shows |
+//! | `name` | the behaviour that it shows |
 //! | `entries` | the oplog |
-//! | `records` | what goes to Kafka, in order; a command with barriers is one record of several topics |
-//! | `writes` | the target's commands, in order, without what all of them have; `rewrite` stands for read, apply the diffs, replace |
+//! | `records` | the records for Kafka, in order; a command with barriers is one record of several topics |
+//! | `writes` | the target's commands, in order, without the common fields; `rewrite` stands for read, apply the diffs, replace |
 //! | `refused` | instead of `writes`, or of both: a part of the message that ends the stream |
 //! | `state` | optional: documents by namespace after applying everything to the model target |
 //!
@@ -32,7 +32,7 @@ use oplog_relay_kit::model::Model;
 use carry::{Carried, carry, plan};
 use case::{Case, read};
 
-/// The files, each with the number of its cases at least.
+/// The files, each with the minimum number of its cases.
 const FILES: [(&str, usize); 9] = [
     ("3.6-4.0", 18),
     ("4.2", 20),
@@ -85,8 +85,8 @@ fn check(case: &Case) -> Result<()> {
     }
 }
 
-/// What the model target has after all of it; and after all of it once more, where there are no
-/// commands, of which the catalog knows that they ran.
+/// Checks the documents of the model target after applying everything. Without commands it checks
+/// them again after applying everything twice; with commands the catalog would know that they ran.
 fn check_state(carried: &Carried, expected: Document<'_>) -> Result<()> {
     let planner = Planner::new(1);
     let mut model = Model::default();
@@ -118,7 +118,7 @@ fn check_state(carried: &Carried, expected: Document<'_>) -> Result<()> {
     Ok(())
 }
 
-/// As canonical Extended JSON.
+/// Formats documents as canonical Extended JSON.
 fn shown(documents: &[Vec<u8>]) -> Result<Vec<String>> {
     let text = |bytes: &Vec<u8>| -> Result<String> {
         let mut text = Vec::new();

@@ -13,7 +13,7 @@ use oplog_relay_tests::schema::ChangeEventSchema;
 use crate::updates::histories::build;
 use crate::updates::{NS, held};
 
-/// Entries of the document with `_id` 1.
+/// Returns entries of the document with `_id` 1.
 fn entries(log: &[(&str, &str)]) -> Result<Vec<(EntryId, Vec<u8>)>> {
     let numbered = (1..).zip(log);
     let entries = numbered.map(|(increment, (op, o))| {
@@ -33,7 +33,8 @@ fn entries(log: &[(&str, &str)]) -> Result<Vec<(EntryId, Vec<u8>)>> {
     entries.collect()
 }
 
-/// Replays one by one, then all at once once more; what is held both times, as canonical text.
+/// Replays the entries one by one, then all at once again. Returns the documents after both, as
+/// canonical text.
 fn replayed(log: &[(&str, &str)]) -> Result<[String; 2]> {
     let entries = entries(log)?;
     let mut model = Model::default();

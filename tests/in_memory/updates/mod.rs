@@ -1,5 +1,5 @@
-//! What a replay makes of updates is what a server makes of them: random histories through the
-//! plan into the model target.
+//! A replay's updates have the same effect as a server's: random histories through the plan into
+//! the model target.
 
 mod forms;
 #[path = "../../../core/tests/histories/mod.rs"]
@@ -20,7 +20,7 @@ const NS: &str = "db.c";
 
 type Entries = Vec<(EntryId, Vec<u8>)>;
 
-/// An entry of the document with that `_id`.
+/// Returns an entry of the document with that `_id`.
 fn entry(increment: u32, id: i32, op: &str, o: &[u8]) -> Result<(EntryId, Vec<u8>)> {
     let ts = Timestamp::new(9, increment);
     let o = Document::new(o)?;
@@ -41,7 +41,7 @@ fn diff_update(diff: &[u8]) -> Result<Vec<u8>> {
     }))
 }
 
-/// The document under another `_id`.
+/// Returns the document under another `_id`.
 fn with_id(id: i32, document: &[u8]) -> Result<Vec<u8>> {
     let elements = Document::new(document)?.elements();
     let elements: Vec<Element<'_>> = elements.collect::<Result<_, _>>()?;
@@ -63,12 +63,12 @@ fn replay(model: &mut Model, entries: &Entries, batch: usize) -> Result<()> {
 
 type Fields = Vec<(&'static str, Value)>;
 
-/// What a history does next to a document.
+/// The next step of a history on a document.
 #[derive(Debug, Clone)]
 enum Step {
-    /// By a diff, to this state.
+    /// A diff that results in this state.
     Diff(Fields),
-    /// By modifiers.
+    /// Modifiers that result in this state.
     Modify(Fields),
     Replace(Fields),
     Delete,
@@ -83,7 +83,7 @@ fn step(plain: bool) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A diff between two states, or one of those that may be statements.
+/// Returns a diff between two states, or a diff of the kind that may be sent as a statement.
 fn any_diff() -> impl Strategy<Value = Option<Vec<u8>>> {
     let between = (fields(false), fields(false), any::<u64>())
         .prop_map(|(before, after, choices)| diff(&before, &after, &mut Choices(choices)));
@@ -91,7 +91,7 @@ fn any_diff() -> impl Strategy<Value = Option<Vec<u8>>> {
     prop_oneof![between, flat]
 }
 
-/// The log of a few documents.
+/// Returns the log of a few documents.
 fn log(steps: &[(i32, Step)], choices: u64) -> Result<(Entries, Vec<Vec<u8>>)> {
     let mut choices = Choices(choices);
     let mut states: [Option<Fields>; 3] = [None, None, None];
@@ -145,7 +145,7 @@ fn by_name(document: &[u8]) -> Result<Vec<u8>> {
     }))
 }
 
-/// The documents that the model holds.
+/// Returns the documents of the model.
 fn held(model: &Model) -> Vec<Vec<u8>> {
     model.state().remove(NS).unwrap_or_default()
 }
@@ -153,7 +153,7 @@ fn held(model: &Model) -> Vec<Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// Whatever the document and the diffs, statements and rewrites do what `apply` does.
+    /// For any document and diffs, statements and rewrites have the same effect as `apply`.
     #[test]
     fn a_plan_of_diffs_does_what_the_diffs_say(
         stored in fields(false),
@@ -172,8 +172,8 @@ proptest! {
         prop_assert_eq!(held(&model), vec![expected]);
     }
 
-    /// A log of inserts, diffs, replacements and deletes; then any end of it once more, cut into
-    /// other batches, and from wherever that stops once more.
+    /// A log of inserts, diffs, replacements and deletes is applied. Then any tail of it is applied
+    /// again in other batches, and again from wherever that stops.
     #[test]
     fn a_log_of_diffs_applied_again_leads_to_the_same_bytes(
         steps in vec((0..3_i32, step(false)), 1..20),
@@ -198,7 +198,7 @@ proptest! {
         prop_assert_eq!(&held(&model), &expected);
     }
 
-    /// The same with modifiers among them, whose replay may change the order of fields.
+    /// The same with modifiers in the log, whose replay may change the order of fields.
     #[test]
     fn a_mixed_log_applied_again_leads_to_the_same_fields(
         steps in vec((0..3_i32, step(true)), 1..20),
@@ -218,7 +218,8 @@ proptest! {
         prop_assert_eq!(sorted(&held(&model)), sorted(&expected));
     }
 
-    /// Modifiers on any document do what a server does when it applies its own oplog.
+    /// Modifiers on any document have the effect that they have when a server applies its own
+    /// oplog.
     #[test]
     fn modifiers_that_do_not_fit_are_applied_as_far_as_they_go(
         stored in fields(true),
@@ -239,7 +240,7 @@ proptest! {
     }
 }
 
-/// `{$set: {"a.b": 0, c: 1}}` meets an `a` that is no document any more: c is still set.
+/// `{$set: {"a.b": 0, c: 1}}` on a document whose `a` is no longer a document still sets `c`.
 #[test]
 fn an_update_of_which_one_path_fails_is_applied_otherwise() -> Result<()> {
     let stored = build(|out| {

@@ -23,25 +23,25 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// What is saved, as a Kafka transaction would leave it.
+/// The saved state, as a Kafka transaction would leave it.
 #[derive(Debug, Clone, Default)]
 pub struct Saved {
-    /// The position.
+    /// The saved position.
     pub position: Option<Position>,
-    /// Entries of the full sync at it.
+    /// Number of entries of the full sync at the position.
     pub reads: u32,
-    /// The state topic.
+    /// The content of the state topic.
     pub state: State,
 }
 
-/// What came out so far, in order.
+/// The entries produced so far, in order.
 #[derive(Debug, Default)]
 struct Out {
     entries: Vec<(EntryId, Vec<u8>)>,
     saved: Saved,
 }
 
-/// A full sync that runs, with the tail beside it.
+/// A running full sync, with the tail beside it.
 #[derive(Debug)]
 pub struct Copying {
     out: Arc<Mutex<Out>>,
@@ -51,10 +51,10 @@ pub struct Copying {
 }
 
 impl Copying {
-    /// Begins, or goes on with what is saved.
+    /// Starts a full sync, or resumes a saved one.
     ///
     /// # Errors
-    /// Those of the producer, as they are.
+    /// Those of the producer, unchanged.
     pub async fn start(uri: &str, saved: Saved, readers: usize) -> Result<Copying> {
         let origin = Origin::open(&config::Origin::Live(Secret::new(uri)), Some("rs0")).await?;
         let client = origin.client().context("a live source")?;
@@ -62,7 +62,8 @@ impl Copying {
         let filter = NamespaceFilter::default();
         let options = Options {
             readers,
-            // Where a limit is given, no read is made to find one out: it would be held.
+            // With a given rate the copy does not read the source to measure one; a server that
+            // holds its replies would block such a read.
             rate: Some(u64::MAX),
             ends: false,
         };
@@ -111,27 +112,27 @@ impl Copying {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether everything is copied.
+    /// Returns true if everything was copied.
     #[must_use]
     pub fn is_done(&self) -> bool {
         let told = self.metrics.full_sync.status();
         told.is_some_and(|told| told["running"] == false)
     }
 
-    /// Whether everything up to that time came out.
+    /// Returns true if everything up to that time was produced.
     #[must_use]
     pub fn has_reached(&self, ts: Timestamp) -> bool {
         let position = self.out().saved.position;
         position.is_some_and(|position| position.ts >= ts)
     }
 
-    /// Entries that came out so far.
+    /// Returns the number of entries produced so far.
     #[must_use]
     pub fn count(&self) -> usize {
         self.out().entries.len()
     }
 
-    /// Stops, and returns what came out and what is saved.
+    /// Stops, and returns the produced entries and the saved state.
     ///
     /// # Errors
     /// Those of the producer.

@@ -1,5 +1,5 @@
-//! A source on which collections come and go: in rounds of `create`, `insert`, `createIndexes` and
-//! `drop`, spread over some time.
+//! A source on which collections are created and dropped: rounds of `create`, `insert`,
+//! `createIndexes` and `drop`, spread over some time.
 
 use std::time::Duration;
 
@@ -11,34 +11,34 @@ use crate::model::Model;
 
 /// The database of all collections.
 const DB: &str = "ddl";
-/// One round in so many does not drop its collection.
+/// The interval of rounds that do not drop their collection.
 const KEPT_EACH: u32 = 10;
 const PER_ROUND: u32 = 4;
 
-/// The rounds of a source.
+/// The rounds on a source.
 #[derive(Debug, Clone, Copy)]
 pub struct Rounds {
-    /// Their number.
+    /// Number of rounds.
     pub rounds: u32,
-    /// Names that they use in turn.
+    /// Number of names that the rounds use in turn.
     pub names: u32,
-    /// When the first one begins, in milliseconds since 1970.
+    /// Start of the first round, in milliseconds since 1970.
     pub begin: i64,
-    /// How long all of them take.
+    /// Duration of all rounds.
     pub span: Duration,
 }
 
 impl Rounds {
-    /// The oplog. Each entry has the time at which the source would write it.
+    /// Returns the oplog. Each entry has the time at which the source would write it.
     ///
     /// # Errors
-    /// When an entry cannot be written.
+    /// An entry cannot be written.
     pub fn oplog(&self) -> Result<Vec<u8>> {
         let before = Timestamp {
             time: (self.begin / 1000 - 60) as u32,
             increment: 1,
         };
-        // A live source has an entry when it is first looked at.
+        // A live source must have an entry when it is first queried.
         let noop = doc! { "ts": before, "t": 1_i64, "v": 2, "op": "n", "ns": "", "o": {} };
         let (mut bytes, mut number) = (noop.to_vec()?, 0);
         for round in 0..self.rounds {
@@ -65,19 +65,20 @@ impl Rounds {
         Ok(bytes)
     }
 
-    /// When the last entry is written, in milliseconds since 1970.
+    /// Returns the time of the last entry, in milliseconds since 1970.
     #[must_use]
     pub fn end(&self) -> i64 {
         self.begin + i64::try_from(self.span.as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// Commands among the entries.
+    /// Returns the number of commands among the entries.
     #[must_use]
     pub fn commands(&self) -> u32 {
         self.rounds * (PER_ROUND - 1) - self.kept().count() as u32
     }
 
-    /// Whether a target that began empty has what the source has, by all commands and no other way.
+    /// Returns true if an initially empty target has the source's collections, and the catalog
+    /// notes show that every command ran.
     #[must_use]
     pub fn are_applied(&self, target: &Model) -> bool {
         let mut state = target.state();
@@ -108,7 +109,8 @@ impl Rounds {
         (0..self.rounds).filter(move |round| rounds.is_kept(*round))
     }
 
-    /// The last rounds keep their collections: no later one uses the same name.
+    /// Returns true for the last rounds, which keep their collections because no later round uses
+    /// the same name.
     fn is_kept(&self, round: u32) -> bool {
         round % KEPT_EACH == 7 && round + self.names >= self.rounds
     }
@@ -123,7 +125,7 @@ impl Rounds {
         let millis = self.begin + span * (i64::from(number) + 1) / all;
         let ts = Timestamp {
             time: (millis / 1000) as u32,
-            // Not more than one a millisecond, or not in order.
+            // The increment is unique, although several entries may share a millisecond.
             increment: number + 1,
         };
         let ui = Bson::Binary(Binary {
@@ -181,7 +183,7 @@ mod tests {
         }
         assert_eq!(model.collections()[DB].len(), rounds.kept().count());
         assert!(rounds.kept().count() > 0 && rounds.commands() > 100);
-        // The notes of a replay are missing.
+        // The catalog notes of a replay are missing.
         assert!(!rounds.are_applied(&model));
         Ok(())
     }

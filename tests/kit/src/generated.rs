@@ -1,9 +1,8 @@
-//! A server of one collection, `app.made`, of any number of documents that are made when they are
-//! read: nothing of them is in memory, so what is measured is the client's.
+//! A server of one collection, `app.made`, with any number of documents. It generates them when
+//! they are read and stores none of them, so that a test measures the client's memory.
 //!
-//! Documents are `{_id: <n>, n: <n>, text: …}` for n from 0 on. Some may be taken away, changed or
-//! added; writes by `_id` undo that or do more of it. There are one index, `n_1`, and the one of
-//! `_id`.
+//! Documents are `{_id: <n>, n: <n>, text: …}` for n from 0 on. Some may be missing, changed or
+//! added; writes by `_id` reverse that or add to it. The indexes are `n_1` and the one of `_id`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -15,30 +14,30 @@ use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use crate::wire::{Listener, MAX_MESSAGE_BYTES, Reply, Request, Service};
 
 const NS: &str = "app.made";
-/// Bytes of a reply, about.
+/// Approximate bytes of a reply.
 const REPLY: usize = 4 << 20;
 const TEXT: &str = "some text that makes a document of a usual size, nothing more";
 
-/// The documents, and what is otherwise than it was made.
+/// The documents, and the exceptions to their generated content.
 #[derive(Debug, Default)]
 pub struct Generated {
-    /// How many were made.
+    /// Number of generated documents.
     pub count: i64,
-    /// Those that are not there.
+    /// Numbers of the documents that are missing.
     pub missing: BTreeSet<i64>,
-    /// Those that have another text, and those that were not made.
+    /// Documents that have another text, and documents outside of the generated range.
     pub other: BTreeMap<i64, String>,
-    /// Indexes besides the one of `_id`.
+    /// Indexes other than the one of `_id`.
     pub indexes: BTreeSet<String>,
     cursors: HashMap<i64, (i64, i64)>,
     address: String,
     last: i64,
-    /// Documents given out so far.
+    /// Number of documents returned so far.
     pub read: u64,
 }
 
 impl Generated {
-    /// So many documents, and the index `n_1`.
+    /// Returns that many documents, and the index `n_1`.
     #[must_use]
     pub fn of(count: i64) -> Generated {
         Generated {
@@ -48,7 +47,7 @@ impl Generated {
         }
     }
 
-    /// The first number at or after `from` that is there.
+    /// Returns the first number at or after `from` whose document exists.
     fn next(&self, mut from: i64, end: i64) -> Option<i64> {
         while from < end {
             if (0..self.count).contains(&from) {
@@ -89,7 +88,7 @@ impl Generated {
     }
 }
 
-/// Serves it on a free port; ends when dropped.
+/// A server of generated documents on a free port; it ends when dropped.
 #[derive(Debug)]
 pub struct GeneratedServer {
     shared: std::sync::Arc<Shared>,
@@ -103,7 +102,7 @@ impl GeneratedServer {
     /// Serves these documents.
     ///
     /// # Errors
-    /// When there is no free port.
+    /// No port is free.
     pub fn start(mut made: Generated) -> io::Result<GeneratedServer> {
         let (listener, shared) = Listener::start(|address, _| {
             made.address = address.to_string();
@@ -112,13 +111,13 @@ impl GeneratedServer {
         Ok(GeneratedServer { shared, listener })
     }
 
-    /// The connection string for clients.
+    /// Returns the connection string for clients.
     #[must_use]
     pub fn uri(&self) -> String {
         self.listener.uri()
     }
 
-    /// The documents, which no command touches meanwhile.
+    /// Locks the documents: no command changes them while the guard lives.
     pub fn made(&self) -> MutexGuard<'_, Generated> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! What a running program serves.
+//! The HTTP endpoints of a running program.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// `/status` of a program on this host; `None` while it does not answer.
+/// Returns `/status` of a program on this host; `None` while it does not answer.
 #[must_use]
 pub fn status(port: u16) -> Option<Value> {
     serde_json::from_str(&get(port, "/status")?).ok()
 }
 
-/// A metric without labels, as it is told now.
+/// Returns the present value of a metric without labels.
 #[must_use]
 pub fn metric(port: u16, name: &str) -> Option<f64> {
     let all = get(port, "/metrics")?;

@@ -1,12 +1,12 @@
-//! What the tests, the demo and the bench share.
+//! The servers, generators and readers that the tests, the demo and the bench share.
 //!
 //! # The map
 //!
 //! - [`services`] real servers and this workspace's programs as processes
-//! - [`stub`] a fake mongod that serves an oplog and fails on request; [`model`] one that holds data, as
-//!   the source or the target of a test; both speak the wire protocol on a port
+//! - [`stub`] a fake mongod that serves an oplog and fails on request; [`model`] one that stores
+//!   data, as the source or the target of a test; both speak the wire protocol on a port
 //! - [`generated`], [`load`], [`ddl`] and [`stream`] make entries; [`copying`] runs full syncs in process
-//! - [`topic_reader`] reads topics back; [`http_status`] what a program serves
+//! - [`topic_reader`] reads topics back; [`http_status`] the HTTP endpoints of a program
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

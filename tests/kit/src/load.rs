@@ -1,8 +1,9 @@
 //! A mixed write load on one connection, deterministic by seed.
 //!
-//! One connection, because FerretDB's oplog times are not monotonic under several writers. Types
-//! are those that FerretDB can hold. Updates and deletes go to one small collection, because it
-//! looks for every `_id` in all documents of a collection; the large ones take inserts.
+//! It uses one connection, because FerretDB's oplog times are not monotonic under several writers.
+//! The types are those that FerretDB can store. Updates and deletes go to one small collection,
+//! because FerretDB searches all documents of a collection for every `_id`; the large ones receive
+//! inserts.
 
 use anyhow::Result;
 use bson::{Bson, Document, doc, oid::ObjectId};
@@ -10,16 +11,16 @@ use futures_util::StreamExt;
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Collection, Database};
 
-/// Collections that take inserts.
+/// Collections that receive inserts.
 const LARGE: [&str; 3] = ["orders", "order_items", "events.log"];
 /// The collection whose documents change.
 const SMALL: &str = "customers";
-/// Documents of the small collection.
+/// Number of documents in the small collection.
 const CUSTOMERS: u64 = 120;
-/// Groups of documents that change together.
+/// Number of groups of documents that change together.
 const GROUPS: u64 = 8;
 
-/// Writes to one database.
+/// A writer to one database.
 #[derive(Debug)]
 pub struct Load {
     database: Database,
@@ -29,10 +30,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// Connects with a pool of one.
+    /// Connects with a pool of one connection.
     ///
     /// # Errors
-    /// When the server cannot be reached.
+    /// The server cannot be reached.
     pub async fn connect(uri: &str, database: &str, seed: u64) -> Result<Self> {
         let mut options = ClientOptions::parse(uri).await?;
         options.max_pool_size = Some(1);
@@ -45,24 +46,24 @@ impl Load {
         })
     }
 
-    /// Writes done so far: documents inserted, updated, replaced or deleted.
+    /// Returns the number of writes so far: documents inserted, updated, replaced or deleted.
     #[must_use]
     pub const fn writes(&self) -> u64 {
         self.writes
     }
 
     fn next(&mut self, below: u64) -> u64 {
-        // xorshift: fast, and the same everywhere.
+        // xorshift is fast, and gives the same numbers on every machine.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random % below
     }
 
-    /// Inserts into a large collection, then changes in the small one.
+    /// Inserts into a large collection, then changes the small one.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// The server refuses a write.
     pub async fn round(&mut self, inserts: usize) -> Result<()> {
         let which = usize::try_from(self.next(LARGE.len() as u64))?;
         let large: Collection<Document> = self.database.collection(LARGE[which]);
@@ -106,8 +107,8 @@ impl Load {
         Ok(())
     }
 
-    /// Replaces, trims, deletes or inserts one document of the small collection. A deleted `_id`
-    /// comes back later: order per document shows there.
+    /// Replaces, truncates, deletes or inserts one document of the small collection. A deleted
+    /// `_id` is inserted again later, which makes the order per document visible.
     async fn change_one(&mut self, small: &Collection<Document>) -> Result<()> {
         let number = self.next(CUSTOMERS) as i64;
         let id = small_id(number);
@@ -137,7 +138,7 @@ impl Load {
     /// Writes rounds until at least that many writes are done.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// The server refuses a write.
     pub async fn until(&mut self, writes: u64) -> Result<()> {
         while self.writes < writes {
             self.round(500).await?;
@@ -146,7 +147,7 @@ impl Load {
     }
 }
 
-/// Every fifth `_id` is a string, the others are ObjectIds.
+/// Returns an `_id`: every fifth one is a string, the others are ObjectIds.
 fn large_id(number: i64) -> Bson {
     if number % 5 == 0 {
         return Bson::String(format!("key-{number:08}"));
@@ -156,7 +157,7 @@ fn large_id(number: i64) -> Bson {
     Bson::ObjectId(ObjectId::from_bytes(bytes))
 }
 
-/// Numbers, strings and documents.
+/// Returns an `_id`: a number, a string or a document.
 fn small_id(number: i64) -> Bson {
     match number % 4 {
         0 => Bson::Int32(number as i32),
@@ -166,10 +167,10 @@ fn small_id(number: i64) -> Bson {
     }
 }
 
-/// All documents of a database by collection, raw bytes, in order of `_id`.
+/// Returns all documents of a database by collection, as raw bytes in order of `_id`.
 ///
 /// # Errors
-/// When the server refuses.
+/// The server refuses a query.
 pub async fn contents(uri: &str, database: &str) -> Result<Vec<(String, Vec<Vec<u8>>)>> {
     let database = Client::with_uri_str(uri).await?.database(database);
     let mut names = database.list_collection_names().await?;

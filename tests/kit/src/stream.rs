@@ -1,4 +1,4 @@
-//! A source through the producer's own parts, up to the chunks that Kafka would get.
+//! A source through the producer's own parts, up to the chunks that would be written to Kafka.
 
 use std::io::Write as _;
 
@@ -21,25 +21,25 @@ use tokio::sync::mpsc;
 
 use crate::stub::Server;
 
-/// Where and with what a stream begins.
+/// The start of a stream: its position and saved state.
 #[derive(Debug, Clone)]
 pub struct Begin {
-    /// Where.
+    /// The position.
     pub start: StartAt,
-    /// What was saved with a position.
+    /// The history that was saved with a position.
     pub history: History,
     /// The routing table that was saved.
     pub state: State,
 }
 
 impl Begin {
-    /// With the oldest entry.
+    /// Returns the start at the oldest entry.
     #[must_use]
     pub fn oldest() -> Begin {
         Begin::at(StartAt::Oldest)
     }
 
-    /// There, with nothing saved.
+    /// Returns a start at that position, with nothing saved.
     #[must_use]
     pub fn at(start: StartAt) -> Begin {
         Begin {
@@ -49,7 +49,7 @@ impl Begin {
         }
     }
 
-    /// At a saved position.
+    /// Returns a start at a saved position.
     #[must_use]
     pub fn after(end: &End) -> Begin {
         Begin {
@@ -60,40 +60,40 @@ impl Begin {
     }
 }
 
-/// Where a chunk ends.
+/// The end of a chunk.
 #[derive(Debug, Clone)]
 pub struct End {
-    /// The position to be saved.
+    /// The position to save.
     pub position: Position,
-    /// What is saved with it.
+    /// The history that is saved with it.
     pub history: History,
-    /// The routing table as it is saved then.
+    /// The routing table that is saved with it.
     pub state: State,
-    /// Records up to here.
+    /// Number of records up to here.
     pub records: usize,
 }
 
 /// A record of a data topic: topic and partition, its entry's id and bytes.
 pub type Record = (String, i32, EntryId, Vec<u8>);
 
-/// What came of a source.
+/// The result of reading a source.
 #[derive(Debug, Default)]
 pub struct Stream {
-    /// In the order in which they were encoded.
+    /// The records, in the order in which they were encoded.
     pub records: Vec<Record>,
-    /// Of every chunk.
+    /// The ends of all chunks.
     pub ends: Vec<End>,
-    /// What became of transactions.
+    /// The transaction counts.
     pub counts: TransactionCounts,
     topics: Vec<String>,
     state: State,
 }
 
 impl Stream {
-    /// Tails a server until it has nothing more.
+    /// Tails a server until it has no more entries.
     ///
     /// # Errors
-    /// Those of the producer, as they are.
+    /// Those of the producer, unchanged.
     pub async fn live(server: &Server, begin: Begin) -> Result<Stream> {
         let uri = config::Origin::Live(Secret::new(server.uri()));
         Stream::read(uri, begin).await

@@ -1,5 +1,5 @@
-//! Reads the data topics of a prefix back, as any `read_committed` reader sees them: by
-//! assignment, without a group, up to the last stable offsets, once no transaction is open.
+//! Reads the data topics of a prefix back, as any `read_committed` reader sees them: by assignment,
+//! without a group, up to the last stable offsets, once no transaction is open.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -32,17 +32,17 @@ pub type Contents = BTreeMap<Place, Vec<TopicRecord>>;
 /// A record as it was read.
 #[derive(Debug, Clone)]
 pub struct TopicRecord {
-    /// Its offset.
+    /// The offset.
     pub offset: i64,
-    /// Its key.
+    /// The key.
     pub key: Option<Vec<u8>>,
-    /// Its value.
+    /// The value.
     pub value: Vec<u8>,
-    /// Its timestamp in milliseconds since 1970.
+    /// The timestamp, in milliseconds since 1970.
     pub timestamp: i64,
-    /// Its headers.
+    /// The headers.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// What its value decodes to.
+    /// The entries that the value decodes to.
     pub entries: Vec<TopicEntry>,
 }
 
@@ -51,14 +51,14 @@ pub struct TopicRecord {
 pub struct TopicEntry {
     /// The source that the record names.
     pub source: String,
-    /// Which entry it is.
+    /// The entry's id.
     pub id: EntryId,
     /// The entry's BSON.
     pub bytes: Vec<u8>,
 }
 
 impl TopicRecord {
-    /// The value of a header.
+    /// Returns the value of a header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         let mut headers = self.headers.iter();
@@ -69,7 +69,7 @@ impl TopicRecord {
 /// Reads and decodes all data topics of a prefix.
 ///
 /// # Errors
-/// When a topic cannot be read, or a record cannot be decoded.
+/// A topic cannot be read, or a record cannot be decoded.
 pub fn read_topics(brokers: &str, prefix: &str, format: Format) -> Result<Contents> {
     let mut contents = read_records(brokers, prefix, "read_committed")?;
     for (place, records) in &mut contents {
@@ -81,10 +81,10 @@ pub fn read_topics(brokers: &str, prefix: &str, format: Format) -> Result<Conten
     Ok(contents)
 }
 
-/// Reads all data topics of a prefix without decoding them: records may be fragments.
+/// Reads all data topics of a prefix without decoding them, because records may be fragments.
 ///
 /// # Errors
-/// When a topic cannot be read.
+/// A topic cannot be read.
 pub fn read_undecoded(brokers: &str, prefix: &str) -> Result<Contents> {
     read_records(brokers, prefix, "read_committed")
 }
@@ -93,7 +93,7 @@ pub fn read_undecoded(brokers: &str, prefix: &str) -> Result<Contents> {
 /// empty one.
 ///
 /// # Errors
-/// When it cannot be read.
+/// The topic cannot be read.
 pub fn read_topic_records(brokers: &str, topic: &str) -> Result<Vec<TopicRecord>> {
     let isolations = ["read_committed", "read_uncommitted"];
     let [committed, all] = isolations.map(|isolation| consumer(brokers, isolation));
@@ -105,11 +105,11 @@ pub fn read_topic_records(brokers: &str, topic: &str) -> Result<Vec<TopicRecord>
     Ok(records)
 }
 
-/// Waits until no transaction is open in these partitions: one is committed before all of them know
-/// of it.
+/// Waits until no transaction is open in these partitions. A transaction is committed before all of
+/// its partitions have the marker.
 ///
 /// # Errors
-/// When one stays open.
+/// A transaction stays open.
 pub fn wait_until_settled<'t>(
     brokers: &str,
     partitions: impl IntoIterator<Item = (&'t str, i32)>,
@@ -122,11 +122,11 @@ pub fn wait_until_settled<'t>(
     Ok(())
 }
 
-/// Counts the keys in the data topics of a prefix, each once; commands and barriers have none.
-/// Nothing else is held.
+/// Counts the distinct keys in the data topics of a prefix; commands and barriers have none. Only
+/// the keys are kept in memory.
 ///
 /// # Errors
-/// When a topic cannot be read.
+/// A topic cannot be read.
 pub fn count_keys(brokers: &str, prefix: &str) -> Result<u64> {
     let committed = consumer(brokers, "read_committed")?;
     let all = consumer(brokers, "read_uncommitted")?;
@@ -142,16 +142,17 @@ pub fn count_keys(brokers: &str, prefix: &str) -> Result<u64> {
     Ok(count)
 }
 
-/// Counts the data records that a reader sees who takes uncommitted and aborted ones too.
+/// Counts the data records that a `read_uncommitted` reader sees, which include uncommitted and
+/// aborted ones.
 ///
 /// # Errors
-/// When a topic cannot be read.
+/// A topic cannot be read.
 pub fn count_uncommitted(brokers: &str, prefix: &str) -> Result<usize> {
     let contents = read_records(brokers, prefix, "read_uncommitted")?;
     Ok(contents.values().map(Vec::len).sum())
 }
 
-/// All entries of all partitions, with the place of each.
+/// Returns all entries of all partitions, with the place of each.
 pub fn entries(contents: &Contents) -> impl Iterator<Item = (&Place, &TopicRecord, &TopicEntry)> {
     contents.iter().flat_map(|(place, records)| {
         records.iter().flat_map(move |record| {
@@ -192,7 +193,7 @@ fn read_records(brokers: &str, prefix: &str, isolation: &str) -> Result<Contents
     Ok(contents)
 }
 
-/// The data topics of a prefix with their partitions.
+/// Returns the data topics of a prefix with their partitions.
 fn data_topics(consumer: &BaseConsumer, prefix: &str) -> Result<Vec<(String, Vec<i32>)>> {
     let metadata = consumer.fetch_metadata(None, STEP)?;
     let topics = metadata.topics().iter();
@@ -204,10 +205,10 @@ fn data_topics(consumer: &BaseConsumer, prefix: &str) -> Result<Vec<(String, Vec
     Ok(found.collect())
 }
 
-/// Reads one topic: an end is told by the number of its partition only.
+/// Reads one topic, because the client reports the end of a partition by its number only.
 ///
-/// A transaction is committed before all partitions know of it, so first every partition's last
-/// stable offset must have reached its end.
+/// A transaction is committed before all of its partitions have the marker, so first every
+/// partition's last stable offset must have reached its end.
 fn read_topic(
     (consumer, all): (&BaseConsumer, &BaseConsumer),
     topic: &str,
@@ -238,7 +239,8 @@ fn read_topic(
     Ok(())
 }
 
-/// Where a partition begins and ends, once no transaction is open in it.
+/// Returns the start and the end of a partition, once no transaction is open in it; `None` before
+/// that.
 fn settled(
     (committed, all): (&BaseConsumer, &BaseConsumer),
     topic: &str,
@@ -249,7 +251,7 @@ fn settled(
         let asked = ends(all).and_then(|(_, written)| Ok((written, ends(committed)?)));
         match asked {
             Ok((written, (low, end))) => Ok((end >= written).then_some((low, end))),
-            // A topic that was just created may have no leader yet.
+            // A topic that was just created may not have a leader yet.
             Err(error) if is_transient(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -283,7 +285,7 @@ fn decode(record: &TopicRecord, format: Format) -> Result<Vec<TopicEntry>> {
     let source = source_of(record, format)?;
     let mut entries = Vec::with_capacity(found.len());
     for decoded in found {
-        // A barrier is no entry of the source, and a command came without one.
+        // A barrier is not an entry of the source, and a command may come without one.
         if decoded.id.ord == BARRIER_ORD {
             continue;
         }
@@ -301,7 +303,7 @@ fn decode(record: &TopicRecord, format: Format) -> Result<Vec<TopicEntry>> {
     Ok(entries)
 }
 
-/// The source that a record names: in its header, or in the event's `_id`.
+/// Returns the source that a record names: in its header, or in the event's `_id`.
 fn source_of(record: &TopicRecord, format: Format) -> Result<String> {
     let header = match format {
         Format::Raw => RANGE_HEADER,

@@ -1,4 +1,5 @@
-//! Records that are compressed some thousand times: what a fetch brings is not what it asks for.
+//! Records that compress by a factor of several thousand: a fetch returns far more than it
+//! requests.
 
 use std::io::Write as _;
 
@@ -16,7 +17,7 @@ use crate::made::BEGIN;
 use crate::oversize::noise;
 use crate::topics::{LIMIT, Topics};
 
-/// What a consumer may take, in MiB.
+/// The largest permitted memory of a consumer, in MiB.
 pub(super) const MOST: u64 = 256;
 const MIB: usize = 1_000_000;
 const ZSTD: &str = "--kafka-option=compression.type=zstd";
@@ -30,7 +31,7 @@ struct Dump {
 }
 
 impl Dump {
-    /// Inserts a document whose text has so many bytes of noise, and is all alike behind them.
+    /// Inserts a document whose text has the given number of random bytes, followed by equal bytes.
     fn insert(&mut self, noisy: usize, alike: usize) -> Result<()> {
         self.count += 1;
         let is_of_first = |id: &i32| {
@@ -49,7 +50,7 @@ impl Dump {
             "ui": ui, "wall": DateTime::from_millis(i64::from(time) * 1000),
             "o": { "_id": self.last_id, "text": text },
         };
-        // Members of gzip one after the other are one file.
+        // Concatenated members of gzip are one file.
         let mut member = GzEncoder::new(&mut self.out, Compression::fast());
         member.write_all(&entry.to_vec()?)?;
         member.finish()?;
@@ -61,7 +62,7 @@ fn is_told(member: &Program, part: &str) -> bool {
     member.stderr_text().is_ok_and(|told| told.contains(part))
 }
 
-/// All of the topic has less bytes on the broker than one fetch usually asks for.
+/// The whole topic has fewer bytes on the broker than one fetch usually requests.
 #[test]
 fn what_is_compressed_far_does_not_fill_the_memory() -> Result<()> {
     let mut dump = Dump::default();
@@ -93,7 +94,7 @@ fn what_is_compressed_far_does_not_fill_the_memory() -> Result<()> {
     Ok(())
 }
 
-/// What is read first tells nothing of what comes later.
+/// The first records say nothing about the compression of later ones.
 #[test]
 fn fetches_shrink_when_the_records_are_compressed_further() -> Result<()> {
     let (noisy, alike) = (100, 100);

@@ -1,4 +1,5 @@
-//! Small entries about documents that are large on the target: what is read there has to stay small.
+//! Small entries about documents that are large on the target: the documents that are read there
+//! must not fill the memory.
 
 use anyhow::{Result, ensure};
 use bson::doc;
@@ -10,16 +11,16 @@ use crate::made::Made;
 use crate::oversize::state;
 use crate::topics::{LIMIT, Topics};
 
-/// So many that a lookup of all partitions at once would hold more than [`MOST`],
+/// Number of inserted documents: a lookup of all partitions at once would hold more than [`MOST`].
 const INSERTED: i32 = 500;
-/// and that each partition has more than one reply of documents to rewrite.
+/// Number of updated documents: each partition has more than one reply of documents to rewrite.
 const UPDATED: i32 = 200;
-/// What a consumer may take that rewrites large documents, in MiB: each is there as it was read, as it is written, and in
-/// the command.
+/// The largest permitted memory, in MiB, of a consumer that rewrites large documents. Each is in
+/// memory as it was read, as it is written, and in the command.
 const MOST_OF_REWRITES: u64 = 360;
 const LARGE: usize = 1_000_000;
 
-/// A target whose documents are large.
+/// Returns a target whose documents are large.
 fn large(documents: i32) -> Result<ModelServer> {
     let target = ModelServer::start(Model::default())?;
     let text = "x".repeat(LARGE);
@@ -33,7 +34,7 @@ fn large(documents: i32) -> Result<ModelServer> {
     Ok(target)
 }
 
-/// Replays to the end; returns the most memory that it took, in MiB.
+/// Replays to the end; returns the peak memory in MiB.
 fn replayed(topics: &Topics, target: &ModelServer) -> Result<u64> {
     let flags = ["--until-caught-up"];
     let mut member = topics.start(target, "stored", &flags)?;

@@ -1,6 +1,6 @@
 //! Circles in a graph: its strongly connected components of more than one node.
 
-/// Finds the circles by Tarjan's algorithm. `edges` has for each node where its edges lead.
+/// Finds the circles by Tarjan's algorithm. `edges` contains the successors of each node.
 pub(crate) fn circles(edges: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let mut search = Search {
         edges,
@@ -20,9 +20,9 @@ pub(crate) fn circles(edges: &[Vec<usize>]) -> Vec<Vec<usize>> {
 
 struct Search<'e> {
     edges: &'e [Vec<usize>],
-    /// In which order a node was reached.
+    /// The order in which the nodes were reached.
     numbers: Vec<Option<usize>>,
-    /// The lowest number that can be reached from a node through open ones.
+    /// The lowest number that is reachable from a node through open ones.
     lowest: Vec<usize>,
     /// Nodes whose component is not complete.
     open: Vec<usize>,

@@ -1,11 +1,11 @@
-//! Fails when files of different folders of a crate import each other in a circle.
+//! Fails if files of different folders of a crate import each other in a circle.
 //!
 //! A file imports another one if a path in its code (`use crate::…`, `super::…`, or a path in an
 //! expression) leads into that file's module. Code under `#[cfg(test)]` does not count, and neither
-//! does a parent that declares a child. `name.rs` belongs to the folder `name` where there is one.
+//! does a parent that declares a child. `name.rs` belongs to the folder `name` if that exists.
 //!
-//! A re-exported item counts as one of the module that defines it. The reading is textual and does not
-//! expand macros.
+//! A re-exported item counts as one of the module that defines it. The analysis is textual and does
+//! not expand macros.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints the circles of a crate that lead through several folders; returns how many there are.
+/// Prints the circles of a crate that lead through several folders; returns their number.
 fn report(source: &Path) -> std::io::Result<usize> {
     let modules = modules_of(source)?;
     let imports: Vec<Vec<usize>> = (0..modules.len())
@@ -76,7 +76,7 @@ fn report(source: &Path) -> std::io::Result<usize> {
     Ok(found)
 }
 
-/// The modules that a module's code leads into, by index.
+/// Returns the modules that a module's code imports, by index.
 fn imports_of(index: usize, modules: &[Module]) -> Vec<usize> {
     let by_path: BTreeMap<&[String], usize> = modules
         .iter()
@@ -97,13 +97,13 @@ fn imports_of(index: usize, modules: &[Module]) -> Vec<usize> {
     imports
 }
 
-/// The module that defines what a path from the root of the crate names.
+/// Returns the module that defines the target of a path from the root of the crate.
 fn definition_of(
     mut path: Vec<String>,
     modules: &[Module],
     by_path: &BTreeMap<&[String], usize>,
 ) -> Option<usize> {
-    // Each turn follows one re-export. No item goes through more modules than there are.
+    // Each turn follows one re-export. No item is re-exported more often than there are modules.
     for _ in 0..modules.len() {
         let (length, index) = (0..=path.len())
             .rev()
@@ -124,7 +124,7 @@ fn definition_of(
     None
 }
 
-/// A path from the root of the crate; `None` for one that leaves it.
+/// Returns a path from the root of the crate; `None` for a path into another crate.
 fn absolute(path: &[Name], module: &[String]) -> Option<Vec<String>> {
     let (first, rest) = path.split_first()?;
     let mut base = match first.as_str() {
@@ -143,7 +143,7 @@ fn absolute(path: &[Name], module: &[String]) -> Option<Vec<String>> {
     Some(base)
 }
 
-/// The imports inside a circle that cross from a folder into another.
+/// Returns the imports of a circle that lead from one folder into another.
 fn edges_of(circle: &[usize], imports: &[Vec<usize>], modules: &[Module]) -> Vec<String> {
     let mut lines = Vec::new();
     for from in circle {

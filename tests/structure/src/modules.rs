@@ -7,17 +7,17 @@ use std::path::Path;
 /// A source file.
 #[derive(Debug)]
 pub(crate) struct Module {
-    /// Its path below the source folder.
+    /// The path below the source folder.
     pub(crate) file: String,
     /// The folder that it belongs to; empty for the root.
     pub(crate) folder: String,
     /// The names from the root of the crate; empty for the root itself.
     pub(crate) path: Vec<String>,
-    /// Its text, without comments and without what follows `#[cfg(test)]`.
+    /// The text, without comments and without the part after `#[cfg(test)]`.
     pub(crate) code: String,
 }
 
-/// Reads all files of a source folder but tests.
+/// Reads all files of a source folder except tests.
 pub(crate) fn modules_of(source: &Path) -> io::Result<Vec<Module>> {
     let mut modules = Vec::new();
     collect(source, &mut Vec::new(), &mut modules)?;
@@ -58,7 +58,7 @@ fn collect(folder: &Path, path: &mut Vec<String>, modules: &mut Vec<Module>) -> 
     Ok(())
 }
 
-/// What is neither comment nor test. Tests stand at the end of a file.
+/// Returns the text without comments and tests. Tests are at the end of a file.
 fn code_of(text: &str) -> String {
     let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
     let code = text.get(..end).unwrap_or_default();

@@ -10,7 +10,7 @@ pub(crate) fn paths_in(code: &str) -> Vec<Vec<Name>> {
         let pattern = format!("{root}::");
         for (at, _) in code.match_indices(&pattern) {
             let before = code.get(..at).and_then(|before| before.chars().next_back());
-            // `$crate::` is another crate's, and `super::super::` was found at its beginning.
+            // `$crate::` is another crate's, and `super::super::` was found at its start.
             if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | ':')) {
                 continue;
             }
@@ -25,7 +25,7 @@ pub(crate) fn paths_in(code: &str) -> Vec<Vec<Name>> {
 pub(crate) fn reexports_in(code: &str) -> Vec<Vec<Name>> {
     let mut found = Vec::new();
     for statement in code.split(';').map(str::trim_start) {
-        // A statement may stand behind attributes or the end of an item.
+        // A statement may follow attributes or the end of an item.
         let Some(at) = statement.rfind("pub") else {
             continue;
         };

@@ -7,7 +7,7 @@ use oplog_relay_core::position::Timestamp;
 
 use super::*;
 
-/// A record: its value, the name of its entry, and which fragment it is.
+/// A record: its value, the identity of its entry, and its fragment header.
 type Made = (Vec<u8>, String, Option<String>);
 
 fn entry(op: &str, increment: u32) -> Vec<u8> {
@@ -24,7 +24,7 @@ fn whole(op: &str, increment: u32) -> Made {
     (entry(op, increment), name, None)
 }
 
-/// An insert in fragments of forty bytes.
+/// Returns an insert in fragments of forty bytes.
 fn fragments(increment: u32) -> Vec<Made> {
     let (value, name, _) = whole("i", increment);
     let parts = cut(0..value.len(), 40);
@@ -36,8 +36,8 @@ fn fragments(increment: u32) -> Vec<Made> {
         .collect()
 }
 
-/// Increments of the entries that come out, and where faults begin; the offset of each record is its
-/// place.
+/// Returns the increments of the decoded entries, and the offsets at which faults start. The offset of
+/// each record is its index.
 fn read(topic: &Topic, records: &[Made]) -> (Vec<u32>, Vec<i64>) {
     let mut decoder = Decoder::new(topic);
     let (mut seen, mut faults) = (Vec::new(), Vec::new());
@@ -71,16 +71,16 @@ fn fragments_are_put_together_and_each_record_that_is_not_whole_is_told_once() {
     assert!(count > 3);
     let sound = [&first[..], &[whole("i", 7)], &second].concat();
     assert_eq!(read(&topic, &sound), (vec![1, 7, 2], vec![]));
-    // The end is missing, then a whole record; then to the end of the partition.
+    // The last fragments are missing before a whole record, and then at the end of the partition.
     let cut = [&first[..2], &[whole("i", 7)], &second[..2]].concat();
     assert_eq!(read(&topic, &cut), (vec![7], vec![0, 3]));
-    // One in the middle is missing: what is left of it is not told again.
+    // A fragment in the middle is missing. The remaining fragments are not reported again.
     let torn = [&first[..1], &first[2..], &second].concat();
     assert_eq!(read(&topic, &torn), (vec![2], vec![0]));
-    // The beginning is missing.
+    // The first fragment is missing.
     let headless = [&first[1..], &second].concat();
     assert_eq!(read(&topic, &headless), (vec![2], vec![0]));
-    // A transaction that was given up, and the same again.
+    // A transaction that was aborted, and the same records again.
     let again = [&first[..2], &first].concat();
     assert_eq!(read(&topic, &again), (vec![1], vec![0]));
     let unreadable = (vec![1], String::new(), Some("x".to_owned()));

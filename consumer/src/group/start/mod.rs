@@ -1,8 +1,8 @@
-//! Where a new group begins: at one cut, the same source second in all partitions, committed for
-//! all of them in one call before anybody subscribes.
+//! The start of a new group: one cut, which is the same source second in all partitions. It is
+//! committed for all of them in one call before any member subscribes.
 //!
-//! A partition that has no committed offset in a group that has others appeared later, or lost
-//! its offset: see [`first_offset`].
+//! A partition without a committed offset, in a group that has committed others, appeared later, or its
+//! offset was lost: see [`first_offset`].
 
 mod now;
 mod past;
@@ -31,23 +31,23 @@ use crate::error::ConsumerError;
 use crate::group::offsets::CommitMetadata;
 use crate::topic_partition::{TopicPartition, list};
 
-/// How long one request may take.
+/// Time limit of one request.
 pub(crate) const REQUEST: Duration = Duration::from_secs(15);
-/// How long transient failures are borne before they end the program.
+/// Time for which transient failures are retried before they end the program.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A partition and what it holds.
+/// A partition and the offsets it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// Which one.
+    /// The topic and partition.
     pub name: TopicPartition,
-    /// The first offset that is still there.
+    /// The first offset that still exists.
     pub low: i64,
     /// The end that a `read_committed` reader sees: the last stable offset.
     pub end: i64,
 }
 
-/// Runs a request until it succeeds, fails for good, or time is up.
+/// Retries a request until it succeeds, fails permanently, or the time is up.
 pub(crate) fn persist<T>(
     doing: &str,
     shutdown: &Shutdown,
@@ -59,7 +59,7 @@ pub(crate) fn persist<T>(
         match request() {
             Ok(value) => return Ok(value),
             Err(error) if is_transient(&error) && begun.elapsed() < PATIENCE => {
-                tracing::warn!(%error, doing, "kafka does not answer as it should; trying again");
+                tracing::warn!(%error, doing, "Kafka request failed; retrying");
                 if !backoff.sleep_blocking(shutdown) {
                     return Err(ConsumerError::interrupted(shutdown));
                 }
@@ -73,7 +73,7 @@ pub(crate) fn persist<T>(
     }
 }
 
-/// All partitions of the prefix's data topics, and what they hold.
+/// Returns all partitions of the prefix's data topics, with the offsets they hold.
 pub(crate) fn held<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     prefix: &str,
@@ -106,8 +106,8 @@ pub(crate) fn held<C: ConsumerContext>(
     Ok(held)
 }
 
-/// The ends of partitions as they are written, with transactions whose end a partition does not
-/// know yet: a commit is answered before all of them do.
+/// Returns the partitions with their log end offsets, which include transactions whose end has not
+/// reached the partition yet: Kafka confirms a commit before all partitions know of it.
 pub(crate) fn written(
     kafka: &KafkaOptions,
     held: Vec<Held>,
@@ -130,7 +130,7 @@ pub(crate) fn written(
         .collect()
 }
 
-/// The offsets of a list by partition: the client's own search walks the whole list for each.
+/// Returns the offsets of a list by partition. The client's own search scans the whole list each time.
 pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<TopicPartition, Offset> {
     let named = list.elements().into_iter().map(|element| {
         let name = TopicPartition {
@@ -142,11 +142,11 @@ pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<TopicPartition, 
     named.collect()
 }
 
-/// Commits the start of a group that has none. A group that has any goes on where it was.
+/// Commits the start of a group without committed offsets. A group that has any continues from them.
 ///
 /// # Errors
-/// [`ConsumerError::OffsetsLost`] if the group only seems to be new, or if Kafka has removed records
-/// that it would have to begin with.
+/// Returns [`ConsumerError::OffsetsLost`] if the group only seems to be new, or if Kafka has removed
+/// records that it would have to start with.
 pub(crate) fn settle<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -180,9 +180,12 @@ pub(crate) fn settle<C: ConsumerContext>(
             );
             Ok(())
         }
-        // Another member was faster and has joined: its start counts.
+        // Another member was faster and has joined, so its start counts.
         Err(ConsumerError::Kafka { source, .. }) if is_taken(&source) => {
-            tracing::info!(group, "another member settles the start of this group");
+            tracing::info!(
+                group,
+                "another member has committed the start of this group"
+            );
             Ok(())
         }
         Err(error) => Err(error),
@@ -197,10 +200,11 @@ fn is_taken(error: &KafkaError) -> bool {
     )
 }
 
-/// A missing right that a client without a subscription has met. Without rights on the group it does
-/// not find the coordinator, and requests about offsets only time out.
+/// Returns the authorization error that a client without a subscription has met. Without rights on the
+/// group it does not find the coordinator, and requests about offsets only time out.
 fn refusal<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<KafkaError> {
-    // Log lines come through the same queue, and a poll without time ends at each of them.
+    // Log lines arrive through the same queue, and a poll with a timeout of zero would end at each of
+    // them.
     let polled = std::iter::from_fn(|| consumer.poll(Duration::from_millis(100)));
     polled.filter_map(Result::err).find(is_unauthorized)
 }
@@ -221,8 +225,8 @@ fn has_commits<C: ConsumerContext>(
         .any(|element| matches!(element.offset(), Offset::Offset(_))))
 }
 
-/// A cut: the offsets in the order of the partitions, and the entry after which each begins, where
-/// that is within a second.
+/// Returns a cut: the offsets in the order of the partitions. A start within a second also has the
+/// entry after which the partition starts.
 fn resolve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -262,7 +266,7 @@ fn resolve<C: ConsumerContext>(
     Ok(offsets.into_iter().map(|offset| (offset, None)).collect())
 }
 
-/// The offsets of the first records at or after a source second.
+/// Returns the offsets of the first records at or after a source second.
 fn at_second<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     second: i64,
@@ -277,15 +281,15 @@ fn at_second<C: ConsumerContext>(
         .collect())
 }
 
-/// The offsets of the first records at or after a source second of each partition; `None` where
-/// none is that young, or no second is given.
+/// Returns the offset of the first record at or after the given source second of each partition; `None`
+/// if no record is that recent, or no second is given.
 fn at_seconds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     seconds: impl Iterator<Item = Option<i64>> + Clone,
     held: &[Held],
     shutdown: &Shutdown,
 ) -> Result<Vec<Option<i64>>, ConsumerError> {
-    let doing = "looking for the offsets of a time";
+    let doing = "looking up offsets by time";
     let found = persist(doing, shutdown, || {
         let mut times = TopicPartitionList::with_capacity(held.len());
         for (held, second) in held.iter().zip(seconds.clone()) {
@@ -305,30 +309,30 @@ fn at_seconds<C: ConsumerContext>(
             match (element.error(), element.offset()) {
                 (Err(error), _) => Err(ConsumerError::kafka(doing, error)),
                 (Ok(()), Offset::Offset(offset)) => Ok(Some(offset)),
-                // No record is that young.
+                // No record is that recent.
                 (Ok(()), _) => Ok(None),
             }
         })
         .collect()
 }
 
-/// Where an assigned partition begins.
+/// The offset at which an assigned partition starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
-    /// At that offset.
+    /// The partition starts at this offset.
     At(i64),
-    /// Nowhere: what would come next is gone.
+    /// The partition cannot start: its next records were removed.
     Lost,
 }
 
-/// Where a partition begins, given what the group has committed for it and the first offset that
-/// it still holds.
+/// Returns the offset at which a partition starts, from the group's committed offset and the first
+/// offset that the partition still holds.
 ///
-/// | committed | log begins at | begins |
+/// | committed | log starts at | start |
 /// | --- | --- | --- |
 /// | n | at or before n | at n |
 /// | n | after n | lost: the records from n on are gone |
-/// | nothing | 0 | at 0: it appeared after the group did |
+/// | nothing | 0 | at 0: the topic is newer than the group |
 /// | nothing | later | lost: it had records that the group never saw |
 #[must_use]
 pub const fn first_offset(committed: Option<i64>, low: i64) -> First {
@@ -339,14 +343,14 @@ pub const fn first_offset(committed: Option<i64>, low: i64) -> First {
     }
 }
 
-/// What to tell of a partition whose next records are gone.
+/// Returns the error text for a partition whose next records were removed.
 #[must_use]
 pub fn lost(group: &str, name: &TopicPartition, committed: Option<i64>, low: i64) -> String {
     let TopicPartition { topic, partition } = name;
     let what = match committed {
         Some(committed) => format!(
             "group {group} has committed offset {committed}, but its log now begins at {low}: the \
-             records between are gone"
+             records between were removed"
         ),
         None => format!(
             "group {group} has no committed offset, but its log begins at {low}: the group's \

@@ -1,9 +1,9 @@
-//! Beginning "now": at the positions that the producers have saved.
+//! The start "now": the positions that the producers have saved.
 //!
-//! The ends of partitions are no cut: they are read one after the other, and between two of them a
-//! barrier may come. A position is: it is read first, so everything up to it is in the topics. A
-//! group then begins at the first records of its second, and passes over those that are not after
-//! it, which the metadata of its first commit says.
+//! The ends of partitions are not a cut, because they are read one after the other, and a barrier may
+//! be written between two reads. A saved position is a cut: it is read first, so everything up to it is
+//! in the topics. A group then starts at the first records of its second, and skips the entries up to
+//! the position, which is recorded in the metadata of its first commit.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use super::{Held, REQUEST, at_seconds, held as held_now, persist};
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 
-/// Offset of each partition, and the entry after which it begins.
+/// Returns the start offset of each partition, and the entry after which it starts.
 pub(crate) fn cut<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -27,7 +27,7 @@ pub(crate) fn cut<C: ConsumerContext>(
     shutdown: &Shutdown,
 ) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
     let positions = positions(consumer, config, shutdown)?;
-    // The ends as they are after the positions were read.
+    // The ends are read after the positions.
     let ends = held_now(consumer, &config.prefix, shutdown)?;
     let end = |of: &Held| {
         let now = ends.iter().find(|end| end.name == of.name);
@@ -44,7 +44,7 @@ pub(crate) fn cut<C: ConsumerContext>(
         .collect())
 }
 
-/// The last entry that the producer of each topic has saved as done.
+/// Returns the last entry that the producer of each topic has saved as done.
 fn positions<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -75,20 +75,20 @@ fn positions<C: ConsumerContext>(
     Ok(found)
 }
 
-/// The end of everything that a position has done. What it has done of a transaction is applied
-/// again, which is harmless.
+/// Returns the end of everything that is done at a position. The part of a transaction that is done is
+/// applied again, which is harmless.
 fn position(record: &[u8]) -> Option<EntryId> {
     let record: PositionRecord = serde_json::from_slice(record).ok()?;
     record.done().ok().map(end_of)
 }
 
-/// Everything that has that time.
+/// Returns an identity after all entries with this time.
 const fn end_of(ts: Timestamp) -> EntryId {
     let ord = BARRIER_ORD - 1;
     EntryId { ts, ord }
 }
 
-/// Whether an identity is such an end, which no entry has.
+/// Returns true if an identity was made by `end_of`. An entry never has such an identity.
 pub(crate) fn is_end(id: EntryId) -> bool {
     id == end_of(id.ts)
 }

@@ -1,18 +1,19 @@
-//! Whether a group without committed offsets is new. Kafka forgets the offsets of a group some time
-//! after its last member left, so their absence alone does not tell: a group that ran before and
-//! begins as a new one leaves a gap, or applies everything again from another point.
+//! The check that a group without committed offsets is new. Kafka removes the offsets of a group some
+//! time after its last member left, so missing offsets do not prove that it is new. A group that ran
+//! before and starts as a new one leaves a gap, or applies everything again from another point.
 
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 
-/// What the place that a group writes to shows of the group's past.
+/// The group's past, as its destination shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Past {
-    /// Nothing is kept there, as with standard output.
+    /// The destination does not keep anything, for example standard output.
     Unknown,
-    /// The group has not written there.
+    /// The group has not written to the destination.
     Nothing,
-    /// The group has written there; how that shows, as the subject of a sentence.
+    /// The group has written to the destination. The text describes the evidence, as the subject of a
+    /// sentence.
     Traces(String),
 }
 
@@ -20,7 +21,7 @@ impl Past {
     /// Checks that a group without committed offsets may begin as a new one.
     ///
     /// # Errors
-    /// [`ConsumerError::OffsetsLost`] if it has run before.
+    /// Returns [`ConsumerError::OffsetsLost`] if the group has run before.
     pub(crate) fn check(&self, config: &GroupConfig) -> Result<(), ConsumerError> {
         let GroupConfig {
             group,
@@ -35,8 +36,8 @@ impl Past {
                     group,
                     %start,
                     "this group has no committed offsets and begins at --start. If it has emitted \
-                     before, its offsets expired or were deleted, and entries may be missing or come \
-                     again"
+                     before, its offsets expired or were deleted, and entries may be missing or \
+                     repeated"
                 );
                 Ok(())
             }
@@ -44,7 +45,7 @@ impl Past {
                 tracing::warn!(
                     group,
                     %start,
-                    "the committed offsets of this group are gone; it begins again at --start, by \
+                    "the committed offsets of this group are missing; it starts again at --start, by \
                      --start-again"
                 );
                 Ok(())
@@ -52,11 +53,11 @@ impl Past {
             Self::Traces(traces) => Err(ConsumerError::OffsetsLost(format!(
                 "group {group} has no committed offsets for the topics of prefix {prefix}, but it is \
                  not new: {traces}. Kafka removes the offsets of a group some time after its last \
-                 member left (offsets.retention.minutes, 7 days by default), or somebody deleted \
-                 them. Beginning at --start {start} could leave entries out. To go on where the group \
+                 member left (offsets.retention.minutes, 7 days by default), or they were deleted \
+                 by a user. Starting at --start {start} could skip entries. To continue where the group \
                  was: set its offsets to a time shortly before it stopped (`kafka-consumer-groups \
                  --reset-offsets --to-datetime` for all topics of the prefix; a stretch that is \
-                 applied again changes nothing). To begin at --start all the same: give --start-again \
+                 applied again changes nothing). To start at --start anyway: give --start-again \
                  once"
             ))),
         }

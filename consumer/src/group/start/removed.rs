@@ -1,9 +1,9 @@
 //! Records that Kafka removed before a new group could read them: by retention, by a size limit, or
-//! because somebody deleted them.
+//! because they were deleted.
 //!
-//! An emitting group takes what is left of each partition. A replay needs one cut in time through
-//! all partitions, and its target stays incomplete without the removed records, so it refuses, or
-//! begins at the first second of which every partition still holds every record.
+//! An emitting group reads the rest of each partition. A replay needs one cut in time through all
+//! partitions, and its target would stay incomplete without the removed records. So it refuses, or it
+//! starts at the first second for which every partition still holds every record.
 
 use std::time::{Duration, Instant};
 
@@ -16,27 +16,27 @@ use super::{Held, REQUEST};
 use crate::error::ConsumerError;
 use crate::topic_partition::TopicPartition;
 
-/// Partitions that a message names at most.
+/// Number of partitions that a message names at most.
 const NAMED: usize = 8;
 
-/// What is left of a partition that no longer holds its first records.
+/// The rest of a partition that no longer holds its first records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Remainder {
     name: TopicPartition,
-    /// The first offset that is left.
+    /// The first offset that still exists.
     low: i64,
-    /// The source second of the first record that is left; `None` if no record is left.
+    /// The source second of the first record that still exists; `None` if the partition has no records.
     second: Option<i64>,
 }
 
 impl Remainder {
-    /// Whether records from a source second on are missing; `None` asks for all records.
+    /// Returns true if records from a source second on are missing; `None` stands for all records.
     pub(crate) fn misses(&self, asked: Option<i64>) -> bool {
         match (asked, self.second) {
             (None, _) => true,
-            // Earlier records of that second may be among the removed ones.
+            // Earlier records of the same second may be among the removed ones.
             (Some(asked), Some(first)) => first >= asked,
-            // Nobody can tell when the removed records were written.
+            // The time of the removed records is not known.
             (Some(_), None) => false,
         }
     }
@@ -51,14 +51,14 @@ impl Remainder {
     }
 }
 
-/// A source second for people.
+/// Returns a source second as text for people.
 fn shown(second: i64) -> String {
     let time = bson::DateTime::from_millis(second.saturating_mul(1000));
     time.try_to_rfc3339_string()
         .unwrap_or_else(|_| format!("{second}:0"))
 }
 
-/// The first source second of which all of these partitions hold every record.
+/// Returns the first source second for which all of these partitions hold every record.
 pub(crate) fn whole_since(remainders: &[Remainder]) -> i64 {
     let seconds = remainders.iter().filter_map(|remainder| remainder.second);
     seconds.max().map_or(0, |second| second + 1)
@@ -76,34 +76,34 @@ fn describe(missing: &[&Remainder]) -> String {
     places.join("; ")
 }
 
-/// Reports that an emitting group begins with what is left.
+/// Warns that an emitting group starts with the rest of each partition.
 pub(crate) fn warn_of_rest(group: &str, missing: &[&Remainder]) {
     tracing::warn!(
         group,
-        "kafka no longer has all records from --start on; this new group emits what is left of each \
+        "Kafka no longer has all records from --start on; this new group emits what is left of each \
          partition: {}",
         describe(missing)
     );
 }
 
-/// Reports that a replay begins at a later second than it was asked to.
+/// Warns that a replay starts at a later second than requested.
 pub(crate) fn warn_of_later(group: &str, second: i64, missing: &[&Remainder]) {
     tracing::warn!(
         group,
-        "kafka no longer has all records from --start on: {}. By --allow-missing-records all \
+        "Kafka no longer has all records from --start on: {}. By --allow-missing-records all \
          partitions begin at {}; what was written before is not replayed",
         describe(missing),
         shown(second)
     );
 }
 
-/// The error of a replay that would leave removed records out.
+/// Returns the error of a replay that would miss removed records.
 pub(crate) fn refused(group: &str, second: i64, missing: &[&Remainder]) -> ConsumerError {
     let second = shown(second);
     ConsumerError::OffsetsLost(format!(
-        "group {group} is new, but kafka no longer has all records from --start on (retention, a \
+        "group {group} is new, but Kafka no longer has all records from --start on (retention, a \
          size limit, or deleted records): {}. A target that is filled from the rest would be \
-         incomplete. To go on: copy the collections again with `oplog-producer full-sync` and begin \
+         incomplete. To continue: copy the collections again with `oplog-producer full-sync` and begin \
          with --start now before it; or restore a copy of the source of {second} or later into the \
          target and begin with --start at its time; or, where the missing documents do not matter, \
          give --allow-missing-records, with which all partitions begin at {second}",
@@ -111,7 +111,7 @@ pub(crate) fn refused(group: &str, second: i64, missing: &[&Remainder]) -> Consu
     ))
 }
 
-/// The partitions that no longer hold their first records, and what is left of each.
+/// Returns the partitions that no longer hold their first records, with the rest of each.
 pub(crate) fn remainders<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     held: &[Held],
@@ -135,8 +135,8 @@ pub(crate) fn remainders<C: ConsumerContext>(
     Ok(remainders)
 }
 
-/// The source seconds of the first records of partitions. A partition that has nothing but control
-/// records has none.
+/// Returns the source seconds of the first records of partitions; `None` for a partition that has only
+/// control records.
 fn first_seconds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     cut: &[&Held],

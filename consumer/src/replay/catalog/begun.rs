@@ -1,15 +1,17 @@
-//! Which groups have committed offsets: Kafka forgets them some time after a group's last member left.
+//! A record of the groups that have committed offsets. Kafka removes committed offsets some time
+//! after the last member of a group has left.
 
 use bson::doc;
 
 use super::Catalog;
 
 impl Catalog {
-    /// Whether the group has committed offsets of the prefix's topics before. Targets of earlier
-    /// versions have no such note: there the commands that ran tell it.
+    /// Returns true if the group has committed offsets of the prefix's topics before. Targets
+    /// written by earlier versions have no such note; for them, the commands that ran are the
+    /// evidence.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn has_begun(&self, prefix: &str) -> mongodb::error::Result<bool> {
         let name = doc! { "_id": self.begun_id(prefix) };
         if self.notes.find_one(name).await?.is_some() {
@@ -23,7 +25,7 @@ impl Catalog {
     /// Notes that the group has committed offsets of the prefix's topics.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn note_begun(&self, prefix: &str) -> mongodb::error::Result<()> {
         let id = self.begun_id(prefix);
         let note = doc! { "_id": &id, "group": &self.group, "prefix": prefix, "begun": true };

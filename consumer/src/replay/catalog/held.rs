@@ -1,6 +1,6 @@
-//! What a member holds of the catalog: the names that are there, and the commands from the oldest
-//! entry on that it still applies. The rest stays in the target and is read again when an older
-//! entry comes, as after a rewind.
+//! The part of the catalog that a member holds in memory: the current names of collections, and the
+//! commands from the oldest entry that it still applies. The rest stays in the target, and is read
+//! again when an older entry arrives, for example after a rewind.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,18 +13,19 @@ use oplog_relay_core::position::{EntryId, Timestamp};
 use super::{Catalog, Incarnations, Ran, read, unreadable};
 use crate::replay::catalog::incarnations::{AFTER_ALL, Reading};
 
-/// How often commands are let go that lie before every entry of that time.
+/// Interval between two prunings. Commands older than every entry of the interval are released.
 const PRUNED_EVERY: Duration = Duration::from_secs(600);
-/// How much older commands are read than an entry asks for: other partitions may lag more.
+/// Seconds by which the commands read reach back before an entry, because other partitions may lag
+/// more.
 const MARGIN_SECONDS: u32 = 86_400;
 
-/// What is held of each source.
+/// The catalog in memory, by source.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     sources: Mutex<BTreeMap<String, Source>>,
-    /// Held while the catalog is read.
+    /// Lock that is held while the catalog is read from the target.
     turn: tokio::sync::Mutex<()>,
-    /// Commands that ran meanwhile.
+    /// Commands that ran while the catalog was being read; `None` at other times.
     meanwhile: Mutex<Option<Vec<Noted>>>,
 }
 
@@ -34,11 +35,11 @@ struct Noted {
     ran: Ran,
 }
 
-/// What is held of one source.
+/// The catalog of one source in memory.
 #[derive(Debug)]
 struct Source {
     lives: Arc<Incarnations>,
-    /// The oldest entry that was asked about since the last pruning.
+    /// The oldest entry that was looked up since the last pruning.
     oldest: Option<EntryId>,
     pruned: Instant,
 }
@@ -52,7 +53,7 @@ impl Source {
         }
     }
 
-    /// The lives for an entry, if it is not too old for them.
+    /// Returns the incarnations for an entry; `None` if commands of its time are no longer held.
     fn look_up(&mut self, id: EntryId, now: Instant) -> Option<Arc<Incarnations>> {
         let oldest = self.oldest.map_or(id, |oldest| oldest.min(id));
         self.oldest = Some(oldest);
@@ -106,7 +107,7 @@ impl Held {
         }
     }
 
-    /// Takes a command that ran. Returns false for one from before what is held.
+    /// Records a command that ran. Returns false if it is older than the commands that are held.
     pub(crate) fn take(&self, source: &str, ran: Ran) -> bool {
         if let Some(noted) = self.meanwhile().as_mut() {
             noted.push(Noted {
@@ -120,7 +121,7 @@ impl Held {
         Arc::make_mut(&mut held.lives).take(ran)
     }
 
-    /// From where on commands are held of each source.
+    /// Returns, for each source, the entry from which on commands are held.
     fn begins(&self) -> BTreeMap<String, EntryId> {
         let sources = self.sources();
         let begins = sources
@@ -129,8 +130,8 @@ impl Held {
         begins.collect()
     }
 
-    /// Replaces what is held by what was read. Returns a command that ran meanwhile and that is older
-    /// than what was read.
+    /// Replaces the catalog in memory by what was read. Returns a command that ran during the read
+    /// and that is older than the commands that were read.
     fn replace(&self, read: BTreeMap<String, Reading>) -> Option<Noted> {
         let mut sources = self.sources();
         let mut older = None;
@@ -154,7 +155,7 @@ impl Held {
     }
 }
 
-/// How far back commands are read for an entry.
+/// Returns the entry from which on commands are read, for a lookup of `id`.
 const fn before(id: EntryId) -> EntryId {
     let seconds = id.ts.seconds.saturating_sub(MARGIN_SECONDS);
     EntryId {
@@ -164,11 +165,11 @@ const fn before(id: EntryId) -> EntryId {
 }
 
 impl Catalog {
-    /// The lives of a source's names, for an entry and those after it. They are read from the target
-    /// for an entry that is older than what is held.
+    /// Returns the incarnations of a source's collections, valid for an entry and all later ones.
+    /// Reads them from the target if the entry is older than the commands that are held.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn incarnations_at(
         &self,
         source: &str,
@@ -179,7 +180,7 @@ impl Catalog {
                 return Ok(lives);
             }
             let turn = self.held.turn.lock().await;
-            // Somebody else may have read them by now.
+            // Another task may have read the catalog while this one waited for the lock.
             if self.held.look_up(source, id).is_none() {
                 self.read(Some((source, id))).await?;
             }
@@ -187,16 +188,17 @@ impl Catalog {
         }
     }
 
-    /// Reads it again.
+    /// Reads the catalog from the target again.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn reload(&self) -> mongodb::error::Result<()> {
         let _turn = self.held.turn.lock().await;
         self.read(None).await
     }
 
-    /// Reads it for a command that ran and is older than what is held.
+    /// Reads the catalog again for a command that ran and that is older than the commands that are
+    /// held.
     pub(crate) async fn reload_from(
         &self,
         source: &str,
@@ -206,7 +208,8 @@ impl Catalog {
         self.read(Some((source, id))).await
     }
 
-    /// Reads it, back to an entry of one source if one is given. The caller has the turn.
+    /// Reads the catalog, back to the given entry if there is one. The caller holds the lock
+    /// `turn`.
     async fn read(&self, reaching: Option<(&str, EntryId)>) -> mongodb::error::Result<()> {
         let mut begins = self.held.begins();
         let mut reach = |source: String, id: EntryId| {
@@ -224,8 +227,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// Reads it, holding the commands of each source from there on. Returns a command that ran
-    /// meanwhile and that is older.
+    /// Reads the catalog and holds the commands of each source from the given entries on. Returns a
+    /// command that ran during the read and that is older.
     async fn read_from(
         &self,
         begins: &BTreeMap<String, EntryId>,
@@ -272,22 +275,22 @@ mod tests {
         for seconds in 1..=100 {
             assert!(Arc::make_mut(&mut source.lives).take(dropped(seconds)));
         }
-        // Each has an end and a command.
+        // Each command is held once by identity and once as the end of a name.
         assert!(source.look_up(at(40), begun).is_some());
         assert!(source.look_up(at(90), begun).is_some());
         assert_eq!(held(&source), 200);
-        // One partition lags: what it still needs stays.
+        // One partition lags: the commands that it still needs stay.
         let later = begun + PRUNED_EVERY;
         assert!(source.look_up(at(95), later).is_some());
         assert_eq!(held(&source), 122);
         assert!(source.look_up(at(40), later).is_some());
-        // Nothing as old was asked about since.
+        // No entry that old was looked up since.
         let last = later + PRUNED_EVERY;
         source.oldest = Some(at(95));
         assert!(source.look_up(at(101), last).is_some());
         assert_eq!(held(&source), 12);
         assert!(source.look_up(at(94), last).is_none());
-        // What is asked about in vain lets nothing go that is needed then.
+        // A lookup that fails does not cause commands to be released.
         assert!(source.look_up(at(101), last + PRUNED_EVERY).is_some());
         assert_eq!(held(&source), 12);
     }
@@ -304,7 +307,7 @@ mod tests {
         assert!(held.replace(read(reading)).is_none());
         let lives = held.lives("rs0");
         assert!(lives.is_done(at(7)) && lives.has_ended("s.7") && !lives.is_done(at(5)));
-        // One that is older than what was read is read too.
+        // A command older than what was read is reported, so that the catalog is read again.
         *held.meanwhile() = Some(Vec::new());
         assert!(!held.take("rs0", dropped(4)));
         let older = held.replace(read(Reading::new(at(6)))).unwrap();

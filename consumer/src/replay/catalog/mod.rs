@@ -1,5 +1,6 @@
-//! Which commands ran on the target, kept in the target: `oplog_relay.catalog`, one document a
-//! command. It alone says whether a command ran; offsets never do.
+//! The catalog: the commands that ran on the target, stored in the target as `oplog_relay.catalog`,
+//! one document per command. Only the catalog decides whether a command ran; committed offsets do
+//! not.
 //!
 //! ```text
 //! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
@@ -7,26 +8,26 @@
 //!  withheld?: [{index?, seconds?}], limiting?: [index]}
 //! ```
 //!
-//! `withheld` is an `expireAfterSeconds` that the target did not get, of an index or of the
-//! collection; without `seconds`, the end of one.
+//! `withheld` lists each `expireAfterSeconds` that the target did not get, of an index or of the
+//! collection. An item without `seconds` ends one.
 //!
-//! `limiting` names the indexes that the command made and that can refuse a document. A stretch from
-//! before it that is applied again may need one out of the way. Earlier versions noted the unique
-//! ones alone, as `unique`.
+//! `limiting` names the indexes that the command created and that can refuse a document. Entries
+//! from before the command that are applied again may need such an index removed. Earlier versions
+//! noted only unique indexes, as `unique`.
 //!
-//! One document a group keeps its namespaces: `{_id: "<group>/subscription", group, include: [pattern],
-//! exclude: [pattern]}`.
+//! One document per group stores its namespaces: `{_id: "<group>/subscription", group, include:
+//! [pattern], exclude: [pattern]}`.
 //!
-//! Another one says that the group has committed offsets of a prefix's topics: `{_id:
-//! "<group>/begun/<prefix>", group, prefix, begun: true}`. If Kafka then has no offsets of the group,
-//! they expired or were deleted.
+//! Another document records that the group has committed offsets of a prefix's topics: `{_id:
+//! "<group>/begun/<prefix>", group, prefix, begun: true}`. If Kafka then has no offsets of the
+//! group, they expired or were deleted.
 //!
-//! A rename is noted before it runs, with whether its collection was there (`existed`) and its UUID
-//! at the target (`life`): after a crash a missing collection, or another one, then means that it
-//! ran. Everything else may run twice.
+//! A rename is noted before it runs, with the existence (`existed`) and the UUID (`life`) of its
+//! collection at the target. If the collection is missing or has another UUID after a crash, the
+//! rename has run. All other commands may run twice.
 //!
-//! A note stays for as long as its command may come again, which is always where topics keep all
-//! of their records. A member holds only a part of them in memory: see `held`.
+//! A note is kept for as long as its command may be read again, which is indefinitely if topics
+//! keep all of their records. A member holds only a part of the notes in memory: see `held`.
 
 mod begun;
 mod held;
@@ -55,23 +56,24 @@ pub use subscription::{Subscription, other_subscription};
 
 const COLLECTION: &str = "catalog";
 
-/// A command about to run, or that ran.
+/// A command that is about to run or that ran.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Note {
-    /// What it does to names.
+    /// The command and its effect on names.
     pub ran: Ran,
-    /// Whether the collection was there before.
+    /// True if the collection existed before the command.
     pub existed: bool,
-    /// Its UUID at the target, where it is to be moved and the target takes UUIDs.
+    /// The collection's UUID at the target, if the command moves it and the target supports UUIDs
+    /// in commands.
     pub life: Option<Uuid>,
-    /// What the target does not get, and what ended of that.
+    /// Expiries that are withheld from the target, and ends of earlier ones.
     pub withheld: Vec<Withheld>,
-    /// Indexes that it makes and that can refuse a document.
+    /// Names of the indexes that the command creates and that can refuse a document.
     pub limiting: Vec<String>,
 }
 
 impl Note {
-    /// A command that withholds nothing and makes no index.
+    /// Creates the note of a command that withholds nothing and creates no index.
     #[must_use]
     pub const fn new(ran: Ran) -> Self {
         Self {
@@ -83,7 +85,8 @@ impl Note {
         }
     }
 
-    /// A command whose collection is gone: done, and no name changes.
+    /// Creates the note of a command whose collection no longer exists: done, without an effect on
+    /// names.
     #[must_use]
     pub const fn passed_over(id: EntryId, ns: String, ui: Option<[u8; 16]>) -> Self {
         let change = Change::Other;
@@ -100,10 +103,10 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Reads what is there.
+    /// Opens the catalog and reads the notes of the group.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn open(client: &Client, group: &str) -> mongodb::error::Result<Self> {
         let catalog = Self {
             notes: collection(client, COLLECTION),
@@ -114,37 +117,39 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The group whose commands it notes.
+    /// Returns the consumer group of the catalog.
     #[must_use]
     pub fn group(&self) -> &str {
         &self.group
     }
 
-    /// What is held of a source: who has which name now, and the latest commands.
+    /// Returns the catalog of a source in memory: the current owners of names, and the latest
+    /// commands.
     #[must_use]
     pub fn lives(&self, source: &str) -> Arc<Incarnations> {
         self.held.lives(source)
     }
 
-    /// Whether any command of the group ran.
+    /// Returns true if any command of the group ran.
     fn has_commands(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// Whether a command has run, as the target says now: a member of an earlier version may have
-    /// taken its note back.
+    /// Returns true if a command has run, according to the target. The memory is not consulted,
+    /// because a member of an earlier version may have removed its note.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn learn_again(&self, source: &str, id: EntryId) -> mongodb::error::Result<bool> {
         self.held.forget(source, id);
         self.learn(source, id).await
     }
 
-    /// The command that made an index of a collection of the target, after an entry if one is given.
+    /// Returns the source and identity of the command that created an index of a collection, after
+    /// an entry if one is given.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn maker_of(
         &self,
         ns: &str,
@@ -167,16 +172,17 @@ impl Catalog {
         Ok(None)
     }
 
-    /// Commands, ends and names that this member holds.
+    /// Returns the number of commands, ends and names that this member holds.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.count()
     }
 
-    /// Takes in a command that another member may have run; false if it has not run.
+    /// Looks up a command that another member may have run, and records it. Returns false if it has
+    /// not run.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn learn(&self, source: &str, id: EntryId) -> mongodb::error::Result<bool> {
         if self.lives(source).is_done(id) {
             return Ok(true);
@@ -196,10 +202,10 @@ impl Catalog {
         Ok(true)
     }
 
-    /// The other group that ran a command on this target, if there is one.
+    /// Returns another group that ran a command on this target, if one exists.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn other_runner(
         &self,
         source: &str,
@@ -218,11 +224,11 @@ impl Catalog {
         Ok(None)
     }
 
-    /// Notes a rename before it runs, and returns whether its collection was there when it was
-    /// noted first, and its UUID.
+    /// Notes a rename before it runs. Returns whether its collection existed when the rename was
+    /// first noted, and its UUID.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn begin(
         &self,
         source: &str,
@@ -235,7 +241,7 @@ impl Catalog {
         if let Some(noted) = self.notes.find_one(doc! { "_id": &id }).await? {
             return Ok(read(&noted));
         }
-        // Never over the note of a member that was faster: it may have run the command by now.
+        // A faster member may have run the command already, so its note is never overwritten.
         let document = self.document(source, note, false);
         let Err(error) = self.notes.insert_one(document).await else {
             return Ok((note.existed, note.life));
@@ -250,7 +256,7 @@ impl Catalog {
     /// Notes that a command ran.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn finish(&self, source: &str, note: Note) -> mongodb::error::Result<()> {
         let id = note.ran.id;
         self.write(source, &note, true).await?;
@@ -282,13 +288,14 @@ impl Catalog {
     }
 }
 
-/// A collection of the catalog's database: what is noted there outlives failovers.
+/// Returns a collection of the catalog's database. Its writes use majority write concern, so they
+/// survive failovers.
 pub fn collection(client: &Client, name: &str) -> Collection<Document> {
     let majority = WriteConcern::builder().w(Acknowledgment::Majority).build();
     let options = CollectionOptions::builder()
         .write_concern(majority)
         .read_concern(ReadConcern::majority())
-        // A secondary may not have yet what was noted before the group went on.
+        // A secondary may not have replicated the latest notes yet.
         .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
         .build();
     client
@@ -296,13 +303,13 @@ pub fn collection(client: &Client, name: &str) -> Collection<Document> {
         .collection_with_options(name, options)
 }
 
-/// What each command of a source withheld, in the order of the source.
+/// The commands of a source with the expiries that each withheld, ordered by entry.
 pub type History = BTreeMap<EntryId, (Ran, Vec<Withheld>)>;
 
-/// The commands that ran on a target, by group and source.
+/// Returns the commands that ran on a target, by group and source.
 ///
 /// # Errors
-/// What the driver says.
+/// Returns the driver's error.
 pub async fn histories(
     client: &Client,
 ) -> mongodb::error::Result<BTreeMap<String, BTreeMap<String, History>>> {
@@ -378,7 +385,7 @@ fn uuid(note: &Document, field: &str) -> Option<Uuid> {
     }
 }
 
-/// Reads a note; `None` for one that a newer version wrote.
+/// Reads a note; `None` if a newer version wrote it.
 fn read(note: &Document) -> Option<(String, Ran)> {
     let change = match note.get_str("change").ok()? {
         "created" => Change::Created,
@@ -403,7 +410,7 @@ fn read(note: &Document) -> Option<(String, Ran)> {
     Some((note.get_str("source").ok()?.to_owned(), ran))
 }
 
-/// Reads what a note's command withheld; `None` for one that a newer version wrote.
+/// Reads the expiries that a note's command withheld; `None` if a newer version wrote it.
 fn read_withheld(note: &Document) -> Option<Vec<Withheld>> {
     let Some(list) = note.get("withheld") else {
         return Some(Vec::new());
@@ -423,7 +430,7 @@ fn read_withheld(note: &Document) -> Option<Vec<Withheld>> {
     list.as_array()?.iter().map(read).collect()
 }
 
-/// The identity of an entry of that second.
+/// Returns the identity of an entry of that second.
 #[cfg(test)]
 fn at(seconds: u32) -> EntryId {
     EntryId {

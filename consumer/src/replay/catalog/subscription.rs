@@ -1,5 +1,5 @@
-//! The namespaces of a group: all its members must have the same. One that leaves a collection out
-//! would pass over its commands and writes, and commit them as done.
+//! The namespaces of a group, which must be the same for all of its members. A member that excludes
+//! a collection would skip its commands and writes, and commit them as done.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::{Catalog, unreadable};
 use crate::error::ConsumerError;
 use crate::replay::directive::DUPLICATE_KEY;
 
-/// The patterns of `--include-namespaces` and `--exclude-namespaces`, whatever their order.
+/// The patterns of `--include-namespaces` and `--exclude-namespaces`, in any order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscription {
     include: BTreeSet<String>,
@@ -18,7 +18,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The patterns as they were given.
+    /// Creates a subscription from the patterns of the command line.
     #[must_use]
     pub fn new(include: &[String], exclude: &[String]) -> Self {
         let set = |patterns: &[String]| {
@@ -73,10 +73,10 @@ impl Catalog {
         format!("{}/subscription", self.group)
     }
 
-    /// The namespaces that are noted.
+    /// Returns the namespaces that are noted for the group.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn subscription(&self) -> mongodb::error::Result<Option<Subscription>> {
         let name = doc! { "_id": self.subscription_id() };
         let Some(note) = self.notes.find_one(name).await? else {
@@ -86,11 +86,11 @@ impl Catalog {
         Ok(Some(noted))
     }
 
-    /// Notes the group's namespaces where none are noted, or where they are to change; returns those
-    /// that are noted if they are others.
+    /// Notes the group's namespaces if they are not noted yet, or if `change` is set. Returns the
+    /// noted namespaces if they differ from the member's own.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Returns the driver's error.
     pub async fn subscribe(
         &self,
         own: &Subscription,
@@ -110,7 +110,7 @@ impl Catalog {
         if noted.is_none() {
             match self.notes.insert_one(note).await {
                 Ok(_) => return Ok(None),
-                // Of members that start at once the first notes its own.
+                // Another member that started at the same time was faster; its namespaces count.
                 Err(error) if error_code(&error) == Some(DUPLICATE_KEY) => {
                     noted = self.subscription().await?;
                 }
@@ -121,15 +121,15 @@ impl Catalog {
     }
 }
 
-/// What to tell a member whose namespaces are not its group's.
+/// Returns the error for a member whose namespaces differ from those of its group.
 #[must_use]
 pub fn other_subscription(group: &str, noted: &Subscription, own: &Subscription) -> ConsumerError {
     ConsumerError::Usage(format!(
         "group {group} replays {noted} into this target, but this member is to replay {own}: all \
-         members of a group have the same --include-namespaces and --exclude-namespaces. Start it \
+         members of a group must have the same --include-namespaces and --exclude-namespaces. Start it \
          with those of the group; or, to change them, stop all members and start one with \
-         --change-subscription. What was left out until then is not on the target and comes only \
-         with a full sync, or by a replay from the beginning into an empty target"
+         --change-subscription. What was left out until then is not on the target and needs a \
+         full sync, or a replay from the start into an empty target"
     ))
 }
 

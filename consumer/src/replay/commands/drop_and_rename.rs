@@ -1,11 +1,11 @@
-//! Commands that end or move a collection, which has to be the one that they mean.
+//! Commands that drop or move a collection, which must be the collection that the command means.
 //!
-//! A leader that was stopped between its last look and its command may send it when another one has
-//! long run it, and the name belongs to a later collection; and a command whose answer was lost is
-//! sent again. So the target's own UUID of the collection goes with a `drop` and a
-//! `renameCollection` (`collectionUUID`: MongoDB 6.0): the server refuses with 361 if another
-//! one stands there. Other targets get the name only, and so do views, which have no UUID, and time
-//! series of servers that show them as views.
+//! A leader that was suspended between its last check and its command may send the command long
+//! after another member has run it, when the name belongs to a later collection. A command whose
+//! answer was lost is also sent again. Therefore the collection's UUID on the target is sent with
+//! `drop` and `renameCollection` (`collectionUUID`, since MongoDB 6.0), and the server refuses with
+//! code 361 if the name belongs to another collection. Older targets get the name only. So do
+//! views, which have no UUID, and time series of servers that list them as views.
 
 use mongodb::bson::{Bson, Document, Uuid, doc};
 use oplog_relay_core::time_series;
@@ -21,20 +21,20 @@ use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-/// Looks and attempts until a command is given up.
+/// Number of checks and attempts before a command fails.
 const ATTEMPTS: u32 = 20;
 
-/// What stands under a name.
+/// The object that has a name on the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NameHolder {
     Nothing,
-    /// A view; or a collection of a target that has no UUIDs.
+    /// A view, or a collection of a target without UUIDs.
     Unnamed,
     Collection(Uuid),
 }
 
 impl MongoSink {
-    /// What the target lists under a name.
+    /// Returns the `listCollections` entry of a name, if it exists.
     pub(crate) async fn listed(
         &self,
         db: &str,
@@ -53,7 +53,7 @@ impl MongoSink {
         Ok(found.cloned())
     }
 
-    /// Looks what stands under a name.
+    /// Looks up the object that has a name on the target.
     async fn standing(&self, db: &str, collection: &str) -> Result<NameHolder, ConsumerError> {
         let Some(found) = self.listed(db, collection).await? else {
             return Ok(NameHolder::Nothing);
@@ -78,7 +78,8 @@ impl MongoSink {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let standing = self.standing(db, collection).await?;
-            // Only after that look: who ran it before has let later collections begin.
+            // This check must follow the lookup: after another member has run the command, the name
+            // may belong to a later collection.
             if self.has_run(source, ran.id).await? {
                 return Ok(Applied::Done);
             }
@@ -87,7 +88,7 @@ impl MongoSink {
             if standing == NameHolder::Nothing {
                 return Ok(done_with(token));
             }
-            // Buckets are never named by their UUID: a server refuses that.
+            // Servers refuse the UUID of a buckets collection.
             let is_plain = time_series::of_buckets(collection).is_none();
             let uuid = standing.uuid().filter(|_| is_plain);
             let command = self.naming(doc! { "drop": collection }, uuid);
@@ -102,7 +103,7 @@ impl MongoSink {
         }
     }
 
-    /// Moves a collection, unless it was moved.
+    /// Renames a collection, unless the rename has run already.
     pub(crate) async fn rename(
         &self,
         (from, to, drop_target): ((&str, &str), &str, bool),
@@ -119,12 +120,13 @@ impl MongoSink {
         let ran = &note.ran;
         let target = to.split_once('.').unwrap_or((to, ""));
         loop {
-            // Only after that look: who ran it before has let later collections begin.
+            // This check must follow the lookup: after another member has run the command, the name
+            // may belong to a later collection.
             if self.has_run(source, ran.id).await? {
                 return Ok(Applied::Done);
             }
             if standing == NameHolder::Nothing && (existed || !drop_target) {
-                // It was moved before a crash; or there was never anything to move.
+                // It was moved before a crash, or it never existed.
                 return Ok(done_with(token));
             }
             if standing == NameHolder::Nothing {
@@ -133,15 +135,17 @@ impl MongoSink {
             if life.is_some() && standing.uuid() != life {
                 let there = self.standing(target.0, target.1).await?;
                 if there.uuid() == life {
-                    // It was moved before a crash, and a write of before the rename came late.
+                    // It was moved before a crash, and a delayed write from before the rename
+                    // created it again.
                     return self.drop_life(from, (source, ran), token).await;
                 }
-                // In another database it has another UUID.
+                // A rename to another database copies the collection, which then has another UUID.
                 if from.0 != target.0 && there != NameHolder::Nothing {
                     return Ok(done_with(token));
                 }
             }
-            // One that the target made again meanwhile (resharded, restored) is meant as well.
+            // The target may have created the collection again (resharding, restore): its new UUID
+            // is used.
             life = standing.uuid();
             let from_ns = format!("{}.{}", from.0, from.1);
             let command = doc! { "renameCollection": from_ns, "to": to, "dropTarget": drop_target };
@@ -168,7 +172,8 @@ impl MongoSink {
         command
     }
 
-    /// Runs a command; `None` if another collection stands there than the one that it names.
+    /// Runs a command; `None` if the name belongs to another collection than the UUID in the
+    /// command.
     async fn run_unless_mismatched(
         &self,
         db: &str,
@@ -186,7 +191,7 @@ impl MongoSink {
                 Attempt::Done => Some(Applied::Done),
                 Attempt::Abandoned => Some(Applied::Abandoned),
                 Attempt::Refused(error) if error_code(&error) == Some(MISMATCH) => {
-                    tracing::info!(ns = ran.ns, entry = %ran.id, %command, "another collection stands there by now");
+                    tracing::info!(ns = ran.ns, entry = %ran.id, %command, "the name now belongs to another collection; checking again");
                     None
                 }
                 Attempt::Refused(error) => return Err(refused_by_target(ran, &error)),
@@ -195,7 +200,8 @@ impl MongoSink {
     }
 }
 
-/// There is nothing left to do, which only the partition's owner may note.
+/// Returns `Done` for a command without anything left to do, which only the partition's owner may
+/// note.
 pub(crate) fn done_with(token: &Token) -> Applied {
     if token.is_valid() {
         Applied::Done
@@ -204,14 +210,15 @@ pub(crate) fn done_with(token: &Token) -> Applied {
     }
 }
 
-/// A target that lists another UUID than it takes would be asked without an end.
+/// Limits the attempts: a target that lists another UUID than it accepts would be retried
+/// indefinitely.
 fn check_attempts(backoff: &Backoff, ran: &Ran) -> Result<(), ConsumerError> {
     if backoff.attempts() < ATTEMPTS {
         return Ok(());
     }
     Err(ConsumerError::Refused(format!(
-        "the command of entry {} for {}: the target says again and again that another collection \
-         stands there than the one that it lists (code {MISMATCH})",
+        "the command of entry {} for {}: the target keeps reporting that the collection has \
+         another UUID than the one that it lists (code {MISMATCH})",
         ran.id, ran.ns
     )))
 }

@@ -1,4 +1,4 @@
-//! A collection that a full sync is about to fill.
+//! Checks of the target before a group fills it.
 
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::CATALOG_DB;
@@ -15,7 +15,8 @@ use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
 impl MongoSink {
-    /// Runs a command; one of a full sync (`fills`) after a look at what is there.
+    /// Runs a command. A command of a full sync (`fills`) runs after a check of the collection's
+    /// contents.
     pub(crate) async fn execute_in_room(
         &self,
         place: (&str, &str),
@@ -30,10 +31,10 @@ impl MongoSink {
         self.execute(place, translated, note, source, token).await
     }
 
-    /// Looks at the collection that a full sync's `create` is about to make; called once, before the
-    /// command is noted. Where the target has documents in it that this group did not bring, they
-    /// are dropped, left or a reason to stop. Nothing of this group can be there yet unless the
-    /// catalog knows the collection: all of its documents come after the command.
+    /// Checks the collection that a full sync's `create` is about to create. It is called once,
+    /// before the command is noted. Documents on the target that this group did not write are
+    /// dropped, kept, or a reason to stop, as `--if-target-not-empty` says. The documents of this
+    /// group all follow the command, so they can exist only if the catalog knows the collection.
     async fn make_room(
         &self,
         (db, collection): (&str, &str),
@@ -44,7 +45,7 @@ impl MongoSink {
         if !ran.change.is_creation() || self.if_not_empty == NotEmpty::Merge {
             return Ok(Applied::Done);
         }
-        // A time series has its documents, and its end, under its own name.
+        // The documents of a time series, and its drop, are found under its own name.
         let name = time_series::of_buckets(collection).unwrap_or(collection);
         let is_own = ran
             .ui
@@ -55,7 +56,7 @@ impl MongoSink {
         if self.if_not_empty == NotEmpty::Drop {
             tracing::warn!(
                 ns = ran.ns,
-                "dropped on the target: a full sync is about to fill it"
+                "dropping the collection on the target: a full sync is about to fill it"
             );
             return self.drop_life((db, name), (source, ran), token).await;
         }
@@ -67,8 +68,8 @@ impl MongoSink {
     }
 
     /// Refuses the first command of a group that is new to the target if another group has run it
-    /// there: the target is ahead of the whole history, and applying it again would make collections
-    /// that were renamed or dropped since.
+    /// there. The target is then ahead of the whole history, and applying it again would recreate
+    /// collections that were renamed or dropped since.
     pub(crate) async fn check_first_command(
         &self,
         source: &str,
@@ -85,9 +86,10 @@ impl MongoSink {
         let Some(other) = runner else { return Ok(()) };
         Err(ConsumerError::Usage(format!(
             "group {} is new to this target, but group {other} has run command {id} of source \
-             {source:?} there already: the target is filled, and what was renamed or dropped since \
-             would be made again. Start with --group {other}; or replay into an empty target (the \
-             database {CATALOG_DB} is a part of it); or, if that is what is meant, start with \
+             {source:?} there already: the target has its data, and collections that were renamed \
+             or dropped since would be created again. Start with --group {other}; or replay into \
+             an empty target (the database {CATALOG_DB} is a part of it); or, if this is intended, \
+             start with \
              --if-target-not-empty merge",
             self.catalog.group()
         )))

@@ -1,4 +1,4 @@
-//! Whether what a command would make is there already.
+//! Compares the indexes that a command would create with those that exist on the target.
 
 use mongodb::bson::{Bson, Document, doc};
 use oplog_relay_runtime::mongo::{error_code, is_transient};
@@ -11,19 +11,20 @@ use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
 use crate::replay::plan::command::{PUT_OFF, done};
 use crate::replay::target::MongoSink;
 
-/// Fields of an index that are its server's own, or that do not change what it is.
+/// Fields of an index that belong to its server, or that do not change its definition.
 const PASSING: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
 
-/// Fields of an index that are flags: a number stands for a boolean.
+/// Fields of an index that are flags: a number counts as a boolean.
 const FLAGS: [&str; 4] = ["unique", "sparse", "hidden", "prepareUnique"];
 
 impl MongoSink {
-    /// The indexes of a command that are missing on the target. Those that are there must be the same, but
-    /// for what a replay withholds: an `expireAfterSeconds`, which is put off, and, where the index
-    /// was made plain because its collection is spread over partitions, `unique`.
+    /// Returns the indexes of a command that are missing on the target. Existing indexes must be
+    /// the same, except for what a replay withholds: `expireAfterSeconds`, which is deferred, and
+    /// `unique`, if the index was created as non-unique because its collection is partitioned by
+    /// `_id`.
     ///
     /// # Errors
-    /// When an index of that name or key is another one.
+    /// Returns an error if an index with the same name or key has another definition.
     pub(crate) async fn lacking(
         &self,
         db: &str,
@@ -78,7 +79,7 @@ impl MongoSink {
                 self.client.database(db).run_command(list).await
             })
             .await?;
-        // A collection has 64 indexes at most: fewer than a first batch.
+        // A collection has at most 64 indexes, which fit in the first batch.
         let cursor = reply.get_document("cursor");
         let batch = cursor.and_then(|cursor| cursor.get_array("firstBatch"));
         let all = batch.map(|batch| {
@@ -91,8 +92,8 @@ impl MongoSink {
         Ok(all.unwrap_or_default())
     }
 
-    /// Keeps an index that is there from expiring documents while a group replays. Where the target
-    /// cannot change the expiry, the index is built again without one.
+    /// Keeps an existing index from expiring documents while a group replays. If the target cannot
+    /// change the expiry, the index is built again without one.
     async fn put_off(&self, db: &str, name: &str, index: &Document) -> Result<(), ConsumerError> {
         let seconds = index.get("expireAfterSeconds").map(number);
         if seconds.is_none_or(|seconds| seconds == Bson::Double(PUT_OFF.into())) {
@@ -103,12 +104,12 @@ impl MongoSink {
             db,
             collection = name,
             index = index_name,
-            "putting an expiry off while replaying"
+            "suspending the expiry of documents by an index while replaying"
         );
         let change = doc! { "name": index_name, "expireAfterSeconds": PUT_OFF };
         let command = doc! { "collMod": name, "index": change };
         let refused = self
-            .persist("putting an expiry off", || async {
+            .persist("suspending the expiry of an index", || async {
                 let database = self.client.database(db);
                 match database.run_command(command.clone()).await {
                     Err(error) if is_refusal(&error) => Ok(true),
@@ -147,7 +148,8 @@ impl MongoSink {
     }
 }
 
-/// Whether a target refuses a command for good, and not for want of a privilege.
+/// Returns true if a target refuses a command permanently, for another reason than a missing
+/// privilege.
 fn is_refusal(error: &mongodb::error::Error) -> bool {
     let directive = error_code(error).map(|code| (code, rule_for(code).directive));
     match directive {
@@ -156,7 +158,7 @@ fn is_refusal(error: &mongodb::error::Error) -> bool {
     }
 }
 
-/// Servers and drivers differ in the type of a number.
+/// Normalizes a number: servers and drivers differ in its type.
 fn number(value: &Bson) -> Bson {
     match value {
         Bson::Int32(number) => Bson::Double((*number).into()),
@@ -169,7 +171,8 @@ fn number(value: &Bson) -> Bson {
     }
 }
 
-/// The fields of an index in their order, which counts; for equal documents it does not.
+/// Returns the fields of an index key in order. The order is significant, but the comparison of
+/// documents ignores it.
 fn key(index: &Document) -> Vec<Bson> {
     let fields = index.get_document("key").ok().into_iter().flatten();
     fields
@@ -177,7 +180,7 @@ fn key(index: &Document) -> Vec<Bson> {
         .collect()
 }
 
-/// What makes an index what it is, by name.
+/// Returns the options that define an index, by name.
 fn definition(index: &Document, made_non_unique: bool) -> std::collections::BTreeMap<String, Bson> {
     let is_option = |name: &str, value: &Bson| {
         let withheld = made_non_unique && name == "unique";

@@ -1,4 +1,4 @@
-//! Commands on the target: run once, noted in the catalog.
+//! Runs commands on the target, each once, and notes them in the catalog.
 
 pub(crate) mod drop_and_rename;
 pub(crate) mod empty_target;
@@ -36,31 +36,31 @@ use crate::worker::batch::Located;
 
 type Driver<T> = mongodb::error::Result<T>;
 
-/// A command that names no collection.
+/// The circumstances of a command that does not name a collection.
 const NOWHERE: Circumstances<'static> = Circumstances {
     collection: "",
     ordered: false,
 };
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 pub(crate) enum Attempt {
     Done,
     Abandoned,
-    /// The target refuses, with this error.
+    /// The target refuses the command with this error.
     Refused(mongodb::error::Error),
 }
 
 impl MongoSink {
-    /// Whose names a source's names are now.
+    /// Returns the current names of a source's collections on the target.
     #[must_use]
     pub fn lives(&self, source: &str) -> Arc<Incarnations> {
         self.catalog.lives(source)
     }
 
-    /// The lives of a source's names, for an entry and those after it.
+    /// Returns the incarnations of a source's collections, valid for an entry and all later ones.
     ///
     /// # Errors
-    /// When the target refuses to tell of commands that are older than what is held.
+    /// Returns an error if the target refuses to return commands older than those that are held.
     pub async fn incarnations_at(
         &self,
         source: &str,
@@ -74,19 +74,19 @@ impl MongoSink {
         Ok(lives)
     }
 
-    /// Reads the catalog again.
+    /// Reads the catalog from the target again.
     ///
     /// # Errors
-    /// When the target refuses it.
+    /// Returns an error if the target refuses the read.
     pub async fn reload(&self) -> Result<(), ConsumerError> {
         self.persist("reading the catalog", || self.catalog.reload())
             .await
     }
 
-    /// Whether a command ran, by whichever member.
+    /// Returns true if any member of the group ran the command.
     ///
     /// # Errors
-    /// When the target refuses the question.
+    /// Returns an error if the target refuses the query.
     pub async fn has_run(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
         if self.lives(source).is_done(id) {
             return Ok(true);
@@ -95,16 +95,18 @@ impl MongoSink {
             .persist("reading the catalog", || self.catalog.learn(source, id))
             .await?;
         if ran {
-            // Another member ran it.
+            // Another member ran it, so cached assumptions about the order of entries no longer
+            // hold.
             self.forget_order();
         }
         Ok(ran)
     }
 
-    /// The same, asked of the target in any case: a note may have been taken back.
+    /// Returns true if the command has run, always by a query of the target: its note may have been
+    /// removed.
     ///
     /// # Errors
-    /// When the target refuses the question.
+    /// Returns an error if the target refuses the query.
     pub async fn has_run_now(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
         self.persist("reading the catalog", || {
             self.catalog.learn_again(source, id)
@@ -112,7 +114,7 @@ impl MongoSink {
         .await
     }
 
-    /// Asks again while the target cannot be reached.
+    /// Runs an operation, and retries it while the target cannot be reached.
     pub(crate) async fn persist<T, F>(
         &self,
         doing: &str,
@@ -147,7 +149,7 @@ impl MongoSink {
         }
     }
 
-    /// Runs a command, unless it ran.
+    /// Runs a command, unless it has run already.
     pub(crate) async fn command(
         &self,
         command: &Command<'_>,
@@ -168,18 +170,20 @@ impl MongoSink {
         }
         let scope = scope(&entry).map_err(|error| fault(error.into()))?;
         let Some(scope) = scope else {
-            // Nothing to run, or nothing that is known.
+            // The command needs no action, or it is unknown, which is an error.
             translate(&entry, NOWHERE).map_err(fault)?;
             return Ok(Applied::Done);
         };
         self.check_first_command(source, id).await?;
         let named = scope.ns();
         let lives = self.incarnations_at(source, id).await?;
-        // A create is foreign to whoever has its name: that life's end is behind it in the log.
+        // A create is resolved without its UUID: the current owner of the name is another
+        // collection, whose end follows in the log.
         let ns = match lives.resolve(&named, id, None) {
             Resolved::Live(ns) => ns,
             Resolved::Dropped | Resolved::Foreign => {
-                // Noted all the same: whoever waits for a command looks whether it is.
+                // The command is noted nevertheless: the members that wait for it look for its
+                // note.
                 let note = Note::passed_over(id, named.clone(), entry.ui);
                 self.note(source, &note).await?;
                 return Ok(Applied::Done);
@@ -203,7 +207,7 @@ impl MongoSink {
         {
             return Ok(Applied::Abandoned);
         }
-        // What ends or moves a collection cannot be left out: see `dead_letter`.
+        // A command that drops or moves a collection cannot be skipped: see `dead_letter`.
         let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
         let is_dead_lettered = leaves_out && self.is_dead_lettered(Reason::Command);
         let fills = entry.snapshot.is_some();
@@ -230,8 +234,8 @@ impl MongoSink {
             tracing::warn!(
                 ns = ran.ns,
                 entry = %ran.id,
-                "a unique index is a plain one on the target: the collection is spread over \
-                 partitions (--order id)"
+                "creating the unique index as non-unique on the target, because the collection is \
+                 partitioned by _id (--order id)"
             );
         }
         let applied = match &translated.action {
@@ -313,8 +317,8 @@ impl MongoSink {
         }
     }
 
-    /// Runs a command until the target takes or refuses it. With it goes whether it makes a unique
-    /// index a plain one.
+    /// Runs a command until the target accepts or refuses it. `made_non_unique` says whether the
+    /// command creates a unique index as non-unique.
     pub(crate) async fn attempt(
         &self,
         db: &str,
@@ -365,7 +369,8 @@ impl MongoSink {
         }
     }
 
-    /// Sends a command, to be acknowledged by a majority, and waits: an index may take hours.
+    /// Sends a command with majority write concern and waits for its reply: an index build may take
+    /// hours.
     async fn ask_to_run(
         &self,
         db: &str,
@@ -375,7 +380,7 @@ impl MongoSink {
         let command = of_majority(command)
             .ok()
             .and_then(|command| RawDocumentBuf::from_bytes(command).ok());
-        let command = command.ok_or_else(|| unwritable(ran, &"it is no document"))?;
+        let command = command.ok_or_else(|| unwritable(ran, &"it is not a document"))?;
         let database = self.client.database(db);
         let running = database.run_raw_command(command).into_future();
         tokio::pin!(running);
@@ -403,7 +408,7 @@ impl MongoSink {
         }
     }
 
-    /// A collection that is there must be of the kind that the command would have made.
+    /// Checks that an existing collection has the same options as the command would have created.
     async fn check_alike(&self, db: &str, command: &[u8], ran: &Ran) -> Result<(), ConsumerError> {
         let wanted = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
         let name = wanted.get_str("create").unwrap_or_default();
@@ -416,8 +421,8 @@ impl MongoSink {
         match difference {
             None => Ok(()),
             Some(option) => Err(ConsumerError::Refused(format!(
-                "entry {} creates {}, but the target has a collection of that name whose {option} \
-                 is another: drop it there, or replay into an empty target",
+                "entry {} creates {}, but the target has a collection of that name with another \
+                 {option}: drop it there, or replay into an empty target",
                 ran.id, ran.ns
             ))),
         }
@@ -436,9 +441,9 @@ fn note_of(located: &Located<'_>, ns: String, translated: &Translated) -> Note {
     note
 }
 
-/// Whether a command that has not run proves that the target is not ahead of it, and leaves a
-/// collection there whose suspended indexes are to be built again. `waited` says whether all
-/// partitions wait for the command; a command of an older producer may have no barrier.
+/// Returns true if a command that has not run proves that the target is not ahead of it, and leaves
+/// a collection whose suspended indexes must be built again. `waited` says whether all partitions
+/// wait for the command; a command of an older producer may have no barrier.
 fn ends_a_stretch(waited: Option<bool>, change: &Change) -> bool {
     waited == Some(true) && !matches!(change, Change::Created | Change::Dropped)
 }
@@ -459,7 +464,7 @@ fn without_option(
     Ok(left)
 }
 
-/// Says which options of old servers a command is run without.
+/// Logs the options of old servers that a command is run without.
 fn report_left_out(translated: &Translated, ns: &str, id: EntryId) {
     if translated.left_out.is_empty() {
         return;
@@ -468,12 +473,12 @@ fn report_left_out(translated: &Translated, ns: &str, id: EntryId) {
         ns,
         entry = %id,
         options = translated.left_out.join(", "),
-        "options of old servers have no meaning on the target: they are left out, or written as \
-         what they meant"
+        "options of old servers have no meaning on the target: leaving them out, or writing \
+         their effective value"
     );
 }
 
-/// A command with the wish to be acknowledged by a majority of the target.
+/// Adds majority write concern to a command, in place of its own.
 fn of_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut bytes = Vec::with_capacity(command.len() + 64);
     let mut whole = DocumentBuilder::start(&mut bytes);
@@ -490,8 +495,8 @@ fn of_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(bytes)
 }
 
-/// The first option in which a collection is of another kind; what only limits or describes its
-/// documents does not count.
+/// Returns the first option in which the kind of the collection differs. Options that only limit or
+/// describe documents are ignored.
 fn difference(wanted: &Document, found: &Document, kind: Option<&str>) -> Option<&'static str> {
     let locale = |options: &Document| {
         let collation = options.get_document("collation").ok();
@@ -514,7 +519,7 @@ fn difference(wanted: &Document, found: &Document, kind: Option<&str>) -> Option
         .find(|option| has(wanted, option) != has(found, option))
 }
 
-/// What a command does to names.
+/// Returns the effect of a command on names.
 fn change(located: &Located<'_>, action: &Action) -> Change {
     if let Action::Rename { to, .. } = action {
         return Change::Renamed { to: to.clone() };
@@ -548,7 +553,7 @@ pub(crate) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> Con
 
 pub(crate) fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {
     ConsumerError::Refused(format!(
-        "the command of entry {} for {} is no valid command: {error}",
+        "the command of entry {} for {} is not a valid command: {error}",
         ran.id, ran.ns
     ))
 }

@@ -1,9 +1,9 @@
-//! Options of commands that the target does not know: those of newer servers on an older target, and
-//! those that old servers took whatever they were.
+//! Options of commands that the target does not know: options of newer servers on an older target,
+//! and unchecked options that old servers accepted.
 //!
-//! An option that changes neither which documents there are nor which are refused is left out, with a
-//! warning. What turns a unique index into a plain one, or back, is done by making the index again.
-//! Everything else stops the replay, or is left out where the operator says so
+//! An option that changes neither the documents nor the writes that are refused is left out, with a
+//! warning. A conversion between a unique and a non-unique index is done by building the index
+//! again. Any other option stops the replay, or is left out if the operator chose so
 //! (`--refused-options leave-out`).
 
 use mongodb::bson::{Bson, Document};
@@ -15,10 +15,11 @@ use crate::replay::catalog::Ran;
 use crate::replay::commands::unwritable;
 use crate::replay::target::MongoSink;
 
-/// Codes by which servers refuse an option: bad value, failed to parse, wrong type, cannot create
-/// the index, invalid options, invalid index option, unknown field.
+/// Error codes with which servers refuse an option: `BadValue`, `FailedToParse`, `TypeMismatch`,
+/// `CannotCreateIndex`, `InvalidOptions`, `InvalidIndexSpecificationOption`, and 40415 (an
+/// unknown field).
 const REFUSED: [i32; 7] = [2, 9, 14, 67, 72, 197, 40415];
-/// Options that say how something is stored or found, or that forbid what the source has forbidden
+/// Options that affect only storage or query planning, or that forbid what the source has forbidden
 /// already.
 const WITHOUT_EFFECT: [&str; 5] = [
     "bucketSize",
@@ -27,7 +28,7 @@ const WITHOUT_EFFECT: [&str; 5] = [
     "prepareUnique",
     "storageEngine",
 ];
-/// What makes an index or a collection what it is.
+/// Fields that define an index or a collection, and are therefore never left out.
 const ESSENTIAL: [&str; 12] = [
     "capped",
     "collation",
@@ -43,22 +44,22 @@ const ESSENTIAL: [&str; 12] = [
     "writeConcern",
 ];
 
-/// How a command goes on that the target refused.
+/// The way to continue with a command that the target refused.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum WayOn {
-    /// It does not.
+    /// The command cannot continue.
     None,
     /// Nothing is left to do.
     Done,
-    /// Without this option.
+    /// The command is sent again without this option.
     Without(String),
 }
 
 impl MongoSink {
-    /// Finds out how a command goes on of which the target refuses an option.
+    /// Returns the way to continue with a command of which the target refuses an option.
     ///
     /// # Errors
-    /// When the target refuses what is done instead.
+    /// Returns an error if the target refuses the alternative.
     pub(crate) async fn way_on(
         &self,
         db: &str,
@@ -95,7 +96,7 @@ impl MongoSink {
             entry = %ran.id,
             option,
             reason = told.message,
-            "the target does not know an option of a command, which is left out"
+            "the target does not know an option of a command; running the command without it"
         );
         match without(&command, &option) {
             Some(rest) if rest == command => Ok(WayOn::None),
@@ -104,7 +105,7 @@ impl MongoSink {
         }
     }
 
-    /// Makes an index again, unique or not, on a target that cannot convert one.
+    /// Builds an index again as unique or non-unique, on a target that cannot convert one.
     async fn convert_index(
         &self,
         db: &str,
@@ -129,7 +130,7 @@ impl MongoSink {
             entry = %ran.id,
             %index,
             unique,
-            "the target cannot convert an index: it is dropped and made again"
+            "the target cannot convert an index; dropping it and building it again"
         );
         let mut made = index.clone();
         for field in ["ns", "unique", "prepareUnique"] {
@@ -142,8 +143,8 @@ impl MongoSink {
     }
 }
 
-/// The option of the command that a server's message names: in quotes, with or without the command
-/// before it, or as its last word.
+/// Returns the option of the command that a server's message names: in quotes, with or without the
+/// command before it, or as the last word.
 fn refused_option(message: &str, command: &Document) -> Option<String> {
     let quoted = message.split(['\'', '"']).skip(1).step_by(2);
     let last = message.rsplit(' ').next();
@@ -155,7 +156,8 @@ fn refused_option(message: &str, command: &Document) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// The command without an option, its own or that of its indexes; `None` if it does nothing then.
+/// Returns the command without an option, its own or that of its indexes; `None` if nothing to do
+/// is left.
 pub(crate) fn without(command: &Document, option: &str) -> Option<Document> {
     let mut rest = command.clone();
     let is_first = rest.keys().next().is_some_and(|first| first == option);

@@ -1,5 +1,5 @@
-//! A change of the routing table on the target: a collection whose entries are spread over all
-//! partitions from here on loses what needs the order of all of them.
+//! A change of the routing table, applied to the target. A collection whose entries are spread over
+//! all partitions from here on loses the features that depend on their order.
 
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::NamespaceFilter;
@@ -17,15 +17,15 @@ use crate::worker::assignment::Token;
 use crate::worker::batch::Located;
 
 const EXPIRES: &str = "expireAfterSeconds";
-/// What a plain index does not have.
+/// Fields that are removed to make an index non-unique.
 const NOT_PLAIN: [&str; 3] = ["unique", "prepareUnique", "ns"];
 
 impl MongoSink {
-    /// Makes unique indexes plain ones where a collection is spread, unless that was done; and
-    /// notes it, for those who wait.
+    /// Makes the unique indexes of each spread collection non-unique, unless that was done before,
+    /// and notes the entry for the members that wait for it.
     ///
     /// # Errors
-    /// When the target refuses it, or the entry is damaged.
+    /// Returns an error if the target refuses the change, or if the entry is damaged.
     pub async fn change_routing(
         &self,
         source: &str,
@@ -61,7 +61,7 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
-    /// Makes a collection's unique indexes plain ones.
+    /// Makes the unique indexes of a collection non-unique.
     async fn make_non_unique(&self, ns: &str, id: EntryId) -> Result<(), ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         for index in self.indexes_of(ns).await? {
@@ -73,8 +73,8 @@ impl MongoSink {
                 ns,
                 index = %index,
                 entry = %id,
-                "a unique index is made a plain one on the target: the collection is spread over \
-                 partitions from here on (--order id)"
+                "making the unique index non-unique on the target, because the collection is \
+                 partitioned by _id from here on (--order id)"
             );
             let mut plain = index.clone();
             for field in NOT_PLAIN {
@@ -85,7 +85,7 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Drops an index by its name and makes it as the given one.
+    /// Drops an index by its name and builds it as the given one.
     pub(crate) async fn make_again(
         &self,
         db: &str,
@@ -96,7 +96,7 @@ impl MongoSink {
             .get_i32(EXPIRES)
             .is_ok_and(|seconds| seconds == PUT_OFF)
         {
-            // Many servers take this value by `collMod` only.
+            // Many servers accept this value only in `collMod`.
             index.remove(EXPIRES);
         }
         let name = index.get_str("name").unwrap_or_default();

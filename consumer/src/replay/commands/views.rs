@@ -1,12 +1,12 @@
-//! Views and time series, which a server keeps in one place, `system.views`.
+//! Views and time series, whose definitions a server stores together in `system.views`.
 //!
-//! A `drop` by name would take whatever has the name. A view has no UUID by which it could be named,
-//! and its log entry does not tell a view from a time series. So each command looks at the kind of
-//! what stands there, and drops its own kind alone.
+//! A `drop` by name would drop whatever has the name. A view has no UUID that could identify it,
+//! and its oplog entry does not distinguish a view from a time series. Each command therefore
+//! checks the type of the existing object, and drops only its own type.
 //!
-//! A new granularity is two entries: the view before the buckets gets another span, then a `collMod`
-//! changes the buckets. The target's own `collMod` does both. But a server may fail after the first
-//! half, and then the two differ at the source for good, which no command can bring about.
+//! A change of granularity is two entries: first the view over the buckets gets another span, then
+//! a `collMod` changes the buckets. The target's own `collMod` does both. A server may fail between
+//! the two, and then they differ at the source permanently, which no command can reproduce.
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
@@ -20,21 +20,21 @@ use crate::replay::target::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-/// The stage that makes measurements of buckets.
+/// The aggregation stage that unpacks buckets into measurements.
 const UNPACK: &str = "$_internalUnpackBucket";
 
 /// The names of a time series on the target.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SeriesNames<'n> {
     pub(crate) db: &'n str,
-    /// By which clients know it.
+    /// The name that clients use.
     pub(crate) series: &'n str,
-    /// The collection that holds its documents.
+    /// The name of the collection that holds the buckets.
     pub(crate) buckets: &'n str,
 }
 
 impl MongoSink {
-    /// Drops a view. A time series of that name stays: it ends with its buckets.
+    /// Drops a view. A time series of that name stays: it is dropped with its buckets.
     pub(crate) async fn drop_view(
         &self,
         db: &str,
@@ -65,7 +65,7 @@ impl MongoSink {
         {
             return Ok(Applied::Abandoned);
         }
-        // They are there still if the view before them went first.
+        // The buckets still exist if the view over them was dropped first.
         if self.drop_life((db, buckets), ran, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
@@ -77,8 +77,8 @@ impl MongoSink {
     }
 
     /// Drops all views of a database, and `system.views` with the last of them. Time series stay:
-    /// servers drop `system.views` beside them only on the way to the end of the whole database, and
-    /// each series ends with its buckets.
+    /// servers drop `system.views` beside them only while they drop the whole database, and each
+    /// series is dropped with its buckets.
     pub(crate) async fn drop_views(
         &self,
         db: &str,
@@ -95,7 +95,7 @@ impl MongoSink {
         self.drop_empty_views(db, ran, token).await
     }
 
-    /// Servers refuse to drop `system.views` while there is a time series.
+    /// Drops `system.views` if it is empty. Servers refuse to drop it while a time series exists.
     async fn drop_empty_views(
         &self,
         db: &str,
@@ -108,9 +108,9 @@ impl MongoSink {
         Ok(done_with(token))
     }
 
-    /// Gives the view before a time series the span that it has at the source. A target that does not
-    /// allow it keeps its own, which follows from the granularity of the buckets: queries find the
-    /// same documents.
+    /// Gives the view over a time series the span that it has at the source. A target that refuses
+    /// the change keeps its own span, which follows from the granularity of the buckets; queries
+    /// return the same documents.
     pub(crate) async fn change_series_view(
         &self,
         db: &str,
@@ -125,7 +125,8 @@ impl MongoSink {
             views.find_one(doc! { "_id": &id }).await
         });
         let allowed = match found.await {
-            // Another version may write other fields, which this one could not read.
+            // Other differences may stem from another server version, so only a different span is
+            // written.
             Ok(Some(found)) if found != wanted && without_span(&found) == without_span(&wanted) => {
                 let ns = format!("{db}.{VIEWS}");
                 let update = doc! { "op": "u", "ns": ns, "o2": { "_id": id }, "o": wanted };
@@ -157,7 +158,7 @@ impl MongoSink {
         Ok(listed.and_then(|listed| listed.get_str("type").ok().map(str::to_owned)))
     }
 
-    /// The views and time series of a database.
+    /// Returns the views and time series of a database.
     async fn views_of(&self, db: &str) -> Result<Vec<Document>, ConsumerError> {
         let kinds = doc! { "type": { "$in": ["view", "timeseries"] } };
         let list = doc! { "listCollections": 1, "filter": kinds, "nameOnly": true };
@@ -170,7 +171,7 @@ impl MongoSink {
     }
 }
 
-/// The definition of a time series' view, but for the longest time that a bucket spans.
+/// Returns the definition of a time series' view without the maximum span of a bucket.
 fn without_span(view: &Document) -> Document {
     let mut view = view.clone();
     let stage = view.get_array_mut("pipeline").ok();

@@ -1,4 +1,4 @@
-//! A document that is held until the target takes it.
+//! A document that is held until the target accepts it.
 
 use std::sync::Arc;
 
@@ -9,37 +9,38 @@ use rustc_hash::FxHashMap;
 use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 
-/// There is no such collection, or no such index.
+/// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
 pub(crate) const GONE: [i32; 2] = [26, 27];
-/// Bytes of documents that are held at most.
+/// Maximum number of bytes of held documents.
 pub(crate) const MOST_BYTES: usize = 64 << 20;
-/// What to do about documents that a barrier finds still held.
+/// Advice for documents that are still held at a barrier.
 pub const UNRESOLVED: &str = "another document of the target has the value of a unique index, or \
     the index cannot take what the document has. If a reset is being replayed, drop that index on \
     the target until the replay has caught up; otherwise the target has documents or indexes of \
     its own: run verify";
 
-/// A document that waits.
+/// A document that the target refuses for now.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldDocument {
-    /// The last entry that made it.
+    /// The last entry that changed the document.
     pub(crate) id: EntryId,
-    /// What it is to become.
+    /// The state of the document with all of its entries applied.
     pub(crate) document: Arc<[u8]>,
     /// The first entry that was held.
     pub(crate) since: EntryId,
     /// Topic, partition and offset of that entry, once known.
     pub(crate) place: Option<(String, i32, i64)>,
-    /// Name of the note of its stored form, if that was set aside, and its bytes: the next owner of the
+    /// Name of the note of the parked stored form, if it was parked. The next owner of the
     /// partition holds that form.
     pub(crate) aside: Option<String>,
+    /// Number of bytes of the parked stored form.
     pub(crate) aside_bytes: usize,
-    /// The server's code, and the beginning of its text, when it was refused first.
+    /// The server's error code and the start of its text, from the first refusal.
     pub(crate) code: i32,
     pub(crate) text: String,
 }
 
-/// Namespace and the identity of `_id`.
+/// Namespace and canonical `_id` of a document.
 pub(crate) type Key = (String, Vec<u8>);
 pub(crate) type Held = FxHashMap<Key, HeldDocument>;
 
@@ -48,7 +49,7 @@ impl HeldDocument {
         matches!(&self.place, Some((name, number, _)) if name == topic && *number == partition)
     }
 
-    /// An entry that inserts it as it is now.
+    /// Returns an entry that inserts the document in its current state.
     pub(crate) fn entry(&self, ns: &str) -> Result<Vec<u8>, ConsumerError> {
         let (document, _) = read(ns, &self.document)?;
         let mut bytes = Vec::new();
@@ -60,7 +61,7 @@ impl HeldDocument {
     }
 }
 
-/// A stored or held document and its `_id`.
+/// Parses a stored or held document, and returns it with its `_id`.
 pub(crate) fn read<'d>(
     ns: &str,
     bytes: &'d [u8],

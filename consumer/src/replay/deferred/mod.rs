@@ -1,18 +1,19 @@
 //! Documents that an index of the target refuses for now.
 //!
-//! This happens where a stretch is applied again: the target is ahead, and another document has the
-//! value already, or the index did not exist yet when the entry was written. Such a document is
-//! held here. Its later entries are applied to the held form, which is tried again after each
-//! batch: the final state of a document is refused by no index. Offsets stay before the first entry
-//! that is held.
+//! This happens while entries are applied again: the target is ahead of them, so another document
+//! has the value already, or the index did not exist yet when the entry was written. Such a
+//! document is held in memory. Later entries are applied to the held document, and its write is
+//! tried again after each batch: an index accepts the final state of every document. The committed
+//! offset stays before the first entry that is held.
 //!
-//! An index that is younger than what it refuses makes way ([`crate::replay::deferred::suspended_indexes`]). So does a unique
-//! index that the replay made, at a command that ran already: that command proves that the target
-//! is ahead. At a command that has not run, a document that is still held stops the replay or becomes a dead
+//! An index that is younger than the document it refuses is suspended
+//! ([`crate::replay::deferred::suspended_indexes`]). At a command that ran already, unique indexes
+//! that the replay created are suspended too: the command proves that the target is ahead. At a
+//! command that has not run, a document that is still held stops the replay or becomes a dead
 //! letter.
 //!
-//! Two held documents may each need what the stored form of the other has. Then one of the stored
-//! forms, which is out of date in any case, is set aside ([`crate::replay::deferred::parked`]).
+//! Two held documents may each need a value that the stored form of the other has. Then one of the
+//! stored forms, which is out of date in any case, is parked ([`crate::replay::deferred::parked`]).
 
 pub(crate) mod held_document;
 pub(crate) mod parked;
@@ -38,10 +39,10 @@ use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 use crate::worker::batch::Batch;
 
-/// Characters of a server's text that are kept: it may quote the document.
+/// Maximum number of characters kept of a server's error text, which may quote the document.
 const MOST_TEXT: usize = 300;
 
-/// How a held document fared.
+/// The outcome of a write of a held document.
 enum Tried {
     Passed,
     /// An index still refuses it.
@@ -50,7 +51,7 @@ enum Tried {
 }
 
 impl MongoSink {
-    /// The offset of the first entry of a partition that is held.
+    /// Returns the offset of the first entry of a partition that is held.
     #[must_use]
     pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
         let held = self.held();
@@ -61,7 +62,7 @@ impl MongoSink {
             .min()
     }
 
-    /// Why the target refused the first document that is held for a partition.
+    /// Returns the reason the target refused the first document that is held for a partition.
     #[must_use]
     pub fn held_reason(&self, topic: &str, partition: i32) -> String {
         let held = self.held();
@@ -72,13 +73,14 @@ impl MongoSink {
         })
     }
 
-    /// Forgets what is held for a partition: it was taken away, and its next owner reads it again.
+    /// Forgets the documents held for a partition that was revoked; its next owner reads them
+    /// again.
     pub fn forget_held(&self, topic: &str, partition: i32) {
         self.held().retain(|_, held| !held.is_of(topic, partition));
         self.forget_suspended(topic, partition);
     }
 
-    /// What is held for a partition.
+    /// Returns the documents held for a partition.
     pub(crate) fn held_of(&self, topic: &str, partition: i32) -> Vec<(Key, HeldDocument)> {
         let held = self.held();
         let ours = held.iter().filter(|(_, held)| held.is_of(topic, partition));
@@ -86,7 +88,7 @@ impl MongoSink {
             .collect()
     }
 
-    /// Holds the document of a write that an index refused, as the write would have left it.
+    /// Holds the document of a write that an index refused, in the state after the write.
     pub(crate) async fn hold(
         &self,
         ns: &str,
@@ -140,8 +142,8 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Fails when too much is held, although a batch is not applied to its end: a small update may
-    /// make a large document wait.
+    /// Fails if too many bytes are held. This runs before the batch is applied completely, because
+    /// a small update may cause a large document to be held.
     fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
         let since = self.held_since_check.fetch_add(more, Ordering::Relaxed) + more;
         if since <= MOST_BYTES {
@@ -151,7 +153,8 @@ impl MongoSink {
         self.check_held_bytes()
     }
 
-    /// Bytes of what is held, or of what the next owner of the partitions would hold.
+    /// Returns the bytes of held documents. A parked stored form counts if it is larger, because
+    /// the next owner of the partition would hold it.
     pub(crate) fn held_bytes(&self) -> usize {
         let held = self.held();
         held.values()
@@ -159,14 +162,14 @@ impl MongoSink {
             .sum()
     }
 
-    /// Fails when too much is held.
+    /// Fails if too many bytes are held.
     fn check_held_bytes(&self) -> Result<(), ConsumerError> {
         let bytes = self.held_bytes();
         let held = self.held();
         let last = held.iter().max_by_key(|(_, held)| held.id);
         match last {
             Some(((ns, _), last)) if bytes > MOST_BYTES => Err(ConsumerError::Refused(format!(
-                "{} documents wait because indexes of the target refuse them, the last of {ns} \
+                "{} documents are held because indexes of the target refuse them, the last in {ns} \
                  (entry {}, code {}): {UNRESOLVED}",
                 held.len(),
                 last.id,
@@ -176,7 +179,7 @@ impl MongoSink {
         }
     }
 
-    /// Holds a document that an earlier owner of its partition has set aside.
+    /// Holds a document that an earlier owner of its partition has parked.
     pub(crate) fn hold_again(&self, ns: &str, held: HeldDocument) -> Result<(), ConsumerError> {
         let (_, document_id) = read(ns, &held.document)?;
         let key = key(ns, document_id)?;
@@ -195,7 +198,7 @@ impl MongoSink {
         self.first_document(db, command).await
     }
 
-    /// Applies the writes of held documents to what is held; returns the others.
+    /// Applies the writes of held documents to the held state. Returns the other writes.
     pub(crate) async fn without_held<'a>(
         &self,
         ns: &str,
@@ -237,14 +240,14 @@ impl MongoSink {
         }
     }
 
-    /// Whether anything of a collection is held.
+    /// Returns true if a document of the collection is held.
     pub(crate) fn holds(&self, ns: &str) -> bool {
         let held = self.held();
         !held.is_empty() && held.keys().any(|(name, _)| name == ns)
     }
 
-    /// Tries what is held for a batch's partition again, until nothing more passes. Indexes make way
-    /// as `making_way` says.
+    /// Writes the held documents of a batch's partition again, until a round makes no progress.
+    /// Indexes are suspended as `making_way` says.
     pub(crate) async fn try_held(
         &self,
         batch: &Batch<'_>,
@@ -268,7 +271,8 @@ impl MongoSink {
                         progress = true;
                     }
                     Tried::Refused(error) => {
-                        // A younger index goes at once: it would refuse the others too.
+                        // A younger index is suspended at once, because it would refuse the others
+                        // too.
                         if self.make_way(&key.0, held, &error, making_way).await? {
                             progress = true;
                             break;
@@ -316,8 +320,8 @@ impl MongoSink {
                     Some(_) | None => {}
                 }
             }
-            // Sending it as usual deals with whatever it is; then we know whether it passes. Not as
-            // a bulk: that would be applied to what is held.
+            // A regular send handles any other error; then it is known whether the write succeeds.
+            // A bulk is not used, because it would be applied to the held document.
             let sent = Box::pin(self.send(ns, BulkKind::Update, one, token)).await?;
             if sent == Applied::Abandoned {
                 return Ok(Tried::Abandoned);
@@ -339,7 +343,8 @@ impl MongoSink {
         }
     }
 
-    /// Notes where the entries stand that were held while a batch was applied.
+    /// Records topic, partition and offset of the documents that were held while a batch was
+    /// applied.
     pub(crate) fn note_places(&self, batch: &Batch<'_>) {
         for held in self.held().values_mut().filter(|held| held.place.is_none()) {
             let since = held.since;
@@ -352,7 +357,7 @@ impl MongoSink {
     }
 }
 
-/// Whether an index refused the document.
+/// Returns true if an index refused the document.
 fn is_of_index(error: &WriteError) -> bool {
     let directive = rule_for(error.code).directive;
     matches!(directive, Directive::Replace | Directive::Hold)

@@ -1,8 +1,9 @@
-//! Documents that were set aside: noted in `oplog_relay.held` and removed from their collection until
-//! their held form is written. A crash in between leaves them to the next owner of their partition.
+//! Parked documents: stored in `oplog_relay.held` and removed from their collection until their
+//! held form is written. After a crash in between, the next owner of their partition takes them
+//! over.
 //!
-//! Only the stored form of a document that this partition holds is set aside, and only as it was
-//! read: no other partition may have written it.
+//! Only the stored form of a document that this partition holds is parked, and it is removed only
+//! if it is still as it was read: another partition's write must not be lost.
 
 use std::future::IntoFuture;
 
@@ -24,13 +25,13 @@ use crate::replay::writes::reply::WriteReply;
 use crate::worker::batch::Batch;
 
 const COLLECTION: &str = "held";
-/// Bytes of a document's fields that the filter of its removal compares at most: a command has room
-/// for one document.
+/// Maximum number of bytes of field values in the filter of the removal: a command has room for one
+/// document.
 const MOST_COMPARED: usize = 8 << 20;
 
 impl MongoSink {
-    /// Sets the stored form of the document aside that has these values, if the batch's partition
-    /// holds that document.
+    /// Parks the stored form of the document that has these values, if the batch's partition holds
+    /// that document. Returns true if it was parked.
     pub(crate) async fn set_aside(
         &self,
         ns: &str,
@@ -49,10 +50,12 @@ impl MongoSink {
         let Some(place) = held.place.filter(|_| held.aside.is_none()) else {
             return Ok(false);
         };
-        // The next owner holds what it finds aside.
+        // The next owner of the partition would hold the parked form as well.
         if self.held_bytes() + blocking.len() > MOST_BYTES {
             return Ok(false);
         }
+        // The note is written before the removal, so that a crash in between does not lose the
+        // document.
         let note = self.note_aside(ns, held.since, &place, &blocking).await?;
         if !self.remove_as_read(ns, stored).await? {
             self.forget_aside(Some(&note)).await?;
@@ -64,7 +67,7 @@ impl MongoSink {
         Ok(true)
     }
 
-    /// The document that has these values, as the primary has it.
+    /// Returns the document that has these values, read from the primary.
     async fn holder_of(&self, ns: &str, taken: &[u8]) -> Result<Option<Vec<u8>>, ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let filter = document::Document::new(taken).map_err(|error| damaged(ns, &error))?;
@@ -72,7 +75,7 @@ impl MongoSink {
             .await
     }
 
-    /// Removes a document if it still is as it was read; returns whether it was.
+    /// Removes a document if it is still as it was read. Returns true if it was removed.
     async fn remove_as_read(
         &self,
         ns: &str,
@@ -82,7 +85,7 @@ impl MongoSink {
         let failed = |error: Malformed| damaged(ns, &error);
         let command = removal(collection, stored).map_err(failed)?;
         let reply = self
-            .persist("setting a document aside", || async {
+            .persist("parking a document", || async {
                 let command = RawDocumentBuf::from_bytes(command.clone())?;
                 self.client.database(db).run_raw_command(command).await
             })
@@ -97,7 +100,7 @@ impl MongoSink {
         let reply = reply.map_err(|error| unreadable(&error))?;
         match reply.errors.first() {
             Some(error) => Err(ConsumerError::Refused(format!(
-                "a document of {ns} that makes room for another one cannot be removed (code {}): \
+                "a document of {ns} cannot be parked to make room for another one (code {}): \
                  {}",
                 error.code, error.text
             ))),
@@ -109,7 +112,7 @@ impl MongoSink {
         collection(&self.client, COLLECTION)
     }
 
-    /// Notes a stored document before it is removed; returns the note's name.
+    /// Notes a stored document before it is removed. Returns the note's name.
     pub(crate) async fn note_aside(
         &self,
         ns: &str,
@@ -129,7 +132,7 @@ impl MongoSink {
             "document": bytes,
         };
         let notes = self.asides();
-        self.persist("noting a document that is set aside", || {
+        self.persist("noting a parked document", || {
             let filter = doc! { "_id": &name };
             notes
                 .replace_one(filter, note.clone())
@@ -140,26 +143,27 @@ impl MongoSink {
         Ok(name)
     }
 
-    /// Forgets a note when its document is written again, or deleted.
+    /// Deletes the note of a parked document after its held form was written or deleted.
     pub(crate) async fn forget_aside(&self, name: Option<&str>) -> Result<(), ConsumerError> {
         let Some(name) = name else { return Ok(()) };
         let notes = self.asides();
-        self.persist("forgetting a document that was set aside", || {
+        self.persist("deleting the note of a parked document", || {
             notes.delete_one(doc! { "_id": name }).into_future()
         })
         .await?;
         Ok(())
     }
 
-    /// Takes up what an earlier owner of a partition has set aside, and the indexes it suspended.
+    /// Takes over the documents that an earlier owner of a partition parked, and the indexes that
+    /// it suspended.
     ///
     /// # Errors
-    /// When the target refuses the question.
+    /// Returns an error if the target refuses the query.
     pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         self.recall_suspended(topic, partition).await?;
         let notes = self.asides();
         let filter = doc! { "group": self.catalog.group(), "topic": topic, "partition": partition };
-        self.persist("reading documents that were set aside", || async {
+        self.persist("reading parked documents", || async {
             let mut found = notes.find(filter.clone()).await?;
             let mut held = Ok(());
             while let Some(note) = found.try_next().await? {
@@ -170,7 +174,7 @@ impl MongoSink {
         .await?
     }
 
-    /// Holds what a note has.
+    /// Holds the document of a note.
     fn take_up(&self, note: &Document, place: (&str, i32)) -> Result<(), ConsumerError> {
         let Some((ns, held)) = read(note, place) else {
             let name = note.get_str("_id").unwrap_or_default();
@@ -182,7 +186,7 @@ impl MongoSink {
     }
 }
 
-/// Removes the document that has this `_id` and these values in its fields of the first level.
+/// Returns a `delete` of the document that has this `_id` and these values in its top-level fields.
 fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, Malformed> {
     let mut filter = Vec::new();
     let mut fields = DocumentBuilder::start(&mut filter);
@@ -191,7 +195,8 @@ fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, 
         let field = field?;
         compared += field.name.len() + field.value.len();
         let is_id = field.name == b"_id";
-        // A query takes such a name for an operator or a path, and no server compares undefined.
+        // A query treats such a name as an operator or a path, and servers do not compare
+        // undefined.
         let is_askable = !field.name.is_empty()
             && !field.name.starts_with(b"$")
             && !field.name.contains(&b'.')
@@ -199,7 +204,7 @@ fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, 
         if is_id || (is_askable && compared <= MOST_COMPARED) {
             let name = std::str::from_utf8(field.name).unwrap_or_default();
             if !name.is_empty() {
-                // Without the operator a regular expression is a pattern.
+                // Without `$eq`, a regular expression would be a pattern.
                 fields.nested(name, kind::DOCUMENT, |equal| {
                     equal.raw("$eq", field.kind, field.value);
                 });
@@ -236,7 +241,7 @@ fn read(note: &Document, (topic, partition): (&str, i32)) -> Option<(String, Hel
         aside: Some(note.get_str("_id").ok()?.to_owned()),
         aside_bytes: 0,
         code: DUPLICATE_KEY,
-        text: "the stored form was set aside for another document".to_owned(),
+        text: "the stored form was parked for another document".to_owned(),
     };
     Some((note.get_str("ns").ok()?.to_owned(), held))
 }

@@ -1,8 +1,9 @@
-//! What to do about each error code of a target's server: one table.
+//! The directive for each error code of a target's server, in one table.
 //!
-//! Codes that pass with time are those of [`TRANSIENT_CODES`](oplog_relay_runtime::mongo::TRANSIENT_CODES), which the producer shares. [`RULES`] has all
-//! others that are known. Only a code that is known to concern one document lets that document
-//! become a dead letter: anything else may concern every write, and then the whole replay would.
+//! Transient codes are those of [`TRANSIENT_CODES`](oplog_relay_runtime::mongo::TRANSIENT_CODES),
+//! which the producer shares. [`RULES`] has all other known codes. Only a code that is known to
+//! concern one document lets that document become a dead letter. Any other code may concern every
+//! write, and then every document would become one.
 
 mod table;
 
@@ -10,20 +11,21 @@ use oplog_relay_runtime::mongo::transient_reason;
 
 pub use table::table;
 
-/// What to do about a write that the server refused.
+/// The reaction to a write that the server refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directive {
-    /// Send it again after a back-off, without a limit: it passes with time.
+    /// Send the write again after a back-off, without a limit: the error is transient.
     Retry,
-    /// The document is there: replace it.
+    /// The document exists: replace it.
     Replace,
-    /// An index of the target refuses the document as it is now: hold it, apply its later entries to
-    /// what is held, and try that again.
+    /// An index of the target refuses the document in its current state: hold it, apply its later
+    /// entries to the held document, and try to write that again.
     Hold,
-    /// The update does not fit the stored document as it is: read it, change it here as a server
-    /// changes its documents when it applies its own oplog, and replace it. Never a part of it.
+    /// The update cannot be applied to the stored document: read the document, change it as a
+    /// server does when it applies its own oplog, and replace it. The update is never applied in
+    /// part.
     Rewrite,
-    /// Nothing is there that the write could change. A write that creates its document is sent again
+    /// The object to change does not exist. A write that creates its document is sent again
     /// instead: see [`directive_for`].
     Skip,
     /// The target refuses this one document: stop, or make it a dead letter.
@@ -32,14 +34,14 @@ pub enum Directive {
     Stop,
 }
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// The server's code.
+    /// The server's error code.
     pub code: i32,
-    /// What to do.
+    /// The reaction to the code.
     pub directive: Directive,
-    /// Why, and for a stop what the operator can do.
+    /// The reason and, for a stop, the advice to the operator.
     pub reason: &'static str,
 }
 
@@ -51,33 +53,33 @@ const fn rule(code: i32, directive: Directive, reason: &'static str) -> Rule {
     }
 }
 
-/// Code of a duplicate key.
+/// Error code of a duplicate key.
 pub const DUPLICATE_KEY: i32 = 11000;
-/// Code of a `create` of a collection that is there.
+/// Error code of a `create` of a collection that exists.
 pub const NAMESPACE_EXISTS: i32 = 48;
-/// Code of a missing privilege.
+/// Error code of a missing privilege.
 pub const UNAUTHORIZED: i32 = 13;
 
-/// Code of an update that would change `_id` or a shard key.
+/// Error code of an update that would change `_id` or a shard key.
 pub const IMMUTABLE_FIELD: i32 = 66;
 
-/// The reason of a code that is not in the table.
+/// The reason for a code that is not in the table.
 const UNKNOWN: &str = "the code is not known to concern one document only, so nothing is left out; \
                        resolve what the target reports, then start again";
-/// The reason of a command that the target refuses, whatever the code.
+/// The reason for a command that the target refuses with any code.
 const COMMAND: &str = "the target does not take the command";
 
-/// The table of codes that do not pass with time, and of a write concern that may.
+/// The table of codes that are not transient, and of a write concern error that may be.
 pub const RULES: &[Rule] = &[
     rule(
         26,
         Directive::Skip,
-        "nothing is there to update or delete; an insert is sent again",
+        "the collection does not exist, so nothing is left to do; an insert is sent again",
     ),
     rule(
         NAMESPACE_EXISTS,
         Directive::Skip,
-        "the collection is there; an insert is sent again",
+        "the collection exists; an insert is sent again",
     ),
     rule(
         100,
@@ -87,7 +89,7 @@ pub const RULES: &[Rule] = &[
     rule(
         DUPLICATE_KEY,
         Directive::Replace,
-        "a document with that key is there",
+        "a document with that key exists",
     ),
     rule(
         2,
@@ -97,7 +99,7 @@ pub const RULES: &[Rule] = &[
     rule(
         9,
         Directive::Rewrite,
-        "an update that the target does not read",
+        "an update that the target cannot parse",
     ),
     rule(
         14,
@@ -107,7 +109,7 @@ pub const RULES: &[Rule] = &[
     rule(
         28,
         Directive::Rewrite,
-        "a path leads through a value that is no document: the stored one is ahead of the update",
+        "a path leads through a value that is not a document: the stored one is ahead of the update",
     ),
     rule(
         34,
@@ -169,7 +171,7 @@ pub const RULES: &[Rule] = &[
     rule(
         17261,
         Directive::Hold,
-        "a language that is no string, for a text index",
+        "a language that is not a string, for a text index",
     ),
     rule(
         17262,
@@ -186,7 +188,7 @@ pub const RULES: &[Rule] = &[
         Directive::Stop,
         "the target's user does not have the privilege: grant it readWrite on the databases replayed",
     ),
-    rule(18, Directive::Stop, "the target refuses our credentials"),
+    rule(18, Directive::Stop, "the target refuses the credentials"),
     rule(
         20,
         Directive::Stop,
@@ -260,7 +262,7 @@ pub const RULES: &[Rule] = &[
     ),
 ];
 
-/// What to do about a code, and why.
+/// Returns the directive for a code, with its reason.
 #[must_use]
 pub fn rule_for(code: i32) -> Rule {
     if let Some(reason) = transient_reason(code) {
@@ -271,8 +273,8 @@ pub fn rule_for(code: i32) -> Rule {
     known.unwrap_or_else(|| rule(code, Directive::Stop, UNKNOWN))
 }
 
-/// What to do about the code of a write. One that creates its document is never skipped: the document
-/// would be missing from then on.
+/// Returns the directive for the code of a write. A write that creates its document is never
+/// skipped: the document would be missing from then on.
 #[must_use]
 pub fn directive_for(code: i32, creates: bool) -> Directive {
     match rule_for(code).directive {
@@ -281,7 +283,8 @@ pub fn directive_for(code: i32, creates: bool) -> Directive {
     }
 }
 
-/// Why a command is refused, and what the operator can do. The table speaks of documents and updates.
+/// Returns the reason a command is refused, with advice to the operator. The reasons in the table
+/// are about documents and updates, so they do not apply to commands.
 #[must_use]
 pub fn command_reason(code: Option<i32>) -> &'static str {
     match code {

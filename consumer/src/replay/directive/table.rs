@@ -1,12 +1,12 @@
-//! The table as `oplog-consumer replay --help-errors` prints it.
+//! The table that `oplog-consumer replay --help-errors` prints.
 
 use oplog_relay_runtime::mongo::TRANSIENT_CODES;
 
 use super::{Directive, RULES, Rule, UNKNOWN, rule_for};
 
-/// Columns of a line.
+/// Maximum number of columns of a line.
 const WIDTH: usize = 100;
-/// Columns before the reason.
+/// Number of columns before the reason.
 const MARGIN: usize = 17;
 
 const ALL: [Directive; 7] = [
@@ -20,7 +20,7 @@ const ALL: [Directive; 7] = [
 ];
 
 impl Directive {
-    /// Its name.
+    /// Returns the name of the directive.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -34,15 +34,15 @@ impl Directive {
         }
     }
 
-    /// What happens.
+    /// Returns a description of the directive.
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Retry => "the write is sent again after a back-off, until it succeeds",
-            Self::Replace => "the document that was to be inserted replaces the one that is there",
+            Self::Replace => "the document of the insert replaces the existing one",
             Self::Hold => {
-                "the document waits with its later entries, until the index takes it; if that has \
-                 not come when a command or the end is reached, as refuse"
+                "the document is held with its later entries, until the index accepts it; if it is \
+                 still held at a command or the end, as refuse"
             }
             Self::Rewrite => {
                 "the document is read, the update is applied to it here as the source's server \
@@ -54,14 +54,15 @@ impl Directive {
             }
             Self::Refuse => {
                 "the replay ends with exit code 6, or, with --dead-letter write, the entry goes to \
-                 the dead-letter topic and the replay goes on"
+                 the dead-letter topic and the replay continues"
             }
-            Self::Stop => "the replay ends with exit code 6; its group stands before the write",
+            Self::Stop => "the replay ends with exit code 6; its offset stays before the write",
         }
     }
 }
 
-/// What each error code of a target comes to, and why, in order of code.
+/// Returns the text of the table: each error code of a target with its directive and reason, by
+/// code.
 #[must_use]
 pub fn table() -> String {
     let mut out = String::from("What a replay does when its target answers with an error:\n\n");

@@ -1,18 +1,19 @@
-//! How a `$v: 2` diff is sent.
+//! Decides how a `$v: 2` diff is sent.
 //!
-//! A client cannot send a diff. What it can send, `$set` and `$unset`, does the same only where
-//! the diff sets and removes fields of the first level:
+//! A client cannot send a diff. Its `$set` and `$unset` have the same effect only if the diff sets
+//! and removes top-level fields:
 //!
-//! | in the diff | `$set` and `$unset` would |
+//! | in the diff | effect of `$set` and `$unset` |
 //! | --- | --- |
-//! | `i` | leave a field that is there in its place |
-//! | `_id` with the value that it has | leave it in its place |
-//! | `s` | make up a parent that is not there, fail at one that is no document, take a number for an array's index |
-//! | `l`, `b` | not do it |
-//! | names with a dot, a leading `$`, or empty | mean something else, or fail |
-//! | several `u` out of order | append absent fields in the order of their names |
+//! | `i` | an existing field keeps its position |
+//! | `_id` with an unchanged value | the field keeps its position |
+//! | `s` | creates a missing parent, fails if it is not a document, takes a number for an array index |
+//! | `l`, `b` | cannot be expressed |
+//! | names with a dot, a leading `$`, or empty | have another meaning, or fail |
+//! | several `u` out of order | absent fields are appended in the order of their names |
 //!
-//! Everything else is a rewrite: the document is read, changed as the diff says, and replaced.
+//! Every other diff is a rewrite: the document is read, the diff is applied to it, and it is
+//! replaced.
 
 use oplog_relay_core::diff::Diff;
 use oplog_relay_core::document::{Document, Malformed};
@@ -20,8 +21,8 @@ use oplog_relay_core::entry::Entry;
 
 use crate::replay::plan::{Action, PlanFault};
 
-/// The action that does what the diff of an entry says, to the byte, whatever the document is like;
-/// `None` where it says nothing.
+/// Returns the action with the effect of an entry's diff, identical to the byte for any stored
+/// document; `None` if the diff is empty.
 ///
 /// # Errors
 /// [`PlanFault::Diff`] if the diff is damaged or writes another `_id`.
@@ -30,7 +31,8 @@ pub(crate) fn action<'a>(
     entry: &Entry<'_>,
 ) -> Result<Option<Action<'a>>, PlanFault> {
     let parsed = Diff::parse(diff)?;
-    // Few diffs do, and the look-up of the entry's `_id` costs as much as a part of the parsing.
+    // Few diffs write `_id`, and looking up the entry's `_id` costs as much as a part of the
+    // parsing.
     if parsed.writes_id() {
         parsed.check_id(entry.document_id()?)?;
     }
@@ -46,14 +48,15 @@ pub(crate) fn action<'a>(
     Ok(changes.then_some(Action::Fields(diff)))
 }
 
-/// Whether `$set` and `$unset` do exactly what a section says.
+/// Returns true if `$set` and `$unset` have exactly the effect of a section.
 fn is_classic(section: &[u8], fields: Document<'_>) -> Result<bool, Malformed> {
     let mut last = &b""[..];
     for field in fields.elements() {
         let name = field?.name;
         let fits = match section {
             b"d" => is_plain(name),
-            // Servers sort numbers as numbers or as text, by version: none are plain.
+            // Server versions sort numeric names as numbers or as text, so `is_plain` excludes
+            // them.
             b"u" => is_plain(name) && name != b"_id" && last < name,
             _ => false,
         };
@@ -65,7 +68,7 @@ fn is_classic(section: &[u8], fields: Document<'_>) -> Result<bool, Malformed> {
     Ok(true)
 }
 
-/// Whether a path of this name alone means the field, to every server.
+/// Returns true if a path of this name alone means the top-level field to every server.
 pub(crate) fn is_plain(name: &[u8]) -> bool {
     let starts_well = name
         .first()

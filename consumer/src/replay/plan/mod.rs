@@ -1,42 +1,42 @@
-//! Entries to idempotent writes. Pure.
+//! Translates entries into idempotent writes. Pure code, without I/O.
 //!
-//! A [`Plan`] leads a target through the entries of a batch. Writes are spread over lanes by the
-//! identity of their document, so lanes do not touch each other's documents and may be sent in any
-//! order or at once; within a lane the bulks go one after the other. Every write may be repeated.
+//! A [`Plan`] applies the entries of a batch to a target. Writes are distributed over lanes by the
+//! identity of their document. Lanes do not share documents and may therefore be sent in any order
+//! or concurrently; within a lane, bulks are sent one after the other. Every write may be repeated.
 //!
-//! What happens to one document within a batch is folded where the result is certain. Insert,
-//! replacement and delete hold the document's whole state, so they supersede everything of that
-//! document before them; what follows them stays, in order:
+//! The writes of one document within a batch are folded if the result is certain. An insert, a
+//! replacement and a delete determine the document's whole state, so they supersede its earlier
+//! writes; later writes are kept, in order:
 //!
 //! | entries of one document | writes |
 //! | --- | --- |
 //! | insert, update, update | insert; update, update |
 //! | insert, update, replacement | replacement |
 //! | replacement, replacement | the last replacement |
-//! | insert, update, delete | delete: never nothing, the insert may have been applied before a crash |
+//! | insert, update, delete | delete, because the insert may have been applied before a crash |
 //! | delete, insert | replacement |
 //!
-//! A document's insert or delete therefore comes before its updates, and a lane is: inserts,
+//! A document's insert or delete therefore precedes its updates. The order of a lane is inserts,
 //! deletes, then updates and replacements in order, then rewrites.
 //!
-//! A rewrite is for what no update command can say: the document is read, changed as its entries
-//! say, and replaced. A document with one such entry in a step has all its updates of that step
-//! made so; whole states of it go before, in commands as always.
+//! A rewrite is an update that no command can express: the document is read, its entries are
+//! applied to it, and it is replaced. If a document has one such entry in a step, all of its
+//! updates in that step are rewrites. Its whole states go before them, in commands as usual.
 //!
-//! The documents of some collections depend on each other (unique indexes, capped collections):
-//! nothing of theirs is folded or moved.
+//! In some collections the documents depend on each other (unique indexes, capped collections).
+//! Their writes are neither folded nor reordered.
 //!
-//! A server stores its own time in place of the timestamp zero in a field of the first level of what is
-//! inserted or replaced. Where there is such a field, a `$set` of it follows. Where its name is
-//! no path, or a name of the first level begins with a dollar sign, the document is sent as
-//! `[{$replaceWith: {$literal: <document>}}]`, which servers from 5.0 on store byte for byte.
+//! A server replaces a zero timestamp in a top-level field of an inserted or replaced document by
+//! its own time. Such a write is followed by a `$set` of the field. If the field's name is not a
+//! path, or if a top-level name begins with a dollar sign, the document is sent as `[{$replaceWith:
+//! {$literal: <document>}}]`, which servers from 5.0 on store byte for byte.
 //!
-//! What users write into their own `applyOps` stands in the log as they wrote it: an upsert (`b`)
-//! is sent as one, and operators that are not the same when applied twice only where that was
-//! asked for. Such a write is a step of its own.
+//! The operations of a user's own `applyOps` are in the oplog as the user wrote them. An upsert
+//! (`b`) is sent as an upsert. Operators that are not idempotent are sent only if the operator
+//! chose so. Such a write is a step of its own.
 //!
-//! A replacement is sent with upsert: the entry holds the whole document, so nothing can be made
-//! up. An update is not: it would create a document of the fields that it happens to set.
+//! A replacement is sent with upsert, because the entry holds the whole document. An update is not:
+//! it would create a document of only the fields that it sets.
 
 pub mod command;
 mod diff;
@@ -61,53 +61,53 @@ pub use rewrite::{RewriteError, loses_zeros, rewritten, zero_timestamps};
 use rewrite::{ZeroTimestamps, zero_timestamps_of};
 pub use statement::{CommandOptions, statement_bytes, write_command};
 
-/// Entries that are worth a lane of their own: fewer are faster in one command.
+/// Number of entries that justify another lane: fewer are faster in one command.
 const ENTRIES_PER_LANE: usize = 64;
 
-/// What a batch comes to: steps, one after the other.
+/// The steps of a batch, to be run one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct Plan<'a> {
-    /// Each step begins when the one before it is done.
+    /// The steps; each begins after the previous one is done.
     pub steps: Vec<Step<'a>>,
-    /// Entries that a later one made superfluous.
+    /// Number of entries that a later one superseded.
     pub folded: u64,
 }
 
-/// One step of a plan.
+/// A step of a plan.
 #[derive(Debug, Clone)]
 pub enum Step<'a> {
     /// Writes to documents. The lanes are independent of each other.
     Write(Vec<Lane<'a>>),
-    /// Runs a command.
+    /// A command to run.
     Command(Command<'a>),
 }
 
 /// A command of the batch.
 #[derive(Debug, Clone)]
 pub struct Command<'a> {
-    /// The entry.
+    /// The command's entry.
     pub located: Located<'a>,
-    /// Its place in the batch.
+    /// The entry's index in the batch.
     pub index: usize,
 }
 
 /// Bulks that are sent one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct Lane<'a> {
-    /// Inserts, deletes, updates of one collection, then those of the next.
+    /// Inserts, deletes, updates and rewrites of one collection, then those of the next.
     pub bulks: Vec<Bulk<'a>>,
 }
 
-/// What the writes of a bulk are.
+/// The kind of the writes of a bulk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BulkKind {
     /// Inserts of different documents; on a duplicate `_id` the document is replaced.
     Insert,
-    /// Deletes of different documents; one that is not there is fine.
+    /// Deletes of different documents; a document that does not exist is ignored.
     Delete,
     /// Updates and replacements, to be applied in order.
     Update,
-    /// Updates of documents that are to be read, changed by [`rewritten`] and replaced; in order.
+    /// Updates of documents that are read, changed by [`rewritten`] and replaced; in order.
     Rewrite,
 }
 
@@ -116,56 +116,56 @@ pub enum BulkKind {
 pub struct Bulk<'a> {
     /// `db.collection`
     pub ns: &'a str,
-    /// What the writes are.
+    /// The kind of the writes.
     pub kind: BulkKind,
-    /// The writes; their order counts only where the kind says so.
+    /// The writes; their order matters only if the kind says so.
     pub writes: Vec<Write<'a>>,
 }
 
 /// One write to one document.
 #[derive(Debug, Clone, Copy)]
 pub struct Write<'a> {
-    /// The entry that it comes from.
+    /// The entry of the write.
     pub id: EntryId,
-    /// The document's `_id`, as the target has it stored.
+    /// The document's `_id`, as the target stores it.
     pub document_id: Element<'a>,
-    /// What to do to it.
+    /// The change of the document.
     pub action: Action<'a>,
 }
 
-/// What to do to a document.
+/// A change of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action<'a> {
-    /// Add it.
+    /// Inserts the document.
     Insert(Document<'a>),
-    /// Make it this, whether it is there or not.
+    /// Replaces the document, or inserts it if it does not exist.
     Replace(Document<'a>),
-    /// Apply `$set` and `$unset` to it, if it is there. The document may have `$v` and the same
-    /// operator twice; [`write_command`] repairs that.
+    /// Applies `$set` and `$unset` if the document exists. The modifiers may have `$v` and the same
+    /// operator twice; [`write_command`] corrects both.
     Modify(Document<'a>),
-    /// Apply a `$v: 2` diff to it, if it is there, by `$set` and `$unset` of fields of the first
-    /// level, which does the same.
+    /// Applies a `$v: 2` diff if the document exists, by an equivalent `$set` and `$unset` of
+    /// top-level fields.
     Fields(Document<'a>),
-    /// Apply a `$v: 2` diff to it, if it is there. No command does that: a rewrite.
+    /// Applies a `$v: 2` diff if the document exists. No command can do that, so it is a rewrite.
     Diff(Document<'a>),
-    /// Make it this, if it is there: the outcome of a rewrite.
+    /// Replaces the document if it exists: the result of a rewrite.
     Rewritten(Document<'a>),
-    /// Set the fields of the first level of this document that hold the timestamp zero: of what
-    /// was inserted or replaced just before, where a server stores its own time in them.
+    /// Sets the top-level fields of this document that hold a zero timestamp. It follows an insert
+    /// or a replacement in which the server stored its own time in them.
     Zeros(Document<'a>),
-    /// Remove it, if it is there.
+    /// Deletes the document if it exists.
     Delete,
-    /// A user's own modifiers, as they stand, but for `$v`.
+    /// Applies a user's own modifiers unchanged, except for `$v`.
     AsIs {
         /// The operators.
         modifiers: Document<'a>,
-        /// Whether the document is created if it is not there.
+        /// True if the document is created when it does not exist.
         upsert: bool,
     },
 }
 
 impl Action<'_> {
-    /// Whether it holds the document's whole state, whatever it was before.
+    /// Returns true if the action determines the document's whole state.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
         !matches!(
@@ -189,7 +189,8 @@ impl Action<'_> {
     }
 }
 
-/// What the timestamps zero of a whole state demand; of everything else nothing.
+/// Returns the effect of zero timestamps on the insert or replacement of a document; other actions
+/// have none.
 fn zeros_of(action: &Action<'_>) -> Result<ZeroTimestamps, Malformed> {
     Ok(match action {
         Action::Insert(document) => zero_timestamps_of(*document)?,
@@ -198,7 +199,7 @@ fn zeros_of(action: &Action<'_>) -> Result<ZeroTimestamps, Malformed> {
     })
 }
 
-/// Turns batches into plans.
+/// Plans the writes of batches.
 #[derive(Debug, Clone)]
 pub struct Planner {
     lanes: usize,
@@ -206,7 +207,7 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Spreads the writes of a batch over at most so many lanes.
+    /// Creates a planner that distributes the writes of a batch over at most `lanes` lanes.
     #[must_use]
     pub fn new(lanes: usize) -> Self {
         Self {
@@ -215,8 +216,8 @@ impl Planner {
         }
     }
 
-    /// The same, but updates whose operators are not the same when applied twice (`$inc`, `$push`)
-    /// are sent as they are.
+    /// Makes the planner send updates with operators that are not idempotent (`$inc`, `$push`)
+    /// unchanged.
     #[must_use]
     pub const fn applying_unrepeatable(mut self) -> Self {
         self.applies_unrepeatable = true;
@@ -226,17 +227,17 @@ impl Planner {
     /// Plans a batch of collections whose documents do not depend on each other.
     ///
     /// # Errors
-    /// As [`Planner::plan_ordered`].
+    /// Returns the errors of [`Planner::plan_ordered`].
     pub fn plan<'a>(&self, entries: &[Located<'a>]) -> Result<Plan<'a>, PlanError> {
         self.plan_ordered(entries, &|_| false)
     }
 
-    /// Plans a batch. The entries of a collection that `is_ordered` says true of are all kept, in
-    /// their order, in one lane.
+    /// Plans a batch. If `is_ordered` returns true for a collection, all of its entries are kept,
+    /// in order, in one lane.
     ///
     /// # Errors
-    /// [`PlanError`] names the first entry that cannot be applied; those before it can be planned
-    /// without it.
+    /// [`PlanError`] names the first entry that cannot be applied; the entries before it can be
+    /// planned without it.
     pub fn plan_ordered<'a>(
         &self,
         entries: &[Located<'a>],
@@ -257,7 +258,7 @@ impl Planner {
                 plan.steps.push(Step::Command(Command { located, index }));
             } else if let Some(mut action) = self.action_of(located).map_err(fault)? {
                 let zeros = zeros_of(&action).map_err(|error| fault(error.into()))?;
-                // An upsert with a literal does what such an insert cannot.
+                // Such a document cannot be inserted; an upsert with a literal has the same effect.
                 if let (ZeroTimestamps::Hidden, Action::Insert(document)) = (zeros, action) {
                     action = Action::Replace(document);
                 }
@@ -282,7 +283,7 @@ impl Planner {
         Ok(plan)
     }
 
-    /// What an entry does to its document; `None` where it does nothing.
+    /// Returns the change of an entry to its document; `None` if it has none.
     fn action_of<'a>(&self, located: &Located<'a>) -> Result<Option<Action<'a>>, PlanFault> {
         let entry = &located.entry;
         if entry.is_timeseries {
@@ -335,32 +336,32 @@ impl Planner {
     }
 }
 
-/// Writes between two commands.
+/// The writes between two commands.
 #[derive(Default)]
 struct Segment<'a> {
     writes: Vec<(&'a str, Write<'a>)>,
-    /// The identity of each write's document, one after the other in `identities`.
+    /// The canonical `_id` of each write's document, as a range of `identities`.
     ranges: Vec<Range<usize>>,
     identities: Vec<u8>,
 }
 
-/// What is known of a document while its entries are read backwards.
+/// The state of a document while its entries are read backwards.
 #[derive(Clone, Copy, Default)]
 struct Fold {
-    /// The write that holds its whole state; everything before it is superfluous.
+    /// Index of the write that determines the whole state; it supersedes all earlier writes.
     whole: Option<usize>,
-    /// Whether a write after that is a diff that no command applies.
+    /// True if a write after it is a diff that no command can apply.
     rewrite: bool,
 }
 
-/// What becomes of a write.
+/// The treatment of a write.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// A later one made it superfluous.
+    /// A later write supersedes it.
     Folded,
-    /// It goes in the bulk of its kind.
+    /// It is sent in the bulk of its kind.
     Sent,
-    /// It goes in the bulk of rewrites.
+    /// It is sent in the bulk of rewrites.
     Rewritten,
 }
 
@@ -381,7 +382,7 @@ impl<'a> Segment<'a> {
         Ok(())
     }
 
-    /// Folds and distributes; also returns how many writes became superfluous.
+    /// Folds and distributes the writes. Also returns the number of superseded writes.
     fn into_lanes(
         mut self,
         count: usize,
@@ -390,7 +391,7 @@ impl<'a> Segment<'a> {
         let ordered = self.ordered(is_ordered);
         let fates = self.fold(&ordered);
         let mut lanes = vec![Lane::default(); count];
-        // Index of a collection's first bulk in its lane.
+        // Index of a collection's first bulk in its lane, by lane and namespace.
         let mut bulks: FxHashMap<(usize, &str), usize> = FxHashMap::default();
         let mut folded = 0;
         for (index, (ns, write)) in self.writes.iter().enumerate() {
@@ -422,14 +423,14 @@ impl<'a> Segment<'a> {
         (lanes, folded)
     }
 
-    /// The collections of this segment whose order is kept.
+    /// Returns the collections of this segment whose order is kept.
     fn ordered(&self, is_ordered: &dyn Fn(&str) -> bool) -> FxHashSet<&'a str> {
         let all: FxHashSet<&str> = self.writes.iter().map(|(ns, _)| *ns).collect();
         all.into_iter().filter(|ns| is_ordered(ns)).collect()
     }
 
-    /// Reads backwards what becomes of each write, and makes an insert of a document that was
-    /// written before in this segment a replacement.
+    /// Decides the treatment of each write, reading backwards. An insert of a document that was
+    /// written before in this segment becomes a replacement.
     fn fold(&mut self, ordered: &FxHashSet<&str>) -> Vec<Fate> {
         let mut fates = vec![Fate::Sent; self.writes.len()];
         let mut replaced = Vec::new();
@@ -490,7 +491,7 @@ fn lane_of(ns: &str, identity: &[u8], count: usize) -> usize {
         return 0;
     }
     let hash = FxBuildHasher.hash_one((ns, identity));
-    // The remainder is below `count`.
+    // The remainder is smaller than `count`.
     usize::try_from(hash % u64::try_from(count).unwrap_or(u64::MAX)).unwrap_or_default()
 }
 
@@ -513,7 +514,7 @@ impl<'a> Lane<'a> {
         first
     }
 
-    /// Appends a write behind all earlier ones of its collection.
+    /// Appends a write after all earlier ones of its collection.
     fn push_last(&mut self, ns: &'a str, kind: BulkKind, write: Write<'a>) {
         let last = self.bulks.iter_mut().rfind(|bulk| bulk.ns == ns);
         if let Some(bulk) = last.filter(|bulk| bulk.kind == kind) {

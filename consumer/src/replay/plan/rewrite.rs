@@ -1,4 +1,4 @@
-//! Documents that are read, changed and replaced.
+//! Rewrites: documents that are read, changed and replaced.
 
 use oplog_relay_core::diff::{Diff, DiffError, apply_modifiers};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
@@ -7,22 +7,22 @@ use oplog_relay_core::position::EntryId;
 use crate::replay::plan::diff::is_plain;
 use crate::replay::plan::{Action, Write};
 
-/// A write that cannot be applied to the document that the target has.
+/// A write that cannot be applied to the stored document of the target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("entry {id} cannot be applied to the stored document")]
 pub struct RewriteError {
-    /// The entry.
+    /// The identity of the entry.
     pub id: EntryId,
-    /// Why.
+    /// The reason.
     #[source]
     pub error: DiffError,
 }
 
-/// A document as the writes leave it, one after the other. Writes that tell the whole state have
-/// commands of their own and are none of these: they are passed over.
+/// Returns a document after the writes, applied one after the other. Writes that determine the
+/// whole state have commands of their own and are skipped.
 ///
 /// # Errors
-/// [`RewriteError`] names the entry.
+/// [`RewriteError`] names the entry that cannot be applied.
 pub fn rewritten<'w, 'a: 'w>(
     stored: Document<'_>,
     writes: impl IntoIterator<Item = &'w Write<'a>>,
@@ -58,9 +58,9 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
     }
 }
 
-/// The fields that a `$set` can restore after an insert or a replacement. A server stores its own time in
-/// place of the timestamp zero in a field of the first level, but not so in a `$set`. A `$set` reaches
-/// only fields whose names are paths: for the others see `needs_literal`.
+/// Returns the fields that a `$set` can restore after an insert or a replacement. A server replaces
+/// a zero timestamp in a top-level field by its own time, except in a `$set`. A `$set` reaches only
+/// fields whose names are paths; for the others see `needs_literal`.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -75,19 +75,19 @@ pub fn zero_timestamps(document: Document<'_>) -> Result<Vec<Element<'_>>, Malfo
     Ok(zeros)
 }
 
-/// What the timestamps zero in the fields of a document's first level demand of its insert.
+/// The effect of zero timestamps in the top-level fields of a document on its insert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ZeroTimestamps {
-    /// There are none.
+    /// The document has no zero timestamps.
     Absent,
-    /// A `$set` restores them.
+    /// A `$set` can restore them.
     Settable,
-    /// No `$set` reaches some of them: the document has to be sent as a literal.
+    /// A `$set` cannot reach some of them: the document must be sent as a literal.
     Hidden,
 }
 
-/// Looks for timestamps zero. Few documents have a timestamp, and every insert is looked at, so a quick walk
-/// looks for one first.
+/// Searches for zero timestamps. Every insert is checked but few documents have a timestamp, so a
+/// fast scan looks for any timestamp first.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -109,8 +109,8 @@ pub(crate) fn zero_timestamps_of(document: Document<'_>) -> Result<ZeroTimestamp
     Ok(found)
 }
 
-/// Whether the document can replace another one only as a literal of a pipeline: a replacement may have no
-/// name of the first level that begins with a dollar sign, and loses timestamps zero.
+/// Returns true if the document can replace another one only as a literal of a pipeline: in a
+/// replacement, top-level names cannot begin with a dollar sign, and zero timestamps are lost.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -123,7 +123,8 @@ pub(crate) fn needs_literal(document: Document<'_>) -> Result<bool, Malformed> {
     Ok(zero_timestamps_of(document)? == ZeroTimestamps::Hidden)
 }
 
-/// Whether a `$set` of timestamps zero has to follow a replacement by the document. A literal keeps them.
+/// Returns true if a `$set` of zero timestamps must follow a replacement by the document. A literal
+/// keeps them.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -135,7 +136,7 @@ fn is_zero(field: Element<'_>) -> bool {
     field.kind == kind::TIMESTAMP && field.value == [0; 8] && field.name != b"_id"
 }
 
-/// The `$set` of those fields.
+/// Appends the `$set` of those fields.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.

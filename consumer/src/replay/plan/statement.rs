@@ -1,4 +1,4 @@
-//! Writes as the server's `insert`, `update` and `delete` commands.
+//! Encodes writes as the server's `insert`, `update` and `delete` commands.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
@@ -7,26 +7,27 @@ use crate::replay::plan::{Action, BulkKind, PlanFault, Write};
 
 /// The operators that servers write into their oplogs.
 const OPERATORS: [&str; 2] = ["$set", "$unset"];
-/// What a statement needs beside its `_id` and its document.
+/// Number of bytes of a statement in addition to its `_id` and document.
 const STATEMENT_OVERHEAD: usize = 128;
 
-/// What goes with every command.
+/// Options of every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandOptions {
-    /// Let the target take documents that its validators refuse: the source had taken them.
+    /// True if the target must accept documents that its validators refuse: the source has accepted
+    /// them.
     pub bypass_validation: bool,
-    /// Create documents that an update does not find, of the fields that it sets.
+    /// True if an update creates the document that it does not find, with the fields that it sets.
     pub upsert_unmatched: bool,
-    /// How long the server may work on it. Keeps a write of a member that was declared dead from
-    /// arriving late.
+    /// Time limit for the server, in milliseconds. It prevents a write of a member that was removed
+    /// from the group from taking effect late.
     pub max_time_ms: i64,
 }
 
-/// Whether the modifiers change anything.
+/// Returns true if the modifiers change anything.
 ///
 /// # Errors
-/// [`PlanFault::Operator`] for operators other than `$set` and `$unset`: applying one twice might
-/// not be the same as once.
+/// [`PlanFault::Operator`] for operators other than `$set` and `$unset`, which may not be
+/// idempotent.
 pub(crate) fn check_modifiers(modifiers: Document<'_>) -> Result<bool, PlanFault> {
     let mut any = false;
     for element in modifiers.elements() {
@@ -44,7 +45,7 @@ pub(crate) fn check_modifiers(modifiers: Document<'_>) -> Result<bool, PlanFault
     Ok(any)
 }
 
-/// At most so many bytes of its command are due to a write.
+/// Returns an upper bound for the bytes that a write adds to its command.
 #[must_use]
 pub fn statement_bytes(write: &Write<'_>) -> usize {
     let document = match write.action {
@@ -64,11 +65,11 @@ pub fn statement_bytes(write: &Write<'_>) -> usize {
     document + write.document_id.value.len() + STATEMENT_OVERHEAD
 }
 
-/// Appends the command that carries writes of one kind to a collection. Rewrites have none: what
-/// they come to are updates ([`Action::Rewritten`]).
+/// Appends the command for writes of one kind to a collection. Rewrites have no command: their
+/// results are sent as updates ([`Action::Rewritten`]).
 ///
 /// # Errors
-/// [`Malformed`] if an entry is damaged; then `out` holds a part of the command.
+/// [`Malformed`] if an entry is damaged; `out` then holds a part of the command.
 pub fn write_command(
     collection: &str,
     kind: BulkKind,
@@ -149,7 +150,8 @@ fn write_statement(
                 statement.boolean("upsert", true);
             }
         }
-        // As servers log it, and refuse it from others: half of a diff must never be sent.
+        // This is the logged form, which servers refuse from clients, so that a diff is never
+        // applied in part.
         Action::Diff(diff) => statement.nested("u", kind::DOCUMENT, |update| {
             update.int32("$v", 2).document("diff", diff);
         }),
@@ -177,8 +179,8 @@ fn write_statement(
     Ok(())
 }
 
-/// A whole document as an update: as a replacement, or as a literal where a replacement would be refused
-/// or changed.
+/// Writes a whole document as an update: as a replacement, or as a literal if a replacement would
+/// be refused or changed.
 fn write_whole(
     document: Document<'_>,
     statement: &mut DocumentBuilder<'_>,
@@ -197,7 +199,7 @@ fn write_whole(
     Ok(())
 }
 
-/// The operators of an update, without the version that an entry has beside them.
+/// Writes the operators of an update, without the version (`$v`) of the entry.
 fn write_operators(
     modifiers: Document<'_>,
     update: &mut DocumentBuilder<'_>,
@@ -211,13 +213,13 @@ fn write_operators(
     Ok(())
 }
 
-/// A section of a diff, which is empty if it is missing.
+/// Returns a section of a diff, or an empty one if it is missing.
 fn section<'a>(diff: Document<'a>, name: &str) -> Result<Document<'a>, Malformed> {
     let section = diff.get(name)?.map(Element::document).transpose()?;
     Ok(section.unwrap_or(Document::EMPTY))
 }
 
-/// A query that matches by equality, also where the value could be read as an operator or as a
+/// Writes a query that matches by equality, even if the value could be read as an operator or as a
 /// pattern.
 fn write_query(id: Element<'_>, query: &mut DocumentBuilder<'_>) {
     let operator = id.kind == kind::DOCUMENT
@@ -235,7 +237,7 @@ fn write_query(id: Element<'_>, query: &mut DocumentBuilder<'_>) {
     }
 }
 
-/// The modifiers without `$v` and without empty operators (which old servers refuse), the same
+/// Writes the modifiers without `$v` and without empty operators (which old servers refuse), each
 /// operator once.
 fn write_modifiers(
     modifiers: Document<'_>,

@@ -1,4 +1,4 @@
-//! One bulk to its acknowledgement: cut to the server's limits, repeated, bisected.
+//! Sends a bulk until it is acknowledged: split by the server's limits, retried and bisected.
 
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
@@ -14,27 +14,27 @@ use crate::replay::writes::reply::WriteReply;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-/// How long the server may work on one command: below the session timeout of the group, so that
-/// a write of a member that was declared dead is not executed late.
+/// Time limit of a command on the server. It is shorter than the group's session timeout, so that a
+/// write of a member that was removed from the group is not executed late.
 const MAX_TIME_MS: i64 = 30_000;
 
-/// What to do after an attempt.
+/// The step after an attempt.
 #[derive(Debug)]
 pub(crate) enum Next<'a> {
-    /// Go on with these at once.
+    /// Continue with these writes at once.
     Go(Vec<Write<'a>>),
-    /// Go on with these; what they do to held documents goes on top of what is held.
+    /// Continue with these writes; those to held documents are applied to the held state.
     GoBesideHeld(Vec<Write<'a>>),
-    /// Send these again after a pause.
+    /// Send these writes again after a pause.
     Pause(Vec<Write<'a>>),
-    /// Send the halves one after the other.
+    /// Send the two halves one after the other.
     Halve,
-    /// The partition was taken away.
+    /// Stop: the partition was revoked.
     Abandon,
 }
 
 impl MongoSink {
-    /// Sends a bulk in as many commands as it takes.
+    /// Sends a bulk in as many commands as the limits require.
     pub(crate) async fn send_bulk(
         &self,
         bulk: &Bulk<'_>,
@@ -56,7 +56,7 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
-    /// Sends writes that fit one command, until all are acknowledged.
+    /// Sends writes that fit in one command, until all are acknowledged.
     pub(crate) async fn send(
         &self,
         ns: &str,
@@ -87,7 +87,7 @@ impl MongoSink {
                 Next::Abandon => return Ok(Applied::Abandoned),
                 Next::Halve => return self.send_halves(&bulk, token).await,
                 Next::Go(left) => (left, false),
-                // Not by sending them from here: each of them may be refused.
+                // The held state is only updated here: the next round sends the held documents.
                 Next::GoBesideHeld(left) => (self.without_held(ns, &left).await?, false),
                 Next::Pause(left) => (left, true),
             };
@@ -117,8 +117,8 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
-    /// Runs one command. Where the target does not let its validators be bypassed, it is sent again
-    /// without that wish.
+    /// Runs one command. If the target refuses `bypassDocumentValidation`, the command is sent
+    /// again without it.
     pub(crate) async fn run(
         &self,
         ns: &str,
@@ -159,7 +159,7 @@ impl MongoSink {
         let bytes: usize = writes.iter().map(statement_bytes).sum();
         let mut command = Vec::with_capacity(bytes + 256);
         let damaged = |error: &dyn std::fmt::Display| {
-            ConsumerError::Refused(format!("writes to {ns} are no valid command: {error}"))
+            ConsumerError::Refused(format!("writes to {ns} are not a valid command: {error}"))
         };
         write_command(collection, kind, writes, options, &mut command)
             .map_err(|error| damaged(&error))?;

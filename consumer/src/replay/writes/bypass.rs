@@ -1,8 +1,8 @@
-//! Whether the target lets its validators be bypassed.
+//! Tracks the collections for which the target refuses `bypassDocumentValidation`.
 //!
-//! A refusal of `bypassDocumentValidation` looks like other refusals. It counts as one only after the same
-//! command was taken without it, and only for that collection and for a while: privileges
-//! change, and other collections may have others.
+//! A refusal of `bypassDocumentValidation` looks like other refusals. It is recorded only after the
+//! same command succeeded without the option, for that collection only, and for a limited time:
+//! privileges change, and may differ between collections.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,17 +11,17 @@ use rustc_hash::FxHashMap;
 
 use crate::replay::directive::UNAUTHORIZED;
 
-/// How long commands to a collection go without it.
+/// Time for which commands to a collection are sent without the option.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Codes by which a server says that it does not know or allow it.
+/// Codes with which a server refuses the option, or does not know it.
 const NO_BYPASS: [i32; 5] = [UNAUTHORIZED, 9, 72, 238, 40415];
 
-/// The collections for which it was refused, and when.
+/// The collections for which the option was refused, with the time of the refusal.
 #[derive(Debug, Default)]
 pub(crate) struct Bypass(Mutex<FxHashMap<String, Instant>>);
 
 impl Bypass {
-    /// Whether to ask for it.
+    /// Returns true if commands to the collection should have the option.
     pub(crate) fn is_wanted(&self, ns: &str) -> bool {
         let mut refused = self.refused();
         match refused.get(ns) {
@@ -34,25 +34,25 @@ impl Bypass {
         }
     }
 
-    /// Notes that a command passed without it that had been refused with it.
+    /// Records that a command succeeded without the option after it was refused with it.
     pub(crate) fn refuse(&self, ns: &str) {
         self.refuse_at(ns, Instant::now());
     }
 
     fn refuse_at(&self, ns: &str, now: Instant) {
         let mut refused = self.refused();
-        // Nobody may ever ask again about a collection that is gone.
+        // A collection that was dropped is never looked up again, so old refusals are removed here.
         refused.retain(|_, since| now.saturating_duration_since(*since) < REMEMBERED);
         refused.insert(ns.to_owned(), now);
     }
 
-    /// Nothing can be left half done under this lock.
+    /// Returns the refusals. A panic cannot leave them inconsistent, so poisoning is ignored.
     fn refused(&self) -> MutexGuard<'_, FxHashMap<String, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether a code may mean that validation cannot be bypassed.
+/// Returns true if a code may mean that validation cannot be bypassed.
 pub(crate) fn is_no_bypass(code: i32) -> bool {
     NO_BYPASS.contains(&code)
 }

@@ -1,4 +1,4 @@
-//! What becomes of the writes of a command that fails as a whole.
+//! Handles a command that fails as a whole.
 
 use mongodb::bson::doc;
 use mongodb::error::{Error, ErrorKind};
@@ -14,17 +14,19 @@ use crate::replay::writes::outcome::{document_id, shown};
 use crate::replay::writes::reply::WriteReply;
 use crate::worker::assignment::Token;
 
-/// Code of the command's own time limit.
+/// Error code `MaxTimeMSExpired`.
 const TIME_LIMIT: i32 = 50;
-/// Failures of one command after which it is cut in halves, to find the write that causes them.
+/// Number of failures of one command after which it is bisected, to find the write that causes
+/// them.
 const FAILURES_BEFORE_CUT: u32 = 3;
-/// Failures of a single write, with the server answering in between, after which it is to blame.
+/// Number of failures of a single write, while the server answers other commands, after which the
+/// write is refused.
 const FAILURES_OF_ONE: u32 = 8;
 
 impl MongoSink {
-    /// Takes a command's failure; `failures` counts those with the target answering in between. What does
-    /// not pass with time is cut in halves until one write is left, which then is treated as if
-    /// it had been refused alone.
+    /// Handles a command's failure. `failures` counts the failures while the target answered other
+    /// commands. A command with an error that is not transient is bisected until one write is left,
+    /// which is then handled as if it had been refused alone.
     pub(crate) async fn after_error<'a>(
         &self,
         bulk: &Bulk<'a>,
@@ -78,7 +80,8 @@ impl MongoSink {
         let code = error_code(error);
         self.metrics.count_error("target");
         self.readiness.target_failed(&error_text(error));
-        // A target that is away fails whatever is sent.
+        // A target that is down fails every command, so only failures of a target that answers
+        // count.
         let was_sent = matches!(error.kind.as_ref(), ErrorKind::Io(_)) || code == Some(TIME_LIMIT);
         if was_sent && self.answers().await {
             *failures += 1;
@@ -104,7 +107,7 @@ impl MongoSink {
         Ok(Next::Pause(writes.to_vec()))
     }
 
-    /// Whether the target answers at all.
+    /// Returns true if the target answers a ping.
     async fn answers(&self) -> bool {
         let admin = self.client.database("admin");
         let ping = admin.run_command(doc! { "ping": 1 });

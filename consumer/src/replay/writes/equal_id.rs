@@ -1,8 +1,9 @@
-//! Documents whose `_id`s differ and are the same under the collation of their collection.
+//! Documents whose `_id`s differ but are equal under the collation of their collection.
 //!
-//! The target may have "ABC" where a stretch that is applied again inserts "abc": the source had deleted
-//! the one before it inserted the other. A replacement finds the other document and is refused,
-//! because it would change its `_id`. That document is removed: the stretch inserts it again.
+//! The target may have "ABC" while a stretch that is applied again inserts "abc": the source had
+//! deleted one before it inserted the other. The replacement then matches the other document and is
+//! refused, because it would change its `_id`. The other document is removed; if it is still valid,
+//! the stretch inserts it again.
 
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::Document;
@@ -13,8 +14,8 @@ use crate::replay::plan::{Action, BulkKind, Write};
 use crate::replay::target::MongoSink;
 
 impl MongoSink {
-    /// Removes the document that a replacement found by an equal `_id`, if there is one whose `_id` is
-    /// another value.
+    /// Removes the document that a replacement matched by an equal `_id`, if its `_id` is a
+    /// different value. Returns true if it was removed.
     pub(crate) async fn remove_equal_id(
         &self,
         ns: &str,
@@ -42,7 +43,7 @@ impl MongoSink {
             ..*write
         };
         let reply = self.run(ns, BulkKind::Delete, &[delete]).await?;
-        // One that was not removed is met again.
+        // If it was not removed, the next attempt finds it again.
         Ok(reply.is_ok_and(|reply| reply.errors.is_empty() && reply.n == 1))
     }
 }

@@ -1,4 +1,4 @@
-//! Reading documents by their `_id`.
+//! Reads documents by their `_id`.
 
 use futures_util::StreamExt;
 use mongodb::bson::{RawBsonRef, RawDocumentBuf};
@@ -7,29 +7,29 @@ use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 use crate::error::ConsumerError;
 use crate::replay::target::MongoSink;
 
-/// What a read may see.
+/// The read concern of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadLevel {
-    /// What the member has now: our own writes, on every kind of server.
+    /// The member's current data, including this program's own writes; supported by every server.
     Local,
-    /// What cannot be rolled back.
+    /// Data that cannot be rolled back.
     Majority,
 }
 
-/// What of the documents is wanted.
+/// The fields to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fields {
-    /// All of them.
+    /// All fields.
     All,
-    /// `_id` alone.
+    /// Only `_id`.
     Id,
 }
 
 impl MongoSink {
-    /// The first document that a `find` returns, as the primary has it.
+    /// Returns the first document of a `find` on the primary.
     ///
     /// # Errors
-    /// As [`MongoSink::persist`].
+    /// Returns the errors of [`MongoSink::persist`].
     pub(crate) async fn first_document(
         &self,
         db: &str,
@@ -37,7 +37,8 @@ impl MongoSink {
     ) -> Result<Option<Vec<u8>>, ConsumerError> {
         self.persist("reading a document", || async {
             let command = RawDocumentBuf::from_bytes(find.clone())?;
-            // A raw command goes to the primary, whatever the connection string prefers.
+            // A raw command is sent to the primary, regardless of the connection string's read
+            // preference.
             let database = self.client.database(db);
             let mut cursor = database.run_raw_cursor_command(command).batch().await?;
             let Some(reply) = cursor.next().await.transpose()? else {
@@ -51,8 +52,8 @@ impl MongoSink {
     }
 }
 
-/// Asks for the documents of these `_id`s. No server stores a document under a regular expression,
-/// and in `$in` it is a pattern: such an `_id` is left out.
+/// Builds a `find` of the documents with these `_id`s. A regular expression is left out: servers do
+/// not store one as `_id`, and in `$in` it would be a pattern.
 pub(crate) fn find_command<'e>(
     collection: &str,
     document_ids: impl Iterator<Item = Element<'e>>,
@@ -81,7 +82,8 @@ pub(crate) fn find_command<'e>(
             projection.int32("_id", 1);
         });
     }
-    // Nothing is left for a second reply unless the first is full.
+    // One more than the number of documents, so that the first batch exhausts the cursor unless it
+    // is full.
     command.int32("batchSize", count.saturating_add(1));
     command.nested("readConcern", kind::DOCUMENT, |concern| {
         concern.str(
@@ -96,7 +98,7 @@ pub(crate) fn find_command<'e>(
     out
 }
 
-/// Asks for one document that a filter finds.
+/// Builds a `find` of one document that matches a filter.
 pub(crate) fn find_one_command(collection: &str, filter: Document<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);

@@ -1,4 +1,4 @@
-//! How much goes into one command, and how many commands go at once.
+//! Limits of a command's size and of the number of concurrent commands.
 
 use mongodb::Client;
 use mongodb::bson::doc;
@@ -7,27 +7,30 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::replay::plan::{BulkKind, Write, statement_bytes};
 
-/// FerretDB on SQLite keeps a connection to its database for every statement of an `update` until
-/// the command ends, and has 100: more of them, in one command or in several, wait for each other
-/// until the time limit. Its speed does not depend on the size of a command.
+/// Maximum number of statements in an `update` for FerretDB. On SQLite it keeps a database
+/// connection for every statement until the command ends, and has 100 connections. If more are
+/// needed, by one command or several, they wait for each other until the time limit. Its speed does
+/// not depend on the size of a command.
 const FERRETDB_STATEMENTS: usize = 8;
-/// `update` commands at once: leaves connections to other members of the group.
+/// Maximum number of concurrent `update` commands to FerretDB, which leaves connections to other
+/// members of the group.
 const FERRETDB_UPDATES: usize = 2;
 
-/// What a target takes.
+/// The limits of a target.
 #[derive(Debug)]
 pub(crate) struct Limits {
     bytes: usize,
     writes: usize,
-    /// Statements of an `update`, and turns for sending one, where the target needs that.
+    /// Maximum number of statements in an `update`, and the permits to send one, if the target
+    /// needs this limit.
     updates: Option<(usize, Semaphore)>,
 }
 
 impl Limits {
-    /// Those of a server, or the common ones where it does not say.
+    /// Returns the limits of a server, with the usual values for those that it does not report.
     ///
-    /// The writes go in the command's own document, which may be as large as a document (and 16
-    /// KiB more, for what is around them).
+    /// All writes of a command are in the command's own document, which may be as large as the
+    /// largest document (plus 16 KiB for the other fields).
     pub(crate) fn of(hello: &Hello, is_ferretdb: bool) -> Self {
         let limit = |said: Option<i64>, usual: usize| {
             said.and_then(|said| usize::try_from(said).ok())
@@ -43,7 +46,7 @@ impl Limits {
         }
     }
 
-    /// The writes that fit in the next command, at least one, and those after them.
+    /// Splits the writes into those that fit in the next command, at least one, and the rest.
     pub(crate) fn cut<'w, 'a>(
         &self,
         kind: BulkKind,
@@ -66,17 +69,17 @@ impl Limits {
         writes.split_at(count.max(1).min(writes.len()))
     }
 
-    /// Waits for the turn to send a command of that kind, where turns are needed.
+    /// Waits for the permit to send a command of that kind, if the target needs one.
     pub(crate) async fn turn(&self, kind: BulkKind) -> Option<SemaphorePermit<'_>> {
         match &self.updates {
-            // It is never closed.
+            // The semaphore is never closed.
             Some((_, turns)) if kind == BulkKind::Update => turns.acquire().await.ok(),
             _ => None,
         }
     }
 }
 
-/// Whether the target is FerretDB. One that does not say is taken for a MongoDB.
+/// Returns true if the target is FerretDB. A target that does not answer counts as MongoDB.
 pub(crate) async fn is_ferretdb(client: &Client) -> bool {
     let reply = client
         .database("admin")

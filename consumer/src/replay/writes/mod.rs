@@ -1,4 +1,4 @@
-//! Bulk writes to the target: sent, answered, repeated, bisected.
+//! Bulk writes to the target: sending, retries, bisection, and the handling of replies.
 
 pub(crate) mod bulk;
 pub(crate) mod bypass;

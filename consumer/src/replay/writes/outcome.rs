@@ -1,4 +1,4 @@
-//! What becomes of the writes that a target refuses one by one.
+//! Handles the writes that a target refuses individually.
 
 use oplog_relay_core::json::{Mode, write_value};
 use oplog_relay_core::position::EntryId;
@@ -17,7 +17,7 @@ use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
 impl MongoSink {
-    /// Takes an answer.
+    /// Handles a reply.
     pub(crate) async fn after_reply<'a>(
         &self,
         bulk: &Bulk<'a>,
@@ -33,7 +33,7 @@ impl MongoSink {
         }
     }
 
-    /// The directive for a refused write.
+    /// Returns the directive for a refused write.
     fn directive(&self, error: &WriteError, write: &Write<'_>) -> Directive {
         let creates = match write.action {
             Action::Insert(_) | Action::Replace(_) => true,
@@ -52,7 +52,7 @@ impl MongoSink {
     ) -> Result<Next<'a>, ConsumerError> {
         let (ns, writes) = (bulk.ns, bulk.writes.as_slice());
         let refused = reply.errors.first();
-        // A server stops at the first refusal: those after it were not tried.
+        // A server stops at the first refusal, so the writes after it were not tried.
         let executed = refused.map_or(writes.len(), |error| error.index.min(writes.len()));
         self.count_executed(ns, writes.get(..executed).unwrap_or_default(), reply.n)
             .await?;
@@ -67,7 +67,7 @@ impl MongoSink {
                 Next::Pause(rest())
             }
             (Directive::Skip, _) => Next::Go(after()),
-            // Another upsert of the same document was faster.
+            // A concurrent upsert of the same document was faster.
             (Directive::Replace, _) if error.id_index == Some(true) => Next::Pause(rest()),
             (Directive::Rewrite, Action::Modify(_) | Action::Fields(_) | Action::Diff(_)) => {
                 tracing::debug!(ns, id = %write.id, code = error.code, "rewriting a document");
@@ -149,14 +149,15 @@ impl MongoSink {
         })
     }
 
-    /// Whether a document that an index refused may pass later: a duplicate key only where the
-    /// collection has a unique index, by which its order is kept, or had it until just now.
+    /// Returns true if a document that an index refused may be accepted later. For a duplicate key
+    /// this requires that the collection has a unique index, so that its order is kept, or had one
+    /// until recently.
     async fn may_pass(&self, ns: &str, error: &WriteError) -> Result<bool, ConsumerError> {
         let is_unique = error.code == DUPLICATE_KEY;
         Ok(!is_unique || self.is_ordered_now(ns).await? || self.has_suspended_of(ns).await?)
     }
 
-    /// Reports a target that refuses writes for a while.
+    /// Reports a target that refuses writes temporarily.
     fn wait_for_target(&self, error: &WriteError) {
         self.metrics.count_error("target");
         let reason = rule_for(error.code).reason;
@@ -174,7 +175,7 @@ impl MongoSink {
         self.refuse(ns, write, reason, refusal(ns, write, error))
     }
 
-    /// Counts the updates that found no document among those that were executed.
+    /// Counts the executed updates that did not find a document.
     async fn count_executed(
         &self,
         ns: &str,
@@ -206,8 +207,8 @@ impl MongoSink {
             let (first, last) = ids.unzip();
             return Err(ConsumerError::Refused(format!(
                 "{unmatched} of the updates of {ns} in the entries {} to {} found no document on \
-                 the target. The target is without what the source had: replay from the beginning into \
-                 an empty target, or go on with --unmatched count",
+                 the target. The target is missing data of the source: replay from the start into an \
+                 empty target, or continue with --unmatched count",
                 shown(first),
                 shown(last)
             )));
@@ -216,8 +217,8 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Whether what was executed will stay: what no majority has a failover may undo, and only a
-    /// repetition tells.
+    /// Returns true if the writes are acknowledged by a majority. Otherwise a failover may roll
+    /// them back, so they must be sent again.
     pub(crate) fn is_kept(&self, reply: &WriteReply) -> Result<bool, ConsumerError> {
         let Some((code, text)) = reply.concern.as_ref() else {
             return Ok(true);
@@ -232,12 +233,12 @@ impl MongoSink {
     }
 }
 
-/// An entry, for messages.
+/// Formats an entry for messages.
 pub(crate) fn shown(id: Option<EntryId>) -> String {
     id.map_or_else(|| "?".to_owned(), |id| id.to_string())
 }
 
-/// The write's document, for messages: `_id` as JSON, cut where it is long.
+/// Formats the `_id` of the write's document as JSON for messages, truncated to a maximum length.
 pub(crate) fn document_id(write: &Write<'_>) -> String {
     const SHOWN: usize = 200;
     let mut text = Vec::new();

@@ -1,34 +1,36 @@
-//! What a server answers to a write command.
+//! A server's reply to a write command.
 //!
-//! A reply is read from its bytes: the key of a refused write may be no text. Servers up to 5.0 quote it as
-//! their index holds it, and an index with a collation holds sort keys.
+//! A reply is read from its bytes, because the key in an error message may not be valid UTF-8.
+//! Servers up to 5.0 quote the key as the index stores it, and an index with a collation stores
+//! sort keys.
 
 use oplog_relay_core::document::{Document, Element, Malformed, kind};
 
-/// The answer to a write command.
+/// The reply to a write command.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct WriteReply {
-    /// Documents matched, inserted or deleted; upserted ones count.
+    /// Number of documents that were matched, inserted, deleted or upserted.
     pub(crate) n: usize,
-    /// Writes that were refused, in order of their index.
+    /// Refused writes, in order of their index.
     pub(crate) errors: Vec<WriteError>,
-    /// The write concern was not met: code and text.
+    /// The write concern error: code and text.
     pub(crate) concern: Option<(i32, String)>,
 }
 
-/// One refused write.
+/// A refused write.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct WriteError {
-    /// Its index in the command.
+    /// Index of the write in the command.
     pub(crate) index: usize,
-    /// The server's code.
+    /// The server's error code.
     pub(crate) code: i32,
-    /// The server's text.
+    /// The server's error text.
     pub(crate) text: String,
-    /// Of a duplicate key: a document of the fields and values that another document has. `None` where
-    /// the server does not say, or says it in another form than the document has.
+    /// For a duplicate key, a document with the fields and values that another document has. `None`
+    /// if the server does not report them, or reports them in an encoded form.
     pub(crate) key: Option<Vec<u8>>,
-    /// Of a duplicate key: whether it is that of `_id`; `None` where the server does not say.
+    /// For a duplicate key, true if it is a key of the `_id` index; `None` if the server does not
+    /// report the index.
     pub(crate) id_index: Option<bool>,
 }
 
@@ -50,7 +52,7 @@ impl WriteReply {
         })
     }
 
-    /// The answer to a command of one write that was refused as a whole.
+    /// Creates the reply to a command of one write that was refused as a whole.
     pub(crate) fn refused(code: i32, text: String) -> Self {
         let error = WriteError {
             code,
@@ -74,7 +76,7 @@ impl WriteError {
                 let first = fields.next().transpose()?;
                 Some(first.is_some_and(|first| first.name == b"_id") && fields.next().is_none())
             }
-            // Servers before 4.2 name the index in the text only.
+            // Servers before 4.2 name the index only in the text.
             None => text
                 .contains("index: ")
                 .then(|| text.contains("index: _id_")),
@@ -95,16 +97,17 @@ impl WriteError {
     }
 }
 
-/// Whether a key's values are those of documents: not in hexadecimal, and no sort keys.
+/// Returns true if the key has the values of the document: neither hexadecimal nor sort keys.
 fn is_of_documents(error: Document<'_>, text: &str) -> Result<bool, Malformed> {
     let encoded = error.get("hexEncoded")?.is_some() || error.get("collation")?.is_some();
     Ok(!encoded && !text.contains(COLLATION))
 }
 
-/// What stands between an index's name and the key if the index has a collation.
+/// The text between the index name and the key, if the index has a collation.
 pub(crate) const COLLATION: &str = " collation: {";
 
-/// Servers of 4.2 give the values without the names of their fields.
+/// Combines the names of `pattern` with the values of `value`: servers of 4.2 report the values
+/// without their field names.
 fn taken(pattern: Document<'_>, value: Document<'_>) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::new();
     let mut key = oplog_relay_core::document::DocumentBuilder::start(&mut out);
@@ -124,7 +127,7 @@ fn part<'a>(reply: Document<'a>, name: &str) -> Result<Option<Document<'a>>, Mal
     found.map(Element::document).transpose()
 }
 
-/// Servers and stand-ins differ in the type of a number.
+/// Reads a number of any type: MongoDB and compatible servers differ in it.
 fn count(reply: Document<'_>, name: &str) -> Result<usize, Malformed> {
     let number = reply.get(name)?.and_then(|number| number.integer().ok());
     Ok(number

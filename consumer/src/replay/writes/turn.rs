@@ -1,4 +1,4 @@
-//! Waiting for a turn of what only so many workers may do at once.
+//! Permits that limit how many workers do the same thing concurrently.
 
 use std::time::Duration;
 
@@ -6,15 +6,16 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::worker::assignment::Token;
 
-/// Lookups at once, over all partitions: each holds a reply, which has up to 16 MB.
+/// Maximum number of concurrent lookups over all partitions: each holds a reply of up to 16 MB.
 pub(crate) const LOOKUPS_AT_ONCE: usize = 4;
-/// Bulks of rewrites at once: a small diff can ask for a large document, and a reply holds 16 MB.
+/// Maximum number of concurrent bulks of rewrites: a small diff may need a large document, and a
+/// reply holds up to 16 MB.
 pub(crate) const BULKS_AT_ONCE: usize = 4;
 
-/// How often a worker that waits looks whether the partition is still its own.
+/// Interval at which a waiting worker checks that it still owns the partition.
 const TOKEN_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Waits for a turn; `None` where the partition was taken away meanwhile.
+/// Waits for a permit; `None` if the partition was revoked.
 pub(crate) async fn turn<'s>(turns: &'s Semaphore, token: &Token) -> Option<SemaphorePermit<'s>> {
     while token.is_valid() {
         if let Ok(turn) = tokio::time::timeout(TOKEN_INTERVAL, turns.acquire()).await {

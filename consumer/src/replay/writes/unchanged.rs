@@ -1,11 +1,12 @@
-//! Documents that the target has already, byte for byte.
+//! Documents that the target already has, byte for byte.
 //!
-//! After a restart or a reset many inserts meet the document that they inserted before. One read
-//! of a whole bulk tells which of them need no write at all.
+//! After a restart or a reset, many inserts find the document that they inserted before. One read
+//! for a whole bulk determines which of them need no write.
 //!
-//! **Memory.** A stored document may be much larger than the one that was inserted: it has grown
-//! since. It is compared as its reply arrives and kept no longer, so that a lookup holds one reply,
-//! and [`LOOKUPS_AT_ONCE`](crate::replay::writes::turn::LOOKUPS_AT_ONCE) bounds how many lookups there are.
+//! **Memory.** A stored document may have grown much larger than the inserted one. Documents are
+//! compared as each reply arrives and are not kept, so a lookup holds one reply.
+//! [`LOOKUPS_AT_ONCE`](crate::replay::writes::turn::LOOKUPS_AT_ONCE) limits the number of
+//! concurrent lookups.
 
 use std::collections::HashSet;
 
@@ -20,14 +21,15 @@ use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::turn::turn;
 use crate::worker::assignment::Token;
 
-/// Documents that are asked for at once.
+/// Number of documents that are looked up with one query.
 const AT_ONCE: usize = 1_000;
-/// Bytes of the replacements of one lookup at most. Where the target has the same documents, one reply
-/// holds them all.
+/// Maximum number of bytes of the replacements in one lookup. If the target has the same documents,
+/// one reply holds all of them.
 const BYTES_AT_ONCE: usize = 8 << 20;
 
 impl MongoSink {
-    /// Leaves the replacements that change something. What cannot be read counts as different.
+    /// Returns the replacements that change something. Documents that cannot be read count as
+    /// different.
     pub(crate) async fn without_present<'a>(
         &self,
         ns: &str,
@@ -52,7 +54,7 @@ impl MongoSink {
                 tracing::debug!(
                     reason,
                     ns,
-                    "documents cannot be looked up, all are replaced"
+                    "documents cannot be looked up; replacing all of them"
                 );
                 HashSet::new()
             });
@@ -65,7 +67,7 @@ impl MongoSink {
         left
     }
 
-    /// Those of the replacements that the target has stored as they are.
+    /// Returns the replacements that the target has stored unchanged.
     async fn present<'a>(
         &self,
         ns: &str,
@@ -73,14 +75,14 @@ impl MongoSink {
         token: &Token,
     ) -> Result<HashSet<&'a [u8]>, mongodb::error::Error> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        // One that is there but could still be rolled back is written again.
+        // A document that could still be rolled back is written again.
         let ids = writes.iter().map(|write| write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Majority, Fields::All));
         let command = RawDocumentBuf::from_bytes(command)?;
         let replacements = writes.iter().filter_map(replacement);
         let wanted: HashSet<&'a [u8]> = replacements.map(Document::as_bytes).collect();
         let Some(_turn) = turn(&self.lookups, token).await else {
-            // The write that comes next finds out.
+            // The write that follows detects that the partition was revoked.
             return Ok(HashSet::new());
         };
         let database = self.client.database(db);

@@ -1,4 +1,4 @@
-//! Diffs that no server writes are refused, by name.
+//! Diffs that servers do not write are refused with the right error.
 
 use super::*;
 
@@ -116,7 +116,7 @@ fn an_error_names_its_place() {
     let error = Diff::parse(Document::new(&diff).unwrap()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"at "o.r.4": "q" is no section of a diff"#
+        r#"at "o.r.4": "q" is not a section of a diff"#
     );
 }
 

@@ -1,4 +1,4 @@
-//! `$v: 1` modifiers with the tolerance of a server that applies its own oplog.
+//! `$v: 1` modifiers, as tolerant as a server that applies its own oplog.
 
 use super::*;
 
@@ -94,7 +94,8 @@ fn modifiers_lead_where_a_server_takes_them() {
     assert_eq!(error.unwrap_err().fault, DiffFault::Operator("$inc".into()));
 }
 
-/// The log `c=0`; `a.b=0, c=1`; `a=0`, applied again to its end: the second entry must still set c.
+/// The log is `c=0`; `a.b=0, c=1`; `a=0`. When it is applied again to the last state, the second
+/// entry must still set `c`.
 #[test]
 fn modifiers_applied_again_converge() {
     let log = [

@@ -1,8 +1,8 @@
-//! What the buffers of frames keep.
+//! Sizes of the buffers that frames keep.
 
 use super::*;
 
-/// An insert of so many bytes.
+/// Returns an insert of the given number of bytes.
 fn large(seconds: u32, ns: &str, bytes: usize) -> Vec<u8> {
     let mut out = Vec::new();
     let mut entry = DocumentBuilder::start(&mut out);
@@ -16,8 +16,8 @@ fn large(seconds: u32, ns: &str, bytes: usize) -> Vec<u8> {
     out
 }
 
-/// Bytes of the buffers after each of so many collections had a frame of a megabyte, one after the
-/// other.
+/// Returns the largest number of bytes of the buffers while each of several collections had a frame of
+/// a megabyte, one after the other.
 fn kept_after(collections: u32) -> usize {
     let mut encoder = encoder(Format::Raw);
     let mut most = 0;
@@ -43,7 +43,7 @@ fn buffers_that_each_chunk_fills_stay() {
     let mut encoder = encoder(Format::Raw);
     let entries = (0..40).map(|number| large(1, &format!("shop.c{number}"), 1 << 20));
     let mut entries: Vec<_> = entries.collect();
-    // Every chunk is closed by hand, so that all of these are in one.
+    // Chunks are closed explicitly, so that all of these are in one.
     let mut seconds = 0;
     let mut turn = |encoder: &mut Encoder, entries: &[Vec<u8>]| {
         let mut chunk = Chunk::default();

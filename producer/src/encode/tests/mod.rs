@@ -198,7 +198,7 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
             .write(bytes, "rs0", &["cdc.shop.a"], &ends, &mut out)
             .unwrap();
         let partitions: Vec<i32> = out.records.iter().map(|record| record.partition).collect();
-        // The command comes last: behind the barrier of its own partition.
+        // The command comes last, after the barrier in its partition.
         assert_eq!(partitions, [0, 1, 2, 3, 0]);
         let mut found = Vec::new();
         let mut arena = out.arena.clone();
@@ -235,7 +235,7 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
 #[test]
 fn a_barrier_has_a_record_ahead_of_it_even_if_the_command_changes_nothing() {
     let mut encoder = encoder(Format::Bson);
-    // A create without a UUID is saved; a drop of what is not known changes nothing.
+    // A create without a UUID is saved; a drop of an unknown collection changes nothing.
     let created = encode(&mut encoder, &[command(1, "drop")]).unwrap();
     let changed = encode(&mut encoder, &[command(2, "drop")]).unwrap();
     assert!(changed.barrier.is_some());
@@ -271,7 +271,7 @@ fn a_damaged_document_stops_and_what_came_before_it_counts() {
     assert_eq!(chunk.end.map(|end| end.ts), Some(Timestamp::new(1, 1)));
 }
 
-/// The saved state after a chunk of an encoder.
+/// Applies the records of the state topic in a chunk to the saved state.
 fn saved_by(chunk: &Chunk, state: &mut State) {
     for record in chunk.records.iter().filter(|record| record.topic.0 == 0) {
         let key = text(chunk, record.key.as_ref().unwrap());
@@ -323,7 +323,7 @@ fn other_rules_begin_behind_a_barrier_that_is_saved_with_them() {
     let [change] = with[..] else {
         panic!("{} barriers", with.len())
     };
-    // The position stays, the table has another version.
+    // The position stays, and the table has a new version.
     assert_eq!((change.end, change.routing), (Some(end), 5));
     let barrier = change.barrier.as_ref().unwrap();
     assert_eq!((barrier.id.ts, barrier.timestamp), (end.ts, 1999));
@@ -340,7 +340,8 @@ fn other_rules_begin_behind_a_barrier_that_is_saved_with_them() {
     assert!(last.records.iter().all(|record| record.header.is_none()));
     assert_eq!((last.records.len(), last.routing), (2, 5));
 
-    // The other way its collection is told: a target has to take its unique indexes for plain ones.
+    // In the other direction the change names the collection: a target has to make its unique indexes
+    // non-unique.
     let rules = Rules {
         order: OrderRule::Id,
         format: Format::Bson,
@@ -381,7 +382,7 @@ fn a_change_waits_for_the_end_of_a_transaction_that_was_sent_in_part() {
     let mut state = State::default();
     let first = encode(&mut encoder(Format::Bson), &[entry(1, "i", "shop.a", 1)]);
     saved_by(&first.unwrap(), &mut state);
-    // Of an applyOps at 2:1 with three inserts one was sent.
+    // One of the three inserts of an applyOps at 2:1 was sent.
     let mut bytes = Vec::new();
     let mut command = DocumentBuilder::start(&mut bytes);
     let ts = Timestamp::new(2, 1);

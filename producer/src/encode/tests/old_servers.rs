@@ -1,8 +1,8 @@
-//! What servers up to 3.4 log, and what nobody can read.
+//! Entries of servers up to 3.4, and entries that cannot be read.
 
 use super::*;
 
-/// A command in `shop.$cmd`, whose first field has a text or, where that is empty, a number.
+/// Returns a command in `shop.$cmd` whose first field has a text or, if that is empty, a number.
 fn shop(seconds: u32, name: &str, of: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut entry = DocumentBuilder::start(&mut out);
@@ -35,7 +35,7 @@ fn chunks(encoder: &mut Encoder, entries: &[Vec<u8>]) -> Vec<Chunk> {
     chunks
 }
 
-/// Identity and collection of each command with barriers.
+/// Returns identity and collection of each command with barriers.
 fn drops(chunks: &[Chunk]) -> Vec<(String, String)> {
     let barriers = chunks
         .iter()
@@ -72,7 +72,7 @@ fn a_lone_drop_of_a_database_drops_each_of_its_collections_behind_barriers() {
     assert_eq!(drops(&ended), expected);
     let last = ended.last().unwrap();
     assert_eq!(last.end.map(|end| (end.ts.seconds, end.ord)), Some((8, 0)));
-    // Nothing is left to be dropped.
+    // No collection is left to be dropped.
     let again = chunks(&mut encoder, &[shop(9, "drop", "a")]);
     assert_eq!(drops(&again).len(), 1);
     let nothing = chunks(&mut encoder, &[shop(10, "dropDatabase", "")]);

@@ -1,5 +1,4 @@
-//! Other rules for a table of routes that is in use: what the operator asked for by
-//! `--change-routing`.
+//! New routing rules for a table of routes that is in use, as requested by `--change-routing`.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +8,19 @@ use super::order::ask;
 use super::{RouteChange, Router, uuid_bytes};
 use crate::error::ProducerError;
 
-/// What other rules make of the table.
+/// The changes that new rules make to the table.
 #[derive(Debug, Default)]
 pub struct Rerouted {
-    /// Every route that was made by another rule, as it is from here on.
+    /// The new record of every route that was made by another rule.
     pub changes: Vec<RouteChange>,
-    /// Topics in which entries go to other partitions from here on.
+    /// Topics whose entries are routed to other partitions from now on.
     pub topics: BTreeSet<String>,
-    /// Collections that kept to one partition and do so no longer: `db.collection`, UUID.
+    /// Collections that were in one partition and are now spread: `db.collection`, UUID.
     pub spread: Vec<(String, Option<[u8; 16]>)>,
 }
 
 impl Router {
-    /// The same under the rule of the saved routes, until [`Router::reroute`].
+    /// Keeps the rule of the saved routes until [`Router::reroute`].
     #[must_use]
     pub fn as_saved(mut self) -> Self {
         let saved = self.saved.routes.values().next();
@@ -29,16 +28,16 @@ impl Router {
         self
     }
 
-    /// Whether the saved routes were made by this rule, all of them.
+    /// Returns true if all saved routes were made by this rule.
     #[must_use]
     pub fn follows(&self, rule: OrderRule) -> bool {
         self.saved.routes.values().all(|route| route.rule == rule)
     }
 
-    /// Goes on under another rule. The caller saves what changes, and sends barriers to the topics.
+    /// Continues under another rule. The caller saves the changes, and sends barriers to the topics.
     ///
     /// # Errors
-    /// What a live source answers when it is asked about a collection.
+    /// The error of a live source that is queried about a collection.
     pub fn reroute(&mut self, rule: OrderRule) -> Result<Rerouted, ProducerError> {
         let mut rerouted = Rerouted::default();
         for (name, route) in &self.saved.routes {
@@ -64,13 +63,13 @@ impl Router {
             });
         }
         self.rule = rule;
-        // Of commands that go to first partitions, and of collections without a route, nothing
-        // changes.
+        // Nothing changes for commands, which go to partition 0, or for collections without a route.
         self.apply(rerouted.changes.clone());
         Ok(rerouted)
     }
 
-    /// A dump does not tell what its collections are: under `auto` each keeps the order it has.
+    /// Returns the order of a collection under a rule. A dump contains no properties of its
+    /// collections, so under `auto` each keeps its order.
     fn order_under(
         &self,
         rule: OrderRule,

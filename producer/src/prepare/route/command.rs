@@ -1,4 +1,4 @@
-//! Where commands go, and what they change in the table of routes.
+//! Routes of commands, and their changes to the table of routes.
 
 use oplog_relay_core::command::{
     Scope, Treatment, index_specs, is_set, is_view_entry, scope, treatment,
@@ -16,39 +16,41 @@ use crate::error::ProducerError;
 /// A change of the saved table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteChange {
-    /// The table's key: UUID or namespace.
+    /// The key in the table: UUID or namespace.
     pub name: String,
-    /// The route from here on; `None`: the collection is gone.
+    /// The new route; `None` if the collection is gone.
     pub record: Option<RouteRecord>,
 }
 
-/// Where a command goes that waits for barriers.
+/// The route of a command that waits for barriers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandRoute {
-    /// The topics concerned, each once; the first one leads.
+    /// The topics of the command, each once; the first one leads.
     pub topics: Vec<String>,
-    /// It is carried as a drop of this collection: it moves it to where nothing is carried from.
+    /// The name of this collection if the command is sent as a drop of it: it renames the collection to
+    /// a namespace that is not read.
     pub as_drop_of: Option<String>,
-    /// What changes in the table of routes.
+    /// Changes of the table of routes.
     pub changes: Vec<RouteChange>,
-    /// Whether later writes of the collection all go to one partition.
+    /// True if later writes of the collection all go to one partition.
     pub ordered: bool,
-    /// Whether later writes of the collection go on without waiting for it.
+    /// True if later writes of the collection do not wait for the command.
     pub passable: bool,
 }
 
 impl Router {
-    /// Decides for a command.
+    /// Decides the route of a command.
     pub(crate) fn decide_command(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
         let damaged = |error: EntryError| ProducerError::damaged(entry, &error);
         let treatment = treatment(entry).map_err(damaged)?;
         if treatment.is_none() && is_internal(entry.ns) && self.filter.passes(entry.ns) {
-            // Also of a server's own databases nobody knows what an unknown one does.
+            // The effect of an unknown command is unknown in a server's own databases too, so it is
+            // sent.
             return Ok(self.without_barrier(entry, None));
         }
         let Some(scope) = scope(entry).map_err(damaged)? else {
-            // Nobody may miss an unknown command; a known one of a whole database must not reach
-            // collections that a filter keeps out.
+            // An unknown command is always sent. A known one of a whole database must not affect
+            // collections that a filter excludes.
             let all = self.filter == NamespaceFilter::default() && !is_internal(entry.ns);
             return Ok(match treatment {
                 Some(_) if !all => Decision::Known(Target::Dropped),
@@ -83,7 +85,7 @@ impl Router {
         }
     }
 
-    /// The topics of the collections that a command names.
+    /// Returns the topics of the collections that a command names.
     pub(crate) fn topics_of_command(&self, entry: &Entry<'_>) -> Vec<String> {
         let is_sent = |treatment| matches!(treatment, Treatment::Barrier | Treatment::Inline);
         let treatment = treatment(entry).ok().flatten();
@@ -110,7 +112,8 @@ impl Router {
         !is_internal(ns) && self.filter.passes(ns)
     }
 
-    /// To partition 0 of the collection's topic, or of the database's command topic.
+    /// Returns the decision for partition 0 of the collection's topic, or of the database's command
+    /// topic.
     fn without_barrier(&self, entry: &Entry<'_>, scope: Option<&Scope<'_>>) -> Decision {
         let topic = match scope {
             Some(scope) => collection_topic(&self.prefix, scope.db, scope.collection),
@@ -144,15 +147,14 @@ impl Router {
         })
     }
 
-    /// The collections of a database that the source is known to have, of a source that gives them no
-    /// UUIDs: servers up to 3.4.
+    /// Returns the known collections of a database that have no UUIDs, as on servers up to 3.4.
     #[must_use]
     pub fn collections_without_uuid(&self, db: &str) -> Vec<String> {
         let routes = || self.saved.routes.values();
         let known = routes().filter(|route| route.ui.is_none());
         let known = known.filter_map(|route| route.ns.strip_prefix(db)?.strip_prefix('.'));
         let mut known: Vec<String> = known.map(str::to_owned).collect();
-        // Views have no routes; they go with the collection of their definitions.
+        // Views have no routes; they are in the topic of `system.views`.
         let views = collection_topic(&self.prefix, db, "system.views");
         let has_views = self.saved.topics.contains_key(&views);
         if has_views && routes().all(|route| route.ui.is_none()) {
@@ -162,8 +164,8 @@ impl Router {
         known
     }
 
-    /// The topics in which a command has its place, each once. Two commands that have one in common
-    /// run in the order of the source.
+    /// Returns the topics that a command belongs to, each once. Two commands with a common topic run in
+    /// the order of the source.
     fn topics_of(&self, entry: &Entry<'_>, scope: &Scope<'_>, leaves: bool) -> Vec<String> {
         let mut names = vec![(scope.db, scope.collection)];
         if let Some(series) = time_series::of_buckets(scope.collection) {
@@ -189,7 +191,7 @@ impl Router {
         entry.ui.map_or_else(|| ns.to_owned(), |ui| uuid_text(&ui))
     }
 
-    /// The order of a command's collection after it.
+    /// Returns the order of a command's collection after the command.
     fn order_after(
         &self,
         entry: &Entry<'_>,
@@ -206,7 +208,7 @@ impl Router {
         {
             return Ok(Order::Collection);
         }
-        // A collection that begins or ends here is all that the command says.
+        // A collection that the command creates or drops has no earlier properties to query.
         let told = leaves || matches!(entry.command()?.name, b"create" | b"drop");
         if told || self.saved.routes.contains_key(&name) {
             return Ok(self.order_of(&name));
@@ -214,8 +216,8 @@ impl Router {
         self.learn_order(entry, &scope.to_ns().unwrap_or(ns))
     }
 
-    /// What a command changes in the table: the name of a renamed collection, the order of one
-    /// whose documents now depend on each other, the end of one that is dropped.
+    /// Returns the changes of a command to the table: the name of a renamed collection, the order of
+    /// one whose documents now depend on each other, the removal of one that is dropped.
     fn changes(
         &self,
         entry: &Entry<'_>,
@@ -236,7 +238,8 @@ impl Router {
         let replaced = replaced_by_rename(entry)?.map(|ui| uuid_text(&ui));
         let replaced = replaced.filter(|name| *name != old && has_route(name));
         let ns = scope.to_ns().unwrap_or_else(|| scope.ns());
-        // A server up to 3.4 does not say what a database holds when it drops it.
+        // A `dropDatabase` of a server up to 3.4 does not name the collections, so their routes must be
+        // known.
         let is_new = entry.ui.is_none()
             && entry.command()?.name == b"create"
             && !self.saved.routes.contains_key(&old);
@@ -257,8 +260,8 @@ impl Router {
         Ok([new].into_iter().chain(renamed).chain(replaced).collect())
     }
 
-    /// Forgets that nothing is carried from a collection that ends here: no later entry has its
-    /// UUID, and of a later collection of its name the filter says so again.
+    /// Forgets a collection that is not read and ends with this entry: no later entry has its UUID, and
+    /// the filter decides again about a later collection of the same name.
     fn forget_left_out(&mut self, entry: &Entry<'_>, scope: &Scope<'_>) -> Result<(), EntryError> {
         let is_renamed = scope.to.is_some();
         if !is_renamed && entry.command()?.name != b"drop" {
@@ -273,7 +276,7 @@ impl Router {
         Ok(())
     }
 
-    /// Takes the changes of a command that is on its way.
+    /// Applies the changes of a command that was encoded.
     pub fn apply(&mut self, changes: Vec<RouteChange>) {
         for RouteChange { name, record } in changes {
             self.last = None;
@@ -289,8 +292,8 @@ impl Router {
     }
 }
 
-/// The UUID of the collection whose name a rename takes, and which ends with it. A source without
-/// UUIDs names its routes by namespace: there the renamed collection takes that route over.
+/// Returns the UUID of the collection that a rename replaces and drops. A source without UUIDs names
+/// its routes by namespace: there the renamed collection takes over that route.
 fn replaced_by_rename(entry: &Entry<'_>) -> Result<Option<[u8; 16]>, EntryError> {
     match entry.o.get("dropTarget")? {
         Some(target) if target.kind == kind::BINARY => Ok(target.binary()?.1.try_into().ok()),
@@ -298,7 +301,7 @@ fn replaced_by_rename(entry: &Entry<'_>) -> Result<Option<[u8; 16]>, EntryError>
     }
 }
 
-/// Whether the documents of a collection depend on each other after this command.
+/// Returns true if the documents of a collection depend on each other after this command.
 fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
     Ok(match entry.command()?.name {
         b"create" => {
@@ -314,7 +317,7 @@ fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
             .into_iter()
             .any(|spec| is_set(spec, "unique") == Ok(true)),
         b"collMod" => match entry.o.get("index")? {
-            // `prepareUnique` lets no new duplicate in already.
+            // `prepareUnique` already rejects new duplicates.
             Some(index) => {
                 let index = index.document()?;
                 is_set(index, "unique")? || is_set(index, "prepareUnique")?
@@ -329,7 +332,7 @@ fn brought_in(entry: &Entry<'_>, scope: &Scope<'_>) -> ProducerError {
     let (from, to) = (scope.ns(), scope.to_ns().unwrap_or_default());
     debug_assert_eq!(entry.operation, Operation::Command);
     ProducerError::Undecodable(format!(
-        "entry {}: {from}, which is not carried, was renamed to {to}, which is: its documents were \
+        "entry {}: {from}, which is not read, was renamed to {to}, which is: its documents were \
          never sent. Include {from} and start under another --topic-prefix, or exclude {to}",
         entry.ts
     ))

@@ -1,6 +1,6 @@
-//! Which topic an entry goes to. The table of routes is saved state of the source: a collection
-//! keeps the route it has, whatever the rules would say of it today, until a command changes it
-//! behind a barrier.
+//! Routes of entries to topics. The table of routes is saved state of the source: a collection keeps
+//! its route even if the rules would now choose another one, until a command changes it behind a
+//! barrier.
 
 mod change;
 mod command;
@@ -23,39 +23,39 @@ pub use order::{Collections, check_rule};
 /// Version of the rules in this file.
 pub const RULES: u32 = 1;
 
-/// Where an entry goes.
+/// The destination of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Nowhere: the filter drops it. Its position counts.
+    /// The filter drops the entry. Its position still counts.
     Dropped,
-    /// To a topic, by key.
+    /// A partition of a topic that the key chooses.
     Keyed {
         /// The topic.
         topic: TopicIndex,
         /// Its number of partitions.
         partitions: u32,
     },
-    /// To partition 0 of a topic, without a key.
+    /// Partition 0 of a topic, without a key.
     First(TopicIndex),
 }
 
-/// A route that the table does not have yet.
+/// A route that the table does not contain yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRoute {
-    /// The table's key: UUID or namespace.
+    /// The key in the table: UUID or namespace.
     pub name: String,
     /// The route.
     pub record: RouteRecord,
 }
 
-/// What the router says of an entry.
+/// The router's decision about an entry.
 #[derive(Debug)]
 pub enum Decision {
-    /// Known.
+    /// The destination is known.
     Known(Target),
-    /// The topic has to be there first; then [`Router::add`].
+    /// The topic has to exist first. [`Router::add`] follows.
     Unknown(NewRoute),
-    /// A command that waits for barriers; when it is on its way, [`Router::apply`].
+    /// A command that waits for barriers. [`Router::apply`] follows once it is encoded.
     Command(CommandRoute),
 }
 
@@ -69,13 +69,13 @@ pub struct Router {
     saved: State,
     by_ui: FxHashMap<[u8; 16], Target>,
     by_ns: FxHashMap<String, Target>,
-    /// Of commands that wait for no barrier.
+    /// Targets of commands that wait for no barrier.
     by_topic: FxHashMap<String, Target>,
     last: Option<([u8; 16], Target)>,
 }
 
 impl Router {
-    /// Begins with the saved table.
+    /// Creates a router with the saved table.
     #[must_use]
     pub fn new(prefix: &str, filter: NamespaceFilter, saved: State) -> Self {
         Self {
@@ -91,22 +91,22 @@ impl Router {
         }
     }
 
-    /// The saved state, kept up to date by [`Router::add`].
+    /// Returns the saved state, which [`Router::add`] keeps up to date.
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.saved
     }
 
-    /// The saved state, for claims of topics.
+    /// Returns the saved state, for claims of topics.
     pub const fn state_mut(&mut self) -> &mut State {
         &mut self.saved
     }
 
-    /// Decides for an entry.
+    /// Decides the route of an entry.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] for a command without a name; what a live source answers
-    /// when it is asked about a collection.
+    /// [`ProducerError::Undecodable`] for a command without a name; the error of a live source that is
+    /// queried about a collection.
     #[inline]
     pub fn decide(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
         match entry.operation {
@@ -123,7 +123,7 @@ impl Router {
         self.decide_new(entry)
     }
 
-    /// Returns true if nothing is carried from a namespace: it is a server's own, or filtered.
+    /// Returns true if a namespace is not read: it belongs to the server or is filtered.
     #[must_use]
     pub fn leaves_out(&self, ns: &str) -> bool {
         !self.passes(ns)
@@ -168,8 +168,8 @@ impl Router {
         }))
     }
 
-    /// The topics that an entry will need: of a write, where its collection has no route yet; of a
-    /// command, whether it was used before or not.
+    /// Returns the topics that an entry will need: for a write, if its collection has no route yet; for
+    /// a command, always.
     #[must_use]
     pub fn topics_ahead(&self, entry: &Entry<'_>) -> Vec<String> {
         if entry.operation == Operation::Noop {
@@ -191,8 +191,8 @@ impl Router {
         vec![collection_topic(&self.prefix, db, collection)]
     }
 
-    /// Takes a route whose topic is there now. Returns whether it is to be saved: the table did
-    /// not have it. The route of a command is determined each time.
+    /// Adds a route whose topic exists now. Returns true if it has to be saved because the table did
+    /// not contain it. The route of a command is determined each time.
     pub fn add(&mut self, entry: &Entry<'_>, new: &NewRoute, target: Target) -> bool {
         if entry.operation == Operation::Command {
             self.by_topic.insert(new.record.topic.clone(), target);
@@ -225,7 +225,7 @@ impl Router {
     }
 }
 
-/// A UUID as people write it.
+/// Returns a UUID in its textual form.
 #[must_use]
 pub fn uuid_text(bytes: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
@@ -238,7 +238,7 @@ pub fn uuid_text(bytes: &[u8; 16]) -> String {
     text
 }
 
-/// The bytes of a UUID that was written so.
+/// Parses the textual form of a UUID.
 fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
     let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
     let mut bytes = [0; 16];

@@ -1,5 +1,5 @@
-//! How the documents of collections spread over partitions, and how that is found out of a
-//! collection that has no route yet.
+//! The order of collections: how their documents are spread over partitions, and how the order of a
+//! collection without a route is determined.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use oplog_relay_core::state::{Order, OrderRule, State};
 use super::Router;
 use crate::error::ProducerError;
 
-/// What a source reports about its collections as they are now.
+/// The current properties of a source's collections.
 pub trait Collections: fmt::Debug + Send {
-    /// Whether the documents of a collection depend on each other: false where there is no such
-    /// collection any more. `ui` finds it under whatever name it has now.
+    /// Returns true if the documents of a collection depend on each other, false if the collection no
+    /// longer exists. `ui` finds it under its current name.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -20,15 +20,15 @@ pub trait Collections: fmt::Debug + Send {
 }
 
 impl Router {
-    /// The same, asking a live source about collections that have no route yet. Without it only
-    /// commands tell of them.
+    /// Sets the live source to query about collections that have no route yet. Without it only commands
+    /// reveal their properties.
     #[must_use]
     pub fn asking(mut self, collections: Option<Box<dyn Collections>>) -> Self {
         self.collections = collections;
         self
     }
 
-    /// The same with another rule for the order of collections.
+    /// Sets another rule for the order of collections.
     ///
     /// # Errors
     /// [`ProducerError::Usage`] if a saved route was made by another rule.
@@ -38,15 +38,15 @@ impl Router {
         Ok(self)
     }
 
-    /// The saved order of a collection, else what the rule alone says.
+    /// Returns the saved order of a collection, otherwise the default order of the rule.
     pub(crate) fn order_of(&self, name: &str) -> Order {
         let saved = self.saved.routes.get(name).map(|record| record.order);
         saved.unwrap_or(self.rule.order())
     }
 
-    /// The order of a collection without a route, which is `ns` now, by the rule and by what the
-    /// source says. That may be of a later time than the entry: then it is stricter than needed,
-    /// or the command that ended the dependence is still to come and waits for barriers.
+    /// Returns the order of a collection without a route, currently named `ns`, by the rule and the
+    /// properties at the source. These may be newer than the entry: then the order is stricter than
+    /// needed, or the command that ended the dependence follows later and waits for barriers.
     pub(crate) fn learn_order(&self, entry: &Entry<'_>, ns: &str) -> Result<Order, ProducerError> {
         let (OrderRule::Auto, Some(collections)) = (self.rule, &self.collections) else {
             return Ok(self.rule.order());
@@ -65,14 +65,15 @@ pub(crate) fn ask(
     }
     tracing::info!(
         ns,
-        "the collection goes to one partition: its documents depend on each other (a unique \
+        "all documents of the collection go to one partition: they depend on each other (a unique \
          index, capped, or a collation)"
     );
     Ok(Order::Collection)
 }
 
-/// The rule is a part of the saved table: under another one the entries of one document would go
-/// on in another partition, with nothing that keeps them behind the earlier ones.
+/// Checks that the saved routes were made by this rule. The rule is part of the saved table: under
+/// another one the entries of a document would continue in another partition, unordered with the
+/// earlier ones.
 ///
 /// # Errors
 /// [`ProducerError::Usage`] if a saved route was made by another rule.
@@ -83,8 +84,8 @@ pub fn check_rule(rule: OrderRule, saved: &State) -> Result<(), ProducerError> {
     Err(ProducerError::Usage(format!(
         "the saved routes of this source were made with --order {}, among them that of {} to topic \
          {}; with --order {rule} later entries would overtake earlier ones in other partitions. \
-         Give --order {}, or go on with --order {rule} behind barriers by --change-routing, or begin \
-         under another --topic-prefix",
+         Give --order {}, or change to --order {rule} behind barriers with --change-routing, or \
+         start under another --topic-prefix",
         other.rule, other.ns, other.topic, other.rule
     )))
 }

@@ -149,7 +149,7 @@ fn unknown_commands_of_a_servers_own_databases_are_carried_too() {
     let fly = entry("c", "config.$cmd", None, &[("fly", "a")]);
     let decision = decide(&mut router(&[]), &fly);
     assert!(matches!(decision, Decision::Unknown(new) if new.record.topic == "cdc.config.-cmd"));
-    // A filter says that they are not wanted, and they count as filtered.
+    // A filter excludes them, and they count as filtered.
     let decision = decide(&mut router(&["shop"]), &fly);
     assert!(matches!(decision, Decision::Known(Target::Dropped)));
 }
@@ -201,8 +201,8 @@ fn rename_source_filtered_and_rename_target_filtered() {
     let bytes = rename("shop.b", "shop.a");
     let parsed = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
     let error = router.decide(&parsed).unwrap_err().to_string();
-    assert!(error.contains("shop.b, which is not carried"), "{error}");
-    // What `$out` writes becomes the collection that is asked for.
+    assert!(error.contains("shop.b, which is not read"), "{error}");
+    // The temporary collection that `$out` writes becomes a collection that is read.
     let staged = command_route(&mut router, &rename("shop.tmp.agg_out.1", "shop.a"));
     assert_eq!(staged.topics, ["cdc.shop.-tmp", "cdc.shop.a"]);
 }
@@ -247,7 +247,7 @@ fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
             &[&[16, 0, 0, 0, 4], &[1; 16][..]].concat(),
         );
         bytes.nested("o", kind::DOCUMENT, |o| {
-            // Servers up to 4.4 keep a flag as it was typed.
+            // Servers up to 4.4 keep the type of a flag as the user gave it.
             o.str("createIndexes", "a")
                 .raw("unique", kind::DOUBLE, &unique.to_le_bytes());
         });
@@ -336,7 +336,7 @@ fn a_collection_without_a_route_is_asked_about_once() {
     }
     assert_eq!(told.asked(), ["shop.a", "shop.a", "shop.b", "shop.c"]);
 
-    // What is saved is changed by commands only: the source may tell of a later time.
+    // Only commands change saved routes: the properties at the source may be newer.
     let saved = auto.state().clone();
     let told = Told::new(&[("shop.c", None)]);
     let restarted = Router::new("cdc", NamespaceFilter::default(), saved);
@@ -366,7 +366,7 @@ fn a_command_asks_about_a_collection_without_a_route_under_its_present_name() {
     assert_eq!(learnt(&mut auto, &insert), Order::Collection);
     assert_eq!(told.asked(), ["shop.b"]);
 
-    // One that begins or ends with the command has nothing to ask about.
+    // The properties of a collection that the command creates or drops are not queried.
     for name in ["create", "drop"] {
         let command = entry("c", "shop.$cmd", Some(3), &[(name, "a")]);
         assert!(!command_route(&mut auto, &command).ordered);
@@ -419,7 +419,7 @@ fn a_time_series_waits_as_buckets_as_a_name_and_as_a_view() {
         let bytes = entry("c", "shop.$cmd", Some(1), &o);
         assert_eq!(command_route(&mut router(&[]), &bytes).topics, topics);
     }
-    // Its documents have a route of their own.
+    // Its documents have their own route.
     let write = entry("i", "shop.system.buckets.w", Some(1), &[("_id", "x")]);
     let Decision::Unknown(new) = decide(&mut router(&[]), &write) else {
         panic!("known")
@@ -427,15 +427,15 @@ fn a_time_series_waits_as_buckets_as_a_name_and_as_a_view() {
     assert_eq!(new.record.topic, topics[0]);
 }
 
-/// The UUID of the collection that a round of `$out` makes.
+/// Returns the UUID of the collection that a round of `$out` creates.
 fn made_in(round: u32) -> [u8; 16] {
     let mut ui = [7; 16];
     ui[..4].copy_from_slice(&round.to_be_bytes());
     ui
 }
 
-/// The entries of `$out` into `to`: a temporary collection is made, filled and takes the name of
-/// what the round before has made.
+/// Returns the entries of `$out` into `to`: a temporary collection is created, filled and renamed over
+/// the one that the previous round created.
 fn out_round(to: &str, round: u32) -> [Vec<u8>; 3] {
     let binary = |ui: [u8; 16]| [&[16, 0, 0, 0, 4], &ui[..]].concat();
     let staged = format!("tmp.agg_out.{round}");
@@ -468,7 +468,7 @@ fn out_round(to: &str, round: u32) -> [Vec<u8>; 3] {
     ]
 }
 
-/// Takes entries as the encoder does; what it saves goes into `saved`, as from the state topic.
+/// Routes entries as the encoder does. Its saved records go into `saved`, as from the state topic.
 fn take(router: &mut Router, entries: &[Vec<u8>], saved: &mut State) {
     let mut save = |name: &str, record: Option<&RouteRecord>| {
         let value = record.map(|record| serde_json::to_vec(record).unwrap());
@@ -506,9 +506,9 @@ fn months_of_out_leave_one_route_for_each_collection_that_is_there() {
     let last = uuid_text(&made_in(ROUNDS - 1));
     assert_eq!(saved.routes.keys().collect::<Vec<_>>(), [&last]);
     assert_eq!(saved.routes.get(&last).unwrap().ns, "shop.report");
-    // After each round the collection of the one before is gone.
+    // After each round the collection of the previous round is gone.
     assert_eq!(largest, 1);
-    // A restart goes on from the same table.
+    // A restart continues with the same table.
     assert_eq!(router.state(), &saved);
     let filter = NamespaceFilter::default();
     let mut again = Router::new("cdc", filter, saved.clone());
@@ -523,9 +523,9 @@ fn months_of_out_leave_one_route_for_each_collection_that_is_there() {
 #[test]
 fn collections_that_are_left_out_are_forgotten_when_they_end() {
     let mut saved = State::default();
-    // What is written is carried until it takes a name from which nothing is carried.
+    // Writes are read until the collection is renamed to a namespace that is not read.
     let mut leaving = router(&["shop.a"]);
-    // Nothing is carried at all.
+    // No namespace of the collection is read.
     let mut left_out = router(&["web"]);
     for round in 0..100 {
         let mut entries = out_round("shop.b", round).to_vec();

@@ -1,4 +1,4 @@
-//! Topics: created with the settings that the data needs, refused with others.
+//! Topics: they are created with the settings that the data needs, and refused with others.
 
 mod noted;
 mod settings;
@@ -22,34 +22,35 @@ use crate::publish::MAX_RECORD_BYTES;
 pub use noted::{note_ends, warn_of_retention};
 pub use settings::{DataTopicSettings, internal_settings, parse_topic_setting};
 
-/// How long a new topic may take until every partition has a leader.
+/// Maximum time until every partition of a new topic has a leader.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the creator of a topic may take to commit its claim: more than the longest Kafka
-/// transaction of a source that catches up.
+/// Time to wait for the creator of a topic to commit its claim: more than the longest Kafka transaction
+/// of a source that catches up.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
-/// Partitions that are created in one request at most: a controller takes 10,000 (Kafka 4.1).
+/// Maximum number of partitions that are created in one request: a controller accepts 10,000 (Kafka
+/// 4.1).
 const REQUEST_PARTITIONS: u32 = 1000;
-/// Entries may be ahead of the brokers' clocks by that much.
+/// Tolerance for entries that are ahead of the brokers' clocks.
 pub(crate) const CLOCK_MARGIN_MS: i64 = 60_000;
-/// Entries grow older while they wait to be sent.
+/// Margin for the time that entries wait before they are sent.
 const RETENTION_MARGIN_MS: i64 = 3_600_000;
 
-/// Makes sure of topics.
+/// The topics that the encoder writes to.
 #[derive(Debug)]
 pub enum Topics {
-    /// In a cluster.
+    /// The topics of a cluster.
     Cluster(Box<Cluster>),
-    /// Nowhere: `inspect` only looks.
+    /// No topics: `inspect` only prints records.
     Nowhere {
         /// Name of the state topic.
         state_topic: String,
-        /// Partitions that a topic would have.
+        /// Number of partitions that a topic would have.
         partitions: u32,
     },
 }
 
 impl Topics {
-    /// Name of the source's state topic.
+    /// Returns the name of the source's state topic.
     #[must_use]
     pub fn state_topic(&self) -> &str {
         match self {
@@ -58,11 +59,10 @@ impl Topics {
         }
     }
 
-    /// Checks the topics of the saved routing table, all of them; without `format`, whatever their
-    /// format is.
+    /// Checks all topics of the saved routing table; without `format`, any saved format is accepted.
     ///
     /// # Errors
-    /// As [`Topics::ensure`].
+    /// The errors of [`Topics::ensure`].
     pub fn check_saved(&self, state: &State, format: Option<Format>) -> Result<(), ProducerError> {
         for (name, saved) in &state.topics {
             check_format(name, saved, format.unwrap_or(saved.format))?;
@@ -73,7 +73,7 @@ impl Topics {
         }
     }
 
-    /// The largest record batch that a topic takes, in bytes.
+    /// Returns the largest record batch that a topic accepts, in bytes.
     #[must_use]
     pub fn max_bytes(&self, name: &str) -> usize {
         match self {
@@ -82,11 +82,11 @@ impl Topics {
         }
     }
 
-    /// Returns true if a topic may have records from before this session.
+    /// Returns true if a topic may contain records from before this session.
     #[must_use]
     pub fn existed(&self, name: &str) -> bool {
         match self {
-            // The state topic is none of those that were listed.
+            // The state topic is not among the listed ones.
             Self::Cluster(cluster) => {
                 name == cluster.state_topic || cluster.existing.contains_key(name)
             }
@@ -94,8 +94,8 @@ impl Topics {
         }
     }
 
-    /// Creates data topics that will be needed soon, many in one request: one after the other takes
-    /// longer than what is sent to them. [`Topics::ensure`] goes on as if they had been there.
+    /// Creates data topics that will be needed soon, many in one request: creating them one by one
+    /// takes longer than sending their records. [`Topics::ensure`] then finds them as existing topics.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
@@ -106,12 +106,12 @@ impl Topics {
         }
     }
 
-    /// Makes sure that a data topic is there and fit, and returns what the state topic is to say
-    /// of it.
+    /// Makes sure that a data topic exists and has suitable settings, and returns its record for the
+    /// state topic.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] if the topic would lose or disorder data, belongs to another
-    /// source, or has another format; [`ProducerError::Kafka`].
+    /// [`ProducerError::Usage`] if the topic would lose or disorder data, belongs to another source, or
+    /// has another format; [`ProducerError::Kafka`].
     pub fn ensure(
         &self,
         name: &str,
@@ -119,7 +119,7 @@ impl Topics {
         format: Format,
     ) -> Result<TopicRecord, ProducerError> {
         if let Some(saved) = saved {
-            // The session checked it when it began.
+            // The session checked its settings at the start.
             check_format(name, saved, format)?;
             return Ok(saved.clone());
         }
@@ -135,7 +135,7 @@ fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), P
         return Ok(());
     }
     Err(ProducerError::Usage(format!(
-        "topic {name} holds {}, but --format says {format}; give the former, or go on in the \
+        "topic {name} contains {}, but --format is {format}; give the former, or change to the \
          latter with --change-routing, or start under another --topic-prefix",
         saved.format
     )))
@@ -152,36 +152,36 @@ const fn record(format: Format, partitions: u32) -> TopicRecord {
     }
 }
 
-/// A cluster's topics, from a thread that may block.
+/// The topics of a cluster, for a thread that may block.
 #[derive(Debug)]
 pub struct Cluster {
-    /// How to ask.
+    /// Client for requests.
     pub admin: Admin,
-    /// Where to ask from.
+    /// Handle of the runtime that the requests run on.
     pub runtime: Handle,
     /// Name of the source's state topic.
     pub state_topic: String,
-    /// Partitions of new topics.
+    /// Number of partitions of new topics.
     pub partitions: u32,
     /// Replication factor of new topics.
     pub replication_factor: i32,
     /// Settings of new data topics.
     pub new_settings: DataTopicSettings,
-    /// Asks for the claims of other sources.
+    /// Reader of the claims of other sources.
     pub claims: Claims,
-    /// Other sources and their topics when the session began.
+    /// Other sources and their topics at the start of the session.
     pub others: OtherSources,
     /// Time of the oldest entry that may be sent.
     pub oldest: Timestamp,
-    /// Topics of the prefix when the session began.
+    /// Topics of the prefix at the start of the session.
     pub existing: BTreeMap<String, TopicSettings>,
-    /// Topics that were made sure of ahead of their first entry.
+    /// Topics that were created or read ahead of their first entry.
     pub prepared: BTreeMap<String, TopicSettings>,
-    /// When to end.
+    /// The shutdown signal.
     pub shutdown: Shutdown,
 }
 
-/// The data topics of a prefix.
+/// Returns the data topics of a prefix.
 ///
 /// # Errors
 /// [`ProducerError::Kafka`].
@@ -197,10 +197,10 @@ pub async fn existing<'n>(
     Ok(admin.describe_topics(&names).await?)
 }
 
-/// The largest record batch that a topic takes, in bytes, and the client too.
+/// Returns the largest record batch that a topic and the client accept, in bytes.
 #[must_use]
 pub fn limit(settings: &TopicSettings) -> usize {
-    // Brokers that do not say are older than the setting.
+    // Brokers that do not report the setting are older than it.
     let limit = settings.max_message_bytes.unwrap_or(i64::MAX);
     usize::try_from(limit).map_or(0, |limit| limit.min(MAX_RECORD_BYTES))
 }
@@ -234,7 +234,7 @@ impl Cluster {
         ))
     }
 
-    /// Creates those topics that are not there, and reads the settings of all, in few requests.
+    /// Creates the missing topics, and reads the settings of all, in few requests.
     fn prepare(&mut self, names: &BTreeSet<String>) -> Result<(), ProducerError> {
         let names = names.iter().map(String::as_str);
         let names: Vec<&str> = names
@@ -275,7 +275,7 @@ impl Cluster {
         let mut found = admin.describe_topics(names).await?;
         if found.len() > created.len() {
             let others = self.claims.read().await?;
-            // The others are looked at when their first entry comes.
+            // Topics of other creators are checked at their first entry.
             found.retain(|name, _| {
                 let is_settled = others.names.is_empty() || self.existing.contains_key(name);
                 created.contains(name) || (is_settled && !others.topics.contains_key(name))
@@ -284,7 +284,7 @@ impl Cluster {
         Ok(found)
     }
 
-    /// The client's batches were measured when the session began.
+    /// Checks the limit of a topic. The client's batch size was chosen at the start of the session.
     fn check_limit(&self, name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
         let limit = limit(settings);
         if limit >= self.max_bytes(name) {
@@ -292,11 +292,11 @@ impl Cluster {
         }
         Err(ProducerError::kafka(
             format!("making sure of topic {name}"),
-            format!("it takes no more than {limit} bytes, which was set after this session began"),
+            format!("its limit is {limit} bytes, which was set after this session started"),
         ))
     }
 
-    /// Creates a topic, if it is not there, and reads its settings.
+    /// Creates a topic if it does not exist, and reads its settings.
     async fn create(&self, name: &str) -> Result<TopicSettings, ProducerError> {
         let has_appeared = !self.existing.contains_key(name);
         let mut creation = Creation::Existed;
@@ -315,8 +315,8 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// Reads the claims again for a topic that this source did not create. One that has appeared
-    /// since the session began may be another source's, whose claim is committed a little later.
+    /// Reads the claims again for a topic that this source did not create. A topic that appeared after
+    /// the start of the session may belong to another source, whose claim is committed a little later.
     async fn check_found(&self, name: &str, has_appeared: bool) -> Result<(), ProducerError> {
         let begun = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
@@ -330,7 +330,8 @@ impl Cluster {
             if backoff.attempts() == 0 {
                 tracing::info!(
                     topic = name,
-                    "the topic was created by somebody else; waiting whether another source claims it"
+                    "the topic was not created by this source; waiting for a claim of another \
+                    source"
                 );
             }
             if !backoff.sleep(&self.shutdown).await {
@@ -342,8 +343,8 @@ impl Cluster {
 
 fn deleted(name: &str) -> ProducerError {
     ProducerError::Usage(format!(
-        "topic {name} is in the routing table but not in the cluster: it was deleted, and with it \
-         entries that no restart brings back. Start under another --topic-prefix"
+        "topic {name} is in the routing table but not in the cluster: it was deleted with entries \
+         that a restart cannot restore. Start under another --topic-prefix"
     ))
 }
 

@@ -1,9 +1,9 @@
-//! What a session notes of its topics: where their partitions end. A topic that was deleted and
-//! created again is found by it.
+//! The end offsets that a session saves for its topics. They reveal a topic that was deleted and
+//! created again.
 //!
-//! Kafka gives each topic an id, which this version of the client library does not tell a safe
-//! program. The ends serve instead: an end never goes back, and the first record of a topic is
-//! committed together with the claim to it.
+//! Kafka gives each topic an id, but this version of the client library does not expose it to safe
+//! code. The end offsets serve instead: an end never goes back, and the first record of a topic is
+//! committed together with its claim.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,8 @@ pub fn warn_of_retention(state: &State, existing: &BTreeMap<String, TopicSetting
     }
 }
 
-/// Notes the ends of the partitions of saved topics, and checks them against those that were noted
-/// before. Returns the records that are to be saved again.
+/// Compares the ends of the partitions of saved topics with those that were saved before. Returns the
+/// records that have to be saved again.
 ///
 /// # Errors
 /// [`ProducerError::Usage`] for a topic that cannot be the one that this source wrote to.
@@ -57,7 +57,7 @@ pub fn note_ends(
 }
 
 fn check_ends(name: &str, saved: &TopicRecord, ends: &[i64]) -> Result<(), ProducerError> {
-    const WAY_ON: &str = "Entries that no restart brings back are missing. Begin again under \
+    const WAY_ON: &str = "Entries are missing that a restart cannot restore. Start again under \
          another --topic-prefix with a new copy of the data";
     let went_back = |(_, (before, now)): &(usize, (&i64, &i64))| now < before;
     let mut compared = saved.ends.iter().zip(ends).enumerate();
@@ -68,7 +68,8 @@ fn check_ends(name: &str, saved: &TopicRecord, ends: &[i64]) -> Result<(), Produ
              had acknowledged were lost. {WAY_ON}"
         )));
     }
-    // The first record of a topic is in one Kafka transaction with the claim to it.
+    // The first record of a topic is in one Kafka transaction with its claim, so a claimed topic is not
+    // empty.
     if ends.iter().all(|end| *end == 0) {
         return Err(ProducerError::Usage(format!(
             "topic {name} never held a record, although this source has written to it: it was \

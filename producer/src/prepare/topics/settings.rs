@@ -6,7 +6,7 @@ use oplog_relay_runtime::kafka::{
 
 use crate::publish::MAX_RECORD_BYTES;
 
-/// Settings that `--topic-config` cannot change, and why.
+/// Settings that `--topic-config` cannot change, with the reasons.
 const OWNED: &[(&str, &str)] = &[
     ("cleanup.policy", "compaction would delete updates"),
     (
@@ -14,10 +14,10 @@ const OWNED: &[(&str, &str)] = &[
         "records carry the time of the source, by which offsets are reset",
     ),
 ];
-/// What managed clusters allow for one batch where they do not allow [`MAX_RECORD_BYTES`].
+/// Limits that managed clusters allow for one batch if they do not allow [`MAX_RECORD_BYTES`].
 const SMALLER_LIMITS: [usize; 2] = [20 << 20, 8 << 20];
-/// Small segments keep internal topics quick to read; managed clusters allow no smaller ones than
-/// the second size.
+/// Segment sizes of internal topics, in order of preference. Small segments are quick to read; managed
+/// clusters allow no size below the second one.
 const SEGMENT_BYTES: [usize; 2] = [4 << 20, 50 << 20];
 
 /// The settings of data topics that a session creates.
@@ -25,16 +25,16 @@ const SEGMENT_BYTES: [usize; 2] = [4 << 20, 50 << 20];
 pub struct DataTopicSettings {
     /// The settings.
     pub settings: Vec<TopicSetting>,
-    /// The largest record batch that such a topic takes, in bytes.
+    /// The largest record batch that such a topic accepts, in bytes.
     pub max_bytes: usize,
 }
 
 impl DataTopicSettings {
-    /// Asks the cluster which settings it takes; `given` are the operator's. `default_limit` is the
-    /// largest batch of a topic that is created without a limit of its own.
+    /// Determines the settings that the cluster accepts; `given` are the operator's. `default_limit` is
+    /// the largest batch of a topic that is created without an explicit limit.
     ///
     /// # Errors
-    /// As [`Admin::accepted_settings`].
+    /// The errors of [`Admin::accepted_settings`].
     pub async fn accepted(
         admin: &Admin,
         shape: NewTopicShape<'_>,
@@ -54,14 +54,14 @@ impl DataTopicSettings {
     }
 }
 
-/// Settings of topics that carry entries. Retention goes by the time of a record, which is the time
-/// of the source: any limit in time would delete old entries as they arrive.
+/// Returns the settings of topics that contain entries. Retention by time uses the timestamp of a
+/// record, which is the time of the source: a limit would delete old entries on arrival.
 fn data_settings() -> Vec<WantedSetting> {
     let limits = [MAX_RECORD_BYTES].into_iter().chain(SMALLER_LIMITS);
     vec![
         WantedSetting::needed("cleanup.policy", "delete"),
         WantedSetting::needed("retention.ms", "-1"),
-        // A cluster's log.retention.bytes would delete entries that nobody has read.
+        // A cluster's log.retention.bytes would delete entries that no consumer has read.
         WantedSetting::preferred("retention.bytes", [-1]),
         WantedSetting::preferred(MAX_MESSAGE_BYTES, limits),
         WantedSetting::needed("message.timestamp.type", "CreateTime"),
@@ -69,7 +69,7 @@ fn data_settings() -> Vec<WantedSetting> {
     ]
 }
 
-/// Settings of the position and state topics: the last record of each key is kept.
+/// Returns the settings of the position and state topics: the last record of each key is kept.
 #[must_use]
 pub fn internal_settings() -> Vec<WantedSetting> {
     vec![
@@ -80,15 +80,15 @@ pub fn internal_settings() -> Vec<WantedSetting> {
     ]
 }
 
-/// Brokers before Kafka 3.6 do not know the setting and take any time.
+/// Allows any timestamp. Brokers before Kafka 3.6 do not know the setting and accept any timestamp.
 fn any_time_ahead() -> WantedSetting {
     WantedSetting::preferred("message.timestamp.after.max.ms", [i64::MAX])
 }
 
-/// Reads `name=value` of `--topic-config`.
+/// Parses `name=value` of `--topic-config`.
 ///
 /// # Errors
-/// When it has no `=`, or the program owns the setting.
+/// Fails if the text has no `=`, or if the program owns the setting.
 pub fn parse_topic_setting(text: &str) -> Result<TopicSetting, String> {
     let (name, value) = text
         .split_once('=')

@@ -1,35 +1,34 @@
-//! Transactions and other `applyOps` entries: what an entry is part of, and where the rest of it is.
+//! Transactions and other `applyOps` entries: the role of each entry, and the other entries of its
+//! chain.
 //!
-//! MongoDB logs a transaction as one `applyOps`, or as a chain of them linked by `prevOpTime`; it
-//! takes effect at its commit point, the last `applyOps` or a `commitTransaction`. There it is
-//! taken apart: each operation becomes an entry with the commit's `ts`, `t`, `wall`, `lsid` and
-//! `txnNumber`. Everything before the commit point, and an abort, only moves the position.
+//! MongoDB logs a transaction as one `applyOps`, or as a chain of them linked by `prevOpTime`; it takes
+//! effect at its commit point, the last `applyOps` or a `commitTransaction`. There it is taken apart:
+//! each operation becomes an entry with the commit's `ts`, `t`, `wall`, `lsid` and `txnNumber`. Entries
+//! before the commit point, and aborts, only move the position.
 //!
-//! | file | holds |
+//! | file | contents |
 //! | --- | --- |
-//! | `shape` | what an entry is: part, commit, abort or none of them |
-//! | `operation` | the operations in an `applyOps`, and the entries built of them |
-//! | `walk` | a live source: earlier entries are read back, nothing is kept but their optimes |
-//! | `kept` | a dump: earlier entries are kept, in a temporary file past a budget |
+//! | `shape` | the role of an entry: part, commit, abort or other |
+//! | `operation` | the operations in an `applyOps`, and the entries built from them |
+//! | `oplog_history` | a live source: earlier entries are read back, only their optimes are kept |
+//! | `spooled` | a dump: earlier entries are kept, in a temporary file beyond a budget |
 //!
 //! # Ordinals and places
 //!
-//! `ord` counts the operations of all entries of a chain from 0, before any filter and with the
-//! `n` operations that never become records, so that (source, ts, ord) is unique and a restart
-//! finds the same numbers whatever the filter says. `txn {index, count}` is given to operations of
-//! transactions and of chains, whose parts take effect together; not to those of an `applyOps`
-//! that stands alone (vectored inserts, deletes by TTL, one that a user ran), which have their
-//! ordinals all the same.
+//! `ord` counts the operations of all entries of a chain from 0, before any filter and including `n`
+//! operations, which never become records. So (source, ts, ord) is unique, and a restart finds the same
+//! numbers with any filter. Operations of transactions and of chains, whose parts take effect together,
+//! get `txn {index, count}`. Those of a single `applyOps` (vectored inserts, deletes by TTL, one that a
+//! user ran) do not, but have their ordinals too.
 //!
-//! # Where a chain ends
+//! # The start of a chain
 //!
-//! Going back from a commit point, a step is taken only onto an entry with `partialTxn` or, from a
-//! `commitTransaction`, onto one with `prepare`: `prevOpTime` links the statements of retryable
-//! writes too. An entry of the chain that is gone ends the stream as a lost position, with two
-//! exceptions. A stream that began with the oldest entry there was passes over a transaction that has
-//! entries before that, as a whole, with a warning and a count. And an `applyOps` that does not say
-//! how many operations its chain has is a chain of its own: a server writes the number into the last
-//! entry of a chain of several.
+//! Going back from a commit point, a step is taken only to an entry with `partialTxn` or, from a
+//! `commitTransaction`, to one with `prepare`: `prevOpTime` links the statements of retryable writes
+//! too. A missing entry of the chain ends the stream as a lost position, with two exceptions. A stream
+//! that started with the oldest entry of the oplog skips a transaction with earlier entries as a whole,
+//! with a warning and a count. And an `applyOps` without the number of operations of its chain is a
+//! separate chain, because a server writes the number into the last entry of a chain of several.
 
 mod operation;
 pub(crate) mod oplog_history;
@@ -49,12 +48,12 @@ pub use crate::prepare::transaction::spooled::Kept;
 pub use operation::{Operations, build};
 pub use shape::{Commit, Shape};
 
-/// Where the earlier entries of a chain are.
+/// The store of the earlier entries of a chain.
 #[derive(Debug)]
 pub enum Parts {
-    /// In the oplog, to be read back.
+    /// The oplog, from which they are read back.
     Live(Walk),
-    /// Here, because a dump is read once.
+    /// A local store, because a dump is read once.
     Kept(Kept),
 }
 
@@ -66,8 +65,8 @@ impl Parts {
         }
     }
 
-    /// Returns true if an entry that was not found is known to be no part of a transaction whose
-    /// commit names it: all parts since the beginning of the stream are here, or it is older.
+    /// Returns true if an entry that was not found is known not to be part of a transaction whose
+    /// commit names it: all parts since the start of the stream are here, or the entry is older.
     fn rules_out(&self, at: OpTime, begin: Option<Timestamp>) -> bool {
         match self {
             Self::Live(_) => begin.is_some_and(|begin| at.ts < begin),
@@ -90,16 +89,16 @@ impl Parts {
     }
 }
 
-/// What an entry is to the stream.
+/// The role of an entry in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// An entry like any other.
+    /// An entry outside of transactions.
     Plain,
-    /// A part of a transaction that is open: nothing yet.
+    /// A part of an open transaction, which produces no record yet.
     Part,
-    /// The end of a transaction that never took effect.
+    /// The end of a transaction that never takes effect.
     Abort,
-    /// Operations take effect here.
+    /// A commit point, at which operations take effect.
     Commit(Commit),
 }
 
@@ -108,25 +107,26 @@ pub enum Seen {
 pub struct Chain {
     /// Their optimes, the newest first.
     pub parts: Vec<OpTime>,
-    /// Operations of the whole chain, where the server says it.
+    /// Number of operations of the whole chain, if the server reports it.
     pub count: Option<u32>,
 }
 
-/// Follows the transactions of one source.
+/// The transactions of one source.
 #[derive(Debug)]
 pub struct Transactions {
     parts: Parts,
     begin: Option<Timestamp>,
-    /// Where the oldest transaction begins that was open at the saved position, until a dump has
-    /// been read again from there.
+    /// Time of the first entry of the oldest transaction that was open at the saved position, until a
+    /// dump has been read again from there.
     unread: Option<Timestamp>,
-    /// The next entry is the first of a stream that begins with the oldest one.
+    /// True if the next entry is the first of a stream that starts with the oldest one.
     from_oldest: bool,
     shutdown: Shutdown,
 }
 
 impl Transactions {
-    /// For a stream that goes on with the saved `history`, or that begins with the oldest entry.
+    /// Creates the state of a stream that continues with the saved `history`, or that starts with the
+    /// oldest entry.
     #[must_use]
     pub const fn new(
         parts: Parts,
@@ -143,7 +143,7 @@ impl Transactions {
         }
     }
 
-    /// The history that transactions after the last entry may need.
+    /// Returns the history that transactions after the last entry may need.
     #[must_use]
     pub fn history(&self) -> History {
         History {
@@ -155,11 +155,11 @@ impl Transactions {
         }
     }
 
-    /// Says what an entry is and remembers what will be needed of it.
+    /// Determines the role of an entry, and remembers what later entries need of it.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] for a damaged entry, [`ProducerError::Dump`] if the
-    /// temporary file fails.
+    /// [`ProducerError::Undecodable`] for a damaged entry, [`ProducerError::Dump`] if the temporary
+    /// file fails.
     #[inline]
     pub fn see(&mut self, entry: &Entry<'_>) -> Result<Seen, ProducerError> {
         if self.from_oldest {
@@ -195,10 +195,10 @@ impl Transactions {
         })
     }
 
-    /// Takes an entry from before the start, of which only open transactions matter.
+    /// Processes an entry from before the start, of which only open transactions matter.
     ///
     /// # Errors
-    /// As [`Transactions::see`].
+    /// The errors of [`Transactions::see`].
     pub fn recall(&mut self, entry: &Entry<'_>) -> Result<(), ProducerError> {
         if let Seen::Commit(commit) = self.see(entry)? {
             self.forget_from(commit.previous);
@@ -206,11 +206,11 @@ impl Transactions {
         Ok(())
     }
 
-    /// Finds the entries of a commit's chain. `None` if the chain begins before the stream did,
-    /// which has been told then.
+    /// Finds the entries of a commit's chain. Returns `None` if the chain starts before the stream,
+    /// which is then logged.
     ///
     /// # Errors
-    /// [`ProducerError::PositionLost`] if an entry is gone; what a live source answers.
+    /// [`ProducerError::PositionLost`] if an entry is gone; the error of a live source.
     pub fn chain(
         &mut self,
         entry: &Entry<'_>,
@@ -262,17 +262,18 @@ impl Transactions {
         tracing::warn!(
             commit = %entry.ts,
             missing = %part.ts,
-            "a transaction has entries from before the beginning of the stream (--start oldest): \
-             it is passed over"
+            "a transaction has entries from before the start of the stream (--start oldest): it is \
+             skipped"
         );
         self.forget(chain);
         Ok(None)
     }
 
-    /// The bytes of an earlier entry of the chain of `entry`.
+    /// Returns the bytes of an earlier entry of the chain of `entry`.
     ///
     /// # Errors
-    /// As [`Transactions::chain`]; [`ProducerError::Interrupted`] after the shutdown came.
+    /// The errors of [`Transactions::chain`]; [`ProducerError::Interrupted`] after a shutdown was
+    /// requested.
     pub fn read(&mut self, entry: &Entry<'_>, at: OpTime) -> Result<Vec<u8>, ProducerError> {
         if self.shutdown.triggered() {
             return Err(ProducerError::Interrupted);
@@ -284,14 +285,14 @@ impl Transactions {
         found.ok_or_else(|| lost(entry, at))
     }
 
-    /// Drops what is remembered of a chain that is done.
+    /// Forgets a chain that is complete.
     pub fn forget(&mut self, chain: &Chain) {
         for at in &chain.parts {
             self.parts.forget(*at);
         }
     }
 
-    /// The same for a chain whose end no record comes of.
+    /// Forgets a chain that ends without records.
     fn forget_from(&mut self, mut next: Option<OpTime>) {
         while let Some(at) = next {
             let known = self.parts.known(at);
@@ -309,7 +310,7 @@ fn lost(entry: &Entry<'_>, part: OpTime) -> ProducerError {
     Box::new(lost).into()
 }
 
-/// For an entry whose chain makes no sense.
+/// Returns the error for an entry whose chain is inconsistent.
 pub fn broken(entry: &Entry<'_>, reason: &str) -> ProducerError {
     ProducerError::Undecodable(format!(
         "the transaction committed at {} is damaged: {reason}",

@@ -1,20 +1,20 @@
-//! The operations inside an `applyOps`, and the entries that are built of them.
+//! The operations inside an `applyOps`, and the entries that are built from them.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Elements, Malformed, kind};
 use oplog_relay_core::entry::{Entry, TxnPlace};
 
-/// The operations of an entry in order. An `applyOps` inside is gone into.
+/// The operations of an entry in order, including those of nested `applyOps`.
 #[derive(Debug, Clone)]
 pub struct Operations<'a> {
-    /// The arrays that are open, the innermost last.
+    /// The open arrays, the innermost last.
     open: Vec<Elements<'a>>,
 }
 
 impl<'a> Operations<'a> {
-    /// Those of an `applyOps` entry.
+    /// Returns the operations of an `applyOps` entry.
     ///
     /// # Errors
-    /// When it has no array of operations.
+    /// Fails if the entry has no array of operations.
     pub fn of(entry: Document<'a>) -> Result<Self, Malformed> {
         let o = entry.get("o")?.ok_or(Malformed::Missing("o"))?.document()?;
         let operations = apply_ops(o)?.ok_or(Malformed::Missing("o.applyOps"))?;
@@ -60,7 +60,7 @@ impl<'a> Iterator for Operations<'a> {
     }
 }
 
-/// The array of an `applyOps`; `None` for another command.
+/// Returns the array of an `applyOps`; `None` for another command.
 fn apply_ops(o: Document<'_>) -> Result<Option<Document<'_>>, Malformed> {
     let command = o.first()?.filter(|command| command.name == b"applyOps");
     match command {
@@ -69,13 +69,13 @@ fn apply_ops(o: Document<'_>) -> Result<Option<Document<'_>>, Malformed> {
     }
 }
 
-/// Writes the entry of an operation as CONTRACT has it: time, term and session of the commit, the
-/// fields that the operation has, and its place. `b`, `fromMigrate` and `isTimeseries` are kept
-/// where an operation has them. A replacement without `_id`, as users may write it, gets that of
-/// `o2`: the server stored it so.
+/// Writes the entry of an operation: time, term and session of the commit, the fields of the operation,
+/// and its place in the transaction. `b`, `fromMigrate` and `isTimeseries` are kept if an operation has
+/// them. A replacement without `_id`, as users may write it, gets the `_id` of `o2`, with which the
+/// server stored it.
 ///
 /// # Errors
-/// When the operation is damaged.
+/// Fails if the operation is damaged.
 pub fn build(
     commit: &Entry<'_>,
     operation: Document<'_>,
@@ -133,7 +133,7 @@ pub fn build(
     Ok(())
 }
 
-/// The `_id` if it is missing in a replacement; `None` for every other operation.
+/// Returns the `_id` that is missing in a replacement; `None` for every other operation.
 fn replaced_id(operation: Document<'_>) -> Result<Option<Element<'_>>, Malformed> {
     let op = operation.get("op")?.map(Element::string_bytes);
     let (Some(b"u"), Some(o), Some(o2)) =
@@ -156,7 +156,7 @@ fn copy(field: Element<'_>, out: &mut DocumentBuilder<'_>) -> Result<(), Malform
     Ok(())
 }
 
-/// The smallest type that holds it, as a reader of JSON would choose.
+/// Writes a number in the smallest type that holds it, as a parser of JSON would choose.
 fn integer(out: &mut DocumentBuilder<'_>, name: &str, number: u32) {
     match i32::try_from(number) {
         Ok(number) => out.int32(name, number),
@@ -175,7 +175,7 @@ mod tests {
         out
     }
 
-    /// `o` of the entry that is built of an operation.
+    /// Returns `o` of the entry that is built from an operation.
     fn o_of(operation: &str) -> String {
         let commit = r#"{"ts":{"$timestamp":{"t":7,"i":1}},"op":"c","ns":"admin.$cmd","o":{}}"#;
         let (commit, operation) = (bson(commit), bson(operation));

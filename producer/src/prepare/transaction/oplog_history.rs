@@ -1,4 +1,4 @@
-//! The earlier entries of a live source's transactions, read back when the commit is met.
+//! The earlier entries of a live source's transactions, read back at the commit.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::error::ProducerError;
 use crate::source::oplog::Oplog;
 use crate::source::oplog::link::{Link, OpTime};
 
-/// Entries of open transactions whose links are remembered; the oldest go first. What is not
-/// remembered is asked of the server again.
+/// Maximum number of remembered links of open transactions; the oldest are dropped first. Other links
+/// are read from the server again.
 const LINKS: usize = 1 << 16;
 
-/// Reads the oplog by time from a thread that may block.
+/// A reader of the oplog by time, for a thread that may block.
 #[derive(Debug)]
 pub struct Walk {
     oplog: Oplog,
@@ -23,7 +23,7 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Reads that oplog on that runtime.
+    /// Creates a reader of an oplog on a runtime.
     #[must_use]
     pub const fn new(oplog: Oplog, runtime: Handle) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl Walk {
         }
     }
 
-    /// Remembers the link of an entry that the tail met.
+    /// Remembers the link of an entry that the tail has read.
     pub fn remember(&mut self, link: Link) {
         self.seen.insert(link.at.ts, link);
         if self.seen.len() > self.limit {
@@ -42,16 +42,16 @@ impl Walk {
         }
     }
 
-    /// What is remembered of an entry.
+    /// Returns the remembered link of an entry.
     #[must_use]
     pub fn known(&self, at: OpTime) -> Option<Link> {
         self.seen.get(&at.ts).copied().filter(|link| link.at == at)
     }
 
-    /// What is remembered of an entry, or the server knows. `None` if it is gone.
+    /// Returns the link of an entry, remembered or read from the server. `None` if the entry is gone.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog should have it.
+    /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog should contain it.
     pub fn link(&self, at: OpTime) -> Result<Option<Link>, ProducerError> {
         if let Some(link) = self.known(at) {
             return Ok(Some(link));
@@ -59,10 +59,10 @@ impl Walk {
         self.runtime.block_on(self.oplog.link(at))
     }
 
-    /// The entry, as the server has it. `None` if it is gone.
+    /// Reads an entry from the server. `None` if it is gone.
     ///
     /// # Errors
-    /// As [`Walk::link`].
+    /// The errors of [`Walk::link`].
     pub fn read(&self, at: OpTime) -> Result<Option<Vec<u8>>, ProducerError> {
         self.runtime.block_on(self.oplog.entry(at))
     }

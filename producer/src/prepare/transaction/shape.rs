@@ -1,4 +1,5 @@
-//! What a command entry is to a transaction, by its shape and not by the server's version.
+//! The role of a command entry in a transaction, determined by its fields and not by the server's
+//! version.
 
 use oplog_relay_core::document::{Element, Malformed};
 use oplog_relay_core::entry::Entry;
@@ -7,51 +8,52 @@ use crate::error::ProducerError;
 use crate::prepare::transaction::broken;
 use crate::source::oplog::link::{Link, OpTime, previous};
 
-/// A point where operations take effect.
+/// A point at which operations take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
-    /// The entry before it, which may or may not be of its chain; `None` if it stands alone.
+    /// The entry that `prevOpTime` names, which may or may not be of the same chain; `None` without
+    /// one.
     pub previous: Option<OpTime>,
-    /// A `commitTransaction`: the operations are in the prepared entry and those before it.
+    /// True for a `commitTransaction`: the operations are in the prepared entry and those before it.
     pub prepared: bool,
-    /// A transaction or a chain, whose operations have a place in it.
+    /// True for a transaction or a chain, whose operations have a place in it.
     pub transaction: bool,
-    /// Operations of the chain, if it has several entries and this is the last of them.
+    /// Number of operations of the chain, if it has several entries and this is the last of them.
     pub count: Option<u32>,
 }
 
 impl Commit {
-    /// Returns true if nothing but its `prevOpTime` says that other entries belong to it.
+    /// Returns true if only its `prevOpTime` suggests that other entries belong to it.
     #[must_use]
     pub const fn stands_alone(&self) -> bool {
         !self.prepared && self.count.is_none()
     }
 }
 
-/// What an entry is.
+/// The role of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Nothing of a transaction.
+    /// An entry that is not part of a transaction.
     Other,
     /// Operations that take effect with a later entry.
     Part(Link),
-    /// Operations take effect.
+    /// The point at which operations take effect.
     Commit(Commit),
-    /// They never will; the entry before.
+    /// An abort, with the entry before it.
     Abort(Option<OpTime>),
 }
 
 impl Shape {
-    /// Tells the shape of a command.
+    /// Determines the role of a command.
     ///
-    /// An `applyOps` is of a transaction if the entry itself has `lsid` and `txnNumber` (what a
-    /// user's command carries inside `o` is no session), of a chain of batched writes if it has a
-    /// `prevOpTime` only. `multiOpType: 1` (vectored inserts, 8.0) says that each `applyOps` of
-    /// the chain stands alone.
+    /// An `applyOps` belongs to a transaction if the entry itself has `lsid` and `txnNumber` (fields of
+    /// a user's command inside `o` are not a session), and to a chain of batched writes if it only has
+    /// a `prevOpTime`. `multiOpType: 1` (vectored inserts, 8.0) means that each `applyOps` of the chain
+    /// stands alone.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] for a command without a name, a field of the wrong type, or
-    /// an end of a transaction that names no entry.
+    /// [`ProducerError::Undecodable`] for a command without a name, a field of the wrong type, or an
+    /// end of a transaction that names no entry.
     pub fn of(entry: &Entry<'_>) -> Result<Self, ProducerError> {
         let name = entry.command()?.name;
         let damaged = |error: Malformed| broken(entry, &error.to_string());

@@ -12,14 +12,14 @@ use rustc_hash::FxHashMap;
 use crate::error::ProducerError;
 use crate::prepare::transaction::{Link, OpTime};
 
-/// Entries are kept in memory up to that many bytes; what exceeds it goes to a file.
+/// Number of bytes of entries that are kept in memory; the excess goes to a file.
 const MEMORY_BYTES: usize = 64 << 20;
 
 /// Entries by their time, until their transaction ends.
 #[derive(Debug)]
 pub struct Kept {
     parts: BTreeMap<Timestamp, Part>,
-    /// The transaction that each session has open, and its entries.
+    /// The open transaction of each session, and its entries.
     sessions: FxHashMap<Vec<u8>, Open>,
     /// The highest term so far.
     term: i64,
@@ -47,11 +47,11 @@ struct Open {
     parts: Vec<Timestamp>,
 }
 
-/// A file without a name: it goes with the process, however that ends.
+/// A temporary file without a name: it is removed with the process, however that ends.
 #[derive(Debug, Default)]
 struct Spill {
     file: Option<File>,
-    /// Entries in it that are still needed.
+    /// Number of entries in the file that are still needed.
     entries: usize,
     end: u64,
 }
@@ -63,7 +63,7 @@ impl Default for Kept {
 }
 
 impl Kept {
-    /// Nothing yet; `budget` is in bytes.
+    /// Creates an empty store; `budget` is in bytes.
     #[must_use]
     pub fn with_budget(budget: usize) -> Self {
         Self {
@@ -76,19 +76,19 @@ impl Kept {
         }
     }
 
-    /// Time of the oldest entry that is kept.
+    /// Returns the time of the oldest entry in the store.
     #[must_use]
     pub fn oldest(&self) -> Option<Timestamp> {
         self.parts.first_key_value().map(|(ts, _)| *ts)
     }
 
-    /// Bytes in memory, and entries in the file.
+    /// Returns the number of bytes in memory, and of entries in the file.
     #[must_use]
     pub const fn size(&self) -> (usize, usize) {
         (self.memory, self.spill.entries)
     }
 
-    /// Keeps an entry of an open transaction.
+    /// Stores an entry of an open transaction.
     ///
     /// # Errors
     /// [`ProducerError::Dump`] if the temporary file fails.
@@ -116,8 +116,8 @@ impl Kept {
         Ok(())
     }
 
-    /// Drops the open transaction of an entry's session if the entry has a higher `txnNumber`:
-    /// the transaction ended without a word, by an abort that logged nothing or by an election.
+    /// Drops the open transaction of an entry's session if the entry has a higher `txnNumber`: an abort
+    /// that was not logged, or an election, ended the transaction.
     #[inline]
     pub fn session_moved_on(&mut self, entry: &Entry<'_>) {
         if self.sessions.is_empty() {
@@ -133,8 +133,8 @@ impl Kept {
         }
     }
 
-    /// Drops the transactions that an election ended: a new primary goes on with those that were
-    /// prepared, and with no other.
+    /// Drops the transactions that an election ended: a new primary continues only those that were
+    /// prepared.
     #[inline]
     pub fn term_moved_on(&mut self, entry: &Entry<'_>) {
         if entry.term > self.term {
@@ -167,23 +167,23 @@ impl Kept {
         }
     }
 
-    /// Returns true if an entry is kept that has the same time in another term.
+    /// Returns true if an entry with the same time in another term is stored.
     #[must_use]
     pub fn has_another_at(&self, at: OpTime) -> bool {
         self.parts.contains_key(&at.ts) && self.link(at).is_none()
     }
 
-    /// What is known of the entry at an optime.
+    /// Returns the link of the entry at an optime.
     #[must_use]
     pub fn link(&self, at: OpTime) -> Option<Link> {
         let part = self.parts.get(&at.ts)?;
         (part.link.at == at).then_some(part.link)
     }
 
-    /// The bytes of the entry at an optime.
+    /// Returns the bytes of the entry at an optime.
     ///
     /// # Errors
-    /// As [`Kept::keep`].
+    /// The errors of [`Kept::keep`].
     pub fn read(&self, at: OpTime) -> Result<Option<Vec<u8>>, ProducerError> {
         let part = self.parts.get(&at.ts).filter(|part| part.link.at == at);
         match part.map(|part| &part.place) {
@@ -245,7 +245,7 @@ impl Spill {
         Ok(bytes)
     }
 
-    /// One entry less; with the last one the file goes, and its room on the disk.
+    /// Releases an entry. With the last one the file is removed, which frees its disk space.
     fn release(&mut self) {
         self.entries -= 1;
         if self.entries == 0 {

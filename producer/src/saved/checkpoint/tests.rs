@@ -115,7 +115,7 @@ fn namespaces_that_were_left_out_until_now_are_refused() {
     };
     let mut checkpoint = Checkpoint::default();
     checkpoint.state.source = Some(source("rs0", None));
-    // An earlier version did not save them.
+    // An earlier version did not save the namespaces.
     assert!(checkpoint.check_namespaces(&filter(&[], &[])).is_ok());
     checkpoint.state.source = Some(SourceRecord {
         namespaces: Some(NamespacesRecord {

@@ -1,4 +1,4 @@
-//! The claims of a committed transaction against those of other sources.
+//! Checks the claims of a committed transaction against those of other sources.
 
 use oplog_relay_core::position::Position;
 use tokio::runtime::Handle;
@@ -12,23 +12,23 @@ use crate::prepare::claims::Claims;
 /// The claims of other sources, for a thread that may block.
 #[derive(Debug)]
 pub struct OtherClaims {
-    /// What asks for them.
+    /// Reader of the claims.
     pub claims: Claims,
-    /// Where to ask from.
+    /// Handle of the runtime that the reads run on.
     pub runtime: Handle,
 }
 
 impl PublishLoop<'_> {
-    /// The same beside other sources of the prefix.
+    /// Checks claims against those of the other sources of the prefix.
     #[must_use]
     pub fn among(mut self, others: OtherClaims) -> Self {
         self.others = Some(others);
         self
     }
 
-    /// After a commit: stops if another source has claimed one of the topics that were claimed with
-    /// it. Both committed at about the same time, and at least the later one finds the other here.
-    /// It takes its claims back, so that the other one can go on after a restart.
+    /// Stops after a commit if another source has claimed one of the topics that were claimed with it.
+    /// Both committed at about the same time, and at least the later one finds the other claim here. It
+    /// withdraws its own claims, so that the other source can continue after a restart.
     pub(crate) fn check_claims(&mut self, position: Position) -> Result<(), ProducerError> {
         let claimed = std::mem::take(&mut self.claimed);
         let Some(others) = self.others.as_ref().filter(|_| !claimed.is_empty()) else {

@@ -1,48 +1,48 @@
-//! The way of chunks from the encoder to the publisher and back, bounded in chunks and in bytes.
+//! The queues of chunks from the encoder to the publisher and back, bounded in chunks and in bytes.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
 
-/// Chunks that wait for the publisher.
+/// Maximum number of chunks that wait for the publisher.
 const QUEUE_CHUNKS: usize = 2;
-/// Bytes in chunks that the publisher has not given back, beyond which the encoder waits. Chunks of
-/// usual sizes are far below it. A document of 16 MB can become 100 MB of JSON, and several of them
-/// at a time would not fit into the memory that the program promises.
+/// Number of bytes in chunks that the publisher has not returned, beyond which the encoder waits.
+/// Chunks of usual sizes are far below it. A document of 16 MB can become 100 MB of JSON, and several
+/// of them at a time would exceed the memory limit of the program.
 const QUEUE_BYTES: usize = 48 << 20;
 
-/// The encoder's end.
+/// The encoder's end of the queues.
 #[derive(Debug)]
 pub struct Handover {
     full: SyncSender<Chunk>,
     empty: Receiver<Returned>,
     /// Empty chunks to be filled again.
     spare: Vec<Chunk>,
-    /// Bytes of chunks that the publisher has not given back.
+    /// Number of bytes in chunks that the publisher has not returned.
     under_way: usize,
 }
 
-/// The publisher's end.
+/// The publisher's end of the queues.
 #[derive(Debug)]
 pub struct Intake {
     pub(crate) full: Receiver<Chunk>,
     empty: Sender<Returned>,
 }
 
-/// A chunk on its way back.
+/// A chunk that the publisher returns.
 #[derive(Debug)]
 struct Returned {
     chunk: Chunk,
-    /// Bytes that it had.
+    /// Number of bytes that it contained.
     bytes: usize,
 }
 
-/// Makes both ends.
+/// Creates both ends.
 #[must_use]
 pub fn queues() -> (Handover, Intake) {
     let (full, full_end) = sync_channel(QUEUE_CHUNKS);
-    // There are never more chunks than the other queue, its ends and one more have room for.
+    // This queue needs no bound: the number of chunks is limited by the other queue.
     let (empty_end, empty) = channel();
     let handover = Handover {
         full,
@@ -58,11 +58,11 @@ pub fn queues() -> (Handover, Intake) {
 }
 
 impl Handover {
-    /// Hands a full chunk to the publisher and leaves an empty one. Waits while too much is under
-    /// way.
+    /// Hands a full chunk to the publisher and leaves an empty one in its place. Waits while too many
+    /// bytes are in flight.
     ///
     /// # Errors
-    /// [`ProducerError::Ended`] when the publisher is gone.
+    /// [`ProducerError::Ended`] if the publisher has ended.
     pub fn hand_over(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
         let gone = || ProducerError::Ended("publisher");
         while let Ok(returned) = self.empty.try_recv() {
@@ -87,7 +87,7 @@ impl Handover {
 }
 
 impl Intake {
-    /// Empties a chunk that was published and gives it back.
+    /// Empties a chunk that was published and returns it to the encoder.
     pub(crate) fn give_back(&self, mut chunk: Chunk) {
         let bytes = chunk.arena.len();
         chunk.clear();
@@ -95,7 +95,7 @@ impl Intake {
         drop(self.empty.send(Returned { chunk, bytes }));
     }
 
-    /// The chunks that were handed over, until the other end is gone.
+    /// Returns the chunks that were handed over, until the encoder's end is dropped.
     #[cfg(test)]
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {
         self.full.iter()

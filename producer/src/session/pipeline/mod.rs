@@ -1,4 +1,4 @@
-//! Source → encoder → publisher, each in a thread of its own, joined by short queues.
+//! The pipeline of source, encoder and publisher: each runs in its own thread, joined by short queues.
 
 mod claimed;
 mod handover;
@@ -19,25 +19,25 @@ use crate::publish::Publisher;
 use crate::source::SourceEvent;
 use crate::telemetry::metrics::Metrics;
 
-/// Caught up, a commit follows the last one after that time at least.
+/// Minimum time between two commits once caught up.
 const COMMIT_GAP: Duration = Duration::from_millis(10);
-/// While catching up a transaction lasts that long at least,
+/// Minimum duration of a transaction while catching up.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// and that long for each partition that it may write to, because the broker asks in each transaction
-/// whether a partition is part of it,
+/// Minimum duration of a transaction for each partition that it may write to, because the broker checks
+/// in each transaction that a partition is part of it.
 const COMMIT_INTERVAL_EACH: Duration = Duration::from_millis(5);
-/// and ten times what the last commit cost, but not longer than this part of the transaction's
-/// timeout.
+/// Part of the transaction timeout that bounds the duration of a transaction: one in this many. Within
+/// it a transaction lasts at least ten times as long as the last commit took.
 const COMMIT_INTERVAL_PART: u32 = 4;
-/// A position that moved without a record (noops, filtered entries) is saved that often.
+/// Interval at which a position is saved that moved without a record (noops, filtered entries).
 const POSITION_INTERVAL: Duration = Duration::from_secs(5);
-/// The publisher looks after deliveries and health that often.
+/// Interval at which the publisher checks deliveries and health.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The encoder's loop: until the source ends or the publisher is gone.
+/// Runs the encoder's loop until the source ends or the publisher has ended.
 ///
 /// # Errors
-/// That of an entry that cannot be encoded. What came before it has been handed on.
+/// The error of an entry that cannot be encoded. The entries before it have been handed over.
 pub fn encode(
     mut encoder: Encoder,
     mut events: mpsc::Receiver<SourceEvent>,
@@ -84,31 +84,31 @@ pub fn encode(
         }
     };
     match result {
-        // The publisher's own error says why it is gone; who interrupted knows it.
+        // The publisher reports its own error, and an interruption was requested.
         Err(ProducerError::Ended("publisher") | ProducerError::Interrupted) => Ok(()),
         result => result,
     }
 }
 
-/// When the publisher is done.
+/// The condition under which the publisher is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// When the source ends.
+    /// The source has ended.
     End,
-    /// When everything up to that time is committed.
+    /// Everything up to this time is committed.
     Reached(Timestamp),
 }
 
 impl Until {
-    /// Up to the newest entry; `None` if the saved position is there already. One with an ordinal
-    /// has a part of that entry still to come.
+    /// Returns the condition that the newest entry is committed; `None` if the saved position has
+    /// reached it. A position with an ordinal has not: a part of its entry is still to be sent.
     #[must_use]
     pub fn newest(newest: Position, saved: Option<Position>) -> Option<Self> {
         let until = Self::Reached(newest.ts);
         (!until.reached(saved)).then_some(until)
     }
 
-    /// Whether a position is far enough.
+    /// Returns true if a position meets the condition.
     #[must_use]
     pub fn reached(self, position: Option<Position>) -> bool {
         match self {
@@ -121,12 +121,12 @@ impl Until {
     }
 }
 
-/// How the publisher's loop ended.
+/// The outcome of the publisher's loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything that was asked for is committed.
+    /// Everything that was requested is committed.
     Done,
-    /// The queue closed before: what came through it is committed.
+    /// The queue was closed earlier. The chunks that came through it are committed.
     Stopped,
 }
 
@@ -135,24 +135,24 @@ pub enum Outcome {
 pub struct PublishLoop<'p> {
     /// The producer.
     pub publisher: Publisher,
-    /// What it counts.
+    /// Metrics of the process.
     pub metrics: &'p Metrics,
-    /// Told that the loop turns.
+    /// Health, which the loop beats on every turn.
     pub health: &'p Health,
-    /// When to end.
+    /// The condition under which the loop ends.
     pub until: Until,
     unsaved: Option<Position>,
     saved: Option<Position>,
     history: History,
     routing: u32,
     reads: u32,
-    /// The state topic holds the source's record, or the open transaction does.
+    /// True if the state topic or the open transaction contains the source's record.
     has_state: bool,
     /// Topics that the open transaction claims.
     claimed: Vec<String>,
     others: Option<OtherClaims>,
     silence: Option<Silence>,
-    /// Not done before the table has that version.
+    /// The version of the routing table that must be reached before the loop is done.
     wanted_routing: u32,
     wall: i64,
     idle: bool,
@@ -160,13 +160,13 @@ pub struct PublishLoop<'p> {
     finished: bool,
     last_commit: Option<Instant>,
     began: Option<Instant>,
-    /// What the last commit cost.
+    /// Duration of the last commit.
     took: Duration,
 }
 
 impl<'p> PublishLoop<'p> {
-    /// Nothing sent yet. `unsaved` is a position to save even if nothing follows, `saved` the one
-    /// that is.
+    /// Creates a loop that has sent nothing. `unsaved` is a position to save even if no entry follows,
+    /// `saved` the saved one.
     #[must_use]
     pub const fn new(
         publisher: Publisher,
@@ -203,24 +203,24 @@ impl<'p> PublishLoop<'p> {
         }
     }
 
-    /// The same with a saved version of the routing table, and the one that is to come.
+    /// Sets the saved version of the routing table, and the wanted one.
     #[must_use]
     pub fn routing(mut self, saved: u32, wanted: u32) -> Self {
         (self.routing, self.wanted_routing) = (saved, wanted);
         self
     }
 
-    /// The same, where the state topic holds the source's record already.
+    /// Sets whether the state topic already contains the source's record.
     #[must_use]
     pub const fn having_state(mut self, has_state: bool) -> Self {
         self.has_state = has_state;
         self
     }
 
-    /// Publishes until done or the queue closes; then commits what is open.
+    /// Publishes until done or the queue is closed, then commits the open transaction.
     ///
     /// # Errors
-    /// As [`Publisher::send`] and [`Publisher::commit`].
+    /// The errors of [`Publisher::send`] and [`Publisher::commit`].
     pub fn run(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
         self.turn(intake).map_err(|error| {
             let error = self.publisher.explain(error);
@@ -269,7 +269,7 @@ impl<'p> PublishLoop<'p> {
         self.metrics
             .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
         self.publisher.send(chunk)?;
-        // The state topic is the first of all, and the source's record its first.
+        // The state topic is the first topic of every stream, and the source's record its first record.
         self.has_state |= !chunk.new_topics.is_empty();
         let claimed = chunk
             .new_topics
@@ -277,7 +277,7 @@ impl<'p> PublishLoop<'p> {
             .filter(|topic| topic.is_claimed_here);
         self.claimed.extend(claimed.map(|topic| topic.name.clone()));
         self.metrics.sent(chunk, self.publisher.in_flight());
-        // A full sync and a change of the routing send records, and the position stays.
+        // A full sync and a change of the routing send records without moving the position.
         let moved = chunk.end != self.unsaved.or(self.saved)
             || chunk.routing != self.routing
             || !chunk.is_without_records();
@@ -303,7 +303,7 @@ impl<'p> PublishLoop<'p> {
         Ok(())
     }
 
-    /// How long to wait for the next chunk: until the next commit is due.
+    /// Returns the time to wait for the next chunk: at most until the next commit is due.
     fn patience(&self) -> Duration {
         let since = |instant: Option<Instant>| instant.map(|instant| instant.elapsed());
         match (self.publisher.in_transaction(), self.idle) {
@@ -352,7 +352,7 @@ impl<'p> PublishLoop<'p> {
         self.began = None;
         self.metrics
             .committed(position, self.wall, self.caught_up || self.finished, took);
-        // Not before: what Kafka refuses, it refuses in each session.
+        // Ready only after a commit: a request that Kafka refuses would be refused in every session.
         self.works();
         self.check_claims(position)
     }
@@ -385,8 +385,8 @@ use silence::Silence;
 pub use claimed::OtherClaims;
 pub use handover::{Handover, Intake, queues};
 
-/// How long a transaction lasts while catching up, by the partitions that it may write to and by what
-/// the last commit cost.
+/// Returns the duration of a transaction while catching up, from the number of partitions that it may
+/// write to and the duration of the last commit.
 fn transaction_time(partitions: u64, last_commit: Duration, timeout: Duration) -> Duration {
     let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
     COMMIT_INTERVAL

@@ -1,8 +1,8 @@
-//! Whether the stages before the publisher still answer.
+//! Detection of stages before the publisher that no longer respond.
 //!
-//! A live source that has nothing new says so each second, and the encoder passes it on. Where a read of
-//! the source or a question of the encoder gets no answer, nothing comes at all, although the publisher's
-//! own loop turns.
+//! A live source that has nothing new reports that every second, and the encoder passes it on. If a
+//! read of the source or a query of the encoder gets no response, no event arrives, although the
+//! publisher's loop runs.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use oplog_relay_runtime::http::Health;
 use super::PublishLoop;
 use crate::telemetry::metrics::Metrics;
 
-/// A silence that lasts longer is reported.
+/// Time without an event after which the silence is reported.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
 
-/// The time since the source or the encoder was last heard.
+/// The time since the last event of the source or the encoder.
 #[derive(Debug)]
 pub(crate) struct Silence {
     limit: Duration,
@@ -31,7 +31,7 @@ impl Silence {
         }
     }
 
-    /// Something came.
+    /// Notes that an event arrived.
     pub(crate) fn heard(&mut self, metrics: &Metrics) {
         self.heard = Instant::now();
         if std::mem::take(&mut self.is_reported) {
@@ -39,7 +39,7 @@ impl Silence {
         }
     }
 
-    /// Nothing came. The program is not ready, and its lag unknown, once that has lasted too long.
+    /// Notes that no event arrived. After the limit the program is not ready and its lag is unknown.
     pub(crate) fn goes_on(&mut self, metrics: &Metrics, health: &Health) {
         let since = self.heard.elapsed();
         if since < self.limit || std::mem::replace(&mut self.is_reported, true) {
@@ -57,7 +57,7 @@ impl Silence {
 }
 
 impl PublishLoop<'_> {
-    /// The same, which reports a live source that is silent. A dump may be, as standard input.
+    /// Reports a live source that is silent. A dump on standard input may be silent at any time.
     #[must_use]
     pub fn listening(mut self, is_live: bool) -> Self {
         self.silence = is_live.then(|| Silence::new(SILENT_AFTER));

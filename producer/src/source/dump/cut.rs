@@ -1,4 +1,4 @@
-//! Where in a dump the stream begins.
+//! The start of the stream within a dump.
 
 use oplog_relay_core::position::{Position, Timestamp};
 
@@ -9,19 +9,19 @@ use crate::source::StartAt;
 /// The parts of a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// What is not needed.
+    /// Entries that are not needed.
     Done,
-    /// Before the start, but transactions may be open there.
+    /// Entries before the start, among which transactions may be open.
     Earlier,
-    /// What is to be sent.
+    /// Entries to be sent.
     Wanted,
 }
 
-/// Finds the parts of a dump, and counts.
+/// Assigns entries of a dump to its parts, and counts them.
 pub(super) struct Cut {
     start: StartAt,
     open: Option<Timestamp>,
-    /// The saved position's entry was seen, or there is no saved position.
+    /// True if the saved position's entry was seen, or if no position is saved.
     found: bool,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
@@ -43,7 +43,7 @@ impl Cut {
         }
     }
 
-    /// The part of the next entry.
+    /// Returns the part of the next entry.
     pub(super) fn part(&mut self, taken: Taken) -> Result<Part, ProducerError> {
         let ts = taken.at.ts;
         if self.first.is_none() {
@@ -63,8 +63,8 @@ impl Cut {
         Ok(part)
     }
 
-    /// A transaction that was open at the saved position may never have been committed, so its
-    /// missing entries matter only where a commit names them.
+    /// Warns if entries of an open transaction are missing. It may never have been committed, so they
+    /// matter only if a commit names them.
     fn check_open(&self, first: Timestamp) {
         if let (StartAt::After(_), Some(open)) = (self.start, self.open)
             && first > open
@@ -72,9 +72,9 @@ impl Cut {
             tracing::warn!(
                 %open,
                 %first,
-                "the dump begins after the first entry of a transaction that was open when the last \
-                 one ended. If it is committed in this dump, the stream stops there; give a dump \
-                 that begins at or before that entry then"
+                "the dump starts after the first entry of a transaction that was open at the end \
+                 of the last one. If it is committed in this dump, the stream stops there; then \
+                 give a dump that starts at or before that entry"
             );
         }
     }
@@ -83,7 +83,7 @@ impl Cut {
         let ts = taken.at.ts;
         let earlier = match self.open {
             Some(open) if ts >= open => Part::Earlier,
-            // A live source, which a dump may go on from, does not say what is open.
+            // A live source, which a dump may continue, does not record open transactions.
             None if taken.is_command => Part::Earlier,
             _ => Part::Done,
         };
@@ -103,7 +103,7 @@ impl Cut {
         Err(self.lost(saved, taken))
     }
 
-    /// For a dump without the entry of the saved position.
+    /// Returns the error for a dump without the entry of the saved position.
     fn lost(&self, checkpoint: Position, taken: Taken) -> ProducerError {
         let oldest = self.first.unwrap_or(taken.at.ts);
         let lost = if oldest > checkpoint.ts {
@@ -126,7 +126,7 @@ impl Cut {
         Box::new(lost).into()
     }
 
-    /// Says what was in the dump, and what is odd about it.
+    /// Logs the contents of the dump, and anything unusual about it.
     pub(super) fn report(&self, overlap: Overlap) {
         let text =
             |ts: Option<Timestamp>| ts.map_or_else(|| "none".to_owned(), |ts| ts.to_string());
@@ -150,12 +150,12 @@ impl Cut {
         }
     }
 
-    /// Why a dump may not be the one that was meant.
+    /// Returns a reason why the dump may not be the intended one.
     fn oddity(&self) -> Option<String> {
         match self.start {
             _ if self.entries == 0 => Some("the dump has no entries: nothing was sent".to_owned()),
             StartAt::After(saved) if !self.found => Some(format!(
-                "the dump ends before the saved position {saved}: nothing of it is new"
+                "the dump ends before the saved position {saved}: it contains no new entries"
             )),
             StartAt::At(start) if self.wanted == 0 => Some(format!(
                 "the dump ends before the start {start}: nothing was sent"

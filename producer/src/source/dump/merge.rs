@@ -1,11 +1,11 @@
 //! The entries of all segments of a dump, in the order of the oplog.
 //!
-//! Segments that were taken at different times, or from different members, may overlap. What they
-//! share is the same entries to the byte and is taken once. After a failover an older segment may
-//! also hold entries that were rolled back: entries of a lower term at and after the point where the
-//! histories part. A segment that holds this point and goes on in a higher term proves it, and the
-//! entries are left out. Without such a proof nobody can say which entries are true, and the dump is
-//! refused.
+//! Segments that were taken at different times, or from different members, may overlap. Their common
+//! entries are identical to the byte and are taken once. After a failover an older segment may also
+//! contain entries that were rolled back: entries of a lower term at and after the point where the
+//! histories diverge. A segment that contains this point and continues in a higher term proves it, and
+//! the entries are left out. Without such a proof it is unknown which entries were kept, and the dump
+//! is refused.
 
 use std::collections::VecDeque;
 
@@ -16,68 +16,68 @@ use super::segment::{Segment, SegmentReader};
 use crate::error::ProducerError;
 use crate::source::oplog::link::OpTime;
 
-/// Term of an entry that has none: the first entries of a replica set, and old servers.
+/// Term of an entry without one: the first entries of a replica set, and old servers.
 const NO_TERM: i64 = -1;
-/// Bytes that the buffer of a segment's next entry keeps. Many segments may be open at a time, and
-/// few entries are larger.
+/// Number of bytes that the buffer of a segment's next entry keeps. Many segments may be open at a
+/// time, and few entries are larger.
 const KEPT_BYTES: usize = 1 << 20;
-/// Before any entry.
+/// Placeholder optime before any entry.
 const NOWHERE: OpTime = OpTime {
     ts: Timestamp::new(0, 0),
     term: NO_TERM,
 };
 
-/// A segment that has not been opened, with its first entry where that is known.
+/// A segment that is not open yet, with the time of its first entry if that is known.
 #[derive(Debug)]
 pub(super) struct Waiting<'d> {
     pub(super) segment: &'d Segment,
-    /// `None` for the only segment of a dump.
+    /// Time of the first entry; `None` for the only segment of a dump.
     pub(super) first: Option<Timestamp>,
 }
 
-/// What was found beside the entries of one history.
+/// Entries that were left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Overlap {
-    /// Entries that several segments have.
+    /// Number of entries that several segments contain.
     pub(super) repeated: u64,
-    /// Entries that another segment proves to have been rolled back.
+    /// Number of entries that another segment proves to have been rolled back.
     pub(super) rolled_back: u64,
 }
 
-/// An entry that was taken.
+/// An entry that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) at: OpTime,
     pub(super) is_command: bool,
 }
 
-/// Reads segments side by side as far as they overlap.
+/// Reads segments concurrently as far as they overlap.
 pub(super) struct Merge<'d> {
     waiting: VecDeque<Waiting<'d>>,
     open: Vec<Cursor>,
     opened: usize,
-    /// The highest term so far, its first entry, and the segment that has it.
+    /// The first entry of the highest term so far, and the number of its segment.
     newest: OpTime,
     newest_in: usize,
     overlap: Overlap,
-    /// Why no more can be read after what was taken.
+    /// The error that follows the entries already read.
     failed: Option<ProducerError>,
 }
 
 /// The next entry of an open segment.
 struct Cursor {
-    /// Which of the segments it is.
+    /// Number of the segment.
     number: usize,
     reader: SegmentReader,
     bytes: Vec<u8>,
     next: Taken,
     first: Timestamp,
-    /// Whether entries of it came before this one.
+    /// True if earlier entries of the segment were read.
     has_begun: bool,
 }
 
 impl<'d> Merge<'d> {
-    /// Segments in the order of their first entries.
+    /// Creates a merge of segments in the order of their first entries.
     pub(super) fn new(segments: impl IntoIterator<Item = Waiting<'d>>) -> Self {
         Self {
             waiting: segments.into_iter().collect(),
@@ -90,7 +90,7 @@ impl<'d> Merge<'d> {
         }
     }
 
-    /// What was left out so far.
+    /// Returns the number of entries left out so far.
     pub(super) const fn overlap(&self) -> Overlap {
         self.overlap
     }
@@ -98,7 +98,7 @@ impl<'d> Merge<'d> {
     /// Appends the next entry; `None` at the end of all segments.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] for segments that cannot be one history; as
+    /// [`ProducerError::Usage`] for segments that cannot be one history; the errors of
     /// [`SegmentReader::read_document`].
     pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Result<Option<Taken>, ProducerError> {
         loop {
@@ -132,7 +132,7 @@ impl<'d> Merge<'d> {
         }
     }
 
-    /// Opens the segments that begin at or before the next entry.
+    /// Opens the segments that start at or before the next entry.
     fn open_due(&mut self) -> Result<(), ProducerError> {
         loop {
             let next = self.open.iter().map(|cursor| cursor.next.at.ts).min();
@@ -149,14 +149,15 @@ impl<'d> Merge<'d> {
         }
     }
 
-    /// Passes over the entry in the other segments that have it, and returns their numbers.
+    /// Skips the entry in the other segments that contain it, and returns their numbers.
     fn drop_repeated(&mut self, least: usize) -> Result<Vec<usize>, ProducerError> {
         let mut shared_with = Vec::new();
         for index in (0..self.open.len()).rev() {
             let (Some(own), Some(other)) = (self.open.get(least), self.open.get(index)) else {
                 continue;
             };
-            // `min_by_key` gives the first of equal ones, so the place of `least` does not change.
+            // `min_by_key` returns the first of equal ones, so removals do not change the index of
+            // `least`.
             if index == least || own.next.at != other.next.at {
                 continue;
             }
@@ -205,9 +206,9 @@ impl<'d> Merge<'d> {
         let is_behind = own.next.at.term < self.newest.term && own.number != self.newest_in;
         if is_behind && !proven && own.first >= self.newest.ts {
             return Err(ProducerError::Usage(format!(
-                "the segment {} goes on at {} in term {}, but the entries before it reach term {} \
-                 at {}: they are not of one replica set, or it was set up again in between. Send \
-                 such segments one after the other, as sources of their own",
+                "the segment {} continues at {} in term {}, but the entries before it reach term \
+                 {} at {}: they are not of one replica set, or it was initiated again in between. \
+                 Send such segments one after the other, as separate sources",
                 own.reader.name(),
                 own.next.at.ts,
                 own.next.at.term,
@@ -218,7 +219,7 @@ impl<'d> Merge<'d> {
         Ok(proven || is_behind)
     }
 
-    /// Reads the next entry of a segment. Damage ends the merge, but only after what came before it.
+    /// Reads the next entry of a segment. Damage ends the merge, but only after the entries before it.
     fn advance_or_fail(&mut self, index: usize) {
         if let Err(error) = self.advance(index) {
             self.failed.get_or_insert(error);
@@ -238,7 +239,7 @@ impl<'d> Merge<'d> {
 }
 
 impl Cursor {
-    /// `None` for a segment without entries.
+    /// Opens a segment; `None` if it has no entries.
     fn open(number: usize, reader: SegmentReader) -> Result<Option<Self>, ProducerError> {
         let mut cursor = Self {
             number,
@@ -276,11 +277,11 @@ impl Cursor {
     }
 }
 
-/// For two segments that part where one of them does not show it.
+/// Returns the error for two segments that diverge before the point where both are readable.
 fn parted(own: &Cursor, other: &Cursor) -> ProducerError {
     ProducerError::Usage(format!(
         "the segments {} and {} have different histories at {} (terms {} and {}), and no segment \
-         begins before the point where they part: which entries were rolled back cannot be \
+         begins before the point where they diverge: which entries were rolled back cannot be \
          determined. Add a segment that begins earlier, or remove the one of the lower term",
         own.reader.name(),
         other.reader.name(),

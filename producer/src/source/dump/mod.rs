@@ -1,14 +1,14 @@
 //! Reads a dump of an oplog: `oplog.bson` or `.bson.gz` as mongodump writes it, a folder of such
 //! segments, or standard input.
 //!
-//! A dump is read once, from its beginning. Entries before the start are sent apart from the others
-//! where transactions may be open among them: the encoder keeps the parts of those.
+//! A dump is read once, from its start. If transactions may be open among the entries before the start,
+//! these entries are sent separately: the encoder keeps the parts of those transactions.
 //!
-//! | file | holds |
+//! | file | contents |
 //! | --- | --- |
 //! | `segment` | one file: plain or gzip, its documents |
 //! | `merge` | the entries of all files in order, each once, without those that were rolled back |
-//! | `cut` | which entries are before the start, and whether the saved position is there |
+//! | `cut` | the entries before the start, and the check of the saved position |
 
 mod cut;
 mod merge;
@@ -27,9 +27,9 @@ use cut::{Cut, Part};
 use merge::{Merge, Waiting};
 use segment::{Segment, SegmentReader, cannot_read};
 
-/// Bytes of a batch; a larger document makes a batch of its own.
+/// Size of a batch in bytes; a larger document is a separate batch.
 const BATCH_BYTES: usize = 4 << 20;
-/// How the names of segments end.
+/// File name suffixes of segments.
 const SEGMENTS: [&str; 2] = [".bson", ".bson.gz"];
 
 /// A dump: its segments in order.
@@ -41,7 +41,7 @@ pub struct Dump {
 #[derive(Debug)]
 struct DumpSegment {
     segment: Segment,
-    /// Time of its first entry, where it was read.
+    /// Time of its first entry, if it was read.
     first: Option<Timestamp>,
 }
 
@@ -49,8 +49,8 @@ impl Dump {
     /// Finds the segments of a path, `-` for standard input.
     ///
     /// # Errors
-    /// [`ProducerError::Dump`] if a file cannot be read, [`ProducerError::Usage`] if there is none
-    /// or one of them is no segment of an oplog.
+    /// [`ProducerError::Dump`] if a file cannot be read, [`ProducerError::Usage`] if no segment exists
+    /// or one of them is not a segment of an oplog.
     pub fn open(path: &str) -> Result<Self, ProducerError> {
         if path == "-" {
             return Ok(Self::of(Segment::StandardInput(AtomicBool::new(false))));
@@ -100,7 +100,7 @@ impl Dump {
         })
     }
 
-    /// Time of the first entry; `None` for standard input, which can be read only once.
+    /// Returns the time of the first entry; `None` for standard input, which can be read only once.
     #[must_use]
     pub fn oldest(&self) -> Option<Timestamp> {
         let DumpSegment { segment, first } = self.segments.first()?;
@@ -111,13 +111,13 @@ impl Dump {
         }
     }
 
-    /// Sends the entries from the start on, then [`SourceEvent::End`]. Ahead of them those before
-    /// the start that may be of open transactions: from `open` on after a saved position (commands
-    /// from the beginning on where it is not known), all of them before a time. Blocks.
+    /// Sends the entries from the start on, then [`SourceEvent::End`]. Before them it sends the entries
+    /// before the start that may belong to open transactions: after a saved position those from `open`
+    /// on (if that is unknown, commands from the start of the dump on), otherwise all of them. Blocks.
     ///
     /// # Errors
-    /// [`ProducerError::PositionLost`] if the dump does not have the saved position,
-    /// [`ProducerError::Usage`] if it is no oplog or none that can be put together,
+    /// [`ProducerError::PositionLost`] if the dump does not contain the saved position,
+    /// [`ProducerError::Usage`] if it is not an oplog or its segments cannot be merged,
     /// [`ProducerError::Dump`] and [`ProducerError::Undecodable`].
     pub fn run(
         &self,
@@ -144,7 +144,7 @@ impl Dump {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
                 Err(error) => {
-                    // The stream stops before it, and not earlier.
+                    // Entries before the damaged one are still sent.
                     batch.bytes.truncate(begin);
                     batch.send(events);
                     return Err(error);
@@ -158,14 +158,14 @@ impl Dump {
             return Ok(());
         }
         cut.report(merge.overlap());
-        // A closed queue means that nobody waits for the end.
+        // The queue is closed if no receiver waits for the end.
         drop(events.blocking_send(SourceEvent::End));
         Ok(())
     }
 }
 
-/// Returns true if a file of a folder is a segment. One that may be a segment but cannot be read
-/// is refused: without it entries would be missing.
+/// Returns true if a file of a folder is a segment. A file that may be a segment but cannot be read is
+/// refused: without it entries would be missing.
 fn is_segment(file: &Path) -> Result<bool, ProducerError> {
     let name = file.file_name().and_then(|name| name.to_str());
     let name = name.unwrap_or_default();
@@ -182,7 +182,7 @@ fn is_segment(file: &Path) -> Result<bool, ProducerError> {
     Ok(false)
 }
 
-/// Time of the first entry of a file.
+/// Reads the time of the first entry of a file.
 fn first_of(file: &Path) -> Result<Option<Timestamp>, ProducerError> {
     let mut reader = SegmentReader::open(&Segment::File(file.to_owned()))?;
     let mut bytes = Vec::new();
@@ -206,8 +206,8 @@ impl Filling {
         }
     }
 
-    /// Says where the document that begins there belongs, and sends what is full. `false` if
-    /// nobody takes it any more.
+    /// Assigns the document that starts at `begin` to a part, and sends a full batch. Returns `false`
+    /// if the receiver is gone.
     fn sort(&mut self, begin: usize, part: Part, events: &Sender<SourceEvent>) -> bool {
         if part == Part::Done {
             self.bytes.truncate(begin);

@@ -11,22 +11,23 @@ use oplog_relay_core::entry::Entry;
 
 use crate::error::ProducerError;
 
-/// An oplog entry has at most 16 MiB and 16 KiB; the rest is margin for hand-made ones.
+/// Maximum size of an entry. The server's limit is 16 MiB and 16 KiB; the rest is margin for hand-made
+/// ones.
 const MAX_ENTRY: usize = 64 << 20;
-/// Magic number and the only method that gzip knows.
+/// Magic number of gzip, and its only compression method.
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
-/// The longest name of an entry's first field that is looked for.
+/// Maximum length of an entry's first field name that is checked.
 const FIRST_NAME: usize = 32;
 
-/// One file of a dump, or standard input.
+/// A file of a dump, or standard input.
 #[derive(Debug)]
 pub(super) enum Segment {
     File(PathBuf),
-    /// It can be read once.
+    /// Standard input, which can be read once; true after that.
     StandardInput(AtomicBool),
 }
 
-/// Reads the documents of a segment.
+/// A reader of the documents of a segment.
 pub(super) struct SegmentReader {
     name: String,
     input: Box<dyn BufRead>,
@@ -43,7 +44,7 @@ impl SegmentReader {
             Segment::StandardInput(read) => {
                 let name = "standard input".to_owned();
                 if read.swap(true, Ordering::Relaxed) {
-                    let again = "it was read already; pipe it again, from its beginning";
+                    let again = "it was already read; pipe it again from the start";
                     let source = io::Error::other(again);
                     return Err(ProducerError::Dump { path: name, source });
                 }
@@ -70,12 +71,12 @@ impl SegmentReader {
         })
     }
 
-    /// How messages name the segment.
+    /// Returns the name of the segment in messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Appends the next document; `false` at the end.
+    /// Appends the next document; returns `false` at the end.
     pub(super) fn read_document(&mut self, out: &mut Vec<u8>) -> Result<bool, ProducerError> {
         match self.input.fill_buf().map(<[u8]>::is_empty) {
             Ok(true) => return Ok(false),
@@ -140,8 +141,9 @@ impl SegmentReader {
     }
 }
 
-/// A BSON document of certain lengths begins with the same bytes, so what follows is examined too:
-/// in BSON the type and the name of the first field, in gzip the time of the compressed file.
+/// Returns true if the input is gzip. A BSON document of certain lengths starts with the same bytes, so
+/// the following ones are examined too: in BSON the type and the name of the first field, in gzip the
+/// time of the compressed file.
 fn is_gzip(start: &[u8]) -> bool {
     let first_field = start.get(5..).unwrap_or_default();
     let name = first_field.iter().take(FIRST_NAME);

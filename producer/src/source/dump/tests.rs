@@ -33,7 +33,7 @@ fn read(path: &Path, start: StartAt) -> Result<Vec<u32>, ProducerError> {
     read_open(path, start, None).map(|(_, wanted)| wanted)
 }
 
-/// The seconds of the entries before the start, and of those from it on.
+/// Returns the seconds of the entries before the start, and of those from it on.
 fn read_open(
     path: &Path,
     start: StartAt,
@@ -107,7 +107,7 @@ fn a_dump_is_read_again_from_where_a_transaction_is_open() {
     assert_eq!(inside, (vec![3, 4], vec![5, 6, 7, 8]));
     let time = read(StartAt::At(Timestamp::new(4, 0)), None).unwrap();
     assert_eq!(time, (vec![2, 3], vec![4, 5, 6, 7, 8]));
-    // The transaction may never have been committed; a commit that needs the entry says so.
+    // The transaction may never have been committed; a commit that needs the entry reports it.
     let older = read(at(5, 1), Some(1)).unwrap();
     assert_eq!(older, (vec![2, 3, 4, 5], vec![6, 7, 8]));
 }
@@ -201,7 +201,7 @@ fn a_segment_beside_oplog_bson_is_taken_too() {
 fn entries_that_a_higher_term_rolled_back_are_left_out() {
     let old: &[(u32, i64)] = &[(1, 1), (2, 1), (3, 1), (5, 1), (7, 1)];
     for new in [
-        // Their common entries, and what the new primary wrote.
+        // Each segment contains the common entries and those of the new primary.
         &[(2, 1), (3, 1), (4, 2), (7, 2), (9, 2)][..],
         &[(3, 1), (6, 2), (9, 2)],
         &[(1, 1), (2, 1), (3, 1), (4, 2)],
@@ -228,7 +228,7 @@ fn segments_that_do_not_show_where_they_part_are_refused() {
     for (old, new) in [
         (&[(1, 1), (2, 1), (3, 1)][..], &[(2, 2), (3, 2)][..]),
         (&[(1, 1), (2, 1), (4, 1)], &[(3, 2), (5, 2)]),
-        // Set up anew in between.
+        // The replica set was set up again in between.
         (&[(1, 5), (2, 5)], &[(3, 1), (4, 1)]),
     ] {
         let folder = segments(&[("old.bson", old), ("new.bson", new)]);
@@ -238,7 +238,7 @@ fn segments_that_do_not_show_where_they_part_are_refused() {
             "{old:?} {new:?}: {refused}"
         );
     }
-    // The same time and term, but another entry.
+    // Both entries have the same time and term but different contents.
     let folder = segments(&[("a.bson", &[(1, 1), (2, 1)]), ("b.bson", &[(2, 1)])]);
     let mut other = Vec::new();
     let mut builder = DocumentBuilder::start(&mut other);

@@ -1,4 +1,4 @@
-//! Capped collections: in their own order.
+//! Capped collections, which are read in natural order.
 
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatchCursor;
@@ -11,7 +11,7 @@ use crate::source::full_sync::interleave::{Seam, now_ms, stretch_of};
 use crate::source::{Batch, Copied, SourceEvent, Work};
 
 impl Seam {
-    /// Reads capped collections, each whole and in its own order while the tail is held.
+    /// Reads each capped collection whole and in natural order, while the tail is held.
     pub(super) async fn read_capped(&mut self) -> Result<(), ProducerError> {
         let wanted = |copy: &Copy| {
             copy.is_named
@@ -26,7 +26,7 @@ impl Seam {
             let (from, limit) = (self.sync.position.ts, copy.limit);
             let source = self.sync.source.clone();
             let cursor = source.natural(&ns, filter.as_deref(), limit, from).await?;
-            // The cursor keeps to the collection that it was opened on.
+            // The cursor stays on the collection that it was opened on, even if that is renamed.
             match source.find(&ns, ui).await? {
                 None => return self.close(&key).await,
                 Some(listed) if listed.ns != ns => {
@@ -72,7 +72,7 @@ impl Seam {
                 ui: copy.ui,
                 captured_at: now_ms(),
                 work: batch.map_or(Work::Nothing, Work::Documents),
-                // Saved at its end only: begun again, it begins from the front.
+                // Saved only at its end: after a restart it is read from the start again.
                 saves: ended.then(|| copy.save()).into_iter().collect(),
                 holds_indexes: None,
             };

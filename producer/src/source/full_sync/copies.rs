@@ -1,4 +1,4 @@
-//! What is still to be copied.
+//! The collections and views that are still to be copied.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,36 +11,36 @@ use super::reader::Listed;
 use crate::prepare::route::uuid_text;
 use crate::source::Save;
 
-/// Bytes of documents that one read is to have, about.
+/// Approximate number of bytes of documents per read.
 const READ_BYTES: u64 = 4 << 20;
-/// Documents of the first read of a collection of which nothing is known.
+/// Number of documents of the first read of a collection without statistics.
 const FIRST_READ: u32 = 500;
-/// Documents of a read at most.
+/// Maximum number of documents of a read.
 const MOST_DOCUMENTS: u64 = 50_000;
 
-/// A collection or view that is not wholly copied.
+/// A collection or view that is not copied completely.
 #[derive(Debug, Clone)]
 pub struct Copy {
     /// Its key in the state topic: UUID or namespace.
     pub key: String,
-    /// Its UUID.
+    /// UUID of the collection.
     pub ui: Option<[u8; 16]>,
-    /// As it is saved.
+    /// The saved record.
     pub record: CopyRecord,
-    /// The query that its documents must fit.
+    /// The query that its documents must match.
     pub filter: Option<Vec<u8>>,
     /// Open ranges by number.
     pub ranges: BTreeMap<u32, Range>,
-    /// Those that are being read.
+    /// Numbers of the ranges that are being read.
     pub busy: BTreeSet<u32>,
-    /// Whether the name in the record is the one at the tail's position.
+    /// True if the name in the record is the one at the tail's position.
     pub is_named: bool,
-    /// Documents of the next read.
+    /// Maximum number of documents of the next read.
     pub limit: u32,
 }
 
 impl Copy {
-    /// A collection that is to be copied from the noted start on.
+    /// Creates the copy of a collection that starts at the saved position.
     #[must_use]
     pub fn planned(listed: &Listed, (documents, bytes): (u64, u64)) -> Self {
         let record = CopyRecord {
@@ -83,13 +83,13 @@ impl Copy {
         })
     }
 
-    /// Whether all of its documents are sent.
+    /// Returns true if all of its documents are sent.
     #[must_use]
     pub fn is_read(&self) -> bool {
         self.record.stage == CopyStage::Reading && self.ranges.is_empty()
     }
 
-    /// Counts documents that are sent, and chooses how many the next read takes.
+    /// Counts documents that are sent, and adjusts the size of the next read.
     pub fn count(&mut self, documents: u64, bytes: u64) {
         self.record.documents += documents;
         self.record.bytes += bytes;
@@ -98,13 +98,13 @@ impl Copy {
         }
     }
 
-    /// Saves how far it is.
+    /// Returns the record of its progress.
     #[must_use]
     pub fn save(&self) -> Save {
         save(format!("copy/{}", self.key), &self.record)
     }
 
-    /// Saves a range; one that is no longer open is deleted.
+    /// Returns the record of a range; a range that is no longer open is deleted.
     #[must_use]
     pub fn save_range(&self, number: u32) -> Save {
         let key = format!("range/{}/{number}", self.key);
@@ -114,7 +114,7 @@ impl Copy {
         }
     }
 
-    /// Deletes all that is saved of it.
+    /// Deletes all of its saved records.
     #[must_use]
     pub fn close(&self) -> Vec<Save> {
         let ranges = self.ranges.keys().map(|number| Save {
@@ -130,7 +130,7 @@ impl Copy {
 }
 
 fn save(key: String, record: &impl Serialize) -> Save {
-    // These records have no map keys or values that JSON cannot hold.
+    // Serialization cannot fail: these records have no map keys or values that JSON does not support.
     let value = serde_json::to_vec(record).ok();
     Save { key, value }
 }
@@ -143,14 +143,14 @@ fn limit(documents: u64, bytes: u64) -> u32 {
     u32::try_from((READ_BYTES / each).clamp(2, MOST_DOCUMENTS)).unwrap_or(FIRST_READ)
 }
 
-/// A query as it is typed: Extended JSON.
+/// Parses a query in Extended JSON.
 ///
 /// # Errors
-/// Why it is none.
+/// The reason why it is not a document.
 pub fn parse_filter(text: &str) -> Result<Vec<u8>, String> {
     let mut query = Vec::new();
     parse_document(text.as_bytes(), &mut query)
-        .map_err(|error| format!("the filter is no Extended JSON document: {error}"))?;
+        .map_err(|error| format!("the filter is not an Extended JSON document: {error}"))?;
     Ok(query)
 }
 
@@ -158,7 +158,7 @@ fn parse_uuid(text: &str) -> Result<[u8; 16], String> {
     let digits: String = text.chars().filter(|c| *c != '-').collect();
     u128::from_str_radix(&digits, 16)
         .map(u128::to_be_bytes)
-        .map_err(|_| format!("{text:?} is no UUID"))
+        .map_err(|_| format!("{text:?} is not a UUID"))
 }
 
 /// All copies, the largest first.
@@ -166,10 +166,10 @@ fn parse_uuid(text: &str) -> Result<[u8; 16], String> {
 pub struct Copies(Vec<Copy>);
 
 impl Copies {
-    /// What is saved.
+    /// Reads the saved copies.
     ///
     /// # Errors
-    /// What is wrong with a record.
+    /// The fault of a record.
     pub fn read(state: &State) -> Result<Self, String> {
         let mut copies = Self::default();
         for (key, record) in &state.copies {
@@ -184,7 +184,7 @@ impl Copies {
         Ok(copies)
     }
 
-    /// Adds one, unless it is there.
+    /// Adds a copy unless it already exists.
     pub fn add(&mut self, copy: Copy) {
         if self.get_mut(&copy.key).is_some() {
             return;
@@ -194,47 +194,47 @@ impl Copies {
         self.0.insert(place, copy);
     }
 
-    /// Takes one out.
+    /// Removes a copy and returns it.
     pub fn remove(&mut self, key: &str) -> Option<Copy> {
         let place = self.0.iter().position(|copy| copy.key == key)?;
         Some(self.0.remove(place))
     }
 
-    /// One of them.
+    /// Returns the copy with a key.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Copy> {
         self.0.iter_mut().find(|copy| copy.key == key)
     }
 
-    /// All of them.
+    /// Returns all copies.
     pub fn iter(&self) -> std::slice::Iter<'_, Copy> {
         self.0.iter()
     }
 
-    /// The keys of those that a condition holds for.
+    /// Returns the keys of the copies that meet a condition.
     pub fn keys_of(&self, wanted: impl Fn(&Copy) -> bool) -> Vec<String> {
         let wanted = self.0.iter().filter(|copy| wanted(copy));
         wanted.map(|copy| copy.key.clone()).collect()
     }
 
-    /// Whether nothing is left.
+    /// Returns true if no copy is left.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many there are.
+    /// Returns the number of copies.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nothing is left but views.
+    /// Returns true if only views are left.
     #[must_use]
     pub fn are_views(&self) -> bool {
         self.0.iter().all(|copy| copy.record.kind == CopyKind::View)
     }
 
-    /// The collections whose index builds are left to the full sync.
+    /// Returns the collections whose index builds the full sync sends.
     pub fn held(&self) -> impl Iterator<Item = [u8; 16]> + '_ {
         let held = self.0.iter().filter(|copy| !copy.record.only_documents);
         held.filter_map(|copy| copy.ui)

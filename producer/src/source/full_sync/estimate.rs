@@ -1,4 +1,4 @@
-//! How long a copy will take, estimated before it begins.
+//! The duration of a full sync, estimated before it starts.
 
 use std::time::{Duration, Instant};
 
@@ -15,25 +15,25 @@ use super::{Options, window};
 use crate::error::{Gap, ProducerError};
 use crate::source::Batch;
 
-/// An oplog that is filled less than that, in percent, does not yet lose entries.
+/// An oplog that is filled less than this, in percent, does not lose entries yet.
 const FULL_PERCENT: u64 = 90;
 
-/// What is about to be copied, and how fast that may go.
+/// The size of what is copied, and the expected throughput.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Estimate {
     documents: u64,
     bytes: u64,
-    /// Bytes a second: the limit that was asked for, or what the first reads had.
+    /// Number of bytes per second: the configured limit, or the rate of the first reads.
     rate: Option<u64>,
     /// The time that the oplog spans.
     window: Gap,
-    /// Percent of its size that the oplog has, if the server reports it.
+    /// Size of the oplog in percent of its maximum, if the server reports it.
     filled: Option<u64>,
 }
 
 impl Estimate {
-    /// Measures a few reads of the largest collection; where a rate was asked for it is taken at
-    /// its word and nothing is read.
+    /// Measures a few reads of the largest collection. If a rate limit is configured, it is used
+    /// instead and nothing is read.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -67,7 +67,7 @@ impl Estimate {
         })
     }
 
-    /// How long it takes at least; `None` if the source does not say how large it is.
+    /// Returns the minimum duration; `None` if the source does not report its size.
     fn takes(self) -> Option<Gap> {
         let seconds = self.bytes.div_ceil(self.rate?.max(1));
         (self.bytes > 0).then(|| Gap {
@@ -75,14 +75,14 @@ impl Estimate {
         })
     }
 
-    /// Whether the oplog will have lost what it has now when the copy is done.
+    /// Returns true if the oplog will have lost its current entries by the end of the copy.
     fn outlives_window(self) -> bool {
         let is_full = self.filled.is_none_or(|percent| percent >= FULL_PERCENT);
         let takes = self.takes().map_or(0, |takes| takes.seconds);
         is_full && takes > self.window.seconds
     }
 
-    /// Tells it, and warns where the copy outlives the oplog window.
+    /// Logs the estimate, and warns if the copy takes longer than the oplog window.
     pub(super) fn tell(self, collections: usize, position: Position) {
         let takes = self.takes();
         let takes = takes.map_or_else(|| "unknown".to_owned(), |takes| takes.to_string());
@@ -109,7 +109,8 @@ impl Estimate {
     }
 }
 
-/// Bytes a second of the first reads of a collection, as many at once as a full sync makes.
+/// Measures the bytes per second of the first reads of a collection, with the concurrency of a full
+/// sync.
 async fn measured(
     source: &SourceReader,
     copy: &Copy,
@@ -143,7 +144,7 @@ fn rate_of(bytes: usize, took: Duration) -> Option<u64> {
     u64::try_from(rate).ok().filter(|rate| *rate > 0)
 }
 
-/// Percent of its size that the oplog has.
+/// Returns the size of the oplog in percent of its maximum.
 async fn filled(source: &SourceReader) -> Option<u64> {
     let local = source.client().database("local");
     let stats = local.run_command(doc! { "collStats": "oplog.rs" });
@@ -176,7 +177,7 @@ mod tests {
         let warned = |rate, window, filled| estimate(rate, window, filled).outlives_window();
         assert!(warned(Some(10_000), 3599, Some(95)) && warned(Some(10_000), 3599, None));
         assert!(!warned(Some(10_000), 3600, Some(95)));
-        // It has not lost anything yet, and nothing is known.
+        // The oplog has not lost anything yet, or the rate is unknown.
         assert!(!warned(Some(10_000), 10, Some(50)) && !warned(None, 10, Some(95)));
     }
 

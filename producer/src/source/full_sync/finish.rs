@@ -11,13 +11,13 @@ use crate::error::ProducerError;
 use crate::source::full_sync::interleave::{Seam, now_ms};
 use crate::source::{Copied, SourceEvent, Work};
 
-/// What the source has of a collection: itself and its indexes, or nothing.
+/// A collection at the source with its indexes; `None` if it does not exist.
 type Seen = Option<(Listed, Vec<Typed>)>;
 
 impl Seam {
-    /// Ends the copies that are read: the tail goes past the moment of their last read, and what
-    /// the source names before and after that is sent. What changed meanwhile waits for the next
-    /// turn.
+    /// Ends the copies that are read: the tail moves past the time of their last read, and indexes that
+    /// the source reports both before and after that are sent. A copy that changed in the meantime is
+    /// retried in the next turn.
     pub(super) async fn finish(&mut self) -> Result<(), ProducerError> {
         let copies = &self.sync.copies;
         let views = copies.are_views();
@@ -95,7 +95,7 @@ impl Seam {
     }
 }
 
-/// The last thing to send of a copy.
+/// Returns the last step of a copy.
 fn last_work(copy: &Copy, listed: &Listed, indexes: Vec<Typed>) -> bson::error::Result<Work> {
     let (_, name) = super::reader::split_ns(&listed.ns);
     if copy.record.kind == CopyKind::View {

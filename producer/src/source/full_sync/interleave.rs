@@ -1,4 +1,4 @@
-//! Tail and reads in one order.
+//! The interleaving of the tail and the reads of a full sync into one order.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,40 +19,40 @@ use crate::error::ProducerError;
 use crate::source::oplog::position_of;
 use crate::source::{Batch, Copied, Save, SourceEvent, Work};
 
-/// The tail goes on for that long while it has more,
+/// Maximum duration of a turn of the tail while it has more entries.
 const TAIL_TURN: Duration = Duration::from_secs(3);
-/// and reads for that long while the tail waits.
+/// Maximum duration of a turn of reads while the tail waits.
 const READ_TURN: Duration = Duration::from_secs(1);
-/// Between two looks for requests, and at the oplog window.
+/// Interval between two checks for requests and of the oplog window.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Bytes of a range, about.
+/// Approximate number of bytes of a range.
 const RANGE_BYTES: u64 = 64 << 20;
-/// Ranges of a collection at most.
+/// Maximum number of ranges of a collection.
 const MOST_RANGES: u64 = 256;
-/// A collection with fewer documents for each reader is not split.
+/// A collection with fewer documents per reader is not split.
 const RANGE_DOCUMENTS: u64 = 1_000;
-/// Samples for each range.
+/// Number of samples per range.
 const SAMPLES: u32 = 20;
 
-/// Where the tail and the reads of a full sync come together.
+/// The interleaving of the tail and the reads of a full sync.
 #[derive(Debug)]
 pub struct Seam {
     pub(crate) sync: FullSync,
     tail: Receiver<SourceEvent>,
-    /// What the tail gave while a read was under way.
+    /// The tail's event that arrived during a read.
     next: Option<SourceEvent>,
     events: Sender<SourceEvent>,
     pub(crate) shutdown: Shutdown,
-    /// The tail has nothing more.
+    /// True if the tail has nothing more.
     is_idle: bool,
-    /// When the rate allows the next read.
+    /// The earliest time of the next read that the rate limit allows.
     next_read: Instant,
     pub(crate) looked: Instant,
     /// Requests that are planned.
     pub(crate) taken: BTreeSet<String>,
 }
 
-/// A read that is to be made.
+/// A read to be made.
 struct Read {
     key: String,
     number: u32,
@@ -63,7 +63,7 @@ struct Read {
     limit: u32,
 }
 
-/// A read that was made.
+/// The result of a read.
 struct Found {
     read: Read,
     batch: Option<RawBatch>,
@@ -73,7 +73,7 @@ struct Found {
 }
 
 impl Seam {
-    /// Joins the tail's events with those of a full sync into `events`.
+    /// Interleaves the tail's events and those of a full sync into `events`.
     #[must_use]
     pub fn new(
         sync: FullSync,
@@ -94,10 +94,10 @@ impl Seam {
         }
     }
 
-    /// Goes on until the tail ends, the queue closes or the shutdown comes.
+    /// Runs until the tail ends, the queue is closed or a shutdown is requested.
     ///
     /// # Errors
-    /// What the source answers.
+    /// The errors of the source.
     pub async fn run(mut self) -> Result<(), ProducerError> {
         match self.work().await {
             Err(ProducerError::Interrupted) => Ok(()),
@@ -123,21 +123,22 @@ impl Seam {
             self.read_capped().await?;
             self.read_turn().await?;
             self.finish().await?;
-            // While the source rests there may be nothing to wait for in a whole turn.
+            // While the source is idle, a whole turn may pass without a wait that notices a shutdown.
             if self.shutdown.triggered() {
                 return Err(ProducerError::Interrupted);
             }
         }
     }
 
-    /// Saves the plan, and makes the collections ahead of the tail: their names are those of the
+    /// Saves the plan, and creates the collections before the tail starts: their names are those at the
     /// start position.
     async fn begin(&mut self) -> Result<(), ProducerError> {
         if self.sync.is_new {
             let saves = self.sync.copies.iter().map(Copy::save).collect();
             self.send_saves(saves).await?;
             self.send(SourceEvent::Idle).await?;
-            // Only then topics are made: those that are there without a position are foreign.
+            // Topics are created only after that: existing topics without a saved position count as
+            // foreign.
             while self.sync.metrics.position().is_none() {
                 if self.events.is_closed() || self.shutdown.triggered() {
                     return Err(ProducerError::Interrupted);
@@ -156,7 +157,7 @@ impl Seam {
         for copy in self.sync.copies.iter() {
             self.sync.metrics.full_sync.update(&copy.record);
         }
-        // Its other operations come first.
+        // The remaining operations of the entry at the position come first.
         while self.sync.position.ord > 0 {
             let event = next_event(&mut self.next, &mut self.tail).await;
             self.hand_on(event.ok_or(ProducerError::Interrupted)?)
@@ -169,7 +170,7 @@ impl Seam {
         self.next.is_some() || !self.tail.is_empty()
     }
 
-    /// Tails until somebody asks for more.
+    /// Passes on the tail until a copy is requested.
     async fn follow(&mut self) -> Result<(), ProducerError> {
         while self.sync.copies.is_empty() {
             tokio::select! {
@@ -184,8 +185,8 @@ impl Seam {
         Ok(())
     }
 
-    /// Hands the tail on until it has nothing more, for a while at most; with a goal until that
-    /// is reached.
+    /// Passes on the tail until it has nothing more, for a limited time; with a goal, until that is
+    /// reached.
     pub(crate) async fn tail_turn(&mut self, goal: Option<Timestamp>) -> Result<(), ProducerError> {
         let end = tokio::time::Instant::now() + TAIL_TURN;
         loop {
@@ -207,7 +208,7 @@ impl Seam {
         }
     }
 
-    /// The tail goes past everything that the source has now.
+    /// Passes on the tail up to the newest entry that the source has now.
     pub(crate) async fn tail_past_now(&mut self) -> Result<(), ProducerError> {
         let newest = self.sync.source.newest().await?;
         match newest {
@@ -247,14 +248,14 @@ impl Seam {
         self.send(SourceEvent::Copied(Box::new(copied))).await
     }
 
-    /// A collection that is gone has nothing more to copy: its drop is in the tail.
+    /// Ends the copy of a collection that is gone: the tail contains its drop.
     pub(crate) async fn close(&mut self, key: &str) -> Result<(), ProducerError> {
         let Some(copy) = self.sync.copies.remove(key) else {
             return Ok(());
         };
         tracing::info!(
             ns = copy.record.ns,
-            "the collection is gone: nothing of it is left to copy"
+            "the collection is gone: nothing is left to copy"
         );
         self.sync.metrics.full_sync.finished(&copy.record);
         let copied = Copied {
@@ -268,7 +269,7 @@ impl Seam {
         self.send(SourceEvent::Copied(Box::new(copied))).await
     }
 
-    /// Reads while the tail is held.
+    /// Reads documents while the tail is held.
     async fn read_turn(&mut self) -> Result<(), ProducerError> {
         let begun = Instant::now();
         let from = self.sync.position.ts;
@@ -295,8 +296,8 @@ impl Seam {
         }
     }
 
-    /// The next read that is made; `None` if none is under way. Meanwhile the tail may go one batch ahead: that it
-    /// has nothing new must not stand in its way.
+    /// Returns the next read that completes; `None` if no read is in progress. The tail may deliver one
+    /// batch in the meantime. Its idle events are consumed, so that they do not block that batch.
     async fn next_found(
         &mut self,
         open: &mut JoinSet<Result<Found, ProducerError>>,
@@ -314,7 +315,7 @@ impl Seam {
         }
     }
 
-    /// Waits until the rate allows more, or the tail has something.
+    /// Waits until the rate limit allows the next read, or the tail has an event.
     async fn rest(&mut self) -> Result<(), ProducerError> {
         tokio::select! {
             () = tokio::time::sleep_until(self.next_read.into()) => Ok(()),
@@ -325,7 +326,7 @@ impl Seam {
         }
     }
 
-    /// The next range that nobody reads, of the largest collection first.
+    /// Returns the next range that is not being read, of the largest collection first.
     async fn next_range(&mut self, from: Timestamp) -> Result<Option<Read>, ProducerError> {
         loop {
             let ready = |copy: &&Copy| copy.is_named && copy.record.kind == CopyKind::Collection;
@@ -389,7 +390,7 @@ impl Seam {
         self.send_saves(saves).await
     }
 
-    /// Sends what was read, unless the collection has another name by now.
+    /// Sends the documents of a read, unless the collection was renamed since.
     async fn take(&mut self, found: Found) -> Result<(), ProducerError> {
         let Found { read, batch, .. } = found;
         let Some(copy) = self.sync.copies.get_mut(&read.key) else {
@@ -442,7 +443,7 @@ impl Seam {
     }
 }
 
-/// The event that came while a read was under way, or the next one of the tail.
+/// Returns the event that arrived during a read, otherwise the next one of the tail.
 async fn next_event(
     next: &mut Option<SourceEvent>,
     tail: &mut Receiver<SourceEvent>,
@@ -470,12 +471,12 @@ impl Read {
     }
 }
 
-/// What a reply holds.
+/// The contents of a reply.
 #[derive(Debug, Default)]
 pub(crate) struct Stretch {
     pub(crate) documents: u64,
     pub(crate) bytes: u64,
-    /// There was no room for more.
+    /// True if the reply had no room for more documents.
     is_cut: bool,
     last: Option<Id>,
 }
@@ -507,7 +508,7 @@ fn last_of(batch: &Batch) -> Result<Option<Position>, ProducerError> {
     last.map(|last| position_of(last.as_bytes())).transpose()
 }
 
-/// The wall clock in milliseconds since 1970.
+/// Returns the wall clock in milliseconds since 1970.
 pub(crate) fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)

@@ -1,35 +1,34 @@
-//! A full sync: the documents that a source has, copied into the stream of its entries.
+//! A full sync: the documents of a source, copied into the stream of its entries.
 //!
-//! # The seam
+//! # Interleaving
 //!
-//! Everything that goes to Kafka goes through one [`Seam`]: it hands on the batches of the tail, and
-//! what it reads of the collections, in one order. It reads in turns: while reads are open, nothing of the
-//! tail is handed on. So what is read after the position L was reached is sent before any entry
-//! later than L, and no document can undo a newer entry. Between the turns the tail goes on: a full
-//! sync outlives any oplog window as long as the tail keeps up.
+//! Everything that goes to Kafka passes through one [`Seam`]: it interleaves the batches of the tail
+//! and the reads of the collections into one order. They take turns: while reads are open, no entry of
+//! the tail is passed on. So a document that was read after the position L was reached is sent before
+//! any entry later than L, and no document can overwrite a newer entry. Between the turns the tail
+//! continues: a full sync may take longer than any oplog window as long as the tail keeps up.
 //!
 //! # Names
 //!
-//! A collection is read by its name and known by its UUID, and a name counts as it is at the
-//! position of the tail. A start position is noted between two equal lists of collections. Later, a
-//! name is known when the source told it before and after the tail went over one point. After each
-//! read the collection is looked up again: where the name is another, the read is thrown away and
-//! the tail goes past the rename first; where it is gone, its ranges are closed, for the tail has
-//! the drop.
+//! A collection is read by its name and identified by its UUID. The name that counts is the one at the
+//! position of the tail. A start position is taken between two equal lists of collections. Later, a
+//! name is known if the source reported it both before and after the tail passed one point. After each
+//! read the collection is looked up again: if it was renamed, the read is discarded and the tail passes
+//! the rename first; if it is gone, its ranges are closed, because the tail contains the drop.
 //!
 //! # Order
 //!
-//! All collections are created (at the start position, ahead of the tail), then read, the largest
-//! first, in ranges of `_id` by several readers. Each read is one query of some megabytes, so there is no
-//! cursor to lose. Indexes follow the documents: when a collection is read, the tail goes past that
-//! moment, and the indexes that the source names before and after it are sent. The tail's own index
-//! builds of a collection are left out until then. Views come last. A capped collection
-//! is read in its own order by one cursor in one turn; a time series as its buckets.
+//! All collections are created (at the start position, before the tail), then read, the largest first,
+//! in ranges of `_id` by several readers. Each read is one query of some megabytes, so no cursor can be
+//! lost. Indexes follow the documents: when a collection is read, the tail moves past that time, and
+//! the indexes that the source reports both before and after it are sent. The tail's own index builds
+//! of a collection are left out until then. Views come last. A capped collection is read in natural
+//! order by one cursor in one turn; a time series as its buckets.
 //!
-//! # What is saved
+//! # Saved state
 //!
-//! The plan, before anything else is sent; the last `_id` of a range with the record of its
-//! document. A restart reads what is open and nothing else.
+//! The plan is saved before anything else is sent; the last `_id` of a range is saved with the record
+//! of its document. A restart reads only the ranges that are still open.
 
 mod capped;
 mod copies;
@@ -60,48 +59,48 @@ pub use reader::{Listed, SourceReader};
 
 use estimate::Estimate;
 
-/// Between two looks at collections that change while the start is noted.
+/// Pause between two lists of collections that change while the start is determined.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Looks at most.
+/// Maximum number of such attempts.
 const LOOKS: u32 = 50;
 
-/// What is asked of a full sync.
+/// The options of a full sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Reads at once.
+    /// Number of concurrent reads.
     pub readers: usize,
-    /// Bytes of documents a second at most.
+    /// Maximum number of bytes of documents per second.
     pub rate: Option<u64>,
-    /// Whether the stream ends with the full sync.
+    /// True if the stream ends with the full sync.
     pub ends: bool,
 }
 
-/// A full sync that is about to begin or to go on.
+/// A full sync that starts or resumes.
 #[derive(Debug)]
 pub struct FullSync {
-    /// Whom to ask.
+    /// Reader of the source.
     pub source: SourceReader,
-    /// What is to be copied.
+    /// The copies that are not complete.
     pub copies: Copies,
-    /// Where the stream stands.
+    /// Position of the stream.
     pub position: Position,
-    /// Whether the plan has still to be saved.
+    /// True if the plan is not saved yet.
     pub is_new: bool,
-    /// Which namespaces pass.
+    /// Filter of the namespaces to read.
     pub filter: NamespaceFilter,
-    /// How.
+    /// The options.
     pub options: Options,
-    /// Where more is asked for, if somebody can.
+    /// The state topic with requests for further copies, if it is read.
     pub requests: Option<Requests>,
-    /// What is counted.
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
 }
 
-/// Notes where the tail is to begin, and the collections that are there at that position: between
-/// two equal lists.
+/// Determines the start position of the tail, and the collections that exist at that position: it lies
+/// between two equal lists.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] for a source without an entry, or whose collections never rest.
+/// [`ProducerError::Usage`] for a source without an entry, or whose collections change continuously.
 pub async fn note_start(
     client: &Client,
     source: &SourceReader,
@@ -117,8 +116,8 @@ pub async fn note_start(
         let before = source.list(filter).await?;
         let newest = newest_of_majority(client).await?.ok_or_else(|| {
             ProducerError::Usage(
-                "the source's oplog is empty, so there is no position to begin a full sync at: \
-                 write anything to the source first"
+                "the source's oplog is empty, so a full sync has no start position: write any \
+                 document to the source first"
                     .to_owned(),
             )
         })?;
@@ -129,17 +128,17 @@ pub async fn note_start(
         tokio::time::sleep(PAUSE).await;
     }
     Err(ProducerError::Usage(
-        "collections of the source come and go all the time, so no start of a full sync could be \
-         noted. Leave those out that do (--exclude-namespaces)"
+        "collections of the source are created and dropped continuously, so no start position of a \
+         full sync could be determined. Exclude them (--exclude-namespaces)"
             .to_owned(),
     ))
 }
 
 impl FullSync {
-    /// Plans a full sync of everything that passes, from the position that is noted.
+    /// Plans a full sync of everything that the filter selects, from the current position.
     ///
     /// # Errors
-    /// As [`note_start`].
+    /// The errors of [`note_start`].
     pub async fn plan(
         client: &Client,
         filter: &NamespaceFilter,
@@ -168,7 +167,7 @@ impl FullSync {
         })
     }
 
-    /// Goes on with what is saved.
+    /// Resumes the saved full sync.
     ///
     /// # Errors
     /// [`ProducerError::Refused`] for a record that cannot be read.
@@ -183,7 +182,7 @@ impl FullSync {
         let copies = Copies::read(state).map_err(ProducerError::Refused)?;
         if !copies.is_empty() {
             let (copies, ranges) = (copies.len(), state.ranges.len());
-            tracing::info!(copies, open_ranges = ranges, "the full sync goes on");
+            tracing::info!(copies, open_ranges = ranges, "the full sync resumes");
         }
         Ok(Self {
             source: SourceReader::new(client.clone()).await?,
@@ -198,7 +197,7 @@ impl FullSync {
     }
 }
 
-/// The time between the oldest entry and a position.
+/// Returns the time between the oldest entry and a position.
 async fn window(client: &Client, position: Position) -> Result<Gap, ProducerError> {
     let oldest = Oplog::new(client).oldest().await?;
     let oldest = oldest.map_or(position.ts, |oldest| oldest.ts);

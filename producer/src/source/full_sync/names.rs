@@ -1,4 +1,4 @@
-//! Names of collections at the tail's position, and the commands that make them.
+//! Names of collections at the tail's position, and the commands that create them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::source::full_sync::interleave::{Seam, now_ms};
 use crate::source::{Copied, SourceEvent, Work};
 
 impl Seam {
-    /// Learns the names of collections at the tail's position, where they are not known.
+    /// Determines the names of collections at the tail's position, if they are unknown.
     pub(super) async fn name(&mut self) -> Result<(), ProducerError> {
         let unnamed = self.sync.copies.keys_of(|copy| !copy.is_named);
         if unnamed.is_empty() {
@@ -55,7 +55,7 @@ impl Seam {
         Ok(names)
     }
 
-    /// Sends the commands that make collections which were asked for meanwhile.
+    /// Sends the commands that create collections which were requested since the start.
     pub(super) async fn create(&mut self) -> Result<(), ProducerError> {
         let planned = |copy: &Copy| copy.is_named && copy.record.stage == CopyStage::Planned;
         for key in self.sync.copies.keys_of(planned) {
@@ -64,13 +64,13 @@ impl Seam {
         Ok(())
     }
 
-    /// Sends the command that makes a collection.
+    /// Sends the command that creates a collection.
     pub(super) async fn create_one(&mut self, key: &str) -> Result<(), ProducerError> {
         let Some(copy) = self.sync.copies.get_mut(key) else {
             return Ok(());
         };
         copy.record.stage = match copy.record.kind {
-            // Views are made at the end.
+            // Views are created at the end.
             CopyKind::View => CopyStage::Reading,
             CopyKind::Collection | CopyKind::Capped => CopyStage::Created,
         };

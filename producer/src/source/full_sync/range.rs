@@ -1,13 +1,12 @@
 //! Ranges of `_id`, each read by one query on an interval of one type.
 //!
-//! A server finds by `$gt` and its kind only values of the type that it is asked with (numbers are
-//! one type, strings and symbols are). So a collection whose `_id`s are of several types has ranges
-//! of each: a range begins at the smallest `_id` of a type, and the last one of a type has no end.
-//! Documents that are added below a type's smallest `_id`, or with a type that was not there, are
-//! in the oplog.
+//! A server compares by `$gt` and similar operators only values of the type of the operand (all numbers
+//! are one type, as are strings and symbols). So a collection with `_id`s of several types has ranges
+//! of each: a range starts at the smallest `_id` of a type, and the last one of a type has no end.
+//! Documents that are added below a type's smallest `_id`, or with a new type, are in the oplog.
 //!
-//! Some values are types of their own (MinKey, null, MaxKey), and NaN is a number that no
-//! comparison finds: each is a range of one `_id`.
+//! Some types have a single value (MinKey, null, MaxKey), and NaN is a number that no comparison finds:
+//! each is a range of one `_id`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,15 +14,15 @@ use oplog_relay_core::compare::{compare_values, same_bracket};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::state::{RangeRecord, STATE_VERSION};
 
-/// One `_id`, as the document `{_id: …}`.
+/// An `_id`, as the document `{_id: …}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Id(Vec<u8>);
 
 impl Id {
-    /// The `_id` of a document.
+    /// Returns the `_id` of a document.
     ///
     /// # Errors
-    /// [`Malformed`] if it has none.
+    /// [`Malformed`] if the document has no `_id`.
     pub fn of(document: Document<'_>) -> Result<Self, Malformed> {
         let id = document.get("_id")?.ok_or(Malformed::Missing("_id"))?;
         Ok(Self::from_element(id))
@@ -55,7 +54,7 @@ impl Id {
         })
     }
 
-    /// Whether comparisons find both by each other.
+    /// Returns true if comparisons with one value find the other: both are in one type bracket.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         same_bracket(self.element().kind, other.element().kind)
@@ -65,7 +64,7 @@ impl Id {
         compare_values(self.element(), Self::double(f64::NAN).element()).is_eq()
     }
 
-    /// The name of a type that has one value only.
+    /// Returns the name of a type that has only one value.
     fn single(&self) -> Option<&'static str> {
         match self.element().kind {
             kind::MIN_KEY => Some("minKey"),
@@ -99,12 +98,12 @@ impl Ord for Id {
     }
 }
 
-/// A part of a collection that is not wholly read.
+/// A part of a collection that is not read completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
     /// The first `_id`.
     from: Id,
-    /// The first `_id` that is not in it; the same as `from`: it has that one alone.
+    /// The first `_id` after the range; equal to `from` for a range of only that `_id`.
     until: Option<Id>,
     /// The last `_id` that was read.
     after: Option<Id>,
@@ -119,13 +118,14 @@ impl Range {
         }
     }
 
-    /// Notes that everything up to this `_id` is read. False if the range has nothing after it.
+    /// Notes that everything up to this `_id` is read. Returns false if nothing can follow in the
+    /// range.
     pub fn advance(&mut self, last: Id) -> bool {
         self.after = Some(last);
         self.until.as_ref() != Some(&self.from)
     }
 
-    /// The query for what is still to be read, `{_id: …}`.
+    /// Returns the query for the rest of the range, `{_id: …}`.
     #[must_use]
     pub fn query(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -154,7 +154,7 @@ impl Range {
         bytes
     }
 
-    /// As it is saved.
+    /// Returns the record of the range.
     #[must_use]
     pub fn record(&self) -> RangeRecord {
         RangeRecord {
@@ -165,10 +165,10 @@ impl Range {
         }
     }
 
-    /// As it was saved.
+    /// Reads the record of a range.
     ///
     /// # Errors
-    /// What is wrong with the record.
+    /// The fault of the record.
     pub fn read(record: &RangeRecord) -> Result<Self, String> {
         let parse = |text: &Option<String>| text.as_deref().map(Id::parse).transpose();
         Ok(Self {
@@ -179,8 +179,8 @@ impl Range {
     }
 }
 
-/// Splits a collection. `smallest` has the smallest `_id` of each type that it has, `samples` some
-/// of its `_id`s; at most `parts` ranges come of those of one type.
+/// Splits a collection. `smallest` contains the smallest `_id` of each of its types, `samples` some of
+/// its `_id`s; each type is split into at most `parts` ranges.
 #[must_use]
 pub(super) fn split(smallest: &[Id], mut samples: Vec<Id>, parts: usize) -> Vec<Range> {
     samples.sort_unstable();

@@ -1,4 +1,4 @@
-//! Questions to the source: what collections there are, and stretches of their documents.
+//! Queries to the source: its collections, and ranges of their documents.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ use crate::source::oplog::newest_of_majority;
 
 type Driver<T> = mongodb::error::Result<T>;
 
-/// There is no such collection.
+/// Error code NamespaceNotFound: the collection does not exist.
 const NO_COLLECTION: i32 = 26;
-/// Codes of a server that does not know an operator or a type's name.
+/// Error codes of a server that does not know an operator or the name of a type.
 const UNKNOWN: [i32; 4] = [2, 59, 238, 40324];
-/// Attempts of one question before the session fails.
+/// Number of attempts of a query before the session fails.
 const ATTEMPTS: u32 = 5;
-/// Types in their order, with the names that a query takes; those of one line compare by value.
+/// Types in their order, with their names in queries; those of one line compare by value.
 const TYPES: &[&[&str]] = &[
     &["minKey"],
     &["undefined"],
@@ -49,26 +49,27 @@ const TYPES: &[&[&str]] = &[
 /// A collection or a view of the source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listed {
-    /// `db.collection`
+    /// Namespace: `db.collection`.
     pub ns: String,
-    /// Its UUID.
+    /// UUID of the collection.
     pub ui: Option<[u8; 16]>,
-    /// What it is.
+    /// Kind of copy that it needs.
     pub kind: CopyKind,
-    /// Its options.
+    /// Options with which it was created.
     pub options: Typed,
 }
 
-/// Asks one replica set; cheap to clone.
+/// A reader of one replica set; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SourceReader {
     client: Client,
-    /// Whether the server orders reads after writes (`afterClusterTime`): every `mongod` of a set.
+    /// True if the server orders reads after writes (`afterClusterTime`), as every `mongod` of a set
+    /// does.
     causal: bool,
 }
 
 impl SourceReader {
-    /// Asks through that client.
+    /// Creates a reader that uses a client.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -78,13 +79,13 @@ impl SourceReader {
         Ok(Self { client, causal })
     }
 
-    /// The client that asks.
+    /// Returns the client of the reader.
     #[must_use]
     pub const fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The newest entry that a majority has.
+    /// Returns the newest entry that a majority has.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -92,10 +93,10 @@ impl SourceReader {
         newest_of_majority(&self.client).await
     }
 
-    /// The collections and views that pass.
+    /// Returns the collections and views that a filter selects.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; [`ProducerError::Usage`] for what cannot be copied.
+    /// [`ProducerError::Source`]; [`ProducerError::Usage`] for a collection that cannot be copied.
     pub async fn list(&self, filter: &NamespaceFilter) -> Result<Vec<Listed>, ProducerError> {
         let databases = self.client.list_database_names();
         let databases = in_time(ANSWER, databases).await;
@@ -124,7 +125,7 @@ impl SourceReader {
         self.rows(db, command).await
     }
 
-    /// All documents of a command's cursor.
+    /// Returns all documents of a command's cursor.
     async fn rows(&self, db: &str, command: Typed) -> Driver<Vec<Typed>> {
         let database = self.client.database(db);
         let mut run = database.run_cursor_command(command);
@@ -134,7 +135,7 @@ impl SourceReader {
         run.await?.try_collect().await
     }
 
-    /// Finds a collection or view: by its UUID where it has one, whatever its name is now.
+    /// Finds a collection or view: by its UUID under any current name, if it has one.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -155,7 +156,7 @@ impl SourceReader {
                 .persist(ANSWER, || self.list_database(db, filter.clone()))
                 .await?;
             for described in &found {
-                // A server that does not know the second filter may give everything.
+                // A server that does not support the second filter may return everything.
                 let listed = listed(db, described, &found)?;
                 let same = |listed: &Listed| match ui {
                     Some(_) => listed.ui == ui,
@@ -169,7 +170,7 @@ impl SourceReader {
         Ok(None)
     }
 
-    /// The indexes of a collection, but for the one on `_id`; none if the collection is gone.
+    /// Returns the indexes of a collection without the one on `_id`; empty if the collection is gone.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -183,12 +184,12 @@ impl SourceReader {
         };
         let found = self.persist(ANSWER, ask).await?;
         let is_own = |index: &Typed| {
-            // One that is being built comes with its commit.
+            // An index that is being built is sent at the commit of its build.
             !index.contains_key("buildUUID")
                 && index.get_str("name").ok() != Some("_id_")
                 && !is_set(index, "clustered")
         };
-        // Version 2 is what every server makes of no version.
+        // Every server uses version 2 if none is given.
         let said =
             |name: &str, value: &Bson| name != "ns" && (name != "v" || value != &Bson::Int32(2));
         let own = found.into_iter().filter(is_own);
@@ -199,7 +200,7 @@ impl SourceReader {
         Ok(own.collect())
     }
 
-    /// Documents and bytes of a collection, as far as the server reports them.
+    /// Returns the number of documents and bytes of a collection, 0 if the server does not report them.
     pub async fn size(&self, ns: &str) -> (u64, u64) {
         let (db, name) = split_ns(ns);
         let database = self.client.database(db);
@@ -210,7 +211,7 @@ impl SourceReader {
                 tracing::debug!(
                     reason = mongo::error_text(&error),
                     ns,
-                    "the server does not tell the size"
+                    "the server does not report the size"
                 );
                 return (0, 0);
             }
@@ -218,7 +219,7 @@ impl SourceReader {
         (number(stats.get("count")), number(stats.get("size")))
     }
 
-    /// The smallest `_id` of each type that a collection has.
+    /// Returns the smallest `_id` of each type that a collection has.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -244,7 +245,7 @@ impl SourceReader {
                 let filter = doc! { "_id": { "$type": *name } };
                 match self.end(ns, from, filter, doc! { "_id": 1 }).await {
                     Ok(found) => of_type.extend(found),
-                    // It holds no such value, then.
+                    // A server that does not know a type has no values of it.
                     Err(ProducerError::Source(error))
                         if error_code(&error).is_some_and(|code| UNKNOWN.contains(&code)) => {}
                     Err(error) => return Err(error),
@@ -284,7 +285,7 @@ impl SourceReader {
         }
     }
 
-    /// Some `_id`s of a collection, at random; none where the server cannot do it.
+    /// Returns random `_id`s of a collection; empty if the server does not support sampling.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -313,7 +314,7 @@ impl SourceReader {
                 tracing::debug!(
                     reason = mongo::error_text(&error),
                     ns,
-                    "the server has no $sample: one range"
+                    "the server does not support $sample: one range"
                 );
                 None
             }
@@ -328,9 +329,9 @@ impl SourceReader {
             .map_err(ProducerError::undecodable)
     }
 
-    /// The next documents of a query on `_id`, in its order, with everything that the source had
-    /// written at `from`. They may be fewer than `limit`: a server ends a reply before the document
-    /// that it has no room for ([`Batch::is_cut`]).
+    /// Returns the next documents of a query on `_id`, in its order, including everything that the
+    /// source had written at `from`. They may be fewer than `limit`: a server ends a reply before a
+    /// document for which it has no room ([`Batch::is_cut`]).
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -358,8 +359,8 @@ impl SourceReader {
         find.nested("sort", kind::DOCUMENT, |sort| {
             sort.int32("_id", 1);
         });
-        // One more than the limit: the server then knows that there is nothing more, and keeps no
-        // cursor. With `singleBatch` it would not say whether it left something out.
+        // With one more than the limit the server knows that nothing follows, and keeps no cursor. With
+        // `singleBatch` it would not report whether it left something out.
         find.int64("limit", limit.into())
             .int64("batchSize", i64::from(limit) + 1);
         self.write_concern(&mut find, from);
@@ -367,7 +368,7 @@ impl SourceReader {
         self.persist(READ, || self.first_batch(db, &command)).await
     }
 
-    /// All documents of a collection in its own order.
+    /// Opens a cursor on all documents of a collection in natural order.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -402,7 +403,7 @@ impl SourceReader {
         out: &mut Vec<u8>,
     ) -> Result<(), ProducerError> {
         let typed = typed.to_vec().map_err(|error| {
-            ProducerError::Undecodable(format!("a question to the source: {error}"))
+            ProducerError::Undecodable(format!("a query to the source: {error}"))
         })?;
         let typed = Document::new(&typed).map_err(ProducerError::undecodable)?;
         let mut command = DocumentBuilder::start(out);
@@ -446,7 +447,7 @@ impl SourceReader {
         cursor.next().await.transpose()
     }
 
-    /// Asks again a few times while the source cannot be reached, but not after `limit`.
+    /// Retries a few times while the source cannot be reached, but not after `limit`.
     async fn persist<T, F>(&self, limit: Duration, ask: impl Fn() -> F) -> Result<T, ProducerError>
     where
         F: Future<Output = Driver<T>>,
@@ -458,7 +459,7 @@ impl SourceReader {
                     Err(error) if mongo::is_transient(&error) && backoff.attempts() < ATTEMPTS => {
                         tracing::debug!(
                             reason = mongo::error_text(&error),
-                            "the source is asked again"
+                            "the query is sent to the source again"
                         );
                         tokio::time::sleep(backoff.next_delay()).await;
                     }
@@ -470,13 +471,13 @@ impl SourceReader {
     }
 }
 
-/// Database and collection.
+/// Splits a namespace into database and collection.
 #[must_use]
 pub(super) fn split_ns(ns: &str) -> (&str, &str) {
     ns.split_once('.').unwrap_or((ns, ""))
 }
 
-/// What is copied of an answer to `listCollections`; `None` for what is not copied.
+/// Returns the copy data of a reply to `listCollections`; `None` if the collection is not copied.
 fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, ProducerError> {
     let name = described.get_str("name").unwrap_or_default();
     let ns = format!("{db}.{name}");
@@ -490,7 +491,7 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
     };
     let kind = match described.get_str("type").unwrap_or("collection") {
         "view" => CopyKind::View,
-        // It is carried as its buckets.
+        // A time series is copied as its buckets.
         "timeseries" if is_there(&format!("system.buckets.{name}")) => return Ok(None),
         "timeseries" => {
             return Err(ProducerError::Usage(format!(
@@ -501,7 +502,7 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
         _ if is_set(&options, "capped") => CopyKind::Capped,
         _ => CopyKind::Collection,
     };
-    // The rest of a server's own collections it makes itself.
+    // Servers create the remaining system collections themselves.
     let is_own = name.starts_with("system.");
     if is_own && name != "system.js" && !name.starts_with("system.buckets.") {
         return Ok(None);
@@ -522,7 +523,7 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
     }))
 }
 
-/// Servers differ in the type of a number.
+/// Reads a number, whose type differs between servers.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,4 +1,4 @@
-//! What is asked for while the stream runs, and a look at the oplog window.
+//! Requests for copies while the stream runs, and checks of the oplog window.
 
 use std::time::Instant;
 
@@ -15,11 +15,11 @@ use crate::error::ProducerError;
 use crate::source::Save;
 use crate::source::full_sync::interleave::{LOOK_EVERY, Seam};
 
-/// A query, and the collections that it is for.
+/// A query, and the collections that it applies to.
 type Wanted = (Option<Vec<u8>>, Vec<Listed>);
 
 impl Seam {
-    /// Looks for requests, and at the oplog window.
+    /// Checks for requests, and the oplog window.
     pub(super) async fn look(&mut self) -> Result<(), ProducerError> {
         if self.looked.elapsed() < LOOK_EVERY {
             return Ok(());
@@ -40,7 +40,7 @@ impl Seam {
     }
 
     async fn plan_all(&mut self, state: &State) -> Result<(), ProducerError> {
-        // That a request was taken may not be committed yet.
+        // The deletion of a request that was accepted may not be committed yet.
         self.taken
             .retain(|number| state.requests.contains_key(number));
         let open = state.requests.iter();
@@ -51,7 +51,7 @@ impl Seam {
         Ok(())
     }
 
-    /// Warns where the tail could lose its place.
+    /// Warns if the oplog could lose the tail's position.
     async fn look_at_window(&self) -> Result<(), ProducerError> {
         let source = &self.sync.source;
         let left = window(source.client(), self.sync.position).await?;
@@ -70,7 +70,7 @@ impl Seam {
         Ok(())
     }
 
-    /// Plans what was asked for. The request ends with the plan; it waits while one of its
+    /// Plans a requested copy. The request is deleted with the plan; it waits while one of its
     /// collections is being copied for another one.
     async fn plan(
         &mut self,
@@ -84,7 +84,7 @@ impl Seam {
         }];
         let (query, wanted) = match self.wanted(request).await {
             Err(ProducerError::Usage(reason)) => {
-                tracing::error!(number, reason, "a full sync that was asked for is left out");
+                tracing::error!(number, reason, "a requested full sync is rejected");
                 self.taken.insert(number.to_owned());
                 return self.send_saves(saves).await;
             }
@@ -95,7 +95,7 @@ impl Seam {
             let size = self.sync.source.size(&listed.ns).await;
             let mut copy = Copy::planned(&listed, size);
             if self.sync.copies.get_mut(&copy.key).is_some() {
-                tracing::debug!(number, ns = listed.ns, "waits until it is copied");
+                tracing::debug!(number, ns = listed.ns, "waits for the end of another copy");
                 return Ok(());
             }
             let routes = &state.routes;
@@ -107,7 +107,7 @@ impl Seam {
             copy.is_named = false;
             planned.push(copy);
         }
-        tracing::info!(number, "a full sync was asked for");
+        tracing::info!(number, "a full sync was requested");
         let (source, position) = (&self.sync.source, self.sync.position);
         let options = self.sync.options;
         let estimate = Estimate::make(source, planned.iter(), position, options).await?;
@@ -121,7 +121,7 @@ impl Seam {
         self.send_saves(saves).await
     }
 
-    /// The query and the collections of a request.
+    /// Returns the query and the collections of a request.
     async fn wanted(&self, request: &RequestRecord) -> Result<Wanted, ProducerError> {
         let patterns = request.namespaces.iter().map(String::as_str);
         let wanted = NamespaceFilter::new(patterns, []).map_err(ProducerError::Usage)?;
@@ -131,7 +131,7 @@ impl Seam {
         listed.retain(|listed| wanted.passes(&listed.ns));
         if listed.is_empty() {
             return Err(ProducerError::Usage(format!(
-                "the source has no collection that {} names and this stream carries",
+                "the source has no collection that matches {} and that this stream reads",
                 request.namespaces.join(", ")
             )));
         }
@@ -139,7 +139,7 @@ impl Seam {
         Ok((query, listed))
     }
 
-    /// Whether the source understands a filter: one that it refuses would end each session from now on.
+    /// Checks that the source accepts a filter: one that it refuses would end every later session.
     async fn check_filter(
         &self,
         filter: Option<&[u8]>,
@@ -148,7 +148,7 @@ impl Seam {
         let Some(filter) = filter else {
             return Ok(());
         };
-        // Finds nothing, without a look at a document where the server plans first.
+        // The second filter matches nothing, and a server that plans first examines no document.
         let mut nothing = Vec::new();
         let mut query = DocumentBuilder::start(&mut nothing);
         query.nested("_id", kind::DOCUMENT, |id| {
@@ -161,7 +161,7 @@ impl Seam {
             match asked.await {
                 Err(ProducerError::Source(error)) if !is_transient(&error) => {
                     return Err(ProducerError::Usage(format!(
-                        "the source does not take the filter for {ns}: {error}"
+                        "the source rejects the filter for {ns}: {error}"
                     )));
                 }
                 asked => drop(asked?),

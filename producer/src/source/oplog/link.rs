@@ -1,37 +1,37 @@
-//! How an entry of a chain names the one before it.
+//! Links between the entries of a chain.
 
 use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::position::Timestamp;
 
-/// Names an entry: its time and its election term.
+/// Identity of an entry: its time and its election term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpTime {
-    /// `ts`
+    /// Field `ts`.
     pub ts: Timestamp,
-    /// `t`; -1 where missing.
+    /// Field `t`; -1 if it is missing.
     pub term: i64,
 }
 
-/// What the walk back needs of an entry.
+/// The fields of an entry that going back along a chain needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
-    /// The entry itself.
+    /// Optime of the entry.
     pub at: OpTime,
     /// `o.partialTxn`: more operations follow.
     pub partial: bool,
     /// `o.prepare`: a later entry commits or aborts.
     pub prepare: bool,
-    /// `o.count`: operations of the chain up to here, on its last entry.
+    /// `o.count`: number of operations of the chain up to here, on its last entry.
     pub count: Option<u32>,
     /// `prevOpTime`; `None` for the first entry of a chain.
     pub previous: Option<OpTime>,
 }
 
 impl Link {
-    /// Reads it from an entry, or from a projection of one to [`Link::FIELDS`].
+    /// Reads the link of an entry, or of a projection of one to [`Link::FIELDS`].
     ///
     /// # Errors
-    /// When `ts` is missing or a field has the wrong type.
+    /// Fails if `ts` is missing or a field has the wrong type.
     pub fn read(entry: Document<'_>) -> Result<Self, Malformed> {
         let op = entry.get("op")?.map(Element::string_bytes).transpose()?;
         let o = entry.get("o")?.filter(|_| op == Some(b"c"));
@@ -51,7 +51,7 @@ impl Link {
         })
     }
 
-    /// The fields of an entry that it is read from.
+    /// The fields of an entry that a link is read from.
     pub const FIELDS: [&'static str; 7] = [
         "ts",
         "t",
@@ -73,7 +73,7 @@ fn optime(document: Document<'_>) -> Result<OpTime, Malformed> {
     })
 }
 
-/// `prevOpTime`; `None` where there is none or it is null, which the server writes as 0:0.
+/// Returns `prevOpTime`; `None` if it is missing or null, which the server writes as 0:0.
 pub(crate) fn previous(entry: Document<'_>) -> Result<Option<OpTime>, Malformed> {
     let Some(previous) = entry.get("prevOpTime")? else {
         return Ok(None);

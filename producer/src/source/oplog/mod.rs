@@ -1,8 +1,8 @@
 //! Reads `local.oplog.rs` of a replica-set member, also through a port-forward.
 //!
-//! Reads only: one `find` and its `getMore`s on the oplog ([`Tail`]), single entries of transactions
-//! by their time, `hello`, and at start a few reads in `local`. Managed services allow all of these,
-//! and nothing is written.
+//! The source only receives reads: one `find` and its `getMore`s on the oplog ([`Tail`]), single
+//! entries of transactions by their time, `hello`, and at start a few reads in `local`. Managed
+//! services allow all of these, and nothing is written.
 
 pub mod link;
 mod tail;
@@ -27,17 +27,18 @@ pub use self::tail::Tail;
 use crate::error::ProducerError;
 use crate::source::oplog::link::{Link, OpTime};
 
-/// How long a `getMore` waits at the server for the next entry.
+/// Time that a `getMore` waits at the server for the next entry.
 const AWAIT: Duration = Duration::from_secs(1);
-/// Entries per reply at most; a reply is cut at 16 MB in any case. Enough that the way to the server
-/// counts for little, few enough that most replies stay in the processor's cache.
+/// Maximum number of entries per reply; a reply ends at 16 MB in any case. It is large enough that the
+/// network round trip matters little, and small enough that most replies stay in the processor's cache.
 const BATCH_ENTRIES: u32 = 5_000;
-/// A FerretDB reads its whole oplog to find an entry by its time.
+/// Time limit of reads for which a FerretDB scans its whole oplog, such as those by time.
 const SCAN: Duration = Duration::from_secs(600);
-/// Limits of the attempts to read one entry by its time. A `mongod` answers at once, so a short first
-/// limit finds a connection that is gone early; the last one is for servers that read their whole oplog.
+/// Time limits of the attempts to read one entry by its time. A `mongod` answers at once, so a short
+/// first limit detects a lost connection early; the last one is for servers that scan their whole
+/// oplog.
 const LOOKUPS: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(120), SCAN];
-/// The warning is logged once, because a full sync asks often.
+/// Guard of a warning that is logged once, because a full sync reads the newest entry often.
 static WARNED: Once = Once::new();
 
 /// The oplog of one replica set.
@@ -47,7 +48,7 @@ pub struct Oplog {
 }
 
 impl Oplog {
-    /// The oplog that a client reaches. Nothing is sent yet.
+    /// Creates a handle to the oplog that a client reaches. No request is sent yet.
     #[must_use]
     pub fn new(client: &Client) -> Self {
         Self {
@@ -55,7 +56,7 @@ impl Oplog {
         }
     }
 
-    /// The same oplog, read from the primary whatever the connection string prefers.
+    /// Returns the same oplog, read from the primary regardless of the connection string.
     fn on_primary(&self) -> Self {
         let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
         let options = CollectionOptions::builder().selection_criteria(primary);
@@ -65,7 +66,8 @@ impl Oplog {
         }
     }
 
-    /// The time up to which a majority of the set has entries; `None` if the server does not report it.
+    /// Returns the time up to which a majority of the set has entries; `None` if the server does not
+    /// report it.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -75,10 +77,10 @@ impl Oplog {
         Ok(known.map(|(seconds, increment)| Timestamp::new(seconds, increment)))
     }
 
-    /// Checks that there is an oplog.
+    /// Checks that the source has an oplog.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] that says how to get one.
+    /// [`ProducerError::Usage`] that explains how to get one.
     pub async fn check(client: &Client) -> Result<(), ProducerError> {
         let database = client.database("local");
         let listed = database
@@ -97,11 +99,11 @@ impl Oplog {
         Ok(())
     }
 
-    /// Time and term of the oldest entry.
+    /// Returns time and term of the oldest entry.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; a read that a truncation overtook (136) is tried again a few times,
-    /// and then by the next session.
+    /// [`ProducerError::Source`]; a read that fails because of a truncation (136) is retried a few
+    /// times, and then by the next session.
     pub async fn oldest(&self) -> Result<Option<Position>, ProducerError> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
         loop {
@@ -114,8 +116,8 @@ impl Oplog {
         }
     }
 
-    /// Time and term of the newest entry. A reverse scan does not stop before holes: this is a
-    /// hint where to stop or begin, never a saved position.
+    /// Returns time and term of the newest entry. A reverse scan does not stop before holes, so the
+    /// result is only a hint where to stop or start, never a saved position.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -127,7 +129,7 @@ impl Oplog {
     async fn end(&self, direction: i32) -> mongodb::error::Result<Option<RawDocumentBuf>> {
         let found = self.entries.find_one(doc! {});
         let found = match direction {
-            // Natural order is that of a plain read; FerretDB reads a whole oplog to sort it so.
+            // A plain read is in natural order already; FerretDB would read its whole oplog to sort it.
             1 => found,
             _ => found.sort(doc! { "$natural": direction }),
         };
@@ -139,11 +141,11 @@ impl Oplog {
         found.map(|raw| position_of(raw.as_bytes())).transpose()
     }
 
-    /// What the walk back along a transaction needs of the entry at an optime: its operations stay
-    /// at the server. `None` if the entry is gone, or another one stands there.
+    /// Reads the link of the entry at an optime: its operations stay at the server. `None` if the entry
+    /// is gone, or another one is in its place.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog begins before it.
+    /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog starts before it.
     pub async fn link(&self, at: OpTime) -> Result<Option<Link>, ProducerError> {
         let fields = Link::FIELDS.map(|field| (field.to_owned(), 1.into()));
         let projection = [("_id".to_owned(), 0.into())].into_iter().chain(fields);
@@ -155,10 +157,10 @@ impl Oplog {
         Ok((link.at == at).then_some(link))
     }
 
-    /// The bytes of the entry at an optime. `None` as with [`Oplog::link`].
+    /// Returns the bytes of the entry at an optime. `None` as with [`Oplog::link`].
     ///
     /// # Errors
-    /// As [`Oplog::link`].
+    /// The errors of [`Oplog::link`].
     pub async fn entry(&self, at: OpTime) -> Result<Option<Vec<u8>>, ProducerError> {
         let Some(found) = self.find_at(at, None).await? else {
             return Ok(None);
@@ -187,12 +189,12 @@ impl Oplog {
             match in_time(limit, look_up()).await {
                 Err(error) if mongo::is_late(&error) && limit < SCAN => {
                     let reason = mongo::error_text(&error);
-                    tracing::warn!(reason, ts = %at.ts, "the source is asked again for an entry");
+                    tracing::warn!(reason, ts = %at.ts, "the entry is requested from the source again");
                 }
                 found => break found.map_err(ProducerError::Source)?,
             }
         };
-        // Another member than the tail's may have been asked, and lag behind it.
+        // The query may have been sent to another member than the tail's, which lags behind it.
         if found.is_none() && self.oldest().await?.is_none_or(|oldest| oldest.ts <= at.ts) {
             return Err(ProducerError::Behind(at.ts));
         }
@@ -216,7 +218,8 @@ impl Oplog {
     }
 }
 
-/// The newest entry that a majority has; where the server does not tell, the newest entry.
+/// Returns the newest entry that a majority has, or the newest entry if the server does not report
+/// that.
 ///
 /// # Errors
 /// [`ProducerError::Source`].
@@ -230,8 +233,8 @@ pub async fn newest_of_majority(client: &Client) -> Result<Option<Position>, Pro
         None => {
             WARNED.call_once(|| {
                 tracing::warn!(
-                    "the source does not tell its majority commit point; the newest entry is \
-                     taken for it"
+                    "the source does not report its majority commit point; the newest entry is \
+                     used instead"
                 );
             });
             Oplog::new(client).newest().await

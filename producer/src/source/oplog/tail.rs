@@ -1,4 +1,4 @@
-//! The tail of the oplog: a cursor that goes on over network faults and elections.
+//! The tail of the oplog: a cursor that is reopened after network faults and elections.
 
 use std::time::{Duration, Instant};
 
@@ -15,53 +15,53 @@ use super::{AWAIT, BATCH_ENTRIES, Oplog, position_of};
 use crate::error::{Gap, PositionLost, ProducerError};
 use crate::source::{Batch, SourceEvent, StartAt};
 
-/// A new cursor has nothing if it is silent for that long.
+/// Time without a reply after which a new cursor counts as idle.
 const IDLE_AFTER: Duration = Duration::from_millis(5);
-/// A reply of that size, or of that many entries, was cut: the next one is on its way, however
-/// slowly. A smaller one is all that there was.
+/// Size at which a reply counts as full, as does one of `BATCH_ENTRIES` entries: another one follows,
+/// however slowly. A smaller reply contained everything.
 const FULL_REPLY: usize = 4 << 20;
-/// A server that answers nothing for that long, not even an empty batch, counts as gone.
+/// Time without a reply, not even an empty batch, after which a server counts as gone.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
-/// While a tail has nothing to give, the set is asked again whether it has everything.
+/// Interval at which the set is queried for its majority commit point, while the tail has no entries.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// A member that is behind its set for that long is reported.
+/// Time that a member lags behind its set before it is reported.
 const LAGGING_AFTER: Duration = Duration::from_secs(60);
 
 /// The member whose oplog is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Member {
-    /// The one that was read before.
+    /// The same member as before.
     Same,
-    /// The primary from now on, because it has more than the one before.
+    /// The primary from now on, because its oplog goes back further.
     Primary,
 }
 
-/// What came of waiting for a cursor.
+/// The result of waiting for a cursor.
 enum Said {
     /// A reply, which may be empty.
     Reply(Batch),
-    /// Nothing for too long, or nobody wants it any more: the cursor is given up.
+    /// No reply for too long, or the receiver is gone: the cursor is closed.
     Nothing,
     /// The cursor has ended.
     End,
 }
 
-/// What a reply of the cursor holds.
+/// The contents of a reply of the cursor.
 enum Reply {
-    /// It holds no entries.
+    /// No entries.
     Nothing,
-    /// The cursor is given up, because another member is read from now on.
+    /// None, because another member is read from now on and the cursor is closed.
     OtherMember,
     /// Entries that follow those that were sent.
     Entries {
         batch: Batch,
         last: Position,
-        /// Whether the reply was cut, so that the next one is on its way.
+        /// True if the reply was full, so that another one follows.
         is_full: bool,
     },
 }
 
-/// How long the member that is read has been behind its set, while it gives nothing.
+/// The time that the member has been behind its set, while it returns no entries.
 #[derive(Debug, Default)]
 struct Behind {
     asked: Option<Instant>,
@@ -69,29 +69,29 @@ struct Behind {
     is_reported: bool,
 }
 
-/// A tail that goes on over network faults and elections, from the last entry that it fetched.
+/// A tail that continues after network faults and elections, from the last entry that it fetched.
 #[derive(Debug)]
 pub struct Tail {
     oplog: Oplog,
     /// The entry that the next cursor must find first.
     after: Option<Position>,
     from: Timestamp,
-    /// Whether an entry at `from` itself is wanted.
+    /// True if an entry at `from` itself is to be sent.
     inclusive: bool,
-    /// Whether the source has not answered since it failed.
+    /// True if the source has not replied since it failed.
     failed: bool,
     behind: Behind,
-    /// What it means that the member has nothing more to give, once its server was asked.
+    /// The meaning of an empty reply; `None` until the server was queried for it.
     rest: Option<Rest>,
 }
 
-/// What it means that a member has nothing more to give.
+/// The meaning of an empty reply of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rest {
-    /// Its set may have more; the next empty reply of its cursor is compared with it.
+    /// The set may have more entries; the empty reply is compared with its majority commit point.
     OfMember,
-    /// The server reports no majority to compare with, and its cursors end where others give empty
-    /// replies (FerretDB).
+    /// The server reports no majority to compare with, and its cursors end where those of other servers
+    /// return empty replies (FerretDB).
     OfAll,
 }
 
@@ -112,17 +112,17 @@ impl Rest {
 }
 
 impl Tail {
-    /// Resolves where to begin.
+    /// Creates a tail at a starting point.
     ///
     /// # Errors
-    /// [`ProducerError::PositionLost`] if the oplog begins later; [`ProducerError::Source`].
+    /// [`ProducerError::PositionLost`] if the oplog starts later; [`ProducerError::Source`].
     pub async fn begin(oplog: Oplog, start: StartAt) -> Result<Self, ProducerError> {
         let (after, from, inclusive) = match start {
-            // With an ordinal the entry itself is not done: a part of its operations is to come.
+            // With an ordinal a part of the entry's operations is still to be sent.
             StartAt::After(position) => (Some(position), position.ts, position.ord > 0),
             StartAt::Oldest => (None, Timestamp::default(), true),
             StartAt::At(ts) => (None, ts, true),
-            // Resolved by the session, which saves the position that it means.
+            // The session resolves this variant before, and saves the resulting position.
             StartAt::Now => (None, Timestamp::default(), true),
         };
         let mut tail = Self {
@@ -140,10 +140,11 @@ impl Tail {
         Ok(tail)
     }
 
-    /// Checks that the oplog reaches back to where the tail goes on.
+    /// Checks that the oplog reaches back to the position of the tail.
     ///
-    /// The oplog of a member that was synced a short time ago is shorter than that of its set.
-    /// Before the position counts as lost the primary is asked, and read from then on if it has it.
+    /// The oplog of a member that was synced recently is shorter than that of its set. Before the
+    /// position counts as lost, the primary is queried, and read from then on if its oplog reaches
+    /// back.
     async fn check_not_rolled_over(&mut self) -> Result<Member, ProducerError> {
         let Some(oldest) = self.oplog.oldest().await? else {
             return Ok(Member::Same);
@@ -157,7 +158,7 @@ impl Tail {
             tracing::warn!(
                 from = %self.from,
                 oldest = %oldest.ts,
-                "the oplog of the member that was read begins after the position, that of the \
+                "the oplog of the member that was read starts after the position, that of the \
                  primary does not: the primary is read from now on"
             );
             self.oplog = primary;
@@ -176,11 +177,11 @@ impl Tail {
         .into())
     }
 
-    /// Sends what the oplog gives until the queue closes or the shutdown comes. `failing` is called with
-    /// the reason when the source fails, and with `None` when it answers again.
+    /// Sends the entries of the oplog until the queue is closed or a shutdown is requested. `failing`
+    /// is called with the reason when the source fails, and with `None` when it replies again.
     ///
     /// # Errors
-    /// What a retry cannot repair: a lost position, missing rights, damaged entries.
+    /// Errors that a retry cannot fix: a lost position, missing permissions, damaged entries.
     pub async fn run(
         mut self,
         events: &Sender<SourceEvent>,
@@ -198,7 +199,7 @@ impl Tail {
                         return Err(ProducerError::Source(error));
                     }
                     let reason = mongo::error_text(&error);
-                    tracing::warn!(reason, from = %self.from, "the source failed, the tail opens again");
+                    tracing::warn!(reason, from = %self.from, "the source failed, the tail is reopened");
                     self.failed = true;
                     failing(Some(&reason));
                     if !backoff.sleep(shutdown).await {
@@ -211,7 +212,7 @@ impl Tail {
         Ok(())
     }
 
-    /// One cursor, from opening to its end.
+    /// Follows one cursor, from opening to its end.
     async fn follow(
         &mut self,
         events: &Sender<SourceEvent>,
@@ -238,7 +239,7 @@ impl Tail {
             let batch = match said {
                 Said::Reply(batch) => batch,
                 Said::Nothing => return Ok(()),
-                // The server closed the cursor: an empty oplog, or one that was dropped.
+                // The server closed the cursor: the oplog is empty or was dropped.
                 Said::End => return self.reopen(backoff, shutdown).await,
             };
             if std::mem::replace(&mut self.failed, false) {
@@ -248,8 +249,8 @@ impl Tail {
                 Reply::OtherMember => return Ok(()),
                 Reply::Nothing => {
                     is_caught_up = self.has_caught_up(is_caught_up, failing).await?;
-                    // Each empty reply is passed on: what follows hears that the source answers. Where the
-                    // queue is full there is other news to hear, and the tail must not wait for it.
+                    // Each empty reply is passed on, so that later stages know that the source
+                    // responds. A full queue shows that as well, and the tail must not wait for it.
                     let event = if is_caught_up {
                         SourceEvent::CaughtUp
                     } else {
@@ -267,7 +268,7 @@ impl Tail {
                 } => (batch, last, is_full),
             };
             first = false;
-            // Under a steady load every reply has something, so a cursor is never silent.
+            // Under a steady load every reply has entries, so a cursor is never idle.
             told_idle = !is_full;
             is_caught_up = false;
             self.behind = Behind::default();
@@ -283,7 +284,7 @@ impl Tail {
         }
     }
 
-    /// Waits for the next reply of a cursor. A silence is passed on once.
+    /// Waits for the next reply of a cursor. Idleness is passed on once.
     async fn wait(
         &mut self,
         cursor: &mut RawBatchCursor,
@@ -304,7 +305,7 @@ impl Tail {
                     return Ok(Said::Reply(Batch::Reply(batch.map_err(ProducerError::Source)?)));
                 }
                 () = tokio::time::sleep(SILENT_AFTER), if *told_idle => {
-                    let reason = "the source is silent, the tail opens again";
+                    let reason = "the source does not respond, the tail is reopened";
                     tracing::warn!(reason);
                     self.failed = true;
                     failing(Some(reason));
@@ -320,8 +321,8 @@ impl Tail {
         }
     }
 
-    /// Returns true if everything that a majority of the set has was fetched. The answer of the
-    /// last question holds for [`ASK_AGAIN`].
+    /// Returns true if everything that a majority of the set has was fetched. The result of the last
+    /// query is valid for [`ASK_AGAIN`].
     async fn has_caught_up(
         &mut self,
         is_caught_up: bool,
@@ -342,8 +343,9 @@ impl Tail {
         let since = *behind.since.get_or_insert_with(Instant::now);
         if since.elapsed() >= LAGGING_AFTER && !std::mem::replace(&mut behind.is_reported, true) {
             let reason = format!(
-                "the member of the source that is read has given nothing after {} for {} s, and \
-                 its set has later entries: it is delayed, stopped, or cut off from the others",
+                "the member of the source that is read has returned nothing after {} for {} s, \
+                 although its set has later entries: it is delayed, stopped, or cut off from the \
+                 others",
                 self.from,
                 LAGGING_AFTER.as_secs()
             );
@@ -365,7 +367,7 @@ impl Tail {
         Ok(())
     }
 
-    /// Checks the first batch of a cursor against the position, and cuts off what was fetched before.
+    /// Checks the first batch of a cursor against the position, and removes the entry fetched before.
     async fn take(&mut self, batch: Batch, first: bool) -> Result<Reply, ProducerError> {
         let (mut ends, mut count) = (None, 0);
         for document in batch.documents()? {
@@ -412,7 +414,7 @@ impl Tail {
         if self.inclusive || found.ts > known {
             return Ok(entries(batch));
         }
-        // The entry at the position itself is done: what follows it is copied once per cursor.
+        // The entry at the position itself was sent; the entries after it are copied, once per cursor.
         let mut rest = Vec::new();
         for document in batch.documents()?.skip(1) {
             rest.extend_from_slice(document.map_err(ProducerError::undecodable)?.as_bytes());

@@ -64,7 +64,7 @@ fn replay(args: &str, env: &[(&str, &str)]) -> Replay {
     }
 }
 
-/// A file in the temporary directory that goes with the test.
+/// A file in the temporary directory that is removed with the test.
 struct File(PathBuf);
 
 impl File {

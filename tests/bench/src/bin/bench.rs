@@ -1,4 +1,4 @@
-//! Measures the producer against what its clients can do without it; see the library's `bench`.
+//! Measures the producer against its client libraries used directly; see the library's `bench`.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! Does every piece of work so many times, for callgrind to count: `pieces [PASSES]`.
+//! Performs every piece of work a given number of times, for callgrind to count: `pieces [PASSES]`.
 //!
 //! Prints the names in the order of the work.
 #![allow(

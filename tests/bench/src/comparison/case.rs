@@ -1,4 +1,4 @@
-//! The cases whose ratio is told, and how each is started.
+//! The cases whose ratio is reported, and how each is started.
 
 use anyhow::{Context, Result};
 
@@ -6,7 +6,7 @@ use super::{CASE, baseline, topic};
 use oplog_relay_kit::services::Program;
 use oplog_relay_kit::stub::Shape;
 
-/// What is measured.
+/// A case to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Case {
     Cursor,
@@ -34,7 +34,7 @@ pub(super) enum Case {
     ReplayFerretdb,
 }
 
-/// Cases that are compared with one another.
+/// Groups of cases that are compared with one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
     Produce,
@@ -44,25 +44,25 @@ pub(super) enum Group {
     Ferretdb,
 }
 
-/// Where a case reads and writes.
+/// The servers and the topics that a case reads and writes.
 #[derive(Debug)]
 pub(super) struct Place<'p> {
-    /// The topic prefix: of a consumer, that of what it reads.
+    /// The topic prefix. For a consumer, the prefix of the topics that it reads.
     pub(super) prefix: String,
     /// The consumer group.
     pub(super) group: String,
     pub(super) source: &'p str,
-    /// The MongoDB that is written to.
+    /// The MongoDB server that is written to.
     pub(super) target: &'p str,
     pub(super) brokers: &'p str,
     pub(super) partitions: u32,
     pub(super) collections: u64,
     pub(super) entries: u64,
-    /// Bytes of all entries.
+    /// Total bytes of the entries.
     pub(super) bytes: u64,
 }
 
-/// All of them, in the order of the tables, with their names on the command line.
+/// All cases, in the order of the tables, with their names on the command line.
 const NAMES: [(Case, &str); 23] = [
     (Case::Cursor, "cursor"),
     (Case::Producer, "producer"),
@@ -90,7 +90,7 @@ const NAMES: [(Case, &str); 23] = [
 ];
 
 impl Group {
-    /// All of them, with their names on the command line.
+    /// All groups, with their names on the command line.
     pub(super) const NAMES: [(Group, &str); 5] = [
         (Group::Produce, "produce"),
         (Group::FullSync, "full-sync"),
@@ -99,31 +99,31 @@ impl Group {
         (Group::Ferretdb, "ferretdb"),
     ];
 
-    /// Its cases.
+    /// Returns the cases of the group.
     pub(super) fn cases(self) -> impl Iterator<Item = Case> {
         Case::all().filter(move |case| case.group() == self)
     }
 }
 
 impl Case {
-    /// All of them.
+    /// Returns all cases.
     pub(super) fn all() -> impl Iterator<Item = Case> {
         NAMES.iter().map(|(case, _)| *case)
     }
 
-    /// The name on the command line and in the table.
+    /// Returns the name on the command line and in the table.
     pub(super) fn name(self) -> &'static str {
         let named = NAMES.iter().find(|(case, _)| *case == self);
         named.map_or("", |(_, name)| name)
     }
 
-    /// The case of that name.
+    /// Returns the case of that name.
     pub(super) fn from_name(name: &str) -> Option<Case> {
         let named = NAMES.iter().find(|(_, known)| *known == name);
         named.map(|(case, _)| *case)
     }
 
-    /// What it is compared with.
+    /// Returns the group of cases that it is compared with.
     pub(super) const fn group(self) -> Group {
         match self {
             Case::Cursor | Case::Producer | Case::Loop | Case::Raw | Case::Bson | Case::Json => {
@@ -136,7 +136,7 @@ impl Case {
         }
     }
 
-    /// The case that its ratio is against.
+    /// Returns the case that its ratio is computed against.
     pub(super) const fn against(self) -> Case {
         match self {
             Case::Ranges | Case::RangesLoop | Case::Copy => Case::RangesLoop,
@@ -153,7 +153,7 @@ impl Case {
         }
     }
 
-    /// What the ratio shall be at least; none for what is not ours.
+    /// Returns the minimum ratio that is aimed at; `None` for a baseline.
     pub(super) const fn least(self) -> Option<f64> {
         match self {
             Case::Raw | Case::Bson | Case::Copy => Some(0.80),
@@ -170,18 +170,18 @@ impl Case {
         }
     }
 
-    /// Whether the bench itself is the program.
+    /// Returns true if the bench itself is the program.
     pub(super) const fn is_baseline(self) -> bool {
         self.least().is_none()
     }
 
-    /// Whether it writes to Kafka.
+    /// Returns true if the case writes to Kafka.
     pub(super) const fn writes(self) -> bool {
         matches!(self.group(), Group::Produce | Group::FullSync)
             && !matches!(self, Case::Cursor | Case::Ranges)
     }
 
-    /// What its entries are.
+    /// Returns the shape of its entries.
     pub(super) const fn shape(self) -> Shape {
         match self {
             Case::CommandsUpdates | Case::ReplayRawUpdates | Case::ReplayUpdates => Shape::Updates,
@@ -190,7 +190,8 @@ impl Case {
         }
     }
 
-    /// The format of the topic that it reads; none if it reads no topic.
+    /// Returns the case that writes the topic in the format that this case reads; `None` if it
+    /// reads no topic.
     pub(super) const fn reads(self) -> Option<Case> {
         match self {
             Case::EmitRaw
@@ -207,7 +208,7 @@ impl Case {
         }
     }
 
-    /// What the program says on standard error when it is about to ask for entries.
+    /// Returns the line that the program writes to standard error just before it requests entries.
     pub(super) const fn mark(self) -> &'static str {
         if self.is_baseline() {
             baseline::MARK
@@ -265,7 +266,7 @@ impl Case {
         Program::consumer(args)
     }
 }
-/// Programs run side by side: they serve HTTP only where it is asked for.
+/// Returns the flag that turns HTTP off unless `more` sets it, because programs run side by side.
 fn without_http(more: &[&str]) -> &'static [&'static str] {
     match more.iter().any(|flag| flag.starts_with("--http")) {
         true => &[],

@@ -1,8 +1,8 @@
-//! How far behind both programs are while collections come and go.
+//! The lag of both programs while collections are created and dropped.
 //!
-//! The stub writes rounds of `create`, `insert`, `createIndexes` and `drop`, each of a new collection,
-//! at an even pace; the target is one that keeps what it gets. Producer and consumer run before the
-//! first round, with their usual settings.
+//! The stub writes rounds of `create`, `insert`, `createIndexes` and `drop` at an even pace, each
+//! of a new collection. The target stores what it receives. Producer and consumer run before the
+//! first round, with their default settings.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,14 +19,14 @@ use oplog_relay_kit::services::{Port, Program, wait_for, wait_until};
 use oplog_relay_kit::stub::{Oplog, Server};
 
 const PREFIX: &str = "ddl";
-/// Until both programs have started.
+/// Time until both programs have started.
 const AHEAD: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(300);
 const MOST_SECONDS: f64 = 5.0;
-/// Each round of four entries takes that long.
+/// Duration of a round, which has four entries.
 const ROUND: Duration = Duration::from_millis(66);
 
-/// Measures it with the first number of partitions, and tells it.
+/// Measures the lag with the first number of partitions, and returns the report.
 pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     let partitions = *options.partitions.first().context("partitions")?;
     let begin = millis()? + AHEAD.as_millis() as i64;
@@ -91,7 +91,7 @@ fn told(first: String, sent: Duration, applied: Duration) -> String {
     lines.join("\n")
 }
 
-/// How often the consumer was assigned partitions.
+/// Returns how often the consumer was assigned partitions.
 fn assignments(consumer: &Program) -> Result<usize> {
     Ok(consumer
         .stderr_text()?

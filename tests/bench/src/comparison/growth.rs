@@ -1,11 +1,12 @@
-//! What becomes of speed and memory as the work grows: over partitions, over collections, and over
-//! entries, from one point on that all three share.
+//! Speed and memory as the work grows: over partitions, over collections and over entries, from one
+//! point that all three axes share.
 //!
-//! At each point `oplog-producer` carries the entries into Kafka (`bson`), and `oplog-consumer emit`
-//! reads them from there. Beside them stands what the plain clients do at the same point, `loop` and
-//! `consume`: what more partitions cost the broker and librdkafka, they cost these, too. All topics are
-//! there before, because making one costs the same whatever comes into it. Told is the middle of as many
-//! rounds as the cases have; points with more entries than the common one have one.
+//! At each point `oplog-producer` carries the entries into Kafka (`bson`), and `oplog-consumer
+//! emit` reads them from there. Beside them are the results of the plain clients at the same point,
+//! `loop` and `consume`, because more partitions cost the broker and librdkafka time in those as
+//! well. All topics are created before a measurement, because creating a topic costs the same
+//! whatever is written to it. The reported value is the median of as many rounds as the cases have.
+//! Points with more entries than the common one have one round.
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
@@ -22,12 +23,12 @@ use super::topic;
 use super::verdict::{MOST_MIB, at_least, at_most};
 use oplog_relay_kit::stub::{Flow, Recipe, Shape, StubProcess};
 
-/// The partitions of the common point.
+/// Number of partitions at the common point.
 const PARTITIONS: u32 = 4;
-/// Memory counts as flat if it is nowhere above so much of what it is at the common point.
+/// The limit below which memory counts as flat, relative to the memory at the common point.
 const FLAT: f64 = 1.25;
 
-/// How much work there is.
+/// The amount of work of one measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Point {
     partitions: u32,
@@ -38,7 +39,7 @@ struct Point {
 /// One direction of growth.
 struct Axis {
     name: &'static str,
-    /// What the largest amount keeps of the common point's speed, at least.
+    /// The minimum share of the common point's speed that is kept at the largest amount.
     least: f64,
     points: Vec<Point>,
     amount: fn(&Point) -> f64,
@@ -61,10 +62,10 @@ struct Growth {
     outcomes: Vec<Outcome>,
 }
 
-/// A figure of an outcome.
+/// A function that returns one figure of an outcome.
 type Of = fn(&Outcome) -> &Measured;
 
-/// Who is measured, with the name and the figures, and those of the plain client.
+/// A measured program, with its name and figures, and the figures of the plain client.
 struct Program {
     name: &'static str,
     ours: Of,
@@ -84,7 +85,7 @@ const PROGRAMS: [Program; 2] = [
     },
 ];
 
-/// Measures all points; the text, and the curves.
+/// Measures all points, and returns the text and the curves.
 pub(super) fn measure(scene: &Scene, options: &Options) -> Result<(String, Vec<Chart>)> {
     let base = Point {
         partitions: PARTITIONS,
@@ -96,8 +97,8 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<(String, Vec<C
         base,
         outcomes: Vec::new(),
     };
-    // A broker that just started is slower by a third, and the first point is what all others are
-    // compared with.
+    // A broker that has just started is slower by a third, and the first point is what all others
+    // are compared with. So the first point is run once without being counted.
     run(scene, base, 0..=0)?;
     for point in std::iter::once(&base).chain(axes.iter().flat_map(|axis| &axis.points)) {
         if growth.at(point).is_none() {
@@ -241,7 +242,8 @@ impl Growth {
         Ok(text.trim_end().to_owned())
     }
 
-    /// What is kept at the end of an axis, and what the plain client keeps there.
+    /// Returns the share of the speed that remains at the end of an axis, for the program and for
+    /// the plain client.
     fn verdict(&self, program: &Program, axis: &Axis) -> Result<String> {
         let base = self.at(&self.base).context("the common point")?;
         let last = axis.points.last().context("a point")?;
@@ -276,7 +278,7 @@ impl Growth {
         ))
     }
 
-    /// The curves of an axis: of speed, with those of the plain clients, or of memory.
+    /// Returns the curves of an axis: of speed, with those of the plain clients, or of memory.
     fn chart(&self, axis: &Axis, of_speed: bool) -> Chart {
         let curve = |name: &'static str, of: Of| {
             let outcomes = axis.points.iter().filter_map(|point| self.at(point));

@@ -1,4 +1,4 @@
-//! What producer and consumer cost while nothing happens.
+//! The cost of an idle producer and an idle consumer.
 
 use std::time::Duration;
 
@@ -16,10 +16,11 @@ use oplog_relay_kit::stub::{Flow, Recipe, Shape, StubProcess};
 const PREFIX: &str = "idle";
 const ENTRIES: u64 = 1000;
 const LIMIT: Duration = Duration::from_secs(60);
-/// Of one core.
+/// The largest permitted processor time, in percent of one core.
 const MOST_PERCENT: f64 = 1.0;
 
-/// Measures it after a thousand entries went through both, and tells it.
+/// Measures the idle cost after a thousand entries went through both programs, and returns the
+/// report.
 pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     let partitions = *options.partitions.first().context("partitions")?;
     let source = StubProcess::start(&Recipe::new(ENTRIES, Shape::Inserts), Flow::Past)?;
@@ -32,7 +33,7 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     })?;
     let programs = [&producer, &consumer].map(Program::id);
     let begin = [cpu(programs[0])?, cpu(programs[1])?];
-    // What is measured is that nothing happens for so long.
+    // The measurement is that nothing happens for this time.
     std::thread::sleep(options.idle);
     let seconds = options.idle.as_secs_f64();
     let mut lines = vec![format!("idle for {seconds:.0} s, {partitions} partitions")];

@@ -1,7 +1,7 @@
-//! How long an entry takes from its commit at the source until a `read_committed` reader has it.
+//! The latency of an entry from its commit at the source until a `read_committed` reader has it.
 //!
-//! The stub commits a thousand entries a second, each with its commit time in `wall`; the tail is
-//! always caught up. Reader and source have the same clock.
+//! The stub commits a thousand entries a second, each with its commit time in `wall`, and the tail
+//! is always caught up. Reader and source have the same clock.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,15 +22,15 @@ use oplog_relay_kit::stub::{Flow, Recipe, Shape, StubProcess};
 
 const PREFIX: &str = "latency";
 const PER_SECOND: u64 = 1000;
-/// Until the topic is there, the first transactions are through, and all code has run once.
+/// Time until the topic exists, the first transactions are committed and all code has run once.
 const SETTLING: Duration = Duration::from_secs(3);
-/// Starting takes that long at most.
+/// The longest time that starting takes.
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
 const SILENT: Duration = Duration::from_secs(30);
 const MOST_P50_MILLIS: f64 = 60.0;
 const MOST_P99_MILLIS: f64 = 200.0;
 
-/// Measures it with the first number of partitions, and tells it.
+/// Measures the latency with the first number of partitions, and returns the report.
 pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     let partitions = *options.partitions.first().context("partitions")?;
     let span = SETTLING + options.latency;
@@ -53,7 +53,8 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     Ok(told(taken, peak))
 }
 
-/// The latencies of the entries that were committed after the settling, in milliseconds.
+/// Returns the latencies, in milliseconds, of the entries that were committed after the settling
+/// time.
 fn read(brokers: &str, topics: &[(String, i32)], span: Duration) -> Result<Vec<f64>> {
     let consumer = topic::reader(brokers, topics)?;
     let begin = millis()? + SETTLING.as_secs_f64() * 1000.0;
@@ -61,7 +62,7 @@ fn read(brokers: &str, topics: &[(String, i32)], span: Duration) -> Result<Vec<f
     let mut taken = Vec::new();
     let mut last = Instant::now();
     loop {
-        ensure!(last.elapsed() < SILENT, "the topic goes silent");
+        ensure!(last.elapsed() < SILENT, "no record arrives");
         let message = match consumer.poll(Duration::from_millis(100)) {
             None | Some(Err(KafkaError::PartitionEOF(_))) => continue,
             Some(message) => message?,
@@ -101,7 +102,7 @@ fn told(mut taken: Vec<f64>, peak: f64) -> String {
     lines.join("\n")
 }
 
-/// The least value that so many percent of the sorted ones do not exceed.
+/// Returns the smallest value that the given percentage of the sorted values does not exceed.
 fn quantile(sorted: &[f64], percent: usize) -> f64 {
     let place = (sorted.len() * percent).div_ceil(100).max(1) - 1;
     sorted.get(place).copied().unwrap_or(f64::NAN)

@@ -1,4 +1,4 @@
-//! One case, from the start of its process to its end.
+//! The measurement of one case, from the start of its process to its end.
 
 use std::time::{Duration, Instant};
 
@@ -11,35 +11,35 @@ const LIMIT: Duration = Duration::from_secs(900);
 const INTERVAL: Duration = Duration::from_millis(5);
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a case took.
+/// The resources that a case used.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
-    /// Entries that went through.
+    /// Number of entries that were carried.
     pub(super) entries: u64,
-    /// Their bytes in the source.
+    /// Bytes of these entries in the source.
     pub(super) bytes: u64,
-    /// From the start of the process to its end.
+    /// Time from the start of the process to its end.
     pub(super) total: Duration,
-    /// From the moment that it was connected.
+    /// Time from the moment at which it was connected.
     pub(super) steady: Duration,
     /// Processor time of the process.
     pub(super) cpu: Duration,
-    /// Processor time of the broker meanwhile.
+    /// Processor time of the broker during the case.
     pub(super) broker_cpu: Duration,
-    /// Processor time of the MongoDB that is read or written meanwhile.
+    /// Processor time, during the case, of the MongoDB server that is read or written.
     pub(super) server_cpu: Duration,
-    /// The most memory it had resident.
+    /// Peak resident memory, in KiB.
     pub(super) peak_kib: u64,
 }
 
 impl Measured {
-    /// Entries a second from the moment that it was connected: a start costs the same however many
-    /// entries follow.
+    /// Returns the number of entries a second from the moment at which it was connected. The start
+    /// is excluded, because it costs the same however many entries follow.
     pub(super) fn rate(&self) -> f64 {
         self.entries as f64 / self.steady.as_secs_f64().max(1e-9)
     }
 
-    /// How long it took to connect.
+    /// Returns the time until it was connected.
     pub(super) fn start(&self) -> Duration {
         self.total.saturating_sub(self.steady)
     }
@@ -49,7 +49,7 @@ impl Measured {
     }
 }
 
-/// Runs a case beside the process of a server.
+/// Runs a case and samples the process of a server during it.
 pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Measured> {
     let broker = child("java").context("the broker is no child of this process")?;
     let cpu = |id| sample(id).map(|sample| sample.cpu).unwrap_or_default();
@@ -63,7 +63,7 @@ pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Meas
         std::thread::sleep(INTERVAL);
         let now = begin.elapsed();
         ensure!(now < LIMIT, "{} still runs after {LIMIT:?}", case.name());
-        // It stays to be seen until it is waited for, below.
+        // The ended process remains visible until it is waited for, below.
         let looked = sample(id).context("the case is gone")?;
         if looked.ended {
             break (now, looked.cpu);
@@ -76,7 +76,7 @@ pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Meas
     let code = program.wait(GONE_WITHIN)?;
     let told = program.stderr_text()?;
     ensure!(code == 0, "{} ended with {code}:\n{told}", case.name());
-    // A short one may end between two looks.
+    // A short process may end between two samples.
     let is_connected = connected.is_some() || told.contains(case.mark());
     ensure!(is_connected, "{:?} was never said", case.mark());
     Ok(Measured {

@@ -1,15 +1,15 @@
-//! How fast it is, as ratios within one run on one machine, and in how much memory.
+//! The speed and the memory of both programs, as ratios within one run on one machine.
 //!
 //! Everything but the stub servers is real: a Kafka broker, FerretDB, the release binaries, the
-//! client libraries. Each case runs in a process of its own, so that processor time and memory are
-//! comparable, and what arrived is counted afterwards: in Kafka as a `read_committed` reader sees
-//! it, in a target by what it acknowledged. Another count is an error, not a result. That each
-//! entry is there once is for other tests.
+//! client libraries. Each case runs in its own process, so that processor time and memory are
+//! comparable. The bench counts the entries that arrived: in Kafka as a `read_committed` reader
+//! sees them, in a target by the acknowledged statements. A different count is an error, not a
+//! result. Other tests check that each entry arrives exactly once.
 //!
 //! | case | what runs | its ratio is against |
 //! | --- | --- | --- |
 //! | `cursor` | the driver's raw batch cursor, tailable; every batch is walked, nothing more | |
-//! | `producer` | librdkafka with lz4, payloads and keys made before | |
+//! | `producer` | librdkafka with lz4; payloads and keys are prepared | |
 //! | `loop` | the two in a straight line: cursor, key, librdkafka; no transactions, no headers | |
 //! | `raw`, `bson`, `json` | `oplog-producer run --until-caught-up` in that format, exactly once | `loop` |
 //! | `ranges` | four of the driver's cursors at once, each over a range of `_id` of one collection; every batch is walked, nothing more | `ranges-loop` |
@@ -20,33 +20,34 @@
 //! | `commands-…` | the driver sends the bulk commands of a replay, planned and written from entries in memory; no Kafka | |
 //! | `replay-raw-…`, `replay-…` | `oplog-consumer replay` of a raw and of a bson topic: inserts, updates, both with deletes, into a stub that acknowledges at once; inserts from bson into FerretDB | `commands-…` of the same entries |
 //!
-//! | beside them | what is told |
+//! | other measurement | what is reported |
 //! | --- | --- |
 //! | `latency` | a thousand entries a second, caught up: source commit to `read_committed` reader |
-//! | `idle` | processor time while nothing happens |
-//! | `large` | the memory that documents of 16 MB take |
-//! | `ddl` | how far behind both programs are while collections come and go |
+//! | `idle` | processor time of idle programs |
+//! | `large` | the memory that documents of 16 MB need |
+//! | `ddl` | the lag of both programs while collections are created and dropped |
 //! | `growth` | speed and memory over partitions, collections and entries; the curves as a picture |
 //!
 //! The cases of a group have the same number of entries and the same settings of librdkafka's
-//! queue. A rate counts from the moment that a case is connected, and the ratio is that of the rates.
-//! What comes before, the start, has its own column: connecting, and for ours creating topics,
-//! opening the transactional producer, reading the checkpoint, joining the group. What comes after
-//! the last entry is in the rate: the last commit, and of a consumer seeing that it is caught up.
-//! Beside each figure stands what was aimed at, and whether it was met.
+//! queue. A rate counts from the moment at which a case is connected, and the ratio is that of the
+//! rates. The start before that has its own column: connecting, and for this project's programs
+//! creating topics, initializing the transactional producer, reading the checkpoint and joining the
+//! group. The work after the last entry is part of the rate: the last commit, and for a consumer
+//! the detection that it is caught up. Each figure is shown beside its aim, with a note that says
+//! whether the aim was met.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `options` | what can be typed |
+//! | `options` | the command line |
 //! | `case` | the cases, and how each is started |
-//! | `baseline` | those that are not ours, as the child process runs them |
-//! | `scene` | the servers; runs a case and looks whether everything arrived |
+//! | `baseline` | the baseline cases, as the child process runs them |
+//! | `scene` | the servers; runs a case and checks that everything arrived |
 //! | `ratios` | the cases with one number of partitions, and what they read |
-//! | `latency`, `idle`, `large`, `ddl`, `growth` | what is told beside ratios |
+//! | `latency`, `idle`, `large`, `ddl`, `growth` | the measurements other than ratios |
 //! | `sample` | processor time and memory of a process |
 //! | `measure` | one case, from start to end |
-//! | `topic`, `target` | topics: made, counted, removed; what reached a target |
-//! | `table`, `verdict`, `svg` | the result: as text, beside what was aimed at, as a picture |
+//! | `topic`, `target` | topics: created, counted, removed; the writes that reached a target |
+//! | `table`, `verdict`, `svg` | the result: as text, beside its aim, as a picture |
 
 mod baseline;
 mod case;
@@ -74,16 +75,16 @@ use self::ratios::Ratios;
 use self::scene::Scene;
 use oplog_relay_kit::stub::{Flow, Recipe, Shape, StubProcess};
 
-/// What the command line may hold.
+/// The usage text of the command line.
 pub use self::options::USAGE;
 
-/// The argument by which the bench starts itself as a case.
+/// The argument with which the bench starts itself as a case.
 const CASE: &str = "case";
 
-/// Does what the command line asks for.
+/// Runs the cases that the command line names.
 ///
 /// # Errors
-/// A case that failed, or whose entries did not all arrive.
+/// A case failed, or its entries did not all arrive.
 pub fn run(args: &[String]) -> Result<()> {
     if let Some((CASE, args)) = args
         .split_first()
@@ -94,7 +95,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let options = Options::parse(args)?;
     ensure!(
         !cfg!(debug_assertions) || options.allow_debug,
-        "a debug build measures nothing: cargo run --release"
+        "the figures of a debug build mean nothing: use cargo run --release"
     );
     println!("{}", table::machine());
     let scene = Scene::start()?;

@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,17 +8,17 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::case::{Case, Group};
 
-/// What the command line may hold.
+/// The usage text of the command line.
 pub const USAGE: &str = "\
 usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--rounds N]
              [--ferretdb-entries N] [--large-entries N] [--growth-entries N]
              [--growth-partitions N,N] [--growth-collections N,N]
              [--latency-seconds N] [--idle-seconds N] [--ddl-rounds N] [--svg FILE]
 NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, idle,
-large, growth. --quick does everything with few entries, to see that it works. --svg draws the curves of
+large, growth. --quick runs everything with few entries, as a check. --svg draws the curves of
 growth.";
 
-/// What is measured beside ratios.
+/// A measurement other than ratios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
     Latency,
@@ -39,30 +39,30 @@ impl Extra {
     ];
 }
 
-/// A run.
+/// The options of a run.
 #[derive(Debug)]
 pub(super) struct Options {
     pub(super) entries: u64,
     pub(super) partitions: Vec<u32>,
     pub(super) cases: Vec<Case>,
     pub(super) extras: Vec<Extra>,
-    /// Each case runs so often; the table shows the middle one.
+    /// Number of rounds of each case; the table shows the median.
     pub(super) rounds: u32,
-    /// FerretDB is slow.
+    /// Number of entries for FerretDB, which is slow.
     pub(super) ferretdb_entries: u64,
-    /// Entries of 16 MB.
+    /// Number of entries of 16 MB.
     pub(super) large_entries: u64,
-    /// Where the curves of growth end.
+    /// Number of entries at the end of the growth curves.
     pub(super) growth_entries: u64,
     pub(super) growth_partitions: Vec<u32>,
     pub(super) growth_collections: Vec<u64>,
-    /// How long latencies are taken.
+    /// Time over which latencies are measured.
     pub(super) latency: Duration,
     pub(super) idle: Duration,
-    /// Collections that come and go.
+    /// Number of collections that are created and dropped.
     pub(super) ddl_rounds: u32,
     pub(super) svg: Option<PathBuf>,
-    /// For working on the bench itself.
+    /// Permits a debug build, for work on the bench itself.
     pub(super) allow_debug: bool,
 }
 
@@ -104,10 +104,10 @@ impl Options {
         }
     }
 
-    /// Reads the command line.
+    /// Parses the command line.
     ///
     /// # Errors
-    /// What cannot be understood, with the usage.
+    /// The argument that cannot be parsed, with the usage.
     pub(super) fn parse(args: &[String]) -> Result<Options> {
         let mut options = match args.iter().any(|flag| flag == "--quick") {
             true => Options::quick(),
@@ -176,7 +176,7 @@ fn numbers<T: FromStr>(text: &str) -> Result<Vec<T>> {
 
 fn number<T: FromStr>(text: &str) -> Result<T> {
     let number = text.parse().ok();
-    number.with_context(|| format!("{text:?} is no number; {USAGE}"))
+    number.with_context(|| format!("{text:?} is not a number; {USAGE}"))
 }
 
 #[cfg(test)]

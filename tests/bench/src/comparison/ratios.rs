@@ -17,7 +17,7 @@ use oplog_relay_kit::stub::{Contents, Flow, Recipe, Shape, StubProcess};
 pub(super) struct Ratios<'b> {
     pub(super) scene: &'b Scene,
     pub(super) options: &'b Options,
-    /// Serves inserts.
+    /// A source that serves inserts.
     pub(super) source: &'b StubProcess,
     pub(super) partitions: u32,
     pub(super) inputs: Vec<Input>,
@@ -34,7 +34,7 @@ pub(super) struct Input {
 }
 
 impl Ratios<'_> {
-    /// The cases of a group, compared.
+    /// Runs and compares the cases of a group.
     pub(super) fn table(&mut self, group: Group) -> Result<Option<Table>> {
         let cases = self.options.cases.iter().copied();
         let cases: Vec<Case> = cases.filter(|case| case.group() == group).collect();
@@ -50,7 +50,8 @@ impl Ratios<'_> {
             _ => None,
         };
         let source = documents.as_ref().unwrap_or(self.source);
-        // Java compiles what it runs often: the first case must not pay for it.
+        // Java compiles the code that it runs often. A first run keeps that cost out of the first
+        // case.
         if matches!(group, Group::Produce | Group::FullSync) {
             eprintln!("warming up");
             let straight = match group {
@@ -76,14 +77,14 @@ impl Ratios<'_> {
         Ok(Some(table))
     }
 
-    /// Removes what was read.
+    /// Removes the topics that were read.
     pub(super) fn close(self) -> Result<()> {
         self.inputs
             .iter()
             .try_for_each(|input| self.scene.remove(&input.prefix))
     }
 
-    /// A source of as many documents as there are entries.
+    /// Returns a source with as many documents as there are entries.
     fn documents(&self) -> Result<StubProcess> {
         StubProcess::with_documents(Contents {
             documents: self.options.entries,
@@ -121,7 +122,7 @@ impl Ratios<'_> {
         let (scene, entries) = (self.scene, self.options.ferretdb_entries);
         let uri = ferretdb.uri();
         target::clear(&uri)?;
-        let server = child("ferretdb").context("FerretDB is no child of this process")?;
+        let server = child("ferretdb").context("FerretDB is not a child of this process")?;
         let place = Place {
             target: &uri,
             ..self.reading(case, round, entries)?
@@ -129,7 +130,7 @@ impl Ratios<'_> {
         scene.run(case, &place, server)
     }
 
-    /// What a case reads, or would read; made when it is asked for first.
+    /// Returns the topic that a case reads, or would read. It is created at the first request.
     fn input(&mut self, case: Case, entries: u64) -> Result<Input> {
         let (format, shape) = (case.reads().unwrap_or(Case::Bson), case.shape());
         let is_it = |input: &&Input| {
@@ -144,7 +145,7 @@ impl Ratios<'_> {
             shape.name(),
             self.partitions
         );
-        eprintln!("making {prefix}");
+        eprintln!("creating {prefix}");
         let source = StubProcess::start(&Recipe::new(entries, shape), Flow::Past)?;
         let place = self.scene.place(&source, &prefix, self.partitions, entries);
         self.scene.run(format, &place, source.id())?;

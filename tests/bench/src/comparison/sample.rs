@@ -1,27 +1,27 @@
-//! Processor time and memory of a process, as Linux tells them.
+//! Processor time and memory of a process, as Linux reports them.
 
 use std::fs;
 use std::time::Duration;
 
 pub(super) use oplog_relay_kit::services::peak_kib;
 
-/// Of `/proc/<id>/stat`: 100 a second on every Linux that user space sees.
+/// The unit of times in `/proc/<id>/stat`: user space sees 100 a second on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A look at a process.
+/// A sample of a process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sample {
-    /// It has ended and waits for its parent to ask how.
+    /// True if the process has ended and its parent has not waited for it yet.
     pub(super) ended: bool,
     /// User and system time of all its threads so far.
     pub(super) cpu: Duration,
     parent: u32,
 }
 
-/// Looks at a process.
+/// Samples a process.
 pub(super) fn sample(id: u32) -> Option<Sample> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name before it may hold anything.
+    // The name before it may contain spaces and parentheses.
     let (_, fields) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = fields.split(' ').collect();
     let number = |place: usize| fields.get(place)?.parse::<u32>().ok();
@@ -33,7 +33,7 @@ pub(super) fn sample(id: u32) -> Option<Sample> {
     })
 }
 
-/// A child of this process that runs a program of that name.
+/// Returns a child of this process that runs a program of that name.
 pub(super) fn child(name: &str) -> Option<u32> {
     let ids = fs::read_dir("/proc").ok()?.filter_map(|entry| {
         let id = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;

@@ -1,4 +1,4 @@
-//! What all cases share: the broker, and a target that acknowledges at once.
+//! The servers that all cases share: the broker, and a target that acknowledges at once.
 
 use std::fs;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{target, topic};
 use oplog_relay_kit::services::{Kafka, KafkaOptions, wait_for};
 use oplog_relay_kit::stub::{Flow, Recipe, Shape, StubProcess};
 
-/// How long the broker may take to remove topics.
+/// The longest time that the broker may take to remove topics.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The servers.
@@ -23,7 +23,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Starts them.
+    /// Starts the servers.
     pub(super) fn start() -> Result<Scene> {
         let kafka = Kafka::start(&KafkaOptions {
             heap_mb: 2048,
@@ -38,12 +38,12 @@ impl Scene {
         })
     }
 
-    /// The target that acknowledges at once.
+    /// Returns the target that acknowledges at once.
     pub(super) const fn target(&self) -> &StubProcess {
         &self.target
     }
 
-    /// A place with this target.
+    /// Returns a place with this target.
     pub(super) fn place<'p>(
         &'p self,
         source: &'p StubProcess,
@@ -59,7 +59,7 @@ impl Scene {
         }
     }
 
-    /// A place with this target and no source.
+    /// Returns a place with this target and no source.
     pub(super) fn place_of(&self, prefix: &str, partitions: u32) -> Place<'_> {
         Place {
             prefix: prefix.to_owned(),
@@ -74,8 +74,7 @@ impl Scene {
         }
     }
 
-    /// Runs a case beside the process of the MongoDB that it uses, and looks whether every entry
-    /// arrived.
+    /// Runs a case, samples the MongoDB server that it uses, and checks that every entry arrived.
     pub(super) fn run(&self, case: Case, place: &Place<'_>, server: u32) -> Result<Measured> {
         if case.is_baseline() && case.writes() {
             topic::create(place)?;
@@ -102,8 +101,8 @@ impl Scene {
         Ok(measured)
     }
 
-    /// Removes the topics of a prefix, and waits until their logs are gone: the broker would be busy
-    /// with it beside the next case.
+    /// Removes the topics of a prefix and waits until their logs are gone. Otherwise the broker
+    /// would still be removing them during the next case.
     pub(super) fn remove(&self, prefix: &str) -> Result<()> {
         topic::remove(&self.brokers, prefix)?;
         wait_for("the logs of removed topics", LIMIT, || {

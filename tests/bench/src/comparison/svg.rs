@@ -1,4 +1,4 @@
-//! Curves as a picture: small charts side by side, with a logarithmic axis across.
+//! Curves as a picture: small charts side by side, with a logarithmic horizontal axis.
 //!
 //! The colours follow the reader's light or dark background.
 
@@ -7,9 +7,9 @@ use std::fmt::{self, Write as _};
 /// One chart.
 #[derive(Debug, Clone)]
 pub(super) struct Chart {
-    /// What grows to the right, with its unit.
+    /// The quantity on the horizontal axis, with its unit.
     pub(super) across: &'static str,
-    /// What grows upwards, with its unit.
+    /// The quantity on the vertical axis, with its unit.
     pub(super) up: &'static str,
     pub(super) series: Vec<Series>,
 }
@@ -18,7 +18,7 @@ pub(super) struct Chart {
 #[derive(Debug, Clone)]
 pub(super) struct Series {
     pub(super) name: &'static str,
-    /// From left to right.
+    /// The points, from left to right.
     pub(super) points: Vec<(f64, f64)>,
 }
 
@@ -29,7 +29,7 @@ const LEFT: f64 = 56.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 44.0;
-/// Room for the legend.
+/// Height of the legend.
 const HEAD: f64 = 28.0;
 const LINES: u32 = 4;
 const STYLE: &str = "\
@@ -40,7 +40,7 @@ const STYLE: &str = "\
 .s3{stroke:#9e4c13;fill:#9e4c13}}.curve.s0,.curve.s1,.curve.s2,.curve.s3{fill:none}\
 .curve.s2,.curve.s3{stroke-dasharray:4 3}";
 
-/// Draws them, three in a row.
+/// Draws the charts, three in a row.
 pub(super) fn draw(charts: &[Chart]) -> Result<String, fmt::Error> {
     let rows = charts.len().div_ceil(COLUMNS);
     let (width, height) = (WIDTH * COLUMNS as f64, HEAD + HEIGHT * rows as f64);
@@ -78,11 +78,11 @@ fn legend(charts: &[Chart], out: &mut String) -> fmt::Result {
     Ok(())
 }
 
-/// Where values lie in a chart.
+/// The drawing area of a chart.
 struct Frame {
     least: f64,
     most: f64,
-    /// The top of the axis, from zero.
+    /// The value at the top of the vertical axis, which begins at zero.
     top: f64,
 }
 
@@ -172,7 +172,7 @@ impl Frame {
     }
 }
 
-/// The next number that begins with 1, 2, 4 or 8 and goes on with zeros.
+/// Returns the next number that consists of the digit 1, 2, 4 or 8 and zeros.
 fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;
@@ -183,7 +183,7 @@ fn round_up(value: f64) -> f64 {
     fits.unwrap_or(&10.0) * decade
 }
 
-/// A number in few characters.
+/// Formats a number in few characters.
 fn short(value: f64) -> String {
     let text = match value {
         1e6.. => format!("{:.1}M", value / 1e6),

@@ -6,7 +6,7 @@ use super::case::Case;
 use super::measure::Measured;
 use super::verdict::{MOST_MIB, at_least, verdict};
 
-/// What a full sync shall be of plain cursors at least, on a server whose reads cost something.
+/// The minimum speed of a full sync relative to plain cursors, on a server whose reads take time.
 const LEAST_OF_RANGES: f64 = 0.80;
 
 /// All rounds of all cases.
@@ -32,7 +32,7 @@ impl Table {
         }
     }
 
-    /// How a case does beside another one.
+    /// Returns the ratio of one case to another one.
     fn ratio(&self, case: Case, other: Case) -> Option<f64> {
         let rate = |case| {
             let row = self.rows.iter().find(|(known, _)| *known == case);
@@ -82,7 +82,7 @@ impl fmt::Display for Table {
         let Measured { entries, bytes, .. } = middle(rounds);
         writeln!(
             f,
-            "{entries} entries of {:.0} bytes, {} partitions, the middle of {} rounds",
+            "{entries} entries of {:.0} bytes, {} partitions, the median of {} rounds",
             bytes as f64 / entries as f64,
             self.partitions,
             rounds.len(),
@@ -105,7 +105,8 @@ impl fmt::Display for Table {
         for (case, rounds) in &self.rows {
             writeln!(f, "{}", self.row(*case, rounds))?;
         }
-        // Nothing that goes to Kafka is as fast as cursors on a server that has nothing to do.
+        // A case that writes to Kafka cannot be as fast as cursors on a server that does no work;
+        // the aim is meant for a server whose reads take time.
         match self.ratio(Case::Copy, Case::Ranges) {
             Some(ratio) => writeln!(
                 f,
@@ -117,14 +118,14 @@ impl fmt::Display for Table {
     }
 }
 
-/// The round of middle length.
+/// Returns the round of median length.
 pub(super) fn middle(rounds: &[Measured]) -> Measured {
     let mut rounds = rounds.to_vec();
     rounds.sort_by_key(|round| round.steady);
     rounds[(rounds.len() - 1) / 2]
 }
 
-/// What it was measured on.
+/// Describes the machine of the measurement.
 pub(super) fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {

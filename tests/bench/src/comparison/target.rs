@@ -1,4 +1,4 @@
-//! What reached a target.
+//! The writes that reached a target.
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
@@ -14,7 +14,7 @@ fn with_client<T>(uri: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Res
     runtime.block_on(async { work(Client::with_uri_str(uri).await?).await })
 }
 
-/// Statements that a stub has acknowledged so far.
+/// Returns the number of statements that a stub has acknowledged so far.
 pub(super) fn acknowledged(uri: &str) -> Result<u64> {
     with_client(uri, async |client| {
         let status = doc! { "serverStatus": 1 };
@@ -35,11 +35,11 @@ pub(super) fn clear(uri: &str) -> Result<()> {
     })
 }
 
-/// Looks whether all entries of a case reached the target, which had `before`.
+/// Checks that all entries of a case reached the target, whose count was `before`.
 pub(super) fn check(case: Case, place: &Place<'_>, before: u64) -> Result<()> {
     let (found, least) = match (case.group(), case.shape()) {
         (Group::Ferretdb, _) => (documents(place.target)?, place.entries),
-        // Of ten entries two are superfluous when they meet in a batch.
+        // Two of ten entries are superfluous when they are in the same batch.
         (_, Shape::Mixed) => (acknowledged(place.target)? - before, place.entries * 8 / 10),
         _ => (acknowledged(place.target)? - before, place.entries),
     };

@@ -1,4 +1,4 @@
-//! Topics: made before a case, counted after it, removed.
+//! Topics: created before a case, counted after it, removed.
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ use oplog_relay_kit::services::wait_for;
 use oplog_relay_kit::topic_reader::wait_until_settled;
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// The name of the stub's set.
+/// The name of the stub's replica set.
 const SOURCE: &str = "rs0";
 
-/// The topic that a case writes to, the first of them if there are more.
+/// Returns the topic that a case writes to; the first one if there are several.
 pub(super) fn name(place: &Place<'_>) -> String {
     collection_topic(&place.prefix, "bench", "orders")
 }
 
-/// The topics of that many collections of the stub; `topic` is that of the first.
+/// Returns the topics of that many collections of the stub; `topic` is the first one.
 pub(super) fn all(topic: &str, collections: u64) -> Vec<String> {
     let others = (1..collections).map(|number| format!("{topic}{number}"));
     std::iter::once(topic.to_owned()).chain(others).collect()
 }
 
-/// Creates the topics as `oplog-producer` does, and waits until the broker has them: those of 200
-/// collections keep it busy for a second.
+/// Creates the topics as `oplog-producer` does, and waits until the broker has them: the topics of
+/// 200 collections keep it busy for a second.
 pub(super) fn create(place: &Place<'_>) -> Result<()> {
     create_all(place, &all(&name(place), place.collections))?;
     let collections = usize::try_from(place.collections)?;
@@ -64,14 +64,14 @@ fn create_all(place: &Place<'_>, names: &[String]) -> Result<()> {
     })
 }
 
-/// Removes what was written under a prefix, so that the disk has room for the next case.
+/// Removes the topics under a prefix, so that the disk has room for the next case.
 pub(super) fn remove(brokers: &str, prefix: &str) -> Result<()> {
     let found = data_topics(brokers, prefix)?;
     let mut names: Vec<String> = found.into_iter().map(|(name, _)| name).collect();
     names.extend([position_topic(prefix, SOURCE), state_topic(prefix, SOURCE)]);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     with_admin(brokers, async |admin| {
-        // A baseline has no internal topics to remove.
+        // A baseline does not create internal topics, so the result of each deletion is ignored.
         drop(admin.delete_topics(&names, &AdminOptions::new()).await?);
         Ok(())
     })
@@ -94,7 +94,7 @@ fn config(brokers: &str) -> ClientConfig {
     config
 }
 
-/// The data topics of a prefix, and how many partitions each has.
+/// Returns the data topics of a prefix with their numbers of partitions.
 fn data_topics(brokers: &str, prefix: &str) -> Result<Vec<(String, i32)>> {
     let consumer: BaseConsumer = config(brokers).create()?;
     let metadata = consumer.fetch_metadata(None, LIMIT)?;
@@ -107,7 +107,7 @@ fn data_topics(brokers: &str, prefix: &str) -> Result<Vec<(String, i32)>> {
     .collect()
 }
 
-/// A plain consumer of these topics, from their beginning, of what is committed.
+/// Returns a plain consumer of these topics that reads committed records from the start.
 pub(super) fn reader(brokers: &str, topics: &[(String, i32)]) -> Result<BaseConsumer> {
     let consumer: BaseConsumer = config(brokers)
         .set("group.id", "bench")
@@ -126,13 +126,13 @@ pub(super) fn reader(brokers: &str, topics: &[(String, i32)]) -> Result<BaseCons
     Ok(consumer)
 }
 
-/// Gives every record of these topics to `take`.
+/// Passes every record of these topics to `take`.
 pub(super) fn read_whole(
     brokers: &str,
     topics: &[(String, i32)],
     mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<()> {
-    // An end that moves would be told twice.
+    // The client would report an end twice if it moved.
     let numbered = topics.iter().flat_map(|(topic, partitions)| {
         (0..*partitions).map(|partition| (topic.as_str(), partition))
     });
@@ -141,7 +141,7 @@ pub(super) fn read_whole(
     let all: i32 = topics.iter().map(|(_, partitions)| partitions).sum();
     let mut ended = 0;
     while ended < all {
-        match consumer.poll(LIMIT).context("the topic goes silent")? {
+        match consumer.poll(LIMIT).context("no record arrives")? {
             Ok(message) => take(&message)?,
             Err(KafkaError::PartitionEOF(_)) => ended += 1,
             Err(error) => return Err(error.into()),
@@ -150,7 +150,7 @@ pub(super) fn read_whole(
     Ok(())
 }
 
-/// Reads all topics of a prefix as a consumer sees them and counts the entries in them.
+/// Reads all topics of a prefix as a consumer sees them and counts their entries.
 pub(super) fn count_entries(brokers: &str, prefix: &str) -> Result<u64> {
     let mut count = 0;
     read_whole(brokers, &data_topics(brokers, prefix)?, |message| {
@@ -160,7 +160,8 @@ pub(super) fn count_entries(brokers: &str, prefix: &str) -> Result<u64> {
     Ok(count)
 }
 
-/// One, and none in a command or a barrier, which have no key; in a frame as many as its header says.
+/// Returns the number of entries in a record: one; none for a command or a barrier, which have no
+/// key; for a frame the number in its header.
 fn entries_in(message: &BorrowedMessage<'_>) -> Result<u64> {
     let header = message.headers().and_then(|headers| {
         headers

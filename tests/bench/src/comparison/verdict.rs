@@ -1,11 +1,11 @@
-//! What was aimed at, and whether it was reached.
+//! The aims, and whether they were met.
 
-/// Most memory of a program with its default settings, in MiB.
+/// The largest permitted memory of a program with its default settings, in MiB.
 pub(super) const MOST_MIB: f64 = 256.0;
-/// The same where documents have 16 MB.
+/// The same limit for documents of 16 MB.
 pub(super) const MOST_MIB_LARGE: f64 = 512.0;
 
-/// `met`, or which of these were missed.
+/// Returns `met`, or the names of the missed aims.
 pub(super) fn verdict(aims: &[(&str, bool)]) -> String {
     let missed: Vec<&str> = aims
         .iter()
@@ -17,13 +17,13 @@ pub(super) fn verdict(aims: &[(&str, bool)]) -> String {
     format!("missed: {}", missed.join(", "))
 }
 
-/// A figure beside its limit.
+/// Formats a figure beside its upper limit.
 pub(super) fn at_most(what: &str, figure: f64, limit: f64, unit: &str) -> String {
     let verdict = verdict(&[("limit", figure <= limit)]);
     format!("{what:<46} {figure:>9.2} {unit:<9} at most  {limit:>6.2}  {verdict}")
 }
 
-/// The same the other way round.
+/// Formats a figure beside its lower limit.
 pub(super) fn at_least(what: &str, figure: f64, limit: f64) -> String {
     let verdict = verdict(&[("limit", figure >= limit)]);
     format!(

@@ -1,4 +1,4 @@
-//! What the consumer does with each entry.
+//! The consumer's work on each entry.
 
 use oplog_consumer::replay::plan::{BulkKind, CommandOptions, Plan, Planner, Step, write_command};
 use oplog_consumer::worker::batch::Located;
@@ -43,7 +43,7 @@ pub(super) fn pieces() -> Vec<Piece> {
     ]
 }
 
-/// A record as it lies in an arena.
+/// A record as it is stored in an arena.
 type Record = (std::ops::Range<usize>, Option<Vec<u8>>);
 
 fn decode_all(
@@ -72,7 +72,7 @@ fn decode_all(
     })
 }
 
-/// The header, and every level below it checked.
+/// Reads the header, and checks every level below it.
 fn read(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
     Piece::of_bytes(name, entries, |document| {
         Entry::parse_whole(document).unwrap().ns.len()
@@ -105,7 +105,7 @@ fn decode_frame(name: &'static str, entries: &[Vec<u8>]) -> Piece {
     decode_all(name, Format::Raw, arena, vec![(value, None)])
 }
 
-/// The diff of an update.
+/// Returns the diff of an update.
 fn diff<'a>(entry: &Entry<'a>) -> Document<'a> {
     let Update::Diff(diff) = entry.update().unwrap() else {
         unreachable!("the entries are diffs")
@@ -152,7 +152,7 @@ fn located(entries: Vec<Vec<u8>>) -> Vec<Located<'static>> {
     (0..).zip(entries).map(place).collect()
 }
 
-/// A batch of all entries in a pass.
+/// Plans a batch of all entries in each pass.
 fn plan(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
     let entries = located(entries);
     let planner = Planner::new(LANES);
@@ -172,7 +172,7 @@ fn plan(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
     })
 }
 
-/// The commands of a batch of all entries in a pass.
+/// Writes the commands of a batch of all entries in each pass.
 fn command(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
     let entries: &'static [Located<'static>] = Vec::leak(located(entries));
     let plan = Planner::new(LANES).plan(entries).unwrap();

@@ -5,7 +5,7 @@ use bson::{Bson, Document, doc};
 use super::ENTRIES;
 use oplog_relay_kit::stub::{Oplog, Shape};
 
-/// The stub's entries of a shape.
+/// Returns the stub's entries of a shape.
 pub(super) fn stub(shape: Shape) -> Vec<Vec<u8>> {
     let oplog = Oplog::generate(ENTRIES, shape);
     (0..ENTRIES)
@@ -13,7 +13,7 @@ pub(super) fn stub(shape: Shape) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The last two of ten entries of the mixed shape are deletes.
+/// Returns deletes: the last two of ten entries of the mixed shape.
 pub(super) fn deletes() -> Vec<Vec<u8>> {
     let oplog = Oplog::generate(ENTRIES * 5, Shape::Mixed);
     (0..ENTRIES * 5)
@@ -22,7 +22,7 @@ pub(super) fn deletes() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Updates as servers up to 4.4 log them: `$set` and `$unset`.
+/// Returns updates as servers up to 4.4 log them: `$set` and `$unset`.
 pub(super) fn modifiers() -> Vec<Vec<u8>> {
     updates(|random| {
         doc! {
@@ -33,8 +33,8 @@ pub(super) fn modifiers() -> Vec<Vec<u8>> {
     })
 }
 
-/// Updates as servers from 5.0 on log them, that no classic command can say: a field of a nested
-/// document, and an array that is cut and changed.
+/// Returns updates as servers from 5.0 on log them, in forms that a classic update cannot express:
+/// a field of a nested document, and an array that is truncated and changed.
 pub(super) fn nested_diffs() -> Vec<Vec<u8>> {
     updates(|random| {
         doc! {
@@ -48,7 +48,7 @@ pub(super) fn nested_diffs() -> Vec<Vec<u8>> {
     })
 }
 
-/// A document that all these updates change.
+/// Returns a document that all these updates change.
 pub(super) fn document() -> Vec<u8> {
     let inserts = stub(Shape::Inserts);
     let entry = Document::from_reader(inserts[0].as_slice()).unwrap();

@@ -1,5 +1,5 @@
-//! The work that every entry costs, in named pieces: what the micro-benchmarks time, and what the
-//! test `instructions` counts.
+//! The work that every entry costs, in named pieces. The micro-benchmarks time them, and the test
+//! `instructions` counts their instructions.
 //!
 //! Each [`Piece`] does its work once for each of [`ENTRIES`] entries in a pass, on buffers that it
 //! keeps. Nothing in it is random, so every pass executes the same instructions.
@@ -19,14 +19,15 @@ use std::hint::black_box;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 
-/// Entries in a pass.
+/// Number of entries in a pass.
 pub const ENTRIES: u64 = 200;
 
 /// One piece of work on entries of one kind.
 pub struct Piece {
-    /// `<what>/<entries>`
+    /// The name: `<what>/<entries>`.
     pub name: &'static str,
-    /// Does it once, and returns something that depends on all of it.
+    /// Runs one pass and returns a value that depends on all of the work, so that the compiler
+    /// cannot remove it.
     pass: Box<dyn FnMut() -> usize>,
 }
 
@@ -37,7 +38,7 @@ impl std::fmt::Debug for Piece {
 }
 
 impl Piece {
-    /// All of them.
+    /// Returns all pieces.
     #[must_use]
     pub fn all() -> Vec<Piece> {
         let mut all = produce::pieces();
@@ -57,7 +58,7 @@ impl Piece {
         }
     }
 
-    /// Work on the raw bytes of each entry.
+    /// Returns a piece that works on the raw bytes of each entry.
     fn of_bytes(
         name: &'static str,
         entries: Vec<Vec<u8>>,
@@ -69,13 +70,13 @@ impl Piece {
         })
     }
 
-    /// Work on each entry, its header being read.
+    /// Returns a piece that works on each entry after its header was read.
     fn of_entries(
         name: &'static str,
         entries: Vec<Vec<u8>>,
         mut work: impl FnMut(&Entry<'_>) -> usize + 'static,
     ) -> Piece {
-        // The header is a piece of its own: here it is read once, before the first pass.
+        // Reading the header is a separate piece: here it is read once, before the first pass.
         let entries: &'static [Vec<u8>] = Vec::leak(entries);
         let read = |bytes: &'static Vec<u8>| Entry::parse(Document::new(bytes).unwrap()).unwrap();
         let entries: Vec<Entry<'static>> = entries.iter().map(read).collect();
@@ -83,14 +84,14 @@ impl Piece {
     }
 }
 
-/// Does so many passes of a piece, once its buffers have grown and what is looked up once is.
+/// Runs the given number of passes after a first one that grows the buffers and fills the caches.
 #[inline(never)]
 pub fn warmed_piece(piece: &mut Piece, passes: u64) {
     piece.pass();
     counted_passes(piece, passes);
 }
 
-/// What callgrind counts is this function and what it calls.
+/// Runs the passes. Callgrind counts this function and what it calls.
 #[inline(never)]
 fn counted_passes(piece: &mut Piece, passes: u64) {
     for _ in 0..passes {

@@ -1,4 +1,4 @@
-//! What the producer does with each entry.
+//! The producer's work on each entry.
 
 use oplog_producer::encode::record::{write_entry, write_frame};
 use oplog_relay_core::entry::Entry;
@@ -68,7 +68,7 @@ fn encode(name: &'static str, format: Format, entries: Vec<Vec<u8>>) -> Piece {
     })
 }
 
-/// One frame in a pass.
+/// Encodes one frame in each pass.
 fn frame(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
     let (mut frame, mut out) = (Frame::default(), Vec::new());
     Piece::of_entries(name, entries, move |entry| {

@@ -1,5 +1,5 @@
-//! Starts and stops the standing servers for the demo and for work by hand:
-//! `services up|down|status [--kafka-port N] [--source-port N] [--target-port N]`.
+//! Starts and stops the standing servers for the demo and for manual work: `services up|down|status
+//! [--kafka-port N] [--source-port N] [--target-port N]`.
 //!
 //! The ports also come from `KAFKA_PORT`, `SOURCE_PORT` and `TARGET_PORT`. Data and logs are in
 //! `.cache/services/`; `down` keeps them.

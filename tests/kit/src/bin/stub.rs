@@ -1,10 +1,10 @@
 //! The stub server as a program: `stub [--entries N] [--shape inserts|updates|mixed|large]
 //! [--collections N] [--live] [--documents N] [--large-every N]`.
 //!
-//! Makes its oplog, prints its connection string and the bytes of all entries on one line, and
-//! serves until it is ended. With `--live` the entries come from now on, a thousand a second. With
-//! `--documents` their first collection has so many documents, and the bytes are those of them; each
-//! so many-th may have 16 MB.
+//! Generates its oplog, prints its connection string and the bytes of all entries on one line, and
+//! serves until it is terminated. With `--live` the entries appear from now on, a thousand a
+//! second. With `--documents` the first collection of the entries has N documents, and the printed
+//! bytes are theirs. With `--large-every` every N-th document has 16 MB.
 #![allow(
     clippy::print_stdout,
     reason = "a command for a terminal: what it prints is its work"
@@ -44,8 +44,8 @@ fn main() -> Result<()> {
         recipe.first_second = now;
         Server::start_live(Oplog::make(recipe))?
     } else {
-        // Kafka rolls a segment where a time is a week after the first one, as that of a commit is
-        // after entries of years ago.
+        // Kafka rolls a segment when a timestamp is a week after the segment's first one. The
+        // commit of entries of years ago would be such a timestamp.
         recipe.end_at(now);
         Server::start_with(Oplog::make(recipe), contents)?
     };

@@ -11,14 +11,14 @@ use super::namespace::VIEWS;
 use super::options::{OPTIONS, check_validation, is_empty};
 use super::version::Version;
 
-/// Options that can be changed.
+/// Options that `collMod` can change.
 const CHANGEABLE: [&str; 4] = [
     "validator",
     "validationLevel",
     "validationAction",
     "changeStreamPreAndPostImages",
 ];
-/// What can be changed of an index, with the first version that can.
+/// Fields of an index that `collMod` can change, with the first version that can.
 const OF_INDEX: [(&str, Version); 4] = [
     ("expireAfterSeconds", Version::V4_2),
     ("hidden", Version::V4_4),
@@ -158,7 +158,7 @@ fn change_index(
     if is_changed(change, "unique") {
         index.spec_mut().remove("prepareUnique");
     }
-    // Shown only while it holds.
+    // A server shows these fields only while they are true.
     for field in ["hidden", "prepareUnique"] {
         if !index.is(field) {
             index.spec_mut().remove(field);

@@ -6,7 +6,7 @@ use oplog_relay_core::key::write_id_identity;
 
 use super::failure::Failure;
 
-/// The library version of every server from 3.4 to 8.0.
+/// The version of the collation library in every server from 3.4 to 8.0.
 const VERSION: &str = "57.1";
 /// Fields with their defaults, in the order in which a server keeps them, after `locale`.
 const FIELDS: [&str; 9] = [
@@ -30,10 +30,10 @@ const BASES: [(&str, char); 6] = [
     ("ç", 'c'),
 ];
 
-/// Which strings are equal.
+/// A collation: the rule for the equality of strings.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Collation {
-    /// All fields; `None` for the simple collation.
+    /// All fields of the collation; `None` for the simple collation.
     spec: Option<Bson>,
 }
 
@@ -66,7 +66,7 @@ impl Collation {
         Ok(Collation { spec: Some(spec) })
     }
 
-    /// The collation among the fields of an index or a collection.
+    /// Returns the collation among the fields of an index or a collection.
     pub(super) fn of(fields: &Bson) -> Result<Collation, Failure> {
         match fields.get("collation") {
             None => Ok(Collation::default()),
@@ -75,12 +75,12 @@ impl Collation {
         }
     }
 
-    /// All fields; `None` for the simple collation.
+    /// Returns all fields; `None` for the simple collation.
     pub(super) const fn spec(&self) -> Option<&Bson> {
         self.spec.as_ref()
     }
 
-    /// Appends bytes that equal values share and others do not.
+    /// Appends bytes that are the same for equal values only.
     pub(super) fn write_identity(
         &self,
         value: Element<'_>,
@@ -99,8 +99,8 @@ impl Collation {
         Ok(())
     }
 
-    /// What an index holds in place of a string: weights, a separator and further weights, which are
-    /// no UTF-8. `None` if the index holds the value itself.
+    /// Returns the content of an index in place of a string: weights, a separator and further
+    /// weights, which are not valid UTF-8. `None` if the index contains the value itself.
     pub(super) fn sort_key(&self, value: Element<'_>) -> Option<Vec<u8>> {
         self.spec.as_ref()?;
         let folded = self.folded(value);
@@ -115,14 +115,14 @@ impl Collation {
         ))
     }
 
-    /// The value with its strings made what they are compared as; `None` if nothing changes.
+    /// Returns the value with its strings in the form that is compared; `None` if nothing changes.
     pub(super) fn folded(&self, value: Element<'_>) -> Option<Vec<u8>> {
         let strength = self.spec.as_ref()?.get_i32("strength").unwrap_or(3);
         (strength <= 2).then(|| fold(value, strength))
     }
 }
 
-/// The text of a string value as a value.
+/// Encodes the text of a string as a BSON value.
 fn string_value(text: &[u8]) -> Vec<u8> {
     let length = i32::try_from(text.len() + 1).unwrap_or(-1);
     let mut out = length.to_le_bytes().to_vec();

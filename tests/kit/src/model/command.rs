@@ -1,4 +1,4 @@
-//! Commands: which there are, what they take, and who runs them.
+//! The table of commands, their arguments, and the functions that run them.
 
 use bson::{Document as Bson, doc};
 use oplog_relay_core::document::{Document, Element};
@@ -8,26 +8,26 @@ use super::failure::Failure;
 use super::version::Version;
 use crate::wire::MAX_MESSAGE_BYTES;
 
-/// The reply of a command that went well.
+/// The reply of a command that succeeded, or its failure.
 pub(super) type Answer = Result<Vec<u8>, Failure>;
 
-/// A command that is to be run.
+/// A command to run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) db: &'a str,
     pub(super) name: &'a str,
     pub(super) body: Document<'a>,
-    /// The value of the command's own field: mostly the name of a collection.
+    /// The value of the command's own field, usually the name of a collection.
     pub(super) subject: Element<'a>,
 }
 
 impl<'a> Call<'a> {
-    /// The collection's name.
+    /// Returns the collection's name.
     pub(super) fn collection(&self) -> Result<&'a str, Failure> {
         let name = self.subject.str();
         let name = name.map_err(|_| Failure::new(73, "collection name has invalid type"))?;
         let invalid = name.is_empty() || name.starts_with('.') || name.contains(['$', '\0']);
-        // 120 bytes before 4.4.
+        // The limit is 120 bytes before 4.4.
         if invalid || self.db.is_empty() || self.db.len() + name.len() > 254 {
             let message = format!("Invalid namespace specified '{}.{name}'", self.db);
             return Err(Failure::new(73, message));
@@ -35,37 +35,37 @@ impl<'a> Call<'a> {
         Ok(name)
     }
 
-    /// `db.collection`
+    /// Returns the namespace `db.collection`.
     pub(super) fn ns(&self) -> Result<String, Failure> {
         Ok(format!("{}.{}", self.db, self.collection()?))
     }
 
-    /// An argument.
+    /// Returns an argument.
     pub(super) fn get(&self, name: &str) -> Result<Option<Element<'a>>, Failure> {
         Ok(self.body.get(name)?)
     }
 
-    /// A boolean argument; false if it is not there.
+    /// Returns a boolean argument; false if it is missing.
     pub(super) fn flag(&self, name: &str) -> Result<bool, Failure> {
         let flag = self.get(name)?;
         let flag = flag.map(|flag| flag.boolean().or(flag.integer().map(|n| n != 0)));
         Ok(flag.transpose()?.unwrap_or_default())
     }
 
-    /// A number that is more than nothing.
+    /// Returns a number; `None` if the argument is missing or negative.
     pub(super) fn count(&self, name: &str) -> Result<Option<usize>, Failure> {
         let number = self.get(name)?.map(Element::integer).transpose()?;
         let number = number.and_then(|number| usize::try_from(number).ok());
         Ok(number)
     }
 
-    /// A document; the empty one if it is not there.
+    /// Returns a document; the empty one if the argument is missing.
     pub(super) fn document(&self, name: &str) -> Result<Document<'a>, Failure> {
         let found = self.get(name)?.map(Element::document).transpose()?;
         Ok(found.unwrap_or(Document::EMPTY))
     }
 
-    /// A list of documents that the command must have.
+    /// Returns a required list of documents.
     pub(super) fn list(&self, name: &str) -> Result<Vec<Document<'a>>, Failure> {
         let list = self.get(name)?;
         let list = list.ok_or_else(|| {
@@ -83,14 +83,14 @@ impl<'a> Call<'a> {
         Ok(documents)
     }
 
-    /// The arguments, without those that every command may have.
+    /// Returns the arguments without those that every command accepts.
     pub(super) fn arguments(&self) -> Result<Bson, Failure> {
         let all = Bson::from_reader(self.body.as_bytes())?;
         let own = all.into_iter().skip(1);
         Ok(own.filter(|(name, _)| !is_generic(name)).collect())
     }
 
-    /// Fails with 40415 for an argument that is not among these.
+    /// Fails with 40415 for an argument that is not in `known`.
     fn check(&self, known: &[&str]) -> Result<(), Failure> {
         for element in self.body.elements().skip(1) {
             let name = String::from_utf8_lossy(element?.name);
@@ -106,9 +106,9 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Writes of one command.
+/// The largest number of writes in one command.
 const MOST_WRITES: usize = 100_000;
-/// What every command may have beside its own arguments.
+/// Arguments that every command accepts beside its own.
 const GENERIC: [&str; 10] = [
     "$db",
     "$clusterTime",
@@ -126,7 +126,7 @@ fn is_generic(name: &str) -> bool {
     GENERIC.contains(&name)
 }
 
-/// Ends a reply as all that went well end.
+/// Completes the reply of a command that succeeded.
 pub(super) fn done(mut reply: Bson) -> Answer {
     reply.insert("ok", 1.0);
     Ok(reply.to_vec()?)
@@ -134,7 +134,7 @@ pub(super) fn done(mut reply: Bson) -> Answer {
 
 type Run = fn(&mut Model, Call<'_>) -> Answer;
 
-/// The commands with what they take; `None` where they look themselves, or take anything.
+/// The commands with their arguments; `None` for a command that checks them itself, or accepts any.
 const COMMANDS: &[(&str, Run, Option<&[&str]>)] = &[
     ("hello", Model::hello, None),
     ("isMaster", Model::hello, None),
@@ -212,14 +212,14 @@ const FIND: &[&str] = &[
     "tailable",
     "awaitData",
 ];
-/// Arguments that not every version knows.
+/// Arguments with the first version that knows them.
 const SINCE: [(&str, Version); 2] = [(KEEP_TS, Version::V8_0), (UUID, Version::V6_0)];
 
 impl Model {
-    /// Runs a command and returns its reply, whether it went well or not.
+    /// Runs a command and returns its reply, whether it succeeded or failed.
     ///
     /// # Errors
-    /// When the reply cannot be written: never, if the command is valid BSON.
+    /// The reply cannot be written, which does not happen if the command is valid BSON.
     pub fn command(&mut self, db: &str, body: Document<'_>) -> bson::error::Result<Vec<u8>> {
         match self.try_command(db, body) {
             Ok(reply) => Ok(reply),

@@ -1,4 +1,4 @@
-//! What the model holds, in the shape of the golden data.
+//! The model's content, in the form of the golden data.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,12 @@ use super::index::Index;
 
 /// Documents by namespace, in order of `_id`.
 pub type State = BTreeMap<String, Vec<Vec<u8>>>;
-/// By database, in order of name, `{name, type, options, indexes}`; views have no `indexes`.
+/// Lists of `{name, type, options, indexes}` by database, in order of name; views have no
+/// `indexes`.
 pub type Collections = BTreeMap<String, Vec<Bson>>;
 
 impl Model {
-    /// The documents: by namespace, in the server's order of `_id`.
+    /// Returns the documents by namespace, in the server's order of `_id`.
     #[must_use]
     pub fn state(&self) -> State {
         let mut state = State::new();
@@ -34,7 +35,7 @@ impl Model {
         state
     }
 
-    /// The collections and views with their options and indexes.
+    /// Returns the collections and views with their options and indexes.
     #[must_use]
     pub fn collections(&self) -> Collections {
         let databases = self.databases.keys();
@@ -69,7 +70,7 @@ fn id_of(document: Document<'_>) -> Element<'_> {
     })
 }
 
-/// Fails unless the collections are the expected ones; names all that differs. Options of
+/// Checks that the collections are the expected ones; the error names all differences. Options of
 /// collections and of indexes that are named in `withheld` may be missing or differ.
 pub(super) fn compare(
     found: &Collections,
@@ -151,7 +152,7 @@ fn indexes(collection: &Bson) -> Result<BTreeMap<String, Bson>> {
     named.collect()
 }
 
-/// The order of the fields does not count, that within a field does.
+/// Compares the fields in any order; the order within a field counts.
 fn compare_fields(
     what: &str,
     found: &Bson,
@@ -168,7 +169,7 @@ fn compare_fields(
     for name in names {
         let (one, other) = (found.get(name), expected.get(name));
         let same = match (one, other) {
-            // MongoDB 5.0 lists its fields in any order.
+            // MongoDB 5.0 lists the fields of this option in any order.
             (Some(one), Some(other)) if name == "wildcardProjection" => one == other,
             (Some(one), Some(other)) => bytes_of(one) == bytes_of(other),
             _ => false,
@@ -182,7 +183,7 @@ fn compare_fields(
     }
 }
 
-/// Extended JSON, in which types can be told apart.
+/// Formats a value as Extended JSON that preserves its type.
 fn canonical(value: &Value) -> String {
     let bytes = bytes_of(value).unwrap_or_default();
     let mut text = Vec::new();

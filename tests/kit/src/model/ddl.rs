@@ -31,7 +31,7 @@ impl Model {
         done(doc! {})
     }
 
-    /// A view is a document.
+    /// Adds a view, which is stored as a document.
     pub(super) fn add_view(&mut self, db: &str, name: &str, options: &Bson) -> Result<(), Failure> {
         let mut view = doc! { "_id": format!("{db}.{name}") };
         view.insert("viewOn", options.get_str("viewOn").unwrap_or_default());
@@ -87,7 +87,7 @@ impl Model {
         }
     }
 
-    /// Fails with 361 if the command names another collection than stands there.
+    /// Fails with 361 if the command names a UUID other than that of the existing collection.
     fn check_uuid(&self, call: Call<'_>, db: &str, name: &str) -> Result<(), Failure> {
         let Some(wanted) = call.get(UUID)? else {
             return Ok(());
@@ -147,7 +147,7 @@ impl Model {
         done(doc! {})
     }
 
-    /// Loses the secondary indexes, and what does not fit.
+    /// Converts a collection, which loses its secondary indexes and the documents that do not fit.
     pub(super) fn convert_to_capped(&mut self, call: Call<'_>) -> Answer {
         let (db, name, ns) = (call.db, call.collection()?, call.ns()?);
         let size = call.count("size")?.filter(|size| *size > 0);
@@ -167,7 +167,7 @@ impl Model {
         done(doc! {})
     }
 
-    /// A command for tests of servers.
+    /// Empties a capped collection. Servers provide this command for tests only.
     pub(super) fn empty_capped(&mut self, call: Call<'_>) -> Answer {
         let (name, ns) = (call.collection()?, call.ns()?);
         let collection = self.required(call.db, name)?;

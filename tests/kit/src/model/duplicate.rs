@@ -1,4 +1,4 @@
-//! What a server says of a key that another document has.
+//! Error texts and fields for a key that another document has.
 
 use bson::{Bson as Value, Document as Bson};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
@@ -8,13 +8,13 @@ use super::collation::Collation;
 use super::failure::Failure;
 use super::version::Version;
 
-/// A key that is taken.
+/// A duplicate key.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct DuplicateKey {
-    /// The index's fields.
+    /// The fields of the index.
     pattern: Bson,
-    /// The key's values by those names. An index with a collation holds sort keys in place of
-    /// strings, and those are bytes, not text.
+    /// The key's values under the names of the fields. An index with a collation has sort keys in
+    /// place of strings, and those are bytes, not text.
     value: Vec<u8>,
     collation: Option<Bson>,
 }
@@ -41,7 +41,8 @@ impl DuplicateKey {
         }
     }
 
-    /// The words of every version from 4.4 on: what may be no text is hexadecimal.
+    /// Returns the text of every version from 4.4 on: a value that may not be valid text is
+    /// hexadecimal.
     pub(super) fn message(&self, ns: &str, index: &str) -> Result<String, Failure> {
         let mut fields = Vec::new();
         for element in Document::new(&self.value)?.elements() {
@@ -69,8 +70,8 @@ impl DuplicateKey {
         ))
     }
 
-    /// Appends the fields of a reply. Up to 5.0 `keyValue` has the bytes as the index holds them,
-    /// also where they are not UTF-8; later versions write these in hexadecimal and say so.
+    /// Appends the fields of a reply. Up to 5.0 `keyValue` contains the bytes of the index, even if
+    /// they are not UTF-8. Later versions write these in hexadecimal and mark them.
     pub(super) fn write(
         &self,
         version: Version,

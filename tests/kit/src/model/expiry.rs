@@ -1,4 +1,4 @@
-//! `expireAfterSeconds` of indexes and of collections: which values each version takes.
+//! `expireAfterSeconds` of indexes and of collections: the values that each version accepts.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ pub(super) const EXPIRES: &str = "expireAfterSeconds";
 const TOO_LARGE: &str = "TTL index 'expireAfterSeconds' option must be within an acceptable \
                          range, try a lower number";
 
-/// Checks the expiry of an index that `createIndexes` is to build.
+/// Checks the expiry of an index that `createIndexes` builds.
 pub(super) fn check_new_index(spec: &Bson, version: Version) -> Result<(), Failure> {
     if !spec.contains_key(EXPIRES) {
         return Ok(());
@@ -70,7 +70,7 @@ pub(super) fn check_changed_index(
 }
 
 /// Checks the expiry that `create` or `collMod` gives to a collection with these options. Every
-/// version measures it by today's epoch seconds.
+/// version measures it by the current epoch seconds.
 pub(super) fn check_collection(
     options: &Bson,
     value: &Value,
@@ -92,7 +92,7 @@ pub(super) fn check_collection(
     }
 }
 
-/// Today in seconds since 1970.
+/// Returns the current time in seconds since 1970.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs().cast_signed())

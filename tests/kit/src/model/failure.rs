@@ -1,4 +1,4 @@
-//! What a server refuses, by code.
+//! The failures of a server, by code.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use oplog_relay_core::document::{DocumentBuilder, Malformed, kind};
 use super::duplicate::DuplicateKey;
 use super::version::Version;
 
-/// The codes that the model gives, or is told to give, with their names in the server's `error_codes.yml`.
+/// The codes that the model returns by itself or on request, with their names in the server's
+/// `error_codes.yml`.
 const NAMES: &[(i32, &str)] = &[
     (2, "BadValue"),
     (9, "FailedToParse"),
@@ -53,19 +54,19 @@ const NAMES: &[(i32, &str)] = &[
     (14031, "OutOfDiskSpace"),
 ];
 
-/// Why a command, or one write of it, was refused.
+/// The reason for which a command, or one of its writes, was refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
     /// The server's code.
     pub code: i32,
-    /// The server's text, or one like it.
+    /// The server's text, or a similar one.
     pub message: String,
-    /// The key, if the code is that of a duplicate key.
+    /// The key, for a duplicate key error.
     pub(super) key: Option<Box<DuplicateKey>>,
 }
 
 impl Failure {
-    /// A refusal with that code.
+    /// Returns a refusal with that code.
     pub(super) fn new(code: i32, message: impl Into<String>) -> Failure {
         Failure {
             code,
@@ -74,29 +75,29 @@ impl Failure {
         }
     }
 
-    /// The command does not know a field.
+    /// Returns the refusal of an unknown field.
     pub(super) fn unknown_field(command: &str, field: &str) -> Failure {
         let message = format!("BSON field '{command}.{field}' is an unknown field.");
         Failure::new(40415, message)
     }
 
-    /// The command needs a field.
+    /// Returns the refusal of a command without a required field.
     pub(super) fn missing_field(field: &str) -> Failure {
         let message = format!("BSON field '{field}' is missing but a required field");
         Failure::new(40414, message)
     }
 
-    /// There is no collection of that name.
+    /// Returns the refusal of a namespace that does not exist.
     pub(super) fn no_namespace(ns: &str) -> Failure {
         Failure::new(26, format!("ns not found {ns}"))
     }
 
-    /// The name is a view's.
+    /// Returns the refusal of a view's name.
     pub(super) fn is_view(ns: &str) -> Failure {
         Failure::new(166, format!("Namespace {ns} is a view, not a collection"))
     }
 
-    /// The whole command's answer.
+    /// Returns the reply of the whole command.
     pub(super) fn reply(&self, version: Version) -> Result<Vec<u8>, Failure> {
         let name = NAMES.iter().find(|(code, _)| *code == self.code);
         let name = name.map_or_else(
@@ -113,7 +114,7 @@ impl Failure {
         Ok(out)
     }
 
-    /// An element of `writeErrors`.
+    /// Returns an element of `writeErrors`.
     pub(super) fn write_error(&self, index: usize, version: Version) -> Result<Vec<u8>, Failure> {
         let mut out = Vec::new();
         let mut error = DocumentBuilder::start(&mut out);

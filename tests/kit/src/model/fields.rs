@@ -1,11 +1,11 @@
-//! Documents taken apart, to be changed.
+//! Documents split into fields, to be changed.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
 use super::failure::Failure;
 use super::path::Part;
 
-/// A field or an array's element, its value as bytes.
+/// A field or an array's element, with its value as bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Field {
     pub(super) name: Vec<u8>,
@@ -14,7 +14,7 @@ pub(super) struct Field {
 }
 
 impl Field {
-    /// An array's element without a value.
+    /// Returns an array's element whose value is null.
     pub(super) fn null(index: usize) -> Field {
         Field {
             name: index.to_string().into_bytes(),
@@ -23,12 +23,12 @@ impl Field {
         }
     }
 
-    /// The document or array that it holds.
+    /// Returns the document or array that it contains.
     pub(super) fn document(&self) -> Option<Document<'_>> {
         self.element().document().ok()
     }
 
-    /// As an element of a document.
+    /// Returns the field as an element of a document.
     pub(super) fn element(&self) -> Element<'_> {
         Element {
             name: &self.name,
@@ -38,7 +38,7 @@ impl Field {
     }
 }
 
-/// A part of a path as an index of an array.
+/// Parses a part of a path as an array index.
 pub(super) fn index(part: Part<'_>) -> Option<usize> {
     let digits = part.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(part)
@@ -48,7 +48,7 @@ pub(super) fn index(part: Part<'_>) -> Option<usize> {
         .ok()
 }
 
-/// Takes a document apart.
+/// Splits a document into its fields.
 pub(super) fn split(document: Document<'_>) -> Result<Vec<Field>, Malformed> {
     let fields = document.elements().map(|element| {
         let element = element?;
@@ -61,7 +61,7 @@ pub(super) fn split(document: Document<'_>) -> Result<Vec<Field>, Malformed> {
     fields.collect()
 }
 
-/// Puts a document together.
+/// Joins fields into a document.
 pub(super) fn join(fields: &[Field]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut builder = DocumentBuilder::start(&mut out);
@@ -72,8 +72,8 @@ pub(super) fn join(fields: &[Field]) -> Vec<u8> {
     out
 }
 
-/// What a server stores: `_id` first, and unless `keep_empty_ts` the time in place of a top-level
-/// `Timestamp(0,0)`, except in `_id`.
+/// Returns the document as a server stores it: `_id` first, and unless `keep_empty_ts` the time in
+/// place of a top-level `Timestamp(0,0)`, except in `_id`.
 pub(super) fn stored(
     document: Document<'_>,
     id: Element<'_>,

@@ -9,7 +9,7 @@ use super::collation::Collation;
 use super::failure::Failure;
 use super::path::{found, parts};
 
-/// `$type` by name.
+/// The type numbers of `$type` by name.
 const TYPES: [(&str, u8); 20] = [
     ("double", kind::DOUBLE),
     ("string", kind::STRING),
@@ -34,10 +34,10 @@ const TYPES: [(&str, u8); 20] = [
 ];
 const NUMBERS: [u8; 4] = [kind::DOUBLE, kind::INT32, kind::INT64, kind::DECIMAL128];
 
-/// What a path of a document leads to.
+/// The values at a path of a document.
 type Found<'a> = [Option<Element<'a>>];
 
-/// Whether a document fits a filter.
+/// Returns true if a document matches a filter.
 ///
 /// Fails with 2 for an operator that the model does not know.
 pub(super) fn matches(
@@ -64,7 +64,7 @@ pub(super) fn matches(
     Ok(true)
 }
 
-/// Whether all, and whether any, of the filters of a list fit.
+/// Counts the matching filters of a list: returns whether all match, and whether any matches.
 fn count(
     document: Document<'_>,
     list: Element<'_>,
@@ -78,7 +78,7 @@ fn count(
     Ok((all, any))
 }
 
-/// The operators of an expression such as `{$gt: 1}`; `None` if it is a value.
+/// Returns the operators of an expression such as `{$gt: 1}`; `None` if it is a value.
 pub(super) fn operators(expression: Element<'_>) -> Option<Document<'_>> {
     let inner = expression.document().ok()?;
     let first = inner.first().ok()??;
@@ -160,7 +160,7 @@ fn unknown(what: &str, name: &[u8]) -> Failure {
     )
 }
 
-/// Null is equal to nothing being there.
+/// Returns true if a value is equal. Null equals a missing field.
 fn equal(values: &Found<'_>, wanted: Element<'_>, collation: &Collation) -> bool {
     values.iter().any(|value| match value {
         None => wanted.kind == kind::NULL,
@@ -184,7 +184,8 @@ fn compare(one: Element<'_>, other: Element<'_>, collation: &Collation) -> Order
     }
 }
 
-/// Only values of one kind are more or less than each other.
+/// Returns true if two types can be compared: only values of one kind are greater or less than each
+/// other.
 const fn same_bracket(one: u8, other: u8) -> bool {
     const fn bracket(kind: u8) -> u8 {
         match kind {

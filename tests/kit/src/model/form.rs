@@ -1,5 +1,5 @@
-//! What indexes refuse for a document's values: no geometry where one is due, arrays where none may
-//! be, and the like. A write is refused, and so is the build of an index over such a document.
+//! The values that indexes refuse: invalid geometry, arrays where an index permits none, and
+//! similar ones. Such a value fails a write, and also the build of an index over the document.
 
 use bson::Bson as Value;
 use oplog_relay_core::document::{Document, Element, kind};
@@ -8,13 +8,13 @@ use super::failure::Failure;
 use super::index::Index;
 use super::path::{field, parts};
 
-/// Languages that a text index knows, a part of the server's list.
+/// Languages that a text index knows, a subset of the server's list.
 const LANGUAGES: [&str; 8] = [
     "none", "english", "en", "french", "fr", "german", "de", "spanish",
 ];
 const CANNOT_BUILD_KEYS: i32 = 201;
 
-/// Fails with the server's code if the index cannot take the document.
+/// Fails with the server's code if the index cannot contain the document.
 pub(super) fn check(index: &Index, document: Document<'_>) -> Result<(), Failure> {
     if index.is_id() || !index.holds(document)? {
         return Ok(());
@@ -37,7 +37,7 @@ pub(super) fn check(index: &Index, document: Document<'_>) -> Result<(), Failure
         }
     }
     if is_plain {
-        // Fails with 171 for two arrays.
+        // This fails with 171 for two arrays.
         index.values(document)?;
         key.keys()
             .try_for_each(|path| check_positions(document, path))?;
@@ -45,7 +45,7 @@ pub(super) fn check(index: &Index, document: Document<'_>) -> Result<(), Failure
     Ok(())
 }
 
-/// The values along a path; the last array is not spread.
+/// Returns the values along a path; the last array is not expanded.
 fn along<'a>(document: Document<'a>, path: &str) -> Vec<Element<'a>> {
     let mut found = Vec::new();
     walk(document, &parts(path), &mut found);
@@ -129,7 +129,7 @@ fn is_ring(list: Document<'_>) -> bool {
     points.len() >= 4 && points.first() == points.last()
 }
 
-/// A point, line or polygon as GeoJSON, or an old pair of coordinates.
+/// Returns true for a point, line or polygon as GeoJSON, or a legacy coordinate pair.
 fn is_geometry(value: Element<'_>) -> bool {
     let Ok(inner) = value.document() else {
         return false;
@@ -201,7 +201,7 @@ fn check_pair(index: &Index, pair: Document<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether an array lies on a path, or at its end.
+/// Returns true if the path contains an array, or ends at one.
 fn meets_array(document: Document<'_>, path: &str) -> bool {
     let mut at = document;
     for part in parts(path) {
@@ -237,7 +237,7 @@ fn check_prefix(document: Document<'_>, path: &str) -> Result<(), Failure> {
     Err(Failure::new(CANNOT_BUILD_KEYS, message))
 }
 
-/// A document may name its language.
+/// Checks the language that a document may name.
 fn check_language(index: &Index, document: Document<'_>) -> Result<(), Failure> {
     let name = index.spec().get_str("language_override");
     let Some(language) = document.get(name.unwrap_or("language"))? else {
@@ -254,7 +254,8 @@ fn check_language(index: &Index, document: Document<'_>) -> Result<(), Failure> 
     Err(Failure::new(17262, message))
 }
 
-/// `a.0` may mean the first element of an array, or the field `0` of its elements: not both.
+/// Checks that `a.0` is not ambiguous: it may mean the first element of an array, or the field `0`
+/// of its elements, but not both.
 fn check_positions(document: Document<'_>, path: &str) -> Result<(), Failure> {
     let Some((before, after)) = path.split_once('.') else {
         return Ok(());

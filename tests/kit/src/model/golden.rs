@@ -1,4 +1,4 @@
-//! Oplogs that a real server wrote, with the state that they must lead to.
+//! Oplogs that a real server wrote, with the state that they must result in.
 
 use std::fs;
 use std::io::Read as _;
@@ -23,23 +23,23 @@ pub struct Scenario {
     left_out: Vec<String>,
 }
 
-/// How a state has to agree with the expected one.
+/// The required agreement of a state with the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Agreement {
-    /// Byte for byte.
+    /// Equality byte for byte.
     Bytes,
-    /// But for the order of the fields of documents.
+    /// Equality except for the order of the fields of documents.
     Fields,
 }
 
 impl Scenario {
-    /// The scenario of that name that MongoDB 4.2 recorded.
+    /// Returns the scenario of that name that MongoDB 4.2 recorded.
     #[must_use]
     pub fn new(name: &str) -> Scenario {
         Scenario::recorded_by(Version::V4_2, name)
     }
 
-    /// The scenario of that name that a server of this version recorded: 4.2 or 5.0.
+    /// Returns the scenario of that name that a server of this version recorded: 4.2 or 5.0.
     #[must_use]
     pub fn recorded_by(version: Version, name: &str) -> Scenario {
         let [major, minor] = version.numbers();
@@ -52,17 +52,17 @@ impl Scenario {
         }
     }
 
-    /// The same, but nothing is expected of collections of which the scenario says that the server's
-    /// own applier differs from its primary.
+    /// Expects nothing of the collections for which the scenario says that the server's own oplog
+    /// application differs from its primary.
     ///
     /// # Errors
-    /// When the scenario cannot be read.
+    /// The scenario cannot be read.
     pub fn within_the_applier(self) -> Result<Scenario> {
         let beyond = self.noted("beyond_the_applier")?;
         Ok(beyond.iter().fold(self, |kept, ns| kept.without(ns)))
     }
 
-    /// The server's version and the scenario.
+    /// Returns the server's version and the name of the scenario.
     #[must_use]
     pub fn name(&self) -> String {
         let [major, minor] = self.version.numbers();
@@ -70,31 +70,31 @@ impl Scenario {
         format!("{} of {major}.{minor}", name.to_string_lossy())
     }
 
-    /// The version of the server that recorded it.
+    /// Returns the version of the server that recorded it.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// The same, but nothing is expected of that collection.
+    /// Expects nothing of that collection.
     #[must_use]
     pub fn without(mut self, ns: &str) -> Scenario {
         self.left_out.push(ns.to_owned());
         self
     }
 
-    /// The entries one after the other, as a dump has them.
+    /// Returns the concatenated entries, as a dump has them.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub fn oplog(&self) -> Result<Vec<u8>> {
         read(&self.directory.join("oplog.bson"))
     }
 
-    /// What must be there in the end.
+    /// Returns the expected documents.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// A file cannot be read.
     pub fn expected(&self) -> Result<State> {
         self.documents("expected")
     }
@@ -115,10 +115,10 @@ impl Scenario {
         Ok(state)
     }
 
-    /// The collections that must be there in the end.
+    /// Returns the expected collections.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub fn expected_collections(&self) -> Result<Collections> {
         self.described("expected")
     }
@@ -142,12 +142,12 @@ impl Scenario {
         databases.collect()
     }
 
-    /// Fails unless these are the expected collections, with their options and indexes; names all
-    /// that differs. Options and fields of indexes that are named in `withheld` may be missing or
-    /// differ.
+    /// Checks that these are the expected collections, with their options and indexes; the error
+    /// names all differences. Options and fields of indexes that are named in `withheld` may be
+    /// missing or differ.
     ///
     /// # Errors
-    /// When they differ.
+    /// They differ.
     pub fn expect_collections(&self, found: &Collections, withheld: &[&str]) -> Result<()> {
         let mut found = found.clone();
         for (db, collections) in &mut found {
@@ -159,18 +159,18 @@ impl Scenario {
         compare(&found, &self.expected_collections()?, withheld)
     }
 
-    /// A target that holds what was there before the oplog begins: a copy with the UUIDs of the
-    /// source.
+    /// Returns a target with the documents from before the start of the oplog: a copy with the
+    /// UUIDs of the source.
     ///
     /// # Errors
-    /// When the scenario has no such files, or they contradict themselves.
+    /// The scenario does not have such files, or they contradict themselves.
     pub fn initial(&self) -> Result<Model> {
         let mut model = Model::default();
         let mut documents = self.documents("initial")?;
         for (db, collections) in self.described("initial")? {
             for described in collections {
                 if described.get_str("type")? != "collection" {
-                    // A view is a document of system.views.
+                    // A view is created by its document in system.views.
                     continue;
                 }
                 let name = described.get_str("name")?;
@@ -195,19 +195,20 @@ impl Scenario {
         Ok(model)
     }
 
-    /// Fails unless the state is the expected one, byte for byte; names what differs. Where the
-    /// scenario says that the order of fields depends on what a full sync met, it does not count.
+    /// Checks that the state is the expected one, byte for byte; the error names the differences.
+    /// The order of fields is ignored where the scenario says that it depends on the moment of a
+    /// full sync's reads.
     ///
     /// # Errors
-    /// When they differ.
+    /// They differ.
     pub fn expect(&self, state: &State) -> Result<()> {
         self.expect_as(state, Agreement::Bytes)
     }
 
-    /// The same, but all collections have to agree only so.
+    /// Checks the state with the given agreement for all collections.
     ///
     /// # Errors
-    /// When they differ.
+    /// They differ.
     pub fn expect_as(&self, state: &State, agreement: Agreement) -> Result<()> {
         let expected = self.expected()?;
         ensure!(!expected.is_empty(), "nothing is expected");
@@ -240,7 +241,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Namespaces that the scenario lists under that name.
+    /// Returns the namespaces that the scenario lists under that name.
     fn noted(&self, name: &str) -> Result<Vec<String>> {
         let noted = fs::read_to_string(self.directory.join("scenario.json"))?;
         let noted: serde_json::Value = serde_json::from_str(&noted)?;
@@ -251,10 +252,10 @@ impl Scenario {
             .collect())
     }
 
-    /// When the entry in the middle of the oplog was written, in milliseconds since 1970.
+    /// Returns the time of the entry in the middle of the oplog, in milliseconds since 1970.
     ///
     /// # Errors
-    /// When the oplog cannot be read.
+    /// The oplog cannot be read.
     pub fn middle(&self) -> Result<i64> {
         let entries = split(&self.oplog()?)?;
         let middle = entries.get(entries.len() / 2).context("no entries")?;
@@ -263,7 +264,7 @@ impl Scenario {
     }
 }
 
-/// A document whose fields are in order of their names, at every level.
+/// Returns the document with its fields in order of their names, at every level.
 fn sorted(document: &[u8]) -> Result<Vec<u8>> {
     let mut fields = Vec::new();
     for element in Document::new(document)?.elements() {
@@ -285,7 +286,7 @@ fn sorted(document: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Takes apart documents that stand one after the other.
+/// Splits concatenated documents.
 fn split(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
     let mut documents = Vec::new();
     while !bytes.is_empty() {
@@ -308,7 +309,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// `%XX` stands for a byte.
+/// Decodes `%XX` in a file name to a byte.
 fn unescaped(name: &str) -> Result<String> {
     let mut parts = name.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! Indexes: what they are made of, and the keys of the unique ones.
+//! Indexes: their specs, and the keys of the unique ones.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::filter;
 use super::path::{Part, Place, keys, parts};
 use super::record::RecordId;
 
-/// Null stands in a key where the document has nothing.
+/// The value in a key for a missing field.
 const NULL: Element<'static> = Element {
     name: b"",
     kind: kind::NULL,
@@ -22,18 +22,18 @@ const NULL: Element<'static> = Element {
 /// One index of a collection.
 #[derive(Debug, Clone)]
 pub(super) struct Index {
-    /// As `listIndexes` shows it.
+    /// The spec, as `listIndexes` shows it.
     spec: Bson,
     collation: Collation,
     paths: Vec<String>,
     /// The `partialFilterExpression`.
     filter: Option<Vec<u8>>,
-    /// By key, of the indexes that refuse duplicates; the others have no need of it.
+    /// Documents by key, for indexes that refuse duplicates; the others do not need them.
     entries: HashMap<Vec<u8>, Vec<RecordId>>,
 }
 
 impl Index {
-    /// An index of a spec that was checked and completed.
+    /// Returns an index of a spec that was checked and completed.
     pub(super) fn new(spec: Bson) -> Result<Index, Failure> {
         let key = spec.get_document("key");
         let key = key.map_err(|_| Failure::missing_field("key"))?;
@@ -47,48 +47,48 @@ impl Index {
         })
     }
 
-    /// As `listIndexes` shows it.
+    /// Returns the spec, as `listIndexes` shows it.
     pub(super) const fn spec(&self) -> &Bson {
         &self.spec
     }
 
-    /// Changes the spec, but nothing on which the keys depend.
+    /// Returns the spec for a change. The keys must not depend on the changed fields.
     pub(super) const fn spec_mut(&mut self) -> &mut Bson {
         &mut self.spec
     }
 
-    /// Its name.
+    /// Returns its name.
     pub(super) fn name(&self) -> &str {
         self.spec.get_str("name").unwrap_or_default()
     }
 
-    /// Its key pattern.
+    /// Returns its key pattern.
     pub(super) fn key(&self) -> Bson {
         self.spec.get_document("key").cloned().unwrap_or_default()
     }
 
-    /// Its collation.
+    /// Returns its collation.
     pub(super) const fn collation(&self) -> &Collation {
         &self.collation
     }
 
-    /// A boolean field of the spec.
+    /// Returns a boolean field of the spec.
     pub(super) fn is(&self, field: &str) -> bool {
         self.spec.get(field).is_some_and(is_true)
     }
 
-    /// Whether it is the index of `_id`, or the clustered index.
+    /// Returns true for the index of `_id` and for the clustered index.
     pub(super) fn is_id(&self) -> bool {
         self.paths == ["_id"] && (self.name() == "_id_" || self.is("clustered"))
     }
 
-    /// Whether it refuses a key that another document has.
+    /// Returns true if it refuses a key that another document has.
     pub(super) fn refuses_duplicates(&self) -> bool {
         self.is_id() || self.is("unique") || self.is("prepareUnique")
     }
 
-    /// The keys of a document, each as bytes that equal keys share. Of an index that takes
-    /// duplicates none.
+    /// Returns the keys of a document as bytes that are the same for equal keys. An index that
+    /// permits duplicates returns no keys.
     pub(super) fn keys_of(&self, document: Document<'_>) -> Result<Vec<Vec<u8>>, Failure> {
         if !self.refuses_duplicates() || !self.holds(document)? {
             return Ok(Vec::new());
@@ -106,7 +106,7 @@ impl Index {
         Ok(found)
     }
 
-    /// Whether the index has the document at all.
+    /// Returns true if the index contains the document, which a partial index may not.
     pub(super) fn holds(&self, document: Document<'_>) -> Result<bool, Failure> {
         match &self.filter {
             None => Ok(true),
@@ -114,7 +114,7 @@ impl Index {
         }
     }
 
-    /// The keys of a document, as values; fails with 171 for two arrays.
+    /// Returns the keys of a document, as values; fails with 171 for two arrays.
     pub(super) fn values<'a>(
         &self,
         document: Document<'a>,
@@ -136,7 +136,7 @@ impl Index {
         Ok(identity)
     }
 
-    /// The document that has a value as its only key.
+    /// Returns the document that has a value as its only key.
     pub(super) fn find(&self, value: Element<'_>) -> Result<Option<RecordId>, Failure> {
         let identity = self.identity(&[Some(value)])?;
         let found = self.entries.get(&identity);
@@ -161,7 +161,7 @@ impl Index {
         }
     }
 
-    /// The refusal of a key that is taken.
+    /// Returns the refusal of a duplicate key.
     fn duplicate(
         &self,
         ns: &str,
@@ -183,14 +183,14 @@ impl Index {
         })
     }
 
-    /// A document has these keys.
+    /// Records that a document has these keys.
     pub(super) fn add(&mut self, keys: Vec<Vec<u8>>, record: RecordId) {
         for key in keys {
             self.entries.entry(key).or_default().push(record);
         }
     }
 
-    /// A document has these keys no longer.
+    /// Records that a document no longer has these keys.
     pub(super) fn remove(&mut self, keys: &[Vec<u8>], record: RecordId) {
         for key in keys {
             if let Some(records) = self.entries.get_mut(key) {
@@ -202,18 +202,19 @@ impl Index {
         }
     }
 
-    /// Forgets all keys.
+    /// Removes all keys.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
     }
 
-    /// Whether two documents share a key: possible where `prepareUnique` came later than they.
+    /// Returns true if two documents share a key, which is possible if they are older than
+    /// `prepareUnique`.
     pub(super) fn has_duplicates(&self) -> bool {
         self.entries.values().any(|records| records.len() > 1)
     }
 }
 
-/// What servers take for true.
+/// Returns true for the values that servers treat as true.
 pub(super) fn is_true(value: &Value) -> bool {
     match value {
         Value::Boolean(value) => *value,
@@ -224,7 +225,7 @@ pub(super) fn is_true(value: &Value) -> bool {
     }
 }
 
-/// A value for a reply; what `bson` cannot hold becomes null.
+/// Returns a value for a reply; a value that `bson` cannot represent becomes null.
 pub(super) fn value_of(element: Element<'_>) -> Result<Value, Failure> {
     let mut bytes = Vec::new();
     let mut builder = oplog_relay_core::document::DocumentBuilder::start(&mut bytes);
@@ -234,7 +235,7 @@ pub(super) fn value_of(element: Element<'_>) -> Result<Value, Failure> {
     Ok(document.get("v").cloned().unwrap_or(Value::Null))
 }
 
-/// The index of `_id` that every collection has.
+/// Returns the index of `_id` that every collection has.
 pub(super) fn id_index(collation: &Collation) -> Bson {
     let mut spec = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
     if let Some(collation) = collation.spec() {

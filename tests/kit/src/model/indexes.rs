@@ -12,7 +12,7 @@ use super::record::Collection;
 use super::spec;
 
 impl Model {
-    /// All of the indexes, or none.
+    /// Creates all of the indexes, or none of them.
     pub(super) fn create_indexes(&mut self, call: Call<'_>) -> Answer {
         let (db, name, ns) = (call.db, call.collection()?, call.ns()?);
         let version = self.version;
@@ -90,7 +90,7 @@ impl Model {
     }
 }
 
-/// The server's words around what a build meets in a document.
+/// Wraps the failure of a build in the server's text.
 fn failed_build(ns: &str, failure: Failure) -> Failure {
     let message = format!(
         "Index build failed: Collection {ns} :: caused by :: {}",

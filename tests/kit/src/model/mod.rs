@@ -1,33 +1,34 @@
-//! An in-memory MongoDB target: it takes commands and applies them as a server of 4.2 to 8.0
-//! does, byte for byte, for every type that BSON has, with options, indexes and views. In-process
-//! it replays plans; behind [`ModelServer`] it serves drivers.
+//! An in-memory MongoDB target. It runs commands and applies them as a server of 4.2 to 8.0 does,
+//! byte for byte, for every BSON type, with options, indexes and views. In-process it replays
+//! plans; behind [`ModelServer`] it serves drivers.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `version` | which server it is |
+//! | `version` | the server version |
 //! | `command` | the commands and their arguments |
-//! | `failure`, `duplicate` | what is refused, by code; the replies about duplicate keys |
-//! | `namespace` | which collections and views there are |
+//! | `failure`, `duplicate` | refusals, by code; the replies about duplicate keys |
+//! | `namespace` | the collections and views |
 //! | `record` | one collection: its documents and indexes |
-//! | `options`, `spec`, `expiry`, `collation` | what `create` and `createIndexes` take |
+//! | `options`, `spec`, `expiry`, `collation` | the options of `create` and `createIndexes` |
 //! | `index`, `path` | the keys of unique indexes |
 //! | `form` | the values that other indexes refuse |
 //! | `filter` | queries |
-//! | `fields`, `update` | documents taken apart; `$set`, `$unset`, `$inc`, `$push` with dotted paths |
+//! | `fields`, `update` | documents split into fields; `$set`, `$unset`, `$inc`, `$push` with dotted paths |
 //! | `write`, `statement` | `insert`, `update`, `delete`; one statement of an `update` |
 //! | `read` | `find`, `getMore`, the lists |
-//! | `ddl`, `indexes`, `coll_mod` | what changes collections |
+//! | `ddl`, `indexes`, `coll_mod` | commands that change collections |
 //! | `time_series` | collections of buckets and the views before them |
 //! | `replay` | plans of the consumer |
-//! | `contents` | what it holds, to be compared |
-//! | `golden` | the golden oplogs and the states that they must lead to |
+//! | `contents` | its content, for comparisons |
+//! | `golden` | the golden oplogs and the states that they must result in |
 //! | `server` | the model on a port |
-//! | `source` | an oplog beside the data, and what else a full sync asks for |
+//! | `source` | an oplog beside the data, and the other queries of a full sync |
 //!
-//! `README.md` beside this file says which behaviour of which server each part stands for.
+//! `README.md` beside this file lists the server behaviour that each part models.
 //!
-//! What it does not have answers with 238, or 59 as an unknown command: sessions, transactions,
-//! update pipelines but for `$replaceWith` of a literal (40324), aggregation but for samples, patterns in queries, `v: 1` indexes, running views.
+//! Unsupported features return 238, or 59 as an unknown command: sessions, transactions, update
+//! pipelines except `$replaceWith` of a literal (40324), aggregation except samples, patterns in
+//! queries, `v: 1` indexes, running views.
 
 mod coll_mod;
 mod collation;
@@ -69,25 +70,25 @@ pub use golden::{Agreement, Scenario};
 pub use server::ModelServer;
 pub use version::Version;
 
-/// The target.
+/// The model of a server.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     version: Version,
-    /// Where it is served.
+    /// The address at which it is served.
     address: String,
     /// Collections by database and name.
     databases: BTreeMap<String, BTreeMap<String, Collection>>,
     cursors: Cursors,
-    /// UUIDs and times given so far.
+    /// Number of UUIDs and times given so far.
     uuids: u64,
-    /// Updates of a replay that found no document.
+    /// Number of updates of a replay that did not find a document.
     pub unmatched: u64,
-    /// Updates of a replay that were made by reading, changing and replacing.
+    /// Number of updates of a replay that were made by reading, changing and replacing.
     pub rewritten: u64,
 }
 
 impl Model {
-    /// An empty server of that version.
+    /// Returns an empty server of that version.
     #[must_use]
     pub fn of(version: Version) -> Model {
         Model {

@@ -1,4 +1,4 @@
-//! Which collections and views there are.
+//! The collections and views of each database.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::index::Index;
 use super::record::Collection;
 
-/// Where the views of a database stand, a document each.
+/// The collection that stores the views of a database, a document each.
 pub(super) const VIEWS: &str = "system.views";
 /// System collections to which clients may write.
 const SYSTEM: [&str; 6] = [
@@ -20,16 +20,16 @@ const SYSTEM: [&str; 6] = [
     "system.version",
     "system.profile",
 ];
-/// Where the documents of a time series stand.
+/// Prefix of the collections that store the documents of a time series.
 pub(super) const BUCKETS: &str = "system.buckets.";
 
 impl Model {
-    /// A collection, to be read.
+    /// Returns a collection for reading.
     pub(super) fn collection(&self, db: &str, name: &str) -> Option<&Collection> {
         self.databases.get(db)?.get(name)
     }
 
-    /// A collection, to be changed. Fails with 166 for a view.
+    /// Returns a collection for a change. Fails with 166 for a view.
     pub(super) fn existing(
         &mut self,
         db: &str,
@@ -41,13 +41,13 @@ impl Model {
         Ok(self.databases.get_mut(db).and_then(|db| db.get_mut(name)))
     }
 
-    /// A collection, to be changed. Fails with 26 if it is not there.
+    /// Returns a collection for a change. Fails with 26 if it does not exist.
     pub(super) fn required(&mut self, db: &str, name: &str) -> Result<&mut Collection, Failure> {
         let found = self.existing(db, name)?;
         found.ok_or_else(|| Failure::no_namespace(&format!("{db}.{name}")))
     }
 
-    /// A collection for a new document: made if it is not there.
+    /// Returns a collection for a new document, and creates it if it does not exist.
     pub(super) fn writable(&mut self, db: &str, name: &str) -> Result<&mut Collection, Failure> {
         if self.existing(db, name)?.is_none() {
             check_system(db, name)?;
@@ -63,13 +63,13 @@ impl Model {
         Ok(())
     }
 
-    /// Gives a collection a name.
+    /// Stores a collection under a name.
     pub(super) fn put(&mut self, db: &str, name: &str, collection: Collection) {
         let database = self.databases.entry(db.to_owned()).or_default();
         database.insert(name.to_owned(), collection);
     }
 
-    /// Takes a collection away, and the database with its last one.
+    /// Removes a collection, and the database with its last one.
     pub(super) fn take(&mut self, db: &str, name: &str) -> Option<Collection> {
         let database = self.databases.get_mut(db)?;
         let taken = database.remove(name);
@@ -79,7 +79,7 @@ impl Model {
         taken
     }
 
-    /// The definition of a view: `viewOn`, `pipeline`, `collation`.
+    /// Returns the definition of a view: `viewOn`, `pipeline`, `collation`.
     pub(super) fn view(&self, db: &str, name: &str) -> Option<Bson> {
         let id = doc! { "_id": format!("{db}.{name}") }.to_vec().ok()?;
         let views = self.collection(db, VIEWS)?;
@@ -90,13 +90,13 @@ impl Model {
         Some(view)
     }
 
-    /// The UUID of a collection.
+    /// Returns the UUID of a collection.
     #[must_use]
     pub fn uuid(&self, db: &str, name: &str) -> Option<[u8; 16]> {
         Some(self.collection(db, name)?.uuid)
     }
 
-    /// Never the same within a model.
+    /// Returns a UUID that is unique within a model.
     pub(super) fn new_uuid(&mut self) -> [u8; 16] {
         self.uuids += 1;
         let mut uuid = *b"model\0\x40\0\x80\0\0\0\0\0\0\0";
@@ -104,7 +104,7 @@ impl Model {
         uuid
     }
 
-    /// The time as a timestamp's bytes.
+    /// Returns the time as the bytes of a timestamp.
     pub(super) fn now(&mut self) -> [u8; 8] {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = since.map_or(0, |since| since.as_secs());
@@ -112,7 +112,7 @@ impl Model {
         ((seconds << 32) | (self.uuids & 0xffff_ffff)).to_le_bytes()
     }
 
-    /// Adds an index to a collection. Fails with 11000 if it is unique and duplicates are there.
+    /// Adds an index to a collection. Fails with 11000 if it is unique and there are duplicates.
     pub(super) fn add_index(&mut self, db: &str, name: &str, spec: Bson) -> Result<(), Failure> {
         let ns = format!("{db}.{name}");
         let collection = self.required(db, name)?;
@@ -124,7 +124,7 @@ impl Model {
     }
 }
 
-/// Fails with 73 for a system collection that clients may not make.
+/// Fails with 73 for a system collection that clients must not create.
 pub(super) fn check_system(db: &str, name: &str) -> Result<(), Failure> {
     let is_known = SYSTEM.contains(&name) || name.starts_with(BUCKETS);
     if name.starts_with("system.") && !is_known {

@@ -1,4 +1,4 @@
-//! What `create` takes, checked and completed as a server does.
+//! The options of `create`, checked and completed as a server does.
 
 use bson::{Bson as Value, Document as Bson};
 
@@ -28,18 +28,18 @@ pub(super) const OPTIONS: &[(&str, Version)] = &[
     ("changeStreamPreAndPostImages", Version::V6_0),
     ("encryptedFields", Version::V6_0),
 ];
-/// What a view may have.
+/// The options of a view.
 const VIEW_OPTIONS: [&str; 3] = ["viewOn", "pipeline", "collation"];
 /// Sizes of capped collections are multiples of this.
 const SIZE_UNIT: i64 = 256;
 
-/// The options as `listCollections` is to show them.
+/// Returns the options as `listCollections` shows them.
 pub(super) fn parse(ns: &str, given: &Bson, version: Version) -> Result<Bson, Failure> {
     let mut options = Bson::new();
     let capped = given.get("capped").is_some_and(is_true);
     for (name, value) in given {
         match name.as_str() {
-            // An internal mark of temporary collections.
+            // This option is an internal mark of temporary collections.
             "temp" => {
                 let message = "The field 'temp' is not a valid collection option";
                 return Err(Failure::new(72, message));
@@ -99,7 +99,7 @@ pub(super) fn is_empty(value: &Value) -> bool {
     value.as_document().is_some_and(Bson::is_empty)
 }
 
-/// Of a validator and how strictly it is applied.
+/// Checks a validator and its level and action.
 pub(super) fn check_validation(name: &str, value: &Value) -> Result<(), Failure> {
     let allowed: &[&str] = match name {
         "validationLevel" => &["off", "strict", "moderate"],
@@ -131,7 +131,7 @@ fn check_view(options: &Bson) -> Result<(), Failure> {
     }
 }
 
-/// `idIndex` is accepted where it says what holds without it.
+/// Checks `idIndex`, which is accepted if it is the same as the default.
 fn check_id_index(ns: &str, index: &Value, options: &Bson) -> Result<(), Failure> {
     let index = index.as_document();
     let index = index.ok_or_else(|| Failure::new(14, "'idIndex' has to be a document"))?;
@@ -157,7 +157,7 @@ fn check_id_index(ns: &str, index: &Value, options: &Bson) -> Result<(), Failure
     Ok(())
 }
 
-/// A whole number of any type.
+/// Returns a whole number of any numeric type.
 pub(super) fn integer(fields: &Bson, name: &str) -> Option<i64> {
     match fields.get(name)? {
         Value::Int32(number) => Some((*number).into()),
@@ -167,7 +167,7 @@ pub(super) fn integer(fields: &Bson, name: &str) -> Option<i64> {
     }
 }
 
-/// The smaller type that holds it, as servers write numbers of options.
+/// Returns the smallest type that holds the number, as servers write numbers of options.
 pub(super) fn number(number: i64) -> Value {
     i32::try_from(number).map_or(Value::Int64(number), Value::Int32)
 }

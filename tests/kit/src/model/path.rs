@@ -1,49 +1,49 @@
-//! Where dotted paths lead: for an index, and for a query.
+//! Dotted paths in documents: for an index, and for a query.
 
 use oplog_relay_core::document::{Document, Element, kind};
 
 use super::failure::Failure;
 
-/// A name of a path, or an index in an array.
+/// A name in a path, or an index in an array.
 pub(super) type Part<'p> = &'p [u8];
 
-/// A path's parts.
+/// Splits a path into its parts.
 pub(super) fn parts(path: &str) -> Vec<Part<'_>> {
     path.as_bytes().split(|byte| *byte == b'.').collect()
 }
 
-/// A field, an array's element by its index.
+/// Returns a field, or an array's element by its index.
 pub(super) fn field<'a>(document: Document<'a>, part: Part<'_>) -> Option<Element<'a>> {
     let mut elements = document.elements().map_while(Result::ok);
     elements.find(|element| element.name == part)
 }
 
-/// An element of an array by its place, whatever the names in it are.
+/// Returns an element of an array by its position, whatever the names in it are.
 fn nth<'a>(array: Document<'a>, part: Part<'_>) -> Option<Element<'a>> {
     let index: usize = std::str::from_utf8(part).ok()?.parse().ok()?;
     array.elements().map_while(Result::ok).nth(index)
 }
 
-/// How far the walk along one path of an index has come.
+/// The progress of the walk along one path of an index.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place<'a, 'p> {
-    /// In a document, with this path before it.
+    /// Inside a document, with the remaining path.
     Inside(Document<'a>, &'p [Part<'p>]),
-    /// At an array that is to be spread, with this path before it.
+    /// At an array to expand, with the remaining path.
     Array(Document<'a>, &'p [Part<'p>]),
-    /// At the end: a value, or nothing.
+    /// At the end: a value, or `None`.
     Value(Option<Element<'a>>),
 }
 
-/// An empty array stands in an index as undefined.
+/// The key of an empty array, which is undefined.
 const UNDEFINED: Element<'static> = Element {
     name: b"",
     kind: kind::UNDEFINED,
     value: &[],
 };
 
-/// Appends the keys that an index over several paths has of a document: one value for each path,
-/// as many keys as the one array on the paths has elements.
+/// Appends the keys that an index over several paths has for a document. A key has one value for
+/// each path, and there are as many keys as the one array on the paths has elements.
 ///
 /// Fails with 171 if two different arrays are on the paths.
 pub(super) fn keys<'a>(
@@ -85,7 +85,7 @@ const fn value<'a>(place: Place<'a, '_>) -> Option<Element<'a>> {
     }
 }
 
-/// Goes on to the next array or to the end.
+/// Walks to the next array or to the end.
 fn walk(place: &mut Place<'_, '_>) {
     while let Place::Inside(document, path) = *place {
         let Some((part, rest)) = path.split_first() else {
@@ -106,7 +106,7 @@ fn walk(place: &mut Place<'_, '_>) {
     }
 }
 
-/// `a.0` means the first element of an array.
+/// Handles `a.0`, which means the first element of an array.
 fn positional<'a, 'p>(array: Document<'a>, path: &'p [Part<'p>]) -> Place<'a, 'p> {
     let found = path.first().and_then(|part| nth(array, part));
     let rest = path.get(1..).unwrap_or_default();
@@ -117,7 +117,7 @@ fn positional<'a, 'p>(array: Document<'a>, path: &'p [Part<'p>]) -> Place<'a, 'p
     }
 }
 
-/// Steps from the array that is spread into one of its elements.
+/// Steps from the array that is expanded into one of its elements.
 fn enter<'a, 'p>(place: Place<'a, 'p>, element: Option<Element<'a>>) -> Place<'a, 'p> {
     let Place::Array(_, rest) = place else {
         return place;
@@ -133,8 +133,8 @@ fn enter<'a, 'p>(place: Place<'a, 'p>, element: Option<Element<'a>>) -> Place<'a
     }
 }
 
-/// Appends what a query finds at a path: the value, and if it is an array also its elements;
-/// `None` where nothing is.
+/// Appends the values that a query finds at a path: the value, and for an array also its elements;
+/// `None` for a missing field.
 pub(super) fn found<'a>(
     document: Document<'a>,
     path: &[Part<'_>],

@@ -20,17 +20,17 @@ use super::record::Collection;
 use super::source::Tailing;
 use crate::stub::project;
 
-/// Documents of a first batch if the client does not say.
+/// Default number of documents in a first batch.
 const FIRST_BATCH: usize = 101;
-/// A reply is cut here.
+/// The size limit of a reply.
 const REPLY_BYTES: usize = 16 << 20;
 
-/// The cursors that are open: what each has still to give.
+/// The open cursors, with the documents that each has still to return.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cursors {
     last: i64,
     open: BTreeMap<i64, VecDeque<Vec<u8>>>,
-    /// Those that wait for more.
+    /// The tailable cursors that wait for more entries.
     pub(super) tailing: BTreeMap<i64, Tailing>,
 }
 
@@ -40,7 +40,7 @@ impl Cursors {
         self.last
     }
 
-    /// The next documents, and the cursor's id if there are more.
+    /// Returns the next documents, and the cursor's id if there are more.
     fn batch(
         &mut self,
         id: Option<i64>,
@@ -64,7 +64,7 @@ impl Cursors {
     }
 }
 
-/// What an inclusive projection leaves of a document; `_id` stays.
+/// Returns the fields of an inclusive projection; `_id` stays.
 fn projected(document: Document<'_>, projection: &Bson) -> Result<Vec<u8>, Failure> {
     if projection.is_empty() {
         return Ok(document.as_bytes().to_vec());
@@ -72,7 +72,7 @@ fn projected(document: Document<'_>, projection: &Bson) -> Result<Vec<u8>, Failu
     let mut projection = projection.clone();
     projection.insert("_id", 1);
     if !projection.keys().any(|path| path.contains('.')) {
-        // As it stands: a value may hold bytes that are not UTF-8.
+        // The bytes are copied unchanged, because a value may contain bytes that are not UTF-8.
         let mut out = Vec::new();
         let mut left = DocumentBuilder::start(&mut out);
         for element in document.elements() {
@@ -124,7 +124,7 @@ impl Model {
         Ok(cursor_reply("firstBatch", id, &ns, &batch))
     }
 
-    /// Counts all documents: who wants to count some has to find them.
+    /// Counts all documents; the model does not support a filter.
     pub(super) fn count(&mut self, call: Call<'_>) -> Answer {
         if !call.document("query")?.is_empty() {
             return Err(Failure::new(238, "the model counts whole collections"));
@@ -195,7 +195,7 @@ impl Model {
         done(doc! { "cursor": { "id": 0_i64, "ns": ns, "firstBatch": found } })
     }
 
-    /// What `listCollections` shows, in order of name.
+    /// Returns the output of `listCollections`, in order of name.
     pub(super) fn listed(&self, db: &str) -> Vec<Bson> {
         let Some(database) = self.databases.get(db) else {
             return Vec::new();
@@ -255,7 +255,7 @@ fn fits(document: &Bson, wanted: Document<'_>) -> Result<bool, Failure> {
     filter::matches(Document::new(&document)?, wanted, &Collation::default())
 }
 
-/// By fields of the document itself, or backwards by `{$natural: -1}`.
+/// Sorts by fields of the document itself, or backwards by `{$natural: -1}`.
 fn sort(documents: &mut [Document<'_>], by: Document<'_>) -> Result<(), Failure> {
     let mut fields = Vec::new();
     for element in by.elements() {
@@ -284,7 +284,7 @@ fn sort(documents: &mut [Document<'_>], by: Document<'_>) -> Result<(), Failure>
     Ok(())
 }
 
-/// Nothing is sorted as null.
+/// Returns the value of a field; a missing field is sorted as null.
 fn value<'a>(document: Document<'a>, name: &'a [u8]) -> Element<'a> {
     field(document, name).unwrap_or(Element {
         name,
@@ -293,7 +293,7 @@ fn value<'a>(document: Document<'a>, name: &'a [u8]) -> Element<'a> {
     })
 }
 
-/// Documents go out as they are stored, also those that typed BSON cannot hold.
+/// Builds a reply from the stored bytes, which may be documents that typed BSON cannot represent.
 pub(super) fn cursor_reply(name: &str, id: i64, ns: &str, batch: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut reply = DocumentBuilder::start(&mut out);

@@ -11,26 +11,26 @@ use super::filter::{self, operators};
 use super::form;
 use super::index::{Index, id_index};
 
-/// A document's place in the order of insertion.
+/// A document's position in the order of insertion.
 pub(super) type RecordId = u64;
 
 /// A collection.
 #[derive(Debug, Clone)]
 pub(super) struct Collection {
     pub(super) uuid: [u8; 16],
-    /// As `listCollections` shows them.
+    /// The options, as `listCollections` shows them.
     pub(super) options: Bson,
     pub(super) collation: Collation,
-    /// The first is that of `_id`.
+    /// The indexes; the first one is that of `_id`.
     pub(super) indexes: Vec<Index>,
     records: BTreeMap<RecordId, Vec<u8>>,
     next: RecordId,
-    /// Bytes of all documents.
+    /// Total bytes of the documents.
     bytes: u64,
 }
 
 impl Collection {
-    /// An empty collection with options that were checked and completed.
+    /// Returns an empty collection with options that were checked and completed.
     pub(super) fn new(uuid: [u8; 16], options: Bson) -> Result<Collection, Failure> {
         let collation = Collation::of(&options)?;
         let spec = match options.get_document("clusteredIndex") {
@@ -53,31 +53,31 @@ impl Collection {
         })
     }
 
-    /// The indexes as a server lists them: the documents of buckets lie in order of their `_id`, and
-    /// have no index of it.
+    /// Returns the indexes as a server lists them. Buckets are clustered by their `_id`, so they do
+    /// not have an index of it.
     pub(super) fn listed_indexes(&self) -> impl Iterator<Item = &Index> {
         let is_clustered = self.options.get_bool("clusteredIndex").unwrap_or(false);
         self.indexes.iter().skip(usize::from(is_clustered))
     }
 
-    /// The documents in the order of insertion.
+    /// Returns the documents in the order of insertion.
     pub(super) fn records(&self) -> impl Iterator<Item = (RecordId, Document<'_>)> {
         let records = self.records.iter();
         records.filter_map(|(id, bytes)| Some((*id, Document::new(bytes).ok()?)))
     }
 
-    /// A document.
+    /// Returns a document.
     pub(super) fn document(&self, record: RecordId) -> Option<Document<'_>> {
         let bytes = self.records.get(&record)?;
         Document::new(bytes).ok()
     }
 
-    /// Whether it drops its oldest documents.
+    /// Returns true if the collection drops its oldest documents.
     pub(super) fn is_capped(&self) -> bool {
         self.options.get_bool("capped").unwrap_or(false)
     }
 
-    /// The documents that fit a filter, in the order of insertion.
+    /// Returns the documents that match a filter, in the order of insertion.
     pub(super) fn select(&self, filter: Document<'_>) -> Result<Vec<RecordId>, Failure> {
         let Some(candidates) = self.by_id(filter)? else {
             let mut found = Vec::new();
@@ -100,7 +100,8 @@ impl Collection {
         Ok(found)
     }
 
-    /// The documents that the `_id`s of a filter lead to; `None` if it does not ask for any.
+    /// Returns the documents that the `_id`s of a filter select; `None` if the filter does not
+    /// contain an `_id`.
     fn by_id(&self, filter: Document<'_>) -> Result<Option<Vec<RecordId>>, Failure> {
         let Some(id) = filter.get("_id")? else {
             return Ok(None);
@@ -139,7 +140,7 @@ impl Collection {
         self.drop_oldest()
     }
 
-    /// Puts a document in the place of another.
+    /// Replaces a document.
     pub(super) fn replace(
         &mut self,
         ns: &str,
@@ -190,7 +191,7 @@ impl Collection {
         Ok(())
     }
 
-    /// The document's keys in each index, if no other document has them.
+    /// Returns the document's keys in each index, if no other document has them.
     fn checked_keys(
         &self,
         ns: &str,
@@ -220,7 +221,7 @@ impl Collection {
         Ok(())
     }
 
-    /// No entry of an oplog tells of this.
+    /// Drops the oldest document of a capped collection, which no oplog entry records.
     pub(super) fn drop_oldest(&mut self) -> Result<(), Failure> {
         if !self.is_capped() {
             return Ok(());

@@ -24,10 +24,10 @@ const PATH_NOT_VIABLE: i32 = 28;
 const DUPLICATE_KEY: i32 = 11000;
 
 impl Model {
-    /// Plans consecutive entries of one partition and sends what comes of it.
+    /// Plans consecutive entries of one partition and sends the resulting commands.
     ///
     /// # Errors
-    /// When an entry cannot be planned, or the model refuses a write.
+    /// An entry cannot be planned, or the model refuses a write.
     pub fn replay(&mut self, planner: &Planner, entries: &[(EntryId, Vec<u8>)]) -> Result<()> {
         let mut located = Vec::with_capacity(entries.len());
         for (offset, (id, bytes)) in (0..).zip(entries) {
@@ -42,7 +42,7 @@ impl Model {
             match step {
                 Step::Command(command) => self.replay_command(&command)?,
                 Step::Write(lanes) => {
-                    // Lanes may go in any order.
+                    // Lanes may run in any order.
                     for bulk in lanes.iter().rev().flat_map(|lane| &lane.bulks) {
                         self.send(bulk).with_context(|| bulk.ns.to_owned())?;
                     }
@@ -77,7 +77,7 @@ impl Model {
                 Some("view") => self.replay_drop(db, &view),
                 _ => Ok(()),
             },
-            // The model's own collMod changes it as well.
+            // The model's own `collMod` also changes the view.
             Action::ChangeSeriesView { .. } => Ok(()),
             Action::DropViews => {
                 for listed in self.listed(db) {
@@ -115,7 +115,7 @@ impl Model {
         Ok(())
     }
 
-    /// As a sink does: inserts that find their `_id` taken become replacements.
+    /// Sends a bulk as a sink does: an insert whose `_id` exists becomes a replacement.
     fn send(&mut self, bulk: &Bulk<'_>) -> Result<()> {
         if bulk.kind == BulkKind::Rewrite {
             return bulk
@@ -176,7 +176,7 @@ impl Model {
         writes: &[Write<'_>],
     ) -> Result<Vec<usize>> {
         if writes.is_empty() {
-            // The last one of a bulk was redone; a server takes no empty command.
+            // The last write of a bulk was repeated, and a server does not accept an empty command.
             return Ok(Vec::new());
         }
         let (db, collection) = ns.split_once('.').context("a namespace")?;
@@ -186,7 +186,7 @@ impl Model {
         let reply = self.run(db, &command)?;
         ensure!(reply.get_f64("ok")? > 0.0, "{reply}");
         if kind == BulkKind::Update && reply.get_array("writeErrors").is_ok() {
-            // Counted up to the error.
+            // The count ends at the error.
             let done = u64::try_from(reply.get_i32("n")?)?;
             let errors = reply.get_array("writeErrors")?;
             let index = errors[0]
@@ -204,7 +204,7 @@ impl Model {
                 let index = usize::try_from(error.get_i32("index")?)?;
                 let code = error.get_i32("code")?;
                 if kind == BulkKind::Update && code == PATH_NOT_VIABLE {
-                    // The sink redoes this one in its own way, then goes on with the others.
+                    // The sink repeats this write in its own way, then continues with the others.
                     self.rewrite(ns, &writes[index])?;
                     return self.send_writes(ns, kind, &writes[index + 1..]);
                 }

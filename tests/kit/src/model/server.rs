@@ -11,12 +11,12 @@ use super::Model;
 use super::failure::Failure;
 use crate::wire::{Listener, Reply, Request, Service};
 
-/// How long a `getMore` on a tail waits.
+/// The time that a `getMore` on a tail waits.
 const AWAIT: Duration = Duration::from_millis(20);
-/// Commands by which drivers watch a server: a pause does not hold them.
+/// Commands by which drivers monitor a server; a pause does not hold them.
 const WATCHING: [&[u8]; 3] = [b"hello", b"isMaster", b"ismaster"];
 
-/// A model that is served on a free port of 127.0.0.1, to any number of connections; ends when
+/// A model that is served on a free port of 127.0.0.1, to any number of connections; it ends when
 /// dropped.
 #[derive(Debug)]
 pub struct ModelServer {
@@ -27,15 +27,15 @@ pub struct ModelServer {
 #[derive(Debug)]
 struct Shared {
     model: Mutex<Model>,
-    /// Commands that are to fail, with the code.
+    /// Commands that fail on request, with the code.
     failing: Mutex<VecDeque<(String, i32)>>,
-    /// Commands whose writes are to be refused, with the code.
+    /// Commands whose writes are refused on request, with the code.
     refusing: Mutex<VecDeque<(String, i32)>>,
-    /// Commands of which the majority is not told, and the code.
+    /// Commands that fail their write concern on request, with the code.
     unkept: Mutex<VecDeque<(String, i32)>>,
     paused: Mutex<bool>,
     resumed: Condvar,
-    /// What is answered later, as a command and its collection, and how many answers wait.
+    /// Commands and collections whose answers are held, and the number of answers that wait.
     held: Mutex<(Vec<(String, String)>, usize)>,
 }
 
@@ -43,7 +43,7 @@ impl ModelServer {
     /// Serves a model.
     ///
     /// # Errors
-    /// When there is no free port.
+    /// No port is free.
     pub fn start(mut model: Model) -> io::Result<ModelServer> {
         let (listener, shared) = Listener::start(|address, _| {
             model.address = address.to_string();
@@ -60,30 +60,31 @@ impl ModelServer {
         Ok(ModelServer { shared, listener })
     }
 
-    /// The connection string for clients.
+    /// Returns the connection string for clients.
     #[must_use]
     pub fn uri(&self) -> String {
         self.listener.uri()
     }
 
-    /// The model, which no command touches meanwhile.
+    /// Locks the model: no command changes it while the guard lives.
     pub fn model(&self) -> MutexGuard<'_, Model> {
         lock(&self.shared.model)
     }
 
-    /// The next command of that name is not executed and gets this code. Several wait in turn.
+    /// Lets the next command of that name fail with this code, without being executed. Several
+    /// requests are queued.
     pub fn fail_next(&self, command: &str, code: i32) {
         lock(&self.shared.failing).push_back((command.to_owned(), code));
     }
 
-    /// The next command of that name succeeds as a command, but each of its writes that is tried gets
-    /// this code, and none is executed. Several wait in turn.
+    /// Lets the next command of that name succeed as a command, while each of its writes that is
+    /// tried fails with this code and is not executed. Several requests are queued.
     pub fn refuse_next(&self, command: &str, code: i32) {
         lock(&self.shared.refusing).push_back((command.to_owned(), code));
     }
 
-    /// The next command of that name is executed, but not by a majority in time: its answer has this code
-    /// of a write concern.
+    /// Lets the next command of that name be executed without a majority in time: its answer has
+    /// this code of a write concern.
     pub fn leave_unkept_next(&self, command: &str, code: i32) {
         lock(&self.shared.unkept).push_back((command.to_owned(), code));
     }
@@ -93,20 +94,20 @@ impl ModelServer {
         *lock(&self.shared.paused) = true;
     }
 
-    /// Holds the answers to each command of that name to a collection from now on, but for a `find` of
-    /// one document. They are made at once: they say how things stood then.
+    /// Holds the answers to each command of that name to a collection from now on, except a `find`
+    /// of one document. The answers are made at once, so they show the state of that moment.
     pub fn hold(&self, command: &str, collection: &str) {
         let what = (command.to_owned(), collection.to_owned());
         lock(&self.shared.held).0.push(what);
     }
 
-    /// Answers that [`ModelServer::hold`] holds.
+    /// Returns the number of answers that [`ModelServer::hold`] holds.
     #[must_use]
     pub fn held(&self) -> usize {
         lock(&self.shared.held).1
     }
 
-    /// Gives the answers that were held.
+    /// Releases the held answers.
     pub fn resume(&self) {
         lock(&self.shared.held).0.clear();
         *lock(&self.shared.paused) = false;
@@ -116,20 +117,20 @@ impl ModelServer {
 
 impl Drop for ModelServer {
     fn drop(&mut self) {
-        // The connections are waited for.
+        // The listener waits for its connections, so held answers must be released first.
         self.resume();
     }
 }
 
 impl Shared {
-    /// The code with which the command is to fail.
+    /// Returns the requested failure of the command, if any.
     fn failure(&self, name: &[u8]) -> Option<Failure> {
         let (command, code) = take(&self.failing, name)?;
-        Some(Failure::new(code, format!("{command} was told to fail")))
+        Some(Failure::new(code, format!("{command} fails on request")))
     }
 
-    /// The answer to a command whose writes are to be refused: the first one if they are ordered, else
-    /// all of them.
+    /// Returns the answer to a command whose writes are refused on request: the first write if they
+    /// are ordered, otherwise all of them.
     fn refused(&self, name: &[u8], command: Document<'_>) -> Option<io::Result<Vec<u8>>> {
         let (told, code) = take(&self.refusing, name)?;
         let version = lock(&self.model).version;
@@ -138,7 +139,7 @@ impl Shared {
         let count = list.map_or(0, |list| list.elements().count());
         let ordered = command.get("ordered").ok().flatten();
         let ordered = ordered.is_none_or(|ordered| ordered.boolean() != Ok(false));
-        let failure = Failure::new(code, format!("{told} was told to refuse"));
+        let failure = Failure::new(code, format!("{told} refuses on request"));
         let count = if ordered { count.min(1) } else { count };
         let errors = (0..count).map(|index| failure.write_error(index, version));
         let errors: Result<Vec<_>, _> = errors.collect();
@@ -156,7 +157,7 @@ impl Shared {
         }))
     }
 
-    /// The answer with the failure of its write concern, where one is to come.
+    /// Adds the requested failure of the write concern to the answer, if any.
     fn unkept(&self, name: &[u8], answer: Vec<u8>) -> io::Result<Vec<u8>> {
         let Some((_, code)) = take(&self.unkept, name) else {
             return Ok(answer);
@@ -167,7 +168,7 @@ impl Shared {
             reply.element(element.map_err(io::Error::other)?);
         }
         reply.nested("writeConcernError", kind::DOCUMENT, |concern| {
-            concern.int32("code", code).str("errmsg", "told to");
+            concern.int32("code", code).str("errmsg", "on request");
         });
         reply.finish();
         Ok(whole)
@@ -215,7 +216,7 @@ impl Service for Shared {
         };
         self.hold(name, command);
         if is_empty_batch(answer.as_deref().unwrap_or_default()) {
-            // Who tails waits at the server for more.
+            // A tailing client waits at the server for more entries.
             let waited = self.resumed.wait_timeout(lock(&self.paused), AWAIT);
             drop(waited);
         }
@@ -229,7 +230,7 @@ impl Service for Shared {
     }
 }
 
-/// Whether a reply to `getMore` has nothing, and its cursor stays open.
+/// Returns true if a reply to `getMore` has no documents and its cursor stays open.
 fn is_empty_batch(reply: &[u8]) -> bool {
     let look = || {
         let cursor = Document::new(reply)
@@ -245,7 +246,7 @@ fn is_empty_batch(reply: &[u8]) -> bool {
     look().unwrap_or_default()
 }
 
-/// The command as one document: the sequences beside it become its arrays.
+/// Returns the command as one document: the document sequences become its arrays.
 fn whole(request: &Request<'_>) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);
@@ -269,13 +270,14 @@ fn whole(request: &Request<'_>) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Requests of the older kind name it elsewhere, but only greet.
+/// Returns the database. Requests of the legacy kind name it elsewhere, but they are only
+/// handshakes.
 fn database(command: Document<'_>) -> &str {
     let db = command.get("$db").ok().flatten();
     db.and_then(|db| db.str().ok()).unwrap_or("admin")
 }
 
-/// The first command of that name among those that were told of.
+/// Removes the first request for a command of that name from the queue.
 fn take(told: &Mutex<VecDeque<(String, i32)>>, name: &[u8]) -> Option<(String, i32)> {
     let mut told = lock(told);
     let mut commands = told.iter();

@@ -1,4 +1,5 @@
-//! What a producer asks of its source beside `find`: an oplog that is tailed, samples and sizes.
+//! The producer's other queries of its source beside `find`: an oplog that is tailed, samples and
+//! sizes.
 
 use bson::{Document as Bson, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element};
@@ -11,21 +12,21 @@ use super::record::{Collection, RecordId};
 
 const OPLOG: (&str, &str) = ("local", "oplog.rs");
 
-/// A cursor that waits for more at the end.
+/// A cursor that waits for more entries at the end.
 #[derive(Debug, Clone)]
 pub(super) struct Tailing {
     db: String,
     name: String,
     filter: Vec<u8>,
-    /// The last document that was looked at.
+    /// The last document that the cursor has examined.
     after: Option<RecordId>,
 }
 
 impl Model {
-    /// Appends an entry to the oplog, which is made where there is none.
+    /// Appends an entry to the oplog, and creates the oplog if it does not exist.
     ///
     /// # Errors
-    /// When the entry is no document.
+    /// The entry is not a document.
     pub fn log(&mut self, entry: &[u8]) -> Result<(), Failure> {
         let (db, name) = OPLOG;
         if self.collection(db, name).is_none() {
@@ -34,7 +35,7 @@ impl Model {
         }
         let oplog = self.existing(db, name)?;
         let oplog = oplog.ok_or_else(|| Failure::new(26, "no oplog"))?;
-        // Entries have no `_id`; the index wants one.
+        // Entries have no `_id`; the index requires one.
         let entry = Document::new(entry)?;
         let mut bytes = Vec::new();
         let mut stored = DocumentBuilder::start(&mut bytes);
@@ -51,7 +52,7 @@ impl Model {
         oplog.insert("local.oplog.rs", bytes)
     }
 
-    /// Whether everything in the oplog was given to all who tail it, and somebody does.
+    /// Returns true if a cursor tails the oplog and every such cursor has returned all entries.
     #[must_use]
     pub fn is_tailed(&self) -> bool {
         let oplog = self.collection(OPLOG.0, OPLOG.1);
@@ -61,7 +62,7 @@ impl Model {
         tailing.peek().is_some() && tailing.all(|tailing| tailing.after == last)
     }
 
-    /// Time of the newest entry.
+    /// Returns the time of the newest entry.
     pub(super) fn newest(&self) -> Option<bson::Timestamp> {
         let oplog = self.collection(OPLOG.0, OPLOG.1)?;
         let (_, last) = oplog.records().last()?;
@@ -73,7 +74,7 @@ impl Model {
         })
     }
 
-    /// A `find` with `tailable`.
+    /// Runs a `find` with `tailable`.
     pub(super) fn tail(&mut self, call: Call<'_>) -> Answer {
         let tailing = Tailing {
             db: call.db.to_owned(),
@@ -101,7 +102,8 @@ impl Model {
         Ok(cursor_reply(batch, id, &ns, &found))
     }
 
-    /// `$sample`, whose documents are the first ones here, spread evenly, and `$project`.
+    /// Runs `$sample`, which here returns evenly spread documents from the first one on, and
+    /// `$project`.
     pub(super) fn aggregate(&mut self, call: Call<'_>) -> Answer {
         let (name, ns) = (call.collection()?, call.ns()?);
         let mut size = None;
@@ -112,7 +114,7 @@ impl Model {
             match stage.name {
                 b"$sample" => size = stage.document()?.get("size")?,
                 b"$project" => {}
-                _ => return Err(Failure::new(40324, "the model knows $sample alone")),
+                _ => return Err(Failure::new(40324, "the model only supports $sample")),
             }
         }
         let size = size.map(Element::integer).transpose()?.unwrap_or_default();

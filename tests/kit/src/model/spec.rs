@@ -34,7 +34,7 @@ const FIELDS: &[(&str, Version)] = &[
     ("hidden", Version::V4_4),
     ("prepareUnique", Version::V6_0),
 ];
-/// Fields in which two specs may differ and still be one index.
+/// Fields in which two specs may differ and still be the same index.
 const NO_OPTIONS: [&str; 7] = [
     "v",
     "key",
@@ -44,7 +44,7 @@ const NO_OPTIONS: [&str; 7] = [
     "collation",
     "hidden",
 ];
-/// Since 5.0 indexes of one key may stand side by side if they differ in one of these.
+/// Fields that distinguish indexes of the same key since 5.0.
 const IDENTITY: [&str; 4] = [
     "partialFilterExpression",
     "unique",
@@ -53,7 +53,7 @@ const IDENTITY: [&str; 4] = [
 ];
 const PLUGINS: [&str; 5] = ["2d", "2dsphere", "geoHaystack", "hashed", "text"];
 
-/// Checks a spec and makes it what `listIndexes` is to show.
+/// Checks a spec and completes it to the form that `listIndexes` shows.
 pub(super) fn parse(
     ns: &str,
     given: &Bson,
@@ -107,7 +107,7 @@ pub(super) fn parse(
     Ok(spec)
 }
 
-/// A key of version 1 may have values that no later one may have.
+/// Checks the key. A key of version 1 may have values that later versions refuse.
 fn check_key(key: &Bson, is_version_1: bool) -> Result<(), Failure> {
     let refused = |why: String| Err(Failure::new(67, why));
     if key.is_empty() {
@@ -150,7 +150,7 @@ fn check_options(spec: &Bson) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What servers add for text and places.
+/// Adds the fields that servers add for text and geospatial indexes.
 fn complete_plugin(spec: &mut Bson) {
     let key = spec.get_document("key").cloned().unwrap_or_default();
     let of = |plugin: &str| {
@@ -188,9 +188,9 @@ fn complete_plugin(spec: &mut Bson) {
     spec.insert("key", complete);
 }
 
-/// Whether an index is there already as this spec wants it.
+/// Returns true if an index equals the wanted spec.
 ///
-/// Fails with 85 or 86 if it is there in another way.
+/// Fails with 85 or 86 if it exists with another definition.
 pub(super) fn is_there(there: &Index, wanted: &Index, version: Version) -> Result<bool, Failure> {
     let (one, other) = (there.spec(), wanted.spec());
     let same_key = bytes_of(&there.key()) == bytes_of(&wanted.key())
@@ -218,7 +218,7 @@ pub(super) fn is_there(there: &Index, wanted: &Index, version: Version) -> Resul
     differs(85, "Index already exists with different options")
 }
 
-/// The order of fields counts in a key.
+/// Returns the fields of a key in order, because their order counts.
 fn bytes_of(key: &Bson) -> Vec<(String, String)> {
     let fields = key.iter();
     let plain = |value: &Value, name: &str| {

@@ -10,7 +10,7 @@ use super::update::{apply, check_names};
 use super::version::Version;
 use super::write::{MOST_BYTES, NO_ID, check_fields, check_id, new_id, required};
 
-/// What an update may make a document larger.
+/// Bytes by which an update may exceed the size limit of a document.
 const MARGIN: usize = 16 << 10;
 
 /// The forms of an update.
@@ -18,14 +18,14 @@ const MARGIN: usize = 16 << 10;
 enum Form {
     Modifiers,
     Replacement,
-    /// `[{$replaceWith: {$literal: <document>}}]`, the only pipeline that the model knows.
+    /// The pipeline `[{$replaceWith: {$literal: <document>}}]`, the only one that the model knows.
     Literal,
 }
 
-/// When and by what kind of server a document is stored.
+/// The time and the server version of a write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances {
-    /// Whether the timestamp zero is kept where it would be replaced.
+    /// Keeps the zero timestamp, which would otherwise be replaced.
     pub(super) keep_ts: bool,
     pub(super) now: [u8; 8],
     pub(super) version: Version,
@@ -81,7 +81,7 @@ impl<'a> Update<'a> {
         Ok(update)
     }
 
-    /// What becomes of a document.
+    /// Returns the document after the update.
     pub(super) fn applied(&self, old: Document<'_>, at: Circumstances) -> Result<Vec<u8>, Failure> {
         let old_id = old.get("_id")?.unwrap_or(NO_ID);
         let new = match self.form {
@@ -102,7 +102,7 @@ impl<'a> Update<'a> {
         Ok(new)
     }
 
-    /// The document that an upsert makes.
+    /// Returns the document that an upsert creates.
     pub(super) fn made(&self, at: Circumstances) -> Result<Vec<u8>, Failure> {
         let made = new_id();
         let mut base = Vec::new();
@@ -144,7 +144,7 @@ impl<'a> Update<'a> {
         stored(new, id, self.keeps_zeros(at), at.now)
     }
 
-    /// Only a replacement has its timestamps filled in.
+    /// Returns true if zero timestamps are kept: only a replacement fills them in.
     fn keeps_zeros(&self, at: Circumstances) -> bool {
         at.keep_ts || self.form != Form::Replacement
     }
@@ -164,8 +164,8 @@ fn altered_id() -> Failure {
     Failure::new(66, message)
 }
 
-/// No version takes a name with a dollar at the first level of a replacement; those from 5.0 on take it
-/// in a pipeline.
+/// Checks the names of a replacement. No version accepts a name with a dollar at the first level of
+/// a replacement; those from 5.0 on accept it in a pipeline.
 fn check_replacement(document: Document<'_>) -> Result<(), Failure> {
     for element in document.elements() {
         let name = element?.name;
@@ -182,7 +182,7 @@ fn check_replacement(document: Document<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The document that a pipeline leaves.
+/// Returns the document that a pipeline results in.
 fn literal(stages: Document<'_>) -> Result<Document<'_>, Failure> {
     let mut all = stages.elements();
     let stage = all.next().transpose()?.map(Element::document).transpose()?;

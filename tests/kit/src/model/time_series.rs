@@ -9,12 +9,12 @@ use super::namespace::{BUCKETS, VIEWS};
 use super::options::integer;
 use super::version::Version;
 
-/// Granularities with the longest time that a bucket of theirs spans, the finest first.
+/// Granularities with the longest time that a bucket spans, the finest first.
 const GRANULARITIES: [(&str, i32); 3] =
     [("seconds", 3600), ("minutes", 86_400), ("hours", 2_592_000)];
 
 impl Model {
-    /// `create` with `timeseries`.
+    /// Runs `create` with `timeseries`.
     pub(super) fn add_time_series(
         &mut self,
         db: &str,
@@ -42,7 +42,7 @@ impl Model {
         self.add_view(db, name, &view)
     }
 
-    /// The buckets of a time series; `None` if it is none.
+    /// Returns the buckets of a time series; `None` for any other name.
     pub(super) fn buckets_of(&self, db: &str, name: &str) -> Option<String> {
         let view = self.view(db, name)?;
         let on = view.get_str("viewOn").ok()?;
@@ -50,7 +50,8 @@ impl Model {
         is_series.then(|| on.to_owned())
     }
 
-    /// `collMod` of a time series: the view gets another span, everything else concerns the buckets.
+    /// Runs `collMod` of a time series: the view receives another span, everything else concerns
+    /// the buckets.
     pub(super) fn change_time_series(
         &mut self,
         call: Call<'_>,
@@ -78,8 +79,8 @@ impl Model {
         self.change_collection(call, buckets, &given)
     }
 
-    /// `drop` of a time series: by its own name or that of its buckets, and also where one of the
-    /// two is gone.
+    /// Runs `drop` of a time series: by its own name or that of its buckets, and also if one of the
+    /// two does not exist.
     pub(super) fn drop_time_series(&mut self, db: &str, name: &str) -> Result<bool, Failure> {
         let series = name.strip_prefix(BUCKETS).unwrap_or(name);
         let buckets = format!("{BUCKETS}{series}");
@@ -93,7 +94,7 @@ impl Model {
         Ok(true)
     }
 
-    /// `applyOps` that replaces the definition of one view.
+    /// Runs `applyOps` that replaces the definition of one view.
     pub(super) fn apply_ops(&mut self, call: Call<'_>) -> Answer {
         let only = || Failure::new(238, "the model replaces one view by applyOps");
         let operation = call.subject.document()?.first()?.ok_or_else(only)?;
@@ -111,7 +112,7 @@ impl Model {
         done(doc! { "applied": 1, "results": [true] })
     }
 
-    /// Fails with 125 for `system.views` beside a time series.
+    /// Fails with 125 for `system.views` while the database has a time series.
     pub(super) fn check_views_may_go(&self, db: &str, name: &str) -> Result<(), Failure> {
         let is_series = |listed: &Bson| {
             listed
@@ -128,7 +129,7 @@ impl Model {
     }
 }
 
-/// `timeseries` as `listCollections` shows it.
+/// Returns `timeseries` as `listCollections` shows it.
 fn completed(options: &Bson) -> Result<Bson, Failure> {
     let mut series = options
         .get_document("timeseries")
@@ -156,7 +157,7 @@ fn completed(options: &Bson) -> Result<Bson, Failure> {
     Ok(series)
 }
 
-/// Only to the next coarser one.
+/// Checks that a granularity changes only to the next coarser one.
 fn check_transition(old: &Bson, granularity: &Value) -> Result<(), Failure> {
     let place = |name: Option<&str>| {
         GRANULARITIES

@@ -12,9 +12,9 @@ use super::fields::{Field, index, join, split};
 use super::path::Part;
 use super::version::Version;
 
-/// An array is not filled with more nulls than this.
+/// The largest number of nulls with which an array is filled.
 const MOST_PADDING: usize = 1_500_000;
-/// Operators of servers that the model does not have.
+/// Operators of servers that the model does not support.
 const OTHERS: [&str; 11] = [
     "$mul",
     "$min",
@@ -28,10 +28,10 @@ const OTHERS: [&str; 11] = [
     "$currentDate",
     "$setOnInsert",
 ];
-/// Names with a dollar that are stored by every version.
+/// Names with a dollar that every version stores.
 const REFERENCE: [&[u8]; 3] = [b"$ref", b"$id", b"$db"];
 
-/// What is done at the end of a path.
+/// The change at the end of a path.
 #[derive(Debug, Clone, Copy)]
 enum Change<'a> {
     Set(Element<'a>),
@@ -56,7 +56,7 @@ struct Step<'a> {
 
 /// Applies modifiers to a document.
 ///
-/// As on a server, new fields come in the order of their names, not of the update.
+/// As on a server, new fields are added in the order of their names, not of the update.
 pub(super) fn apply(
     document: Document<'_>,
     update: Document<'_>,
@@ -150,7 +150,8 @@ fn checked_path(path: &[u8]) -> Result<Vec<Part<'_>>, Failure> {
     Ok(parts)
 }
 
-/// Servers before 5.0 refuse names with a dollar at every level of what an update stores.
+/// Checks the names of a stored value: servers before 5.0 refuse names with a dollar at every
+/// level.
 pub(super) fn check_names(value: Element<'_>, version: Version) -> Result<(), Failure> {
     if version >= Version::V5_0 || ![kind::DOCUMENT, kind::ARRAY].contains(&value.kind) {
         return Ok(());
@@ -173,7 +174,7 @@ fn pushed(element: Element<'_>, version: Version) -> Result<Change<'_>, Failure>
     let modifiers = is_document.then(|| element.document()).transpose()?;
     let each = modifiers.and_then(|modifiers| modifiers.get("$each").ok().flatten());
     let (Some(modifiers), Some(each)) = (modifiers, each) else {
-        // A value, whatever it is, even one that looks like modifiers.
+        // This is a value, even if it looks like modifiers.
         check_names(element, version)?;
         return Ok(Change::Append(element));
     };
@@ -209,7 +210,7 @@ fn pushed(element: Element<'_>, version: Version) -> Result<Change<'_>, Failure>
     })
 }
 
-/// Since 5.0 numbers are in the order of their value.
+/// Compares paths. Since 5.0 numbers are in the order of their value.
 fn compare_paths(one: &[Part<'_>], other: &[Part<'_>], version: Version) -> Ordering {
     let number = |part: Part<'_>| match std::str::from_utf8(part) {
         Ok(text) if version >= Version::V5_0 => text.parse::<u64>().ok(),
@@ -226,7 +227,7 @@ fn compare_paths(one: &[Part<'_>], other: &[Part<'_>], version: Version) -> Orde
     unequal.next().unwrap_or(one.len().cmp(&other.len()))
 }
 
-/// No path may be, or lead into, another: after sorting those are neighbours.
+/// Checks that no path equals or contains another: after sorting those are neighbours.
 fn check_conflicts(steps: &[Step<'_>]) -> Result<(), Failure> {
     for pair in steps.windows(2) {
         if let [one, other] = pair
@@ -242,7 +243,7 @@ fn check_conflicts(steps: &[Step<'_>]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// In an array a path's part is an index, in a document a name.
+/// Finds a part of a path: in an array it is an index, in a document a name.
 fn find(fields: &[Field], in_array: bool, part: Part<'_>) -> Result<Option<usize>, Failure> {
     if in_array {
         let index = index(part).ok_or_else(|| no_field(part, kind::ARRAY))?;
@@ -257,7 +258,7 @@ fn no_field(part: Part<'_>, kind: u8) -> Failure {
     Failure::new(28, message)
 }
 
-/// Sets, increments or pushes, and makes the documents on the way there.
+/// Sets, increments or pushes a value, and creates the documents on the path.
 fn put(
     fields: &mut Vec<Field>,
     in_array: bool,
@@ -300,7 +301,7 @@ fn put(
     Ok(())
 }
 
-/// The type and the value that come of a change.
+/// Returns the type and the value that result from a change.
 fn changed(found: Option<&Field>, change: Change<'_>) -> Result<(u8, Vec<u8>), Failure> {
     let mut elements;
     let slice = match change {
@@ -335,7 +336,7 @@ fn changed(found: Option<&Field>, change: Change<'_>) -> Result<(u8, Vec<u8>), F
     Ok((kind::ARRAY, join(&elements)))
 }
 
-/// The elements to push behind.
+/// Returns the elements to which `$push` appends.
 fn array(found: Option<&Field>) -> Result<Vec<Field>, Failure> {
     match found {
         None => Ok(Vec::new()),
@@ -349,7 +350,8 @@ fn array(found: Option<&Field>) -> Result<Vec<Field>, Failure> {
     }
 }
 
-/// An array keeps the place of a removed element as null; a path that leads nowhere is fine.
+/// Removes a field. An array keeps the position of a removed element as null; a path that does not
+/// exist is ignored.
 fn unset(fields: &mut Vec<Field>, in_array: bool, path: &[Part<'_>]) -> Result<(), Failure> {
     let Some((part, rest)) = path.split_first() else {
         return Ok(());

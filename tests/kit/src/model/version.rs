@@ -1,6 +1,6 @@
 //! The server versions that the model can be.
 
-/// What a target is: later ones know more and refuse less.
+/// The version of a server; later versions know more and refuse less.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are the versions")]
 pub enum Version {
@@ -14,7 +14,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// As `buildInfo` gives it.
+    /// Returns the version as `buildInfo` reports it.
     pub(super) const fn numbers(self) -> [i32; 2] {
         match self {
             Version::V4_2 => [4, 2],
@@ -26,7 +26,7 @@ impl Version {
         }
     }
 
-    /// As `hello` gives it.
+    /// Returns the wire version as `hello` reports it.
     pub(super) const fn max_wire_version(self) -> i32 {
         match self {
             Version::V4_2 => 8,

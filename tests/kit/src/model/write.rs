@@ -13,10 +13,10 @@ use super::record::{Collection, RecordId};
 use super::statement::{Circumstances, Update};
 use super::version::Version;
 
-/// The largest document that is inserted.
+/// The size limit of an inserted document.
 pub(super) const MOST_BYTES: usize = 16 << 20;
 
-/// What came of the writes of a command.
+/// The outcome of the writes of a command.
 #[derive(Debug, Default)]
 struct Outcome {
     version: Version,
@@ -34,7 +34,7 @@ impl Outcome {
         }
     }
 
-    /// Notes a refusal; says whether to stop there.
+    /// Records a refusal; returns true if the command stops there.
     fn refuse(&mut self, index: usize, failure: &Failure, call: Call<'_>) -> Result<bool, Failure> {
         self.errors.push(failure.write_error(index, self.version)?);
         Ok(call.get("ordered")?.is_none() || call.flag("ordered")?)
@@ -225,7 +225,7 @@ pub(super) const NO_ID: Element<'static> = Element {
     value: &[],
 };
 
-/// `{_id: ObjectId()}`
+/// Returns `{_id: ObjectId()}`.
 pub(super) fn new_id() -> Vec<u8> {
     let mut out = Vec::new();
     let mut builder = DocumentBuilder::start(&mut out);

@@ -1,7 +1,7 @@
 //! The folder that servers are installed into once: `.cache/` at the root of the repository.
 //!
-//! An installation is keyed by a hash of what it is made from. Tests run as parallel processes, so
-//! a lock file makes one of them install while the others wait.
+//! An installation is keyed by a hash of its inputs. Tests run as parallel processes, so a lock
+//! file makes one of them install while the others wait.
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher};
@@ -11,13 +11,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub(crate) fn repository() -> &'static Path {
     let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
     kit.ancestors().nth(2).unwrap_or(kit)
 }
 
-/// The cache folder, created when missing.
+/// Returns the cache folder, which is created if it is missing.
 pub(crate) fn root() -> Result<PathBuf> {
     let root = match std::env::var_os("OPLOG_RELAY_CACHE") {
         Some(path) => std::path::absolute(path)?,
@@ -27,7 +27,7 @@ pub(crate) fn root() -> Result<PathBuf> {
     Ok(root)
 }
 
-/// A hash that is the same in every process of one build.
+/// Returns a hash that is the same in every process of one build.
 pub(crate) fn hash(inputs: &[&[u8]]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for input in inputs {
@@ -37,7 +37,7 @@ pub(crate) fn hash(inputs: &[&[u8]]) -> u64 {
     hasher.finish()
 }
 
-/// Returns the folder of an installation, made by `install` when it is not there yet.
+/// Returns the folder of an installation, which `install` creates if it does not exist yet.
 pub(crate) fn installed(
     name: &str,
     inputs: &[&str],
@@ -46,7 +46,7 @@ pub(crate) fn installed(
     let root = root()?;
     let bytes: Vec<&[u8]> = inputs.iter().map(|input| input.as_bytes()).collect();
     let folder = root.join(format!("{name}-{:016x}", hash(&bytes)));
-    // Written last: a folder without it is the rest of an interrupted installation.
+    // This file is written last: a folder without it is left from an interrupted installation.
     let complete = folder.join("complete");
     if complete.exists() {
         return Ok(folder);

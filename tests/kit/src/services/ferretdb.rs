@@ -1,8 +1,8 @@
 //! FerretDB: MongoDB's wire protocol on SQLite, built once from its Go module.
 //!
-//! Created with an oplog, it logs inserts, updates and deletes in `local.oplog.rs` (no commands);
-//! a test may also insert entries of MongoDB's own shape there. Write through one connection per
-//! instance: the `ts` of concurrent writers may run backwards.
+//! With an oplog it logs inserts, updates and deletes in `local.oplog.rs` (no commands); a test may
+//! also insert entries of MongoDB's own form there. A test should write through one connection per
+//! instance, because the `ts` of concurrent writers may run backwards.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,20 +23,21 @@ use crate::services::workdir::Workdir;
 const GO_MOD: &str = include_str!("../../services/ferretdb/go.mod");
 const GO_SUM: &str = include_str!("../../services/ferretdb/go.sum");
 const MODULE: &str = "github.com/FerretDB/FerretDB";
-/// Raised when what is done with the inputs changes.
+/// The version of the installation steps, raised when these change.
 const RECIPE: &str = "1";
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// A clean end waits for every client to hang up; SQLite bears the other kind.
+/// The time after which SIGKILL is sent: a clean end waits for every client to disconnect, and
+/// SQLite survives a kill.
 const STOPPED_WITHIN: Duration = Duration::from_secs(2);
 const START_ATTEMPTS: usize = 3;
 
-/// What a test may want different in its FerretDB.
+/// The options of a FerretDB for a test.
 #[derive(Clone, Debug)]
 pub struct FerretDbOptions {
-    /// The set name that `hello` reports; none when empty.
+    /// The set name that `hello` reports; not reported if empty.
     pub repl_set_name: String,
-    /// Whether writes are logged in `local.oplog.rs`.
+    /// True if writes are logged in `local.oplog.rs`.
     pub with_oplog: bool,
     /// The size of the oplog, beyond which the oldest entries are removed.
     pub oplog_bytes: i64,
@@ -56,7 +57,7 @@ impl Default for FerretDbOptions {
 }
 
 impl FerretDbOptions {
-    /// A member of the replica set `rs0` with an oplog: what a producer reads.
+    /// Returns the options of a source: a member of the replica set `rs0` with an oplog.
     #[must_use]
     pub fn source() -> FerretDbOptions {
         FerretDbOptions {
@@ -66,14 +67,14 @@ impl FerretDbOptions {
         }
     }
 
-    /// A server without an oplog: what a consumer writes to.
+    /// Returns the options of a target: a server without an oplog.
     #[must_use]
     pub fn target() -> FerretDbOptions {
         FerretDbOptions::default()
     }
 }
 
-/// A private FerretDB in a temporary directory; killed when dropped.
+/// A private FerretDB in a temporary directory; it is killed when dropped.
 #[derive(Debug)]
 pub struct FerretDb {
     process: Option<Process>,
@@ -83,7 +84,7 @@ pub struct FerretDb {
 }
 
 impl FerretDb {
-    /// Builds FerretDB when it is not there yet, starts a server and waits until it serves.
+    /// Builds FerretDB if necessary, starts a server and waits until it serves.
     pub fn start(options: &FerretDbOptions) -> Result<FerretDb> {
         let program = install()?;
         let mut attempt = 1;
@@ -117,13 +118,13 @@ impl FerretDb {
         }
     }
 
-    /// The connection string for clients.
+    /// Returns the connection string for clients.
     #[must_use]
     pub fn uri(&self) -> String {
         self.server.uri()
     }
 
-    /// Stops the server (SIGTERM, at last SIGKILL), keeping its data and port.
+    /// Stops the server (SIGTERM, then SIGKILL), keeping its data and port.
     pub fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
             process.stop(STOPPED_WITHIN)?;
@@ -145,7 +146,7 @@ impl FerretDb {
         self.run()
     }
 
-    /// The server's directory: `sqlite`, and `logs` with its output.
+    /// Returns the server's directory: `sqlite`, and `logs` with its output.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.workdir.path()
@@ -167,7 +168,7 @@ impl FerretDb {
     }
 }
 
-/// A server's place and shape; it may or may not be running.
+/// The directory and the options of a server, which may or may not be running.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     program: PathBuf,
@@ -191,12 +192,13 @@ impl Server {
         }
     }
 
-    /// `directConnection` because the set's members list no address that a client could find.
+    /// Returns the connection string. It has `directConnection`, because the set's members list no
+    /// address that a client could reach.
     pub(crate) fn uri(&self) -> String {
         format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
     }
 
-    /// Makes the data directory and returns the command; a `tied` server dies with this process.
+    /// Creates the data directory and returns the command; a `tied` server dies with this process.
     pub(crate) fn prepare(&self, tied: bool) -> Result<Command> {
         let sqlite = self.directory.join("sqlite");
         fs::create_dir_all(&sqlite)?;
@@ -222,7 +224,7 @@ impl Server {
         Ok(command)
     }
 
-    /// Waits until the server answers, and creates the oplog if there shall be one.
+    /// Waits until the server answers, and creates the oplog if the options require one.
     pub(crate) fn wait_until_ready(
         &self,
         mut still_alive: impl FnMut() -> Result<()> + Send,
@@ -246,7 +248,7 @@ impl Server {
         })
     }
 
-    /// Whether the server answers now.
+    /// Returns true if the server answers now.
     pub(crate) fn is_ready(&self) -> Result<bool> {
         block_on(async || {
             let client = self.client().await?;
@@ -281,7 +283,7 @@ async fn create_oplog(client: &Client, bytes: i64) -> Result<()> {
     Ok(())
 }
 
-/// Runs async work on a thread of its own, so that blocking calls work in async tests too.
+/// Runs async work on a separate thread, so that blocking calls work in async tests too.
 fn block_on<T: Send>(work: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -302,8 +304,8 @@ pub(crate) fn install() -> Result<PathBuf> {
     Ok(folder.join("ferretdb"))
 }
 
-/// Its command wants a generated file with its version, which the published module lacks; so the
-/// module is vendored and the file written there.
+/// Builds the server. Its command needs a generated file with its version, which the published
+/// module does not contain. So the module is vendored and the file is written there.
 fn build(folder: &Path) -> Result<()> {
     let build = folder.join("build");
     fs::create_dir_all(&build)?;

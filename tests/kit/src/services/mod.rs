@@ -14,10 +14,10 @@
 //! | `compose` | the checked model of a compose file |
 //! | `wait` | waiting for a condition, with a deadline |
 //!
-//! Everything blocks its thread; an async test calls it from a multi-thread runtime. Nothing here
-//! waits by a fixed sleep. `OPLOG_RELAY_CACHE` moves the cache, `OPLOG_RELAY_KEEP=1` keeps the
-//! working directories (a panicking test keeps them anyway), `OPLOG_RELAY_BIN_DIR` says where the
-//! programs are.
+//! All functions block their thread; an async test calls them from a multi-thread runtime. No
+//! function waits by a fixed sleep. `OPLOG_RELAY_CACHE` moves the cache, `OPLOG_RELAY_KEEP=1` keeps
+//! the working directories (a panicking test keeps them anyway), `OPLOG_RELAY_BIN_DIR` names the
+//! folder of the programs.
 
 mod cache;
 mod compose;

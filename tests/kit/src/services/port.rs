@@ -1,7 +1,7 @@
-//! TCP ports for servers that must come back on the same port after a restart.
+//! TCP ports for servers that must return on the same port after a restart.
 //!
-//! A port that was free a moment ago may be somebody's a moment later: a parallel test's, or, in
-//! the range the kernel hands out, any outgoing connection's while a server is down. So ports are
+//! A port that was free a moment ago may be taken a moment later: by a parallel test, or, in the
+//! kernel's range for outgoing connections, by any connection while a server is down. So ports are
 //! taken below that range, and each is held by a lock file for as long as its owner lives.
 
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::services::cache;
 
-/// Below the kernel's range for outgoing connections (32768 and up on Linux).
+/// The first port, below the kernel's range for outgoing connections (32768 and up on Linux).
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 6_000;
 
@@ -19,7 +19,7 @@ const COUNT: u16 = 6_000;
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    /// The lock goes with the process that holds it, however that ends.
+    /// The lock, which is released when its process ends, however that ends.
     _lock: File,
 }
 
@@ -28,7 +28,7 @@ impl Port {
     pub fn lease() -> Result<Port> {
         let directory = cache::root()?.join("ports");
         fs::create_dir_all(&directory)?;
-        // Different processes, and different calls of one, start at different places.
+        // Different processes, and different calls of one process, start at different ports.
         let start = cache::hash(&[
             &std::process::id().to_le_bytes(),
             format!("{:?}", std::time::SystemTime::now()).as_bytes(),
@@ -49,7 +49,7 @@ impl Port {
         bail!("no free port from {FIRST} to {}", FIRST + COUNT - 1)
     }
 
-    /// The port's number.
+    /// Returns the port's number.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number

@@ -1,4 +1,4 @@
-//! A child process with its output in files, ended when its owner is dropped.
+//! A child process with its output in files; it is ended when its owner is dropped.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -34,8 +34,8 @@ pub(crate) fn is_tied() -> bool {
     *SETPRIV
 }
 
-/// A command that the kernel kills when the process that spawned it dies, where `setpriv` of
-/// util-linux is there to ask for it; a plain command elsewhere.
+/// Returns a command that the kernel kills when the process that spawned it dies, if `setpriv` of
+/// util-linux is installed; otherwise a plain command.
 pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
     if is_tied() {
         let mut command = Command::new("setpriv");
@@ -46,15 +46,15 @@ pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
     }
 }
 
-/// Spawns on one thread that lives as long as the process: the kernel takes the death of the
-/// spawning *thread* for the parent's, and a test's thread ends with its test.
+/// Spawns on one thread that lives as long as the process. The kernel treats the death of the
+/// spawning *thread* as that of the parent, and a test's thread ends with its test.
 fn spawn_on_lasting_thread(command: Command) -> io::Result<Child> {
     type Request = (Command, SyncSender<io::Result<Child>>);
     static SPAWNER: LazyLock<SyncSender<Request>> = LazyLock::new(|| {
         let (requests, queue) = sync_channel::<Request>(1);
         std::thread::spawn(move || {
             for (mut command, answer) in queue {
-                // Nobody waits for the answer only when the asking thread died.
+                // The receiver is gone only if the thread that sent the request has died.
                 drop(answer.send(command.spawn()));
             }
         });
@@ -90,12 +90,12 @@ impl Process {
         self.child.id()
     }
 
-    /// The exit status, once the process has ended.
+    /// Returns the exit status, once the process has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Fails, with the end of its error output, when the process has ended.
+    /// Fails, with the end of its error output, if the process has ended.
     pub(crate) fn expect_running(&mut self) -> Result<()> {
         if let Some(status) = self.ended()? {
             bail!("{} ended ({status}):\n{}", self.name, self.stderr_tail());
@@ -124,7 +124,8 @@ impl Process {
         ended.with_context(|| format!("its error output ends:\n{}", self.stderr_tail()))
     }
 
-    /// SIGTERM, and SIGKILL when that did not end it within `limit`; says whether it was needed.
+    /// Sends SIGTERM, and SIGKILL if the process does not end within `limit`; returns true if
+    /// SIGKILL was needed.
     pub(crate) fn stop(&mut self, limit: Duration) -> Result<bool> {
         self.signal("TERM")?;
         if self.wait(limit).is_ok() {
@@ -149,13 +150,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when the process has ended already.
+        // Both fail only if the process has ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// The code a shell would show: the exit code, or 128 and the signal.
+/// Returns the code that a shell would show: the exit code, or 128 plus the signal.
 pub(crate) fn shell_code(status: ExitStatus) -> i32 {
     status
         .code()
@@ -163,7 +164,7 @@ pub(crate) fn shell_code(status: ExitStatus) -> i32 {
         .unwrap_or(-1)
 }
 
-/// Sends a signal to a process of ours; the shell's own `kill` needs no package.
+/// Sends a signal to a child process by the shell's own `kill`, which needs no package.
 pub(crate) fn send_signal(id: u32, signal: &str) -> Result<()> {
     let status = Command::new("sh")
         .args(["-c", "kill -s \"$1\" \"$2\"", "sh", signal])
@@ -176,7 +177,7 @@ pub(crate) fn send_signal(id: u32, signal: &str) -> Result<()> {
     Ok(())
 }
 
-/// The most memory that a process ever had resident, in KiB; `None` once it has ended.
+/// Returns the peak resident memory of a process, in KiB; `None` once it has ended.
 #[must_use]
 pub fn peak_kib(id: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
@@ -194,7 +195,7 @@ pub(crate) fn append(path: &Path) -> Result<File> {
         .with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// The last lines of a log file.
+/// Returns the last lines of a log file.
 pub(crate) fn tail(path: &Path) -> String {
     const LINES: usize = 30;
     let text = fs::read(path).unwrap_or_default();

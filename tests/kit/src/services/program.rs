@@ -11,10 +11,10 @@ use crate::services::process::{self, Process};
 use crate::services::wait::wait_until;
 use crate::services::workdir::Workdir;
 
-/// A run of `oplog-producer` or `oplog-consumer`; killed when dropped.
+/// A run of `oplog-producer` or `oplog-consumer`; it is killed when dropped.
 #[derive(Debug)]
 pub struct Program {
-    // Dropped first, so that nothing writes into the directory any more.
+    // This field is dropped first, so that the process no longer writes into the directory.
     process: Process,
     workdir: Workdir,
 }
@@ -30,8 +30,8 @@ impl Program {
         Program::start("oplog-consumer", args, &[])
     }
 
-    /// Starts a program of this workspace with arguments and variables; of the test's own
-    /// environment it sees everything but the `OPLOG_…` of its options.
+    /// Starts a program of this workspace with arguments and variables. Of the test's own
+    /// environment it inherits everything except the `OPLOG_…` variables of its options.
     pub fn start(
         name: &str,
         args: impl IntoIterator<Item: AsRef<OsStr>>,
@@ -40,7 +40,7 @@ impl Program {
         let workdir = Workdir::create(name)?;
         let mut command = process::tied(binary(name)?);
         for (variable, _) in std::env::vars_os() {
-            // Not that of the tests themselves, which says where the servers are.
+            // The tests' own variables (`OPLOG_RELAY_…`), such as the cache folder, are kept.
             let name = variable.to_string_lossy();
             if name.starts_with("OPLOG_") && !name.starts_with("OPLOG_RELAY_") {
                 command.env_remove(variable);
@@ -55,45 +55,45 @@ impl Program {
         Ok(Program { process, workdir })
     }
 
-    /// The process id.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// The directory it runs in; its output is in `logs`.
+    /// Returns the directory that it runs in; its output is in `logs`.
     #[must_use]
     pub fn directory(&self) -> &std::path::Path {
         self.workdir.path()
     }
 
-    /// Whether it still runs.
+    /// Returns true if it still runs.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.process.ended()?.is_none())
     }
 
-    /// Asks it to end (SIGTERM) and returns at once.
+    /// Requests its end (SIGTERM) and returns at once.
     pub fn terminate(&mut self) -> Result<()> {
         self.process.signal("TERM")
     }
 
-    /// Kills it (SIGKILL) and waits until it is gone.
+    /// Kills it (SIGKILL) and waits for its end.
     pub fn kill_9(&mut self) -> Result<()> {
         self.process.kill()
     }
 
-    /// Sends any signal by its name: `STOP` and `CONT` make a process that lost its time.
+    /// Sends any signal by its name; `STOP` and `CONT` simulate a process that was suspended.
     pub fn signal(&mut self, signal: &str) -> Result<()> {
         self.process.signal(signal)
     }
 
-    /// Waits for its end and returns the exit code (128 and the signal, when one ended it);
-    /// an error, with the end of its log, when it still runs after `limit`.
+    /// Waits for its end and returns the exit code (128 plus the signal, if a signal ended it).
+    /// Fails, with the end of its log, if it still runs after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<i32> {
         self.process.wait(limit).map(process::shell_code)
     }
 
-    /// Waits for its end and returns the exit code, and the most memory that it had, in KiB.
+    /// Waits for its end and returns the exit code and its peak memory in KiB.
     pub fn wait_measured(&mut self, limit: Duration) -> Result<(i32, u64)> {
         let mut most = 0;
         wait_until("the end of the program", limit, || {
@@ -103,18 +103,18 @@ impl Program {
         Ok((self.wait(limit)?, most))
     }
 
-    /// The most memory that it has had so far, in MiB; an error once it has ended.
+    /// Returns its peak memory so far, in MiB; an error once it has ended.
     pub fn peak_mib(&self) -> Result<u64> {
         let peak = process::peak_kib(self.id()).context("the program has ended")?;
         Ok(peak / 1024)
     }
 
-    /// What it has written to standard output so far.
+    /// Returns its standard output so far.
     pub fn stdout_text(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.process.stdout()?).into_owned())
     }
 
-    /// What it has written to standard error so far.
+    /// Returns its standard error so far.
     pub fn stderr_text(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.process.stderr()?).into_owned())
     }

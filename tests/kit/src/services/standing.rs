@@ -1,6 +1,6 @@
 //! The standing servers of `make services-up`: one Kafka, one source with an oplog and one target,
-//! on fixed ports, outliving the process that starts them. Linux only: `/proc` tells whose a
-//! process is.
+//! on fixed ports. They outlive the process that starts them. Linux only: `/proc` shows which
+//! server a process belongs to.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ use crate::services::wait::wait_until;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 
-/// The ports of the standing servers; Kafka's controller takes the port after Kafka's.
+/// The ports of the standing servers; Kafka's controller uses the port after Kafka's.
 #[derive(Clone, Copy, Debug)]
 pub struct StandingPorts {
     /// Kafka's port.
     pub kafka: u16,
-    /// The port of the MongoDB that is read.
+    /// The port of the MongoDB server that is read.
     pub source: u16,
-    /// The port of the MongoDB that is written.
+    /// The port of the MongoDB server that is written to.
     pub target: u16,
 }
 
@@ -39,16 +39,16 @@ impl Default for StandingPorts {
     }
 }
 
-/// How one standing server is.
+/// The state of one standing server.
 #[derive(Clone, Debug)]
 pub struct StandingState {
-    /// `kafka`, `source` or `target`.
+    /// The name: `kafka`, `source` or `target`.
     pub name: &'static str,
     /// The address for clients.
     pub address: String,
-    /// The process id, when it runs.
+    /// The process id, if it runs.
     pub id: Option<u32>,
-    /// Whether it answers at the address.
+    /// True if it answers at the address.
     pub ready: bool,
 }
 
@@ -68,7 +68,7 @@ struct Running {
     address: String,
 }
 
-/// The three standing servers, running or not; held by one process at a time.
+/// The three standing servers, running or not; one process at a time holds them.
 pub struct Standing {
     members: [Member; 3],
     _lock: File,
@@ -81,7 +81,7 @@ impl std::fmt::Debug for Standing {
 }
 
 impl Standing {
-    /// Installs what is missing and describes the servers; starts none.
+    /// Installs missing servers and describes them; does not start any.
     pub fn open(ports: StandingPorts) -> Result<Standing> {
         let root = cache::root()?.join("services");
         fs::create_dir_all(&root)?;
@@ -120,7 +120,8 @@ impl Standing {
         })
     }
 
-    /// Starts what does not run and waits until all serve; the data of the last run is kept.
+    /// Starts the servers that do not run and waits until all serve; the data of the last run is
+    /// kept.
     pub fn up(&self) -> Result<Vec<StandingState>> {
         for member in &self.members {
             member.up()?;
@@ -131,7 +132,7 @@ impl Standing {
         self.state()
     }
 
-    /// Stops what runs, keeping the data; returns how the servers were.
+    /// Stops the servers that run, keeping the data; returns their previous state.
     pub fn down(&self) -> Result<Vec<StandingState>> {
         let before = self.state()?;
         for member in &self.members {
@@ -140,7 +141,7 @@ impl Standing {
         Ok(before)
     }
 
-    /// How the servers are.
+    /// Returns the state of the servers.
     pub fn state(&self) -> Result<Vec<StandingState>> {
         self.members.iter().map(Member::state).collect()
     }
@@ -164,8 +165,8 @@ impl Member {
         }
     }
 
-    /// The server's process and the address that it was started for. A process id is used again
-    /// by the system sooner or later, so the command line must name this server's own directory.
+    /// Returns the server's process and the address that it was started for. The system reuses
+    /// process ids, so the command line must name this server's own directory.
     fn running(&self) -> Result<Option<Running>> {
         let Ok(text) = fs::read_to_string(self.pid_file()) else {
             return Ok(None);
@@ -202,7 +203,8 @@ impl Member {
         };
         fs::create_dir_all(self.directory.join("logs"))?;
         let log = append(&self.log_file())?;
-        // Its own process group: an interrupt typed into the starter's terminal is not for it.
+        // The server has its own process group, so that Ctrl-C in the starter's terminal does not
+        // reach it.
         let child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

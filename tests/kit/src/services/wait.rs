@@ -18,7 +18,7 @@ pub fn wait_for<T>(
             return Ok(value);
         }
         if Instant::now() >= deadline {
-            bail!("waited {limit:?} in vain: {what}");
+            bail!("timed out after {limit:?}: {what}");
         }
         std::thread::sleep(INTERVAL);
     }
@@ -41,7 +41,7 @@ pub async fn wait_until_async(
         }
     };
     if tokio::time::timeout(limit, polling).await.is_err() {
-        bail!("waited {limit:?} in vain: {what}");
+        bail!("timed out after {limit:?}: {what}");
     }
     Ok(())
 }

@@ -8,18 +8,19 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-/// Where Linux has a file system in memory.
+/// The memory file system of Linux.
 const MEMORY: &str = "/dev/shm";
 
-/// How the names of all such directories begin.
+/// The prefix of the names of all such directories.
 const PREFIX: &str = "oplog-relay-";
-/// A file in each directory, locked as long as its owner lives.
+/// The name of a file in each directory that is locked as long as its owner lives.
 const OWNER: &str = "owner.lock";
-/// Longer than making a directory takes.
+/// A time longer than the creation of a directory takes.
 const MAKING: Duration = Duration::from_secs(60);
 
-/// Removed when dropped, unless the test is failing or `OPLOG_RELAY_KEEP=1` is set. One that is never
-/// dropped, because its process was killed or holds it to the end, is removed by the next process.
+/// A directory that is removed when dropped, unless the test is failing or `OPLOG_RELAY_KEEP=1` is
+/// set. A directory that is never dropped, because its process was killed or holds it to the end,
+/// is removed by the next process.
 #[derive(Debug)]
 pub(crate) struct Workdir {
     path: PathBuf,
@@ -33,7 +34,7 @@ impl Workdir {
         Workdir::create_under(&std::env::temp_dir(), name)
     }
 
-    /// The same, in memory where the host has a place for that.
+    /// Creates the directory in memory if the host has a memory file system.
     pub(crate) fn create_in_memory(name: &str) -> Result<Workdir> {
         match Workdir::create_under(Path::new(MEMORY), name) {
             Ok(workdir) => Ok(workdir),
@@ -65,10 +66,10 @@ impl Workdir {
         &self.path
     }
 
-    /// Leaves the directory where it is when the owner goes.
+    /// Keeps the directory after its owner is dropped.
     pub(crate) fn keep(&mut self) {
         if let Some(temporary) = self.temporary.take() {
-            // Without it no later process takes the directory for left over.
+            // Without this file a later process does not regard the directory as left over.
             drop(fs::remove_file(temporary.path().join(OWNER)));
             eprintln!("kept: {}", temporary.keep().display());
         }
@@ -84,7 +85,8 @@ impl Drop for Workdir {
     }
 }
 
-/// Removes directories whose owner is gone. What cannot be removed is left for the next process.
+/// Removes directories whose owner has ended. A directory that cannot be removed is left for the
+/// next process.
 fn remove_ownerless(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
@@ -97,7 +99,7 @@ fn remove_ownerless(parent: &Path) {
         let Ok(owner) = File::open(path.join(OWNER)) else {
             continue;
         };
-        // Another process may be between making the file and locking it.
+        // Another process may be between creating the file and locking it.
         let age = owner
             .metadata()
             .ok()

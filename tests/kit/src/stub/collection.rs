@@ -1,4 +1,4 @@
-//! What is answered about the collection.
+//! Answers to queries about the collection.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ fn listed(ns: &str, found: Vec<Bson>) -> Bson {
     doc! { "cursor": { "firstBatch": found, "id": 0_i64, "ns": ns }, "ok": 1.0 }
 }
 
-/// Answers what is asked about databases and collections.
+/// Answers a query about databases and collections.
 pub(super) fn answer<'s>(
     shared: &'s Shared,
     body: Document<'_>,
@@ -67,7 +67,8 @@ fn described() -> Bson {
     doc! { "name": "orders", "type": "collection", "options": {}, "info": info }
 }
 
-/// `[{$sample: {size: n}}, …]`: the `_id`s of as many documents, all over the collection.
+/// Answers `[{$sample: {size: n}}, …]`: the `_id`s of as many documents, spread over the
+/// collection.
 fn sample<'s>(shared: &'s Shared, body: Document<'_>) -> Result<Answer<'s>, Malformed> {
     let stage = inner(inner(body, "pipeline")?, "0")?;
     let size = number(inner(stage, "$sample")?, "size")?.unwrap_or(1);
@@ -77,13 +78,13 @@ fn sample<'s>(shared: &'s Shared, body: Document<'_>) -> Result<Answer<'s>, Malf
     Ok(Answer::batch("firstBatch", 0, NAMESPACE, elements))
 }
 
-/// A `find` on `_id`: bounds, the order of `_id` or the other way round, a limit.
+/// Answers a `find` on `_id` with bounds, ascending or descending order, and a limit.
 pub(super) fn find<'s>(shared: &'s Shared, body: Document<'_>) -> Result<Answer<'s>, Malformed> {
     let range = bounds(inner(body, "filter")?, shared.documents.len())?;
     let order = inner(body, "sort")?.get("_id")?;
     let limit = number(body, "limit")?.unwrap_or(u64::MAX);
     let range = match order.map(Element::integer).transpose()? {
-        // Only the last one is ever asked for in that order.
+        // Clients request only the last document in that order.
         Some(-1) => range.end.saturating_sub(1).max(range.start)..range.end,
         _ => range.start..range.end.min(range.start.saturating_add(limit)),
     };
@@ -102,7 +103,7 @@ pub(super) fn find<'s>(shared: &'s Shared, body: Document<'_>) -> Result<Answer<
     Ok(batch(shared, "firstBatch", cursor, most))
 }
 
-/// The next documents of a cursor.
+/// Returns the next documents of a cursor.
 pub(super) fn batch<'s>(
     shared: &'s Shared,
     name: &str,
@@ -121,7 +122,7 @@ pub(super) fn batch<'s>(
     Answer::batch(name, id, NAMESPACE, elements)
 }
 
-/// The numbers of the documents that fit `{_id: {$gte: …, $lt: …}}`, of that many.
+/// Returns the numbers of the documents that match `{_id: {$gte: …, $lt: …}}`, out of `count`.
 fn bounds(filter: Document<'_>, count: u64) -> Result<Range<u64>, Malformed> {
     let mut range = 0..count;
     for bound in inner(filter, "_id")?.elements() {

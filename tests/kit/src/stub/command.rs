@@ -1,4 +1,4 @@
-//! What each command is answered.
+//! The answer to each command.
 
 use std::borrow::Cow;
 use std::io;
@@ -17,14 +17,15 @@ use super::server::Shared;
 use crate::wire::{MAX_MESSAGE_BYTES, Request};
 
 const OPLOG: &str = "local.oplog.rs";
-/// Entries of a first batch if the client does not say.
+/// Default number of entries in a first batch.
 pub(super) const FIRST_BATCH: u64 = 101;
-/// How long a tailable cursor waits at the end if the client does not say.
+/// Default time that a tailable cursor waits at the end.
 const AWAIT: Duration = Duration::from_secs(1);
 const CURSOR_NOT_FOUND: i32 = 43;
 const COMMAND_NOT_FOUND: i32 = 59;
 
-/// An answer: a document in up to three parts, the middle one perhaps from the prepared oplog.
+/// An answer: a document in up to three parts, the middle one possibly a slice of the prepared
+/// oplog.
 #[derive(Debug)]
 pub(super) struct Answer<'s> {
     head: Vec<u8>,
@@ -33,7 +34,7 @@ pub(super) struct Answer<'s> {
 }
 
 impl Answer<'_> {
-    /// The parts in order.
+    /// Returns the parts in order.
     pub(super) fn parts(&self) -> [&[u8]; 3] {
         [&self.head, &self.elements, &self.tail]
     }
@@ -46,7 +47,7 @@ impl Answer<'_> {
         })
     }
 
-    /// A cursor's reply: `{cursor: {<name>: [elements], id, ns}, ok: 1}`.
+    /// Returns a cursor's reply: `{cursor: {<name>: [elements], id, ns}, ok: 1}`.
     pub(super) fn batch<'s>(
         name: &str,
         id: i64,
@@ -58,7 +59,7 @@ impl Answer<'_> {
         let mut builder = DocumentBuilder::start(&mut rest);
         builder.int64("id", id).str("ns", ns);
         builder.finish();
-        // The end of the array, the fields after it with the end of `cursor`.
+        // The end of the array, then the fields after it with the end of `cursor`.
         let mut tail = vec![0];
         tail.extend_from_slice(&rest[4..]);
         let array = 4 + elements.len() + 1;
@@ -115,7 +116,7 @@ fn failure(code: i32, name: &str, message: &str) -> Bson {
     doc! { "ok": 0.0, "errmsg": message, "code": code, "codeName": name }
 }
 
-/// What was written, where servers tell it.
+/// Returns the `opcounters` of `serverStatus`.
 fn status(shared: &Shared) -> Bson {
     let [insert, update, delete] = shared.written.counts().map(u64::cast_signed);
     doc! { "opcounters": { "insert": insert, "update": update, "delete": delete }, "ok": 1.0 }
@@ -198,7 +199,7 @@ fn find<'s>(
     }
     let is_end = number(body, "limit").map_err(io::Error::other)? == Some(1);
     if let Some(code) = is_end.then(|| shared.faults.take_end()).flatten() {
-        return Answer::whole(&failure(code, "Told", "as it was told to"));
+        return Answer::whole(&failure(code, "Requested", "fails on request"));
     }
     let (mut cursor, batch_size) = place(shared, body).map_err(io::Error::other)?;
     let batch_size = shared.at_pace(batch_size.min(cursor.left));
@@ -212,7 +213,7 @@ fn find<'s>(
     Ok(Answer::batch("firstBatch", id, OPLOG, elements))
 }
 
-/// The one entry at a time, or none.
+/// Returns the entry at that time, if any.
 fn point(shared: &Shared, body: Document<'_>, ts: Timestamp) -> Result<Bson, bson::error::Error> {
     let projection = inner(body, "projection").unwrap_or(Document::EMPTY);
     let projection = Bson::from_reader(projection.as_bytes())?;
@@ -224,7 +225,7 @@ fn point(shared: &Shared, body: Document<'_>, ts: Timestamp) -> Result<Bson, bso
     Ok(doc! { "cursor": { "firstBatch": found, "id": 0_i64, "ns": OPLOG }, "ok": 1.0 })
 }
 
-/// Where a `find` begins, and the entries of its first batch.
+/// Returns the start of a `find`, and the entries of its first batch.
 fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed> {
     let limit = number(body, "limit")?;
     let tailable = body.get("tailable")?.map(Element::boolean).transpose()?;
@@ -232,7 +233,7 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
     let newest_first = order.map(Element::integer).transpose()? == Some(-1);
     let filter = inner(body, "filter")?.get("ts")?;
     let next = match (filter, newest_first) {
-        // Only the newest entry is ever asked for in that order.
+        // Clients request only the newest entry in that order.
         (_, true) => shared.len().saturating_sub(1),
         (Some(filter), false) => shared.oplog.first_at(least(filter)?),
         (None, false) => 0,
@@ -249,7 +250,7 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
     Ok((cursor, number(body, "batchSize")?.unwrap_or(FIRST_BATCH)))
 }
 
-/// The least `ts` of `{$gte: ts}` or `{$gt: ts}`.
+/// Returns the least `ts` that matches `{$gte: ts}` or `{$gt: ts}`.
 fn least(filter: Element<'_>) -> Result<Timestamp, Malformed> {
     let Some(operator) = filter.document()?.first()? else {
         return Ok(Timestamp::default());
@@ -281,9 +282,9 @@ fn get_more<'s>(
         ));
     }
     match shared.faults.take(cursor.next) {
-        Some(Fault::Hangup) => return Err(io::Error::other("as it was told to")),
+        Some(Fault::Hangup) => return Err(io::Error::other("fails on request")),
         Some(Fault::Code(code) | Fault::Truncated(code, _)) => {
-            return Answer::whole(&failure(code, "Told", "as it was told to"));
+            return Answer::whole(&failure(code, "Requested", "fails on request"));
         }
         None => {}
     }

@@ -1,18 +1,18 @@
-//! The cursors that are open: each is a place in the oplog or in the collection.
+//! The open cursors: each is a position in the oplog or in the collection.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Where a cursor stands.
+/// The position of a cursor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {
-    /// It reads the collection, not the oplog.
+    /// True if it reads the collection, not the oplog.
     pub(super) documents: bool,
-    /// The next entry, or the next document.
+    /// Number of the next entry or document.
     pub(super) next: u64,
-    /// Those that it may still give.
+    /// Number of entries or documents that it may still return.
     pub(super) left: u64,
-    /// Stays open at the end, and waits there.
+    /// True if it stays open at the end, and waits there.
     pub(super) tailable: bool,
 }
 
@@ -32,7 +32,7 @@ impl Cursors {
         id
     }
 
-    /// Takes a cursor out; whoever goes on with it puts it back.
+    /// Removes a cursor; the caller puts it back if it stays open.
     pub(super) fn take(&self, id: i64) -> Option<Cursor> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.1.remove(&id)

@@ -1,6 +1,6 @@
-//! The collection of the first entries, with any number of documents: what document number n is
-//! follows from n alone, and it is made when it is read, as a copy of one of a few that are
-//! prepared. Nothing is stored, and making it costs hardly more than sending it.
+//! The collection of the first entries, with any number of documents. The content of a document
+//! follows from its number. It is copied from one of a few prepared documents when it is read, so
+//! nothing is stored, and creating it costs hardly more than sending it.
 
 use std::ops::Range;
 
@@ -8,25 +8,26 @@ use oplog_relay_core::document::kind;
 
 use super::entry::{INSERT_BYTES, LARGE_BYTES, object_id, write_document};
 
-/// Prepared documents: far more bytes of them than lz4's window.
+/// Number of prepared documents: far more bytes than lz4's window.
 const PREPARED: u64 = 1000;
-/// A server's reply is cut here: 16 MB.
+/// The size limit of a server's reply: 16 MB.
 const REPLY_BYTES: usize = 16 * 1024 * 1024;
-/// In each document, behind its length and the element's type and name.
+/// The position of the `_id` in each document, after the document's length and the element's type
+/// and name.
 const ID: Range<usize> = 9..21;
-/// The same of `number`, behind the `_id`.
+/// The position of `number`, after the `_id`.
 const NUMBER: Range<usize> = 29..37;
 
-/// What a collection holds.
+/// The content of a collection.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Contents {
     /// Number of documents.
     pub documents: u64,
-    /// Each so many-th has 16 MB, the others 466 bytes; 0 for none.
+    /// The interval of documents of 16 MB; the others have 466 bytes. 0 for none.
     pub large_every: u64,
 }
 
-/// Documents that are made when they are read.
+/// Documents that are generated when they are read.
 #[derive(Debug)]
 pub(super) struct Documents {
     contents: Contents,
@@ -54,17 +55,17 @@ impl Documents {
         }
     }
 
-    /// Number of documents.
+    /// Returns the number of documents.
     pub(super) const fn len(&self) -> u64 {
         self.contents.documents
     }
 
-    /// Whether there is no collection.
+    /// Returns true if there is no collection.
     pub(super) const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of all documents.
+    /// Returns the bytes of all documents.
     pub(super) fn bytes(&self) -> u64 {
         let large = self.len().checked_div(self.contents.large_every);
         let large = large.unwrap_or(0);
@@ -79,13 +80,13 @@ impl Documents {
         &self.small[usize::try_from(number % PREPARED).unwrap_or(0)]
     }
 
-    /// The number of an `_id`, where it is one of this collection's kind.
+    /// Returns the number of an `_id`, if it has the form of this collection's.
     pub(super) fn number(id: &[u8]) -> Option<u64> {
         let number = u64::from_be_bytes(id.get(4..12)?.try_into().ok()?);
         (object_id(number)[..4] == id[..4]).then_some(number)
     }
 
-    /// Appends the elements of an array with these documents, as many as a reply has room for, and
+    /// Appends the elements of an array with these documents, as many as fit into a reply, and
     /// returns the number after the last one.
     pub(super) fn write(&self, numbers: Range<u64>, out: &mut Vec<u8>) -> u64 {
         let start = out.len();
@@ -106,7 +107,7 @@ impl Documents {
         numbers.end
     }
 
-    /// The same with their `_id`s alone.
+    /// Appends the same elements with only the `_id` of each document.
     pub(super) fn write_ids(numbers: impl IntoIterator<Item = u64>, out: &mut Vec<u8>) {
         for (place, number) in numbers.into_iter().enumerate() {
             write_name(place, out);
@@ -119,7 +120,7 @@ impl Documents {
     }
 }
 
-/// The type and name of an array's element.
+/// Appends the type and name of an array's element.
 fn write_name(place: usize, out: &mut Vec<u8>) {
     out.push(kind::DOCUMENT);
     out.extend_from_slice(place.to_string().as_bytes());
@@ -158,7 +159,8 @@ mod tests {
             let bytes = if large { LARGE_BYTES } else { INSERT_BYTES };
             assert_eq!(document.as_bytes().len(), bytes);
         }
-        // There is no room for a large one behind so many, but behind two, and for some more.
+        // A large document does not fit after so many small ones. It fits after two, with some
+        // small ones behind it.
         assert_eq!(documents.write(0..4100, &mut Vec::new()), 2002);
         let end = documents.write(2000..4100, &mut Vec::new());
         assert!((3000..4005).contains(&end), "{end}");

@@ -1,17 +1,18 @@
-//! The entries of the prepared oplog: what entry number n is follows from n alone.
+//! The entries of the prepared oplog: the content of an entry follows from its number.
 
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::position::Timestamp;
 
-/// The namespace of all entries, or of the first collection's.
+/// The namespace of all entries, or of the first collection's entries.
 pub const NAMESPACE: &str = "bench.orders";
 /// The election term of all entries.
 pub(super) const TERM: i64 = 7;
-/// Bytes of an insert: what the known figures were measured with.
+/// Bytes of an insert, the size with which the published figures were measured.
 pub(super) const INSERT_BYTES: usize = 466;
-/// Bytes of a large insert: near the most that a document may have.
+/// Bytes of a large insert, near the size limit of a document.
 pub(super) const LARGE_BYTES: usize = 16_000_000;
-/// Of ten entries in a row five insert, three update and two delete what these five inserted.
+/// Number of consecutive entries of which five insert, three update and two delete the documents of
+/// these five inserts.
 const GROUP: u64 = 10;
 const FIRST_SECOND: u32 = 1_700_000_000;
 const ENTRIES_PER_SECOND: u64 = 1000;
@@ -21,7 +22,7 @@ const WORDS: [&str; 16] = [
     "engine", "bottle", "winter", "bridge", "candle", "market", "river",
 ];
 
-/// What kinds of entries there are.
+/// The kinds of entries in an oplog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// Inserts of 466 bytes.
@@ -34,22 +35,22 @@ pub enum Shape {
     Large,
 }
 
-/// What a generated oplog holds.
+/// The content of a generated oplog.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipe {
     /// Number of entries.
     pub entries: u64,
-    /// Their kinds.
+    /// The kinds of the entries.
     pub shape: Shape,
-    /// Collections that they are spread over, ten in a row to each.
+    /// Number of collections, which receive ten consecutive entries each in turn.
     pub collections: u64,
-    /// When the first entry was committed, in seconds since 1970. Each is a millisecond later than
-    /// the one before.
+    /// The commit time of the first entry, in seconds since 1970. Each entry is a millisecond later
+    /// than the one before.
     pub first_second: u32,
 }
 
 impl Recipe {
-    /// Entries of one collection, of the past.
+    /// Returns a recipe for entries of one collection, at past times.
     #[must_use]
     pub const fn new(entries: u64, shape: Shape) -> Recipe {
         Recipe {
@@ -60,7 +61,7 @@ impl Recipe {
         }
     }
 
-    /// Lets the last entry be of that second.
+    /// Sets the time of the last entry to that second.
     pub fn end_at(&mut self, second: u32) {
         let seconds = u32::try_from(self.entries / ENTRIES_PER_SECOND).unwrap_or(u32::MAX);
         self.first_second = second.saturating_sub(seconds);
@@ -70,21 +71,21 @@ impl Recipe {
         number / GROUP % self.collections
     }
 
-    /// The time of entry `number`; it grows with the number.
+    /// Returns the time of entry `number`, which increases with the number.
     pub(super) fn time(&self, number: u64) -> Timestamp {
         let second = u32::try_from(number / ENTRIES_PER_SECOND).unwrap_or(u32::MAX);
         let increment = u32::try_from(number % ENTRIES_PER_SECOND).unwrap_or(0) + 1;
         Timestamp::new(self.first_second.saturating_add(second), increment)
     }
 
-    /// When entry `number` was committed, in milliseconds since 1970.
+    /// Returns the commit time of entry `number`, in milliseconds since 1970.
     pub(super) fn wall(&self, number: u64) -> i64 {
         i64::from(self.first_second) * 1000 + number.cast_signed()
     }
 }
 
 impl Shape {
-    /// The shape of that name.
+    /// Returns the shape of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Shape> {
         match name {
@@ -96,7 +97,7 @@ impl Shape {
         }
     }
 
-    /// Its name on a command line.
+    /// Returns its name on a command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -122,7 +123,8 @@ pub(super) fn write_entry(number: u64, recipe: &Recipe, out: &mut Vec<u8>) {
     }
 }
 
-/// Built twice, because the words take what the other fields leave of the entry's length.
+/// Appends an insert. It is built twice, because the words fill the bytes that the other fields
+/// leave of the entry's length.
 fn write_insert(number: u64, recipe: &Recipe, bytes: usize, out: &mut Vec<u8>) {
     let start = out.len();
     write_insert_with(number, recipe, 0, out);
@@ -198,7 +200,7 @@ fn write_delete(number: u64, target: u64, recipe: &Recipe, out: &mut Vec<u8>) {
     end(number, recipe, entry);
 }
 
-/// The fields before `o`, in the order of a server.
+/// Appends the fields before `o`, in the order of a server.
 fn begin<'o>(op: &str, number: u64, recipe: &Recipe, out: &'o mut Vec<u8>) -> DocumentBuilder<'o> {
     let collection = recipe.collection(number);
     let mut ui = [16, 0, 0, 0, 4].to_vec();
@@ -216,7 +218,7 @@ fn begin<'o>(op: &str, number: u64, recipe: &Recipe, out: &'o mut Vec<u8>) -> Do
     entry
 }
 
-/// The fields after `o`.
+/// Appends the fields after `o`.
 fn end(number: u64, recipe: &Recipe, mut entry: DocumentBuilder<'_>) {
     entry.raw("ts", kind::TIMESTAMP, &recipe.time(number).to_le_bytes());
     entry
@@ -226,7 +228,7 @@ fn end(number: u64, recipe: &Recipe, mut entry: DocumentBuilder<'_>) {
     entry.finish();
 }
 
-/// The `_id` of document `number`.
+/// Returns the `_id` of document `number`.
 #[must_use]
 pub fn object_id(number: u64) -> [u8; 12] {
     let mut id = [0x65, 0x53, 0xf1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -258,12 +260,13 @@ impl Random {
         WORDS[self.below(WORDS.len() as u64)]
     }
 
-    /// Cents as a double.
+    /// Returns a price with two decimals, as a double.
     fn price(&mut self) -> f64 {
         f64::from(u32::try_from(self.below(100_000)).unwrap_or(0)) / 100.0
     }
 
-    /// Text of exactly that many bytes: words, and numbers so that it is not all alike.
+    /// Returns a text of exactly that many bytes: words, and numbers that keep it from compressing
+    /// too well.
     fn text(&mut self, bytes: usize) -> String {
         let mut text = String::with_capacity(bytes + 24);
         while text.len() < bytes {

@@ -1,30 +1,30 @@
-//! Failures that a server was told to have while it is tailed.
+//! Failures of a server, configured by a test, while it is tailed.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// What a `getMore` meets instead of entries, once.
+/// A failure that a `getMore` meets instead of entries, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// An error of that code; the cursor is gone.
+    /// An error of that code, which closes the cursor.
     Code(i32),
-    /// The same, and the oplog has lost the entries before that number.
+    /// The same error, after the oplog has lost the entries before that number.
     Truncated(i32, u64),
     /// The connection ends without an answer.
     Hangup,
 }
 
-/// The failures that are to come, by the number of the entry before which each does, in order.
+/// The pending failures, each by the number of the entry before which it occurs, in order.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     left: Mutex<Vec<(u64, Fault)>>,
-    /// The first entry that is still there.
+    /// Number of the first entry that still exists.
     first: AtomicU64,
-    /// The first entry that reads from a secondary find.
+    /// Number of the first entry that reads from a secondary return.
     secondary_first: AtomicU64,
-    /// Seconds by which a majority of the set is ahead of this member.
+    /// Number of seconds by which a majority of the set is ahead of this member.
     behind: AtomicU32,
-    /// The codes that the next reads of an end of the oplog get.
+    /// The codes with which the next queries for an end of the oplog fail.
     ends: Mutex<Vec<i32>>,
 }
 
@@ -39,19 +39,19 @@ impl Faults {
         }
     }
 
-    /// The next reads of an end of the oplog get these codes.
+    /// Lets the next queries for an end of the oplog fail with these codes.
     pub(super) fn fail_ends(&self, codes: &[i32]) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.extend(codes.iter().rev());
     }
 
-    /// The code that a read of an end of the oplog gets.
+    /// Returns the code with which a query for an end of the oplog fails.
     pub(super) fn take_end(&self) -> Option<i32> {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.pop()
     }
 
-    /// The failure that comes before an entry. A reply may not go beyond the next one.
+    /// Returns the failure that occurs before an entry. A reply must end before the next one.
     pub(super) fn take(&self, number: u64) -> Option<Fault> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, fault) = left.pop_if(|(before, _)| *before <= number)?;
@@ -61,35 +61,36 @@ impl Faults {
         Some(fault)
     }
 
-    /// Entries that may be given from that number on before a failure is due.
+    /// Returns the number of entries from that number on that may be returned before a failure is
+    /// due.
     pub(super) fn room(&self, number: u64) -> u64 {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let next = left.last().map(|(before, _)| before.saturating_sub(number));
         next.filter(|room| *room > 0).unwrap_or(u64::MAX)
     }
 
-    /// Whether all of them came.
+    /// Returns true if all failures have occurred.
     pub(super) fn are_over(&self) -> bool {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.is_empty()
     }
 
-    /// The oplog of secondaries begins at that entry, as after an initial sync.
+    /// Lets the oplog of secondaries start at that entry, as after an initial sync.
     pub(super) fn shorten_secondaries(&self, first: u64) {
         self.secondary_first.store(first, Ordering::Relaxed);
     }
 
-    /// The majority is that many seconds ahead of what this member gives.
+    /// Lets the majority be that many seconds ahead of this member.
     pub(super) fn fall_behind(&self, seconds: u32) {
         self.behind.store(seconds, Ordering::Relaxed);
     }
 
-    /// Seconds by which a majority of the set is ahead of this member.
+    /// Returns the number of seconds by which a majority of the set is ahead of this member.
     pub(super) fn behind(&self) -> u32 {
         self.behind.load(Ordering::Relaxed)
     }
 
-    /// The first entry that is still there for a read from a secondary or from the primary.
+    /// Returns the first entry that a read from a secondary or from the primary can return.
     pub(super) fn first(&self, from_secondary: bool) -> u64 {
         let first = self.first.load(Ordering::Relaxed);
         if from_secondary {

@@ -1,21 +1,21 @@
-//! A server that speaks MongoDB's wire protocol and does as little as possible: it serves a
+//! A server that speaks MongoDB's wire protocol and does as little as possible. It serves a
 //! prepared oplog from memory, and documents of one collection, and acknowledges writes by counting
 //! them.
 //!
-//! What is measured against it is the client. A batch is a slice of memory that was laid out
-//! before; no byte of an entry is looked at while serving a tail.
+//! A measurement against it measures the client. A batch is a slice of memory that was laid out
+//! before, and no byte of an entry is read while the server serves a tail.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `entry` | the entries, made from their number |
-//! | `oplog` | all of them as one stretch of array elements, and where each begins |
+//! | `entry` | the entries, generated from their number |
+//! | `oplog` | all of them as one stretch of array elements, with the start of each |
 //! | `point` | reads of single entries, some fields of them or all |
-//! | `documents` | the collection: documents made when they are read |
-//! | `command`, `collection` | what each command is answered |
-//! | `cursor` | the cursors that are open |
-//! | `fault` | failures that it was told to have while it is tailed |
-//! | `server` | what its connections share |
-//! | `process` | the server as a process of its own |
+//! | `documents` | the collection: documents generated when they are read |
+//! | `command`, `collection` | the answer to each command |
+//! | `cursor` | the open cursors |
+//! | `fault` | the failures that a test configures for a tail |
+//! | `server` | the state that its connections share |
+//! | `process` | the server as a separate process |
 //!
 //! | command | answer |
 //! | --- | --- |
@@ -23,12 +23,12 @@
 //! | `find`, `getMore` on `local.oplog.rs` | entries from a `ts` on, tailable; or the one at a `ts` |
 //! | `find`, `getMore` on `bench.orders` | documents in a range of `_id` |
 //! | `listDatabases`, `listCollections`, `listIndexes`, `collStats` | the two collections |
-//! | `aggregate` | `$sample`: `_id`s all over the collection |
-//! | `insert`, `update`, `delete` | `n` = the statements in it; nothing is kept |
+//! | `aggregate` | `$sample`: `_id`s spread over the collection |
+//! | `insert`, `update`, `delete` | `n` = the number of its statements; nothing is stored |
 //! | `create`, `createIndexes`, `dropDatabase` | `ok`; nothing changes |
 //! | `serverStatus` | `opcounters` of the statements |
 //! | `ping`, `buildInfo`, `killCursors`, `endSessions` | `ok` |
-//! | all else | error 59 |
+//! | other commands | error 59 |
 
 mod collection;
 mod command;

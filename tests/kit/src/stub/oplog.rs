@@ -1,8 +1,8 @@
-//! The prepared oplog, generated or given: the elements of a reply's array, one after the other in one stretch of
-//! memory, so that any batch is a slice of it.
+//! The prepared oplog, generated or given: the elements of a reply's array, consecutively in one
+//! stretch of memory, so that any batch is a slice of it.
 //!
-//! The elements' names count within blocks of 100,000 rather than within a reply. Drivers walk a
-//! batch without looking at them; the length of a name is that of a real reply.
+//! The elements' names count within blocks of 100,000 rather than within a reply. Drivers iterate
+//! over a batch without reading the names; the length of a name is that of a real reply.
 
 use std::ops::Range;
 
@@ -13,22 +13,22 @@ use oplog_relay_core::position::Timestamp;
 
 use super::entry::{Recipe, Shape, TERM, write_entry};
 
-/// A server's reply is cut here: 16 MB.
+/// The size limit of a server's reply: 16 MB.
 const REPLY_BYTES: u64 = 16 * 1024 * 1024;
-/// Names have at most five digits, as those of a full reply.
+/// Number of different names, which have at most five digits, as those of a full reply.
 const NAMES: u64 = 100_000;
 
 /// Entries in memory, ready to be sent.
 #[derive(Debug)]
 pub struct Oplog {
     elements: Vec<u8>,
-    /// Where each element begins, and the end of the last one.
+    /// The start of each element, and the end of the last one.
     starts: Vec<u64>,
     /// Bytes of the entries alone.
     bytes: u64,
-    /// Times of the entries, where they were given; else they follow from the number.
+    /// Times of given entries. The time of a generated entry follows from its number.
     times: Vec<Timestamp>,
-    /// And when they were written, in milliseconds since 1970.
+    /// Commit times of given entries, in milliseconds since 1970.
     walls: Vec<i64>,
     recipe: Recipe,
     /// Election term of the newest entry.
@@ -36,13 +36,13 @@ pub struct Oplog {
 }
 
 impl Oplog {
-    /// Makes that many entries.
+    /// Generates that many entries.
     #[must_use]
     pub fn generate(entries: u64, shape: Shape) -> Oplog {
         Oplog::make(Recipe::new(entries, shape))
     }
 
-    /// Makes entries.
+    /// Generates entries.
     #[must_use]
     pub fn make(recipe: Recipe) -> Oplog {
         let mut oplog = Oplog {
@@ -52,7 +52,8 @@ impl Oplog {
         for number in 0..recipe.entries {
             oplog.append(|out| write_entry(number, &recipe, out));
             if number == 0 {
-                // All at once: gigabytes would be copied again and again. Names grow.
+                // The memory is reserved at once, because growth would copy gigabytes repeatedly.
+                // Element names become longer, so some bytes are added for each entry.
                 let most = (oplog.elements.len() as u64 + 8) * recipe.entries;
                 oplog.elements.reserve(usize::try_from(most).unwrap_or(0));
             }
@@ -60,10 +61,10 @@ impl Oplog {
         oplog
     }
 
-    /// Serves the entries that stand there one after the other.
+    /// Serves the concatenated entries.
     ///
     /// # Errors
-    /// When they are none.
+    /// The bytes are not a sequence of entries.
     pub fn given(mut entries: &[u8]) -> Result<Oplog> {
         let mut oplog = Oplog::empty();
         while !entries.is_empty() {
@@ -101,37 +102,38 @@ impl Oplog {
         self.starts.push(self.elements.len() as u64);
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.starts.len() as u64 - 1
     }
 
-    /// Whether there is no entry.
+    /// Returns true if there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.elements.is_empty()
     }
 
-    /// Bytes of all entries.
+    /// Returns the bytes of all entries.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Time of the newest entry.
+    /// Returns the time of the newest entry.
     #[must_use]
     pub fn newest(&self) -> Option<Timestamp> {
         self.len().checked_sub(1).map(|number| self.time(number))
     }
 
-    /// Election term of the newest entry.
+    /// Returns the election term of the newest entry.
     #[must_use]
     pub const fn term(&self) -> i64 {
         self.term
     }
 
-    /// Time of entry `number`. One that was generated has a time whether there is one or not.
+    /// Returns the time of entry `number`. A generated oplog has a time for every number, even past
+    /// its end.
     #[must_use]
     pub fn time(&self, number: u64) -> Timestamp {
         let given = usize::try_from(number).ok();
@@ -139,7 +141,7 @@ impl Oplog {
         given.copied().unwrap_or_else(|| self.recipe.time(number))
     }
 
-    /// Number of the entries that are of a time up to `millis` since 1970.
+    /// Returns the number of entries with a time up to `millis` since 1970.
     pub(super) fn until(&self, millis: i64) -> u64 {
         if !self.walls.is_empty() {
             return self.walls.partition_point(|wall| *wall <= millis) as u64;
@@ -148,14 +150,14 @@ impl Oplog {
         u64::try_from(past).unwrap_or(0).min(self.len())
     }
 
-    /// The entry at exactly that time.
+    /// Returns the entry at exactly that time.
     pub(super) fn entry_at(&self, ts: Timestamp) -> Option<&[u8]> {
         let number = self.first_at(ts);
         let entry = self.entry(number)?;
         (self.time(number) == ts).then_some(entry)
     }
 
-    /// The bytes of entry `number`.
+    /// Returns the bytes of entry `number`.
     #[must_use]
     pub fn entry(&self, number: u64) -> Option<&[u8]> {
         if number >= self.len() {
@@ -166,7 +168,7 @@ impl Oplog {
         element.get(name_end + 1..)
     }
 
-    /// Number of the first entry at or after that time.
+    /// Returns the number of the first entry at or after that time.
     pub(super) fn first_at(&self, ts: Timestamp) -> u64 {
         let mut known = 0..self.len();
         while known.start < known.end {
@@ -180,7 +182,8 @@ impl Oplog {
         known.start
     }
 
-    /// The entries of the next reply: from `start`, at most `limit`, at most 16 MB and one.
+    /// Returns the entries of the next reply: from `start`, at most `limit`, and at most 16 MB
+    /// except for a single larger entry.
     pub(super) fn batch(&self, start: u64, limit: u64) -> Range<u64> {
         let last = start.saturating_add(limit).min(self.len());
         if start >= last {
@@ -193,7 +196,7 @@ impl Oplog {
         start..start + fitting as u64
     }
 
-    /// The elements of these entries, as they stand in an array.
+    /// Returns the elements of these entries, as they are in an array.
     pub(super) fn elements(&self, entries: Range<u64>) -> &[u8] {
         let place = |number: u64| {
             let number = usize::try_from(number).unwrap_or(usize::MAX);

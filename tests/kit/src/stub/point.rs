@@ -1,4 +1,4 @@
-//! Reads of one entry by its time, which may ask for some of its fields only.
+//! Reads of one entry by its time, which may project some of its fields.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +6,7 @@ use bson::{Bson, Document as Doc};
 use oplog_relay_core::document::{Document, Malformed, kind};
 use oplog_relay_core::position::Timestamp;
 
-/// Reads of single entries that were answered.
+/// Number of reads of single entries that were answered.
 #[derive(Debug, Default)]
 pub(super) struct Points {
     projected: AtomicU64,
@@ -22,21 +22,21 @@ impl Points {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Those of some fields, and those of whole entries.
+    /// Returns the number of projected reads, and of reads of whole entries.
     pub(super) fn counts(&self) -> (u64, u64) {
         let counts = [&self.projected, &self.whole].map(|counter| counter.load(Ordering::Relaxed));
         counts.into()
     }
 }
 
-/// The time of `{ts: <time>}`.
+/// Returns the time of `{ts: <time>}`.
 pub(super) fn at(filter: Document<'_>) -> Result<Option<Timestamp>, Malformed> {
     let ts = filter.get("ts")?.filter(|ts| ts.kind == kind::TIMESTAMP);
     ts.map(|ts| Ok(Timestamp::from_le_bytes(ts.fixed()?)))
         .transpose()
 }
 
-/// What an inclusive projection leaves of a document; paths have two parts at most.
+/// Returns the fields of an inclusive projection; paths have two parts at most.
 pub(crate) fn project(entry: Doc, projection: &Doc) -> Doc {
     if projection.is_empty() {
         return entry;

@@ -1,4 +1,4 @@
-//! The server as a process of its own, so that its work is not counted as its client's.
+//! The server as a separate process, so that its work is not counted as its client's.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::documents::Contents;
 use super::entry::Recipe;
 use crate::services::{Program, wait_for};
 
-/// A running `stub` program; killed when dropped.
+/// A running `stub` program; it is killed when dropped.
 #[derive(Debug)]
 pub struct StubProcess {
     program: Program,
@@ -16,7 +16,7 @@ pub struct StubProcess {
     bytes: u64,
 }
 
-/// When its entries are there.
+/// The times at which the entries appear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     /// All at once.
@@ -26,7 +26,7 @@ pub enum Flow {
 }
 
 impl StubProcess {
-    /// Starts it and waits until its oplog is made.
+    /// Starts it and waits until its oplog is generated.
     pub fn start(recipe: &Recipe, flow: Flow) -> Result<StubProcess> {
         let (entries, collections) = (recipe.entries.to_string(), recipe.collections.to_string());
         let mut args = vec!["--entries", &entries, "--shape", recipe.shape.name()];
@@ -74,19 +74,19 @@ impl StubProcess {
         })
     }
 
-    /// The connection string for clients.
+    /// Returns the connection string for clients.
     #[must_use]
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// Bytes of all entries, or of all documents where it has some.
+    /// Returns the bytes of all entries, or of all documents if it has some.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The process id.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.program.id()

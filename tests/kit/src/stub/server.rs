@@ -1,4 +1,4 @@
-//! The server: what its connections share.
+//! The server: the state that its connections share.
 
 use std::io;
 use std::ops::Range;
@@ -14,29 +14,29 @@ use super::oplog::Oplog;
 use super::point::Points;
 use crate::wire::{Closing, Listener, Reply, Request, Service};
 
-/// A running server; ends when dropped.
+/// A running server; it ends when dropped.
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
     listener: Listener,
 }
 
-/// How a slow server gives its entries: few at a time, each time after a pause.
+/// The pace of a slow server: a few entries at a time, each after a pause.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Entries in a reply at most.
+    /// The largest number of entries in a reply.
     pub entries: u64,
-    /// Before each reply.
+    /// The pause before each reply.
     pub pause: Duration,
 }
 
-/// What the connections share.
+/// The state that the connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) oplog: Oplog,
     pub(super) documents: Documents,
     pub(super) pace: Option<Pace>,
-    /// Each entry is there from its time on; else all are there at once.
+    /// True if each entry appears at its time; otherwise all exist from the start.
     live: bool,
     pub(super) address: String,
     pub(super) cursors: Cursors,
@@ -46,7 +46,7 @@ pub(super) struct Shared {
     closing: Arc<Closing>,
 }
 
-/// Statements that were acknowledged.
+/// Number of acknowledged statements.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     inserts: AtomicU64,
@@ -70,7 +70,7 @@ impl Written {
 }
 
 impl Shared {
-    /// Number of entries that are there.
+    /// Returns the number of entries that exist now.
     pub(super) fn len(&self) -> u64 {
         if !self.live {
             return self.oplog.len();
@@ -80,13 +80,13 @@ impl Shared {
         self.oplog.until(i64::try_from(millis).unwrap_or(i64::MAX))
     }
 
-    /// The entries of the next reply.
+    /// Returns the entries of the next reply.
     pub(super) fn batch(&self, next: u64, limit: u64) -> Range<u64> {
         let there = self.len().saturating_sub(next);
         self.oplog.batch(next, limit.min(there))
     }
 
-    /// Waits that long as a tailable cursor does at the end, or until entry `next` is there.
+    /// Waits like a tailable cursor at the end: for that long, or until entry `next` exists.
     pub(super) fn wait_for(&self, next: u64, limit: Duration) {
         if next >= self.oplog.len() {
             return self.wait(limit);
@@ -97,7 +97,7 @@ impl Shared {
         }
     }
 
-    /// Takes the pause before a reply, and says how many entries it may have.
+    /// Pauses before a reply, and returns the number of entries that it may have.
     pub(super) fn at_pace(&self, wanted: u64) -> u64 {
         self.pace.map_or(wanted, |pace| {
             self.wait(pace.pause);
@@ -120,12 +120,12 @@ impl Server {
     /// Serves an oplog on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When there is none.
+    /// No port is free.
     pub fn start(oplog: Oplog) -> io::Result<Server> {
         Server::open(oplog, Contents::default(), (None, false), &[])
     }
 
-    /// The same with documents in the collection of the oplog's first entries.
+    /// Serves an oplog, and documents in the collection of its first entries.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -133,7 +133,7 @@ impl Server {
         Server::open(oplog, contents, (None, false), &[])
     }
 
-    /// The same, with each entry there only from its time on.
+    /// Serves an oplog whose entries appear at their times.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -141,7 +141,8 @@ impl Server {
         Server::open(oplog, Contents::default(), (None, true), &[])
     }
 
-    /// The same at a pace: whoever tails it is never at its end for long.
+    /// Serves an oplog at a limited pace, so that a client that tails it is never at the end for
+    /// long.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -149,7 +150,7 @@ impl Server {
         Server::open(oplog, Contents::default(), (Some(pace), false), &[])
     }
 
-    /// The same with failures of `getMore`, each before the entry of that number, in order.
+    /// Serves an oplog with failures of `getMore`, each before the entry of that number, in order.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -157,22 +158,23 @@ impl Server {
         Server::open(oplog, Contents::default(), (None, false), faults)
     }
 
-    /// The next reads of the oldest or newest entry get these codes.
+    /// Lets the next queries for the oldest or newest entry fail with these codes.
     pub fn fail_ends(&self, codes: &[i32]) {
         self.shared.faults.fail_ends(codes);
     }
 
-    /// Reads from secondaries find an oplog that begins at that entry, as after an initial sync.
+    /// Lets reads from secondaries find an oplog that starts at that entry, as after an initial
+    /// sync.
     pub fn shorten_secondaries(&self, first: u64) {
         self.shared.faults.shorten_secondaries(first);
     }
 
-    /// A majority of the set is that many seconds ahead of what this member gives.
+    /// Lets a majority of the set be that many seconds ahead of this member.
     pub fn fall_behind(&self, seconds: u32) {
         self.shared.faults.fall_behind(seconds);
     }
 
-    /// Whether all the failures came.
+    /// Returns true if all the failures have occurred.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.shared.faults.are_over()
@@ -199,19 +201,19 @@ impl Server {
         Ok(Server { shared, listener })
     }
 
-    /// The connection string for clients.
+    /// Returns the connection string for clients.
     #[must_use]
     pub fn uri(&self) -> String {
         self.listener.uri()
     }
 
-    /// What it serves.
+    /// Returns the oplog that it serves.
     #[must_use]
     pub fn oplog(&self) -> &Oplog {
         &self.shared.oplog
     }
 
-    /// Bytes of all documents, or of the oplog where there are none.
+    /// Returns the bytes of all documents, or of the oplog if there are none.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match self.shared.documents.bytes() {
@@ -220,13 +222,13 @@ impl Server {
         }
     }
 
-    /// Inserts, updates and deletes acknowledged so far.
+    /// Returns the number of inserts, updates and deletes acknowledged so far.
     #[must_use]
     pub fn written(&self) -> [u64; 3] {
         self.shared.written.counts()
     }
 
-    /// Reads of single entries so far: of some fields, and of all.
+    /// Returns the number of reads of single entries so far: projected, and whole.
     #[must_use]
     pub fn points(&self) -> (u64, u64) {
         self.shared.points.counts()

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::message::{self, Envelope, Request};
 
-/// What answers the requests of all connections.
+/// A service that answers the requests of all connections.
 pub(crate) trait Service: Send + Sync + 'static {
     /// Answers one request. An error ends its connection.
     fn answer(&self, request: &Request<'_>, reply: Reply<'_>) -> io::Result<()>;
 }
 
-/// Where the answer to a request goes.
+/// The destination of the answer to a request.
 #[derive(Debug)]
 pub(crate) struct Reply<'s> {
     stream: &'s mut TcpStream,
@@ -31,7 +31,7 @@ impl Reply<'_> {
     }
 }
 
-/// A port that is served; ends when dropped.
+/// A served port; it ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Listener {
     address: SocketAddr,
@@ -39,7 +39,7 @@ pub(crate) struct Listener {
     listening: Option<JoinHandle<()>>,
 }
 
-/// Whether the listener is about to end.
+/// The signal that the listener is closing.
 #[derive(Debug, Default)]
 pub(crate) struct Closing {
     state: Mutex<State>,
@@ -67,7 +67,7 @@ impl Closing {
 }
 
 impl Listener {
-    /// Serves what `make` makes on a free port of 127.0.0.1.
+    /// Serves the service that `make` returns on a free port of 127.0.0.1.
     pub(crate) fn start<S: Service>(
         make: impl FnOnce(SocketAddr, Arc<Closing>) -> S,
     ) -> io::Result<(Listener, Arc<S>)> {
@@ -85,7 +85,7 @@ impl Listener {
         Ok((listener, service))
     }
 
-    /// The connection string for clients.
+    /// Returns the connection string for clients.
     pub(crate) fn uri(&self) -> String {
         format!("mongodb://{}/?directConnection=true", self.address)
     }
@@ -106,12 +106,12 @@ impl Drop for Listener {
         let mut state = self.closing.lock();
         state.asked = true;
         for connection in state.connections.drain(..) {
-            // It may have been closed by the peer.
+            // The peer may have closed it already.
             drop(connection.shutdown(Shutdown::Both));
         }
         drop(state);
         self.closing.closed.notify_all();
-        // The listener waits for a connection: this is the last one.
+        // The listener blocks until a connection arrives; this is the last one.
         drop(TcpStream::connect(self.address));
         drop(listening.join());
     }
@@ -134,7 +134,8 @@ fn listen(listener: &TcpListener, service: &impl Service, closing: &Closing) {
                 if let Err(error) = converse(&mut stream, service) {
                     eprintln!("a connection ended: {error}");
                 }
-                // The list keeps it open otherwise, and the peer waiting.
+                // The list holds another handle, which would keep the connection open and the peer
+                // waiting.
                 drop(stream.shutdown(Shutdown::Both));
             });
         }

@@ -8,9 +8,9 @@ const OP_REPLY: i32 = 1;
 const OP_QUERY: i32 = 2004;
 const OP_MSG: i32 = 2013;
 const HEADER_BYTES: usize = 16;
-/// What `hello` promises to take.
+/// The message size limit that `hello` reports.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 48_000_000;
-/// The sender wants no reply.
+/// The flag of a request whose sender does not want a reply.
 const MORE_TO_COME: u32 = 2;
 const CHECKSUM_PRESENT: u32 = 1;
 
@@ -23,7 +23,7 @@ pub(crate) struct Request<'b> {
     pub(crate) sequences: Vec<Sequence<'b>>,
 }
 
-/// An argument of a command whose documents stand beside the body.
+/// A document sequence: an argument of a command whose documents are beside the body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sequence<'b> {
     /// The argument's name.
@@ -32,7 +32,7 @@ pub(crate) struct Sequence<'b> {
 }
 
 impl<'b> Sequence<'b> {
-    /// After the length comes the name, then the documents.
+    /// Parses a section: after the length comes the name, then the documents.
     fn parse(section: &'b [u8]) -> io::Result<Sequence<'b>> {
         let after_length = section.get(4..).unwrap_or_default();
         let end = after_length.iter().position(|byte| *byte == 0);
@@ -45,7 +45,7 @@ impl<'b> Sequence<'b> {
         })
     }
 
-    /// The documents one after the other.
+    /// Returns the documents in order.
     pub(crate) fn documents(self) -> io::Result<Vec<Document<'b>>> {
         let (mut found, mut rest) = (Vec::new(), self.documents);
         while !rest.is_empty() {
@@ -57,7 +57,7 @@ impl<'b> Sequence<'b> {
     }
 }
 
-/// What a reply must know of its request.
+/// The fields of a request that its reply needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Envelope {
     id: i32,
@@ -65,7 +65,7 @@ pub(crate) struct Envelope {
     pub(crate) wants_reply: bool,
 }
 
-/// Reads one message into `buffer`; `false` when the peer has hung up.
+/// Reads one message into `buffer`; returns false if the peer has disconnected.
 pub(crate) fn read(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<bool> {
     buffer.resize(HEADER_BYTES, 0);
     match stream.read_exact(buffer) {
@@ -81,7 +81,7 @@ pub(crate) fn read(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<b
     Ok(true)
 }
 
-/// Takes a message apart.
+/// Parses a message.
 pub(crate) fn parse(message: &[u8]) -> io::Result<Request<'_>> {
     let id = number(message, 4)?;
     let rest = &message[HEADER_BYTES..];
@@ -126,7 +126,7 @@ fn parse_msg(id: i32, rest: &[u8]) -> io::Result<Request<'_>> {
     })
 }
 
-/// Flags, a name, two numbers, the query.
+/// Parses an `OP_QUERY`: flags, a name, two numbers, the query.
 fn parse_query(id: i32, rest: &[u8]) -> io::Result<Request<'_>> {
     let after_flags = rest.get(4..).unwrap_or_default();
     let name = after_flags.iter().position(|byte| *byte == 0);
@@ -155,7 +155,7 @@ pub(crate) fn write(
     let mut head = Vec::with_capacity(64);
     let body: usize = document.iter().map(|part| part.len()).sum();
     let (operation, prefix): (i32, &[u8]) = if request.legacy {
-        // Flags, cursor, place of the first document, one document.
+        // Flags, cursor id, index of the first document, one document.
         (
             OP_REPLY,
             &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0],
@@ -170,7 +170,7 @@ pub(crate) fn write(
         head.extend_from_slice(&number.to_le_bytes());
     }
     head.extend_from_slice(prefix);
-    // Small parts travel with the head: one packet less.
+    // Small parts are sent with the header, which saves a packet.
     for part in document {
         if part.len() < 4096 {
             head.extend_from_slice(part);

@@ -1,8 +1,9 @@
-//! The lives of names: which collection a name meant at a point of the source's time. Pure.
+//! Incarnations: the collection that a name denoted at a point of the source's time. Pure code,
+//! without I/O.
 //!
-//! A name's life ends when its collection is dropped or renamed. An entry belongs to the life in
-//! which it was written: after a reset, entries of a life that has ended must not reach the
-//! collection that has the name now.
+//! An incarnation of a name ends when its collection is dropped or renamed. An entry belongs to the
+//! incarnation in which it was written. After a reset, entries of an earlier incarnation must not
+//! reach the collection that has the name now.
 
 mod reading;
 
@@ -12,85 +13,86 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 pub(crate) use reading::{AFTER_ALL, Reading};
 
-/// How a name's life ended.
+/// The end of an incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
-    /// The collection is gone.
+    /// The collection was dropped.
     Dropped,
-    /// The collection goes on under another name.
+    /// The collection continues under another name.
     Renamed(String),
 }
 
-/// What a command did to names.
+/// The effect of a command on names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The collection begins.
+    /// The collection is created.
     Created,
-    /// The collection ends.
+    /// The collection is dropped.
     Dropped,
-    /// The collection goes on as `to`; whatever had that name ends.
+    /// The collection continues as `to`; a collection that had that name is dropped.
     Renamed {
         /// `db.collection`
         to: String,
     },
-    /// The collection goes on without its documents.
+    /// The collection continues without its documents.
     Emptied,
-    /// Names stay as they are.
+    /// Names do not change.
     Other,
 }
 
 impl Change {
-    /// Whether a collection begins.
+    /// Returns true if the command creates a collection.
     #[must_use]
     pub const fn is_creation(&self) -> bool {
         matches!(self, Self::Created)
     }
 }
 
-/// A command that ran.
+/// A command that ran on the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ran {
-    /// Which.
+    /// The identity of the command's entry.
     pub id: EntryId,
-    /// `db.collection` that it was about, as the source named it.
+    /// The command's `db.collection`, as the source named it.
     pub ns: String,
-    /// UUID of the collection at the source.
+    /// The collection's UUID at the source.
     pub ui: Option<[u8; 16]>,
-    /// What it did.
+    /// The effect of the command on names.
     pub change: Change,
 }
 
 /// The collection of an entry on the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolved<'l> {
-    /// It has this name now.
+    /// The collection's current name.
     Live(&'l str),
-    /// It is gone, and its entries with it.
+    /// The collection was dropped; its entries are not applied.
     Dropped,
-    /// The collection of that name is another one than the entry's.
+    /// The name belongs to another collection than the entry's.
     Foreign,
 }
 
-/// The commands of one source that ran on a target, and what follows from them.
+/// The commands of one source that ran on a target, and the incarnations that follow from them.
 ///
-/// An entry asks only for ends that come after it. So ends and commands from before the oldest
-/// entry that is still applied need not be held: [`Incarnations::reaches`] tells for which entries the
-/// answers are right. Whose name it is now is always held, once for each collection that is there.
+/// Only the ends after an entry matter to it. Commands and ends older than the oldest entry that is
+/// still applied need not be held; [`Incarnations::reaches`] returns true for the entries whose
+/// answers are complete. The current owner of a name is always held, once for each existing
+/// collection.
 #[derive(Debug, Clone, Default)]
 pub struct Incarnations {
-    /// Commands from here on are held; none: all of them.
+    /// The entry from which on commands are held; `None` if all of them are.
     from: Option<EntryId>,
     has_commands: bool,
     done: FxHashSet<EntryId>,
-    /// By name, in order of time.
+    /// Ends of incarnations by name, ordered by time.
     ends: FxHashMap<String, Vec<(EntryId, Fate)>>,
-    /// Whose name it is now, where a command has told.
+    /// UUID of the collection that has a name now, where a command has recorded it.
     owners: FxHashMap<String, (EntryId, [u8; 16])>,
 }
 
 impl Incarnations {
-    /// Takes a command that ran, in any order. Returns false for one from before what is held:
-    /// then the lives have to be read again.
+    /// Records a command that ran; commands may arrive in any order. Returns false if it is older
+    /// than the commands that are held: the catalog must then be read again.
     pub fn take(&mut self, ran: Ran) -> bool {
         self.has_commands = true;
         if !self.reaches(ran.id) {
@@ -107,7 +109,7 @@ impl Incarnations {
         match change {
             Change::Created => self.own(ns, id, ui),
             Change::Dropped => self.end(ns, id, Fate::Dropped),
-            // Its documents end, and are not to come back; its name does not.
+            // The documents end here and must not be applied again; the name and its UUID stay.
             Change::Emptied => {
                 self.end(ns.clone(), id, Fate::Dropped);
                 self.own(ns, id, ui);
@@ -121,19 +123,19 @@ impl Incarnations {
         }
     }
 
-    /// Whether all that an entry may ask for is held.
+    /// Returns true if the commands that may matter to an entry are held.
     #[must_use]
     pub fn reaches(&self, id: EntryId) -> bool {
         self.from.is_none_or(|from| from <= id)
     }
 
-    /// From where on commands are held.
+    /// Returns the entry from which on commands are held.
     #[must_use]
     pub const fn from(&self) -> Option<EntryId> {
         self.from
     }
 
-    /// The same without the commands from before an entry.
+    /// Returns a copy without the commands from before an entry.
     #[must_use]
     pub fn pruned(&self, from: EntryId) -> Self {
         let from = self.from.map_or(from, |held| held.max(from));
@@ -157,7 +159,7 @@ impl Incarnations {
         }
     }
 
-    /// Commands, ends and names that are held.
+    /// Returns the number of commands, ends and names that are held.
     #[must_use]
     pub fn held(&self) -> usize {
         self.done.len() + self.ends.len() + self.owners.len()
@@ -185,24 +187,24 @@ impl Incarnations {
         }
     }
 
-    /// Forgets that a command ran, not what it did to names.
+    /// Forgets that a command ran, but keeps its effect on names.
     pub fn forget(&mut self, id: EntryId) {
         self.done.remove(&id);
     }
 
-    /// Whether a command ran.
+    /// Returns true if a command ran.
     #[must_use]
     pub fn is_done(&self, id: EntryId) -> bool {
         self.done.contains(&id)
     }
 
-    /// Whether a name is that of this collection now, as a command has told.
+    /// Returns true if a command has recorded that the name belongs to this collection now.
     #[must_use]
     pub fn is_owned(&self, ns: &str, ui: [u8; 16]) -> bool {
         self.owners.get(ns).is_some_and(|(_, owner)| *owner == ui)
     }
 
-    /// Whether the last collection of that name of which commands have told was dropped.
+    /// Returns true if the last collection of that name that a command has recorded was dropped.
     #[must_use]
     pub fn has_ended(&self, ns: &str) -> bool {
         let last = self.ends.get(ns).and_then(|ends| ends.last());
@@ -210,17 +212,18 @@ impl Incarnations {
         dropped && !self.owners.contains_key(ns)
     }
 
-    /// Whether no command ran yet.
+    /// Returns true if no command has run yet.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         !self.has_commands
     }
 
-    /// The collection that `ns` meant at `id`, which has to be [reached](Self::reaches).
+    /// Returns the current collection of the entry at `id`, which named it `ns`. The entry must be
+    /// [reached](Self::reaches).
     #[must_use]
     pub fn resolve<'l>(&'l self, ns: &'l str, id: EntryId, ui: Option<[u8; 16]>) -> Resolved<'l> {
         let (mut ns, mut since) = (ns, id);
-        // Each turn goes on in time, so this ends.
+        // Each iteration moves forward in time, so the loop terminates.
         while let Some(ends) = self.ends.get(ns) {
             let next = ends.partition_point(|(end, _)| *end <= since);
             match ends.get(next) {
@@ -236,8 +239,8 @@ impl Incarnations {
     }
 }
 
-/// Whether the last end of a name is held for as long as no collection has the name:
-/// [`Incarnations::has_ended`] is asked of the collections of views, of which a database has one.
+/// Returns true if the last end of a name is held for as long as no collection has the name.
+/// [`Incarnations::has_ended`] is called for `system.views` only, of which a database has one.
 fn is_kept(ns: &str) -> bool {
     ns.split_once('.').is_some_and(|(_, name)| name == VIEWS)
 }
@@ -264,7 +267,7 @@ mod tests {
         Change::Renamed { to: to.to_owned() }
     }
 
-    /// Full reset over create → rename → create again → drop.
+    /// A full reset over create, rename, create again and drop.
     #[test]
     fn entries_find_the_life_in_which_they_were_written() {
         let history = [
@@ -350,7 +353,7 @@ mod tests {
             lives.resolve("s.b", at(25), Some([1; 16])),
             Resolved::Live("s.c")
         );
-        // A new life of a name that no command of the source has told of.
+        // A new incarnation of a name that no recorded command has created.
         assert_eq!(
             lives.resolve("s.b", at(35), Some([7; 16])),
             Resolved::Live("s.b")

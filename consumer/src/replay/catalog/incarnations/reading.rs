@@ -1,21 +1,22 @@
-//! Incarnations as they are read from the target, which does not give commands in the order of time. Pure.
+//! Builds incarnations from the target's notes, which are not read in order of time. Pure code,
+//! without I/O.
 
 use oplog_relay_core::position::{EntryId, Timestamp};
 use rustc_hash::FxHashMap;
 
 use super::{Change, Fate, Incarnations, Ran, is_kept};
 
-/// Incarnations that are being read, from commands in any order.
+/// Incarnations under construction, from commands in any order.
 #[derive(Debug)]
 pub(crate) struct Reading {
     lives: Incarnations,
     last: Option<EntryId>,
-    /// When names ended last, of ends from before what is to be held.
+    /// The last end of each name among the commands older than those to be held.
     ended: FxHashMap<String, EntryId>,
 }
 
 impl Reading {
-    /// Holds commands from there on.
+    /// Starts a reading that holds the commands from `from` on.
     #[must_use]
     pub(crate) fn new(from: EntryId) -> Self {
         let from = Some(from);
@@ -29,7 +30,7 @@ impl Reading {
         }
     }
 
-    /// Takes a command that ran.
+    /// Records a command that ran.
     pub(crate) fn take(&mut self, ran: Ran) {
         let id = ran.id;
         self.last = self.last.max(Some(id));
@@ -70,7 +71,7 @@ impl Reading {
         *end = id.max(*end);
     }
 
-    /// What was read.
+    /// Returns the incarnations that were read.
     #[must_use]
     pub(crate) fn finish(self) -> Incarnations {
         let mut lives = self.lives;
@@ -90,13 +91,14 @@ impl Reading {
     }
 }
 
-/// No entry is as late as this: what is read from here on is only who has which name at the end.
+/// An identity later than every entry. A reading from here on holds only the final owner of each
+/// name.
 pub(crate) const AFTER_ALL: EntryId = EntryId {
     ts: Timestamp::new(u32::MAX, u32::MAX),
     ord: u32::MAX,
 };
 
-/// The least identity after another one.
+/// Returns the smallest identity that is greater than another one.
 const fn next(id: EntryId) -> EntryId {
     let EntryId { ts, ord } = id;
     EntryId {
@@ -124,7 +126,7 @@ mod tests {
 
     fn read(from: EntryId, history: &[Ran]) -> Incarnations {
         let mut reading = Reading::new(from);
-        // Neither the order of time nor its reverse.
+        // The commands are read neither in order of time nor in reverse.
         for step in [2, 0, 1] {
             history
                 .iter()
@@ -135,7 +137,7 @@ mod tests {
         reading.finish()
     }
 
-    /// A history of a few names that come and go, the same for each run.
+    /// A deterministic history of a few names that are created, dropped and renamed.
     fn history() -> Vec<Ran> {
         const NAMES: [&str; 5] = ["s.a", "s.b", "s.c", "s.tmp.agg_out.1", "s.system.views"];
         let mut there: FxHashMap<&str, u32> = FxHashMap::default();
@@ -164,7 +166,7 @@ mod tests {
         all
     }
 
-    /// Fails unless both give the same answers for every entry from there on.
+    /// Fails unless both give the same answers for every entry from `from` on.
     fn expect_same(part: &Incarnations, whole: &Incarnations, from: EntryId, history: &[Ran]) {
         assert!(part.reaches(from));
         for entry in history {
@@ -202,13 +204,13 @@ mod tests {
         let last = read(AFTER_ALL, &history);
         expect_same(&last, &whole, at(400), &history);
         assert!(!last.reaches(at(399)));
-        // A command that is older than what is held can only be read.
+        // A command older than those that are held can only be read from the target.
         let mut older = last.clone();
         assert!(!older.take(ran(200, "s.a", 1, Change::Dropped)));
         expect_same(&older, &whole, at(400), &history);
     }
 
-    /// `$out` makes a temporary collection that takes the name of the one of the round before.
+    /// `$out` creates a temporary collection and renames it over the result of the previous round.
     #[test]
     fn months_of_out_leave_what_is_there() {
         const ROUNDS: u32 = 10_000;

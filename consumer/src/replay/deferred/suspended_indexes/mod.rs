@@ -1,27 +1,28 @@
-//! Indexes of the target that are out of the way while a stretch of the log is applied again.
+//! Indexes of the target that are suspended while a stretch of the oplog is applied again.
 //!
 //! When a stretch is applied again, the target is ahead of its entries. An index may then refuse a
-//! document that is right at its place in the log, because the index is younger than the entry, or
-//! because another document has the value that it gets later in the log. Such an index is noted in
-//! `oplog_relay.suspended_indexes` with its definition as the target has it, and dropped. The
-//! command that made it counts as run all the while.
+//! document that is valid at its position in the oplog, because the index is younger than the
+//! entry, or because another document already has a value that it gets later in the oplog. Such an
+//! index is noted in `oplog_relay.suspended_indexes` with its definition on the target, and
+//! dropped. The command that created it still counts as run.
 //!
-//! The index is built again when the target is ahead no longer:
+//! The index is built again when the target is no longer ahead:
 //!
-//! - before the next command of its collection that has not run: nobody has applied anything behind
-//!   such a command;
-//! - when its partition applies entries that are newer than the suspension, or has nothing to apply;
-//! - before a replay up to an end is over.
+//! - before the next command of its collection that has not run, because no entry behind such a
+//!   command has been applied;
+//! - when its partition applies entries that are newer than the suspension, or has nothing to
+//!   apply;
+//! - before a replay with a stop position ends.
 //!
-//! A build that fails meanwhile is tried again later, because other partitions may still apply the
-//! stretch. Before a command, and at the end, it stops the replay.
+//! If a build fails during the stretch, it is tried again later, because other partitions may still
+//! apply the stretch. Before a command, and at the end, a failed build stops the replay.
 //!
 //! ```text
 //! {_id: "<group>/<db.collection>/<index>", group, ns, name, index: <definition as BSON bytes>, topic,
 //!  partition, ts: "<seconds>:<increment>", ord}
 //! ```
 //!
-//! `ts` and `ord` are those of the entry that the index refused.
+//! `ts` and `ord` identify the entry that the index refused.
 
 pub(crate) mod note;
 
@@ -51,11 +52,11 @@ use crate::replay::deferred::suspended_indexes::note::{
     COLLECTION, MakingWay, SuspendedIndex, now,
 };
 
-/// The pause after a build that failed; it doubles up to the longest one.
+/// The pause after a failed build. It doubles with each failure, up to the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 
-/// How a build ended.
+/// The outcome of a build.
 enum Restored {
     Done,
     Refused(mongodb::error::Error),
@@ -73,7 +74,8 @@ impl MongoSink {
         collection(&self.client, COLLECTION)
     }
 
-    /// Suspends the indexes that refuse a held document. Returns whether there was one.
+    /// Suspends the indexes that refuse a held document. Returns true if at least one was
+    /// suspended.
     pub(crate) async fn make_way(
         &self,
         ns: &str,
@@ -92,7 +94,7 @@ impl MongoSink {
             }
             let any = making_way == MakingWay::AlsoOlder && error.code == DUPLICATE_KEY;
             let after = (!any).then_some(held.id);
-            // The target's own indexes are not the replay's to drop.
+            // Indexes that the replay did not create belong to the target and are not dropped.
             let maker = self.persist("reading the catalog", || {
                 self.catalog.maker_of(ns, name, after)
             });
@@ -126,7 +128,8 @@ impl MongoSink {
              {CATALOG_DB}.{COLLECTION}; it is built again when the stretch is over"
         );
         let notes = self.suspended_notes();
-        // First the note: whoever finds it after a crash builds the index again.
+        // The note is written first: after a crash, the member that finds it builds the index
+        // again.
         self.persist("noting a suspended index", || async {
             let note = index.document(self.catalog.group())?;
             let filter = doc! { "_id": &index.note };
@@ -142,7 +145,7 @@ impl MongoSink {
             }
         })
         .await?;
-        // Without a unique index the order of documents counts no longer.
+        // Without a unique index, the order across documents no longer matters.
         self.forget_order();
         let mut suspended = self.suspended();
         suspended.retain(|other| other.note != index.note);
@@ -150,10 +153,11 @@ impl MongoSink {
         Ok(())
     }
 
-    /// The definitions of a collection's indexes; none if there is no such collection.
+    /// Returns the definitions of a collection's indexes; an empty list if the collection does not
+    /// exist.
     pub(crate) async fn indexes_of(&self, ns: &str) -> Result<Vec<Document>, ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        // A collection has 64 indexes at most, fewer than a first batch holds.
+        // A collection has at most 64 indexes, which fit in the first batch.
         let list = doc! { "listIndexes": collection };
         let reply = self
             .persist("listing indexes", || async {
@@ -171,20 +175,21 @@ impl MongoSink {
         Ok(found.filter_map(Bson::as_document).cloned().collect())
     }
 
-    /// Whether indexes are suspended for a partition.
+    /// Returns true if indexes are suspended for a partition.
     #[must_use]
     pub fn has_suspended(&self, topic: &str, partition: i32) -> bool {
         let suspended = self.suspended();
         suspended.iter().any(|index| index.is_of(topic, partition))
     }
 
-    /// Forgets what is suspended for a partition that was taken away: the notes are its next owner's.
+    /// Forgets the suspended indexes of a partition that was revoked; its next owner reads their
+    /// notes.
     pub(crate) fn forget_suspended(&self, topic: &str, partition: i32) {
         self.suspended()
             .retain(|index| !index.is_of(topic, partition));
     }
 
-    /// Takes up the indexes that an earlier owner of a partition has suspended.
+    /// Takes over the indexes that an earlier owner of a partition suspended.
     pub(crate) async fn recall_suspended(
         &self,
         topic: &str,
@@ -193,7 +198,7 @@ impl MongoSink {
         let found = self
             .noted(doc! { "topic": topic, "partition": partition })
             .await?;
-        // Whether the collection is written in order may have changed since it was known here.
+        // The collection's write order may have changed since it was cached here.
         self.forget_order();
         self.forget_suspended(topic, partition);
         self.suspended().extend(found);
@@ -218,16 +223,17 @@ impl MongoSink {
         found.iter().map(read).collect()
     }
 
-    /// Whether indexes of a collection are suspended, by whichever member.
+    /// Returns true if any member has suspended indexes of the collection.
     pub(crate) async fn has_suspended_of(&self, ns: &str) -> Result<bool, ConsumerError> {
         Ok(!self.noted(doc! { "ns": ns }).await?.is_empty())
     }
 
-    /// Builds the suspended indexes of a partition again whose stretch is over: it has applied
-    /// entries of that time, or, without a time, has nothing to apply.
+    /// Builds the suspended indexes of a partition again if their stretch is over: the partition
+    /// has applied entries of the time `applied`, or, if that is `None`, has nothing to apply.
     ///
     /// # Errors
-    /// When the target refuses a question. A build that it refuses is tried again later.
+    /// Returns an error if the target refuses a query. A build that it refuses is tried again
+    /// later.
     pub async fn restore_due(
         &self,
         topic: &str,
@@ -270,7 +276,7 @@ impl MongoSink {
     /// Builds the suspended indexes of a collection again, before a command that has not run.
     ///
     /// # Errors
-    /// When the target refuses one of them.
+    /// Returns an error if the target refuses one of the builds.
     pub(crate) async fn restore_of(
         &self,
         ns: &str,
@@ -280,10 +286,10 @@ impl MongoSink {
         self.restore_all(noted, token).await
     }
 
-    /// Builds all suspended indexes of the group again: everything is applied.
+    /// Builds all suspended indexes of the group again, after every entry has been applied.
     ///
     /// # Errors
-    /// When the target refuses one of them.
+    /// Returns an error if the target refuses one of the builds.
     pub async fn restore_suspended(&self) -> Result<(), ConsumerError> {
         let noted = self.noted(Document::new()).await?;
         match self.restore_all(noted, &Token::default()).await? {
@@ -319,7 +325,8 @@ impl MongoSink {
             })
             .await?;
         let (db, collection) = index.ns.split_once('.').unwrap_or((&index.ns, ""));
-        // A command has dealt with it, or with the collection, which must not come back by this.
+        // Without a note a command has handled the index; without a collection, building the index
+        // would create the collection again.
         if note.is_some() && self.listed(db, collection).await?.is_some() {
             let mut definition = index.definition.clone();
             definition.remove("ns");
@@ -340,7 +347,7 @@ impl MongoSink {
                     tracing::info!(
                         ns = index.ns,
                         index = index.name(),
-                        "the index is built again"
+                        "the suspended index was built again"
                     );
                 }
                 Attempt::Abandoned => return Ok(Restored::Abandoned),
@@ -353,10 +360,10 @@ impl MongoSink {
         Ok(Restored::Done)
     }
 
-    /// Forgets the suspended indexes of a collection that has ended.
+    /// Forgets the suspended indexes of a collection that was dropped.
     pub(crate) async fn end_suspensions_of(&self, ns: &str) -> Result<(), ConsumerError> {
         let filter = doc! { "group": self.catalog.group(), "ns": ns };
-        // Mostly there is none, and a look costs less than a write that a majority acknowledges.
+        // Usually no note exists, and a read costs less than a write with majority write concern.
         let notes = self.suspended_notes();
         let found = self
             .persist("reading suspended indexes", || async {
@@ -378,10 +385,10 @@ impl MongoSink {
     }
 }
 
-/// The indexes that a group has suspended on a target, as `db.collection index name`.
+/// Returns the indexes that a group has suspended on a target, as `db.collection index name`.
 ///
 /// # Errors
-/// What the driver says.
+/// Returns the driver's error.
 pub async fn suspended_indexes(
     client: &Client,
     group: &str,
@@ -396,7 +403,7 @@ pub async fn suspended_indexes(
     Ok(named.collect())
 }
 
-/// Whether an index of this definition may have refused a document so.
+/// Returns true if an index with this definition may have caused the error.
 fn refuses(definition: &Document, error: &WriteError) -> bool {
     let name = definition.get_str("name").unwrap_or_default();
     if error.code == DUPLICATE_KEY {
@@ -407,15 +414,15 @@ fn refuses(definition: &Document, error: &WriteError) -> bool {
     definition.is_ok_and(|definition| may_refuse(definition, error.code) == Ok(true))
 }
 
-/// The index that a server's message of a duplicate key names.
+/// Returns the index that a server's duplicate-key message names.
 fn index_of(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("index: ")?;
     let (name, _) = rest.split_once(" dup key")?;
-    // A collation stands between the two.
+    // A collation may precede the key.
     let name = name
         .split_once(" collation: ")
         .map_or(name, |(name, _)| name);
-    // Servers before 3.6 name it with its collection.
+    // Servers before 3.6 qualify the index with its collection.
     Some(name.rsplit_once(".$").map_or(name, |(_, name)| name))
 }
 

@@ -12,7 +12,7 @@ use crate::error::ConsumerError;
 /// The collection of the notes, in the catalog's database.
 pub(super) const COLLECTION: &str = "suspended_indexes";
 
-/// An index that is out of the way.
+/// An index that was dropped and is to be built again.
 #[derive(Debug, Clone)]
 pub(crate) struct SuspendedIndex {
     pub(crate) note: String,
@@ -20,12 +20,13 @@ pub(crate) struct SuspendedIndex {
     pub(crate) definition: Document,
     pub(crate) topic: String,
     pub(crate) partition: i32,
-    /// The entry whose document it refused.
+    /// The entry whose document the index refused.
     pub(crate) entry: EntryId,
-    /// When it was suspended, in seconds since 1970: newer entries were never applied before.
+    /// Time of the suspension in seconds since the Unix epoch. Entries that are newer were not
+    /// applied before it.
     pub(crate) since: u64,
     pub(crate) failures: u32,
-    /// When a build may be tried again.
+    /// Earliest time of the next build.
     pub(crate) next: Instant,
 }
 
@@ -77,26 +78,27 @@ impl SuspendedIndex {
         ConsumerError::Refused(format!(
             "the index {} of {} was dropped while a stretch of the log was applied again (entry \
              {}), and the target refuses to build it again: {}. The target has documents of its \
-             own: run verify, correct them and start again. To go on without the index, remove \
+             own: run verify, correct them and start again. To continue without the index, remove \
              the document {:?} from {CATALOG_DB}.{COLLECTION}",
             self.definition, self.ns, self.entry, error.kind, self.note
         ))
     }
 }
 
-/// Seconds since 1970 by this program's clock.
+/// Returns the seconds since the Unix epoch by this host's clock.
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
 }
 
-/// Which indexes make way for a held document.
+/// The indexes that are suspended for a held document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MakingWay {
-    /// Those that a command after the document's last entry made.
+    /// Indexes that a command after the document's last entry created.
     Younger,
-    /// Unique ones that any command made, too: the target is known to be ahead. What another index
-    /// refuses for the document's own values, it refused on the first pass as well.
+    /// Also unique indexes that an earlier command created, because the target is known to be
+    /// ahead. Other kinds of indexes refuse a document for its own values, so they refused it on
+    /// the first pass as well.
     AlsoOlder,
 }
 

@@ -1,4 +1,4 @@
-//! Index builds, drops and changes of an oplog as commands for a target.
+//! Translates index builds, drops and changes of an oplog into commands for a target.
 
 use oplog_relay_core::command::{index_specs, is_set};
 use oplog_relay_core::compare::is_truthy;
@@ -27,7 +27,8 @@ pub(crate) fn create_indexes(
     if written.is_empty() {
         return Ok(translated);
     }
-    // Without a word an index takes its collection's collation, which a log would have named.
+    // Without the option, an index inherits its collection's collation; the oplog would have named
+    // that.
     let explicit = written
         .iter()
         .map(|spec| with_collation(spec))
@@ -74,7 +75,8 @@ fn with_collation(spec: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
-/// One index as a target takes it; `None` for one that comes with the collection.
+/// Returns the specification of an index for a target; `None` for an index that is created with its
+/// collection.
 fn index_spec(
     spec: Document<'_>,
     ordered: bool,
@@ -122,7 +124,7 @@ fn index_spec(
             }
             b"unique" if !ordered && is_truthy(field) => translated.made_non_unique = true,
             b"unique" | b"sparse" | b"hidden" | b"prepareUnique" => {
-                // Targets from 5.0 on may refuse a flag that is no boolean.
+                // Targets from 5.0 on may refuse a flag that is not a boolean.
                 kept.element(Element {
                     kind: kind::BOOLEAN,
                     value: &[is_truthy(field).into()],
@@ -155,7 +157,7 @@ pub(crate) fn drop_index(entry: &Entry<'_>, collection: &str) -> Result<Translat
     })
 }
 
-/// What is left of an index's change; `None` if nothing is.
+/// Returns the remaining change of an index; `None` if nothing is left.
 pub(crate) fn index_change(
     index: Document<'_>,
     ordered: bool,
@@ -189,7 +191,8 @@ pub(crate) fn index_change(
     Ok(changes.then_some(out))
 }
 
-/// An index's name; where only its key is given, the name that a server gives it (`a_1_b_-1`).
+/// Returns the name of an index. If only the key is given, this is the name that a server generates
+/// (`a_1_b_-1`).
 fn index_name(
     name: Option<Element<'_>>,
     key: Option<Element<'_>>,

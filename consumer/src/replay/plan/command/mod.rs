@@ -1,7 +1,7 @@
-//! Commands of an oplog as commands for a target.
+//! Translates commands of an oplog into commands for a target.
 //!
-//! What a server logs is not what it takes: fields of its own have to go, and what would let the
-//! target delete by itself (`expireAfterSeconds`) is withheld.
+//! An oplog entry is not a valid command: a server's internal fields must be removed. Options that
+//! would let the target delete documents by itself (`expireAfterSeconds`) are withheld.
 
 mod indexes;
 mod old_options;
@@ -17,113 +17,115 @@ use self::indexes::{create_indexes, drop_index, index_change};
 use self::views::view;
 use crate::replay::plan::PlanFault;
 
-/// Error codes by which a server says that what a command does was done already.
+/// Error codes with which a server reports that the effect of a command exists already.
 pub mod done {
-    /// `create`: the name is taken; by what has to be looked at.
+    /// `create`: the name is in use; the existing collection must be checked.
     pub const TAKEN: i32 = 48;
-    /// There is no such collection.
+    /// The collection does not exist.
     pub const NO_COLLECTION: i32 = 26;
-    /// There is no such index.
+    /// The index does not exist.
     pub const NO_INDEX: i32 = 27;
-    /// `createIndexes`: an index of that name or key is there; what it is like has to be looked at.
+    /// `createIndexes`: an index with that name or key exists; its definition must be checked.
     pub const INDEX_TAKEN: [i32; 2] = [85, 86];
 }
 
-/// An index's or a collection's `expireAfterSeconds` that the target does not get, because it would
-/// delete documents that a replay still needs; or the end of it.
+/// The `expireAfterSeconds` of an index or a collection that is withheld from the target, because
+/// the target would delete documents that the replay still needs; or the end of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Withheld {
-    /// The index; `None` for a collection (time series, clustered).
+    /// Name of the index; `None` for a collection (time series, clustered).
     pub index: Option<String>,
-    /// The true value; `None`: nothing expires by it any more, or its index is dropped.
+    /// The source's value; `None` if the expiry was removed or its index dropped.
     pub seconds: Option<i64>,
 }
 
-/// The `expireAfterSeconds` by which an index that the target has already is put off: the greatest that a
-/// `collMod` takes on every server. Indexes that a replay makes have none, because servers up to
-/// 6.0 refuse it at creation; targets of earlier versions of this program have it.
+/// The `expireAfterSeconds` that defers the expiry of an existing index: the largest value that
+/// `collMod` accepts on every server. Indexes that a replay creates have no `expireAfterSeconds`,
+/// because servers up to 6.0 refuse this value at creation; targets of earlier versions of this
+/// program have it.
 pub const PUT_OFF: i32 = i32::MAX;
 
-/// Option of 4.4 and 5.0 for the change streams of the source alone; 6.0 refuses it.
+/// Option of 4.4 and 5.0 that only affects change streams of the source; 6.0 refuses it.
 const PRE_IMAGES: &[u8] = b"recordPreImages";
 
-/// What a command comes to on a target.
+/// The action for a command on a target.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Nothing, on purpose.
+    /// Intentionally no action.
     Nothing,
-    /// A command for the database of the collection.
+    /// Runs a command on the collection's database.
     Run {
         /// The command.
         command: Vec<u8>,
-        /// Codes that mean "done already".
+        /// Codes that mean the effect exists already.
         accept: &'static [i32],
-        /// A command to try where the target refuses the first one's options.
+        /// The command to try if the target refuses the options of the first one.
         otherwise: Option<Vec<u8>>,
     },
-    /// A collection ends.
+    /// Drops a collection.
     Drop {
-        /// Its name.
+        /// The collection's name.
         collection: String,
     },
-    /// A time series ends.
+    /// Drops a time series.
     DropSeries {
-        /// Its own name.
+        /// Name of the time series.
         series: String,
-        /// The collection of its buckets.
+        /// Name of its buckets collection.
         buckets: String,
     },
-    /// A view ends, or the view before the buckets of a time series, which ends with its buckets.
+    /// Drops a view. For the view over a time series nothing is done: it is dropped with its
+    /// buckets.
     DropView {
-        /// Its name.
+        /// The view's name.
         view: String,
     },
-    /// All views of the database end.
+    /// Drops all views of the database.
     DropViews,
-    /// The view before the buckets of a time series changes, by a command that changes the buckets
-    /// as well.
+    /// Changes the view over the buckets of a time series, by a command that changes the buckets as
+    /// well.
     ChangeSeriesView {
-        /// Its document in `system.views`.
+        /// The view's document in `system.views`.
         definition: Vec<u8>,
     },
-    /// A collection gets another name, perhaps that of one that ends.
+    /// Renames a collection; an existing collection of the new name may be dropped.
     Rename {
         /// `db.collection` of the new name.
         to: String,
-        /// Whether a collection of that name ends.
+        /// True if an existing collection of that name is dropped.
         drop_target: bool,
     },
 }
 
-/// A command, translated.
+/// A translated command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Translated {
-    /// What to do.
+    /// The action on the target.
     pub action: Action,
-    /// What was withheld, and what ended of that.
+    /// Withheld expiries, and ends of earlier ones.
     pub withheld: Vec<Withheld>,
-    /// Whether a unique index was made a plain one.
+    /// True if a unique index is created as non-unique.
     pub made_non_unique: bool,
-    /// Indexes that it makes and that can refuse a document.
+    /// Names of indexes that the command creates and that can refuse a document.
     pub limiting: Vec<String>,
-    /// Options of old servers that were left out or written in another way.
+    /// Options of old servers that were left out or rewritten.
     pub left_out: Vec<String>,
 }
 
-/// What to know beside the entry.
+/// The context of a command's translation.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances<'a> {
-    /// Name of the collection on the target now.
+    /// Current name of the collection on the target.
     pub collection: &'a str,
-    /// Whether all of the collection's later writes are in one partition: only then a unique index
-    /// can hold on the target.
+    /// True if all later writes of the collection are in one partition. Only then can a unique
+    /// index be kept on the target.
     pub ordered: bool,
 }
 
 /// Translates a command.
 ///
 /// # Errors
-/// [`PlanFault::Command`] for one that is unknown or that no replay can run.
+/// [`PlanFault::Command`] if the command is unknown or cannot be replayed.
 pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
     if is_view_entry(entry) {
         return Ok(plain(view(entry, at.collection)?));
@@ -164,7 +166,7 @@ pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated,
                 otherwise: Some(all),
             })
         }
-        // The four names of dropIndexes.
+        // The remaining names are the four forms of dropIndexes.
         _ => drop_index(entry, collection)?,
     })
 }
@@ -199,7 +201,7 @@ fn drop_collection(collection: &str) -> Action {
     }
 }
 
-/// `{<name>: <collection>, …}`
+/// Builds the command `{<name>: <collection>, …}`.
 fn with_name(
     name: &str,
     collection: &str,
@@ -213,7 +215,7 @@ fn with_name(
     Ok(out)
 }
 
-/// The command with its options that `keeps` says true of.
+/// Returns a copy of the command with the options for which `keeps` returns true.
 fn copy(
     o: Document<'_>,
     name: &str,
@@ -233,7 +235,8 @@ fn copy(
     })
 }
 
-/// A collation names the version of the library that its server has; another server refuses it.
+/// Removes the version from a collation: it is the version of the server's ICU library, and other
+/// servers refuse it.
 fn without_version(collation: Element<'_>) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::new();
     let mut kept = DocumentBuilder::start(&mut out);
@@ -247,7 +250,8 @@ fn without_version(collation: Element<'_>) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
-/// Whole seconds; `None` for what is no number, by which nothing expires (`"off"`).
+/// Returns whole seconds; `None` for a value that is not a number and disables the expiry
+/// (`"off"`).
 fn seconds(option: Element<'_>) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
     match option.kind {
@@ -261,7 +265,7 @@ fn seconds(option: Element<'_>) -> Option<i64> {
 
 fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> {
     if collection == VIEWS {
-        // Every server makes its own when the first view is created.
+        // A server creates `system.views` itself with the first view.
         return Ok(plain(Action::Nothing));
     }
     let mut withheld = Vec::new();
@@ -271,7 +275,7 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
             seconds: seconds(expires),
         });
     }
-    // Up to 8.x a time series is logged by the name of its buckets, later by its own.
+    // Up to 8.x, a time series is logged under the name of its buckets; later under its own name.
     let is_series = entry.o.get("timeseries")?.is_some();
     let is_capped = entry.o.get("capped")?.is_some_and(is_truthy);
     let keeps = |option: Element<'_>| -> Result<bool, Malformed> {
@@ -283,8 +287,7 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
     let series = time_series::of_buckets(collection).filter(|_| is_series);
     let name = series.unwrap_or(collection);
     let command = copy(entry.o, "create", name, keeps)?;
-    // How documents are stored is not what they are: a target that cannot store them so may store
-    // them in its own way.
+    // Storage options do not change the documents. A target that refuses them may use its defaults.
     let storage = |name: &[u8]| matches!(name, b"storageEngine" | b"clusteredIndex");
     let mut options = entry.o.elements().filter_map(Result::ok);
     let otherwise = options
@@ -309,14 +312,14 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
 
 fn keeps_create_option(option: Element<'_>, of_series: bool) -> Result<bool, Malformed> {
     Ok(match option.name {
-        // Buckets get their validator and their order from the time series.
+        // The buckets get their validator and clustering from the time series.
         b"validator" | b"clusteredIndex" | b"validationLevel" | b"validationAction" => !of_series,
         b"temp" | b"autoIndexId" | b"uuid" | b"recordIdsReplicated" | b"expireAfterSeconds" => {
             false
         }
         PRE_IMAGES => false,
         _ if old_options::is_without_meaning(option) => false,
-        // The default one needs no word, and one with a collation follows the collection's.
+        // The default index needs no option, and its collation follows the collection's.
         b"idIndex" => false,
         b"capped" => is_truthy(option),
         _ => true,
@@ -366,7 +369,7 @@ fn rename(entry: &Entry<'_>) -> Result<Action, EntryError> {
     let to = entry.o.get("to")?.ok_or(Malformed::Missing("to"))?.str()?;
     let drop_target = match entry.o.get("dropTarget")? {
         None => false,
-        // A flag, or the UUID of the collection that ends.
+        // Either a flag, or the UUID of the collection that is dropped.
         Some(flag) => is_truthy(flag),
     };
     Ok(Action::Rename {

@@ -1,14 +1,14 @@
-//! Options that old servers kept without giving them a meaning, and that later ones refuse.
+//! Options that old servers accepted without a meaning, and that later servers refuse.
 //!
-//! Servers up to 3.2 took any field of an index and any value of its key, and kept both. What they
-//! did not know had no effect, and every value of a key that is no negative number and no kind of
-//! index meant "ascending". Indexes of that time have the version 0 or 1, or none; later ones were
-//! checked by their server. Servers still take such a key for an index of version 1; other targets
-//! get the key that it meant.
+//! Servers up to 3.2 accepted any field of an index and any value of its key, and stored both.
+//! Unknown fields had no effect, and every key value that is neither a negative number nor an index
+//! type meant "ascending". Indexes of those servers have version 0, version 1 or no version; later
+//! servers validated the indexes. Servers still accept such a key for an index of version 1; other
+//! targets get the key with its effective meaning.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
-/// The fields of an index that some server gives a meaning.
+/// The index fields that have a meaning in any server version.
 const INDEX_FIELDS: [&[u8]; 24] = [
     b"2dsphereIndexVersion",
     b"background",
@@ -35,7 +35,7 @@ const INDEX_FIELDS: [&[u8]; 24] = [
     b"wildcardProjection",
     b"clustered",
 ];
-/// Values of a key that name the kind of an index.
+/// Values of a key that name an index type.
 const KINDS: [&[u8]; 6] = [
     b"2d",
     b"2dsphere",
@@ -44,8 +44,8 @@ const KINDS: [&[u8]; 6] = [
     b"hashed",
     b"text",
 ];
-/// Options of a collection, for `create` and `collMod`, that concern the files of a storage engine
-/// that is gone (MMAPv1), or that no server ever read.
+/// Options of `create` and `collMod` that concern the files of a removed storage engine (MMAPv1),
+/// or that no server ever read.
 const WITHOUT_MEANING: [&[u8]; 6] = [
     b"$nExtents",
     b"flags",
@@ -55,7 +55,7 @@ const WITHOUT_MEANING: [&[u8]; 6] = [
     b"usePowerOf2Sizes",
 ];
 
-/// Returns true for an index of a server that did not check it.
+/// Returns true for an index that its server did not validate.
 pub(crate) fn is_unchecked(index: Document<'_>) -> Result<bool, Malformed> {
     let version = index.get("v")?;
     Ok(version.is_none_or(|version| version.integer().is_ok_and(|version| version < 2)))
@@ -67,7 +67,7 @@ pub(crate) fn is_version_1(index: Document<'_>) -> Result<bool, Malformed> {
     Ok(version.is_some_and(|version| version.integer() == Ok(1)))
 }
 
-/// The index with a plain key.
+/// Returns the index with its key in effective form.
 pub(crate) fn with_plain_key(index: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::new();
     let mut plain = DocumentBuilder::start(&mut out);
@@ -82,17 +82,17 @@ pub(crate) fn with_plain_key(index: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
-/// Returns true for a field of an index that no server gives a meaning.
+/// Returns true for an index field that has no meaning in any server version.
 pub(crate) fn is_unknown(field: Element<'_>) -> bool {
     !INDEX_FIELDS.contains(&field.name)
 }
 
-/// Returns true for the version 0 of indexes, which no server makes any more.
+/// Returns true for index version 0, which servers no longer create.
 pub(crate) fn is_outdated_version(field: Element<'_>) -> bool {
     field.name == b"v" && field.integer() == Ok(0)
 }
 
-/// Returns true for the index of `_id` alone, which every collection has.
+/// Returns true for the default index of `_id`, which every collection has.
 pub(crate) fn is_of_id(index: Document<'_>) -> Result<bool, Malformed> {
     let Some(key) = index.get("key")?.filter(|key| key.kind == kind::DOCUMENT) else {
         return Ok(false);
@@ -109,12 +109,12 @@ pub(crate) fn is_of_id(index: Document<'_>) -> Result<bool, Malformed> {
     Ok(only && first.is_some_and(|first| !is_kind(first) && !descends(first)))
 }
 
-/// Returns true for an option of a collection that has no meaning for any server that is in use.
+/// Returns true for a collection option that has no meaning for supported servers.
 pub(crate) fn is_without_meaning(option: Element<'_>) -> bool {
     WITHOUT_MEANING.contains(&option.name)
 }
 
-/// The names of the options of a collection that have no meaning for any server that is in use.
+/// Returns the names of the collection options that have no meaning for supported servers.
 pub(crate) fn without_meaning(o: Document<'_>) -> Result<Vec<String>, Malformed> {
     let mut names = Vec::new();
     for option in o.elements() {
@@ -126,7 +126,8 @@ pub(crate) fn without_meaning(o: Document<'_>) -> Result<Vec<String>, Malformed>
     Ok(names)
 }
 
-/// The key with every odd value as the `1` that it meant; `None` where there is none.
+/// Returns the key with every invalid value replaced by the `1` that it meant; `None` if all values
+/// are valid.
 pub(crate) fn plain_key(key: Element<'_>) -> Result<Option<Vec<u8>>, Malformed> {
     if key.kind != kind::DOCUMENT {
         return Ok(None);

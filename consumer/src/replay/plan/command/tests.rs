@@ -27,7 +27,7 @@ fn read(bytes: &[u8]) -> Bdoc {
     Bdoc::from_reader(bytes).unwrap()
 }
 
-/// The command that a command entry becomes.
+/// Returns the command for the target that a command entry is translated to.
 fn becomes(o: Bdoc) -> Bdoc {
     match translated(command(o), AT).unwrap().action {
         Action::Run { command, .. } => read(&command),
@@ -320,7 +320,7 @@ fn what_is_passed_over_does_nothing_and_what_is_unknown_is_refused() {
     }
 }
 
-/// What becomes of the index of a `createIndexes`, and what was left out.
+/// Returns the translated index of a `createIndexes`, and the options that were left out.
 fn index(spec: Bdoc) -> (Bdoc, Vec<String>) {
     let mut o = doc! { "createIndexes": "c" };
     o.extend(spec);
@@ -343,7 +343,7 @@ fn index_options_that_old_servers_kept_without_a_meaning_are_left_out() {
     let expected = doc! { "v": 1, "key": odd.clone(), "name": "i" };
     let left_out = ["backgroud", "safe"].map(str::to_owned).to_vec();
     assert_eq!(index(old), (expected, left_out));
-    // Another version than 1 has the key that was meant.
+    // Other versions than 1 get the key in effective form.
     let plain = doc! { "k": 1, "l": 1, "m": 1, "n": -1 };
     for old in [
         doc! { "key": odd.clone(), "name": "i" },
@@ -353,7 +353,7 @@ fn index_options_that_old_servers_kept_without_a_meaning_are_left_out() {
         assert_eq!(spec.get_document("key").unwrap(), &plain);
         assert!(!spec.contains_key("v") && left_out.contains(&"key".to_owned()));
     }
-    // A later server has checked it: the option is one that is not known here.
+    // A later server has validated it, so the option is merely unknown to this program.
     let new = doc! { "v": 2, "key": { "a": 1 }, "name": "i", "future": true };
     let (spec, left_out) = index(new);
     assert!(spec.contains_key("future") && left_out.is_empty());

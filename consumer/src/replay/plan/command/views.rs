@@ -1,4 +1,4 @@
-//! Writes to `system.views` of an oplog as commands for a target.
+//! Translates writes to `system.views` of an oplog into commands for a target.
 
 use oplog_relay_core::document::{Document, Malformed, kind};
 use oplog_relay_core::entry::{Entry, Operation};
@@ -6,10 +6,10 @@ use oplog_relay_core::entry::{Entry, Operation};
 use super::{Action, run, with_name, without_version};
 use crate::replay::plan::PlanFault;
 
-/// A write to `system.views`. The view of a time series comes with the series.
+/// Translates a write to `system.views`. The view over a time series is created with the series.
 pub(crate) fn view(entry: &Entry<'_>, name: &str) -> Result<Action, PlanFault> {
     if entry.operation == Operation::Delete {
-        // The entry does not say what kind of view it was: the target knows.
+        // The entry does not contain the type of the view; the target knows it.
         let view = name.to_owned();
         return Ok(Action::DropView { view });
     }
@@ -46,7 +46,7 @@ pub(crate) fn view(entry: &Entry<'_>, name: &str) -> Result<Action, PlanFault> {
     Ok(Action::Run {
         command: definition("create")?,
         accept: &[],
-        // It is there: with the same definition, or with an older one.
+        // If the view exists, with the same or an older definition, it is modified.
         otherwise: Some(modify),
     })
 }

@@ -1,10 +1,10 @@
-//! Which diffs are statements.
+//! Tests of the diffs that are sent as statements.
 
 use oplog_relay_core::json::parse_document;
 
 use super::*;
 
-/// What becomes of a diff: the `u` of its statement, or that it is rewritten.
+/// Returns the `u` of a diff's statement, or `rewritten`.
 fn sent(diff: &str) -> String {
     let mut o = Vec::new();
     let text = format!(r#"{{"$v":2,"diff":{diff}}}"#);

@@ -19,16 +19,16 @@ fn document(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
     out
 }
 
-/// An entry of one of a few documents, with what it writes.
+/// A change of one of a few documents, with the value that it writes.
 #[derive(Debug, Clone, Copy)]
 enum Change {
     Insert(i32),
     Set(i32),
     Unset,
     SetTwice(i32),
-    /// A diff that `$set` can say.
+    /// A diff that `$set` can express.
     Update(i32),
-    /// A diff that no operator can say.
+    /// A diff that operators cannot express.
     Move(i32),
     Replace(i32),
     Delete,
@@ -171,7 +171,7 @@ fn apply_plan(target: &mut Target, plan: &Plan<'_>, rotate: usize) {
             for bulk in &lanes[(index + rotate) % lanes.len()].bulks {
                 let forward: Vec<&Write<'_>> = match bulk.kind {
                     BulkKind::Update | BulkKind::Rewrite => bulk.writes.iter().collect(),
-                    // Of different documents: any order.
+                    // The documents are different, so any order is valid.
                     BulkKind::Insert | BulkKind::Delete => bulk.writes.iter().rev().collect(),
                 };
                 for write in forward {
@@ -198,8 +198,8 @@ fn changes() -> impl Strategy<Value = Vec<(bool, i32, Change)>> {
 }
 
 proptest! {
-    /// Whatever the history, the plan in any order of lanes leads where the entries lead one by
-    /// one, also from a target that is ahead.
+    /// For any history and any order of lanes, a plan has the same result as its entries one by
+    /// one, also on a target that is ahead.
     #[test]
     fn a_plan_leads_where_its_entries_lead(
         history in changes(),
@@ -296,7 +296,7 @@ fn a_document_with_a_rewrite_has_all_its_updates_made_so() {
             (Kind::Rewrite, 1)
         ]
     );
-    // A whole state goes before; what it makes superfluous asks for no rewrite.
+    // A whole state goes before; the writes that it supersedes do not require a rewrite.
     assert_eq!(
         actions(&[(1, set), (1, replace), (1, moved)]),
         [(Kind::Update, 1), (Kind::Rewrite, 1)]
@@ -430,7 +430,8 @@ fn a_command_is_a_step_of_its_own_between_writes() {
     assert!(plan_of(create).unwrap().contains("Command"));
 }
 
-/// The command of the only write of an entry, by a planner that applies what cannot be repeated.
+/// Returns the command for the only write of an entry, by a planner that applies operators that are
+/// not idempotent.
 fn sent_as_is(fill: impl FnOnce(&mut DocumentBuilder<'_>), upsert: bool) -> String {
     let (o, key) = (document(fill), entry_key());
     let entries = [document(|entry| {

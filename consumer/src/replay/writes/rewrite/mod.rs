@@ -1,8 +1,9 @@
-//! Documents that are read, changed here and replaced.
+//! Rewrites: documents that are read, changed by this program and replaced.
 //!
-//! The way for what no update command can say, and for updates that a command cannot apply to the
-//! document as it is. A document belongs to one worker, so nobody else changes it between the read
-//! and the write. Reads go to the primary, which knows all writes that it acknowledged.
+//! A rewrite is used for updates that no command can express, and for updates that a command cannot
+//! apply to the stored document. A document belongs to one worker, so no other worker changes it
+//! between the read and the write. Reads go to the primary, which has all writes that it
+//! acknowledged.
 
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
@@ -27,31 +28,31 @@ use crate::replay::writes::turn::turn;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-/// Documents that are asked for at once.
+/// Number of documents that are read with one query.
 const AT_ONCE: usize = 1_000;
 
-/// Bytes of rewritten documents that are sent together: they are there beside the reply that they were made of,
-/// and once more in the command.
+/// Bytes of rewritten documents that are sent together. They exist in addition to the reply that
+/// they are made from, and once more in the command.
 const TOGETHER: usize = 4 << 20;
 
-/// Documents to rewrite: their writes in order, by the identity of their `_id`.
+/// Documents to rewrite: their writes in order, by canonical `_id`.
 type Pending<'w, 'a> = FxHashMap<Vec<u8>, Vec<&'w Write<'a>>>;
 
-/// What a document becomes.
+/// The result of rewriting a document.
 struct Outcome<'a> {
-    /// The last entry that changes it.
+    /// The last entry that changes the document.
     id: EntryId,
     document_id: Element<'a>,
     document: Vec<u8>,
-    /// Whether fields of it must be set after it was replaced.
+    /// True if a `$set` of zero timestamps must follow the replacement.
     has_zeros: bool,
 }
 
-/// Why documents cannot be rewritten.
+/// The reason documents cannot be rewritten.
 enum Failure {
-    /// The target did not give them; the read may be repeated.
+    /// The target failed to return them; the read may be retried.
     Read(mongodb::error::Error),
-    /// Something that ends the program.
+    /// An error that ends the program.
     Fatal(ConsumerError),
 }
 
@@ -68,7 +69,7 @@ impl From<ConsumerError> for Failure {
 }
 
 impl MongoSink {
-    /// Rewrites the documents of a bulk when it is its turn.
+    /// Rewrites the documents of a bulk after waiting for a permit.
     pub(crate) async fn rewrite_bulk(
         &self,
         bulk: &Bulk<'_>,
@@ -80,8 +81,8 @@ impl MongoSink {
         }
     }
 
-    /// Reads, changes and replaces the documents of these writes. One that is not there counts as
-    /// an update that found no document.
+    /// Reads, changes and replaces the documents of these writes. A missing document counts as an
+    /// update that did not find a document.
     pub(crate) async fn rewrite(
         &self,
         ns: &str,
@@ -128,7 +129,7 @@ impl MongoSink {
         }
     }
 
-    /// Rewrites the documents that are there, and takes them out of `pending`.
+    /// Rewrites the documents that exist, and removes them from `pending`.
     async fn rewrite_found(
         &self,
         ns: &str,
@@ -172,7 +173,7 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
-    /// Whether a failed read is to be repeated.
+    /// Returns `Ok` if a failed read may be retried.
     fn after_failed_read(
         &self,
         ns: &str,
@@ -219,7 +220,7 @@ impl MongoSink {
         Box::pin(self.send_bulk(&bulk, token)).await
     }
 
-    /// Counts the documents that are not there, or makes them up where that was asked for.
+    /// Counts the missing documents, or creates them if `--unmatched upsert` was given.
     async fn rewrite_missing(
         &self,
         ns: &str,
@@ -260,7 +261,7 @@ impl MongoSink {
     }
 }
 
-/// Groups the writes of the first [`AT_ONCE`] documents; returns how many writes those are.
+/// Groups the writes of the first [`AT_ONCE`] documents. Returns the number of those writes.
 fn take<'w, 'a>(
     writes: &'w [Write<'a>],
     pending: &mut Pending<'w, 'a>,
@@ -280,8 +281,8 @@ fn take<'w, 'a>(
     Ok(writes.len())
 }
 
-/// What a stored document becomes; `None` where nothing changes. An update that does not fit it goes
-/// to `refuse`; those after it are applied.
+/// Returns the rewritten document; `None` if nothing changes. An update that cannot be applied is
+/// passed to `refuse`, and later updates are applied.
 fn outcome<'a>(
     ns: &str,
     stored: &[u8],
@@ -323,7 +324,7 @@ fn outcome<'a>(
     }))
 }
 
-/// A document of the fields that its updates happen to set.
+/// Creates a document with only the fields that its updates set.
 fn made_up(
     ns: &str,
     document_id: Element<'_>,
@@ -340,8 +341,8 @@ fn made_up(
 
 fn unfit(ns: &str, error: &RewriteError) -> String {
     format!(
-        "in {ns}: {error}: {}. Either of them is damaged: run verify, and replay from the beginning \
-         into an empty target",
+        "in {ns}: {error}: {}. The entry or the document is damaged: run verify, and replay from the \
+         start into an empty target",
         error.error
     )
 }

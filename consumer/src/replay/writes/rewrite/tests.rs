@@ -24,7 +24,7 @@ fn write<'a>(increment: u32, id: &'a [u8], action: Action<'a>) -> Write<'a> {
     }
 }
 
-/// Where every update fits.
+/// Calls `outcome` for updates that can all be applied.
 fn found_outcome<'a>(
     ns: &str,
     stored: &[u8],
@@ -86,7 +86,7 @@ fn a_documents_writes_become_one_replacement_in_their_order() {
     ];
     let mut pending = Pending::default();
     assert_eq!(take(&writes, &mut pending).unwrap(), 4);
-    // The same `_id` as another type of number.
+    // The same `_id` with another numeric type.
     let stored = bson(r#"{"_id":1.0,"a":0,"k":1}"#);
     let found = found_outcome("db.c", &stored, &mut pending)
         .unwrap()
@@ -97,13 +97,13 @@ fn a_documents_writes_become_one_replacement_in_their_order() {
     );
     assert_eq!((found.id, found.has_zeros), (writes[3].id, false));
     assert_eq!(pending.len(), 1);
-    // Somebody else's document.
+    // A document that is not pending.
     assert!(
         found_outcome("db.c", &bson(r#"{"_id":9}"#), &mut pending)
             .unwrap()
             .is_none()
     );
-    // It is so already.
+    // A document that has the result already.
     let there = bson(r#"{"_id":2,"z":1}"#);
     assert!(
         found_outcome("db.c", &there, &mut pending)
@@ -136,7 +136,7 @@ fn timestamp_zero_top_level_preserved() {
     let zero = r#"{"$timestamp":{"t":0,"i":0}}"#;
     let fields = format!(r#""t":{zero},"in":{{"t":{zero}}}"#);
     let hidden = format!(r#"{fields},"a.b":{zero}"#);
-    // A literal keeps what no `$set` reaches, and all others with it.
+    // A literal keeps all zero timestamps, including those that a `$set` cannot reach.
     for (fields, has_zeros) in [(fields, true), (hidden, false)] {
         let mut pending = Pending::default();
         take(&writes, &mut pending).unwrap();

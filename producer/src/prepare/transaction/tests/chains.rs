@@ -212,7 +212,7 @@ fn txn_chain_left_oplog_before_the_oldest_entry_is_passed_over() {
         (1, 0)
     );
     assert_eq!(outcome.open(), None);
-    // The same after a restart, which knows where the stream began.
+    // The same holds after a restart, which knows the start of the stream.
     let (_, history, _) = outcome.ends[0];
     assert_eq!(history.begin, Some(Timestamp::new(2, 1)));
     let end = |seconds| Position {
@@ -231,7 +231,7 @@ fn txn_chain_left_oplog_before_the_oldest_entry_is_passed_over() {
         (outcome.documents(), outcome.counts.incomplete),
         (vec![2], 1)
     );
-    // A stream that began elsewhere must have had it.
+    // A stream with another start must have had the entry.
     let start = Start {
         end: Some(end(2)),
         from_oldest: false,
@@ -282,7 +282,7 @@ fn a_chain_that_leads_in_a_circle_is_refused() {
     assert!(text.contains("does not lead back"), "{text}");
 }
 
-/// The same entry in another term.
+/// Returns the same entry in another term.
 fn in_term(bytes: &[u8], term: i64) -> Vec<u8> {
     let mut entry = Doc::from_reader(bytes).unwrap();
     entry.insert("t", term);
@@ -296,7 +296,7 @@ fn an_election_ends_open_transactions_that_are_not_prepared() {
     assert_eq!(run(&[open.clone(), elected.clone()]).open(), None);
     let older = in_term(&plain(3, 9, &[]), -1);
     assert_eq!(run(&[open.clone(), older]).open(), Some(1));
-    // The new primary commits what was prepared.
+    // The new primary commits the prepared transaction.
     let entries = [
         open,
         prepare(2, 1, 3..4, session(1, 4)),
@@ -305,7 +305,7 @@ fn an_election_ends_open_transactions_that_are_not_prepared() {
     ];
     assert_eq!(run(&entries[..3]).open(), Some(1));
     assert_eq!(run(&entries).documents(), [9, 1, 2, 3]);
-    // Without a session nothing can be prepared.
+    // Without a session no transaction can be prepared.
     let batched = partial(1, 0, 1..3, doc! {});
     assert_eq!(run(&[batched, entries[2].clone()]).open(), None);
 }
@@ -316,7 +316,7 @@ fn an_apply_ops_whose_previous_entry_is_no_part_stands_alone() {
         let o = doc! { "applyOps": inserts(10..12) };
         command(seconds, o, &[session(1, 4), after(previous)])
     };
-    // A statement of a retryable write in the dump, and one from before its beginning.
+    // One dump contains a statement of a retryable write, the other starts after it.
     for entries in [
         vec![plain(2, 1, &[session(1, 4)]), alone(5, 2)],
         vec![plain(2, 1, &[]), alone(5, 1)],

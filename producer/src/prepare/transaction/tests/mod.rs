@@ -1,4 +1,4 @@
-//! Entries of every shape through the encoder, as a dump gives them.
+//! Entries of every shape through the encoder, as a dump contains them.
 
 mod chains;
 mod restart;
@@ -35,12 +35,12 @@ fn uuid(byte: u8) -> Bson {
     })
 }
 
-/// Session 1, 2, … with its transaction number.
+/// Returns the fields of session 1, 2, … with its transaction number.
 fn session(session: u8, number: i64) -> Doc {
     doc! { "lsid": { "id": uuid(session) }, "txnNumber": number }
 }
 
-/// `prevOpTime`; 0 for the null one.
+/// Returns `prevOpTime`; 0 for the null one.
 fn after(seconds: u32) -> Doc {
     let none = BsonTimestamp {
         time: 0,
@@ -56,7 +56,7 @@ fn owned((name, value): (&String, &Bson)) -> (String, Bson) {
     (name.clone(), value.clone())
 }
 
-/// An entry of `admin.$cmd` with the fields of `more` around it.
+/// Returns an entry of `admin.$cmd` with the fields of `more`.
 fn command(seconds: u32, o: Doc, more: &[Doc]) -> Vec<u8> {
     let mut entry = doc! {
         "op": "c", "ns": "admin.$cmd", "o": o, "ts": ts(seconds), "t": TERM, "v": 2_i64,
@@ -74,7 +74,7 @@ fn inserts(ids: std::ops::Range<i32>) -> Vec<Doc> {
     ids.map(insert).collect()
 }
 
-/// An insert of its own, outside of any transaction.
+/// Returns a single insert, outside of any transaction.
 fn plain(seconds: u32, id: i32, more: &[Doc]) -> Vec<u8> {
     let mut entry = doc! { "ts": ts(seconds), "t": TERM, "v": 2_i64 };
     entry.extend(insert(id));
@@ -82,7 +82,7 @@ fn plain(seconds: u32, id: i32, more: &[Doc]) -> Vec<u8> {
     entry.to_vec().unwrap()
 }
 
-/// How a stream begins.
+/// The start of a stream.
 struct Start {
     format: Format,
     kept: Kept,
@@ -119,18 +119,18 @@ struct Record {
 }
 
 impl Record {
-    /// Index and count.
+    /// Returns index and count.
     fn place(&self) -> Option<(i32, i32)> {
         let txn = self.entry.get_document("txn").ok()?;
         txn.get_i32("index").ok().zip(txn.get_i32("count").ok())
     }
 }
 
-/// What became of a stretch of entries.
+/// The result of a sequence of entries.
 #[derive(Debug, Default)]
 struct Outcome {
     records: Vec<Record>,
-    /// Where each chunk ended, and how many records came before.
+    /// Position and history at the end of each chunk, and the number of records before it.
     ends: Vec<(Position, History, usize)>,
     counts: crate::encode::chunk::TransactionCounts,
     topics: Vec<String>,
@@ -175,7 +175,7 @@ impl Outcome {
         self.records.iter().map(|record| &*record.id).collect()
     }
 
-    /// The `_id`s of the documents, in order.
+    /// Returns the `_id`s of the documents, in order.
     fn documents(&self) -> Vec<i32> {
         let id = |record: &Record| record.entry.get_document("o")?.get_i32("_id");
         self.records.iter().filter_map(|r| id(r).ok()).collect()

@@ -1,12 +1,12 @@
-//! Ends and beginnings inside and between the entries of transactions.
+//! Stops and restarts inside and between the entries of transactions.
 
 use super::*;
 use crate::session::pipeline::{encode, queues};
 use crate::source::SourceEvent;
 use crate::telemetry::metrics::Metrics;
 
-/// A transaction in three entries that fills several chunks, another one around it, and single
-/// entries between.
+/// Returns a transaction in three entries that fills several chunks, another one around it, and single
+/// entries in between.
 fn history() -> Vec<Vec<u8>> {
     let part = |seconds, previous, of: i32, ids: std::ops::Range<i32>, flag: Doc| {
         let mut o = doc! { "applyOps": inserts(ids) };
@@ -33,7 +33,7 @@ fn seconds_of(bytes: &[u8]) -> u32 {
     entry.ts.seconds
 }
 
-/// Goes on from a saved position as a dump does.
+/// Resumes from a saved position as a dump does.
 fn resumed(end: Position, history: History) -> Outcome {
     let entries = super::restart::history();
     let open = history.open.map_or(u32::MAX, |open| open.seconds);
@@ -156,7 +156,7 @@ fn a_position_inside_what_is_no_transaction_is_refused() {
     );
     let short = command(1, doc! { "applyOps": [insert(1)] }, &[session(1, 1)]);
     let error = run_from(at(end), &[short]).unwrap_err();
-    assert!(error.to_string().contains("has 2 operations"), "{error}");
+    assert!(error.to_string().contains("counts 2 operations"), "{error}");
     let done = Position { ord: 0, ..end };
     let error = run_from(at(done), &[plain(1, 1, &[])]).unwrap_err();
     assert!(error.to_string().contains("ts goes backwards"), "{error}");
@@ -200,7 +200,7 @@ fn an_interrupted_encoder_hands_on_what_it_has_and_reports_no_error() {
         let ended = encode(encoder, events, &mut handover, &metrics);
         assert!(ended.is_ok());
     });
-    // The commit at 6 was not begun.
+    // The commit at 6 was not started.
     let ends: Vec<_> = intake.chunks().filter_map(|chunk| chunk.end).collect();
     encoding.join().unwrap();
     let end = ends.last().unwrap();

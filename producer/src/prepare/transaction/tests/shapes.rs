@@ -162,7 +162,7 @@ fn operations_travel_in_every_format() {
         for record in chunk.records.iter().filter(|record| record.topic.0 == 1) {
             let value = record.value.clone();
             if format == Format::Raw {
-                // The flags of the frame's first document.
+                // The byte holds the flags of the frame's first document.
                 assert_eq!(arena[value.start + 32 + 8], 1);
             }
             oplog_relay_core::format::decode(format, value, None, &mut arena, &mut found).unwrap();
@@ -189,7 +189,7 @@ fn damage_inside_is_told_with_the_commits_time() {
         (doc! { "applyOps": [1] }, "field \"0\""),
         (
             doc! { "applyOps": inserts(1..3), "count": 3 },
-            "it says 3 operations and has 2",
+            "the server reports 3 operations, but 2 were found",
         ),
         (doc! { "commitTransaction": 1 }, "names no prepared entry"),
     ] {

@@ -7,7 +7,8 @@ fn id(value: impl Into<Bson>) -> Id {
     Id::of(Document::new(&bytes).unwrap()).unwrap()
 }
 
-/// Whether a server would find an `_id` by the query: as documented for `find`, by type bracket.
+/// Returns true if a server would find an `_id` by the query: as documented for `find`, by type
+/// bracket.
 fn finds(query: &[u8], wanted: &Id) -> bool {
     let query = Document::new(query).unwrap();
     let condition = query.get("_id").unwrap().unwrap();
@@ -116,7 +117,7 @@ fn a_range_goes_on_after_what_was_read_and_ends() {
         let mut read = Vec::new();
         loop {
             let query = range.query();
-            // Two at a time, in order, as a server gives them.
+            // The query returns two documents at a time, in order, as a server does.
             let found: Vec<Id> = ids
                 .iter()
                 .filter(|id| finds(&query, id))

@@ -1,8 +1,8 @@
 //! The bulk commands of a replay, built from entries in memory and sent by the driver.
 //!
-//! They are those that a replay of the same entries sends: of one partition of the key each, planned,
-//! folded and written as it does it, in batches of the size that a replay has with so many
-//! partitions, as many on their way at once.
+//! A replay of the same entries sends the same commands. Each batch holds the entries of one
+//! partition and is planned, folded and written as in a replay. The batch size is that of a replay
+//! with as many partitions, and as many batches are in flight.
 
 use anyhow::{Context, Result, ensure};
 use bson::{RawDocumentBuf, doc};
@@ -20,9 +20,9 @@ use super::MARK;
 use crate::comparison::case::{Case, Group};
 use oplog_relay_kit::stub::{Oplog, Shape};
 
-/// Entries that are sent over and over to a target that keeps nothing.
+/// Number of entries that are sent repeatedly to a target that stores nothing.
 const PREPARED: u64 = 100_000;
-/// Of `oplog-consumer replay`, by default.
+/// The default number of lanes of `oplog-consumer replay`.
 const LANES: usize = 4;
 const MOST_BATCH_BYTES: usize = 2 << 20;
 const SHARED_BATCH_BYTES: usize = 16 << 20;
@@ -32,7 +32,7 @@ const OPTIONS: CommandOptions = CommandOptions {
     max_time_ms: 30_000,
 };
 
-/// Entries that a replay applies at once.
+/// The entries that a replay applies at once.
 type Batch = Vec<Located<'static>>;
 
 pub(super) fn run(case: Case, target: &str, partitions: u32, entries: u64) -> Result<()> {
@@ -47,7 +47,7 @@ pub(super) fn run(case: Case, target: &str, partitions: u32, entries: u64) -> Re
     runtime.block_on(send_all(target, all, entries.div_ceil(prepared)))
 }
 
-/// The batches of each partition. What is prepared lives as long as the process.
+/// Returns the batches of each partition. The prepared batches live as long as the process.
 fn prepare(entries: u64, shape: Shape, partitions: u32) -> Result<Vec<Vec<Batch>>> {
     let oplog: &'static Oplog = Box::leak(Box::new(Oplog::generate(entries, shape)));
     let count = usize::try_from(partitions)?;
@@ -88,7 +88,7 @@ fn lanes<'b>(batch: &'b [Located<'static>]) -> Result<Vec<Lane<'b>>> {
     Ok(lanes.collect())
 }
 
-/// Sends everything so many times over.
+/// Sends all batches the given number of times.
 async fn send_all(target: &str, all: Vec<Vec<Batch>>, times: u64) -> Result<()> {
     let client = Client::with_uri_str(target).await?;
     client

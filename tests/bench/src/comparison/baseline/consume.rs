@@ -1,4 +1,4 @@
-//! librdkafka's consumer, reading topics and nothing more.
+//! librdkafka's consumer, which only reads topics.
 
 use anyhow::{Result, ensure};
 

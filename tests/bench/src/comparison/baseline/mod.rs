@@ -1,5 +1,4 @@
-//! What the clients can do without us: the cases that the others are compared with, as the child
-//! process runs them.
+//! The baseline cases, which use the client libraries alone, as the child process runs them.
 //!
 //! | file | cases |
 //! | --- | --- |
@@ -19,11 +18,12 @@ use super::case::{Case, Group};
 use super::topic;
 use produce::Sink;
 
-/// Said on standard error when everything is connected.
+/// The line on standard error that reports that every connection is open.
 pub(super) const MARK: &str = "connected";
 
-/// Runs a case: its name, the server, the brokers, the topic, its partitions, the collections that have one
-/// each, the entries.
+/// Runs a case. The arguments are its name, the server, the brokers, the topic, the number of its
+/// partitions, the number of collections and the number of entries. Each collection has its own
+/// topic.
 pub(super) fn run(args: &[String]) -> Result<()> {
     let [
         name,

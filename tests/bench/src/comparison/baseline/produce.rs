@@ -19,9 +19,9 @@ use super::MARK;
 use oplog_relay_kit::stub::{NAMESPACE, Oplog, Shape};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// Records between two looks at delivery reports.
+/// Number of records between two polls of the delivery reports.
 const POLL_EVERY: u64 = 1024;
-/// Entries that the plain producer sends over and over: far more than lz4's window.
+/// Number of entries that the plain producer sends repeatedly: far more bytes than lz4's window.
 const PREPARED: u64 = 20_000;
 
 async fn open_cursor(source: &str) -> Result<RawBatchCursor> {
@@ -42,7 +42,7 @@ async fn open_cursor(source: &str) -> Result<RawBatchCursor> {
     Ok(oplog.find(filter).with_options(options).batch().await?)
 }
 
-/// Gives every document to `take` until there were that many.
+/// Passes every document to `take` until the given number of documents was read.
 async fn tail(
     source: &str,
     entries: u64,
@@ -69,7 +69,7 @@ fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
     runtime.block_on(work)
 }
 
-/// Walks the entries.
+/// Reads the entries without writing them.
 pub(super) fn read_only(source: &str, entries: u64) -> Result<()> {
     let mut bytes = 0;
     on_one_thread(tail(source, entries, |document| {
@@ -80,7 +80,7 @@ pub(super) fn read_only(source: &str, entries: u64) -> Result<()> {
     Ok(())
 }
 
-/// Sends records that were made before.
+/// Sends prepared records without reading any.
 pub(super) fn write_only(sink: &Sink, entries: u64) -> Result<()> {
     let oplog = Oplog::generate(PREPARED.min(entries), Shape::Inserts);
     let mut prepared = Vec::new();
@@ -100,8 +100,8 @@ pub(super) fn write_only(sink: &Sink, entries: u64) -> Result<()> {
     sink.finish()
 }
 
-/// Cursor, key, librdkafka. What a collection's name has beyond that of the first is the end of its
-/// topic's name, too.
+/// Reads from the cursor, computes the key and writes with librdkafka. The suffix of a collection's
+/// name, relative to the first collection, is also the suffix of its topic's name.
 pub(super) fn read_and_write(source: &str, sink: &Sink, entries: u64) -> Result<()> {
     let (mut number, mut key) = (0, Vec::new());
     let mut topic = sink.topic.clone();
@@ -118,10 +118,10 @@ pub(super) fn read_and_write(source: &str, sink: &Sink, entries: u64) -> Result<
     sink.finish()
 }
 
-/// librdkafka as plainly as it can be used, with the sizes that `oplog-producer` has.
+/// librdkafka in its plainest use, with the batch sizes of `oplog-producer`.
 pub(super) struct Sink {
     producer: BaseProducer,
-    /// That of the first collection.
+    /// The topic of the first collection.
     pub(super) topic: String,
     partitions: u32,
 }

@@ -1,4 +1,4 @@
-//! Several of the driver's cursors at once, each over its range of `_id`.
+//! Several driver cursors at once, each over its range of `_id`.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use super::MARK;
 use super::produce::Sink;
 use oplog_relay_kit::stub::object_id;
 
-/// Cursors at once: as many as `oplog-producer` reads with.
+/// Number of concurrent cursors, equal to the number of readers of `oplog-producer`.
 const RANGES: u64 = 4;
 
-/// Gives every document of a range to `take`, and returns how many there were.
+/// Passes every document of a range to `take`, and returns the number of documents.
 async fn read(
     orders: Collection<RawDocumentBuf>,
     (from, until): (u64, u64),
@@ -38,7 +38,7 @@ async fn read(
     Ok(seen)
 }
 
-/// Reads all ranges at once; `taker` makes what takes the documents of one.
+/// Reads all ranges at once. `taker` makes the function that receives the documents of one range.
 fn read_all<F>(source: &str, entries: u64, taker: impl Fn() -> F) -> Result<()>
 where
     F: FnMut(Document<'_>) -> Result<()> + Send + 'static,
@@ -64,7 +64,7 @@ where
     })
 }
 
-/// Walks the documents.
+/// Reads the documents without writing them.
 pub(super) fn read_only(source: &str, entries: u64) -> Result<()> {
     read_all(source, entries, || {
         let mut bytes = 0;
@@ -76,7 +76,7 @@ pub(super) fn read_only(source: &str, entries: u64) -> Result<()> {
     })
 }
 
-/// Cursors, key, librdkafka.
+/// Reads from the cursors, computes the keys and writes with librdkafka.
 pub(super) fn read_and_write(source: &str, sink: Sink, entries: u64) -> Result<()> {
     let sink = Arc::new(sink);
     read_all(source, entries, || {

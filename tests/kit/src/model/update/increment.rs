@@ -1,10 +1,10 @@
-//! `$inc`: what two numbers add up to, and of which type the sum is.
+//! `$inc`: the sum of two numbers, and its type.
 
 use oplog_relay_core::document::{Element, kind};
 
 use crate::model::failure::Failure;
 
-/// Numbers that the model adds up; Decimals it does not.
+/// Numbers that the model can add; it does not add Decimal128 values.
 #[derive(Debug, Clone, Copy)]
 enum Number {
     Int32(i32),
@@ -12,28 +12,28 @@ enum Number {
     Double(f64),
 }
 
-/// A number; none for other types.
+/// Returns a number; `None` for other types.
 fn number(element: Element<'_>) -> Result<Option<Number>, Failure> {
     Ok(Some(match element.kind {
         kind::INT32 => Number::Int32(i32::from_le_bytes(element.fixed()?)),
         kind::INT64 => Number::Int64(i64::from_le_bytes(element.fixed()?)),
         kind::DOUBLE => Number::Double(f64::from_le_bytes(element.fixed()?)),
-        kind::DECIMAL128 => return Err(Failure::new(238, "the model has no $inc of Decimals")),
+        kind::DECIMAL128 => return Err(Failure::new(238, "the model does not add Decimal128")),
         _ => return Ok(None),
     }))
 }
 
-/// Only numbers increment, whatever they are to increment.
+/// Checks that the increment is a number, whatever the field is.
 pub(super) fn check(by: Element<'_>) -> Result<(), Failure> {
     let numeric = number(by)?.is_some();
     let message = "Cannot increment with non-numeric argument";
     numeric.then_some(()).ok_or(Failure::new(14, message))
 }
 
-/// The type and the value of the sum. A field that is not there becomes the increment.
+/// Returns the type and the value of the sum. A missing field becomes the increment.
 ///
-/// Two 32-bit integers whose sum is none make a 64-bit one; what 64 bits cannot hold is refused;
-/// with a double the sum is one.
+/// Two 32-bit integers whose sum overflows result in a 64-bit integer; an overflow of 64 bits is
+/// refused; a sum with a double is a double.
 pub(super) fn sum(found: Option<Element<'_>>, by: Element<'_>) -> Result<(u8, Vec<u8>), Failure> {
     let Some(found) = found else {
         return Ok((by.kind, by.value.to_vec()));

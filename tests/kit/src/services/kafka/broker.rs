@@ -1,4 +1,4 @@
-//! One broker: its directory, its configuration, its command line, and when it is ready.
+//! One broker: its directory, its configuration, its command line, and its readiness.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use crate::services::kafka::{KafkaLine, KafkaOptions};
 use crate::services::process;
 use crate::services::wait::wait_for;
 
-/// For one broker, quick to start, with little to keep in memory.
+/// Properties of a single broker that starts quickly and needs little memory.
 ///
-/// Internal topics have one replica and few partitions; a group waits for nobody before its first
-/// assignment, and tests may lose a member within half a second; records may be as large as the
-/// largest MongoDB document many times over. The cleaner's map takes 128 MB of heap by default.
+/// Internal topics have one replica and few partitions. A group does not wait before its first
+/// assignment, and session timeouts of half a second are permitted. Records may be many times as
+/// large as the largest MongoDB document. The cleaner's map takes 128 MB of heap by default.
 const PROPERTIES: &str = "\
 auto.create.topics.enable=false
 default.replication.factor=1
@@ -39,8 +39,8 @@ num.network.threads=2
 num.io.threads=4
 ";
 
-/// For a broker that is its own controller. A killed broker comes back only when its controller
-/// session has run out, 9 seconds by default.
+/// Properties of a broker that is its own controller. A killed broker returns only when its
+/// controller session has timed out, after 9 seconds by default.
 const OWN_CONTROLLER: &str = "\
 process.roles=broker,controller
 node.id=1
@@ -54,21 +54,21 @@ broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
 ";
 
-/// For a broker with users and rights; whoever comes without a name may do everything.
+/// Properties of a broker with users and rights; an anonymous client may do everything.
 const RIGHTS: &str = "\
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 sasl.enabled.mechanisms=PLAIN
 ";
 
-/// For a broker that needs ZooKeeper.
+/// Properties of a broker that needs ZooKeeper.
 const WITH_ZOOKEEPER: &str = "\
 broker.id=1
 zookeeper.session.timeout.ms=3000
 create.topic.policy.class.name=OldBroker$CappedSizes
 ";
 
-/// A broker's place and shape; it may or may not be running.
+/// The directory and the options of a broker, which may or may not be running.
 #[derive(Clone, Debug)]
 pub(crate) struct Broker {
     home: Home,
@@ -76,7 +76,7 @@ pub(crate) struct Broker {
     port: u16,
     /// The port of its controller, or of its ZooKeeper.
     controller_port: u16,
-    /// Where users show their passwords.
+    /// The port on which users authenticate.
     sasl_port: Option<u16>,
     options: KafkaOptions,
 }
@@ -178,7 +178,7 @@ impl Broker {
         Ok(path)
     }
 
-    /// Every user has its name as its password.
+    /// Returns the passwords: every user has its name as its password.
     fn passwords(&self) -> String {
         let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
         let users = self.options.users.iter();
@@ -188,7 +188,7 @@ impl Broker {
         format!("listener.name.sasl.plain.sasl.jaas.config={module} required{users};\n")
     }
 
-    /// Waits until a client is told about the broker and about a leader for every partition.
+    /// Waits until a client sees the broker and a leader for every partition.
     pub(crate) fn wait_until_ready(
         &self,
         limit: Duration,
@@ -201,7 +201,7 @@ impl Broker {
         })
     }
 
-    /// Whether the broker answers now.
+    /// Returns true if the broker answers now.
     pub(crate) fn is_ready(&self) -> Result<bool> {
         Ok(serves(&self.client()?, Duration::from_secs(2)))
     }

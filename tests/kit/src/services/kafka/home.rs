@@ -1,5 +1,5 @@
 //! An installed Kafka: its jars from Maven, a formatted data directory to copy, and a class-data
-//! archive that halves the start of a broker.
+//! archive that halves the start time of a broker.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,9 +19,9 @@ const LOGGING: &str = include_str!("../../../services/kafka/log4j2.properties");
 const OLD_POM: &str = include_str!("../../../services/kafka-2.5/pom.xml");
 const OLD_LOGGING: &str = include_str!("../../../services/kafka-2.5/log4j.properties");
 const OLD_BROKER: &str = include_str!("../../../services/kafka-2.5/OldBroker.java");
-/// Raised when what is done with the inputs changes.
+/// The version of the installation steps, raised when these change.
 const RECIPE: &str = "1";
-/// Any cluster id does: no two of these brokers ever meet.
+/// The cluster id. It is the same everywhere, because these brokers never connect to each other.
 const CLUSTER_ID: &str = "b3Bsb2ctcmVsYXktdGVzdA";
 
 /// The folder of an installation.
@@ -32,7 +32,7 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Finds the installation, or makes it.
+    /// Finds the installation, or creates it.
     pub(crate) fn install(line: KafkaLine) -> Result<Home> {
         let home = |folder: &Path| Home {
             folder: folder.to_owned(),
@@ -68,7 +68,7 @@ impl Home {
         java_program("java")
     }
 
-    /// The class path, as Java expands it.
+    /// Returns the class path, as Java expands it.
     pub(crate) fn class_path(&self) -> OsString {
         let libraries = self.folder.join("libs/*").into_os_string();
         match self.line {
@@ -82,7 +82,7 @@ impl Home {
         }
     }
 
-    /// The Java options of a broker.
+    /// Adds the Java options of a broker.
     pub(crate) fn broker_args(&self, command: &mut Command, options: &KafkaOptions) {
         let heap_mb = options.heap_mb;
         command
@@ -102,7 +102,7 @@ impl Home {
         self.common_args(command, "INFO");
     }
 
-    /// The Java options of everything.
+    /// Adds the Java options that all programs share.
     pub(crate) fn common_args(&self, command: &mut Command, log_level: &str) {
         let logging = match self.line {
             KafkaLine::Current => "-Dlog4j2.configurationFile=file:",
@@ -148,8 +148,8 @@ impl Home {
         Ok(())
     }
 
-    /// Formats once and keeps the result: a Java start less for every broker. What is written
-    /// names neither a port nor a path.
+    /// Formats once and keeps the result, which saves a Java start for every broker. The files
+    /// contain neither a port nor a path.
     fn format(&self) -> Result<()> {
         let workshop = self.folder.join("format");
         let broker = Broker::new(self.clone(), &workshop, 9092, 9093, KafkaOptions::default());
@@ -165,7 +165,7 @@ impl Home {
         Ok(())
     }
 
-    /// Runs a broker once and lets Java write down the classes that it loaded.
+    /// Runs a broker once so that Java writes an archive of the loaded classes.
     fn archive_classes(&self) -> Result<()> {
         let workshop = self.folder.join("archive");
         let ports = [Port::lease()?, Port::lease()?];
@@ -185,7 +185,7 @@ impl Home {
         let mut running = Process::spawn("kafka", command, &workshop)?;
         broker
             .wait_until_ready(Duration::from_secs(120), || running.expect_running())
-            .context("the first broker did not come up")?;
+            .context("the first broker did not start")?;
         running.stop(Duration::from_secs(60))?;
         fs::remove_dir_all(workshop)?;
         Ok(())

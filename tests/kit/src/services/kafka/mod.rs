@@ -20,33 +20,34 @@ pub(crate) use home::Home;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
-/// A start that fails is tried again on other ports: some other program may have taken one.
+/// Number of attempts to start, each on other ports: another program may have taken one.
 const START_ATTEMPTS: usize = 3;
 
-/// A line of Kafka's versions.
+/// A release line of Kafka.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KafkaLine {
-    /// That of most tests.
+    /// The line that most tests use.
     #[default]
     Current,
-    /// The oldest that is supported, 2.5: it needs ZooKeeper.
+    /// The oldest supported line, 2.5, which needs ZooKeeper.
     Oldest,
 }
 
-/// What a test may want different in its broker.
+/// The options of a broker for a test.
 #[derive(Clone, Debug)]
 pub struct KafkaOptions {
-    /// Broker properties over the defaults of the tests.
+    /// Broker properties that override the defaults of the tests.
     pub properties: Vec<(String, String)>,
     /// The upper bound of the Java heap, in megabytes.
     pub heap_mb: u32,
-    /// As in production: Java's own choice of compiler and collector, the whole heap from the start,
-    /// and the logs in memory where the host has a place for that. Otherwise quick to start.
+    /// Runs the broker as in production: Java's own choice of compiler and collector, the whole
+    /// heap from the start, and the logs in memory if the host has a memory file system. Otherwise
+    /// the broker is quick to start.
     pub for_speed: bool,
-    /// Which Kafka.
+    /// The release line.
     pub line: KafkaLine,
-    /// Users with rights of their own, who come with their name as their password to
-    /// [`Kafka::sasl_brokers`]. Without any there is no authorizer.
+    /// Users with rights, who authenticate with their name as their password at
+    /// [`Kafka::sasl_brokers`]. Without users there is no authorizer.
     pub users: Vec<String>,
 }
 
@@ -62,7 +63,7 @@ impl Default for KafkaOptions {
     }
 }
 
-/// A private broker in a temporary directory; killed when dropped.
+/// A private broker in a temporary directory; it is killed when dropped.
 #[derive(Debug)]
 pub struct Kafka {
     process: Option<Process>,
@@ -72,7 +73,7 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// Installs Kafka when it is not there yet, starts a broker and waits until it serves.
+    /// Installs Kafka if necessary, starts a broker and waits until it serves.
     pub fn start(options: &KafkaOptions) -> Result<Kafka> {
         let home = Home::install(options.line)?;
         let mut attempt = 1;
@@ -87,9 +88,9 @@ impl Kafka {
         }
     }
 
-    /// A broker that the tests of a process share, each under a prefix of its own. It lives as long as the
-    /// process, and ends with it where [`process::is_tied`] says so; elsewhere it ends with the last test
-    /// that holds it, and the next one waits for another start.
+    /// Returns the broker that the tests of a process share, each under its own prefix. It lives as
+    /// long as the process and ends with it if [`process::is_tied`] returns true. Otherwise it ends
+    /// with the last test that holds it, and the next test starts another one.
     ///
     /// # Errors
     /// As [`Kafka::start`].
@@ -140,16 +141,16 @@ impl Kafka {
         }
     }
 
-    /// The address for clients.
+    /// Returns the address for clients.
     #[must_use]
     pub fn brokers(&self) -> String {
         self.broker.address()
     }
 
-    /// The address for users with rights.
+    /// Returns the address for users with rights.
     ///
     /// # Errors
-    /// If the broker has none.
+    /// The broker has no such address.
     pub fn sasl_brokers(&self) -> Result<String> {
         self.broker.sasl_address().context("a broker with users")
     }
@@ -157,12 +158,12 @@ impl Kafka {
     /// Grants rights, one a line: `<user> <operation> <resource type> <pattern type> <name>`.
     ///
     /// # Errors
-    /// If the broker refuses them.
+    /// The broker refuses them.
     pub fn grant(&self, rights: &[String]) -> Result<()> {
         tools::grant(&self.brokers(), rights)
     }
 
-    /// Stops the broker (SIGTERM, at last SIGKILL), keeping its data and ports.
+    /// Stops the broker (SIGTERM, then SIGKILL), keeping its data and ports.
     pub fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
             process.stop(STOPPED_WITHIN)?;
@@ -192,7 +193,7 @@ impl Kafka {
         tools::run(&self.brokers(), name, args)
     }
 
-    /// The broker's directory: `server.properties`, `data`, and `logs` with its output.
+    /// Returns the broker's directory: `server.properties`, `data`, and `logs` with its output.
     #[must_use]
     pub fn directory(&self) -> &std::path::Path {
         self.workdir.path()

@@ -1,4 +1,4 @@
-//! Kafka's own command-line tools, and its Java partitioner as the judge of ours.
+//! Kafka's own command-line tools, and its Java partitioner as the reference for ours.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use crate::services::wait::wait_for;
 use crate::services::workdir::Workdir;
 
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
-/// What a tool says of a group whose offsets cannot be reset yet.
+/// The error text of a tool for a group whose offsets cannot be reset yet.
 const HAS_MEMBERS: &str = "Assignments can only be reset if the group";
 
 /// The scripts of Kafka's `bin` folder by the class that each runs.
@@ -47,8 +47,8 @@ const TOOLS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Runs a tool to its end. Offsets are reset once the coordinator knows that the last member has left,
-/// which may be a moment after its process ended.
+/// Runs a tool to its end. Offsets can be reset once the coordinator knows that the last member has
+/// left, which may be a moment after its process ended, so the tool is run again.
 pub(crate) fn run(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
     let of_groups = name == "kafka-consumer-groups";
     let output = wait_for("a group without members", ENDED_WITHIN, || {
@@ -71,7 +71,7 @@ fn text_of(output: &Output) -> String {
 }
 
 fn run_once(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
-    // Those of the current line work with brokers of all lines.
+    // The tools of the current line work with brokers of all lines.
     let home = Home::install(KafkaLine::Current)?;
     let known = TOOLS.iter().find(|(script, _)| *script == name);
     let workdir = Workdir::create("kafka-tool")?;
@@ -83,14 +83,15 @@ fn run_once(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
         None => command.arg(name),
     };
     if name == "kafka-consumer-groups" {
-        // It gives up after five seconds, and ends as if it had not.
+        // The tool gives up after five seconds by default, with the exit code of a success.
         command.args(["--timeout", "60000"]);
     }
     command.args(args).stdin(Stdio::null());
     finish(Process::spawn("tool", command, workdir.path())?)
 }
 
-/// Waits until the brokers know of a topic that was created or deleted: the tool does not.
+/// Waits until the brokers know of a topic that was created or deleted, for which the tool does not
+/// wait.
 fn wait_for_change(brokers: &str, args: &[&str]) -> Result<()> {
     let is_created = args.contains(&"--create");
     if !is_created && !args.contains(&"--delete") {
@@ -110,8 +111,8 @@ fn wait_for_change(brokers: &str, args: &[&str]) -> Result<()> {
     })
 }
 
-/// The partitions that Kafka's Java producer chooses for these keys, each with the number of
-/// partitions of its topic.
+/// Returns the partitions that Kafka's Java producer chooses for these keys, each with the number
+/// of partitions of its topic.
 pub fn java_partitions(keys: &[(Vec<u8>, i32)]) -> Result<Vec<i32>> {
     const SOURCE: &str = include_str!("../../../services/kafka/PartitionVectors.java");
     let workdir = Workdir::create("partitions")?;
