@@ -89,7 +89,7 @@ fn print(
                 let mut print = |chunk: &mut Chunk| printer.print(chunk);
                 let encoded = encoder.encode(&batch, &mut chunk, &mut print);
                 encoder.complete(&mut chunk);
-                let end = chunk.end.map(|end| end.ts);
+                let end = chunk.reached.position.map(|end| end.ts);
                 printer.print(&mut chunk)?;
                 if printer.newest.is_some() && end >= printer.newest {
                     break;

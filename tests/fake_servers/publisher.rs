@@ -10,12 +10,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use oplog_producer::encode::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
+use oplog_producer::encode::chunk::{Chunk, EncodedRecord, NewTopic, Reached, TopicIndex};
 use oplog_producer::error::{Directive, ProducerError};
 use oplog_producer::prepare::claims::Claims;
 use oplog_producer::publish::Oversize;
 use oplog_producer::publish::{Publisher, send_alone};
-use oplog_producer::session::pipeline::{OtherClaims, PublishLoop, Until, queues};
+use oplog_producer::session::pipeline::{BeginsAt, OtherClaims, PublishLoop, Until, queues};
 use oplog_producer::telemetry::metrics::Metrics;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::PositionRecord;
@@ -225,7 +225,10 @@ fn claiming(claim: &[u8]) -> Chunk {
         ],
         arena,
         new_topics: vec![state, data],
-        end: position(1).position().ok(),
+        reached: Reached {
+            position: position(1).position().ok(),
+            ..Reached::default()
+        },
         ..Chunk::default()
     }
 }
@@ -256,7 +259,13 @@ async fn a_source_that_finds_its_topic_claimed_by_another_takes_its_claim_back()
     let publisher = open(&cluster)?;
     let ended = tokio::task::spawn_blocking(move || {
         let (metrics, health) = (Metrics::new()?, Health::default());
-        let publishing = PublishLoop::new(publisher, &metrics, &health, Until::End, (None, None));
+        let publishing = PublishLoop::new(
+            publisher,
+            &metrics,
+            &health,
+            Until::End,
+            BeginsAt::default(),
+        );
         anyhow::Ok(publishing.among(others).run(&intake))
     });
     let error = ended.await??.err().context("both write to the topic")?;

@@ -62,7 +62,7 @@ fn json_of_control_characters_keeps_to_the_limit_of_memory() -> Result<()> {
         "--group=emitted",
         &format!("--brokers={}", topics.brokers()),
         &format!("--topic-prefix={}", topics.prefix()),
-        &format!("--to={}", lines.display()),
+        &format!("--to=file:{}", lines.display()),
     ])?;
     keeps_to_the_limit("emit", emit)?;
     let target = ModelServer::start(Model::default())?;

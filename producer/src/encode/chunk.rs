@@ -60,18 +60,60 @@ pub struct Chunk {
     pub barrier: Option<BarrierRequest>,
     /// Topics that are first used here, in the order of their index.
     pub new_topics: Vec<NewTopic>,
+    /// What the chunk reaches in the source.
+    pub reached: Reached,
+    /// What the source reported at the end of the chunk.
+    pub signal: Signal,
+    /// What was read for the chunk.
+    pub counts: Counts,
+}
+
+/// What a chunk reaches in the source.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
     /// Position up to which everything is in this chunk or before it; `None` if nothing was read.
-    pub end: Option<Position>,
-    /// The history that transactions after `end` may need.
+    pub position: Option<Position>,
+    /// The history that transactions after the position may need.
     pub history: History,
-    /// True if the source had nothing more to send at the end of this chunk.
-    pub idle: bool,
-    /// True if the source reported that nothing follows this chunk.
-    pub caught_up: bool,
-    /// True if the source has ended (a dump).
-    pub finished: bool,
     /// Version of the routing table after this chunk.
     pub routing: u32,
+    /// Number of entries that a full sync has sent at the position, including those of earlier chunks.
+    pub reads: u32,
+    /// `wall` of the last entry, or the milliseconds of its `ts`; 0 if unknown.
+    pub wall: i64,
+}
+
+/// What the source reported at the end of a chunk.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// More may follow at once.
+    #[default]
+    More,
+    /// The source had nothing more to send.
+    Idle,
+    /// Nothing that a majority of the source has follows this chunk.
+    CaughtUp,
+    /// The source has ended (a dump).
+    Finished,
+}
+
+impl Signal {
+    /// Returns true if the source had nothing more to send, but may continue.
+    #[must_use]
+    pub const fn is_idle(self) -> bool {
+        matches!(self, Self::Idle | Self::CaughtUp)
+    }
+
+    /// Returns true if nothing that exists in the source follows.
+    #[must_use]
+    pub const fn is_caught_up(self) -> bool {
+        matches!(self, Self::CaughtUp | Self::Finished)
+    }
+}
+
+/// What was read for a chunk.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
     /// Number of entries read, by `Operation::index`.
     pub entries: [u64; 5],
     /// Number of entries that the filter dropped.
@@ -80,12 +122,10 @@ pub struct Chunk {
     pub transactions: TransactionCounts,
     /// Number of bytes of the entries read.
     pub source_bytes: u64,
-    /// Number of documents that a full sync read, and of their bytes.
-    pub copied: (u64, u64),
-    /// Number of entries that a full sync has sent at `end`, including those of earlier chunks.
-    pub reads: u32,
-    /// `wall` of the last entry, or the milliseconds of its `ts`.
-    pub last_wall: i64,
+    /// Number of documents that a full sync read.
+    pub copied_documents: u64,
+    /// Number of bytes of these documents.
+    pub copied_bytes: u64,
 }
 
 /// Number of transactions by outcome, in a part of the source.
@@ -134,7 +174,7 @@ impl Chunk {
     /// Returns true if publishing the chunk would have no effect.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.end.is_none() && !self.idle && !self.finished
+        self.records.is_empty() && self.reached.position.is_none() && self.signal == Signal::More
     }
 
     /// Returns true if the chunk contains nothing for Kafka except its position.

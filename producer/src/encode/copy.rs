@@ -56,8 +56,8 @@ impl Encoder {
                     built.clear();
                     captured.write_document(document, &mut built);
                     self.encode_read(at, &built, chunk)?;
-                    chunk.copied.0 += 1;
-                    chunk.copied.1 += document.as_bytes().len() as u64;
+                    chunk.counts.copied_documents += 1;
+                    chunk.counts.copied_bytes += document.as_bytes().len() as u64;
                 }
             }
             Work::Command(command) => {

@@ -202,10 +202,10 @@ impl Encoder {
     /// Closes open frames and notes the position that the chunk reaches.
     pub fn complete(&mut self, chunk: &mut Chunk) {
         self.frames.close(self.stamp, chunk);
-        chunk.end = self.end;
-        chunk.reads = self.reads;
-        chunk.history = self.transactions.history();
-        chunk.routing = self.routing;
+        chunk.reached.position = self.end;
+        chunk.reached.reads = self.reads;
+        chunk.reached.history = self.transactions.history();
+        chunk.reached.routing = self.routing;
     }
 
     #[inline]
@@ -219,8 +219,8 @@ impl Encoder {
         if done == 0 && self.rules.is_some() {
             self.change_routing(chunk, hand_on)?;
         }
-        chunk.source_bytes += entry.raw.as_bytes().len() as u64;
-        if let Some(count) = chunk.entries.get_mut(entry.operation.index()) {
+        chunk.counts.source_bytes += entry.raw.as_bytes().len() as u64;
+        if let Some(count) = chunk.counts.entries.get_mut(entry.operation.index()) {
             *count += 1;
         }
         match self.transactions.see(entry)? {
@@ -242,7 +242,7 @@ impl Encoder {
                 self.encode_operation(entry, id, false, chunk)?;
             }
             Seen::Part => {}
-            Seen::Abort => chunk.transactions.aborted += 1,
+            Seen::Abort => chunk.counts.transactions.aborted += 1,
         }
         self.reach(entry, 0, chunk);
         Ok(())
@@ -274,7 +274,7 @@ impl Encoder {
     /// Notes that everything up to this operation of an entry is in the chunk or before it.
     #[inline]
     fn reach(&mut self, entry: &Entry<'_>, ord: u32, chunk: &mut Chunk) {
-        chunk.last_wall = entry.ts.clamp_wall(entry.wall);
+        chunk.reached.wall = entry.ts.clamp_wall(entry.wall);
         self.reads = 0;
         self.end = Some(Position {
             ts: entry.ts,
@@ -312,7 +312,7 @@ impl Encoder {
             return self.encode_index(entry, id, chunk);
         }
         if self.leaves_out(entry)? {
-            chunk.filtered += 1;
+            chunk.counts.filtered += 1;
             return Ok(());
         }
         self.stamp = self.stamp.max(entry.ts.clamp_wall(entry.wall));
@@ -324,7 +324,7 @@ impl Encoder {
         match target {
             Target::Dropped if entry.operation == Operation::Noop => Ok(()),
             Target::Dropped => {
-                chunk.filtered += 1;
+                chunk.counts.filtered += 1;
                 Ok(())
             }
             Target::First(topic) => self.write_record(entry, (id, built), (topic, 0), None, chunk),

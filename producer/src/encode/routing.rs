@@ -116,7 +116,7 @@ impl Encoder {
             "the routing changes, behind barriers in these topics"
         );
         self.bar(rerouted, end, chunk)?;
-        chunk.last_wall = end.ts.clamp_wall(None);
+        chunk.reached.wall = end.ts.clamp_wall(None);
         self.complete(chunk);
         hand_on(chunk)
     }

@@ -34,7 +34,7 @@ impl Encoder {
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
         let Some(chain) = self.transactions.chain(entry, commit)? else {
-            chunk.transactions.incomplete += 1;
+            chunk.counts.transactions.incomplete += 1;
             return Ok(());
         };
         let mut oldest = None;
@@ -62,7 +62,7 @@ impl Encoder {
         }
         apart.check()?;
         self.transactions.forget(&chain);
-        chunk.transactions.committed += u64::from(commit.transaction);
+        chunk.counts.transactions.committed += u64::from(commit.transaction);
         Ok(())
     }
 
@@ -114,7 +114,7 @@ impl Encoder {
             let built = Document::new(&apart.built).map_err(ProducerError::undecodable)?;
             let entry = self.read_entry(built)?;
             self.encode_operation(&entry, EntryId { ts: commit.ts, ord }, true, chunk)?;
-            chunk.transactions.operations += 1;
+            chunk.counts.transactions.operations += 1;
             self.reach(commit, apart.ord, chunk);
             if self.is_full(chunk) {
                 self.complete(chunk);

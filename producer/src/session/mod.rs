@@ -28,7 +28,7 @@ use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
 use crate::publish::{Pace, Publisher};
 use crate::saved::checkpoint::Checkpoint;
-use crate::session::pipeline::{OtherClaims, Outcome, PublishLoop, Until};
+use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Until};
 use crate::source::full_sync::FullSync;
 use crate::source::origin::{Origin, feed_full_sync};
 use crate::source::{QUEUE_BATCHES, StartAt};
@@ -132,7 +132,7 @@ struct Begin {
     /// any time.
     sync: Option<FullSync>,
     /// The saved position, and one that must be saved even if no entry follows.
-    positions: (Option<Position>, Option<Position>),
+    begins_at: BeginsAt,
     /// The saved version of the routing table, and the wanted one.
     routing: (u32, u32),
     /// True if the state topic contains the source's record.
@@ -259,7 +259,7 @@ impl Supervisor {
             start,
             open: history.open,
             sync,
-            positions: (saved, unsaved),
+            begins_at: BeginsAt { saved, unsaved },
             routing: (routing, wanted),
             has_state,
             claims: self.claims(&cluster),
@@ -392,7 +392,7 @@ impl Supervisor {
         let (metrics, health) = (Arc::clone(&self.metrics), self.health.clone());
         let publisher = publisher.paced(self.pace.clone(), health.clone());
         parts.spawn_blocking(move || {
-            let publishing = PublishLoop::new(publisher, &metrics, &health, until, begin.positions);
+            let publishing = PublishLoop::new(publisher, &metrics, &health, until, begin.begins_at);
             let mut publishing = publishing
                 .routing(begin.routing.0, begin.routing.1)
                 .having_state(begin.has_state)

@@ -119,14 +119,14 @@ impl Metrics {
 
     /// Counts a chunk that was handed to Kafka.
     pub fn sent(&self, chunk: &Chunk, in_flight: i32) {
-        for (counter, count) in self.entries.iter().zip(chunk.entries) {
+        for (counter, count) in self.entries.iter().zip(chunk.counts.entries) {
             counter.inc_by(count);
         }
-        self.filtered.inc_by(chunk.filtered);
-        self.transactions.add(chunk.transactions);
-        self.source_bytes.inc_by(chunk.source_bytes);
-        self.copied.documents.inc_by(chunk.copied.0);
-        self.copied.bytes.inc_by(chunk.copied.1);
+        self.filtered.inc_by(chunk.counts.filtered);
+        self.transactions.add(chunk.counts.transactions);
+        self.source_bytes.inc_by(chunk.counts.source_bytes);
+        self.copied.documents.inc_by(chunk.counts.copied_documents);
+        self.copied.bytes.inc_by(chunk.counts.copied_bytes);
         self.records.inc_by(chunk.records.len() as u64);
         self.record_bytes.inc_by(chunk.arena.len() as u64);
         self.queue_records.set(in_flight.into());
@@ -352,6 +352,7 @@ mod tests {
     use oplog_relay_core::position::Timestamp;
 
     use super::*;
+    use crate::encode::chunk::Counts;
 
     #[test]
     fn lag_and_position_are_those_of_the_checkpoint_until_something_is_committed() {
@@ -393,7 +394,10 @@ mod tests {
             operations: 9,
         };
         let chunk = Chunk {
-            transactions,
+            counts: Counts {
+                transactions,
+                ..Counts::default()
+            },
             ..Chunk::default()
         };
         metrics.sent(&chunk, 0);

@@ -156,7 +156,7 @@ fn encode(
     let mut take = |chunk: &mut Chunk| {
         let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
         out.take(chunk);
-        if let Some(position) = chunk.end {
+        if let Some(position) = chunk.reached.position {
             metrics.committed(position, 0, false, Duration::ZERO);
         }
         chunk.clear();
@@ -197,7 +197,7 @@ impl Out {
             let entry = chunk.bytes(&barrier.entry).to_vec();
             self.entries.push((barrier.id, entry));
         }
-        self.saved.position = chunk.end.or(self.saved.position);
-        self.saved.reads = chunk.reads;
+        self.saved.position = chunk.reached.position.or(self.saved.position);
+        self.saved.reads = chunk.reached.reads;
     }
 }

@@ -163,14 +163,14 @@ impl Stream {
             }
         }
         let counts = &mut self.counts;
-        counts.committed += chunk.transactions.committed;
-        counts.aborted += chunk.transactions.aborted;
-        counts.incomplete += chunk.transactions.incomplete;
-        counts.operations += chunk.transactions.operations;
-        if let Some(position) = chunk.end {
+        counts.committed += chunk.counts.transactions.committed;
+        counts.aborted += chunk.counts.transactions.aborted;
+        counts.incomplete += chunk.counts.transactions.incomplete;
+        counts.operations += chunk.counts.transactions.operations;
+        if let Some(position) = chunk.reached.position {
             self.ends.push(End {
                 position,
-                history: chunk.history,
+                history: chunk.reached.history,
                 state: self.state.clone(),
                 records: self.records.len(),
             });

@@ -99,14 +99,17 @@ fn state_goes_ahead_of_the_first_record_and_the_position_counts_everything() {
     assert_eq!(record.timestamp, 1000);
     assert_eq!(chunk.records[2].partition, chunk.records[3].partition);
     assert_eq!(
-        chunk.end,
+        chunk.reached.position,
         Some(Position {
             ts: Timestamp::new(4, 1),
             term: 3,
             ord: 0
         })
     );
-    assert_eq!((chunk.entries, chunk.filtered), ([2, 0, 1, 0, 1], 1));
+    assert_eq!(
+        (chunk.counts.entries, chunk.counts.filtered),
+        ([2, 0, 1, 0, 1], 1)
+    );
 }
 
 #[test]
@@ -189,7 +192,10 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
             panic!("{} chunks", chunks.len())
         };
         assert!(after.barrier.is_none());
-        assert_eq!(before.end.map(|end| end.ts), Some(Timestamp::new(2, 1)));
+        assert_eq!(
+            before.reached.position.map(|end| end.ts),
+            Some(Timestamp::new(2, 1))
+        );
         let request = before.barrier.as_ref().unwrap();
         let ends = [vec![7, 8, 9, 10]];
         let mut out = Chunk::default();
@@ -268,7 +274,10 @@ fn a_damaged_document_stops_and_what_came_before_it_counts() {
     let batch = Batch::Bytes([entry(1, "i", "a.b", 1), vec![9, 0, 0, 0, 0xee]].concat());
     assert!(encoder.encode(&batch, &mut chunk, &mut |_| Ok(())).is_err());
     encoder.complete(&mut chunk);
-    assert_eq!(chunk.end.map(|end| end.ts), Some(Timestamp::new(1, 1)));
+    assert_eq!(
+        chunk.reached.position.map(|end| end.ts),
+        Some(Timestamp::new(1, 1))
+    );
 }
 
 /// Applies the records of the state topic in a chunk to the saved state.
@@ -324,7 +333,10 @@ fn other_rules_begin_behind_a_barrier_that_is_saved_with_them() {
         panic!("{} barriers", with.len())
     };
     // The position stays, and the table has a new version.
-    assert_eq!((change.end, change.routing), (Some(end), 5));
+    assert_eq!(
+        (change.reached.position, change.reached.routing),
+        (Some(end), 5)
+    );
     let barrier = change.barrier.as_ref().unwrap();
     assert_eq!((barrier.id.ts, barrier.timestamp), (end.ts, 1999));
     saved_by(change, &mut state);
@@ -338,7 +350,7 @@ fn other_rules_begin_behind_a_barrier_that_is_saved_with_them() {
     let last = chunks.last().unwrap();
     assert!(last.records.iter().all(|record| record.partition == 0));
     assert!(last.records.iter().all(|record| record.header.is_none()));
-    assert_eq!((last.records.len(), last.routing), (2, 5));
+    assert_eq!((last.records.len(), last.reached.routing), (2, 5));
 
     // In the other direction the change names the collection: a target has to make its unique indexes
     // non-unique.
@@ -374,7 +386,7 @@ fn a_change_of_the_format_alone_needs_no_barrier_and_counts_as_one() {
         saved_by(chunk, &mut state);
     }
     assert_eq!(state.topics["cdc.shop.a"].format, Format::Raw);
-    assert_eq!(chunks.last().map(|chunk| chunk.routing), Some(5));
+    assert_eq!(chunks.last().map(|chunk| chunk.reached.routing), Some(5));
 }
 
 #[test]
@@ -427,5 +439,8 @@ fn a_change_waits_for_the_end_of_a_transaction_that_was_sent_in_part() {
     assert_eq!(names(after), [oplog_relay_core::format::RANGE_HEADER]);
     let barrier = after[0].barrier.as_ref().unwrap();
     assert_eq!(barrier.id.ts, ts);
-    assert_eq!(after[0].end.map(|end| (end.ts, end.ord)), Some((ts, 0)));
+    assert_eq!(
+        after[0].reached.position.map(|end| (end.ts, end.ord)),
+        Some((ts, 0))
+    );
 }

@@ -71,7 +71,10 @@ fn a_lone_drop_of_a_database_drops_each_of_its_collections_behind_barriers() {
     let expected = expected.map(|(id, name)| (id.to_owned(), name.to_owned()));
     assert_eq!(drops(&ended), expected);
     let last = ended.last().unwrap();
-    assert_eq!(last.end.map(|end| (end.ts.seconds, end.ord)), Some((8, 0)));
+    assert_eq!(
+        last.reached.position.map(|end| (end.ts.seconds, end.ord)),
+        Some((8, 0))
+    );
     // No collection is left to be dropped.
     let again = chunks(&mut encoder, &[shop(9, "drop", "a")]);
     assert_eq!(drops(&again).len(), 1);
@@ -97,14 +100,17 @@ fn a_session_that_begins_between_two_drops_sends_those_that_are_left() {
             state.apply(&key, value).unwrap();
         }
     }
-    let reached = sent.last().unwrap().end;
+    let reached = sent.last().unwrap().reached.position;
     assert_eq!(reached.map(|end| (end.ts.seconds, end.ord)), Some((7, 1)));
     let mut second = encoder_with(Format::Bson, state, reached);
     let rest = chunks(&mut second, &[end]);
     assert_eq!(drops(&rest), [("7:1/1".to_owned(), "b".to_owned())]);
     assert_eq!(drops(&whole)[1..], drops(&rest));
     let last = rest.last().unwrap();
-    assert_eq!(last.end.map(|end| (end.ts.seconds, end.ord)), Some((7, 0)));
+    assert_eq!(
+        last.reached.position.map(|end| (end.ts.seconds, end.ord)),
+        Some((7, 0))
+    );
 }
 
 #[test]
@@ -132,7 +138,7 @@ fn an_unknown_operation_stops_only_where_something_is_carried() {
         entry(3, "db", "shop.", 1),
     ];
     let passed = chunks(&mut encoder, &passed);
-    let end = passed.last().unwrap().end;
+    let end = passed.last().unwrap().reached.position;
     assert_eq!(end.map(|end| end.ts.seconds), Some(3));
     let error = encode(&mut encoder, &[entry(4, "xi", "shop.a", 1)]).unwrap_err();
     let text = error.to_string();

@@ -18,11 +18,30 @@ pub struct OtherClaims {
     pub runtime: Handle,
 }
 
+/// The claims that the open transaction makes, and where those of other sources are read.
+#[derive(Debug, Default)]
+pub(super) struct ClaimCheck {
+    /// Topics that the open transaction claims.
+    claimed: Vec<String>,
+    others: Option<OtherClaims>,
+}
+
+impl ClaimCheck {
+    /// Takes the claims of a chunk that was sent.
+    pub(super) fn take(&mut self, chunk: &Chunk) {
+        let claimed = chunk
+            .new_topics
+            .iter()
+            .filter(|topic| topic.is_claimed_here);
+        self.claimed.extend(claimed.map(|topic| topic.name.clone()));
+    }
+}
+
 impl PublishLoop<'_> {
     /// Checks claims against those of the other sources of the prefix.
     #[must_use]
     pub fn among(mut self, others: OtherClaims) -> Self {
-        self.others = Some(others);
+        self.claims.others = Some(others);
         self
     }
 
@@ -30,8 +49,8 @@ impl PublishLoop<'_> {
     /// Both committed at about the same time, and at least the later one finds the other claim here. It
     /// withdraws its own claims, so that the other source can continue after a restart.
     pub(crate) fn check_claims(&mut self, position: Position) -> Result<(), ProducerError> {
-        let claimed = std::mem::take(&mut self.claimed);
-        let Some(others) = self.others.as_ref().filter(|_| !claimed.is_empty()) else {
+        let claimed = std::mem::take(&mut self.claims.claimed);
+        let Some(others) = self.claims.others.as_ref().filter(|_| !claimed.is_empty()) else {
             return Ok(());
         };
         let contested = others.claims.contested(&claimed);
@@ -45,7 +64,7 @@ impl PublishLoop<'_> {
             write_state(&key, &[], (TopicIndex(0), 0), &mut given_up);
         }
         self.publisher.send(&given_up)?;
-        self.publisher.commit(&self.record(position))?;
+        self.publisher.commit(&self.progress.record(position))?;
         Err(ProducerError::Usage(format!(
             "topic {topic} was claimed by source {owner:?} at the same time as by this one: two \
              sources never share a topic. This one stops and has taken its claim back; it has sent \

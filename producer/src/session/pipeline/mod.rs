@@ -2,37 +2,23 @@
 
 mod claimed;
 mod handover;
+mod progress;
+mod schedule;
 mod silence;
 
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::state::{History, PositionRecord};
 use oplog_relay_runtime::http::Health;
 use tokio::sync::mpsc;
 
-use crate::encode::chunk::Chunk;
-use crate::encode::{Encoder, FIRST_ROUTING};
+use crate::encode::Encoder;
+use crate::encode::chunk::{Chunk, Signal};
 use crate::error::ProducerError;
 use crate::publish::Publisher;
 use crate::source::SourceEvent;
 use crate::telemetry::metrics::Metrics;
-
-/// Minimum time between two commits once caught up.
-const COMMIT_GAP: Duration = Duration::from_millis(10);
-/// Minimum duration of a transaction while catching up.
-const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum duration of a transaction for each partition that it may write to, because the broker checks
-/// in each transaction that a partition is part of it.
-const COMMIT_INTERVAL_EACH: Duration = Duration::from_millis(5);
-/// Part of the transaction timeout that bounds the duration of a transaction: one in this many. Within
-/// it a transaction lasts at least ten times as long as the last commit took.
-const COMMIT_INTERVAL_PART: u32 = 4;
-/// Interval at which a position is saved that moved without a record (noops, filtered entries).
-const POSITION_INTERVAL: Duration = Duration::from_secs(5);
-/// Interval at which the publisher checks deliveries and health.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Runs the encoder's loop until the source ends or the publisher has ended.
 ///
@@ -63,15 +49,15 @@ pub fn encode(
             Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch),
             Some(SourceEvent::Copied(copied)) => encoder.copy(&copied, &mut chunk, &mut hand_on),
             Some(SourceEvent::Idle) => {
-                chunk.idle = true;
+                chunk.signal = Signal::Idle;
                 Ok(())
             }
             Some(SourceEvent::CaughtUp) => {
-                (chunk.idle, chunk.caught_up) = (true, true);
+                chunk.signal = Signal::CaughtUp;
                 Ok(())
             }
             Some(SourceEvent::End) => {
-                chunk.finished = true;
+                chunk.signal = Signal::Finished;
                 Ok(())
             }
         };
@@ -141,79 +127,48 @@ pub struct PublishLoop<'p> {
     pub health: &'p Health,
     /// The condition under which the loop ends.
     pub until: Until,
-    unsaved: Option<Position>,
-    saved: Option<Position>,
-    history: History,
-    routing: u32,
-    reads: u32,
-    /// True if the state topic or the open transaction contains the source's record.
-    has_state: bool,
-    /// Topics that the open transaction claims.
-    claimed: Vec<String>,
-    others: Option<OtherClaims>,
+    progress: Progress,
+    schedule: Schedule,
+    /// What the source reported last.
+    signal: Signal,
+    claims: ClaimCheck,
     silence: Option<Silence>,
-    /// The version of the routing table that must be reached before the loop is done.
-    wanted_routing: u32,
-    wall: i64,
-    idle: bool,
-    caught_up: bool,
-    finished: bool,
-    last_commit: Option<Instant>,
-    began: Option<Instant>,
-    /// Duration of the last commit.
-    took: Duration,
 }
 
 impl<'p> PublishLoop<'p> {
-    /// Creates a loop that has sent nothing. `unsaved` is a position to save even if no entry follows,
-    /// `saved` the saved one.
+    /// Creates a loop that has sent nothing.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         publisher: Publisher,
         metrics: &'p Metrics,
         health: &'p Health,
         until: Until,
-        (saved, unsaved): (Option<Position>, Option<Position>),
+        begins_at: BeginsAt,
     ) -> Self {
         Self {
             publisher,
             metrics,
             health,
             until,
-            unsaved,
-            saved,
-            history: History {
-                begin: None,
-                open: None,
-            },
-            routing: FIRST_ROUTING,
-            wanted_routing: FIRST_ROUTING,
-            reads: 0,
-            has_state: false,
-            claimed: Vec::new(),
-            others: None,
+            progress: Progress::new(begins_at),
+            schedule: Schedule::new(),
+            signal: Signal::More,
+            claims: ClaimCheck::default(),
             silence: None,
-            wall: 0,
-            idle: false,
-            caught_up: false,
-            finished: false,
-            last_commit: None,
-            began: None,
-            took: Duration::ZERO,
         }
     }
 
     /// Sets the saved version of the routing table, and the wanted one.
     #[must_use]
     pub fn routing(mut self, saved: u32, wanted: u32) -> Self {
-        (self.routing, self.wanted_routing) = (saved, wanted);
+        self.progress.set_routing(saved, wanted);
         self
     }
 
     /// Sets whether the state topic already contains the source's record.
     #[must_use]
-    pub const fn having_state(mut self, has_state: bool) -> Self {
-        self.has_state = has_state;
+    pub fn having_state(mut self, has_state: bool) -> Self {
+        self.progress.set_has_state(has_state);
         self
     }
 
@@ -249,17 +204,17 @@ impl<'p> PublishLoop<'p> {
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     self.commit()?;
-                    return Ok(if self.done() {
+                    return Ok(if self.is_done() {
                         Outcome::Done
                     } else {
                         Outcome::Stopped
                     });
                 }
             }
-            if self.due() {
+            if self.is_due() {
                 self.commit()?;
             }
-            if self.unsaved.is_none() && self.done() {
+            if self.progress.unsaved().is_none() && self.is_done() {
                 return Ok(Outcome::Done);
             }
         }
@@ -269,100 +224,59 @@ impl<'p> PublishLoop<'p> {
         self.metrics
             .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
         self.publisher.send(chunk)?;
-        // The state topic is the first topic of every stream, and the source's record its first record.
-        self.has_state |= !chunk.new_topics.is_empty();
-        let claimed = chunk
-            .new_topics
-            .iter()
-            .filter(|topic| topic.is_claimed_here);
-        self.claimed.extend(claimed.map(|topic| topic.name.clone()));
+        self.claims.take(chunk);
         self.metrics.sent(chunk, self.publisher.in_flight());
-        // A full sync and a change of the routing send records without moving the position.
-        let moved = chunk.end != self.unsaved.or(self.saved)
-            || chunk.routing != self.routing
-            || !chunk.is_without_records();
-        if chunk.end.is_some() && moved {
-            self.unsaved = chunk.end;
-            self.history = chunk.history;
-            self.routing = chunk.routing;
-            self.reads = chunk.reads;
-            if chunk.last_wall > 0 {
-                self.wall = chunk.last_wall;
-            }
+        self.progress.take(chunk);
+        if self.publisher.in_transaction() {
+            self.schedule.sent(Instant::now());
         }
-        if self.publisher.in_transaction() && self.began.is_none() {
-            self.began = Some(Instant::now());
+        // Nothing follows the end of a dump, and its signal stays.
+        if self.signal != Signal::Finished {
+            self.signal = chunk.signal;
         }
-        self.idle = chunk.idle;
-        self.finished |= chunk.finished;
-        self.caught_up = chunk.caught_up;
-        if self.caught_up && self.unsaved.is_none() {
+        if self.signal == Signal::CaughtUp && self.progress.unsaved().is_none() {
             self.metrics.caught_up();
             self.works();
         }
         Ok(())
     }
 
-    /// Returns the time to wait for the next chunk: at most until the next commit is due.
+    /// Returns how long to wait for the next chunk.
     fn patience(&self) -> Duration {
-        let since = |instant: Option<Instant>| instant.map(|instant| instant.elapsed());
-        match (self.publisher.in_transaction(), self.idle) {
-            (true, true) => {
-                COMMIT_GAP.saturating_sub(since(self.last_commit).unwrap_or(COMMIT_GAP))
-            }
-            (true, false) => self
-                .interval()
-                .saturating_sub(since(self.began).unwrap_or_default()),
-            (false, _) => TICK,
-        }
-        .min(TICK)
+        self.schedule
+            .patience(Instant::now(), &self.circumstances())
     }
 
-    fn due(&self) -> bool {
-        if self.unsaved.is_none() {
-            return false;
-        }
-        let since_commit = self.last_commit.map(|last| last.elapsed());
-        if self.finished || self.reached(self.unsaved) {
-            return true;
-        }
-        if !self.publisher.in_transaction() {
-            return since_commit.is_none_or(|since| since >= POSITION_INTERVAL);
-        }
-        let open = self.began.map(|began| began.elapsed()).unwrap_or_default();
-        let pause = since_commit.is_none_or(|since| since >= COMMIT_GAP);
-        (self.idle && pause) || open >= self.interval()
+    fn is_due(&self) -> bool {
+        self.progress.unsaved().is_some()
+            && self.schedule.is_due(Instant::now(), &self.circumstances())
     }
 
-    fn interval(&self) -> Duration {
-        let timeout = self.publisher.transaction_timeout();
-        transaction_time(self.publisher.partitions(), self.took, timeout)
+    fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            is_idle: self.signal.is_idle(),
+            is_at_end: self.signal == Signal::Finished
+                || self.until.reached(self.progress.unsaved()),
+            partitions: self.publisher.partitions(),
+            timeout: self.publisher.transaction_timeout(),
+        }
     }
 
     fn commit(&mut self) -> Result<(), ProducerError> {
-        let Some(position) = self.unsaved.take() else {
+        let Some(position) = self.progress.unsaved() else {
             return Ok(());
         };
         let start = Instant::now();
-        self.publisher.commit(&self.record(position))?;
+        self.publisher.commit(&self.progress.record(position))?;
         let took = start.elapsed();
-        self.saved = Some(position);
-        self.took = took;
-        self.last_commit = Some(Instant::now());
-        self.began = None;
+        self.progress.committed(position);
+        self.schedule.committed(Instant::now(), took);
+        let is_caught_up = self.signal.is_caught_up();
         self.metrics
-            .committed(position, self.wall, self.caught_up || self.finished, took);
-        // Ready only after a commit: a request that Kafka refuses would be refused in every session.
+            .committed(position, self.progress.wall(), is_caught_up, took);
+        // Not before: what Kafka refuses, it refuses in each session.
         self.works();
         self.check_claims(position)
-    }
-
-    fn record(&self, position: Position) -> PositionRecord {
-        PositionRecord {
-            reads: self.reads,
-            state: self.has_state,
-            ..PositionRecord::new(position, self.routing).with_history(self.history)
-        }
     }
 
     fn works(&self) {
@@ -371,48 +285,25 @@ impl<'p> PublishLoop<'p> {
         }
     }
 
-    fn done(&self) -> bool {
-        self.routing >= self.wanted_routing && (self.finished || self.reached(self.saved))
-    }
-
-    fn reached(&self, position: Option<Position>) -> bool {
-        self.until.reached(position)
+    fn is_done(&self) -> bool {
+        let is_at_end =
+            self.signal == Signal::Finished || self.until.reached(self.progress.saved());
+        self.progress.has_routing() && is_at_end
     }
 }
 
+use claimed::ClaimCheck;
+use progress::Progress;
+use schedule::{Circumstances, Schedule};
 use silence::Silence;
 
 pub use claimed::OtherClaims;
 pub use handover::{Handover, Intake, queues};
-
-/// Returns the duration of a transaction while catching up, from the number of partitions that it may
-/// write to and the duration of the last commit.
-fn transaction_time(partitions: u64, last_commit: Duration, timeout: Duration) -> Duration {
-    let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
-    COMMIT_INTERVAL
-        .max(COMMIT_INTERVAL_EACH.saturating_mul(partitions))
-        .max(last_commit * 10)
-        .min(timeout / COMMIT_INTERVAL_PART)
-}
+pub use progress::BeginsAt;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn transactions_last_longer_where_commits_cost_more_but_not_for_ever() {
-        let millis = Duration::from_millis;
-        let time = |partitions, last| transaction_time(partitions, last, millis(60_000));
-        assert_eq!(time(4, millis(30)), millis(1000));
-        assert_eq!(time(4, millis(300)), millis(3000));
-        assert_eq!(time(800, millis(30)), millis(4000));
-        assert_eq!(time(u64::MAX, millis(0)), millis(15_000));
-        assert_eq!(time(0, millis(9000)), millis(15_000));
-        assert_eq!(
-            transaction_time(0, millis(9000), millis(8000)),
-            millis(2000)
-        );
-    }
 
     #[test]
     fn a_position_inside_a_transaction_has_not_reached_its_time() {

@@ -159,15 +159,16 @@ impl Outcome {
                 entry: Doc::from_reader(chunk.bytes(&barrier.entry)).unwrap(),
             });
         }
-        let end = chunk.end.unwrap();
-        if chunk.source_bytes > 0 || chunk.transactions.operations > 0 {
-            assert_eq!(chunk.last_wall / 1000, i64::from(end.ts.seconds));
+        let end = chunk.reached.position.unwrap();
+        if chunk.counts.source_bytes > 0 || chunk.counts.transactions.operations > 0 {
+            assert_eq!(chunk.reached.wall / 1000, i64::from(end.ts.seconds));
         }
-        self.ends.push((end, chunk.history, self.records.len()));
-        self.counts.committed += chunk.transactions.committed;
-        self.counts.aborted += chunk.transactions.aborted;
-        self.counts.incomplete += chunk.transactions.incomplete;
-        self.counts.operations += chunk.transactions.operations;
+        self.ends
+            .push((end, chunk.reached.history, self.records.len()));
+        self.counts.committed += chunk.counts.transactions.committed;
+        self.counts.aborted += chunk.counts.transactions.aborted;
+        self.counts.incomplete += chunk.counts.transactions.incomplete;
+        self.counts.operations += chunk.counts.transactions.operations;
         chunk.clear();
     }
 

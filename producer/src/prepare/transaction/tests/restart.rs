@@ -127,7 +127,7 @@ fn frames_are_cut_inside_a_large_transaction() {
     encoder
         .encode(&batch, &mut chunk, &mut |chunk| {
             assert!(chunk.arena.len() < 20 << 20);
-            ends.push(chunk.end.unwrap().ord);
+            ends.push(chunk.reached.position.unwrap().ord);
             chunk.clear();
             Ok(())
         })
@@ -201,7 +201,10 @@ fn an_interrupted_encoder_hands_on_what_it_has_and_reports_no_error() {
         assert!(ended.is_ok());
     });
     // The commit at 6 was not started.
-    let ends: Vec<_> = intake.chunks().filter_map(|chunk| chunk.end).collect();
+    let ends: Vec<_> = intake
+        .chunks()
+        .filter_map(|chunk| chunk.reached.position)
+        .collect();
     encoding.join().unwrap();
     let end = ends.last().unwrap();
     assert_eq!((end.ts.seconds, end.ord), (5, 0));

@@ -1,0 +1,112 @@
+//! How far a source is published, and how far that is saved.
+
+use oplog_relay_core::position::Position;
+use oplog_relay_core::state::PositionRecord;
+
+use crate::encode::FIRST_ROUTING;
+use crate::encode::chunk::{Chunk, Reached};
+
+/// Where a session begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BeginsAt {
+    /// The saved position.
+    pub saved: Option<Position>,
+    /// A position to save even if nothing follows it.
+    pub unsaved: Option<Position>,
+}
+
+/// What the chunks that were sent reach, and what of it a commit has saved.
+#[derive(Debug)]
+pub(super) struct Progress {
+    saved: Option<Position>,
+    /// The position that the next commit saves; `None` if the saved one is up to date.
+    unsaved: Option<Position>,
+    /// What goes with the position.
+    reached: Reached,
+    /// The source is not done before the routing table has that version.
+    wanted_routing: u32,
+    /// The state topic holds the source's record, or the open transaction does.
+    has_state: bool,
+}
+
+impl Progress {
+    pub(super) fn new(begins_at: BeginsAt) -> Self {
+        Self {
+            saved: begins_at.saved,
+            unsaved: begins_at.unsaved,
+            reached: Reached {
+                routing: FIRST_ROUTING,
+                ..Reached::default()
+            },
+            wanted_routing: FIRST_ROUTING,
+            has_state: false,
+        }
+    }
+
+    /// Sets the saved version of the routing table, and the one that is to come.
+    pub(super) fn set_routing(&mut self, saved: u32, wanted: u32) {
+        self.reached.routing = saved;
+        self.wanted_routing = wanted;
+    }
+
+    /// Sets whether the state topic holds the source's record already.
+    pub(super) const fn set_has_state(&mut self, has_state: bool) {
+        self.has_state = has_state;
+    }
+
+    /// Takes a chunk that was sent.
+    pub(super) fn take(&mut self, chunk: &Chunk) {
+        // The state topic is the first of all, and the source's record its first.
+        self.has_state |= !chunk.new_topics.is_empty();
+        let reached = &chunk.reached;
+        // A full sync and a change of the routing send records, and the position stays.
+        let moved = reached.position != self.unsaved.or(self.saved)
+            || reached.routing != self.reached.routing
+            || !chunk.is_without_records();
+        if reached.position.is_none() || !moved {
+            return;
+        }
+        self.unsaved = reached.position;
+        let wall = if reached.wall > 0 {
+            reached.wall
+        } else {
+            self.reached.wall
+        };
+        self.reached = Reached { wall, ..*reached };
+    }
+
+    /// The position that the next commit saves.
+    pub(super) const fn unsaved(&self) -> Option<Position> {
+        self.unsaved
+    }
+
+    /// The saved position.
+    pub(super) const fn saved(&self) -> Option<Position> {
+        self.saved
+    }
+
+    /// The source's clock at the position, milliseconds since 1970; 0 if unknown.
+    pub(super) const fn wall(&self) -> i64 {
+        self.reached.wall
+    }
+
+    /// Returns true if the routing table has the version that is wanted.
+    pub(super) const fn has_routing(&self) -> bool {
+        self.reached.routing >= self.wanted_routing
+    }
+
+    /// Notes that the position was committed.
+    pub(super) const fn committed(&mut self, position: Position) {
+        self.saved = Some(position);
+        self.unsaved = None;
+    }
+
+    /// The record that saves a position.
+    pub(super) fn record(&self, position: Position) -> PositionRecord {
+        PositionRecord {
+            reads: self.reached.reads,
+            state: self.has_state,
+            ..PositionRecord::new(position, self.reached.routing).with_history(self.reached.history)
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! When a Kafka transaction is committed. Pure: the caller hands in the time.
+//!
+//! Caught up, records are committed as soon as the source has nothing more, but not more often than each
+//! [`COMMIT_GAP`]. While catching up a transaction stays open longer, because a commit costs the broker
+//! time for each partition that the transaction touches.
+
+use std::time::{Duration, Instant};
+
+/// Minimum time between two commits when caught up.
+const COMMIT_GAP: Duration = Duration::from_millis(10);
+/// Minimum duration of a transaction while catching up.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum duration for each partition that a transaction may write to: in each transaction the broker
+/// adds each partition again.
+const COMMIT_INTERVAL_EACH: Duration = Duration::from_millis(5);
+/// A transaction lasts at least this many times as long as the last commit took.
+const COMMIT_COST_FACTOR: u32 = 10;
+/// No transaction is meant to last longer than this part of its timeout.
+const COMMIT_INTERVAL_PART: u32 = 4;
+/// Interval at which a position is saved that moved without records (no-ops, filtered entries).
+const POSITION_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval at which the publisher serves deliveries and health while it waits.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The open Kafka transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TransactionState {
+    /// No record has been sent since the last commit.
+    Closed,
+    /// Records have been sent.
+    Open {
+        /// When the first chunk with records was sent.
+        since: Instant,
+    },
+}
+
+/// What a commit depends on beside the clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Circumstances {
+    /// The source has nothing more to give at the moment.
+    pub(super) is_idle: bool,
+    /// The end that was asked for is reached, or the source has ended.
+    pub(super) is_at_end: bool,
+    /// Number of partitions that the transaction may write to.
+    pub(super) partitions: u64,
+    /// The transaction timeout of the producer.
+    pub(super) timeout: Duration,
+}
+
+/// Decides when to commit.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    transaction: TransactionState,
+    last_commit: Option<Instant>,
+    /// How long the last commit took.
+    commit_took: Duration,
+}
+
+impl Schedule {
+    /// A schedule of a session that has committed nothing yet.
+    pub(super) const fn new() -> Self {
+        Self {
+            transaction: TransactionState::Closed,
+            last_commit: None,
+            commit_took: Duration::ZERO,
+        }
+    }
+
+    /// Notes that records were sent.
+    pub(super) fn sent(&mut self, now: Instant) {
+        if self.transaction == TransactionState::Closed {
+            self.transaction = TransactionState::Open { since: now };
+        }
+    }
+
+    /// Notes a commit.
+    pub(super) fn committed(&mut self, now: Instant, took: Duration) {
+        self.transaction = TransactionState::Closed;
+        self.last_commit = Some(now);
+        self.commit_took = took;
+    }
+
+    /// Returns true if a position that is not saved yet is to be committed now.
+    pub(super) fn is_due(&self, now: Instant, circumstances: &Circumstances) -> bool {
+        if circumstances.is_at_end {
+            return true;
+        }
+        let since_commit = self.last_commit.map(|last| now.duration_since(last));
+        match self.transaction {
+            TransactionState::Closed => since_commit.is_none_or(|since| since >= POSITION_INTERVAL),
+            TransactionState::Open { since } => {
+                let may_commit = since_commit.is_none_or(|since| since >= COMMIT_GAP);
+                (circumstances.is_idle && may_commit)
+                    || now.duration_since(since) >= self.interval(circumstances)
+            }
+        }
+    }
+
+    /// Returns how long to wait for the next chunk: until the next commit is due, at most a tick.
+    pub(super) fn patience(&self, now: Instant, circumstances: &Circumstances) -> Duration {
+        let wait = match self.transaction {
+            TransactionState::Closed => TICK,
+            TransactionState::Open { .. } if circumstances.is_idle => {
+                let since = self.last_commit.map(|last| now.duration_since(last));
+                COMMIT_GAP.saturating_sub(since.unwrap_or(COMMIT_GAP))
+            }
+            TransactionState::Open { since } => self
+                .interval(circumstances)
+                .saturating_sub(now.duration_since(since)),
+        };
+        wait.min(TICK)
+    }
+
+    /// Returns how long a transaction lasts while catching up.
+    fn interval(&self, circumstances: &Circumstances) -> Duration {
+        let partitions = u32::try_from(circumstances.partitions).unwrap_or(u32::MAX);
+        COMMIT_INTERVAL
+            .max(COMMIT_INTERVAL_EACH.saturating_mul(partitions))
+            .max(self.commit_took * COMMIT_COST_FACTOR)
+            .min(circumstances.timeout / COMMIT_INTERVAL_PART)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn millis(number: u64) -> Duration {
+        Duration::from_millis(number)
+    }
+
+    fn catching_up() -> Circumstances {
+        Circumstances {
+            is_idle: false,
+            is_at_end: false,
+            partitions: 4,
+            timeout: millis(60_000),
+        }
+    }
+
+    #[test]
+    fn transactions_last_longer_where_commits_cost_more_up_to_a_part_of_their_timeout() {
+        let interval = |partitions, last_commit, timeout| {
+            let mut schedule = Schedule::new();
+            schedule.committed(Instant::now(), millis(last_commit));
+            schedule.interval(&Circumstances {
+                partitions,
+                timeout: millis(timeout),
+                ..catching_up()
+            })
+        };
+        assert_eq!(interval(4, 30, 60_000), millis(1000));
+        assert_eq!(interval(4, 300, 60_000), millis(3000));
+        assert_eq!(interval(800, 30, 60_000), millis(4000));
+        assert_eq!(interval(u64::MAX, 0, 60_000), millis(15_000));
+        assert_eq!(interval(0, 9000, 60_000), millis(15_000));
+        assert_eq!(interval(0, 9000, 8000), millis(2000));
+    }
+
+    #[test]
+    fn what_is_open_is_committed_when_the_source_has_nothing_more() {
+        let (mut schedule, begin) = (Schedule::new(), Instant::now());
+        let idle = Circumstances {
+            is_idle: true,
+            ..catching_up()
+        };
+        schedule.committed(begin, millis(5));
+        schedule.sent(begin + millis(2));
+        assert!(!schedule.is_due(begin + millis(9), &idle));
+        assert_eq!(schedule.patience(begin + millis(9), &idle), millis(1));
+        assert!(schedule.is_due(begin + millis(10), &idle));
+        assert!(!schedule.is_due(begin + millis(900), &catching_up()));
+        assert!(schedule.is_due(begin + millis(1002), &catching_up()));
+    }
+
+    #[test]
+    fn a_position_without_records_is_saved_now_and_then_and_at_the_end() {
+        let (mut schedule, begin) = (Schedule::new(), Instant::now());
+        assert!(schedule.is_due(begin, &catching_up()), "nothing saved yet");
+        schedule.committed(begin, millis(5));
+        assert!(!schedule.is_due(begin + millis(4999), &catching_up()));
+        assert!(schedule.is_due(begin + millis(5000), &catching_up()));
+        let at_end = Circumstances {
+            is_at_end: true,
+            ..catching_up()
+        };
+        assert!(schedule.is_due(begin + millis(1), &at_end));
+    }
+}
