@@ -18,9 +18,10 @@ pub mod directive;
 mod ordered;
 pub mod plan;
 pub(crate) mod refusals;
-pub(crate) mod target;
+pub(crate) mod sink;
+mod target;
 pub(crate) mod writes;
 
 pub use crate::replay::deferred::held_document::UNRESOLVED;
 pub use crate::replay::deferred::suspended_indexes::suspended_indexes;
-pub use crate::replay::target::{MongoSink, Settings};
+pub use crate::replay::sink::{MongoSink, Settings};

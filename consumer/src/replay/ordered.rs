@@ -7,7 +7,7 @@ use oplog_relay_runtime::mongo::documents_depend;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::error::ConsumerError;
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::worker::batch::Located;
 
 /// Cached order requirements of collections, by namespace. The cache is cleared when a command
@@ -53,6 +53,10 @@ impl MongoSink {
 
     async fn find_order(&self, ns: &str) -> mongodb::error::Result<bool> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        documents_depend(&self.client.database(db), doc! { "name": collection }).await
+        documents_depend(
+            &self.target.client.database(db),
+            doc! { "name": collection },
+        )
+        .await
     }
 }

@@ -16,7 +16,7 @@ use crate::replay::catalog::{Change, Note};
 use crate::replay::damage::damaged;
 use crate::replay::deferred::held_document::{HeldDocument, UNRESOLVED};
 use crate::replay::plan::{Action, Write};
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::worker::applied::Refusal;
 use crate::worker::batch::{Batch, Located};
@@ -33,7 +33,7 @@ impl MongoSink {
 
     /// Returns true if refusals with this reason become dead letters.
     pub(crate) fn is_dead_lettered(&self, reason: Reason) -> bool {
-        self.dead_letter.contains(&reason)
+        self.policies.dead_letter.contains(&reason)
     }
 
     /// Handles a write that the target refuses.
@@ -194,7 +194,7 @@ impl MongoSink {
         let ids = writes.iter().map(|write| write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::Id));
         let command = RawDocumentBuf::from_bytes(command)?;
-        let database = self.client.database(db);
+        let database = self.target.client.database(db);
         let mut cursor = database.run_raw_cursor_command(command).batch().await?;
         let mut found = HashSet::new();
         while let Some(reply) = cursor.next().await {

@@ -1,358 +1,58 @@
-//! The target of a replay, and the state that is shared by all parts of the replay.
+//! The target of a replay: its client, what it accepts, and whether it answers.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use mongodb::Client;
 use oplog_relay_runtime::mongo;
 use oplog_relay_runtime::shutdown::Shutdown;
-use tokio::sync::Semaphore;
 
-use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, Unmatched};
-use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
-use crate::group::start::Past;
-use crate::replay::catalog::{Catalog, Subscription, other_subscription};
-use crate::replay::plan::{BulkKind, Lane, Plan, Planner, Step};
+use crate::replay::capabilities::takes_uuids;
+use crate::replay::writes::bypass::Bypass;
+use crate::replay::writes::limits::{Limits, is_ferretdb};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
-use crate::worker::applied::{Applied, Refusal, SinkError};
-use crate::worker::assignment::Token;
-use crate::worker::batch::Batch;
-
-use crate::replay::deferred::held_document::Held;
-use crate::replay::deferred::suspended_indexes::note::{MakingWay, SuspendedIndex};
-use crate::replay::writes::bypass::Bypass;
-use crate::replay::writes::limits::Limits;
 
 /// First and longest pause before a write is retried.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Maximum number of connections to the target, unless the connection string has `maxPoolSize`.
-const CONNECTIONS: u32 = 64;
-/// Interval between two checks of the group's noted namespaces.
-const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(3);
-/// Server selection timeout, after which a write counts as failed.
-const SELECTION_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Applies batches to a target.
+/// A target that has been reached.
 #[derive(Debug)]
-pub struct MongoSink {
+pub(super) struct Target {
     pub(super) client: Client,
-    pub(super) planner: Planner,
-    pub(super) catalog: Catalog,
     pub(super) limits: Limits,
     /// True if the target accepts `collectionUUID` in commands.
     pub(super) takes_uuids: bool,
-    pub(super) known_order: Mutex<crate::replay::ordered::Known>,
-    pub(super) held: Mutex<Held>,
-    /// Bytes of documents that were held since the total was last checked.
-    pub(super) held_since_check: AtomicUsize,
-    pub(super) suspended: Mutex<Vec<SuspendedIndex>>,
-    /// Refused writes that become dead letters when their batch is done.
-    pub(super) refused: Mutex<Vec<Refusal>>,
-    pub(super) dead_letter: Reasons,
-    /// Limits concurrent bulks of rewrites.
-    pub(super) rewrites: Semaphore,
-    /// Limits concurrent lookups of documents that are inserted again.
-    pub(super) lookups: Semaphore,
-    pub(super) unmatched: Unmatched,
-    pub(super) if_not_empty: NotEmpty,
-    /// True if options that the target does not know are left out.
-    pub(super) leaves_out_options: bool,
-    pub(super) allow_lossy: bool,
     pub(super) bypass: Bypass,
     pub(super) metrics: Arc<Metrics>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) shutdown: Shutdown,
 }
 
-/// The settings of a replay.
-#[derive(Debug, Clone)]
-pub struct Settings<'s> {
-    /// The consumer group, whose commands the catalog holds.
-    pub group: &'s str,
-    /// True if lossy formats are accepted.
-    pub allow_lossy: bool,
-    /// The policy for an update that does not find a document.
-    pub unmatched: Unmatched,
-    /// The policy for a full sync into a collection that has documents.
-    pub if_not_empty: NotEmpty,
-    /// The policy for a command option that the target does not know.
-    pub refused_options: RefusedOptions,
-    /// The planner of the batches.
-    pub planner: Planner,
-    /// The reasons for which writes become dead letters.
-    pub dead_letter: Reasons,
-}
-
-pub(super) fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
-}
-
-pub(super) fn catalog_unreadable(error: &mongodb::error::Error) -> mongo::MongoError {
-    mongo::MongoError::from_driver("the target's catalog", error)
-}
-
-impl MongoSink {
-    /// Connects to the target.
+impl Target {
+    /// Asks a server what it accepts.
     ///
     /// # Errors
-    /// Returns an error if the target cannot be reached, if its catalog cannot be read, or if the
-    /// group has other namespaces noted.
-    pub async fn connect(
-        config: &ReplayConfig,
-        metrics: Arc<Metrics>,
-        readiness: Arc<Readiness>,
-        shutdown: Shutdown,
-    ) -> Result<Self, ConsumerError> {
-        let client = mongo::connect(&config.target, "oplog-consumer", |options| {
-            options.max_pool_size.get_or_insert(CONNECTIONS);
-            options.server_selection_timeout = Some(SELECTION_PATIENCE);
-        })
-        .await?;
-        let settings = Settings {
-            group: &config.group.group,
-            allow_lossy: config.allow_lossy,
-            unmatched: config.unmatched,
-            if_not_empty: config.if_not_empty,
-            refused_options: config.refused_options,
-            planner: config.planner(),
-            dead_letter: config.group.dead_letter.clone(),
-        };
-        let sink = Self::open(client, settings, metrics, readiness, shutdown).await?;
-        let GroupConfig {
-            group,
-            subscription,
-            ..
-        } = &config.group;
-        let subscribed = sink
-            .catalog
-            .subscribe(subscription, config.change_subscription)
-            .await;
-        match subscribed.map_err(|error| catalog_unreadable(&error))? {
-            Some(other) => Err(other_subscription(group, &other, subscription)),
-            None => Ok(sink),
-        }
-    }
-
-    /// Returns the evidence of earlier runs of the group in the target's catalog.
-    ///
-    /// # Errors
-    /// Returns an error if the target refuses the query.
-    pub async fn past(&self, prefix: &str) -> Result<Past, ConsumerError> {
-        let has_begun = self
-            .persist("reading the catalog", || self.catalog.has_begun(prefix))
-            .await?;
-        Ok(if has_begun {
-            Past::Traces("the catalog of the target (oplog_relay.catalog) knows it".to_owned())
-        } else {
-            Past::Nothing
-        })
-    }
-
-    /// Notes in the catalog that the group has committed offsets.
-    ///
-    /// # Errors
-    /// Returns an error if the target refuses the note.
-    pub async fn note_begun(&self, prefix: &str) -> Result<(), ConsumerError> {
-        self.persist("writing the catalog", || self.catalog.note_begun(prefix))
-            .await
-    }
-
-    /// Watches the group's noted namespaces and returns when they differ from the member's own.
-    /// Another member may have changed them, and entries that this member then skips would be
-    /// missing.
-    ///
-    /// # Errors
-    /// Returns an error if the namespaces have changed, or if the target refuses the query.
-    pub async fn watch_subscription(&self, own: &Subscription) -> Result<(), ConsumerError> {
-        loop {
-            tokio::select! {
-                () = self.shutdown.wait() => return Ok(()),
-                () = tokio::time::sleep(SUBSCRIPTION_INTERVAL) => {}
-            }
-            let noted = self
-                .persist("reading the catalog", || self.catalog.subscription())
-                .await;
-            if self.shutdown.triggered() {
-                return Ok(());
-            }
-            if let Some(other) = noted?.filter(|noted| noted != own) {
-                return Err(other_subscription(self.catalog.group(), &other, own));
-            }
-        }
-    }
-
-    /// Opens a target that is already connected.
-    ///
-    /// # Errors
-    /// Returns an error if the target does not answer `hello`, or if its catalog cannot be read.
-    pub async fn open(
+    /// Returns an error if the server does not answer.
+    pub(super) async fn open(
         client: Client,
-        settings: Settings<'_>,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
         shutdown: Shutdown,
     ) -> Result<Self, ConsumerError> {
-        let hello = mongo::hello(&client)
-            .await
-            .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
-        let limits = Limits::of(
-            &hello,
-            crate::replay::writes::limits::is_ferretdb(&client).await,
-        );
-        let takes_uuids = crate::replay::capabilities::takes_uuids(&client)
-            .await
-            .map_err(|error| mongo::MongoError::from_driver("the target", &error))?;
-        let catalog = Catalog::open(&client, settings.group)
-            .await
-            .map_err(|error| catalog_unreadable(&error))?;
-        readiness.target_reached();
-        metrics.held_of_catalog(catalog.held());
+        let failed =
+            |error: mongodb::error::Error| mongo::MongoError::from_driver("the target", &error);
+        let hello = mongo::hello(&client).await.map_err(failed)?;
         Ok(Self {
-            client,
-            catalog,
-            planner: settings.planner,
-            limits,
-            takes_uuids,
-            known_order: Mutex::default(),
-            held: Mutex::default(),
-            held_since_check: AtomicUsize::new(0),
-            suspended: Mutex::default(),
-            refused: Mutex::default(),
-            dead_letter: settings.dead_letter,
-            rewrites: Semaphore::new(crate::replay::writes::turn::BULKS_AT_ONCE),
-            lookups: Semaphore::new(crate::replay::writes::turn::LOOKUPS_AT_ONCE),
-            unmatched: settings.unmatched,
-            if_not_empty: settings.if_not_empty,
-            leaves_out_options: settings.refused_options == RefusedOptions::LeaveOut,
-            allow_lossy: settings.allow_lossy,
+            limits: Limits::of(&hello, is_ferretdb(&client).await),
+            takes_uuids: takes_uuids(&client).await.map_err(failed)?,
             bypass: Bypass::default(),
+            client,
             metrics,
             readiness,
             shutdown,
-        })
-    }
-
-    /// Returns the driver's client of the target.
-    #[must_use]
-    pub const fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// Returns true if lossy formats are accepted.
-    #[must_use]
-    pub const fn takes_lossy(&self) -> bool {
-        self.allow_lossy
-    }
-
-    /// Plans a batch and applies it.
-    ///
-    /// # Errors
-    /// Returns [`SinkError::Entry`] for an entry that cannot be replayed; any other error ends the
-    /// program.
-    pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
-        let applied = self.apply_all(batch, token).await?;
-        if applied == Applied::Abandoned {
-            // The next owner of the partition reads these entries again. A held document needs its
-            // position to be forgotten with the partition.
-            self.note_places(batch);
-            drop(self.take_refused(batch));
-        }
-        Ok(applied)
-    }
-
-    async fn apply_all(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
-        let ordered = self.ordered_of(batch.entries).await?;
-        let plan: Plan<'_> = self
-            .planner
-            .plan_ordered(batch.entries, &|ns| ordered.contains(ns))
-            .map_err(SinkError::Entry)?;
-        self.metrics.folded.inc_by(plan.folded);
-        for step in &plan.steps {
-            let applied = match step {
-                Step::Write(lanes) => self.send_lanes(lanes, token).await?,
-                Step::Command(command) => self.command(command, batch.source, token).await?,
-            };
-            if applied == Applied::Abandoned {
-                return Ok(Applied::Abandoned);
-            }
-        }
-        if !self.held().is_empty()
-            && Box::pin(self.try_held(batch, MakingWay::Younger, token)).await?
-                == Applied::Abandoned
-        {
-            return Ok(Applied::Abandoned);
-        }
-        match batch.entries.last() {
-            Some(last) => {
-                let applied = Some(last.id.ts.seconds);
-                let restored = self.restore_due(batch.topic, batch.partition, applied, token);
-                Ok(Box::pin(restored).await?)
-            }
-            None => Ok(Applied::Done),
-        }
-    }
-
-    /// Writes the held documents of a partition again when the partition reaches a command. If that
-    /// command ran already, the target is ahead, so unique indexes that the replay created may be
-    /// suspended.
-    ///
-    /// # Errors
-    /// Returns an error if the target refuses a query.
-    pub async fn release_held(
-        &self,
-        batch: &Batch<'_>,
-        command_ran: bool,
-        token: &Token,
-    ) -> Result<Applied, ConsumerError> {
-        let making_way = if command_ran {
-            MakingWay::AlsoOlder
-        } else {
-            MakingWay::Younger
-        };
-        Box::pin(self.try_held(batch, making_way, token)).await
-    }
-
-    /// Returns the held documents. A panic cannot leave them inconsistent, so poisoning is ignored.
-    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn known_order(&self) -> MutexGuard<'_, crate::replay::ordered::Known> {
-        self.known_order
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn send_lanes(
-        &self,
-        lanes: &[Lane<'_>],
-        token: &Token,
-    ) -> Result<Applied, ConsumerError> {
-        let sent = lanes.iter().map(|lane| async move {
-            for bulk in &lane.bulks {
-                let sent = match bulk.kind {
-                    BulkKind::Rewrite => self.rewrite_bulk(bulk, token).await?,
-                    BulkKind::Insert | BulkKind::Delete | BulkKind::Update => {
-                        self.send_bulk(bulk, token).await?
-                    }
-                };
-                if sent == Applied::Abandoned {
-                    return Ok::<_, ConsumerError>(Applied::Abandoned);
-                }
-            }
-            Ok(Applied::Done)
-        });
-        let all: Vec<Applied> = try_join_all(sent).await?;
-        let done = all.iter().all(|applied| *applied == Applied::Done);
-        Ok(if done {
-            Applied::Done
-        } else {
-            Applied::Abandoned
         })
     }
 }

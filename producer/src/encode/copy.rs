@@ -18,7 +18,7 @@ impl Encoder {
     /// the index builds of `held` collections.
     #[must_use]
     pub fn copying(mut self, reads: u32, held: impl IntoIterator<Item = [u8; 16]>) -> Self {
-        self.reads = reads;
+        self.place.reads = reads;
         self.held.extend(held);
         self
     }
@@ -33,9 +33,9 @@ impl Encoder {
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
-        let at = self.end.filter(|end| end.ord == 0);
+        let at = self.place.position.filter(|end| end.ord == 0);
         let at = at.ok_or(ProducerError::Ended("a full sync without a position"))?;
-        self.stamp = self.stamp.max(at.ts.clamp_wall(None));
+        self.place.stamp = self.place.stamp.max(at.ts.clamp_wall(None));
         self.open_state(chunk)?;
         let captured = Captured {
             at,
@@ -73,7 +73,7 @@ impl Encoder {
         }
         for save in &copied.saves {
             let value = save.value.as_deref().unwrap_or_default();
-            write_state(&save.key, value, (TopicIndex(0), self.stamp), chunk);
+            write_state(&save.key, value, (TopicIndex(0), self.place.stamp), chunk);
         }
         match (copied.holds_indexes, copied.ui) {
             (Some(true), Some(ui)) => drop(self.held.insert(ui)),
@@ -90,7 +90,7 @@ impl Encoder {
         entry: &[u8],
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
-        if self.reads >= MOST_READS {
+        if self.place.reads >= MOST_READS {
             return Err(ProducerError::Undecodable(format!(
                 "a full sync has sent {MOST_READS} entries at {at} and the source has no later \
                  entry to continue from: write any document to the source and start again"
@@ -98,9 +98,9 @@ impl Encoder {
         }
         let id = EntryId {
             ts: at.ts,
-            ord: FIRST_ORD + self.reads,
+            ord: FIRST_ORD + self.place.reads,
         };
-        self.reads += 1;
+        self.place.reads += 1;
         let entry = Document::new(entry).map_err(ProducerError::undecodable)?;
         self.encode_operation(&Entry::parse(entry)?, id, true, chunk)
     }

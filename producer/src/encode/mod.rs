@@ -55,22 +55,35 @@ pub struct Encoder {
     /// Frames being filled.
     frames: Frames,
     transactions: Transactions,
-    end: Option<Position>,
-    /// The greatest record timestamp so far: record timestamps never decrease.
-    stamp: i64,
-    routing: u32,
+    place: Place,
     /// New rules that apply from the next entry on.
     rules: Option<Rules>,
-    /// The source's record, until it is saved.
-    identity: Option<SourceRecord>,
-    /// Topic records that have to be saved at the start of the stream.
-    noted: BTreeMap<String, TopicRecord>,
-    /// Number of entries that a full sync has sent at `end`.
-    reads: u32,
+    unsaved: Unsaved,
     /// Collections whose index builds a full sync sends at its end.
     held: FxHashSet<[u8; 16]>,
     /// Limit of the size of chunks if Kafka is slow.
     pace: Pace,
+}
+
+/// The place that the encoder has reached in the source.
+#[derive(Debug)]
+struct Place {
+    position: Option<Position>,
+    /// The greatest record timestamp so far, because timestamps never decrease.
+    stamp: i64,
+    /// Version of the routing table.
+    routing: u32,
+    /// Number of entries that a full sync has sent at the position.
+    reads: u32,
+}
+
+/// What is saved with the first records of a session.
+#[derive(Debug)]
+struct Unsaved {
+    /// The source's identity, until it is saved.
+    identity: Option<SourceRecord>,
+    /// Records of topics.
+    noted: BTreeMap<String, TopicRecord>,
 }
 
 impl Encoder {
@@ -94,13 +107,17 @@ impl Encoder {
             indexes: FxHashMap::default(),
             frames: Frames::new(source),
             transactions,
-            end,
-            stamp: 0,
-            routing: FIRST_ROUTING,
+            place: Place {
+                position: end,
+                stamp: 0,
+                routing: FIRST_ROUTING,
+                reads: 0,
+            },
             rules: None,
-            identity,
-            noted: BTreeMap::new(),
-            reads: 0,
+            unsaved: Unsaved {
+                identity,
+                noted: BTreeMap::new(),
+            },
             held: FxHashSet::default(),
             pace: Pace::new(TRANSACTION_TIMEOUT),
         }
@@ -146,7 +163,7 @@ impl Encoder {
             }
         }
         // The source's record is saved with the first position, even if there is no record to send.
-        if self.identity.is_some() && self.end.is_some() {
+        if self.unsaved.identity.is_some() && self.place.position.is_some() {
             self.open_state(chunk)?;
         }
         self.complete(chunk);
@@ -201,11 +218,11 @@ impl Encoder {
 
     /// Closes open frames and notes the position that the chunk reaches.
     pub fn complete(&mut self, chunk: &mut Chunk) {
-        self.frames.close(self.stamp, chunk);
-        chunk.reached.position = self.end;
-        chunk.reached.reads = self.reads;
+        self.frames.close(self.place.stamp, chunk);
+        chunk.reached.position = self.place.position;
+        chunk.reached.reads = self.place.reads;
         chunk.reached.history = self.transactions.history();
-        chunk.reached.routing = self.routing;
+        chunk.reached.routing = self.place.routing;
     }
 
     #[inline]
@@ -275,8 +292,8 @@ impl Encoder {
     #[inline]
     fn reach(&mut self, entry: &Entry<'_>, ord: u32, chunk: &mut Chunk) {
         chunk.reached.wall = entry.ts.clamp_wall(entry.wall);
-        self.reads = 0;
-        self.end = Some(Position {
+        self.place.reads = 0;
+        self.place.position = Some(Position {
             ts: entry.ts,
             term: entry.term,
             ord,
@@ -287,7 +304,7 @@ impl Encoder {
     /// entry of a session may be at the saved position, and only if that has an ordinal.
     #[inline]
     fn operations_done(&self, entry: &Entry<'_>) -> Result<u32, ProducerError> {
-        match self.end {
+        match self.place.position {
             Some(end) if entry.ts == end.ts && end.ord > 0 => Ok(end.ord),
             Some(end) if entry.ts <= end.ts => Err(ProducerError::Undecodable(format!(
                 "ts goes backwards in the source: entry {} of {:?} after {end}. An oplog never \
@@ -315,7 +332,7 @@ impl Encoder {
             chunk.counts.filtered += 1;
             return Ok(());
         }
-        self.stamp = self.stamp.max(entry.ts.clamp_wall(entry.wall));
+        self.place.stamp = self.place.stamp.max(entry.ts.clamp_wall(entry.wall));
         let target = match self.router.decide(entry)? {
             Decision::Known(target) => target,
             Decision::Unknown(new) => self.learn(entry, &new, chunk)?,
@@ -368,7 +385,7 @@ impl Encoder {
                 built,
             };
             self.frames
-                .add(framed, (topic, partition), self.stamp, chunk);
+                .add(framed, (topic, partition), self.place.stamp, chunk);
             return Ok(());
         }
         let written = write_entry(self.format, entry, id, &self.source, &mut chunk.arena);
@@ -376,7 +393,7 @@ impl Encoder {
         chunk.records.push(EncodedRecord {
             topic,
             partition,
-            timestamp: self.stamp,
+            timestamp: self.place.stamp,
             key,
             header,
             value,
@@ -425,7 +442,7 @@ impl Encoder {
             topics,
             ordered: route.ordered,
             passable: route.passable,
-            timestamp: self.stamp,
+            timestamp: self.place.stamp,
             format: self.format,
         };
         self.put_barrier(barrier, route.topics.first(), chunk)?;
@@ -446,7 +463,7 @@ impl Encoder {
         let saved = leader.and_then(|name| Some((name, self.router.state().topics.get(name)?)));
         match saved.filter(|_| chunk.records.is_empty()) {
             Some((name, record)) => {
-                let state = (TopicIndex(0), self.stamp);
+                let state = (TopicIndex(0), self.place.stamp);
                 write_state_record(&format!("topic/{name}"), record, state, chunk)
             }
             None => Ok(()),
@@ -456,7 +473,7 @@ impl Encoder {
     fn save_routes(&self, changes: &[RouteChange], chunk: &mut Chunk) -> Result<(), ProducerError> {
         for change in changes {
             let key = format!("route/{}", change.name);
-            let state = (TopicIndex(0), self.stamp);
+            let state = (TopicIndex(0), self.place.stamp);
             match &change.record {
                 Some(record) => write_state_record(&key, record, state, chunk)?,
                 None => write_state(&key, &[], state, chunk),
@@ -485,7 +502,7 @@ impl Encoder {
         };
         if self.router.add(entry, new, target) {
             let key = format!("route/{}", new.name);
-            write_state_record(&key, &new.record, (TopicIndex(0), self.stamp), chunk)?;
+            write_state_record(&key, &new.record, (TopicIndex(0), self.place.stamp), chunk)?;
         }
         Ok(target)
     }
@@ -504,7 +521,7 @@ impl Encoder {
                 .topics
                 .insert(name.to_owned(), record.clone());
             let key = format!("topic/{name}");
-            let state = (TopicIndex(0), self.stamp);
+            let state = (TopicIndex(0), self.place.stamp);
             write_state_record(&key, &record, state, chunk)?;
         }
         Ok(known)
@@ -516,10 +533,13 @@ impl Encoder {
             let state_topic = self.topics.state_topic().to_owned();
             self.index(&state_topic, 1, false, chunk);
         }
-        match self.identity.take() {
-            Some(identity) => {
-                write_state_record("source", &identity, (TopicIndex(0), self.stamp), chunk)
-            }
+        match self.unsaved.identity.take() {
+            Some(identity) => write_state_record(
+                "source",
+                &identity,
+                (TopicIndex(0), self.place.stamp),
+                chunk,
+            ),
             None => Ok(()),
         }
     }

@@ -38,7 +38,7 @@ impl Encoder {
     /// on; until then the saved ones.
     #[must_use]
     pub fn changing(mut self, version: u32, rules: Option<Rules>) -> Self {
-        self.routing = version;
+        self.place.routing = version;
         self.rules = rules;
         if rules.is_some()
             && let Some(saved) = self.router.state().topics.values().next()
@@ -57,7 +57,7 @@ impl Encoder {
                 .iter()
                 .map(|(name, record)| (name.clone(), record.clone())),
         );
-        self.noted = topics;
+        self.unsaved.noted = topics;
         self
     }
 
@@ -71,17 +71,17 @@ impl Encoder {
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
-        let has_news = self.identity.is_some() || !self.noted.is_empty();
-        if has_news && self.end.is_some() {
+        let has_news = self.unsaved.identity.is_some() || !self.unsaved.noted.is_empty();
+        if has_news && self.place.position.is_some() {
             self.open_state(chunk)?;
-            for (name, record) in std::mem::take(&mut self.noted) {
-                let state = (TopicIndex(0), self.stamp);
+            for (name, record) in std::mem::take(&mut self.unsaved.noted) {
+                let state = (TopicIndex(0), self.place.stamp);
                 write_state_record(&format!("topic/{name}"), &record, state, chunk)?;
             }
             self.complete(chunk);
             hand_on(chunk)?;
         }
-        if self.rules.is_some() && self.end.is_some_and(|end| end.ord == 0) {
+        if self.rules.is_some() && self.place.position.is_some_and(|end| end.ord == 0) {
             return self.change_routing(chunk, hand_on);
         }
         Ok(())
@@ -94,15 +94,15 @@ impl Encoder {
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
-        let (Some(rules), Some(end)) = (self.rules.take(), self.end) else {
+        let (Some(rules), Some(end)) = (self.rules.take(), self.place.position) else {
             return Ok(());
         };
         self.complete(chunk);
         hand_on(chunk)?;
-        self.routing += 1;
+        self.place.routing += 1;
         // The change is later than every entry of that second that precedes it; later entries of the
         // second follow.
-        self.stamp = self.stamp.max(end.ts.clamp_wall(Some(i64::MAX)));
+        self.place.stamp = self.place.stamp.max(end.ts.clamp_wall(Some(i64::MAX)));
         self.open_state(chunk)?;
         self.change_format(rules.format, chunk)?;
         let rerouted = self.router.reroute(rules.order)?;
@@ -110,7 +110,7 @@ impl Encoder {
         tracing::info!(
             order = %rules.order,
             format = %rules.format,
-            version = self.routing,
+            version = self.place.routing,
             topics = rerouted.topics.len(),
             after = %end,
             "the routing changes, behind barriers in these topics"
@@ -123,7 +123,7 @@ impl Encoder {
 
     fn change_format(&mut self, format: Format, chunk: &mut Chunk) -> Result<(), ProducerError> {
         self.format = format;
-        let state = (TopicIndex(0), self.stamp);
+        let state = (TopicIndex(0), self.place.stamp);
         for (name, record) in &mut self.router.state_mut().topics {
             if record.format != format {
                 *record = record.in_format(format);
@@ -147,7 +147,7 @@ impl Encoder {
             topics.push(self.topic(name, chunk)?);
         }
         let change = RoutingChange {
-            version: self.routing,
+            version: self.place.routing,
             spread: rerouted.spread,
         };
         let start = chunk.arena.len();
@@ -159,7 +159,7 @@ impl Encoder {
             topics,
             ordered: false,
             passable: false,
-            timestamp: self.stamp,
+            timestamp: self.place.stamp,
             format: self.format,
         };
         self.put_barrier(barrier, rerouted.topics.iter().next(), chunk)

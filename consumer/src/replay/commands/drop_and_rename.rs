@@ -17,7 +17,8 @@ use crate::replay::capabilities::{MISMATCH, NAMED_BY};
 use crate::replay::catalog::{Note, Ran};
 use crate::replay::commands::{Attempt, refused_by_target, unwritable};
 use crate::replay::plan::command::done;
-use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::replay::sink::MongoSink;
+use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -43,7 +44,11 @@ impl MongoSink {
         let list = doc! { "listCollections": 1, "filter": { "name": collection } };
         let reply = self
             .persist("listing collections", || async {
-                self.client.database(db).run_command(list.clone()).await
+                self.target
+                    .client
+                    .database(db)
+                    .run_command(list.clone())
+                    .await
             })
             .await?;
         let batch = reply
@@ -96,7 +101,7 @@ impl MongoSink {
             if let Some(applied) = sent.await? {
                 return Ok(applied);
             }
-            if !backoff.sleep(&self.shutdown).await {
+            if !backoff.sleep(&self.target.shutdown).await {
                 return Ok(Applied::Abandoned);
             }
             check_attempts(&backoff, ran)?;
@@ -157,7 +162,7 @@ impl MongoSink {
             if let Some(applied) = sent.await? {
                 return Ok(applied);
             }
-            if !backoff.sleep(&self.shutdown).await {
+            if !backoff.sleep(&self.target.shutdown).await {
                 return Ok(Applied::Abandoned);
             }
             check_attempts(&backoff, ran)?;
@@ -166,7 +171,7 @@ impl MongoSink {
     }
 
     fn naming(&self, mut command: Document, uuid: Option<Uuid>) -> Document {
-        if let Some(uuid) = uuid.filter(|_| self.takes_uuids) {
+        if let Some(uuid) = uuid.filter(|_| self.target.takes_uuids) {
             command.insert(NAMED_BY, uuid);
         }
         command

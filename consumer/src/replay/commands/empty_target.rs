@@ -10,7 +10,7 @@ use crate::config::NotEmpty;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Note, Ran};
 use crate::replay::plan::command::{Translated, done};
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -42,7 +42,7 @@ impl MongoSink {
         source: &str,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        if !ran.change.is_creation() || self.if_not_empty == NotEmpty::Merge {
+        if !ran.change.is_creation() || self.policies.if_not_empty == NotEmpty::Merge {
             return Ok(Applied::Done);
         }
         // The documents of a time series, and its drop, are found under its own name.
@@ -53,7 +53,7 @@ impl MongoSink {
         if is_own || !self.holds_something(db, name).await? {
             return Ok(Applied::Done);
         }
-        if self.if_not_empty == NotEmpty::Drop {
+        if self.policies.if_not_empty == NotEmpty::Drop {
             tracing::warn!(
                 ns = ran.ns,
                 "dropping the collection on the target: a full sync is about to fill it"
@@ -75,7 +75,7 @@ impl MongoSink {
         source: &str,
         id: EntryId,
     ) -> Result<(), ConsumerError> {
-        if self.if_not_empty != NotEmpty::Fail || !self.lives(source).is_empty() {
+        if self.policies.if_not_empty != NotEmpty::Fail || !self.lives(source).is_empty() {
             return Ok(());
         }
         let runner = self
@@ -97,7 +97,11 @@ impl MongoSink {
 
     async fn holds_something(&self, db: &str, collection: &str) -> Result<bool, ConsumerError> {
         self.persist("looking into a collection", || async {
-            let found = self.client.database(db).collection::<Document>(collection);
+            let found = self
+                .target
+                .client
+                .database(db)
+                .collection::<Document>(collection);
             match found.find_one(doc! {}).projection(doc! { "_id": 1 }).await {
                 Err(error) if error_code(&error) == Some(done::NO_COLLECTION) => Ok(false),
                 found => found.map(|found| found.is_some()),

@@ -9,7 +9,7 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::Ran;
 use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
 use crate::replay::plan::command::{PUT_OFF, done};
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 
 /// Fields of an index that belong to its server, or that do not change its definition.
 const PASSING: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
@@ -76,7 +76,7 @@ impl MongoSink {
         let reply = self
             .persist("listing indexes", || async {
                 let list = doc! { "listIndexes": name };
-                self.client.database(db).run_command(list).await
+                self.target.client.database(db).run_command(list).await
             })
             .await?;
         // A collection has at most 64 indexes, which fit in the first batch.
@@ -110,7 +110,7 @@ impl MongoSink {
         let command = doc! { "collMod": name, "index": change };
         let refused = self
             .persist("suspending the expiry of an index", || async {
-                let database = self.client.database(db);
+                let database = self.target.client.database(db);
                 match database.run_command(command.clone()).await {
                     Err(error) if is_refusal(&error) => Ok(true),
                     done => done.map(|_| false),
@@ -136,7 +136,7 @@ impl MongoSink {
         let create = doc! { "createIndexes": name, "indexes": [plain] };
         for command in [drop_index, create] {
             self.persist("building an index again without its expiry", || async {
-                let database = self.client.database(db);
+                let database = self.target.client.database(db);
                 match database.run_command(command.clone()).await {
                     Err(error) if error_code(&error) == Some(done::NO_INDEX) => Ok(()),
                     done => done.map(drop),

@@ -28,7 +28,8 @@ use crate::replay::commands::views::SeriesNames;
 use crate::replay::directive::{Directive, command_reason, rule_for};
 use crate::replay::plan::command::{Action, Circumstances, Translated, done, translate};
 use crate::replay::plan::{Command, PlanError, PlanFault};
-use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::replay::sink::MongoSink;
+use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::reply::WriteReply;
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::Token;
@@ -70,7 +71,7 @@ impl MongoSink {
             self.catalog.incarnations_at(source, id)
         });
         let lives = asked.await?;
-        self.metrics.held_of_catalog(self.catalog.held());
+        self.target.metrics.held_of_catalog(self.catalog.held());
         Ok(lives)
     }
 
@@ -128,7 +129,7 @@ impl MongoSink {
             let error = match in_time(ANSWER, ask()).await {
                 Ok(answer) => {
                     if backoff.attempts() > 0 {
-                        self.readiness.target_reached();
+                        self.target.readiness.target_reached();
                     }
                     return Ok(answer);
                 }
@@ -141,10 +142,10 @@ impl MongoSink {
                     error_text(&error)
                 )));
             }
-            self.readiness.target_failed(&error_text(&error));
-            self.metrics.count_error("target");
-            if !backoff.sleep(&self.shutdown).await {
-                return Err(ConsumerError::interrupted(&self.shutdown));
+            self.target.readiness.target_failed(&error_text(&error));
+            self.target.metrics.count_error("target");
+            if !backoff.sleep(&self.target.shutdown).await {
+                return Err(ConsumerError::interrupted(&self.target.shutdown));
             }
         }
     }
@@ -334,10 +335,10 @@ impl MongoSink {
             }
             let error = match self.ask_to_run(db, command, ran).await? {
                 Ok(reply) if self.is_kept(&reply)? => {
-                    self.readiness.target_reached();
+                    self.target.readiness.target_reached();
                     return Ok(Attempt::Done);
                 }
-                Ok(_) if backoff.sleep(&self.shutdown).await => continue,
+                Ok(_) if backoff.sleep(&self.target.shutdown).await => continue,
                 Ok(_) => return Ok(Attempt::Abandoned),
                 Err(error) => error,
             };
@@ -361,9 +362,9 @@ impl MongoSink {
             if directive != Some(Directive::Retry) && !is_transient(&error) {
                 return Ok(Attempt::Refused(error));
             }
-            self.readiness.target_failed(&error_text(&error));
-            self.metrics.count_error("target");
-            if !backoff.sleep(&self.shutdown).await {
+            self.target.readiness.target_failed(&error_text(&error));
+            self.target.metrics.count_error("target");
+            if !backoff.sleep(&self.target.shutdown).await {
                 return Ok(Attempt::Abandoned);
             }
         }
@@ -381,7 +382,7 @@ impl MongoSink {
             .ok()
             .and_then(|command| RawDocumentBuf::from_bytes(command).ok());
         let command = command.ok_or_else(|| unwritable(ran, &"it is not a document"))?;
-        let database = self.client.database(db);
+        let database = self.target.client.database(db);
         let running = database.run_raw_command(command).into_future();
         tokio::pin!(running);
         loop {
@@ -402,7 +403,7 @@ impl MongoSink {
                 Err(_) => {
                     let reason = format!("the command of entry {} is still running", ran.id);
                     tracing::warn!(ns = ran.ns, reason);
-                    self.readiness.target_failed(&reason);
+                    self.target.readiness.target_failed(&reason);
                 }
             }
         }

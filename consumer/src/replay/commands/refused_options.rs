@@ -13,7 +13,7 @@ use oplog_relay_runtime::mongo::error_code;
 use crate::error::ConsumerError;
 use crate::replay::catalog::Ran;
 use crate::replay::commands::unwritable;
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 
 /// Error codes with which servers refuse an option: `BadValue`, `FailedToParse`, `TypeMismatch`,
 /// `CannotCreateIndex`, `InvalidOptions`, `InvalidIndexSpecificationOption`, and 40415 (an
@@ -88,7 +88,7 @@ impl MongoSink {
                 .await?;
             return Ok(WayOn::Done);
         }
-        if !(self.leaves_out_options || WITHOUT_EFFECT.contains(&option.as_str())) {
+        if !(self.policies.leaves_out_options || WITHOUT_EFFECT.contains(&option.as_str())) {
             return Ok(WayOn::None);
         }
         tracing::warn!(

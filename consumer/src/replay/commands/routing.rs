@@ -11,7 +11,7 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::{Note, Resolved};
 use crate::replay::deferred::held_document::GONE;
 use crate::replay::plan::command::PUT_OFF;
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 use crate::worker::batch::Located;
@@ -108,7 +108,13 @@ impl MongoSink {
 
     async fn change_index(&self, db: &str, command: &Document) -> Result<(), ConsumerError> {
         self.persist("making an index again", || async {
-            match self.client.database(db).run_command(command.clone()).await {
+            match self
+                .target
+                .client
+                .database(db)
+                .run_command(command.clone())
+                .await
+            {
                 Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
                 done => done.map(drop),
             }

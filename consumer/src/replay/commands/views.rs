@@ -16,7 +16,7 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::Ran;
 use crate::replay::commands::drop_and_rename::done_with;
 use crate::replay::commands::{Attempt, unwritable};
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -120,7 +120,11 @@ impl MongoSink {
     ) -> Result<Applied, ConsumerError> {
         let wanted = Document::from_reader(definition).map_err(|error| unwritable(ran, &error))?;
         let id = wanted.get("_id").cloned().unwrap_or(Bson::Null);
-        let views = self.client.database(db).collection::<Document>(VIEWS);
+        let views = self
+            .target
+            .client
+            .database(db)
+            .collection::<Document>(VIEWS);
         let found = self.persist("reading a view", || async {
             views.find_one(doc! { "_id": &id }).await
         });
@@ -163,7 +167,7 @@ impl MongoSink {
         let kinds = doc! { "type": { "$in": ["view", "timeseries"] } };
         let list = doc! { "listCollections": 1, "filter": kinds, "nameOnly": true };
         self.persist("listing views", || async {
-            let database = self.client.database(db);
+            let database = self.target.client.database(db);
             let cursor = database.run_cursor_command(list.clone()).await?;
             cursor.try_collect().await
         })

@@ -1,6 +1,7 @@
 //! A document that is held until the target accepts it.
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::position::EntryId;
@@ -8,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
+use crate::replay::deferred::suspended_indexes::note::SuspendedIndex;
 
 /// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
 pub(crate) const GONE: [i32; 2] = [26, 27];
@@ -43,6 +45,15 @@ pub(crate) struct HeldDocument {
 /// Namespace and canonical `_id` of a document.
 pub(crate) type Key = (String, Vec<u8>);
 pub(crate) type Held = FxHashMap<Key, HeldDocument>;
+
+/// What a replay defers while a stretch is applied again.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred {
+    pub(crate) held: Mutex<Held>,
+    /// Bytes of documents that were held since the total was last checked.
+    pub(crate) held_since_check: AtomicUsize,
+    pub(crate) suspended: Mutex<Vec<SuspendedIndex>>,
+}
 
 impl HeldDocument {
     pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {

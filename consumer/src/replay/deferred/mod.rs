@@ -32,7 +32,7 @@ use crate::replay::deferred::held_document::{HeldDocument, Key, MOST_BYTES, UNRE
 use crate::replay::deferred::suspended_indexes::note::MakingWay;
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::reply::WriteError;
 use crate::worker::applied::Applied;
@@ -118,7 +118,7 @@ impl MongoSink {
         };
         let key = key(ns, write.document_id)?;
         tracing::debug!(ns, entry = %write.id, code = error.code, "holding a document that an index of the target refuses");
-        self.metrics.held_documents.inc();
+        self.target.metrics.held_documents.inc();
         self.check_room(document.len())?;
         let mut held = self.held();
         let before = held.get(&key);
@@ -145,11 +145,15 @@ impl MongoSink {
     /// Fails if too many bytes are held. This runs before the batch is applied completely, because
     /// a small update may cause a large document to be held.
     fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
-        let since = self.held_since_check.fetch_add(more, Ordering::Relaxed) + more;
+        let since = self
+            .deferred
+            .held_since_check
+            .fetch_add(more, Ordering::Relaxed)
+            + more;
         if since <= MOST_BYTES {
             return Ok(());
         }
-        self.held_since_check.store(0, Ordering::Relaxed);
+        self.deferred.held_since_check.store(0, Ordering::Relaxed);
         self.check_held_bytes()
     }
 
@@ -267,7 +271,7 @@ impl MongoSink {
                     Tried::Passed => {
                         self.held().remove(key);
                         self.forget_aside(held.aside.as_deref()).await?;
-                        self.metrics.released_documents.inc();
+                        self.target.metrics.released_documents.inc();
                         progress = true;
                     }
                     Tried::Refused(error) => {

@@ -19,7 +19,7 @@ use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
 use crate::replay::deferred::{HeldDocument, MOST_BYTES, key, read as read_document};
 use crate::replay::directive::DUPLICATE_KEY;
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::find_one_command;
 use crate::replay::writes::reply::WriteReply;
 use crate::worker::batch::Batch;
@@ -87,7 +87,11 @@ impl MongoSink {
         let reply = self
             .persist("parking a document", || async {
                 let command = RawDocumentBuf::from_bytes(command.clone())?;
-                self.client.database(db).run_raw_command(command).await
+                self.target
+                    .client
+                    .database(db)
+                    .run_raw_command(command)
+                    .await
             })
             .await?;
         let unreadable = |error: &dyn std::fmt::Display| {
@@ -109,7 +113,7 @@ impl MongoSink {
     }
 
     fn asides(&self) -> Collection<Document> {
-        collection(&self.client, COLLECTION)
+        collection(&self.target.client, COLLECTION)
     }
 
     /// Notes a stored document before it is removed. Returns the note's name.

@@ -8,7 +8,8 @@ use oplog_relay_runtime::retry::Backoff;
 use crate::config::Unmatched;
 use crate::error::ConsumerError;
 use crate::replay::plan::{Bulk, BulkKind, CommandOptions, Write, statement_bytes, write_command};
-use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::replay::sink::MongoSink;
+use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::bypass::is_no_bypass;
 use crate::replay::writes::reply::WriteReply;
 use crate::worker::applied::Applied;
@@ -47,7 +48,7 @@ impl MongoSink {
             rest = &others;
         }
         while !rest.is_empty() {
-            let (part, after) = self.limits.cut(bulk.kind, rest);
+            let (part, after) = self.target.limits.cut(bulk.kind, rest);
             if self.send(bulk.ns, bulk.kind, part, token).await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
@@ -92,14 +93,14 @@ impl MongoSink {
                 Next::Pause(left) => (left, true),
             };
             if !pauses {
-                self.readiness.target_reached();
+                self.target.readiness.target_reached();
             }
             if left.len() < bulk.writes.len() {
                 backoff.reset();
                 failures = 0;
             }
             rest = left;
-            if pauses && !rest.is_empty() && !backoff.sleep(&self.shutdown).await {
+            if pauses && !rest.is_empty() && !backoff.sleep(&self.target.shutdown).await {
                 return Ok(Applied::Abandoned);
             }
         }
@@ -125,7 +126,7 @@ impl MongoSink {
         kind: BulkKind,
         writes: &[Write<'_>],
     ) -> Result<mongodb::error::Result<WriteReply>, ConsumerError> {
-        let bypasses = kind != BulkKind::Delete && self.bypass.is_wanted(ns);
+        let bypasses = kind != BulkKind::Delete && self.target.bypass.is_wanted(ns);
         let reply = self.run_once(ns, kind, writes, bypasses).await?;
         let code = reply.as_ref().err().and_then(error_code);
         if !bypasses || !code.is_some_and(is_no_bypass) {
@@ -138,7 +139,7 @@ impl MongoSink {
                 code,
                 "the target refuses bypassDocumentValidation: its validators apply to the replay"
             );
-            self.bypass.refuse(ns);
+            self.target.bypass.refuse(ns);
         }
         Ok(reply)
     }
@@ -153,7 +154,7 @@ impl MongoSink {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let options = CommandOptions {
             bypass_validation,
-            upsert_unmatched: self.unmatched == Unmatched::Upsert,
+            upsert_unmatched: self.policies.unmatched == Unmatched::Upsert,
             max_time_ms: MAX_TIME_MS,
         };
         let bytes: usize = writes.iter().map(statement_bytes).sum();
@@ -164,8 +165,8 @@ impl MongoSink {
         write_command(collection, kind, writes, options, &mut command)
             .map_err(|error| damaged(&error))?;
         let command = RawDocumentBuf::from_bytes(command).map_err(|error| damaged(&error))?;
-        let _turn = self.limits.turn(kind).await;
-        let database = self.client.database(db);
+        let _turn = self.target.limits.turn(kind).await;
+        let database = self.target.client.database(db);
         let reply = in_time(ANSWER, database.run_raw_command(command)).await;
         let unreadable = |error: &dyn std::fmt::Display| {
             ConsumerError::Refused(format!(

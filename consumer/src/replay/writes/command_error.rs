@@ -8,7 +8,7 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::plan::{Bulk, Write};
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::replay::writes::bulk::Next;
 use crate::replay::writes::outcome::{document_id, shown};
 use crate::replay::writes::reply::WriteReply;
@@ -78,8 +78,8 @@ impl MongoSink {
     ) -> Result<Next<'a>, ConsumerError> {
         let (ns, writes) = (bulk.ns, bulk.writes.as_slice());
         let code = error_code(error);
-        self.metrics.count_error("target");
-        self.readiness.target_failed(&error_text(error));
+        self.target.metrics.count_error("target");
+        self.target.readiness.target_failed(&error_text(error));
         // A target that is down fails every command, so only failures of a target that answers
         // count.
         let was_sent = matches!(error.kind.as_ref(), ErrorKind::Io(_)) || code == Some(TIME_LIMIT);
@@ -109,7 +109,7 @@ impl MongoSink {
 
     /// Returns true if the target answers a ping.
     async fn answers(&self) -> bool {
-        let admin = self.client.database("admin");
+        let admin = self.target.client.database("admin");
         let ping = admin.run_command(doc! { "ping": 1 });
         in_time(ANSWER, ping).await.is_ok()
     }

@@ -11,7 +11,7 @@ use oplog_relay_core::document::Document;
 use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 use crate::replay::plan::{Action, BulkKind, Write};
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 
 impl MongoSink {
     /// Removes the document that a replacement matched by an equal `_id`, if its `_id` is a

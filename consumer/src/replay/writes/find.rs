@@ -5,7 +5,7 @@ use mongodb::bson::{RawBsonRef, RawDocumentBuf};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
 use crate::error::ConsumerError;
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 
 /// The read concern of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl MongoSink {
             let command = RawDocumentBuf::from_bytes(find.clone())?;
             // A raw command is sent to the primary, regardless of the connection string's read
             // preference.
-            let database = self.client.database(db);
+            let database = self.target.client.database(db);
             let mut cursor = database.run_raw_cursor_command(command).batch().await?;
             let Some(reply) = cursor.next().await.transpose()? else {
                 return Ok(None);

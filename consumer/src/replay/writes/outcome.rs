@@ -10,7 +10,7 @@ use crate::replay::directive::{
     DUPLICATE_KEY, Directive, IMMUTABLE_FIELD, directive_for, rule_for,
 };
 use crate::replay::plan::{Action, Bulk, BulkKind, Write};
-use crate::replay::target::{MongoSink, count};
+use crate::replay::sink::{MongoSink, count};
 use crate::replay::writes::bulk::Next;
 use crate::replay::writes::reply::{WriteError, WriteReply};
 use crate::worker::applied::Applied;
@@ -37,8 +37,8 @@ impl MongoSink {
     fn directive(&self, error: &WriteError, write: &Write<'_>) -> Directive {
         let creates = match write.action {
             Action::Insert(_) | Action::Replace(_) => true,
-            Action::Modify(_) | Action::Fields(_) => self.unmatched == Unmatched::Upsert,
-            Action::AsIs { upsert, .. } => upsert || self.unmatched == Unmatched::Upsert,
+            Action::Modify(_) | Action::Fields(_) => self.policies.unmatched == Unmatched::Upsert,
+            Action::AsIs { upsert, .. } => upsert || self.policies.unmatched == Unmatched::Upsert,
             Action::Diff(_) | Action::Rewritten(_) | Action::Zeros(_) | Action::Delete => false,
         };
         directive_for(error.code, creates)
@@ -133,7 +133,8 @@ impl MongoSink {
                 }
             }
         }
-        self.metrics
+        self.target
+            .metrics
             .duplicate_inserts
             .inc_by(count(replacements.len()));
         let writes = self.without_present(ns, replacements, token).await;
@@ -159,9 +160,10 @@ impl MongoSink {
 
     /// Reports a target that refuses writes temporarily.
     fn wait_for_target(&self, error: &WriteError) {
-        self.metrics.count_error("target");
+        self.target.metrics.count_error("target");
         let reason = rule_for(error.code).reason;
-        self.readiness
+        self.target
+            .readiness
             .target_failed(&format!("{reason} (code {}): {}", error.code, error.text));
     }
 
@@ -198,12 +200,15 @@ impl MongoSink {
         executed: &[Write<'_>],
         unmatched: usize,
     ) -> Result<(), ConsumerError> {
-        self.metrics.unmatched_updates.inc_by(count(unmatched));
+        self.target
+            .metrics
+            .unmatched_updates
+            .inc_by(count(unmatched));
         let ids = executed
             .first()
             .map(|write| write.id)
             .zip(executed.last().map(|write| write.id));
-        if self.unmatched == Unmatched::Stop {
+        if self.policies.unmatched == Unmatched::Stop {
             let (first, last) = ids.unzip();
             return Err(ConsumerError::Refused(format!(
                 "{unmatched} of the updates of {ns} in the entries {} to {} found no document on \
@@ -227,8 +232,8 @@ impl MongoSink {
             let reason = format!("the target's write concern failed ({code}): {text}");
             return Err(ConsumerError::Refused(reason));
         }
-        self.readiness.target_failed(text);
-        self.metrics.count_error("write_concern");
+        self.target.readiness.target_failed(text);
+        self.target.metrics.count_error("write_concern");
         Ok(false)
     }
 }

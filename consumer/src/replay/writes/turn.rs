@@ -15,6 +15,24 @@ pub(crate) const BULKS_AT_ONCE: usize = 4;
 /// Interval at which a waiting worker checks that it still owns the partition.
 const TOKEN_INTERVAL: Duration = Duration::from_millis(200);
 
+/// The turns of all partitions.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// Turns for bulks of rewrites.
+    pub(crate) rewrites: Semaphore,
+    /// Turns for lookups of documents that are inserted again.
+    pub(crate) lookups: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            rewrites: Semaphore::new(BULKS_AT_ONCE),
+            lookups: Semaphore::new(LOOKUPS_AT_ONCE),
+        }
+    }
+}
+
 /// Waits for a permit; `None` if the partition was revoked.
 pub(crate) async fn turn<'s>(turns: &'s Semaphore, token: &Token) -> Option<SemaphorePermit<'s>> {
     while token.is_valid() {

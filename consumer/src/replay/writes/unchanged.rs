@@ -16,7 +16,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_runtime::mongo::{ANSWER, error_text, in_time};
 
 use crate::replay::plan::{Action, Write};
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::turn::turn;
 use crate::worker::assignment::Token;
@@ -81,11 +81,11 @@ impl MongoSink {
         let command = RawDocumentBuf::from_bytes(command)?;
         let replacements = writes.iter().filter_map(replacement);
         let wanted: HashSet<&'a [u8]> = replacements.map(Document::as_bytes).collect();
-        let Some(_turn) = turn(&self.lookups, token).await else {
+        let Some(_turn) = turn(&self.turns.lookups, token).await else {
             // The write that follows detects that the partition was revoked.
             return Ok(HashSet::new());
         };
-        let database = self.client.database(db);
+        let database = self.target.client.database(db);
         let cursor = database.run_raw_cursor_command(command).batch();
         let mut cursor = in_time(ANSWER, cursor).await?;
         let mut found = HashSet::new();

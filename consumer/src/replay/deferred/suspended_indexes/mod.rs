@@ -43,7 +43,7 @@ use crate::replay::commands::Attempt;
 use crate::replay::deferred::held_document::{GONE, HeldDocument};
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::plan::command::done;
-use crate::replay::target::MongoSink;
+use crate::replay::sink::MongoSink;
 use crate::replay::writes::reply::WriteError;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -65,13 +65,14 @@ enum Restored {
 
 impl MongoSink {
     fn suspended(&self) -> MutexGuard<'_, Vec<SuspendedIndex>> {
-        self.suspended
+        self.deferred
+            .suspended
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn suspended_notes(&self) -> Collection<Document> {
-        collection(&self.client, COLLECTION)
+        collection(&self.target.client, COLLECTION)
     }
 
     /// Suspends the indexes that refuse a held document. Returns true if at least one was
@@ -139,7 +140,13 @@ impl MongoSink {
         let (db, collection) = index.ns.split_once('.').unwrap_or((&index.ns, ""));
         let command = doc! { "dropIndexes": collection, "index": index.name() };
         self.persist("dropping an index", || async {
-            match self.client.database(db).run_command(command.clone()).await {
+            match self
+                .target
+                .client
+                .database(db)
+                .run_command(command.clone())
+                .await
+            {
                 Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
                 dropped => dropped.map(drop),
             }
@@ -161,7 +168,13 @@ impl MongoSink {
         let list = doc! { "listIndexes": collection };
         let reply = self
             .persist("listing indexes", || async {
-                match self.client.database(db).run_command(list.clone()).await {
+                match self
+                    .target
+                    .client
+                    .database(db)
+                    .run_command(list.clone())
+                    .await
+                {
                     Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
                         Ok(Document::new())
                     }
@@ -294,7 +307,7 @@ impl MongoSink {
         let noted = self.noted(Document::new()).await?;
         match self.restore_all(noted, &Token::default()).await? {
             Applied::Done => Ok(()),
-            Applied::Abandoned => Err(ConsumerError::interrupted(&self.shutdown)),
+            Applied::Abandoned => Err(ConsumerError::interrupted(&self.target.shutdown)),
         }
     }
 

@@ -22,7 +22,8 @@ use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::plan::{Action, Bulk, BulkKind, RewriteError, Write, loses_zeros, rewritten};
-use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE, MongoSink};
+use crate::replay::sink::MongoSink;
+use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::turn::turn;
 use crate::worker::applied::Applied;
@@ -75,7 +76,7 @@ impl MongoSink {
         bulk: &Bulk<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        match turn(&self.rewrites, token).await {
+        match turn(&self.turns.rewrites, token).await {
             Some(_turn) => self.rewrite(bulk.ns, &bulk.writes, token).await,
             None => Ok(Applied::Abandoned),
         }
@@ -123,7 +124,7 @@ impl MongoSink {
                 Err(Failure::Fatal(error)) => return Err(error),
                 Err(Failure::Read(error)) => self.after_failed_read(ns, &error)?,
             }
-            if !backoff.sleep(&self.shutdown).await {
+            if !backoff.sleep(&self.target.shutdown).await {
                 return Ok(Applied::Abandoned);
             }
         }
@@ -141,12 +142,12 @@ impl MongoSink {
         let ids = ids.map(|write| write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
         let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
-        let database = self.client.database(db);
+        let database = self.target.client.database(db);
         let cursor = database.run_raw_cursor_command(command).batch();
         let mut cursor = in_time(ANSWER, cursor).await?;
         let refuse = |write: &Write<'_>, text| self.refuse(ns, write, (Reason::Write, None), text);
         while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
-            self.readiness.target_reached();
+            self.target.readiness.target_reached();
             let (mut outcomes, mut bytes) = (Vec::new(), 0);
             for element in reply.doc_slices()?.into_iter() {
                 let element = element.map_err(mongodb::error::Error::from)?;
@@ -188,8 +189,8 @@ impl MongoSink {
                 error_text(error)
             )));
         }
-        self.metrics.count_error("target");
-        self.readiness.target_failed(&error_text(error));
+        self.target.metrics.count_error("target");
+        self.target.readiness.target_failed(&error_text(error));
         Ok(())
     }
 
@@ -214,7 +215,7 @@ impl MongoSink {
             }
         }
         let count = u64::try_from(outcomes.len()).unwrap_or(u64::MAX);
-        self.metrics.rewritten_documents.inc_by(count);
+        self.target.metrics.rewritten_documents.inc_by(count);
         let kind = BulkKind::Update;
         let bulk = Bulk { ns, kind, writes };
         Box::pin(self.send_bulk(&bulk, token)).await
@@ -227,7 +228,7 @@ impl MongoSink {
         pending: &Pending<'_, '_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        if self.unmatched != Unmatched::Upsert {
+        if self.policies.unmatched != Unmatched::Upsert {
             let missing = pending.values().flatten();
             let mut missing: Vec<Write<'_>> = missing.map(|write| **write).collect();
             missing.sort_by_key(|write| write.id);
