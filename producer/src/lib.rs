@@ -71,11 +71,13 @@ use tokio::task::JoinSet;
 use crate::config::arguments::{Arguments, Command};
 use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
+use crate::publish::{Pace, transaction_timeout};
 use crate::request::request_full_sync;
 use crate::session::Supervisor;
 use crate::session::pipeline::Outcome;
 use crate::source::origin::Origin;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status;
 
 /// Runs the command given on the command line and returns its exit code. Errors are written to standard
 /// error.
@@ -169,24 +171,16 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     };
     let origin = origin?;
     let name = origin.name().to_owned();
-    let mut around = JoinSet::new();
+    let mut background = JoinSet::new();
     if let Some(listener) = listener {
         let (counted, name) = (Arc::clone(&metrics), name.clone());
         let status: http::Status = Arc::new(move || counted.status(&name));
         let registry = metrics.registry.clone();
         let served = http::serve(listener, registry, health.clone(), status, shutdown.clone());
-        around.spawn(async move {
-            if let Err(error) = served.await {
-                tracing::error!(%error, "the HTTP server failed");
-            }
-        });
+        background.spawn(log_failure(served));
     }
-    around.spawn(crate::telemetry::status::show(
-        Arc::clone(&metrics),
-        name,
-        shutdown.clone(),
-    ));
-    let pace = crate::publish::Pace::new(crate::publish::transaction_timeout(&config.kafka));
+    background.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
+    let pace = Pace::new(transaction_timeout(&config.kafka));
     let producer = Supervisor {
         config: Arc::new(config),
         pace,
@@ -207,13 +201,20 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     };
     let signalled = shutdown.exit_code();
     shutdown.trigger();
-    around.shutdown().await;
+    background.shutdown().await;
     match outcome? {
         Outcome::Done => {
             tracing::info!("done: everything that was requested is committed");
             Ok(ExitCode::Done)
         }
         Outcome::Stopped => signalled.ok_or(ProducerError::Ended("the stream")),
+    }
+}
+
+/// Serves HTTP, and logs the error that ends it.
+async fn log_failure(served: impl Future<Output = Result<(), http::HttpError>>) {
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the HTTP server failed");
     }
 }
 

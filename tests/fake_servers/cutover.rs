@@ -225,7 +225,7 @@ async fn another_group_is_refused_and_an_empty_catalog_is_not() -> Result<()> {
     let scene = Scene::replay(&history()).await?;
     let error = scene.cut_over("h").await?.err().context("it is refused")?;
     ensure!(error.exit_code() == ExitCode::Usage, "{error}");
-    ensure!(error.to_string().contains("but of g"), "{error}");
+    ensure!(error.to_string().contains("has the groups g"), "{error}");
     Scene::replay(&[]).await?.cut_over("h").await??;
     Ok(())
 }

@@ -44,7 +44,12 @@ fn a_damaged_batch_is_told_and_nothing_behind_it_is_applied() -> Result<()> {
     }
     ensure!(damaged == 8, "{damaged} partitions");
     let target = ModelServer::start(Model::default())?;
-    topics.refused(&target, "disk", &[], (1, "it is damaged, by its checksum"))?;
+    topics.refused(
+        &target,
+        "disk",
+        &[],
+        (1, "the batch is damaged, by its checksum"),
+    )?;
     let applied = target.model().state().get("s.a").map_or(0, Vec::len);
     ensure!(
         applied == 0,

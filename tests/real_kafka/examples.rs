@@ -31,8 +31,8 @@ fn topics() -> Result<Topics> {
 }
 
 /// Checks that a reader printed the same events as `emit`, each once.
-fn check_printed(topics: &Topics, printed: &str) -> Result<()> {
-    let emitted = topics.emit("example-emit")?;
+fn check_printed(topics: &Topics, group: &str, printed: &str) -> Result<()> {
+    let emitted = topics.emit(group)?;
     let mut lines: BTreeSet<&str> = BTreeSet::new();
     for event in printed.lines() {
         // Barriers are in every partition, as operations that change nothing; `emit` omits them.
@@ -56,7 +56,7 @@ fn the_java_reader_prints_every_change_event_once() -> Result<()> {
     let brokers = topics.brokers();
     let arguments = [brokers.as_str(), topics.prefix(), "example-java", "once"];
     let printed = run_java(&example("JsonTopicReader.java")?, &arguments)?;
-    check_printed(&topics, &printed)
+    check_printed(&topics, "emit-beside-java", &printed)
 }
 
 /// Nothing is checked if this machine has no Python, or one that cannot install the client: Python
@@ -75,7 +75,11 @@ fn the_python_reader_prints_every_change_event_once() -> Result<()> {
         .output()?;
     let said = String::from_utf8_lossy(&ran.stderr);
     ensure!(ran.status.success(), "{said}");
-    check_printed(&topics, &String::from_utf8(ran.stdout)?)
+    check_printed(
+        &topics,
+        "emit-beside-python",
+        &String::from_utf8(ran.stdout)?,
+    )
 }
 
 #[test]

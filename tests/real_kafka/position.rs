@@ -61,9 +61,9 @@ fn a_position_without_its_state_is_not_followed() -> Result<()> {
 
 #[test]
 fn topics_that_were_created_by_somebody_else_are_not_taken_for_the_own_ones() -> Result<()> {
-    let topics = Topics::none("foreign")?;
+    let topics = Topics::none("unclaimed")?;
     let made = inserts(20)?;
-    let position = "__foreign.position.golden";
+    let position = "__unclaimed.position.golden";
     topics.create_topic(
         position,
         &["cleanup.policy=delete", "retention.ms=86400000"],
@@ -75,13 +75,13 @@ fn topics_that_were_created_by_somebody_else_are_not_taken_for_the_own_ones() ->
     let settings = [
         "--describe",
         "--entity-type=topics",
-        "--entity-name=foreign.s.a",
+        "--entity-name=unclaimed.s.a",
     ];
     let set = topics.tool_text("kafka-configs", &settings)?;
     ensure!(set.contains("retention.bytes=-1"), "{set}");
 
-    delete(&topics, "foreign.s.a")?;
-    let again = ["--create", "--partitions=8", "--topic=foreign.s.a"];
+    delete(&topics, "unclaimed.s.a")?;
+    let again = ["--create", "--partitions=8", "--topic=unclaimed.s.a"];
     let kept = ["--config", "retention.ms=-1"];
     topics.tool("kafka-topics", &[&again[..], &kept].concat())?;
     topics.produce_to_code(&made.oplog()?, &[], (2, "created again"))

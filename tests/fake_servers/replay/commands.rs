@@ -118,7 +118,7 @@ async fn create_exists_other_options() -> Result<()> {
     let scene = Scene::new("count").await?;
     scene.on_target(r#"{"create":"c","capped":true,"size":4096}"#)?;
     let reason = scene.refused(&[CREATE]).await?;
-    assert!(reason.contains("whose capped is another"), "{reason}");
+    assert!(reason.contains("whose capped differs"), "{reason}");
     Ok(())
 }
 

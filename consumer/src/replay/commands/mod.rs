@@ -422,8 +422,8 @@ impl MongoSink {
         match difference {
             None => Ok(()),
             Some(option) => Err(ConsumerError::Refused(format!(
-                "entry {} creates {}, but the target has a collection of that name with another \
-                 {option}: drop it there, or replay into an empty target",
+                "entry {} creates {}, but the target has a collection of that name whose \
+                 {option} differs: drop it there, or replay into an empty target",
                 ran.id, ran.ns
             ))),
         }

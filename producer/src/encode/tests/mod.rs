@@ -192,10 +192,8 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
             panic!("{} chunks", chunks.len())
         };
         assert!(after.barrier.is_none());
-        assert_eq!(
-            before.reached.position.map(|end| end.ts),
-            Some(Timestamp::new(2, 1))
-        );
+        let reached = before.reached.position.map(|end| end.ts);
+        assert_eq!(reached, Some(Timestamp::new(2, 1)));
         let request = before.barrier.as_ref().unwrap();
         let ends = [vec![7, 8, 9, 10]];
         let mut out = Chunk::default();

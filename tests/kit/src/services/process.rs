@@ -24,7 +24,7 @@ pub(crate) struct Process {
 }
 
 /// Returns true if a [`tied`] process dies with this one, however this one ends.
-pub(crate) fn is_tied() -> bool {
+fn is_tied() -> bool {
     static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
         let probe = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "true"])

@@ -5,7 +5,7 @@ mod home;
 mod tools;
 
 use std::process::Output;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,7 +14,7 @@ pub(crate) use broker::Broker;
 pub use tools::{java_partitions, run_java};
 
 use crate::services::port::Port;
-use crate::services::process::{self, Process};
+use crate::services::process::Process;
 use crate::services::workdir::Workdir;
 pub(crate) use home::Home;
 
@@ -88,24 +88,19 @@ impl Kafka {
         }
     }
 
-    /// Returns the broker that the tests of a process share, each under its own prefix. It lives as
-    /// long as the process and ends with it if [`process::is_tied`] returns true. Otherwise it ends
-    /// with the last test that holds it, and the next test starts another one.
+    /// Returns a broker that the tests of a process share, each under a prefix of its own. It ends with
+    /// the last test that holds it: a broker with the topics of all tests would become slow.
     ///
     /// # Errors
-    /// As [`Kafka::start`].
+    /// The errors of [`Kafka::start`].
     pub fn shared() -> Result<Arc<Kafka>> {
         static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
-        static HELD: OnceLock<Arc<Kafka>> = OnceLock::new();
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kafka) = shared.upgrade() {
             return Ok(kafka);
         }
         let kafka = Arc::new(Kafka::start(&KafkaOptions::default())?);
         *shared = Arc::downgrade(&kafka);
-        if process::is_tied() {
-            HELD.get_or_init(|| Arc::clone(&kafka));
-        }
         Ok(kafka)
     }
 
