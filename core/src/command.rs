@@ -49,7 +49,8 @@ const fn known(name: &'static str, treatment: Treatment, reason: &'static str) -
 }
 
 /// All commands that servers from 3.6 on write into their oplogs, except those of transactions,
-/// which the producer splits into operations. A name that is not in this table stops a replay.
+/// which the producer splits into operations. A name that is not in this table stops a replay. [`scope`]
+/// takes the value of a command for the name of a collection, except where it has an arm for it.
 pub const COMMANDS: &[Known] = &[
     known("create", Treatment::Barrier, "creates a collection"),
     known("drop", Treatment::Barrier, "drops a collection"),

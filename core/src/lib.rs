@@ -47,6 +47,7 @@
 //!   buckets and a view; [`barrier`]: the records that keep commands in order; [`routing`]: an
 //!   operator's change of the routing table, which barriers order too
 //! - [`diff`]: the application of `$v: 2` diffs and `$v: 1` modifiers to a document
+//! - [`index`]: indexes that can refuse a document
 //! - [`key`]: the record key and its partition; [`compare`]: MongoDB's order of values
 //! - [`json`]: raw BSON ↔ Extended JSON; [`mod@format`]: the encoding of records
 //! - [`snapshot`]: the entries of a full sync; [`topic`]: names in Kafka; [`state`]: the saved

@@ -1,4 +1,4 @@
-//! The entries that a source's oplog requires in the topics, and the check that they are there.
+//! The entries of a source's oplog, and the check that the topics contain them.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +58,7 @@ impl History {
         Ok(History(kept))
     }
 
-    /// Returns the entries that have records.
+    /// Returns the entries that must have records: all except noops.
     fn by_id(&self) -> Result<BTreeMap<EntryId, &[u8]>> {
         let mut entries = BTreeMap::new();
         for (entry, bytes) in self.entries().zip(&self.0) {
@@ -139,7 +139,7 @@ impl History {
     }
 }
 
-/// Returns a few of the offsets that were read of each partition, for an error text.
+/// Returns the first 20 offsets that were read from each partition, for an error text.
 fn read(contents: &Contents) -> BTreeMap<&Place, Vec<i64>> {
     let offsets = |records: &Vec<TopicRecord>| {
         let offsets = records.iter().map(|record| record.offset);

@@ -1,4 +1,4 @@
-//! Entries of a real server in the oplog of a live source, carried as from a dump.
+//! Entries of a real server, written to the oplog of a live source and carried as those of a dump.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use oplog_relay_kit::topic_reader::{Place, read_topics};
 
 use crate::support::{Line, source};
 
-/// The largest number of entries in one command. FerretDB also logs the writes to its oplog, after
-/// each of its batches, and those entries are newer than all of a golden set.
+/// The largest number of entries that FerretDB inserts as one batch. After each batch it logs the
+/// inserts in the same oplog, and those entries are newer than all entries of a golden set.
 const MOST: usize = 100;
 
-/// Writes the first entries that the source can store, and returns them. An entry whose document
-/// has `$` names is refused, which a write to the trial server shows. Without `gaps` it stops at
-/// the first refused entry, so that no transaction is missing a part.
+/// Writes the first entries that the source can store, and returns them. FerretDB refuses an entry
+/// whose document has `$` names; writing each entry to the trial server first detects this. Without
+/// `gaps` the function stops at the first refused entry, so that no transaction is missing a part.
 async fn write(source: &FerretDb, trial: &FerretDb, oplog: &[u8], gaps: bool) -> Result<Vec<u8>> {
     let trial = Client::with_uri_str(trial.uri()).await?;
     let trial = trial.database("trial").collection::<Document>("entries");
@@ -42,8 +42,8 @@ async fn write(source: &FerretDb, trial: &FerretDb, oplog: &[u8], gaps: bool) ->
     Ok(bytes)
 }
 
-/// Returns the entries of each partition in order, by topic without the prefix. A live source gives
-/// its entries an `_id`.
+/// Returns the entries of each partition in order, by topic without the prefix. The `_id` that a live
+/// source adds to its entries is removed.
 fn carried(kafka: &Kafka, prefix: &str) -> Result<BTreeMap<Place, Vec<(EntryId, Document)>>> {
     let mut carried = BTreeMap::new();
     for ((topic, partition), records) in read_topics(&kafka.brokers(), prefix, Format::Bson)? {

@@ -9,12 +9,12 @@ use oplog_relay_kit::model::{Model, ModelServer};
 use crate::made::Made;
 use crate::topics::Topics;
 
-/// Changes a byte in the middle of a partition's log; returns false if the log was empty.
+/// Changes a byte in the middle of the first batch of a log; returns false if the log was empty.
 fn damage(directory: &Path) -> Result<bool> {
     let log = directory.join("00000000000000000000.log");
     let mut bytes = std::fs::read(&log)?;
-    // The length of the first batch, after its offset. The following batch is the transaction's end
-    // marker.
+    // A batch begins with its offset (8 bytes) and its length (4 bytes). The first batch has the data;
+    // the second one is the transaction's end marker.
     let Some(length) = bytes.get(8..12) else {
         return Ok(false);
     };
@@ -25,7 +25,7 @@ fn damage(directory: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// The client would continue after the batch, or fetch it indefinitely.
+/// By itself the Kafka client would skip the damaged batch, or fetch it again indefinitely.
 #[test]
 fn a_damaged_batch_is_told_and_nothing_behind_it_is_applied() -> Result<()> {
     let mut made = Made::default();

@@ -57,7 +57,8 @@ pub enum RemovedRecords {
     BeginLater,
 }
 
-/// The policy for an update that finds no document.
+/// The policy for an update that finds no document. It takes effect in
+/// [`replay`](crate::replay), in the outcome of writes and in rewrites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmatched {
     /// Counts it.

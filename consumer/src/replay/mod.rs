@@ -7,7 +7,17 @@
 //! is held until the index accepts it.
 //!
 //! While the target cannot be reached, a write is retried without a limit, with increasing pauses.
-//! A permanent refusal ends the program (see the directives).
+//! A permanent refusal ends the program (see [`directive`]).
+//!
+//! # Modules
+//!
+//! - [`plan`] turns the entries of a batch into writes, and commands of an oplog into commands for a
+//!   target; pure
+//! - `sink` sends a plan; `target` is the server, `capabilities` and `ordered` what it has
+//! - `writes` sends bulk writes, repeats and bisects them, and rewrites documents
+//! - `commands` runs commands and notes them in the [`catalog`]
+//! - `deferred` holds documents that an index refuses for now, and suspends such indexes
+//! - `refusals` are what the target refuses for good; [`directive`] is the table of its error codes
 
 mod capabilities;
 pub mod catalog;

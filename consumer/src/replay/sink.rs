@@ -46,7 +46,7 @@ pub struct MongoSink {
     pub(super) known_order: Mutex<crate::replay::ordered::Known>,
 }
 
-/// What the operator chose for cases in which a replay has a choice.
+/// The operator's choices.
 #[derive(Debug)]
 pub(super) struct Policies {
     /// The reasons for which writes become dead letters.

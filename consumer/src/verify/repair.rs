@@ -3,8 +3,8 @@
 //! The source's document is read after the replay has passed the difference, and sent as a replacement
 //! with upsert, or as a delete, through the replay's own sink. A running replay may have applied a
 //! later entry between the read and the write, which the write then undoes. So each document is checked
-//! again afterwards, and repaired again if it still differs. A later entry overwrites what was
-//! repaired.
+//! again afterwards, and repaired again if it still differs. Later entries overwrite the repaired
+//! document.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ use crate::worker::batch::{Batch, Located};
 const ROUNDS: u32 = 4;
 /// Bytes of documents that are sent together.
 const TOGETHER: usize = 8 << 20;
-/// The group name for the catalog if no group is given. The catalog has no records of it.
+/// The group name for the catalog if no group is given. The catalog has no records of this group.
 const NO_GROUP: &str = "oplog-consumer verify";
 
 /// The writer of repairs to the target.
@@ -330,7 +330,7 @@ impl Comparison<'_> {
         }
         let mut bytes = 0;
         for id in others {
-            // The document was deleted since. The next check finds that.
+            // Without a document at the source: it was deleted since, and the next check finds that.
             let Some(document) = self.source.one(ns, id).await? else {
                 continue;
             };

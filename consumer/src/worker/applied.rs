@@ -1,4 +1,4 @@
-//! The result of a batch, and the writes of it that were refused.
+//! The result of a batch, and the writes that the target refused.
 
 use oplog_relay_core::position::EntryId;
 
@@ -11,14 +11,14 @@ use crate::replay::plan::PlanError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Applied {
-    /// All of the batch is durable.
+    /// The batch was applied. It is durable, for a file once [`Durability::make_durable`] returns.
     Done,
     /// The partition was revoked or the program ends. Some of the batch may be written, but it must not
     /// be acknowledged.
     Abandoned,
 }
 
-/// The time from which on applied entries survive a crash of the machine.
+/// The moment from which applied entries survive a crash of the machine.
 #[derive(Debug, Clone)]
 pub enum Durability {
     /// Entries are durable at once: a target acknowledges only durable writes, and a pipe keeps
@@ -65,9 +65,10 @@ pub struct Refusal {
     pub code: Option<i32>,
     /// The error text.
     pub text: String,
-    /// Topic, partition and offset, if the entry is of an earlier batch.
+    /// Topic, partition and offset of the first held entry, if the document was held.
     pub place: Option<(String, i32, i64)>,
-    /// An entry that inserts the document in the state after several entries.
+    /// An insert of the document as several entries left it. The dead letter then has this insert
+    /// instead of the refused entry.
     pub whole: Option<Vec<u8>>,
 }
 

@@ -60,15 +60,15 @@ pub struct Chunk {
     pub barrier: Option<BarrierRequest>,
     /// Topics that are first used here, in the order of their index.
     pub new_topics: Vec<NewTopic>,
-    /// What the chunk reaches in the source.
+    /// The place in the source that the chunk reaches.
     pub reached: Reached,
-    /// What the source reported at the end of the chunk.
+    /// The report of the source at the end of the chunk.
     pub signal: Signal,
-    /// What was read for the chunk.
+    /// Numbers of what was read for the chunk.
     pub counts: Counts,
 }
 
-/// What a chunk reaches in the source.
+/// The place in the source that a chunk reaches.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reached {
     /// Position up to which everything is in this chunk or before it; `None` if nothing was read.
@@ -83,7 +83,7 @@ pub struct Reached {
     pub wall: i64,
 }
 
-/// What the source reported at the end of a chunk.
+/// The report of the source at the end of a chunk.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// More may follow at once.
@@ -111,7 +111,7 @@ impl Signal {
     }
 }
 
-/// What was read for a chunk.
+/// Numbers of what was read for a chunk.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Number of entries read, by `Operation::index`.

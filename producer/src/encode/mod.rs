@@ -1,5 +1,13 @@
 //! Turns batches of entries into chunks of encoded records. Its only I/O is the creation of topics, the
 //! reading of earlier entries of transactions, and queries about collections.
+//!
+//! # Modules
+//!
+//! - [`chunk`] records on their way to the publisher; [`record`] one entry as header and value; `frames`
+//!   the raw frames that are being filled
+//! - [`barrier`] a command with its barriers; `database` the end of a database
+//! - `transaction` the operations of a commit; `copy` the documents of a full sync; `routing` a change of
+//!   the rules of routing
 
 pub mod barrier;
 pub mod chunk;
@@ -77,7 +85,7 @@ struct Place {
     reads: u32,
 }
 
-/// What is saved with the first records of a session.
+/// State that is saved with the first records of a session.
 #[derive(Debug)]
 struct Unsaved {
     /// The source's identity, until it is saved.

@@ -113,7 +113,7 @@ impl History {
         Ok(path)
     }
 
-    /// Returns the time of its middle.
+    /// Returns the second in the middle of the history.
     pub(crate) fn middle(&self) -> u32 {
         u32::midpoint(1_700_000_000, self.seconds)
     }

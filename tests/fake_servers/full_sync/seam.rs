@@ -11,8 +11,8 @@ use crate::full_sync::{LIMIT, at, expect_equal, log, replayed, run, source, ui};
 
 const DOCUMENTS: i32 = 10;
 
-/// Returns a source whose collection `shop.c` is being read, with the reply held, and whose other
-/// collection comes later.
+/// Returns a source and a copy that has started to read the collection `shop.c`. The server holds the
+/// reply, and the other collection has not been read yet.
 async fn reading(readers: usize) -> Result<(ModelServer, Copying)> {
     let mut model = source()?;
     let documents: Vec<Document> = (0..DOCUMENTS).map(|n| doc! { "_id": n, "v": 1 }).collect();
@@ -63,7 +63,7 @@ async fn a_collection_renamed_while_it_is_read_is_copied_under_its_new_name() ->
             2,
             doc! { "op": "c", "ns": "shop.$cmd", "ui": ui, "o": o },
         )?;
-        // Another collection has the name now.
+        // Another collection takes the old name.
         run(&mut model, "shop", &doc! { "create": "c" })?;
         let other = crate::full_sync::ui(&mut model, "shop", "c")?;
         let o = doc! { "create": "c", "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" } };
@@ -93,15 +93,15 @@ async fn a_collection_dropped_while_it_is_read_is_gone() -> Result<()> {
     go_on(&server, copying, 2).await.map(drop)
 }
 
-/// The target's documents are from different times while a collection is copied, so a unique index
-/// must wait.
+/// While a collection is copied, the target's documents are from different times and may violate a
+/// unique index. The index must therefore wait for the end of the copy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unique_index_built_meanwhile_comes_after_the_copy() -> Result<()> {
     let (server, copying) = reading(1).await?;
     {
         let mut model = server.model();
         let ui = ui(&mut model, "shop", "c")?;
-        // Every `v` was 1 when it was read; the values differ when the index is built.
+        // Every `v` was 1 when the documents were read; the values differ when the index is built.
         for n in 0..DOCUMENTS {
             let update = doc! { "q": { "_id": n }, "u": { "$set": { "v": n } } };
             run(
@@ -118,7 +118,7 @@ async fn a_unique_index_built_meanwhile_comes_after_the_copy() -> Result<()> {
         )?;
         let mut o = doc! { "createIndexes": "c", "v": 2, "key": { "v": 1 }, "name": "v_1" };
         o.insert("unique", true);
-        // The updates come after it in the log, as if the documents had been read too early.
+        // The updates follow the index in the log, so the documents as they were read violate it.
         log(
             &mut model,
             2,
@@ -166,7 +166,7 @@ async fn a_copy_that_is_broken_off_goes_on_with_what_is_open() -> Result<()> {
     expect_equal(&server.model(), &replayed(&entries)?)
 }
 
-/// Nothing arrives then that would wake the copy, so it must check for the end by itself.
+/// An idle source sends nothing that would wake the copy, so the copy must check for the stop by itself.
 #[test]
 fn a_copy_stops_while_the_source_rests() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
@@ -178,7 +178,7 @@ fn a_copy_stops_while_the_source_rests() -> Result<()> {
         let stopped = tokio::time::timeout(LIMIT, stop.join_next()).await?;
         stopped.context("a task")??
     });
-    // A copy that never ends would be left behind here.
+    // Unlike dropping the runtime, this does not wait for a copy that never ends.
     runtime.shutdown_background();
     stopped.map(|_| ())
 }

@@ -46,7 +46,7 @@ pub(crate) struct HeldDocument {
 pub(crate) type Key = (String, Vec<u8>);
 pub(crate) type Held = FxHashMap<Key, HeldDocument>;
 
-/// What a replay defers while a stretch is applied again.
+/// Documents and indexes that a replay defers while a stretch is applied again.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
     pub(crate) held: Mutex<Held>,

@@ -87,7 +87,12 @@ impl Router {
 
     /// Returns the topics of the collections that a command names.
     pub(crate) fn topics_of_command(&self, entry: &Entry<'_>) -> Vec<String> {
-        let is_sent = |treatment| matches!(treatment, Treatment::Barrier | Treatment::Inline);
+        let is_sent = |treatment| {
+            matches!(
+                treatment,
+                Treatment::Barrier | Treatment::Build | Treatment::Inline
+            )
+        };
         let treatment = treatment(entry).ok().flatten();
         let scope = scope(entry).ok().flatten();
         let Some(scope) = scope.filter(|_| treatment.is_some_and(is_sent)) else {

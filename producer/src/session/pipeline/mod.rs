@@ -129,7 +129,7 @@ pub struct PublishLoop<'p> {
     pub until: Until,
     progress: Progress,
     schedule: Schedule,
-    /// What the source reported last.
+    /// The last report of the source.
     signal: Signal,
     claims: ClaimCheck,
     silence: Option<Silence>,

@@ -1,4 +1,4 @@
-//! How far a source is published, and how far that is saved.
+//! The progress of publishing a source: the position reached, and the saved one.
 
 use oplog_relay_core::position::Position;
 use oplog_relay_core::state::PositionRecord;
@@ -6,7 +6,7 @@ use oplog_relay_core::state::PositionRecord;
 use crate::encode::FIRST_ROUTING;
 use crate::encode::chunk::{Chunk, Reached};
 
-/// Where a session begins.
+/// The positions at the start of a session.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BeginsAt {
     /// The saved position.
@@ -15,13 +15,13 @@ pub struct BeginsAt {
     pub unsaved: Option<Position>,
 }
 
-/// What the chunks that were sent reach, and what of it a commit has saved.
+/// The place that the sent chunks reach, and the position that the last commit saved.
 #[derive(Debug)]
 pub(super) struct Progress {
     saved: Option<Position>,
     /// The position that the next commit saves; `None` if the saved one is up to date.
     unsaved: Option<Position>,
-    /// What goes with the position.
+    /// The place in the source, with everything that is saved with its position.
     reached: Reached,
     /// The source is not done before the routing table has that version.
     wanted_routing: u32,

@@ -34,7 +34,7 @@ pub(super) enum TransactionState {
     },
 }
 
-/// What a commit depends on beside the clock.
+/// The circumstances, beside the clock, that a commit depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances {
     /// The source has nothing more to give at the moment.
@@ -52,7 +52,7 @@ pub(super) struct Circumstances {
 pub(super) struct Schedule {
     transaction: TransactionState,
     last_commit: Option<Instant>,
-    /// How long the last commit took.
+    /// Duration of the last commit.
     commit_took: Duration,
 }
 

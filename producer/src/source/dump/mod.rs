@@ -111,9 +111,9 @@ impl Dump {
         }
     }
 
-    /// Sends the entries from the start on, then [`SourceEvent::End`]. Before them it sends the entries
-    /// before the start that may belong to open transactions: after a saved position those from `open`
-    /// on (if that is unknown, commands from the start of the dump on), otherwise all of them. Blocks.
+    /// Sends the entries from the start on, then [`SourceEvent::End`]. Entries before the start that may
+    /// belong to open transactions are sent first: all of them if `start` is a time; with a saved
+    /// position those from `open` on, or only commands if `open` is `None`. Blocks.
     ///
     /// # Errors
     /// [`ProducerError::PositionLost`] if the dump does not contain the saved position,
@@ -158,7 +158,7 @@ impl Dump {
             return Ok(());
         }
         cut.report(merge.overlap());
-        // The queue is closed if no receiver waits for the end.
+        // Sending fails only if the receiver is gone, which then does not need the end.
         drop(events.blocking_send(SourceEvent::End));
         Ok(())
     }

@@ -15,9 +15,9 @@ use crate::source::{Copied, SourceEvent, Work};
 type Seen = Option<(Listed, Vec<Typed>)>;
 
 impl Seam {
-    /// Ends the copies that are read: the tail moves past the time of their last read, and indexes that
-    /// the source reports both before and after that are sent. A copy that changed in the meantime is
-    /// retried in the next turn.
+    /// Ends the copies whose documents have all been read. The tail must first pass the time of their
+    /// last read. Their indexes are listed before and after that, and sent if both lists are equal. A
+    /// copy whose collection or indexes changed in between is retried in the next turn.
     pub(super) async fn finish(&mut self) -> Result<(), ProducerError> {
         let copies = &self.sync.copies;
         let views = copies.are_views();

@@ -17,7 +17,7 @@ use self::indexes::{create_indexes, drop_index, index_change};
 use self::views::view;
 use crate::replay::plan::PlanFault;
 
-/// Error codes with which a server reports that the effect of a command exists already.
+/// Error codes with which a server reports that a command has nothing left to do.
 pub mod done {
     /// `create`: the name is in use; the existing collection must be checked.
     pub const TAKEN: i32 = 48;
@@ -29,8 +29,8 @@ pub mod done {
     pub const INDEX_TAKEN: [i32; 2] = [85, 86];
 }
 
-/// The `expireAfterSeconds` of an index or a collection that is withheld from the target, because
-/// the target would delete documents that the replay still needs; or the end of one.
+/// A change of the `expireAfterSeconds` of an index or a collection. It is withheld from the target,
+/// because the target would delete documents that the replay still needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Withheld {
     /// Name of the index; `None` for a collection (time series, clustered).
@@ -41,8 +41,8 @@ pub struct Withheld {
 
 /// The `expireAfterSeconds` that defers the expiry of an existing index: the largest value that
 /// `collMod` accepts on every server. Indexes that a replay creates have no `expireAfterSeconds`,
-/// because servers up to 6.0 refuse this value at creation; targets of earlier versions of this
-/// program have it.
+/// because servers up to 6.0 refuse this value at creation. Indexes that earlier versions of this
+/// program created may have it.
 pub const PUT_OFF: i32 = i32::MAX;
 
 /// Option of 4.4 and 5.0 that only affects change streams of the source; 6.0 refuses it.
@@ -57,7 +57,7 @@ pub enum Action {
     Run {
         /// The command.
         command: Vec<u8>,
-        /// Codes that mean the effect exists already.
+        /// Error codes that count as success, see [`done`].
         accept: &'static [i32],
         /// The command to try if the target refuses the options of the first one.
         otherwise: Option<Vec<u8>>,
@@ -102,7 +102,7 @@ pub enum Action {
 pub struct Translated {
     /// The action on the target.
     pub action: Action,
-    /// Withheld expiries, and ends of earlier ones.
+    /// Changes of expiries that are withheld from the target.
     pub withheld: Vec<Withheld>,
     /// True if a unique index is created as non-unique.
     pub made_non_unique: bool,
@@ -166,8 +166,15 @@ pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated,
                 otherwise: Some(all),
             })
         }
-        // The remaining names are the four forms of dropIndexes.
-        _ => drop_index(entry, collection)?,
+        b"dropIndexes" | b"deleteIndexes" | b"dropIndex" | b"deleteIndex" => {
+            drop_index(entry, collection)?
+        }
+        // A command of core's table that this function does not know.
+        name => {
+            return Err(PlanFault::Command(
+                String::from_utf8_lossy(name).into_owned(),
+            ));
+        }
     })
 }
 
@@ -279,7 +286,7 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
     let is_series = entry.o.get("timeseries")?.is_some();
     let is_capped = entry.o.get("capped")?.is_some_and(is_truthy);
     let keeps = |option: Element<'_>| -> Result<bool, Malformed> {
-        // Old servers keep the size of a collection that is not capped.
+        // Old servers also store `size` and `max` of a collection that is not capped.
         let is_idle = !is_capped && matches!(option.name, b"size" | b"max");
         Ok(!is_idle && keeps_create_option(option, is_series)?)
     };

@@ -382,3 +382,26 @@ fn collection_options_of_storage_engines_that_are_gone_are_left_out() {
         (Action::Nothing, &["usePowerOf2Sizes".to_owned()][..])
     );
 }
+
+#[test]
+fn every_command_that_a_replay_runs_is_translated() {
+    use oplog_relay_core::command::COMMANDS;
+
+    let runs = COMMANDS.iter().filter(|known| {
+        matches!(
+            known.treatment,
+            Treatment::Barrier | Treatment::Build | Treatment::Inline
+        )
+    });
+    let mut count = 0;
+    for known in runs {
+        let o = doc! { known.name: "c" };
+        let refused = match translated(command(o), AT) {
+            Err(PlanFault::Command(name)) => Some(name),
+            _ => None,
+        };
+        assert_eq!(refused, None, "{} has no arm of its own", known.name);
+        count += 1;
+    }
+    assert!(count > 8, "{count} commands");
+}

@@ -32,8 +32,8 @@ use crate::worker::assignment::Token;
 /// Number of documents that are read with one query.
 const AT_ONCE: usize = 1_000;
 
-/// Bytes of rewritten documents that are sent together. They exist in addition to the reply that
-/// they are made from, and once more in the command.
+/// Bytes of rewritten documents that are sent together. Memory holds them twice (here and in the
+/// command), in addition to the reply that they are made from.
 const TOGETHER: usize = 4 << 20;
 
 /// Documents to rewrite: their writes in order, by canonical `_id`.
@@ -49,7 +49,7 @@ struct Outcome<'a> {
     has_zeros: bool,
 }
 
-/// The reason documents cannot be rewritten.
+/// The reason why documents cannot be rewritten.
 enum Failure {
     /// The target failed to return them; the read may be retried.
     Read(mongodb::error::Error),

@@ -12,7 +12,7 @@ enum Number {
     Double(f64),
 }
 
-/// Returns a number; `None` for other types.
+/// Returns the element's value as a number; `None` for other types.
 fn number(element: Element<'_>) -> Result<Option<Number>, Failure> {
     Ok(Some(match element.kind {
         kind::INT32 => Number::Int32(i32::from_le_bytes(element.fixed()?)),
