@@ -84,7 +84,7 @@ fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Re
     // open all the time.
     let pause = Duration::from_millis(2);
     let server = Server::start_slow(oplog, Pace { entries: 50, pause })?;
-    let line = Line::run(&kafka, server.uri(), "killed").with("--start", "oldest");
+    let line = Line::run(&kafka, server.uri(), "killed-producer").with("--start", "oldest");
     let mut random = Random::new()?;
     for _ in 0..KILLS {
         kill_at_random(&line, &mut random)?;
@@ -93,10 +93,10 @@ fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Re
 
     let entries = (0..ENTRIES).filter_map(|number| server.oplog().entry(number));
     let history = History(entries.map(<[u8]>::to_vec).collect());
-    let contents = read_topics(&kafka.brokers(), "killed", Format::Bson)?;
-    let count = history.expect_once_in(&contents, "killed", "rs0", Format::Bson)?;
+    let contents = read_topics(&kafka.brokers(), "killed-producer", Format::Bson)?;
+    let count = history.expect_once_in(&contents, "killed-producer", "rs0", Format::Bson)?;
     ensure!(count as u64 == ENTRIES, "{count} entries");
-    let uncommitted = count_uncommitted(&kafka.brokers(), "killed")?;
+    let uncommitted = count_uncommitted(&kafka.brokers(), "killed-producer")?;
     // The kills did hit open transactions; otherwise the test would prove nothing.
     ensure!(
         uncommitted > count,
