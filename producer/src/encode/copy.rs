@@ -6,7 +6,7 @@ use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::snapshot::{Captured, FIRST_ORD};
 
 use super::{Encoder, HandOn, write_state};
-use crate::encode::chunk::{Chunk, TopicIndex};
+use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
 use crate::source::{Copied, Work};
 
@@ -73,7 +73,7 @@ impl Encoder {
         }
         for save in &copied.saves {
             let value = save.value.as_deref().unwrap_or_default();
-            write_state(&save.key, value, (TopicIndex(0), self.place.stamp), chunk);
+            write_state(&save.key, value, self.place.stamp, chunk);
         }
         match (copied.holds_indexes, copied.ui) {
             (Some(true), Some(ui)) => drop(self.held.insert(ui)),

@@ -6,6 +6,7 @@
 //! - [`chunk`] records on their way to the publisher; [`record`] one entry as header and value; `frames`
 //!   the raw frames that are being filled
 //! - [`barrier`] a command with its barriers; `database` the end of a database
+//! - `state_records` what is saved of routes, topics and the source, ahead of what depends on it
 //! - `transaction` the operations of a commit; `copy` the documents of a full sync; `routing` a change of
 //!   the rules of routing
 
@@ -16,7 +17,11 @@ mod database;
 mod frames;
 pub mod record;
 mod routing;
+mod state_records;
 mod transaction;
+
+pub use routing::{FIRST_ROUTING, Rules};
+pub(crate) use state_records::write_state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,15 +31,16 @@ use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
 use oplog_relay_core::key::{partition_for, write_key};
 use oplog_relay_core::position::{EntryId, Position};
-use oplog_relay_core::state::{Order, SourceRecord, TopicRecord};
+use oplog_relay_core::state::{SourceRecord, TopicRecord};
 use rustc_hash::{FxHashMap, FxHashSet};
-use serde::Serialize;
 
 use crate::encode::barrier::BarrierRequest;
-use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
+use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
+use crate::encode::frames::{FramedEntry, Frames};
 use crate::encode::record::write_entry;
+use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
-use crate::prepare::route::{CommandRoute, Decision, NewRoute, RouteChange, Router, Target};
+use crate::prepare::route::{CommandRoute, Decision, Router, Target};
 use crate::prepare::topics::Topics;
 use crate::prepare::transaction::{Seen, Transactions};
 use crate::publish::{Pace, TRANSACTION_TIMEOUT};
@@ -470,150 +476,15 @@ impl Encoder {
         chunk.barrier = Some(barrier);
         let saved = leader.and_then(|name| Some((name, self.router.state().topics.get(name)?)));
         match saved.filter(|_| chunk.records.is_empty()) {
-            Some((name, record)) => {
-                let state = (TopicIndex(0), self.place.stamp);
-                write_state_record(&format!("topic/{name}"), record, state, chunk)
-            }
+            Some((name, record)) => write_topic(name, record, self.place.stamp, chunk),
             None => Ok(()),
         }
     }
-
-    fn save_routes(&self, changes: &[RouteChange], chunk: &mut Chunk) -> Result<(), ProducerError> {
-        for change in changes {
-            let key = format!("route/{}", change.name);
-            let state = (TopicIndex(0), self.place.stamp);
-            match &change.record {
-                Some(record) => write_state_record(&key, record, state, chunk)?,
-                None => write_state(&key, &[], state, chunk),
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes sure that the topic of a new route exists, and saves both in the state topic, ahead of the
-    /// first record that depends on them.
-    fn learn(
-        &mut self,
-        entry: &Entry<'_>,
-        new: &NewRoute,
-        chunk: &mut Chunk,
-    ) -> Result<Target, ProducerError> {
-        let (topic, partitions) = self.topic(&new.record.topic, chunk)?;
-        let target = match (entry.operation, new.record.order) {
-            (Operation::Command, _) => Target::First(topic),
-            (_, Order::Id) => Target::Keyed { topic, partitions },
-            // All documents go to partition 0, as if the topic had one partition.
-            (_, Order::Collection) => Target::Keyed {
-                topic,
-                partitions: 1,
-            },
-        };
-        if self.router.add(entry, new, target) {
-            let key = format!("route/{}", new.name);
-            write_state_record(&key, &new.record, (TopicIndex(0), self.place.stamp), chunk)?;
-        }
-        Ok(target)
-    }
-
-    fn topic(&mut self, name: &str, chunk: &mut Chunk) -> Result<(TopicIndex, u32), ProducerError> {
-        if let Some(known) = self.indexes.get(name) {
-            return Ok(*known);
-        }
-        self.open_state(chunk)?;
-        let saved = self.router.state().topics.get(name).cloned();
-        let record = self.topics.ensure(name, saved.as_ref(), self.format)?;
-        let known = self.index(name, record.partitions, saved.is_none(), chunk);
-        if saved.as_ref() != Some(&record) {
-            self.router
-                .state_mut()
-                .topics
-                .insert(name.to_owned(), record.clone());
-            let key = format!("topic/{name}");
-            let state = (TopicIndex(0), self.place.stamp);
-            write_state_record(&key, &record, state, chunk)?;
-        }
-        Ok(known)
-    }
-
-    /// Adds the state topic as the first topic, and the source's record as its first record.
-    fn open_state(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
-        if self.indexes.is_empty() {
-            let state_topic = self.topics.state_topic().to_owned();
-            self.index(&state_topic, 1, false, chunk);
-        }
-        match self.unsaved.identity.take() {
-            Some(identity) => write_state_record(
-                "source",
-                &identity,
-                (TopicIndex(0), self.place.stamp),
-                chunk,
-            ),
-            None => Ok(()),
-        }
-    }
-
-    fn index(
-        &mut self,
-        name: &str,
-        partitions: u32,
-        is_claimed_here: bool,
-        chunk: &mut Chunk,
-    ) -> (TopicIndex, u32) {
-        let known = (TopicIndex(self.indexes.len()), partitions);
-        self.indexes.insert(name.to_owned(), known);
-        let max_bytes = self.topics.max_bytes(name);
-        self.frames.add_topic(partitions, max_bytes);
-        chunk.new_topics.push(NewTopic {
-            name: name.to_owned(),
-            max_bytes,
-            is_claimed_here,
-            existed: self.topics.existed(name),
-        });
-        known
-    }
-}
-
-fn write_state_record(
-    key: &str,
-    record: &impl Serialize,
-    (topic, timestamp): (TopicIndex, i64),
-    chunk: &mut Chunk,
-) -> Result<(), ProducerError> {
-    let value = serde_json::to_vec(record)
-        .map_err(|error| ProducerError::Usage(format!("state {key}: {error}")))?;
-    write_state(key, &value, (topic, timestamp), chunk);
-    Ok(())
-}
-
-/// Writes a key of the state topic; an empty value deletes it.
-pub(crate) fn write_state(
-    key: &str,
-    value: &[u8],
-    (topic, timestamp): (TopicIndex, i64),
-    chunk: &mut Chunk,
-) {
-    let start = chunk.arena.len();
-    chunk.arena.extend_from_slice(key.as_bytes());
-    let middle = chunk.arena.len();
-    chunk.arena.extend_from_slice(value);
-    let end = chunk.arena.len();
-    chunk.records.push(EncodedRecord {
-        topic,
-        partition: 0,
-        timestamp,
-        key: Some(start..middle),
-        header: None,
-        value: middle..end,
-    });
 }
 
 fn damaged(entry: &Entry<'_>, error: &Malformed) -> ProducerError {
     ProducerError::damaged(entry, &EntryError::Malformed(error.clone()))
 }
-
-use frames::{FramedEntry, Frames};
-
-pub use routing::{FIRST_ROUTING, Rules};
 
 #[cfg(test)]
 mod tests;

@@ -15,9 +15,10 @@ use oplog_relay_core::position::Position;
 use oplog_relay_core::routing::RoutingChange;
 use oplog_relay_core::state::{OrderRule, TopicRecord};
 
-use super::{Encoder, HandOn, write_state_record};
+use super::{Encoder, HandOn};
 use crate::encode::barrier::BarrierRequest;
-use crate::encode::chunk::{Chunk, TopicIndex};
+use crate::encode::chunk::Chunk;
+use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
 use crate::prepare::route::Rerouted;
 
@@ -75,8 +76,7 @@ impl Encoder {
         if has_news && self.place.position.is_some() {
             self.open_state(chunk)?;
             for (name, record) in std::mem::take(&mut self.unsaved.noted) {
-                let state = (TopicIndex(0), self.place.stamp);
-                write_state_record(&format!("topic/{name}"), &record, state, chunk)?;
+                write_topic(&name, &record, self.place.stamp, chunk)?;
             }
             self.complete(chunk);
             hand_on(chunk)?;
@@ -123,11 +123,11 @@ impl Encoder {
 
     fn change_format(&mut self, format: Format, chunk: &mut Chunk) -> Result<(), ProducerError> {
         self.format = format;
-        let state = (TopicIndex(0), self.place.stamp);
+        let stamp = self.place.stamp;
         for (name, record) in &mut self.router.state_mut().topics {
             if record.format != format {
                 *record = record.in_format(format);
-                write_state_record(&format!("topic/{name}"), record, state, chunk)?;
+                write_topic(name, record, stamp, chunk)?;
             }
         }
         Ok(())

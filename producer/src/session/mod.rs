@@ -28,6 +28,8 @@ use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
 use crate::publish::{Pace, Publisher};
 use crate::saved::checkpoint::Checkpoint;
+use crate::session::check::{Checked, FoundCluster};
+use crate::session::liveness::{BEAT, beating};
 use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Until};
 use crate::source::full_sync::FullSync;
 use crate::source::origin::{Origin, feed_full_sync};
@@ -406,9 +408,6 @@ impl Supervisor {
         join(parts, &source).await
     }
 }
-
-use crate::session::liveness::{BEAT, beating};
-use check::{Checked, FoundCluster};
 
 /// Waits until the publisher is done or all parts have ended. When the encoder or the publisher has
 /// ended, the source is aborted. The source's error explains the most, then the encoder's.

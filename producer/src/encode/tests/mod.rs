@@ -1,15 +1,14 @@
-use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
-
 mod frames;
 mod old_servers;
 
+use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::ID_HEADER;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::routing::RoutingChange;
-use oplog_relay_core::state::{History, OrderRule, State};
+use oplog_relay_core::state::{History, Order, OrderRule, State};
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::*;

@@ -4,7 +4,7 @@ use oplog_relay_core::position::Position;
 use tokio::runtime::Handle;
 
 use super::PublishLoop;
-use crate::encode::chunk::{Chunk, TopicIndex};
+use crate::encode::chunk::Chunk;
 use crate::encode::write_state;
 use crate::error::ProducerError;
 use crate::prepare::claims::Claims;
@@ -61,7 +61,7 @@ impl PublishLoop<'_> {
         let mut given_up = Chunk::default();
         for topic in contested.keys() {
             let key = format!("topic/{topic}");
-            write_state(&key, &[], (TopicIndex(0), 0), &mut given_up);
+            write_state(&key, &[], 0, &mut given_up);
         }
         self.publisher.send(&given_up)?;
         self.publisher.commit(&self.progress.record(position))?;

@@ -6,6 +6,10 @@ mod progress;
 mod schedule;
 mod silence;
 
+pub use claimed::OtherClaims;
+pub use handover::{Handover, Intake, queues};
+pub use progress::BeginsAt;
+
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -17,6 +21,10 @@ use crate::encode::Encoder;
 use crate::encode::chunk::{Chunk, Signal};
 use crate::error::ProducerError;
 use crate::publish::Publisher;
+use crate::session::pipeline::claimed::ClaimCheck;
+use crate::session::pipeline::progress::Progress;
+use crate::session::pipeline::schedule::{Circumstances, Schedule};
+use crate::session::pipeline::silence::Silence;
 use crate::source::SourceEvent;
 use crate::telemetry::metrics::Metrics;
 
@@ -291,15 +299,6 @@ impl<'p> PublishLoop<'p> {
         self.progress.has_routing() && is_at_end
     }
 }
-
-use claimed::ClaimCheck;
-use progress::Progress;
-use schedule::{Circumstances, Schedule};
-use silence::Silence;
-
-pub use claimed::OtherClaims;
-pub use handover::{Handover, Intake, queues};
-pub use progress::BeginsAt;
 
 #[cfg(test)]
 mod tests {
