@@ -23,7 +23,8 @@ const STEP: Duration = Duration::from_millis(200);
 /// Maximum time without a record or an end-of-partition event from Kafka.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Writes one line for each dead letter of a group: text columns on a terminal, JSON otherwise.
+/// Writes one line for each dead letter of a group. On a terminal the line has columns of text;
+/// otherwise it is JSON.
 ///
 /// # Errors
 /// Returns an error if the topic cannot be read, or if standard output cannot be written or is

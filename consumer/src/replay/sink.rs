@@ -13,17 +13,17 @@ use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::group::start::Past;
 use crate::replay::catalog::{Catalog, Subscription, other_subscription};
+use crate::replay::deferred::held_document::{Deferred, Held};
+use crate::replay::deferred::suspended_indexes::note::MakingWay;
+use crate::replay::ordered::Known;
 use crate::replay::plan::{BulkKind, Lane, Plan, Planner, Step};
+use crate::replay::target::Target;
+use crate::replay::writes::turn::Turns;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 use crate::worker::applied::{Applied, Refusal, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::Batch;
-
-use crate::replay::deferred::held_document::{Deferred, Held};
-use crate::replay::deferred::suspended_indexes::note::MakingWay;
-use crate::replay::target::Target;
-use crate::replay::writes::turn::Turns;
 
 /// Maximum number of connections to the target, unless the connection string has `maxPoolSize`.
 const CONNECTIONS: u32 = 64;
@@ -43,7 +43,7 @@ pub struct MongoSink {
     pub(super) turns: Turns,
     /// Refused writes that become dead letters when their batch is done.
     pub(super) refused: Mutex<Vec<Refusal>>,
-    pub(super) known_order: Mutex<crate::replay::ordered::Known>,
+    pub(super) known_order: Mutex<Known>,
 }
 
 /// The operator's choices.
@@ -298,7 +298,7 @@ impl MongoSink {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn known_order(&self) -> MutexGuard<'_, crate::replay::ordered::Known> {
+    pub(super) fn known_order(&self) -> MutexGuard<'_, Known> {
         self.known_order
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

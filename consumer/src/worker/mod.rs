@@ -7,11 +7,14 @@ pub mod barrier;
 pub mod batch;
 pub mod chunk;
 pub(crate) mod command_barrier;
+mod context;
 pub(crate) mod dead_letters;
 mod decoder;
 pub(crate) mod deferred;
 pub mod sink;
 pub mod topics;
+
+pub use context::{Assignment, WorkerContext};
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,88 +23,21 @@ use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::command::{is_command, scope};
 use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::EntryId;
-use tokio::sync::mpsc;
 
-use crate::dead_letter::{DeadLetters, Reason};
-use crate::error::{ConsumerError, RecordPlace};
-use crate::group::committed::Committed;
+use crate::dead_letter::Reason;
+use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
 use crate::replay::catalog::{Incarnations, Resolved};
 use crate::replay::plan::PlanError;
-use crate::telemetry::metrics::Metrics;
 use crate::worker::applied::{Applied, SinkError};
-use crate::worker::assignment::{
-    AssignmentNumber, EndReport, PartitionLocks, ReportEvent, Reports, StopOffset, Token,
-};
+use crate::worker::assignment::{EndReport, ReportEvent};
 use crate::worker::batch::{Batch, Located};
 use crate::worker::chunk::{Chunk, RecordSlot};
-use crate::worker::sink::Sink;
-use crate::worker::topics::{Topic, Topics};
-
 use crate::worker::command_barrier::CommandBarrier;
+use crate::worker::decoder::{Decoder, formats};
 use crate::worker::deferred::DeferredDocuments;
-use decoder::{Decoder, formats};
-
-/// The state that all workers share.
-#[derive(Debug)]
-pub struct WorkerContext {
-    /// The topics, with their sources and formats.
-    pub topics: Topics,
-    /// The destination of the entries.
-    pub sink: Sink,
-    /// The destination of records that cannot be applied.
-    pub dead_letters: DeadLetters,
-    /// The namespaces that are replayed or emitted.
-    pub filter: NamespaceFilter,
-    /// The metrics.
-    pub metrics: Arc<Metrics>,
-    /// The queue of reports to the poll thread.
-    pub reports: Arc<Reports>,
-    /// The locks that let a partition have one worker at a time.
-    pub turns: PartitionLocks,
-    /// The committed offsets of the group.
-    pub committed: Committed,
-    /// True if a command runs although a partition is past its barrier.
-    pub allow_partial_reset: bool,
-}
-
-/// An assigned partition, for which a worker is started.
-#[derive(Debug)]
-pub struct Assignment {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// Number of the assignment.
-    pub number: AssignmentNumber,
-    /// The right to write.
-    pub token: Token,
-    /// The entry up to which entries are before the group's start and are skipped.
-    pub after: Option<EntryId>,
-    /// The offset at which a replay up to an end stops.
-    pub goal: StopOffset,
-    /// The chunks to apply. The queue is closed when the partition is given up.
-    pub chunks: mpsc::Receiver<Chunk>,
-}
-
-impl Assignment {
-    fn place(&self, offset: i64) -> RecordPlace {
-        RecordPlace {
-            topic: self.topic.clone(),
-            partition: self.partition,
-            offset,
-        }
-    }
-
-    fn unplayable(&self, offset: i64, source: PlanError) -> ConsumerError {
-        ConsumerError::Unplayable {
-            place: self.place(offset),
-            source: Box::new(source),
-        }
-    }
-}
+use crate::worker::topics::Topic;
 
 /// The worker of one partition.
 #[derive(Debug)]

@@ -1,0 +1,76 @@
+//! What a worker is given: the state that all workers share, and its assignment.
+
+use std::sync::Arc;
+
+use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::position::EntryId;
+use tokio::sync::mpsc;
+
+use crate::dead_letter::DeadLetters;
+use crate::error::{ConsumerError, RecordPlace};
+use crate::group::committed::Committed;
+use crate::replay::plan::PlanError;
+use crate::telemetry::metrics::Metrics;
+use crate::worker::assignment::{AssignmentNumber, PartitionLocks, Reports, StopOffset, Token};
+use crate::worker::chunk::Chunk;
+use crate::worker::sink::Sink;
+use crate::worker::topics::Topics;
+
+/// The state that all workers share.
+#[derive(Debug)]
+pub struct WorkerContext {
+    /// The topics, with their sources and formats.
+    pub topics: Topics,
+    /// The destination of the entries.
+    pub sink: Sink,
+    /// The destination of records that cannot be applied.
+    pub dead_letters: DeadLetters,
+    /// The namespaces that are replayed or emitted.
+    pub filter: NamespaceFilter,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The queue of reports to the poll thread.
+    pub reports: Arc<Reports>,
+    /// The locks that let a partition have one worker at a time.
+    pub turns: PartitionLocks,
+    /// The committed offsets of the group.
+    pub committed: Committed,
+    /// True if a command runs although a partition is past its barrier.
+    pub allow_partial_reset: bool,
+}
+
+/// An assigned partition, for which a worker is started.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// Number of the assignment.
+    pub number: AssignmentNumber,
+    /// The right to write.
+    pub token: Token,
+    /// The entry up to which entries are before the group's start and are skipped.
+    pub after: Option<EntryId>,
+    /// The offset at which a replay up to an end stops.
+    pub goal: StopOffset,
+    /// The chunks to apply. The queue is closed when the partition is given up.
+    pub chunks: mpsc::Receiver<Chunk>,
+}
+
+impl Assignment {
+    pub(super) fn place(&self, offset: i64) -> RecordPlace {
+        RecordPlace {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset,
+        }
+    }
+
+    pub(super) fn unplayable(&self, offset: i64, source: PlanError) -> ConsumerError {
+        ConsumerError::Unplayable {
+            place: self.place(offset),
+            source: Box::new(source),
+        }
+    }
+}
