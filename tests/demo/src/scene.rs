@@ -3,9 +3,9 @@
 use anyhow::Result;
 use bson::doc;
 use mongodb::Client;
+use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions, Port, Program};
 
 use crate::tour::{DATABASE, GROUP, PREFIX};
-use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions, Port, Program};
 
 /// The servers and the ports of the programs.
 #[derive(Debug)]

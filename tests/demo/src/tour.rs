@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use oplog_relay_core::format::Format;
 use oplog_relay_core::position::EntryId;
-use serde_json::Value;
-
-use crate::scene::Scene;
 use oplog_relay_kit::http_status::status;
 use oplog_relay_kit::load::Load;
 use oplog_relay_kit::services::{Program, wait_until};
 use oplog_relay_kit::topic_reader::{self, read_topics};
+use serde_json::Value;
+
+use crate::scene::Scene;
 
 pub(crate) const DATABASE: &str = "shop";
 pub(crate) const PREFIX: &str = "demo";

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use crate::circles::circles;
 use crate::modules::{Module, modules_of};
-use crate::paths::{Name, paths_in, reexports_in};
+use crate::paths::{Name, paths_in};
 
 /// Source folders of the crates that are checked.
 const CRATES: [&str; 4] = ["core/src", "runtime/src", "producer/src", "consumer/src"];
@@ -48,8 +48,14 @@ fn main() -> ExitCode {
 /// Prints the circles of a crate that lead through several folders; returns their number.
 fn report(source: &Path) -> std::io::Result<usize> {
     let modules = modules_of(source)?;
-    let imports: Vec<Vec<usize>> = (0..modules.len())
-        .map(|index| imports_of(index, &modules))
+    let by_path: BTreeMap<&[String], usize> = modules
+        .iter()
+        .enumerate()
+        .map(|(index, module)| (module.path.as_slice(), index))
+        .collect();
+    let imports: Vec<Vec<usize>> = modules
+        .iter()
+        .map(|module| imports_of(module, &modules, &by_path))
         .collect();
     let mut found = 0;
     for circle in circles(&imports) {
@@ -76,21 +82,18 @@ fn report(source: &Path) -> std::io::Result<usize> {
     Ok(found)
 }
 
-/// Returns the modules that a module's code imports, by index.
-fn imports_of(index: usize, modules: &[Module]) -> Vec<usize> {
-    let by_path: BTreeMap<&[String], usize> = modules
-        .iter()
-        .enumerate()
-        .map(|(index, module)| (module.path.as_slice(), index))
-        .collect();
-    let Some(module) = modules.get(index) else {
-        return Vec::new();
-    };
+/// Returns the modules that a module's code imports, by index; never the module itself.
+fn imports_of(
+    module: &Module,
+    modules: &[Module],
+    by_path: &BTreeMap<&[String], usize>,
+) -> Vec<usize> {
+    let own = by_path.get(module.path.as_slice());
     let targets = paths_in(&module.code)
         .into_iter()
         .filter_map(|path| absolute(&path, &module.path))
-        .filter_map(|path| definition_of(path, modules, &by_path))
-        .filter(|target| *target != index);
+        .filter_map(|path| definition_of(path, modules, by_path))
+        .filter(|target| Some(target) != own);
     let mut imports: Vec<usize> = targets.collect();
     imports.sort_unstable();
     imports.dedup();
@@ -112,10 +115,11 @@ fn definition_of(
         let Some(item) = path.get(length) else {
             return Some(index);
         };
-        let reexported = reexports_in(&module.code)
-            .into_iter()
+        let reexported = module
+            .reexports
+            .iter()
             .find(|reexported| reexported.last() == Some(item))
-            .and_then(|reexported| absolute(&reexported, &module.path));
+            .and_then(|reexported| absolute(reexported, &module.path));
         match reexported {
             Some(next) if next != path => path = next,
             _ => return Some(index),

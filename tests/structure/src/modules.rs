@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::paths::{Name, reexports_in};
+
 /// A source file.
 #[derive(Debug)]
 pub(crate) struct Module {
@@ -15,6 +17,8 @@ pub(crate) struct Module {
     pub(crate) path: Vec<String>,
     /// The text, without comments and without the part after `#[cfg(test)]`.
     pub(crate) code: String,
+    /// The paths of the items that it re-exports.
+    pub(crate) reexports: Vec<Vec<Name>>,
 }
 
 /// Reads all files of a source folder except tests.
@@ -46,13 +50,15 @@ fn collect(folder: &Path, path: &mut Vec<String>, modules: &mut Vec<Module>) -> 
         }
         let has_folder = entry.path().with_extension("").is_dir();
         let folder = if has_folder { &module } else { &*path };
+        let code = code_of(&fs::read_to_string(entry.path())?);
         modules.push(Module {
             file: [path.as_slice(), std::slice::from_ref(&name)]
                 .concat()
                 .join("/"),
             folder: folder.join("/"),
             path: module.clone(),
-            code: code_of(&fs::read_to_string(entry.path())?),
+            reexports: reexports_in(&code),
+            code,
         });
     }
     Ok(())

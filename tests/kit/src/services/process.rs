@@ -23,21 +23,16 @@ pub(crate) struct Process {
     stderr: PathBuf,
 }
 
-/// Returns true if a [`tied`] process dies with this one, however this one ends.
-fn is_tied() -> bool {
+/// Returns a command that the kernel kills when the process that spawned it dies, if `setpriv` of
+/// util-linux is installed; otherwise a plain command.
+pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
     static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
         let probe = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "true"])
             .output();
         probe.is_ok_and(|output| output.status.success())
     });
-    *SETPRIV
-}
-
-/// Returns a command that the kernel kills when the process that spawned it dies, if `setpriv` of
-/// util-linux is installed; otherwise a plain command.
-pub(crate) fn tied(program: impl AsRef<OsStr>) -> Command {
-    if is_tied() {
+    if *SETPRIV {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(program);
         command

@@ -19,8 +19,8 @@ const OWNER: &str = "owner.lock";
 const MAKING: Duration = Duration::from_secs(60);
 
 /// A directory that is removed when dropped, unless the test is failing or `OPLOG_RELAY_KEEP=1` is
-/// set. A directory that is never dropped, because its process was killed or holds it to the end,
-/// is removed by the next process.
+/// set. A directory that is never dropped, because its process was killed, is removed by the next
+/// process.
 #[derive(Debug)]
 pub(crate) struct Workdir {
     path: PathBuf,
@@ -47,7 +47,10 @@ impl Workdir {
 
     fn create_under(parent: &Path, name: &str) -> Result<Workdir> {
         static SWEPT: Once = Once::new();
-        SWEPT.call_once(|| remove_ownerless(parent));
+        SWEPT.call_once(|| {
+            remove_ownerless(&std::env::temp_dir());
+            remove_ownerless(Path::new(MEMORY));
+        });
         let temporary = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{name}-"))
             .tempdir_in(parent)
