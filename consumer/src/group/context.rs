@@ -37,7 +37,7 @@ pub(super) struct GroupContext {
     standstill: Mutex<Standstill>,
     /// The counts of what the client has received, and the number of times they were updated.
     received: Mutex<(Received, u64)>,
-    /// The compression ratio of the records of the last second.
+    /// The highest compression ratio of the records of a second since it was last taken.
     ratio: Mutex<Option<u64>>,
     failure: Mutex<Option<ConsumerError>>,
     /// Time of the last commit.
@@ -89,7 +89,7 @@ impl GroupContext {
         lock(&self.received).1
     }
 
-    /// Takes the compression ratio of the records of the last second.
+    /// Takes the highest compression ratio of the records of a second since the last call.
     pub(super) fn take_ratio(&self) -> Option<u64> {
         lock(&self.ratio).take()
     }
@@ -97,7 +97,9 @@ impl GroupContext {
     /// Updates the counts of what the client has received.
     fn count(&self, received: Received) {
         let mut counted = lock(&self.received);
-        *lock(&self.ratio) = received.ratio_since(counted.0, TELLING);
+        // One poll may serve the statistics of several seconds, if the loop waited for its sink before.
+        let mut ratio = lock(&self.ratio);
+        *ratio = (*ratio).max(received.ratio_since(counted.0, TELLING));
         *counted = (received, counted.1 + 1);
     }
 
@@ -364,6 +366,18 @@ mod tests {
         let partition = Partition::new(name, assignment, token.clone(), tracker, sender);
         context.partitions().add(partition);
         token
+    }
+
+    /// While the loop waits for its sink it does not poll. The next poll serves the statistics of
+    /// several seconds, and the last of them are of seconds without records.
+    #[test]
+    fn the_ratio_of_a_second_is_kept_until_it_is_taken() {
+        let context = context();
+        let record_bytes = 100 << 20;
+        context.count(Received::new(50_000, record_bytes));
+        context.count(Received::new(50_100, record_bytes));
+        assert_eq!(context.take_ratio(), Some(record_bytes / 50_000));
+        assert_eq!(context.take_ratio(), None);
     }
 
     /// A member that leaves the group no longer commits, so the offset that a barrier waits for never

@@ -70,6 +70,11 @@ pub(super) struct Received {
 }
 
 impl Received {
+    #[cfg(test)]
+    pub(super) const fn new(wire: u64, records: u64) -> Self {
+        Self { wire, records }
+    }
+
     /// Reads the counts from librdkafka's statistics.
     pub(super) fn of(statistics: &Statistics) -> Self {
         Self {
@@ -135,9 +140,8 @@ mod tests {
 
     #[test]
     fn the_ratio_is_of_what_has_come_since() {
-        let received = |wire, records| Received { wire, records };
-        let earlier = received(1_000_000, 50);
-        let now = received(1_000_100, 30_050);
+        let earlier = Received::new(1_000_000, 50);
+        let now = Received::new(1_000_100, 30_050);
         assert_eq!(now.ratio_since(earlier, 30_000), Some(300));
         assert_eq!(now.ratio_since(earlier, 30_001), None);
         assert_eq!(earlier.ratio_since(now, 1), None);
