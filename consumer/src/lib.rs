@@ -143,7 +143,7 @@ async fn replay(config: ReplayConfig) -> Result<ExitCode, ConsumerError> {
     );
     let sink = unless_ended(&supervisor.shutdown, sink).await?;
     supervisor
-        .run(Sink::Mongo(Box::new(sink)), served, true)
+        .run(Sink::Replay(Box::new(sink)), served, true)
         .await
 }
 
@@ -155,7 +155,7 @@ async fn emit(config: EmitConfig) -> Result<ExitCode, ConsumerError> {
     let sink = JsonSink::open(&config.to, config.mode)?;
     // A status line between the emitted lines on the same terminal would be unreadable.
     let visible = config.to != Destination::Stdout;
-    supervisor.run(Sink::Json(sink), served, visible).await
+    supervisor.run(Sink::Emit(sink), served, visible).await
 }
 
 /// Runs `oplog-consumer verify`.

@@ -167,8 +167,10 @@ impl Supervisor {
                 Outcome::Stopped
             }
         };
-        if outcome == Outcome::CaughtUp {
-            let restored = unless_ended(&self.shutdown, context.sink.restore_suspended()).await;
+        if outcome == Outcome::CaughtUp
+            && let Some(target) = context.sink.target()
+        {
+            let restored = unless_ended(&self.shutdown, target.restore_suspended()).await;
             self.keep(restored);
         }
         let signalled = self.shutdown.exit_code();
@@ -237,7 +239,8 @@ impl Supervisor {
         let mut writing = JoinSet::new();
         writing.spawn(async move {
             if waiting.wait_for(|committed| *committed).await.is_ok()
-                && let Err(error) = context.sink.note_begun(&prefix).await
+                && let Some(target) = context.sink.target()
+                && let Err(error) = target.note_begun(&prefix).await
             {
                 failure.keep(error);
                 shutdown.trigger();
@@ -298,7 +301,13 @@ impl Supervisor {
             ..
         } = &self.config;
         let (watching, own) = (Arc::clone(context), subscription.clone());
-        workers.spawn(async move { watching.sink.watch_subscription(&own).await });
+        workers.spawn(async move {
+            match watching.sink.target() {
+                Some(target) => target.watch_subscription(&own).await,
+                // Each line has its namespace, and no reader relies on the absence of lines.
+                None => Ok(()),
+            }
+        });
         let lookup = context.committed.clone();
         workers.spawn(lookup.run(kafka.clone(), group.clone(), self.shutdown.clone()));
         let outcome = loop {

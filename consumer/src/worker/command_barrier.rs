@@ -7,7 +7,7 @@ use oplog_relay_core::entry::{Entry, Operation};
 
 use super::{Assignment, WorkerContext};
 use crate::error::ConsumerError;
-use crate::replay::UNRESOLVED;
+use crate::replay::{MongoSink, UNRESOLVED};
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::ReportEvent;
 use crate::worker::barrier::{
@@ -21,6 +21,7 @@ use crate::worker::topics::Topic;
 pub(crate) struct CommandBarrier<'w> {
     pub(crate) assignment: &'w Assignment,
     pub(crate) context: &'w WorkerContext,
+    pub(crate) target: &'w MongoSink,
     pub(crate) topic: &'w Topic,
 }
 
@@ -36,13 +37,6 @@ impl CommandBarrier<'_> {
     ) -> Result<Applied, ConsumerError> {
         // A change of the routing is a noop entry, which the leader runs like a command.
         let is_command = located.entry.operation != Operation::Noop || barrier.is_command();
-        if !self.context.sink.waits() {
-            return if is_command && self.is_emitted(located) {
-                self.run(located).await
-            } else {
-                Ok(Applied::Done)
-            };
-        }
         if is_command {
             return self.lead(located, barrier).await;
         }
@@ -55,17 +49,6 @@ impl CommandBarrier<'_> {
             return Ok(Applied::Done);
         }
         self.follow(barrier).await
-    }
-
-    /// Returns true if a command is emitted. A command that concerns only excluded collections is not.
-    fn is_emitted(&self, located: &Located<'_>) -> bool {
-        let filter = &self.context.filter;
-        let names = namespaces(&located.entry).unwrap_or_default();
-        let is_emitted = Side::of(&names, filter) != Side::Outside;
-        if !is_emitted {
-            self.context.metrics.filtered.inc();
-        }
-        is_emitted
     }
 
     /// Waits until the leader is past the command.
@@ -85,7 +68,7 @@ impl CommandBarrier<'_> {
         }
         // This also reads from the catalog what the command did, which later entries depend on.
         let source = &self.topic.source;
-        if self.context.sink.has_run(source, barrier.command).await? {
+        if self.target.has_run(source, barrier.command).await? {
             return Ok(Applied::Done);
         }
         if self.context.allow_partial_reset {
@@ -102,13 +85,13 @@ impl CommandBarrier<'_> {
         let Assignment {
             topic, partition, ..
         } = self.assignment;
-        match self.context.sink.held_since(topic, *partition) {
+        match self.target.held_since(topic, *partition) {
             None => Ok(()),
             Some(offset) => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because an index of the target \
                  refuses it ({}), and now comes a command: {UNRESOLVED}",
                 self.assignment.place(offset),
-                self.context.sink.held_reason(topic, *partition)
+                self.target.held_reason(topic, *partition)
             ))),
         }
     }
@@ -151,8 +134,8 @@ impl CommandBarrier<'_> {
         }
         // This is checked after the wait. Another owner may have run the command in the meantime and
         // continued, or an earlier entry may have required its index to be dropped.
-        let sink = &self.context.sink;
-        if sink.has_run_now(&self.topic.source, located.id).await? {
+        let ran = self.target.has_run_now(&self.topic.source, located.id);
+        if ran.await? {
             return Ok(Applied::Done);
         }
         match waited {
@@ -182,8 +165,7 @@ impl CommandBarrier<'_> {
         barrier: &Barrier,
     ) -> Result<Applied, ConsumerError> {
         if needs_note(barrier) {
-            let sink = &self.context.sink;
-            sink.pass_over(&self.topic.source, located).await?;
+            self.target.pass_over(&self.topic.source, located).await?;
         }
         Ok(Applied::Done)
     }
@@ -201,9 +183,10 @@ impl CommandBarrier<'_> {
 
     async fn run(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
         if located.entry.operation == Operation::Noop {
-            let WorkerContext { sink, filter, .. } = self.context;
+            let filter = &self.context.filter;
             let token = &self.assignment.token;
-            return sink
+            return self
+                .target
                 .change_routing(&self.topic.source, located, filter, token)
                 .await;
         }
@@ -214,12 +197,7 @@ impl CommandBarrier<'_> {
             source: &self.topic.source,
             entries,
         };
-        match self
-            .context
-            .sink
-            .apply(&batch, &self.assignment.token)
-            .await
-        {
+        match self.target.apply(&batch, &self.assignment.token).await {
             Ok(applied) => {
                 self.context.metrics.count(entries);
                 Ok(applied)

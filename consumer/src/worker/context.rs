@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::dead_letter::DeadLetters;
 use crate::error::{ConsumerError, RecordPlace};
 use crate::group::committed::Committed;
+use crate::replay::MongoSink;
 use crate::replay::plan::PlanError;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::assignment::{AssignmentNumber, PartitionLocks, Reports, StopOffset, Token};
@@ -56,6 +57,13 @@ pub struct Assignment {
     pub goal: StopOffset,
     /// The chunks to apply. The queue is closed when the partition is given up.
     pub chunks: mpsc::Receiver<Chunk>,
+}
+
+impl WorkerContext {
+    /// Returns the target of a replay; `None` for `emit`.
+    pub(super) fn target(&self) -> Option<&MongoSink> {
+        self.sink.target()
+    }
 }
 
 impl Assignment {

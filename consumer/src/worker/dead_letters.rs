@@ -7,6 +7,7 @@ use oplog_relay_core::format::{Format, FormatError};
 use super::{Assignment, WorkerContext};
 use crate::dead_letter::{Letter, LetterEntry, Reason};
 use crate::error::{ConsumerError, RecordPlace, text_of};
+use crate::replay::MongoSink;
 use crate::replay::plan::PlanError;
 use crate::worker::applied::{Applied, Refusal};
 use crate::worker::batch::{Batch, Located};
@@ -66,8 +67,11 @@ impl WorkerContext {
             entry: Some(entry_of(located, topic)),
         };
         let posted = self.post(assignment, vec![letter]).await?;
-        if posted == Applied::Done && is_command(&located.entry) {
-            self.sink.pass_over(&topic.source, located).await?;
+        if posted == Applied::Done
+            && is_command(&located.entry)
+            && let Some(target) = self.target()
+        {
+            target.pass_over(&topic.source, located).await?;
         }
         Ok(posted)
     }
@@ -79,7 +83,10 @@ impl WorkerContext {
         topic: &Topic,
         batch: &Batch<'_>,
     ) -> Result<Applied, ConsumerError> {
-        let refused = self.sink.take_refused(batch);
+        let Some(target) = self.target() else {
+            return Ok(Applied::Done);
+        };
+        let refused = target.take_refused(batch);
         if refused.is_empty() {
             return Ok(Applied::Done);
         }
@@ -95,12 +102,11 @@ impl WorkerContext {
     /// only after their letters are acknowledged, because only then the offset may reach the barrier.
     pub(crate) async fn post_held(
         &self,
+        target: &MongoSink,
         assignment: &Assignment,
         topic: &Topic,
     ) -> Result<Applied, ConsumerError> {
-        let refused = self
-            .sink
-            .refuse_held(&assignment.topic, assignment.partition)?;
+        let refused = target.refuse_held(&assignment.topic, assignment.partition)?;
         if refused.is_empty() {
             return Ok(Applied::Done);
         }
@@ -108,7 +114,7 @@ impl WorkerContext {
         let letters = letters.map(|refusal| letter_of(refusal, None, topic));
         let posted = self.post(assignment, letters.collect()).await?;
         if posted == Applied::Done {
-            self.sink
+            target
                 .give_up_held(&assignment.topic, assignment.partition)
                 .await?;
         }

@@ -1,5 +1,6 @@
 //! Documents of a partition that are held for long, and indexes that are suspended because of them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -7,7 +8,7 @@ use tokio::time::timeout;
 use super::PartitionWorker;
 use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
-use crate::replay::UNRESOLVED;
+use crate::replay::{MongoSink, UNRESOLVED};
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::batch::Batch;
 use crate::worker::chunk::Chunk;
@@ -66,11 +67,15 @@ impl PartitionWorker {
         &mut self,
         reached: Option<NextOffset>,
     ) -> Result<Option<Chunk>, ConsumerError> {
+        let context = Arc::clone(&self.context);
+        let Some(target) = context.target() else {
+            return Ok(self.assignment.chunks.recv().await);
+        };
         loop {
             let (topic, partition) = (&self.assignment.topic, self.assignment.partition);
-            let Some(since) = self.context.sink.held_since(topic, partition) else {
+            let Some(since) = target.held_since(topic, partition) else {
                 self.waiting = None;
-                if !self.context.sink.has_suspended(topic, partition) {
+                if !target.has_suspended(topic, partition) {
                     return Ok(self.assignment.chunks.recv().await);
                 }
                 match timeout(PAUSE, self.assignment.chunks.recv()).await {
@@ -78,7 +83,7 @@ impl PartitionWorker {
                     // Nothing is left to apply, so the entries that were applied again are all applied.
                     Err(_) => {
                         let token = &self.assignment.token;
-                        let restored = self.context.sink.restore_due(topic, partition, token);
+                        let restored = target.restore_due(topic, partition, None, token);
                         if restored.await? == Applied::Abandoned {
                             return Ok(None);
                         }
@@ -98,7 +103,7 @@ impl PartitionWorker {
                     Err(_) => continue,
                 }
             }
-            if self.look(since, reached).await? == Applied::Abandoned {
+            if self.look(target, since, reached).await? == Applied::Abandoned {
                 return Ok(None);
             }
         }
@@ -106,6 +111,7 @@ impl PartitionWorker {
 
     async fn look(
         &mut self,
+        target: &MongoSink,
         since: i64,
         reached: Option<NextOffset>,
     ) -> Result<Applied, ConsumerError> {
@@ -122,10 +128,10 @@ impl PartitionWorker {
             );
         }
         let gives_up = waiting.last_looks >= LAST_LOOKS;
-        if self.try_held().await? == Applied::Abandoned {
+        if self.try_held(target).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
-        if gives_up && self.give_up().await? == Applied::Abandoned {
+        if gives_up && self.give_up(target).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
         if let Some(reached) = reached {
@@ -134,7 +140,7 @@ impl PartitionWorker {
         Ok(Applied::Done)
     }
 
-    async fn try_held(&self) -> Result<Applied, ConsumerError> {
+    async fn try_held(&self, target: &MongoSink) -> Result<Applied, ConsumerError> {
         let topic = self.context.topics.get(&self.assignment.topic).await?;
         let nothing = Batch {
             topic: &self.assignment.topic,
@@ -142,12 +148,7 @@ impl PartitionWorker {
             source: &topic.source,
             entries: &[],
         };
-        match self
-            .context
-            .sink
-            .apply(&nothing, &self.assignment.token)
-            .await
-        {
+        match target.apply(&nothing, &self.assignment.token).await {
             Ok(Applied::Done) => {
                 self.context
                     .post_refused(&self.assignment, &topic, &nothing)
@@ -161,16 +162,19 @@ impl PartitionWorker {
     }
 
     /// Makes dead letters of the documents that are still held, or stops.
-    async fn give_up(&self) -> Result<Applied, ConsumerError> {
+    async fn give_up(&self, target: &MongoSink) -> Result<Applied, ConsumerError> {
         let (topic, partition) = (&self.assignment.topic, self.assignment.partition);
         let described = self.context.topics.get(topic).await?;
-        let posted = self.context.post_held(&self.assignment, &described).await?;
-        match self.context.sink.held_since(topic, partition) {
+        let posted = self
+            .context
+            .post_held(target, &self.assignment, &described)
+            .await?;
+        match target.held_since(topic, partition) {
             Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because an index of the target \
                  refuses it ({}), and nothing more comes: {UNRESOLVED}",
                 self.assignment.place(since),
-                self.context.sink.held_reason(topic, partition)
+                target.held_reason(topic, partition)
             ))),
             _ => Ok(posted),
         }

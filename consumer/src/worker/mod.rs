@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
-use oplog_relay_core::command::{is_command, scope};
+use oplog_relay_core::command::{is_command, namespaces, scope};
 use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::position::EntryId;
@@ -28,10 +28,12 @@ use oplog_relay_core::position::EntryId;
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
+use crate::replay::MongoSink;
 use crate::replay::catalog::{Incarnations, Resolved};
 use crate::replay::plan::PlanError;
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::{EndReport, ReportEvent};
+use crate::worker::barrier::Side;
 use crate::worker::batch::{Batch, Located};
 use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::command_barrier::CommandBarrier;
@@ -82,7 +84,9 @@ impl PartitionWorker {
         let Some(_turn) = turn.await else {
             return Ok(());
         };
-        self.context.sink.recall_held(&topic, partition).await?;
+        if let Some(target) = context.target() {
+            target.recall_held(&topic, partition).await?;
+        }
         let mut reached = None;
         while let Some(mut chunk) = self.next_chunk(reached).await? {
             let last = chunk
@@ -98,7 +102,9 @@ impl PartitionWorker {
                 break;
             }
         }
-        self.context.sink.forget_held(&topic, partition);
+        if let Some(target) = context.target() {
+            target.forget_held(&topic, partition);
+        }
         Ok(())
     }
 
@@ -129,8 +135,10 @@ impl PartitionWorker {
                 }
                 // The command will not run, so it is recorded as passed over for the workers that wait
                 // for it.
-                if let Some(command) = self.decoder.command_of(chunk, usable.end) {
-                    self.context.sink.pass_over(&topic.source, &command).await?;
+                if let Some(target) = self.context.target()
+                    && let Some(command) = self.decoder.command_of(chunk, usable.end)
+                {
+                    target.pass_over(&topic.source, &command).await?;
                 }
                 self.acknowledge(NextOffset::after(last), None, false);
                 from = usable.end + 1;
@@ -178,11 +186,12 @@ impl PartitionWorker {
             // The incarnations are kept until the segment is applied, because its entries borrow names
             // from them.
             let oldest = entries.iter().map(|located| located.id).min();
-            let lives = self
-                .context
-                .sink
-                .incarnations_at(&topic.source, oldest)
-                .await?;
+            let lives = match (self.context.target(), oldest) {
+                (Some(target), Some(oldest)) => {
+                    Some(target.incarnations_at(&topic.source, oldest).await?)
+                }
+                _ => None,
+            };
             let (segment, rest) = self.segment(chunk, entries, lives.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
@@ -204,17 +213,14 @@ impl PartitionWorker {
                     return Ok(Applied::Done);
                 }
                 Some(Stop::Barrier(located, barrier, end)) => {
-                    let settled = self.settle_held(&barrier, topic).await?;
-                    if settled == Applied::Abandoned {
-                        return Ok(Applied::Abandoned);
-                    }
-                    self.acknowledge(NextOffset::at(located.offset), last, true);
-                    let meeting = CommandBarrier {
-                        assignment: &self.assignment,
-                        context: &self.context,
-                        topic,
+                    let passed = match self.context.target() {
+                        Some(target) => {
+                            self.pass_barrier(target, topic, &located, &barrier, last)
+                                .await?
+                        }
+                        None => self.emit_command(&located, topic).await?,
                     };
-                    if meeting.pass(&located, &barrier).await? == Applied::Abandoned {
+                    if passed == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
                     }
                     // Workers at the other barriers wait until the command is committed.
@@ -226,11 +232,56 @@ impl PartitionWorker {
                     if reloaded.replace(located.id) == Some(located.id) {
                         return Err(self.foreign(&located));
                     }
-                    self.context.sink.reload().await?;
+                    if let Some(target) = self.context.target() {
+                        target.reload().await?;
+                    }
                 }
             }
             entries = rest;
         }
+    }
+
+    /// Waits at a barrier, with everything before it applied, and passes it. `last` is the entry before
+    /// it.
+    async fn pass_barrier(
+        &self,
+        target: &MongoSink,
+        topic: &Topic,
+        located: &Located<'_>,
+        barrier: &Barrier,
+        last: Option<EntryId>,
+    ) -> Result<Applied, ConsumerError> {
+        let settled = self.settle_held(target, barrier, topic).await?;
+        if settled == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
+        self.acknowledge(NextOffset::at(located.offset), last, true);
+        let command_barrier = CommandBarrier {
+            assignment: &self.assignment,
+            context: &self.context,
+            target,
+            topic,
+        };
+        command_barrier.pass(located, barrier).await
+    }
+
+    /// Emits a command. Emitting does not wait at barriers, and their records and changes of the
+    /// routing, which are noop entries, are not emitted.
+    async fn emit_command(
+        &self,
+        located: &Located<'_>,
+        topic: &Topic,
+    ) -> Result<Applied, ConsumerError> {
+        if located.entry.operation == Operation::Noop {
+            return Ok(Applied::Done);
+        }
+        let names = namespaces(&located.entry).unwrap_or_default();
+        if Side::of(&names, &self.context.filter) == Side::Outside {
+            self.context.metrics.filtered.inc();
+            return Ok(Applied::Done);
+        }
+        self.apply_entries(std::slice::from_ref(located), topic)
+            .await
     }
 
     /// Settles the documents that are held when a barrier is reached. If its command ran before, the
@@ -238,6 +289,7 @@ impl PartitionWorker {
     /// documents become dead letters, if the operator has enabled that.
     async fn settle_held(
         &self,
+        target: &MongoSink,
         barrier: &Barrier,
         topic: &Topic,
     ) -> Result<Applied, ConsumerError> {
@@ -247,17 +299,18 @@ impl PartitionWorker {
             token,
             ..
         } = &self.assignment;
-        let sink = &self.context.sink;
         // Later entries may still correct the documents that are held at a passable barrier.
-        if barrier.passable || sink.held_since(name, *partition).is_none() {
+        if barrier.passable || target.held_since(name, *partition).is_none() {
             return Ok(Applied::Done);
         }
-        let ran = sink.has_run(&topic.source, barrier.command).await?;
+        let ran = target.has_run(&topic.source, barrier.command).await?;
         let nothing = self.batch(&[], topic);
-        if sink.release_held(&nothing, ran, token).await? == Applied::Abandoned {
+        if target.release_held(&nothing, ran, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
-        self.context.post_held(&self.assignment, topic).await
+        self.context
+            .post_held(target, &self.assignment, topic)
+            .await
     }
 
     /// Splits the entries at the first barrier, or at the first entry of a foreign collection. Returns
@@ -448,7 +501,8 @@ impl PartitionWorker {
         let Assignment {
             topic, partition, ..
         } = &self.assignment;
-        let held = self.context.sink.held_since(topic, *partition);
+        let target = self.context.target();
+        let held = target.and_then(|target| target.held_since(topic, *partition));
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
         // A start within a second stays in the metadata until an entry after it is acknowledged.
         let last = last.max(self.assignment.after.filter(|_| last.is_some()));
