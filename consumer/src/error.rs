@@ -12,7 +12,7 @@ use rdkafka::error::KafkaError;
 
 use crate::replay::plan::PlanError;
 
-/// The place of a record, for messages.
+/// The position of a record in Kafka, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordPlace {
     /// The topic.
@@ -33,10 +33,10 @@ impl fmt::Display for RecordPlace {
     }
 }
 
-/// The reason why consuming ended.
+/// The reason why the program stopped with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumerError {
-    /// The faults of the configuration, all at once.
+    /// The configuration has faults, which are reported all at once.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The request does not fit the state of the topics or of the target.
@@ -79,7 +79,7 @@ pub enum ConsumerError {
     /// Kafka cannot be used.
     #[error(transparent)]
     KafkaFailure(#[from] KafkaFailure),
-    /// Kafka failed in a way that ends the membership of the group.
+    /// A Kafka error that ends the membership in the group.
     #[error("{doing} failed")]
     Kafka {
         /// The operation that failed.
@@ -103,7 +103,7 @@ pub enum ConsumerError {
     /// A part of the program ended without an error.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
-    /// The work was abandoned because of a shutdown, which has this exit code.
+    /// The work was abandoned because of a shutdown with this exit code.
     #[error("interrupted by shutdown")]
     Interrupted(ExitCode),
 }
@@ -127,8 +127,8 @@ impl ConsumerError {
     #[must_use]
     pub fn lossy(topic: &str, format: Format) -> Self {
         Self::Usage(format!(
-            "topic {topic} has the format {format}, which loses types: 1 and 1.0 come out the \
-             same. Produce bson, raw or canonical JSON for a replay, or give --allow-lossy"
+            "topic {topic} has the format {format}, which loses types: 1 and 1.0 are written \
+             identically. Produce bson, raw or canonical JSON for a replay, or set --allow-lossy"
         ))
     }
 
@@ -172,22 +172,22 @@ impl ConsumerError {
         }
     }
 
-    /// Returns the whole text: the error and its causes, without repetitions.
+    /// Returns the message of this error and its causes, without repetitions.
     #[must_use]
     pub fn text(&self) -> String {
         text_of(self)
     }
 }
 
-/// Returns the text of an error and its causes, without repetitions.
+/// Returns the message of an error and its causes, without repetitions.
 #[must_use]
 pub fn text_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
-        let words = next.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
+        let message = next.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
         }
         cause = next.source();
     }

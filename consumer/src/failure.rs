@@ -1,11 +1,11 @@
-//! The failure that the program ends with: the first one that any part reports.
+//! The error that the program exits with: the first one that any of its parts reports.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::ConsumerError;
 
-/// A slot that all parts share. It is separate from them because the program may exit before a part has
-/// ended. Clones refer to the same slot.
+/// The error slot that all parts share. The parts do not return their errors instead, because the
+/// program may exit before a part has ended. Clones refer to the same slot.
 #[derive(Debug, Clone, Default)]
 pub struct Failure(Arc<Mutex<Option<ConsumerError>>>);
 
@@ -14,8 +14,8 @@ impl Failure {
     /// any later error.
     pub fn keep(&self, error: ConsumerError) {
         let mut kept = self.lock();
-        let open = matches!(*kept, None | Some(ConsumerError::OutputClosed));
-        if open && !matches!(error, ConsumerError::Interrupted(_)) {
+        let is_replaceable = matches!(*kept, None | Some(ConsumerError::OutputClosed));
+        if is_replaceable && !matches!(error, ConsumerError::Interrupted(_)) {
             *kept = Some(error);
         }
     }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failure_counts_that_is_one() {
+    fn interruptions_and_a_closed_stdout_do_not_hide_the_first_failure() {
         let failure = Failure::default();
         failure.keep(ConsumerError::Interrupted(ExitCode::Terminated));
         failure.keep(ConsumerError::OutputClosed);

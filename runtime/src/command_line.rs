@@ -30,7 +30,7 @@ impl LogArguments {
     }
 }
 
-/// The command `health`.
+/// The arguments of the `health` command.
 #[derive(Debug, Clone, Args)]
 pub struct HealthArguments {
     /// The address that the instance serves HTTP at.
@@ -43,8 +43,8 @@ pub struct HealthArguments {
 pub fn after_help() -> String {
     format!(
         "Every flag --some-name may be given as OPLOG_SOME_NAME in the environment or as \
-         some_name in the TOML file named by --config; flags win over the environment, the \
-         environment over the file.\n\n{}",
+         some_name in the TOML file named by --config; flags override the environment, which \
+         overrides the file.\n\n{}",
         ExitCode::table()
     )
 }
@@ -52,7 +52,7 @@ pub fn after_help() -> String {
 /// Reads the arguments and runs the program with them, on a runtime with one thread per core.
 ///
 /// # Errors
-/// An I/O error if standard error is closed, or the runtime cannot be created.
+/// Returns an I/O error if standard error is closed, or if the runtime cannot be created.
 pub fn run<A: Parser, F: Future<Output = ExitCode>>(
     main: impl FnOnce(A) -> F,
 ) -> io::Result<process::ExitCode> {

@@ -1,4 +1,4 @@
-//! Shutdown: one flag that every loop checks, set by a signal, an error or the end of the work.
+//! Shutdown: one flag that every loop checks. A signal, an error or the completion of the work sets it.
 //!
 //! The first signal requests an orderly shutdown, for which [`GRACE`] is allowed. A second signal,
 //! or the end of the grace period, requests an immediate exit. This module never ends the process:
@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::exit::ExitCode;
 
-/// The grace period for an orderly shutdown. Some container platforms kill after 30 s, and the exit
-/// itself takes time too.
+/// The grace period for an orderly shutdown. Some container platforms send SIGKILL after 30 s, and the
+/// exit itself also takes time.
 pub const GRACE: Duration = Duration::from_secs(25);
 
 /// The reason for the shutdown.
@@ -40,7 +40,7 @@ pub struct Shutdown {
 
 #[derive(Debug)]
 struct State {
-    /// The number of the cause, or 0. An atomic spares hot loops a lock.
+    /// The number of the cause, or 0. It is atomic so that hot loops need not take a lock.
     cause: AtomicU8,
     phase: watch::Sender<Phase>,
 }
@@ -57,7 +57,7 @@ const TERMINATE: u8 = 2;
 const PROGRAM: u8 = 3;
 
 impl Shutdown {
-    /// Creates a flag that no signal sets, for tests and for parts that end separately.
+    /// Creates a flag that no signal sets, for tests and for parts that are shut down separately.
     #[must_use]
     pub fn manual() -> Self {
         Self {
@@ -69,7 +69,7 @@ impl Shutdown {
     /// Creates a flag that SIGINT and SIGTERM set. It must be called within a tokio runtime.
     ///
     /// # Errors
-    /// An I/O error if the signal handlers cannot be installed.
+    /// Returns an I/O error if the signal handlers cannot be installed.
     pub fn on_signals() -> io::Result<Self> {
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
@@ -128,12 +128,12 @@ impl Shutdown {
     /// Waits until the program is shutting down. Cancel-safe.
     pub async fn wait(&self) {
         let mut phase = self.state.phase.subscribe();
-        // The sender is in `self`, so an error cannot occur, and it would mean a shutdown as well.
+        // `self` owns the sender, so the channel cannot close. If it did, the caller should stop too.
         drop(phase.wait_for(|phase| *phase != Phase::Running).await);
     }
 
-    /// Runs `work` to its end, or drops it and returns `None` when the program is shutting down. If
-    /// both happen at once, the shutdown wins.
+    /// Runs `work` to completion, or drops it and returns `None` when the program is shutting down. If
+    /// both happen at once, the shutdown takes precedence.
     pub async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -213,8 +213,8 @@ impl State {
     }
 }
 
-/// Sets the flag when a signal arrives. A signal during a shutdown by the program itself counts as
-/// the first one, because the operator has not requested a shutdown yet.
+/// Sets the flag when a signal arrives. If the program itself has already started a shutdown, a signal
+/// still counts as the first one, because the operator has not requested a shutdown yet.
 async fn listen(state: Arc<State>, mut interrupt: Signal, mut terminate: Signal) {
     let mut signals = 0_u32;
     loop {
@@ -232,7 +232,7 @@ async fn listen(state: Arc<State>, mut interrupt: Signal, mut terminate: Signal)
                 "signal received, shutting down"
             );
         } else {
-            tracing::warn!(signal = name, "second signal: exiting at once");
+            tracing::warn!(signal = name, "second signal received, exiting immediately");
             state.force();
         }
     }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_is_left_when_the_end_comes_and_not_done_after_it() {
+    async fn a_shutdown_drops_work_and_prevents_further_work() {
         let shutdown = Shutdown::manual();
         assert_eq!(shutdown.unless(async { 3 }).await, Some(3));
         let trigger = async {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_request_forces() {
+    async fn a_second_request_forces_an_immediate_exit() {
         let shutdown = Shutdown::manual();
         let waiting = shutdown.clone();
         let mut tasks = JoinSet::new();

@@ -11,14 +11,14 @@ use oplog_relay_kit::stub::{Oplog, Server};
 
 use crate::topics::{LIMIT, Topics};
 
-/// A producer and the members of a group, started before the first entry.
-struct Line {
+/// A source, a producer, the members of a group and a target, started before the first entry.
+struct Pipeline {
     source: Server,
     target: ModelServer,
     producer: Program,
     members: Vec<Program>,
     port: Port,
-    /// The topics, which are held for as long as the programs run.
+    /// The topics, which must exist as long as the programs run.
     _topics: Topics,
 }
 
@@ -27,8 +27,8 @@ fn now() -> Result<i64> {
     Ok(i64::try_from(now.as_millis())?)
 }
 
-impl Line {
-    fn start(prefix: &str, rounds: &Rounds, members: usize) -> Result<Line> {
+impl Pipeline {
+    fn start(prefix: &str, rounds: &Rounds, members: usize) -> Result<Pipeline> {
         let topics = Topics::none(prefix)?;
         let source = Server::start_live(Oplog::given(&rounds.oplog()?)?)?;
         let target = ModelServer::start(Model::default())?;
@@ -45,7 +45,7 @@ impl Line {
             format!("--brokers={}", topics.brokers()),
             format!("--topic-prefix={prefix}"),
         ];
-        Ok(Line {
+        Ok(Pipeline {
             producer: Program::producer(flags.iter().map(String::as_str))?,
             source,
             target,
@@ -55,9 +55,9 @@ impl Line {
         })
     }
 
-    /// Waits until the target has everything.
+    /// Waits until the target has all of the source's data.
     fn wait(&mut self, rounds: &Rounds) -> Result<()> {
-        wait_until("the whole source in the target", LIMIT, || {
+        wait_until("all data on the target", LIMIT, || {
             rounds.are_applied(&self.target.model())
         })
         .with_context(|| {
@@ -81,7 +81,7 @@ impl Line {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<()> {
+    fn stop(&mut self) -> Result<()> {
         let programs = self.members.iter_mut().chain([&mut self.producer]);
         for program in programs {
             program.terminate()?;
@@ -93,7 +93,7 @@ impl Line {
 }
 
 #[test]
-fn a_thousand_commands_without_a_failure_of_the_session() -> Result<()> {
+fn a_thousand_commands_do_not_fail_the_session() -> Result<()> {
     let rounds = Rounds {
         rounds: 400,
         names: 5,
@@ -101,22 +101,22 @@ fn a_thousand_commands_without_a_failure_of_the_session() -> Result<()> {
         span: Duration::from_secs(6),
     };
     ensure!(rounds.commands() >= 1000);
-    let mut line = Line::start("often", &rounds, 1)?;
-    line.wait(&rounds)?;
-    line.expect_one_session()?;
-    line.end()
+    let mut pipeline = Pipeline::start("often", &rounds, 1)?;
+    pipeline.wait(&rounds)?;
+    pipeline.expect_one_session()?;
+    pipeline.stop()
 }
 
 #[test]
-fn collections_that_come_and_go_all_the_time() -> Result<()> {
+fn short_lived_collections_do_not_fail_the_session() -> Result<()> {
     let rounds = Rounds {
         rounds: 60,
         names: 60,
         begin: now()? + 3000,
         span: Duration::from_secs(4),
     };
-    let mut line = Line::start("fleeting", &rounds, 2)?;
-    line.wait(&rounds)?;
-    line.expect_one_session()?;
-    line.end()
+    let mut pipeline = Pipeline::start("fleeting", &rounds, 2)?;
+    pipeline.wait(&rounds)?;
+    pipeline.expect_one_session()?;
+    pipeline.stop()
 }

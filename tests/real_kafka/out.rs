@@ -1,5 +1,5 @@
-//! `$out` that runs repeatedly: each round creates a collection under a temporary name and then
-//! renames it over the one before.
+//! A `$out` that runs repeatedly: each round creates a collection with a temporary name and renames it
+//! over the collection of the previous round.
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
@@ -17,8 +17,8 @@ use crate::topics::{LIMIT, Topics};
 
 const ROUNDS: u32 = 120;
 const DOCUMENTS: i32 = 3;
-/// The largest number of commands and names that a member holds at the end of a topic, a few rounds
-/// among them. The catalog has hundreds.
+/// The maximum number of commands and names that a member may hold at the end of a topic. It is enough
+/// for a few rounds; the catalog has hundreds.
 const FEW: f64 = 40.0;
 
 fn rounds(made: &mut Made, rounds: std::ops::Range<u32>) -> Result<()> {
@@ -30,7 +30,7 @@ fn rounds(made: &mut Made, rounds: std::ops::Range<u32>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the target has the two collections that exist in the end, and nothing else.
+/// Checks that the target has the two collections that exist at the end, and nothing else.
 fn expect(made: &Made, target: &ModelServer) -> Result<()> {
     let mut found = target.model().state();
     found.retain(|ns, _| !ns.starts_with(CATALOG));
@@ -62,8 +62,8 @@ fn routes(topics: &Topics) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// Waits for the routes: the end of a Kafka transaction becomes visible shortly after its producer
-/// has ended.
+/// Waits for the routes, because a Kafka transaction becomes visible shortly after its producer has
+/// exited.
 fn await_routes(topics: &Topics) -> Result<()> {
     let are_two = || routes(topics).is_ok_and(|all| all == ["s.live", "s.report"]);
     wait_until("one route for each collection", LIMIT, are_two)
@@ -71,7 +71,7 @@ fn await_routes(topics: &Topics) -> Result<()> {
 }
 
 #[test]
-fn months_of_out_leave_no_trace_but_in_the_topics_and_the_catalog() -> Result<()> {
+fn repeated_out_leaves_state_only_in_the_topics_and_the_catalog() -> Result<()> {
     let mut made = Made::default();
     made.create("s.live", 1)?;
     made.insert_with("s.live", 1, doc! { "_id": 1 })?;
@@ -82,7 +82,7 @@ fn months_of_out_leave_no_trace_but_in_the_topics_and_the_catalog() -> Result<()
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "out", 1, &[])?;
     expect(&made, &target)?;
-    // From the start, and from the middle, over a target that is ahead.
+    // The topics are replayed again, from the start and from the middle, into a target that is ahead.
     topics.reset("out", &["--all-topics", "--to-earliest"])?;
     topics.replay(&target, "out", 2, &[])?;
     expect(&made, &target)?;
@@ -93,8 +93,8 @@ fn months_of_out_leave_no_trace_but_in_the_topics_and_the_catalog() -> Result<()
     topics.replay(&target, "out", 2, &[])?;
     expect(&made, &target)?;
 
-    // The source resumes from its saved state, and a member that joins late holds few of the
-    // catalog's notes.
+    // The source resumes from its saved state, and a member that joins late holds only a few of the
+    // catalog's commands.
     let port = Port::lease()?;
     let mut late = idle::start(&topics, "out", &target, &port, &[])?;
     rounds(&mut made, ROUNDS..ROUNDS + 3)?;
@@ -102,8 +102,8 @@ fn months_of_out_leave_no_trace_but_in_the_topics_and_the_catalog() -> Result<()
     await_routes(&topics)?;
     let arrived = || expect(&made, &target).is_ok();
     wait_until("the last rounds", LIMIT, arrived).with_context(|| {
-        let told = late.stderr_text().unwrap_or_default();
-        format!("the late member: {told}")
+        let log = late.stderr_text().unwrap_or_default();
+        format!("the late member: {log}")
     })?;
     let held = metric(port.number(), "oplog_consumer_catalog_held");
     ensure!(

@@ -1,11 +1,11 @@
-//! TTL indexes of targets that cannot convert a plain index: servers up to 5.0, and MongoDB-compatible
-//! servers.
+//! TTL indexes on targets that cannot convert a non-TTL index: MongoDB up to 5.0, and
+//! MongoDB-compatible servers.
 //!
 //! The index is dropped and built again with its expiry. Three measures prevent its loss. First, the
-//! new index is tried on an empty collection in the catalog's database, which shows whether the target
-//! accepts it. Second, the old index is noted in `oplog_relay.cutover` before it is dropped, so that a
-//! later cutover finishes what a killed one has begun. Third, if the new index is refused nevertheless,
-//! the old one is built again.
+//! new index is created on an empty collection in the catalog's database, which shows whether the
+//! target accepts it. Second, the definition of the old index is recorded in `oplog_relay.cutover`
+//! before the index is dropped, so that a later cutover can build it if this one is killed. Third, if
+//! the target still refuses the new index, the old one is built again.
 
 use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
@@ -21,11 +21,12 @@ use crate::stdout::tell;
 
 type Driver<T> = mongodb::error::Result<T>;
 
-/// Error codes of servers that cannot convert a plain index to a TTL index, or that have no `collMod`.
+/// Error codes of servers that cannot convert a non-TTL index to a TTL index, or that have no
+/// `collMod`.
 pub(super) const CANNOT_CONVERT: [i32; 4] = [72, 59, 115, 238];
-/// The collection in which dropped indexes are noted.
+/// The collection that records dropped indexes.
 const NOTES: &str = "cutover";
-/// The empty collection on which an index is tried.
+/// The empty collection on which an index is created as a trial.
 const TRIAL: &str = "cutover-trial";
 const EXPIRES: &str = "expireAfterSeconds";
 
@@ -43,7 +44,7 @@ pub(super) async fn rebuild(
         return refused_or_failed(withheld, error);
     }
     tell(&format!(
-        "{}: is built again, because this target cannot add an expiry to an existing index",
+        "{}: rebuilding the index, because this target cannot add an expiry to an existing one",
         withheld.name()
     ))?;
     let note = note(withheld, &old)?;
@@ -57,14 +58,14 @@ pub(super) async fn rebuild(
     let drop_index = doc! { "dropIndexes": collection, "index": index, "writeConcern": majority() };
     match target.database(db).run_command(drop_index).await {
         Err(error) if error_code(&error) != Some(done::NO_INDEX) => {
-            forget(target, withheld).await?;
+            delete_note(target, withheld).await?;
             refused_or_failed(withheld, error)
         }
         _ => build(target, withheld, &old).await,
     }
 }
 
-/// Finishes what an earlier cutover has begun, if that cutover dropped the index.
+/// Builds the index if an earlier cutover dropped it and did not finish.
 pub(super) async fn resume(
     target: &Client,
     withheld: Withheld<'_>,
@@ -89,7 +90,7 @@ pub(super) async fn resume(
     }
 }
 
-/// Builds a dropped index with its expiry, or as it was if the target refuses the expiry.
+/// Builds a dropped index with its expiry, or without it if the target refuses the expiry.
 async fn build(
     target: &Client,
     withheld: Withheld<'_>,
@@ -97,31 +98,31 @@ async fn build(
 ) -> Result<Restored, ConsumerError> {
     let (db, collection) = withheld.place();
     let Err(error) = create(target, (db, collection), expiring(old, withheld.seconds)).await else {
-        forget(target, withheld).await?;
+        delete_note(target, withheld).await?;
         return Ok(Restored::Done);
     };
     let code = error_code(&error);
     let outcome = refused_or_failed(withheld, error)?;
     if code == Some(done::NO_COLLECTION) {
-        forget(target, withheld).await?;
+        delete_note(target, withheld).await?;
         return Ok(Restored::Gone);
     }
     match create(target, (db, collection), old.clone()).await {
         Ok(()) => {
-            forget(target, withheld).await?;
+            delete_note(target, withheld).await?;
             Ok(outcome)
         }
         Err(error) => Ok(Restored::Refused(format!(
             "{} is missing on the target, which refuses to build it again: {}. Its definition is in \
-             {CATALOG_DB}.{NOTES}; remove what is in the way, then run cutover again",
+             {CATALOG_DB}.{NOTES}; fix the cause of this error, then run cutover again",
             withheld.name(),
             error_text(&error)
         ))),
     }
 }
 
-/// Returns a refusal if the error has a code; otherwise the target cannot be used, and an error is
-/// returned.
+/// Returns a refusal if the error has a code and is not transient. Otherwise the target is not usable,
+/// and an error is returned.
 fn refused_or_failed(
     withheld: Withheld<'_>,
     error: mongodb::error::Error,
@@ -134,13 +135,13 @@ fn refused_or_failed(
     }
 }
 
-/// Builds an index on an empty collection, which shows whether the target accepts it.
+/// Creates an index on an empty collection, which shows whether the target accepts it.
 async fn try_out(target: &Client, index: Document) -> Driver<()> {
-    let tried = create(target, (CATALOG_DB, TRIAL), index).await;
+    let created = create(target, (CATALOG_DB, TRIAL), index).await;
     let database = target.database(CATALOG_DB);
     match database.run_command(doc! { "drop": TRIAL }).await {
-        Err(error) if error_code(&error) != Some(done::NO_COLLECTION) => tried.and(Err(error)),
-        _ => tried,
+        Err(error) if error_code(&error) != Some(done::NO_COLLECTION) => created.and(Err(error)),
+        _ => created,
     }
 }
 
@@ -164,15 +165,15 @@ async fn find(target: &Client, withheld: Withheld<'_>, index: &str) -> Driver<Op
 
 fn expiring(index: &Document, seconds: i64) -> Document {
     let mut index = index.clone();
-    // Servers up to 4.2 list the field ns, whose value would be wrong for the trial collection.
+    // Servers up to 4.2 return the field `ns`, whose value is wrong for the trial collection.
     index.remove("ns");
     let seconds = i32::try_from(seconds).map_or(Bson::Int64(seconds), Bson::Int32);
     index.insert(EXPIRES, seconds);
     index
 }
 
-/// Returns the note of an index that is about to be dropped. Servers before 5.0 refuse fields that
-/// begin with `$`, which a partial index has, so the definition is kept as bytes.
+/// Returns the record of an index that is about to be dropped. Servers before 5.0 refuse field names
+/// that begin with `$`, which a partial index may have, so the definition is stored as bytes.
 fn note(withheld: Withheld<'_>, index: &Document) -> Result<Document, ConsumerError> {
     let unreadable = |error: bson::error::Error| {
         ConsumerError::Refused(format!("the definition of {}: {error}", withheld.name()))
@@ -188,7 +189,7 @@ fn notes(target: &Client) -> Collection<Document> {
     collection(target, NOTES)
 }
 
-async fn forget(target: &Client, withheld: Withheld<'_>) -> Result<(), ConsumerError> {
+async fn delete_note(target: &Client, withheld: Withheld<'_>) -> Result<(), ConsumerError> {
     let filter = doc! { "_id": withheld.name() };
     notes(target)
         .delete_one(filter)

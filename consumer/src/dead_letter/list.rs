@@ -23,8 +23,7 @@ const STEP: Duration = Duration::from_millis(200);
 /// Maximum time without a record or an end-of-partition event from Kafka.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Writes one line for each dead letter of a group. On a terminal the line has columns of text;
-/// otherwise it is JSON.
+/// Writes one line for each dead letter of a group: columns of text on a terminal, otherwise JSON.
 ///
 /// # Errors
 /// Returns an error if the topic cannot be read, or if standard output cannot be written or is
@@ -44,32 +43,31 @@ pub fn list(config: &DeadLettersConfig, shutdown: &Shutdown) -> Result<(), Consu
         Err(error) => return Err(failed(error)),
     };
     let mut out = std::io::stdout().lock();
-    let for_people = out.is_terminal();
-    let mut heard = Instant::now();
+    let to_terminal = out.is_terminal();
+    let mut last_event = Instant::now();
     let mut next = 0;
     while next < end && !shutdown.triggered() {
         match consumer.poll(STEP) {
-            None if heard.elapsed() < PATIENCE => {}
+            None if last_event.elapsed() < PATIENCE => {}
             None => {
-                let late = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
-                return Err(failed(late));
+                let timeout = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+                return Err(failed(timeout));
             }
             Some(Ok(record)) => {
-                heard = Instant::now();
+                last_event = Instant::now();
                 next = record.offset() + 1;
-                let line = if for_people {
+                let line = if to_terminal {
                     line(&record)
                 } else {
                     Value::Object(described(&record)).to_string()
                 };
                 writeln!(out, "{line}").map_err(closed)?;
             }
-            // Transaction control records may follow the last letter, so `next` may never reach
-            // `end`.
+            // Transaction markers may follow the last dead letter, so `next` may never reach `end`.
             Some(Err(KafkaError::PartitionEOF(_))) => break,
             // This reader uses assign(), so a missing privilege on the group does not matter.
             Some(Err(error)) if is_group_refused(&error) => {}
-            Some(Err(error)) if is_transient(&error) && heard.elapsed() < PATIENCE => {}
+            Some(Err(error)) if is_transient(&error) && last_event.elapsed() < PATIENCE => {}
             Some(Err(error)) => return Err(failed(error)),
         }
     }
@@ -111,8 +109,8 @@ fn closed(error: std::io::Error) -> ConsumerError {
     }
 }
 
-/// Returns the dead-letter headers without their prefix, numbers as numbers, and the position of
-/// the letter in the topic.
+/// Returns the fields of a dead letter: its headers without their prefix, with numeric values as
+/// numbers, and its offset in the dead-letter topic as `position`.
 fn described(record: &BorrowedMessage<'_>) -> Map<String, Value> {
     let mut all = Map::new();
     all.insert("position".to_owned(), json!(record.offset()));

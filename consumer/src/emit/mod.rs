@@ -1,5 +1,5 @@
-//! The `emit` subcommand: writes one change event per line, in order within each partition, whole
-//! lines only.
+//! The `emit` subcommand: writes one change event per line, in order within each partition. It never
+//! writes a partial line.
 
 pub(crate) mod lines_file;
 
@@ -24,10 +24,10 @@ use crate::worker::batch::{Batch, Located};
 
 /// Typical size of a line relative to its entry. A buffer of this size rarely has to grow.
 const LINE_FACTOR: usize = 2;
-/// Maximum size of a line relative to its entry, reached if it consists of control characters.
+/// Maximum size of a line relative to its entry, reached if the entry consists of control characters.
 const MOST_LINE_FACTOR: usize = 6;
-/// Entries larger than this get a buffer for the longest possible line. Untouched memory costs
-/// nothing, while a buffer that doubles copies 64 MB into 128 MB.
+/// Entries larger than this get a buffer for the longest possible line. Memory that is reserved but not
+/// touched costs nothing, while growing a buffer from 64 MB to 128 MB copies its content.
 const LARGE_ENTRY: usize = 1 << 20;
 
 /// Writes lines to standard output or to the end of a file.
@@ -81,7 +81,7 @@ impl JsonSink {
         file.map_or(Durability::Immediate, Durability::OnRequest)
     }
 
-    /// Returns what the output shows about earlier runs of the group.
+    /// Returns the evidence of earlier runs of the group in the output.
     #[must_use]
     pub fn past(&self) -> Past {
         let Some(file) = &self.file else {
@@ -91,7 +91,7 @@ impl JsonSink {
             None => Past::Unknown,
             Some(false) => Past::Nothing,
             Some(true) => Past::Traces(format!(
-                "the file {} has lines already (give a new group a file of its own)",
+                "the file {} already has lines (give a new group a file of its own)",
                 self.name
             )),
         }
@@ -137,7 +137,7 @@ impl JsonSink {
         });
         let written = written
             .await
-            .map_err(|_| ConsumerError::Ended("the writer of lines"))?;
+            .map_err(|_| ConsumerError::Ended("the line writer"))?;
         written.map_err(|error: io::Error| {
             SinkError::Fatal(match error.kind() {
                 io::ErrorKind::BrokenPipe => ConsumerError::OutputClosed,
@@ -147,7 +147,7 @@ impl JsonSink {
     }
 }
 
-/// Returns the number of bytes to reserve for the line of an entry of that size.
+/// Returns the number of bytes to reserve for the line of an entry with this size.
 const fn room_for_line(entry_bytes: usize) -> usize {
     if entry_bytes > LARGE_ENTRY {
         entry_bytes * MOST_LINE_FACTOR
@@ -156,8 +156,8 @@ const fn room_for_line(entry_bytes: usize) -> usize {
     }
 }
 
-/// Writes the line of an entry. A command is written without its barrier, which only `replay`
-/// needs.
+/// Writes the line of an entry. A command is written without its barrier, because only `replay` needs
+/// it.
 fn write_line(
     located: &Located<'_>,
     source: &str,

@@ -7,15 +7,15 @@ use oplog_relay_runtime::mongo::{ANSWER, error_code, in_time};
 
 use crate::replay::directive::{Directive, rule_for};
 
-/// `CollectionUUIDMismatch`: the collection does not exist, or its UUID is another one.
+/// `CollectionUUIDMismatch`: the collection does not exist, or it has a different UUID.
 pub(crate) const MISMATCH: i32 = 361;
 pub(crate) const NAMED_BY: &str = "collectionUUID";
 
 /// Returns true if the target accepts `collectionUUID` in commands. The probe drops a collection
-/// that does not exist: a target with this feature answers with code 361.
+/// that does not exist; a target with this feature returns error 361.
 ///
 /// # Errors
-/// Returns an error if the target does not answer.
+/// Returns an error if the target does not reply.
 pub(crate) async fn takes_uuids(client: &Client) -> mongodb::error::Result<bool> {
     let uuid = Uuid::new();
     let command = doc! { "drop": format!("probe-{uuid}"), NAMED_BY: uuid };

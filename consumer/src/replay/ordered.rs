@@ -15,8 +15,8 @@ use crate::worker::batch::Located;
 pub(crate) type Known = FxHashMap<String, bool>;
 
 impl MongoSink {
-    /// Returns the collections of a batch whose order is kept across documents. Called once per
-    /// batch, because commands of other collections may clear the cache during the batch.
+    /// Returns the collections of a batch whose writes must keep their order across documents. It is
+    /// called once per batch, because commands of other collections may clear the cache meanwhile.
     pub(crate) async fn ordered_of<'a>(
         &self,
         entries: &[Located<'a>],
@@ -36,8 +36,8 @@ impl MongoSink {
         Ok(ordered)
     }
 
-    /// Returns true if the order of a collection is kept across its documents, by a query of the
-    /// target.
+    /// Queries the target, and returns true if the writes of a collection must keep their order across
+    /// documents.
     pub(crate) async fn is_ordered_now(&self, ns: &str) -> Result<bool, ConsumerError> {
         let is_ordered = self
             .persist("reading a collection's indexes", || self.find_order(ns))

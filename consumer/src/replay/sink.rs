@@ -1,4 +1,5 @@
-//! A replay: batches planned, sent and, where the target refuses something for now, deferred.
+//! Replays batches into a target: plans them, sends the writes and commands, and defers documents that
+//! the target refuses temporarily.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::worker::batch::Batch;
 
 /// Maximum number of connections to the target, unless the connection string has `maxPoolSize`.
 const CONNECTIONS: u32 = 64;
-/// Interval between two checks of the group's noted namespaces.
+/// Interval between two checks of the namespaces that the catalog records for the group.
 const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(3);
 /// Server selection timeout, after which a write counts as failed.
 const SELECTION_PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ pub struct MongoSink {
 /// The operator's choices.
 #[derive(Debug)]
 pub(super) struct Policies {
-    /// The reasons for which writes become dead letters.
+    /// The reasons for which records become dead letters.
     pub(super) dead_letter: Reasons,
     pub(super) unmatched: Unmatched,
     pub(super) if_not_empty: NotEmpty,
@@ -61,7 +62,7 @@ pub(super) struct Policies {
 /// The settings of a replay.
 #[derive(Debug, Clone)]
 pub struct Settings<'s> {
-    /// The consumer group, whose commands the catalog holds.
+    /// The consumer group whose commands the catalog records.
     pub group: &'s str,
     /// True if lossy formats are accepted.
     pub allow_lossy: bool,
@@ -73,7 +74,7 @@ pub struct Settings<'s> {
     pub refused_options: RefusedOptions,
     /// The planner of the batches.
     pub planner: Planner,
-    /// The reasons for which writes become dead letters.
+    /// The reasons for which records become dead letters.
     pub dead_letter: Reasons,
 }
 
@@ -90,7 +91,7 @@ impl MongoSink {
     ///
     /// # Errors
     /// Returns an error if the target cannot be reached, if its catalog cannot be read, or if the
-    /// group has other namespaces noted.
+    /// catalog records other namespaces for the group.
     pub async fn connect(
         config: &ReplayConfig,
         metrics: Arc<Metrics>,
@@ -136,24 +137,26 @@ impl MongoSink {
             .persist("reading the catalog", || self.catalog.has_begun(prefix))
             .await?;
         Ok(if has_begun {
-            Past::Traces("the catalog of the target (oplog_relay.catalog) knows it".to_owned())
+            Past::Traces(
+                "the catalog of the target (oplog_relay.catalog) has records of it".to_owned(),
+            )
         } else {
             Past::Nothing
         })
     }
 
-    /// Notes in the catalog that the group has committed offsets.
+    /// Records in the catalog that the group has committed offsets.
     ///
     /// # Errors
-    /// Returns an error if the target refuses the note.
+    /// Returns an error if the target refuses the write.
     pub async fn note_begun(&self, prefix: &str) -> Result<(), ConsumerError> {
         self.persist("writing the catalog", || self.catalog.note_begun(prefix))
             .await
     }
 
-    /// Watches the group's noted namespaces and returns when they differ from the member's own.
-    /// Another member may have changed them, and entries that this member then skips would be
-    /// missing.
+    /// Polls the namespaces that the catalog records for the group, and fails when they differ from the
+    /// member's own. If another member has changed them, this member would skip entries that the group
+    /// must apply.
     ///
     /// # Errors
     /// Returns an error if the namespaces have changed, or if the target refuses the query.
@@ -230,8 +233,8 @@ impl MongoSink {
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         let applied = self.apply_all(batch, token).await?;
         if applied == Applied::Abandoned {
-            // The next owner of the partition reads these entries again. A held document needs its
-            // position to be forgotten with the partition.
+            // The next owner of the partition reads these entries again. The offsets of held documents
+            // are recorded, so that the documents are discarded together with the partition.
             self.note_places(batch);
             drop(self.take_refused(batch));
         }
@@ -270,9 +273,9 @@ impl MongoSink {
         }
     }
 
-    /// Writes the held documents of a partition again when the partition reaches a command. If that
-    /// command ran already, the target is ahead, so unique indexes that the replay created may be
-    /// suspended.
+    /// Retries the writes of the held documents of a partition when the partition reaches a command.
+    /// If the command has already run, the target is ahead, so unique indexes that the replay created
+    /// may be suspended.
     ///
     /// # Errors
     /// Returns an error if the target refuses a query.

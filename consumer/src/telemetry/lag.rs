@@ -2,8 +2,8 @@
 //!
 //! Offsets show what is in the topics, but not how far the source was read: a producer that is down, or
 //! a source whose changes are all filtered, adds no records. The saved position shows it. Everything up
-//! to a saved position is in the topics when the position can be read. A partition that is committed up
-//! to an end that was read later than a position is therefore applied up to that position.
+//! to a saved position is in the topics when the position can be read. If a partition is committed up to
+//! a log end offset that was read after a saved position, it is therefore applied up to that position.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::worker::WorkerContext;
 
 /// Interval between two reads of the saved positions.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// Time after which the ends on the board are newer than a position that was read before. They are
-/// updated every second.
+/// Time to wait after reading the positions, so that the log end offsets on the status board are newer.
+/// The board is updated every second.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// The positions that the producers of a topic prefix have saved.
@@ -45,8 +45,8 @@ impl Saved {
 #[derive(Debug, Default)]
 pub struct Progress {
     saved: Saved,
-    /// The time up to which everything is applied, by topic and partition. It has assigned partitions
-    /// only.
+    /// The time up to which everything is applied, by topic and partition. Only assigned partitions are
+    /// included.
     applied: FxHashMap<(String, i32), Timestamp>,
 }
 
@@ -62,7 +62,7 @@ impl Progress {
         &self.saved
     }
 
-    /// Updates the progress of the partitions. Their ends must have been read after the saved
+    /// Updates the progress of the partitions. Their log end offsets must have been read after the saved
     /// positions.
     pub fn look(&mut self, partitions: &[PartitionStatus]) {
         let mut applied = FxHashMap::default();
@@ -79,7 +79,7 @@ impl Progress {
         self.applied = applied;
     }
 
-    /// Returns the lag of the member; `None` while it is not known.
+    /// Returns the lag of the member, or `None` while it is unknown.
     #[must_use]
     pub fn standing(&self, partitions: &[PartitionStatus]) -> Option<Lag> {
         let mut standing = Lag {
@@ -98,7 +98,7 @@ impl Progress {
     }
 }
 
-/// Reads the positions and puts them on the board until shutdown.
+/// Reads the saved positions periodically and publishes them on the status board, until shutdown.
 pub async fn follow(
     context: Arc<WorkerContext>,
     (kafka, prefix): (KafkaOptions, String),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_without_records_is_where_the_producer_is() {
+    fn a_caught_up_partition_is_at_the_saved_position() {
         let mut progress = Progress::default();
         // The second partition got its last record long ago.
         let partitions = [partition(0, 0, Some(95)), partition(1, 0, Some(7))];
@@ -189,7 +189,7 @@ mod tests {
         progress.save(saved(100));
         progress.look(&partitions);
         assert_eq!(progress.standing(&partitions), standing(0, 100));
-        // The producer continues, but everything is filtered.
+        // The producer continues, but all changes are filtered.
         progress.save(saved(200));
         assert_eq!(progress.standing(&partitions), standing(100, 100));
         progress.look(&partitions);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_with_records_is_where_it_was_or_what_it_applied() {
+    fn a_partition_behind_its_end_is_at_its_last_known_progress() {
         let mut progress = Progress::default();
         progress.save(saved(100));
         progress.look(&[partition(0, 0, Some(7)), partition(1, 0, None)]);
@@ -206,14 +206,14 @@ mod tests {
         let behind = [partition(0, 3, Some(7)), partition(1, 5, Some(150))];
         progress.look(&behind);
         assert_eq!(progress.standing(&behind), standing(90, 100));
-        // Each partition commits a little late, and is nevertheless at the end.
+        // The partitions are slightly behind their ends, but have applied recent entries.
         let busy = [partition(0, 3, Some(191)), partition(1, 5, Some(192))];
         progress.look(&busy);
         assert_eq!(progress.standing(&busy), standing(0, 190));
     }
 
     #[test]
-    fn what_is_not_known_is_not_shown() {
+    fn an_unknown_lag_is_not_reported() {
         let mut progress = Progress::default();
         progress.save(saved(100));
         let new = [partition(0, 3, None)];

@@ -120,8 +120,8 @@ impl Origin {
         })
     }
 
-    /// Returns the newest entry that a majority has, or the newest entry if the server does not report
-    /// that.
+    /// Returns the newest majority-committed entry, or the newest entry if the server does not report
+    /// the majority commit point.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -143,8 +143,8 @@ impl Origin {
         }
     }
 
-    /// Returns the condition to end if nothing is newer than the saved position: at once, or at the end
-    /// of the dump.
+    /// Returns the stop condition for a source that has nothing newer than the saved position: stop at
+    /// once, or at the end of the dump.
     #[must_use]
     pub const fn until_nothing_new(&self) -> Until {
         match self.kind {
@@ -153,8 +153,8 @@ impl Origin {
         }
     }
 
-    /// Returns the state of transactions of a stream that starts at `start`, with the saved `history`.
-    /// Must be called within a tokio runtime.
+    /// Returns the transaction state of a stream that starts at `start`, with the saved `history`. It
+    /// must be called within a tokio runtime.
     #[must_use]
     pub fn transactions(
         &self,
@@ -169,8 +169,8 @@ impl Origin {
         Transactions::new(parts, history, start == StartAt::Oldest, shutdown)
     }
 
-    /// Returns the source of properties of collections; a dump has only its commands. Must be called
-    /// within a tokio runtime.
+    /// Returns the reader of collection properties, or `None` for a dump, whose commands are the only
+    /// source of them. It must be called within a tokio runtime.
     #[must_use]
     pub fn collections(&self) -> Option<Box<dyn Collections>> {
         match &self.kind {
@@ -182,10 +182,10 @@ impl Origin {
         }
     }
 
-    /// Sends entries from the start on until the queue is closed or a shutdown is requested. The result
-    /// is available when this function drops its end of the queue. `failing` is called with the reason
-    /// when the source fails, and with `None` when it replies again. `open` is the time of the first
-    /// entry of a dump's oldest open transaction.
+    /// Sends entries from `start` on until the queue is closed or a shutdown is requested. The result is
+    /// available before this function drops its end of the queue. `failing` is called with the reason
+    /// when the source fails, and with `None` when the source responds again. `open` is the time of the
+    /// first entry of a dump's oldest open transaction.
     ///
     /// # Errors
     /// The errors of [`Tail::run`] and [`Dump::run`].
@@ -205,12 +205,12 @@ impl Origin {
             Kind::Dump(dump) => {
                 let dump = Arc::clone(dump);
                 let (queue, mut read) = channel(1);
-                let told = shutdown.clone();
+                let stop = shutdown.clone();
                 let reading =
-                    tokio::task::spawn_blocking(move || dump.run(start, open, &queue, &told));
-                // Events pass through this task, because the thread may block on a silent pipe. A
-                // receiver that finds the queue closed aborts this task, so its result must exist
-                // before that.
+                    tokio::task::spawn_blocking(move || dump.run(start, open, &queue, &stop));
+                // Events are forwarded by this task, because the thread may block on a pipe without
+                // data. A receiver that finds the queue closed aborts this task, so the result must be
+                // available before the queue is closed.
                 while let Some(Some(event)) = shutdown.unless(read.recv()).await {
                     if events.send(event).await.is_err() {
                         return Ok(());
@@ -244,7 +244,7 @@ pub async fn feed_full_sync(
     let (entries_in, entries) = channel(QUEUE_BATCHES);
     let seam = Seam::new(sync, entries, events, shutdown.clone());
     let tailing = async move {
-        // The interleaving ends when this queue is closed.
+        // `Seam::run` ends when this queue is closed.
         let outcome = tail.run(&entries_in, &shutdown, failing).await;
         drop(entries_in);
         outcome
@@ -252,19 +252,20 @@ pub async fn feed_full_sync(
     tokio::try_join!(tailing, seam.run()).map(drop)
 }
 
-/// Refuses a source without an oplog, or whose oplog has no order with others.
+/// Refuses a mongos, which has no oplog, and a shard, whose oplog is only a part of the history.
 async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError> {
     if hello.is_mongos {
         return Err(ProducerError::Usage(
-            "the source is a mongos, which has no oplog: the shards' oplogs have no order between \
-             them. Point --source at a replica set"
+            "the source is a mongos, which has no oplog, and the oplogs of its shards cannot be merged \
+             into one order. Point --source at a replica set"
                 .to_owned(),
         ));
     }
     let version = client
         .database("admin")
         .collection::<bson::Document>("system.version");
-    // Without permission to read this the check is skipped: it only guards against a mistake.
+    // Without the privilege to read this collection the check is skipped, because it only guards
+    // against a configuration mistake.
     let shard = version.find_one(doc! { "_id": "shardIdentity" });
     let shard = in_time(ANSWER, shard).await.ok().flatten();
     if shard.is_some() {
@@ -284,7 +285,7 @@ fn source_name(given: Option<&str>, hello: &Hello) -> Result<String, ProducerErr
     })?;
     check_source_name(name).map_err(|reason| {
         ProducerError::Usage(format!(
-            "the replica-set name {name:?} cannot name the source, it {reason}; give --source-name"
+            "{name:?} is not a valid source name: it {reason}; set --source-name"
         ))
     })?;
     Ok(name.to_owned())
@@ -310,9 +311,9 @@ mod tests {
 
     use super::*;
 
-    /// The encoder, which finds the queue closed, ends the session and with it this task.
+    /// When the encoder finds the queue closed, it ends the session, which aborts this task.
     #[tokio::test]
-    async fn why_a_dump_ended_is_known_before_its_queue_closes() {
+    async fn the_result_of_a_dump_is_available_before_its_queue_is_closed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("oplog.bson");
         let entry = rawdoc! {

@@ -1,8 +1,9 @@
-//! The layers below the command line: environment and file, and their transfer to clap.
+//! The configuration layers below the command line (environment and file), and how they are passed to
+//! clap.
 //!
 //! Both layers become defaults of the flags, which yields the right precedence. Their values are
-//! checked here first, each with its flag's own parser, so that every invalid one is reported with
-//! its place. clap itself would stop at the first.
+//! checked here first, each with the parser of its flag, so that every invalid value is reported with
+//! its location. clap itself would stop at the first one.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,7 +16,7 @@ use clap::{Arg, ArgAction, Command, Parser};
 use super::fault::{ConfigError, Faults};
 use super::suggest;
 
-/// The prefix of this project's variables.
+/// The prefix of this project's environment variables.
 const ENV_PREFIX: &str = "OPLOG_";
 /// The prefix of variables for the project's own tests.
 const TEST_PREFIX: &str = "OPLOG_RELAY_";
@@ -67,7 +68,7 @@ pub fn parse_layered_from<T: Parser>(
     Err(ConfigError::Faults(faults.found().to_vec()))
 }
 
-/// The values of a layer by key, with the place of each for messages.
+/// The values of a layer by key, each with its location for messages.
 #[derive(Default)]
 struct Layer {
     values: BTreeMap<String, (String, Given)>,
@@ -77,7 +78,7 @@ struct Layer {
 enum Given {
     One(String),
     Many(Vec<String>),
-    /// A text, which is a list if the flag accepts one.
+    /// A text, which is split into lines if the flag accepts a list.
     Lines(String),
 }
 
@@ -130,7 +131,7 @@ fn with_config_flag(command: Command) -> Command {
     command.arg(arg)
 }
 
-/// Returns the key of a flag in the file. Positional arguments have no key.
+/// Returns the key of a flag in the configuration file. Positional arguments have no key.
 fn key_of(arg: &Arg) -> Option<String> {
     match arg.get_long() {
         None | Some("help" | "version") => None,
@@ -167,13 +168,13 @@ fn read_env(
         let foreign = !name.starts_with(ENV_PREFIX)
             || name.starts_with(TEST_PREFIX)
             || ignored.contains(&name.as_str());
-        // Compose files and shells write an empty variable for "not set".
+        // Compose files and shells use an empty variable for "not set".
         if foreign || value.is_empty() {
             continue;
         }
         let Some(key) = names.get(&name) else {
             let hint = suggest::hint(&name, names.keys().map(String::as_str));
-            faults.add(name, format!("no flag has this variable{hint}"));
+            faults.add(name, format!("no flag corresponds to this variable{hint}"));
             continue;
         };
         match value.into_string() {
@@ -188,8 +189,8 @@ fn read_env(
     layer
 }
 
-/// Returns the file's path before anything is parsed: the last one on the command line, otherwise
-/// the variable's.
+/// Returns the path of the configuration file, before the arguments are parsed: the last one on the
+/// command line, otherwise that of the environment variable.
 fn config_path(args: &[OsString], env: &Layer) -> Option<PathBuf> {
     let mut path = None;
     let mut args = args.iter().skip(1).take_while(|arg| *arg != "--");
@@ -219,7 +220,7 @@ fn read_file(path: &Path, known: &[String], faults: &mut Faults) -> Layer {
     let table = match text.parse::<toml::Table>() {
         Ok(table) => table,
         Err(error) => {
-            // The parser's full message quotes the line, which may hold a secret.
+            // The parser's full message quotes the line, which may contain a secret.
             let line = error.span().map_or(0, |span| line_of(&text, span.start));
             faults.add(format!("{place}, line {line}"), error.message());
             return layer;
@@ -228,10 +229,10 @@ fn read_file(path: &Path, known: &[String], faults: &mut Faults) -> Layer {
     for (key, value) in table {
         let place = format!("{place}, {key}");
         if key == CONFIG {
-            faults.add(place, "a file cannot name another one");
+            faults.add(place, "a configuration file cannot name another one");
         } else if !known.contains(&key) {
             let hint = suggest::hint(&key, known.iter().map(String::as_str));
-            faults.add(place, format!("no flag has this key{hint}"));
+            faults.add(place, format!("no flag corresponds to this key{hint}"));
         } else if let Some(given) = faults.take_or(&place, given(value)) {
             layer.values.insert(key, (place, given));
         }
@@ -253,7 +254,7 @@ fn given(value: toml::Value) -> Result<Given, String> {
             let texts: Option<Vec<String>> = values.into_iter().map(scalar).collect();
             texts
                 .map(Given::Many)
-                .ok_or_else(|| "a list holds plain values only".to_owned())
+                .ok_or_else(|| "a list can contain only plain values".to_owned())
         }
         value => scalar(value)
             .map(Given::One)
@@ -304,8 +305,8 @@ fn layered(arg: Arg, layers: &[Layer], faults: &mut Faults) -> Arg {
         check(&arg, &values)?;
         Ok(values)
     });
-    // The flag counts as given. If its value is invalid, that fault is more useful than a missing
-    // flag.
+    // The flag counts as set even if its value is invalid, because the fault of the value is more
+    // useful than the message that the flag is missing.
     let arg = arg.required(false).hide_default_value(true);
     match faults.take_or(place, values) {
         Some(values) if !values.is_empty() => arg.default_values(values),
@@ -344,11 +345,11 @@ fn with_env_help(arg: Arg, name: &str) -> Arg {
 /// Runs the flag's parser on each value.
 fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
     let parser: ValueParser = arg.get_value_parser().clone();
-    let lone = Arg::new("value")
+    let flag = Arg::new("value")
         .long("value")
         .value_parser(parser)
         .allow_hyphen_values(true);
-    let command = Command::new("check").no_binary_name(true).arg(lone);
+    let command = Command::new("check").no_binary_name(true).arg(flag);
     for value in values {
         command
             .clone()
@@ -361,7 +362,7 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
 /// Returns the reason why a parser refused a value, without the value, which may be a secret.
 #[allow(
     clippy::needless_pass_by_value,
-    reason = "it is the shape that map_err asks for"
+    reason = "map_err requires this signature"
 )]
 fn refusal(error: clap::Error) -> String {
     if let Some(source) = std::error::Error::source(&error) {

@@ -1,10 +1,10 @@
-//! The settings of new topics: those that the data needs, as far as the cluster knows and allows
-//! them.
+//! The topic configs of new topics: those that the data needs, as far as the cluster supports and
+//! allows them.
 //!
-//! An older broker refuses a topic with a setting that it does not know, and a managed cluster
-//! refuses a value above its limit. Both reply with one code for the whole request. The cluster is
-//! therefore first queried about all settings at once, without creating a topic, and after a
-//! refusal about each value separately.
+//! An older broker refuses a topic with a config that it does not know, and a managed cluster
+//! refuses a value above its limit. Both reply with one error code for the whole request. All
+//! settings are therefore first validated together, in a request that does not create the topic.
+//! If they are refused, each value is validated separately.
 
 use std::fmt;
 
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_the_operator_replace_those_of_the_program_and_are_needed() {
+    fn settings_of_the_operator_replace_the_defaults_and_are_required() {
         let wanted = vec![
             WantedSetting::needed("retention.ms", "-1"),
             WantedSetting::preferred(MAX_MESSAGE_BYTES, [100, 20]),

@@ -7,12 +7,12 @@ use mongodb::error::{
 
 use oplog_relay_core::document::Document;
 
-/// A code after which the same command may succeed later.
+/// An error code after which the same command may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransientCode {
     /// The server's code.
     pub code: i32,
-    /// The reason why the server cannot do the work now.
+    /// The reason why the server cannot run the command now.
     pub reason: &'static str,
 }
 
@@ -20,21 +20,21 @@ const fn transient(code: i32, reason: &'static str) -> TransientCode {
     TransientCode { code, reason }
 }
 
-/// All transient codes. Programs that act on a server's errors use this table, so that a code is
-/// transient either everywhere or nowhere.
+/// All transient codes. Both programs use this table, so that they classify an error code in the same
+/// way.
 pub const TRANSIENT_CODES: &[TransientCode] = &[
     transient(6, "host unreachable"),
     transient(7, "host not found"),
     transient(24, "lock timeout"),
     transient(46, "lock busy"),
-    transient(50, "the time limit of the command is over"),
+    transient(50, "maxTimeMS of the command exceeded"),
     transient(63, "stale routing information"),
     transient(64, "the write concern was not met in time"),
     transient(89, "network timeout"),
     transient(91, "server shutting down"),
     transient(112, "conflict with another writer"),
     transient(117, "conflict with another operation"),
-    transient(133, "no member for the read preference"),
+    transient(133, "no member matches the read preference"),
     transient(134, "majority reads are not available yet"),
     transient(146, "server out of memory for the command"),
     transient(150, "stale routing information"),
@@ -46,7 +46,7 @@ pub const TRANSIENT_CODES: &[TransientCode] = &[
     transient(246, "snapshot not available"),
     transient(249, "stale routing information"),
     transient(251, "no such transaction"),
-    transient(262, "time limit of the server is over"),
+    transient(262, "time limit of the server exceeded"),
     transient(263, "operation in progress within a transaction"),
     transient(264, "server has too many files open"),
     transient(267, "prepared transaction in progress"),
@@ -58,13 +58,16 @@ pub const TRANSIENT_CODES: &[TransientCode] = &[
     transient(319, "database is being moved to another shard"),
     transient(338, "collection is being resharded"),
     transient(342, "collection is being resharded"),
-    transient(355, "interrupted by a change of the storage"),
+    transient(355, "interrupted by a storage change"),
     transient(365, "temporarily unavailable"),
     transient(371, "writes are blocked on the server"),
     transient(384, "connection error within the deployment"),
     transient(402, "server out of resources"),
     transient(406, "chunk migration in progress"),
-    transient(407, "no connection within the deployment in time"),
+    transient(
+        407,
+        "timed out waiting for a connection within the deployment",
+    ),
     transient(412, "updates pending"),
     transient(433, "server overloaded"),
     transient(449, "server overloaded"),
@@ -77,8 +80,8 @@ pub const TRANSIENT_CODES: &[TransientCode] = &[
     transient(11600, "interrupted by shutdown"),
     transient(11601, "interrupted by an operator"),
     transient(11602, "interrupted by a state change"),
-    transient(12586, "an index build or another operation in the way"),
-    transient(12587, "an index build or another operation in the way"),
+    transient(12586, "an index build or another operation in progress"),
+    transient(12587, "an index build or another operation in progress"),
     transient(13388, "stale routing information"),
     transient(13435, "not the primary"),
     transient(13436, "not the primary, or recovering"),
@@ -89,13 +92,14 @@ pub const TRANSIENT_CODES: &[TransientCode] = &[
 /// Codes after which a cursor no longer exists and a new one continues at the last position.
 const CURSOR_GONE: [i32; 4] = [43, 175, 237, 314];
 
-/// The oplog was truncated at the position of a read. The remaining part can be read again.
+/// `CappedPositionLost`: the oplog was truncated at the position of a read. The remaining part can be
+/// read.
 const CAPPED_POSITION_LOST: i32 = 136;
 
-/// Returns the server's code of an error. If there are several codes, it is the first.
+/// Returns the server's error code, or the first one if there are several.
 ///
-/// The driver cannot decode a reply that quotes text which is not UTF-8. The code is then read from
-/// the bytes of the reply.
+/// The driver cannot decode a reply that quotes text that is not valid UTF-8. In this case the code is
+/// read from the bytes of the reply.
 #[must_use]
 pub fn error_code(error: &Error) -> Option<i32> {
     let own = match error.kind.as_ref() {
@@ -110,8 +114,8 @@ pub fn error_code(error: &Error) -> Option<i32> {
         .or_else(|| failed_reply(error).and_then(|reply| number(reply, "code")))
 }
 
-/// Returns the server's text of an error without the reply that contained it. The reply may hold
-/// documents, and the driver shows it as a byte string.
+/// Returns the server's error message, without the reply that contained it. The reply may contain
+/// documents, and the driver formats it as a byte string.
 #[must_use]
 pub fn error_text(error: &Error) -> String {
     match failed_reply(error) {
@@ -191,7 +195,7 @@ pub fn is_transient(error: &Error) -> bool {
         || error_code(error).is_some_and(|code| transient_reason(code).is_some())
 }
 
-/// Returns the reason why a server cannot do the work now, or `None` if the code is not transient.
+/// Returns the reason why a server cannot run a command now, or `None` if the code is not transient.
 #[must_use]
 pub fn transient_reason(code: i32) -> Option<&'static str> {
     let mut codes = TRANSIENT_CODES.iter();
@@ -207,8 +211,8 @@ pub fn is_cursor_gone(error: &Error) -> bool {
     error_code(error).is_some_and(|code| CURSOR_GONE.contains(&code))
 }
 
-/// Returns true if a capped collection was truncated at the position of a read. When the read is
-/// sent again, it starts at the remaining part.
+/// Returns true if a capped collection was truncated at the position of a read. If the read is sent
+/// again, it starts at the oldest remaining document.
 #[must_use]
 pub fn is_truncated(error: &Error) -> bool {
     error_code(error) == Some(CAPPED_POSITION_LOST)
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_decide() {
+    fn transient_codes_are_classified_as_such() {
         for TransientCode { code, reason } in TRANSIENT_CODES.iter().copied() {
             assert!(!reason.is_empty());
             assert!(is_transient(&command(code)), "{code}");
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_network_is_transient_and_has_no_code() {
+    fn network_errors_are_transient_and_have_no_code() {
         let error: Error = std::io::Error::from(std::io::ErrorKind::ConnectionReset).into();
         assert!(is_transient(&error));
         assert_eq!(error_code(&error), None);

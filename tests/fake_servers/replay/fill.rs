@@ -12,7 +12,8 @@ use oplog_relay_kit::model::Model;
 
 use super::Scene;
 
-/// Applies the create entry of a full sync of `db.c` by its UUID, and a document of it.
+/// Applies two entries of a full sync of `db.c`, whose collection UUID is `ui`: the `create` command
+/// and one document.
 async fn fill(scene: &Scene, ui: u8, ord: u32) -> Result<()> {
     let at = Position {
         ts: Timestamp::new(9, 1),
@@ -57,35 +58,35 @@ async fn scene(policy: &str) -> Result<Scene> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_sync_fails_merges_or_drops_where_documents_are_there() -> Result<()> {
-    let own = r#"{"_id":1,"ui":7}"#;
+async fn a_full_sync_into_a_collection_with_documents_follows_the_policy() -> Result<()> {
+    let synced = r#"{"_id":1,"ui":7}"#;
     let table: [(&str, Option<&[&str]>); 3] = [
         ("fail", None),
-        ("merge", Some(&[r#"{"_id":0}"#, own])),
-        ("drop", Some(&[own])),
+        ("merge", Some(&[r#"{"_id":0}"#, synced])),
+        ("drop", Some(&[synced])),
     ];
-    for (policy, left) in table {
+    for (policy, expected) in table {
         let scene = scene(policy).await?;
         scene.on_target(r#"{"insert":"c","documents":[{"_id":0}]}"#)?;
         let filled = fill(&scene, 7, 0).await;
-        let Some(left) = left else {
+        let Some(expected) = expected else {
             let reason = format!("{:#}", filled.err().unwrap_or_else(|| anyhow!("none")));
             assert!(reason.contains("--if-target-not-empty"), "{reason}");
             continue;
         };
         filled?;
-        assert_eq!(scene.held()?, left, "{policy}");
+        assert_eq!(scene.held()?, expected, "{policy}");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_empty_or_ones_own_is_filled_under_every_policy() -> Result<()> {
+async fn an_empty_or_already_synced_collection_is_filled_under_every_policy() -> Result<()> {
     for policy in ["fail", "merge", "drop"] {
         let scene = scene(policy).await?;
         scene.on_target(r#"{"create":"c"}"#)?;
         fill(&scene, 7, 0).await?;
-        // Again after a crash, and again by another full sync of the same collection.
+        // The entries are applied again after a crash, and by another full sync of the same collection.
         fill(&scene, 7, 0).await?;
         scene.on_target(r#"{"insert":"c","documents":[{"_id":2}]}"#)?;
         fill(&scene, 7, 10).await?;

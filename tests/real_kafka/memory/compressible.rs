@@ -31,26 +31,29 @@ struct Dump {
 }
 
 impl Dump {
-    /// Inserts a document whose text has the given number of random bytes, followed by equal bytes.
-    fn insert(&mut self, noisy: usize, alike: usize) -> Result<()> {
+    /// Appends the insert of a document whose text has `noisy` random bytes, followed by `equal` equal
+    /// bytes.
+    fn insert(&mut self, noisy: usize, equal: usize) -> Result<()> {
         self.count += 1;
-        let is_of_first = |id: &i32| {
+        let is_in_first_partition = |id: &i32| {
             let key = format!("{{\"_id\":{id}}}");
             partition_for(key.as_bytes(), PARTITIONS) == 0
         };
-        self.last_id = (self.last_id + 1..).find(is_of_first).unwrap_or_default();
+        self.last_id = (self.last_id + 1..)
+            .find(is_in_first_partition)
+            .unwrap_or_default();
         let time = BEGIN + self.count;
         let ui = Binary {
             subtype: BinarySubtype::Uuid,
             bytes: vec![1; 16],
         };
-        let text = noise(noisy, self.count.into()) + &"x".repeat(alike);
+        let text = noise(noisy, self.count.into()) + &"x".repeat(equal);
         let entry: Document = doc! {
             "ts": Timestamp { time, increment: 1 }, "t": 1_i64, "v": 2, "op": "i", "ns": "s.a",
             "ui": ui, "wall": DateTime::from_millis(i64::from(time) * 1000),
             "o": { "_id": self.last_id, "text": text },
         };
-        // Concatenated members of gzip are one file.
+        // Concatenated gzip members form one valid gzip file.
         let mut member = GzEncoder::new(&mut self.out, Compression::fast());
         member.write_all(&entry.to_vec()?)?;
         member.finish()?;
@@ -58,13 +61,13 @@ impl Dump {
     }
 }
 
-fn is_told(member: &Program, part: &str) -> bool {
-    member.stderr_text().is_ok_and(|told| told.contains(part))
+fn has_logged(member: &Program, part: &str) -> bool {
+    member.stderr_text().is_ok_and(|log| log.contains(part))
 }
 
 /// The whole topic has fewer bytes on the broker than one fetch usually requests.
 #[test]
-fn what_is_compressed_far_does_not_fill_the_memory() -> Result<()> {
+fn highly_compressed_records_do_not_fill_the_memory() -> Result<()> {
     let mut dump = Dump::default();
     for _ in 0..500 {
         dump.insert(200, MIB)?;
@@ -74,8 +77,8 @@ fn what_is_compressed_far_does_not_fill_the_memory() -> Result<()> {
     let target = ModelServer::start(Model::default())?;
     target.hold("insert", "a");
     let mut member = topics.start(&target, "compressible", &["--log-level=debug"])?;
-    wait_until("a queue that is full", LIMIT, || {
-        is_told(&member, "the sink is slower than kafka")
+    wait_until("a full queue", LIMIT, || {
+        has_logged(&member, "the sink is slower than kafka")
     })?;
     let peak = member.peak_mib()?;
     member.kill_9()?;
@@ -94,10 +97,10 @@ fn what_is_compressed_far_does_not_fill_the_memory() -> Result<()> {
     Ok(())
 }
 
-/// The first records say nothing about the compression of later ones.
+/// The compression ratio of the first records does not predict that of later ones.
 #[test]
-fn fetches_shrink_when_the_records_are_compressed_further() -> Result<()> {
-    let (noisy, alike) = (100, 100);
+fn fetches_shrink_when_later_records_compress_better() -> Result<()> {
+    let (noisy, compressible) = (100, 100);
     let mut dump = Dump::default();
     for _ in 0..noisy {
         dump.insert(100_000, 0)?;
@@ -109,14 +112,14 @@ fn fetches_shrink_when_the_records_are_compressed_further() -> Result<()> {
     let mut member = topics.start(&target, "further", &[])?;
     wait_until("the first documents", LIMIT, || count() == noisy)?;
     let part = "joining the group again with smaller fetches";
-    ensure!(!is_told(&member, part));
+    ensure!(!has_logged(&member, part));
 
-    for _ in 0..alike {
+    for _ in 0..compressible {
         dump.insert(200, MIB)?;
     }
     topics.produce(&dump.out, &[ZSTD])?;
-    wait_until("smaller fetches", LIMIT, || is_told(&member, part))?;
-    wait_until("all documents", LIMIT, || count() == noisy + alike)?;
+    wait_until("smaller fetches", LIMIT, || has_logged(&member, part))?;
+    wait_until("all documents", LIMIT, || count() == noisy + compressible)?;
     member.terminate()?;
     let code = member.wait(LIMIT)?;
     ensure!(code == 143, "ended with {code}");

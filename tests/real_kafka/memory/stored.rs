@@ -1,5 +1,5 @@
-//! Small entries about documents that are large on the target: the documents that are read there
-//! must not fill the memory.
+//! Small entries for documents that are large on the target. The documents that are read from the
+//! target must not fill the memory.
 
 use anyhow::{Result, ensure};
 use bson::doc;
@@ -11,16 +11,18 @@ use crate::made::Made;
 use crate::oversize::state;
 use crate::topics::{LIMIT, Topics};
 
-/// Number of inserted documents: a lookup of all partitions at once would hold more than [`MOST`].
+/// Number of inserted documents. If all partitions looked up their documents at once, they would hold
+/// more than [`MOST`].
 const INSERTED: i32 = 500;
-/// Number of updated documents: each partition has more than one reply of documents to rewrite.
+/// Number of updated documents. The documents that each partition has to rewrite do not fit into one
+/// reply.
 const UPDATED: i32 = 200;
-/// The largest permitted memory, in MiB, of a consumer that rewrites large documents. Each is in
-/// memory as it was read, as it is written, and in the command.
+/// The largest permitted memory, in MiB, of a consumer that rewrites large documents. Each document is
+/// in memory three times: as it was read, as it is written, and in the command.
 const MOST_OF_REWRITES: u64 = 360;
 const LARGE: usize = 1_000_000;
 
-/// Returns a target whose documents are large.
+/// Returns a target with large documents.
 fn large(documents: i32) -> Result<ModelServer> {
     let target = ModelServer::start(Model::default())?;
     let text = "x".repeat(LARGE);
@@ -44,7 +46,7 @@ fn replayed(topics: &Topics, target: &ModelServer) -> Result<u64> {
 }
 
 #[test]
-fn inserts_that_come_again_do_not_collect_what_their_documents_have_become() -> Result<()> {
+fn redelivered_inserts_do_not_load_all_their_stored_documents() -> Result<()> {
     let mut made = Made::default();
     for id in 0..INSERTED {
         made.insert_with("s.a", 1, doc! { "_id": id, "text": "small" })?;

@@ -1,8 +1,8 @@
-//! The start of a new group: one cut, which is the same source second in all partitions. It is
-//! committed for all of them in one call before any member subscribes.
+//! The start offsets of a new group, which correspond to the same source second in all partitions. They
+//! are committed in one call before any member subscribes.
 //!
-//! A partition without a committed offset, in a group that has committed others, appeared later, or its
-//! offset was lost: see [`first_offset`].
+//! If a group has committed offsets but not for a certain partition, the partition was created later, or
+//! its offset was lost: see [`first_offset`].
 
 mod now;
 mod past;
@@ -36,7 +36,7 @@ pub(crate) const REQUEST: Duration = Duration::from_secs(15);
 /// Time for which transient failures are retried before they end the program.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A partition and the offsets it holds.
+/// A partition and the range of offsets in its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The topic and partition.
@@ -47,7 +47,7 @@ pub struct Held {
     pub end: i64,
 }
 
-/// Retries a request until it succeeds, fails permanently, or the time is up.
+/// Retries a request until it succeeds, fails permanently, or its time limit is exceeded.
 pub(crate) fn persist<T>(
     doing: &str,
     shutdown: &Shutdown,
@@ -73,7 +73,7 @@ pub(crate) fn persist<T>(
     }
 }
 
-/// Returns all partitions of the prefix's data topics, with the offsets they hold.
+/// Returns all partitions of the prefix's data topics, with the range of offsets in their logs.
 pub(crate) fn held<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     prefix: &str,
@@ -106,8 +106,8 @@ pub(crate) fn held<C: ConsumerContext>(
     Ok(held)
 }
 
-/// Returns the partitions with their log end offsets, which include transactions whose end has not
-/// reached the partition yet: Kafka confirms a commit before all partitions know of it.
+/// Returns the partitions with their log end offsets, which include transactions whose marker has not
+/// been written to the partition yet: Kafka acknowledges a commit before the markers are written.
 pub(crate) fn written(
     kafka: &KafkaOptions,
     held: Vec<Held>,
@@ -117,7 +117,7 @@ pub(crate) fn written(
     config.set("isolation.level", "read_uncommitted");
     let consumer: BaseConsumer = config
         .create()
-        .map_err(|error| ConsumerError::kafka("making the kafka client", error))?;
+        .map_err(|error| ConsumerError::kafka("creating the Kafka client", error))?;
     held.into_iter()
         .map(|held| {
             let TopicPartition { topic, partition } = &held.name;
@@ -142,11 +142,12 @@ pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<TopicPartition, 
     named.collect()
 }
 
-/// Commits the start of a group without committed offsets. A group that has any continues from them.
+/// Commits the start offsets of a group without committed offsets. A group that has committed offsets
+/// continues from them.
 ///
 /// # Errors
-/// Returns [`ConsumerError::OffsetsLost`] if the group only seems to be new, or if Kafka has removed
-/// records that it would have to start with.
+/// Returns [`ConsumerError::OffsetsLost`] if the group has run before, or if Kafka has removed records
+/// that the group has to start with.
 pub(crate) fn settle<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -164,7 +165,7 @@ pub(crate) fn settle<C: ConsumerContext>(
     for (held, (offset, after)) in held.iter().zip(&cut) {
         let mut element = commits.add_partition(&held.name.topic, held.name.partition);
         let set = element.set_offset(Offset::Offset(*offset));
-        set.map_err(|error| ConsumerError::kafka("setting the start", error))?;
+        set.map_err(|error| ConsumerError::kafka("setting the start offset", error))?;
         element.set_metadata(CommitMetadata::text(*after));
     }
     let doing = format!("committing the start of group {group}");
@@ -180,7 +181,7 @@ pub(crate) fn settle<C: ConsumerContext>(
             );
             Ok(())
         }
-        // Another member was faster and has joined, so its start counts.
+        // Another member has already joined, so its start offsets apply.
         Err(ConsumerError::Kafka { source, .. }) if is_taken(&source) => {
             tracing::info!(
                 group,
@@ -200,11 +201,11 @@ fn is_taken(error: &KafkaError) -> bool {
     )
 }
 
-/// Returns the authorization error that a client without a subscription has met. Without rights on the
-/// group it does not find the coordinator, and requests about offsets only time out.
+/// Returns the authorization error that a client without a subscription has received. Without the
+/// privilege on the group it cannot find the coordinator, and its requests for offsets only time out.
 fn refusal<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<KafkaError> {
-    // Log lines arrive through the same queue, and a poll with a timeout of zero would end at each of
-    // them.
+    // Log events arrive through the same queue, and a poll with a timeout of zero would return at each
+    // of them.
     let polled = std::iter::from_fn(|| consumer.poll(Duration::from_millis(100)));
     polled.filter_map(Result::err).find(is_unauthorized)
 }
@@ -215,8 +216,8 @@ fn has_commits<C: ConsumerContext>(
     shutdown: &Shutdown,
 ) -> Result<bool, ConsumerError> {
     let committed = persist("reading committed offsets", shutdown, || {
-        let asked = list(held.iter().map(|held| &held.name));
-        let answer = consumer.committed_offsets(asked, REQUEST);
+        let requested = list(held.iter().map(|held| &held.name));
+        let answer = consumer.committed_offsets(requested, REQUEST);
         answer.map_err(|error| refusal(consumer).unwrap_or(error))
     })?;
     Ok(committed
@@ -225,30 +226,33 @@ fn has_commits<C: ConsumerContext>(
         .any(|element| matches!(element.offset(), Offset::Offset(_))))
 }
 
-/// Returns a cut: the offsets in the order of the partitions. A start within a second also has the
-/// entry after which the partition starts.
+/// Returns the start offsets in the order of the partitions. If the start is within a second, the entry
+/// after which the partition starts is returned too.
 fn resolve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
     held: &[Held],
     shutdown: &Shutdown,
 ) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
-    let asked = match config.start {
+    let requested = match config.start {
         Start::Now => return now::cut(consumer, config, held, shutdown),
         Start::Oldest => None,
         Start::At(millis) => Some(millis.div_euclid(1000)),
         Start::Position(seconds, _) => Some(seconds.into()),
     };
     let remainders = removed::remainders(consumer, held, shutdown)?;
-    let missing: Vec<_> = remainders.iter().filter(|it| it.misses(asked)).collect();
+    let missing: Vec<_> = remainders
+        .iter()
+        .filter(|it| it.misses(requested))
+        .collect();
     let second = if missing.is_empty() {
-        asked
+        requested
     } else {
-        let later = removed::whole_since(&remainders).max(asked.unwrap_or_default());
+        let later = removed::whole_since(&remainders).max(requested.unwrap_or_default());
         match config.removed {
             RemovedRecords::TakeRest => {
                 removed::warn_of_rest(&config.group, &missing);
-                asked
+                requested
             }
             RemovedRecords::Refuse => {
                 return Err(removed::refused(&config.group, later, &missing));
@@ -281,8 +285,8 @@ fn at_second<C: ConsumerContext>(
         .collect())
 }
 
-/// Returns the offset of the first record at or after the given source second of each partition; `None`
-/// if no record is that recent, or no second is given.
+/// Returns, for each partition, the offset of the first record at or after the given source second, or
+/// `None` if no record is that recent or no second is given.
 fn at_seconds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     seconds: impl Iterator<Item = Option<i64>> + Clone,
@@ -331,9 +335,9 @@ pub enum First {
 /// | committed | log starts at | start |
 /// | --- | --- | --- |
 /// | n | at or before n | at n |
-/// | n | after n | lost: the records from n on are gone |
+/// | n | after n | lost: the records from n on were removed |
 /// | nothing | 0 | at 0: the topic is newer than the group |
-/// | nothing | later | lost: it had records that the group never saw |
+/// | nothing | later | lost: it had records that the group never read |
 #[must_use]
 pub const fn first_offset(committed: Option<i64>, low: i64) -> First {
     match committed {
@@ -347,7 +351,7 @@ pub const fn first_offset(committed: Option<i64>, low: i64) -> First {
 #[must_use]
 pub fn lost(group: &str, name: &TopicPartition, committed: Option<i64>, low: i64) -> String {
     let TopicPartition { topic, partition } = name;
-    let what = match committed {
+    let reason = match committed {
         Some(committed) => format!(
             "group {group} has committed offset {committed}, but its log now begins at {low}: the \
              records between were removed"
@@ -358,10 +362,11 @@ pub fn lost(group: &str, name: &TopicPartition, committed: Option<i64>, low: i64
         ),
     };
     format!(
-        "topic {topic}, partition {partition}: {what} (retention, a size limit, or the topic was \
-         created again). To continue, copy the source to the target again and start a new --group with --start now; or, \
-         where the missing entries do not matter, stop all members and reset the group to one time \
-         with `kafka-consumer-groups --reset-offsets --to-datetime` for all topics of the prefix"
+        "topic {topic}, partition {partition}: {reason} (retention, a size limit, or the topic was \
+         created again). To continue, copy the source to the target again and start a new --group \
+         with --start now; or, if the missing entries do not matter, stop all members and reset the \
+         group to one time with `kafka-consumer-groups --reset-offsets --to-datetime` for all topics \
+         of the prefix"
     )
 }
 
@@ -370,7 +375,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_begins_where_the_table_says() {
+    fn the_first_offset_follows_the_table() {
         let table = [
             (Some(5), 0, First::At(5)),
             (Some(5), 5, First::At(5)),

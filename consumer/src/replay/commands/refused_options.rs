@@ -1,10 +1,10 @@
-//! Options of commands that the target does not know: options of newer servers on an older target,
-//! and unchecked options that old servers accepted.
+//! Command options that the target does not support: options of newer servers on an older target, and
+//! options that old servers accepted without a check.
 //!
-//! An option that changes neither the documents nor the writes that are refused is left out, with a
-//! warning. A conversion between a unique and a non-unique index is done by building the index
-//! again. Any other option stops the replay, or is left out if the operator chose so
-//! (`--refused-options leave-out`).
+//! An option that affects neither the documents nor which writes are refused is left out, with a
+//! warning. An index is converted between unique and non-unique by dropping it and building it again.
+//! Any other option stops the replay, or is left out if the operator has set
+//! `--refused-options leave-out`.
 
 use mongodb::bson::{Bson, Document};
 use mongodb::error::ErrorKind;
@@ -19,8 +19,8 @@ use crate::replay::sink::MongoSink;
 /// `CannotCreateIndex`, `InvalidOptions`, `InvalidIndexSpecificationOption`, and 40415 (an
 /// unknown field).
 const REFUSED: [i32; 7] = [2, 9, 14, 67, 72, 197, 40415];
-/// Options that affect only storage or query planning, or that forbid what the source has forbidden
-/// already.
+/// Options that affect only storage or query planning, or that enforce a rule that the source has
+/// already enforced.
 const WITHOUT_EFFECT: [&str; 5] = [
     "bucketSize",
     "hidden",
@@ -44,19 +44,19 @@ const ESSENTIAL: [&str; 12] = [
     "writeConcern",
 ];
 
-/// The way to continue with a command that the target refused.
+/// How to continue with a command that the target refused.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum WayOn {
     /// The command cannot continue.
     None,
-    /// Nothing is left to do.
+    /// The command has nothing left to do.
     Done,
     /// The command is sent again without this option.
     Without(String),
 }
 
 impl MongoSink {
-    /// Returns the way to continue with a command of which the target refuses an option.
+    /// Returns how to continue with a command that has an option that the target refuses.
     ///
     /// # Errors
     /// Returns an error if the target refuses the alternative.
@@ -67,14 +67,14 @@ impl MongoSink {
         ran: &Ran,
         refused: &mongodb::error::Error,
     ) -> Result<WayOn, ConsumerError> {
-        let ErrorKind::Command(told) = refused.kind.as_ref() else {
+        let ErrorKind::Command(reply) = refused.kind.as_ref() else {
             return Ok(WayOn::None);
         };
         if !error_code(refused).is_some_and(|code| REFUSED.contains(&code)) {
             return Ok(WayOn::None);
         }
         let command = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
-        let Some(option) = refused_option(&told.message, &command) else {
+        let Some(option) = refused_option(&reply.message, &command) else {
             return Ok(WayOn::None);
         };
         let is_conversion = matches!(option.as_str(), "unique" | "forceNonUnique");
@@ -95,8 +95,8 @@ impl MongoSink {
             ns = ran.ns,
             entry = %ran.id,
             option,
-            reason = told.message,
-            "the target does not know an option of a command; running the command without it"
+            reason = reply.message,
+            "the target does not support an option of a command; running the command without it"
         );
         match without(&command, &option) {
             Some(rest) if rest == command => Ok(WayOn::None),
@@ -105,7 +105,7 @@ impl MongoSink {
         }
     }
 
-    /// Builds an index again as unique or non-unique, on a target that cannot convert one.
+    /// Rebuilds an index as unique or non-unique, for a target that cannot convert an index.
     async fn convert_index(
         &self,
         db: &str,
@@ -114,12 +114,12 @@ impl MongoSink {
         unique: bool,
         ran: &Ran,
     ) -> Result<(), ConsumerError> {
-        let is_meant = |index: &&Document| match change.get("name") {
+        let is_requested = |index: &&Document| match change.get("name") {
             Some(name) => index.get("name") == Some(name),
             None => index.get("key") == change.get("keyPattern"),
         };
         let indexes = self.indexes_of(&format!("{db}.{collection}")).await?;
-        let Some(index) = indexes.iter().find(is_meant) else {
+        let Some(index) = indexes.iter().find(is_requested) else {
             return Ok(());
         };
         if index.get_bool("unique").unwrap_or(false) == unique {
@@ -132,19 +132,19 @@ impl MongoSink {
             unique,
             "the target cannot convert an index; dropping it and building it again"
         );
-        let mut made = index.clone();
+        let mut definition = index.clone();
         for field in ["ns", "unique", "prepareUnique"] {
-            made.remove(field);
+            definition.remove(field);
         }
         if unique {
-            made.insert("unique", true);
+            definition.insert("unique", true);
         }
-        self.make_again(db, collection, made).await
+        self.make_again(db, collection, definition).await
     }
 }
 
-/// Returns the option of the command that a server's message names: in quotes, with or without the
-/// command before it, or as the last word.
+/// Returns the option of the command that a server's message names. The name is in quotes, with or
+/// without the name of the command before it, or it is the last word.
 fn refused_option(message: &str, command: &Document) -> Option<String> {
     let quoted = message.split(['\'', '"']).skip(1).step_by(2);
     let last = message.rsplit(' ').next();
@@ -156,8 +156,8 @@ fn refused_option(message: &str, command: &Document) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// Returns the command without an option, its own or that of its indexes; `None` if nothing to do
-/// is left.
+/// Returns the command without an option, which is removed from its indexes too. Returns `None` if
+/// the command then has nothing left to do.
 pub(crate) fn without(command: &Document, option: &str) -> Option<Document> {
     let mut rest = command.clone();
     let is_first = rest.keys().next().is_some_and(|first| first == option);
@@ -188,7 +188,7 @@ mod tests {
     use mongodb::bson::doc;
 
     #[test]
-    fn the_refused_option_is_found_in_the_words_of_servers() {
+    fn the_refused_option_is_found_in_server_messages() {
         let index =
             doc! { "key": { "a": 1 }, "name": "a_1", "backgroud": true, "background": true };
         let create = doc! { "createIndexes": "c", "indexes": [index] };
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_command_without_an_option() {
+    fn an_option_is_removed_from_a_command_and_its_indexes() {
         let index = doc! { "key": { "a": 1 }, "name": "a_1", "odd": true };
         let create = doc! { "createIndexes": "c", "indexes": [index] };
         let left = doc! { "createIndexes": "c", "indexes": [{ "key": { "a": 1 }, "name": "a_1" }] };

@@ -1,19 +1,19 @@
-//! Documents that an index of the target refuses for now.
+//! Documents that an index of the target refuses temporarily.
 //!
-//! This happens while entries are applied again: the target is ahead of them, so another document
-//! has the value already, or the index did not exist yet when the entry was written. Such a
-//! document is held in memory. Later entries are applied to the held document, and its write is
-//! tried again after each batch: an index accepts the final state of every document. The committed
-//! offset stays before the first entry that is held.
+//! This happens while entries are applied again. The target is then ahead of the entries, so another
+//! document may already have the value, or the index may not have existed when the entry was written.
+//! Such a document is held in memory. Later entries are applied to the held document, and its write is
+//! retried after each batch, because the indexes accept the final state of every document. The
+//! committed offset does not advance beyond the first held entry.
 //!
-//! An index that is younger than the document it refuses is suspended
-//! ([`crate::replay::deferred::suspended_indexes`]). At a command that ran already, unique indexes
-//! that the replay created are suspended too: the command proves that the target is ahead. At a
-//! command that has not run, a document that is still held stops the replay or becomes a dead
-//! letter.
+//! An index that is newer than the document it refuses is suspended
+//! ([`crate::replay::deferred::suspended_indexes`]). When the partition reaches a command that has
+//! already run, unique indexes that the replay created are suspended too, because the command proves
+//! that the target is ahead. When it reaches a command that has not run, a document that is still held
+//! stops the replay or becomes a dead letter.
 //!
-//! Two held documents may each need a value that the stored form of the other has. Then one of the
-//! stored forms, which is out of date in any case, is parked ([`crate::replay::deferred::parked`]).
+//! Two held documents may each need a value that the stored form of the other has. In this case one of
+//! the stored forms, which are both out of date, is parked ([`crate::replay::deferred::parked`]).
 
 pub(crate) mod held_document;
 pub(crate) mod parked;
@@ -42,16 +42,17 @@ use crate::worker::batch::Batch;
 /// Maximum number of characters kept of a server's error text, which may quote the document.
 const MOST_TEXT: usize = 300;
 
-/// The outcome of a write of a held document.
+/// The outcome of writing a held document.
 enum Tried {
-    Passed,
-    /// An index still refuses it.
+    /// The document was written, or it became a dead letter.
+    Released,
+    /// An index still refuses the document.
     Refused(WriteError),
     Abandoned,
 }
 
 impl MongoSink {
-    /// Returns the offset of the first entry of a partition that is held.
+    /// Returns the offset of the first held entry of a partition.
     #[must_use]
     pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
         let held = self.held();
@@ -62,7 +63,7 @@ impl MongoSink {
             .min()
     }
 
-    /// Returns the reason the target refused the first document that is held for a partition.
+    /// Returns the reason why the target refused the first document that is held for a partition.
     #[must_use]
     pub fn held_reason(&self, topic: &str, partition: i32) -> String {
         let held = self.held();
@@ -73,8 +74,7 @@ impl MongoSink {
         })
     }
 
-    /// Forgets the documents held for a partition that was revoked; its next owner reads them
-    /// again.
+    /// Discards the documents held for a partition that was revoked. Its next owner reads them again.
     pub fn forget_held(&self, topic: &str, partition: i32) {
         self.held().retain(|_, held| !held.is_of(topic, partition));
         self.forget_suspended(topic, partition);
@@ -88,7 +88,7 @@ impl MongoSink {
             .collect()
     }
 
-    /// Holds the document of a write that an index refused, in the state after the write.
+    /// Holds the document of a write that an index refused, in the state that the write would produce.
     pub(crate) async fn hold(
         &self,
         ns: &str,
@@ -142,8 +142,8 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Fails if too many bytes are held. This runs before the batch is applied completely, because
-    /// a small update may cause a large document to be held.
+    /// Fails if too many bytes are held. The check runs within a batch, because a small update may
+    /// cause a large document to be held.
     fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
         let since = self
             .deferred
@@ -173,7 +173,7 @@ impl MongoSink {
         let last = held.iter().max_by_key(|(_, held)| held.id);
         match last {
             Some(((ns, _), last)) if bytes > MOST_BYTES => Err(ConsumerError::Refused(format!(
-                "{} documents are held because indexes of the target refuse them, the last in {ns} \
+                "{} documents are held because indexes of the target refuse them, the last one in {ns} \
                  (entry {}, code {}): {UNRESOLVED}",
                 held.len(),
                 last.id,
@@ -183,7 +183,7 @@ impl MongoSink {
         }
     }
 
-    /// Holds a document that an earlier owner of its partition has parked.
+    /// Holds a document again that an earlier owner of its partition has parked.
     pub(crate) fn hold_again(&self, ns: &str, held: HeldDocument) -> Result<(), ConsumerError> {
         let (_, document_id) = read(ns, &held.document)?;
         let key = key(ns, document_id)?;
@@ -202,7 +202,7 @@ impl MongoSink {
         self.first_document(db, command).await
     }
 
-    /// Applies the writes of held documents to the held state. Returns the other writes.
+    /// Applies the writes that concern held documents to their held state. Returns the other writes.
     pub(crate) async fn without_held<'a>(
         &self,
         ns: &str,
@@ -250,8 +250,8 @@ impl MongoSink {
         !held.is_empty() && held.keys().any(|(name, _)| name == ns)
     }
 
-    /// Writes the held documents of a batch's partition again, until a round makes no progress.
-    /// Indexes are suspended as `making_way` says.
+    /// Retries the writes of the held documents of a batch's partition, until a round makes no progress.
+    /// `making_way` determines which indexes may be suspended.
     pub(crate) async fn try_held(
         &self,
         batch: &Batch<'_>,
@@ -268,15 +268,15 @@ impl MongoSink {
                     return Ok(Applied::Abandoned);
                 }
                 match self.try_one(&key.0, held, token).await? {
-                    Tried::Passed => {
+                    Tried::Released => {
                         self.held().remove(key);
                         self.forget_aside(held.aside.as_deref()).await?;
                         self.target.metrics.released_documents.inc();
                         progress = true;
                     }
                     Tried::Refused(error) => {
-                        // A younger index is suspended at once, because it would refuse the others
-                        // too.
+                        // A newer index is suspended at once, because it would refuse the other
+                        // documents too.
                         if self.make_way(&key.0, held, &error, making_way).await? {
                             progress = true;
                             break;
@@ -317,38 +317,37 @@ impl MongoSink {
         loop {
             if let Ok(reply) = self.run(ns, BulkKind::Update, one).await? {
                 match reply.errors.first() {
-                    Some(error) if is_of_index(error) => {
+                    Some(error) if is_index_refusal(error) => {
                         return Ok(Tried::Refused(error.clone()));
                     }
                     None if reply.concern.is_none() => break,
                     Some(_) | None => {}
                 }
             }
-            // A regular send handles any other error; then it is known whether the write succeeds.
-            // A bulk is not used, because it would be applied to the held document.
+            // `send` handles any other error, after which it is known whether the write succeeded.
+            // `send_bulk` would only apply the write to the held document.
             let sent = Box::pin(self.send(ns, BulkKind::Update, one, token)).await?;
             if sent == Applied::Abandoned {
                 return Ok(Tried::Abandoned);
             }
             if self.place_refused(ns, held)? {
-                return Ok(Tried::Passed);
+                return Ok(Tried::Released);
             }
         }
         if !loses_zeros(document).map_err(|error| damaged(ns, &error))? {
-            return Ok(Tried::Passed);
+            return Ok(Tried::Released);
         }
         let zeros = [Write {
             action: Action::Zeros(document),
             ..write
         }];
         match Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await? {
-            Applied::Done => Ok(Tried::Passed),
+            Applied::Done => Ok(Tried::Released),
             Applied::Abandoned => Ok(Tried::Abandoned),
         }
     }
 
-    /// Records topic, partition and offset of the documents that were held while a batch was
-    /// applied.
+    /// Records topic, partition and offset for the documents that a batch has added to the held ones.
     pub(crate) fn note_places(&self, batch: &Batch<'_>) {
         for held in self.held().values_mut().filter(|held| held.place.is_none()) {
             let since = held.since;
@@ -361,8 +360,8 @@ impl MongoSink {
     }
 }
 
-/// Returns true if an index refused the document.
-fn is_of_index(error: &WriteError) -> bool {
+/// Returns true if the error means that an index refused the document.
+fn is_index_refusal(error: &WriteError) -> bool {
     let directive = rule_for(error.code).directive;
     matches!(directive, Directive::Replace | Directive::Hold)
 }

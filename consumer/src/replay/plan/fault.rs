@@ -1,4 +1,4 @@
-//! Reasons an entry cannot be applied.
+//! The reasons why an entry cannot be applied.
 
 use oplog_relay_core::diff::DiffError;
 use oplog_relay_core::document::Malformed;
@@ -20,37 +20,37 @@ pub struct PlanError {
     pub fault: PlanFault,
 }
 
-/// The reason an entry cannot be applied.
+/// The reason why an entry cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanFault {
-    /// A `$v: 2` update that no server writes.
+    /// A `$v: 2` update in a form that no server writes.
     #[error("its diff is damaged")]
     Diff(#[from] DiffError),
     /// A command that is unknown, or that cannot be replayed.
     #[error(
-        "it is the command {0:?}, which a replay cannot run: apply its effect to the target by \
-         hand, then continue with --dead-letter command, which stores the command and skips it"
+        "it is the command {0:?}, which a replay cannot run: apply its effect to the target \
+         manually, then continue with --dead-letter command, which stores the command and skips it"
     )]
     Command(String),
     /// A command that the target refuses.
     #[error("{0}")]
     Refused(String),
-    /// An operator that servers never write into the oplog. A user's own `applyOps` is logged as it
-    /// was sent.
+    /// An update operator that servers never write to the oplog. It can only come from a user's own
+    /// `applyOps`, which is logged as it was sent.
     #[error(
-        "its update has the operator {0:?}, which may have another effect when it is applied \
-         twice (a user's own applyOps): --unrepeatable apply sends it unchanged, --unrepeatable \
+        "its update has the operator {0:?} (from a user's own applyOps), whose result may differ \
+         when it is applied twice: --unrepeatable apply sends it unchanged, --unrepeatable \
          dead-letter stores it and continues"
     )]
     Operator(String),
-    /// A bucket of a time series without a buckets collection (server 9.0). If it were sent
-    /// unchanged, the target would take it for a measurement.
+    /// A bucket of a time series without a buckets collection (MongoDB 9.0). If it were sent
+    /// unchanged, the target would store it as a measurement.
     #[error(
         "it writes a bucket of a time series in the layout of MongoDB 9, which a replay cannot \
          write: exclude the collection"
     )]
     TimeSeries,
-    /// A field of the entry is missing or has another form.
+    /// A field of the entry is missing or has an unexpected form.
     #[error(transparent)]
     Entry(#[from] EntryError),
     /// The entry's BSON is damaged.

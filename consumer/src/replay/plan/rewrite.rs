@@ -18,8 +18,8 @@ pub struct RewriteError {
     pub error: DiffError,
 }
 
-/// Returns a document after the writes, applied one after the other. Writes that determine the
-/// whole state have commands of their own and are skipped.
+/// Returns a document after the writes have been applied to it in order. Writes that set the whole
+/// document are sent as separate commands and are skipped here.
 ///
 /// # Errors
 /// [`RewriteError`] names the entry that cannot be applied.
@@ -59,8 +59,8 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
 }
 
 /// Returns the fields that a `$set` can restore after an insert or a replacement. A server replaces
-/// a zero timestamp in a top-level field by its own time, except in a `$set`. A `$set` reaches only
-/// fields whose names are paths; for the others see `needs_literal`.
+/// a zero timestamp in a top-level field with its own time, except in a `$set`. A `$set` can address
+/// only fields whose names are valid paths; for the others see `needs_literal`.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -75,19 +75,19 @@ pub fn zero_timestamps(document: Document<'_>) -> Result<Vec<Element<'_>>, Malfo
     Ok(zeros)
 }
 
-/// The effect of zero timestamps in the top-level fields of a document on its insert.
+/// How the zero timestamps in the top-level fields of a document affect its insert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ZeroTimestamps {
     /// The document has no zero timestamps.
     Absent,
     /// A `$set` can restore them.
     Settable,
-    /// A `$set` cannot reach some of them: the document must be sent as a literal.
+    /// A `$set` cannot address some of them, so the document must be sent as a literal.
     Hidden,
 }
 
-/// Searches for zero timestamps. Every insert is checked but few documents have a timestamp, so a
-/// fast scan looks for any timestamp first.
+/// Returns how zero timestamps affect the insert of a document. Every insert is checked, but few
+/// documents have a timestamp, so a fast scan first looks for any timestamp.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -109,8 +109,9 @@ pub(crate) fn zero_timestamps_of(document: Document<'_>) -> Result<ZeroTimestamp
     Ok(found)
 }
 
-/// Returns true if the document can replace another one only as a literal of a pipeline: in a
-/// replacement, top-level names cannot begin with a dollar sign, and zero timestamps are lost.
+/// Returns true if the document can replace another one only as a literal in an aggregation pipeline.
+/// In a regular replacement, top-level names cannot begin with a dollar sign, and zero timestamps are
+/// lost.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -136,7 +137,7 @@ fn is_zero(field: Element<'_>) -> bool {
     field.kind == kind::TIMESTAMP && field.value == [0; 8] && field.name != b"_id"
 }
 
-/// Appends the `$set` of those fields.
+/// Appends the `$set` that restores the zero timestamps of a document.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.

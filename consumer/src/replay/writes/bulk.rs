@@ -1,4 +1,5 @@
-//! Sends a bulk until it is acknowledged: split by the server's limits, retried and bisected.
+//! Sends a bulk until it is acknowledged. The bulk is split by the server's limits, retried after
+//! transient errors, and bisected if necessary.
 
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
@@ -15,8 +16,8 @@ use crate::replay::writes::reply::WriteReply;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-/// Time limit of a command on the server. It is shorter than the group's session timeout, so that a
-/// write of a member that was removed from the group is not executed late.
+/// Time limit of a command on the server. It is shorter than the group's session timeout, so that the
+/// server does not execute a write after its member was removed from the group.
 const MAX_TIME_MS: i64 = 30_000;
 
 /// The step after an attempt.
@@ -24,7 +25,7 @@ const MAX_TIME_MS: i64 = 30_000;
 pub(crate) enum Next<'a> {
     /// Continue with these writes at once.
     Go(Vec<Write<'a>>),
-    /// Continue with these writes; those to held documents are applied to the held state.
+    /// Continue with these writes at once, and apply those to held documents to the held state.
     GoBesideHeld(Vec<Write<'a>>),
     /// Send these writes again after a pause.
     Pause(Vec<Write<'a>>),
@@ -88,7 +89,7 @@ impl MongoSink {
                 Next::Abandon => return Ok(Applied::Abandoned),
                 Next::Halve => return self.send_halves(&bulk, token).await,
                 Next::Go(left) => (left, false),
-                // The held state is only updated here: the next round sends the held documents.
+                // Only the held state is updated here; `try_held` sends the held documents later.
                 Next::GoBesideHeld(left) => (self.without_held(ns, &left).await?, false),
                 Next::Pause(left) => (left, true),
             };
@@ -137,7 +138,7 @@ impl MongoSink {
             tracing::warn!(
                 ns,
                 code,
-                "the target refuses bypassDocumentValidation: its validators apply to the replay"
+                "the target refuses bypassDocumentValidation; its validators apply to the replay"
             );
             self.target.bypass.refuse(ns);
         }
@@ -160,17 +161,19 @@ impl MongoSink {
         let bytes: usize = writes.iter().map(statement_bytes).sum();
         let mut command = Vec::with_capacity(bytes + 256);
         let damaged = |error: &dyn std::fmt::Display| {
-            ConsumerError::Refused(format!("writes to {ns} are not a valid command: {error}"))
+            ConsumerError::Refused(format!(
+                "the writes to {ns} cannot be encoded as a command: {error}"
+            ))
         };
         write_command(collection, kind, writes, options, &mut command)
             .map_err(|error| damaged(&error))?;
         let command = RawDocumentBuf::from_bytes(command).map_err(|error| damaged(&error))?;
-        let _turn = self.target.limits.turn(kind).await;
+        let _permit = self.target.limits.turn(kind).await;
         let database = self.target.client.database(db);
         let reply = in_time(ANSWER, database.run_raw_command(command)).await;
         let unreadable = |error: &dyn std::fmt::Display| {
             ConsumerError::Refused(format!(
-                "the target's answer to writes to {ns} cannot be read: {error}"
+                "the target's reply to writes to {ns} cannot be decoded: {error}"
             ))
         };
         let bytes = match reply {

@@ -10,9 +10,10 @@ use crate::replay::sink::MongoSink;
 /// The read concern of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadLevel {
-    /// The member's current data, including this program's own writes; supported by every server.
+    /// The current data of the queried member, including this program's own writes. Every server
+    /// supports it.
     Local,
-    /// Data that cannot be rolled back.
+    /// Majority-committed data, which cannot be rolled back.
     Majority,
 }
 
@@ -52,8 +53,8 @@ impl MongoSink {
     }
 }
 
-/// Builds a `find` of the documents with these `_id`s. A regular expression is left out: servers do
-/// not store one as `_id`, and in `$in` it would be a pattern.
+/// Builds a `find` of the documents with these `_id`s. A regular expression is left out, because servers
+/// do not store one as `_id`, and `$in` would match it as a pattern.
 pub(crate) fn find_command<'e>(
     collection: &str,
     document_ids: impl Iterator<Item = Element<'e>>,
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_asked_for_as_they_are_and_patterns_never() {
+    fn ids_are_queried_unchanged_and_regular_expressions_left_out() {
         let id = |kind, value| Element {
             name: b"_id",
             kind,

@@ -1,4 +1,4 @@
-//! Limits of a command's size and of the number of concurrent commands.
+//! Limits for the size of a command and for the number of concurrent commands.
 
 use mongodb::Client;
 use mongodb::bson::doc;
@@ -7,10 +7,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::replay::plan::{BulkKind, Write, statement_bytes};
 
-/// Maximum number of statements in an `update` for FerretDB. On SQLite it keeps a database
-/// connection for every statement until the command ends, and has 100 connections. If more are
-/// needed, by one command or several, they wait for each other until the time limit. Its speed does
-/// not depend on the size of a command.
+/// Maximum number of statements in an `update` for FerretDB. With SQLite, FerretDB keeps a database
+/// connection for every statement until the command ends, and has 100 connections. If one or several
+/// commands need more, they wait for each other until their time limit. The throughput of FerretDB
+/// does not depend on the size of a command.
 const FERRETDB_STATEMENTS: usize = 8;
 /// Maximum number of concurrent `update` commands to FerretDB, which leaves connections to other
 /// members of the group.
@@ -27,15 +27,16 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Returns the limits of a server, with the usual values for those that it does not report.
+    /// Returns the limits of a server, with default values for those that it does not report.
     ///
     /// All writes of a command are in the command's own document, which may be as large as the
     /// largest document (plus 16 KiB for the other fields).
     pub(crate) fn of(hello: &Hello, is_ferretdb: bool) -> Self {
-        let limit = |said: Option<i64>, usual: usize| {
-            said.and_then(|said| usize::try_from(said).ok())
-                .filter(|said| *said > 0)
-                .unwrap_or(usual)
+        let limit = |reported: Option<i64>, default: usize| {
+            reported
+                .and_then(|reported| usize::try_from(reported).ok())
+                .filter(|reported| *reported > 0)
+                .unwrap_or(default)
         };
         let bytes = limit(hello.max_bson_object_size, 16 << 20)
             .min(limit(hello.max_message_size_bytes, 48_000_000));
@@ -46,7 +47,7 @@ impl Limits {
         }
     }
 
-    /// Splits the writes into those that fit in the next command, at least one, and the rest.
+    /// Splits the writes into those that fit in the next command, which are at least one, and the rest.
     pub(crate) fn cut<'w, 'a>(
         &self,
         kind: BulkKind,
@@ -69,17 +70,17 @@ impl Limits {
         writes.split_at(count.max(1).min(writes.len()))
     }
 
-    /// Waits for the permit to send a command of that kind, if the target needs one.
+    /// Waits for the permit to send a command of this kind, if the target needs one.
     pub(crate) async fn turn(&self, kind: BulkKind) -> Option<SemaphorePermit<'_>> {
         match &self.updates {
             // The semaphore is never closed.
-            Some((_, turns)) if kind == BulkKind::Update => turns.acquire().await.ok(),
+            Some((_, permits)) if kind == BulkKind::Update => permits.acquire().await.ok(),
             _ => None,
         }
     }
 }
 
-/// Returns true if the target is FerretDB. A target that does not answer counts as MongoDB.
+/// Returns true if the target is FerretDB. A target that does not reply is treated as MongoDB.
 pub(crate) async fn is_ferretdb(client: &Client) -> bool {
     let reply = client
         .database("admin")
@@ -133,11 +134,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ferretdb_gets_few_updates_at_once_and_other_writes_freely() {
+    async fn concurrent_updates_to_ferretdb_are_limited_but_other_writes_are_not() {
         let limits = Limits::of(&Hello::default(), true);
-        let mut turns = Vec::new();
+        let mut permits = Vec::new();
         for _ in 0..FERRETDB_UPDATES {
-            turns.push(limits.turn(BulkKind::Update).await);
+            permits.push(limits.turn(BulkKind::Update).await);
         }
         assert!(limits.turn(BulkKind::Insert).await.is_none());
         let waits = std::time::Duration::from_millis(10);
@@ -146,7 +147,7 @@ mod tests {
                 .await
                 .is_err()
         );
-        turns.clear();
+        permits.clear();
         assert!(limits.turn(BulkKind::Update).await.is_some());
     }
 }

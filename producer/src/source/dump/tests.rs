@@ -33,7 +33,7 @@ fn read(path: &Path, start: StartAt) -> Result<Vec<u32>, ProducerError> {
     read_open(path, start, None).map(|(_, wanted)| wanted)
 }
 
-/// Returns the seconds of the entries before the start, and of those from it on.
+/// Returns the seconds of the entries before the start, and of the entries from the start on.
 fn read_open(
     path: &Path,
     start: StartAt,
@@ -90,7 +90,7 @@ fn a_file_is_read_from_its_start_or_after_the_saved_position() {
 }
 
 #[test]
-fn a_dump_is_read_again_from_where_a_transaction_is_open() {
+fn a_dump_is_read_again_from_the_start_of_an_open_transaction() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("oplog.bson");
     std::fs::write(&path, entries(2..9)).unwrap();
@@ -113,7 +113,7 @@ fn a_dump_is_read_again_from_where_a_transaction_is_open() {
 }
 
 #[test]
-fn segments_are_taken_in_time_order_and_what_they_share_once() {
+fn segments_are_read_in_time_order_and_shared_entries_once() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("b.bson"), entries(1..4)).unwrap();
     let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
@@ -127,7 +127,7 @@ fn segments_are_taken_in_time_order_and_what_they_share_once() {
 }
 
 #[test]
-fn what_lies_before_damage_is_sent() {
+fn entries_before_damage_are_sent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("oplog.bson");
     let mut bytes = entries(1..4);
@@ -146,7 +146,7 @@ fn what_lies_before_damage_is_sent() {
 }
 
 #[test]
-fn damage_is_told_with_the_file() {
+fn an_error_about_damage_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("oplog.bson");
     let mut bytes = entries(1..3);
@@ -170,7 +170,7 @@ fn damage_is_told_with_the_file() {
     ));
 }
 
-/// Writes segments into a folder, each as (second, term) of its entries.
+/// Writes segments into a folder. Each segment is a name and the (second, term) of its entries.
 fn segments(segments: &[(&str, &[(u32, i64)])]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, entries) in segments {
@@ -184,7 +184,7 @@ fn segments(segments: &[(&str, &[(u32, i64)])]) -> tempfile::TempDir {
 }
 
 #[test]
-fn a_segment_beside_oplog_bson_is_taken_too() {
+fn segments_beside_oplog_bson_are_read_too() {
     let folder = segments(&[
         ("oplog.bson", &[(1, 1), (2, 1)]),
         ("oplog.2.bson", &[(3, 1)]),
@@ -224,11 +224,11 @@ fn entries_that_a_higher_term_rolled_back_are_left_out() {
 }
 
 #[test]
-fn segments_that_do_not_show_where_they_part_are_refused() {
+fn segments_whose_branch_point_is_unknown_are_refused() {
     for (old, new) in [
         (&[(1, 1), (2, 1), (3, 1)][..], &[(2, 2), (3, 2)][..]),
         (&[(1, 1), (2, 1), (4, 1)], &[(3, 2), (5, 2)]),
-        // The replica set was set up again in between.
+        // The replica set was initialized again in between.
         (&[(1, 5), (2, 5)], &[(3, 1), (4, 1)]),
     ] {
         let folder = segments(&[("old.bson", old), ("new.bson", new)]);
@@ -265,7 +265,7 @@ fn entries_of_one_term_from_several_segments_are_put_in_order() {
 }
 
 #[test]
-fn a_plain_dump_is_not_taken_for_gzip_whatever_its_first_entry_is_long() {
+fn the_length_of_the_first_entry_is_not_mistaken_for_a_gzip_header() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("oplog.bson");
     for length in [0x8b1f_usize, 0x0008_8b1f] {
@@ -284,7 +284,7 @@ fn a_plain_dump_is_not_taken_for_gzip_whatever_its_first_entry_is_long() {
 }
 
 #[test]
-fn what_is_no_oplog_is_refused_and_named() {
+fn a_file_that_is_not_an_oplog_dump_is_refused_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.bson");
     let mut bytes = Vec::new();

@@ -184,10 +184,10 @@ fn every_fault_is_reported_with_its_place_and_without_its_value() {
     assert_eq!(error.exit_code(), ExitCode::Usage);
     let text = error.to_string().replace(file.0.to_str().unwrap(), "FILE");
     insta::assert_snapshot!(text, @r"
-    OPLOG_GRUOP: no flag has this variable (did you mean OPLOG_GROUP?)
-    FILE, config: a file cannot name another one
-    FILE, kafka: no flag has this key
-    FILE, partitons: no flag has this key (did you mean partitions?)
+    OPLOG_GRUOP: no flag corresponds to this variable (did you mean OPLOG_GROUP?)
+    FILE, config: a configuration file cannot name another one
+    FILE, kafka: no flag corresponds to this key
+    FILE, partitons: no flag corresponds to this key (did you mean partitions?)
     OPLOG_PARTITIONS: invalid digit found in string
     FILE, wait: expected a duration such as 500ms, 10s or 1h30m
     FILE, policy: takes one value, not a list

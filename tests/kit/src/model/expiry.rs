@@ -12,7 +12,7 @@ pub(super) const EXPIRES: &str = "expireAfterSeconds";
 const TOO_LARGE: &str = "TTL index 'expireAfterSeconds' option must be within an acceptable \
                          range, try a lower number";
 
-/// Checks the expiry of an index that `createIndexes` builds.
+/// Checks the expiry of an index that `createIndexes` creates.
 pub(super) fn check_new_index(spec: &Bson, version: Version) -> Result<(), Failure> {
     if !spec.contains_key(EXPIRES) {
         return Ok(());
@@ -41,7 +41,7 @@ pub(super) fn check_new_index(spec: &Bson, version: Version) -> Result<(), Failu
     }
 }
 
-/// Checks the expiry that `collMod` gives to an index.
+/// Checks the expiry that `collMod` sets for an index.
 pub(super) fn check_changed_index(
     spec: &Bson,
     change: &Bson,
@@ -69,23 +69,23 @@ pub(super) fn check_changed_index(
     }
 }
 
-/// Checks the expiry that `create` or `collMod` gives to a collection with these options. Every
-/// version measures it by the current epoch seconds.
+/// Checks the expiry that `create` or `collMod` sets for a collection with these options. In every
+/// version, the current epoch seconds are the upper limit.
 pub(super) fn check_collection(
     options: &Bson,
     value: &Value,
-    may_end: bool,
+    may_disable: bool,
 ) -> Result<(), Failure> {
     if !options.contains_key("timeseries") && !options.contains_key("clusteredIndex") {
         let message = "'expireAfterSeconds' is only supported on time-series collections or when \
                        the 'clusteredIndex' option is specified";
         return Err(Failure::new(72, message));
     }
-    if may_end && value.as_str() == Some("off") {
+    if may_disable && value.as_str() == Some("off") {
         return Ok(());
     }
-    let given = Bson::from_iter([(EXPIRES.to_owned(), value.clone())]);
-    match integer(&given, EXPIRES) {
+    let expiry = Bson::from_iter([(EXPIRES.to_owned(), value.clone())]);
+    match integer(&expiry, EXPIRES) {
         None => Err(Failure::new(14, "expireAfterSeconds has the wrong type")),
         Some(seconds) if seconds < 0 || seconds > now() => Err(Failure::new(72, TOO_LARGE)),
         Some(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! This workspace's own programs as processes that can be watched, ended and killed.
+//! The programs of this workspace, run as processes that can be observed, terminated and killed.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -30,8 +30,8 @@ impl Program {
         Program::start("oplog-consumer", args, &[])
     }
 
-    /// Starts a program of this workspace with arguments and variables. Of the test's own
-    /// environment it inherits everything except the `OPLOG_…` variables of its options.
+    /// Starts a program of this workspace with arguments and environment variables. It inherits the
+    /// test's environment, except the `OPLOG_…` variables that set options of the programs.
     pub fn start(
         name: &str,
         args: impl IntoIterator<Item: AsRef<OsStr>>,
@@ -40,7 +40,7 @@ impl Program {
         let workdir = Workdir::create(name)?;
         let mut command = process::tied(binary(name)?);
         for (variable, _) in std::env::vars_os() {
-            // The tests' own variables (`OPLOG_RELAY_…`), such as the cache folder, are kept.
+            // Variables of the tests themselves (`OPLOG_RELAY_…`), such as the cache folder, are kept.
             let name = variable.to_string_lossy();
             if name.starts_with("OPLOG_") && !name.starts_with("OPLOG_RELAY_") {
                 command.env_remove(variable);
@@ -61,51 +61,51 @@ impl Program {
         self.process.id()
     }
 
-    /// Returns the directory that it runs in; its output is in `logs`.
+    /// Returns its working directory. Its output is in the subdirectory `logs`.
     #[must_use]
     pub fn directory(&self) -> &std::path::Path {
         self.workdir.path()
     }
 
-    /// Returns true if it still runs.
+    /// Returns true if it is still running.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.process.ended()?.is_none())
     }
 
-    /// Requests its end (SIGTERM) and returns at once.
+    /// Sends SIGTERM and returns at once.
     pub fn terminate(&mut self) -> Result<()> {
         self.process.signal("TERM")
     }
 
-    /// Kills it (SIGKILL) and waits for its end.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill_9(&mut self) -> Result<()> {
         self.process.kill()
     }
 
-    /// Sends any signal by its name; `STOP` and `CONT` simulate a process that was suspended.
+    /// Sends a signal by its name. `STOP` and `CONT` suspend and resume the process.
     pub fn signal(&mut self, signal: &str) -> Result<()> {
         self.process.signal(signal)
     }
 
-    /// Waits for its end and returns the exit code (128 plus the signal, if a signal ended it).
-    /// Fails, with the end of its log, if it still runs after `limit`.
+    /// Waits for the exit and returns the exit code (128 plus the signal number, if a signal killed it).
+    /// Fails with the last lines of its log if it is still running after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<i32> {
         self.process.wait(limit).map(process::shell_code)
     }
 
-    /// Waits for its end and returns the exit code and its peak memory in KiB.
+    /// Waits for the exit and returns the exit code and its peak memory in KiB.
     pub fn wait_measured(&mut self, limit: Duration) -> Result<(i32, u64)> {
         let mut most = 0;
-        wait_until("the end of the program", limit, || {
+        wait_until("the exit of the program", limit, || {
             most = most.max(process::peak_kib(self.id()).unwrap_or(0));
             !self.is_running().unwrap_or(false)
         })?;
         Ok((self.wait(limit)?, most))
     }
 
-    /// Returns its peak memory so far, in MiB; an error once it has ended.
+    /// Returns its peak memory so far, in MiB. Fails if it has exited.
     pub fn peak_mib(&self) -> Result<u64> {
-        let peak = process::peak_kib(self.id()).context("the program has ended")?;
+        let peak = process::peak_kib(self.id()).context("the program has exited")?;
         Ok(peak / 1024)
     }
 
@@ -119,7 +119,7 @@ impl Program {
         Ok(String::from_utf8_lossy(&self.process.stderr()?).into_owned())
     }
 
-    /// Keeps its directory after the end.
+    /// Keeps its directory after it is dropped.
     pub fn keep(&mut self) {
         self.workdir.keep();
     }

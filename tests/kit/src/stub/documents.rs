@@ -1,6 +1,6 @@
 //! The collection of the first entries, with any number of documents. The content of a document
-//! follows from its number. It is copied from one of a few prepared documents when it is read, so
-//! nothing is stored, and creating it costs hardly more than sending it.
+//! depends only on its number. It is copied from one of a few prepared documents when it is read, so
+//! nothing is stored, and generating a document costs little more than sending it.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use oplog_relay_core::document::kind;
 
 use super::entry::{INSERT_BYTES, LARGE_BYTES, object_id, write_document};
 
-/// Number of prepared documents: far more bytes than lz4's window.
+/// Number of prepared documents. Their total size is far larger than lz4's window.
 const PREPARED: u64 = 1000;
 /// The size limit of a server's reply: 16 MB.
 const REPLY_BYTES: usize = 16 * 1024 * 1024;
@@ -23,7 +23,8 @@ const NUMBER: Range<usize> = 29..37;
 pub struct Contents {
     /// Number of documents.
     pub documents: u64,
-    /// The interval of documents of 16 MB; the others have 466 bytes. 0 for none.
+    /// Every n-th document has 16 MB, where n is this number; the others have 466 bytes. 0 disables
+    /// large documents.
     pub large_every: u64,
 }
 
@@ -65,7 +66,7 @@ impl Documents {
         self.len() == 0
     }
 
-    /// Returns the bytes of all documents.
+    /// Returns the total size of all documents in bytes.
     pub(super) fn bytes(&self) -> u64 {
         let large = self.len().checked_div(self.contents.large_every);
         let large = large.unwrap_or(0);
@@ -80,14 +81,14 @@ impl Documents {
         &self.small[usize::try_from(number % PREPARED).unwrap_or(0)]
     }
 
-    /// Returns the number of an `_id`, if it has the form of this collection's.
+    /// Returns the document number that an `_id` contains, if it is an `_id` of this collection.
     pub(super) fn number(id: &[u8]) -> Option<u64> {
         let number = u64::from_be_bytes(id.get(4..12)?.try_into().ok()?);
         (object_id(number)[..4] == id[..4]).then_some(number)
     }
 
-    /// Appends the elements of an array with these documents, as many as fit into a reply, and
-    /// returns the number after the last one.
+    /// Appends these documents as elements of an array, as many as fit into a reply. Returns the
+    /// number that follows the last appended document.
     pub(super) fn write(&self, numbers: Range<u64>, out: &mut Vec<u8>) -> u64 {
         let start = out.len();
         for (place, number) in numbers.clone().enumerate() {
@@ -107,7 +108,7 @@ impl Documents {
         numbers.end
     }
 
-    /// Appends the same elements with only the `_id` of each document.
+    /// Appends array elements that contain only the `_id` of each document.
     pub(super) fn write_ids(numbers: impl IntoIterator<Item = u64>, out: &mut Vec<u8>) {
         for (place, number) in numbers.into_iter().enumerate() {
             write_name(place, out);
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_valid_and_say_their_numbers() {
+    fn documents_are_valid_and_contain_their_numbers() {
         let documents = Documents::new(Contents {
             documents: 5000,
             large_every: 2003,
@@ -159,8 +160,8 @@ mod tests {
             let bytes = if large { LARGE_BYTES } else { INSERT_BYTES };
             assert_eq!(document.as_bytes().len(), bytes);
         }
-        // A large document does not fit after so many small ones. It fits after two, with some
-        // small ones behind it.
+        // A large document does not fit after so many small ones. It fits after two, followed by
+        // some more small ones.
         assert_eq!(documents.write(0..4100, &mut Vec::new()), 2002);
         let end = documents.write(2000..4100, &mut Vec::new());
         assert!((3000..4005).contains(&end), "{end}");

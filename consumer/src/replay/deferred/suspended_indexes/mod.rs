@@ -1,21 +1,22 @@
 //! Indexes of the target that are suspended while a stretch of the oplog is applied again.
 //!
 //! When a stretch is applied again, the target is ahead of its entries. An index may then refuse a
-//! document that is valid at its position in the oplog, because the index is younger than the
-//! entry, or because another document already has a value that it gets later in the oplog. Such an
-//! index is noted in `oplog_relay.suspended_indexes` with its definition on the target, and
+//! document that is valid at its position in the oplog, because the index is newer than the entry, or
+//! because another document already has a value that it gets later in the oplog. The definition of
+//! such an index is recorded in `oplog_relay.suspended_indexes` on the target, and the index is
 //! dropped. The command that created it still counts as run.
 //!
 //! The index is built again when the target is no longer ahead:
 //!
-//! - before the next command of its collection that has not run, because no entry behind such a
+//! - before the next command of its collection that has not run, because no entry after such a
 //!   command has been applied;
 //! - when its partition applies entries that are newer than the suspension, or has nothing to
 //!   apply;
 //! - before a replay with a stop position ends.
 //!
-//! If a build fails during the stretch, it is tried again later, because other partitions may still
-//! apply the stretch. Before a command, and at the end, a failed build stops the replay.
+//! If a build fails during the stretch, it is retried later, because other partitions may still be
+//! applying the stretch. Before a command, and at the end of the replay, a failed build stops the
+//! replay.
 //!
 //! ```text
 //! {_id: "<group>/<db.collection>/<index>", group, ns, name, index: <definition as BSON bytes>, topic,
@@ -52,11 +53,11 @@ use crate::replay::deferred::suspended_indexes::note::{
     COLLECTION, MakingWay, SuspendedIndex, now,
 };
 
-/// The pause after a failed build. It doubles with each failure, up to the longest pause.
+/// The pause after the first failed build. It doubles with each failure, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 60);
 
-/// The outcome of a build.
+/// The outcome of building a suspended index.
 enum Restored {
     Done,
     Refused(mongodb::error::Error),
@@ -87,19 +88,19 @@ impl MongoSink {
         let Some((topic, partition, _)) = held.place.clone() else {
             return Ok(false);
         };
-        let mut made_way = false;
+        let mut is_any_suspended = false;
         for definition in self.indexes_of(ns).await? {
             let name = definition.get_str("name").unwrap_or_default();
             if !refuses(&definition, error) {
                 continue;
             }
-            let any = making_way == MakingWay::AlsoOlder && error.code == DUPLICATE_KEY;
-            let after = (!any).then_some(held.id);
+            let may_be_older = making_way == MakingWay::AlsoOlder && error.code == DUPLICATE_KEY;
+            let after = (!may_be_older).then_some(held.id);
             // Indexes that the replay did not create belong to the target and are not dropped.
-            let maker = self.persist("reading the catalog", || {
+            let creator = self.persist("reading the catalog", || {
                 self.catalog.maker_of(ns, name, after)
             });
-            if maker.await?.is_none() {
+            if creator.await?.is_none() {
                 continue;
             }
             let index = SuspendedIndex {
@@ -114,9 +115,9 @@ impl MongoSink {
                 definition,
             };
             self.suspend(index).await?;
-            made_way = true;
+            is_any_suspended = true;
         }
-        Ok(made_way)
+        Ok(is_any_suspended)
     }
 
     async fn suspend(&self, index: SuspendedIndex) -> Result<(), ConsumerError> {
@@ -124,14 +125,14 @@ impl MongoSink {
             ns = index.ns,
             index = %index.definition,
             entry = %index.entry,
-            "dropping an index of the target while a stretch of the log is applied again, because it \
-             refuses a document of that stretch. Its definition is kept in \
-             {CATALOG_DB}.{COLLECTION}; it is built again when the stretch is over"
+            "dropping an index of the target, because it refuses a document of a stretch of the oplog \
+             that is being applied again. Its definition is recorded in {CATALOG_DB}.{COLLECTION}; \
+             the index is built again when the stretch has been applied"
         );
         let notes = self.suspended_notes();
-        // The note is written first: after a crash, the member that finds it builds the index
-        // again.
-        self.persist("noting a suspended index", || async {
+        // The note is written before the index is dropped, so that a member that finds it after a crash
+        // builds the index again.
+        self.persist("recording a suspended index", || async {
             let note = index.document(self.catalog.group())?;
             let filter = doc! { "_id": &index.note };
             notes.replace_one(filter, note).upsert(true).await.map(drop)
@@ -152,7 +153,7 @@ impl MongoSink {
             }
         })
         .await?;
-        // Without a unique index, the order across documents no longer matters.
+        // Without the unique index, the order across documents may no longer matter.
         self.forget_order();
         let mut suspended = self.suspended();
         suspended.retain(|other| other.note != index.note);
@@ -195,8 +196,7 @@ impl MongoSink {
         suspended.iter().any(|index| index.is_of(topic, partition))
     }
 
-    /// Forgets the suspended indexes of a partition that was revoked; its next owner reads their
-    /// notes.
+    /// Discards the suspended indexes of a partition that was revoked. Its next owner reads their notes.
     pub(crate) fn forget_suspended(&self, topic: &str, partition: i32) {
         self.suspended()
             .retain(|index| !index.is_of(topic, partition));
@@ -241,12 +241,11 @@ impl MongoSink {
         Ok(!self.noted(doc! { "ns": ns }).await?.is_empty())
     }
 
-    /// Builds the suspended indexes of a partition again if their stretch is over: the partition
-    /// has applied entries of the time `applied`, or, if that is `None`, has nothing to apply.
+    /// Builds the suspended indexes of a partition again if their stretch has been applied. `applied` is
+    /// the time of the last applied entry, or `None` if the partition has nothing to apply.
     ///
     /// # Errors
-    /// Returns an error if the target refuses a query. A build that it refuses is tried again
-    /// later.
+    /// Returns an error if the target refuses a query. A refused build is retried later.
     pub async fn restore_due(
         &self,
         topic: &str,
@@ -275,7 +274,7 @@ impl MongoSink {
             ns = refused.ns,
             index = %refused.definition,
             %error,
-            "a suspended index cannot be built again yet; trying again later"
+            "a suspended index cannot be built again yet; retrying later"
         );
         let mut suspended = self.suspended();
         if let Some(index) = suspended.iter_mut().find(|it| it.note == refused.note) {
@@ -286,7 +285,7 @@ impl MongoSink {
         }
     }
 
-    /// Builds the suspended indexes of a collection again, before a command that has not run.
+    /// Builds the suspended indexes of a collection again, before a command that has not run yet.
     ///
     /// # Errors
     /// Returns an error if the target refuses one of the builds.
@@ -338,8 +337,8 @@ impl MongoSink {
             })
             .await?;
         let (db, collection) = index.ns.split_once('.').unwrap_or((&index.ns, ""));
-        // Without a note a command has handled the index; without a collection, building the index
-        // would create the collection again.
+        // If the note is gone, a command has handled the index. If the collection is gone, building the
+        // index would create the collection again.
         if note.is_some() && self.listed(db, collection).await?.is_some() {
             let mut definition = index.definition.clone();
             definition.remove("ns");
@@ -373,7 +372,7 @@ impl MongoSink {
         Ok(Restored::Done)
     }
 
-    /// Forgets the suspended indexes of a collection that was dropped.
+    /// Removes the notes of the suspended indexes of a dropped collection.
     pub(crate) async fn end_suspensions_of(&self, ns: &str) -> Result<(), ConsumerError> {
         let filter = doc! { "group": self.catalog.group(), "ns": ns };
         // Usually no note exists, and a read costs less than a write with majority write concern.
@@ -391,7 +390,7 @@ impl MongoSink {
 
     async fn end_suspension(&self, filter: Document) -> Result<(), ConsumerError> {
         let notes = self.suspended_notes();
-        self.persist("forgetting a suspended index", || async {
+        self.persist("removing the record of a suspended index", || async {
             notes.delete_many(filter.clone()).await.map(drop)
         })
         .await
@@ -444,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_is_known_by_the_message() {
+    fn the_index_is_read_from_a_duplicate_key_message() {
         let text = "E11000 duplicate key error collection: s.a index: k_1 dup key: { k: 1 }";
         assert_eq!(index_of(text), Some("k_1"));
         assert_eq!(

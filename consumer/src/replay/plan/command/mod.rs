@@ -1,7 +1,7 @@
-//! Translates commands of an oplog into commands for a target.
+//! Translates the commands of oplog entries into commands for a target.
 //!
-//! An oplog entry is not a valid command: a server's internal fields must be removed. Options that
-//! would let the target delete documents by itself (`expireAfterSeconds`) are withheld.
+//! The command in an oplog entry cannot be run as it is, because it has internal fields of the server.
+//! `expireAfterSeconds` is withheld, because the target would delete documents by itself.
 
 mod indexes;
 mod old_options;
@@ -17,7 +17,7 @@ use self::indexes::{create_indexes, drop_index, index_change};
 use self::views::view;
 use crate::replay::plan::PlanFault;
 
-/// Error codes with which a server reports that a command has nothing left to do.
+/// Error codes that mean that a command has nothing left to do.
 pub mod done {
     /// `create`: the name is in use; the existing collection must be checked.
     pub const TAKEN: i32 = 48;
@@ -45,7 +45,8 @@ pub struct Withheld {
 /// program created may have it.
 pub const PUT_OFF: i32 = i32::MAX;
 
-/// Option of 4.4 and 5.0 that only affects change streams of the source; 6.0 refuses it.
+/// An option of MongoDB 4.4 and 5.0 that affects only change streams of the source. MongoDB 6.0
+/// refuses it.
 const PRE_IMAGES: &[u8] = b"recordPreImages";
 
 /// The action for a command on a target.
@@ -74,25 +75,24 @@ pub enum Action {
         /// Name of its buckets collection.
         buckets: String,
     },
-    /// Drops a view. For the view over a time series nothing is done: it is dropped with its
-    /// buckets.
+    /// Drops a view. The view of a time series is not dropped separately: it is dropped together with
+    /// the buckets.
     DropView {
         /// The view's name.
         view: String,
     },
     /// Drops all views of the database.
     DropViews,
-    /// Changes the view over the buckets of a time series, by a command that changes the buckets as
-    /// well.
+    /// Changes the view of a time series, with a command that also changes the buckets.
     ChangeSeriesView {
         /// The view's document in `system.views`.
         definition: Vec<u8>,
     },
-    /// Renames a collection; an existing collection of the new name may be dropped.
+    /// Renames a collection. An existing collection with the new name may be dropped.
     Rename {
         /// `db.collection` of the new name.
         to: String,
-        /// True if an existing collection of that name is dropped.
+        /// True if an existing collection with the new name is dropped.
         drop_target: bool,
     },
 }
@@ -102,7 +102,7 @@ pub enum Action {
 pub struct Translated {
     /// The action on the target.
     pub action: Action,
-    /// Changes of expiries that are withheld from the target.
+    /// Changes of `expireAfterSeconds` that are withheld from the target.
     pub withheld: Vec<Withheld>,
     /// True if a unique index is created as non-unique.
     pub made_non_unique: bool,
@@ -169,7 +169,7 @@ pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated,
         b"dropIndexes" | b"deleteIndexes" | b"dropIndex" | b"deleteIndex" => {
             drop_index(entry, collection)?
         }
-        // A command of core's table that this function does not know.
+        // A command that core's table contains but this function does not handle.
         name => {
             return Err(PlanFault::Command(
                 String::from_utf8_lossy(name).into_owned(),
@@ -257,8 +257,8 @@ fn without_version(collation: Element<'_>) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
-/// Returns whole seconds; `None` for a value that is not a number and disables the expiry
-/// (`"off"`).
+/// Returns an expiry in whole seconds, or `None` if the value is not a number and therefore disables the
+/// expiry (`"off"`).
 fn seconds(option: Element<'_>) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
     match option.kind {
@@ -282,13 +282,13 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
             seconds: seconds(expires),
         });
     }
-    // Up to 8.x, a time series is logged under the name of its buckets; later under its own name.
+    // Servers up to 8.x log a time series under the name of its buckets, later ones under its own name.
     let is_series = entry.o.get("timeseries")?.is_some();
     let is_capped = entry.o.get("capped")?.is_some_and(is_truthy);
     let keeps = |option: Element<'_>| -> Result<bool, Malformed> {
-        // Old servers also store `size` and `max` of a collection that is not capped.
-        let is_idle = !is_capped && matches!(option.name, b"size" | b"max");
-        Ok(!is_idle && keeps_create_option(option, is_series)?)
+        // Old servers also log `size` and `max` for a collection that is not capped.
+        let is_ignored = !is_capped && matches!(option.name, b"size" | b"max");
+        Ok(!is_ignored && keeps_create_option(option, is_series)?)
     };
     let meaningless = old_options::without_meaning(entry.o)?;
     let series = time_series::of_buckets(collection).filter(|_| is_series);

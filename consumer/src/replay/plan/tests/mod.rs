@@ -134,11 +134,11 @@ fn fields(document: Document<'_>) -> BTreeMap<String, i32> {
 fn apply(target: &mut Target, ns: &str, id: i32, action: Action<'_>) {
     let place = (ns.to_owned(), id);
     match action {
-        Action::AsIs { .. } => unreachable!("no change of these"),
+        Action::AsIs { .. } => unreachable!("no change produces it"),
         Action::Insert(document) | Action::Replace(document) => {
             drop(target.insert(place, fields(document)));
         }
-        Action::Rewritten(_) => unreachable!("no entry asks for it"),
+        Action::Rewritten(_) => unreachable!("no entry produces it"),
         Action::Zeros(_) => unreachable!("no document has timestamps"),
         Action::Delete => drop(target.remove(&place)),
         Action::Fields(diff) | Action::Diff(diff) => {
@@ -171,7 +171,7 @@ fn apply_plan(target: &mut Target, plan: &Plan<'_>, rotate: usize) {
             for bulk in &lanes[(index + rotate) % lanes.len()].bulks {
                 let forward: Vec<&Write<'_>> = match bulk.kind {
                     BulkKind::Update | BulkKind::Rewrite => bulk.writes.iter().collect(),
-                    // The documents are different, so any order is valid.
+                    // The documents are distinct, so any order is valid.
                     BulkKind::Insert | BulkKind::Delete => bulk.writes.iter().rev().collect(),
                 };
                 for write in forward {
@@ -198,10 +198,10 @@ fn changes() -> impl Strategy<Value = Vec<(bool, i32, Change)>> {
 }
 
 proptest! {
-    /// For any history and any order of lanes, a plan has the same result as its entries one by
-    /// one, also on a target that is ahead.
+    /// For any history and any order of lanes, a plan has the same result as its entries applied one
+    /// by one, also on a target that is ahead.
     #[test]
-    fn a_plan_leads_where_its_entries_lead(
+    fn a_plan_has_the_same_result_as_its_entries(
         history in changes(),
         before in changes(),
         lanes in 1_usize..5,
@@ -244,7 +244,7 @@ fn actions(changes: &[(i32, Change)]) -> Vec<(BulkKind, i64)> {
         panic!("{plan:?}")
     };
     let [lane] = &lanes[..] else {
-        panic!("few entries take one lane")
+        panic!("a few entries must be planned as one lane")
     };
     lane.bulks
         .iter()
@@ -282,7 +282,7 @@ fn folding_follows_the_table() {
 }
 
 #[test]
-fn a_document_with_a_rewrite_has_all_its_updates_made_so() {
+fn all_updates_of_a_document_with_a_rewrite_are_rewrites() {
     use BulkKind as Kind;
     let (set, update, moved) = (Change::Set(1), Change::Update(2), Change::Move(3));
     let replace = Change::Replace(4);
@@ -296,7 +296,7 @@ fn a_document_with_a_rewrite_has_all_its_updates_made_so() {
             (Kind::Rewrite, 1)
         ]
     );
-    // A whole state goes before; the writes that it supersedes do not require a rewrite.
+    // A replacement precedes the rewrite. The writes that it supersedes do not require a rewrite.
     assert_eq!(
         actions(&[(1, set), (1, replace), (1, moved)]),
         [(Kind::Update, 1), (Kind::Rewrite, 1)]
@@ -458,7 +458,7 @@ fn entry_key() -> Vec<u8> {
 }
 
 #[test]
-fn an_update_that_cannot_be_repeated_is_a_step_of_its_own() {
+fn an_update_that_is_not_idempotent_is_a_separate_step() {
     let update = |operator: &str, field: &str| {
         document(|entry| {
             entry.raw("ts", kind::TIMESTAMP, &[1; 8]);
@@ -509,7 +509,7 @@ fn a_users_own_updates_are_sent_as_they_are() {
 }
 
 #[test]
-fn updates_that_cannot_be_repeated_are_refused_and_empty_ones_left_out() {
+fn updates_that_are_not_idempotent_are_refused_and_empty_ones_left_out() {
     let increment = with_o("u", |o| {
         o.nested("$inc", kind::DOCUMENT, |inc| {
             inc.int32("n", 1);

@@ -5,8 +5,8 @@ use crate::session::pipeline::{encode, queues};
 use crate::source::SourceEvent;
 use crate::telemetry::metrics::Metrics;
 
-/// Returns a transaction in three entries that fills several chunks, another one around it, and single
-/// entries in between.
+/// Returns a transaction of three entries that fills several chunks, a second transaction that begins
+/// before it and commits after it, and single entries in between.
 fn history() -> Vec<Vec<u8>> {
     let part = |seconds, previous, of: i32, ids: std::ops::Range<i32>, flag: Doc| {
         let mut o = doc! { "applyOps": inserts(ids) };
@@ -33,7 +33,7 @@ fn seconds_of(bytes: &[u8]) -> u32 {
     entry.ts.seconds
 }
 
-/// Resumes from a saved position as a dump does.
+/// Resumes from a saved position in the way a session with a dump does.
 fn resumed(end: Position, history: History) -> Outcome {
     let entries = super::restart::history();
     let open = history.open.map_or(u32::MAX, |open| open.seconds);
@@ -91,7 +91,7 @@ fn txn_open_across_restart_after_every_entry() {
     }
 }
 
-/// A session may commit before a dump is read again, for example a barrier of a changed routing.
+/// A session may commit before it has reread the dump, for example the barrier of a routing change.
 #[test]
 fn the_start_of_an_open_transaction_stays_saved_until_the_dump_is_read_again() {
     let saved = History {
@@ -163,7 +163,7 @@ fn a_position_inside_what_is_no_transaction_is_refused() {
 }
 
 #[test]
-fn a_shutdown_ends_between_two_entries_of_a_transaction() {
+fn a_shutdown_stops_the_read_between_two_entries_of_a_transaction() {
     let shutdown = Shutdown::manual();
     let kept = Parts::Kept(Kept::default());
     let mut transactions = Transactions::new(kept, History::default(), true, shutdown.clone());
@@ -185,7 +185,7 @@ fn a_shutdown_ends_between_two_entries_of_a_transaction() {
 }
 
 #[test]
-fn an_interrupted_encoder_hands_on_what_it_has_and_reports_no_error() {
+fn an_interrupted_encoder_hands_over_its_chunks_and_reports_no_error() {
     let start = Start::default();
     let shutdown = start.shutdown.clone();
     let encoder = encoder(start);
