@@ -132,6 +132,16 @@ impl ConsumerError {
         ))
     }
 
+    /// Returns the error for a topic that other programs read, and this one cannot.
+    #[must_use]
+    pub fn for_readers(topic: &str, format: Format) -> Self {
+        Self::Usage(format!(
+            "topic {topic} has the format {format}, which is for readers only: it has neither commands \
+             nor barriers. Run a producer with another --format under another --topic-prefix for \
+             oplog-consumer"
+        ))
+    }
+
     /// Returns the exit code of the program for this error.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {

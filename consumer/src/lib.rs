@@ -152,7 +152,7 @@ async fn emit(config: EmitConfig) -> Result<ExitCode, ConsumerError> {
     start_logs(&config.group.log)?;
     let supervisor = Supervisor::new(config.group.clone(), on_signals()?)?;
     let served = supervisor.serve().await?;
-    let sink = JsonSink::open(&config.to, config.mode)?;
+    let sink = JsonSink::open(&config.to, config.lines)?;
     // A status line between the emitted lines on the same terminal would be unreadable.
     let visible = config.to != Destination::Stdout;
     supervisor.run(Sink::Emit(sink), served, visible).await

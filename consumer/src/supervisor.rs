@@ -137,7 +137,7 @@ impl Supervisor {
         let past = unless_ended(&self.shutdown, sink.past(prefix)).await?;
         let reports = Arc::new(Reports::default());
         let context = self.share(sink, Arc::clone(&reports)).await?;
-        self.refuse_lossy(&context)?;
+        self.check_formats(&context)?;
         around.spawn(status::show(
             Arc::clone(&self.metrics),
             self.board.clone(),
@@ -215,19 +215,11 @@ impl Supervisor {
     }
 
     /// Refuses formats at start that would otherwise be refused at the first record.
-    fn refuse_lossy(&self, context: &WorkerContext) -> Result<(), ConsumerError> {
-        if context.sink.takes_lossy() {
-            return Ok(());
-        }
-        match context
-            .topics
-            .known()
-            .into_iter()
-            .find(|(_, topic)| !topic.format.is_exact())
-        {
-            Some((name, topic)) => Err(ConsumerError::lossy(&name, topic.format)),
-            None => Ok(()),
-        }
+    fn check_formats(&self, context: &WorkerContext) -> Result<(), ConsumerError> {
+        let topics = context.topics.known();
+        topics
+            .iter()
+            .try_for_each(|(name, topic)| context.sink.check_format(name, topic.format))
     }
 
     /// Starts the task that notes in the target that the group is no longer new, once Kafka has

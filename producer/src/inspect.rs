@@ -23,7 +23,7 @@ use crate::prepare::topics::Topics;
 use crate::source::origin::Origin;
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 
-/// Prints records until the dump ends, the source has nothing more, or the limit is reached.
+/// Prints records until the dump ends, the live source has nothing more, or the limit is reached.
 ///
 /// # Errors
 /// The errors of the source and of the encoder; [`ProducerError::Output`].
@@ -70,11 +70,11 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     tokio::pin!(feeding, printing);
     let (fed, printed) = tokio::select! {
         printed = &mut printing => (Ok(()), printed),
-        // Entries that were read before a fault are still printed.
+        // Entries that were read before an error are still printed.
         fed = &mut feeding => (fed, printing.await),
     };
     fed?;
-    printed.map_err(|_| ProducerError::Ended("printing"))?
+    printed.map_err(|_| ProducerError::Ended("the printing thread ended"))?
 }
 
 fn print(
@@ -197,7 +197,9 @@ struct Line<'l> {
 /// Returns JSON as it is and BSON as canonical Extended JSON; a frame has no textual form.
 fn show(format: Format, value: &[u8]) -> Option<Box<RawValue>> {
     let text = match format {
-        Format::Json(_) => value.to_vec(),
+        Format::Json(_) | Format::ReaderJson(_) | Format::Oplog(_) | Format::Debezium(_) => {
+            value.to_vec()
+        }
         Format::Bson => {
             let mut text = Vec::new();
             let written = write_document(Document::new(value).ok()?, Mode::Canonical, &mut text);

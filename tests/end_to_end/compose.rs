@@ -9,7 +9,7 @@ use mongodb::Client;
 use oplog_relay_kit::services::{
     FerretDb, FerretDbOptions, Kafka, Port, Program, compose_services, wait_until, wait_until_async,
 };
-use oplog_relay_tests::schema::ChangeEventSchema;
+use oplog_relay_tests::schema::EventSchema;
 use serde_json::Value;
 
 use crate::support::{Ended, LIMIT, source};
@@ -121,7 +121,7 @@ async fn compose_services_carry_writes_to_the_target_and_to_standard_output() ->
         emit.stdout_text()
             .is_ok_and(|text| text.lines().count() == 3)
     })?;
-    let schema = ChangeEventSchema::load()?;
+    let schema = EventSchema::of_change_events()?;
     for line in emit.stdout_text()?.lines() {
         schema.check(&serde_json::from_str(line)?)?;
     }

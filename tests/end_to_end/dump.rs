@@ -16,7 +16,7 @@ use oplog_relay_core::json::Mode;
 use oplog_relay_kit::model::{Model, Scenario};
 use oplog_relay_kit::services::Kafka;
 use oplog_relay_kit::topic_reader::{Contents, read_topics};
-use oplog_relay_tests::schema::ChangeEventSchema;
+use oplog_relay_tests::schema::EventSchema;
 
 use crate::history::History;
 use crate::support::{Ended, Line, gzip};
@@ -68,7 +68,8 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
             .context(prefix)?;
     }
 
-    // The first half is carried, then the whole; then again, with nothing left to do.
+    // The first half is produced, then the whole dump, and then the whole dump again, which has no
+    // new entries.
     let half = written(folder.path(), "half.bson", &first)?;
     for path in [&half, &plain, &packed] {
         run(&kafka, path, "halves").produce_all()?;
@@ -81,7 +82,7 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
     run(&kafka, &later, "gap")
         .produce()?
         .with_code(3)?
-        .telling(&["position lost"])?;
+        .with_log(&["position lost"])?;
     Ok(())
 }
 
@@ -105,10 +106,10 @@ fn standard_input_is_a_dump() -> Result<()> {
     let oplog = Scenario::new("crud-types").oplog()?;
     let path = written(folder.path(), "input", &gzip(&oplog)?)?;
     let output = piped(&kafka, "piped")?.stdin(File::open(path)?).output()?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{told}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{log}");
     // A new session cannot read the input again, so the first session must not fail.
-    ensure!(!told.contains("the session failed"), "{told}");
+    ensure!(!log.contains("the session failed"), "{log}");
     let contents = read_topics(&kafka.brokers(), "piped", Format::Bson)?;
     let history = History::of_dump(&oplog)?;
     history.expect_once_in(&contents, "piped", NAME, Format::Bson)?;
@@ -116,13 +117,13 @@ fn standard_input_is_a_dump() -> Result<()> {
 }
 
 #[test]
-fn input_that_says_nothing_does_not_hold_the_end() -> Result<()> {
+fn idle_standard_input_does_not_delay_the_shutdown() -> Result<()> {
     let kafka = Kafka::shared()?;
     let mut producer = piped(&kafka, "silent")?.stdin(Stdio::piped()).spawn()?;
     // The pipe stays open to the end, and nothing is written to it.
     let input = producer.stdin.take();
-    let mut told = BufReader::new(producer.stderr.take().context("standard error")?).lines();
-    let opened = told.find(|line| {
+    let mut lines = BufReader::new(producer.stderr.take().context("standard error")?).lines();
+    let opened = lines.find(|line| {
         line.as_ref()
             .is_ok_and(|line| line.contains("session opened"))
     });
@@ -135,7 +136,7 @@ fn input_that_says_nothing_does_not_hold_the_end() -> Result<()> {
     ];
     ensure!(Command::new("sh").args(kill).status()?.success());
     let ended = producer.wait()?;
-    let rest: Vec<String> = told.collect::<Result<_, _>>()?;
+    let rest: Vec<String> = lines.collect::<Result<_, _>>()?;
     let rest = rest.join("\n");
     ensure!(ended.code() == Some(143), "{ended}: {rest}");
     ensure!(
@@ -147,15 +148,15 @@ fn input_that_says_nothing_does_not_hold_the_end() -> Result<()> {
 }
 
 #[test]
-fn a_level_of_logs_that_is_none_is_told() -> Result<()> {
+fn an_invalid_log_level_is_reported() -> Result<()> {
     let kafka = Kafka::shared()?;
     let output = piped(&kafka, "loud")?
         .stdin(Stdio::null())
         .arg("--log-level=info,oplog=loud")
         .output()?;
-    let told = String::from_utf8_lossy(&output.stderr);
+    let log = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(2), "{}", output.status);
-    ensure!(told.contains("info,oplog=loud"), "{told}");
+    ensure!(log.contains("info,oplog=loud"), "{log}");
     Ok(())
 }
 
@@ -169,7 +170,7 @@ const FORMATS: [(Format, &str, &str); 4] = [
 
 /// Checks the values of JSON topics against the published schema.
 fn expect_schema(contents: &Contents, format: Format) -> Result<()> {
-    let schema = ChangeEventSchema::load()?;
+    let schema = EventSchema::of_change_events()?;
     for record in contents.values().flatten() {
         if let Format::Json(_) = format {
             match serde_json::from_slice(&record.value) {
@@ -319,7 +320,7 @@ fn inspect_prints_what_would_be_produced_without_kafka() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let oplog = Scenario::new("updates").oplog()?;
     let path = written(folder.path(), "oplog.bson", &oplog)?;
-    let schema = ChangeEventSchema::load()?;
+    let schema = EventSchema::of_change_events()?;
     for (format, flag, mode) in FORMATS {
         let line = Line::new("inspect")
             .with("--source", &path)

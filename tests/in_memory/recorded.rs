@@ -3,21 +3,23 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::diff::Diff;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation, Update};
+use oplog_relay_core::format::debezium::{Debezium, Origin, write_debezium};
 use oplog_relay_core::format::json::write_change_event;
+use oplog_relay_core::format::oplog::write_oplog_entry;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{self, Format};
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_kit::model::{Agreement, Model, Scenario, Version};
 use oplog_relay_kit::stream::{Begin, Stream};
-use oplog_relay_tests::schema::ChangeEventSchema;
+use oplog_relay_tests::schema::EventSchema;
 
-/// Scenarios that create collections and write nothing else to them.
+/// Scenarios that only create collections and write documents.
 const SCENARIOS: [(Version, &str); 12] = [
     (Version::V4_2, "crud-types"),
     (Version::V4_2, "updates"),
@@ -108,6 +110,11 @@ fn carried(format: Format, entries: &[(EntryId, Vec<u8>)]) -> Result<Vec<(EntryI
             Format::Json(mode) => {
                 write_change_event(&Entry::parse(document)?, "rs0", id.ord, mode, &mut arena)?;
             }
+            Format::Oplog(mode) => {
+                id.write_header("rs0", &mut header);
+                write_oplog_entry(document, mode, &mut arena)?;
+            }
+            Format::ReaderJson(_) | Format::Debezium(_) => bail!("{format} is for readers only"),
         }
         let value = start..arena.len();
         format::decode(format, value, Some(&header), &mut arena, &mut found)?;
@@ -195,7 +202,12 @@ fn each(check: impl Fn(&Scenario, &Partitions) -> Result<()>) -> Result<()> {
 #[test]
 fn golden_oplogs_lead_to_the_servers_state_through_every_exact_format() -> Result<()> {
     each(|scenario, partitions| {
-        for format in [Format::Raw, Format::Bson, Format::Json(Mode::Canonical)] {
+        for format in [
+            Format::Raw,
+            Format::Bson,
+            Format::Json(Mode::Canonical),
+            Format::Oplog(Mode::Canonical),
+        ] {
             for batch in [1, 7, 1000] {
                 let mut model = Model::default();
                 replay(&mut model, format, partitions, batch)?;
@@ -221,8 +233,8 @@ fn golden_oplogs_replayed_again_from_the_beginning_lead_to_the_same_bytes() -> R
 }
 
 /// A `$set` of an existing field keeps its position; a field that returns after an `$unset` is the
-/// last one. So a stretch that begins in the middle of a document's history may result in another
-/// order of fields, as with every replay of an oplog.
+/// last one. So a replay that starts in the middle of a document's history may result in a
+/// different order of fields, as any application of an oplog may.
 #[test]
 fn golden_oplogs_replayed_again_from_any_point_lead_to_the_same_fields() -> Result<()> {
     each(|scenario, partitions| {
@@ -241,8 +253,45 @@ fn golden_oplogs_replayed_again_from_any_point_lead_to_the_same_fields() -> Resu
 }
 
 #[test]
+fn every_golden_event_in_debeziums_envelope_fits_the_schema() -> Result<()> {
+    let schema = EventSchema::of_debezium()?;
+    let mut ops = BTreeMap::<String, u32>::new();
+    for scenario in scenarios()? {
+        for entries in spread(&scenario)?.values() {
+            for (id, bytes) in entries {
+                let entry = Entry::parse(Document::new(bytes)?)?;
+                if matches!(entry.operation, Operation::Command | Operation::Noop) {
+                    continue;
+                }
+                let (mode, with_schema) = (Mode::Relaxed, false);
+                let form = Debezium { mode, with_schema };
+                let origin = Origin {
+                    topic: "cdc.a.b",
+                    source: "rs0",
+                    processed_at: 1,
+                };
+                let mut event = Vec::new();
+                write_debezium(&entry, *id, form, &origin, &mut event)?;
+                let event: serde_json::Value = serde_json::from_slice(&event)?;
+                schema.check(&event)?;
+                for field in ["after", "updateDescription"] {
+                    if !event[field].is_null() {
+                        *ops.entry(field.to_owned()).or_default() += 1;
+                    }
+                }
+            }
+        }
+    }
+    ensure!(
+        ops.len() == 2 && ops.values().all(|count| *count > 500),
+        "{ops:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn every_golden_change_event_fits_the_schema() -> Result<()> {
-    let schema = ChangeEventSchema::load()?;
+    let schema = EventSchema::of_change_events()?;
     let mut deep = 0;
     for scenario in scenarios()? {
         for entries in spread(&scenario)?.values() {
@@ -260,6 +309,6 @@ fn every_golden_change_event_fits_the_schema() -> Result<()> {
             }
         }
     }
-    ensure!(deep < 20, "{deep} events were not looked at");
+    ensure!(deep < 20, "{deep} events were not checked");
     Ok(())
 }

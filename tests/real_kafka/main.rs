@@ -6,7 +6,9 @@ mod carry;
 mod ddl;
 mod dead_letters;
 mod disk;
+mod envelopes;
 mod examples;
+mod foreign_readers;
 mod idle;
 mod kills;
 mod large_documents;
@@ -35,8 +37,8 @@ use carry::Carried;
 fn a_users_own_updates_stop_or_become_dead_letters() -> Result<()> {
     let carried = Carried::new("transactions", "twice")?;
     let target = ModelServer::start(Model::default())?;
-    let told = (6, "--unrepeatable apply");
-    carried.topics.refused(&target, "twice", &[], told)?;
+    let refusal = (6, "--unrepeatable apply");
+    carried.topics.refused(&target, "twice", &[], refusal)?;
     let flags = ["--unrepeatable=dead-letter"];
     carried
         .topics

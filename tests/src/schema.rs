@@ -1,24 +1,37 @@
-//! The published JSON Schema of the change event, against which the tests validate events.
+//! The published JSON Schemas, against which the tests validate events.
 
 use anyhow::{Result, bail, ensure};
 use jsonschema::Validator;
 use serde_json::Value;
 
 const CHANGE_EVENT: &str = include_str!("../../schemas/change-event.schema.json");
+const DEBEZIUM: &str = include_str!("../../schemas/debezium.schema.json");
 
 /// A compiled schema.
 #[derive(Debug)]
-pub struct ChangeEventSchema(Validator);
+pub struct EventSchema(Validator);
 
-impl ChangeEventSchema {
-    /// Compiles the schema of the project.
+impl EventSchema {
+    /// Compiles the schema of change events.
     ///
     /// # Errors
     /// The schema is not valid.
-    pub fn load() -> Result<ChangeEventSchema> {
-        let schema: Value = serde_json::from_str(CHANGE_EVENT)?;
+    pub fn of_change_events() -> Result<EventSchema> {
+        EventSchema::compile(CHANGE_EVENT)
+    }
+
+    /// Compiles the schema of Debezium's envelope.
+    ///
+    /// # Errors
+    /// The schema is not valid.
+    pub fn of_debezium() -> Result<EventSchema> {
+        EventSchema::compile(DEBEZIUM)
+    }
+
+    fn compile(text: &str) -> Result<EventSchema> {
+        let schema: Value = serde_json::from_str(text)?;
         ensure!(jsonschema::draft202012::meta::is_valid(&schema));
-        Ok(ChangeEventSchema(jsonschema::draft202012::new(&schema)?))
+        Ok(EventSchema(jsonschema::draft202012::new(&schema)?))
     }
 
     /// Checks an event.

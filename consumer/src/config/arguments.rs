@@ -195,6 +195,11 @@ pub struct EmitArguments {
     /// every type).
     #[arg(long, value_name = "MODE", default_value = "relaxed")]
     pub json: String,
+    /// Shape of the lines: change-event (MongoDB's change events), oplog (the fields of the oplog
+    /// entry, and its identity as oplogId) or debezium (key and value as Debezium's MongoDB connector
+    /// writes them; changes of documents only).
+    #[arg(long, value_name = "SHAPE", default_value = "change-event")]
+    pub envelope: String,
 }
 
 /// The replay that leads to a target, for questions about its progress. Nothing is joined or

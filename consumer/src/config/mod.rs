@@ -6,7 +6,6 @@ mod proof;
 mod settings;
 
 use oplog_relay_core::filter::{NamespaceFilter, with_commas};
-use oplog_relay_core::json::Mode;
 use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, parse_bytes, parse_start, resolve_secret,
 };
@@ -21,7 +20,7 @@ use crate::replay::catalog::Subscription;
 
 pub use proof::{AuditConfig, ReplayPlace, VerifyConfig, VerifyMode};
 pub use settings::{
-    CutoverConfig, DeadLettersConfig, Destination, EmitConfig, GroupConfig, NotEmpty,
+    CutoverConfig, DeadLettersConfig, Destination, EmitConfig, GroupConfig, LineForm, NotEmpty,
     RefusedOptions, RemovedRecords, ReplayConfig, Unmatched, Unrepeatable,
 };
 
@@ -133,17 +132,16 @@ impl EmitConfig {
             _ => Err("must be stdout or file:<path>"),
         };
         let to = faults.take_or("--to", to);
-        let mode = match arguments.json.as_str() {
-            "relaxed" => Ok(Mode::Relaxed),
-            "canonical" => Ok(Mode::Canonical),
-            _ => Err("must be relaxed or canonical"),
-        };
-        let mode = faults.take_or("--json", mode);
-        let checked = group.zip(to.zip(mode));
+        let mode = faults.take_or("--json", arguments.json.parse());
+        let envelope = faults.take_or("--envelope", arguments.envelope.parse());
+        let lines = mode
+            .zip(envelope)
+            .map(|(mode, envelope)| LineForm { mode, envelope });
+        let checked = group.zip(to.zip(lines));
         faults.finish()?;
-        let (mut group, (to, mode)) = checked.ok_or_else(no_faults)?;
+        let (mut group, (to, lines)) = checked.ok_or_else(no_faults)?;
         group.removed = RemovedRecords::TakeRest;
-        Ok(Self { group, to, mode })
+        Ok(Self { group, to, lines })
     }
 }
 

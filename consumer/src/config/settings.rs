@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::format::envelope::Envelope;
 use oplog_relay_core::json::Mode;
 use oplog_relay_runtime::config::{Secret, Start};
 use oplog_relay_runtime::http::HttpAddress;
@@ -163,8 +164,17 @@ pub struct EmitConfig {
     pub group: GroupConfig,
     /// The destination of the lines.
     pub to: Destination,
-    /// The Extended JSON mode of the lines.
+    /// The form of the lines.
+    pub lines: LineForm,
+}
+
+/// The form of the lines of `emit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineForm {
+    /// The Extended JSON mode.
     pub mode: Mode,
+    /// The shape of each line.
+    pub envelope: Envelope,
 }
 
 /// The configuration of `cutover`.

@@ -1,26 +1,21 @@
 //! The `emit` subcommand: writes one change event per line, in order within each partition. It never
 //! writes a partial line.
 
+mod line;
 pub(crate) mod lines_file;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oplog_relay_core::barrier::strip;
-use oplog_relay_core::command::is_command;
-use oplog_relay_core::document::Document;
-use oplog_relay_core::entry::{Entry, EntryError};
-use oplog_relay_core::format::json::write_change_event;
-use oplog_relay_core::json::Mode;
-
-use crate::config::Destination;
+use crate::config::{Destination, LineForm};
+use crate::emit::line::LineWriter;
 use crate::emit::lines_file::LinesFile;
 use crate::error::ConsumerError;
 use crate::group::start::Past;
 use crate::replay::plan::{PlanError, PlanFault};
 use crate::worker::applied::{Applied, Durability, SinkError};
 use crate::worker::assignment::Token;
-use crate::worker::batch::{Batch, Located};
+use crate::worker::batch::Batch;
 
 /// Typical size of a line relative to its entry. A buffer of this size rarely has to grow.
 const LINE_FACTOR: usize = 2;
@@ -32,7 +27,7 @@ const LARGE_ENTRY: usize = 1 << 20;
 
 /// Writes lines to standard output or to the end of a file.
 pub struct JsonSink {
-    mode: Mode,
+    form: LineForm,
     name: String,
     output: Arc<Mutex<Box<dyn Write + Send>>>,
     /// The file behind `output`; `None` for standard output.
@@ -53,11 +48,11 @@ impl JsonSink {
     /// # Errors
     /// Returns an error if the file cannot be opened for writing, or if another process writes to
     /// it.
-    pub fn open(destination: &Destination, mode: Mode) -> Result<Self, ConsumerError> {
+    pub fn open(destination: &Destination, form: LineForm) -> Result<Self, ConsumerError> {
         let path = match destination {
             Destination::Stdout => {
                 return Ok(Self {
-                    mode,
+                    form,
                     name: "standard output".to_owned(),
                     output: Arc::new(Mutex::new(Box::new(io::stdout()))),
                     file: None,
@@ -67,7 +62,7 @@ impl JsonSink {
         };
         let file = LinesFile::open(path)?;
         Ok(Self {
-            mode,
+            form,
             name: path.display().to_string(),
             output: Arc::new(Mutex::new(Box::new(file.clone()))),
             file: Some(file),
@@ -107,9 +102,10 @@ impl JsonSink {
             .iter()
             .map(|located| room_for_line(located.entry.raw.as_bytes().len()));
         let mut lines = Vec::with_capacity(room.sum());
+        let writer = LineWriter::new(batch, self.form);
         for (index, located) in batch.entries.iter().enumerate() {
             let id = located.id;
-            write_line(located, batch.source, self.mode, &mut lines).map_err(|error| {
+            writer.write(located, &mut lines).map_err(|error| {
                 let ns = located.entry.ns.to_owned();
                 SinkError::Entry(PlanError {
                     index,
@@ -118,7 +114,6 @@ impl JsonSink {
                     fault: PlanFault::Entry(error),
                 })
             })?;
-            lines.push(b'\n');
         }
         if lines.is_empty() {
             return Ok(Applied::Done);
@@ -154,21 +149,4 @@ const fn room_for_line(entry_bytes: usize) -> usize {
     } else {
         entry_bytes * LINE_FACTOR
     }
-}
-
-/// Writes the line of an entry. A command is written without its barrier, because only `replay` needs
-/// it.
-fn write_line(
-    located: &Located<'_>,
-    source: &str,
-    mode: Mode,
-    lines: &mut Vec<u8>,
-) -> Result<(), EntryError> {
-    let mut stripped = Vec::new();
-    let ord = located.id.ord;
-    if is_command(&located.entry) && strip(located.entry.raw, &mut stripped)? {
-        let entry = Entry::parse(Document::new(&stripped)?)?;
-        return write_change_event(&entry, source, ord, mode, lines);
-    }
-    write_change_event(&located.entry, source, ord, mode, lines)
 }

@@ -158,17 +158,11 @@ impl PartitionWorker {
         if !knows_all(&topic) {
             topic = self.context.topics.get_anew(name, knows_all).await?;
         }
-        if self.context.sink.takes_lossy() {
-            return Ok(topic);
-        }
         let records = chunk.records.iter().filter(|slot| is_record(slot));
-        let lossy = records
-            .flat_map(|slot| formats(&topic, chunk, slot))
-            .find(|format| !format.is_exact());
-        match lossy {
-            Some(format) => Err(ConsumerError::lossy(name, format)),
-            None => Ok(topic),
+        for format in records.flat_map(|slot| formats(&topic, chunk, slot)) {
+            self.context.sink.check_format(name, format)?;
         }
+        Ok(topic)
     }
 
     /// Applies the entries of the first `count` records of a chunk and acknowledges these records.

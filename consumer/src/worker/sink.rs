@@ -10,6 +10,8 @@
 //! Barriers, the catalog, held documents and refused writes exist only where entries are replayed:
 //! [`Sink::target`] is the way to them.
 
+use oplog_relay_core::format::Format;
+
 use crate::emit::JsonSink;
 use crate::error::ConsumerError;
 use crate::group::start::Past;
@@ -59,12 +61,23 @@ impl Sink {
         }
     }
 
-    /// Returns true if the sink accepts formats that lose types.
-    #[must_use]
-    pub const fn takes_lossy(&self) -> bool {
+    /// Checks that the records of a topic can be applied.
+    ///
+    /// # Errors
+    /// Returns [`ConsumerError::Usage`] for a format that loses types, unless the operator allows it,
+    /// and for a topic that is for readers only.
+    pub fn check_format(&self, topic: &str, format: Format) -> Result<(), ConsumerError> {
         match self {
-            Self::Replay(target) => target.takes_lossy(),
-            Self::Emit(_) => true,
+            Self::Replay(_) if !format.is_replayable() => {
+                Err(ConsumerError::for_readers(topic, format))
+            }
+            Self::Replay(target) if !format.is_exact() && !target.takes_lossy() => {
+                Err(ConsumerError::lossy(topic, format))
+            }
+            Self::Emit(_) if matches!(format, Format::Debezium(_)) => {
+                Err(ConsumerError::for_readers(topic, format))
+            }
+            Self::Replay(_) | Self::Emit(_) => Ok(()),
         }
     }
 

@@ -21,23 +21,7 @@ pub(super) fn write_description(
     mode: Mode,
     out: &mut Vec<u8>,
 ) -> Result<Exactness, Malformed> {
-    let mut lists = Lists {
-        mode,
-        paths: Names::default(),
-        may_repeat: false,
-        path: Vec::new(),
-        updated: Vec::new(),
-        removed: Vec::new(),
-        truncated: Vec::new(),
-        disambiguated: Vec::new(),
-    };
-    let mut outcome = Ok(());
-    diff.describe(&mut |path, described| {
-        if outcome.is_ok() {
-            outcome = lists.add(path, described);
-        }
-    });
-    outcome?;
+    let lists = Lists::of(diff, mode, Truncated::NewSize)?;
     out.extend_from_slice(b"{\"updatedFields\":{");
     out.extend_from_slice(&lists.updated);
     out.extend_from_slice(b"},\"removedFields\":[");
@@ -85,21 +69,72 @@ fn write_path(path: &[Part<'_>], out: &mut Vec<u8>) {
     }
 }
 
-/// The lists while they are being written, each without its brackets.
-struct Lists {
+/// The field of `truncatedArrays` with the length of the array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Truncated {
+    /// `newSize`, as in MongoDB's change events.
+    NewSize,
+    /// `size`, a plain number in both modes, as in Debezium's envelope.
+    Size,
+}
+
+/// The lists of a description as text, each without its brackets.
+#[derive(Debug)]
+pub(super) struct Lists {
     mode: Mode,
+    length: Truncated,
     /// The paths written so far.
     paths: Names,
     may_repeat: bool,
     /// The current path, with dots between its parts.
     path: Vec<u8>,
-    updated: Vec<u8>,
-    removed: Vec<u8>,
-    truncated: Vec<u8>,
+    pub(super) updated: Vec<u8>,
+    pub(super) removed: Vec<u8>,
+    pub(super) truncated: Vec<u8>,
     disambiguated: Vec<u8>,
 }
 
 impl Lists {
+    /// Returns the lists of a diff.
+    pub(super) fn of(diff: &Diff<'_>, mode: Mode, length: Truncated) -> Result<Self, Malformed> {
+        let mut lists = Self::empty(mode, length);
+        let mut outcome = Ok(());
+        diff.describe(&mut |path, described| {
+            if outcome.is_ok() {
+                outcome = lists.add(path, described);
+            }
+        });
+        outcome.map(|()| lists)
+    }
+
+    pub(super) fn empty(mode: Mode, length: Truncated) -> Self {
+        Self {
+            mode,
+            length,
+            paths: Names::default(),
+            may_repeat: false,
+            path: Vec::new(),
+            updated: Vec::new(),
+            removed: Vec::new(),
+            truncated: Vec::new(),
+            disambiguated: Vec::new(),
+        }
+    }
+
+    /// Adds a field of `$set`, whose name is a path.
+    pub(super) fn set(&mut self, field: Element<'_>) -> Result<(), Malformed> {
+        next(&mut self.updated);
+        json::write_string(field.name, &mut self.updated);
+        self.updated.push(b':');
+        json::write_value(field, self.mode, &mut self.updated).map(drop)
+    }
+
+    /// Adds the path of a field of `$unset`.
+    pub(super) fn unset(&mut self, path: &[u8]) {
+        next(&mut self.removed);
+        json::write_string(path, &mut self.removed);
+    }
+
     fn add(&mut self, path: &[Part<'_>], described: Described<'_>) -> Result<(), Malformed> {
         self.path.clear();
         write_path(path, &mut self.path);
@@ -120,8 +155,13 @@ impl Lists {
                 next(&mut self.truncated);
                 self.truncated.extend_from_slice(b"{\"field\":");
                 json::write_string(&self.path, &mut self.truncated);
-                self.truncated.extend_from_slice(b",\"newSize\":");
-                write_number(length, self.mode, &mut self.truncated)?;
+                let (name, mode) = match self.length {
+                    Truncated::NewSize => ("newSize", self.mode),
+                    Truncated::Size => ("size", Mode::Relaxed),
+                };
+                let name = format!(",\"{name}\":");
+                self.truncated.extend_from_slice(name.as_bytes());
+                write_number(length, mode, &mut self.truncated)?;
                 self.truncated.push(b'}');
             }
         }

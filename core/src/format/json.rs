@@ -19,7 +19,7 @@ use crate::diff::Diff;
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::format::description::write_description;
-use crate::format::{FORMAT_VERSION, FormatError};
+use crate::format::{FORMAT_VERSION, FormatError, LARGE_TEXT};
 use crate::json::{self, Exactness, Mode};
 use crate::position::{EntryId, Timestamp};
 
@@ -34,35 +34,41 @@ pub fn write_change_event(
     mode: Mode,
     out: &mut Vec<u8>,
 ) -> Result<(), EntryError> {
-    let mut event = EventWriter {
-        mode,
-        out,
-        exact: !(is_command(entry)
-            || entry.operation == Operation::Noop
-            || entry.is_upsert
-            || entry.is_timeseries),
-    };
-    event.identity(entry, source, ord)?;
-    event.payload(entry)?;
-    event.transaction(entry)?;
-    if let Some(captured) = entry.snapshot {
-        event.text(",\"snapshot\":{\"capturedAt\":");
-        event.value(kind::DATE, &captured.to_le_bytes())?;
-        event.out.push(b'}');
-    }
+    let exact = !(is_command(entry)
+        || entry.operation == Operation::Noop
+        || entry.is_upsert
+        || entry.is_timeseries);
+    let mut event = EventWriter { mode, out, exact };
+    event.write(entry, source, ord)?;
     if !event.exact {
         event.name("rawEntry");
         event.out.push(b'"');
         append_base64(entry.raw.as_bytes(), event.out);
         event.out.push(b'"');
     }
-    event.name("formatVersion");
-    event.number(FORMAT_VERSION);
-    event.out.push(b'}');
+    event.end();
     Ok(())
 }
 
-fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
+/// Appends the change event of an entry without `rawEntry`, for readers who do not replay it.
+///
+/// # Errors
+/// [`EntryError`] if the entry is damaged. `out` then holds a part of the event.
+pub fn write_reader_event(
+    entry: &Entry<'_>,
+    source: &str,
+    ord: u32,
+    mode: Mode,
+    out: &mut Vec<u8>,
+) -> Result<(), EntryError> {
+    let exact = true;
+    let mut event = EventWriter { mode, out, exact };
+    event.write(entry, source, ord)?;
+    event.end();
+    Ok(())
+}
+
+pub(super) fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     let length = bytes.len().div_ceil(3) * 4;
     out.resize(start + length, 0);
@@ -80,6 +86,25 @@ struct EventWriter<'o> {
 }
 
 impl EventWriter<'_> {
+    /// Writes all fields but the last ones.
+    fn write(&mut self, entry: &Entry<'_>, source: &str, ord: u32) -> Result<(), EntryError> {
+        self.identity(entry, source, ord)?;
+        self.payload(entry)?;
+        self.transaction(entry)?;
+        if let Some(captured) = entry.snapshot {
+            self.text(",\"snapshot\":{\"capturedAt\":");
+            self.value(kind::DATE, &captured.to_le_bytes())?;
+            self.out.push(b'}');
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.name("formatVersion");
+        self.number(FORMAT_VERSION);
+        self.out.push(b'}');
+    }
+
     fn identity(&mut self, entry: &Entry<'_>, source: &str, ord: u32) -> Result<(), EntryError> {
         let id = EntryId { ts: entry.ts, ord };
         self.text("{\"_id\":{\"source\":");
@@ -313,9 +338,6 @@ fn operation_type<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
     })
 }
 
-/// The size above which the decoder reserves exactly the room that the entry of an event needs.
-const LARGE_EVENT: usize = 1 << 20;
-
 /// Decodes a change event and appends its entry to the arena.
 pub(super) fn decode(
     value: Range<usize>,
@@ -325,7 +347,7 @@ pub(super) fn decode(
     json::parse_document(arena.get(value).unwrap_or_default(), &mut scratch)?;
     let event = Event::read(Document::new(&scratch)?)?;
     let start = arena.len();
-    if scratch.len() > LARGE_EVENT {
+    if scratch.len() > LARGE_TEXT {
         // A growing buffer doubles: it would take 200 MB for a record of 100 MB whose entry needs
         // 16.
         arena.reserve_exact(scratch.len());

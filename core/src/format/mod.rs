@@ -8,12 +8,17 @@
 //! | `raw` | frame of untouched entries of one partition ([`raw`]) | in the frame; header `oplog-range` = `<source>/<first ts>/<last ts>/<count>` |
 //! | `bson` | one entry's BSON, untouched | header `oplog-id` = `<source>/<seconds>:<increment>/<ord>` |
 //! | `json` | one change event ([`json`]) | the event's `_id` |
+//! | `json`, envelope `oplog` | one entry ([`oplog`]) | header `oplog-id` |
+//! | `json`, envelope `debezium` | one event of Debezium ([`debezium`]), for readers only | the event's `source.sequence` |
 //!
 //! A record that is too large for its topic is stored as [`fragment`]s.
 
+pub mod debezium;
 mod description;
+pub mod envelope;
 pub mod fragment;
 pub mod json;
+pub mod oplog;
 pub mod raw;
 
 use std::ops::Range;
@@ -25,6 +30,7 @@ use crate::entry::EntryError;
 use crate::json::{JsonError, Mode};
 use crate::position::{EntryId, PositionError};
 
+use debezium::Debezium;
 use fragment::Fragment;
 
 /// The version of the formats in this crate. A reader accepts every version up to its own.
@@ -33,6 +39,9 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const ID_HEADER: &str = "oplog-id";
 /// The name of the header with the range of entries in a `raw` record.
 pub const RANGE_HEADER: &str = "oplog-range";
+
+/// The size above which a decoder reserves exactly the room that the entry in a text needs.
+const LARGE_TEXT: usize = 1 << 20;
 
 /// The format of a topic's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +53,30 @@ pub enum Format {
     Bson,
     /// One change event as Extended JSON.
     Json(Mode),
+    /// One change event of a document, without what only a replay needs.
+    ReaderJson(Mode),
+    /// The fields of one entry as Extended JSON.
+    Oplog(Mode),
+    /// One event in Debezium's envelope.
+    Debezium(Debezium),
 }
 
 impl Format {
     /// Returns true if replay restores every byte of every document.
     #[must_use]
     pub const fn is_exact(self) -> bool {
-        !matches!(self, Self::Json(Mode::Relaxed))
+        match self {
+            Self::Raw | Self::Bson => true,
+            Self::Json(mode) | Self::Oplog(mode) => matches!(mode, Mode::Canonical),
+            Self::ReaderJson(_) | Self::Debezium(_) => false,
+        }
+    }
+
+    /// Returns true if a topic has barriers and commands, so that its entries can be replayed.
+    /// Otherwise it is for readers only.
+    #[must_use]
+    pub const fn is_replayable(self) -> bool {
+        !matches!(self, Self::ReaderJson(_) | Self::Debezium(_))
     }
 
     /// Returns true if a record may be of this format, judged by its first bytes and its
@@ -60,20 +86,24 @@ impl Format {
     pub fn fits(self, value: &[u8], has_id: bool) -> bool {
         match self {
             Self::Raw => !has_id && value.starts_with(&raw::MAGIC),
-            Self::Bson => has_id,
-            Self::Json(_) => !has_id && value.starts_with(b"{"),
+            Self::Bson => has_id && !is_text_of_entry(value),
+            Self::Json(_) | Self::ReaderJson(_) => {
+                !has_id && value.starts_with(b"{") && !is_of_debezium(value)
+            }
+            Self::Oplog(_) => has_id && is_text_of_entry(value),
+            Self::Debezium(_) => !has_id && is_of_debezium(value),
         }
     }
+}
 
-    /// Returns the name on the command line: `raw`, `bson` or `json`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Bson => "bson",
-            Self::Json(_) => "json",
-        }
-    }
+/// Returns true for the text of an entry, false for its BSON. BSON begins with its length: with the
+/// first four bytes of a text it would have at least 512 MiB, many times the largest entry.
+fn is_text_of_entry(value: &[u8]) -> bool {
+    matches!(value, [b'{', b'"', _, 0x20..=0xff, ..])
+}
+
+fn is_of_debezium(value: &[u8]) -> bool {
+    value.starts_with(b"{\"before\":") || value.starts_with(b"{\"schema\":")
 }
 
 impl std::fmt::Display for Format {
@@ -83,28 +113,52 @@ impl std::fmt::Display for Format {
             Self::Bson => "bson",
             Self::Json(Mode::Relaxed) => "json (relaxed)",
             Self::Json(Mode::Canonical) => "json (canonical)",
+            Self::ReaderJson(_) => "json (for readers)",
+            Self::Oplog(Mode::Relaxed) => "json (oplog, relaxed)",
+            Self::Oplog(Mode::Canonical) => "json (oplog, canonical)",
+            Self::Debezium(_) => "json (debezium)",
         })
     }
 }
 
-/// A [`Format`] as it is saved in the state topic.
-#[derive(Serialize, Deserialize)]
+/// A [`Format`] as it is saved in the state topic. Each envelope has a `format` of its own, so that a
+/// version that does not know it says so.
+#[derive(Default, Serialize, Deserialize)]
 struct FormatFields {
     format: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     json: Option<String>,
+    /// Whether the records of Debezium's envelope have their schema.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    schema: bool,
+}
+
+impl FormatFields {
+    fn text(format: &str, mode: Mode) -> Self {
+        Self {
+            format: format.to_owned(),
+            json: Some(mode.name().to_owned()),
+            schema: false,
+        }
+    }
 }
 
 impl From<Format> for FormatFields {
     fn from(format: Format) -> Self {
-        let json = match format {
-            Format::Raw | Format::Bson => None,
-            Format::Json(Mode::Relaxed) => Some("relaxed".to_owned()),
-            Format::Json(Mode::Canonical) => Some("canonical".to_owned()),
+        let binary = |format: &str| Self {
+            format: format.to_owned(),
+            ..Self::default()
         };
-        Self {
-            format: format.name().to_owned(),
-            json,
+        match format {
+            Format::Raw => binary("raw"),
+            Format::Bson => binary("bson"),
+            Format::Json(mode) => Self::text("json", mode),
+            Format::ReaderJson(mode) => Self::text("reader-json", mode),
+            Format::Oplog(mode) => Self::text("oplog-json", mode),
+            Format::Debezium(Debezium { mode, with_schema }) => Self {
+                schema: with_schema,
+                ..Self::text("debezium-json", mode)
+            },
         }
     }
 }
@@ -113,12 +167,22 @@ impl TryFrom<FormatFields> for Format {
     type Error = String;
 
     fn try_from(fields: FormatFields) -> Result<Self, String> {
-        match (fields.format.as_str(), fields.json.as_deref()) {
+        let FormatFields {
+            format,
+            json,
+            schema: with_schema,
+        } = fields;
+        let unknown = || format!("unknown format {format:?} with json {json:?}");
+        let mode = json.as_deref().map(str::parse).transpose();
+        let mode: Option<Mode> = mode.map_err(|_| unknown())?;
+        match (format.as_str(), mode) {
             ("raw", None) => Ok(Self::Raw),
             ("bson", None) => Ok(Self::Bson),
-            ("json", None | Some("relaxed")) => Ok(Self::Json(Mode::Relaxed)),
-            ("json", Some("canonical")) => Ok(Self::Json(Mode::Canonical)),
-            (format, json) => Err(format!("unknown format {format:?} with json {json:?}")),
+            ("json", mode) => Ok(Self::Json(mode.unwrap_or(Mode::Relaxed))),
+            ("reader-json", Some(mode)) => Ok(Self::ReaderJson(mode)),
+            ("oplog-json", Some(mode)) => Ok(Self::Oplog(mode)),
+            ("debezium-json", Some(mode)) => Ok(Self::Debezium(Debezium { mode, with_schema })),
+            _ => Err(unknown()),
         }
     }
 }
@@ -147,6 +211,9 @@ pub enum FormatError {
     /// The JSON is not a change event.
     #[error("the value is not a change event: {0}")]
     Event(&'static str),
+    /// The record is of a topic that is for readers only.
+    #[error("the record is in Debezium's envelope, which is for readers only")]
+    ForReaders,
     /// A fragment without the other fragments of its record.
     #[error("the record is a fragment: {0}")]
     Fragment(&'static str),
@@ -217,21 +284,34 @@ pub fn decode(
     match format {
         Format::Raw => raw::decode(value, arena, found),
         Format::Bson => {
-            let header = oplog_id.ok_or(FormatError::NoHeader(ID_HEADER))?;
-            let text =
-                std::str::from_utf8(header).map_err(|_| FormatError::HeaderText(ID_HEADER))?;
-            let (_, id) = EntryId::parse_header(text).map_err(FormatError::Header)?;
+            let id = id_in_header(oplog_id)?;
             Document::new(arena.get(value.clone()).unwrap_or_default())?;
             found.push(Decoded { id, range: value });
             Ok(())
         }
-        Format::Json(_) => {
+        Format::Json(_) | Format::ReaderJson(_) => {
             let (id, range) = json::decode(value, arena)?;
             found.push(Decoded { id, range });
             Ok(())
         }
+        Format::Oplog(_) => {
+            let id = id_in_header(oplog_id)?;
+            let range = oplog::decode(value, arena)?;
+            found.push(Decoded { id, range });
+            Ok(())
+        }
+        Format::Debezium(_) => Err(FormatError::ForReaders),
     }
 }
 
+fn id_in_header(oplog_id: Option<&[u8]>) -> Result<EntryId, FormatError> {
+    let header = oplog_id.ok_or(FormatError::NoHeader(ID_HEADER))?;
+    let text = std::str::from_utf8(header).map_err(|_| FormatError::HeaderText(ID_HEADER))?;
+    let (_, id) = EntryId::parse_header(text).map_err(FormatError::Header)?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod envelope_tests;
 #[cfg(test)]
 mod tests;

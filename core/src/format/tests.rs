@@ -3,7 +3,7 @@ use crate::document::{DocumentBuilder, kind};
 use crate::entry::Entry;
 use crate::position::Timestamp;
 
-fn document(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
+pub(super) fn document(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
     let mut out = Vec::new();
     let mut builder = DocumentBuilder::start(&mut out);
     fill(&mut builder);
@@ -11,7 +11,7 @@ fn document(fill: impl FnOnce(&mut DocumentBuilder<'_>)) -> Vec<u8> {
     out
 }
 
-fn entry(increment: u32, op: &str, o: &[u8], o2: Option<&[u8]>) -> Vec<u8> {
+pub(super) fn entry(increment: u32, op: &str, o: &[u8], o2: Option<&[u8]>) -> Vec<u8> {
     document(|entry| {
         entry.raw(
             "ts",
@@ -35,7 +35,7 @@ fn entry(increment: u32, op: &str, o: &[u8], o2: Option<&[u8]>) -> Vec<u8> {
     })
 }
 
-fn insert() -> Vec<u8> {
+pub(super) fn insert() -> Vec<u8> {
     entry(
         1,
         "i",
@@ -46,7 +46,7 @@ fn insert() -> Vec<u8> {
     )
 }
 
-fn update() -> Vec<u8> {
+pub(super) fn update() -> Vec<u8> {
     let key = document(|o| {
         o.int32("_id", 1);
     });
@@ -381,18 +381,35 @@ fn a_record_tells_its_format_and_its_first_entry() {
     let mut header = Vec::new();
     id.write_header("rs0", &mut header);
     let text = event(&entry_bytes, Mode::Relaxed).into_bytes();
-    let formats = [Format::Raw, Format::Bson, Format::Json(Mode::Canonical)];
-    let records: [(&[u8], Option<&[u8]>); 3] = [
+    let mut of_oplog = Vec::new();
+    let document = Document::new(&entry_bytes).unwrap();
+    oplog::write_oplog_entry(document, Mode::Relaxed, &mut of_oplog).unwrap();
+    let debezium = Format::Debezium(Debezium {
+        mode: Mode::Relaxed,
+        with_schema: true,
+    });
+    let formats = [
+        Format::Raw,
+        Format::Bson,
+        Format::Oplog(Mode::Canonical),
+        Format::Json(Mode::Canonical),
+        debezium,
+        debezium,
+    ];
+    let records: [(&[u8], Option<&[u8]>); 6] = [
         (&framed, None),
         (&entry_bytes, Some(&header)),
+        (&of_oplog, Some(&header)),
         (&text, None),
+        (b"{\"before\":null}", None),
+        (b"{\"schema\":{}}", None),
     ];
     for (index, (value, oplog_id)) in records.iter().enumerate() {
         let fits = formats.map(|format| format.fits(value, oplog_id.is_some()));
-        let expected: [bool; 3] = std::array::from_fn(|other| other == index);
+        let expected = formats.map(|other| other == formats[index]);
         assert_eq!(fits, expected, "{index}");
     }
-    for (value, oplog_id) in &records[..2] {
+    for (value, oplog_id) in &records[..3] {
         assert_eq!(first_entry(value, *oplog_id), Some(id));
     }
     assert_eq!(first_entry(b"OPLR", None), None);

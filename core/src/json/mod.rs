@@ -15,7 +15,7 @@
 //! | a document with the same name twice | both fields, of which most readers keep one |
 //! | a document named like a type wrapper (`{"$oid": …}`, `{"$code": …, "$scope": …}`) | the document, which a reader may take for the typed value |
 //! | a NaN other than the one positive quiet NaN without payload | `NaN` |
-//! | a Decimal128 that is not canonical: coefficient over 34 digits, bits beside an infinity | its value |
+//! | a Decimal128 that is not canonical: coefficient over 34 digits, extra bits in an infinity | its value |
 //! | an array whose names are not `0`, `1`, … | the values in order |
 //! | a boolean byte other than 0 and 1 | `true` |
 //! | a binary of subtype 2 whose inner length is wrong | all its bytes |
@@ -27,7 +27,7 @@
 //! The reader is lenient in two cases. A bare integer in `$date` counts as milliseconds. An object
 //! that has the name of a type wrapper but not its form (`{"$oid": 42}`) is a plain document. The
 //! specification requires an error, but documents with such names exist. An event with such a
-//! document must stay readable, if only to reach the entry's own bytes in it.
+//! document must remain readable, because it also contains the original bytes of the entry.
 
 mod date;
 pub(crate) mod decimal;
@@ -38,6 +38,8 @@ pub(crate) mod number;
 mod order;
 pub(crate) mod text;
 mod wrapper;
+
+use std::str::FromStr;
 
 pub use decode::{JsonError, JsonFault, parse_document};
 pub(crate) use encode::write_key_value;
@@ -53,20 +55,41 @@ pub enum Mode {
     Canonical,
 }
 
+impl Mode {
+    /// Returns the name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Relaxed => "relaxed",
+            Self::Canonical => "canonical",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Relaxed, Self::Canonical];
+        let found = all.into_iter().find(|mode| mode.name() == name);
+        found.ok_or("must be relaxed or canonical")
+    }
+}
+
 /// The guarantee that canonical text reads back as the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Exactness {
-    /// [`parse_document`] makes the same bytes of the canonical text, and so does any reader that
-    /// keeps types and the order of fields.
+    /// [`parse_document`] restores the same bytes from the canonical text, and so does any reader
+    /// that keeps types and the order of fields.
     Exact,
-    /// A reader may make other bytes. If the original bytes matter, they must be carried beside the
+    /// A reader may restore different bytes. If the original bytes matter, they must accompany the
     /// text.
     Lossy,
 }
 
 impl Exactness {
-    /// Returns true if the text loses nothing.
+    /// Returns true for [`Exactness::Exact`].
     #[must_use]
     pub const fn is_exact(self) -> bool {
         matches!(self, Self::Exact)

@@ -62,6 +62,20 @@ pub struct StreamArguments {
     /// (keeps every type, and can be replayed exactly).
     #[arg(long, value_name = "MODE", default_value = "relaxed")]
     pub json: String,
+    /// Shape of the values of --format json: change-event (MongoDB's change events), oplog (the fields
+    /// of the oplog entry) or debezium (the envelope and the keys of Debezium's MongoDB connector, with
+    /// a tombstone after each delete; for readers only).
+    #[arg(long, value_name = "SHAPE", default_value = "change-event")]
+    pub envelope: String,
+    /// Write the schema of each key and value of --envelope debezium beside it, as Kafka Connect does
+    /// with schemas.enable=true.
+    #[arg(long)]
+    pub envelope_schema: bool,
+    /// Whether oplog-consumer can replay the topics. With false, topics of change events are for readers
+    /// only: they have the changes of documents, and neither commands and barriers nor the bytes that
+    /// only a replay needs. The default is true, except for --envelope debezium.
+    #[arg(long, value_name = "true|false")]
+    pub replayable: Option<bool>,
     /// Number of partitions of the topics that the program creates.
     #[arg(long, value_name = "N", default_value = "4")]
     pub partitions: String,

@@ -2,10 +2,10 @@
 //! once.
 
 pub mod arguments;
+mod format;
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
-use oplog_relay_core::json::Mode;
 use oplog_relay_core::state::{OrderRule, RequestRecord, STATE_VERSION};
 use oplog_relay_core::topic::{check_prefix, check_source_name};
 use oplog_relay_runtime::config::{
@@ -361,7 +361,7 @@ fn check_stream(
         faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
     });
     let source_name = check_name(arguments.source_name.as_deref(), origin.as_ref(), faults);
-    let format = faults.take_or("--format", check_format(&arguments.format, &arguments.json));
+    let format = format::check_format(arguments, faults);
     let partitions = faults.take_or(
         "--partitions",
         match arguments.partitions.parse() {
@@ -419,20 +419,6 @@ fn check_name(name: Option<&str>, origin: Option<&Origin>, faults: &mut Faults) 
             "--source-name",
             check_source_name(name).map(|()| name.to_owned()),
         ),
-    }
-}
-
-fn check_format(format: &str, mode: &str) -> Result<Format, String> {
-    let mode = match mode {
-        "relaxed" => Mode::Relaxed,
-        "canonical" => Mode::Canonical,
-        _ => return Err("--json must be relaxed or canonical".to_owned()),
-    };
-    match format {
-        "raw" => Ok(Format::Raw),
-        "bson" => Ok(Format::Bson),
-        "json" => Ok(Format::Json(mode)),
-        _ => Err("must be raw, bson or json".to_owned()),
     }
 }
 

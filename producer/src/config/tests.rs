@@ -1,4 +1,6 @@
 use clap::Parser;
+use oplog_relay_core::format::debezium::Debezium;
+use oplog_relay_core::json::Mode;
 
 use super::*;
 use crate::config::arguments::{Arguments, Command};
@@ -67,6 +69,75 @@ fn a_live_source_needs_no_name_and_hides_its_password() {
     assert_eq!(config.stream.start, Some(Start::Position(1_700_000_000, 3)));
     assert!(config.stream.filter.passes("web.x") && !config.stream.filter.passes("other.x"));
     assert!(!format!("{config:?}").contains("secret"));
+}
+
+/// Returns the format of these flags, or the faults.
+fn format_of(flags: &[&str]) -> Result<Format, String> {
+    let common = [
+        "--source=mongodb://h",
+        "--brokers=k:1",
+        "--topic-prefix=cdc",
+    ];
+    let config = run(&[&common[..], flags].concat());
+    config
+        .map(|config| config.stream.format)
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn each_envelope_is_a_format_and_impossible_ones_are_refused() {
+    let debezium = |with_schema| {
+        Format::Debezium(Debezium {
+            mode: Mode::Relaxed,
+            with_schema,
+        })
+    };
+    let table: [(&[&str], Format); 7] = [
+        (&[], Format::Json(Mode::Relaxed)),
+        (&["--replayable=true"], Format::Json(Mode::Relaxed)),
+        (&["--replayable=false"], Format::ReaderJson(Mode::Relaxed)),
+        (
+            &["--envelope=oplog", "--json=canonical"],
+            Format::Oplog(Mode::Canonical),
+        ),
+        (&["--envelope=debezium"], debezium(false)),
+        (
+            &["--envelope=debezium", "--replayable=false"],
+            debezium(false),
+        ),
+        (
+            &["--envelope=debezium", "--envelope-schema"],
+            debezium(true),
+        ),
+    ];
+    for (flags, format) in table {
+        let found = format_of(&[&["--format=json"], flags].concat());
+        assert_eq!(found, Ok(format), "{flags:?}");
+    }
+    let refused: [(&[&str], &str); 6] = [
+        (&["--format=bson", "--envelope=oplog"], "--envelope: "),
+        (&["--format=raw", "--replayable=false"], "--replayable: "),
+        (
+            &["--format=json", "--envelope-schema"],
+            "--envelope-schema: ",
+        ),
+        (
+            &["--format=json", "--envelope=x"],
+            "change-event, oplog or debezium",
+        ),
+        (
+            &["--format=json", "--envelope=debezium", "--replayable=true"],
+            "--replayable: ",
+        ),
+        (
+            &["--format=json", "--envelope=oplog", "--replayable=false"],
+            "--replayable: ",
+        ),
+    ];
+    for (flags, fault) in refused {
+        let error = format_of(flags).unwrap_err();
+        assert!(error.contains(fault), "{flags:?}: {error}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use oplog_relay_core::command::namespaces;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::Format;
+use oplog_relay_core::format::debezium::Origin;
 use oplog_relay_core::position::EntryId;
 
 use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
@@ -79,15 +80,21 @@ impl BarrierRequest {
             ord: BARRIER_ORD,
             ..self.id
         };
+        // No format with barriers records when it was written.
+        let origin = Origin {
+            topic: "",
+            source,
+            processed_at: 0,
+        };
         for (topic, partitions) in &self.topics {
             for partition in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
-                self.push(*topic, partition, (&noop, barrier_id), source, out)?;
+                self.push(*topic, partition, (&noop, barrier_id), &origin, out)?;
             }
         }
         // The command comes last: in a new topic it waits for the delivery of the barriers.
         let leader = self.topics.first();
         leader.map_or(Ok(()), |(topic, _)| {
-            self.push(*topic, 0, (&command, self.id), source, out)
+            self.push(*topic, 0, (&command, self.id), &origin, out)
         })
     }
 
@@ -96,13 +103,13 @@ impl BarrierRequest {
         topic: TopicIndex,
         partition: i32,
         (entry, id): (&[u8], EntryId),
-        source: &str,
+        origin: &Origin<'_>,
         out: &mut Chunk,
     ) -> Result<(), ProducerError> {
         let entry = Document::new(entry).map_err(ProducerError::undecodable)?;
         let entry = Entry::parse(entry)?;
         let (header, value) =
-            write_single(self.format, &entry, id, self.built, source, &mut out.arena)?;
+            write_single(self.format, &entry, id, self.built, origin, &mut out.arena)?;
         out.records.push(EncodedRecord {
             topic,
             partition,

@@ -33,6 +33,7 @@ impl Encoder {
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
+        self.note_time();
         let at = self.place.position.filter(|end| end.ord == 0);
         let at = at.ok_or(ProducerError::Ended("a full sync without a position"))?;
         self.place.stamp = self.place.stamp.max(at.ts.clamp_wall(None));

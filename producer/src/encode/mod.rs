@@ -7,6 +7,7 @@
 //!   the raw frames that are being filled
 //! - [`barrier`] a command with its barriers; `database` the end of a database
 //! - `state_records` what is saved of routes, topics and the source, ahead of what depends on it
+//! - `for_readers` what topics without replay are given instead; `keys` the keys of records
 //! - `transaction` the operations of a commit; `copy` the documents of a full sync; `routing` a change of
 //!   the rules of routing
 
@@ -14,7 +15,9 @@ pub mod barrier;
 pub mod chunk;
 mod copy;
 mod database;
+mod for_readers;
 mod frames;
+mod keys;
 pub mod record;
 mod routing;
 mod state_records;
@@ -29,7 +32,7 @@ use oplog_relay_core::command::{ends_database, is_index_entry, write_create_inde
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
-use oplog_relay_core::key::{partition_for, write_key};
+use oplog_relay_core::key::partition_for;
 use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::state::{SourceRecord, TopicRecord};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -66,6 +69,8 @@ pub struct Encoder {
     topics: Topics,
     /// Topics by name; the state topic is the first.
     indexes: FxHashMap<String, (TopicIndex, u32)>,
+    /// The names of the topics, by index.
+    names: Vec<String>,
     /// Frames being filled.
     frames: Frames,
     transactions: Transactions,
@@ -89,6 +94,9 @@ struct Place {
     routing: u32,
     /// Number of entries that a full sync has sent at the position.
     reads: u32,
+    /// Time at which the current batch is encoded, in milliseconds since 1970; 0 for formats without
+    /// it.
+    processed_at: i64,
 }
 
 /// State that is saved with the first records of a session.
@@ -119,6 +127,7 @@ impl Encoder {
             router,
             topics,
             indexes: FxHashMap::default(),
+            names: Vec::new(),
             frames: Frames::new(source),
             transactions,
             place: Place {
@@ -126,6 +135,7 @@ impl Encoder {
                 stamp: 0,
                 routing: FIRST_ROUTING,
                 reads: 0,
+                processed_at: 0,
             },
             rules: None,
             unsaved: Unsaved {
@@ -156,6 +166,7 @@ impl Encoder {
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
+        self.note_time();
         let mut documents = batch.documents()?;
         let known = self.indexes.len();
         let mut looked = false;
@@ -189,7 +200,9 @@ impl Encoder {
     #[inline]
     fn needs_topic(&self, entry: &Entry<'_>) -> bool {
         let is_new = |topic: &String| !self.indexes.contains_key(topic);
-        entry.operation == Operation::Command && self.router.topics_ahead(entry).iter().any(is_new)
+        entry.operation == Operation::Command
+            && self.format.is_replayable()
+            && self.router.topics_ahead(entry).iter().any(is_new)
     }
 
     /// Creates the topics of the following entries together.
@@ -197,6 +210,7 @@ impl Encoder {
     fn look_ahead(&mut self, documents: Documents<'_>) -> Result<(), ProducerError> {
         // A damaged entry is reported when it is encoded.
         let entries = documents.map_while(|document| Entry::parse(document.ok()?).ok());
+        let entries = entries.filter(|entry| !self.is_for_replays_only(entry));
         let topics = entries.flat_map(|entry| self.router.topics_ahead(&entry));
         let topics: BTreeSet<_> = topics
             .filter(|topic| !self.indexes.contains_key(topic))
@@ -347,6 +361,9 @@ impl Encoder {
             return Ok(());
         }
         self.place.stamp = self.place.stamp.max(entry.ts.clamp_wall(entry.wall));
+        if self.is_for_replays_only(entry) {
+            return self.leave_to_replays(entry, chunk);
+        }
         let target = match self.router.decide(entry)? {
             Decision::Known(target) => target,
             Decision::Unknown(new) => self.learn(entry, &new, chunk)?,
@@ -360,21 +377,10 @@ impl Encoder {
             }
             Target::First(topic) => self.write_record(entry, (id, built), (topic, 0), None, chunk),
             Target::Keyed { topic, partitions } => {
-                let start = chunk.arena.len();
-                let document_id = entry.document_id();
-                let document_id =
-                    document_id.map_err(|error| ProducerError::damaged(entry, &error))?;
-                write_key(document_id, &mut chunk.arena).map_err(|error| damaged(entry, &error))?;
-                let end = chunk.arena.len();
-                let key = chunk.arena.get(start..end).unwrap_or_default();
-                let partition = i32::try_from(partition_for(key, partitions)).unwrap_or(0);
-                self.write_record(
-                    entry,
-                    (id, built),
-                    (topic, partition),
-                    Some(start..end),
-                    chunk,
-                )
+                let key = self.write_key(entry, topic, chunk)?;
+                let partition = partition_for(chunk.bytes(&key), partitions);
+                let partition = i32::try_from(partition).unwrap_or(0);
+                self.write_record(entry, (id, built), (topic, partition), Some(key), chunk)
             }
         }
     }
@@ -402,16 +408,27 @@ impl Encoder {
                 .add(framed, (topic, partition), self.place.stamp, chunk);
             return Ok(());
         }
-        let written = write_entry(self.format, entry, id, &self.source, &mut chunk.arena);
+        let origin = self.origin(topic);
+        let written = write_entry(self.format, entry, id, &origin, &mut chunk.arena);
         let (header, value) = written.map_err(|error| ProducerError::damaged(entry, &error))?;
-        chunk.records.push(EncodedRecord {
+        let record = EncodedRecord {
             topic,
             partition,
             timestamp: self.place.stamp,
             key,
             header,
             value,
-        });
+        };
+        if entry.operation == Operation::Delete && matches!(self.format, Format::Debezium(_)) {
+            let value = record.value.end..record.value.end;
+            let tombstone = EncodedRecord {
+                value,
+                ..record.clone()
+            };
+            chunk.records.extend([record, tombstone]);
+            return Ok(());
+        }
+        chunk.records.push(record);
         Ok(())
     }
 

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use oplog_relay_core::entry::{Entry, EntryError};
-use oplog_relay_core::format::json::write_change_event;
+use oplog_relay_core::format::debezium::{Origin, write_debezium};
+use oplog_relay_core::format::json::{write_change_event, write_reader_event};
+use oplog_relay_core::format::oplog::write_oplog_entry;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{Format, ID_HEADER, RANGE_HEADER};
 use oplog_relay_core::position::EntryId;
@@ -21,15 +23,15 @@ pub fn write_single(
     entry: &Entry<'_>,
     id: EntryId,
     built: bool,
-    source: &str,
+    origin: &Origin<'_>,
     out: &mut Vec<u8>,
 ) -> Result<Written, EntryError> {
     if format == Format::Raw {
         let mut frame = Frame::default();
         frame.push(id, entry.raw, built);
-        return Ok(write_frame(&mut frame, source, out));
+        return Ok(write_frame(&mut frame, origin.source, out));
     }
-    write_entry(format, entry, id, source, out)
+    write_entry(format, entry, id, origin, out)
 }
 
 /// Appends an entry in a format that has one entry per record.
@@ -41,18 +43,28 @@ pub fn write_entry(
     format: Format,
     entry: &Entry<'_>,
     id: EntryId,
-    source: &str,
+    origin: &Origin<'_>,
     out: &mut Vec<u8>,
 ) -> Result<Written, EntryError> {
-    let start = out.len();
-    if let Format::Json(mode) = format {
-        write_change_event(entry, source, id.ord, mode, out)?;
-        return Ok((None, start..out.len()));
+    let (start, source) = (out.len(), origin.source);
+    match format {
+        Format::Json(mode) => write_change_event(entry, source, id.ord, mode, out)?,
+        Format::ReaderJson(mode) => write_reader_event(entry, source, id.ord, mode, out)?,
+        Format::Debezium(form) => write_debezium(entry, id, form, origin, out)?,
+        Format::Oplog(mode) => {
+            id.write_header(source, out);
+            let value = out.len();
+            write_oplog_entry(entry.raw, mode, out)?;
+            return Ok((Some((ID_HEADER, start..value)), value..out.len()));
+        }
+        Format::Raw | Format::Bson => {
+            id.write_header(source, out);
+            let value = out.len();
+            out.extend_from_slice(entry.raw.as_bytes());
+            return Ok((Some((ID_HEADER, start..value)), value..out.len()));
+        }
     }
-    id.write_header(source, out);
-    let value = out.len();
-    out.extend_from_slice(entry.raw.as_bytes());
-    Ok((Some((ID_HEADER, start..value)), value..out.len()))
+    Ok((None, start..out.len()))
 }
 
 /// Closes a frame and appends it.

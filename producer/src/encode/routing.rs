@@ -139,7 +139,7 @@ impl Encoder {
         end: Position,
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
-        if rerouted.topics.is_empty() {
+        if rerouted.topics.is_empty() || !self.format.is_replayable() {
             return Ok(());
         }
         let mut topics = Vec::with_capacity(rerouted.topics.len());

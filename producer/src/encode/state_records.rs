@@ -101,6 +101,7 @@ impl Encoder {
     ) -> (TopicIndex, u32) {
         let known = (TopicIndex(self.indexes.len()), partitions);
         self.indexes.insert(name.to_owned(), known);
+        self.names.push(name.to_owned());
         let max_bytes = self.topics.max_bytes(name);
         self.frames.add_topic(partitions, max_bytes);
         chunk.new_topics.push(NewTopic {

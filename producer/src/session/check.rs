@@ -1,9 +1,9 @@
-//! Checks that must pass before a session takes over a source, and again once it has.
+//! Checks that must pass before a session takes over a source, and again after it has taken over.
 //!
 //! Opening the transactional producer fences the instance that is running, and the contents of the
-//! internal topics are final only after that. So everything is checked twice: before, so that a start
-//! that must be refused does not stop the running instance; and after, against the last commit of the
-//! former instance.
+//! internal topics are final only after that. So everything is checked twice: before fencing, so that a
+//! start that must be refused does not stop the running instance; and after fencing, against the last
+//! commit of the former instance.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -86,9 +86,10 @@ impl Supervisor {
         Ok(DataTopicSettings::accepted(admin, shape, given, default_limit).await?)
     }
 
-    /// Runs the checks while another instance may be running. Its commit becomes visible in the
-    /// internal topics one by one, so a position may be missing for a moment. Commits of this process
-    /// may not be readable yet, so they are compared only after the producer is open.
+    /// Runs the checks while another instance may be running. A commit of that instance becomes
+    /// visible in one internal topic after the other, so a position may be missing for a moment.
+    /// Commits of this process may not be readable yet, so they are compared only after the producer
+    /// is open.
     pub(super) async fn check_before_fencing(
         &self,
         cluster: &FoundCluster,
@@ -119,13 +120,14 @@ impl Supervisor {
         if !self.config.change_namespaces {
             checkpoint.check_namespaces(&stream.filter)?;
         }
-        self.check_beginning(&checkpoint, cluster)?;
+        self.check_start(&checkpoint, cluster)?;
         if !self.config.change_routing {
             check_rule(stream.order, &checkpoint.state)?;
         }
         let others = self.claims(cluster).read().await?;
         // Topics are saved only together with a position, so without one there is nothing to compare.
         let oldest = checkpoint.position.map(|position| position.ts);
+        topics::check_audience(&checkpoint.state, stream.format)?;
         let rules = self.other_rules(&checkpoint.state);
         let format = rules.is_none().then_some(stream.format);
         let topics = self.topics(cluster, others.clone(), oldest.unwrap_or_default());
@@ -206,17 +208,17 @@ impl Supervisor {
         if topics.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let mut asked = Ends::new(&self.config.kafka);
+        let mut reader = Ends::new(&self.config.kafka);
         let read = move || {
             let mut ends = BTreeMap::new();
             for topics in topics.chunks(ENDS_AT_ONCE) {
                 let names = topics.iter().map(|(name, _)| name.clone());
-                ends.extend(names.zip(asked.read(topics)?));
+                ends.extend(names.zip(reader.read(topics)?));
             }
             Ok(ends)
         };
         tokio::task::spawn_blocking(read)
             .await
-            .map_err(|_| ProducerError::Ended("reading the ends of partitions"))?
+            .map_err(|_| ProducerError::Ended("the thread that reads end offsets ended"))?
     }
 }

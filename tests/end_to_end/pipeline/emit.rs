@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use oplog_relay_tests::schema::ChangeEventSchema;
+use oplog_relay_tests::schema::EventSchema;
 use serde_json::Value;
 
 use crate::pipeline::history::History;
@@ -11,7 +11,7 @@ use crate::pipeline::scene::{LIMIT, Scene};
 
 /// Checks that the output has one line per entry, each a valid event, in order per document.
 fn check(text: &str, entries: usize) -> Result<()> {
-    let schema = ChangeEventSchema::load()?;
+    let schema = EventSchema::of_change_events()?;
     let mut last: HashMap<String, (u64, u64)> = HashMap::new();
     for line in text.lines() {
         let event: Value = serde_json::from_str(line)?;

@@ -8,7 +8,7 @@ use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::json::{Mode, parse_document, write_document};
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_kit::model::Model;
-use oplog_relay_tests::schema::ChangeEventSchema;
+use oplog_relay_tests::schema::EventSchema;
 
 use crate::updates::histories::build;
 use crate::updates::{NS, held};
@@ -130,7 +130,7 @@ fn diffs_between_whole_states_start_from_those() -> Result<()> {
 
 #[test]
 fn change_events_of_diffs_fit_the_schema() -> Result<()> {
-    let schema = ChangeEventSchema::load()?;
+    let schema = EventSchema::of_change_events()?;
     let log = [
         (
             "u",

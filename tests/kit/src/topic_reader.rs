@@ -248,8 +248,8 @@ fn settled(
 ) -> Result<(i64, i64)> {
     wait_for("the end of transactions", READ_WITHIN, || {
         let ends = |consumer: &BaseConsumer| consumer.fetch_watermarks(topic, partition, STEP);
-        let asked = ends(all).and_then(|(_, written)| Ok((written, ends(committed)?)));
-        match asked {
+        let offsets = ends(all).and_then(|(_, written)| Ok((written, ends(committed)?)));
+        match offsets {
             Ok((written, (low, end))) => Ok((end >= written).then_some((low, end))),
             // A topic that was just created may not have a leader yet.
             Err(error) if is_transient(&error) => Ok(None),
@@ -307,8 +307,9 @@ fn decode(record: &TopicRecord, format: Format) -> Result<Vec<TopicEntry>> {
 fn source_of(record: &TopicRecord, format: Format) -> Result<String> {
     let header = match format {
         Format::Raw => RANGE_HEADER,
-        Format::Bson => ID_HEADER,
-        Format::Json(_) => {
+        Format::Bson | Format::Oplog(_) => ID_HEADER,
+        Format::Debezium(_) => bail!("Debezium's envelope has no place for the source"),
+        Format::Json(_) | Format::ReaderJson(_) => {
             let mut event = Vec::new();
             parse_document(&record.value, &mut event)?;
             let id = Document::new(&event)?.get("_id")?.context("an _id")?;

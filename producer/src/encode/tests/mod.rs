@@ -1,3 +1,4 @@
+mod for_readers;
 mod frames;
 mod old_servers;
 

@@ -1,4 +1,5 @@
-//! Topics: they are created with the settings that the data needs, and refused with others.
+//! Topics: the producer creates them with the settings that the data needs, and refuses a topic whose
+//! settings would lose or disorder data.
 
 mod noted;
 mod settings;
@@ -86,7 +87,7 @@ impl Topics {
     #[must_use]
     pub fn existed(&self, name: &str) -> bool {
         match self {
-            // The state topic is not among the listed ones.
+            // The list does not contain the state topic.
             Self::Cluster(cluster) => {
                 name == cluster.state_topic || cluster.existing.contains_key(name)
             }
@@ -127,6 +128,23 @@ impl Topics {
             Self::Cluster(cluster) => cluster.ensure(name, format),
             Self::Nowhere { partitions, .. } => Ok(record(format, *partitions)),
         }
+    }
+}
+
+/// Checks that no topic would have both entries for replays and events for readers only.
+///
+/// # Errors
+/// [`ProducerError::Usage`].
+pub fn check_audience(state: &State, format: Format) -> Result<(), ProducerError> {
+    let other = |saved: &TopicRecord| saved.format.is_replayable() != format.is_replayable();
+    match state.topics.iter().find(|(_, saved)| other(saved)) {
+        None => Ok(()),
+        Some((name, saved)) => Err(ProducerError::Usage(format!(
+            "topic {name} contains {}, but --format is {format}: one of them is for readers only and \
+             has neither barriers nor commands, so a topic cannot change between them. Start under \
+             another --topic-prefix",
+            saved.format
+        ))),
     }
 }
 
@@ -291,8 +309,8 @@ impl Cluster {
             return Ok(());
         }
         Err(ProducerError::kafka(
-            format!("making sure of topic {name}"),
-            format!("its limit is {limit} bytes, which was set after this session started"),
+            format!("checking topic {name}"),
+            format!("its limit of {limit} bytes was set after this session started"),
         ))
     }
 
@@ -343,8 +361,8 @@ impl Cluster {
 
 fn deleted(name: &str) -> ProducerError {
     ProducerError::Usage(format!(
-        "topic {name} is in the routing table but not in the cluster: it was deleted with entries \
-         that a restart cannot restore. Start under another --topic-prefix"
+        "topic {name} is in the routing table but not in the cluster: it was deleted, and a restart \
+         cannot restore its entries. Start under another --topic-prefix"
     ))
 }
 
@@ -478,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_takes_what_it_says_and_the_client_can_send() {
+    fn the_limit_of_a_topic_is_at_most_that_of_the_client() {
         let limit_of = |max_message_bytes| {
             limit(&TopicSettings {
                 max_message_bytes,
@@ -498,8 +516,8 @@ mod tests {
         };
         let saved = record(Format::Raw, 4);
         let refused = topics.ensure("t", Some(&saved), Format::Bson);
-        let told = refused.err().map(|error| error.to_string());
-        assert!(told.is_some_and(|told| told.contains("--change-routing")));
+        let message = refused.err().map(|error| error.to_string());
+        assert!(message.is_some_and(|message| message.contains("--change-routing")));
         let state = State {
             topics: BTreeMap::from([("t".to_owned(), saved)]),
             ..State::default()

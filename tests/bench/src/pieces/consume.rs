@@ -6,6 +6,7 @@ use oplog_producer::encode::record::{write_entry, write_frame};
 use oplog_relay_core::diff::{Diff, apply_modifiers};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Update};
+use oplog_relay_core::format::debezium::Origin;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{Decoded, Format, decode};
 use oplog_relay_core::json::Mode;
@@ -15,6 +16,11 @@ use super::{Piece, input};
 use oplog_relay_kit::stub::Shape;
 
 const SOURCE: &str = "rs0";
+const ORIGIN: Origin<'_> = Origin {
+    topic: "p.d.c",
+    source: SOURCE,
+    processed_at: 0,
+};
 const CANONICAL: Format = Format::Json(Mode::Canonical);
 const LANES: usize = 4;
 
@@ -87,7 +93,7 @@ fn decode_each(name: &'static str, format: Format, entries: &[Vec<u8>]) -> Piece
     let (mut arena, mut records) = (Vec::new(), Vec::new());
     for bytes in entries {
         let entry = parse(bytes);
-        let written = write_entry(format, &entry, id(&entry), SOURCE, &mut arena);
+        let written = write_entry(format, &entry, id(&entry), &ORIGIN, &mut arena);
         let (header, value) = written.unwrap();
         let header = header.map(|(_, range)| arena[range].to_vec());
         records.push((value, header));
@@ -187,7 +193,7 @@ fn command(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
         for step in &plan.steps {
             let Step::Write(lanes) = step else { continue };
             for bulk in lanes.iter().flat_map(|lane| &lane.bulks) {
-                debug_assert!(bulk.kind != BulkKind::Rewrite, "those have no command");
+                debug_assert!(bulk.kind != BulkKind::Rewrite, "a rewrite has no command");
                 write_command("orders", bulk.kind, &bulk.writes, options, &mut out).unwrap();
             }
         }

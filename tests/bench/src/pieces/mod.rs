@@ -1,4 +1,4 @@
-//! The work that every entry costs, in named pieces. The micro-benchmarks time them, and the test
+//! The work per entry, split into named pieces. The micro-benchmarks time them, and the test
 //! `instructions` counts their instructions.
 //!
 //! Each [`Piece`] does its work once for each of [`ENTRIES`] entries in a pass, on buffers that it
@@ -112,7 +112,7 @@ mod tests {
             let (first, second) = ((piece.pass)(), (piece.pass)());
             assert!(first >= ENTRIES as usize, "{piece:?}: {first}");
             assert_eq!(first, second, "{piece:?}");
-            assert!(names.insert(piece.name), "{piece:?} is there twice");
+            assert!(names.insert(piece.name), "{piece:?} exists twice");
         }
     }
 }

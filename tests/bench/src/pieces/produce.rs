@@ -3,6 +3,7 @@
 use oplog_producer::encode::record::{write_entry, write_frame};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::Format;
+use oplog_relay_core::format::debezium::Origin;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::key::{partition_for, write_key};
@@ -12,6 +13,11 @@ use super::{ENTRIES, Piece, input};
 use oplog_relay_kit::stub::Shape;
 
 const SOURCE: &str = "rs0";
+const ORIGIN: Origin<'_> = Origin {
+    topic: "p.d.c",
+    source: SOURCE,
+    processed_at: 0,
+};
 const PARTITIONS: u32 = 16;
 const RELAXED: Format = Format::Json(Mode::Relaxed);
 const CANONICAL: Format = Format::Json(Mode::Canonical);
@@ -63,7 +69,7 @@ fn encode(name: &'static str, format: Format, entries: Vec<Vec<u8>>) -> Piece {
     let mut out = Vec::new();
     Piece::of_entries(name, entries, move |entry| {
         out.clear();
-        write_entry(format, entry, id(entry), SOURCE, &mut out).unwrap();
+        write_entry(format, entry, id(entry), &ORIGIN, &mut out).unwrap();
         out.len()
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! With an oplog it logs inserts, updates and deletes in `local.oplog.rs` (no commands); a test may
 //! also insert entries of MongoDB's own form there. A test should write through one connection per
-//! instance, because the `ts` of concurrent writers may run backwards.
+//! instance, because with concurrent writers `ts` may decrease.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ const MODULE: &str = "github.com/FerretDB/FerretDB";
 const RECIPE: &str = "1";
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// The time after which SIGKILL is sent: a clean end waits for every client to disconnect, and
+/// The time after which SIGKILL is sent: a clean shutdown waits for every client to disconnect, and
 /// SQLite survives a kill.
 const STOPPED_WITHIN: Duration = Duration::from_secs(2);
 const START_ATTEMPTS: usize = 3;

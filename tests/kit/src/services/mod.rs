@@ -7,6 +7,7 @@
 //! | `port` | TCP ports that no other test on this machine holds |
 //! | `process` | a child process that dies with the test process |
 //! | `kafka` | a private Kafka broker, its own tools, its Java partitioner |
+//! | `connect` | Kafka Connect with the MongoDB sink and Debezium's transforms |
 //! | `ferretdb` | a private FerretDB, with or without an oplog |
 //! | `program` | `oplog-producer` and `oplog-consumer` as processes |
 //! | `python` | a Python that has a package, for the examples |
@@ -15,12 +16,13 @@
 //! | `wait` | waiting for a condition, with a deadline |
 //!
 //! All functions block their thread; an async test calls them from a multi-thread runtime. No
-//! function waits by a fixed sleep. `OPLOG_RELAY_CACHE` moves the cache, `OPLOG_RELAY_KEEP=1` keeps
-//! the working directories (a panicking test keeps them anyway), `OPLOG_RELAY_BIN_DIR` names the
-//! folder of the programs.
+//! function sleeps for a fixed time. `OPLOG_RELAY_CACHE` moves the cache, `OPLOG_RELAY_KEEP=1`
+//! keeps the working directories (a panicking test always keeps them), `OPLOG_RELAY_BIN_DIR` names
+//! the folder of the programs.
 
 mod cache;
 mod compose;
+mod connect;
 mod ferretdb;
 mod kafka;
 mod port;
@@ -32,6 +34,7 @@ mod wait;
 mod workdir;
 
 pub use compose::compose_services;
+pub use connect::{Connect, Connector};
 pub use ferretdb::{FerretDb, FerretDbOptions};
 pub use kafka::{Kafka, KafkaLine, KafkaOptions, java_partitions, run_java};
 pub use port::Port;

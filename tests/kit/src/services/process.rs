@@ -112,7 +112,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits for the end.
+    /// Waits for the process to end.
     pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
         let ended = wait_for(&what, limit, || self.ended());
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ignores_the_stop_is_killed() {
+    fn a_process_that_ignores_sigterm_is_killed() {
         let logs = tempfile::tempdir().expect("a directory");
         let mut deaf = shell("trap '' TERM; echo ready; exec sleep 600", logs.path());
         wait_for("the trap", LIMIT, || {

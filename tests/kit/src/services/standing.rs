@@ -222,7 +222,7 @@ impl Member {
     fn wait_until_ready(&self) -> Result<()> {
         let still_alive = || {
             if self.running()?.is_none() {
-                bail!("it ended");
+                bail!("the process ended");
             }
             Ok(())
         };

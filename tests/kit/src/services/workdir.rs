@@ -39,7 +39,7 @@ impl Workdir {
         match Workdir::create_under(Path::new(MEMORY), name) {
             Ok(workdir) => Ok(workdir),
             Err(error) => {
-                eprintln!("on disk, as there is no place in memory: {error:#}");
+                eprintln!("cannot use the memory file system, using the disk: {error:#}");
                 Workdir::create(name)
             }
         }
@@ -81,8 +81,8 @@ impl Workdir {
 
 impl Drop for Workdir {
     fn drop(&mut self) {
-        let told = std::env::var_os("OPLOG_RELAY_KEEP").is_some_and(|value| value == "1");
-        if told || std::thread::panicking() {
+        let is_requested = std::env::var_os("OPLOG_RELAY_KEEP").is_some_and(|value| value == "1");
+        if is_requested || std::thread::panicking() {
             self.keep();
         }
     }

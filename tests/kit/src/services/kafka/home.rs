@@ -211,7 +211,8 @@ impl Home {
     }
 }
 
-fn java_program(name: &str) -> PathBuf {
+/// Returns a program of the JDK.
+pub(crate) fn java_program(name: &str) -> PathBuf {
     match std::env::var_os("JAVA_HOME") {
         Some(home) => Path::new(&home).join("bin").join(name),
         None => PathBuf::from(name),

@@ -16,7 +16,7 @@ pub use tools::{java_partitions, run_java};
 use crate::services::port::Port;
 use crate::services::process::Process;
 use crate::services::workdir::Workdir;
-pub(crate) use home::Home;
+pub(crate) use home::{Home, java_program};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);

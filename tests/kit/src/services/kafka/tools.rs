@@ -56,9 +56,9 @@ pub(crate) fn run(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
         let has_members = of_groups && text_of(&output).contains(HAS_MEMBERS);
         Ok((!has_members).then_some(output))
     })?;
-    let told = text_of(&output);
-    let failed = told.lines().any(|line| line.starts_with("Error"));
-    ensure!(!(of_groups && failed), "{name} {args:?}: {told}");
+    let text = text_of(&output);
+    let failed = text.lines().any(|line| line.starts_with("Error"));
+    ensure!(!(of_groups && failed), "{name} {args:?}: {text}");
     if name == "kafka-topics" && output.status.success() {
         wait_for_change(brokers, args)?;
     }

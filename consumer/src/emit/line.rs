@@ -1,0 +1,93 @@
+//! The line of one entry.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use oplog_relay_core::barrier::strip;
+use oplog_relay_core::command::is_command;
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, EntryError, Operation};
+use oplog_relay_core::format::debezium::{Debezium, Origin, write_debezium, write_debezium_key};
+use oplog_relay_core::format::envelope::Envelope;
+use oplog_relay_core::format::json::write_change_event;
+use oplog_relay_core::format::oplog::write_oplog_entry;
+use oplog_relay_core::key::write_key;
+use oplog_relay_core::position::EntryId;
+
+use crate::config::LineForm;
+use crate::worker::batch::{Batch, Located};
+
+/// Writes the lines of a batch.
+#[derive(Debug)]
+pub(super) struct LineWriter<'b> {
+    origin: Origin<'b>,
+    form: LineForm,
+}
+
+impl<'b> LineWriter<'b> {
+    pub(super) fn new(batch: &Batch<'b>, form: LineForm) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let millis = since.unwrap_or_default().as_millis();
+        let origin = Origin {
+            topic: batch.topic,
+            source: batch.source,
+            processed_at: i64::try_from(millis).unwrap_or(i64::MAX),
+        };
+        Self { origin, form }
+    }
+
+    /// Appends the line of an entry. A command is written without its barrier, which only `replay`
+    /// needs, and not at all in an envelope without commands.
+    pub(super) fn write(
+        &self,
+        located: &Located<'_>,
+        lines: &mut Vec<u8>,
+    ) -> Result<(), EntryError> {
+        let Located { entry, id, .. } = located;
+        let mut stripped = Vec::new();
+        if is_command(entry) && strip(entry.raw, &mut stripped)? {
+            let entry = Entry::parse(Document::new(&stripped)?)?;
+            return self.write_entry(&entry, *id, lines);
+        }
+        self.write_entry(entry, *id, lines)
+    }
+
+    fn write_entry(
+        &self,
+        entry: &Entry<'_>,
+        id: EntryId,
+        lines: &mut Vec<u8>,
+    ) -> Result<(), EntryError> {
+        let LineForm { mode, envelope } = self.form;
+        match envelope {
+            Envelope::ChangeEvent => {
+                write_change_event(entry, self.origin.source, id.ord, mode, lines)?;
+            }
+            Envelope::Oplog => {
+                write_oplog_entry(entry.raw, mode, lines)?;
+                // A line has no header for the identity.
+                lines.pop();
+                lines.extend_from_slice(b",\"oplogId\":\"");
+                id.write_header(self.origin.source, lines);
+                lines.extend_from_slice(b"\"}");
+            }
+            Envelope::Debezium
+                if matches!(entry.operation, Operation::Command | Operation::Noop) =>
+            {
+                return Ok(());
+            }
+            Envelope::Debezium => {
+                let with_schema = false;
+                let form = Debezium { mode, with_schema };
+                let mut key = Vec::new();
+                write_key(entry.document_id()?, &mut key)?;
+                lines.extend_from_slice(b"{\"key\":");
+                write_debezium_key(&key, form, self.origin.topic, lines);
+                lines.extend_from_slice(b",\"value\":");
+                write_debezium(entry, id, form, &self.origin, lines)?;
+                lines.push(b'}');
+            }
+        }
+        lines.push(b'\n');
+        Ok(())
+    }
+}

@@ -1,0 +1,342 @@
+//! Debezium's envelope, as its MongoDB connector 3.x writes it: `before`, `after`, `updateDescription`,
+//! `source`, `op`, `ts_ms` and `transaction`, with documents as strings of Extended JSON.
+//!
+//! The envelope has no place for commands and barriers, and an update without a looked-up document has
+//! no `after`. Therefore a topic in this envelope is for readers only. These fields are used in a way
+//! that Debezium leaves open:
+//!
+//! - The strings are Extended JSON v2 in the topic's [`Mode`], where Debezium writes v1. Its own
+//!   transforms read both.
+//! - `source.sequence` is the identity of the entry, `["<seconds>:<increment>","<ord>"]`: with it a
+//!   reader recognises an entry that it has processed before. Debezium writes null.
+//! - The number in a key has one form for equal numbers, like all keys ([`crate::key`]): `1.0` and `1`
+//!   are one `_id` in MongoDB, and all its records must be in one partition.
+
+use crate::diff::Diff;
+use crate::document::Document;
+use crate::entry::{Entry, EntryError, Operation, Update};
+use crate::format::description::{Lists, Truncated};
+use crate::json::{self, Mode, write_string};
+use crate::position::EntryId;
+
+/// The form of the envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Debezium {
+    /// The Extended JSON of the documents.
+    pub mode: Mode,
+    /// Whether each key and value has its schema beside it, as with `schemas.enable=true` of Kafka
+    /// Connect's `JsonConverter`.
+    pub with_schema: bool,
+}
+
+/// Where and when an event is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'o> {
+    /// The topic, from which the names of the schemas are made.
+    pub topic: &'o str,
+    /// The name of the source, which Debezium calls the logical name.
+    pub source: &'o str,
+    /// Time at which the entry is processed, in milliseconds since 1970.
+    pub processed_at: i64,
+}
+
+/// Appends the envelope of an insert, update or delete.
+///
+/// # Errors
+/// [`EntryError`] if the entry is damaged, or is none of these three. `out` then holds a part of the
+/// text.
+pub fn write_debezium(
+    entry: &Entry<'_>,
+    id: EntryId,
+    form: Debezium,
+    origin: &Origin<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), EntryError> {
+    let mut writer = Writer {
+        form,
+        text: Vec::new(),
+        out,
+    };
+    if form.with_schema {
+        writer.put(VALUE_SCHEMA_1);
+        write_string(format!("{}.Envelope", origin.topic).as_bytes(), writer.out);
+        writer.put(VALUE_SCHEMA_2);
+    }
+    writer.put("{\"before\":null,\"after\":");
+    writer.after(entry)?;
+    writer.put(",\"updateDescription\":");
+    writer.update_description(entry)?;
+    writer.put(",\"source\":");
+    writer.source(entry, id, origin)?;
+    writer.put(",\"op\":\"");
+    writer.put(operation(entry));
+    writer.put("\",");
+    writer.times(origin.processed_at);
+    writer.put(",\"transaction\":null}");
+    if form.with_schema {
+        writer.put("}");
+    }
+    Ok(())
+}
+
+/// Appends the key of a record: `{"id":"<_id as JSON>"}`. `key` is the document's own key, as
+/// [`crate::key::write_key`] writes it.
+pub fn write_debezium_key(key: &[u8], form: Debezium, topic: &str, out: &mut Vec<u8>) {
+    let id = key
+        .strip_prefix(b"{\"_id\":")
+        .and_then(|rest| rest.strip_suffix(b"}"))
+        .unwrap_or(key);
+    if form.with_schema {
+        out.extend_from_slice(KEY_SCHEMA.as_bytes());
+        write_string(format!("{topic}.Key").as_bytes(), out);
+        out.extend_from_slice(b"},\"payload\":");
+    }
+    out.extend_from_slice(b"{\"id\":");
+    write_string(&spaced(id), out);
+    out.push(b'}');
+    if form.with_schema {
+        out.push(b'}');
+    }
+}
+
+/// Inserts the space that MongoDB's Java driver writes after each colon of a document. Readers compare
+/// keys by their bytes.
+fn spaced(json: &[u8]) -> Vec<u8> {
+    let mut spaced = Vec::with_capacity(json.len() + 8);
+    let (mut in_string, mut is_escaped) = (false, false);
+    for byte in json {
+        spaced.push(*byte);
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b':' if !in_string => spaced.push(b' '),
+            _ => {}
+        }
+    }
+    spaced
+}
+
+const fn operation(entry: &Entry<'_>) -> &'static str {
+    match entry.operation {
+        Operation::Insert if entry.snapshot.is_some() => "r",
+        Operation::Insert => "c",
+        Operation::Update => "u",
+        Operation::Delete | Operation::Command | Operation::Noop => "d",
+    }
+}
+
+struct Writer<'o> {
+    form: Debezium,
+    /// A text before it becomes a string.
+    text: Vec<u8>,
+    out: &'o mut Vec<u8>,
+}
+
+impl Writer<'_> {
+    fn after(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
+        match entry.operation {
+            Operation::Insert => self.document(entry.o),
+            Operation::Update => match entry.update()? {
+                Update::Replacement(document) => self.document(document),
+                Update::Modifiers(_) | Update::Diff(_) => self.null(),
+            },
+            Operation::Delete | Operation::Command | Operation::Noop => self.null(),
+        }
+    }
+
+    fn update_description(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
+        if entry.operation != Operation::Update {
+            return self.null();
+        }
+        let lists = match entry.update()? {
+            Update::Replacement(_) => return self.null(),
+            Update::Modifiers(modifiers) => self.modifiers(modifiers)?,
+            // A damaged diff has no description, as in a change event.
+            Update::Diff(diff) => match Diff::parse(diff) {
+                Ok(diff) => Lists::of(&diff, self.form.mode, Truncated::Size)?,
+                Err(_) => return self.null(),
+            },
+        };
+        self.put("{\"removedFields\":");
+        self.list(&lists.removed);
+        self.put(",\"updatedFields\":");
+        self.text.clear();
+        self.text.push(b'{');
+        self.text.extend_from_slice(&lists.updated);
+        self.text.push(b'}');
+        write_string(&self.text, self.out);
+        self.put(",\"truncatedArrays\":");
+        self.list(&lists.truncated);
+        self.put("}");
+        Ok(())
+    }
+
+    /// Returns the lists of the fields of `$set` and `$unset`.
+    fn modifiers(&self, modifiers: Document<'_>) -> Result<Lists, EntryError> {
+        let mut lists = Lists::empty(self.form.mode, Truncated::Size);
+        for operator in modifiers.elements() {
+            let operator = operator?;
+            for field in match operator.name {
+                b"$set" | b"$unset" => operator.document()?.elements(),
+                _ => continue,
+            } {
+                let field = field?;
+                match operator.name {
+                    b"$set" => lists.set(field)?,
+                    _ => lists.unset(field.name),
+                }
+            }
+        }
+        Ok(lists)
+    }
+
+    fn source(
+        &mut self,
+        entry: &Entry<'_>,
+        id: EntryId,
+        origin: &Origin<'_>,
+    ) -> Result<(), EntryError> {
+        let millis = entry
+            .wall
+            .unwrap_or_else(|| i64::from(entry.ts.seconds) * 1000);
+        let (db, collection) = entry.namespace();
+        self.put("{\"version\":\"");
+        self.put(env!("CARGO_PKG_VERSION"));
+        self.put("\",\"connector\":\"mongodb\",\"name\":");
+        write_string(origin.source.as_bytes(), self.out);
+        self.put(",\"snapshot\":");
+        self.put(match entry.snapshot {
+            Some(_) => "\"true\"",
+            None => "\"false\"",
+        });
+        self.put(",\"db\":");
+        write_string(db.as_bytes(), self.out);
+        self.put(",\"sequence\":");
+        let sequence = format!("[\"{}\",\"{}\"]", id.ts, id.ord);
+        write_string(sequence.as_bytes(), self.out);
+        self.put(",");
+        self.times(millis);
+        self.put(",\"collection\":");
+        write_string(collection.as_bytes(), self.out);
+        self.put(",\"ord\":");
+        self.integer(entry.ts.increment);
+        self.put(",\"lsid\":");
+        match entry.lsid {
+            Some(lsid) => self.document(lsid)?,
+            None => self.null()?,
+        }
+        self.put(",\"txnNumber\":");
+        self.optional(entry.txn_number);
+        self.put(",\"wallTime\":");
+        self.optional(entry.wall);
+        self.put("}");
+        Ok(())
+    }
+
+    /// Writes a time in the three units of Debezium.
+    fn times(&mut self, millis: i64) {
+        self.put("\"ts_ms\":");
+        self.integer(millis);
+        self.put(",\"ts_us\":");
+        self.integer(millis.saturating_mul(1000));
+        self.put(",\"ts_ns\":");
+        self.integer(millis.saturating_mul(1_000_000));
+    }
+
+    /// Writes a document as a string.
+    fn document(&mut self, document: Document<'_>) -> Result<(), EntryError> {
+        self.text.clear();
+        // The string is for readers, so a loss in it needs no exact copy beside it.
+        json::write_document(document, self.form.mode, &mut self.text).map(drop)?;
+        write_string(&self.text, self.out);
+        Ok(())
+    }
+
+    fn list(&mut self, list: &[u8]) {
+        if list.is_empty() {
+            self.put("null");
+            return;
+        }
+        self.put("[");
+        self.out.extend_from_slice(list);
+        self.put("]");
+    }
+
+    fn optional(&mut self, number: Option<i64>) {
+        match number {
+            Some(number) => self.integer(number),
+            None => self.put("null"),
+        }
+    }
+
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the arms beside it can fail, and read alike"
+    )]
+    fn null(&mut self) -> Result<(), EntryError> {
+        self.put("null");
+        Ok(())
+    }
+
+    fn integer(&mut self, number: impl itoa::Integer) {
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    fn put(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+}
+
+const KEY_SCHEMA: &str = "{\"schema\":{\"type\":\"struct\",\"fields\":[\
+    {\"type\":\"string\",\"optional\":false,\"field\":\"id\"}],\"optional\":false,\"name\":";
+/// The schema of a value up to its name, and from there to the payload.
+const VALUE_SCHEMA_1: &str = concat!(
+    "{\"schema\":{\"type\":\"struct\",\"fields\":[",
+    "{\"type\":\"string\",\"optional\":true,\"name\":\"io.debezium.data.Json\",\"version\":1,\
+     \"field\":\"before\"},",
+    "{\"type\":\"string\",\"optional\":true,\"name\":\"io.debezium.data.Json\",\"version\":1,\
+     \"field\":\"after\"},",
+    "{\"type\":\"struct\",\"fields\":[\
+     {\"type\":\"array\",\"items\":{\"type\":\"string\",\"optional\":false},\"optional\":true,\
+     \"field\":\"removedFields\"},\
+     {\"type\":\"string\",\"optional\":true,\"name\":\"io.debezium.data.Json\",\"version\":1,\
+     \"field\":\"updatedFields\"},\
+     {\"type\":\"array\",\"items\":{\"type\":\"struct\",\"fields\":[\
+     {\"type\":\"string\",\"optional\":false,\"field\":\"field\"},\
+     {\"type\":\"int32\",\"optional\":false,\"field\":\"size\"}],\"optional\":false,\
+     \"name\":\"io.debezium.connector.mongodb.changestream.truncatedarray\",\"version\":1},\
+     \"optional\":true,\"field\":\"truncatedArrays\"}],\"optional\":true,\
+     \"name\":\"io.debezium.connector.mongodb.changestream.updatedescription\",\"version\":1,\
+     \"field\":\"updateDescription\"},",
+    "{\"type\":\"struct\",\"fields\":[\
+     {\"type\":\"string\",\"optional\":false,\"field\":\"version\"},\
+     {\"type\":\"string\",\"optional\":false,\"field\":\"connector\"},\
+     {\"type\":\"string\",\"optional\":false,\"field\":\"name\"},\
+     {\"type\":\"int64\",\"optional\":false,\"field\":\"ts_ms\"},\
+     {\"type\":\"string\",\"optional\":true,\"name\":\"io.debezium.data.Enum\",\"version\":1,\
+     \"parameters\":{\"allowed\":\"true,first,first_in_data_collection,last_in_data_collection,last,\
+     false,incremental\"},\"default\":\"false\",\"field\":\"snapshot\"},\
+     {\"type\":\"string\",\"optional\":false,\"field\":\"db\"},\
+     {\"type\":\"string\",\"optional\":true,\"field\":\"sequence\"},\
+     {\"type\":\"int64\",\"optional\":true,\"field\":\"ts_us\"},\
+     {\"type\":\"int64\",\"optional\":true,\"field\":\"ts_ns\"},\
+     {\"type\":\"string\",\"optional\":false,\"field\":\"collection\"},\
+     {\"type\":\"int32\",\"optional\":false,\"field\":\"ord\"},\
+     {\"type\":\"string\",\"optional\":true,\"field\":\"lsid\"},\
+     {\"type\":\"int64\",\"optional\":true,\"field\":\"txnNumber\"},\
+     {\"type\":\"int64\",\"optional\":true,\"field\":\"wallTime\"}],\"optional\":false,\
+     \"name\":\"io.debezium.connector.mongo.Source\",\"field\":\"source\"},",
+    "{\"type\":\"string\",\"optional\":true,\"field\":\"op\"},\
+     {\"type\":\"int64\",\"optional\":true,\"field\":\"ts_ms\"},\
+     {\"type\":\"int64\",\"optional\":true,\"field\":\"ts_us\"},\
+     {\"type\":\"int64\",\"optional\":true,\"field\":\"ts_ns\"},",
+    "{\"type\":\"struct\",\"fields\":[\
+     {\"type\":\"string\",\"optional\":false,\"field\":\"id\"},\
+     {\"type\":\"int64\",\"optional\":false,\"field\":\"total_order\"},\
+     {\"type\":\"int64\",\"optional\":false,\"field\":\"data_collection_order\"}],\"optional\":true,\
+     \"name\":\"event.block\",\"version\":1,\"field\":\"transaction\"}",
+    "],\"optional\":false,\"name\":",
+);
+const VALUE_SCHEMA_2: &str = "},\"payload\":";

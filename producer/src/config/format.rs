@@ -1,0 +1,62 @@
+//! The format of record values, from the arguments that describe it.
+
+use oplog_relay_core::format::Format;
+use oplog_relay_core::format::debezium::Debezium;
+use oplog_relay_core::format::envelope::Envelope;
+use oplog_relay_runtime::config::Faults;
+
+use crate::config::arguments::StreamArguments;
+
+/// Returns the format, or adds the faults of its arguments.
+pub(super) fn check_format(arguments: &StreamArguments, faults: &mut Faults) -> Option<Format> {
+    let mode = faults.take_or("--json", arguments.json.parse());
+    let envelope = faults.take_or("--envelope", arguments.envelope.parse());
+    let (mode, envelope) = mode.zip(envelope)?;
+    let binary = match arguments.format.as_str() {
+        "raw" => Some(Format::Raw),
+        "bson" => Some(Format::Bson),
+        "json" => None,
+        _ => {
+            faults.add("--format", "must be raw, bson or json");
+            return None;
+        }
+    };
+    check_combination(arguments, binary.is_none(), envelope, faults);
+    Some(binary.unwrap_or(match (envelope, arguments.replayable) {
+        (Envelope::ChangeEvent, Some(false)) => Format::ReaderJson(mode),
+        (Envelope::ChangeEvent, _) => Format::Json(mode),
+        (Envelope::Oplog, _) => Format::Oplog(mode),
+        (Envelope::Debezium, _) => Format::Debezium(Debezium {
+            mode,
+            with_schema: arguments.envelope_schema,
+        }),
+    }))
+}
+
+fn check_combination(
+    arguments: &StreamArguments,
+    is_json: bool,
+    envelope: Envelope,
+    faults: &mut Faults,
+) {
+    if !is_json && envelope != Envelope::ChangeEvent {
+        faults.add("--envelope", "is a shape of --format json");
+    }
+    if envelope != Envelope::Debezium && arguments.envelope_schema {
+        faults.add("--envelope-schema", "needs --envelope debezium");
+    }
+    match (arguments.replayable, envelope) {
+        (Some(true), Envelope::Debezium) => faults.add(
+            "--replayable",
+            "cannot be true with --envelope debezium, which has no place for commands and barriers",
+        ),
+        (Some(false), Envelope::Oplog) => faults.add(
+            "--replayable",
+            "cannot be false with --envelope oplog, which carries every entry as it is",
+        ),
+        (Some(false), Envelope::ChangeEvent) if !is_json => {
+            faults.add("--replayable", "can only be false with --format json");
+        }
+        _ => {}
+    }
+}

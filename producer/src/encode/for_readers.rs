@@ -1,0 +1,58 @@
+//! Topics that are for readers only: they have the changes of documents, and nothing of what only a
+//! replay needs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::format::Format;
+use oplog_relay_core::topic::is_temporary;
+
+use super::Encoder;
+use crate::encode::chunk::Chunk;
+use crate::error::ProducerError;
+use crate::prepare::route::Decision;
+
+impl Encoder {
+    /// Returns true if an entry has no record in the topics because they are for readers only:
+    /// commands, noops, and the documents of collections that the server keeps for itself or that exist
+    /// during one operation.
+    #[inline]
+    pub(super) fn is_for_replays_only(&self, entry: &Entry<'_>) -> bool {
+        if self.format.is_replayable() {
+            return false;
+        }
+        let (_, collection) = entry.namespace();
+        matches!(entry.operation, Operation::Command | Operation::Noop)
+            || collection.starts_with("system.")
+            || is_temporary(collection)
+    }
+
+    /// Passes an entry over. The table of routes follows a command, whose collection may have another
+    /// name afterwards.
+    #[cold]
+    pub(super) fn leave_to_replays(
+        &mut self,
+        entry: &Entry<'_>,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        chunk.counts.filtered += 1;
+        if entry.operation == Operation::Command
+            && let Decision::Command(route) = self.router.decide(entry)?
+            && !route.changes.is_empty()
+        {
+            self.open_state(chunk)?;
+            self.save_routes(&route.changes, chunk)?;
+            self.router.apply(route.changes);
+        }
+        Ok(())
+    }
+
+    /// Notes the current time for the records of a batch, if the format has it.
+    pub(super) fn note_time(&mut self) {
+        if let Format::Debezium(_) = self.format {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            let millis = since.unwrap_or_default().as_millis();
+            self.place.processed_at = i64::try_from(millis).unwrap_or(i64::MAX);
+        }
+    }
+}

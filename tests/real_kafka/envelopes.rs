@@ -1,0 +1,174 @@
+//! The envelopes of JSON, and topics for readers only.
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::Program;
+use oplog_relay_kit::topic_reader::{TopicRecord, read_topic_records, read_undecoded};
+use serde_json::Value;
+
+use crate::made::Made;
+use crate::topics::{LIMIT, Topics};
+
+/// A history with a command between the changes of documents.
+fn made() -> Result<Made> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    for id in 0..20 {
+        made.insert("s.a", 1, id)?;
+        made.set("s.a", 1, id, doc! { "n": id })?;
+    }
+    made.command(
+        "s.a",
+        1,
+        doc! { "createIndexes": "a", "v": 2, "key": { "n": 1 }, "name": "n_1" },
+    )?;
+    for id in 0..5 {
+        made.delete("s.a", 1, id)?;
+    }
+    Ok(made)
+}
+
+/// Returns the records of all partitions of the only collection.
+fn records(topics: &Topics) -> Result<Vec<TopicRecord>> {
+    let contents = read_undecoded(&topics.brokers(), topics.prefix())?;
+    let topic = format!("{}.s.a", topics.prefix());
+    let others = contents.keys().find(|(name, _)| *name != topic);
+    ensure!(others.is_none(), "another topic: {others:?}");
+    Ok(contents.into_values().flatten().collect())
+}
+
+fn parse(bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).with_context(|| String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// Checks that replay and, where wanted, emit refuse the topics, and name one of them.
+fn expect_refused(topics: &Topics, with_emit: bool) -> Result<()> {
+    let target = ModelServer::start(Model::default())?;
+    let group = format!("{}-group", topics.prefix());
+    let allowed = ["--allow-lossy"];
+    topics.refused(&target, &group, &allowed, (2, "is for readers only"))?;
+    if !with_emit {
+        return Ok(());
+    }
+    let mut emit = Program::consumer([
+        "emit",
+        "--http=off",
+        "--until-caught-up",
+        &format!("--brokers={}", topics.brokers()),
+        &format!("--topic-prefix={}", topics.prefix()),
+        &format!("--group={group}"),
+    ])?;
+    let code = emit.wait(LIMIT)?;
+    let log = emit.stderr_text()?;
+    ensure!(
+        code == 2 && log.contains("is for readers only"),
+        "emit ended with {code}: {log}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_debezium_topic_has_the_changes_of_documents_once_and_in_order() -> Result<()> {
+    let topics = Topics::none("debezium")?;
+    let flags = ["--format=json", "--envelope=debezium"];
+    topics.produce(&made()?.oplog()?, &flags)?;
+    let records = records(&topics)?;
+    let mut ops = String::new();
+    for (index, record) in records.iter().enumerate() {
+        let key = parse(record.key.as_deref().context("no key")?)?;
+        if record.value.is_empty() {
+            let before = records
+                .get(index.wrapping_sub(1))
+                .context("a tombstone alone")?;
+            ensure!(
+                before.key == record.key,
+                "the tombstone of another document"
+            );
+            ensure!(parse(&before.value)?["op"] == "d");
+            ops.push('t');
+            continue;
+        }
+        let value = parse(&record.value)?;
+        let after = value["after"].as_str().unwrap_or("{\"_id\":null}");
+        let id = &parse(after.as_bytes())?["_id"];
+        ensure!(
+            id.is_null() || key["id"].as_str() == Some(&id.to_string()),
+            "{key} of {value}"
+        );
+        ops.push_str(value["op"].as_str().context("no op")?);
+    }
+    let count = |op| ops.matches(op).count();
+    let counts = ["c", "u", "d", "t"].map(count);
+    ensure!(counts == [20, 20, 5, 5], "{ops}");
+    expect_refused(&topics, true)
+}
+
+#[test]
+fn a_topic_for_readers_has_no_command_no_barrier_and_no_copy_of_bytes() -> Result<()> {
+    let topics = Topics::none("readers")?;
+    let flags = ["--format=json", "--replayable=false"];
+    topics.produce(&made()?.oplog()?, &flags)?;
+    let records = records(&topics)?;
+    ensure!(records.len() == 45, "{} records", records.len());
+    for record in &records {
+        let event = parse(&record.value)?;
+        ensure!(event.get("rawEntry").is_none(), "{event}");
+        ensure!(event.get("documentKey").is_some(), "{event}");
+    }
+    ensure!(topics.emit("readers-emit")?.lines().count() == 45);
+    expect_refused(&topics, false)?;
+
+    let other = ["--format=json", "--change-routing"];
+    let refusal = (2, "one of them is for readers only");
+    topics.produce_to_code(&made()?.oplog()?, &other, refusal)
+}
+
+#[test]
+fn entries_in_the_oplog_envelope_are_replayed_exactly_and_emitted_in_each_envelope() -> Result<()> {
+    let topics = Topics::none("entries")?;
+    let made = made()?;
+    let flags = ["--format=json", "--envelope=oplog", "--json=canonical"];
+    topics.produce(&made.oplog()?, &flags)?;
+    let target = ModelServer::start(Model::default())?;
+    topics.replay(&target, "entries", 1, &[])?;
+    let expected = made.expected()?.state();
+    ensure!(target.model().state().get("s.a") == expected.get("s.a"));
+
+    let lines = |envelope: &str| -> Result<Vec<Value>> {
+        let group = format!("entries-{envelope}");
+        let lines = topics.emit_with(&group, &[&format!("--envelope={envelope}")])?;
+        lines.lines().map(|line| parse(line.as_bytes())).collect()
+    };
+    let of_oplog = lines("oplog")?;
+    ensure!(
+        of_oplog.len() == 47,
+        "with both commands: {}",
+        of_oplog.len()
+    );
+    for line in &of_oplog {
+        let id = line["oplogId"].as_str().context("no oplogId")?;
+        ensure!(
+            id.starts_with("golden/17") && line.get("op").is_some(),
+            "{line}"
+        );
+    }
+    let of_debezium = lines("debezium")?;
+    ensure!(of_debezium.len() == 45, "{}", of_debezium.len());
+    for line in &of_debezium {
+        ensure!(
+            line["key"]["id"].is_string() && line["value"]["op"].is_string(),
+            "{line}"
+        );
+    }
+    let events = lines("change-event")?;
+    ensure!(events.len() == 47, "{}", events.len());
+    // The state topic names the format, for programs that read the topics.
+    let state = read_topic_records(&topics.brokers(), "__entries.state.golden")?;
+    let has_format = |record: &TopicRecord| {
+        String::from_utf8_lossy(&record.value)
+            .contains(r#""format":"oplog-json","json":"canonical""#)
+    };
+    ensure!(state.iter().any(has_format));
+    Ok(())
+}

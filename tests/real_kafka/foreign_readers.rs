@@ -1,0 +1,148 @@
+//! Programs of others that read our topics: Kafka Connect with the official MongoDB sink connector, into
+//! FerretDB, and Debezium's transform of its envelope.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use bson::{Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::Client;
+use oplog_relay_kit::services::{Connect, Connector, FerretDb, FerretDbOptions, wait_for};
+
+use crate::made::Made;
+use crate::topics::{LIMIT, Topics};
+
+const MONGO_SINK: &str = "com.mongodb.kafka.connect.MongoSinkConnector";
+const FILE_SINK: &str = "org.apache.kafka.connect.file.FileStreamSinkConnector";
+const CHANGE_STREAM_HANDLER: &str =
+    "com.mongodb.kafka.connect.sink.cdc.mongodb.ChangeStreamHandler";
+const DEBEZIUM_HANDLER: &str = "com.mongodb.kafka.connect.sink.cdc.debezium.mongodb.MongoDbHandler";
+const UNWRAP: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
+const JSON: &str = "org.apache.kafka.connect.json.JsonConverter";
+
+/// Inserts, replacements and deletes, with updates of single fields if wanted: the Debezium handler of
+/// the sink does not apply those.
+fn made(with_updates: bool) -> Result<Made> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    for id in 0..60 {
+        made.insert("s.a", 1, id)?;
+        match id % 4 {
+            0 => made.update("s.a", 1, id, doc! { "_id": id, "text": "replaced" })?,
+            1 => made.delete("s.a", 1, id)?,
+            2 if with_updates => {
+                made.set("s.a", 1, id, doc! { "nested": { "n": id }, "text": "set" })?;
+                made.update("s.a", 1, id, doc! { "$v": 1, "$unset": { "ui": true } })?;
+            }
+            _ => {}
+        }
+    }
+    Ok(made)
+}
+
+/// Returns the documents that the history leads to.
+fn expected(made: &Made) -> Result<Vec<Document>> {
+    let state = made.expected()?.state();
+    let documents = state.get("s.a").context("no documents")?.iter();
+    let documents: Result<Vec<Document>, _> = documents
+        .map(|bytes| Document::from_reader(bytes.as_slice()))
+        .collect();
+    Ok(sorted(documents?))
+}
+
+fn sorted(mut documents: Vec<Document>) -> Vec<Document> {
+    documents.sort_by_key(|document| document.get_i32("_id").unwrap_or_default());
+    documents
+}
+
+fn sink(name: &str, topic: &str, target: &FerretDb, handler: &str) -> Connector {
+    Connector::new(name, MONGO_SINK, topic)
+        .with("connection.uri", &target.uri())
+        .with("database", name)
+        .with("collection", "a")
+        .with("change.data.capture.handler", handler)
+}
+
+async fn documents(client: &Client, database: &str) -> Result<Vec<Document>> {
+    let collection = client.database(database).collection::<Document>("a");
+    let found = collection.find(doc! {}).await?;
+    Ok(sorted(found.try_collect().await?))
+}
+
+/// Waits until a sink has written these documents.
+fn wait_for_documents(
+    connect: &mut Connect,
+    target: &FerretDb,
+    database: &str,
+    expected: &[Document],
+) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let client = runtime.block_on(Client::with_uri_str(target.uri()))?;
+    let mut last = Vec::new();
+    let waited = wait_for("the documents of the sink", LIMIT, || {
+        connect.expect_running()?;
+        let log = connect.log()?;
+        ensure!(!log.contains("being killed"), "a sink has failed: {log}");
+        last = runtime.block_on(documents(&client, database))?;
+        Ok((last == expected).then_some(()))
+    });
+    waited.with_context(|| format!("{database} has {last:?}, not {expected:?}"))
+}
+
+/// Returns the `_id`s in the file that Debezium's transform was written to.
+fn unwrapped(path: &str) -> Result<BTreeSet<String>> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let field = |line: &str| {
+        let (_, rest) = line.split_once("_id=")?;
+        rest.split([',', '}']).next().map(str::to_owned)
+    };
+    Ok(text.lines().filter_map(field).collect())
+}
+
+#[test]
+fn kafka_connect_replays_our_topics_into_mongodb_and_debezium_unwraps_its_envelope() -> Result<()> {
+    let (all, whole) = (made(true)?, made(false)?);
+    let events = Topics::none("connect-events")?;
+    events.produce(&all.oplog()?, &["--format=json", "--replayable=false"])?;
+    let debezium = Topics::none("connect-debezium")?;
+    let envelope = ["--format=json", "--envelope=debezium"];
+    debezium.produce(&whole.oplog()?, &envelope)?;
+    let with_schema = Topics::none("connect-schema")?;
+    let envelope = [&envelope[..], &["--envelope-schema"]].concat();
+    with_schema.produce(&whole.oplog()?, &envelope)?;
+
+    let target = FerretDb::start(&FerretDbOptions::target())?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("unwrapped");
+    let file = file.to_str().context("a path in text")?;
+    let connectors = [
+        sink(
+            "events",
+            "connect-events.s.a",
+            &target,
+            CHANGE_STREAM_HANDLER,
+        ),
+        sink(
+            "debezium",
+            "connect-debezium.s.a",
+            &target,
+            DEBEZIUM_HANDLER,
+        ),
+        Connector::new("unwrapped", FILE_SINK, "connect-schema.s.a")
+            .with("file", file)
+            .with("key.converter", JSON)
+            .with("value.converter", JSON)
+            .with("transforms", "unwrap")
+            .with("transforms.unwrap.type", UNWRAP),
+    ];
+    let mut connect = Connect::start(&events.brokers(), &connectors)?;
+    wait_for_documents(&mut connect, &target, "events", &expected(&all)?)?;
+    let whole = expected(&whole)?;
+    wait_for_documents(&mut connect, &target, "debezium", &whole)?;
+    // Each inserted document passes the transform, those that are deleted later as well.
+    wait_for("the transformed documents", LIMIT, || {
+        connect.expect_running()?;
+        Ok((unwrapped(file)?.len() == 60).then_some(()))
+    })
+    .with_context(|| connect.log().unwrap_or_default())
+}
