@@ -20,7 +20,7 @@ impl JsonLine {
         self.0.extend_from_slice(b"\":");
     }
 
-    /// Adds a text.
+    /// Adds a string.
     #[must_use]
     pub fn text(mut self, name: &str, value: &str) -> Self {
         self.name(name);
@@ -57,7 +57,7 @@ impl JsonLine {
         self
     }
 
-    /// Adds a list of texts.
+    /// Adds an array of strings.
     #[must_use]
     pub fn texts(mut self, name: &str, values: &[String]) -> Self {
         self.name(name);
@@ -86,7 +86,7 @@ mod tests {
     use oplog_relay_core::document::kind;
 
     #[test]
-    fn lines_have_their_form() {
+    fn a_line_is_one_json_object() {
         let id = Element {
             name: b"_id",
             kind: kind::INT32,

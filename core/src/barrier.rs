@@ -32,12 +32,12 @@ pub const FIELD: &str = "relayBarrier";
 /// The ordinal in the identity of barriers. No operation has it.
 pub const BARRIER_ORD: u32 = u32::MAX;
 
-/// The content of the field [`FIELD`] of a barrier or of its command.
+/// The content of the field [`FIELD`] in a barrier or in its command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Barrier {
     /// The identity of the command.
     pub command: EntryId,
-    /// The topic whose partition 0 has the command.
+    /// The topic whose partition 0 contains the command.
     pub leader_topic: String,
     /// The offset of the leader barrier in that partition. The command is the next record.
     pub leader_offset: i64,
@@ -45,7 +45,7 @@ pub struct Barrier {
     /// keep a unique index.
     pub ordered: bool,
     /// True if the partitions continue without waiting for the command. This is the case for an
-    /// index build, which may take hours and which later writes cannot harm.
+    /// index build, which may take hours and cannot fail because of later writes.
     pub passable: bool,
     /// The collections that the command concerns: one, or both names of a rename. The list is empty
     /// if the command does not name any, and `None` if the producer did not write the field.
@@ -66,7 +66,7 @@ impl Barrier {
     /// # Errors
     /// [`Malformed`] if the field does not have the expected shape.
     pub fn read(entry: &Entry<'_>) -> Result<Option<Self>, Malformed> {
-        if !may_have_one(entry) {
+        if !may_have_barrier(entry) {
             return Ok(None);
         }
         let Some(field) = entry.raw.get(FIELD)? else {
@@ -169,7 +169,7 @@ impl Barrier {
     }
 }
 
-fn may_have_one(entry: &Entry<'_>) -> bool {
+fn may_have_barrier(entry: &Entry<'_>) -> bool {
     matches!(entry.operation, Operation::Noop | Operation::Command)
         || crate::command::is_view_entry(entry)
 }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn barrier_and_command_say_the_same_and_only_the_command_lists_partitions() {
+    fn barrier_and_command_have_the_same_fields_except_partitions() {
         let bytes = drop_entry();
         let entry = parse(&bytes);
         let barrier = Barrier {
@@ -250,12 +250,12 @@ mod tests {
         barrier.write_noop(&entry, &mut noop);
         let noop = parse(&noop);
         assert_eq!((noop.operation, noop.ns), (Operation::Noop, "shop.$cmd"));
-        let told = Barrier::read(&noop).unwrap().unwrap();
+        let read_back = Barrier::read(&noop).unwrap().unwrap();
         let without = Barrier {
             partitions: Vec::new(),
             ..barrier.clone()
         };
-        assert_eq!(told, without);
+        assert_eq!(read_back, without);
 
         let mut command = Vec::new();
         barrier.write_command(&entry, &mut command).unwrap();

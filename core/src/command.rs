@@ -17,9 +17,9 @@ pub enum Treatment {
     /// Runs after all earlier and before all later writes of its collections.
     Barrier,
     /// Runs after all earlier writes of its collections; later writes do not wait for it. This is
-    /// an index build whose index can refuse a document because of its content. Earlier entries may
-    /// leave such a document and correct it, whereas later entries were written when the source
-    /// already had the index.
+    /// the build of an index that can refuse a document because of its content. Earlier entries may
+    /// create such a document and correct it later. Later entries were written when the source
+    /// already had the index, so none of them creates one.
     Build,
     /// Runs in partition 0 of its collection's topic, ordered within that partition only.
     Inline,
@@ -49,15 +49,16 @@ const fn known(name: &'static str, treatment: Treatment, reason: &'static str) -
 }
 
 /// All commands that servers from 3.6 on write into their oplogs, except those of transactions,
-/// which the producer splits into operations. A name that is not in this table stops a replay. [`scope`]
-/// takes the value of a command for the name of a collection, except where it has an arm for it.
+/// which the producer splits into operations. A name that is not in this table stops a replay.
+/// [`scope`] reads the value of a command as the name of a collection, except for the commands that
+/// it handles separately.
 pub const COMMANDS: &[Known] = &[
     known("create", Treatment::Barrier, "creates a collection"),
     known("drop", Treatment::Barrier, "drops a collection"),
     known(
         "renameCollection",
         Treatment::Barrier,
-        "moves a collection, and may drop the one of the new name",
+        "renames a collection, and may drop an existing collection with the new name",
     ),
     known(
         "collMod",
@@ -67,24 +68,24 @@ pub const COMMANDS: &[Known] = &[
     known(
         "convertToCapped",
         Treatment::Barrier,
-        "old servers: rewrites the collection",
+        "rewrites the collection (old servers)",
     ),
     known("emptycapped", Treatment::Barrier, "removes all documents"),
     known(
         "createIndexes",
         Treatment::Inline,
-        "an index that can refuse a document waits for earlier writes; a unique one limits later \
-         ones too",
+        "an index that can refuse a document waits for earlier writes; a unique index also \
+         constrains later writes",
     ),
     known(
         "commitIndexBuild",
         Treatment::Inline,
-        "the build's end, with all of its indexes: as createIndexes",
+        "the end of an index build, with all of its indexes; treated like createIndexes",
     ),
     known(
         "dropIndexes",
         Treatment::Barrier,
-        "a unique index limits earlier writes",
+        "a unique index constrains earlier writes",
     ),
     known(
         "deleteIndexes",
@@ -96,13 +97,13 @@ pub const COMMANDS: &[Known] = &[
     known(
         "dropDatabase",
         Treatment::PassOver,
-        "a drop of each collection comes before it: logged by the server, or made by the producer \
-         where a server up to 3.4 logged none",
+        "the drop of each collection precedes it: logged by the server, or added by the producer \
+         for servers up to 3.4, which do not log it",
     ),
     known(
         "startIndexBuild",
         Treatment::PassOver,
-        "the indexes are created at commitIndexBuild, which has them all",
+        "the indexes are created at commitIndexBuild, which contains all of them",
     ),
     known(
         "abortIndexBuild",
@@ -254,7 +255,7 @@ pub fn is_set(document: Document<'_>, flag: &str) -> Result<bool, Malformed> {
     Ok(document.get(flag)?.is_some_and(is_truthy))
 }
 
-/// Returns the strongest demand that an index of a build makes on documents.
+/// Returns the strongest demand that any index of the command makes on documents.
 fn greatest_demand(entry: &Entry<'_>) -> Result<Demand, Malformed> {
     let specs = index_specs(entry.o)?;
     let mut greatest = Demand::Nothing;
@@ -264,8 +265,8 @@ fn greatest_demand(entry: &Entry<'_>) -> Result<Demand, Malformed> {
     Ok(greatest)
 }
 
-/// Returns the indexes of a `createIndexes` (one, its fields beside the command's) or
-/// `commitIndexBuild` (an array).
+/// Returns the index specifications of a command. A `createIndexes` holds one index, whose fields
+/// are fields of the command itself; a `commitIndexBuild` holds an array.
 ///
 /// # Errors
 /// [`Malformed`] if the command or the list of indexes is damaged.
@@ -474,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_has_one_line_and_a_reason() {
+    fn every_command_is_listed_once_with_a_reason() {
         for (index, known) in COMMANDS.iter().enumerate() {
             assert!(!known.reason.is_empty());
             assert!(
@@ -533,10 +534,12 @@ mod tests {
         let command = bson::Document::from_reader(bytes.as_slice()).unwrap();
         let o = doc! { "createIndexes": "c.d", "v": 1, "key": { "a": 1 }, "name": "a_1" };
         assert_eq!(command.get_document("o").ok(), Some(&o));
-        let place = (command.get_str("op").ok(), command.get_str("ns").ok());
-        assert_eq!(place, (Some("c"), Some("shop.$cmd")));
-        let lost = doc! { "op": "i", "ns": "shop.system.indexes", "o": { "name": "a_1" } };
-        let refused = with(&lost, |entry| write_create_indexes(entry, &mut Vec::new()));
-        assert_eq!(refused, Err(Malformed::Missing("o.ns")));
+        let header = (command.get_str("op").ok(), command.get_str("ns").ok());
+        assert_eq!(header, (Some("c"), Some("shop.$cmd")));
+        let without_ns = doc! { "op": "i", "ns": "shop.system.indexes", "o": { "name": "a_1" } };
+        let error = with(&without_ns, |entry| {
+            write_create_indexes(entry, &mut Vec::new())
+        });
+        assert_eq!(error, Err(Malformed::Missing("o.ns")));
     }
 }

@@ -14,8 +14,8 @@ use crate::json::number::Number;
 /// is first. Arrays compare in the same way without names. Binary compares by length, then subtype,
 /// then bytes.
 ///
-/// Two values are equal exactly if [`crate::key::write_id_identity`] makes the same bytes of them.
-/// Values that are damaged or nested too deep compare by their bytes.
+/// Two values are equal if and only if [`crate::key::write_id_identity`] writes the same bytes for
+/// both. Values that are damaged or nested too deep compare by their bytes.
 #[must_use]
 pub fn compare_values(left: Element<'_>, right: Element<'_>) -> Ordering {
     compare_at(left, right, 0)
@@ -23,7 +23,7 @@ pub fn compare_values(left: Element<'_>, right: Element<'_>) -> Ordering {
 
 /// Returns true if a flag of an index or a collection is set, as servers read it: nonzero numbers
 /// count as true, null and undefined are false, and every other type is true. Servers up to 4.4
-/// keep the value that was typed, for example `unique: 1`.
+/// store the value as the user specified it, for example `unique: 1`.
 #[must_use]
 pub fn is_truthy(flag: Element<'_>) -> bool {
     const ZERO: Element<'static> = Element {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_without_end_does_not_overflow_the_stack() {
+    fn deep_nesting_does_not_overflow_the_stack() {
         let mut value = Vec::new();
         DocumentBuilder::start(&mut value).finish();
         for _ in 0..5000 {

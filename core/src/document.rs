@@ -174,9 +174,8 @@ impl<'a> Document<'a> {
         self.elements().next().transpose()
     }
 
-    /// Returns false if no field of the first level has this type ([`kind`]). A document that is
-    /// damaged before such a field counts as having one. This search costs less than reading the
-    /// elements.
+    /// Returns true if a field at the top level has this type ([`kind`]), or if damage ends the
+    /// search. The search costs less than reading the elements.
     #[must_use]
     pub fn may_have(self, kind: u8) -> bool {
         may_have(self.0, kind)
@@ -391,7 +390,7 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Returns the string as text.
+    /// Returns a string as UTF-8 text.
     ///
     /// # Errors
     /// [`Malformed::WrongType`] if the value is not a string or not UTF-8.

@@ -18,7 +18,7 @@ pub enum Operation {
     Delete,
     /// `c`: a command (DDL, or a transaction).
     Command,
-    /// `n`; also `db`. Moves the position and changes nothing.
+    /// `n`; also `db`. Advances the position and changes nothing.
     Noop,
 }
 
@@ -74,7 +74,7 @@ pub enum EntryError {
         op: String,
     },
     /// An oplog version other than 1 and 2.
-    #[error("entry {ts} has oplog version {version}; 1 and 2 are known")]
+    #[error("entry {ts} has oplog version {version}; only versions 1 and 2 are supported")]
     UnknownVersion {
         /// The entry's time.
         ts: Timestamp,
@@ -83,7 +83,7 @@ pub enum EntryError {
     },
     /// An insert, update or delete without a required field.
     #[error("entry {ts} of {ns:?} has no {field}")]
-    Lacks {
+    MissingField {
         /// The entry's time.
         ts: Timestamp,
         /// The entry's namespace.
@@ -92,7 +92,7 @@ pub enum EntryError {
         field: &'static str,
     },
     /// An update whose `$v` is neither 1 nor 2.
-    #[error("update {ts} of {ns:?} has $v {version}; 1 and 2 are known")]
+    #[error("update {ts} of {ns:?} has $v {version}; only 1 and 2 are supported")]
     UnknownUpdate {
         /// The entry's time.
         ts: Timestamp,
@@ -136,8 +136,8 @@ pub struct Entry<'a> {
     /// `isTimeseries` (8.3, 9.0): the entry writes a bucket of a time series under the series' own
     /// name.
     pub is_timeseries: bool,
-    /// `snapshot.capturedAt`, milliseconds since 1970: only in entries of a full sync, which no
-    /// server wrote ([`crate::snapshot`]).
+    /// `snapshot.capturedAt`, milliseconds since 1970: only in entries of a full sync, which do not
+    /// come from an oplog ([`crate::snapshot`]).
     pub snapshot: Option<i64>,
 }
 
@@ -197,7 +197,7 @@ impl<'a> Entry<'a> {
     /// fail.
     ///
     /// # Errors
-    /// [`EntryError`] as in [`Entry::parse`], or if a value is damaged inside.
+    /// [`EntryError`] as in [`Entry::parse`], or if an embedded value is damaged.
     pub fn parse_whole(raw: Document<'a>) -> Result<Self, EntryError> {
         let mut fields = Fields::default();
         for element in raw.elements() {
@@ -217,7 +217,7 @@ impl<'a> Entry<'a> {
             b"u" => Operation::Update,
             b"d" => Operation::Delete,
             b"c" => Operation::Command,
-            // `db`: servers up to 2.6 announce a database to their slaves with it.
+            // Servers up to 2.6 announce the existence of a database with `db`.
             b"n" | b"db" => Operation::Noop,
             _ => {
                 let op = String::from_utf8_lossy(op).into_owned();
@@ -234,7 +234,7 @@ impl<'a> Entry<'a> {
             return Err(EntryError::UnknownVersion { ts, version });
         }
         if operation != Operation::Noop && fields.o.is_none() {
-            return Err(EntryError::Lacks {
+            return Err(EntryError::MissingField {
                 ts,
                 ns: ns.to_owned(),
                 field: "o",
@@ -259,8 +259,8 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Returns database and collection. The name is split at the first dot, because collection
-    /// names may contain dots.
+    /// Returns the database and the collection. The namespace is split at the first dot, because
+    /// collection names may contain dots.
     #[must_use]
     pub fn namespace(&self) -> (&'a str, &'a str) {
         self.ns.split_once('.').unwrap_or((self.ns, ""))
@@ -271,7 +271,7 @@ impl<'a> Entry<'a> {
     /// another numeric type.
     ///
     /// # Errors
-    /// [`EntryError::Lacks`] if the `_id` is missing: such an entry is corrupt.
+    /// [`EntryError::MissingField`] if the `_id` is missing: such an entry is corrupt.
     pub fn document_id(&self) -> Result<Element<'a>, EntryError> {
         let (document, field) = match self.operation {
             Operation::Update => (self.o2, "o2._id"),
@@ -283,7 +283,7 @@ impl<'a> Entry<'a> {
             .flatten()
         {
             Some(id) => Ok(id),
-            None => Err(self.lacks(field)),
+            None => Err(self.missing(field)),
         }
     }
 
@@ -291,8 +291,8 @@ impl<'a> Entry<'a> {
     /// itself have a field `$v` (5.0+).
     ///
     /// # Errors
-    /// [`EntryError::UnknownUpdate`] for another `$v`, [`EntryError::Lacks`] for a diff without its
-    /// `diff`.
+    /// [`EntryError::UnknownUpdate`] for another `$v`, [`EntryError::MissingField`] for a diff
+    /// without its `diff`.
     pub fn update(&self) -> Result<Update<'a>, EntryError> {
         if self.o.get("_id")?.is_some() {
             return Ok(Update::Replacement(self.o));
@@ -309,7 +309,7 @@ impl<'a> Entry<'a> {
                 .map_or(Update::Modifiers(self.o), Update::Replacement)),
             2 => match self.o.get("diff")? {
                 Some(diff) => Ok(Update::Diff(diff.document()?)),
-                None => Err(self.lacks("o.diff")),
+                None => Err(self.missing("o.diff")),
             },
             version => Err(EntryError::UnknownUpdate {
                 ts: self.ts,
@@ -342,15 +342,15 @@ impl<'a> Entry<'a> {
     /// Returns the first element of `o`, whose key is the name of the command.
     ///
     /// # Errors
-    /// [`EntryError::Lacks`] if `o` is empty.
+    /// [`EntryError::MissingField`] if `o` is empty.
     pub fn command(&self) -> Result<Element<'a>, EntryError> {
         self.o
             .first()?
-            .ok_or_else(|| self.lacks("a command name in o"))
+            .ok_or_else(|| self.missing("a command name in o"))
     }
 
-    fn lacks(&self, field: &'static str) -> EntryError {
-        EntryError::Lacks {
+    fn missing(&self, field: &'static str) -> EntryError {
+        EntryError::MissingField {
             ts: self.ts,
             ns: self.ns.to_owned(),
             field,

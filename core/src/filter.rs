@@ -9,9 +9,9 @@
 //! | `<db>.system.indexes` | as `createIndexes` | servers before 4.2 may log an index this way; a target refuses writes to it |
 //! | `<db>.system.js` | as documents | functions of the database's users |
 //! | `<db>.system.buckets.<name>` | as documents | the buckets of the time series `<name>` (5.0 to 8.x); creating them creates the series |
-//! | `<db>.enxcol_.<name>.*` | as documents | Queryable Encryption needs them beside `<name>`: include or exclude both |
-//! | `<db>.tmp…` | as documents | becomes a collection by a rename |
-//! | `<db>.system.resharding.<uuid>` | as documents | becomes a collection by a rename; only on shards, whose oplogs are not followed |
+//! | `<db>.enxcol_.<name>.*` | as documents | Queryable Encryption needs them together with `<name>`: include or exclude both |
+//! | `<db>.tmp…` | as documents | becomes a collection through a rename |
+//! | `<db>.system.resharding.<uuid>` | as documents | becomes a collection through a rename; only on shards, whose oplogs are not followed |
 //! | `<db>.fs.files`, `<db>.fs.chunks` | as documents | `GridFS` is two plain collections; a unique index keeps the chunks in order |
 
 use std::fmt;
@@ -74,9 +74,9 @@ impl NamespaceFilter {
         &self.exclude
     }
 
-    /// Returns true if every namespace that passes here also passes `other`, as far as the patterns
-    /// show it. Each include pattern must be covered by one of `other`. A namespace that `other`
-    /// excludes must be excluded here, unless no include pattern matches it.
+    /// Returns true if the patterns show that every namespace that passes this filter also passes
+    /// `other`. Each include pattern must be covered by one of `other`. A namespace that `other`
+    /// excludes must be excluded by this filter, unless none of its include patterns matches it.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         let every = ["*".to_owned()];
@@ -86,12 +86,12 @@ impl NamespaceFilter {
         };
         let (ours, theirs) = (included(self), included(other));
         let covered = |pattern: &String, by: &[String]| by.iter().any(|by| matches(by, pattern));
-        let out_of_reach = |pattern: &String| ours.iter().all(|ours| are_apart(ours, pattern));
+        let not_included = |pattern: &String| ours.iter().all(|ours| are_disjoint(ours, pattern));
         ours.iter().all(|pattern| covered(pattern, &theirs))
             && other
                 .exclude
                 .iter()
-                .all(|pattern| covered(pattern, &self.exclude) || out_of_reach(pattern))
+                .all(|pattern| covered(pattern, &self.exclude) || not_included(pattern))
     }
 
     fn may_include_some_of(&self, db: &str) -> bool {
@@ -121,12 +121,12 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "admin",
         "system.keys",
-        "keys that sign cluster times: copied, they would let one cluster forge another's",
+        "keys that sign cluster times; a cluster with a copy could forge those of another cluster",
     ),
     (
         "admin",
         "system.version",
-        "feature compatibility of that server's own files",
+        "feature compatibility version of that server's data files",
     ),
     (
         "admin",
@@ -142,12 +142,12 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "config",
         "transactions",
-        "sessions' last writes; the log has only deletes of it, the rest is derived",
+        "the last writes of sessions; the oplog has only deletes from it, the rest is derived",
     ),
     (
         "config",
         "image_collection",
-        "documents for retries of findAndModify, by session",
+        "document images for retries of findAndModify, by session",
     ),
     (
         "config",
@@ -157,7 +157,7 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "config",
         "*",
-        "sessions, sharding and caches of that cluster alone",
+        "sessions, sharding metadata and caches of that cluster",
     ),
     ("local", "*", "local to one member, never in an oplog"),
     (
@@ -189,19 +189,19 @@ pub fn is_internal(ns: &str) -> bool {
 #[must_use]
 pub fn with_commas<'p>(parts: impl IntoIterator<Item = &'p str>) -> Vec<String> {
     let mut patterns = Vec::new();
-    let mut begun = String::new();
+    let mut unfinished = String::new();
     for part in parts {
         match part.strip_suffix('\\') {
             Some(part) => {
-                begun.push_str(part);
-                begun.push(',');
+                unfinished.push_str(part);
+                unfinished.push(',');
             }
-            None => patterns.push(std::mem::take(&mut begun) + part),
+            None => patterns.push(std::mem::take(&mut unfinished) + part),
         }
     }
-    // Nothing follows, so the backslash is a literal character.
-    if begun.pop().is_some() {
-        patterns.push(begun + "\\");
+    // No part follows the last backslash, so it is a literal character.
+    if unfinished.pop().is_some() {
+        patterns.push(unfinished + "\\");
     }
     patterns
 }
@@ -221,7 +221,7 @@ fn normalise(pattern: &str) -> Result<String, String> {
 
 /// Returns true if two patterns certainly have no namespace in common, because they name different
 /// databases or different collections.
-fn are_apart(one: &str, other: &str) -> bool {
+fn are_disjoint(one: &str, other: &str) -> bool {
     let database = |pattern: &str| match pattern.split_once('.') {
         Some((database, _)) if !database.contains('*') => Some(database.to_owned()),
         _ => None,
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_keep_their_own_namespaces() {
+    fn internal_namespaces_are_never_carried() {
         for (index, (db, collection, reason)) in INTERNAL.iter().enumerate() {
             assert!(!reason.is_empty());
             let ns = format!("{db}.{collection}").replace('*', "x");

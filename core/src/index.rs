@@ -1,9 +1,9 @@
 //! Demands that an index makes on the documents of its collection.
 //!
-//! A server refuses a write that leaves a document which an index cannot accept, and it refuses an
-//! index build that finds one. Most indexes accept every document. A unique index refuses a key
-//! that another document has. Others refuse a value that they cannot turn into keys, such as
-//! damaged GeoJSON.
+//! A server refuses a write if one of the indexes cannot accept the resulting document, and an
+//! index build fails if it finds such a document. Most indexes accept every document. A unique
+//! index refuses a key that another document has. Others refuse a value from which they cannot
+//! compute keys, such as invalid GeoJSON.
 
 use crate::command::is_set;
 use crate::document::{Document, Element, Malformed, kind};
@@ -13,14 +13,14 @@ use crate::document::{Document, Element, Malformed, kind};
 pub enum Demand {
     /// No demand: the index accepts every document.
     Nothing,
-    /// Values of a certain form, in each document by itself.
+    /// Values of a certain form, independently of other documents.
     Form,
     /// A key that no other document has, in addition to the demands of the other kinds.
     Uniqueness,
 }
 
-/// Index types with the codes by which they refuse a document. The list is the server's own: the
-/// server suppresses these errors on its secondaries.
+/// Index types, with the error codes for documents that they refuse. The list comes from the
+/// server, which suppresses these errors on secondaries.
 const BY_TYPE: &[(&str, &[i32])] = &[
     ("2dsphere", &[16755, 16756]),
     ("2d", &[13026, 13027, 13067, 13068, 16804]),
@@ -120,9 +120,9 @@ mod tests {
     use super::*;
     use bson::{Document as Bson, doc};
 
-    fn with<T>(spec: &Bson, look: impl FnOnce(Document<'_>) -> T) -> T {
+    fn with<T>(spec: &Bson, check: impl FnOnce(Document<'_>) -> T) -> T {
         let bytes = spec.to_vec().unwrap();
-        look(Document::new(&bytes).unwrap())
+        check(Document::new(&bytes).unwrap())
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_points_to_the_indexes_that_give_it() {
+    fn a_refusal_identifies_the_indexes_that_can_cause_it() {
         let sphere = doc! { "key": { "a": "2dsphere" } };
         let hashed = doc! { "key": { "a": "hashed" } };
         let two = doc! { "key": { "a": 1, "b": 1 } };

@@ -11,25 +11,25 @@
 //!    duplicate an entry but never lose one.
 //! 3. **Order per document.** All entries of one document are in one partition, in oplog order. If
 //!    the documents of a collection depend on each other, the whole collection is in one partition.
-//! 4. **Convergent replay.** Any part of the topics, entered at a consistent cut and applied again
+//! 4. **Convergent replay.** Any part of the topics, read from a consistent cut and applied again
 //!    in order, leads the target to the same state. The exception is the order of fields if a
 //!    `$v: 1` `$unset` before a `$set` of the same field is applied again. Diffs (`$v: 2`) keep the
 //!    order.
-//! 5. **Nothing silent.** Data that cannot be decoded, mapped, sent or applied stops the stream
-//!    with its own exit code. A lost position is reported with the missing range and the action to
-//!    take.
+//! 5. **No silent errors.** Data that cannot be decoded, mapped, sent or applied stops the stream
+//!    with a specific exit code. A lost position is reported with the missing range and the action
+//!    to take.
 //! 6. **Bounded memory**, the Kafka client's queues included.
-//! 7. **Proof.** `oplog-consumer verify` compares source and target byte for byte in bounded memory
-//!    while both receive writes. It continues after an interruption.
+//! 7. **Verification.** `oplog-consumer verify` compares source and target byte for byte in bounded
+//!    memory while both receive writes. It continues after an interruption.
 //!
-//! Commands (DDL) are ordered by [`barrier`]s. Whichever process reads its partitions, a command
+//! Commands (DDL) are ordered by [`barrier`]s. Whichever processes read the partitions, a command
 //! runs after all earlier and before all later writes of its collections.
 //!
-//! A transaction is split into its operations where it commits: each operation becomes an entry
-//! with the commit's time, its ordinal, and its place in the transaction. Exactly once applies to
-//! the entry: one transaction of the source may span several Kafka transactions.
+//! A transaction is split into its operations at its commit: each operation becomes an entry with
+//! the timestamp of the commit, its ordinal, and its place in the transaction. Exactly once applies
+//! to the entry: one transaction of the source may span several Kafka transactions.
 //!
-//! # Words
+//! # Terms
 //!
 //! *entry* (oplog), *document* (MongoDB), *record* (Kafka), *batch*, *key*; *position* (in the
 //! source), *offset* (Kafka only), *checkpoint* (a saved position), *commit* (Kafka offsets or

@@ -14,7 +14,7 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// Makes a timestamp of its two parts.
+    /// Creates a timestamp from its two parts.
     #[must_use]
     pub const fn new(seconds: u32, increment: u32) -> Self {
         Self { seconds, increment }
@@ -65,7 +65,7 @@ impl fmt::Display for Timestamp {
 
 /// A text that is not a position, timestamp or entry id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not of the form {form}")]
+#[error("{text:?} does not have the form {form}")]
 pub struct PositionError {
     text: String,
     form: &'static str,
@@ -138,7 +138,7 @@ impl EntryId {
     /// source's name and the id.
     ///
     /// # Errors
-    /// [`PositionError`] if the text has another form.
+    /// [`PositionError`] if the text does not have this form.
     pub fn parse_header(text: &str) -> Result<(&str, Self), PositionError> {
         let parse = || {
             let (rest, ord) = text.rsplit_once('/')?;

@@ -1,6 +1,6 @@
 //! The entry of a routing table change that an operator requested (`--change-routing`). It is a
-//! noop that is the command of its own [`barrier`](crate::barrier). It lies between the last entry
-//! under the old rules and the first entry under the new ones.
+//! noop that acts as the command of its own [`barrier`](crate::barrier). It lies between the last
+//! entry under the old rules and the first entry under the new ones.
 //!
 //! ```text
 //! {ts, t, v: 2, op: "n", ns, o: {relayRouting: {version, spread: [{ns, ui?}]}}, relayBarrier: {…, partitions}}
@@ -34,7 +34,7 @@ pub struct RoutingChange {
 }
 
 impl RoutingChange {
-    /// Returns the identity of the change, which is above those of the entries at `ts`.
+    /// Returns the identity of the change, which is greater than those of the entries at `ts`.
     #[must_use]
     pub const fn id(&self, ts: Timestamp) -> EntryId {
         let ord = FIRST_ORD + self.version % ORDINALS;
@@ -112,7 +112,7 @@ mod tests {
     use crate::barrier::{BARRIER_ORD, Barrier};
 
     #[test]
-    fn a_change_is_read_as_it_was_written_and_stands_behind_its_time() {
+    fn a_change_round_trips_with_and_without_its_barrier() {
         let change = RoutingChange {
             version: 3,
             spread: vec![
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_has_an_identity_of_its_own_before_the_end_of_its_time() {
+    fn every_change_has_its_own_identity_before_the_end_of_its_timestamp() {
         let ts = Timestamp::new(9, 2);
         let id = |version| {
             let spread = Vec::new();

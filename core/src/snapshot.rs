@@ -1,5 +1,5 @@
-//! The entries of a full sync, which no server wrote: documents as they were read, and the commands
-//! that create their collections.
+//! The entries of a full sync, which do not come from an oplog: documents as they were read, and
+//! the commands that create their collections.
 //!
 //! ```text
 //! {ts, t, v: 2, op: "r", ns, ui?, o: <document>, snapshot: {capturedAt}}
@@ -9,7 +9,7 @@
 //!
 //! Their `ts` is the position that the tail had reached when they were sent: they follow that entry
 //! and precede the next one. Their ordinals start at [`FIRST_ORD`], above those of any transaction,
-//! so that `(source, ts, ord)` still increases and still names one entry. `capturedAt` is the
+//! so that `(source, ts, ord)` still increases and still identifies one entry. `capturedAt` is the
 //! wall-clock time at which the source was read. A `read` is applied as an insert: the document
 //! gets the content that was read, whether it existed or not.
 
@@ -95,7 +95,7 @@ mod tests {
         }
     }
 
-    /// The text is the wire format: a change of it changes the records on topics.
+    /// The text is the wire format: changing it changes the records on topics.
     #[test]
     fn a_read_has_its_frozen_form() {
         let document = doc! { "_id": 1, "name": "Ada" }.to_vec().unwrap();

@@ -32,10 +32,10 @@ pub struct PositionRecord {
     pub ord: u32,
     /// The version of the routing table in force.
     pub routing: u32,
-    /// [`History::begin`]
+    /// [`History::begin`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub begin: Option<String>,
-    /// [`History::open`]
+    /// [`History::open`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub open: Option<String>,
     /// The number of entries that a full sync has sent at this position. Their ordinals are in use.
@@ -166,7 +166,7 @@ pub struct TopicRecord {
     pub format: Format,
     /// The version of the format.
     pub format_version: u32,
-    /// The number of partitions. A change of it would break the order per document.
+    /// The number of partitions. Changing it would break the order per document.
     pub partitions: u32,
     /// The formats of older records, from before changes of the routing table.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -322,7 +322,7 @@ pub enum CopyKind {
     Collection,
     /// A capped collection, read by one cursor in its own order.
     Capped,
-    /// A view, of which the definition is copied.
+    /// A view. Only its definition is copied.
     View,
 }
 

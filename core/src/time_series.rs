@@ -4,9 +4,10 @@
 //! options, and of a document of `system.views`, through which clients read measurements. A server
 //! logs the two separately, in an order that depends on the command. Dropping a series logs a
 //! delete in `system.views` and then a `drop` of the buckets, but `dropDatabase` drops
-//! `system.views` first. A new granularity is a replacement in `system.views` and then a `collMod`
-//! of the buckets. Every command of the buckets is therefore ordered with the commands of the
-//! series' own name, which another collection may get, and with all views of the database.
+//! `system.views` first. A change of the granularity is logged as a replacement in `system.views`
+//! and then a `collMod` of the buckets. Every command of the buckets is therefore ordered with the
+//! commands of the series' own name, which another collection may later have, and with all views of
+//! the database.
 
 /// The collection that holds the views of a database, one document each.
 pub const VIEWS: &str = "system.views";

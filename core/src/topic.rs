@@ -1,10 +1,10 @@
 //! Names in Kafka: the topic of a namespace, and the names of the internal topics.
 //!
-//! A data topic is `<prefix>.<db>.<collection>` with exactly two dots. In the database part `_`, in
-//! the collection part `.`, and in both every other byte outside `[A-Za-z0-9_]` is written `-XX`
-//! (upper-case hex of the UTF-8 byte, including `-` itself). This rules out the collision of `.`
-//! and `_` in Kafka and keeps common names readable. A namespace is never parsed from a topic name,
-//! because it is in the value. A name over 249 bytes has its tail replaced by `-h` and a hash.
+//! A data topic is `<prefix>.<db>.<collection>` with exactly two dots. Every byte outside
+//! `[A-Za-z0-9_]` is written `-XX` (upper-case hex of the UTF-8 byte), including `.` and `-`. In
+//! the database part, `_` is escaped too. This rules out the collision of `.` and `_` in Kafka and
+//! keeps common names readable. A namespace is never parsed from a topic name, because it is in the
+//! value. In a name over 249 bytes, the tail is replaced by `-h` and a hash.
 
 /// The longest topic name that Kafka accepts.
 const MAX_NAME: usize = 249;
@@ -52,7 +52,7 @@ pub fn command_topic(prefix: &str, db: &str) -> String {
     database_part(prefix, db) + "-cmd"
 }
 
-/// Returns the topic of a source's positions, whose last record is the checkpoint.
+/// Returns the topic of a source's positions, the last of which is the checkpoint.
 #[must_use]
 pub fn position_topic(prefix: &str, source: &str) -> String {
     format!("__{prefix}.position.{source}")
@@ -91,7 +91,7 @@ pub fn is_command_topic(topic: &str) -> bool {
 /// Checks a `--topic-prefix`.
 ///
 /// # Errors
-/// A sentence for the operator.
+/// A message for the operator.
 pub fn check_prefix(prefix: &str) -> Result<(), String> {
     if prefix.is_empty() || prefix.len() > MAX_PREFIX {
         return Err(format!("must have 1 to {MAX_PREFIX} characters"));
@@ -102,14 +102,14 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
     {
         Ok(())
     } else {
-        Err("may have letters, digits and `-` only".to_owned())
+        Err("may contain only letters, digits and `-`".to_owned())
     }
 }
 
 /// Checks a `--source-name`.
 ///
 /// # Errors
-/// A sentence for the operator.
+/// A message for the operator.
 pub fn check_source_name(name: &str) -> Result<(), String> {
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if name.is_empty() || name.len() > 64 {
@@ -118,7 +118,7 @@ pub fn check_source_name(name: &str) -> Result<(), String> {
     if name.bytes().all(known) {
         Ok(())
     } else {
-        Err("may have lower-case letters, digits and `-` only".to_owned())
+        Err("may contain only lower-case letters, digits and `-`".to_owned())
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_cut_and_stay_apart() {
+    fn long_names_are_truncated_and_stay_distinct() {
         let one = collection_topic("cdc", &"d_".repeat(31), &"é".repeat(120));
         let two = collection_topic("cdc", &"d_".repeat(31), &("é".repeat(119) + "e"));
         assert!(one.len() <= MAX_NAME && two.len() <= MAX_NAME);

@@ -87,8 +87,8 @@ fn by_name(document: &[u8]) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Every suffix of the log leads, from every state that is not behind it, to the last state
-    /// byte for byte.
+    /// Every suffix of the log, applied to any state that is not older than its start, leads to the
+    /// last state byte for byte.
     #[test]
     fn suffix_reapplication_is_byte_identical(history in history(false, |before, after, choices| diff(before, after, choices))) {
         for (index, update) in history.updates.iter().enumerate() {
@@ -113,10 +113,10 @@ proptest! {
         }
     }
 
-    /// A diff applied twice in a row has the effect of one, so a write without a known outcome may
-    /// be repeated.
+    /// Applying a diff twice in a row has the same effect as applying it once, so a write with an
+    /// unknown outcome may be repeated.
     #[test]
-    fn a_diff_twice_is_a_diff_once(before in fields(false), after in fields(false), other in fields(false), choices in any::<u64>()) {
+    fn applying_a_diff_twice_equals_applying_it_once(before in fields(false), after in fields(false), other in fields(false), choices in any::<u64>()) {
         if let Some(diff) = diff(&before, &after, &mut Choices(choices)) {
             let once = apply(&document(&other), &diff);
             prop_assert_eq!(apply(&once, &diff), once);

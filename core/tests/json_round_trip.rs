@@ -1,4 +1,5 @@
-//! Extended JSON keeps all that it reports as exact, and never panics.
+//! Documents that are reported as exact survive a round trip through Extended JSON, and no input
+//! causes a panic.
 
 #![allow(
     missing_docs,
@@ -67,7 +68,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
-    fn what_is_exact_reads_back(bytes in document(Kind::Any)) {
+    fn exact_text_reads_back_as_the_same_bytes(bytes in document(Kind::Any)) {
         let (canonical, exactness) = write(&bytes, Mode::Canonical);
         assert_json(&canonical);
         let back = parse(&canonical);
@@ -84,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn both_modes_say_the_same_of_exactness(bytes in document(Kind::Any)) {
+    fn both_modes_report_the_same_exactness(bytes in document(Kind::Any)) {
         prop_assert_eq!(write(&bytes, Mode::Canonical).1, write(&bytes, Mode::Relaxed).1);
     }
 
@@ -101,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn depth_loses_nothing(bytes in nested(100)) {
+    fn deeply_nested_documents_are_exact(bytes in nested(100)) {
         let (canonical, exactness) = write(&bytes, Mode::Canonical);
         prop_assert_eq!(exactness, Exactness::Exact);
         prop_assert_eq!(parse(&canonical), bytes);
@@ -162,14 +163,14 @@ proptest! {
     }
 
     #[test]
-    fn strings_are_those_of_serde_json(text in "\\PC{0,40}|[\\x00-\\x7f]{0,40}") {
+    fn strings_match_serde_json(text in "\\PC{0,40}|[\\x00-\\x7f]{0,40}") {
         let mut out = Vec::new();
         prop_assert!(write_string(text.as_bytes(), &mut out));
         prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
     }
 
     #[test]
-    fn numbers_are_those_of_the_standard_library(text in "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?") {
+    fn numbers_match_the_standard_library(text in "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?") {
         let bytes = parse(format!("{{\"a\":{text}}}").as_bytes());
         let element = Document::new(&bytes).unwrap().first().unwrap().unwrap();
         match element.kind {
@@ -279,11 +280,11 @@ fn only_the_exact_form_of_a_wrapper_is_typed() {
 }
 
 #[test]
-fn faults_have_a_place() {
+fn faults_report_their_position() {
     for (text, expected) in [
         ("", "unexpected end of JSON at byte 0"),
         ("[]", "expected an object at byte 0"),
-        ("{} x", "expected the end at byte 3"),
+        ("{} x", "expected the end of the text at byte 3"),
         (r#"{"a"}"#, "expected a colon at byte 4"),
         (r#"{"a":1,}"#, "expected a field name at byte 7"),
         (r#"{"a":01}"#, "expected a number at byte 5"),
@@ -293,10 +294,10 @@ fn faults_have_a_place() {
             r#"{"a":[1 2]}"#,
             "expected a comma or a closing bracket at byte 8",
         ),
-        (r#"{"a":1e400}"#, "number too great for a double at byte 5"),
+        (r#"{"a":1e400}"#, "number too large for a double at byte 5"),
         (
             r#"{"a\u0000":1}"#,
-            "zero character in a field name at byte 1",
+            "NUL character in a field name at byte 1",
         ),
         (r#"{"a":"\ud800x"}"#, "invalid escape at byte 6"),
         (r#"{"a":"\x"}"#, "invalid escape at byte 6"),

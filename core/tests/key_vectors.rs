@@ -47,7 +47,7 @@ fn identity(value: &Value) -> Vec<u8> {
     out.split_off(6)
 }
 
-/// Returns the forms of a number in each of the four types that holds it exactly.
+/// Returns a number in each of the four types that can hold it exactly.
 fn forms(coefficient: i64, twos: i32) -> Vec<Value> {
     let mut forms = Vec::new();
     // A dyadic fraction has as many decimal places as binary ones.
@@ -74,7 +74,7 @@ fn forms(coefficient: i64, twos: i32) -> Vec<Value> {
     }
     if let Some((value, mut exponent)) = exact {
         let mut magnitude = value.unsigned_abs();
-        // The decimal is added with every number of trailing zeros that 34 digits hold.
+        // The decimal is added with every number of trailing zeros that fits into 34 digits.
         while magnitude < 10_u128.pow(34) && exponent > -60 {
             forms.push((0x13, decimal_of(value < 0, magnitude, exponent).to_vec()));
             magnitude *= 10;
@@ -99,7 +99,7 @@ fn number() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Returns values of which many are equal without being identical.
+/// Returns values, many of which are equal but not identical.
 fn id() -> impl Strategy<Value = Value> {
     let text = prop_oneof![
         "[ab]{0,2}".prop_map(String::into_bytes),
@@ -152,7 +152,7 @@ proptest! {
     }
 
     #[test]
-    fn order_is_an_order(one in id(), two in id(), three in id()) {
+    fn compare_values_is_a_total_order(one in id(), two in id(), three in id()) {
         let compare = |left, right| compare_values(element(left), element(right));
         prop_assert!(compare(&one, &one).is_eq());
         prop_assert_eq!(compare(&one, &two), compare(&two, &one).reverse());

@@ -17,17 +17,17 @@ pub enum ProducerError {
     /// The request does not fit the state of the source or of the cluster.
     #[error("{0}")]
     Usage(String),
-    /// The saved position is no longer in the source.
+    /// The stream cannot continue from the saved position without losing or repeating entries.
     #[error(transparent)]
     PositionLost(#[from] Box<PositionLost>),
     /// Another instance has taken over this source.
     #[error(
-        "another oplog-producer with the transactional id {0:?} has taken over; this one stops. \
+        "another oplog-producer with the transactional id {0:?} has taken over, so this instance stops. \
          Run one instance per source, or give the other one its own --topic-prefix"
     )]
     Fenced(String),
     /// An entry that cannot be encoded.
-    #[error("{0}; the stream stops before it, nothing is skipped")]
+    #[error("{0}. The stream stops here, and nothing is skipped")]
     Undecodable(String),
     /// The source failed.
     #[error("the source failed: {}", mongo::error_text(.0))]
@@ -67,8 +67,8 @@ pub enum ProducerError {
     /// The program was shut down inside a transaction.
     #[error("interrupted inside a transaction")]
     Interrupted,
-    /// A task of the program ended without an error.
-    #[error("{0} ended unexpectedly")]
+    /// A task ended unexpectedly, or an internal invariant is violated.
+    #[error("internal error ({0})")]
     Ended(&'static str),
     /// Standard output cannot be written.
     #[error("standard output cannot be written")]
@@ -117,8 +117,8 @@ impl ProducerError {
         let field = |name| document.get(name).ok().flatten();
         let ts = field("ts").and_then(|ts| ts.timestamp().ok());
         let ns = field("ns").and_then(|ns| ns.str().ok());
-        let ts = ts.map_or_else(|| "without a time".to_owned(), |ts| ts.to_string());
-        let ns = ns.map_or_else(|| "no namespace".to_owned(), |ns| format!("{ns:?}"));
+        let ts = ts.map_or_else(|| "without a ts".to_owned(), |ts| ts.to_string());
+        let ns = ns.map_or_else(|| "an unknown namespace".to_owned(), |ns| format!("{ns:?}"));
         Self::Undecodable(format!("entry {ts} of {ns} cannot be read: {error}"))
     }
 
@@ -191,18 +191,18 @@ impl From<KafkaFailure> for ProducerError {
 }
 
 /// The remedies for a lost position.
-const WAYS_ON: &str = "Entries between the two may be missing in Kafka. Ways on: restore the \
+const REMEDIES: &str = "Entries between the two may be missing in Kafka. To recover: restore the \
     missing oplog (a dump of it can be sent as a source of the same --source-name), or start again \
     under another --topic-prefix with a new copy of the data; a larger oplog \
-    (replSetResizeOplog, oplogMinRetentionHours) keeps it from happening again";
+    (replSetResizeOplog, oplogMinRetentionHours) prevents this in the future";
 
-/// The source no longer has the entries that follow the checkpoint.
+/// The reason why the stream cannot continue from the checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum PositionLost {
     /// The oplog starts after the checkpoint.
     #[error(
         "position lost: the checkpoint is {checkpoint}, the oldest entry of the source is {oldest}, \
-         {gap} later. {WAYS_ON}"
+         {gap} later. {REMEDIES}"
     )]
     RolledOver {
         /// The position that was saved or requested.
@@ -214,9 +214,9 @@ pub enum PositionLost {
     },
     /// The oplog spans the checkpoint, but the entry at its position is a different one or missing.
     #[error(
-        "position lost: the entry of the checkpoint {checkpoint} is not in the source, which has \
-         {found} in its place (oldest entry: {oldest}); it was rolled back, or this is another or \
-         a restored replica set. {WAYS_ON}"
+        "position lost: the oplog of the source does not contain the entry at the checkpoint \
+         {checkpoint}; it contains {found} instead (oldest entry: {oldest}). The entry was rolled \
+         back, or this is a different or a restored replica set. {REMEDIES}"
     )]
     RolledBack {
         /// The saved position.
@@ -228,8 +228,9 @@ pub enum PositionLost {
     },
     /// The commit of a transaction is in the oplog, but an earlier entry of it is not.
     #[error(
-        "position lost: the transaction committed at {commit} has operations in an entry at \
-         {part}, which is no longer in the source; it cannot be sent completely. {WAYS_ON}"
+        "position lost: the transaction committed at {commit} includes an entry at {part} that is \
+         no longer in the oplog of the source, so the transaction cannot be sent completely. \
+         {REMEDIES}"
     )]
     ChainGone {
         /// Time of the commit.
@@ -240,14 +241,14 @@ pub enum PositionLost {
     /// The state topic shows that the source was running, but no position is saved.
     #[error(
         "position lost: topic {position_topic} holds no position, although this source has been \
-         running ({state_topic} says so, or this process itself has committed; its last position: \
-         {last}). The topic was deleted, emptied or created again. --start does not apply: it would \
-         skip entries, or send them twice. Ways on: write the last position back, if it is known \
-         (from /status, the log, or a backup of the topic), as a record of {position_topic} with \
-         the key {source_name} and the value \
+         running (according to {state_topic}, or because this process has committed; last known \
+         position: {last}). The topic was deleted, emptied or created again. --start does not apply: \
+         it would skip entries, or send them twice. To recover: write the last position back, if it \
+         is known (from /status, the log, or a backup of the topic), as a record of \
+         {position_topic} with the key {source_name} and the value \
          {{\"v\":1,\"ts\":\"<seconds>:<increment>\",\"term\":<term>,\"ord\":0,\"routing\":1,\"state\":true}}; \
-         or begin again under another --topic-prefix with a new copy of the data; or, where missing \
-         or repeated entries do no harm, delete {state_topic} as well and give --start"
+         or start again under another --topic-prefix with a new copy of the data; or, if missing or \
+         repeated entries are acceptable, delete {state_topic} as well and give --start"
     )]
     Forgotten {
         /// Name of the position topic.
@@ -263,7 +264,7 @@ pub enum PositionLost {
     #[error(
         "position lost: topic {position_topic} holds {saved}, but this process has committed \
          {committed}: records that Kafka had acknowledged are gone (the topic was created again or \
-         restored, or a replica that lagged behind was elected). Continuing would send entries \
+         restored, or an out-of-sync replica was elected leader). Continuing would send entries \
          twice. Check the data topics (oplog-consumer audit); a restart accepts the position that \
          the topic holds now"
     )]
@@ -279,9 +280,9 @@ pub enum PositionLost {
     #[error(
         "position lost: topic {state_topic} no longer contains the identity, the topics and the \
          routes of the source, although {position_topic} holds {saved}. The topic was deleted, \
-         emptied or created again; later entries could overtake earlier ones. Ways on: restore \
-         {state_topic} from a backup, or begin again under another --topic-prefix with a new copy \
-         of the data"
+         emptied or created again; later entries could overtake earlier ones. To recover: \
+         restore {state_topic} from a backup, or start again under another --topic-prefix with a \
+         new copy of the data"
     )]
     StateForgotten {
         /// Name of the position topic.
@@ -296,7 +297,7 @@ pub enum PositionLost {
     #[error(
         "position lost: entry {part} of a transaction is missing on every member that was queried, \
          although their oplogs start before it: the oplog has a gap there, or all members that the \
-         connection string allows lag far behind (read from the primary then). {WAYS_ON}"
+         connection string selects lag far behind (if so, read from the primary). {REMEDIES}"
     )]
     Hole {
         /// The entry that is missing.
@@ -339,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lost_position_names_both_ends_the_gap_and_the_ways_on() {
+    fn a_lost_position_names_both_ends_the_gap_and_the_remedies() {
         let checkpoint = Position {
             ts: Timestamp::new(1000, 1),
             term: 3,
@@ -354,7 +355,7 @@ mod tests {
         };
         let error = ProducerError::from(Box::new(lost));
         let text = error.to_string();
-        for part in ["1000:1 (term 3)", "9000:1", "2 h 13 min", "Ways on"] {
+        for part in ["1000:1 (term 3)", "9000:1", "2 h 13 min", "To recover"] {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_source_is_told_without_the_servers_reply() {
+    fn an_error_of_the_source_is_reported_without_the_reply_of_the_server() {
         let error = mongodb::error::Error::from(std::io::Error::other("gone"));
         let text = ProducerError::Source(error).to_string();
         assert!(text.contains("gone"), "{text}");

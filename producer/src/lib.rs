@@ -5,12 +5,12 @@
 //! Entries pass through four stages. A session runs them until an error ends it:
 //!
 //! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
-//! 2. [`prepare`] does what must precede encoding: it takes transactions apart, finds the route of an
-//!    entry, and makes sure that topics exist and belong to this source
+//! 2. [`prepare`] does the work that must precede encoding: it splits transactions into operations,
+//!    finds the route of each entry, and makes sure that topics exist and belong to this source
 //! 3. [`encode`] turns entries into chunks of records
 //! 4. [`publish`] sends chunks in Kafka transactions, each with the position that it reaches
 //!
-//! - [`session`] runs the stages between two failures: its plan, its checks, and the threads of the
+//! - [`session`] runs the stages until an error ends it: the plan, the checks, and the threads of the
 //!   stages
 //! - [`saved`] holds the state of a source that is saved in Kafka
 //! - [`config`] checks the arguments and reports all faults at once
@@ -25,8 +25,8 @@
 //! returns, the producer is dropped and a new session starts at the checkpoint.
 //!
 //! A full sync alternates its reads with those of the tail, and both go through one queue: a document
-//! that was read after a position is sent before any later entry. Its records have the position of the
-//! tail, which they do not advance; their number is saved with it.
+//! that was read after a position is sent before any later entry. The records of a full sync have the
+//! position of the tail and do not advance it; their number is saved with the position.
 //!
 //! A command is the last entry of its chunk. The publisher waits until all records before it are
 //! delivered, reads the log end offsets of its topics' partitions, and sends the command and its
@@ -36,10 +36,10 @@
 //! A record that is larger than its topic accepts stops the stream, or is split into fragments:
 //! consecutive records in the same partition and Kafka transaction (`--oversize split`).
 //!
-//! Routing rules other than the saved ones apply only if the operator requests it (`--change-routing`):
-//! the change is saved in one Kafka transaction with a barrier in every partition of the topics whose
-//! entries are routed differently from then on. A change of the format alone has no barrier, because
-//! each record names its own format.
+//! Routing rules other than the saved ones apply only if the operator requests them
+//! (`--change-routing`): the change is saved in one Kafka transaction with a barrier in every
+//! partition of the topics whose entries are routed differently from then on. A change of the format
+//! alone has no barrier, because each record names its own format.
 //!
 //! A transaction of the source may take longer to send than a Kafka transaction may stay open, so a
 //! position has an ordinal: the number of operations of the commit at its `ts` that are sent, 0 when
@@ -88,23 +88,23 @@ pub async fn main(arguments: Arguments) -> ExitCode {
             Err(error) => Err(error.into()),
         },
         Command::Inspect(arguments) => match InspectConfig::check(&arguments) {
-            Ok(config) => look(config).await,
+            Ok(config) => run_inspect(config).await,
             Err(error) => Err(error.into()),
         },
         Command::FullSync(arguments) => match RequestConfig::check(&arguments) {
-            Ok(config) => ask(config).await,
+            Ok(config) => run_full_sync(config).await,
             Err(error) => Err(error.into()),
         },
         Command::Health(arguments) => return health(&arguments.http).await,
     };
     match ended {
         Ok(code) => code,
-        Err(error) => tell(&error),
+        Err(error) => report(&error),
     }
 }
 
-/// Logs an error and returns the exit code that it ends the program with.
-fn tell(error: &ProducerError) -> ExitCode {
+/// Logs the error that ends the program, and returns its exit code.
+fn report(error: &ProducerError) -> ExitCode {
     if let ProducerError::Config(error) = error {
         // There is no other place to report an error if standard error is closed.
         drop(error.print());
@@ -127,21 +127,24 @@ fn tell(error: &ProducerError) -> ExitCode {
     code
 }
 
-async fn look(config: InspectConfig) -> Result<ExitCode, ProducerError> {
+async fn run_inspect(config: InspectConfig) -> Result<ExitCode, ProducerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
-    // An output that is not read, or a silent input, can block the work, so the end can be forced.
+    // A stdout that nobody reads, or a stdin without data, can block the work, so a second signal or the
+    // end of the grace period ends the program.
     tokio::select! {
-        looked = inspect::inspect(config, shutdown.clone()) => looked?,
+        outcome = inspect::inspect(config, shutdown.clone()) => outcome?,
         () = shutdown.forced() => {}
     }
     Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
 }
 
-async fn ask(config: RequestConfig) -> Result<ExitCode, ProducerError> {
+async fn run_full_sync(config: RequestConfig) -> Result<ExitCode, ProducerError> {
     start_logs(&config.log)?;
     request_full_sync(&config).await?;
-    tracing::info!("full sync requested; the running producer starts it in seconds (see /status)");
+    tracing::info!(
+        "full sync requested; the running producer starts it within seconds (see /status)"
+    );
     Ok(ExitCode::Done)
 }
 
@@ -207,7 +210,9 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
             tracing::info!("done: everything that was requested is committed");
             Ok(ExitCode::Done)
         }
-        Outcome::Stopped => signalled.ok_or(ProducerError::Ended("the stream")),
+        Outcome::Stopped => {
+            signalled.ok_or(ProducerError::Ended("the stream ended without a request"))
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The oplog-producer program. Its exit code names the outcome.
+//! The oplog-producer program. The exit code reports the outcome.
 
 use std::{io, process};
 

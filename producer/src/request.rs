@@ -29,5 +29,5 @@ pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerErr
     let options = config.kafka.clone();
     let sent = tokio::task::spawn_blocking(move || send_alone(&options, &topic, &key, &value));
     sent.await
-        .map_err(|_| ProducerError::Ended("writing the request"))?
+        .map_err(|_| ProducerError::Ended("the thread that writes the request ended"))?
 }

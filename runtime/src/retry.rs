@@ -1,4 +1,4 @@
-//! Back-off between attempts. All delays before a retry are computed here.
+//! Back-off between attempts. This module computes all delays before retries.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ impl Backoff {
         full - full / 2 * u32::from(part) / 256
     }
 
-    /// Starts again with the first delay, after a success.
+    /// Starts with the first delay again, after a success.
     pub fn reset(&mut self) {
         self.attempts = 0;
         self.seed = RandomState::new();
@@ -63,8 +63,8 @@ impl Backoff {
         }
     }
 
-    /// Waits like [`sleep`](Self::sleep), for threads that may block. Notices a shutdown within 50
-    /// ms.
+    /// Waits like [`sleep`](Self::sleep), for threads that may block. Returns within 50 ms of a
+    /// shutdown.
     pub fn sleep_blocking(&mut self, shutdown: &Shutdown) -> bool {
         let end = Instant::now() + self.next_delay();
         loop {

@@ -105,7 +105,7 @@ fn set_style(bar: &ProgressBar, template: &str) {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogWriter;
 
-/// Runs another write to the terminal while the status line is hidden.
+/// Runs a write to the terminal that is not a log line, while the status line is hidden.
 pub fn beside<T>(write: impl FnOnce() -> T) -> T {
     let bar = shown().clone();
     match bar {

@@ -1,4 +1,4 @@
-//! The bench itself: every case runs, and the entries that it should carry arrive.
+//! The bench: every case runs, and all of its entries arrive.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn every_case_of_the_bench_runs() -> Result<()> {
     )?;
     let code = bench.wait(LIMIT)?;
     ensure!(code == 0, "it ended with {code}:\n{}", bench.stderr_text()?);
-    let told = bench.stdout_text()?;
+    let printed = bench.stdout_text()?;
     // The figures of a debug build, of few entries and on a busy machine mean nothing, so the test
     // only checks that they exist.
     let cases = [
@@ -39,9 +39,9 @@ fn every_case_of_the_bench_runs() -> Result<()> {
         "bson, peak",
     ];
     for case in cases.into_iter().chain(others) {
-        let line = told.lines().find(|line| line.starts_with(case));
+        let line = printed.lines().find(|line| line.starts_with(case));
         let judged = line.is_some_and(|line| line.contains(" met") || line.contains(" missed: "));
-        ensure!(judged, "{case} is not judged:\n{told}");
+        ensure!(judged, "{case} has no verdict:\n{printed}");
     }
     let curves = std::fs::read_to_string(bench.directory().join("growth.svg"))?;
     ensure!(curves.matches("<polyline").count() == 18, "{curves}");

@@ -74,7 +74,7 @@ async fn target_equals_its_source_and_the_group_has_no_lag() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn offsets_that_fell_off_a_topic_end_the_replay_with_four() -> Result<()> {
+async fn offsets_that_retention_removed_end_the_replay_with_code_4() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
     let target = FerretDb::start(&FerretDbOptions::target())?;
@@ -106,6 +106,6 @@ async fn offsets_that_fell_off_a_topic_end_the_replay_with_four() -> Result<()> 
         .create()?;
     admin.delete_records(&gone, &AdminOptions::new()).await?;
     let ended = replay(&kafka, &target, "deleted")?;
-    ended.with_code(4)?.telling(&[topic])?;
+    ended.with_code(4)?.with_log(&[topic])?;
     Ok(())
 }

@@ -234,7 +234,7 @@ fn every_link_of_a_document_leads_somewhere() -> Result<()> {
                 "" => root()?.join(&document),
                 path => folder.join(path),
             };
-            ensure!(target.exists(), "{document}: nothing is at {link}");
+            ensure!(target.exists(), "{document}: {link} does not exist");
             if !place.is_empty() {
                 let text = fs::read_to_string(&target)?;
                 let headings = text.lines().filter(|line| line.starts_with('#'));
@@ -249,7 +249,7 @@ fn every_link_of_a_document_leads_somewhere() -> Result<()> {
     Ok(())
 }
 
-/// Returns the paths that a text in backticks stands for: `a/{b,c}.rs` stands for two.
+/// Returns the paths that a text in backticks names: `a/{b,c}.rs` names two.
 fn paths(text: &str) -> Vec<String> {
     let Some((before, rest)) = text.split_once('{') else {
         return vec![text.to_owned()];
@@ -275,7 +275,7 @@ fn every_path_that_the_page_of_the_tests_names_exists() -> Result<()> {
         let is_command = ["verify", "audit", "cutover"].contains(&path.as_str());
         ensure!(
             exists || is_command,
-            "tests/README.md: nothing is at {path}"
+            "tests/README.md: {path} does not exist"
         );
         count += 1;
     }

@@ -23,8 +23,8 @@ const DOCUMENTS: i32 = 2_000;
 const KILLED_DOCUMENTS: i32 = 5_000;
 /// Bytes of each of these documents.
 const KILLED_BYTES: usize = 4_000;
-/// The longest duration of a copy. FerretDB sorts its oplog for every query for the end, so a copy
-/// takes long.
+/// The longest duration of a copy. FerretDB sorts its whole oplog whenever the newest entry is
+/// queried, so a copy takes long.
 const COPIED_WITHIN: Duration = Duration::from_secs(400);
 const KILLS: u32 = 10;
 
@@ -82,8 +82,8 @@ async fn a_full_sync_killed_ten_times_ends_equal() -> Result<()> {
         load.until(u64::from(kill + 1) * 100).await?;
         let mut producer = line.start_producer()?;
         wait_until("a session", LIMIT, || {
-            let told = producer.stderr_text();
-            told.is_ok_and(|told| told.contains("session opened"))
+            let log = producer.stderr_text();
+            log.is_ok_and(|log| log.contains("session opened"))
         })?;
         let life = Duration::from_millis(random.below(4_000));
         let begun = Instant::now();
@@ -106,60 +106,60 @@ async fn a_full_sync_killed_ten_times_ends_equal() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_sync_is_asked_for_while_the_stream_runs() -> Result<()> {
+async fn full_syncs_are_requested_while_the_stream_runs() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
     fill(&source, DOCUMENTS, 400).await?;
     let mut load = Load::connect(&source.uri(), "shop", 23).await?;
     load.until(200).await?;
-    let line = Line::run(&kafka, source.uri(), "asked").with("--start", "now");
+    let line = Line::run(&kafka, source.uri(), "requested").with("--start", "now");
     let mut producer = line.start_producer()?;
     wait_until("a session", LIMIT, || {
-        let told = producer.stderr_text();
-        told.is_ok_and(|told| told.contains("session opened"))
+        let log = producer.stderr_text();
+        log.is_ok_and(|log| log.contains("session opened"))
     })?;
     load.until(500).await?;
-    let ask = Line::new("full-sync")
+    let request = Line::new("full-sync")
         .with("--brokers", kafka.brokers())
-        .with("--topic-prefix", "asked")
+        .with("--topic-prefix", "requested")
         .with("--source-name", "rs0");
     // Two parts of one collection are requested; the second one waits for the first.
     for part in ["{\"_id\": {\"$lt\": 100}}", "{\"_id\": {\"$gte\": 1900}}"] {
-        let archive = ask.clone().with("--namespaces", "shop.archive");
+        let archive = request.clone().with("--namespaces", "shop.archive");
         archive.with("--filter", part).produce_all()?;
     }
-    let wrong = ask.clone().with("--namespaces", "shop.archive");
+    let wrong = request.clone().with("--namespaces", "shop.archive");
     wrong
         .with("--filter", r#"{"_id": {"$nope": 1}}"#)
         .produce_all()?;
-    ask.with("--namespaces", "shop.nothing").produce_all()?;
+    request.with("--namespaces", "shop.nothing").produce_all()?;
     let refused = [
         "no collection that matches shop.nothing",
         "rejects the filter",
     ];
     wait_until("both full syncs, and two refusals", COPIED_WITHIN, || {
-        let told = producer.stderr_text().unwrap_or_default();
-        let copied = told.matches("full sync done").count() == 2;
-        (copied && refused.iter().all(|part| told.contains(part)))
+        let log = producer.stderr_text().unwrap_or_default();
+        let copied = log.matches("full sync done").count() == 2;
+        (copied && refused.iter().all(|part| log.contains(part)))
             || !producer.is_running().unwrap_or(false)
     })?;
     producer.terminate()?;
     producer.wait(LIMIT)?;
-    let told = producer.stderr_text()?;
+    let log = producer.stderr_text()?;
     for part in refused {
-        ensure!(told.contains(part), "{told}");
+        ensure!(log.contains(part), "{log}");
     }
     line.clone().flag("--until-caught-up").produce_all()?;
-    let reads = reads_of(&kafka, "asked", "shop.archive")?;
+    let reads = reads_of(&kafka, "requested", "shop.archive")?;
     ensure!(reads.len() == 200, "{} documents", reads.len());
     ensure!(reads.values().all(|count| *count == 1), "{reads:?}");
-    let others = reads_of(&kafka, "asked", "shop.customers")?;
+    let others = reads_of(&kafka, "requested", "shop.customers")?;
     ensure!(others.is_empty(), "{} others", others.len());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_without_a_position_need_a_word() -> Result<()> {
+async fn topics_without_a_position_require_an_explicit_choice() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
     fill(&source, 10, 10).await?;
@@ -168,7 +168,7 @@ async fn topics_without_a_position_need_a_word() -> Result<()> {
         .with("--sync", "tail")
         .produce()?
         .with_code(2)?
-        .telling(&["--start now"])?;
+        .with_log(&["--start now"])?;
     line.clone().with("--sync", "full").produce_all()?;
     // The second start has nothing to do, and does not copy again.
     line.clone().with("--sync", "full").produce_all()?;
@@ -180,7 +180,7 @@ async fn topics_without_a_position_need_a_word() -> Result<()> {
     other
         .produce()?
         .with_code(2)?
-        .telling(&["worded.shop.archive", "--sync full-then-tail"])?;
+        .with_log(&["worded.shop.archive", "--sync full-then-tail"])?;
     Ok(())
 }
 
@@ -198,21 +198,21 @@ async fn a_full_sync_under_writes_ends_equal() -> Result<()> {
         .with("--full-sync-rate", "300KB")
         .start_producer()?;
     wait_until("the plan", LIMIT, || {
-        let told = producer.stderr_text();
-        told.is_ok_and(|told| told.contains("full sync planned"))
+        let log = producer.stderr_text();
+        log.is_ok_and(|log| log.contains("full sync planned"))
     })?;
     load.until(2_000).await?;
     wait_until("the full sync", COPIED_WITHIN, || {
-        let told = producer.stderr_text();
-        let done = told.is_ok_and(|told| told.contains("full sync done"));
+        let log = producer.stderr_text();
+        let done = log.is_ok_and(|log| log.contains("full sync done"));
         done || !producer.is_running().unwrap_or(false)
     })?;
     load.until(2_500).await?;
     producer.terminate()?;
     producer.wait(LIMIT)?;
     let ended = line.flag("--until-caught-up").produce_all()?;
-    let told = producer.stderr_text()?;
-    ensure!(told.contains("estimated_duration="), "{told}");
+    let log = producer.stderr_text()?;
+    ensure!(log.contains("estimated_duration="), "{log}");
     ensure!(
         !ended.stderr.contains("full sync planned"),
         "{}",

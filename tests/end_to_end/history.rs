@@ -93,7 +93,7 @@ impl History {
             ensure!(found.source == source, "{at} is of source {}", found.source);
             let bytes = expected
                 .remove(&found.id)
-                .with_context(|| format!("{at} is there twice, or is no entry of the source"))?;
+                .with_context(|| format!("{at} occurs twice, or is not an entry of the source"))?;
             let entry = Entry::parse(Document::new(bytes)?)?;
             if format != Format::Raw && format != Format::Bson {
                 expect_same_meaning(&found.bytes, &entry, format).context(at.clone())?;

@@ -1,5 +1,5 @@
-//! The memory of a full sync with its default settings, whatever the number and the size of the
-//! documents.
+//! The memory of a full sync with its default settings, regardless of the number and the size of
+//! the documents.
 
 use std::time::Duration;
 

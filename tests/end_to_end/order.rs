@@ -76,9 +76,9 @@ async fn a_unique_index_from_before_the_start_keeps_its_collection_in_one_partit
         // The rule is saved with the routes.
         let other = if order == "id" { "auto" } else { "id" };
         let given = format!("Give --order {order}");
-        let told = ["made with --order", "shop.", &given];
+        let parts = ["made with --order", "shop.", &given];
         let ended = line.with("--order", other).produce()?;
-        ended.with_code(2)?.telling(&told)?;
+        ended.with_code(2)?.with_log(&parts)?;
     }
     Ok(())
 }

@@ -29,8 +29,8 @@ const WRITES_PER_KILL: u64 = 600;
 
 /// Waits until the program has committed the given number of Kafka transactions.
 fn wait_for_commits(producer: &mut Program, port: &Port, commits: u64) -> Result<()> {
-    wait_for_status(producer, port, |told| {
-        told["commits"].as_u64() >= Some(commits)
+    wait_for_status(producer, port, |status| {
+        status["commits"].as_u64() >= Some(commits)
     })
 }
 
@@ -55,8 +55,8 @@ fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
     let most = match random.below(4) {
         0 => 1_000,
         1 => {
-            wait_for_status(&mut producer, &port, |told| {
-                told["commits"].as_u64() >= Some(1) || told["caught_up"] == true
+            wait_for_status(&mut producer, &port, |status| {
+                status["commits"].as_u64() >= Some(1) || status["caught_up"] == true
             })?;
             300
         }
@@ -64,7 +64,7 @@ fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
             wait_until("a session", LIMIT, || {
                 producer
                     .stderr_text()
-                    .is_ok_and(|told| told.contains("session opened"))
+                    .is_ok_and(|log| log.contains("session opened"))
             })?;
             600
         }
@@ -188,12 +188,12 @@ async fn second_instance_of_a_source_fences_the_first() -> Result<()> {
     wait_until("the second session", LIMIT, || {
         second
             .stderr_text()
-            .is_ok_and(|told| told.contains("session opened"))
+            .is_ok_and(|log| log.contains("session opened"))
     })?;
     load.round(10).await?;
     Ended::wait(first)?
         .with_code(5)?
-        .telling(&["fenced.rs0", "has taken over"])?;
+        .with_log(&["fenced.rs0", "has taken over"])?;
     wait_for_commits(&mut second, &other, 1)?;
     second.terminate()?;
     Ended::wait(second)?.with_code(143)?;
@@ -215,7 +215,7 @@ async fn a_start_that_is_refused_leaves_the_instance_that_works_alone() -> Resul
     let line = Line::run(&kafka, source.uri(), "works").with("--start", "oldest");
     let http = format!("127.0.0.1:{}", port.number());
     let mut working = line.clone().with("--http", http).start_producer()?;
-    wait_for_status(&mut working, &port, |told| told["caught_up"] == true)?;
+    wait_for_status(&mut working, &port, |status| status["caught_up"] == true)?;
     for refused in [
         line.clone().with("--format", "raw"),
         line.clone().with("--order", "id"),
@@ -223,7 +223,7 @@ async fn a_start_that_is_refused_leaves_the_instance_that_works_alone() -> Resul
         refused
             .produce()?
             .with_code(2)?
-            .telling(&["--change-routing"])?;
+            .with_log(&["--change-routing"])?;
     }
     let shown = status(port.number()).context("a status")?;
     let commits = shown["commits"].as_u64().context("commits")?;
@@ -278,35 +278,35 @@ async fn lost_position_ends_with_three_and_names_checkpoint_oldest_entry_and_gap
     // Rolled over: the oplog starts two hours later.
     rewrite_oplog(&source, &[entry(at + 7_200, 1, 1, 2)]).await?;
     let oldest = format!("{}:1", at + 7_200);
-    let told = [
+    let parts = [
         "position lost",
         &checkpoint,
         &oldest,
         "2 h 0 min",
-        "Ways on",
+        "To recover",
     ];
-    line.produce()?.with_code(3)?.telling(&told)?;
+    line.produce()?.with_code(3)?.with_log(&parts)?;
     // Rolled back: an entry of another term is at the same time.
     let before = entry(at - 60, 1, 1, 3);
     let other = entry(at, increment, 2, 4);
     rewrite_oplog(&source, &[before.clone(), other]).await?;
     let found = format!("{at}:{increment} (term 2)");
     let oldest = format!("oldest entry: {}:1", at - 60);
-    let told = [
+    let parts = [
         "position lost",
         &checkpoint,
         &found,
         &oldest,
         "rolled back",
-        "Ways on",
+        "To recover",
     ];
-    line.produce()?.with_code(3)?.telling(&told)?;
+    line.produce()?.with_code(3)?.with_log(&parts)?;
     // Missing: the oplog has no entry at the saved time, only earlier and later ones.
     let next = entry(at, increment + 1, 1, 5);
     rewrite_oplog(&source, &[before, next.clone()]).await?;
     let found = format!("{at}:{} (term 1)", increment + 1);
-    let told = ["position lost", &checkpoint, &found, "Ways on"];
-    line.produce()?.with_code(3)?.telling(&told)?;
+    let parts = ["position lost", &checkpoint, &found, "To recover"];
+    line.produce()?.with_code(3)?.with_log(&parts)?;
     // The entry exists again, so the producer continues.
     rewrite_oplog(&source, &[entry(at, increment, 1, 6), next]).await?;
     line.produce_all()?;
@@ -325,12 +325,12 @@ async fn lost_position_ends_with_three_and_names_checkpoint_oldest_entry_and_gap
 }
 
 #[test]
-fn standalone_without_an_oplog_is_told_how_to_get_one() -> Result<()> {
+fn a_standalone_without_an_oplog_is_refused_with_the_remedy() -> Result<()> {
     let kafka = Kafka::shared()?;
     let standalone = FerretDb::start(&FerretDbOptions::target())?;
     let line = Line::run(&kafka, standalone.uri(), "standalone").with("--start", "oldest");
-    let told = ["no oplog", "standalone", "--replSet", "rs.initiate()"];
-    line.produce()?.with_code(2)?.telling(&told)?;
+    let parts = ["no oplog", "standalone", "--replSet", "rs.initiate()"];
+    line.produce()?.with_code(2)?.with_log(&parts)?;
     Ok(())
 }
 
@@ -340,7 +340,7 @@ fn without_a_saved_position_the_choices_of_a_start_are_listed() -> Result<()> {
     let source = source()?;
     let line = Line::run(&kafka, source.uri(), "startless").with("--sync", "tail");
     let ended = line.produce()?;
-    let told = [
+    let parts = [
         "--sync",
         "--start",
         "oldest",
@@ -348,7 +348,7 @@ fn without_a_saved_position_the_choices_of_a_start_are_listed() -> Result<()> {
         "RFC 3339",
         "<seconds>:<increment>",
     ];
-    ended.with_code(2)?.telling(&told)?;
+    ended.with_code(2)?.with_log(&parts)?;
     Ok(())
 }
 
@@ -375,8 +375,8 @@ async fn topics_that_would_lose_or_disorder_entries_are_refused() -> Result<()> 
         admin
             .create_topic(&topic, 2, 1, &[(setting, value)])
             .await?;
-        let told = [topic.as_str(), setting, value];
-        run(prefix).produce()?.with_code(2)?.telling(&told)?;
+        let parts = [topic.as_str(), setting, value];
+        run(prefix).produce()?.with_code(2)?.with_log(&parts)?;
     }
 
     run("widened").produce_all()?;
@@ -386,8 +386,8 @@ async fn topics_that_would_lose_or_disorder_entries_are_refused() -> Result<()> 
         "kafka-topics",
         &["--alter", "--topic", topic, "--partitions", "6"],
     )?;
-    let told = [topic, "had 4 partitions and has 6 now"];
-    run("widened").produce()?.with_code(2)?.telling(&told)?;
+    let parts = [topic, "had 4 partitions and has 6 now"];
+    run("widened").produce()?.with_code(2)?.with_log(&parts)?;
     Ok(())
 }
 
@@ -399,13 +399,13 @@ async fn two_sources_never_share_a_topic() -> Result<()> {
     let line = Line::run(&kafka, source.uri(), "shared").with("--start", "oldest");
     let line = line.flag("--until-caught-up");
     line.clone().with("--source-name", "one").produce_all()?;
-    let told = [
+    let parts = [
         "shared.shop.things",
         "\"one\"",
-        "two sources never share a topic",
+        "two sources cannot share a topic",
     ];
     let other = line.with("--source-name", "two").produce()?;
-    other.with_code(2)?.telling(&told)?;
+    other.with_code(2)?.with_log(&parts)?;
     let contents = read_topics(&kafka.brokers(), "shared", Format::Bson)?;
     let count = contents.values().map(Vec::len).sum::<usize>();
     ensure!(count == 1, "{count} records");
@@ -413,7 +413,7 @@ async fn two_sources_never_share_a_topic() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_sources_that_meet_a_new_collection_one_stops() -> Result<()> {
+async fn of_two_sources_that_find_a_new_collection_one_stops() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
     let line = Line::run(&kafka, source.uri(), "met").with("--start", "oldest");
@@ -421,8 +421,8 @@ async fn of_two_sources_that_meet_a_new_collection_one_stops() -> Result<()> {
     for name in ["one", "two"] {
         let program = line.clone().with("--source-name", name).start_producer()?;
         wait_until("a session", LIMIT, || {
-            let told = program.stderr_text();
-            told.is_ok_and(|told| told.contains("session opened"))
+            let log = program.stderr_text();
+            log.is_ok_and(|log| log.contains("session opened"))
         })?;
         programs.push(program);
     }
@@ -442,8 +442,8 @@ async fn of_two_sources_that_meet_a_new_collection_one_stops() -> Result<()> {
         }
     }
     for program in ended {
-        let told = ["met.shop.things", "two sources never share a topic"];
-        Ended::wait(program)?.with_code(2)?.telling(&told)?;
+        let parts = ["met.shop.things", "two sources cannot share a topic"];
+        Ended::wait(program)?.with_code(2)?.with_log(&parts)?;
     }
     for mut program in running {
         program.terminate()?;

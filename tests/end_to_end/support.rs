@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, Program};
 
-/// A limit above the duration of every step here, however busy the machine is.
+/// A limit above the duration of every step, even on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(400);
 
 pub(crate) fn source() -> Result<FerretDb> {
@@ -97,10 +97,10 @@ impl Ended {
     }
 
     /// Checks that it wrote each of these texts to standard error.
-    pub(crate) fn telling(self, parts: &[&str]) -> Result<Ended> {
+    pub(crate) fn with_log(self, parts: &[&str]) -> Result<Ended> {
         for part in parts {
-            let told = self.stderr.contains(part);
-            ensure!(told, "the log does not say {part:?}:\n{}", self.stderr);
+            let is_logged = self.stderr.contains(part);
+            ensure!(is_logged, "the log does not say {part:?}:\n{}", self.stderr);
         }
         Ok(self)
     }
@@ -131,9 +131,12 @@ impl Random {
 pub(crate) fn tool(kafka: &Kafka, name: &str, args: &[&str]) -> Result<String> {
     let output = kafka.tool(name, args)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut told = text.clone();
-    write!(told, "{}", String::from_utf8_lossy(&output.stderr))?;
-    ensure!(output.status.success(), "{name} {args:?} failed: {told}");
+    let mut output_text = text.clone();
+    write!(output_text, "{}", String::from_utf8_lossy(&output.stderr))?;
+    ensure!(
+        output.status.success(),
+        "{name} {args:?} failed: {output_text}"
+    );
     Ok(text)
 }
 

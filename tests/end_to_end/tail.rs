@@ -1,4 +1,5 @@
-//! Entries of a real server, written to the oplog of a live source and carried as those of a dump.
+//! Entries of a real server, written to the oplog of a live source: they must result in the same
+//! records as a dump of them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! The producer's knowledge of its source's collections, queried from the model on a port.
+//! What the producer learns about the collections of its source from queries; the source is the
+//! model server.
 
 use std::sync::Arc;
 
@@ -49,10 +50,10 @@ impl Scene {
     }
 
     /// Queries as the encoder does, from a thread that may block.
-    async fn ask(&self, ns: &'static str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
+    async fn depends(&self, ns: &'static str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
         let collections = Arc::clone(&self.collections);
-        let asked = tokio::task::spawn_blocking(move || collections.depend(ns, ui));
-        asked.await.expect("it ends")
+        let query = tokio::task::spawn_blocking(move || collections.depend(ns, ui));
+        query.await.expect("it ends")
     }
 
     async fn uuid(&self, name: &str) -> Result<[u8; 16]> {
@@ -80,7 +81,7 @@ async fn unique_indexes_capped_collections_and_collations_are_seen() -> Result<(
         ("shop.gone", false),
         ("other.named", false),
     ] {
-        ensure!(scene.ask(ns, None).await? == expected, "{ns}");
+        ensure!(scene.depends(ns, None).await? == expected, "{ns}");
     }
     Ok(())
 }
@@ -89,32 +90,36 @@ async fn unique_indexes_capped_collections_and_collations_are_seen() -> Result<(
 async fn a_collection_is_found_by_its_uuid_under_another_name() -> Result<()> {
     let scene = Scene::new().await?;
     let ui = Some(scene.uuid("named").await?);
-    ensure!(scene.ask("shop.old_name", ui).await?);
+    ensure!(scene.depends("shop.old_name", ui).await?);
     ensure!(
-        !scene.ask("shop.named", Some([9; 16])).await?,
-        "an earlier life"
+        !scene.depends("shop.named", Some([9; 16])).await?,
+        "an earlier incarnation"
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_privilege_spreads_and_other_errors_end_the_session() -> Result<()> {
+async fn a_missing_privilege_partitions_by_id_and_other_errors_end_the_session() -> Result<()> {
     let scene = Scene::new().await?;
     for command in ["listCollections", "listIndexes"] {
         scene.server.fail_next(command, UNAUTHORIZED);
-        ensure!(!scene.ask("shop.named", None).await?, "{command}");
+        ensure!(!scene.depends("shop.named", None).await?, "{command}");
     }
     // The collection was dropped between the two queries.
     scene.server.fail_next("listIndexes", NO_COLLECTION);
-    ensure!(!scene.ask("shop.named", None).await?);
+    ensure!(!scene.depends("shop.named", None).await?);
     for (code, retried) in [(NOT_PRIMARY, true), (NOT_UNDERSTOOD, false)] {
         scene.server.fail_next("listIndexes", code);
-        let error = scene.ask("shop.named", None).await.err().context("asked")?;
+        let error = scene
+            .depends("shop.named", None)
+            .await
+            .err()
+            .context("the query succeeded")?;
         ensure!(
             (error.directive() == Directive::Retry) == retried,
             "{error}"
         );
     }
-    ensure!(scene.ask("shop.named", None).await?);
+    ensure!(scene.depends("shop.named", None).await?);
     Ok(())
 }

@@ -187,7 +187,7 @@ fn seconds(pairs: &[(&str, i64)]) -> BTreeMap<String, i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_withheld_is_restored_and_may_be_restored_again() -> Result<()> {
+async fn withheld_options_are_restored_and_may_be_restored_again() -> Result<()> {
     let scene = Scene::replay(&history()).await?;
     ensure!(scene.expiries("logins").await?.is_empty());
     ensure!(scene.expiries("log").await?.is_empty());
@@ -202,17 +202,17 @@ async fn what_was_withheld_is_restored_and_may_be_restored_again() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_gone_or_refused_does_not_hold_up_the_rest() -> Result<()> {
+async fn missing_and_refused_objects_do_not_delay_the_others() -> Result<()> {
     let scene = Scene::replay(&history()).await?;
     let drop = doc! { "dropIndexes": "logins", "index": "t_1" };
     scene.shop.run_command(drop).await?;
     scene.server.fail_next("collMod", UNAUTHORIZED);
     let error = scene.cut_over("g").await?.err().context("it is refused")?;
     ensure!(error.exit_code() == ExitCode::StoppedByPolicy, "{error}");
-    let told = error.to_string();
+    let text = error.to_string();
     ensure!(
-        told.contains("3600 of shop.log: ") && told.contains("dbAdmin on shop"),
-        "{told}"
+        text.contains("3600 of shop.log: ") && text.contains("dbAdmin on shop"),
+        "{text}"
     );
     ensure!(scene.expiries("logins").await? == seconds(&[("v_1", 62)]));
     scene.cut_over("g").await??;
@@ -290,7 +290,7 @@ async fn every_version_gets_the_expiries_back_and_keeps_its_indexes() -> Result<
     Ok(())
 }
 
-/// Versions up to 6.0 took this value by `collMod`, if they took it at all.
+/// Versions up to 6.0 accepted this value only by `collMod`, if at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_of_an_earlier_version_gets_its_expiries_back() -> Result<()> {
     for version in [Version::V5_0, Version::V7_0] {

@@ -3,8 +3,8 @@
 //!
 //! The mock writes no control records, answers every query for the last stable offset with the end,
 //! and lists no aborted transactions. So these tests prove nothing about exactly-once. They show
-//! that an error is retried or ends the session as designed, and that no record counts as committed
-//! that was not.
+//! that an error is retried or ends the session as designed, and that no uncommitted record counts
+//! as committed.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -140,7 +140,8 @@ fn faults_that_leave_a_commit_unclear_end_the_session_and_nothing_counts() -> Re
         (Request::EndTxn, UNKNOWN),
     ] {
         let error = commit_with(request, &[fault])?.err();
-        let error = error.with_context(|| format!("{request:?} {fault:?} was taken for good"))?;
+        let error =
+            error.with_context(|| format!("{request:?} {fault:?} was treated as success"))?;
         ensure!(
             error.directive() == Directive::Retry,
             "{request:?}: {error}"
@@ -154,7 +155,7 @@ fn faults_that_leave_a_commit_unclear_end_the_session_and_nothing_counts() -> Re
 fn a_rule_of_the_topic_that_refuses_a_record_ends_the_program() -> Result<()> {
     let fault = Fault::RD_KAFKA_RESP_ERR_POLICY_VIOLATION;
     let error = commit_with(Request::Produce, &[fault])?.err();
-    let error = error.context("it was taken for good")?;
+    let error = error.context("the failure was treated as success")?;
     let stop = Directive::Stop(ExitCode::Failed);
     ensure!(error.directive() == stop, "{error}");
     Ok(())
@@ -173,7 +174,8 @@ fn fencing_ends_the_program_whichever_request_learns_of_it() -> Result<()> {
         (Request::EndTxn, EPOCH),
     ] {
         let error = commit_with(request, &[fault])?.err();
-        let error = error.with_context(|| format!("{request:?} {fault:?} was taken for good"))?;
+        let error =
+            error.with_context(|| format!("{request:?} {fault:?} was treated as success"))?;
         let stop = Directive::Stop(ExitCode::Fenced);
         ensure!(error.directive() == stop, "{request:?} {fault:?}: {error}");
     }
@@ -234,7 +236,7 @@ fn claiming(claim: &[u8]) -> Chunk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_finds_its_topic_claimed_by_another_takes_its_claim_back() -> Result<()> {
+async fn a_source_that_finds_its_topic_claimed_by_another_withdraws_its_claim() -> Result<()> {
     let cluster = cluster()?;
     let other = "__cdc.state.rs1";
     for topic in [STATE, other] {
@@ -317,7 +319,7 @@ fn the_first_record_to_a_partition_is_delivered_before_the_next_is_sent() -> Res
 }
 
 #[test]
-fn a_slow_broker_holds_the_sending_back() -> Result<()> {
+fn a_slow_broker_delays_sending() -> Result<()> {
     const BYTES: usize = 500_000;
     let cluster = cluster()?;
     let mut publisher = open(&cluster)?;

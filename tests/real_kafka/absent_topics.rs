@@ -27,8 +27,8 @@ fn refused_without(prefix: &str, deleted: &str) -> Result<(Topics, ModelServer)>
     let name = format!("{prefix}.s.{deleted}");
     topics.tool("kafka-topics", &["--delete", "--topic", &name])?;
     let target = ModelServer::start(Model::default())?;
-    let told = (4, "which does not exist: it was deleted");
-    topics.refused(&target, prefix, &[], told)?;
+    let refusal = (4, "which does not exist: it was deleted");
+    topics.refused(&target, prefix, &[], refusal)?;
     Ok((topics, target))
 }
 
@@ -38,7 +38,7 @@ fn a_follower_does_not_wait_for_the_command_of_a_topic_that_was_deleted() -> Res
 }
 
 #[test]
-fn a_command_waits_for_a_deleted_topic_only_until_the_operator_does_without_it() -> Result<()> {
+fn a_command_waits_for_a_deleted_topic_until_the_operator_allows_a_partial_reset() -> Result<()> {
     let (topics, target) = refused_without("absent-follower", "b")?;
     let flags = ["--allow-partial-reset"];
     topics.replay(&target, "absent-follower", 2, &flags)?;

@@ -80,7 +80,7 @@ impl Carried {
         self
     }
 
-    /// Expects nothing of a collection when the set is replayed again from its middle.
+    /// Excludes a collection from the comparison when the set is replayed again from its middle.
     pub(crate) const fn unrepeatable(mut self, ns: &'static str) -> Carried {
         self.unrepeatable = Some(ns);
         self

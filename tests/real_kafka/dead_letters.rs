@@ -139,13 +139,13 @@ fn counts(all: &[(&str, usize)]) -> BTreeMap<String, usize> {
 fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> {
     let topics = Topics::carry("dead", &history()?.oplog()?)?;
     inject(&topics, "dead.s.a", 3, GARBAGE)?;
-    for (number, others, told) in [
+    for (number, others, part) in [
         (1, "command,write", "cannot be decoded"),
         (2, "undecodable,write", "frobnicate"),
         (3, "undecodable,command", "code 171"),
     ] {
         let others = format!("--dead-letter={others}");
-        topics.refused(&target()?, &format!("dead-{number}"), &[&others], (6, told))?;
+        topics.refused(&target()?, &format!("dead-{number}"), &[&others], (6, part))?;
     }
     for (group, processes) in [("dead-all-1", 1), ("dead-all-3", 3)] {
         let target = target()?;
@@ -204,8 +204,8 @@ fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> 
 #[test]
 fn a_document_that_waits_at_the_end_stops_or_becomes_a_dead_letter() -> Result<()> {
     let (topics, target) = taken("waiting")?;
-    let told = (6, "nothing more comes");
-    topics.refused(&target, "waiting", &[], told)?;
+    let refusal = (6, "nothing more comes");
+    topics.refused(&target, "waiting", &[], refusal)?;
     ensure!(ids(&target)? == [99], "what the index refuses");
     topics.replay(&target, "waiting", 1, &["--dead-letter=write"])?;
     let (lines, _) = letters(&topics, "waiting")?;
@@ -336,12 +336,12 @@ fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<(
     let topics = Topics::carry("refusal", &made.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
     target.fail_next("create", INVALID_OPTIONS);
-    let told = (6, "refused by the target");
-    topics.refused(&target, "refusal", &["--dead-letter=write"], told)?;
+    let refusal = (6, "refused by the target");
+    topics.refused(&target, "refusal", &["--dead-letter=write"], refusal)?;
     let flags = ["--dead-letter=command"];
     target.fail_next("create", INVALID_OPTIONS);
-    // One process: of several, the one that meets the failure may lose the partition at that
-    // moment.
+    // Only one process: with several, the one that receives the failure may lose the partition at
+    // that moment.
     topics.replay(&target, "refusal", 1, &flags)?;
     let all: Vec<i32> = (0..DOCUMENTS).collect();
     ensure!(ids(&target)? == all, "documents make the collection");
@@ -359,10 +359,10 @@ fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<(
     // Without the drop the name's next incarnation would contain documents of this one.
     made.drop("s.a", 1)?;
     topics.produce(&made.oplog()?, &[])?;
-    // The first drop is the probe at the start that finds out whether the target accepts UUIDs.
+    // The first drop is the one by which a starting replay checks whether the target accepts UUIDs.
     target.fail_next("drop", ILLEGAL);
     target.fail_next("drop", ILLEGAL);
-    topics.refused(&target, "refusal", &flags, told)?;
+    topics.refused(&target, "refusal", &flags, refusal)?;
     letters_of(1)?;
     topics.replay(&target, "refusal", 2, &flags)?;
     ensure!(ids(&target)?.is_empty(), "it is dropped");
@@ -395,15 +395,15 @@ fn a_document_that_waits_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result
         database.run_command(foreign).await?;
         database.run_command(command).await.map(drop)
     })?;
-    let told = (6, "and now comes a command");
-    topics.refused(&target, "waits", &["--dead-letter=command"], told)?;
+    let refusal = (6, "and now comes a command");
+    topics.refused(&target, "waits", &["--dead-letter=command"], refusal)?;
     ensure!(ids(&target)? == [1, 100], "nothing after the command");
     topics.replay(&target, "waits", 2, &["--dead-letter=write"])?;
     ensure!(ids(&target)? == [1, 2, 100], "the rest is missing");
     let (lines, records) = letters(&topics, "waits")?;
     ensure!(count(&lines) == counts(&[("write", 1)]), "{lines:?}");
     ensure!(lines[0]["code"] == 11000, "{lines:?}");
-    // The documents that all of its entries would have left.
+    // The document after all of its entries.
     let value = bson::Document::from_reader(records[0].value.as_slice())?;
     let whole = doc! { "_id": 0, "x": 7, "w": "later" };
     ensure!(value.get_document("o")? == &whole, "{value}");

@@ -1,4 +1,4 @@
-//! Sources of which a filter passes nothing.
+//! Sources whose entries are all excluded by a filter.
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
@@ -148,10 +148,8 @@ fn a_document_that_waits_is_written_when_its_value_is_free() -> Result<()> {
     let port = Port::lease()?;
     let program = start(&topics, "freed", &target, &port, &[])?;
     let refused = "an index of the target refuses a document";
-    wait_until("a word of it", LIMIT, || {
-        program
-            .stderr_text()
-            .is_ok_and(|told| told.contains(refused))
+    wait_until("the warning", LIMIT, || {
+        program.stderr_text().is_ok_and(|log| log.contains(refused))
     })?;
     let shown = status(port.number()).context("a status")?;
     ensure!(shown["lag_offsets"] != 0, "{shown}");
@@ -171,7 +169,7 @@ fn a_document_that_waits_is_written_when_its_value_is_free() -> Result<()> {
 }
 
 #[test]
-fn what_a_target_does_not_take_shows_as_time_behind_the_producer() -> Result<()> {
+fn entries_that_the_target_does_not_accept_count_as_lag() -> Result<()> {
     const LATER: i32 = 500;
     let mut made = history()?;
     let topics = Topics::carry("behind", &made.oplog()?)?;

@@ -64,7 +64,7 @@ fn expected(oplog: &Oplog) -> Result<Model> {
 }
 
 #[test]
-fn a_member_killed_twenty_times_over_200_000_entries_leaves_what_the_source_has() -> Result<()> {
+fn a_member_killed_twenty_times_over_200_000_entries_leaves_the_sources_documents() -> Result<()> {
     let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
     let entries = (0..ENTRIES).filter_map(|number| oplog.entry(number));
     let topics = Topics::carry("many", &entries.collect::<Vec<_>>().concat())?;
@@ -74,7 +74,7 @@ fn a_member_killed_twenty_times_over_200_000_entries_leaves_what_the_source_has(
         wait_until("partitions", LIMIT, || {
             member
                 .stderr_text()
-                .is_ok_and(|told| told.contains("partitions assigned"))
+                .is_ok_and(|log| log.contains("partitions assigned"))
         })?;
         // Each kill hits another moment of the first second of work.
         let life = Duration::from_millis(37 * (kill * 7 % KILLS));

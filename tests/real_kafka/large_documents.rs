@@ -37,7 +37,7 @@ fn history() -> Result<Made> {
 }
 
 #[test]
-fn json_of_control_characters_keeps_to_the_limit_of_memory() -> Result<()> {
+fn json_of_control_characters_stays_within_the_memory_limit() -> Result<()> {
     let topics = Topics::none("controls")?;
     let folder = tempfile::tempdir()?;
     let oplog = history()?.oplog()?;

@@ -1,4 +1,4 @@
-//! Names that refer to one collection after another.
+//! Names that several incarnations of a collection have one after the other.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ fn expect(target: &ModelServer) -> Result<()> {
 }
 
 #[test]
-fn a_full_reset_over_a_rename_and_a_drop_leaves_every_life_its_own() -> Result<()> {
+fn a_full_reset_over_a_rename_and_a_drop_leaves_every_incarnation_its_documents() -> Result<()> {
     for (prefix, made) in [
         ("lives", history()?),
         ("lives-without", history()?.without_uuids()),
@@ -75,7 +75,7 @@ fn a_full_reset_over_a_rename_and_a_drop_leaves_every_life_its_own() -> Result<(
 }
 
 #[test]
-fn a_reset_to_a_time_between_two_lives_of_a_name() -> Result<()> {
+fn a_reset_to_a_time_between_two_incarnations_of_a_name() -> Result<()> {
     let topics = Topics::carry("between", &history()?.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "between", 1, &[])?;
@@ -100,7 +100,7 @@ fn a_reset_to_a_time_between_two_lives_of_a_name() -> Result<()> {
 }
 
 #[test]
-fn a_start_that_is_no_cut_in_time_is_refused_before_a_command_runs() -> Result<()> {
+fn a_start_that_is_not_a_consistent_cut_is_refused_before_a_command_runs() -> Result<()> {
     let topics = Topics::carry("uneven", &history()?.oplog()?)?;
     // Partition 0 of the topic is at its start, the others are at their ends, and the catalog is
     // empty.
@@ -143,7 +143,7 @@ fn an_unknown_collection_under_a_taken_name_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_group_that_takes_one_side_of_a_rename() -> Result<()> {
+fn a_group_that_includes_one_name_of_a_rename() -> Result<()> {
     let topics = Topics::carry("sides", &history()?.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "out", 2, &["--include-namespaces=s.a"])?;

@@ -1,5 +1,4 @@
-//! Barriers and the byte budget: waiting partitions must not keep out the records that they wait
-//! for.
+//! Barriers and the byte budget: waiting partitions must not block the records that they wait for.
 
 mod compressible;
 mod stored;
@@ -18,7 +17,8 @@ const PARTITIONS: u32 = 8;
 const BEFORE: usize = 4_000;
 /// Number of documents after it, in all partitions.
 const AFTER: i32 = 8_000;
-/// The largest number of groups that replay it until one had to make room.
+/// Maximum number of groups that replay the history, until one of them has to make room at a
+/// barrier.
 const GROUPS: u32 = 10;
 
 #[test]
@@ -39,18 +39,19 @@ fn partitions_at_a_barrier_make_room_for_the_one_that_they_wait_for() -> Result<
     // partition has to make room.
     for group in 0..GROUPS {
         let target = ModelServer::start(Model::default())?;
-        let told = topics.replay(&target, &format!("memory-{group}"), 1, &SMALL)?;
+        let log = topics.replay(&target, &format!("memory-{group}"), 1, &SMALL)?;
         let state = target.model().state();
         let count = state.get("s.a").map_or(0, Vec::len);
         ensure!(i32::try_from(count)? == AFTER, "{count} documents");
-        if told.contains("made room at a barrier") {
+        if log.contains("evicted queued records") {
             return Ok(());
         }
     }
     bail!("no group had to make room")
 }
 
-/// A member with little memory, whose target stops answering while there is much to replay.
+/// A member with little memory, whose target stops answering while many records remain to be
+/// replayed.
 struct Standstill {
     topics: Topics,
     target: ModelServer,
@@ -66,28 +67,30 @@ impl Standstill {
         let topics = Topics::carry(name, &made.oplog()?)?;
         let target = ModelServer::start(Model::default())?;
         let member = topics.start(&target, name, &SMALL)?;
-        let stands = Standstill {
+        let standstill = Standstill {
             topics,
             target,
             member,
         };
-        wait_until("the first document", LIMIT, || stands.count("s.other") == 1)?;
-        stands.target.hold("insert", "a");
+        wait_until("the first document", LIMIT, || {
+            standstill.count("s.other") == 1
+        })?;
+        standstill.target.hold("insert", "a");
         make(&mut made)?;
-        stands.topics.produce(&made.oplog()?, &[])?;
-        stands.told("the sink is slower than kafka")?;
-        Ok(stands)
+        standstill.topics.produce(&made.oplog()?, &[])?;
+        standstill.wait_for_log("the sink is slower than Kafka")?;
+        Ok(standstill)
     }
 
     fn count(&self, ns: &str) -> usize {
         self.target.model().state().get(ns).map_or(0, Vec::len)
     }
 
-    fn told(&self, text: &str) -> Result<()> {
+    fn wait_for_log(&self, text: &str) -> Result<()> {
         wait_until(text, LIMIT, || {
             self.member
                 .stderr_text()
-                .is_ok_and(|told| told.contains(text))
+                .is_ok_and(|log| log.contains(text))
         })
     }
 
@@ -115,43 +118,43 @@ fn insert_all(made: &mut Made, life: u8) -> Result<()> {
 /// waits there for partitions of which nothing was fetched yet.
 #[test]
 fn a_partition_that_comes_to_a_barrier_while_nothing_is_taken_makes_room() -> Result<()> {
-    let stands = Standstill::begin("standstill", Made::default(), |made| {
+    let standstill = Standstill::begin("standstill", Made::default(), |made| {
         for id in 0..100 {
             made.insert_with("s.a", 1, doc! { "_id": id })?;
         }
         made.drop("s.a", 1)?;
         insert_all(made, 2)
     })?;
-    stands.go_on()
+    standstill.go_on()
 }
 
 /// Partitions that are revoked while they are paused are no longer paused when they are assigned
 /// again.
 #[test]
 fn partitions_that_come_back_after_a_standstill_are_read() -> Result<()> {
-    let stands = Standstill::begin("back", Made::default(), |made| insert_all(made, 1))?;
+    let standstill = Standstill::begin("back", Made::default(), |made| insert_all(made, 1))?;
     let elsewhere = ModelServer::start(Model::default())?;
     elsewhere.hold("insert", "a");
-    let mut other = stands.topics.start(&elsewhere, "back", &SMALL)?;
-    stands.told("partitions revoked")?;
-    stands.target.resume();
-    stands.told("going on: the sink has caught up")?;
+    let mut other = standstill.topics.start(&elsewhere, "back", &SMALL)?;
+    standstill.wait_for_log("partitions revoked")?;
+    standstill.target.resume();
+    standstill.wait_for_log("the sink has caught up")?;
     other.kill_9()?;
-    stands.go_on()
+    standstill.go_on()
 }
 
 /// A blocked worker holds its own records only, not those of another collection.
 #[test]
-fn a_collection_whose_writes_stand_still_does_not_stop_another_one() -> Result<()> {
-    let mut stands = Standstill::begin("apart", Made::default(), |made| insert_all(made, 1))?;
+fn a_collection_whose_writes_are_blocked_does_not_stop_another_one() -> Result<()> {
+    let mut standstill = Standstill::begin("apart", Made::default(), |made| insert_all(made, 1))?;
     let mut made = Made::default();
     made.insert_with("s.other", 9, doc! { "_id": 0 })?;
     insert_all(&mut made, 1)?;
     made.insert_with("s.other", 9, doc! { "_id": 1 })?;
-    stands.topics.produce(&made.oplog()?, &[])?;
+    standstill.topics.produce(&made.oplog()?, &[])?;
     wait_until("the other collection", LIMIT, || {
-        stands.count("s.other") == 2
+        standstill.count("s.other") == 2
     })?;
-    ensure!(stands.member.is_running()?);
-    stands.go_on()
+    ensure!(standstill.member.is_running()?);
+    standstill.go_on()
 }

@@ -106,8 +106,8 @@ fn kafka_2_5_with_a_cap_on_sizes_carries_everything() -> Result<()> {
     let capped = Topics::on(Arc::clone(&kafka), "capped");
     let oplog = history()?.oplog()?;
     let refused = "--topic-config=max.message.bytes=16777216";
-    let told = "Kafka refuses to create topics with max.message.bytes=16777216";
-    capped.produce_to_code(&oplog, &[refused], (2, told))?;
+    let refusal = "Kafka refuses to create topics with max.message.bytes=16777216";
+    capped.produce_to_code(&oplog, &[refused], (2, refusal))?;
     carries(&capped, "capped")?;
     ensure!(limit_of(&brokers, "capped.s.b")? == Some(CAP));
     let given = Topics::on(Arc::clone(&kafka), "given");

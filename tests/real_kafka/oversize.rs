@@ -108,8 +108,8 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
         let topics = small_topic(&prefix)?;
         let format = format!("--format={format}");
         // The error names the topic, the limit and the remedy, and is not retried indefinitely.
-        let told = "--oversize split";
-        topics.produce_to_code(&oplog, &[&format], (6, told))?;
+        let remedy = "--oversize split";
+        topics.produce_to_code(&oplog, &[&format], (6, remedy))?;
         topics.produce(&oplog, &[&format, "--oversize=split"])?;
         let contents = read_undecoded(&topics.brokers(), &prefix)?;
         check_fragments(&contents)?;
@@ -162,8 +162,8 @@ fn a_member_killed_between_fragments_loses_nothing_and_a_start_between_them_is_r
     for kill in 0..KILLS {
         let mut member = topics.start(&target, "torn", &["--queue-bytes=1MiB", "--lanes=1"])?;
         wait_until("partitions", LIMIT, || {
-            let told = member.stderr_text();
-            told.is_ok_and(|told| told.contains("partitions assigned"))
+            let log = member.stderr_text();
+            log.is_ok_and(|log| log.contains("partitions assigned"))
         })?;
         let life = Duration::from_millis(31 * kill);
         let begun = Instant::now();

@@ -26,7 +26,7 @@ fn delete(topics: &Topics, topic: &str) -> Result<()> {
 }
 
 #[test]
-fn a_source_that_was_running_never_begins_again_by_itself() -> Result<()> {
+fn a_source_that_was_running_never_starts_over_by_itself() -> Result<()> {
     let topics = Topics::none("forgotten")?;
     let mut made = inserts(20)?;
     topics.produce(&made.oplog()?, &[])?;
@@ -36,11 +36,14 @@ fn a_source_that_was_running_never_begins_again_by_itself() -> Result<()> {
     let before = count(&topics, "forgotten")?;
 
     delete(&topics, "__forgotten.position.golden")?;
-    let told = (3, "__forgotten.position.golden holds no position");
-    topics.produce_to_code(&made.oplog()?, &[], told)?;
+    let refusal = (3, "__forgotten.position.golden holds no position");
+    topics.produce_to_code(&made.oplog()?, &[], refusal)?;
     // The topic exists now, but is empty.
-    topics.produce_to_code(&made.oplog()?, &[], told)?;
-    ensure!(count(&topics, "forgotten")? == before, "entries came again");
+    topics.produce_to_code(&made.oplog()?, &[], refusal)?;
+    ensure!(
+        count(&topics, "forgotten")? == before,
+        "entries were sent again"
+    );
     Ok(())
 }
 
@@ -52,11 +55,11 @@ fn a_position_without_its_state_is_not_followed() -> Result<()> {
     let nothing = ["--include-namespaces=other"];
     topics.produce(&made.oplog()?, &nothing)?;
     delete(&topics, "__stateless.state.golden")?;
-    let told = (
+    let refusal = (
         3,
         "__stateless.state.golden no longer contains the identity",
     );
-    topics.produce_to_code(&made.oplog()?, &nothing, told)
+    topics.produce_to_code(&made.oplog()?, &nothing, refusal)
 }
 
 #[test]
@@ -68,8 +71,8 @@ fn topics_that_were_created_by_somebody_else_are_not_taken_for_the_own_ones() ->
         position,
         &["cleanup.policy=delete", "retention.ms=86400000"],
     )?;
-    let told = (2, "cleanup.policy=delete and retention.ms=86400000");
-    topics.produce_to_code(&made.oplog()?, &[], told)?;
+    let refusal = (2, "cleanup.policy=delete and retention.ms=86400000");
+    topics.produce_to_code(&made.oplog()?, &[], refusal)?;
     delete(&topics, position)?;
     topics.produce(&made.oplog()?, &[])?;
     let settings = [
@@ -88,7 +91,7 @@ fn topics_that_were_created_by_somebody_else_are_not_taken_for_the_own_ones() ->
 }
 
 #[test]
-fn namespaces_that_were_left_out_are_not_carried_by_accident() -> Result<()> {
+fn excluded_namespaces_are_not_included_by_accident() -> Result<()> {
     let topics = Topics::none("widened")?;
     let mut made = inserts(20)?;
     made.create("s.b", 2)?;

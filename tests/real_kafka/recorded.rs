@@ -9,8 +9,8 @@ use oplog_relay_kit::model::{Agreement, Scenario, Version};
 
 use crate::carry::{Carried, Form};
 
-/// A collection that a user's own `applyOps` updates with operators that are not idempotent, like
-/// `$inc`.
+/// A collection that a user's own `applyOps` updates with operators that are not idempotent, such
+/// as `$inc`.
 const BY_A_USER: &str = "transactions_a.plain";
 
 /// Number of processes that replay a set at once: first, from its start, from its middle.
@@ -242,10 +242,10 @@ fn every_combination() -> Result<()> {
         for form in Form::ALL {
             for count in [1, 3] {
                 let outcome = set.expect(form, [count; 3]);
-                let told = format!("{set:?} as {form:?} by {count}");
+                let combination = format!("{set:?} as {form:?} by {count}");
                 match outcome {
-                    Ok(()) => eprintln!("{told}: equal"),
-                    Err(error) => failures.push(format!("{told}: {error:#}")),
+                    Ok(()) => eprintln!("{combination}: equal"),
+                    Err(error) => failures.push(format!("{combination}: {error:#}")),
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Stretches that are applied again: the target is ahead, and ends in the same state.
+//! Entries that are applied again after a reset: the target is ahead of them, and ends in the same
+//! state.
 
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
@@ -60,7 +61,7 @@ fn index_names(target: &ModelServer, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn indexes_that_refuse_what_was_right_at_its_time() -> Result<()> {
+fn indexes_that_refuse_documents_of_an_earlier_time() -> Result<()> {
     let made = refused_later()?;
     let sorted = |mut documents: Vec<Vec<u8>>| {
         documents.sort();
@@ -74,7 +75,10 @@ fn indexes_that_refuse_what_was_right_at_its_time() -> Result<()> {
         topics.replay(&target, group, processes, &[])?;
         let mut state = target.model().state();
         let notes = state.get(&format!("{CATALOG}.suspended_indexes"));
-        ensure!(notes.is_none_or(Vec::is_empty), "an index is still away");
+        ensure!(
+            notes.is_none_or(Vec::is_empty),
+            "an index is still suspended"
+        );
         for ns in ["s.u", "s.g"] {
             let found = state.remove(ns).map(sorted);
             ensure!(

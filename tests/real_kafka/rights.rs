@@ -1,4 +1,4 @@
-//! Kafka's own authorizer, with exactly the rights that the documents list.
+//! Kafka's own authorizer, with exactly the rights that docs/kafka.md lists.
 
 use std::sync::Arc;
 

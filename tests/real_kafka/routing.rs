@@ -1,4 +1,4 @@
-//! The rules of routing, changed while entries are on their way.
+//! Changes of the routing while entries are in transit.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ fn expect_replay(topics: &Topics, made: &Made, group: &str, processes: &[usize])
 }
 
 #[test]
-fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Result<()> {
+fn a_history_over_changes_of_order_and_format_leads_to_the_sources_state() -> Result<()> {
     let topics = Topics::none("switch")?;
     let mut made = begin("s.a")?;
     change_all(&mut made, "s.a", 60)?;
@@ -109,7 +109,7 @@ fn a_history_over_changes_of_order_and_format_leads_where_the_source_was() -> Re
     })?;
     ensure!(member.is_running()?, "{}", member.stderr_text()?);
     expect_replay(&topics, &made, "switch", &[1, 2, 3])?;
-    // Once more over the present target.
+    // Once more onto the existing target.
     topics.reset("follower", &["--all-topics", "--to-earliest"])?;
     topics.replay(&follower, "follower", 2, &[])?;
     ensure!(
@@ -141,7 +141,7 @@ fn a_collection_that_is_spread_loses_its_unique_indexes_on_the_target() -> Resul
     topics.produce(&made.oplog()?, &["--order=collection"])?;
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "spread", 2, &[])?;
-    ensure!(has_unique(&target, "s")?, "it was one");
+    ensure!(has_unique(&target, "s")?, "the index is unique at first");
     // Values move from document to document: in other partitions each write may come first.
     for time in 0..20 {
         for id in 0..DOCUMENTS - 1 {
@@ -157,10 +157,10 @@ fn a_collection_that_is_spread_loses_its_unique_indexes_on_the_target() -> Resul
     }
     topics.produce(&made.oplog()?, &["--order=id", "--change-routing"])?;
     topics.replay(&target, "spread", 2, &[])?;
-    let anew = ModelServer::start(Model::default())?;
-    topics.replay(&anew, "spread-anew", 3, &[])?;
-    for target in [target, anew] {
-        ensure!(!has_unique(&target, "s")?, "a plain one is enough");
+    let fresh = ModelServer::start(Model::default())?;
+    topics.replay(&fresh, "spread-fresh", 3, &[])?;
+    for target in [target, fresh] {
+        ensure!(!has_unique(&target, "s")?, "the index is still unique");
         ensure!(state(&target.model()) == state(&made.expected()?));
     }
     Ok(())
@@ -179,16 +179,16 @@ fn a_producer_killed_around_a_change_sends_every_entry_once() -> Result<()> {
     let mut killed = 0;
     for kill in 0..KILLS {
         let mut producer = topics.start_producer(folder.path(), &oplog, &rules)?;
-        let opened = |told: &str| told.contains("session opened");
+        let opened = |log: &str| log.contains("session opened");
         wait_until("a session", LIMIT, || {
-            producer.stderr_text().is_ok_and(|told| opened(&told))
+            producer.stderr_text().is_ok_and(|log| opened(&log))
         })?;
         let (begun, life) = (Instant::now(), Duration::from_millis(6 * kill));
         wait_until("the moment", LIMIT, || begun.elapsed() >= life)?;
         killed += u32::from(producer.is_running()?);
         producer.kill_9()?;
     }
-    ensure!(killed > 0, "nothing was left to do at any moment");
+    ensure!(killed > 0, "no kill hit unfinished work");
     topics.produce(&oplog, &rules)?;
     topics.produce(&oplog, &rules[..1])?;
     let mut seen = BTreeMap::new();
@@ -198,6 +198,9 @@ fn a_producer_killed_around_a_change_sends_every_entry_once() -> Result<()> {
     }
     let count = usize::try_from(made.next_second()? - crate::made::BEGIN)?;
     ensure!(seen.len() == count, "{} of {count}", seen.len());
-    ensure!(seen.values().all(|times| *times == 1), "some came twice");
+    ensure!(
+        seen.values().all(|times| *times == 1),
+        "some were sent twice"
+    );
     expect_replay(&topics, &made, "turn", &[2])
 }

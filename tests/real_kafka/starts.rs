@@ -41,8 +41,8 @@ fn a_replay_whose_offsets_are_gone_is_not_taken_for_a_new_group() -> Result<()> 
     inserts("s.a", DOCUMENTS..2 * DOCUMENTS, &mut made)?;
     topics.produce(&made.oplog()?, &[])?;
     for start in ["--start=now", "--start=earliest"] {
-        let told = (4, "--start-again");
-        topics.refused(&target, "expired", &[start], told)?;
+        let refusal = (4, "--start-again");
+        topics.refused(&target, "expired", &[start], refusal)?;
     }
     ensure!(count(&target, "s.a") == usize::try_from(DOCUMENTS)?);
     // Another group of the same target is new.
@@ -79,7 +79,7 @@ fn lines(path: &Path) -> Result<usize> {
 }
 
 #[test]
-fn an_emit_whose_offsets_are_gone_knows_its_file() -> Result<()> {
+fn an_emit_whose_offsets_are_gone_recognizes_its_file() -> Result<()> {
     let mut made = Made::default();
     inserts("s.a", 0..DOCUMENTS, &mut made)?;
     let topics = Topics::carry("emitted", &made.oplog()?)?;
@@ -87,9 +87,9 @@ fn an_emit_whose_offsets_are_gone_knows_its_file() -> Result<()> {
     let path = folder.path().join("events");
     let all = usize::try_from(DOCUMENTS)?;
     for (more, expected) in [(&[][..], 0), (&[], 4), (&["--start-again"], 0)] {
-        let (code, told) = emitted(&topics, "emitted", &path, more)?;
-        ensure!(code == expected, "{more:?} ended with {code}: {told}");
-        ensure!(code == 0 || told.contains("--start-again"), "{told}");
+        let (code, log) = emitted(&topics, "emitted", &path, more)?;
+        ensure!(code == expected, "{more:?} ended with {code}: {log}");
+        ensure!(code == 0 || log.contains("--start-again"), "{log}");
         expire(&topics, "emitted").or_else(|error| match code {
             0 => Err(error),
             _ => Ok(()),
@@ -110,15 +110,15 @@ fn a_file_has_one_member_that_writes_to_it() -> Result<()> {
     wait_until("the lines", LIMIT, || {
         lines(&path).is_ok_and(|lines| i32::try_from(lines) == Ok(DOCUMENTS))
     })?;
-    let (code, told) = emitted(&topics, "locked", &path, &[])?;
+    let (code, log) = emitted(&topics, "locked", &path, &[])?;
     ensure!(
-        code == 2 && told.contains("a file of its own"),
-        "ended with {code}: {told}"
+        code == 2 && log.contains("a file of its own"),
+        "ended with {code}: {log}"
     );
     first.terminate()?;
     first.wait(LIMIT)?;
-    let (code, told) = emitted(&topics, "locked", &path, &[])?;
-    ensure!(code == 0, "ended with {code}: {told}");
+    let (code, log) = emitted(&topics, "locked", &path, &[])?;
+    ensure!(code == 0, "ended with {code}: {log}");
     Ok(())
 }
 
@@ -160,20 +160,20 @@ fn a_new_group_where_old_records_of_one_topic_were_removed() -> Result<()> {
     // An `emit` takes all remaining records, and logs that.
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("events");
-    let (code, told) = emitted(&topics, "cut", &path, &[])?;
-    ensure!(code == 0 && told.contains("topic cut.s.busy"), "{told}");
+    let (code, log) = emitted(&topics, "cut", &path, &[])?;
+    ensure!(code == 0 && log.contains("topic cut.s.busy"), "{log}");
     ensure!(lines(&path)? == left, "{} of {left}", lines(&path)?);
 
     // A replay would be incomplete, even from a time before the remaining records.
     let target = ModelServer::start(Model::default())?;
     let early = format!("--start={}:1", first - 100 * 9 / 8);
     for flags in [&[][..], &[early.as_str()]] {
-        let told = (4, "topic cut.s.busy, partition");
-        topics.refused(&target, "partial", flags, told)?;
+        let refusal = (4, "topic cut.s.busy, partition");
+        topics.refused(&target, "partial", flags, refusal)?;
     }
     ensure!(count(&target, "s.quiet") == 0);
-    let told = topics.replay(&target, "partial", 1, &["--allow-missing-records"])?;
-    ensure!(told.contains("what was written before is not"), "{told}");
+    let log = topics.replay(&target, "partial", 1, &["--allow-missing-records"])?;
+    ensure!(log.contains("what was written before is not"), "{log}");
     // The group now has committed offsets.
     topics.replay(&target, "partial", 1, &[])?;
     let replayed = count(&target, "s.quiet") + count(&target, "s.busy");

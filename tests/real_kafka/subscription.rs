@@ -20,11 +20,8 @@ fn a_member_that_runs_ends_with_2_when_another_one_changes_the_namespaces() -> R
     })?;
     let mut new = topics.start(&target, "namespaces", &["--change-subscription"])?;
     let code = old.wait(LIMIT)?;
-    let told = old.stderr_text()?;
-    ensure!(
-        code == 2 && told.contains("all namespaces"),
-        "{code}: {told}"
-    );
+    let log = old.stderr_text()?;
+    ensure!(code == 2 && log.contains("all namespaces"), "{code}: {log}");
     ensure!(new.is_running()?, "{}", new.stderr_text()?);
     new.terminate()?;
     new.wait(LIMIT).map(drop)

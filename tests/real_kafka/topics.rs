@@ -50,10 +50,10 @@ impl Topics {
         let folder = tempfile::tempdir()?;
         let mut producer = self.start_producer(folder.path(), oplog, more)?;
         let ended = producer.wait(LIMIT)?;
-        let told = producer.stderr_text()?;
+        let log = producer.stderr_text()?;
         ensure!(
-            ended == code && told.contains(part),
-            "{} {more:?} ended with {ended}: {told}",
+            ended == code && log.contains(part),
+            "{} {more:?} ended with {ended}: {log}",
             self.prefix
         );
         Ok(())
@@ -115,8 +115,8 @@ impl Topics {
     /// Runs one of Kafka's tools, which must succeed; returns its output.
     pub(crate) fn tool_text(&self, name: &str, arguments: &[&str]) -> Result<String> {
         let output = self.kafka.tool(name, arguments)?;
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "{arguments:?}: {told}");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{arguments:?}: {log}");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -187,9 +187,9 @@ impl Topics {
         let mut all = String::new();
         for mut program in programs? {
             let code = program.wait(LIMIT)?;
-            let told = program.stderr_text()?;
-            ensure!(code == 0, "{group} ended with {code}: {told}");
-            all.push_str(&told);
+            let log = program.stderr_text()?;
+            ensure!(code == 0, "{group} ended with {code}: {log}");
+            all.push_str(&log);
         }
         Ok(all)
     }
@@ -204,10 +204,10 @@ impl Topics {
     ) -> Result<()> {
         let mut program = self.start(target, group, &[more, &["--until-caught-up"]].concat())?;
         let ended = program.wait(LIMIT)?;
-        let told = program.stderr_text()?;
+        let log = program.stderr_text()?;
         ensure!(
-            ended == code && told.contains(part),
-            "ended with {ended}: {told}"
+            ended == code && log.contains(part),
+            "ended with {ended}: {log}"
         );
         Ok(())
     }

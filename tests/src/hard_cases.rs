@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn every_test_named_is_there() -> Result<()> {
+    fn every_named_test_exists() -> Result<()> {
         let tests = tests()?;
         ensure!(tests.len() > 400, "{} tests", tests.len());
         let mut seen = BTreeSet::new();

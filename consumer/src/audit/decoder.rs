@@ -46,7 +46,7 @@ impl<'e> Seen<'e> {
             kind,
             name: entry.operation.name(),
             ns: entry.ns,
-            // An entry with a damaged `_id` gets the key of its collection.
+            // An entry whose `_id` is damaged gets the key that all commands have.
             document_id: entry.document_id().ok(),
         })
     }
@@ -64,8 +64,7 @@ impl<'e> Seen<'e> {
         })
     }
 
-    /// Counts the entry. Returns true if it has a place in the order of entries, which barriers do not
-    /// have.
+    /// Counts the entry. Returns false for a barrier, which has no position in the order of entries.
     pub(super) fn count(&self, numbers: &mut Numbers) -> bool {
         let is_barrier = self.id.ord == BARRIER_ORD;
         if is_barrier {
@@ -76,7 +75,7 @@ impl<'e> Seen<'e> {
         !is_barrier
     }
 
-    /// Returns the data that is kept of a suspected entry.
+    /// Returns what the audit stores of an entry that may be out of order.
     pub(super) fn suspect(&self, offset: i64) -> Suspect {
         Suspect {
             id: self.id,
@@ -86,7 +85,7 @@ impl<'e> Seen<'e> {
         }
     }
 
-    /// Returns the digest of namespace and `_id`. All commands have the same key.
+    /// Returns the digest of the namespace and the `_id`. All commands have the same key.
     fn key(&self) -> KeyDigest {
         let mut identity = Vec::new();
         if self.kind != Kind::Command
@@ -108,13 +107,13 @@ impl<'e> Seen<'e> {
 #[derive(Debug)]
 pub(super) struct Decoder<'t> {
     topic: &'t Topic,
-    /// The value of a record, or the fragments of it that were read.
+    /// The value of a record, or those of its fragments that have been read.
     arena: Vec<u8>,
     found: Vec<Decoded>,
-    /// The state of an incomplete record in fragments, and the offset of its first fragment.
+    /// The state of an incomplete fragmented record, and the offset of its first fragment.
     begun: Option<(Run, i64)>,
-    /// True while the next fragments may be the rest of a record that was already reported.
-    told: bool,
+    /// True while the next fragments may belong to a record that was already reported.
+    reported: bool,
 }
 
 impl<'t> Decoder<'t> {
@@ -124,13 +123,13 @@ impl<'t> Decoder<'t> {
             arena: Vec::new(),
             found: Vec::new(),
             begun: None,
-            told: false,
+            reported: false,
         }
     }
 
-    /// Takes the next record and passes the entries that it completes to `each`, up to a damaged one.
-    /// Returns the faults and the offsets at which the faulty records start: this record, or one that
-    /// it should have completed.
+    /// Takes the next record and passes the entries that it completes to `each`, up to the first damaged
+    /// one. Returns the faults, each with the offset at which the faulty record starts. The faulty
+    /// record is this one, or the incomplete one before it.
     pub(super) fn entries(
         &mut self,
         record: Record<'_>,
@@ -148,7 +147,7 @@ impl<'t> Decoder<'t> {
         }
         self.arena
             .extend_from_slice(record.value.unwrap_or_default());
-        let rest_of_told = self.told && matches!(part, Err(FormatError::Headless(_)));
+        let already_reported = self.reported && matches!(part, Err(FormatError::Headless(_)));
         self.begun = match part {
             Ok(Part::Begins(run) | Part::Continues(run)) => Some((run, first)),
             Ok(Part::Whole | Part::Ends | Part::Again) | Err(_) => None,
@@ -157,11 +156,11 @@ impl<'t> Decoder<'t> {
             Ok(Part::Whole | Part::Ends) if record.value.is_some() => self.decode(&record, each),
             part => part.map(drop),
         };
-        self.told = rest_of_told;
+        self.reported = already_reported;
         if let Err(fault) = outcome
-            && !rest_of_told
+            && !already_reported
         {
-            self.told = record.fragment.is_some();
+            self.reported = record.fragment.is_some();
             faults.push((first, fault));
         }
         faults
@@ -170,7 +169,7 @@ impl<'t> Decoder<'t> {
     /// Returns the fault and the offset of a record that is incomplete at the end of the partition.
     pub(super) fn finish(&mut self) -> Option<(i64, FormatError)> {
         let (_, first) = self.begun.take()?;
-        self.told = true;
+        self.reported = true;
         let fault = FormatError::Fragment("the rest of it is missing");
         Some((first, fault))
     }

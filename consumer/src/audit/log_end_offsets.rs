@@ -11,26 +11,26 @@ use super::reading::Client;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, REQUEST, persist, written};
 
-/// Time limit for open transactions. A broker aborts the transaction of a producer that was killed
-/// after the producer's `transaction.timeout.ms`, a minute by default.
+/// Time limit for open transactions. If a producer was killed, the broker aborts its transaction after
+/// the producer's `transaction.timeout.ms`, which is a minute by default.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The partitions with their end offsets.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    /// All partitions. Each end is at least the log end offset at the time of the call, unless the
-    /// partition is in `open`.
+    /// All partitions. The end of each is at least the log end offset at the time of the call, unless
+    /// the partition is also in `open`.
     pub(crate) partitions: Vec<Held>,
-    /// The partitions with a lower end, in which a transaction stays open.
+    /// The partitions with a lower end, because a transaction is still open.
     pub(crate) open: Vec<Held>,
 }
 
-/// Waits until all records that the partitions hold now are committed or aborted. Kafka confirms a
-/// commit before all partitions know of it. Right after the end of a producer, its last records may
-/// therefore not be readable yet with `read_committed`.
+/// Waits until the transactions of all records that are now in the partitions are committed or aborted.
+/// Kafka acknowledges a commit before it has written the commit markers to all partitions. The last
+/// records of a producer that has just exited may therefore not be readable yet with `read_committed`.
 ///
 /// # Errors
-/// Returns an error if Kafka does not report the ends.
+/// Returns an error if Kafka does not report the end offsets.
 pub(crate) fn settled(
     consumer: &Client,
     kafka: &KafkaOptions,
@@ -45,21 +45,21 @@ pub(crate) fn settled(
     };
     for (held, goal) in ends.partitions.iter_mut().zip(goals) {
         let (topic, partition) = (&held.name.topic, held.name.partition);
-        let doing = format!("reading the end of {topic}, partition {partition}");
+        let doing = format!("reading the end offset of {topic}, partition {partition}");
         if held.end < goal.end {
             tracing::info!(
                 topic,
                 partition,
                 from = held.end,
-                "a transaction is open; waiting for its end"
+                "a transaction is open; waiting until it completes"
             );
         }
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         while held.end < goal.end {
             let request = || consumer.fetch_watermarks(topic, partition, REQUEST);
             (held.low, held.end) = persist(&doing, shutdown, request)?;
-            let is_late = begun.elapsed() >= PATIENCE;
-            if held.end < goal.end && (is_late || !backoff.sleep_blocking(shutdown)) {
+            let timed_out = begun.elapsed() >= PATIENCE;
+            if held.end < goal.end && (timed_out || !backoff.sleep_blocking(shutdown)) {
                 ends.open.push(held.clone());
                 break;
             }

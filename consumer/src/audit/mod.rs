@@ -1,16 +1,16 @@
-//! The audit reads the topics back. Every record must be decodable, the entries of each key must be in
-//! order, and no entry may occur twice, in any partition. The audit does not join a group, commit or
-//! write.
+//! The audit reads the topics back and checks that every record can be decoded, that the entries of
+//! each key are in order, and that no entry occurs twice, in the same or in different partitions. The
+//! audit does not join a consumer group, commit offsets or write records.
 //!
-//! A topic that a source has claimed and that does not exist is a fault. A partition that does not
-//! start at offset 0 has lost records to its retention, which may be intended. It is reported, and the
-//! rest of it is checked.
+//! A topic that a source has claimed but that does not exist is a fault. A partition that does not start
+//! at offset 0 has lost records to retention, which may be intended. The audit reports it and checks the
+//! remaining records.
 //!
-//! A partition is read to the end that it has when the audit starts. Its open transactions are waited
-//! for: see `log_end_offsets`. Memory does not grow with the number of records: see `order` and `runs`.
-//! Barriers and the copies of a command in other topics are not repetitions, and snapshot records may
-//! repeat. Fragments are put together, and an incomplete record is a fault. The place of a record in
-//! fragments is that of its last fragment.
+//! Each partition is read up to the end offset that it has when the audit starts. The audit first waits
+//! for open transactions: see `log_end_offsets`. Memory does not grow with the number of records: see
+//! `order` and `runs`. Barriers, and copies of a command in other topics, do not count as repeated
+//! entries, and snapshot records may occur several times. Fragments are reassembled, and an incomplete
+//! record is a fault. The position of a fragmented record is that of its last fragment.
 
 mod decoder;
 pub(crate) mod log_end_offsets;
@@ -40,7 +40,7 @@ use reading::{Client, read};
 use runs::{Place, Runs};
 use tally::{Fault, Tally};
 
-/// Limit of the suspected entries of one partition.
+/// Maximum number of suspected entries of one partition.
 const SUSPECTS: usize = 100_000;
 
 /// Reads the topics of a prefix and writes the findings to standard output and to the report.
@@ -52,8 +52,8 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     let (asked, prefix) = (Arc::clone(&consumer), config.prefix.clone());
     let ending = shutdown.clone();
     let mut partitions = blocking(move || held(&asked, &prefix, &ending)).await?;
-    let is_there = |topic: &&String| partitions.iter().any(|held| held.name.topic == **topic);
-    if let Some(missing) = config.topics.iter().find(|topic| !is_there(topic)) {
+    let exists = |topic: &&String| partitions.iter().any(|held| held.name.topic == **topic);
+    if let Some(missing) = config.topics.iter().find(|topic| !exists(topic)) {
         return Err(ConsumerError::Usage(format!(
             "--topic: the prefix {} has no topic {missing}",
             config.prefix
@@ -71,8 +71,8 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
         crate::audit::log_end_offsets::settled(&asked, &kafka, partitions, &ending)
     })
     .await?;
-    // The topics are read after the ends, so that every record before the ends has a format that its
-    // topic has or had.
+    // The topic table is read after the end offsets, so that it lists the formats of all records before
+    // them.
     let topics = Topics::open(&config.kafka, &config.prefix, shutdown.clone()).await?;
     let mut claimed = BTreeMap::new();
     for held in partitions.iter().filter(|held| held.low < held.end) {
@@ -93,7 +93,7 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     for held in &open {
         let (name, end) = (named(held), held.end);
         tally.unknown(format!(
-            "{name} is committed up to offset {end} only; what was written since was not read"
+            "{name} is committed only up to offset {end}; later records were not read"
         ))?;
     }
     let ending = shutdown.clone();
@@ -168,7 +168,7 @@ impl Audit<'_> {
             if record.value.is_none() {
                 numbers.tombstones += 1;
             }
-            let mut kept = Ok(());
+            let mut pushed = Ok(());
             let faults = decoder.entries(record, |entry| {
                 if !entry.count(numbers) {
                     return;
@@ -178,11 +178,11 @@ impl Audit<'_> {
                     if !overflow {
                         suspects.push(entry.suspect(record.offset));
                     }
-                } else if entry.kind == Kind::Change && kept.is_ok() {
-                    kept = runs.push(entry.id, record.offset);
+                } else if entry.kind == Kind::Change && pushed.is_ok() {
+                    pushed = runs.push(entry.id, record.offset);
                 }
             });
-            kept.map_err(spilling)?;
+            pushed.map_err(spilling)?;
             undecodable(tally, held, faults)
         })?;
         self.progress.partition(held);
@@ -195,7 +195,7 @@ impl Audit<'_> {
         }
         if overflow {
             self.tally.unknown(format!(
-                "{name} has more than {SUSPECTS} entries that are not behind all before them"
+                "{name} has more than {SUSPECTS} entries that are out of order in the partition"
             ))?;
         }
         if suspects.is_empty() {
@@ -213,7 +213,7 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Reads a partition again for the keys of the suspected entries.
+    /// Reads a partition again to check the order of the keys of the suspected entries.
     fn judge(
         &mut self,
         held: &Held,
@@ -228,7 +228,7 @@ impl Audit<'_> {
         let mut ignored = tally::Numbers::default();
         let whole = read(self.consumer, held, end, self.shutdown, |record| {
             let mut faults = Vec::new();
-            // Faults of decoding were reported in the first pass.
+            // The first pass has reported the decoding faults.
             drop(decoder.entries(record, |entry| {
                 if entry.count(&mut ignored)
                     && let Some(disorder) = trial.take(&entry.suspect(record.offset))
@@ -244,7 +244,7 @@ impl Audit<'_> {
                         tally.fault(Fault::OutOfOrder, &place, &reason)?;
                     }
                     Disorder::Twice => {
-                        let reason = format!("command {id} comes twice");
+                        let reason = format!("command {id} occurs twice");
                         tally.fault(Fault::Twice, &place, &reason)?;
                     }
                 }
@@ -282,7 +282,11 @@ fn undecodable(
     faults: impl IntoIterator<Item = (i64, FormatError)>,
 ) -> Result<(), ConsumerError> {
     for (offset, error) in faults {
-        tally.fault(Fault::Undecodable, &place(held, offset), &told(&error))?;
+        tally.fault(
+            Fault::Undecodable,
+            &place(held, offset),
+            &with_causes(&error),
+        )?;
     }
     Ok(())
 }
@@ -304,7 +308,7 @@ fn spilling(error: std::io::Error) -> ConsumerError {
 }
 
 /// Returns the text of an error and its causes.
-fn told(error: &dyn std::error::Error) -> String {
+fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -1,16 +1,16 @@
-//! The check that the entries of each key are in order, and that no command occurs twice. Pure.
+//! Checks that the entries of each key are in order, and that no command occurs twice. Pure.
 //!
-//! A producer writes a source's entries in order, so a whole partition is in order, and then each of
-//! its keys is, and only the last entry has to be remembered. An entry that does not come after all
-//! entries before it may be out of its key's order. It is suspected, and the partition is read again
-//! for the keys of the suspected entries ([`Trial`]). A snapshot record is in the same order, by the
-//! position at which it was sent: after a later entry of its document, it would undo that entry.
-//! Barriers are skipped.
+//! A producer writes the entries of a source in order. If the entries of a partition have increasing
+//! positions, the entries of each key do too, so only the last entry has to be remembered. An entry
+//! whose position is not after all entries before it may be out of order within its key. Such an entry
+//! is suspected, and the partition is read again to check the keys of the suspected entries ([`Trial`]).
+//! A snapshot record is part of the same order, with the position at which it was sent: if it followed a
+//! later entry of its document, it would undo that entry. Barriers are skipped.
 
 use oplog_relay_core::position::EntryId;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// The digest of a key. It has 128 bits, so that two keys practically never have the same digest.
+/// The digest of a key. It has 128 bits, so collisions are practically impossible.
 pub(super) type KeyDigest = [u8; 16];
 
 /// The kind of an entry, which determines whether it may be repeated.
@@ -24,7 +24,7 @@ pub(super) enum Kind {
     Snapshot,
 }
 
-/// An entry that does not come after all entries before it.
+/// An entry whose position is not after all entries before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Suspect {
     pub(super) id: EntryId,
@@ -33,27 +33,27 @@ pub(super) struct Suspect {
     pub(super) kind: Kind,
 }
 
-/// The order of a partition, which is read from its start.
+/// The order of the entries of a partition that is read from its start.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     last: Option<EntryId>,
 }
 
 impl Sequence {
-    /// Takes the next entry. Returns true if it comes after all entries before it.
+    /// Takes the next entry. Returns true if its position is after all entries before it.
     pub(super) fn take(&mut self, id: EntryId) -> bool {
-        let behind = self.last.is_none_or(|last| last < id);
-        if behind {
+        let in_order = self.last.is_none_or(|last| last < id);
+        if in_order {
             self.last = Some(id);
         }
-        behind
+        in_order
     }
 }
 
 /// The way in which an entry is out of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disorder {
-    /// This later entry of the same key comes before it.
+    /// The entry follows this later entry of the same key.
     After(EntryId),
     /// The entry occurs twice.
     Twice,
@@ -75,15 +75,14 @@ impl Trial {
         }
     }
 
-    /// Takes the next entry. Returns the way in which it is out of order, if it is suspected and out of
-    /// order.
+    /// Takes the next entry. If it is a suspected entry and is out of order, returns in which way.
     pub(super) fn take(&mut self, entry: &Suspect) -> Option<Disorder> {
         let greatest = self.keys.get_mut(&entry.key)?;
         let before = *greatest;
         *greatest = before.max(Some(entry.id));
         match before {
             Some(before) if before > entry.id => Some(Disorder::After(before)),
-            // The merge of all partitions finds other repeated entries.
+            // Other repeated entries are found by the merge of all partitions.
             Some(before) if before == entry.id && entry.kind == Kind::Command => {
                 Some(Disorder::Twice)
             }
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_before_an_earlier_one_of_its_key_is_found_and_others_are_not() {
+    fn only_an_entry_after_a_later_one_of_its_key_is_reported() {
         assert_eq!(judge(&[(1, 1), (2, 2), (3, 1)]), []);
         // The entry is out of the partition's order, but not out of its key's order.
         assert_eq!(judge(&[(1, 1), (3, 2), (2, 1), (4, 2)]), []);

@@ -12,12 +12,12 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of records between two checks of the clock.
 const RECORDS: u64 = 1024;
 
-/// Progress in offsets, because their number is known before the records are read.
+/// Progress, measured in offsets because their number is known before the records are read.
 #[derive(Debug)]
 pub(super) struct Progress {
     line: StatusLine,
     total: u64,
-    /// Number of offsets in partitions that are completely read.
+    /// Number of offsets in partitions that were read completely.
     before: u64,
     records: u64,
     begun: Instant,

@@ -56,8 +56,8 @@ pub(super) fn open(kafka: &KafkaOptions) -> Result<Client, ConsumerError> {
         .set("isolation.level", "read_committed")
         .set("check.crcs", "true")
         .set("enable.partition.eof", "true")
-        // The end of a partition is a reply without records, for which a broker waits 500 ms by
-        // default.
+        // The end of a partition is signalled by a reply without records, which a broker delays by
+        // 500 ms by default.
         .set("fetch.wait.max.ms", "50")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "32768");
@@ -108,7 +108,7 @@ pub(super) fn read(
             Some(Err(error)) => return Err(failed(error)),
             Some(Ok(record)) => record,
         };
-        // The record is a remainder of the previous partition.
+        // The record was fetched for the partition that was read before this one.
         if record.topic() != topic || record.partition() != partition {
             continue;
         }

@@ -1,8 +1,8 @@
-//! Repeated entries, in whatever partitions. The ids of each partition are in order, so merging the
-//! partitions brings equal ids together.
+//! Finds entries that occur twice, in the same or in different partitions. The ids of each partition are
+//! sorted, so that merging the partitions brings equal ids together.
 //!
-//! The ids are kept in an unnamed file in the system's folder for temporary files, 20 bytes each.
-//! Memory holds one small buffer for each partition.
+//! The ids are stored in an unnamed file in the system's directory for temporary files, at 20 bytes
+//! each. Only one small buffer for each partition is in memory.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use oplog_relay_core::position::{EntryId, Timestamp};
 
-/// Bytes of an id and an offset.
+/// Size of an id and an offset, in bytes.
 const ITEM: usize = 20;
 /// Number of items in a buffer.
 const BUFFER: usize = 256;
@@ -43,7 +43,7 @@ struct Run {
 impl Runs {
     /// Creates the file.
     pub(super) fn create() -> io::Result<Self> {
-        // Without a name: it disappears with the process, however the process ends.
+        // The file has no name, so it disappears with the process even after a crash.
         let file = tempfile::tempfile()?;
         let file = Arc::new(file);
         Ok(Self {
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_are_there_twice_are_found_across_partitions() {
+    fn ids_that_occur_twice_are_found_across_partitions() {
         let id = |increment| EntryId {
             ts: Timestamp::new(1, increment),
             ord: 0,

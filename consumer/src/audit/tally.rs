@@ -11,7 +11,7 @@ use crate::json_line::JsonLine;
 use crate::stdout::tell;
 use crate::verify::Verdict;
 
-/// Number of faults that are printed. All of them are in the report file.
+/// Maximum number of faults that are printed. The report file contains all of them.
 const SHOWN: u64 = 20;
 
 /// The kind of a fault.
@@ -58,7 +58,7 @@ pub(super) struct Tally {
     faults: u64,
     /// Number of partitions whose first records were removed.
     removed: u64,
-    /// The reasons for which parts of the audit have no certain result.
+    /// The reasons why parts of the audit have no certain result.
     unknown: Vec<String>,
 }
 
@@ -114,7 +114,7 @@ impl Tally {
     pub(super) fn missing(&mut self, topic: &str, source: &str) -> Result<(), ConsumerError> {
         self.faults += 1;
         let reason = format!(
-            "source {source} has written to this topic, but it does not exist, or may not be read"
+            "source {source} has written to this topic, but the topic does not exist or may not be read"
         );
         tell(&format!("missing: topic {topic}: {reason}"))?;
         let line = JsonLine::new("missing").text("topic", topic);
@@ -126,8 +126,8 @@ impl Tally {
         self.removed += 1;
         let (name, low) = (&held.name, held.low);
         tell(&format!(
-            "removed: {}, partition {} begins at offset {low}: its older records were removed \
-             (retention, or kafka-delete-records) and are not in this audit",
+            "removed: {}, partition {} begins at offset {low}: older records were removed (by \
+             retention or kafka-delete-records) and are not part of this audit",
             name.topic, name.partition
         ))?;
         let line = JsonLine::new("removed").text("topic", &name.topic);

@@ -1,4 +1,4 @@
-//! The `expireAfterSeconds` values of the source's collections and indexes, folded from the commands
+//! Computes the `expireAfterSeconds` values of the source's collections and indexes from the commands
 //! that ran. Pure.
 
 use std::collections::BTreeMap;
@@ -11,13 +11,13 @@ use crate::replay::plan::command::Withheld;
 /// The index name with which `dropIndexes` drops all indexes.
 const ALL: &str = "*";
 
-/// The withheld expiries that are still in force, by namespace and then by index. The index `None` is
-/// the collection itself.
+/// The withheld expiries that are still in force, by namespace and then by index name. The key `None`
+/// stands for the collection itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Expiries(pub BTreeMap<String, BTreeMap<Option<String>, i64>>);
 
 impl Expiries {
-    /// Folds the history of a source into the expiries at its end.
+    /// Returns the expiries that are in force after all commands of a source's history.
     #[must_use]
     pub fn of(history: &History) -> Self {
         let mut expiries = Self::default();
@@ -53,8 +53,8 @@ impl Expiries {
     }
 }
 
-/// Returns the namespace of a time series for its buckets collection, which is the name that the source
-/// logs. Returns other namespaces unchanged.
+/// Returns the namespace of the time series if `ns` is its buckets collection, which is the name in the
+/// oplog. Returns other namespaces unchanged.
 fn shown(ns: &str) -> String {
     let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
     format!(
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_of_an_index_holds_until_it_is_dropped() {
+    fn the_last_value_of_an_index_is_in_force_until_the_index_is_dropped() {
         let steps = [
             set("s.a", "t_1", 60),
             set("s.a", "u_1", 61),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn values_go_with_their_collection_and_end_with_it() {
+    fn expiries_are_renamed_and_dropped_with_their_collection() {
         let renamed = |ns, to: &str| (ns, Change::Renamed { to: to.to_owned() }, vec![]);
         let moved = [
             set("s.a", "t_1", 1),
@@ -144,8 +144,8 @@ mod tests {
         // A collection that is renamed to the name of an old one does not inherit its expiries.
         let taken = [&moved[..], &[renamed("s.x", "s.b")]].concat();
         assert_eq!(fold(&taken), []);
-        let anew = [&moved[..], &[("s.b", Change::Created, vec![])]].concat();
-        assert_eq!(fold(&anew), []);
+        let recreated = [&moved[..], &[("s.b", Change::Created, vec![])]].concat();
+        assert_eq!(fold(&recreated), []);
     }
 
     #[test]

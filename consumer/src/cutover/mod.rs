@@ -1,11 +1,11 @@
-//! The end of a replay: the target gets the expiries that were withheld from it.
+//! The last step of a migration: sets the expiries that the replay withheld from the target.
 //!
-//! A replay never lets its target delete documents by itself. The `expireAfterSeconds` of indexes, time
-//! series and clustered collections is kept in the catalog instead. When the target takes the place of
-//! the source, [`cutover`] sets the true values. It may be run again at any time.
+//! During a replay, the target never expires documents by itself. The `expireAfterSeconds` of indexes,
+//! time series and clustered collections is stored in the catalog instead. When the target replaces the
+//! source, [`cutover`] sets the real values. It can be run again at any time.
 //!
-//! Servers from 5.1 on convert a plain index to a TTL index by `collMod`. On other servers the index is
-//! dropped and built again: see the module `rebuild`.
+//! MongoDB 5.1 and later convert a plain index to a TTL index with `collMod`. On earlier versions the
+//! index is dropped and built again: see the module `rebuild`.
 
 mod expiries;
 mod rebuild;
@@ -59,8 +59,8 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
         .map_err(failed)?
     {
         refused.push(format!(
-            "{index} is not on the target: the replay dropped it while a part of the oplog was \
-             applied again. Run replay --until-caught-up, which builds it"
+            "{index} does not exist on the target: the replay dropped it while it applied a part of \
+             the oplog again. Run replay --until-caught-up, which builds it"
         ));
     }
     tell(&format!(
@@ -71,12 +71,13 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
         return Ok(());
     }
     Err(ConsumerError::Refused(format!(
-        "{}. All others are restored; run cutover again",
+        "{}. All other expiries are restored; run cutover again",
         refused.join("; ")
     )))
 }
 
-/// Returns the histories of a group, by source. A group that ran no command does not have any.
+/// Returns the histories of a group, by source. If the catalog is empty, so is the result; if it has
+/// only other groups, an error is returned.
 fn of_group(
     mut groups: BTreeMap<String, BTreeMap<String, History>>,
     group: &str,
@@ -145,7 +146,7 @@ async fn restore(target: &Client, withheld: Withheld<'_>) -> Result<Restored, Co
     let (db, collection) = withheld.place();
     let command = change(collection, withheld.index, withheld.seconds);
     let Err(error) = target.database(db).run_command(command).await else {
-        return told(withheld, Restored::Done);
+        return report(withheld, Restored::Done);
     };
     let restored = match (error_code(&error), withheld.index) {
         (Some(done::NO_COLLECTION), _) => Restored::Gone,
@@ -156,11 +157,11 @@ async fn restore(target: &Client, withheld: Withheld<'_>) -> Result<Restored, Co
         (Some(_), _) if !is_transient(&error) => withheld.refused(&error),
         _ => return Err(failed(error)),
     };
-    told(withheld, restored)
+    report(withheld, restored)
 }
 
 /// Prints the result for an expiry and returns it.
-fn told(withheld: Withheld<'_>, restored: Restored) -> Result<Restored, ConsumerError> {
+fn report(withheld: Withheld<'_>, restored: Restored) -> Result<Restored, ConsumerError> {
     let what = withheld.name();
     match &restored {
         Restored::Done => tell(&format!("{what}: expireAfterSeconds {}", withheld.seconds))?,

@@ -1,20 +1,20 @@
-//! Dead letters: records that cannot be applied. If the operator chose so (`--dead-letter`), they
-//! are written to `__<group>.dead-letters` instead of stopping the program.
+//! Dead letters: records that cannot be applied. With `--dead-letter`, they are written to the topic
+//! `__<group>.dead-letters` instead of stopping the program.
 //!
 //! A dead letter has the record's key, value and headers, and further headers that identify the
 //! record and the reason. If a record carries many entries (raw format), the value is the one entry
 //! that failed. A value that is too large for the topic is omitted; the headers then point to the
 //! original.
 //!
-//! A document that is still held at a barrier (`replay::deferred`) becomes one letter. Its value is
-//! an entry that inserts the document with all of its entries applied.
+//! A document that is still held in memory at a barrier (`replay::deferred`) becomes one letter. Its
+//! value is an entry that inserts the document with all of its entries applied.
 //!
 //! Only refused commands that leave namespaces unchanged can become dead letters, because later
-//! entries still find their collection. A `create` is one of them: it is noted as done, and the
-//! first document creates the collection with default options. A refused command that ends or moves
-//! a collection always stops the replay. Without a `drop` or an `emptycapped`, documents of the
-//! previous incarnation would remain in the next one. Without a `renameCollection`, entries would
-//! be applied to a name whose documents are elsewhere.
+//! entries still find their collection. A `create` is one of them: it is recorded as done, and the
+//! first document creates the collection with default options. A refused command that drops, empties
+//! or renames a collection always stops the replay. Without a `drop` or an `emptycapped`, documents of
+//! the previous incarnation would remain in the next one. Without a `renameCollection`, entries would
+//! be applied to a namespace whose documents are elsewhere.
 //!
 //! Kafka acknowledges a letter before its record counts as done, so a committed offset never passes
 //! a letter that was not written. After a crash in between, the letter is sent again: delivery is
@@ -53,7 +53,7 @@ const ATTEMPTS: u32 = 6;
 /// Minimum interval between two log lines about dead letters.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum time until a new topic is available on the brokers.
-const TOPIC_PATIENCE: Duration = Duration::from_secs(30);
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Values of `max.message.bytes` to try for the topic, in order. Managed clusters allow less than
 /// the first one.
 const LIMITS: [usize; 3] = [100 << 20, 20 << 20, 8 << 20];
@@ -64,14 +64,13 @@ pub fn dead_letter_topic(group: &str) -> String {
     format!("__{group}.dead-letters")
 }
 
-/// Refuses a topic with log compaction, which would replace letters, and warns about a retention
-/// limit.
+/// Refuses a topic with log compaction, which would remove letters, and warns about a retention limit.
 fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), ConsumerError> {
     let policy = settings.cleanup_policy.as_deref().unwrap_or("delete");
     if policy.contains("compact") {
         return Err(ConsumerError::Usage(format!(
-            "topic {topic} has cleanup.policy={policy}: of several dead letters with one key only the \
-             last would be kept. Set cleanup.policy=delete"
+            "topic {topic} has cleanup.policy={policy}: log compaction would keep only the last of \
+             several dead letters with the same key. Set cleanup.policy=delete"
         )));
     }
     for (limit, value) in [
@@ -83,7 +82,7 @@ fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), ConsumerE
                 topic,
                 limit,
                 value,
-                "the dead-letter topic has a retention limit: Kafka deletes dead letters"
+                "the dead-letter topic has a retention limit: Kafka will delete old dead letters"
             );
         }
     }
@@ -108,7 +107,7 @@ async fn create(admin: &Admin, topic: &str) -> Result<(), ConsumerError> {
     admin
         .create_topic(topic, partitions, replication_factor, &borrowed(&settings))
         .await?;
-    admin.wait_for_topic(topic, TOPIC_PATIENCE).await?;
+    admin.wait_for_topic(topic, TOPIC_TIMEOUT).await?;
     Ok(())
 }
 
@@ -189,18 +188,18 @@ impl DeadLetters {
                 return Ok(Applied::Abandoned);
             }
             let Err(error) = self.attempt(topic, partition, &letters).await? else {
-                self.tell(topic, partition, &letters);
+                self.report(topic, partition, &letters);
                 return Ok(Applied::Done);
             };
             self.metrics.count_error("dead_letter");
-            let again = is_transient(&error) && backoff.attempts() + 1 < ATTEMPTS;
-            if !again {
+            let retries = is_transient(&error) && backoff.attempts() + 1 < ATTEMPTS;
+            if !retries {
                 let name = dead_letter_topic(&self.group);
                 let right = format!("Write on topic {name}");
                 let doing = with_right(format!("writing to {name}"), &error, &right);
                 return Err(ConsumerError::kafka(doing, error));
             }
-            tracing::warn!(%error, "dead letters are not acknowledged yet; trying again");
+            tracing::warn!(%error, "writing dead letters failed; retrying");
             if !backoff.sleep(&self.shutdown).await {
                 return Ok(Applied::Abandoned);
             }
@@ -218,8 +217,8 @@ impl DeadLetters {
         let sent = tokio::task::spawn_blocking(move || {
             // A panic while the lock is held leaves the connection taken or intact, so poisoning is
             // ignored.
-            let mut kept = post.lock().unwrap_or_else(PoisonError::into_inner);
-            let open = match kept.take() {
+            let mut connection = post.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = match connection.take() {
                 Some(open) => open,
                 None => Post::open(&kafka, &dead_letter_topic(&group))?,
             };
@@ -231,7 +230,7 @@ impl DeadLetters {
                 time: &time.unwrap_or_default(),
             };
             open.send(&letters, envelope)?;
-            *kept = Some(open);
+            *connection = Some(open);
             Ok(())
         });
         sent.await
@@ -239,7 +238,7 @@ impl DeadLetters {
     }
 
     /// Counts the letters, and logs the first one of them once per log interval.
-    fn tell(&self, topic: &str, partition: i32, letters: &[Letter]) {
+    fn report(&self, topic: &str, partition: i32, letters: &[Letter]) {
         for letter in letters {
             self.metrics.count_dead_letter(letter.reason);
         }
@@ -265,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_in_which_letters_replace_each_other_is_refused() {
+    fn a_topic_with_log_compaction_is_refused() {
         let check = |policy: &str| {
             let settings = TopicSettings {
                 cleanup_policy: Some(policy.to_owned()),

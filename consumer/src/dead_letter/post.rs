@@ -1,5 +1,5 @@
-//! Sends letters to the dead-letter topic: reads the records again from their source topic, and
-//! produces them until every one is acknowledged.
+//! Sends letters to the dead-letter topic: reads the records again from their source topic, produces
+//! them, and waits until all of them are acknowledged.
 //!
 //! Dead letters are rare, so reading their records again is cheap, and the normal path does not
 //! have to keep keys and headers. A set of letters belongs to one partition and one chunk, so it
@@ -52,8 +52,8 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    fn with<T>(&self, look: impl FnOnce(&mut Delivered) -> T) -> T {
-        look(&mut self.reports.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, access: impl FnOnce(&mut Delivered) -> T) -> T {
+        access(&mut self.reports.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn failed(&self, index: usize, error: KafkaError) {
@@ -187,8 +187,8 @@ impl Post {
         let deadline = Instant::now() + READING;
         while wanted.peek().is_some() {
             if Instant::now() >= deadline {
-                let late = RDKafkaErrorCode::OperationTimedOut;
-                return Err(KafkaError::MessageConsumption(late));
+                let timed_out = RDKafkaErrorCode::OperationTimedOut;
+                return Err(KafkaError::MessageConsumption(timed_out));
             }
             match self.reader.poll(STEP) {
                 None => {}
@@ -242,13 +242,13 @@ impl Post {
         let is_first = own.is_none() && of_record().any(|header| header.key == FRAGMENT_HEADER);
         let omitted = match (part, value, found) {
             (Part::WithoutValue, Some(value), _) => Some(format!(
-                "the value ({} bytes), larger than the topic takes: it is at topic, partition, \
-                 offset",
+                "the value ({} bytes), which is larger than the topic accepts: read it at topic, \
+                 partition, offset",
                 value.len()
             )),
-            (_, None, None) => Some("the record: it is gone from its topic".to_owned()),
+            (_, None, None) => Some("the record, which no longer exists in its topic".to_owned()),
             _ if is_first => Some(
-                "the other fragments: they follow the first one at topic, partition, offset"
+                "the other fragments, which follow the first one at topic, partition, offset"
                     .to_owned(),
             ),
             _ => None,

@@ -76,13 +76,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_read_and_others_named() {
+    fn reasons_are_parsed_and_others_are_refused() {
         let known = [Reason::Undecodable, Reason::Write];
         let words = ["write".to_owned(), " undecodable".to_owned()];
         let all: Reasons = known.into_iter().collect();
         assert_eq!(parse_reasons(&words, &known), Ok(all));
         assert_eq!(parse_reasons(&[], &known), Ok(Reasons::new()));
-        let told = parse_reasons(&["command".to_owned()], &known).unwrap_err();
-        assert_eq!(told, "accepts undecodable, write, not \"command\"");
+        let error = parse_reasons(&["command".to_owned()], &known).unwrap_err();
+        assert_eq!(error, "accepts undecodable, write, not \"command\"");
     }
 }

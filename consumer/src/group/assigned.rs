@@ -24,9 +24,9 @@ pub(super) struct Partition {
     pub(super) name: TopicPartition,
     pub(super) assignment: AssignmentNumber,
     pub(super) token: Token,
-    /// The offset at which a replay up to an end may stop, once it is known.
+    /// The offset at which the worker may stop with `--until-caught-up`, once it is known.
     pub(super) goal: StopOffset,
-    /// The offsets that were handed over, acknowledged and committed.
+    /// The offsets that were handed to the worker, acknowledged and committed.
     pub(super) tracker: OffsetTracker,
     /// The queue to the worker; closed when the partition is given up.
     sender: Option<mpsc::Sender<Chunk>>,
@@ -41,9 +41,9 @@ pub(super) struct Partition {
     /// Time at which the worker last reported progress, or got its first chunk.
     pub(super) moved: Instant,
     /// True while the worker is stalled and others could continue, so that its chunks do not count
-    /// against the budget. Its next progress ends this.
-    pub(super) stands: bool,
-    /// Set if the chunks of the partition were evicted. They are read again when the worker continues.
+    /// against the budget. Reset by its next progress.
+    pub(super) stalled: bool,
+    /// Set if chunks of the partition were evicted. They are read again when the worker continues.
     pub(super) evicted: Option<Evicted>,
     /// True once the worker has ended.
     pub(super) ended: bool,
@@ -53,8 +53,8 @@ pub(super) struct Partition {
     pub(super) position: Option<i64>,
 }
 
-/// The state of a partition whose chunks were evicted while its worker waits at a barrier, or while a
-/// record of another partition is put together.
+/// The state of a partition whose chunks were evicted, because its worker is blocked or because a
+/// record of another partition is being reassembled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evicted {
     /// The offset of the next record to take. Records with other offsets were fetched before the
@@ -84,7 +84,7 @@ impl Partition {
             handed_bytes: 0,
             holding: false,
             moved: Instant::now(),
-            stands: false,
+            stalled: false,
             evicted: None,
             ended: false,
             end: None,
@@ -93,8 +93,8 @@ impl Partition {
     }
 
     /// Returns the chunk to append to: the one with the first fragments of an incomplete record, or one
-    /// that is not full. A record in fragments starts a new chunk, so that records before it do not
-    /// have to wait.
+    /// that is not full. A fragmented record starts a new chunk, so that records before it do not have
+    /// to wait.
     pub(super) fn filling(
         &mut self,
         full: usize,
@@ -110,7 +110,7 @@ impl Partition {
     }
 
     /// Hands chunks to the worker while it has room. Returns true if chunks are left for which the
-    /// worker will soon have room; at a barrier this may take long, so the result is then false.
+    /// worker will soon have room. Returns false for a worker at a barrier, which may block for long.
     pub(super) fn hand_on(&mut self) -> bool {
         let Some(sender) = &self.sender else {
             return false;
@@ -152,15 +152,15 @@ impl Partition {
         Some((bytes, again))
     }
 
-    /// Notes that the worker reported progress.
+    /// Records that the worker reported progress.
     pub(super) fn progress(&mut self) {
         self.moved = Instant::now();
-        self.stands = false;
+        self.stalled = false;
     }
 
     /// Returns true if the worker has records and has not finished a chunk for a long time. A worker at
     /// a barrier is excluded, because it waits for others.
-    fn is_standing(&self, now: Instant) -> bool {
+    fn is_stalled(&self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.moved);
         self.handed_bytes > 0 && !self.holding && since >= STANDSTILL
     }
@@ -228,7 +228,7 @@ impl Partitions {
         let is_it = |candidate: &Partition| {
             candidate.name.partition == partition && candidate.name.topic == topic
         };
-        // The partition is mostly the same as last time, or one of the next.
+        // The partition is usually the same as last time, or one that follows it.
         let from_last = self.all.iter().skip(self.last).position(is_it);
         self.last = match from_last {
             Some(further) => self.last + further,
@@ -250,31 +250,31 @@ impl Partitions {
     /// Returns the bytes held by workers that wait at barriers, or that are stalled while others
     /// continue.
     pub(super) fn held_bytes(&self) -> usize {
-        let is_held = |partition: &&Partition| partition.holding || partition.stands;
+        let is_held = |partition: &&Partition| partition.holding || partition.stalled;
         let held = self.all.iter().filter(is_held);
         held.map(|partition| partition.handed_bytes).sum()
     }
 
-    /// Marks the partitions whose workers are stalled, if there is another one that could continue. If
-    /// all are stalled, for example because the target cannot be reached, nobody could use the memory.
+    /// Marks the partitions whose workers are stalled, if another one could continue. If all workers
+    /// are stalled, for example because the target cannot be reached, no worker could use the memory.
     /// Returns true if a partition was newly marked.
-    pub(super) fn mark_standing(&mut self, now: Instant) -> bool {
-        let goes_on = |it: &Partition| !it.holding && !it.is_standing(now);
-        if !self.all.iter().any(goes_on) {
+    pub(super) fn mark_stalled(&mut self, now: Instant) -> bool {
+        let can_continue = |it: &Partition| !it.holding && !it.is_stalled(now);
+        if !self.all.iter().any(can_continue) {
             return false;
         }
         let mut is_new = false;
-        for partition in self.all.iter_mut().filter(|it| it.is_standing(now)) {
-            is_new |= !partition.stands;
-            partition.stands = true;
+        for partition in self.all.iter_mut().filter(|it| it.is_stalled(now)) {
+            is_new |= !partition.stalled;
+            partition.stalled = true;
         }
         is_new
     }
 
-    /// Returns the bytes of the incomplete record that has the most. Records behind workers that wait
-    /// at barriers or are stalled do not count, because they are evicted.
+    /// Returns the size in bytes of the largest incomplete record. Records queued behind workers that
+    /// wait at barriers or are stalled do not count, because they are evicted.
     pub(super) fn open_bytes(&self) -> usize {
-        let moving = self.all.iter().filter(|it| !it.holding && !it.stands);
+        let moving = self.all.iter().filter(|it| !it.holding && !it.stalled);
         let open = moving.map(Partition::open_bytes);
         open.max().unwrap_or_default()
     }
@@ -318,8 +318,8 @@ impl Partitions {
         self.all.push(partition);
     }
 
-    /// Removes a partition. Returns the bytes that its worker has not released: chunks that the worker
-    /// never came to are dropped with it.
+    /// Removes a partition. Returns the bytes that its worker has not released, because the chunks that
+    /// the worker did not reach are dropped with it.
     pub(super) fn remove(&mut self, assignment: AssignmentNumber) -> usize {
         let is_it = |partition: &Partition| partition.assignment == assignment;
         let place = self.all.iter().position(is_it);
@@ -350,24 +350,24 @@ mod tests {
 
     /// The chunks of a stalled worker do not count until it continues.
     #[test]
-    fn a_worker_that_stands_still_takes_no_room_from_others() {
+    fn chunks_of_a_stalled_worker_do_not_count_against_the_budget() {
         let mut all = partitions(&[100, 10, 0]);
         let now = Instant::now() + STANDSTILL;
         all.iter_mut().nth(1).unwrap().moved = now;
-        assert!(!all.mark_standing(now - STANDSTILL / 2));
-        assert!(all.mark_standing(now) && !all.mark_standing(now));
+        assert!(!all.mark_stalled(now - STANDSTILL / 2));
+        assert!(all.mark_stalled(now) && !all.mark_stalled(now));
         assert_eq!(all.held_bytes(), 100);
         all.of_assignment(1).unwrap().progress();
         assert_eq!(all.held_bytes(), 0);
     }
 
     #[test]
-    fn nobody_makes_room_where_all_stand_still_or_wait_at_a_barrier() {
+    fn no_worker_is_marked_if_all_are_stalled_or_at_barriers() {
         let mut all = partitions(&[100, 10]);
         let now = Instant::now() + STANDSTILL;
-        assert!(!all.mark_standing(now));
+        assert!(!all.mark_stalled(now));
         all.of_assignment(2).unwrap().holding = true;
-        assert!(!all.mark_standing(now));
+        assert!(!all.mark_stalled(now));
         assert_eq!(all.held_bytes(), 10);
     }
 }

@@ -1,5 +1,5 @@
-//! The end of a run with `--until-caught-up`: the group has committed everything that the topics held
-//! at start, by whichever member.
+//! Detects the end of a run with `--until-caught-up`: the members of the group together have committed
+//! all records that the topics contained at start.
 
 use std::time::{Duration, Instant};
 
@@ -17,27 +17,27 @@ const INTERVAL: Duration = Duration::from_millis(300);
 /// Interval between two requests for the group's offsets after a commit by this member.
 const AFTER_COMMIT: Duration = Duration::from_millis(20);
 
-/// The ends of the partitions that the group is to reach.
+/// The end offsets that the group has to commit.
 #[derive(Debug)]
 pub(super) struct Goal {
-    /// Partitions whose ends the group has not committed yet, with these ends.
+    /// Partitions whose end offsets the group has not committed yet, with these offsets.
     left: Vec<(TopicPartition, i64)>,
-    looked: Option<Instant>,
+    requested: Option<Instant>,
 }
 
 impl Goal {
-    /// Creates the goal from the ends noted at start. Partitions without any records left need no
-    /// commit.
+    /// Creates the goal from the end offsets that were read at start. Partitions without records need
+    /// no commit.
     pub(super) fn new(held: Vec<Held>) -> Self {
         let left = held.into_iter().filter(|held| held.low < held.end);
         Self {
             left: left.map(|held| (held.name, held.end)).collect(),
-            looked: None,
+            requested: None,
         }
     }
 
-    /// Returns true if the group has committed all ends. `committed` is true if this member has
-    /// committed just now.
+    /// Returns true if the group has committed all end offsets. `committed` is true if this member has
+    /// just committed.
     pub(super) fn is_reached(
         &mut self,
         consumer: &BaseConsumer<GroupContext>,
@@ -48,12 +48,12 @@ impl Goal {
         }
         let interval = if committed { AFTER_COMMIT } else { INTERVAL };
         if self
-            .looked
-            .is_some_and(|looked| looked.elapsed() < interval)
+            .requested
+            .is_some_and(|requested| requested.elapsed() < interval)
         {
             return Ok(false);
         }
-        self.looked = Some(Instant::now());
+        self.requested = Some(Instant::now());
         let names = list(self.left.iter().map(|(name, _)| name));
         let committed = match consumer.committed_offsets(names, REQUEST) {
             Ok(committed) => committed,
@@ -69,7 +69,7 @@ impl Goal {
     }
 
     /// Sets the stop offsets of the workers once all partitions of this member are read to their ends.
-    /// Before, a worker may still wait for a record that is in another partition.
+    /// Before that, a worker may still wait for a record of another partition.
     fn mark(&self, consumer: &BaseConsumer<GroupContext>) {
         let Ok(positions) = consumer.position() else {
             return;

@@ -1,7 +1,7 @@
-//! Commits of acknowledged offsets: about once a second, and soon after the last record.
+//! Commits acknowledged offsets: about once a second, and sooner after the last record.
 //!
-//! Commits are synchronous. The Rust client sets no callback by which librdkafka could answer an
-//! asynchronous commit, and an offset that is not known to be committed must not count as committed.
+//! Commits are synchronous. The Rust client does not set the callback with which librdkafka reports the
+//! result of an asynchronous commit, and an offset without a result must not count as committed.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(200);
 /// Interval between commits while nothing is pending and the program ends after the commit.
 const LAST_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Commits if the interval since the last commit has passed. `ends` is true for a program that ends
-/// when everything is committed, whose interval is shorter. Returns true if it committed.
+/// Commits if the interval since the last commit has passed. The interval is shorter if `ends` is true:
+/// the program then ends when everything is committed. Returns true if it committed.
 pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> bool {
     let context = consumer.context();
     let idle = context
@@ -64,12 +64,13 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
     list.is_some_and(|list| commit(consumer, &list))
 }
 
-/// Commits these offsets now. Returns true if Kafka confirmed them. After a failure, the next commit
-/// includes the same offsets; without a next commit the records are redelivered, which is harmless.
+/// Commits these offsets now. Returns true if Kafka confirmed the commit. After a failure, the next
+/// commit includes the same offsets. Without a next commit, the records are redelivered, which is
+/// harmless.
 pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitionList) -> bool {
     let context = consumer.context();
     if let Err(error) = context.parts.durability.make_durable() {
-        // Data that a file system once failed to write may be lost although the next attempt succeeds.
+        // After a failed fsync, data may be lost even if the next fsync succeeds, so the program ends.
         context.fail(error);
         return false;
     }

@@ -20,15 +20,15 @@ use crate::topic_partition::{TopicPartition, list};
 /// Pause between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Time of waiting after which a topic is looked up in the cluster.
-const LOOK_FOR_TOPICS_AFTER: Duration = Duration::from_secs(5);
+/// Time a worker waits for a topic before the topic is looked up in the cluster.
+const TOPIC_LOOKUP_AFTER: Duration = Duration::from_secs(5);
 /// Interval between two lookups of topics.
-const LOOK_FOR_TOPICS: Duration = Duration::from_secs(2);
+const TOPIC_LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
 /// Time without a successful lookup after which a topic counts as absent. A broker that has just
 /// started may not know all topics yet.
 const ABSENT_AFTER: Duration = Duration::from_secs(10);
 
-/// The reason why a topic's partitions will never be committed any further.
+/// The reason why the group will commit no further offsets of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absence {
     /// The cluster does not know the topic.
@@ -43,14 +43,14 @@ struct AbsentTopic {
     since: Instant,
 }
 
-/// Number of open questions for a partition, and the time of the first one.
+/// Number of open requests for a partition, and the time of the first one.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     questions: usize,
     since: Instant,
 }
 
-/// Committed offsets by partition. Partitions without a committed offset are missing.
+/// Committed offsets by partition. Partitions without a committed offset are not included.
 pub type Offsets = BTreeMap<TopicPartition, i64>;
 
 /// The lookup of committed offsets. Each waiting worker has a clone.
@@ -71,7 +71,7 @@ pub struct Question {
 }
 
 impl Committed {
-    /// Opens a question for these partitions.
+    /// Requests the committed offsets of these partitions until the result is dropped.
     #[must_use]
     pub fn ask(&self, names: Vec<TopicPartition>) -> Question {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +84,7 @@ impl Committed {
         drop(asked);
         self.wake.notify_one();
         let mut found = self.found.subscribe();
-        // An answer from before the question may not include its partitions.
+        // Offsets that were found before this request may not include its partitions.
         found.mark_unchanged();
         Question {
             names,
@@ -93,8 +93,8 @@ impl Committed {
         }
     }
 
-    /// Returns the reason why a topic that is waited for is not in the cluster; `None` if it exists, or
-    /// if it was not missing for long enough.
+    /// Returns the reason why a topic that a worker waits for is not in the cluster. Returns `None` if
+    /// the topic exists, or has not been missing for long enough.
     #[must_use]
     pub fn absence(&self, topic: &str) -> Option<Absence> {
         let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,17 +104,18 @@ impl Committed {
             .map(|absent| absent.why)
     }
 
-    /// Returns the topics that were waited for so long that they may no longer exist.
+    /// Returns the topics that workers have waited for so long that the topics may no longer exist.
     fn overdue_topics(&self) -> BTreeSet<String> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked
             .iter()
-            .filter(|(_, asked)| asked.since.elapsed() >= LOOK_FOR_TOPICS_AFTER)
+            .filter(|(_, asked)| asked.since.elapsed() >= TOPIC_LOOKUP_AFTER)
             .map(|(name, _)| name.topic.clone())
             .collect()
     }
 
-    /// Notes the absent topics. A topic whose state is not known keeps its state.
+    /// Records which topics are absent. A topic that was already absent keeps its time; one that exists
+    /// or is not in `found` is no longer absent.
     fn note_topics(&self, found: BTreeMap<String, Option<Absence>>) {
         let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
         absent.retain(|topic, _| found.get(topic).is_some_and(Option::is_some));
@@ -126,10 +127,10 @@ impl Committed {
         }
     }
 
-    /// Answers questions until shutdown.
+    /// Looks up the requested offsets until shutdown.
     ///
     /// # Errors
-    /// Returns an error if Kafka refuses a request for a reason that a retry cannot change.
+    /// Returns an error if a request to Kafka fails with an error that is not transient.
     pub async fn run(
         self,
         kafka: KafkaOptions,
@@ -137,7 +138,7 @@ impl Committed {
         shutdown: Shutdown,
     ) -> Result<(), ConsumerError> {
         let mut client = None;
-        let mut looked_for_topics = Instant::now();
+        let mut topics_looked_up = Instant::now();
         loop {
             let names: Vec<TopicPartition> = {
                 let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,24 +154,24 @@ impl Committed {
                 Some(client) => Arc::clone(client),
                 None => Arc::clone(client.insert(Arc::new(open(&kafka, &group)?))),
             };
-            let overdue = match looked_for_topics.elapsed() >= LOOK_FOR_TOPICS {
+            let overdue = match topics_looked_up.elapsed() >= TOPIC_LOOKUP_INTERVAL {
                 true => self.overdue_topics(),
                 false => BTreeSet::new(),
             };
             if !overdue.is_empty() {
-                looked_for_topics = Instant::now();
+                topics_looked_up = Instant::now();
                 let (this, client) = (self.clone(), Arc::clone(&asked));
-                let looked = tokio::task::spawn_blocking(move || {
-                    if let Some(found) = look_for_topics(&client, overdue) {
+                let lookup = tokio::task::spawn_blocking(move || {
+                    if let Some(found) = find_topics(&client, overdue) {
                         this.note_topics(found);
                     }
                 });
-                looked
+                lookup
                     .await
                     .map_err(|_| ConsumerError::Ended("the lookup of topics"))?;
             }
-            let looked = tokio::task::spawn_blocking(move || look(&asked, &names)).await;
-            match looked.map_err(|_| ConsumerError::Ended("the lookup of committed offsets"))? {
+            let lookup = tokio::task::spawn_blocking(move || find_offsets(&asked, &names)).await;
+            match lookup.map_err(|_| ConsumerError::Ended("the lookup of committed offsets"))? {
                 Ok(found) => drop(self.found.send_replace(Arc::new(found))),
                 Err(error) if is_transient(&error) => {
                     tracing::warn!(%error, "reading committed offsets failed; retrying");
@@ -186,14 +187,14 @@ impl Committed {
 }
 
 impl Question {
-    /// Waits for an answer that is newer than the question and the previous answer.
+    /// Waits for offsets that are newer than this request and its previous answer.
     pub async fn answer(&mut self) -> Arc<Offsets> {
-        // The sender lives at least as long as the question, so this cannot fail.
+        // The sender lives at least as long as this request, so this cannot fail.
         drop(self.found.changed().await);
         Arc::clone(&self.found.borrow_and_update())
     }
 
-    /// Returns the partitions of the question.
+    /// Returns the requested partitions.
     #[must_use]
     pub fn names(&self) -> &[TopicPartition] {
         &self.names
@@ -227,7 +228,7 @@ fn open(kafka: &KafkaOptions, group: &str) -> Result<BaseConsumer, ConsumerError
         .map_err(|error| ConsumerError::kafka("creating a Kafka client", error))
 }
 
-fn look(client: &BaseConsumer, names: &[TopicPartition]) -> KafkaResult<Offsets> {
+fn find_offsets(client: &BaseConsumer, names: &[TopicPartition]) -> KafkaResult<Offsets> {
     let committed = client.committed_offsets(list(names), REQUEST)?;
     Ok(committed
         .elements()
@@ -246,7 +247,7 @@ fn look(client: &BaseConsumer, names: &[TopicPartition]) -> KafkaResult<Offsets>
 }
 
 /// Returns the state of each topic; `None` if the cluster does not answer.
-fn look_for_topics(
+fn find_topics(
     client: &BaseConsumer,
     topics: BTreeSet<String>,
 ) -> Option<BTreeMap<String, Option<Absence>>> {
@@ -274,11 +275,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_is_absent_when_no_look_has_found_it_for_a_while() {
+    fn a_topic_is_absent_only_after_it_was_missing_for_a_while() {
         let committed = Committed::default();
         let unknown = || BTreeMap::from([("a".to_owned(), Some(Absence::Unknown))]);
         committed.note_topics(unknown());
-        assert_eq!(committed.absence("a"), None, "it was missed only once");
+        assert_eq!(committed.absence("a"), None, "it was missing only once");
         let age = |committed: &Committed| {
             let mut absent = committed.absent.lock().unwrap();
             absent.get_mut("a").unwrap().since -= ABSENT_AFTER;

@@ -1,7 +1,7 @@
-//! Eviction of chunks, to make room for others. Chunks behind a worker at a barrier, or behind a
-//! stalled worker while others could continue, are discarded and read again from Kafka when the worker
-//! continues. So are incomplete records in fragments, except the one with the most bytes, which is
-//! completed first.
+//! Eviction of chunks, to free memory for others. Chunks queued behind a worker at a barrier, or behind
+//! a stalled worker while others could continue, are discarded and read again from Kafka when the worker
+//! continues. Incomplete fragmented records are also evicted, except the largest one, which is completed
+//! first.
 
 use std::time::{Duration, Instant};
 
@@ -23,20 +23,20 @@ pub(super) fn evict(
 ) -> Result<bool, ConsumerError> {
     let mut given_back = Vec::new();
     let mut partitions = consumer.context().partitions();
-    let stand = partitions.mark_standing(Instant::now());
-    let mut furthest = Some(partitions.open_bytes());
+    let newly_stalled = partitions.mark_stalled(Instant::now());
+    let mut largest = Some(partitions.open_bytes());
     for partition in partitions.iter_mut() {
         let open = partition.run.is_some();
-        let waits = partition.holding || partition.stands;
-        let moving = open && !waits;
+        let blocked = partition.holding || partition.stalled;
+        let moving = open && !blocked;
         if moving
-            && furthest
+            && largest
                 .take_if(|most| *most == partition.open_bytes())
                 .is_some()
         {
             continue;
         }
-        if (waits || open)
+        if (blocked || open)
             && let Some((bytes, again)) = partition.evict()
         {
             intake.release(bytes);
@@ -46,7 +46,7 @@ pub(super) fn evict(
     intake.hold(partitions.held_bytes());
     drop(partitions);
     for (name, again) in &given_back {
-        let failed = |error| ConsumerError::kafka("making room at a barrier", error);
+        let failed = |error| ConsumerError::kafka("evicting queued records", error);
         let mut list = TopicPartitionList::new();
         list.add_partition(&name.topic, name.partition);
         consumer.pause(&list).map_err(failed)?;
@@ -57,14 +57,14 @@ pub(super) fn evict(
             topic = name.topic,
             partition = name.partition,
             again,
-            "made room at a barrier, behind a worker that stands still, or for a record in fragments"
+            "evicted queued records to free memory; they will be read again from this offset"
         );
     }
-    Ok(stand || !given_back.is_empty())
+    Ok(newly_stalled || !given_back.is_empty())
 }
 
-/// Resumes evicted partitions whose workers continue, once the memory suffices for them beside the
-/// incomplete record that is completed first.
+/// Resumes evicted partitions whose workers continue. If a record is incomplete, it is completed first,
+/// and the partitions are resumed once at most half of the budget is used.
 pub(super) fn resume(
     consumer: &BaseConsumer<GroupContext>,
     intake: &Intake,
@@ -77,7 +77,7 @@ pub(super) fn resume(
     let waits = partitions.open_bytes() > 0 && !intake.is_under_half();
     for partition in partitions.iter_mut() {
         if !partition.holding
-            && !partition.stands
+            && !partition.stalled
             && !waits
             && let Some(evicted) = &mut partition.evicted
             && std::mem::replace(&mut evicted.paused, false)
@@ -91,5 +91,5 @@ pub(super) fn resume(
     }
     consumer
         .resume(&list)
-        .map_err(|error| ConsumerError::kafka("resuming after a barrier", error))
+        .map_err(|error| ConsumerError::kafka("resuming evicted partitions", error))
 }

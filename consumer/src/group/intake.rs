@@ -16,8 +16,9 @@ use crate::worker::chunk::Chunk;
 /// Number of empty chunks that are kept for reuse.
 const KEPT_CHUNKS: usize = 64;
 
-/// Size at which a chunk is closed. A worker applies and acknowledges a chunk at once. With many
-/// partitions the size is smaller, so that workers at barriers hold no more than the budget once again.
+/// Size at which a chunk is closed. A worker applies and acknowledges a whole chunk at a time. With many
+/// partitions the size is smaller, so that the chunks of all workers at barriers, which do not count
+/// against the budget, are together not larger than the budget.
 const CHUNK_BYTES: usize = 2 << 20;
 const LEAST_CHUNK_BYTES: usize = 64 << 10;
 /// Time without a released chunk after which the workers count as stalled.
@@ -33,8 +34,8 @@ pub(super) struct Intake {
     /// Bytes held by workers blocked at barriers. Not counted against the budget, or the partitions
     /// they wait for could never advance.
     held: usize,
-    /// Bytes of the incomplete record that has the most. Not counted against the budget, or it could
-    /// never be completed.
+    /// Size of the largest incomplete record in bytes. Not counted against the budget, or the record
+    /// could never be completed.
     open: usize,
     /// True if chunks are left for which their workers had no room.
     behind: bool,
@@ -80,12 +81,12 @@ impl Intake {
         self.held = bytes;
     }
 
-    /// Sets the bytes of the incomplete record that has the most.
+    /// Sets the size in bytes of the largest incomplete record.
     pub(super) const fn leave_open(&mut self, bytes: usize) {
         self.open = bytes;
     }
 
-    /// Takes the bytes of a chunk off the budget, after it was applied or discarded.
+    /// Returns the bytes of a chunk to the budget after it was applied or discarded.
     pub(super) fn release(&mut self, bytes: usize) {
         self.used = self.used.saturating_sub(bytes);
         if bytes > 0 {
@@ -115,7 +116,7 @@ impl Intake {
         let mut partitions = consumer.context().partitions();
         let share = self.budget / (SHARES * partitions.len().max(1));
         let full = share.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);
-        // A record of a partition that was just revoked is left to its next owner.
+        // The partition of the record was just revoked. Its next owner reads the record again.
         let Some(partition) = partitions.find(record.topic(), record.partition()) else {
             return;
         };
@@ -153,14 +154,14 @@ impl Intake {
             part = incoming.part(None);
         }
         let begins = matches!(part, Ok(Part::Begins(_)));
-        let goes_on = matches!(part, Ok(Part::Continues(_) | Part::Ends));
-        let broken = partition.run.is_some();
+        let continues = matches!(part, Ok(Part::Continues(_) | Part::Ends));
+        let was_open = partition.run.is_some();
         let chunk = partition.filling(full, begins, || self.empty.pop().unwrap_or_default());
-        if broken && let Err(fault) = &part {
-            // The fault is that the record before is incomplete.
+        if was_open && let Err(fault) = &part {
+            // The record before this one is incomplete.
             chunk.blame(fault.clone());
         }
-        self.used += if goes_on {
+        self.used += if continues {
             chunk.extend(incoming.offset, incoming.value.unwrap_or_default())
         } else {
             let Incoming {
@@ -277,7 +278,7 @@ mod tests {
         intake.put(partition, &incoming, full, metrics);
     }
 
-    /// Returns the offsets and the value of each record that the worker has got.
+    /// Returns the offsets and the value of each record that the worker has received.
     fn handed(chunks: &mut mpsc::Receiver<Chunk>) -> Vec<(i64, i64, Vec<u8>)> {
         let mut all = Vec::new();
         while let Ok(chunk) = chunks.try_recv() {
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_gets_no_part_of_a_record() {
+    fn a_worker_receives_only_complete_records() {
         let metrics = Metrics::new().unwrap();
         let mut intake = Intake::new(BUDGET);
         let (mut partition, mut chunks) = partition();
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_wait_for_a_worker_without_room_but_not_in_haste_at_a_barrier() {
+    fn chunks_wait_for_a_worker_without_room_and_are_not_urgent_at_a_barrier() {
         let metrics = Metrics::new().unwrap();
         let mut intake = Intake::new(BUDGET);
         let (mut partition, mut chunks) = partition_with_room(1);
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_larger_than_the_budget_becomes_whole() {
+    fn a_record_larger_than_the_budget_is_completed() {
         let metrics = Metrics::new().unwrap();
         let mut intake = Intake::new(1000);
         let (mut partition, mut chunks) = partition();
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_of_a_transaction_that_was_given_up_are_thrown_away() {
+    fn fragments_of_an_aborted_transaction_are_discarded() {
         let metrics = Metrics::new().unwrap();
         let mut intake = Intake::new(BUDGET);
         let (mut partition, mut chunks) = partition();
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_lacks_a_part_is_told() {
+    fn a_record_with_a_missing_fragment_is_reported() {
         let faults = |records: &[(i64, &[u8], u32, &str)]| -> Vec<Option<FormatError>> {
             let metrics = Metrics::new().unwrap();
             let mut intake = Intake::new(BUDGET);
@@ -453,10 +454,10 @@ mod tests {
     }
 
     proptest! {
-        /// With entries and fragments of any size, chunks that end anywhere and are handed on at any
-        /// time, the worker gets every entry whole, once and in order.
+        /// The worker receives every entry complete, once and in order, for entries and fragments of any
+        /// size, and for chunks that end anywhere and are handed on at any time.
         #[test]
-        fn entries_come_whole_wherever_chunks_end(
+        fn entries_are_complete_wherever_chunks_end(
             entries in prop::collection::vec((1_usize..3000, 1_usize..700), 1..40),
             full in 1_usize..4000,
             hand_on in prop::collection::vec(any::<bool>(), 1..60),
@@ -465,7 +466,7 @@ mod tests {
             let mut intake = Intake::new(BUDGET);
             let (mut partition, mut chunks) = partition();
             let (mut offset, mut expected, mut got) = (0, Vec::new(), Vec::new());
-            let mut turns = hand_on.iter().cycle();
+            let mut hand_on = hand_on.iter().cycle();
             for (seconds, (length, room)) in (1..).zip(&entries) {
                 let value: Vec<u8> = (0..=250).cycle().take(*length).collect();
                 let first = offset;
@@ -475,7 +476,7 @@ mod tests {
                     let record = (offset, &value[range], seconds, text);
                     put(&mut intake, &mut partition, &metrics, full, record);
                     offset += 1;
-                    if *turns.next().unwrap() {
+                    if *hand_on.next().unwrap() {
                         partition.hand_on();
                         got.extend(handed(&mut chunks));
                     }

@@ -1,24 +1,23 @@
 //! Reading as a member of the consumer group. One thread polls, and only this thread commits.
 //!
-//! The thread takes records from librdkafka's queue and copies their bytes into chunks, of which each
-//! partition has one that grows. A worker per partition applies them ([`crate::worker`]). Workers
-//! report back, and the thread commits. Rebalances happen inside `poll`, in the callbacks of `context`,
-//! so polling, committing and rebalancing can never overlap: token, assignment and commit are
-//! consistent in each step.
+//! The thread takes records from librdkafka's queue and copies their bytes into the open chunk of their
+//! partition. One worker per partition applies the chunks ([`crate::worker`]) and reports back, and the
+//! thread commits. Rebalances happen inside `poll`, in the callbacks of `context`, so polling,
+//! committing and rebalancing never overlap: token, assignment and commit are always consistent.
 //!
 //! **Memory.** Half of the byte budget is for librdkafka's queue, half is for chunks. When the chunks
 //! have used up their half, the thread takes no more records. If that lasts longer than a second, it
-//! pauses the partitions and continues to poll, so that it is not removed from the group, and it
-//! resumes them at half of the budget. A pause discards what librdkafka has fetched, so it is not done
-//! at once. A fetch may come on top of a queue that is almost full; its size follows from the
-//! compression ratio of the records (`fetch`).
+//! pauses the partitions and continues to poll, so that it is not removed from the group. It resumes
+//! them when at most half of the chunk budget is used. The thread does not pause at once, because a
+//! pause discards the records that librdkafka has fetched. A fetch may be added to a queue that is
+//! almost full. Its size depends on the compression ratio of the records (`fetch`).
 //!
-//! A worker at a barrier waits for other partitions, so its chunks must not keep their records out. The
-//! chunks it holds do not count against the budget, and the chunks behind them are evicted when the
-//! budget is used up: they are read again from Kafka later.
+//! A worker at a barrier waits for other partitions, so its chunks must not use up the memory for their
+//! records. The chunks that it holds do not count against the budget. The chunks queued behind them are
+//! evicted when the budget is used up, and are read again from Kafka later.
 //!
-//! The same holds for a stalled worker, for example one that builds a large index. While another
-//! partition could continue, it has no more than the chunks that it already holds.
+//! The same applies to a stalled worker, for example one that builds a large index. While another
+//! partition could continue, the stalled worker keeps only the chunks that it already holds.
 //!
 //! **Processor time** of an entry of 466 bytes (`perf`, without broker and target):
 //!
@@ -28,9 +27,9 @@
 //! | poll thread | 30 % (queue, headers, copies) | 34 % | 6 % |
 //! | librdkafka's broker thread | 16 % (LZ4, records) | 19 % | 19 % |
 //!
-//! The setting `fetch.queue.backoff.ms` matters more than any of these. After its queue was full,
-//! librdkafka does not fetch for that time, a second by default, although the queue is empty after some
-//! milliseconds.
+//! The setting `fetch.queue.backoff.ms` matters more than any of these. When its queue was full,
+//! librdkafka stops fetching for that time, which is a second by default, although the queue is empty
+//! after a few milliseconds.
 
 mod assigned;
 mod caught_up;
@@ -73,33 +72,32 @@ use context::GroupContext;
 use fetch::FetchSize;
 use intake::Intake;
 
-/// Duration of a poll while nothing is pending.
+/// Timeout of a poll while nothing is pending.
 const IDLE_POLL: Duration = Duration::from_millis(100);
-/// Duration of a poll while workers have chunks, whose reports may arrive, or while the program is to
-/// end once the group has caught up.
+/// Timeout of a poll while workers have chunks, because their reports may arrive, or with
+/// `--until-caught-up`.
 const BUSY_POLL: Duration = Duration::from_millis(5);
-/// Duration of a poll while chunks are left for which their workers had no room.
+/// Timeout of a poll while chunks are left for which their workers had no room.
 const BEHIND_POLL: Duration = Duration::from_millis(1);
-/// Number of records, and of their bytes, that the thread takes before it hands on chunks and does its
-/// other work. This is about a millisecond of work, after which a worker with small chunks has applied
-/// them.
-const RECORDS_PER_TURN: usize = 1024;
-const BYTES_PER_TURN: usize = 1 << 20;
+/// Maximum number of records, and of their bytes, that the thread takes before it hands on chunks and
+/// does its other work. This is about a millisecond of work, in which a worker applies small chunks.
+const RECORDS_PER_PASS: usize = 1024;
+const BYTES_PER_PASS: usize = 1 << 20;
 /// Time without progress after which the partitions are paused.
 const STALL_BEFORE_PAUSE: Duration = Duration::from_secs(1);
 /// Part of the shutdown grace period that is reserved for the last commit and for leaving the group.
 const RESERVE: Duration = Duration::from_secs(5);
-/// Time limit for leaving the group, after which the client is dropped, which also waits.
+/// Time limit for leaving the group. After it the client is dropped, which also leaves the group.
 const LEAVE: Duration = Duration::from_secs(2);
-/// Interval at which the client that probes the first records counts what it receives.
+/// Statistics interval, in milliseconds, of the client that probes the first records.
 const COUNTED_EVERY_MS: &str = "50";
-/// Largest record that a topic accepts (100 MiB), with room for the rest of its reply.
-const LARGEST_RECORD: usize = (100 << 20) + (28 << 20);
+/// Maximum size of a reply: the largest record that a topic accepts (100 MiB), and room for the rest.
+const LARGEST_REPLY: usize = (100 << 20) + (28 << 20);
 
 /// The result of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything that the topics held at start is committed.
+    /// The group has committed all records that the topics contained at start.
     CaughtUp,
     /// Shutdown was requested.
     Stopped,
@@ -108,11 +106,11 @@ pub enum Outcome {
 /// The parts that the poll thread is connected to.
 #[derive(Debug, Clone)]
 pub struct GroupContextParts {
-    /// The sink's knowledge of the group's past.
+    /// Whether the group has written to the destination before.
     pub past: Past,
     /// True once Kafka has confirmed a commit of this member.
     pub committed: watch::Sender<bool>,
-    /// Makes durable what workers have written, before it is committed.
+    /// Makes the workers' output durable before its offsets are committed.
     pub durability: Durability,
     /// The queue of assignments, each of which starts a worker.
     pub starts: mpsc::Sender<Assignment>,
@@ -147,8 +145,8 @@ pub fn read(config: &GroupConfig, parts: &GroupContextParts) -> Result<Outcome, 
     }
 }
 
-/// Settles where the group starts. Returns the goal, if the program ends once it has caught up, and the
-/// size of the first fetches.
+/// Commits the start offsets of a new group. Returns the goal, if the program ends once it has caught
+/// up, and the size of the first fetches.
 fn begin(
     config: &GroupConfig,
     parts: &GroupContextParts,
@@ -188,7 +186,7 @@ fn join(
     fetch: FetchSize,
 ) -> Result<Joined, ConsumerError> {
     let consumer = connect(&consumer_config(config, fetch), config, parts)?;
-    // Neither the prefix nor the dots need an escape inside the brackets.
+    // The prefix needs no escaping, and neither do dots in brackets.
     let pattern = format!("^{}\\.[^.]+\\.[^.]+$", config.prefix);
     consumer
         .subscribe(&[&pattern])
@@ -210,21 +208,21 @@ fn join(
         fetch,
         queue_bytes: config.queue_bytes,
     };
-    let turned = poller.run().unwrap_or_else(|error| {
+    let end = poller.run().unwrap_or_else(|error| {
         // The failure is recorded first, because leaving the group may exceed the grace period.
         poller.parts.failure.keep(error);
-        // Workers that wait for their target must stop, too.
+        // Workers that wait for their target must also stop.
         poller.parts.shutdown.trigger();
-        Turned::Ended(Outcome::Stopped)
+        LoopEnd::Outcome(Outcome::Stopped)
     });
     poller.leave();
     if let Some(error) = poller.consumer.context().take_failure() {
         poller.parts.failure.keep(error);
         return Ok(Joined::Ended(Outcome::Stopped));
     }
-    Ok(match turned {
-        Turned::Ended(outcome) => Joined::Ended(outcome),
-        Turned::Shrinks(smaller) => Joined::Again(poller.goal.take(), smaller),
+    Ok(match end {
+        LoopEnd::Outcome(outcome) => Joined::Ended(outcome),
+        LoopEnd::SmallerFetch(smaller) => Joined::Again(poller.goal.take(), smaller),
     })
 }
 
@@ -257,21 +255,20 @@ fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
             (config.queue_bytes / 2 / 1024).max(1).to_string(),
         )
         .set("queued.min.messages", "100000")
-        .set("receive.message.max.bytes", LARGEST_RECORD.to_string());
-    // The client has one fetch under way. A fetch for partitions without anything new delays those that
-    // were left out of it because their queue was full, and it delays the detection of an end. With a
-    // short wait, replies come soon, but each costs the broker and this client: with 10 ms, a slow
-    // target on the same machine did a sixth fewer writes.
+        .set("receive.message.max.bytes", LARGEST_REPLY.to_string());
+    // The client has one fetch in flight. A fetch for partitions without new records delays the
+    // partitions that it does not include because their queue was full, and it delays the detection of
+    // a partition's end. With a short wait, replies arrive sooner, but each reply costs the broker and
+    // this client: with 10 ms, a slow target on the same machine completed a sixth fewer writes.
     let wait = if config.until_caught_up { "50" } else { "100" };
     // The operator may override these, for example to get fewer, larger fetches.
     for (name, value) in [
         ("fetch.wait.max.ms", wait),
         ("fetch.error.backoff.ms", "100"),
-        // A full queue drains within milliseconds; the client's default is to fetch nothing for a
-        // second.
+        // A full queue drains within milliseconds. By default, the client fetches nothing for a second.
         ("fetch.queue.backoff.ms", "5"),
-        // Interval of the search for new topics. All topics that were created since are added by one
-        // rebalance, during which the assigned partitions continue. A cluster with very many partitions
+        // Interval of the search for new topics. One rebalance adds all topics that were created in the
+        // meantime, and the assigned partitions continue during it. A cluster with very many partitions
         // may need a longer interval, because each member requests the metadata of all topics.
         ("topic.metadata.refresh.interval.ms", "2000"),
     ] {
@@ -298,23 +295,24 @@ struct Poller {
 }
 
 /// The end of the poll loop.
-enum Turned {
-    Ended(Outcome),
-    Shrinks(FetchSize),
+enum LoopEnd {
+    Outcome(Outcome),
+    /// The group is joined again with this fetch size.
+    SmallerFetch(FetchSize),
 }
 
 impl Poller {
-    fn run(&mut self) -> Result<Turned, ConsumerError> {
+    fn run(&mut self) -> Result<LoopEnd, ConsumerError> {
         loop {
             self.parts.health.beat();
             if let Some(error) = self.consumer.context().take_failure() {
                 return Err(error);
             }
             if self.parts.shutdown.triggered() {
-                return Ok(Turned::Ended(Outcome::Stopped));
+                return Ok(LoopEnd::Outcome(Outcome::Stopped));
             }
-            if let Some(smaller) = self.shrinks() {
-                return Ok(Turned::Shrinks(smaller));
+            if let Some(smaller) = self.smaller_fetch() {
+                return Ok(LoopEnd::SmallerFetch(smaller));
             }
             self.take_reports();
             evict::resume(&self.consumer, &self.intake)?;
@@ -322,11 +320,13 @@ impl Poller {
             if let Some(goal) = &mut self.goal
                 && goal.is_reached(&self.consumer, committed)?
             {
-                tracing::info!("caught up: everything that the topics held at start is committed");
-                return Ok(Turned::Ended(Outcome::CaughtUp));
+                tracing::info!(
+                    "caught up: all records that the topics held at start are committed"
+                );
+                return Ok(LoopEnd::Outcome(Outcome::CaughtUp));
             }
-            if !self.holds_back()? {
-                self.turn()?;
+            if !self.apply_back_pressure()? {
+                self.take_records()?;
             }
             self.parts
                 .metrics
@@ -335,22 +335,22 @@ impl Poller {
         }
     }
 
-    /// Returns a smaller fetch size if the records are compressed so far that the fetches of this
-    /// client take too much memory.
-    fn shrinks(&self) -> Option<FetchSize> {
+    /// Returns a smaller fetch size if the compression ratio of the records is so high that the fetches
+    /// of this client use too much memory.
+    fn smaller_fetch(&self) -> Option<FetchSize> {
         let ratio = self.consumer.context().take_ratio()?;
         let smaller = self.fetch.shrunk(ratio, self.queue_bytes)?;
         tracing::info!(
             ratio,
             fetch.bytes = smaller.bytes(),
-            "the compression ratio of the records is high, so that a fetch takes much memory: \
+            "the records have a high compression ratio, so each fetch uses much memory: \
              joining the group again with smaller fetches"
         );
         Some(smaller)
     }
 
-    /// Takes the records that librdkafka has and hands chunks on.
-    fn turn(&mut self) -> Result<(), ConsumerError> {
+    /// Takes records from librdkafka and hands chunks on to the workers.
+    fn take_records(&mut self) -> Result<(), ConsumerError> {
         let mut wait = if self.intake.is_behind() {
             BEHIND_POLL
         } else if self.intake.used() > 0 || self.goal.is_some() {
@@ -358,14 +358,14 @@ impl Poller {
         } else {
             IDLE_POLL
         };
-        let most = self.intake.used() + BYTES_PER_TURN;
-        for _ in 0..RECORDS_PER_TURN {
+        let most = self.intake.used() + BYTES_PER_PASS;
+        for _ in 0..RECORDS_PER_PASS {
             match self.consumer.poll(wait) {
                 None => break,
                 Some(Ok(record)) => self
                     .intake
                     .take(&self.consumer, &record, &self.parts.metrics),
-                Some(Err(error)) => self.meet(&error)?,
+                Some(Err(error)) => self.handle_poll_error(&error)?,
             }
             if self.intake.is_over() || self.intake.used() >= most {
                 break;
@@ -377,12 +377,12 @@ impl Poller {
     }
 
     /// Applies back-pressure. Returns true if no records may be taken for now.
-    fn holds_back(&mut self) -> Result<bool, ConsumerError> {
+    fn apply_back_pressure(&mut self) -> Result<bool, ConsumerError> {
         if self.consumer.context().is_paused() {
             if self.intake.is_under_half() {
                 self.pause(false)?;
             } else {
-                // Workers may have come to barriers since the last eviction.
+                // More workers may have reached barriers since the last eviction.
                 evict::evict(&self.consumer, &mut self.intake)?;
             }
             // Polling continues. It returns only records that were fetched before the pause.
@@ -409,11 +409,11 @@ impl Poller {
     fn pause(&mut self, pause: bool) -> Result<(), ConsumerError> {
         let failed = |error| ConsumerError::kafka("pausing or resuming partitions", error);
         if pause {
-            tracing::debug!("the sink is slower than kafka: pausing");
+            tracing::debug!("the sink is slower than Kafka: pausing the partitions");
             let assignment = self.consumer.assignment().map_err(failed)?;
             self.consumer.pause(&assignment).map_err(failed)?;
         } else {
-            tracing::debug!("going on: the sink has caught up");
+            tracing::debug!("the sink has caught up: resuming the partitions");
             // Evicted partitions stay paused.
             let list = self.consumer.context().partitions().reading();
             self.consumer.resume(&list).map_err(failed)?;
@@ -430,7 +430,7 @@ impl Poller {
     }
 
     /// Handles an error from polling. Most errors are transient, and librdkafka recovers by itself.
-    fn meet(&self, error: &KafkaError) -> Result<(), ConsumerError> {
+    fn handle_poll_error(&self, error: &KafkaError) -> Result<(), ConsumerError> {
         let code = error.rdkafka_error_code();
         self.parts.metrics.count_error("kafka");
         match code {
@@ -452,9 +452,9 @@ impl Poller {
                 let shown = self.consumer.context().partitions().places();
                 Err(ConsumerError::kafka(
                     format!(
-                        "reading a batch of records of one of {shown} (the batch is damaged, by its \
-                         checksum or its compression; nothing after it was applied; another replica may \
-                         have it intact)"
+                        "reading a record batch of one of {shown} (the batch is damaged: its checksum \
+                         or compression is invalid; no record after it was applied; another replica may \
+                         have an intact copy)"
                     ),
                     error.clone(),
                 ))
@@ -476,7 +476,8 @@ impl Poller {
         }
     }
 
-    /// Closes the queues, lets the workers end, commits what they acknowledged and leaves the group.
+    /// Closes the queues, waits for the workers to end, commits the offsets that they acknowledged, and
+    /// leaves the group.
     fn leave(&mut self) {
         let context = self.consumer.context();
         context.close_queues();
@@ -504,9 +505,9 @@ impl Poller {
     /// Returns true if Kafka reports that the group is completing a rebalance.
     fn completes_rebalance(&self) -> bool {
         let group = Some(self.consumer.context().group.as_str());
-        let told = self.consumer.fetch_group_list(group, LEAVE / 2);
-        told.is_ok_and(|told| {
-            let mut groups = told.groups().iter();
+        let list = self.consumer.fetch_group_list(group, LEAVE / 2);
+        list.is_ok_and(|list| {
+            let mut groups = list.groups().iter();
             groups.any(|group| group.state() == "CompletingRebalance")
         })
     }
@@ -515,15 +516,15 @@ impl Poller {
     fn close(&self) {
         let deadline = Instant::now() + LEAVE;
         // librdkafka 2.12 crashes if it is closed while the group completes a rebalance that then fails
-        // (`rd_kafka_cgrp_handle_LeaveGroup` without a broker). Three members that end at once cause
-        // this.
+        // (`rd_kafka_cgrp_handle_LeaveGroup` without a broker). This can happen if three members end at
+        // the same time.
         while self.completes_rebalance() && Instant::now() < deadline {
             drop(self.consumer.poll(BUSY_POLL));
         }
         if let Err(error) = self.consumer.close_queue() {
             tracing::debug!(
                 %error,
-                "leaving the group failed; dropping the client leaves it"
+                "leaving the group failed; the group is left when the client is dropped"
             );
             return;
         }
@@ -533,7 +534,8 @@ impl Poller {
     }
 }
 
-/// Returns true for errors that a retry cannot repair: missing privileges, and a group of another kind.
+/// Returns true for errors that a retry cannot fix: missing privileges, invalid settings, and a group
+/// with another protocol.
 fn is_refusal(code: Option<RDKafkaErrorCode>) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(

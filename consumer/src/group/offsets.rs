@@ -20,8 +20,8 @@ impl NextOffset {
         Self(offset + 1)
     }
 
-    /// Wraps a reader's position, a committed offset or a partition's end, which all are "next to
-    /// read".
+    /// Wraps a reader's position, a committed offset or a partition's end, each of which is the offset
+    /// of the next record to read.
     #[must_use]
     pub const fn at(next: i64) -> Self {
         Self(next)
@@ -108,7 +108,7 @@ pub struct OffsetTracker {
 }
 
 impl OffsetTracker {
-    /// Tracks a partition that is read from `start`. The start itself is committed first, so that
+    /// Tracks a partition that is read from `start`. The start offset itself is committed first, so that
     /// workers that wait for this partition know its position.
     #[must_use]
     pub const fn new(start: NextOffset, last: Option<EntryId>) -> Self {
@@ -131,18 +131,18 @@ impl OffsetTracker {
         self.handed
     }
 
-    /// Returns true if a record was not handed over yet.
+    /// Returns true if a record has not been handed to the worker yet.
     #[must_use]
     pub fn expects(&self, offset: i64) -> bool {
         NextOffset::at(offset) >= self.handed
     }
 
-    /// Notes that the records from `next` on were discarded after all and are read again.
+    /// Notes that the records from `next` on were discarded and will be read again.
     pub fn take_back(&mut self, next: NextOffset) {
         self.handed = self.handed.min(next).max(self.acknowledged);
     }
 
-    /// Notes that the worker has applied everything before `next`; `last` is the last entry of it.
+    /// Notes that the worker has applied everything before `next`. `last` is the last applied entry.
     pub fn acknowledge(&mut self, next: NextOffset, last: Option<EntryId>) {
         self.acknowledged = self.acknowledged.max(next.min(self.handed));
         if last.is_some() {
@@ -150,7 +150,7 @@ impl OffsetTracker {
         }
     }
 
-    /// Returns true if everything that was handed over is acknowledged.
+    /// Returns true if every record that was handed to the worker is acknowledged.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.acknowledged >= self.handed
@@ -203,7 +203,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn metadata_has_its_frozen_form_and_tells_who_committed() {
+    fn metadata_has_a_fixed_form_and_identifies_the_committer() {
         let id = EntryId {
             ts: Timestamp::new(1_700_000_000, 7),
             ord: 2,

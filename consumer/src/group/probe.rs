@@ -1,4 +1,4 @@
-//! A probe of the records that a group reads next, for their compression ratio.
+//! Probes the records that a group reads next, to find their compression ratio.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,16 @@ use super::fetch::Received;
 use crate::group::start::{Held, REQUEST, offsets_of};
 use crate::topic_partition::{TopicPartition, list};
 
-/// Number of partitions that are probed: those with the most records left.
+/// Maximum number of partitions that are probed: those with the most records to read.
 const PARTITIONS: usize = 16;
-/// Bytes of records that are enough for a result, and bytes below which there is no result.
+/// Bytes of records after which the probe ends, and the minimum for a result.
 const ENOUGH: u64 = 4 << 20;
 const LEAST: u64 = 64 << 10;
 /// Time limit of a probe.
 const PATIENCE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(10);
 
-/// A partition that has records for the group, and their number.
+/// A partition with records that the group has not read, and their number.
 struct Ahead {
     name: TopicPartition,
     next: i64,
@@ -36,15 +36,15 @@ pub(super) fn ratio(
     held: &[Held],
     shutdown: &Shutdown,
 ) -> Option<u64> {
-    let looked = look(consumer, held, shutdown).unwrap_or_else(|error| {
+    let ratio = measure(consumer, held, shutdown).unwrap_or_else(|error| {
         tracing::debug!(%error, "the compression ratio of the records cannot be determined");
         None
     });
-    tracing::debug!(ratio = looked, "compression ratio of the first records");
-    looked
+    tracing::debug!(ratio, "compression ratio of the first records");
+    ratio
 }
 
-fn look(
+fn measure(
     consumer: &BaseConsumer<GroupContext>,
     held: &[Held],
     shutdown: &Shutdown,
@@ -67,7 +67,7 @@ fn look(
         && ended < ahead.len()
         && received().records_since(before) < ENOUGH
     {
-        // The member meets other errors, too, and reports them.
+        // Other errors also occur in the member itself, which reports them.
         if let Some(Err(KafkaError::PartitionEOF(_))) = consumer.poll(POLL) {
             ended += 1;
         }

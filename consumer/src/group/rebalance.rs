@@ -1,4 +1,4 @@
-//! Rebalances: partitions are assigned and revoked. Runs inside `poll`, on the poll thread.
+//! Assignment and revocation of partitions in a rebalance. Runs inside `poll`, on the poll thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ use crate::worker::Assignment;
 use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 
-/// Time limit for the write under way of a revoked partition. It is below the session timeout; a write
-/// that is not finished by then is abandoned and not committed.
+/// Time limit for the write in progress of a revoked partition. It is below the session timeout. A write
+/// that is not finished by then is abandoned, and its offset is not committed.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Number of chunks queued for a worker, in addition to the one it works on.
 const CHUNKS_AHEAD: usize = 1;
@@ -28,51 +28,51 @@ const CHUNKS_AHEAD: usize = 1;
 static NEXT_ASSIGNMENT: AtomicU64 = AtomicU64::new(1);
 
 /// The offset at which an assigned partition starts, and who committed it.
-struct Beginning {
+struct StartOffset {
     name: TopicPartition,
     next: NextOffset,
     committer: Committer,
 }
 
-/// Takes assigned partitions: each gets its start offset, a token and a worker.
+/// Adds assigned partitions. Each gets its start offset, a token and a worker.
 pub(super) fn assign(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
     assigned: &mut TopicPartitionList,
 ) {
     if context.is_leaving() {
-        // While the client leaves the group, it does not answer the requests that are needed to start.
+        // A client that leaves the group does not answer the requests that are needed to start.
         complete_without_reading(consumer, assigned);
         return;
     }
     let names: Vec<TopicPartition> = assigned.elements().iter().map(name_of).collect();
-    let beginnings = match beginnings(context, consumer, &names) {
-        Ok(beginnings) => beginnings,
+    let start_offsets = match start_offsets(context, consumer, &names) {
+        Ok(start_offsets) => start_offsets,
         Err(error) => {
-            // The rebalance has to be completed nevertheless, but nothing is read any more.
+            // The rebalance must still be completed, but no more records are read.
             context.fail(error);
             complete_without_reading(consumer, assigned);
             return;
         }
     };
-    for beginning in &beginnings {
-        let offset = Offset::Offset(beginning.next.get());
-        let TopicPartition { topic, partition } = &beginning.name;
+    for start_offset in &start_offsets {
+        let offset = Offset::Offset(start_offset.next.get());
+        let TopicPartition { topic, partition } = &start_offset.name;
         if let Err(error) = assigned.set_partition_offset(topic, *partition, offset) {
             context.fail(ConsumerError::kafka(
-                "setting the start of a partition",
+                "setting the start offset of a partition",
                 error,
             ));
         }
     }
     if let Err(error) = consumer.incremental_assign(assigned) {
-        context.fail(ConsumerError::kafka("taking assigned partitions", error));
+        context.fail(ConsumerError::kafka("assigning partitions", error));
         return;
     }
-    for beginning in beginnings {
-        start_worker(context, beginning);
+    for start_offset in start_offsets {
+        start_worker(context, start_offset);
     }
-    // The start of a partition that is new to the group is its first commit.
+    // The first commit of a partition that is new to the group is its start offset.
     context.commit_soon();
     // The client keeps the pause of a partition that was revoked while it was paused, and may lose a
     // resume during a rebalance.
@@ -108,11 +108,11 @@ fn name_of(element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>) 
     }
 }
 
-fn beginnings(
+fn start_offsets(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
     names: &[TopicPartition],
-) -> Result<Vec<Beginning>, ConsumerError> {
+) -> Result<Vec<StartOffset>, ConsumerError> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
@@ -123,7 +123,7 @@ fn beginnings(
     let lows = persist("reading the first offsets of partitions", shutdown, || {
         first_held(consumer, names)
     })?;
-    let mut beginnings = Vec::with_capacity(names.len());
+    let mut start_offsets = Vec::with_capacity(names.len());
     for (name, low) in names.iter().zip(lows) {
         let element = committed.find_partition(&name.topic, name.partition);
         let (offset, committer) = match element {
@@ -134,7 +134,7 @@ fn beginnings(
             None => (None, Committer::Us(None)),
         };
         match first_offset(offset, low) {
-            First::At(next) => beginnings.push(Beginning {
+            First::At(next) => start_offsets.push(StartOffset {
                 name: name.clone(),
                 next: NextOffset::at(next),
                 committer,
@@ -145,11 +145,11 @@ fn beginnings(
             }
         }
     }
-    Ok(beginnings)
+    Ok(start_offsets)
 }
 
-/// Returns the first offset that each partition still has, in few requests: a group may be assigned
-/// hundreds of partitions at once, and does not read any of them until this is done.
+/// Returns the first offset that still exists in each partition. It sends few requests, because a group
+/// may be assigned hundreds of partitions at once and reads none of them until this is done.
 fn first_held(
     consumer: &BaseConsumer<GroupContext>,
     names: &[TopicPartition],
@@ -170,12 +170,12 @@ fn first_held(
     names.iter().map(offset).collect()
 }
 
-fn start_worker(context: &GroupContext, beginning: Beginning) {
-    let Beginning {
+fn start_worker(context: &GroupContext, start_offset: StartOffset) {
+    let StartOffset {
         name,
         next,
         committer,
-    } = beginning;
+    } = start_offset;
     let last = match committer {
         Committer::Us(last) => last,
         Committer::Other => {
@@ -183,7 +183,7 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
                 topic = name.topic,
                 partition = name.partition,
                 offset = next.get(),
-                "another program set this offset, for example a reset; continuing from it"
+                "another program committed this offset, for example an offset reset; continuing from it"
             );
             None
         }
@@ -196,7 +196,7 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
         partition: name.partition,
         number: assignment,
         token: token.clone(),
-        // Only a start can be inside a second; an offset that was committed later is exact.
+        // Only a start offset can be in the middle of a second. Offsets committed later are exact.
         after: last.filter(|last| is_end(*last)),
         goal: StopOffset::default(),
         chunks,
@@ -210,9 +210,9 @@ fn start_worker(context: &GroupContext, beginning: Beginning) {
     }
 }
 
-/// Gives up revoked partitions: first their tokens are invalidated, then the writes under way finish,
-/// then the offsets are committed, then the partitions are unassigned. Offsets of lost partitions are
-/// not committed, because another member owns them.
+/// Removes revoked partitions: invalidates their tokens, waits for the writes in progress, commits the
+/// offsets and unassigns the partitions. Offsets of lost partitions are not committed, because another
+/// member owns them.
 pub(super) fn revoke(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
@@ -220,55 +220,55 @@ pub(super) fn revoke(
 ) {
     let is_lost = consumer.assignment_lost();
     let names: Vec<TopicPartition> = revoked.elements().iter().map(name_of).collect();
-    let mut going = Vec::new();
+    let mut removed = Vec::new();
     let mut unread: Vec<Chunk> = Vec::new();
     for partition in context.partitions().iter_mut() {
         if names.contains(&partition.name) {
             partition.token.invalidate();
             unread.extend(partition.close());
-            going.push(partition.assignment);
+            removed.push(partition.assignment);
         }
     }
     context.release_later(unread.iter().map(Chunk::cost).sum());
     drop(unread);
-    let ended = wait_for_end(context, &going);
+    let ended = wait_for_end(context, &removed);
     if is_lost {
         tracing::warn!(
             partitions = names.len(),
             "partitions lost: another member owns them"
         );
-    } else if !going.is_empty() {
-        commit_acknowledged(context, consumer, &going);
+    } else if !removed.is_empty() {
+        commit_acknowledged(context, consumer, &removed);
         tracing::info!(
             partitions = names.len(),
             drained = ended,
             "partitions revoked"
         );
     }
-    forget(context, &going);
+    forget(context, &removed);
     if let Err(error) = consumer.incremental_unassign(revoked) {
-        context.fail(ConsumerError::kafka("giving up partitions", error));
+        context.fail(ConsumerError::kafka("unassigning partitions", error));
     }
 }
 
 /// Removes partitions whose workers have ended or are no longer waited for.
-pub(super) fn forget(context: &GroupContext, going: &[AssignmentNumber]) {
+pub(super) fn forget(context: &GroupContext, removed: &[AssignmentNumber]) {
     let mut partitions = context.partitions();
-    let unreleased = going
+    let unreleased = removed
         .iter()
         .map(|assignment| partitions.remove(*assignment));
     context.release_later(unreleased.sum());
 }
 
 /// Waits until the workers have ended. Returns false if they have not ended in time.
-fn wait_for_end(context: &GroupContext, going: &[AssignmentNumber]) -> bool {
+fn wait_for_end(context: &GroupContext, removed: &[AssignmentNumber]) -> bool {
     let deadline = Instant::now() + DRAIN;
     loop {
         context.take_reports_later();
         let ended = context
             .partitions()
             .iter()
-            .all(|partition| partition.ended || !going.contains(&partition.assignment));
+            .all(|partition| partition.ended || !removed.contains(&partition.assignment));
         if ended || Instant::now() >= deadline {
             return ended;
         }
@@ -279,14 +279,14 @@ fn wait_for_end(context: &GroupContext, going: &[AssignmentNumber]) -> bool {
 fn commit_acknowledged(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
-    going: &[AssignmentNumber],
+    removed: &[AssignmentNumber],
 ) {
     let commits = {
         let partitions = context.partitions();
         commit_list(
             partitions
                 .iter()
-                .filter(|partition| going.contains(&partition.assignment))
+                .filter(|partition| removed.contains(&partition.assignment))
                 .filter_map(|partition| Some((partition, partition.tracker.to_commit(None)?))),
         )
     };
@@ -298,7 +298,7 @@ fn commit_acknowledged(
 /// Returns the error for the partition whose next records were removed.
 pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerError {
     let context = consumer.context();
-    let standing: Vec<(TopicPartition, i64)> = context
+    let positions: Vec<(TopicPartition, i64)> = context
         .partitions()
         .iter()
         .map(|partition| {
@@ -308,7 +308,7 @@ pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerErr
             )
         })
         .collect();
-    for (name, next) in standing {
+    for (name, next) in positions {
         let watermarks = consumer.fetch_watermarks(&name.topic, name.partition, REQUEST);
         if let Ok((low, end)) = watermarks
             && !(low..=end).contains(&next)
@@ -318,7 +318,7 @@ pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerErr
     }
     ConsumerError::OffsetsLost(format!(
         "Kafka no longer has the next records of a partition of group {}: they were removed while \
-         they were being read",
+         the group was reading the partition",
         context.group
     ))
 }

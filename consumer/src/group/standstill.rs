@@ -1,6 +1,6 @@
-//! The detection of stalls, which are a lack of progress although work is pending. A stall makes the
-//! member unready, so that it is not considered healthy while it waits for something that may never
-//! come.
+//! Detects stalls: a member is stalled if it makes no progress although work is pending. A stalled
+//! member is not ready, so that it does not appear healthy while it waits for something that may never
+//! happen.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ pub(super) struct Standstill {
     commits: Option<FailingCommits>,
     connection: Connection,
     connected: Instant,
-    /// True once the member had a partition. Before, it may be waiting for topics.
+    /// True once a partition was assigned to the member. Before that, it may be waiting for topics.
     was_assigned: bool,
     places: BTreeMap<AssignmentNumber, Place>,
     /// Time at which any partition last made progress. A partition that is not read may wait for memory
@@ -88,8 +88,7 @@ impl Standstill {
         self.commits = outcome.err().map(|reason| FailingCommits { since, reason });
     }
 
-    /// Checks everything, about once a second. Returns the reason of a stall that has lasted for too
-    /// long.
+    /// Checks for stalls, about once a second. Returns the reason of a stall that has lasted too long.
     pub(super) fn look(
         &mut self,
         connection: Connection,
@@ -103,12 +102,12 @@ impl Standstill {
         if let Some(reason) = self.uncommitted(partitions, now) {
             return Some(reason);
         }
-        let standing = partitions.iter().filter_map(|partition| {
+        let stalled = partitions.iter().filter_map(|partition| {
             let place = self.places.get(&partition.assignment)?;
             let reason = self.reason(partition, *place, now)?;
             Some((place.since, partition, reason))
         });
-        let (since, partition, reason) = standing.min_by_key(|(since, _, _)| *since)?;
+        let (since, partition, reason) = stalled.min_by_key(|(since, _, _)| *since)?;
         let TopicPartition {
             topic,
             partition: number,
@@ -152,7 +151,7 @@ impl Standstill {
             Connection::Joined => return None,
             Connection::Down => "no Kafka broker has answered",
             Connection::Outside => {
-                "this member has been outside the group (a rebalance, or no coordinator)"
+                "this member has been outside the group (rebalance in progress, or no coordinator)"
             }
         };
         (since >= PATIENCE).then(|| format!("{what} for {} s", since.as_secs()))
@@ -161,14 +160,14 @@ impl Standstill {
     fn uncommitted(&self, partitions: &[Partition], now: Instant) -> Option<String> {
         let FailingCommits { since, reason } = self.commits.as_ref()?;
         let seconds = now.saturating_duration_since(*since).as_secs();
-        // The partitions whose commit failed may belong to another member now.
+        // The partitions whose commit failed may now be assigned to another member.
         let is_needed = partitions
             .iter()
             .any(|partition| partition.tracker.to_commit(None).is_some());
         (is_needed && seconds >= PATIENCE.as_secs()).then(|| {
             format!(
-                "Kafka has accepted no commit of offsets for {seconds} s ({reason}): what is \
-                 applied now will be applied again after a restart"
+                "Kafka has accepted no offset commit for {seconds} s ({reason}): entries applied in \
+                 this time will be applied again after a restart"
             )
         })
     }
@@ -184,7 +183,7 @@ impl Standstill {
         if partition.handed_bytes > 0 {
             return Some("applying the same records");
         }
-        is_long(self.moved).then_some("no records have been read although there are more")
+        is_long(self.moved).then_some("no records have been read although more exist")
     }
 }
 
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_barrier_a_worker_and_a_reader_that_stand_still_are_told_after_a_minute() {
+    fn a_stalled_barrier_worker_or_reader_is_reported_after_a_minute() {
         let mut holding = partition(1);
         holding.holding = true;
         holding.tracker.hand(4);
@@ -234,13 +233,13 @@ mod tests {
         for (partition, expected) in [
             (holding, "waiting at a barrier"),
             (applying, "applying the same records for 61 s"),
-            (unread, "although there are more"),
+            (unread, "although more exist"),
         ] {
             let all = [partition];
             assert_eq!(after(59, Connection::Joined, &all), None, "{expected}");
-            let told = after(61, Connection::Joined, &all).unwrap();
-            assert!(told.contains(expected), "{told}");
-            assert!(told.starts_with("topic cdc.a.b, partition 1"), "{told}");
+            let reason = after(61, Connection::Joined, &all).unwrap();
+            assert!(reason.contains(expected), "{reason}");
+            assert!(reason.starts_with("topic cdc.a.b, partition 1"), "{reason}");
         }
         let mut idle = partition(1);
         idle.end = Some(0);
@@ -248,27 +247,27 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_not_read_while_others_move_waits_for_their_memory() {
+    fn an_unread_partition_is_reported_only_when_no_partition_makes_progress() {
         let begin = Instant::now();
         let mut standstill = Standstill::new(begin);
         let mut all = [partition(1), partition(2)];
         all[0].end = Some(9);
-        for turn in 0..100 {
-            all[1].tracker.hand(turn);
-            all[1].tracker.acknowledge(NextOffset::after(turn), None);
-            let now = begin + Duration::from_secs(u64::try_from(turn).unwrap());
+        for second in 0..100 {
+            all[1].tracker.hand(second);
+            all[1].tracker.acknowledge(NextOffset::after(second), None);
+            let now = begin + Duration::from_secs(u64::try_from(second).unwrap());
             assert_eq!(standstill.look(Connection::Joined, &all, now), None);
         }
         let now = begin + Duration::from_secs(200);
-        let told = standstill.look(Connection::Joined, &all, now);
-        assert!(told.unwrap().contains("although there are more"));
+        let reason = standstill.look(Connection::Joined, &all, now);
+        assert!(reason.unwrap().contains("although more exist"));
     }
 
     #[test]
     fn commits_that_keep_failing_are_reported_while_there_is_something_to_commit() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let look = |standstill: &mut Standstill, all: &[Partition], seconds| {
+        let check = |standstill: &mut Standstill, all: &[Partition], seconds| {
             standstill.look(Connection::Joined, all, at(seconds))
         };
         let refused = || Err("NotCoordinator".to_owned());
@@ -278,28 +277,28 @@ mod tests {
         all[0].tracker.acknowledge(NextOffset::after(4), None);
         standstill.committed(refused(), at(0));
         standstill.committed(refused(), at(59));
-        assert_eq!(look(&mut standstill, &all, 59), None);
-        let reason = look(&mut standstill, &all, 61).unwrap();
+        assert_eq!(check(&mut standstill, &all, 59), None);
+        let reason = check(&mut standstill, &all, 61).unwrap();
         assert!(reason.contains("for 61 s (NotCoordinator)"), "{reason}");
         // Another member owns the partition now.
         let mut other = [partition(2)];
         other[0].tracker.commit_confirmed(NextOffset::at(0));
-        assert_eq!(look(&mut standstill, &other, 62), None);
+        assert_eq!(check(&mut standstill, &other, 62), None);
         standstill.committed(Ok(()), at(63));
         standstill.committed(refused(), at(64));
-        assert_eq!(look(&mut standstill, &all, 70), None);
+        assert_eq!(check(&mut standstill, &all, 70), None);
     }
 
     #[test]
-    fn a_connection_that_is_lost_is_told_until_it_is_back() {
+    fn a_lost_connection_is_reported_after_a_minute() {
         let idle = || [partition(1)];
         for (connection, expected) in [
             (Connection::Down, "no Kafka broker"),
             (Connection::Outside, "outside the group"),
         ] {
             assert_eq!(after(59, connection, &idle()), None);
-            let told = after(61, connection, &idle()).unwrap();
-            assert!(told.contains(expected), "{told}");
+            let reason = after(61, connection, &idle()).unwrap();
+            assert!(reason.contains(expected), "{reason}");
         }
         assert_eq!(after(600, Connection::Joined, &idle()), None);
         // The topics may not exist yet.

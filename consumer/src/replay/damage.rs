@@ -1,4 +1,4 @@
-//! The error for a document, of the target or of an entry, that cannot be read.
+//! The error for a malformed document on the target or in an entry.
 
 use oplog_relay_core::document::Malformed;
 

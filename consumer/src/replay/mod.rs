@@ -1,10 +1,10 @@
 //! Replay: applies plans to a MongoDB as bulk writes.
 //!
-//! Inserts are optimistic: if the document exists, it is replaced, which is the meaning of the
-//! insert when entries are applied again (and left alone if it is equal). An update that no command
-//! can express, or that a command cannot apply to the stored document, is a rewrite: the document
-//! is read, changed and replaced. A document that an index refuses while entries are applied again
-//! is held until the index accepts it.
+//! Inserts are optimistic. A document that already exists, because entries are applied again, is
+//! replaced, or left unchanged if it is equal. An update that no command can express, or that a
+//! command cannot apply to the stored document, is a rewrite: the document is read, changed and
+//! replaced. A document that an index refuses while entries are applied again is held until the
+//! index accepts it.
 //!
 //! While the target cannot be reached, a write is retried without a limit, with increasing pauses.
 //! A permanent refusal ends the program (see [`directive`]).
@@ -12,12 +12,15 @@
 //! # Modules
 //!
 //! - [`plan`] turns the entries of a batch into writes, and commands of an oplog into commands for a
-//!   target; pure
-//! - `sink` sends a plan; `target` is the server, `capabilities` and `ordered` what it has
-//! - `writes` sends bulk writes, repeats and bisects them, and rewrites documents
-//! - `commands` runs commands and notes them in the [`catalog`]
-//! - `deferred` holds documents that an index refuses for now, and suspends such indexes
-//! - `refusals` are what the target refuses for good; [`directive`] is the table of its error codes
+//!   target; pure code
+//! - `sink` sends a plan to the target
+//! - `target` holds the client and the limits of the target, `capabilities` detects optional features of
+//!   the server, and `ordered` finds collections whose writes must keep their order
+//! - `writes` sends bulk writes, retries and bisects them, and rewrites documents
+//! - `commands` runs commands and records them in the [`catalog`]
+//! - `deferred` holds documents that an index refuses temporarily, and suspends such indexes
+//! - `refusals` handles writes that the target refuses permanently
+//! - [`directive`] is the table of the target's error codes
 
 mod capabilities;
 pub mod catalog;

@@ -66,8 +66,7 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Removes and returns the refusals of a batch, and of documents of its partition that were
-    /// held.
+    /// Removes and returns the refusals of a batch, and those of held documents of its partition.
     #[must_use]
     pub fn take_refused(&self, batch: &Batch<'_>) -> Vec<Refusal> {
         let mut refused = self.refused();
@@ -86,8 +85,8 @@ impl MongoSink {
         ours
     }
 
-    /// Adds to the refusal of a held document its position and its state, because its batch may be
-    /// over already. Returns true if the document was refused.
+    /// Adds the position and the state of a held document to its refusal, because the batch of its
+    /// entry may already be done. Returns true if the document was refused.
     pub(crate) fn place_refused(
         &self,
         ns: &str,
@@ -115,10 +114,10 @@ impl MongoSink {
         let held = self.held_of(topic, partition).into_iter();
         held.map(|((ns, _), held)| {
             let text = format!(
-                "a document of {ns} has been held since entry {} because an index of the target \
-                 refuses it (code {}: {}), and the replay has reached a command or its end; the value \
-                 is the document after the entries up to {}: {UNRESOLVED}",
-                held.since, held.code, held.text, held.id
+                "a document of {ns} has been held since entry {}, and the replay has reached a command \
+                 or its end. The value of this record is the document with all entries up to {} \
+                 applied. An index of the target refuses it (code {}: {}): {UNRESOLVED}",
+                held.since, held.id, held.code, held.text
             );
             Ok(Refusal {
                 id: held.id,
@@ -133,27 +132,27 @@ impl MongoSink {
         .collect()
     }
 
-    /// Forgets the documents held for a partition, after they have become dead letters.
+    /// Releases the documents held for a partition, after they have become dead letters.
     ///
     /// # Errors
     /// Returns an error if the target refuses to delete the notes of parked documents.
     pub async fn give_up_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         for (key, held) in self.held_of(topic, partition) {
-            self.forget_aside(held.aside.as_deref()).await?;
+            self.delete_parked_note(held.parked_note.as_deref()).await?;
             self.held().remove(&key);
         }
         Ok(())
     }
 
     /// Turns the updates that did not find a document into dead letters.
-    pub(crate) async fn bury_unmatched(
+    pub(crate) async fn dead_letter_unmatched(
         &self,
         ns: &str,
         executed: &[Write<'_>],
     ) -> Result<(), ConsumerError> {
         for part in executed.chunks(AT_ONCE) {
             let present = self
-                .persist("looking for documents", || self.present_ids(ns, part))
+                .persist("looking up documents", || self.present_ids(ns, part))
                 .await?;
             for write in part.iter().filter(|write| !write.action.is_whole()) {
                 let mut identity = Vec::new();
@@ -177,7 +176,7 @@ impl MongoSink {
             "the update of entry {} found no document of {ns} on the target",
             write.id
         );
-        // The insert or replacement before it was refused already, and belongs to the same entry.
+        // The insert or replacement of the same entry has already been refused.
         if matches!(write.action, Action::Zeros(_)) {
             return Ok(());
         }
@@ -212,8 +211,8 @@ impl MongoSink {
         Ok(found)
     }
 
-    /// Notes a command as skipped. A skipped `create` still counts as the creation of its
-    /// collection: the first document creates it with default options.
+    /// Records a command as skipped. A skipped `create` still counts as the creation of its
+    /// collection, because the first document creates the collection with default options.
     ///
     /// # Errors
     /// Returns an error if the target refuses the note.

@@ -1,4 +1,4 @@
-//! The target of a replay: its client, what it accepts, and whether it answers.
+//! The target of a replay: its client, its limits and features, and whether it can be reached.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,10 +32,10 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Asks a server what it accepts.
+    /// Queries the limits and features of a server.
     ///
     /// # Errors
-    /// Returns an error if the server does not answer.
+    /// Returns an error if the server does not reply.
     pub(super) async fn open(
         client: Client,
         metrics: Arc<Metrics>,

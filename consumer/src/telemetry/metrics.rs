@@ -35,9 +35,9 @@ pub struct Metrics {
     entries: [IntCounter; Operation::ALL.len()],
     /// Number of entries that the namespace filter excluded.
     pub filtered: IntCounter,
-    /// Number of entries of collections that were dropped since.
+    /// Number of entries of collections that have been dropped since.
     pub dropped_entries: IntCounter,
-    /// Number of documents that an index refused for now.
+    /// Number of documents that an index refused temporarily.
     pub held_documents: IntCounter,
     /// Number of held documents that the index accepted later.
     pub released_documents: IntCounter,
@@ -58,7 +58,7 @@ pub struct Metrics {
     pub partitions: IntGauge,
     errors: IntCounterVec,
     dead_letters: IntCounterVec,
-    /// Number of updates that found no document.
+    /// Number of updates that matched no document.
     pub unmatched_updates: IntCounter,
     /// Number of inserts of documents that already existed, applied as replacements.
     pub duplicate_inserts: IntCounter,
@@ -198,17 +198,17 @@ impl Metrics {
             .set(seconds(self.applied_ms.load(Ordering::Relaxed)));
     }
 
-    /// Sets the lag relative to what the producers have saved.
-    pub fn stands(&self, standing: Lag) {
-        let applied = i64::from(standing.applied.seconds) * 1000;
+    /// Sets the lag behind the positions that the producers have saved.
+    pub fn set_lag_behind_saved(&self, lag: Lag) {
+        let applied = i64::from(lag.applied.seconds) * 1000;
         self.applied(applied);
-        self.lag.set(f64::from(standing.lag));
+        self.lag.set(f64::from(lag.lag));
         let age = now_ms().saturating_sub(applied).max(0);
         self.source_lag.set(seconds(age));
     }
 
-    /// Sets the lag from the last applied entry alone and returns it. With `caught_up`, which means
-    /// that nothing is left to apply, the lag is 0.
+    /// Sets the lag to the age of the last applied entry and returns it. If nothing is left to apply
+    /// (`caught_up`), the lag is 0.
     pub fn set_lag(&self, caught_up: bool) -> Option<f64> {
         let applied = self.applied_ms.load(Ordering::Relaxed);
         let lag = match (caught_up, applied) {
@@ -250,7 +250,7 @@ const TIMES: [(&str, &str); 3] = [
     ),
     (
         "position_timestamp_seconds",
-        "Source time of the last entry applied, or up to which everything is.",
+        "Source time of the last entry applied, or up to which everything is applied.",
     ),
 ];
 
@@ -258,45 +258,52 @@ const TIMES: [(&str, &str); 3] = [
 const COUNTERS: [(&str, &str); 10] = [
     (
         "filtered_total",
-        "Entries that the namespace filter left out.",
+        "Entries that the namespace filter excluded.",
     ),
     (
         "dropped_collection_entries_total",
-        "Entries of collections that were dropped since, left out.",
+        "Skipped entries of collections that have been dropped since.",
     ),
     (
         "held_documents_total",
-        "Documents that an index of the target refused for now.",
+        "Documents that an index of the target refused temporarily.",
     ),
     (
         "released_documents_total",
-        "Held documents that the target took later.",
+        "Held documents that the target accepted later.",
     ),
     ("bytes_total", "Bytes of the records read."),
     ("commits_total", "Offset commits that Kafka confirmed."),
-    ("unmatched_updates_total", "Updates that found no document."),
+    (
+        "unmatched_updates_total",
+        "Updates that matched no document.",
+    ),
     (
         "duplicate_inserts_total",
-        "Inserts of documents that were there, applied as replacements.",
+        "Inserts of documents that already existed, applied as replacements.",
     ),
     (
         "rewritten_documents_total",
         "Documents that were read, changed and replaced.",
     ),
-    ("folded_total", "Entries that a later one made superfluous."),
+    (
+        "folded_total",
+        "Entries that a later entry made superfluous.",
+    ),
 ];
 
 /// Creates and registers one metric for each name and help text.
 fn all<M: Collector + Clone + 'static, const N: usize>(
     registry: &Registry,
-    told: &[(&str, &str); N],
+    definitions: &[(&str, &str); N],
     make: impl Fn(Opts) -> Result<M, prometheus::Error>,
 ) -> Result<[M; N], prometheus::Error> {
-    let made = told.iter();
-    let made: Vec<M> = made
+    let metrics: Vec<M> = definitions
+        .iter()
         .map(|(name, help)| registered(registry, make(opts(name, help))?))
         .collect::<Result<_, _>>()?;
-    made.try_into()
+    metrics
+        .try_into()
         .map_err(|_| prometheus::Error::Msg("a metric is missing".to_owned()))
 }
 

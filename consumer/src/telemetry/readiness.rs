@@ -23,7 +23,7 @@ struct Trouble {
     /// The error of the target; `None` while the target can be reached.
     target: Option<String>,
     logged: Option<Instant>,
-    /// The reason of a stall, which is a lack of progress although work is pending; `None` otherwise.
+    /// The reason why the member makes no progress although work is pending; `None` otherwise.
     standstill: Option<String>,
 }
 
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_is_joined_with_a_target_that_answers() {
+    fn a_member_is_ready_if_it_has_joined_and_its_target_answers() {
         let health = Health::default();
         let readiness = Readiness::new(health.clone());
         assert!(health.ready().is_err());

@@ -62,13 +62,13 @@ impl Board {
     /// the last entry applied.
     pub fn lag_seconds(&self, metrics: &Metrics) -> Option<f64> {
         let shown = self.lock();
-        let standing = shown.progress.standing(&shown.partitions);
+        let lag = shown.progress.standing(&shown.partitions);
         let is_known = !shown.progress.saved().positions.is_empty();
         drop(shown);
-        match standing {
-            Some(standing) => {
-                metrics.stands(standing);
-                Some(f64::from(standing.lag))
+        match lag {
+            Some(lag) => {
+                metrics.set_lag_behind_saved(lag);
+                Some(f64::from(lag.lag))
             }
             None if is_known => None,
             None => metrics.set_lag(self.is_caught_up()),
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lag_is_known_when_all_of_it_is() {
+    fn lag_is_known_if_that_of_every_partition_is_known() {
         let board = Board::default();
         assert_eq!(board.lag(), Some(0));
         let partition = |lag| PartitionStatus {

@@ -13,7 +13,7 @@ use super::difference::differences;
 use super::digest::Digester;
 use super::namespaces;
 use super::range::OwnedId;
-use super::recheck::{AGREEING, MOST_LOOKS, PAUSES};
+use super::recheck::{AGREEING, MAX_CHECKS, PAUSES};
 use super::repair::Repair;
 use super::report::{Counts, Found, Kind, Report};
 use super::saved::Saved;
@@ -22,20 +22,20 @@ use crate::config::{VerifyConfig, VerifyMode};
 use crate::error::ConsumerError;
 use crate::verify::replay_progress::Replay;
 
-/// Number of differing paths that are reported for a document.
+/// Maximum number of differing paths that are reported for a document.
 const PATHS: usize = 10;
-/// Number of documents of a collection for which paths are reported. Each of them is read again for
-/// that.
+/// Maximum number of documents of a collection for which paths are reported. Each of them is read again
+/// to find the paths.
 const WITH_PATHS: u64 = 1000;
-/// Number of times that differing definitions are read.
-const DEFINITION_LOOKS: u32 = 3;
+/// Maximum number of times that differing definitions are read.
+const DEFINITION_READS: u32 = 3;
 
 /// The reason why a comparison stops.
 pub(super) enum Stop {
-    /// A side cannot be read, or is not in order.
+    /// A side cannot be read, or its documents are not sorted.
     Cursor(CursorError),
     /// The collection cannot be compared.
-    Untold(String),
+    Incomparable(String),
     /// The report cannot be written, or Kafka failed.
     Fatal(ConsumerError),
 }
@@ -67,8 +67,8 @@ pub(super) struct Comparison<'c> {
     pub(super) seen: AtomicU64,
     /// Number of documents of the current collection for which paths were reported.
     pub(super) with_paths: AtomicU64,
-    /// True if the replay did not pass the required moment in the current collection. It is not waited
-    /// for again then.
+    /// True if the replay did not catch up in time in the current collection. The comparison then does
+    /// not wait for it again.
     pub(super) stuck: AtomicBool,
     pub(super) shutdown: Shutdown,
 }
@@ -78,8 +78,8 @@ impl Comparison<'_> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Compares one namespace. An error of it is reported and not returned, so that the other
-    /// namespaces are compared.
+    /// Compares one namespace. An error that concerns only this namespace is reported and not returned,
+    /// so that the other namespaces are compared.
     pub(super) async fn collection(
         &self,
         ns: &str,
@@ -96,7 +96,7 @@ impl Comparison<'_> {
         match outcome {
             Ok(()) => self.report().end(None),
             Err(Stop::Cursor(error)) => self.report().end(Some(&error.to_string())),
-            Err(Stop::Untold(reason)) => self.report().end(Some(&reason)),
+            Err(Stop::Incomparable(reason)) => self.report().end(Some(&reason)),
             Err(Stop::Fatal(error)) => Err(error),
         }
     }
@@ -105,13 +105,13 @@ impl Comparison<'_> {
     async fn definition(&self, ns: &str, expected: &Expected) -> Result<(), Stop> {
         let (mut found, mut notes) = self.definition_now(ns, expected).await?;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
-        for _ in 1..DEFINITION_LOOKS {
+        for _ in 1..DEFINITION_READS {
             if found.is_empty() {
                 break;
             }
             if !self.wait(&mut backoff).await? {
-                let reason = "its definition differs, and the replay does not pass that moment";
-                return Err(Stop::Untold(reason.to_owned()));
+                let reason = "its definition differs, and the replay has not caught up in time";
+                return Err(Stop::Incomparable(reason.to_owned()));
             }
             (found, notes) = self.definition_now(ns, expected).await?;
         }
@@ -119,11 +119,11 @@ impl Comparison<'_> {
             && !found.is_empty()
         {
             let source = namespaces::one(&self.source, ns).await?;
-            let made = repair
+            let created = repair
                 .definitions(ns, source.as_ref(), &found, expected)
                 .await?;
-            for what in &made {
-                self.report().made(what)?;
+            for what in &created {
+                self.report().created(what)?;
             }
             (found, notes) = self.definition_now(ns, expected).await?;
         }
@@ -150,9 +150,9 @@ impl Comparison<'_> {
     async fn data(&self, ns: &str, sides: &[Option<Definition>; 2]) -> Result<(), Stop> {
         let any = |form: &str| sides.iter().flatten().any(|side| side.form == form);
         if any("timeseries") && !self.has_buckets(ns).await? {
-            let reason = "a time series without a collection of its buckets: its documents have \
-                          no _id to compare them by";
-            return Err(Stop::Untold(reason.to_owned()));
+            let reason = "the time series has no separate buckets collection, and its documents \
+                          have no _id by which they could be compared";
+            return Err(Stop::Incomparable(reason.to_owned()));
         }
         if !any("collection") {
             return Ok(());
@@ -165,14 +165,14 @@ impl Comparison<'_> {
         }
     }
 
-    /// Returns true if each side that has a time series also has its buckets, which are compared
-    /// instead of it. Servers from 8.3 on keep both under one name.
+    /// Returns true if each side that has the time series also has its buckets collection, which is
+    /// compared instead. MongoDB 8.3 and later store both under one name.
     async fn has_buckets(&self, ns: &str) -> Result<bool, Stop> {
         let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
         let buckets = format!("{db}.system.buckets.{name}");
         for server in [&self.source, &self.target] {
-            let is_there = namespaces::one(server, ns).await?.is_some();
-            if is_there && namespaces::one(server, &buckets).await?.is_none() {
+            let exists = namespaces::one(server, ns).await?.is_some();
+            if exists && namespaces::one(server, &buckets).await?.is_none() {
                 return Ok(false);
             }
         }
@@ -183,9 +183,9 @@ impl Comparison<'_> {
     async fn count(&self, ns: &str) -> Result<(), Stop> {
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let mut agreeing = 0;
-        for look in 0..MOST_LOOKS.1 {
+        for check in 0..MAX_CHECKS.1 {
             let before = self.source.count(ns).await?;
-            if look > 0 && !self.wait(&mut backoff).await? {
+            if check > 0 && !self.wait(&mut backoff).await? {
                 break;
             }
             let target = self.target.count(ns).await?;
@@ -193,7 +193,7 @@ impl Comparison<'_> {
             agreeing = if before == after { agreeing + 1 } else { 0 };
             let is_equal = target == before || target == after;
             if is_equal || agreeing >= AGREEING.1 {
-                // An equal count may be of an earlier moment than the last read.
+                // The equal count may be from an earlier read than the last one.
                 let wanted = if is_equal { target } else { after };
                 let counts = Counts {
                     equal: target.min(wanted),
@@ -239,7 +239,7 @@ impl Comparison<'_> {
         self.ranges.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Checks again the documents that seem to differ, repairs them if that is enabled, and reports the
+    /// Checks documents that seem to differ again, repairs them if that is enabled, and reports the
     /// remaining differences.
     pub(super) async fn judge(
         &self,
@@ -252,7 +252,7 @@ impl Comparison<'_> {
         counts.equal += settled.equal;
         if let Some(repair) = &self.repair {
             settled.found = self
-                .mend(repair, (ns, range), settled.found, counts)
+                .repair_documents(repair, (ns, range), settled.found, counts)
                 .await?;
         }
         for (id, kind) in settled.found {
@@ -265,8 +265,8 @@ impl Comparison<'_> {
 
     async fn found(&self, ns: &str, id: OwnedId, kind: Kind) -> Result<Found, Stop> {
         let mut paths = (Vec::new(), false);
-        let told = self.with_paths.load(Ordering::Relaxed);
-        if kind == Kind::Different && told < WITH_PATHS {
+        let reported = self.with_paths.load(Ordering::Relaxed);
+        if kind == Kind::Different && reported < WITH_PATHS {
             self.with_paths.fetch_add(1, Ordering::Relaxed);
             let one = self.source.one(ns, &id).await?.unwrap_or_default();
             let other = self.target.one(ns, &id).await?.unwrap_or_default();

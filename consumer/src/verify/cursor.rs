@@ -1,4 +1,4 @@
-//! The documents of a collection in raw batches. If they are read in order of `_id`, the order is
+//! Reads the documents of a collection in raw batches. If they are read sorted by `_id`, their order is
 //! checked.
 
 use std::cmp::Ordering;
@@ -18,7 +18,7 @@ use super::side::Side;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CursorError {
     /// The server failed.
-    #[error("reading the {side} failed after {after}: {reason}")]
+    #[error("reading the {side} failed (last _id read: {after}): {reason}")]
     Failed {
         /// The side that failed.
         side: Side,
@@ -28,7 +28,7 @@ pub(super) enum CursorError {
         reason: String,
     },
     /// A document does not have an `_id`, or its bytes are damaged.
-    #[error("the {side} returned a damaged document after {after}")]
+    #[error("the {side} returned a damaged document (last _id read: {after})")]
     Damaged {
         /// The side that returned it.
         side: Side,
@@ -37,8 +37,8 @@ pub(super) enum CursorError {
     },
     /// Two documents are not in MongoDB's order.
     #[error(
-        "the {side} is not sorted by _id as MongoDB sorts: {id} comes after {after}. The \
-         collection may have a collation, or the server another order"
+        "the {side} does not return documents in MongoDB's order of _id: {id} comes after {after}. \
+         The collection may have a collation, or the server may sort differently"
     )]
     Order {
         /// The side that is not in order.
@@ -60,7 +60,8 @@ pub(super) struct Documents {
     current: Option<Range<usize>>,
     /// True if each `_id` has to come after the previous one.
     sorted: bool,
-    /// The `_id` before the current one; without order, the last one of the previous batch.
+    /// The `_id` before the current one. If the documents are not sorted, the last one of the previous
+    /// batch.
     last: Option<OwnedId>,
 }
 
@@ -163,7 +164,7 @@ impl Documents {
 
     fn place(&self) -> String {
         match &self.last {
-            None => "nothing".to_owned(),
+            None => "none".to_owned(),
             Some(last) => shown(last.element()),
         }
     }

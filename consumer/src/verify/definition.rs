@@ -65,7 +65,7 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// Returns true if the collection has another collation than the simple one.
+    /// Returns true if the collection has a collation other than the simple one.
     pub(super) fn is_collated(&self) -> bool {
         let collation = self.options.get_document("collation");
         collation.is_ok_and(|collation| collation.get_str("locale").is_ok_and(|is| is != "simple"))
@@ -75,7 +75,7 @@ impl Definition {
 /// The known changes of a replay to a collection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Expected {
-    /// The withheld expiries by index; `None` is the collection.
+    /// The withheld expiries by index name. The key `None` stands for the collection.
     pub(super) withheld: BTreeMap<Option<String>, i64>,
     /// The order of the collection's entries, if it is known: by `_id`, or of the whole collection.
     pub(super) order: Option<Order>,
@@ -167,11 +167,11 @@ pub(super) fn compare(
     (found, notes)
 }
 
-/// Returns the indexes that users created, without that of `_id`, which every collection has.
+/// Returns the indexes that users created, without the `_id` index, which every collection has.
 fn indexes(definition: &Definition) -> BTreeMap<String, &Bson> {
     let all = definition.indexes.iter();
-    let made = all.filter(|(name, index)| *name != "_id_" && !index.contains_key("clustered"));
-    made.map(|(name, index)| (name.clone(), index)).collect()
+    let created = all.filter(|(name, index)| *name != "_id_" && !index.contains_key("clustered"));
+    created.map(|(name, index)| (name.clone(), index)).collect()
 }
 
 fn compare_options(
@@ -184,8 +184,8 @@ fn compare_options(
         let one = source.options.get(&name);
         let other = target.options.get(&name);
         let withheld = expected.withheld.get(&None).copied();
-        let kept = name == EXPIRES && other.is_none() && withheld == one.and_then(seconds);
-        if !kept && !is_same(&name, &source.options, &target.options) {
+        let is_withheld = name == EXPIRES && other.is_none() && withheld == one.and_then(seconds);
+        if !is_withheld && !is_same(&name, &source.options, &target.options) {
             found.push(Discrepancy {
                 part: Part::Option(name),
                 source: one.map(canonical),
@@ -215,7 +215,7 @@ fn compare_index(
         let plain = !is_set(other, &name) && expected.order != Some(Order::Collection);
         if UNIQUE.contains(&name.as_str()) && plain {
             notes.push(format!(
-                "index {index} is {name} at the source only, because of --order id"
+                "index {index} is {name} only at the source, because of --order id"
             ));
             continue;
         }
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_replay_withholds_is_no_difference_while_the_catalog_has_it() {
+    fn a_withheld_expiry_is_not_a_difference_while_the_catalog_has_it() {
         let index = |seconds: i32| {
             let index = doc! { "v": 2, "key": { "t": 1 }, "name": "t_1", EXPIRES: seconds };
             definition(doc! {}, &[index])
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unique_index_may_be_plain_unless_the_order_of_its_collection_is_kept() {
+    fn a_unique_index_may_be_non_unique_unless_the_order_is_by_collection() {
         let index = doc! { "key": { "a": 1 }, "name": "a_1" };
         let mut unique = index.clone();
         unique.insert("unique", true);
@@ -366,14 +366,14 @@ mod tests {
         assert_eq!(parts(&one, &other, &expected(None)), (vec![], 1));
         assert_eq!(parts(&one, &other, &expected(Some(Order::Id))), (vec![], 1));
         let field = Part::Field("a_1".to_owned(), "unique".to_owned());
-        let kept = expected(Some(Order::Collection));
-        assert_eq!(parts(&one, &other, &kept), (vec![field.clone()], 0));
+        let ordered = expected(Some(Order::Collection));
+        assert_eq!(parts(&one, &other, &ordered), (vec![field.clone()], 0));
         // A replay never does the opposite.
         assert_eq!(parts(&other, &one, &expected(None)), (vec![field], 0));
     }
 
     #[test]
-    fn versions_and_types_of_numbers_do_not_count_and_all_else_does() {
+    fn versions_and_number_types_are_ignored_and_other_differences_are_found() {
         let german = |version: &str| doc! { "locale": "de", "version": version };
         let one = definition(
             doc! { "capped": true, "size": 4096, "collation": german("57.1"), "temp": true },
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_side_lacks_and_another_form_are_told_alone() {
+    fn a_missing_side_or_a_different_type_is_the_only_difference() {
         let one = definition(doc! { "viewOn": "c", "pipeline": [] }, &[]);
         let view = Definition {
             form: "view".to_owned(),

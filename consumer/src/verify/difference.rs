@@ -19,7 +19,7 @@ pub(super) fn differences(
         paths: Vec::new(),
         most: most.saturating_add(1),
     };
-    // Damaged documents are compared by their bytes alone.
+    // Damaged documents are compared only by their bytes.
     let walked = found.documents(left, right);
     if walked.is_err() || found.paths.is_empty() {
         found.paths = Vec::from_iter(first_difference(left, right, ignore_field_order));
@@ -104,7 +104,7 @@ fn first_difference(
     match path.documents(left, right, false) {
         Ok(true) => None,
         Ok(false) => Some(path.names.join(".")),
-        // Damaged documents are compared by their bytes alone.
+        // Damaged documents are compared only by their bytes.
         Err(_) => (left != right).then(|| path.names.join(".")),
     }
 }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_that_differs_has_its_path_up_to_a_bound() {
+    fn the_paths_of_all_differing_fields_are_returned_up_to_a_limit() {
         let bson = |text: &str| {
             let mut out = Vec::new();
             parse_document(text.as_bytes(), &mut out).unwrap();

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 /// The digest of one document.
 pub(super) type DocumentDigest = [u8; 32];
 
-/// A maker of document digests.
+/// Computes the digests of documents.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Digester {
     ignore_field_order: bool,
@@ -28,7 +28,7 @@ impl Digester {
         }
     }
 
-    /// Returns the digest of a document. A damaged document is digested by its bytes.
+    /// Returns the digest of a document. The digest of a damaged document is that of its bytes.
     pub(super) fn document(&mut self, document: Document<'_>) -> DocumentDigest {
         if self.ignore_field_order {
             self.sorted.clear();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_fields_counts_unless_told_and_that_of_arrays_always() {
+    fn field_order_counts_unless_ignored_and_array_order_always_counts() {
         let (one, other) = (
             r#"{"a":1,"b":{"c":1,"d":[1,2]}}"#,
             r#"{"b":{"d":[1,2],"c":1},"a":1}"#,

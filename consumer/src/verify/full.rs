@@ -1,5 +1,5 @@
-//! The comparison of every document of a collection, range by range, by digests. A range that differs
-//! is read again, in order, and narrowed to its `_id`s.
+//! Compares every document of a collection, range by range, by digests. A range that differs is read
+//! again, sorted by `_id`, to find the documents that differ.
 
 use std::cmp::Ordering;
 use std::sync::atomic;
@@ -18,9 +18,9 @@ use super::report::Counts;
 use super::saved::Begun;
 use super::side::{Manner, Server};
 
-/// Number and bytes of documents that seem to differ and are checked together.
+/// Maximum number, and bytes, of documents that seem to differ and are checked again together.
 const TOGETHER: (usize, usize) = (10_000, 4 << 20);
-/// Number of attempts to read a range. The later ones use small batches.
+/// Number of attempts to read a range. Later attempts use small batches.
 const ATTEMPTS: u32 = 4;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -41,14 +41,14 @@ struct Cutting {
     rest: bool,
 }
 
-/// The result of comparing two documents at the same place.
+/// The result of comparing the current documents of both sides.
 enum Pair {
     Done,
     /// The documents are the same.
     Same,
     /// They differ, or one of them is missing.
     Other(OwnedId),
-    /// The documents were settled before.
+    /// An earlier attempt has already compared the documents.
     Settled,
 }
 
@@ -82,14 +82,14 @@ impl Comparison<'_> {
             .await
     }
 
-    /// Returns true if the documents of the source fit one range.
+    /// Returns true if the documents of the source fit in one range.
     async fn is_small(&self, ns: &str) -> bool {
         let count = self.source.count(ns).await;
         count.is_ok_and(|count| count <= self.config.range_documents)
     }
 
-    /// Returns the least values of the types of which either side has documents; `None` if a server
-    /// cannot compare `_id`s of all types, so that the collection is not cut.
+    /// Returns the least value of each type of `_id` that either side has. Returns `None` if a server
+    /// cannot compare `_id`s of all types; the collection is then not cut.
     async fn types(&self, ns: &str) -> Option<Vec<OwnedId>> {
         let mut types = Vec::new();
         for low in Range::types() {
@@ -98,7 +98,11 @@ impl Comparison<'_> {
                 Ok((None, None)) => {}
                 Ok(_) => types.push(low),
                 Err(error) => {
-                    tracing::info!(ns, %error, "comparing in one range: the server cannot cut it");
+                    tracing::info!(
+                        ns,
+                        %error,
+                        "the server cannot cut the collection; comparing it as one range"
+                    );
                     return None;
                 }
             }
@@ -107,7 +111,7 @@ impl Comparison<'_> {
     }
 
     fn begin(&self, ns: &str, known: Option<u64>, range: Range) -> Result<Numbered, Stop> {
-        tracing::debug!(ns, ?range, "a range");
+        tracing::debug!(ns, ?range, "comparing a range");
         if let Some(number) = known {
             return Ok(Numbered { number, range });
         }
@@ -116,7 +120,7 @@ impl Comparison<'_> {
         Ok(Numbered { number, range })
     }
 
-    /// Cuts the next range, at the same place as an interrupted comparison did.
+    /// Cuts the next range, with the same bounds as in an interrupted comparison.
     async fn next(&self, ns: &str, cutting: &mut Cutting) -> Result<Option<Numbered>, Stop> {
         let Some(low) = cutting.low.take() else {
             let rest = std::mem::take(&mut cutting.rest);
@@ -164,7 +168,7 @@ impl Comparison<'_> {
                 .await;
             match merged {
                 Ok(()) => return Ok(self.report().range(number, &counts)?),
-                Err(stop) => self.again(ns, stop, &mut backoff).await?,
+                Err(stop) => self.wait_for_retry(ns, stop, &mut backoff).await?,
             }
         }
     }
@@ -184,16 +188,21 @@ impl Comparison<'_> {
             );
             match both {
                 Ok((one, other)) => return Ok((one == other).then_some(one.documents)),
-                Err(error) => self.again(ns, error.into(), &mut backoff).await?,
+                Err(error) => self.wait_for_retry(ns, error.into(), &mut backoff).await?,
             }
         }
     }
 
     /// Waits before a range is read again, if the error is transient.
-    async fn again(&self, ns: &str, stop: Stop, backoff: &mut Backoff) -> Result<(), Stop> {
+    async fn wait_for_retry(
+        &self,
+        ns: &str,
+        stop: Stop,
+        backoff: &mut Backoff,
+    ) -> Result<(), Stop> {
         match &stop {
             Stop::Cursor(error @ CursorError::Failed { .. }) if backoff.attempts() < ATTEMPTS => {
-                tracing::warn!(ns, %error, "reading again");
+                tracing::warn!(ns, %error, "reading a range failed; retrying");
                 if backoff.sleep(&self.shutdown).await {
                     Ok(())
                 } else {
@@ -204,8 +213,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Reads both sides of a range concurrently, in order of `_id`. Documents up to `floor` are
-    /// settled.
+    /// Reads both sides of a range concurrently, sorted by `_id`. Documents up to `floor` were compared
+    /// by an earlier attempt.
     async fn merge(
         &self,
         ns: &str,

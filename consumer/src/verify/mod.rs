@@ -1,18 +1,19 @@
 //! The comparison of source and target, document by document, and the repair of the target.
 //!
 //! - A collection is cut into `range`s of `_id`, which cover all types. Both sides of a range are read
-//!   concurrently, in any order, and digested (`digest`), so equal ranges cost one pass (`full`).
-//! - A range that differs is read again in order (`cursor`) and narrowed to its `_id`s.
+//!   concurrently, in any order, and digested (`digest`), so equal ranges are read once (`full`).
+//! - A range that differs is read again, sorted by `_id` (`cursor`), to find the documents that differ.
 //! - Documents that differ are checked again (`recheck`) until the replay has passed them
 //!   (`replay_progress`).
-//! - Options, indexes and views are compared with the changes of a replay in mind (`definition`).
+//! - Options, indexes and views are compared, except for changes that a replay makes on purpose
+//!   (`definition`).
 //! - A difference that remains is repaired if that is enabled (`repair`).
-//! - Findings and finished ranges are written to the `report`, from which an interrupted comparison
-//!   continues (`saved`).
+//! - Differences and finished ranges are written to the `report`, from which an interrupted comparison
+//!   can be resumed (`saved`).
 //!
 //! Memory holds one batch of each side for each range in progress, and the `_id`s of documents that are
-//! checked again, at most ten thousand for each range, however large the collections are. Nothing is
-//! written to the source, and without a repair nothing to the target.
+//! checked again, at most ten thousand for each range, independently of the size of the collections.
+//! Nothing is written to the source, and nothing to the target unless repairs are enabled.
 
 mod comparison;
 mod cursor;
@@ -129,7 +130,7 @@ pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdic
     };
     compare_all(&comparison, &listing, &expected).await?;
     if shutdown.triggered() {
-        // An interrupted wait ends like a finished comparison, but nothing was compared.
+        // An interrupted wait looks like a finished comparison, but nothing was compared.
         return Err(ConsumerError::interrupted(shutdown));
     }
     let Comparison { report, .. } = comparison;
@@ -145,7 +146,7 @@ async fn compare_all(
     let none = Expected::default();
     for (ns, sides) in listing {
         if comparison.saved.collections.contains(ns) {
-            tracing::info!(ns, "compared before the comparison was interrupted");
+            tracing::info!(ns, "already compared before the comparison was interrupted");
             continue;
         }
         let expected = expected.get(ns).unwrap_or(&none);
@@ -181,7 +182,7 @@ async fn show(comparison: &Comparison<'_>, ns: &str) {
     }
 }
 
-/// Returns the known changes of a replay, by namespace.
+/// Returns the changes that a replay is known to have made, by namespace.
 async fn expected(
     target: &Server,
     group: Option<&str>,

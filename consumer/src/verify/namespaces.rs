@@ -14,15 +14,15 @@ use super::side::Server;
 use crate::error::ConsumerError;
 use crate::replay::plan::command::done;
 
-/// The error code of a server for listing the indexes of a view.
+/// The error code of `listIndexes` for a view.
 const IS_A_VIEW: i32 = 166;
 
-/// The definitions on both sides, in order of name.
+/// The definitions on both sides, sorted by namespace.
 pub(super) type Listing = BTreeMap<String, [Option<Definition>; 2]>;
 
 /// Returns the collections and views that exist on either side and that the filter includes. The
 /// servers' own collections (most of `system.*`, admin, config, local, a replay's catalog) are excluded
-/// because they always differ, and temporary ones because they do not last. Indexes are not read yet.
+/// because they always differ. Temporary collections are excluded too. Indexes are not read yet.
 pub(super) async fn both(
     servers: [&Server; 2],
     filter: &NamespaceFilter,
@@ -31,7 +31,7 @@ pub(super) async fn both(
     for (place, server) in servers.into_iter().enumerate() {
         let names = in_time(ANSWER, server.client.list_database_names()).await;
         for db in names.map_err(|error| failed(server, &error))? {
-            // Internal databases are not listed, because the privilege for it is rare.
+            // The collections of internal databases are not listed: few users have the privilege for it.
             if is_internal(&format!("{db}.x")) {
                 continue;
             }
@@ -49,8 +49,8 @@ pub(super) async fn both(
     Ok(all)
 }
 
-/// Returns true if a collection is compared. Buckets hold the documents of a time series, and
-/// `system.js` those of the database's users.
+/// Returns true if a collection is compared. Of the `system.*` collections, only those with user data
+/// are: the buckets of time series, and `system.js`.
 fn is_compared(name: &str) -> bool {
     let own = !name.starts_with("system.")
         || name == "system.js"

@@ -1,9 +1,9 @@
 //! Ranges of `_id` that cover every value of every type, and the queries for them. Pure.
 //!
-//! `$gte` and `$lt` match only values of their bound's type, so a range lies within one type, and each
-//! type that is cut has ranges from its least value to its end. All other values (null, booleans, NaN,
-//! `MinKey` …) are in one more range. So every document of either side is in exactly one range,
-//! whatever the source has. `min` and `max` would also do it, but not every server supports them.
+//! `$gte` and `$lt` match only values of the type of their bound. A range is therefore within one type,
+//! and each type that is cut has ranges from its least value to its end. All other values (null,
+//! booleans, NaN, `MinKey` …) are in one more range. So every document of either side is in exactly one
+//! range. `min` and `max` would have the same effect, but not every server supports them.
 
 use std::cmp::Ordering;
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_stays_within_a_type_and_the_rest_is_what_no_type_has() {
+    fn a_range_is_within_one_type_and_the_rest_covers_all_other_types() {
         let id = |number: i32| OwnedId {
             kind: kind::INT32,
             value: number.to_le_bytes().to_vec(),

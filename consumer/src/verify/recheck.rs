@@ -1,12 +1,12 @@
-//! The check of differences while both sides may receive writes.
+//! Checks differences again, while both sides may receive writes.
 //!
-//! A document is read at the source, then the replay must pass that moment, then the document is read
-//! at the target, and at the source again. A difference is reported if the source is unchanged and the
-//! target still differs, twice in a row. It is not a difference if the target has any state that the
-//! source had since the first read.
+//! Each check reads a document at the source, waits until the replay has passed that time, and reads the
+//! document at the target and then again at the source. A difference is reported if in two checks in a
+//! row the source is unchanged and the target still differs. There is no difference if the target has
+//! any state that the source has had since the first read.
 //!
-//! Without access to the replay, a pause takes the place of waiting for it: a difference is reported if
-//! neither side changed during several checks.
+//! Without access to the replay, each check pauses instead of waiting for the replay. A difference is
+//! reported if neither side changes in several checks.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use super::side::{Identity, identity};
 
 /// Number of checks in a row that must agree, with and without access to the replay.
 pub(super) const AGREEING: (u32, u32) = (2, 3);
-/// Greatest number of checks, with and without access to the replay.
-pub(super) const MOST_LOOKS: (u32, u32) = (40, 8);
+/// Maximum number of checks, with and without access to the replay.
+pub(super) const MAX_CHECKS: (u32, u32) = (40, 8);
 /// First and longest pause between two checks.
 pub(super) const PAUSES: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(2));
@@ -31,7 +31,7 @@ pub(super) const PAUSES: (Duration, Duration) =
 /// The result for documents that seemed to differ.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    /// Number of documents that are equal after all.
+    /// Number of documents that turned out to be equal.
     pub(super) equal: u64,
     /// The documents that differ or have no certain result.
     pub(super) found: Vec<(OwnedId, Kind)>,
@@ -54,7 +54,7 @@ type Digests = FxHashMap<Identity, DocumentDigest>;
 impl Open {
     /// Evaluates a check. Returns the result once it is certain: the kind of difference, or `None` for
     /// equal.
-    fn look(
+    fn evaluate(
         &mut self,
         [before, target, after]: [&Digests; 3],
         replay_known: bool,
@@ -104,9 +104,9 @@ impl Comparison<'_> {
         let mut digester = Digester::new(self.config.ignore_field_order);
         let replay_known = self.replay.is_some();
         let most = if replay_known {
-            MOST_LOOKS.0
+            MAX_CHECKS.0
         } else {
-            MOST_LOOKS.1
+            MAX_CHECKS.1
         };
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         for _ in 0..most {
@@ -121,8 +121,7 @@ impl Comparison<'_> {
             let target = self.target.digests(ns, &ids, &mut digester).await?;
             let after = self.source.digests(ns, &ids, &mut digester).await?;
             open.retain_mut(|open| {
-                let looked = open.look([&before, &target, &after], replay_known);
-                match looked {
+                match open.evaluate([&before, &target, &after], replay_known) {
                     None => return true,
                     Some(None) => settled.equal += 1,
                     Some(Some(kind)) => settled.found.push((open.id.clone(), kind)),
@@ -135,8 +134,8 @@ impl Comparison<'_> {
         Ok(settled)
     }
 
-    /// Waits until the replay has passed the current moment of the source, or for a pause without
-    /// access to the replay. Returns false if the replay does not pass it, or at shutdown.
+    /// Waits until the replay has passed the current time of the source. Without access to the replay,
+    /// pauses instead. Returns false if the replay does not pass it in time, or at shutdown.
     pub(super) async fn wait(&self, backoff: &mut Backoff) -> Result<bool, Stop> {
         let Some(replay) = &self.replay else {
             return Ok(backoff.sleep(&self.shutdown).await);
@@ -148,8 +147,8 @@ impl Comparison<'_> {
         if !passed {
             tracing::warn!(
                 patience = ?self.config.patience,
-                "the replay has not passed the moment of the comparison within --patience: there is \
-                 no certain result for this collection"
+                "the replay has not caught up with the source within --patience: there is no certain \
+                 result for this collection"
             );
             self.stuck.store(true, Ordering::Relaxed);
         }
@@ -163,7 +162,7 @@ mod tests {
     use oplog_relay_core::document::{Element, kind};
 
     /// Checks one document. Each check has the states of the source, the target, and the source again.
-    fn looks(replay_known: bool, looks: &[[u8; 3]]) -> Vec<Option<Option<Kind>>> {
+    fn results(replay_known: bool, checks: &[[u8; 3]]) -> Vec<Option<Option<Kind>>> {
         let id = OwnedId::of(Element {
             name: b"_id",
             kind: kind::NULL,
@@ -177,25 +176,28 @@ mod tests {
             agreeing: 0,
         };
         let digests = |state: u8| -> Digests {
-            let there = (state > 0).then(|| (open.identity.clone(), [state; 32]));
-            there.into_iter().collect()
+            let digest = (state > 0).then(|| (open.identity.clone(), [state; 32]));
+            digest.into_iter().collect()
         };
-        let looks: Vec<_> = looks.iter().map(|look| look.map(digests)).collect();
-        let mut taken = Vec::new();
-        for [before, target, after] in &looks {
-            taken.push(open.look([before, target, after], replay_known));
+        let checks: Vec<_> = checks.iter().map(|check| check.map(digests)).collect();
+        let mut results = Vec::new();
+        for [before, target, after] in &checks {
+            results.push(open.evaluate([before, target, after], replay_known));
         }
-        taken
+        results
     }
 
     #[test]
-    fn only_what_the_source_kept_and_the_target_still_lacks_lasts() {
-        let last = |known, all: &[[u8; 3]]| looks(known, all).pop().unwrap();
-        let lasts = |kind| Some(Some(kind));
+    fn a_difference_needs_an_unchanged_source_and_a_target_that_still_differs() {
+        let last = |known, all: &[[u8; 3]]| results(known, all).pop().unwrap();
+        let differs = |kind| Some(Some(kind));
         assert_eq!(last(true, &[[1, 2, 1]]), None);
-        assert_eq!(last(true, &[[1, 2, 1], [1, 2, 1]]), lasts(Kind::Different));
-        assert_eq!(last(true, &[[1, 0, 1], [1, 0, 1]]), lasts(Kind::Missing));
-        assert_eq!(last(true, &[[0, 1, 0], [0, 1, 0]]), lasts(Kind::Extra));
+        assert_eq!(
+            last(true, &[[1, 2, 1], [1, 2, 1]]),
+            differs(Kind::Different)
+        );
+        assert_eq!(last(true, &[[1, 0, 1], [1, 0, 1]]), differs(Kind::Missing));
+        assert_eq!(last(true, &[[0, 1, 0], [0, 1, 0]]), differs(Kind::Extra));
         // The source changed during the check.
         assert_eq!(last(true, &[[1, 9, 2], [2, 9, 3]]), None);
         assert_eq!(last(true, &[[1, 9, 1], [1, 9, 2], [2, 9, 2]]), None);
@@ -205,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn without_a_replay_neither_side_may_change() {
+    fn a_difference_without_a_replay_needs_two_unchanged_sides() {
         let same = [1, 2, 1];
-        let all = looks(false, &[same, same, same]);
+        let all = results(false, &[same, same, same]);
         assert_eq!(all, [None, None, Some(Some(Kind::Different))]);
-        let all = looks(false, &[same, [1, 3, 1], [1, 4, 1], [1, 5, 1]]);
+        let all = results(false, &[same, [1, 3, 1], [1, 4, 1], [1, 5, 1]]);
         assert_eq!(all, [None; 4]);
     }
 }

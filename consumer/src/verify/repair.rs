@@ -42,7 +42,7 @@ const TOGETHER: usize = 8 << 20;
 /// The group name for the catalog if no group is given. The catalog has no records of this group.
 const NO_GROUP: &str = "oplog-consumer verify";
 
-/// The writer of repairs to the target.
+/// Writes repairs to the target.
 pub(super) struct Repair {
     sink: MongoSink,
     token: Token,
@@ -79,8 +79,7 @@ impl Repair {
         Ok(Self { sink, token })
     }
 
-    /// Sends entries as a replay does. The inner `Err` has the reason for which the target refuses an
-    /// entry.
+    /// Sends entries as a replay does. The inner `Err` is the reason why the target refuses an entry.
     async fn send(&self, entries: &[Vec<u8>]) -> Result<Result<(), String>, ConsumerError> {
         let mut located = Vec::with_capacity(entries.len());
         for bytes in entries {
@@ -127,13 +126,13 @@ impl Repair {
         let Some(source) = source else {
             return Ok(Vec::new());
         };
-        let mut made = Vec::new();
+        let mut created = Vec::new();
         let indexes: Vec<&String> = match found {
             [whole] if whole.part == Part::Whole && whole.target.is_none() => {
                 if !self.create(ns, source, expected).await? {
-                    return Ok(made);
+                    return Ok(created);
                 }
-                made.push(whole.what());
+                created.push(whole.what());
                 source
                     .indexes
                     .keys()
@@ -141,8 +140,8 @@ impl Repair {
                     .collect()
             }
             parts => {
-                let lacking = parts.iter().filter(|part| part.target.is_none());
-                lacking
+                let missing = parts.iter().filter(|part| part.target.is_none());
+                missing
                     .filter_map(|part| match &part.part {
                         Part::Index(name) => Some(name),
                         _ => None,
@@ -155,10 +154,10 @@ impl Repair {
                 continue;
             };
             if self.create_index(ns, index, expected).await? {
-                made.push(format!("index {name}"));
+                created.push(format!("index {name}"));
             }
         }
-        Ok(made)
+        Ok(created)
     }
 
     async fn create(
@@ -172,7 +171,7 @@ impl Repair {
         if seconds.is_some() && !expected.withheld.contains_key(&None) {
             tracing::warn!(
                 ns,
-                "not created: its documents expire, and the catalog does not have the expiry"
+                "collection not created: it has expireAfterSeconds, which the catalog does not list"
             );
             return Ok(false);
         }
@@ -194,7 +193,7 @@ impl Repair {
             tracing::warn!(
                 ns,
                 name,
-                "not created: it expires documents, and the catalog does not have the expiry"
+                "index not created: it has expireAfterSeconds, which the catalog does not list"
             );
             return Ok(false);
         }
@@ -202,8 +201,8 @@ impl Repair {
             tracing::warn!(
                 ns,
                 name,
-                "not created: it is unique, and whether the replay keeps its collection's order is \
-                 known only with --brokers, --topic-prefix and --group"
+                "index not created: it is unique, and whether the replay preserves the order of its \
+                 collection is known only with --brokers, --topic-prefix and --group"
             );
             return Ok(false);
         }
@@ -278,34 +277,34 @@ impl Repair {
 impl Comparison<'_> {
     /// Repairs documents that still differ, and checks them again. Returns those that differ after
     /// that.
-    pub(super) async fn mend(
+    pub(super) async fn repair_documents(
         &self,
         repair: &Repair,
         (ns, range): (&str, u64),
         found: Vec<(OwnedId, Kind)>,
         counts: &mut Counts,
     ) -> Result<Vec<(OwnedId, Kind)>, Stop> {
-        let mut left = found;
+        let mut remaining = found;
         for _ in 0..ROUNDS {
-            let (lasting, unsettled): (Vec<_>, Vec<_>) = left
+            let (differing, unsettled): (Vec<_>, Vec<_>) = remaining
                 .into_iter()
                 .partition(|(_, kind)| *kind != Kind::Unsettled);
-            left = unsettled;
-            if lasting.is_empty() {
+            remaining = unsettled;
+            if differing.is_empty() {
                 break;
             }
-            let outcome = self.send_all(repair, (ns, range), &lasting).await?;
-            let ids = lasting.iter().map(|(id, _)| id.clone()).collect();
+            let outcome = self.send_all(repair, (ns, range), &differing).await?;
+            let ids = differing.iter().map(|(id, _)| id.clone()).collect();
             let settled = self.settle(ns, ids).await?;
             counts.equal += settled.equal;
             counts.repaired += settled.equal;
-            left.extend(settled.found);
+            remaining.extend(settled.found);
             if let Err(reason) = outcome {
                 self.report().note(&format!("not repaired: {reason}"))?;
                 break;
             }
         }
-        Ok(left)
+        Ok(remaining)
     }
 
     /// Sends the repairs of documents. Deletes go first, because they may free values of unique
@@ -314,10 +313,10 @@ impl Comparison<'_> {
         &self,
         repair: &Repair,
         (ns, range): (&str, u64),
-        lasting: &[(OwnedId, Kind)],
+        differing: &[(OwnedId, Kind)],
     ) -> Result<Result<(), String>, Stop> {
         let (mut deletes, mut others) = (Vec::new(), Vec::new());
-        for (id, kind) in lasting {
+        for (id, kind) in differing {
             match kind {
                 Kind::Extra => deletes.push(id),
                 Kind::Missing | Kind::Different | Kind::Unsettled => others.push(id),
@@ -330,7 +329,7 @@ impl Comparison<'_> {
         }
         let mut bytes = 0;
         for id in others {
-            // Without a document at the source: it was deleted since, and the next check finds that.
+            // The document was deleted at the source in the meantime, which the next check finds.
             let Some(document) = self.source.one(ns, id).await? else {
                 continue;
             };

@@ -1,9 +1,9 @@
-//! The progress of the replay relative to a moment of the source.
+//! Determines whether the replay has passed a given time of the source.
 //!
-//! Progress in source time is derived from the producer's position and the partitions' ends read after
-//! it. The replay has passed a moment if the position has reached it and the group's committed offsets
-//! have reached those ends. An end is the last stable offset, which a group that has caught up also
-//! commits, so control records do not prevent it from being reached.
+//! The producer's saved position is read first, and then the end offsets of the partitions. The replay
+//! has passed a time if the position has reached it and the group's committed offsets have reached those
+//! end offsets. An end offset is the last stable offset. A group that has caught up commits it too, so
+//! trailing control records do not matter.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Replay {
             .set("group.id", &place.group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // With this isolation level, the ends are the last stable offsets.
+            // With this isolation level, the end offsets are the last stable offsets.
             .set("isolation.level", "read_committed");
         let client: BaseConsumer = config
             .create()
@@ -66,7 +66,7 @@ impl Replay {
             patience,
             shutdown,
         };
-        let hello = asked(hello(source).await)?;
+        let hello = from_source(hello(source).await)?;
         let source = replay.find_source(&hello).await?;
         Ok(Self { source, ..replay })
     }
@@ -88,14 +88,16 @@ impl Replay {
             [only] => Some(only.clone()),
             _ => hello.set_name.clone(),
         });
-        wanted.filter(|wanted| names.contains(wanted)).ok_or_else(|| {
-            ConsumerError::Usage(format!(
-                "--topic-prefix {}: it is not certain which of its sources --source is; name it with \
+        wanted
+            .filter(|wanted| names.contains(wanted))
+            .ok_or_else(|| {
+                ConsumerError::Usage(format!(
+                    "--topic-prefix {}: cannot determine which of its sources --source is; set \
                  --source-name (the sources are: {})",
-                self.place.prefix,
-                names.join(", ")
-            ))
-        })
+                    self.place.prefix,
+                    names.join(", ")
+                ))
+            })
     }
 
     /// Returns the order of each collection that the producer has saved, by namespace.
@@ -111,8 +113,8 @@ impl Replay {
         Ok(routes.map(|route| (route.ns, route.order)).collect())
     }
 
-    /// Waits until the replay has passed the current moment of the source. Returns false if it does not
-    /// within the patience.
+    /// Waits until the replay has passed the current time of the source. Returns false if it does not
+    /// within `--patience`.
     ///
     /// # Errors
     /// Returns an error if a request to Kafka or to the source fails.
@@ -190,23 +192,23 @@ impl Replay {
     }
 }
 
-/// Returns a time of the source that is not earlier than anything that it shows now. `lastWrite` is not
-/// earlier than anything that a majority read has shown. For a server that does not report it, the
-/// newest oplog entry is used.
+/// Returns a time of the source that is not earlier than any write that can be read now. `lastWrite` is
+/// not earlier than any write that a majority read has returned. For a server that does not report it,
+/// the newest oplog entry is used.
 async fn moment(source: &Client) -> Result<Timestamp, ConsumerError> {
-    let hello = asked(hello(source).await)?;
+    let hello = from_source(hello(source).await)?;
     if let Some((seconds, increment, _)) = hello.last_write.or(hello.last_majority_write) {
         return Ok(Timestamp::new(seconds, increment));
     }
     let oplog = source.database("local").collection::<Bson>("oplog.rs");
     let newest = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 });
-    let newest = asked(in_time(READ, newest).await)?;
+    let newest = from_source(in_time(READ, newest).await)?;
     let ts = newest.and_then(|entry| entry.get_timestamp("ts").ok());
     Ok(ts.map_or_else(Timestamp::default, |ts| {
         Timestamp::new(ts.time, ts.increment)
     }))
 }
 
-fn asked<T>(answer: Result<T, Error>) -> Result<T, ConsumerError> {
+fn from_source<T>(answer: Result<T, Error>) -> Result<T, ConsumerError> {
     answer.map_err(|error| MongoError::from_driver("the source", &error).into())
 }

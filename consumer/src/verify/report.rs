@@ -9,26 +9,26 @@ use super::Verdict;
 use super::definition::Discrepancy;
 use super::range::{OwnedId, Range};
 use super::saved::Saved;
-use super::side::told;
+use super::side::id_text;
 use crate::error::ConsumerError;
 use crate::json_line::JsonLine;
 use crate::stdout::tell;
 
 /// The version of the report's lines.
 pub(super) const VERSION: u64 = 1;
-/// Number of differences of one collection that are printed. All of them are in the report file.
+/// Maximum number of printed differences of one collection. The report file contains all of them.
 const SHOWN: u64 = 5;
 
 /// The way in which a document differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It is missing on the target.
+    /// The document is missing on the target.
     Missing,
-    /// Only the target has it.
+    /// The document exists only on the target.
     Extra,
-    /// Both sides have it, but not the same.
+    /// The document exists on both sides, but is not the same.
     Different,
-    /// It keeps changing, or the replay does not pass the moment of the comparison.
+    /// The document keeps changing, or the replay does not catch up.
     Unsettled,
 }
 
@@ -109,7 +109,8 @@ pub(super) struct Report {
     /// The counts of all collections.
     totals: Counts,
     all_definitions: u64,
-    mended: u64,
+    /// Number of collections, views and indexes that a repair created.
+    created: u64,
     unknown: u64,
 }
 
@@ -139,7 +140,7 @@ impl Report {
             shown: 0,
             totals: saved.totals,
             all_definitions: saved.definitions,
-            mended: 0,
+            created: 0,
             unknown: 0,
         };
         if !saved.found {
@@ -208,8 +209,8 @@ impl Report {
     }
 
     /// Reports that a collection, view or index was created.
-    pub(super) fn made(&mut self, what: &str) -> Result<(), ConsumerError> {
-        self.mended += 1;
+    pub(super) fn created(&mut self, what: &str) -> Result<(), ConsumerError> {
+        self.created += 1;
         self.show(&format!("repaired: {}, {what}: created", self.ns))?;
         let line = JsonLine::new("repaired").text("ns", &self.ns);
         self.write(line.text("what", what).text("action", "created"))
@@ -222,7 +223,7 @@ impl Report {
         id: &OwnedId,
         action: &str,
     ) -> Result<(), ConsumerError> {
-        let text = format!("repaired: {} _id {}: {action}", self.ns, told(id));
+        let text = format!("repaired: {} _id {}: {action}", self.ns, id_text(id));
         self.show(&text)?;
         let line = JsonLine::new("repaired").text("ns", &self.ns);
         let line = line.value("_id", id.element()).text("action", action);
@@ -237,7 +238,7 @@ impl Report {
             let dots = if *more { " …" } else { "" };
             place = format!(", in {}{dots}", paths.join(", "));
         }
-        let (name, id) = (found.kind.name(), told(&found.id));
+        let (name, id) = (found.kind.name(), id_text(&found.id));
         self.show(&format!("{name}: {} _id {id}{place}", self.ns))?;
         let line = JsonLine::new(name).text("ns", &self.ns);
         let mut line = line.value("_id", found.id.element()).number("range", range);
@@ -250,7 +251,7 @@ impl Report {
         self.write(line)
     }
 
-    /// Notes the start of a range, so that a resumed comparison cuts at the same places.
+    /// Notes the start of a range, so that a resumed comparison uses the same bounds.
     pub(super) fn begun(&mut self, range: u64, bounds: &Range) -> Result<(), ConsumerError> {
         let line = JsonLine::new("begun").text("ns", &self.ns);
         let mut line = line.number("range", range);
@@ -280,7 +281,7 @@ impl Report {
         self.counts.add(counts);
     }
 
-    /// Ends a collection. `reason` is set if it could not be compared to its end.
+    /// Ends a collection. `reason` is set if it could not be compared completely.
     pub(super) fn end(&mut self, reason: Option<&str>) -> Result<(), ConsumerError> {
         let counts = self.counts;
         self.totals.add(&counts);
@@ -332,14 +333,14 @@ impl Report {
         let line = line.number("documents", documents);
         let line = line.number("differences", differences);
         let line = line.number("unsettled", totals.unsettled);
-        let line = line.number("repaired", totals.repaired + self.mended);
+        let line = line.number("repaired", totals.repaired + self.created);
         self.write(line.number("collectionsNotCompared", self.unknown))?;
         self.flush()?;
         tell(&format!(
             "verdict: {word} ({documents} documents compared, {differences} differences, {} that \
              keep changing, {} repaired, {} collections not compared to their end)",
             totals.unsettled,
-            totals.repaired + self.mended,
+            totals.repaired + self.created,
             self.unknown
         ))?;
         Ok(verdict)

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Decides for each item whether it is kept, and at which place.
+/// Decides for each item whether it is put into the sample, and at which place.
 #[derive(Debug)]
 pub(super) struct Draw {
     size: u64,
@@ -21,7 +21,7 @@ impl Draw {
         }
     }
 
-    /// Returns the place in the sample that the next item takes, or `None` if it is not kept.
+    /// Returns the place of the next item in the sample, or `None` if it is not in the sample.
     pub(super) fn next(&mut self) -> Option<usize> {
         let number = self.seen;
         self.seen += 1;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_are_kept_and_later_ones_have_the_same_chance() {
+    fn all_items_have_the_same_chance() {
         let mut hits = [0_u32; 2];
         for _ in 0..200 {
             let mut draw = Draw::new(10);

@@ -1,8 +1,8 @@
-//! The finished parts of an interrupted comparison, as its report has them.
+//! The finished parts of an interrupted comparison, read from its report.
 //!
-//! The finished ranges are kept with their differences, and so are the bounds of the other ranges: a
-//! resumed comparison cuts at the same places. Lines of ranges and collections that were not finished
-//! are removed from the report.
+//! The finished ranges stay in the report with their differences. The bounds of the other ranges stay
+//! too, so that a resumed comparison uses the same ones. All other lines of ranges and collections that
+//! were not finished are removed from the report.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
@@ -24,7 +24,7 @@ type Cuts = FxHashMap<OwnedId, (u64, Option<OwnedId>)>;
 pub(super) struct Begun {
     /// The number of each range and the first `_id` of the next one, by the range's first `_id`.
     cuts: Cuts,
-    /// The numbers of the range of everything and of the range of the rest.
+    /// The numbers of the ranges `Range::Everything` and `Range::Rest`.
     pub(super) everything: Option<u64>,
     pub(super) rest: Option<u64>,
 }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_is_known_and_what_is_not_is_taken_out_of_the_report() {
+    fn finished_parts_are_read_and_unfinished_ones_are_removed_from_the_report() {
         let folder = std::env::temp_dir().join(format!("oplog-relay-saved-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("report");

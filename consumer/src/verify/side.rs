@@ -15,9 +15,9 @@ use super::cursor::{CursorError, Documents, shown};
 use super::digest::{Digester, DocumentDigest, SetDigest};
 use super::range::{OwnedId, Range, id_of};
 
-/// Number and bytes of the `_id`s in one query.
-const ASKED: (usize, usize) = (1000, 1 << 20);
-/// Number of documents in a reply after a reply was too large: some servers do not limit its size.
+/// Maximum number, and bytes, of the `_id`s in one query.
+const IDS_PER_QUERY: (usize, usize) = (1000, 1 << 20);
+/// Number of documents in a batch after a reply was too large. Some servers do not limit its size.
 const SMALL_BATCH: u32 = 2;
 
 /// A side of the comparison.
@@ -49,12 +49,12 @@ pub(super) struct Manner {
     pub(super) small: bool,
 }
 
-/// The state of the documents that is read.
+/// The read concern and the read preference of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// The state that the connection string selects.
+    /// Those of the connection string.
     Usual,
-    /// The state of the primary that cannot be rolled back.
+    /// Read concern `majority` on the primary: the result cannot be rolled back.
     Settled,
 }
 
@@ -187,19 +187,19 @@ impl Server {
         let batch_size = find.batch_size();
         let ask = || async {
             let command = RawDocumentBuf::from_bytes(command.clone())?;
-            let mut asked = database.run_raw_cursor_command(command);
-            asked = asked.selection_criteria(criteria.clone());
+            let mut action = database.run_raw_cursor_command(command);
+            action = action.selection_criteria(criteria.clone());
             if let Some(size) = batch_size {
-                asked = asked.batch_size(size);
+                action = action.batch_size(size);
             }
-            asked.batch().await
+            action.batch().await
         };
         let mut found = in_time(READ, ask()).await;
         if found.as_ref().is_err_and(is_transient) {
-            // The driver retries a read once, too.
+            // A read is retried once, as the driver does.
             found = in_time(READ, ask()).await;
         }
-        found.map_err(|error| self.failed("nothing", &error))
+        found.map_err(|error| self.failed("none", &error))
     }
 
     /// Reads the documents of a range.
@@ -266,7 +266,7 @@ impl Server {
     pub(super) async fn count(&self, ns: &str) -> Result<u64, CursorError> {
         let collection = self.collection(ns);
         let counted = in_time(ANSWER, collection.estimated_document_count()).await;
-        counted.map_err(|error| self.failed("nothing", &error))
+        counted.map_err(|error| self.failed("none", &error))
     }
 
     /// Returns the digests of the documents with these `_id`s, by identity.
@@ -297,11 +297,12 @@ impl Server {
             let mut bytes = 0;
             let fits = |id: &&&OwnedId| {
                 bytes += id.cost();
-                bytes <= ASKED.1
+                bytes <= IDS_PER_QUERY.1
             };
-            let count = rest.iter().take(ASKED.0).take_while(fits).count().max(1);
-            let (asked, after) = rest.split_at(count.min(rest.len()));
-            let filter = any_of(asked);
+            let within = rest.iter().take(IDS_PER_QUERY.0).take_while(fits);
+            let count = within.count().max(1);
+            let (ids, after) = rest.split_at(count.min(rest.len()));
+            let filter = any_of(ids);
             let find = Find::of(&filter);
             let batches = self.find_raw(ns, find, Reading::Settled).await?;
             let mut documents = Documents::new(self.side, batches, false);
@@ -344,11 +345,11 @@ impl Server {
             return Ok(ids);
         }
         // The server does not support `$sample`: all `_id`s are read, and each has the same chance to
-        // be kept.
+        // be in the sample.
         let collection = self.collection(ns);
         let find = collection.find(doc! {}).projection(doc! { "_id": 1 });
         let batches = in_time(READ, find.batch()).await;
-        let batches = batches.map_err(|error| self.failed("nothing", &error))?;
+        let batches = batches.map_err(|error| self.failed("none", &error))?;
         let mut documents = Documents::new(self.side, batches, false);
         let mut draw = super::sample::Draw::new(size);
         while let Some(document) = documents.next().await? {
@@ -366,7 +367,7 @@ impl Server {
 }
 
 /// Returns a filter for these `_id`s. Regular expressions are excluded: servers do not store documents
-/// with such an `_id`, and in `$in` it would be a pattern.
+/// with such an `_id`, and `$in` would use it as a pattern.
 fn any_of(ids: &[&OwnedId]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut filter = DocumentBuilder::start(&mut out);
@@ -382,7 +383,7 @@ fn any_of(ids: &[&OwnedId]) -> Vec<u8> {
     out
 }
 
-/// Returns an `_id` as text for people.
-pub(super) fn told(id: &OwnedId) -> String {
+/// Returns an `_id` as canonical JSON, for messages.
+pub(super) fn id_text(id: &OwnedId) -> String {
     shown(id.element())
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::group::{Fault, Group, Trouble};
 use crate::history::{Command, Event, Log, NAMES, Naming, Write};
-use crate::search::{Turn, drawn};
+use crate::search::{Turn, run_turns};
 
 /// A history and the events of the group that replays it.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub(crate) struct Case {
     with_ui: bool,
     naming: Naming,
     /// The number of a collection that the group excludes, if it exists.
-    left_out: usize,
+    excluded: usize,
     members: usize,
     turns: Vec<Turn>,
     turns_after: Vec<Turn>,
@@ -62,14 +62,14 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
     let filter = (naming, 0..2 * NAMES.len());
     (events(), spread, filter, rest).prop_map(|(mut events, spread, filter, rest)| {
         let (with_ui, members, turns, turns_after, draw) = rest;
-        let (naming, left_out) = filter;
+        let (naming, excluded) = filter;
         events.insert(0, Event::Run(Command::Create(0)));
         Case {
             events,
             spread,
             with_ui,
             naming,
-            left_out,
+            excluded,
             members,
             turns,
             turns_after,
@@ -83,10 +83,10 @@ impl Case {
         Log::named(&self.events, &self.spread, self.with_ui, self.naming)
     }
 
-    /// Returns the group's filter. It never excludes a collection that a rename brings in, because that
-    /// stops a replay.
+    /// Returns the group's filter. It excludes nothing if a rename would move an excluded collection to
+    /// an included name, because that stops a replay.
     fn filter(&self, log: &Log) -> NamespaceFilter {
-        let filter = NamespaceFilter::new([], NAMES.get(self.left_out).copied()).unwrap();
+        let filter = NamespaceFilter::new([], NAMES.get(self.excluded).copied()).unwrap();
         if log.enters(&filter) {
             return NamespaceFilter::default();
         }
@@ -104,24 +104,24 @@ impl Case {
     pub(crate) fn first_pass(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
-        drawn(&mut group, &self.turns)?;
+        run_turns(&mut group, &self.turns)?;
         group.finish()?;
-        refuses_nothing(&group)?;
+        check_not_refused(&group)?;
         group.check()
     }
 
-    /// Resets the group to the start, wherever it is.
+    /// Resets the group to the start, from any state.
     pub(crate) fn full_reset(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
-        drawn(&mut group, &self.turns)?;
+        run_turns(&mut group, &self.turns)?;
         if self.draw.is_multiple_of(2) {
             group.finish()?;
         }
         group.reset(&vec![Some(0); log.partitions.len()]);
-        drawn(&mut group, &self.turns_after)?;
+        run_turns(&mut group, &self.turns_after)?;
         group.finish()?;
-        refuses_nothing(&group)?;
+        check_not_refused(&group)?;
         group.check()
     }
 
@@ -130,17 +130,17 @@ impl Case {
         let log = self.log();
         let mut group = self.group(&log, fault);
         group.finish()?;
-        self.go_on_from(self.second(&log), group)
+        self.continue_from(self.second(&log), group)
     }
 
-    /// Starts a new group at a second of the source, with a copy of that time as its target. Groups of
-    /// topics whose older records were removed start in the same way.
+    /// Starts a new group at a second of the source. Its target is a copy of the source at that time.
+    /// Groups of topics whose older records were removed start in the same way.
     pub(crate) fn start_at_a_time(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
         let second = self.second(&log);
         group.world.target.collections = log.state_before(second, &group.world.filter);
-        self.go_on_from(second, group)
+        self.continue_from(second, group)
     }
 
     fn second(&self, log: &Log) -> u32 {
@@ -148,22 +148,22 @@ impl Case {
         u32::try_from(self.draw).unwrap() % seconds + 1
     }
 
-    fn go_on_from(&self, second: u32, mut group: Group<'_>) -> Result<(), Trouble> {
+    fn continue_from(&self, second: u32, mut group: Group<'_>) -> Result<(), Trouble> {
         let cut: Vec<Option<i64>> = group.world.log.cut(second).into_iter().map(Some).collect();
         group.reset(&cut);
-        drawn(&mut group, &self.turns_after)?;
+        run_turns(&mut group, &self.turns_after)?;
         group.finish()?;
-        refuses_nothing(&group)?;
+        check_not_refused(&group)?;
         group.check()
     }
 
-    /// Resets some partitions, each to its own offset. The start is refused, or the commands keep their
-    /// places. After a reset from the end, the target also converges if no command moves documents to
-    /// other partitions.
+    /// Resets some partitions, each to its own offset. The start is refused, or the commands still run
+    /// in the right order. After a reset from the end, the target also converges if no command moves
+    /// documents to other partitions.
     pub(crate) fn partial_reset(&self, fault: Option<Fault>) -> Result<(), Trouble> {
         let log = self.log();
         let mut group = self.group(&log, fault);
-        drawn(&mut group, &self.turns)?;
+        run_turns(&mut group, &self.turns)?;
         let backwards = self.draw.is_multiple_of(3);
         if backwards {
             group.finish()?;
@@ -179,7 +179,7 @@ impl Case {
             })
             .collect();
         group.reset(&offsets);
-        drawn(&mut group, &self.turns_after)?;
+        run_turns(&mut group, &self.turns_after)?;
         group.finish()?;
         if backwards && !log.moves() {
             group.check()?;
@@ -189,7 +189,7 @@ impl Case {
 }
 
 /// Checks that a group that starts at one point in time is not refused.
-fn refuses_nothing(group: &Group<'_>) -> Result<(), Trouble> {
+fn check_not_refused(group: &Group<'_>) -> Result<(), Trouble> {
     match &group.world.refused {
         None => Ok(()),
         Some(reason) => Err(Trouble::Stuck(reason.clone())),

@@ -18,16 +18,16 @@ use crate::worker::Worker;
 pub(crate) enum Fault {
     /// A follower commits the offset after its last record, not the barrier's own offset.
     CommitsAfterLast,
-    /// A follower continues when the leader is at the command.
+    /// A follower continues as soon as the leader has reached the command.
     PassesEarly,
     /// A follower does not check whether the command ran.
     PassesSkipped,
     /// A follower of a group with a filter does not check whether the command ran.
     PassesFiltered,
     /// A follower also checks whether an excluded command ran.
-    AsksForLeftOut,
+    ChecksExcluded,
     /// The leader does not record an excluded command that followers cannot detect.
-    LeavesOutUnnoted,
+    ExcludesUnrecorded,
     LeadsWithoutWaiting,
     /// The leader waits for the others, but not for its own commit.
     LeadsUncommitted,
@@ -36,11 +36,11 @@ pub(crate) enum Fault {
     /// The leader takes a partition past its barrier as evidence that the command ran.
     TrustsOffsets,
     /// The leader does not check again after its wait whether the command ran.
-    AsksBeforeWaiting,
+    ChecksBeforeWaiting,
     /// A rename is recorded only after it ran.
-    RenamesUnnoted,
+    RecordsRenameLate,
     /// Entries go to the collection that has their name now.
-    KnowsNoLives,
+    IgnoresIncarnations,
     /// A worker continues after its partition was revoked.
     WritesAfterRevoke,
 }
@@ -76,7 +76,7 @@ pub(crate) enum Step {
     /// A member crashes and starts again.
     Crash(usize),
     /// A worker whose partition was revoked continues.
-    Haunt(usize),
+    Zombie(usize),
 }
 
 /// The worker of a partition, and its member.
@@ -104,7 +104,7 @@ pub(crate) struct World<'l> {
     pub(crate) applied: Vec<bool>,
     pub(crate) allow_partial_reset: bool,
     pub(crate) filter: NamespaceFilter,
-    /// The reason for which a member refused to continue.
+    /// The reason why a member refused to continue.
     pub(crate) refused: Option<String>,
 }
 
@@ -113,8 +113,8 @@ pub(crate) struct Group<'l> {
     pub(crate) world: World<'l>,
     /// The workers by partition.
     pub(crate) seats: Vec<Option<Seat>>,
-    /// Workers whose partitions already belong to others.
-    pub(crate) ghosts: Vec<Seat>,
+    /// Workers whose partitions have already been assigned to others.
+    pub(crate) zombies: Vec<Seat>,
     pub(crate) crashes: usize,
     pub(crate) rebalances: usize,
     pub(crate) losses: usize,
@@ -138,7 +138,7 @@ impl<'l> Group<'l> {
                 refused: None,
             },
             seats: vec![None; log.partitions.len()],
-            ghosts: Vec::new(),
+            zombies: Vec::new(),
             crashes: 0,
             rebalances: 0,
             losses: 0,
@@ -148,7 +148,7 @@ impl<'l> Group<'l> {
     /// Stops all members, sets these offsets, and starts the members again.
     pub(crate) fn reset(&mut self, offsets: &[Option<i64>]) {
         self.seats.fill(None);
-        self.ghosts.clear();
+        self.zombies.clear();
         for (index, offset) in offsets.iter().enumerate() {
             let name = self.world.log.partitions[index].clone();
             if let Some(offset) = offset {
@@ -188,13 +188,13 @@ impl<'l> Group<'l> {
                 steps.push(Step::Commit(partition));
             }
         }
-        let ghosts = self.ghosts.iter().enumerate();
-        let able = ghosts.filter(|(_, ghost)| {
+        let zombies = self.zombies.iter().enumerate();
+        let able = zombies.filter(|(_, zombie)| {
             // A worker that is about to write finds its token invalid.
-            let may = ghost.worker.waits() || self.world.fault == Some(Fault::WritesAfterRevoke);
-            may && ghost.worker.can_step(ghost, &self.world)
+            let may = zombie.worker.waits() || self.world.fault == Some(Fault::WritesAfterRevoke);
+            may && zombie.worker.can_step(zombie, &self.world)
         });
-        steps.extend(able.map(|(index, _)| Step::Haunt(index)));
+        steps.extend(able.map(|(index, _)| Step::Zombie(index)));
         steps
     }
 
@@ -230,7 +230,7 @@ impl<'l> Group<'l> {
                 let seat = self.seats[partition].as_mut().unwrap();
                 Worker::step(seat, &mut self.world)
             }
-            Step::Haunt(index) => Worker::step(&mut self.ghosts[index], &mut self.world),
+            Step::Zombie(index) => Worker::step(&mut self.zombies[index], &mut self.world),
             Step::Acknowledge(partition) => {
                 let seat = self.seats[partition].as_mut().unwrap();
                 seat.tracker
@@ -253,12 +253,12 @@ impl<'l> Group<'l> {
             }
             Step::Lose(partition) => {
                 self.losses -= 1;
-                self.ghosts.extend(self.seats[partition].take());
+                self.zombies.extend(self.seats[partition].take());
                 Ok(())
             }
             Step::Crash(member) => {
                 self.crashes -= 1;
-                self.ghosts.retain(|ghost| ghost.member != member);
+                self.zombies.retain(|zombie| zombie.member != member);
                 for seat in &mut self.seats {
                     seat.take_if(|seat| seat.member == member);
                 }
@@ -291,7 +291,7 @@ impl<'l> Group<'l> {
 
     fn revoke(&mut self, partition: usize, with_commit: bool) -> Result<(), Trouble> {
         // The worker has ended. Its reports are processed, then its offset is committed, then the
-        // partition is given up.
+        // partition is unassigned.
         if with_commit {
             let seat = self.seats[partition].as_mut().unwrap();
             seat.tracker
@@ -301,7 +301,7 @@ impl<'l> Group<'l> {
         }
         let seat = self.seats[partition].take();
         if self.world.fault == Some(Fault::WritesAfterRevoke) {
-            self.ghosts.extend(seat);
+            self.zombies.extend(seat);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! The history of a source and the partitions with its entries. They are written as by the producer,
-//! with the offsets of all barriers in the command, and with gaps for control records and aborted
-//! records.
+//! The history of a source, and the partitions with its entries. The partitions are written as the
+//! producer writes them: a command has the offsets of all its barriers, and there are gaps for control
+//! records and aborted records.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,8 @@ pub(crate) enum Command {
     Rename(usize, usize),
     /// A command after which all writes of the collection go to one partition, as with a unique index.
     Order(usize),
-    /// A build of an index that can refuse a document for its values. Later writes do not wait for it.
+    /// A build of an index that can refuse a document because of its values. Later writes do not wait
+    /// for it.
     Build(usize),
 }
 
@@ -64,7 +65,8 @@ pub(crate) enum Record {
     Command(Barrier, Entry),
 }
 
-/// The format of barriers: with the namespaces of their commands, or without, as by earlier producers.
+/// The format of barriers: with the namespaces of their commands, or without them, as earlier producers
+/// wrote them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Naming {
     Named,
@@ -91,8 +93,8 @@ struct Source {
 }
 
 impl Log {
-    /// Writes the events that are possible at the source at their time. `spread` has the number of
-    /// partitions by topic.
+    /// Writes the events, except for those that are impossible in the state of the source. `spread` has
+    /// the number of partitions by topic.
     pub(crate) fn of(events: &[Event], spread: &[usize], with_ui: bool) -> Self {
         Self::named(events, spread, with_ui, Naming::Named)
     }
@@ -285,7 +287,8 @@ impl Log {
         collections
     }
 
-    /// Returns true if a rename brings in a collection whose documents the target does not have.
+    /// Returns true if a rename moves an excluded collection, whose documents the target does not have,
+    /// to an included name.
     pub(crate) fn enters(&self, filter: &NamespaceFilter) -> bool {
         self.entries.iter().any(|entry| match entry.event {
             Event::Run(command) => Side::of(&namespaces(command), filter) == Side::Enters,
@@ -322,9 +325,9 @@ impl Source {
         match event {
             Event::Run(Command::Create(ns)) if !self.collections.contains_key(&ns) => {
                 self.created += 1;
-                let made = ([self.created; 16], false);
-                self.collections.insert(ns, made);
-                Some(made)
+                let collection = ([self.created; 16], false);
+                self.collections.insert(ns, collection);
+                Some(collection)
             }
             Event::Run(Command::Drop(ns)) => self.collections.remove(&ns),
             Event::Run(Command::Rename(from, to)) if from != to => {
@@ -345,7 +348,7 @@ impl Source {
     }
 }
 
-/// Returns the topics that a command concerns. The first one leads.
+/// Returns the topics that a command concerns. The first one has the leader.
 pub(crate) fn topics(command: Command) -> Vec<usize> {
     match command {
         Command::Create(ns) | Command::Drop(ns) | Command::Order(ns) | Command::Build(ns) => {

@@ -1,7 +1,8 @@
-//! The model test of barriers: a group of members over the log of one source runs step by step in any
-//! order, with crashes, rebalances and resets. The decisions are made by the product's own code, while
-//! the actors are models. A command must run after all earlier and before all later writes of its
-//! collections, the target must end equal to its source, and no member may wait indefinitely.
+//! The model test of barriers: the members of a group replay the log of one source step by step, in any
+//! order, with crashes, rebalances and resets. The decisions are made by the product's own code; the
+//! members, the log and the target are models. A command must run after all earlier and before all later
+//! writes of its collections, the target must finally equal its source, and no member may wait
+//! indefinitely.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,7 +36,7 @@ const DROP: [Event; 5] = [
     Event::Run(Command::Drop(0)),
 ];
 
-/// The same, followed by another incarnation of the name.
+/// The events of [`DROP`], followed by another incarnation of the name.
 const DROP_AND_CREATE: [Event; 7] = [
     DROP[0],
     DROP[1],
@@ -63,8 +64,9 @@ const ORDER: [Event; 4] = [
     update(0, 1),
 ];
 
-/// Two incarnations of one name that end, and a third one. Each starts with a second of the source.
-const LIVES: [Event; 11] = [
+/// Three incarnations of one name, of which the first two are dropped. Each starts with a new second of
+/// the source.
+const INCARNATIONS: [Event; 11] = [
     Event::Run(Command::Create(0)),
     insert(0, 0),
     insert(0, 1),
@@ -100,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn a_copy_of_some_time_goes_on_from_there(case in case()) {
+    fn a_target_copied_at_some_time_converges(case in case()) {
         prop_assert_eq!(case.start_at_a_time(None), Ok(()));
     }
 
@@ -123,7 +125,7 @@ fn every_order(events: &[Event], spread: &[usize], fault: Option<Fault>) -> Resu
     all(&group, true)
 }
 
-/// Runs every order of a create during which a waiting worker loses its partition without knowing it.
+/// Runs every order of a create during which a waiting worker loses its partition without noticing.
 fn every_order_with_a_loss(fault: Option<Fault>) -> Result<Ends, Trouble> {
     let log = Log::of(&DROP[..3], &[2], true);
     let mut group = Group::new(&log, 2, fault);
@@ -131,7 +133,7 @@ fn every_order_with_a_loss(fault: Option<Fault>) -> Result<Ends, Trouble> {
     all(&group, true)
 }
 
-/// Runs every order after a reset of a group whose target is at the end.
+/// Runs every order after a reset of a group that has replayed the whole log.
 fn every_order_again(
     events: &[Event],
     spread: &[usize],
@@ -150,16 +152,16 @@ fn every_order_again(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filter {
     None,
-    LetsPass,
-    LeavesOut,
+    Includes,
+    Excludes,
 }
 
 impl Filter {
     fn patterns(self) -> NamespaceFilter {
         let include = match self {
             Self::None => None,
-            Self::LetsPass => Some(NAMES[0]),
-            Self::LeavesOut => Some(NAMES[1]),
+            Self::Includes => Some(NAMES[0]),
+            Self::Excludes => Some(NAMES[1]),
         };
         NamespaceFilter::new(include, []).unwrap()
     }
@@ -181,18 +183,18 @@ fn every_order_from(
 }
 
 /// Runs every order of an excluded drop, with a crash at any time.
-fn every_order_left_out(naming: Naming, fault: Option<Fault>) -> Result<Ends, Trouble> {
+fn every_order_excluded(naming: Naming, fault: Option<Fault>) -> Result<Ends, Trouble> {
     let log = Log::named(&DROP, &[2], true, naming);
     let mut group = Group::new(&log, 1, fault);
-    group.world.filter = Filter::LeavesOut.patterns();
+    group.world.filter = Filter::Excludes.patterns();
     group.crashes = 1;
     all(&group, true)
 }
 
 #[test]
-fn every_order_of_a_drop_that_is_left_out() {
+fn every_order_of_an_excluded_drop() {
     for naming in [Naming::Named, Naming::Unnamed] {
-        let ends = every_order_left_out(naming, None).unwrap();
+        let ends = every_order_excluded(naming, None).unwrap();
         assert!(ends.reached > 0 && ends.refused == 0, "{naming:?} {ends:?}");
     }
 }
@@ -217,7 +219,7 @@ fn every_order_of_a_create_with_a_worker_that_lost_its_partition() {
 #[test]
 fn every_order_after_a_reset_also_between_two_drops() {
     for second in 1..=4 {
-        let ends = every_order_again(&LIVES, &[2], second, None).unwrap();
+        let ends = every_order_again(&INCARNATIONS, &[2], second, None).unwrap();
         assert!(ends.reached > 0 && ends.refused == 0, "{second} {ends:?}");
     }
     let ends = every_order_again(&ORDER, &[2], 1, None).unwrap();
@@ -235,7 +237,7 @@ fn every_pair_of_starts_is_a_cut_or_refused() {
             // The leader's barrier has no effect without the command after it.
             let led = log.commands(0, (0, first - 1));
             let is_cut = led.eq(log.commands(1, (0, second)));
-            for filter in [Filter::None, Filter::LetsPass] {
+            for filter in [Filter::None, Filter::Includes] {
                 let starts = [first, second];
                 let found = every_order_from(&starts, false, filter, None).unwrap();
                 let outcome = (found.reached > 0, found.refused > 0);
@@ -250,12 +252,12 @@ fn every_pair_of_starts_is_a_cut_or_refused() {
 
 /// Excluded commands do not require a cut.
 #[test]
-fn every_pair_of_starts_is_taken_where_the_commands_are_left_out() {
+fn every_pair_of_starts_is_accepted_if_the_commands_are_excluded() {
     let log = Log::of(&DROP_AND_CREATE, &[2], false);
     let ends = |partition: usize| i64::try_from(log.records[partition].len()).unwrap();
     for first in 0..=ends(0) {
         for second in 0..=ends(1) {
-            let found = every_order_from(&[first, second], false, Filter::LeavesOut, None);
+            let found = every_order_from(&[first, second], false, Filter::Excludes, None);
             let found = found.unwrap();
             assert!(found.refused == 0, "{first} {second} {found:?}");
         }
@@ -267,12 +269,12 @@ fn found(scene: fn(&Case, Option<Fault>) -> Result<(), Trouble>, fault: Fault) -
     let mut runner = TestRunner::deterministic();
     let mut drawn = (0..2_000).map(|_| case().new_tree(&mut runner).unwrap().current());
     let trouble = drawn.find_map(|case| scene(&case, Some(fault)).err());
-    trouble.unwrap_or_else(|| panic!("{fault:?} is not found"))
+    trouble.unwrap_or_else(|| panic!("{fault:?} is not detected"))
 }
 
 /// Each rule of the protocol is necessary: without it, a test case fails.
 #[test]
-fn a_rule_that_is_left_out_is_found() {
+fn every_omitted_rule_is_detected() {
     use Trouble::{Diverged, OutOfOrder, Stuck};
     let drop = |fault| every_order(&DROP, &[2], Some(fault)).unwrap_err();
     let rename = |fault| every_order(&RENAME, &[1, 1], Some(fault)).unwrap_err();
@@ -281,27 +283,27 @@ fn a_rule_that_is_left_out_is_found() {
     assert!(matches!(drop(Fault::LeadsWithoutWaiting), OutOfOrder(_)));
     assert!(matches!(drop(Fault::LeadsUncommitted), Diverged(_)));
     assert!(matches!(rename(Fault::LeadsUncommitted), Diverged(_)));
-    assert!(matches!(rename(Fault::RenamesUnnoted), Diverged(_)));
-    let misled = every_order_with_a_loss(Some(Fault::AsksBeforeWaiting)).unwrap();
+    assert!(matches!(rename(Fault::RecordsRenameLate), Diverged(_)));
+    let misled = every_order_with_a_loss(Some(Fault::ChecksBeforeWaiting)).unwrap();
     assert!(misled.refused > 0, "{misled:?}");
     let again = every_order_again(&ORDER, &[2], 1, Some(Fault::WaitsOnlyToRun));
     assert!(matches!(again, Err(Diverged(_))));
-    let again = every_order_again(&LIVES, &[2], 2, Some(Fault::KnowsNoLives));
+    let again = every_order_again(&INCARNATIONS, &[2], 2, Some(Fault::IgnoresIncarnations));
     assert!(matches!(again, Err(Diverged(_))));
-    let again = every_order_again(&LIVES, &[2], 1, Some(Fault::TrustsOffsets));
+    let again = every_order_again(&INCARNATIONS, &[2], 1, Some(Fault::TrustsOffsets));
     assert!(matches!(again, Err(OutOfOrder(_))));
     for (filter, fault) in [
         (Filter::None, Fault::PassesSkipped),
-        (Filter::LetsPass, Fault::PassesFiltered),
+        (Filter::Includes, Fault::PassesFiltered),
     ] {
         let unequal = every_order_from(&[9, 0], false, filter, Some(fault));
         assert!(matches!(unequal, Err(OutOfOrder(_))), "{unequal:?}");
     }
     for (naming, fault) in [
-        (Naming::Named, Fault::AsksForLeftOut),
-        (Naming::Unnamed, Fault::LeavesOutUnnoted),
+        (Naming::Named, Fault::ChecksExcluded),
+        (Naming::Unnamed, Fault::ExcludesUnrecorded),
     ] {
-        let stopped = every_order_left_out(naming, Some(fault)).unwrap();
+        let stopped = every_order_excluded(naming, Some(fault)).unwrap();
         assert!(stopped.refused > 0, "{fault:?} {stopped:?}");
     }
     for scene in [Case::first_pass, Case::full_reset] {

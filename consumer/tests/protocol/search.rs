@@ -1,4 +1,4 @@
-//! Searches of a group's steps: a random one, or an exhaustive one.
+//! Runs the steps of a group, in a random order or in all orders.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -14,8 +14,8 @@ pub(crate) struct Turn {
     pub(crate) steps: usize,
 }
 
-/// Runs a group through drawn turns.
-pub(crate) fn drawn(group: &mut Group<'_>, turns: &[Turn]) -> Result<(), Trouble> {
+/// Runs a group through randomly drawn turns.
+pub(crate) fn run_turns(group: &mut Group<'_>, turns: &[Turn]) -> Result<(), Trouble> {
     for turn in turns {
         if turn.mishap {
             let mishaps = group.mishaps();
@@ -46,26 +46,26 @@ const fn of(step: Step) -> Option<usize> {
         | Step::Seat(partition, _)
         | Step::Revoke(partition, _)
         | Step::Lose(partition) => Some(partition),
-        Step::Crash(_) | Step::Haunt(_) => None,
+        Step::Crash(_) | Step::Zombie(_) => None,
     }
 }
 
-/// The number of states, and the number of those that are ends.
+/// The number of states, and the numbers of those from which no step is possible.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Ends {
     pub(crate) states: usize,
-    /// Ends at which everything is committed.
+    /// Number of ends at which everything is committed.
     pub(crate) reached: usize,
     /// Number of ends at which a member refused to continue.
     pub(crate) refused: usize,
 }
 
 /// Runs a group through all orders of all steps and failures. Every step makes progress, so each order
-/// ends. Where no step is left, the group must be finished, and the target must equal the source if the
-/// case `converges`.
+/// ends. If no step is left, the group must be finished, and if `converges` is set, the target must
+/// equal the source.
 pub(crate) fn all(start: &Group<'_>, converges: bool) -> Result<Ends, Trouble> {
     let mut ends = Ends::default();
-    let mut seen = HashSet::from([print(start)]);
+    let mut seen = HashSet::from([fingerprint(start)]);
     let mut open = vec![start.clone()];
     while let Some(group) = open.pop() {
         let steps = group.steps();
@@ -86,7 +86,7 @@ pub(crate) fn all(start: &Group<'_>, converges: bool) -> Result<Ends, Trouble> {
         for step in steps.into_iter().chain(group.mishaps()) {
             let mut next = group.clone();
             next.step(step)?;
-            if seen.insert(print(&next)) {
+            if seen.insert(fingerprint(&next)) {
                 open.push(next);
             }
         }
@@ -96,7 +96,7 @@ pub(crate) fn all(start: &Group<'_>, converges: bool) -> Result<Ends, Trouble> {
 }
 
 /// Returns a hash that identifies a state.
-fn print(group: &Group<'_>) -> u64 {
+fn fingerprint(group: &Group<'_>) -> u64 {
     struct Into(DefaultHasher);
     impl std::fmt::Write for Into {
         fn write_str(&mut self, text: &str) -> std::fmt::Result {
@@ -108,7 +108,7 @@ fn print(group: &Group<'_>) -> u64 {
     let mut into = Into(DefaultHasher::new());
     let state = (&group.seats, &world.committed, &world.target, &world.known);
     let rest = (
-        &group.ghosts,
+        &group.zombies,
         &world.applied,
         &world.refused,
         group.crashes,

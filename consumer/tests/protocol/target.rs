@@ -97,11 +97,11 @@ impl Target {
     }
 
     /// Returns the incarnations that follow from the records that a member has read.
-    pub(crate) fn lives(&self, known: &BTreeSet<EntryId>) -> Incarnations {
-        let mut lives = Incarnations::default();
+    pub(crate) fn incarnations(&self, known: &BTreeSet<EntryId>) -> Incarnations {
+        let mut incarnations = Incarnations::default();
         for id in known {
-            lives.take(self.notes[id].ran.clone());
+            incarnations.take(self.notes[id].ran.clone());
         }
-        lives
+        incarnations
     }
 }

@@ -1,5 +1,5 @@
-//! A model of the worker of one partition, like `PartitionWorker` and `CommandBarrier`. Each step is
-//! one write to the target, or one read of the others' state.
+//! A model of the worker of one partition, which corresponds to `PartitionWorker` and `CommandBarrier`.
+//! Each step is one write to the target, or one read of the state of other workers.
 
 use oplog_consumer::group::offsets::NextOffset;
 use oplog_consumer::replay::catalog::{Change, Ran, Resolved};
@@ -19,7 +19,7 @@ enum Stage {
     Reading,
     /// The worker waits until the command ran.
     Following(Barrier),
-    /// The worker waits for all others, to run the command.
+    /// The worker waits for all others before it runs the command.
     Gathering(Barrier, Entry),
     /// All others have reached their barriers.
     Deciding(Barrier, Entry, Waited),
@@ -132,7 +132,7 @@ fn read(seat: &mut Seat, world: &mut World<'_>) -> Result<(), Trouble> {
             seat.worker.last = Some(entry.id);
         }
         Record::Barrier(barrier) => {
-            stand_before(offset, seat, world);
+            report_barrier_offset(offset, seat, world);
             if barrier.passable || world.log.partitions[seat.partition] == leader(&barrier) {
                 seat.worker.pass(&barrier);
             } else {
@@ -140,7 +140,7 @@ fn read(seat: &mut Seat, world: &mut World<'_>) -> Result<(), Trouble> {
             }
         }
         Record::Command(barrier, entry) => {
-            stand_before(offset, seat, world);
+            report_barrier_offset(offset, seat, world);
             lead(seat, barrier, entry, world);
         }
     }
@@ -155,7 +155,7 @@ fn lead(seat: &mut Seat, barrier: Barrier, entry: Entry, world: &mut World<'_>) 
     match Side::of(&namespaces(command), &world.filter) {
         Side::Inside | Side::Leaves => seat.worker.stage = Stage::Gathering(barrier, entry),
         Side::Enters => world.refused = Some(format!("{entry:?} enters")),
-        Side::Outside if needs_note(&barrier) && world.fault != Some(Fault::LeavesOutUnnoted) => {
+        Side::Outside if needs_note(&barrier) && world.fault != Some(Fault::ExcludesUnrecorded) => {
             let change = match command {
                 Command::Create(_) => Change::Created,
                 _ => Change::Other,
@@ -173,7 +173,7 @@ fn lead(seat: &mut Seat, barrier: Barrier, entry: Entry, world: &mut World<'_>) 
 }
 
 /// Reports the barrier's own offset to the poll thread.
-fn stand_before(offset: i64, seat: &mut Seat, world: &World<'_>) {
+fn report_barrier_offset(offset: i64, seat: &mut Seat, world: &World<'_>) {
     if world.fault != Some(Fault::CommitsAfterLast) {
         seat.worker.done = offset;
     }
@@ -188,13 +188,13 @@ fn write(entry: &Entry, member: usize, world: &mut World<'_>) {
         world.applied[usize::try_from(entry.number).unwrap()] = true;
         return;
     }
-    let mut lives = world.target.lives(&world.known[member]);
-    if lives.resolve(named, entry.id, entry.ui) == Resolved::Foreign {
+    let mut incarnations = world.target.incarnations(&world.known[member]);
+    if incarnations.resolve(named, entry.id, entry.ui) == Resolved::Foreign {
         world.known[member] = world.target.done();
-        lives = world.target.lives(&world.known[member]);
+        incarnations = world.target.incarnations(&world.known[member]);
     }
-    let now = match lives.resolve(named, entry.id, entry.ui) {
-        _ if world.fault == Some(Fault::KnowsNoLives) => Some(named),
+    let now = match incarnations.resolve(named, entry.id, entry.ui) {
+        _ if world.fault == Some(Fault::IgnoresIncarnations) => Some(named),
         Resolved::Live(now) => Some(now),
         Resolved::Dropped => None,
         Resolved::Foreign => {
@@ -222,16 +222,16 @@ fn follow(seat: &mut Seat, barrier: &Barrier, world: &mut World<'_>) {
         return;
     }
     let is_filtered = world.filter != NamespaceFilter::default();
-    let asks = match world.fault {
+    let checks_command = match world.fault {
         Some(Fault::PassesSkipped | Fault::PassesEarly) => false,
         Some(Fault::PassesFiltered) => !is_filtered,
-        Some(Fault::AsksForLeftOut) => true,
+        Some(Fault::ChecksExcluded) => true,
         _ => !is_left_out(barrier, &world.filter),
     };
     if world.target.is_done(barrier.command) {
         world.known[seat.member].insert(barrier.command);
-    } else if asks && !world.allow_partial_reset {
-        world.refused = Some(format!("{} was left out", barrier.command));
+    } else if checks_command && !world.allow_partial_reset {
+        world.refused = Some(format!("{} was skipped", barrier.command));
         return;
     }
     seat.worker.pass(barrier);
@@ -254,7 +254,7 @@ fn decide(
     world: &mut World<'_>,
 ) {
     let mut ran = world.target.is_done(entry.id);
-    if world.fault == Some(Fault::AsksBeforeWaiting) {
+    if world.fault == Some(Fault::ChecksBeforeWaiting) {
         ran = world.known[seat.member].contains(&entry.id);
     }
     if ran {
@@ -305,25 +305,25 @@ fn run(
         ui: entry.ui,
         change,
     };
-    let lives = world.target.lives(&world.known[seat.member]);
-    let Resolved::Live(now) = lives.resolve(named, entry.id, None) else {
+    let incarnations = world.target.incarnations(&world.known[seat.member]);
+    let Resolved::Live(now) = incarnations.resolve(named, entry.id, None) else {
         ran.change = Change::Other;
         seat.worker.stage = Stage::Noting(barrier, ran);
         return Ok(());
     };
     let now = NAMES.iter().position(|name| *name == now).unwrap();
-    if matches!(command, Command::Rename(..)) && world.fault != Some(Fault::RenamesUnnoted) {
-        let there = world.target.collections.has(now);
-        let existed = world.target.begin(ran, there);
-        seat.worker.stage = Stage::Moving(barrier, entry, (there, existed));
+    if matches!(command, Command::Rename(..)) && world.fault != Some(Fault::RecordsRenameLate) {
+        let exists = world.target.collections.has(now);
+        let existed = world.target.begin(ran, exists);
+        seat.worker.stage = Stage::Moving(barrier, entry, (exists, existed));
         return Ok(());
     }
     check_order(&entry, &concerned, world)?;
     match command {
         Command::Drop(_) => world.target.collections.run(Command::Drop(now)),
         Command::Rename(..) => {
-            let there = world.target.collections.has(now);
-            moved(command, (there, there), world);
+            let exists = world.target.collections.has(now);
+            moved(command, (exists, exists), world);
         }
         Command::Create(_) | Command::Order(_) | Command::Build(_) => {
             world.target.collections.run(command);
@@ -394,17 +394,18 @@ fn check_order(entry: &Entry, concerned: &[usize], world: &World<'_>) -> Result<
     Ok(())
 }
 
-/// Checks that all earlier commands that the partition has met since its start offset was set have run.
+/// Checks that all commands have run whose barriers precede the entry in its partition, from the offset
+/// to which the operator last set the partition.
 fn check_commands(
     entry: &Entry,
     (partition, offset): (usize, i64),
     world: &World<'_>,
 ) -> Result<(), Trouble> {
-    let met = (world.starts[partition], offset);
-    let mut met = world.log.commands(partition, met);
+    let passed = (world.starts[partition], offset);
+    let mut passed = world.log.commands(partition, passed);
     let is_missing =
         |id: &EntryId| world.log.is_run(*id, &world.filter) && !world.target.is_done(*id);
-    match met.find(is_missing) {
+    match passed.find(is_missing) {
         Some(command) if !world.allow_partial_reset => {
             let text = format!("{entry:?} is written, but {command} did not run");
             Err(Trouble::OutOfOrder(text))

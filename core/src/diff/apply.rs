@@ -16,7 +16,7 @@ pub(super) fn apply(diff: &Fields<'_>, document: Document<'_>) -> Result<Vec<u8>
 }
 
 struct Applier {
-    /// The number of place-holders that may still be written.
+    /// The number of nulls that may still be added to fill array gaps.
     padding: usize,
 }
 
@@ -27,15 +27,15 @@ impl Applier {
         document: Document<'_>,
         out: &mut DocumentBuilder<'_>,
     ) -> Result<(), DiffError> {
-        let mut met = vec![false; diff.changes.len()];
+        let mut seen = vec![false; diff.changes.len()];
         for field in document.elements() {
             let field = field?;
             let Some(at) = diff.find(field.name) else {
                 out.element(field);
                 continue;
             };
-            if let Some(met) = met.get_mut(at) {
-                *met = true;
+            if let Some(seen) = seen.get_mut(at) {
+                *seen = true;
             }
             match diff.changes.get(at).map(|named| &named.change) {
                 Some(Change::Update(value)) => drop(out.element(*value)),
@@ -44,9 +44,9 @@ impl Applier {
                 Some(Change::Remove | Change::Insert(_)) | None => {}
             }
         }
-        for (named, met) in diff.changes.iter().zip(met) {
+        for (named, seen) in diff.changes.iter().zip(seen) {
             match named.change {
-                Change::Update(value) if !met => drop(out.element(value)),
+                Change::Update(value) if !seen => drop(out.element(value)),
                 Change::Insert(value) => drop(out.element(value)),
                 _ => {}
             }
@@ -119,8 +119,8 @@ fn null(name: &[u8], out: &mut DocumentBuilder<'_>) {
     });
 }
 
-/// Writes binary data that keeps its subtype and its bytes before the offset. Writes null if the
-/// field is not binary or is too short.
+/// Writes the binary data of a field with its subtype and its bytes before the offset unchanged.
+/// Writes null if the field is not binary or is too short.
 fn spliced(splice: Splice<'_>, field: Element<'_>, out: &mut DocumentBuilder<'_>) {
     let kept = field
         .binary()

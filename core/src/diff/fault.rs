@@ -28,19 +28,19 @@ pub enum DiffFault {
     #[error("the diff names field {0:?} twice")]
     DuplicateName(String),
     /// An array diff where a document diff is required.
-    #[error("expected the diff of a document, found that of an array")]
+    #[error("expected a document diff, found an array diff")]
     ArrayAtRoot,
-    /// A change or removal of `_id`.
+    /// A diff that changes or removes `_id`.
     #[error("the diff changes _id")]
     Id,
     /// An `a` that is not `true`, or an `l` that is not a length.
-    #[error("{0:?} of the array's diff has a wrong value")]
+    #[error("field {0:?} of the array diff has an invalid value")]
     ArrayHeader(&'static str),
     /// An index that is not greater than the one before.
-    #[error("index {0} of the array's diff is not greater than the one before it")]
+    #[error("index {0} of the array diff is not greater than the index before it")]
     IndexOrder(usize),
-    /// An index beyond the array's new length.
-    #[error("index {index} of the array's diff is not below its length {length}")]
+    /// An index that is not below the array's new length.
+    #[error("index {index} of the array diff is not below the array's length {length}")]
     IndexBeyondLength {
         /// The index.
         index: usize,
@@ -50,8 +50,8 @@ pub enum DiffFault {
     /// A splice without offset or data.
     #[error("the splice of field {0:?} has no offset or no binary data")]
     Splice(String),
-    /// More place-holders than a document can hold.
-    #[error("the update leaves more gaps in arrays than a document can hold")]
+    /// More nulls in array gaps than a document can hold.
+    #[error("the update fills array gaps with more nulls than a document can hold")]
     TooLarge,
     /// An operator other than `$set` and `$unset`.
     #[error("operator {0:?} is not supported; only $set and $unset are")]
@@ -80,7 +80,7 @@ impl<F: Into<DiffFault>> From<F> for DiffError {
 
 fn shown(path: &[String]) -> String {
     if path.is_empty() {
-        return "the first level".to_owned();
+        return "the top level".to_owned();
     }
     let parts: Vec<&str> = path.iter().rev().map(String::as_str).collect();
     format!("{:?}", parts.join("."))

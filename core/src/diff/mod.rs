@@ -1,5 +1,5 @@
-//! `$v: 2` updates, which servers from 5.0 on write, applied so that the result matches byte for
-//! byte.
+//! `$v: 2` updates, which servers from 5.0 on write. The result of applying them matches the
+//! document of the source byte for byte.
 //!
 //! A diff lists the changes to the fields of one level by sections: `d` removes, `u` updates, `i`
 //! inserts, `b` splices binary data, `s<name>` holds the diff of an embedded document or array:
@@ -15,7 +15,7 @@
 //! | `d` | removed | nothing |
 //! | `u` | the new value in the old place | appended, in the order of the diff |
 //! | `i` | moved to the end | appended, after those of `u` |
-//! | `s` | changed; `null` if it is of the other kind | nothing |
+//! | `s` | changed; `null` if the value is not of the diff's type | nothing |
 //! | `b` | its bytes from the offset on are replaced; `null` if that is impossible | nothing |
 //!
 //! `_id` is never changed, but it may be written: a pipeline that moves the fields before `_id`
@@ -23,14 +23,15 @@
 //! diff with another value of `_id` is damaged.
 //!
 //! An array ends at `l` if that is given, otherwise at its old end or the highest index, whichever
-//! is greater. Gaps are filled with `null`. If an element for `s` is missing or of the other kind,
-//! it also becomes `null`.
+//! is greater. Gaps are filled with `null`. If an element for `s` is missing or not of the diff's
+//! type, it also becomes `null`.
 //!
-//! The nulls are place-holders. When a part of the log is applied again to a document that is ahead
-//! of it, some steps find values that were written later. A later step corrects each of them.
-//! Therefore **any** suffix of a document's log, applied to its last state, leads to that state
-//! byte for byte, as long as every step is applied as a whole. The same holds for `$v: 1`
-//! modifiers: only the paths that lead through a value that is not a container are skipped.
+//! The nulls are placeholders. When a part of the log is applied again to a document that is ahead
+//! of it, some steps find values that were written later, and put nulls in their place. Later steps
+//! correct all of these values. Therefore **any** suffix of a document's log, applied to its last
+//! state, leads to that state byte for byte, as long as every step is applied as a whole. The same
+//! holds for `$v: 1` modifiers: if a path leads through a value that is not a container, only that
+//! path is skipped.
 
 mod apply;
 mod describe;
@@ -45,8 +46,8 @@ pub use fault::{DiffError, DiffFault};
 pub use modifiers::apply_modifiers;
 use parse::Fields;
 
-/// The number of nulls that one update may fill into array gaps, more than a 16 MB document can
-/// hold.
+/// The maximum number of nulls with which one update may fill array gaps. A 16 MB document cannot
+/// hold that many.
 const MAX_PADDING: usize = 1 << 21;
 
 /// A diff whose structure has been checked.
@@ -85,8 +86,8 @@ impl<'a> Diff<'a> {
     /// Returns the document after the diff. Fields that the diff does not name keep their bytes.
     ///
     /// # Errors
-    /// [`DiffError`] if the document is damaged or would get another `_id`, or the diff needs more
-    /// place-holders than any document can hold.
+    /// [`DiffError`] if the document is damaged or would get another `_id`, or the diff fills
+    /// array gaps with more nulls than any document can hold.
     pub fn apply(&self, document: Document<'_>) -> Result<Vec<u8>, DiffError> {
         if let Some(id) = document.get("_id")? {
             self.check_id(id)?;

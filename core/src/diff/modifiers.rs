@@ -6,9 +6,10 @@ use crate::document::{Document, DocumentBuilder, Element, MAX_DEPTH, Malformed, 
 
 /// Returns the document after `$set` and `$unset`.
 ///
-/// A path that leads through a value that is not a container, or by a name into an array, is
+/// A path that leads through a value that is not a container, or that names a field of an array, is
 /// skipped, and the other paths are applied. Such a document is ahead of the update, and a later
-/// update sets the right value. An update by a client would instead fail as a whole (error 28).
+/// update sets the correct value. The same update from a client would fail as a whole (error 28,
+/// `PathNotViable`).
 ///
 /// Fields that do not exist are appended in the order of the modifiers, which is the order in which
 /// the source appended them.
@@ -109,7 +110,7 @@ fn set<'a>(
         };
         let rest = parts.get(index + 1..).unwrap_or_default();
         let Some(place) = place else {
-            return append(at, part, made(rest, change), padding);
+            return append(at, part, wrapped(rest, change), padding);
         };
         let next = match at {
             Value::Raw(_) => None,
@@ -123,7 +124,7 @@ fn set<'a>(
     Ok(())
 }
 
-/// Appends a missing field to a container. An array is first filled up with nulls.
+/// Appends a missing field to a container. An array is first padded with nulls.
 fn append<'a>(
     container: &mut Value<'a>,
     part: &'a [u8],
@@ -145,7 +146,7 @@ fn append<'a>(
 }
 
 /// Wraps a value in one document for each part of a path.
-fn made<'a>(path: &[&'a [u8]], change: Element<'a>) -> Value<'a> {
+fn wrapped<'a>(path: &[&'a [u8]], change: Element<'a>) -> Value<'a> {
     let innermost = Value::Raw(change);
     path.iter()
         .rev()

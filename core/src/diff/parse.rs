@@ -81,7 +81,7 @@ impl<'a> Fields<'a> {
         self.id_change().is_some()
     }
 
-    /// Fails if the diff of a whole document gives it another `_id` than `id`. Servers compare the
+    /// Returns an error if the diff gives a document an `_id` other than `id`. Servers compare the
     /// two by value, so the same number may have another type.
     pub(super) fn keeps_id(&self, id: Element<'_>) -> Result<(), DiffError> {
         let Some(Change::Update(written) | Change::Insert(written)) = self.id_change() else {

@@ -360,7 +360,7 @@ fn diff_depth_100_levels() {
 }
 
 #[test]
-fn what_a_diff_does_not_name_keeps_its_bytes() {
+fn fields_that_a_diff_does_not_name_keep_their_bytes() {
     let mut document = Vec::new();
     let mut builder = DocumentBuilder::start(&mut document);
     builder.raw("\u{1}", kind::STRING, &[2, 0, 0, 0, 0xff, 0]);

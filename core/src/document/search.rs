@@ -1,10 +1,10 @@
-//! A search that builds no elements. It has its own module because the compiler inlines the code
-//! shared with `whole` only if a codegen unit contains one of the two.
+//! The search for a type, which builds no elements. It has its own module because the compiler
+//! inlines the code shared with `whole` only if a codegen unit contains one of the two.
 
 use super::{ValueLength, value_length, zero_in};
 
-/// Returns true if a field of the first level has this type. A damaged document also returns true,
-/// so that the caller reads it and finds the damage.
+/// Returns true if a field at the top level has this type. Also returns true if damage ends the
+/// search, so that the caller reads the document and finds the damage.
 pub(super) fn may_have(document: &[u8], wanted: u8) -> bool {
     let [_, _, _, _, elements @ .., 0] = document else {
         return true;

@@ -34,7 +34,7 @@ fn elements_come_in_order_with_their_values() {
 }
 
 #[test]
-fn a_type_is_looked_for_at_the_first_level_and_damage_hides_none() {
+fn may_have_searches_the_top_level_and_is_true_for_damage() {
     let bytes = build(|doc| {
         doc.str("s", "\u{11}").int32("n", 0x11);
         doc.nested("in", kind::DOCUMENT, |inner| {
@@ -134,7 +134,7 @@ fn of_every_type() -> Vec<u8> {
 }
 
 #[test]
-fn the_quick_walk_and_the_one_that_tells_agree_about_every_flipped_byte() {
+fn the_fast_check_and_the_detailed_check_agree_about_every_changed_byte() {
     let whole = of_every_type();
     assert_eq!(Document::new(&whole).unwrap().find_fault(0), Ok(()));
     let mut faults = 0;

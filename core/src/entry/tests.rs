@@ -63,7 +63,7 @@ fn unknown_op_letter_and_version_stop() {
 }
 
 #[test]
-fn updates_are_told_apart_by_id_first() {
+fn updates_are_distinguished_by_id_first() {
     let key = document(|o| {
         o.int32("_id", 1);
     });

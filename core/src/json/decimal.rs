@@ -11,7 +11,7 @@ pub(crate) const MAX_EXPONENT: i32 = 6111;
 const SIGN: u128 = 1 << 127;
 const SPECIAL: u128 = 0x78 << 120;
 const NAN: u128 = 0x7c << 120;
-/// Both bits are set: the exponent is two bits lower and the coefficient exceeds 34 digits.
+/// If both bits are set, the exponent is two bits lower and the coefficient exceeds 34 digits.
 const LARGE: u128 = 0b11 << 125;
 const EXPONENT_SHIFT: u32 = 113;
 const LARGE_EXPONENT_SHIFT: u32 = 111;
@@ -40,7 +40,7 @@ pub(crate) enum Decimal {
 }
 
 impl Decimal {
-    /// Reads any 16 bytes: representations that are not canonical have a value too.
+    /// Reads any 16 bytes. Representations that are not canonical also have a value.
     pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
         let bits = u128::from_le_bytes(bytes);
         let negative = bits & SIGN != 0;
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn representations_that_are_not_canonical_stand_for_something() {
+    fn representations_that_are_not_canonical_have_a_value() {
         assert_eq!(
             text(Decimal::from_bytes(bits(0x6c10_0000_0000_0000, 0))),
             "0"

@@ -6,8 +6,8 @@ use super::text::plain_length;
 use super::{number, wrapper};
 use crate::document::{Document, MAX_DEPTH, kind};
 
-/// The nesting limit of text. Text may nest deeper than its documents, because of the wrappers of a
-/// typed value and the event around a document.
+/// The nesting limit of text. Text may be nested deeper than the document that it represents,
+/// because of type wrappers and of the event around the document.
 const MAX_TEXT_DEPTH: usize = MAX_DEPTH + 16;
 
 /// The reason why text is not an Extended JSON document, and the place of the fault.
@@ -35,9 +35,9 @@ pub enum JsonFault {
     Escape,
     /// A field name contains a zero byte, which BSON does not allow.
     ZeroInName,
-    /// A number that no double can hold.
-    NumberTooGreat,
-    /// The text is nested deeper than documents may be.
+    /// A number outside the range of a double.
+    NumberTooLarge,
+    /// The text exceeds the nesting limit.
     TooDeep,
     /// The document exceeds the 2 GiB of a BSON length.
     TooLarge,
@@ -51,8 +51,8 @@ impl fmt::Display for JsonFault {
             Self::Expected(what) => write!(f, "expected {what}"),
             Self::ControlCharacter => f.write_str("unescaped control character"),
             Self::Escape => f.write_str("invalid escape"),
-            Self::ZeroInName => f.write_str("zero character in a field name"),
-            Self::NumberTooGreat => f.write_str("number too great for a double"),
+            Self::ZeroInName => f.write_str("NUL character in a field name"),
+            Self::NumberTooLarge => f.write_str("number too large for a double"),
             Self::TooDeep => f.write_str("nested too deep"),
             Self::TooLarge => f.write_str("document too large"),
         }
@@ -106,7 +106,7 @@ impl<'t> Parser<'t, '_> {
         if self.rest.is_empty() {
             Ok(())
         } else {
-            Err(self.error(JsonFault::Expected("the end")))
+            Err(self.error(JsonFault::Expected("the end of the text")))
         }
     }
 
@@ -365,7 +365,7 @@ impl<'t> Parser<'t, '_> {
             }
         } else {
             let double = text.parse::<f64>().ok().filter(|double| double.is_finite());
-            let double = double.ok_or_else(|| self.error(JsonFault::NumberTooGreat))?;
+            let double = double.ok_or_else(|| self.error(JsonFault::NumberTooLarge))?;
             self.out.extend_from_slice(&double.to_le_bytes());
             kind::DOUBLE
         };

@@ -9,8 +9,8 @@ use crate::document::{Document, Element, MAX_DEPTH, Malformed, kind};
 
 /// Appends a document's text to `out`, without spaces.
 ///
-/// The result is the same in both modes, because it describes the canonical text. A code with scope
-/// counts as two levels of nesting: its text is an object in an object.
+/// The returned exactness is the same in both modes, because it describes the canonical text. A
+/// code with scope counts as two levels of nesting: its text is an object in an object.
 ///
 /// # Errors
 /// [`Malformed`] if the bytes are damaged or nested too deep. `out` is then unchanged.
@@ -109,7 +109,7 @@ impl Writer<'_> {
             self.exact &= !names.repeats(element, document);
             if first {
                 first = false;
-                if element.name.first() == Some(&b'$') && wrapper::has_name_of_one(document) {
+                if element.name.first() == Some(&b'$') && wrapper::has_wrapper_names(document) {
                     self.exact = false;
                 }
             } else {
@@ -168,8 +168,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes the types that do not nest and are rare. A separate function keeps the stack frame of
-    /// each nesting level small.
+    /// Writes the values of rare types that contain no other values. A separate function keeps the
+    /// stack frame of each nesting level small.
     #[inline(never)]
     fn rare(&mut self, element: Element<'_>) -> Result<(), Malformed> {
         match element.kind {

@@ -36,7 +36,7 @@ pub(super) fn write_double(value: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// Reads the text of a `$numberDouble`. Returns `None` if it is not a number or too great for a
+/// Reads the text of a `$numberDouble`. Returns `None` if it is not a number or too large for a
 /// double.
 pub(super) fn parse_double(text: &[u8]) -> Option<f64> {
     match text {
@@ -151,7 +151,7 @@ impl Number {
         }
     }
 
-    /// Returns the BSON type and the bytes of the form, which are unique for the number.
+    /// Returns the BSON type and the bytes of this form. Different numbers have different bytes.
     pub(crate) fn to_bson(self) -> (u8, Value) {
         match self {
             Self::NaN => (kind::DOUBLE, Value::Eight(CANONICAL_NAN.to_le_bytes())),
@@ -342,11 +342,11 @@ mod tests {
         }
         assert!(
             matches!(decimal("1E+23"), Number::Decimal(_)),
-            "1e23 is no double"
+            "1e23 is not a double"
         );
         assert!(
             matches!(decimal("0.1"), Number::Decimal(_)),
-            "0.1 is no double"
+            "0.1 is not a double"
         );
         assert!(matches!(
             decimal("-9223372036854775808"),

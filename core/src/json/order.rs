@@ -49,8 +49,8 @@ fn integer_to_double(integer: i64, double: f64) -> Ordering {
     }
 }
 
-/// A finite nonzero number as digits without trailing zeros. It is slow and used only if a decimal
-/// is compared with another number that it does not equal.
+/// A finite number as digits without trailing zeros; zero has no digits. The conversion is slow,
+/// and is needed only if one of the numbers to compare is a [`Number::Decimal`].
 #[derive(Debug, PartialEq, Eq)]
 struct Scientific {
     negative: bool,

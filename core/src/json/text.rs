@@ -12,18 +12,18 @@ const HEX: [u8; 16] = *b"0123456789abcdef";
 pub fn write_string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
-    let whole = if plain_length::<true>(bytes) == bytes.len() {
+    let is_utf8 = if plain_length::<true>(bytes) == bytes.len() {
         out.extend_from_slice(bytes);
         true
     } else {
         write_escaped(bytes, out)
     };
     out.push(b'"');
-    whole
+    is_utf8
 }
 
 fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
-    let mut whole = true;
+    let mut is_utf8 = true;
     for chunk in bytes.utf8_chunks() {
         let mut rest = chunk.valid().as_bytes();
         while let Some((plain, tail)) = rest.split_at_checked(plain_length::<false>(rest)) {
@@ -36,10 +36,10 @@ fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
         }
         if !chunk.invalid().is_empty() {
             out.extend_from_slice("\u{fffd}".as_bytes());
-            whole = false;
+            is_utf8 = false;
         }
     }
-    whole
+    is_utf8
 }
 
 fn write_escape(byte: u8, out: &mut Vec<u8>) {
@@ -158,12 +158,12 @@ mod tests {
 
     fn string(bytes: &[u8]) -> (String, bool) {
         let mut out = Vec::new();
-        let whole = write_string(bytes, &mut out);
-        (String::from_utf8(out).unwrap(), whole)
+        let is_utf8 = write_string(bytes, &mut out);
+        (String::from_utf8(out).unwrap(), is_utf8)
     }
 
     #[test]
-    fn only_what_json_demands_is_escaped() {
+    fn only_characters_that_json_requires_are_escaped() {
         assert_eq!(string(b""), ("\"\"".into(), true));
         assert_eq!(
             string("naïve \u{7f} / ☆".as_bytes()).0,
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_utf8_are_replaced_and_reported() {
+    fn invalid_utf8_is_replaced_and_reported() {
         assert_eq!(
             string(b"ok\xffok\"\xc3"),
             ("\"ok\u{fffd}ok\\\"\u{fffd}\"".into(), false)

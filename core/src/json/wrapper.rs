@@ -18,7 +18,7 @@ pub(super) fn inner_binary(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Returns true if a document has exactly the names of a type wrapper, so that a reader may take
 /// its text for one.
-pub(super) fn has_name_of_one(document: Document<'_>) -> bool {
+pub(super) fn has_wrapper_names(document: Document<'_>) -> bool {
     match fields(document) {
         Some((only, None)) => matches!(
             only.name,

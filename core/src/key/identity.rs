@@ -1,10 +1,10 @@
-//! The identity of an `_id`: bytes that equal `_id`s share and different ones do not.
+//! The identity of an `_id`: bytes that are the same for equal `_id`s and differ for others.
 
 use crate::document::{Document, Element, MAX_DEPTH, Malformed, kind};
 use crate::json::number::Number;
 
-/// Appends a type byte and a BSON value to `out`. Two `_id`s have the same bytes exactly if MongoDB
-/// regards them as equal under the simple collation.
+/// Appends a type byte and a BSON value to `out`. Two `_id`s have the same bytes if and only if
+/// MongoDB regards them as equal under the simple collation.
 ///
 /// The following are equal: numbers of the same value, whatever their type (including all NaNs); a
 /// symbol and a string of the same bytes; documents with equal fields in the same order; arrays

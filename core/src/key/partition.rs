@@ -1,8 +1,8 @@
 //! The partition of a key, as Kafka's Java clients choose it.
 
 /// Returns the partition of a key among `partitions`: murmur2 as in Kafka's default partitioner, so
-/// that topics with as many partitions written by Java clients are co-partitioned. Returns zero if
-/// `partitions` is zero.
+/// that the topics are co-partitioned with topics of Java clients that have the same number of
+/// partitions. Returns zero if `partitions` is zero.
 #[must_use]
 pub fn partition_for(key: &[u8], partitions: u32) -> u32 {
     // Java clears the sign bit before the modulo.
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashes_are_those_of_kafkas_own_test() {
+    fn hashes_match_the_vectors_of_kafka() {
         // The vectors are from UtilsTest.testMurmur2 of Apache Kafka.
         for (text, hash) in [
             ("21", -973_932_308),
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn no_partitions_are_no_panic() {
+    fn zero_partitions_do_not_panic() {
         assert_eq!(partition_for(b"key", 0), 0);
         assert_eq!(partition_for(b"key", 1), 0);
     }

@@ -119,7 +119,7 @@ fn a_topic_keeps_the_formats_that_it_had() {
 }
 
 #[test]
-fn state_follows_its_records_and_refuses_unknown_ones() {
+fn state_applies_records_and_refuses_unknown_ones() {
     let mut state = State::default();
     state
         .apply("source", Some(br#"{"v":1,"name":"rs0","set_name":"rs0"}"#))
@@ -138,7 +138,7 @@ fn state_follows_its_records_and_refuses_unknown_ones() {
 }
 
 #[test]
-fn what_a_session_notes_has_its_frozen_form() {
+fn records_of_a_session_have_their_frozen_form() {
     let position = Position {
         ts: Timestamp::new(7, 3),
         term: 2,

@@ -1,7 +1,7 @@
 //! Arbitrary BSON for property tests, as bytes instead of values, so that it can include damaged
 //! text.
 
-#![allow(dead_code, reason = "every test uses a part")]
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::collections::BTreeSet;
 
@@ -61,7 +61,7 @@ pub(crate) fn document(kind: Kind) -> impl Strategy<Value = Vec<u8>> {
     vec((name(kind), value(kind)), 0..6).prop_map(move |fields| document_of(&allowed(kind, fields)))
 }
 
-/// Returns the fields; for [`Kind::Sane`] without those whose name an earlier field has.
+/// Returns the fields. For [`Kind::Sane`], fields with a duplicate name are removed.
 fn allowed(kind: Kind, mut fields: Vec<(Vec<u8>, Value)>) -> Vec<(Vec<u8>, Value)> {
     let mut names = BTreeSet::new();
     fields.retain(|(name, _)| names.insert(name.clone()) || kind == Kind::Any);

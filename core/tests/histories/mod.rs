@@ -1,6 +1,6 @@
 //! Histories of a document: its states, and the updates between them as a server logs them.
 
-#![allow(dead_code, reason = "every test uses a part")]
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use proptest::collection::vec;
@@ -16,7 +16,7 @@ pub(crate) enum Value {
     Items(Vec<Value>),
 }
 
-/// Names with all that makes paths difficult.
+/// Names, including those that are difficult in paths.
 const NAMES: [&str; 8] = ["a", "b", "c", "0", "1", "a.b", "$d", ""];
 /// Names that a path can contain.
 const PLAIN_NAMES: [&str; 5] = ["a", "b", "c", "0", "1"];
@@ -92,7 +92,8 @@ fn append(out: &mut DocumentBuilder<'_>, name: &str, value: &Value) {
     }
 }
 
-/// Choices of the containers that are logged whole: the server does so if that is shorter.
+/// Random choices between a diff of a container and its whole new value. A server logs the shorter
+/// of the two.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Choices(pub(crate) u64);
 
@@ -176,7 +177,7 @@ pub(crate) fn flat(fields: &[(&'static str, Value)], updates: usize) -> Option<V
     })
 }
 
-/// Returns the diff of two containers of one kind, unless the new one is to be logged whole.
+/// Returns the diff of two containers of the same kind, or `None` if the new one is logged whole.
 fn embedded(old: &Value, new: &Value, choices: &mut Choices) -> Option<Vec<u8>> {
     if choices.next() {
         return None;
@@ -207,7 +208,8 @@ fn items_diff(old: &[Value], new: &[Value], choices: &mut Choices) -> Vec<u8> {
     })
 }
 
-/// Returns `$v: 1` modifiers between two states of plain names. Shorter arrays are logged whole.
+/// Returns the `$v: 1` modifiers between two states with plain names. Shorter arrays are logged
+/// whole.
 pub(crate) fn modifiers(
     before: &[(&'static str, Value)],
     after: &[(&'static str, Value)],

@@ -1,10 +1,10 @@
 //! Claims of topics by other sources of the prefix. Two sources never write to one topic.
 //!
-//! A claim is committed with the first record of its topic. So a topic that another source has just
-//! created has no claim yet, and two sources can start to write the same collection name at the same
-//! time. A source that finds a topic that it did not create therefore reads the claims again and gives
-//! the creator time to commit one; and a source that has committed a claim checks whether another one
-//! has done so too.
+//! A claim is committed in the same Kafka transaction as the first record of its topic. A topic that
+//! another source has just created therefore has no claim yet, and two sources may start to write to it
+//! at the same time. A source that finds a topic that it did not create reads the claims again and gives
+//! the creator time to commit its claim. A source that has committed a claim then checks whether another
+//! source has claimed the same topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct OtherSources {
 }
 
 impl OtherSources {
-    /// Refuses a topic that another source owns.
+    /// Returns an error if another source owns a topic.
     ///
     /// # Errors
     /// [`ProducerError::Usage`].
@@ -35,7 +35,7 @@ impl OtherSources {
         match self.topics.get(topic) {
             None => Ok(()),
             Some(owner) => Err(ProducerError::Usage(format!(
-                "topic {topic} belongs to source {owner:?}: two sources never share a topic. Give \
+                "topic {topic} belongs to source {owner:?}: two sources cannot share a topic. Give \
                  this one its own --topic-prefix, or exclude the namespace"
             ))),
         }
@@ -52,7 +52,7 @@ struct Followee {
     topics: BTreeMap<String, TopicRecord>,
 }
 
-/// A reader of the claims of other sources. Clones share what was read of the topics.
+/// A reader of the claims of other sources. Clones share the records that were read.
 #[derive(Debug, Clone)]
 pub struct Claims {
     admin: Admin,
@@ -124,7 +124,7 @@ impl Claims {
 impl Followee {
     async fn read(&mut self) -> Result<(), ProducerError> {
         let newer = self.follower.read().await?;
-        // Only the claims are kept of the records.
+        // Of the records, only the claims are kept.
         let mut state = State::default();
         if !newer.is_whole {
             state.topics = std::mem::take(&mut self.topics);

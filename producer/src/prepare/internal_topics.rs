@@ -61,9 +61,9 @@ fn check(name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
     ] {
         if let Some(value) = value.filter(|value| deletes && *value >= 0) {
             return refuse(format!(
-                "has cleanup.policy={policy} and {limit}={value}, so Kafka would empty it. Set \
-                 cleanup.policy=compact (kafka-configs --alter --entity-type topics --entity-name \
-                 {name} --add-config cleanup.policy=compact)"
+                "has cleanup.policy={policy} and {limit}={value}, so Kafka would delete its \
+                 records. Set cleanup.policy=compact (kafka-configs --alter --entity-type topics \
+                 --entity-name {name} --add-config cleanup.policy=compact)"
             ));
         }
     }
@@ -104,18 +104,18 @@ mod tests {
             settings.cleanup_policy = Some(policy.to_owned());
         };
         for policy in ["delete", "compact,delete"] {
-            let told = refusal(&|settings| delete(settings, policy)).unwrap();
-            assert!(told.contains("retention.ms=604800000"), "{told}");
-            let told = refusal(&|settings| {
+            let message = refusal(&|settings| delete(settings, policy)).unwrap();
+            assert!(message.contains("retention.ms=604800000"), "{message}");
+            let message = refusal(&|settings| {
                 delete(settings, policy);
                 settings.retention_ms = Some(-1);
             });
-            assert!(told.unwrap().contains("retention.bytes="), "{policy}");
-            let told = refusal(&|settings| {
+            assert!(message.unwrap().contains("retention.bytes="), "{policy}");
+            let message = refusal(&|settings| {
                 delete(settings, policy);
                 (settings.retention_ms, settings.retention_bytes) = (Some(-1), Some(-1));
             });
-            assert_eq!(told, None);
+            assert_eq!(message, None);
         }
         assert!(refusal(&|settings| settings.partitions = 4).is_some());
         assert!(refusal(&|settings| settings.timestamp_after_max_ms = Some(1000)).is_some());

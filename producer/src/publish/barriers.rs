@@ -13,7 +13,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::Publisher;
+use super::{Publisher, unknown_topic};
 use crate::encode::barrier::BarrierRequest;
 use crate::encode::chunk::{Chunk, TopicIndex};
 use crate::error::ProducerError;
@@ -24,7 +24,7 @@ use crate::error::ProducerError;
 pub(crate) struct NextOffsets(FxHashMap<TopicIndex, Vec<i64>>);
 
 impl NextOffsets {
-    /// Discards the offsets when another transaction begins.
+    /// Discards the offsets, because another transaction begins.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
@@ -92,7 +92,7 @@ impl Publisher {
         }
         let (records, _) = self.sent;
         if records == 0 {
-            return Err(ProducerError::Ended("record ahead of a barrier"));
+            return Err(ProducerError::Ended("no record precedes a barrier"));
         }
         self.drain()?;
         let mut named = Vec::with_capacity(missing.len());
@@ -107,13 +107,13 @@ impl Publisher {
 
     fn is_untouched(&self, topic: TopicIndex, partitions: u32) -> Result<bool, ProducerError> {
         let found = self.topics.get(topic.0);
-        let existed = found.ok_or(ProducerError::Ended("topic table"))?.existed;
+        let existed = found.ok_or_else(unknown_topic)?.existed;
         let mut partitions = 0..i32::try_from(partitions).unwrap_or(i32::MAX);
         Ok(!existed && partitions.all(|partition| self.known.is_new(topic, partition)))
     }
 
     /// Compares the ends of all partitions that had barriers in this transaction with the count.
-    /// Everything must be delivered before.
+    /// All records must have been delivered before the call.
     pub(crate) fn check_barriers(&mut self) -> Result<(), ProducerError> {
         if self.next_offsets.0.is_empty() {
             return Ok(());
@@ -131,7 +131,7 @@ impl Publisher {
 
     fn topic_name(&self, topic: TopicIndex) -> Result<&str, ProducerError> {
         let found = self.topics.get(topic.0);
-        let topic = found.ok_or(ProducerError::Ended("topic table"))?;
+        let topic = found.ok_or_else(unknown_topic)?;
         Ok(&topic.name)
     }
 }
@@ -148,7 +148,7 @@ fn check_offsets(
                 return Err(ProducerError::kafka(
                     format!("sending a command with its barriers to {name}[{partition}]"),
                     format!(
-                        "the partition ends at {found} where this producer's records end at \
+                        "the partition ends at {found}, but the records of this producer end at \
                          {expected}: another program writes to this topic. Only one oplog-producer \
                          may write to it"
                     ),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn another_writer_is_noticed() {
+    fn another_writer_is_detected() {
         let names = [("cdc.a.b".to_owned(), 2)];
         let check = |found| check_offsets(&names, &[&vec![7, 11]], &[found]);
         assert!(check(vec![7, 11]).is_ok());

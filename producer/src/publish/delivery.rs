@@ -1,4 +1,4 @@
-//! Delivery reports: only failures are reported, and one of them is kept.
+//! Delivery reports. The client reports only failed deliveries, and one of these failures is kept.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +13,8 @@ use rdkafka::producer::ProducerContext;
 use super::RECORD_OVERHEAD;
 use crate::error::ProducerError;
 
-/// The context of the client. It keeps the first delivery error, and logs as every client does.
+/// The context of the client. It keeps the first delivery failure, or a final one if there is any, and
+/// passes logs and errors to the context that all clients share.
 #[derive(Debug, Default)]
 pub(crate) struct PublisherContext {
     pub(crate) client: Context,
@@ -50,8 +51,9 @@ impl DeliveryFailure {
         self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
     }
 
-    /// Returns true if a new session cannot fix the error: a rule of the broker or of the topic.
-    /// Missing permissions are not among them, because they may be granted.
+    /// Returns true if the record breaks a rule of the broker or of the topic, so that a new session
+    /// cannot deliver it either. Missing permissions do not count, because they may be granted
+    /// later.
     pub(crate) fn is_refusal(&self) -> bool {
         use RDKafkaErrorCode as Code;
         matches!(
@@ -103,8 +105,8 @@ impl ProducerContext for PublisherContext {
 /// Returns the error for a record that is larger than its topic accepts.
 pub(crate) fn too_large(place: &str, bytes: usize, limit: usize) -> ProducerError {
     ProducerError::Undecodable(format!(
-        "a record of {bytes} bytes for {place} is larger than its topic takes ({limit} bytes): raise \
-         max.message.bytes of the topic, or give --oversize split with --format bson or raw, whose \
-         fragments only oplog-consumer puts together"
+        "a record of {bytes} bytes for {place} is larger than its topic accepts ({limit} bytes): \
+         raise max.message.bytes of the topic, or give --oversize split with --format bson or raw \
+         (only oplog-consumer can reassemble the fragments)"
     ))
 }

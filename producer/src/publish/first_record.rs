@@ -1,4 +1,5 @@
-//! First records to new partitions: each is alone in its partition, but they are sent together.
+//! First records of new partitions. A partition gets no second record before the first one is delivered,
+//! but the first records of several partitions are sent together.
 
 use std::time::Instant;
 
@@ -11,14 +12,14 @@ impl Publisher {
     /// also sends the chunk's first records to other new partitions; otherwise each of many partitions
     /// would need its own wait.
     pub(crate) fn send_records(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
-        // Indexes of records that were sent out of turn.
+        // Indexes of records that were sent ahead of earlier records of the chunk.
         let mut early = Vec::new();
         for (index, record) in chunk.records.iter().enumerate() {
             if !early.is_empty() && early.binary_search(&index).is_ok() {
                 continue;
             }
             if !self.admits(record) {
-                self.send_firsts(chunk, index, &mut early)?;
+                self.send_first_records(chunk, index, &mut early)?;
                 self.admit(record)?;
             }
             self.send_record(chunk, record)?;
@@ -27,7 +28,7 @@ impl Publisher {
     }
 
     #[cold]
-    fn send_firsts(
+    fn send_first_records(
         &mut self,
         chunk: &Chunk,
         from: usize,

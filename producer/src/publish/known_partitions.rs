@@ -1,11 +1,12 @@
-//! Partitions that know this producer.
+//! Partitions in which the broker has the state of this producer.
 //!
-//! A broker accepts any sequence number from a producer of which a partition has no state: in a new
-//! topic, or after the producer was silent for the broker's `producer.id.expiration.ms` (a day). If the
-//! first of two requests in flight then fails, because the leader is not available yet, and the second
-//! succeeds, the client takes the first for delivered (librdkafka 2.12, `rd_kafka_dr_implicit_ack`) and
-//! its records are lost silently. So the first record to such a partition is sent alone: it is
-//! delivered before the next one is sent. From then on the broker refuses a gap.
+//! A broker accepts any sequence number if a partition has no state of the producer: in a new topic,
+//! or after the producer sent nothing for the broker's `producer.id.expiration.ms` (a day). If the
+//! first of two requests in flight then fails, because the leader is not available yet, and the
+//! second succeeds, the client considers the first as delivered (librdkafka 2.12,
+//! `rd_kafka_dr_implicit_ack`) and its records are lost silently. So the first record to such a
+//! partition is sent alone: it is delivered before the next one is sent. From then on the broker
+//! refuses a gap.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,9 @@ use rustc_hash::FxHashMap;
 
 use crate::encode::chunk::TopicIndex;
 
-/// Time without records after which a partition may have forgotten the producer. It is far below a
-/// broker's default of a day, and costs only one delivery.
+/// Time without records after which the broker may have expired the state of the producer. It is far
+/// below the broker's default of a day; a value that is too low costs only one more wait for a
+/// delivery.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
 /// The state of one partition.
@@ -80,22 +82,22 @@ mod tests {
 
     const TOPIC: TopicIndex = TopicIndex(2);
 
-    fn is_new_again(known: &mut KnownPartitions, late: Instant) {
-        assert!(known.admits(TOPIC, 0, late), "the first one");
-        assert!(!known.admits(TOPIC, 0, late), "not the second one");
+    fn is_new_again(known: &mut KnownPartitions, later: Instant) {
+        assert!(known.admits(TOPIC, 0, later), "the first one");
+        assert!(!known.admits(TOPIC, 0, later), "not the second one");
         known.delivered();
-        assert!(known.admits(TOPIC, 0, late));
+        assert!(known.admits(TOPIC, 0, later));
     }
 
     #[test]
-    fn first_record_goes_alone() {
+    fn the_first_record_is_sent_alone() {
         let mut known = KnownPartitions::default();
         let began = Instant::now();
         assert!(known.admits(TOPIC, 3, began));
         assert!(!known.admits(TOPIC, 3, began));
         assert!(
             !known.admits(TOPIC, 3, began),
-            "asking again changes nothing"
+            "a second query changes nothing"
         );
         assert!(known.admits(TOPIC, 0, began), "another partition");
         known.delivered();
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_that_was_silent_is_new_again() {
+    fn a_partition_without_recent_records_is_new_again() {
         let mut known = KnownPartitions::default();
         let began = Instant::now();
         assert!(known.admits(TOPIC, 0, began));

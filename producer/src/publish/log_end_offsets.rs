@@ -41,8 +41,8 @@ impl Ends {
         }
     }
 
-    /// Returns the next offset of each partition of each topic, in their order. Retries while leaders
-    /// move, as they do right after a topic was created.
+    /// Returns the next offset of each partition of each topic, in their order. Retries while
+    /// partitions have no leader, as right after a topic was created.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
@@ -50,23 +50,20 @@ impl Ends {
         let begun = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
-            match self.ask(topics) {
+            match self.request(topics) {
                 Ok(ends) => return Ok(ends),
                 Err(error) if is_transient(&error) && begun.elapsed() < PATIENCE => {
-                    tracing::debug!(%error, "the ends of partitions cannot be read yet");
+                    tracing::debug!(%error, "end offsets cannot be read yet, retrying");
                     std::thread::sleep(backoff.next_delay());
                 }
                 Err(error) => {
-                    return Err(ProducerError::kafka(
-                        "reading the ends of partitions",
-                        error,
-                    ));
+                    return Err(ProducerError::kafka("reading end offsets", error));
                 }
             }
         }
     }
 
-    fn ask(&mut self, topics: &[(String, u32)]) -> KafkaResult<Vec<Vec<i64>>> {
+    fn request(&mut self, topics: &[(String, u32)]) -> KafkaResult<Vec<Vec<i64>>> {
         let client = match &self.client {
             Some(client) => client,
             None => self.client.insert(self.config.create()?),

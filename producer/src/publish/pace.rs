@@ -81,14 +81,14 @@ impl Pace {
         self.judge(&mut sample);
     }
 
-    /// Notes that a transaction outlived its timeout, and returns the new limit.
+    /// Lowers the limit after a transaction that exceeded its timeout, and returns the new limit.
     pub(crate) fn expired(&self) -> u64 {
         let bytes = (self.bytes() / 2).max(LEAST_BYTES);
         self.set(bytes);
         bytes
     }
 
-    /// Returns the time that is long enough to measure a rate.
+    /// Returns the waiting time from which a rate can be measured.
     fn measured(&self) -> Duration {
         self.time / 5
     }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_takes_may_change() {
+    fn the_limit_follows_the_rate_of_the_broker() {
         let pace = Pace::new(TIMEOUT);
         assert_eq!(settle(&pace, 100_000), 500_000);
         assert_eq!(settle(&pace, 2_000_000), 10_000_000);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_little_change_nothing_and_long_ones_do() {
+    fn only_long_waits_change_the_limit() {
         let pace = Pace::new(TIMEOUT);
         for _ in 0..1000 {
             pace.handed(1000, Duration::ZERO);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_transaction_halves_it_down_to_the_least() {
+    fn an_expired_transaction_halves_the_limit_down_to_the_minimum() {
         let pace = Pace::new(TIMEOUT);
         assert_eq!(pace.expired(), FIRST_BYTES / 2);
         for _ in 0..20 {

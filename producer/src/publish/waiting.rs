@@ -9,11 +9,11 @@ use crate::error::ProducerError;
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 /// Approximate bounds of the bytes that are sent and not delivered: enough to keep broker and client
 /// busy, few enough that a commit does not wait long and that records are still in the processor's
-/// cache when they are packed. The client's own limit has to admit one record of the largest size, and
-/// does not include its bookkeeping for each record.
+/// cache when they are compressed. The client's own limit is not sufficient: it has to admit one
+/// record of the largest size, and does not include its bookkeeping for each record.
 const OUTSTANDING_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=48 << 20;
-/// Number of such bytes per partition: a request contains the records of one, and five requests are in
-/// flight.
+/// Number of such bytes per partition: a request contains the records of one partition, and five
+/// requests are in flight.
 const OUTSTANDING_EACH: u64 = 256 << 10;
 
 impl Publisher {
@@ -41,7 +41,7 @@ impl Publisher {
             if begun.elapsed() > self.transaction_timeout {
                 return Err(ProducerError::kafka(
                     "sending",
-                    "deliveries did not catch up within the transaction timeout",
+                    "too many records were still undelivered after the transaction timeout",
                 ));
             }
             // Only failures are reported, and waiting less than two milliseconds for one makes the
@@ -72,7 +72,7 @@ impl Publisher {
                 self.health.beat();
             }
             if moved.elapsed() > REQUEST_TIMEOUT {
-                let reason = format!("{waiting} records are not delivered");
+                let reason = format!("{waiting} records were not delivered in time");
                 return Err(ProducerError::kafka("waiting for deliveries", reason));
             }
             std::thread::sleep(DRAIN_PAUSE);

@@ -45,8 +45,8 @@ impl Checkpoint {
         })
     }
 
-    /// Checks that what was committed still exists. `committed` is the last position that this process
-    /// knows to be committed.
+    /// Checks that the committed position and state still exist. `committed` is the last position
+    /// that this process knows to be committed.
     ///
     /// # Errors
     /// [`PositionLost`].
@@ -90,7 +90,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Checks that the filter selects no namespaces that the saved one excludes.
+    /// Checks that the filter does not select namespaces that the saved filter excludes.
     ///
     /// # Errors
     /// [`ProducerError::Usage`] that names both filters.
@@ -108,11 +108,11 @@ impl Checkpoint {
             return Ok(());
         }
         Err(ProducerError::Usage(format!(
-            "until now this source carried {saved}; --include-namespaces and --exclude-namespaces \
-             now ask for {filter}, which may let more pass. The topics of what is new would begin \
-             with changes of documents that were never sent. Give the former namespaces; or go on \
-             with these by --change-namespaces, and then ask for a copy of what is new: \
-             oplog-producer full-sync --namespaces <what is new>"
+            "this source has streamed {saved} so far, but --include-namespaces and \
+             --exclude-namespaces now select {filter}, which may include more. The topics of the \
+             added namespaces would start with changes of documents that were never sent. Give the \
+             former namespaces; or accept the new ones with --change-namespaces, and then request a \
+             copy of the added ones: oplog-producer full-sync --namespaces <added namespaces>"
         )))
     }
 
@@ -130,9 +130,9 @@ impl Checkpoint {
             || differ(&saved.replica_set_id, &source.replica_set_id)
         {
             return Err(ProducerError::Usage(format!(
-                "source {:?} was replica set {:?} (id {:?}) and is {:?} (id {:?}) now: another set \
-                 has another history. Give it another --source-name, or start under another \
-                 --topic-prefix",
+                "source {:?} was replica set {:?} (id {:?}) and is {:?} (id {:?}) now: another \
+                 replica set has a different oplog. Give it another --source-name, or start under \
+                 another --topic-prefix",
                 source.name,
                 saved.set_name.as_deref().unwrap_or("unknown"),
                 saved.replica_set_id.as_deref().unwrap_or("unknown"),

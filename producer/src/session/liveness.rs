@@ -1,25 +1,26 @@
-//! Liveness while a session starts.
+//! Reports of liveness while a session starts.
 
 use std::time::Duration;
 
 use oplog_relay_runtime::http::Health;
 
-/// Interval between two beats.
+/// Interval between two reports.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
-/// Waits for a step of a session's start, and beats while it waits.
+/// Waits for a step of a session's start, and reports liveness while it waits.
 ///
-/// The publisher's loop, which normally beats, runs only once the session is open. Planning a full sync
-/// of many collections may take minutes, and each of its queries has its own time limit.
+/// The publisher's loop, which normally reports liveness, runs only once the session is open.
+/// Planning a full sync of many collections may take minutes, and each of its queries has its own
+/// time limit.
 pub(crate) async fn beating<T>(
     health: &Health,
     every: Duration,
-    part: impl Future<Output = T>,
+    step: impl Future<Output = T>,
 ) -> T {
-    tokio::pin!(part);
+    tokio::pin!(step);
     loop {
         tokio::select! {
-            done = &mut part => return done,
+            outcome = &mut step => return outcome,
             () = tokio::time::sleep(every) => health.beat(),
         }
     }

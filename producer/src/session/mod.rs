@@ -1,5 +1,5 @@
-//! Sessions: each fences older instances, reads the checkpoint, tails from it and publishes, until it
-//! fails.
+//! Sessions. Each session fences older instances, reads the checkpoint, and publishes the entries that
+//! follow it, until an error ends the session.
 
 mod check;
 pub(crate) mod liveness;
@@ -43,8 +43,8 @@ const FIRST_SESSION: Duration = Duration::from_secs(60);
 /// Maximum time that a source may take to shut down.
 const SOURCE_GRACE: Duration = Duration::from_secs(5);
 
-/// Number of consecutive sessions that find an entry missing on the member they read, before it counts
-/// as lost: about ten minutes with the pauses between them.
+/// Number of consecutive sessions that find an entry missing on the member that they read,
+/// after which the entry counts as lost. With the pauses between them this takes about ten minutes.
 const BEHIND_SESSIONS: u32 = 60;
 
 /// Number of consecutive sessions that ended because a member lags behind.
@@ -53,7 +53,7 @@ struct Lagging(u32);
 
 impl Lagging {
     /// Counts the error of a session. Returns an error that ends the program if an entry has been
-    /// missing for too long. `progress`: the session committed something.
+    /// missing for too long. `progress` is true if the session committed something.
     fn judge(&mut self, error: ProducerError, progress: bool) -> ProducerError {
         let ProducerError::Behind(part) = error else {
             self.0 = 0;
@@ -72,7 +72,7 @@ impl Lagging {
 struct Failure<'e> {
     error: &'e ProducerError,
     /// True if this process has opened a session.
-    has_worked: bool,
+    has_opened_session: bool,
     /// The time since the program started.
     since_start: Duration,
     /// True if a shutdown was requested.
@@ -99,9 +99,9 @@ impl Failure<'_> {
             return Next::Stop;
         }
         // Credentials may be rotated while the program runs; at its start they are simply wrong.
-        let is_hopeless =
+        let is_permanent =
             self.since_start > FIRST_SESSION || matches!(self.error, ProducerError::Credentials(_));
-        match !self.has_worked && is_hopeless {
+        match !self.has_opened_session && is_permanent {
             true => Next::Fail,
             false => Next::Retry,
         }
@@ -130,10 +130,10 @@ struct Begin {
     start: StartAt,
     /// Time of the first entry of the oldest transaction that is open at the start.
     open: Option<Timestamp>,
-    /// The full sync beside the tail; present for every live source, because one may be requested at
-    /// any time.
+    /// The full sync that runs beside the tail. Every live source has one, because a full sync may be
+    /// requested at any time.
     sync: Option<FullSync>,
-    /// The saved position, and one that must be saved even if no entry follows.
+    /// The saved position, and a position that must be saved even if no entry follows.
     begins_at: BeginsAt,
     /// The saved version of the routing table, and the wanted one.
     routing: (u32, u32),
@@ -151,7 +151,7 @@ const fn after(start: StartAt) -> Option<Position> {
     }
 }
 
-/// Returns the position to save even if no entry follows: the one that `--start` names. The position of
+/// Returns the position to save even if no entry follows: the one that `--start` sets. The position of
 /// a new full sync is saved only together with its plan. Otherwise a session that ends between the two
 /// would leave a position without a plan, and the full sync would never run.
 fn unsaved(start: StartAt, saved: Option<Position>, asked: Option<Start>) -> Option<Position> {
@@ -185,7 +185,7 @@ impl Supervisor {
             self.health.set_ready(false, &error.to_string());
             let failure = Failure {
                 error: &error,
-                has_worked: self.metrics.session_count() > 0,
+                has_opened_session: self.metrics.session_count() > 0,
                 since_start: began.elapsed(),
                 is_ending: self.shutdown.triggered(),
             };
@@ -200,8 +200,8 @@ impl Supervisor {
             if self.metrics.commit_count() > commits {
                 backoff.reset();
             }
-            tracing::warn!(%error, "the session failed, the next one continues from the checkpoint");
-            // The publisher's thread, which beats otherwise, has ended.
+            tracing::warn!(%error, "the session failed; the next one continues from the checkpoint");
+            // The publisher's thread, which normally reports liveness, has ended.
             self.health.beat();
             if !backoff.sleep(&self.shutdown).await {
                 return Ok(Outcome::Stopped);
@@ -216,8 +216,8 @@ impl Supervisor {
             return Ok(Outcome::Stopped);
         };
         let cluster = cluster?;
-        // Opening the producer fences the running instance, so an error that must end this one has to
-        // occur before.
+        // Opening the producer fences the running instance, so an error that must end this instance
+        // has to be detected before.
         self.check_before_fencing(&cluster).await?;
         let publisher = self.open_publisher(&cluster).await?;
         let Checked {
@@ -227,11 +227,11 @@ impl Supervisor {
         } = self.check(&cluster, self.metrics.position()).await?;
         if self.metrics.session_count() == 0 {
             topics::warn_of_retention(&checkpoint.state, &cluster.existing);
-            self.tell_ignored(&checkpoint);
+            self.log_ignored_flags(&checkpoint);
         }
         self.metrics.resumed(checkpoint.position);
-        let beginning = self.beginning(&checkpoint, &cluster);
-        let (start, sync) = beating(&self.health, BEAT, beginning).await?;
+        let plan = self.plan(&checkpoint, &cluster);
+        let (start, sync) = beating(&self.health, BEAT, plan).await?;
         let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
         let until = match ends {
             true => Until::End,
@@ -324,7 +324,7 @@ impl Supervisor {
         });
         opened
             .await
-            .map_err(|_| ProducerError::Ended("opening the producer"))?
+            .map_err(|_| ProducerError::Ended("the thread that opens the producer ended"))?
     }
 
     async fn until(&self, saved: Option<Position>) -> Result<Until, ProducerError> {
@@ -333,8 +333,8 @@ impl Supervisor {
         }
         let newest = self.origin.newest().await?;
         let until = newest.and_then(|newest| Until::newest(newest, saved));
-        // Without an entry to wait for, the stream ends when the source has nothing new; a dump ends by
-        // itself.
+        // Without an entry to wait for, the stream ends when the source has nothing new. A dump has an
+        // end of its own.
         Ok(until.unwrap_or_else(|| self.origin.until_nothing_new()))
     }
 
@@ -369,7 +369,7 @@ impl Supervisor {
                     health.set_ready(false, reason);
                 }
             };
-            let told = shutdown.clone();
+            let stop = shutdown.clone();
             let feeding = async {
                 match begin.sync {
                     Some(sync) => feed_full_sync(sync, start, events_in, shutdown, failing).await,
@@ -377,13 +377,13 @@ impl Supervisor {
                 }
             };
             // A server may take longer to answer than the shutdown allows.
-            let late = async {
-                told.wait().await;
+            let grace_over = async {
+                stop.wait().await;
                 tokio::time::sleep(SOURCE_GRACE).await;
             };
             Part::Source(tokio::select! {
                 fed = feeding => fed,
-                () = late => Ok(()),
+                () = grace_over => Ok(()),
             })
         });
         let metrics = Arc::clone(&self.metrics);
@@ -417,7 +417,7 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
         let part = match part {
             Ok(part) => part,
             Err(error) if error.is_cancelled() => continue,
-            Err(_) => return Err(ProducerError::Ended("a thread of the session")),
+            Err(_) => return Err(ProducerError::Ended("a thread of the session ended")),
         };
         let (place, error) = match part {
             Part::Source(result) => (0, result.err()),
@@ -469,21 +469,21 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_never_worked_gives_up_unless_it_is_asked_to_end() {
-        let next = |error: &ProducerError, has_worked, seconds, is_ending| {
+    fn a_program_that_never_opened_a_session_gives_up_unless_it_is_shutting_down() {
+        let next = |error: &ProducerError, has_opened_session, seconds, is_ending| {
             let failure = Failure {
                 error,
-                has_worked,
+                has_opened_session,
                 since_start: Duration::from_secs(seconds),
                 is_ending,
             };
             failure.next()
         };
-        let away = ProducerError::kafka("a", "b");
-        assert_eq!(next(&away, false, 59, false), Next::Retry);
-        assert_eq!(next(&away, false, 61, false), Next::Fail);
-        assert_eq!(next(&away, false, 61, true), Next::Stop);
-        assert_eq!(next(&away, true, 61, false), Next::Retry);
+        let unreachable = ProducerError::kafka("a", "b");
+        assert_eq!(next(&unreachable, false, 59, false), Next::Retry);
+        assert_eq!(next(&unreachable, false, 61, false), Next::Fail);
+        assert_eq!(next(&unreachable, false, 61, true), Next::Stop);
+        assert_eq!(next(&unreachable, true, 61, false), Next::Retry);
         let login = ProducerError::Credentials(String::new());
         assert_eq!(next(&login, false, 1, false), Next::Fail);
         assert_eq!(next(&login, true, 1, false), Next::Retry);
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_asked_for_is_done_whatever_fails_behind_it() {
+    async fn a_publisher_that_is_done_outranks_errors_of_the_other_parts() {
         let ended = async |published: Result<Outcome, ProducerError>| {
             let mut parts = JoinSet::new();
             let source = parts.spawn(std::future::pending());

@@ -23,12 +23,12 @@ const NOWHERE: Position = Position {
 
 impl Supervisor {
     /// Returns the start of the tail, and the full sync to run beside it.
-    pub(super) async fn beginning(
+    pub(super) async fn plan(
         &self,
         checkpoint: &Checkpoint,
         cluster: &FoundCluster,
     ) -> Result<(StartAt, Option<FullSync>), ProducerError> {
-        let begins_anew = self.begins_with_a_copy(checkpoint);
+        let is_new_copy = self.starts_with_a_copy(checkpoint);
         let Some(client) = self.origin.client() else {
             return Ok((self.start(checkpoint.position).await?, None));
         };
@@ -43,7 +43,7 @@ impl Supervisor {
         };
         let filter = &config.stream.filter;
         let metrics = Arc::clone(&self.metrics);
-        if begins_anew {
+        if is_new_copy {
             options.ends |= caught_up;
             let sync = FullSync::plan(client, filter, options, requests, metrics).await?;
             return Ok((StartAt::After(sync.position), Some(sync)));
@@ -61,22 +61,22 @@ impl Supervisor {
     }
 
     /// Checks that the starting point of the stream is unambiguous.
-    pub(super) fn check_beginning(
+    pub(super) fn check_start(
         &self,
         checkpoint: &Checkpoint,
         cluster: &FoundCluster,
     ) -> Result<(), ProducerError> {
-        if !self.begins_with_a_copy(checkpoint) {
+        if !self.starts_with_a_copy(checkpoint) {
             return Ok(());
         }
         match self.origin.client() {
-            None => Err(self.nowhere("a dump holds no documents to copy")),
+            None => Err(self.without_start("a dump of the oplog contains no documents to copy")),
             Some(_) => self.check_new(&cluster.names),
         }
     }
 
     /// Logs flags about the start that have no effect, because a position is saved.
-    pub(crate) fn tell_ignored(&self, checkpoint: &Checkpoint) {
+    pub(crate) fn log_ignored_flags(&self, checkpoint: &Checkpoint) {
         let Some(saved) = checkpoint.position else {
             return;
         };
@@ -99,7 +99,7 @@ impl Supervisor {
         }
     }
 
-    fn begins_with_a_copy(&self, checkpoint: &Checkpoint) -> bool {
+    fn starts_with_a_copy(&self, checkpoint: &Checkpoint) -> bool {
         checkpoint.position.is_none() && self.config.stream.start.is_none()
     }
 
@@ -108,21 +108,22 @@ impl Supervisor {
         let prefix = &self.config.stream.topic_prefix;
         match self.config.full_sync.sync {
             Some(Sync::Full | Sync::FullThenTail) => Ok(()),
-            Some(Sync::Tail) => Err(self.nowhere("--sync tail copies nothing")),
+            Some(Sync::Tail) => Err(self.without_start("--sync tail copies nothing")),
             None => match topics.keys().find(|topic| is_data_topic(prefix, topic)) {
                 None => Ok(()),
-                Some(topic) => Err(self.nowhere(&format!(
+                Some(topic) => Err(self.without_start(&format!(
                     "data topics already exist ({topic}), so a full sync has to be requested"
                 ))),
             },
         }
     }
 
-    fn nowhere(&self, why: &str) -> ProducerError {
+    /// Returns the error for a stream without a starting point.
+    fn without_start(&self, why: &str) -> ProducerError {
         ProducerError::Usage(format!(
-            "source {:?} has no saved position under prefix {:?}, and {why}. Say where to begin: \
-             --sync full-then-tail (copy what is there, then follow), --sync full (copy only), \
-             --start oldest (everything the source still logs), --start now (only what comes), \
+            "source {:?} has no saved position under prefix {:?}, and {why}. Give a starting point: \
+             --sync full-then-tail (copy the existing documents, then tail the oplog), --sync full \
+             (copy only), --start oldest (everything in the oplog), --start now (only new entries), \
              --start <RFC 3339 time or <seconds>:<increment>>",
             self.origin.name(),
             self.config.stream.topic_prefix
@@ -133,7 +134,7 @@ impl Supervisor {
         match (saved, self.config.stream.start) {
             (Some(saved), _) => Ok(StartAt::After(saved)),
             (None, Some(start)) => self.origin.start(start).await,
-            (None, None) => Err(self.nowhere("no starting point is given")),
+            (None, None) => Err(self.without_start("no starting point is given")),
         }
     }
 }

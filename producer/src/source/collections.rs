@@ -39,18 +39,18 @@ impl Collections for LiveCollections {
             None => doc! { "name": collection },
         };
         let database = self.client.database(db);
-        let asked = self.runtime.block_on(documents_depend(&database, which));
-        match asked {
+        let result = self.runtime.block_on(documents_depend(&database, which));
+        match result {
             Err(error) if error_code(&error) == Some(UNAUTHORIZED) => {
                 tracing::warn!(
                     ns,
-                    "the source's user may not list the collections and indexes of {db}: whether \
-                     the documents of {ns} depend on each other is unknown, so they are spread \
-                     over partitions by _id. Grant read on {db}, or give --order"
+                    "the source's user is not permitted to list the collections and indexes of \
+                     {db}: whether the documents of {ns} depend on each other is unknown, so they \
+                     are spread over partitions by _id. Grant read on {db}, or give --order"
                 );
                 Ok(false)
             }
-            asked => asked.map_err(ProducerError::Source),
+            result => result.map_err(ProducerError::Source),
         }
     }
 }

@@ -86,7 +86,7 @@ impl Metrics {
             transactions: TransactionCounters::register(&registry)?,
             source_bytes: counter("source_bytes_total", "Bytes of the entries read.")?,
             records: counter("records_total", "Records handed to Kafka.")?,
-            record_bytes: counter("record_bytes_total", "Bytes of their keys and values.")?,
+            record_bytes: counter("record_bytes_total", "Bytes of keys and values of records.")?,
             lag: gauge(
                 "source_lag_seconds",
                 "Age of the last committed entry, or the time since everything was committed; 0 when \
@@ -142,7 +142,7 @@ impl Metrics {
         self.commits.inc();
         self.commit_seconds.observe(took.as_secs_f64());
         self.position.set(f64::from(position.ts.seconds));
-        // A commit that does not move the position has no entry, and so no time.
+        // A commit that does not advance the position has no entry, and so no time.
         if wall > 0 {
             self.known_until.store(wall, Ordering::Relaxed);
         }
@@ -310,8 +310,8 @@ impl TransactionCounters {
     fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let ended = opts(
             "transactions_total",
-            "Transactions of the source that ended, by outcome. Incomplete: the first entries were \
-             gone when the stream began, so it was passed over.",
+            "Transactions of the source that ended, by outcome. An incomplete transaction was \
+             skipped, because the stream started after its first entries.",
         );
         let operations = opts(
             "transaction_operations_total",

@@ -185,8 +185,8 @@ impl Progress {
             return Vec::new();
         }
         let rate = figures.rate();
-        let under_way = figures.open.iter().filter(|(_, size)| size.documents > 0);
-        let mut open: Vec<(&String, &Size)> = under_way.collect();
+        let in_progress = figures.open.iter().filter(|(_, size)| size.documents > 0);
+        let mut open: Vec<(&String, &Size)> = in_progress.collect();
         open.sort_by_key(|(_, size)| std::cmp::Reverse(size.expected_bytes));
         let mut lines: Vec<String> = open
             .into_iter()
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn terminal_and_status_tell_the_same_numbers() {
+    fn terminal_and_status_report_the_same_numbers() {
         let progress = Progress::default();
         assert!(progress.status().is_none() && progress.lines().is_empty());
         progress.update(&record("a.b", 0));

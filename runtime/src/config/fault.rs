@@ -79,7 +79,7 @@ pub enum ConfigError {
     /// All faults, one per line.
     #[error("{}", lines(.0))]
     Faults(Vec<Fault>),
-    /// The result of the command line itself: a mistake, or a request for help or the version.
+    /// The result of parsing the command line: a mistake, or a request for help or the version.
     #[error("{0}")]
     Usage(Box<clap::Error>),
 }

@@ -1,9 +1,10 @@
-//! Configuration: flags over environment over one TOML file over defaults.
+//! Configuration: flags override the environment, which overrides one TOML file, which overrides
+//! the defaults.
 //!
 //! A flag `--some-name` is `some_name` in the file and `OPLOG_SOME_NAME` in the environment,
 //! without exceptions or declarations: programs define clap derive structs and call
 //! [`parse_layered`]. Unknown names are errors in every layer. All faults are reported at once, so
-//! that an operator can correct them in a single deployment.
+//! that an operator can correct them together.
 
 mod fault;
 mod layer;

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_strings_lose_their_secrets_only() {
+    fn only_the_secrets_of_connection_strings_are_hidden() {
         let table = [
             (
                 "mongodb://h1:27017,h2/db?replicaSet=rs0",

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_find_their_name_and_strangers_none() {
+    fn only_typing_errors_get_a_suggestion() {
         let known = ["partitions", "prefix", "brokers"];
         assert_eq!(nearest("partitons", known), Some("partitions"));
         assert_eq!(nearest("colour", known), None);

@@ -30,8 +30,8 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Creates a health that is live but not ready yet. It is no longer live after `limit` without
-    /// a beat.
+    /// Creates the health of a program that is live but not ready yet. It is no longer live after
+    /// `limit` without a beat.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         let state = State {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_without_beats_is_dead_until_it_turns_again() {
+    fn a_loop_without_beats_is_not_live_until_the_next_beat() {
         let health = Health::new(Duration::from_millis(500));
         health.live().unwrap();
         while health.since_beat() <= Duration::from_millis(500) {

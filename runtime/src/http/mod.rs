@@ -72,11 +72,11 @@ pub enum HttpError {
         source: io::Error,
     },
     /// A connection could not be accepted.
-    #[error("serving http failed")]
+    #[error("the HTTP server failed")]
     Serve(#[source] io::Error),
 }
 
-/// Binds the address at the start, so that a port in use ends the program at once. Returns `None`
+/// Binds the address at startup, so that a port in use ends the program immediately. Returns `None`
 /// if HTTP is off.
 ///
 /// # Errors
@@ -94,7 +94,7 @@ pub async fn bind(address: &HttpAddress) -> Result<Option<TcpListener>, HttpErro
     let bound = listener
         .local_addr()
         .map_or_else(|_| address.clone(), |a: SocketAddr| a.to_string());
-    tracing::info!(address = bound, "serving http");
+    tracing::info!(address = bound, "HTTP server is listening");
     Ok(Some(listener))
 }
 

@@ -9,20 +9,20 @@ use tokio::time::timeout;
 
 /// The time limit of a probe. Container platforms allow their probes 1 to 30 s.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The size limit of a reply, which is more than any reply of `/readyz`.
-const MAX_ANSWER_BYTES: u64 = 16 * 1024;
+/// The size limit of a response, which is more than any response of `/readyz`.
+const MAX_RESPONSE_BYTES: u64 = 16 * 1024;
 
 /// Checks that the program at `address` (`host:port`) is ready.
 ///
 /// # Errors
-/// The reason, if the program is not ready or does not answer.
+/// The reason, if the program is not ready or does not respond.
 pub async fn probe(address: &str) -> Result<(), String> {
     let address = reachable(address);
-    let answer = timeout(PATIENCE, ask(&address))
+    let response = timeout(PATIENCE, get_readyz(&address))
         .await
-        .map_err(|_| format!("no answer from {address} within {} s", PATIENCE.as_secs()))?
-        .map_err(|error| format!("no answer from {address}: {error}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        .map_err(|_| format!("no response from {address} within {} s", PATIENCE.as_secs()))?
+        .map_err(|error| format!("no response from {address}: {error}"))?;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
     let status_line = head.lines().next().unwrap_or_default();
     if status_line.split(' ').nth(1) == Some("200") {
         return Ok(());
@@ -43,16 +43,16 @@ fn reachable(address: &str) -> String {
     }
 }
 
-async fn ask(address: &str) -> std::io::Result<String> {
+async fn get_readyz(address: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     stream
-        .take(MAX_ANSWER_BYTES)
-        .read_to_end(&mut answer)
+        .take(MAX_RESPONSE_BYTES)
+        .read_to_end(&mut response)
         .await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    Ok(String::from_utf8_lossy(&response).into_owned())
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ async fn metrics_status_and_own_routes_are_served() {
 }
 
 #[tokio::test]
-async fn a_probe_sees_what_readyz_says() {
+async fn a_probe_returns_the_result_of_readyz() {
     let served = served().await;
     assert_eq!(probe(&served.address).await, Err("starting".to_owned()));
     served.health.set_ready(true, "");
@@ -101,7 +101,7 @@ async fn shutdown_ends_serving_and_then_a_probe_fails() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_an_error_that_names_the_flag() {
+async fn a_port_in_use_is_an_error_that_names_the_flag() {
     let served = served().await;
     let error = bind(&HttpAddress::At(served.address.clone()))
         .await

@@ -20,17 +20,17 @@ use super::options::{KafkaOptions, client_config};
 use super::topic::{TopicMetadata, TopicSettings, collect};
 use crate::retry::Backoff;
 
-/// The time limit of the first contact: a wrong address must be reported within seconds.
+/// The time limit of the first connection: a wrong address must be reported within seconds.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// The time to wait for an event of a client that has failed.
-const EVENTS: Duration = Duration::from_millis(20);
+const EVENT_WAIT: Duration = Duration::from_millis(20);
 /// The time limit of any other call, including retries.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The time limit of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of topics up to which each is queried by name. For more topics the whole cluster's
 /// metadata is read.
-const ASKED_BY_NAME: usize = 8;
+const QUERIED_BY_NAME: usize = 8;
 
 /// The result of creating a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,17 +61,18 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// Connects, and checks that a broker answers.
+    /// Connects, and checks that a broker responds.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if the options are wrong or no broker answers.
+    /// [`KafkaFailure`] if the options are wrong or no broker responds.
     pub async fn connect(options: &KafkaOptions) -> Result<Self, KafkaFailure> {
         let context = Context::new();
         let mut config = client_config(options);
         let metadata = config
             .create_with_context(context.clone())
             .map_err(KafkaFailure::Options)?;
-        // The queue of this client's log lines is never read. The metadata client logs the same.
+        // The queue of this client's log lines is never read. The metadata client logs the same
+        // lines.
         config.set_log_level(RDKafkaLogLevel::Emerg);
         let brokers = options.brokers.clone();
         let admin = Self {
@@ -90,7 +91,7 @@ impl Admin {
     /// existing topic are not changed.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if the cluster refuses, or does not answer in time.
+    /// [`KafkaFailure`] if the cluster refuses, or does not respond in time.
     pub async fn create_topic(
         &self,
         name: &str,
@@ -115,7 +116,7 @@ impl Admin {
                 },
                 Err(error) => error,
             };
-            attempts.again(&action, error).await?;
+            attempts.wait_or_fail(&action, error).await?;
         }
     }
 
@@ -123,7 +124,7 @@ impl Admin {
     /// refusal.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if the cluster does not answer in time.
+    /// [`KafkaFailure`] if the cluster does not respond in time.
     pub async fn validate_topic(
         &self,
         name: &str,
@@ -132,7 +133,7 @@ impl Admin {
         settings: &[(&str, &str)],
     ) -> Result<Option<RDKafkaErrorCode>, KafkaFailure> {
         let client = self.requests.client()?;
-        let action = format!("asking whether topic {name} can be created");
+        let action = format!("checking whether topic {name} can be created");
         let topic = new_topic(name, partitions, replication_factor, settings);
         let options = request_options().validate_only(true);
         let mut attempts = Attempts::new(PATIENCE);
@@ -147,7 +148,7 @@ impl Admin {
                 },
                 Err(error) => error,
             };
-            attempts.again(&action, error).await?;
+            attempts.wait_or_fail(&action, error).await?;
         }
     }
 
@@ -155,7 +156,7 @@ impl Admin {
     /// refuses is skipped: creating it separately shows the reason.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if the cluster does not answer in time.
+    /// [`KafkaFailure`] if the cluster does not respond in time.
     pub async fn create_topics(
         &self,
         names: &[&str],
@@ -173,7 +174,7 @@ impl Admin {
         loop {
             match client.create_topics(&topics, &options).await {
                 Ok(outcomes) => return Ok(outcomes.into_iter().filter_map(Result::ok).collect()),
-                Err(error) => attempts.again("creating topics", error).await?,
+                Err(error) => attempts.wait_or_fail("creating topics", error).await?,
             }
         }
     }
@@ -181,7 +182,7 @@ impl Admin {
     /// Returns the settings of those topics that exist, by name.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if the cluster refuses, or does not answer in time.
+    /// [`KafkaFailure`] if the cluster refuses, or does not respond in time.
     pub async fn describe_topics(
         &self,
         names: &[&str],
@@ -206,7 +207,7 @@ impl Admin {
     /// Returns the settings of a topic, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if the cluster refuses, or does not answer in time.
+    /// [`KafkaFailure`] if the cluster refuses, or does not respond in time.
     pub async fn topic_settings(&self, name: &str) -> Result<Option<TopicSettings>, KafkaFailure> {
         Ok(self.describe_topics(&[name]).await?.remove(name))
     }
@@ -214,7 +215,7 @@ impl Admin {
     /// Returns the number of partitions of a topic, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if no broker answers in time, or access is refused.
+    /// [`KafkaFailure`] if no broker responds in time, or access is refused.
     pub async fn partitions(&self, name: &str) -> Result<Option<i32>, KafkaFailure> {
         let topics = self.topic_metadata(vec![name.to_owned()], PATIENCE).await?;
         Ok(topics
@@ -226,7 +227,7 @@ impl Admin {
     /// Returns all topics that this user may describe, with their numbers of partitions.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if no broker answers in time.
+    /// [`KafkaFailure`] if no broker responds in time.
     pub async fn topics(&self) -> Result<BTreeMap<String, i32>, KafkaFailure> {
         let topics = self.topic_metadata(Vec::new(), PATIENCE).await?;
         Ok(topics
@@ -251,7 +252,7 @@ impl Admin {
     /// Waits until every partition of several topics has a leader.
     ///
     /// # Errors
-    /// As [`Admin::wait_for_topic`].
+    /// [`KafkaFailure`] as in [`Admin::wait_for_topic`].
     pub async fn wait_for_all(
         &self,
         names: &[String],
@@ -313,7 +314,7 @@ impl Admin {
             let outcomes = match client.describe_configs(&topics, &options).await {
                 Ok(outcomes) => outcomes,
                 Err(error) => {
-                    attempts.again(action, error).await?;
+                    attempts.wait_or_fail(action, error).await?;
                     continue;
                 }
             };
@@ -324,7 +325,9 @@ impl Admin {
                     // The topic was deleted after its metadata was read.
                     Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
                     Err(code) => {
-                        attempts.again(action, KafkaError::AdminOp(code)).await?;
+                        attempts
+                            .wait_or_fail(action, KafkaError::AdminOp(code))
+                            .await?;
                         continue 'attempt;
                     }
                 }
@@ -341,7 +344,7 @@ impl Admin {
     ) -> Result<BTreeMap<String, TopicMetadata>, KafkaFailure> {
         let this = self.clone();
         let work = move || {
-            if names.is_empty() || names.len() > ASKED_BY_NAME {
+            if names.is_empty() || names.len() > QUERIED_BY_NAME {
                 return this
                     .fetch(None, patience)
                     .and_then(|metadata| collect(&metadata));
@@ -354,7 +357,7 @@ impl Admin {
         };
         tokio::task::spawn_blocking(work)
             .await
-            .map_err(|_| KafkaFailure::Abandoned("reading kafka metadata".to_owned()))?
+            .map_err(|_| KafkaFailure::Abandoned("reading Kafka metadata".to_owned()))?
     }
 
     /// Reads the pending events of the metadata client: its log lines go to the context, and its
@@ -362,7 +365,7 @@ impl Admin {
     fn is_login_refused(&self) -> bool {
         let mut refused = false;
         // A poll without a wait ends at the first log line, and would miss the error behind it.
-        while let Some(event) = self.metadata.poll(EVENTS) {
+        while let Some(event) = self.metadata.poll(EVENT_WAIT) {
             refused |= event.is_err_and(|error| is_refused_login(&error));
         }
         refused
@@ -386,7 +389,7 @@ impl Admin {
             };
             let refused = self.is_login_refused();
             if !is_transient(&error) {
-                let action = "reading kafka metadata".to_owned();
+                let action = "reading Kafka metadata".to_owned();
                 return Err(KafkaFailure::Refused {
                     action,
                     source: error,
@@ -397,7 +400,7 @@ impl Admin {
                     .complaint()
                     .unwrap_or_else(|| error.to_string())
             };
-            // The client itself would keep trying, and would only report that no broker answers.
+            // The client itself would retry, and would only report that no broker responds.
             if refused {
                 return Err(KafkaFailure::Credentials {
                     brokers: self.brokers.clone(),
@@ -439,10 +442,10 @@ impl Requests {
         if let Some(client) = &*client {
             return Ok(Arc::clone(client));
         }
-        let made = self.config.create_with_context(Context::new());
-        let made = Arc::new(made.map_err(KafkaFailure::Options)?);
-        *client = Some(Arc::clone(&made));
-        Ok(made)
+        let new = self.config.create_with_context(Context::new());
+        let new = Arc::new(new.map_err(KafkaFailure::Options)?);
+        *client = Some(Arc::clone(&new));
+        Ok(new)
     }
 }
 
@@ -517,15 +520,15 @@ impl Attempts {
         self
     }
 
-    /// Waits before the next attempt. Returns an error if there is to be no other.
-    async fn again(&mut self, action: &str, error: KafkaError) -> Result<(), KafkaFailure> {
+    /// Waits before the next attempt. Returns an error if the request must not be retried.
+    async fn wait_or_fail(&mut self, action: &str, error: KafkaError) -> Result<(), KafkaFailure> {
         if !is_transient(&error) || self.start.elapsed() >= self.patience {
             return Err(KafkaFailure::Refused {
                 action: with_right(action, &error, &self.right),
                 source: error,
             });
         }
-        tracing::debug!(%error, action, "trying again");
+        tracing::debug!(%error, action, "retrying");
         tokio::time::sleep(self.backoff.next_delay()).await;
         Ok(())
     }

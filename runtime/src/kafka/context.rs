@@ -7,7 +7,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// The facility of log lines with the reason why a broker cannot be used.
+/// The facility of log lines that state why a broker cannot be used.
 const BROKER_FAILURE: &str = "FAIL";
 
 /// A client context. It logs the client's lines with the target `librdkafka`, and keeps the fatal
@@ -15,11 +15,11 @@ const BROKER_FAILURE: &str = "FAIL";
 /// additional duties contain one and delegate to it.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    kept: Arc<Mutex<Kept>>,
+    errors: Arc<Mutex<Errors>>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Errors {
     complaint: Option<String>,
     fatal: Option<KafkaError>,
 }
@@ -35,22 +35,22 @@ impl Context {
     /// the system or of the broker.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
-        self.kept().complaint.clone()
+        self.errors().complaint.clone()
     }
 
     /// Returns the error that made the client unusable.
     #[must_use]
     pub fn fatal_error(&self) -> Option<KafkaError> {
-        self.kept().fatal.clone()
+        self.errors().fatal.clone()
     }
 
-    /// Forgets the last reason, before an attempt whose own reason is needed.
+    /// Clears the reason that [`complaint`](Self::complaint) returns, before a new attempt.
     pub fn clear_complaint(&self) {
-        self.kept().complaint = None;
+        self.errors().complaint = None;
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn errors(&self) -> MutexGuard<'_, Errors> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,7 +58,7 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         // A consumer returns only the code of such an error. Its text appears only in the log.
         if facility == BROKER_FAILURE {
-            self.kept().complaint = Some(without_thread(line).to_owned());
+            self.errors().complaint = Some(without_thread(line).to_owned());
         }
         // Most errors of librdkafka are lost connections that it reopens by itself, so they are
         // logged as warnings. An error that causes a failure reaches the program as an error of the
@@ -79,10 +79,10 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            tracing::error!(target: "librdkafka", %error, reason, "client is unusable");
-            self.kept().fatal.get_or_insert(error);
+            tracing::error!(target: "librdkafka", %error, reason, "the Kafka client is unusable");
+            self.errors().fatal.get_or_insert(error);
         } else {
-            tracing::debug!(target: "librdkafka", %error, reason, "client error");
+            tracing::debug!(target: "librdkafka", %error, reason, "Kafka client error");
         }
     }
 }

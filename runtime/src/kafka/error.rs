@@ -4,14 +4,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::new_topic::TopicSetting;
 
-/// The reason why a Kafka operation failed, other than producing and reading as a group.
+/// The reason why a Kafka operation failed, other than producing records and consuming in a group.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaFailure {
     /// The client cannot be created from its options.
     #[error("the Kafka client cannot be created")]
     Options(#[source] KafkaError),
-    /// No broker answers.
-    #[error("no kafka broker at {brokers} answers: {reason}")]
+    /// No broker responds.
+    #[error("no Kafka broker at {brokers} responds: {reason}")]
     Unreachable {
         /// The brokers that were tried.
         brokers: String,
@@ -20,8 +20,8 @@ pub enum KafkaFailure {
     },
     /// A broker refuses the credentials.
     #[error(
-        "a kafka broker at {brokers} refuses the credentials (sasl.username, sasl.password and the \
-         like, given by --kafka-option): {reason}"
+        "a Kafka broker at {brokers} refuses the credentials (sasl.username, sasl.password and \
+         similar options, set with --kafka-option): {reason}"
     )]
     Credentials {
         /// The brokers that were tried.
@@ -183,11 +183,11 @@ pub fn is_group_refused(error: &KafkaError) -> bool {
 /// Returns the operation. If the cluster refused because of a missing right, the text names that
 /// right.
 #[must_use]
-pub fn with_right(doing: impl Into<String>, error: &KafkaError, right: &str) -> String {
-    let doing = doing.into();
+pub fn with_right(operation: impl Into<String>, error: &KafkaError, right: &str) -> String {
+    let operation = operation.into();
     match is_unauthorized(error) {
-        true => format!("{doing} (the Kafka user of this program needs the right {right})"),
-        false => doing,
+        true => format!("{operation} (the Kafka user of this program needs the right {right})"),
+        false => operation,
     }
 }
 

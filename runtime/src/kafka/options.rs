@@ -12,7 +12,7 @@ const FLAG: &str = "--kafka-option";
 
 /// Options that the operator cannot set for any client, with the reason.
 const OWNED_BY_ALL: &[(&str, &str)] = &[
-    ("bootstrap.servers", "give the brokers by --brokers"),
+    ("bootstrap.servers", "use --brokers"),
     ("log.queue", "client logs go to the program's log"),
     (
         "allow.auto.create.topics",
@@ -24,24 +24,24 @@ const OWNED_BY_ALL: &[(&str, &str)] = &[
 pub const PRODUCER_OWNED: &[(&str, &str)] = &[
     (
         "enable.idempotence",
-        "without it a retry doubles or reorders records",
+        "without it, a retry can duplicate or reorder records",
     ),
     (
         "acks",
-        "a record that not all in-sync replicas have can be lost",
+        "a record that is not on all in-sync replicas can be lost",
     ),
     (
         "max.in.flight",
-        "more than the idempotent producer's limit reorders records",
+        "values above the idempotent producer's limit can reorder records",
     ),
     ("retries", "giving up on a record would lose it"),
     (
         "message.timeout.ms",
-        "a record that times out would be lost; it follows the transaction's",
+        "a record that times out would be lost; it is set to the transaction timeout",
     ),
     (
         "transactional.id",
-        "it fences the former instance and is derived from the source",
+        "it fences the previous instance and is derived from the source",
     ),
     (
         "enable.gapless.guarantee",
@@ -51,12 +51,15 @@ pub const PRODUCER_OWNED: &[(&str, &str)] = &[
         "partitioner",
         "the program computes each record's partition from its key",
     ),
-    ("message.max.bytes", "it follows the largest document"),
+    (
+        "message.max.bytes",
+        "it is set to the size of the largest possible record",
+    ),
 ];
 
 /// Consumer options on which the offsets depend, with the reason.
 pub const CONSUMER_OWNED: &[(&str, &str)] = &[
-    ("group.id", "give the group by --group"),
+    ("group.id", "use --group"),
     (
         "enable.auto.commit",
         "offsets are committed only after the target has acknowledged",
@@ -84,7 +87,7 @@ pub const CONSUMER_OWNED: &[(&str, &str)] = &[
     ),
     (
         "enable.partition.eof",
-        "it shows when a partition has caught up",
+        "it shows when the end of a partition is reached",
     ),
     ("check.crcs", "damaged records must not be replayed"),
 ];
@@ -168,7 +171,7 @@ pub fn client_config(options: &KafkaOptions) -> ClientConfig {
     config
 }
 
-/// The fetch size of a client that reads one partition after the other. Records that compress by a
+/// The fetch size of a client that reads one partition at a time. Records that compress by a
 /// factor of a thousand then take 32 MiB of memory.
 pub const SMALL_FETCH: usize = 32 << 10;
 
@@ -263,7 +266,7 @@ mod tests {
     fn owned_options_are_refused_with_the_reason_under_both_names() {
         for name in ["acks", "request.required.acks"] {
             let found = faults(&[(name, "1"), ("linger.ms", "5")], PRODUCER_OWNED);
-            let reason = "cannot be set: a record that not all in-sync replicas have can be lost";
+            let reason = "cannot be set: a record that is not on all in-sync replicas can be lost";
             assert_eq!(found, [format!("--kafka-option {name}: {reason}")]);
         }
         assert_eq!(

@@ -34,13 +34,13 @@ const PARTITION: i32 = 0;
 /// A committed record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Its offset.
+    /// The record's offset.
     pub offset: i64,
-    /// Its timestamp in milliseconds since 1970.
+    /// The record's timestamp in milliseconds since 1970.
     pub timestamp_ms: Option<i64>,
-    /// Its key.
+    /// The record's key.
     pub key: Option<Vec<u8>>,
-    /// Its value; `None` is a tombstone.
+    /// The record's value; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
 }
 
@@ -55,7 +55,7 @@ pub struct Newer {
     pub is_whole: bool,
 }
 
-/// A reader of internal topics. Each call opens its own connection and commits nothing.
+/// A reader of internal topics. Each call opens its own connection and commits no offsets.
 #[derive(Clone)]
 pub struct Reader {
     config: ClientConfig,
@@ -233,7 +233,7 @@ impl Session {
                 Ok(bounds) => return Ok(bounds),
                 Err(error) => error,
             };
-            self.judge(error)?;
+            self.check_error(error)?;
             std::thread::sleep(backoff.next_delay());
         }
     }
@@ -258,7 +258,7 @@ impl Session {
                     });
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
-                Some(Err(error)) => self.judge(error)?,
+                Some(Err(error)) => self.check_error(error)?,
             }
         }
         Err(KafkaFailure::Timeout {
@@ -278,7 +278,7 @@ impl Session {
 
     /// Returns `Ok` for transient errors until the time limit is over, and for errors that do not
     /// affect the read.
-    fn judge(&self, error: KafkaError) -> Result<(), KafkaFailure> {
+    fn check_error(&self, error: KafkaError) -> Result<(), KafkaFailure> {
         use RDKafkaErrorCode as Code;
         match error_code(&error) {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {

@@ -51,7 +51,7 @@ async fn topics_are_awaited_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_leader_is_awaited_and_then_told() {
+async fn a_missing_leader_is_awaited_and_then_reported() {
     let (cluster, options) = cluster();
     cluster.create_topic("led", 2, 1).unwrap();
     cluster.partition_leader("led", 1, None).unwrap();
@@ -98,7 +98,7 @@ async fn an_empty_topic_has_no_records() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_followed_is_read_once() {
+async fn a_follower_reads_each_record_once() {
     let (cluster, options) = cluster();
     cluster.create_topic("internal", 1, 1).unwrap();
     produce(&options, "internal", 200);
@@ -120,7 +120,7 @@ async fn what_is_followed_is_read_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn brokers_that_do_not_answer_are_named_within_the_patience() {
+async fn unreachable_brokers_are_reported_within_the_time_limit() {
     let reader = Reader::new(&nowhere()).with_patience(Duration::from_millis(300));
     let error = reader.read_all("internal").await.unwrap_err();
     assert!(error.is_transient());
@@ -128,7 +128,7 @@ async fn brokers_that_do_not_answer_are_named_within_the_patience() {
 }
 
 #[test]
-fn wrong_options_are_told_at_once() {
+fn wrong_options_are_reported_immediately() {
     let options = KafkaOptions {
         brokers: "127.0.0.1:1".to_owned(),
         options: vec![("no.such.option".to_owned(), "1".to_owned())],

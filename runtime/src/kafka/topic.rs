@@ -9,8 +9,8 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::error::{KafkaFailure, with_right};
 
-/// The settings of a topic. A field is `None` if the broker does not report it, as older ones do
-/// not.
+/// The settings of a topic. A field is `None` if the broker does not report it. Older brokers do
+/// not report all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicSettings {
     /// The number of partitions.

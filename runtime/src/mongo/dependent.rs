@@ -11,13 +11,13 @@ use super::{ANSWER, error_code, in_time, is_set};
 /// NamespaceNotFound: the collection does not exist.
 const NO_COLLECTION: i32 = 26;
 
-/// Returns true if the documents of a collection depend on each other. `which` is the filter of
-/// `listCollections` that finds the collection; the result is false if it finds nothing.
+/// Returns true if the documents of a collection depend on each other. `filter` is the filter of
+/// `listCollections` that selects the collection. The result is false if no collection matches.
 ///
 /// # Errors
 /// The server's error; code 13 if the user may not list collections and indexes.
-pub async fn documents_depend(database: &Database, which: Document) -> Result<bool> {
-    let listed = database.run_command(doc! { "listCollections": 1, "filter": which });
+pub async fn documents_depend(database: &Database, filter: Document) -> Result<bool> {
+    let listed = database.run_command(doc! { "listCollections": 1, "filter": filter });
     let reply = in_time(ANSWER, listed).await?;
     let Some(found) = first_batch(&reply).into_iter().next() else {
         return Ok(false);

@@ -9,9 +9,9 @@ use super::{ANSWER, error_code, in_time};
 /// CommandNotFound: the server does not know the command.
 const COMMAND_NOT_FOUND: i32 = 59;
 
-/// The number of seconds by which the set's clock may be ahead of a secondary that is not behind. A
-/// primary without writes logs a noop every 10 s, and a secondary learns of a new time before it
-/// has the entry.
+/// The number of seconds by which `$clusterTime` may exceed the last entry of a secondary that is
+/// up to date. A primary without writes logs a noop every 10 s, and a secondary learns of a new
+/// time before it has the entry.
 const SECONDARY_GRACE_SECONDS: u32 = 15;
 
 /// The fields of a `hello` reply that the programs use.
@@ -23,7 +23,7 @@ pub struct Hello {
     pub is_mongos: bool,
     /// True if the server that answered accepts writes.
     pub is_writable_primary: bool,
-    /// The address of the server that answered, as the set knows it.
+    /// The address of the server that answered, as configured in the replica set.
     pub me: Option<String>,
     /// The set's primary.
     pub primary: Option<String>,
@@ -31,11 +31,11 @@ pub struct Hello {
     pub hosts: Vec<String>,
     /// The highest wire version that the server supports; 9 is MongoDB 4.4.
     pub max_wire_version: i32,
-    /// The newest entry that a majority has: seconds, increment and term.
+    /// The newest entry that a majority of the set has: seconds, increment and term.
     pub last_majority_write: Option<(u32, u32, i64)>,
     /// The newest entry of the server that answered.
     pub last_write: Option<(u32, u32, i64)>,
-    /// The newest time in the set that the server knows (`$clusterTime`): seconds, increment.
+    /// The newest cluster time that the server knows (`$clusterTime`): seconds and increment.
     pub cluster_time: Option<(u32, u32)>,
     /// The size limit of a document.
     pub max_bson_object_size: Option<i64>,
@@ -50,36 +50,37 @@ pub struct Hello {
 /// # Errors
 /// The driver's error.
 pub async fn hello(client: &Client) -> Result<Hello, mongodb::error::Error> {
-    let reply = match ask(client, doc! { "hello": 1 }).await {
+    let reply = match run(client, doc! { "hello": 1 }).await {
         // Old servers and compatible services know only the command's old name.
         Err(error) if error_code(&error) == Some(COMMAND_NOT_FOUND) => {
-            ask(client, doc! { "isMaster": 1 }).await?
+            run(client, doc! { "isMaster": 1 }).await?
         }
         outcome => outcome?,
     };
     Ok(Hello::from_reply(&reply))
 }
 
-async fn ask(client: &Client, command: Document) -> Result<Document, mongodb::error::Error> {
-    let anywhere = ReadPreference::PrimaryPreferred { options: None };
+async fn run(client: &Client, command: Document) -> Result<Document, mongodb::error::Error> {
+    let preference = ReadPreference::PrimaryPreferred { options: None };
     let database = client.database("admin");
-    let asked = database
+    let request = database
         .run_command(command)
-        .selection_criteria(SelectionCriteria::ReadPreference(anywhere));
-    in_time(ANSWER, asked).await
+        .selection_criteria(SelectionCriteria::ReadPreference(preference));
+    in_time(ANSWER, request).await
 }
 
 impl Hello {
     /// Returns the time up to which a majority of the set has entries, as far as the server that
-    /// answered knows: seconds, increment. A secondary that replicates nothing still learns the
-    /// set's time, which distinguishes it from one that has all entries.
+    /// answered knows: seconds and increment. A secondary that has stopped replicating still learns
+    /// the cluster time, which distinguishes it from a secondary that has all entries.
     #[must_use]
     pub fn majority_known(&self) -> Option<(u32, u32)> {
         let (seconds, increment, _) = self.last_majority_write?;
         let own = (seconds, increment);
-        let heard = self.cluster_time.filter(|_| !self.is_writable_primary);
-        let heard = heard.map(|(seconds, _)| (seconds.saturating_sub(SECONDARY_GRACE_SECONDS), 0));
-        Some(heard.map_or(own, |heard| heard.max(own)))
+        let learned = self.cluster_time.filter(|_| !self.is_writable_primary);
+        let learned =
+            learned.map(|(seconds, _)| (seconds.saturating_sub(SECONDARY_GRACE_SECONDS), 0));
+        Some(learned.map_or(own, |learned| learned.max(own)))
     }
 
     /// Reads a server's reply. Fields that the reply does not have are left empty.
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secondary_that_the_set_is_ahead_of_does_not_have_everything() {
+    fn a_secondary_behind_the_cluster_time_is_not_up_to_date() {
         let optime = doc! { "ts": Timestamp { time: 1000, increment: 2 }, "t": 3_i64 };
         let member = |is_primary: bool, cluster_time: u32| {
             Hello::from_reply(&doc! {
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mongos_and_a_stand_in_without_anything() {
+    fn a_mongos_and_an_empty_reply() {
         let hello = Hello::from_reply(&doc! { "msg": "isdbgrid", "ismaster": true });
         assert!(hello.is_mongos && hello.is_writable_primary);
         assert_eq!(Hello::from_reply(&doc! {}), Hello::default());

@@ -1,5 +1,4 @@
-//! MongoDB: connections with errors that an operator can act on, and the server's description of
-//! itself.
+//! MongoDB: connections, errors that an operator can act on, and the server's `hello` reply.
 
 mod code;
 mod dependent;
@@ -42,7 +41,7 @@ pub enum MongoError {
         /// The reason.
         reason: String,
     },
-    /// No usable server answers.
+    /// No usable server responds.
     #[error("no usable MongoDB server at {hosts}: {reason}")]
     Unreachable {
         /// The hosts that were tried.
@@ -100,7 +99,7 @@ impl MongoError {
             | ErrorKind::Io(_)
             | ErrorKind::ConnectionPoolCleared { .. }
             | ErrorKind::DnsResolve { .. } => {
-                if speaks_of_tls(&reason) {
+                if mentions_tls(&reason) {
                     Self::Tls { hosts, reason }
                 } else if reason.contains("wire version") {
                     Self::Unsupported { hosts, reason }
@@ -128,7 +127,7 @@ impl MongoError {
     }
 }
 
-/// Connects, and sends a `hello` to check that the server answers.
+/// Connects, and sends a `hello` to check that the server responds.
 ///
 /// Settings of the connection string are kept, except where `overrides` changes them.
 ///
@@ -143,7 +142,7 @@ pub async fn connect(
         match error.kind.as_ref() {
             // The addresses of a mongodb+srv string are resolved while it is parsed.
             ErrorKind::DnsResolve { .. } => {
-                MongoError::from_driver("the name's SRV record", &error)
+                MongoError::from_driver("the SRV record of the host name", &error)
             }
             kind => MongoError::ConnectionString {
                 reason: guarded(uri.expose(), kind.to_string()),
@@ -177,7 +176,7 @@ pub fn hosts(options: &ClientOptions) -> String {
         .join(",")
 }
 
-fn speaks_of_tls(reason: &str) -> bool {
+fn mentions_tls(reason: &str) -> bool {
     ["certificate", "tls", "TLS", "corrupt message", "handshake"]
         .iter()
         .any(|word| reason.contains(word))
@@ -191,7 +190,7 @@ fn guarded(uri: &str, message: String) -> String {
         .skip(1)
         .any(|part| !part.is_empty() && message.contains(part));
     if quotes {
-        "user name and password need their special characters percent-encoded".to_owned()
+        "special characters in the user name and password must be percent-encoded".to_owned()
     } else {
         message
     }
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_string_says_is_kept_and_the_rest_is_ours() {
+    async fn settings_of_the_connection_string_override_the_defaults() {
         let uri = "mongodb://127.0.0.1:1/?connectTimeoutMS=7&serverSelectionTimeoutMS=20";
         let mut seen = None;
         let uri = Secret::new(uri);
@@ -252,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn tls_troubles_are_told_from_absence() {
-        assert!(speaks_of_tls("invalid peer certificate: UnknownIssuer"));
-        assert!(!speaks_of_tls("Connection refused (os error 111)"));
+    fn tls_errors_are_distinguished_from_unreachable_servers() {
+        assert!(mentions_tls("invalid peer certificate: UnknownIssuer"));
+        assert!(!mentions_tls("Connection refused (os error 111)"));
     }
 }

@@ -1,4 +1,4 @@
-//! Times the pieces of work that every entry costs: `cargo bench -p oplog-relay-bench [name]`.
+//! Benchmarks of the steps of the work per entry: `cargo bench -p oplog-relay-bench [name]`.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use oplog_relay_bench::pieces::{ENTRIES, Piece};

@@ -1,12 +1,12 @@
-//! A guard on the work that each entry costs: callgrind counts instructions, and the test compares
-//! the counts with the committed table.
+//! Guards against regressions in the work per entry: callgrind counts the instructions of each
+//! piece, and the test compares the counts with the committed table.
 //!
 //! The counts do not depend on the machine's load, so the tolerance is small. They depend on the
 //! profile. The tests are built with the development profile, so the counts do not measure speed,
 //! but a change that makes the work more expensive there makes it more expensive in a release build
 //! too. The C library may execute slightly different code on another processor.
 //!
-//! `make instructions` writes the table again after a change that justifies its cost.
+//! `make instructions` updates the table after a change that justifies its cost.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -51,7 +51,7 @@ fn write_table(table: &Table) -> String {
 
 /// Returns the pieces whose count exceeds the table by more than the tolerance, and those that are
 /// missing from it.
-fn dearer(table: &Table, counted: &Table) -> Vec<String> {
+fn regressions(table: &Table, counted: &Table) -> Vec<String> {
     let judge = |(name, count): (&String, &u64)| match table.get(name) {
         None => Some(format!("{name}: {count}, not in the table")),
         Some(known) if count * 100 > known * (100 + TOLERANCE_PERCENT) => {
@@ -86,10 +86,10 @@ fn count() -> Result<Table> {
         .arg(env!("CARGO_BIN_EXE_pieces"))
         .arg(PASSES.to_string())
         .output()?;
-    let told = String::from_utf8_lossy(&output.stderr);
+    let log = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "valgrind: {}\n{told}",
+        "valgrind: {}\n{log}",
         output.status
     );
     let names = String::from_utf8(output.stdout)?;
@@ -104,18 +104,18 @@ fn count() -> Result<Table> {
         table.insert(name.to_owned(), total.parse::<u64>()? / (PASSES * ENTRIES));
     }
     let counted = !table.is_empty() && table.values().all(|count| *count > 0);
-    ensure!(counted, "not everything was counted: {table:?}\n{told}");
+    ensure!(counted, "not everything was counted: {table:?}\n{log}");
     Ok(table)
 }
 
 #[test]
-fn no_piece_of_work_got_dearer() -> Result<()> {
+fn no_piece_of_work_became_more_expensive() -> Result<()> {
     if !has_valgrind() {
         eprintln!("SKIPPED: instructions are not counted, because valgrind is not installed");
         return Ok(());
     }
     if !cfg!(debug_assertions) {
-        eprintln!("SKIPPED: the table is of the development profile");
+        eprintln!("SKIPPED: the table holds the counts of the development profile");
         return Ok(());
     }
     let counted = count()?;
@@ -124,12 +124,12 @@ fn no_piece_of_work_got_dearer() -> Result<()> {
         return Ok(());
     }
     let table = read_table(&fs::read_to_string(table_path())?)?;
-    let dearer = dearer(&table, &counted);
-    if !dearer.is_empty() {
+    let regressions = regressions(&table, &counted);
+    if !regressions.is_empty() {
         bail!(
             "more than {TOLERANCE_PERCENT} % above the table, in instructions for an entry \
              (`make instructions` writes the new counts):\n{}",
-            dearer.join("\n")
+            regressions.join("\n")
         );
     }
     Ok(())
@@ -141,11 +141,11 @@ fn a_piece_that_costs_a_tenth_more_is_named() -> Result<()> {
     assert_eq!(read_table(&write_table(&table))?, table);
     let judged = |key, plan| {
         let counted = [("key".to_owned(), key), ("plan".to_owned(), plan)];
-        dearer(&table, &Table::from(counted))
+        regressions(&table, &Table::from(counted))
     };
     assert!(judged(1050, 150).is_empty());
     assert_eq!(judged(1100, 200), ["key: 1100, 1000 in the table"]);
     let other = Table::from([("key".to_owned(), 1), ("new".to_owned(), 1)]);
-    assert_eq!(dearer(&table, &other).len(), 2);
+    assert_eq!(regressions(&table, &other).len(), 2);
     Ok(())
 }

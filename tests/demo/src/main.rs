@@ -1,8 +1,8 @@
-//! The main job on real servers, shown step by step: `make demo`.
+//! The main use case on real servers, shown step by step: `make demo`.
 #![allow(
     clippy::print_stdout,
     clippy::cast_precision_loss,
-    reason = "a show on a terminal, with small numbers"
+    reason = "the demo prints to a terminal, and its numbers are small"
 )]
 
 mod scene;

@@ -103,7 +103,7 @@ impl Demo {
         })
     }
 
-    /// Plays all scenes. Returns true if every check passed.
+    /// Runs all steps of the demo. Returns true if every check passed.
     ///
     /// # Errors
     /// A program or a server fails in a way that is not part of the demo.
@@ -128,7 +128,7 @@ impl Demo {
             tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
             if !killed && load.writes() > WRITES / 2 {
                 killed = true;
-                self.look();
+                self.refresh();
                 self.producer.kill_9()?;
                 self.shown.producer.restarted();
                 println!("   -- producer killed (kill -9) and started again");
@@ -143,8 +143,8 @@ impl Demo {
         Ok(())
     }
 
-    /// Reads the progress of the programs.
-    fn look(&mut self) {
+    /// Updates the progress of the programs from their status.
+    fn refresh(&mut self) {
         let ports = [
             (&self.scene.producer_port, &mut self.shown.producer),
             (&self.scene.replay_port, &mut self.shown.replay),
@@ -156,7 +156,7 @@ impl Demo {
     }
 
     fn show(&mut self, written: u64) {
-        self.look();
+        self.refresh();
         let Shown {
             producer,
             replay,

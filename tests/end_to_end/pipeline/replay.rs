@@ -105,7 +105,7 @@ async fn the_consumer_killed_twenty_times_leaves_the_target_equal() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_is_down_for_a_while_gets_everything() -> Result<()> {
+async fn a_target_that_is_down_for_a_while_receives_everything() -> Result<()> {
     let history = History::mixed(5, 20_000, 20);
     let mut scene = Scene::new("down")?;
     scene.produce(&history, &[])?;
@@ -121,7 +121,7 @@ async fn a_target_that_is_down_for_a_while_gets_everything() -> Result<()> {
     })?;
     ensure!(
         program.is_running()?,
-        "it gave up: {}",
+        "the replay gave up: {}",
         program.stderr_text()?
     );
     scene.target.restart()?;

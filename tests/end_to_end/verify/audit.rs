@@ -138,7 +138,7 @@ fn end_of(mut program: Program) -> Result<(i32, String)> {
 }
 
 #[test]
-fn every_format_is_read_back_and_counted_and_barriers_are_passed() -> Result<()> {
+fn every_format_is_read_back_and_counted_and_barriers_are_skipped() -> Result<()> {
     let kafka = Kafka::shared()?;
     for (prefix, format) in [
         ("auditbson", &["--format=bson"][..]),
@@ -162,7 +162,7 @@ fn every_format_is_read_back_and_counted_and_barriers_are_passed() -> Result<()>
 }
 
 #[test]
-fn what_is_not_there_any_more_is_reported() -> Result<()> {
+fn removed_records_and_topics_are_reported() -> Result<()> {
     let kafka = Kafka::shared()?;
     produce(&kafka, "auditgone", &["--format=bson", "--partitions=1"])?;
     let folder = tempfile::tempdir()?;
@@ -178,8 +178,8 @@ fn what_is_not_there_any_more_is_reported() -> Result<()> {
     )?;
     let (code, said) = audit(&kafka, "auditgone", &[])?;
     ensure!(code == 0, "{code}: {said}");
-    let told = "auditgone.app.a, partition 0 begins at offset 100";
-    ensure!(said.contains(told), "{said}");
+    let part = "auditgone.app.a, partition 0 begins at offset 100";
+    ensure!(said.contains(part), "{said}");
     ensure!(said.contains("1 partitions do not begin"), "{said}");
 
     tool(
@@ -206,13 +206,13 @@ fn what_is_not_there_any_more_is_reported() -> Result<()> {
 
 fn tool(kafka: &Kafka, name: &str, arguments: &[&str]) -> Result<()> {
     let output = kafka.tool(name, arguments)?;
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{arguments:?}: {told}");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{arguments:?}: {log}");
     Ok(())
 }
 
 #[test]
-fn a_transaction_that_is_open_is_waited_for() -> Result<()> {
+fn the_audit_waits_for_open_transactions() -> Result<()> {
     let kafka = Kafka::shared()?;
     produce(&kafka, "auditopen", &[])?;
     let last = entry(5000, 5000)?;

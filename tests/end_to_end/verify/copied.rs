@@ -154,11 +154,11 @@ fn a_full_sync_and_the_changes_after_it_are_sound_in_every_format() -> Result<()
         let report = folder.path().join("report");
         let (code, said) = audit(&kafka, prefix, &[&format!("--report={}", report.display())])?;
         let lines = std::fs::read_to_string(report)?;
-        let is_told = |kind: &str| lines.contains(&format!("{{\"kind\":\"{kind}\""));
-        let told = ["out-of-order", "twice", "undecodable"].map(is_told);
+        let is_reported = |kind: &str| lines.contains(&format!("{{\"kind\":\"{kind}\""));
+        let reported = ["out-of-order", "twice", "undecodable"].map(is_reported);
         ensure!(
-            code == 7 && told == [true; 3],
-            "{prefix}: {told:?}:\n{said}"
+            code == 7 && reported == [true; 3],
+            "{prefix}: {reported:?}:\n{said}"
         );
     }
     Ok(())

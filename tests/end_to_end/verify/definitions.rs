@@ -4,11 +4,11 @@ use anyhow::{Result, ensure};
 use bson::doc;
 use oplog_consumer::verify::Verdict;
 
-use crate::verify::scene::{Scene, Told};
+use crate::verify::scene::{Outcome, Scene};
 
 /// Returns the differences, as `ns: what`.
-fn parts(told: &Told) -> Vec<String> {
-    let lines = told.of("definition").into_iter();
+fn parts(outcome: &Outcome) -> Vec<String> {
+    let lines = outcome.of("definition").into_iter();
     lines
         .map(|line| {
             format!(
@@ -34,18 +34,18 @@ async fn missing_collections_views_and_indexes_are_named_and_created() -> Result
     source
         .run_command(doc! { "create": "view", "viewOn": "both", "pipeline": [] })
         .await?;
-    let told = scene.verify(&[]).await?;
-    ensure!(told.verdict == Verdict::Different);
+    let outcome = scene.verify(&[]).await?;
+    ensure!(outcome.verdict == Verdict::Different);
     let expected = [
         "app.both: index a_1",
         "app.empty: the collection",
         "app.view: the collection",
     ];
-    ensure!(parts(&told) == expected, "{:?}", parts(&told));
+    ensure!(parts(&outcome) == expected, "{:?}", parts(&outcome));
 
-    let told = scene.verify(&["--repair"]).await?;
-    ensure!(told.verdict == Verdict::Equal, "{:?}", told.lines);
-    ensure!(told.of("repaired").len() == 3);
+    let outcome = scene.verify(&["--repair"]).await?;
+    ensure!(outcome.verdict == Verdict::Equal, "{:?}", outcome.lines);
+    ensure!(outcome.of("repaired").len() == 3);
     let (one, other) = (
         scene.source.model().collections(),
         scene.target.model().collections(),
@@ -88,11 +88,11 @@ async fn options_and_views_that_differ_are_named_and_left_to_the_operator() -> R
         "app.v: option viewOn",
     ];
     for flags in [&[][..], &["--repair"]] {
-        let told = scene.verify(flags).await?;
+        let outcome = scene.verify(flags).await?;
         ensure!(
-            told.verdict == Verdict::Different && parts(&told) == expected,
+            outcome.verdict == Verdict::Different && parts(&outcome) == expected,
             "{:?}",
-            parts(&told)
+            parts(&outcome)
         );
     }
     // The options that the replay withheld are in its catalog.
@@ -107,11 +107,11 @@ async fn options_and_views_that_differ_are_named_and_left_to_the_operator() -> R
             "withheld": [{ "index": "a_1", "seconds": 60_i64 }],
         })
         .await?;
-    let told = scene.verify(&[]).await?;
+    let outcome = scene.verify(&[]).await?;
     ensure!(
-        !parts(&told).contains(&expected[1].to_owned()),
+        !parts(&outcome).contains(&expected[1].to_owned()),
         "{:?}",
-        parts(&told)
+        parts(&outcome)
     );
     Ok(())
 }

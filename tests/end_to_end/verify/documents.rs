@@ -29,18 +29,22 @@ async fn a_changed_a_missing_and_an_extra_document_are_named_with_their_fields_a
     there.insert_one(doc! { "_id": "extra" }).await?;
     let change = doc! { "$set": { "text": "text 471x", "part.a": 0 } };
     there.update_one(doc! { "_id": 471 }, change).await?;
-    let told = scene.verify(&[SMALL]).await?;
-    ensure!(told.verdict == Verdict::Different);
-    ensure!(told.ids("missing") == [r#"{"$numberInt":"77"}"#]);
-    ensure!(told.ids("extra") == [r#""extra""#]);
-    ensure!(told.ids("different") == [r#"{"$numberInt":"471"}"#]);
-    ensure!(told.of("different")[0]["paths"] == serde_json::json!(["text", "part.a"]));
-    let ranges = told.of("range").len();
+    let outcome = scene.verify(&[SMALL]).await?;
+    ensure!(outcome.verdict == Verdict::Different);
+    ensure!(outcome.ids("missing") == [r#"{"$numberInt":"77"}"#]);
+    ensure!(outcome.ids("extra") == [r#""extra""#]);
+    ensure!(outcome.ids("different") == [r#"{"$numberInt":"471"}"#]);
+    ensure!(outcome.of("different")[0]["paths"] == serde_json::json!(["text", "part.a"]));
+    let ranges = outcome.of("range").len();
     ensure!(ranges > 10, "{ranges} ranges");
 
-    let told = scene.verify(&[SMALL, "--repair"]).await?;
-    ensure!(told.verdict == Verdict::Equal, "{:?}", told.lines);
-    ensure!(told.of("repaired").len() == 3, "{:?}", told.of("repaired"));
+    let outcome = scene.verify(&[SMALL, "--repair"]).await?;
+    ensure!(outcome.verdict == Verdict::Equal, "{:?}", outcome.lines);
+    ensure!(
+        outcome.of("repaired").len() == 3,
+        "{:?}",
+        outcome.of("repaired")
+    );
     ensure!(scene.source.model().state() == scene.target.model().state());
     ensure!(scene.verify(&[SMALL]).await?.verdict == Verdict::Equal);
     Ok(())
@@ -73,9 +77,9 @@ async fn ranges_that_begin_at_an_id_that_is_not_utf_8_come_to_an_end() -> Result
     source.run_raw_command(damaged(0..128)?).await?;
     target.run_raw_command(damaged(0..127)?).await?;
     let verified = tokio::time::timeout(LIMIT, scene.verify(&["--range-documents=10"]));
-    let told = verified.await.context("it does not end")??;
-    ensure!(told.verdict == Verdict::Different);
-    ensure!(told.of("missing").len() == 1, "{:?}", told.lines);
+    let outcome = verified.await.context("it does not end")??;
+    ensure!(outcome.verdict == Verdict::Different);
+    ensure!(outcome.of("missing").len() == 1, "{:?}", outcome.lines);
     let repaired = scene.verify(&["--range-documents=10", "--repair"]).await?;
     ensure!(repaired.verdict == Verdict::Equal, "{:?}", repaired.lines);
     Ok(())
@@ -122,7 +126,7 @@ fn mixed() -> Vec<Bson> {
 async fn extra_and_missing_documents_of_every_type_of_id_are_found_in_whatever_range() -> Result<()>
 {
     let (count, ids) = (mixed().len(), mixed());
-    for (lacking, kind) in [(0, "extra"), (1, "missing")] {
+    for (one_sided, kind) in [(0, "extra"), (1, "missing")] {
         let scene = Scene::new()?;
         let both = scene.both().await?;
         // The documents on both sides determine the ranges; those on one side only lie between and
@@ -130,7 +134,7 @@ async fn extra_and_missing_documents_of_every_type_of_id_are_found_in_whatever_r
         for database in &both {
             database.collection("c").insert_many(numbered(50)).await?;
         }
-        let full = both[1 - lacking].collection::<Document>("c");
+        let full = both[1 - one_sided].collection::<Document>("c");
         full.insert_many(
             ids.iter()
                 .filter(|id| **id != Bson::Int64(7))
@@ -138,17 +142,17 @@ async fn extra_and_missing_documents_of_every_type_of_id_are_found_in_whatever_r
         )
         .await?;
         for size in ["--range-documents=3", "--range-documents=1000"] {
-            let told = scene.verify(&[size]).await?;
-            let found = told.ids(kind);
+            let outcome = scene.verify(&[size]).await?;
+            let found = outcome.ids(kind);
             ensure!(found.len() == count - 1, "{kind}, {size}: {found:#?}");
-            ensure!(told.verdict == Verdict::Different);
+            ensure!(outcome.verdict == Verdict::Different);
         }
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_order_of_fields_counts_unless_told_and_the_type_of_a_number_always() -> Result<()> {
+async fn the_order_of_fields_counts_unless_ignored_and_the_type_of_a_number_always() -> Result<()> {
     let scene = Scene::new()?;
     let [source, target] = scene.both().await?;
     source
@@ -170,8 +174,8 @@ async fn the_order_of_fields_counts_unless_told_and_the_type_of_a_number_always(
         .collection("c")
         .insert_one(doc! { "_id": 2, "a": 1_i64 })
         .await?;
-    let told = scene.verify(&[any]).await?;
-    ensure!(told.ids("different") == [r#"{"$numberInt":"2"}"#]);
+    let outcome = scene.verify(&[any]).await?;
+    ensure!(outcome.ids("different") == [r#"{"$numberInt":"2"}"#]);
     Ok(())
 }
 
@@ -190,10 +194,10 @@ async fn a_sample_is_looked_for_in_both_directions_and_a_count_is_only_a_count()
         .collection("c")
         .insert_one(doc! { "_id": "missing" })
         .await?;
-    let told = scene.verify(&["--mode=sample"]).await?;
-    ensure!(told.ids("extra") == [r#""extra""#] && told.ids("missing") == [r#""missing""#]);
-    let told = scene.verify(&["--mode=sample", "--sample=20"]).await?;
-    let drawn = told.of("collection")[0]["equal"].as_u64().unwrap();
+    let outcome = scene.verify(&["--mode=sample"]).await?;
+    ensure!(outcome.ids("extra") == [r#""extra""#] && outcome.ids("missing") == [r#""missing""#]);
+    let outcome = scene.verify(&["--mode=sample", "--sample=20"]).await?;
+    let drawn = outcome.of("collection")[0]["equal"].as_u64().unwrap();
     ensure!((38..=40).contains(&drawn), "{drawn} documents");
     // The counts are equal.
     ensure!(scene.verify(&["--mode=count"]).await?.verdict == Verdict::Equal);
@@ -218,8 +222,8 @@ async fn namespaces_are_chosen_as_in_the_pipeline_and_internal_ones_are_left_out
     let client = target.client();
     let catalog = client.database("oplog_relay").collection("held");
     catalog.insert_one(doc! { "_id": 1 }).await?;
-    let names = |told: &crate::verify::scene::Told| -> Vec<String> {
-        let lines = told.of("collection").into_iter();
+    let names = |outcome: &crate::verify::scene::Outcome| -> Vec<String> {
+        let lines = outcome.of("collection").into_iter();
         lines
             .map(|line| line["ns"].as_str().unwrap().to_owned())
             .collect()
@@ -254,24 +258,25 @@ async fn a_collection_with_a_collation_is_compared_by_the_simple_one() -> Result
             .insert_one(doc! { "_id": id })
             .await?;
     }
-    let told = scene.verify(&["--range-documents=1"]).await?;
-    ensure!(told.ids("missing") == [r#""A""#], "{:?}", told.lines);
-    ensure!(told.ids("extra") == [r#""a""#], "{:?}", told.lines);
+    let outcome = scene.verify(&["--range-documents=1"]).await?;
+    ensure!(outcome.ids("missing") == [r#""A""#], "{:?}", outcome.lines);
+    ensure!(outcome.ids("extra") == [r#""a""#], "{:?}", outcome.lines);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_that_fails_once_is_done_again() -> Result<()> {
+async fn a_read_that_fails_once_is_repeated() -> Result<()> {
     let scene = Scene::new()?;
     for database in scene.both().await? {
         database.collection("c").insert_many(numbered(500)).await?;
     }
-    let told = |told: &crate::verify::scene::Told| told.of("collection")[0]["equal"].as_u64();
+    let equal =
+        |outcome: &crate::verify::scene::Outcome| outcome.of("collection")[0]["equal"].as_u64();
     for code in [43, 11_600] {
         scene.target.fail_next("getMore", code);
         scene.source.fail_next("find", code);
         let found = scene.verify(&["--range-documents=100000"]).await?;
-        ensure!(found.verdict == Verdict::Equal && told(&found) == Some(500));
+        ensure!(found.verdict == Verdict::Equal && equal(&found) == Some(500));
     }
     Ok(())
 }

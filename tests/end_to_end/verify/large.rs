@@ -73,11 +73,11 @@ fn one_changed_one_missing_one_extra_document_and_one_missing_index_among_a_mill
     ensure!(of(&found, "definition")[0]["what"] == "index n_1");
     ensure!(most < MOST_MEMORY_KB, "{most} KiB");
 
-    let (code, mended, _) = finish(start(both, &report, &["--repair"])?, &report)?;
+    let (code, repaired, _) = finish(start(both, &report, &["--repair"])?, &report)?;
     ensure!(
-        code == 0 && of(&mended, "repaired").len() == 4,
+        code == 0 && of(&repaired, "repaired").len() == 4,
         "{code}: {:?}",
-        of(&mended, "repaired")
+        of(&repaired, "repaired")
     );
     let (code, equal, _) = finish(start(both, &report, &[])?, &report)?;
     ensure!(code == 0 && of(&equal, "collection")[0]["equal"] == MILLION);
@@ -100,7 +100,7 @@ fn five_million_documents_take_no_more_memory() -> Result<()> {
 }
 
 #[test]
-fn a_target_that_lacks_everything_takes_no_more_memory() -> Result<()> {
+fn an_empty_target_takes_no_more_memory() -> Result<()> {
     const MANY: i64 = 100_000;
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report");
@@ -116,7 +116,7 @@ fn a_target_that_lacks_everything_takes_no_more_memory() -> Result<()> {
 }
 
 #[test]
-fn a_comparison_that_was_killed_goes_on_where_it_was() -> Result<()> {
+fn a_killed_comparison_resumes_where_it_stopped() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report");
     let source = GeneratedServer::start(Generated::of(MILLION))?;

@@ -75,7 +75,7 @@ impl Live {
         let ended = Arc::clone(ended);
         let mut loads = JoinSet::new();
         loads.spawn(async move {
-            // The pace is one that a replay on a busy machine can follow.
+            // A replay on a busy machine can keep up with this pace.
             let mut pace = tokio::time::interval(PACE);
             while !ended.load(Ordering::Relaxed) {
                 pace.tick().await;
@@ -145,9 +145,9 @@ async fn ten_comparisons_under_a_running_load_report_no_false_difference() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_target_is_compared_by_ranges_and_mended() -> Result<()> {
+async fn a_real_target_is_compared_by_ranges_and_repaired() -> Result<()> {
     let server = FerretDb::start(&FerretDbOptions::target())?;
-    let live = Live::start("mended", server.uri()).await?;
+    let live = Live::start("repaired", server.uri()).await?;
     let shop = Client::with_uri_str(server.uri()).await?.database("shop");
     let customers = shop.collection::<Document>("customers");
     live.catch_up()?;

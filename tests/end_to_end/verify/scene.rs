@@ -20,7 +20,7 @@ pub(crate) struct Scene {
 }
 
 /// The result of a comparison.
-pub(crate) struct Told {
+pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
     /// The lines of its report.
     pub(crate) lines: Vec<Value>,
@@ -51,7 +51,7 @@ impl Scene {
         Ok(())
     }
 
-    pub(crate) async fn verify(&self, more: &[&str]) -> Result<Told> {
+    pub(crate) async fn verify(&self, more: &[&str]) -> Result<Outcome> {
         let report = self.folder.path().join("report.jsonl");
         let flags = [
             "oplog-consumer".to_owned(),
@@ -68,14 +68,14 @@ impl Scene {
         let verdict = Box::pin(verify(&config, &Shutdown::manual())).await?;
         let lines = std::fs::read_to_string(report)?;
         let lines = lines.lines().map(serde_json::from_str);
-        Ok(Told {
+        Ok(Outcome {
             verdict,
             lines: lines.collect::<Result<_, _>>()?,
         })
     }
 }
 
-impl Told {
+impl Outcome {
     /// Returns the lines of a kind.
     pub(crate) fn of(&self, kind: &str) -> Vec<&Value> {
         let lines = self.lines.iter();

@@ -133,7 +133,7 @@ fn unique_indexes_refuse_what_a_servers_refuse() -> Result<()> {
 }
 
 #[test]
-fn a_duplicate_is_told_with_its_index_and_key() -> Result<()> {
+fn a_duplicate_is_reported_with_its_index_and_key() -> Result<()> {
     let mut model = check(Version::V6_0, include_str!("tables/duplicate.txt"))?;
     let update = r#"{"update":"c","updates":[{"q":{"_id":3},"u":{"a":"x"}}]}"#;
     let reply = run(&mut model, "d", update)?;

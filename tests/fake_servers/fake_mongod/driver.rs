@@ -85,7 +85,7 @@ async fn the_driver_finds_a_server() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_told_failure_comes_once_and_nothing_is_executed() -> Result<()> {
+async fn a_requested_failure_occurs_once_and_nothing_is_executed() -> Result<()> {
     let server = ModelServer::start(Model::default())?;
     let client = Client::with_uri_str(server.uri()).await?;
     let collection = client.database("d").collection::<Document>("c");
@@ -103,7 +103,7 @@ async fn a_told_failure_comes_once_and_nothing_is_executed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_pause_holds_the_answers_until_it_is_over() -> Result<()> {
+async fn a_pause_holds_the_answers_until_it_ends() -> Result<()> {
     let server = ModelServer::start(Model::default())?;
     let client = Client::with_uri_str(server.uri()).await?;
     let collection = client.database("d").collection::<Document>("c");

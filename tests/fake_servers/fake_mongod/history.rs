@@ -6,7 +6,7 @@ use bson::{Document as Bson, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 use oplog_relay_kit::model::{Model, Scenario, Version};
 
-/// Codes that say that the effect of an entry exists already, or that its object does not exist.
+/// Error codes for an effect that exists already, or an object that does not exist.
 const REPEATED: [i32; 3] = [26, 27, 48];
 const DUPLICATE_KEY: i32 = 11000;
 const PATH_NOT_VIABLE: i32 = 28;
@@ -231,7 +231,7 @@ fn applied(scenario: &Scenario, model: Model, is_fuzzy: bool) -> Result<Model> {
 }
 
 #[test]
-fn histories_of_a_server_lead_the_model_where_they_led_the_server() -> Result<()> {
+fn histories_of_a_server_lead_the_model_to_the_servers_state() -> Result<()> {
     for name in [
         "crud-types",
         "updates",
@@ -268,7 +268,7 @@ fn a_history_over_a_copy_that_is_ahead_leads_to_the_same_collections() -> Result
 }
 
 #[test]
-fn all_that_differs_is_named() -> Result<()> {
+fn all_differences_are_named() -> Result<()> {
     let scenario = Scenario::new("ddl");
     let mut found = scenario.expected_collections()?;
     scenario.expect_collections(&found, &[])?;
@@ -294,7 +294,7 @@ fn all_that_differs_is_named() -> Result<()> {
     assert_eq!(
         lines,
         [
-            "ddl_a.more is there",
+            "ddl_a.more is unexpected",
             "ddl_a.german is missing",
             "ddl_a.ttl, index at_1: expireAfterSeconds is {\"$numberInt\":\"2147483647\"}, \
              expected {\"$numberInt\":\"0\"}",

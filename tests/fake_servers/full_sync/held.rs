@@ -1,4 +1,4 @@
-//! A copy whose first read of `shop.c` was executed and whose reply is held.
+//! A copy whose first read of `shop.c` has been executed, but whose reply is held back.
 
 use anyhow::Result;
 use oplog_relay_core::position::EntryId;
@@ -12,7 +12,7 @@ pub(crate) fn wait(what: &str, is_so: impl FnMut() -> bool) -> Result<()> {
     tokio::task::block_in_place(|| wait_until(what, LIMIT, is_so))
 }
 
-/// Starts a copy, up to that reply.
+/// Starts a copy and waits until that reply is held back.
 pub(crate) async fn begin(model: Model, readers: usize) -> Result<(ModelServer, Copying)> {
     let server = ModelServer::start(model)?;
     server.hold("find", "c");

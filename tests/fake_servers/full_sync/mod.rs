@@ -133,7 +133,7 @@ fn insert(model: &mut Model, db: &str, name: &str, documents: &[Document]) -> Re
 /// Returns a source with a collection of every kind.
 fn every_kind() -> Result<Model> {
     let mut model = source()?;
-    // The options are those that a server completes them to.
+    // The options as a server completes them.
     let series = doc! { "timeField": "at", "granularity": "seconds", "bucketMaxSpanSeconds": 3600 };
     let pipeline = [doc! { "$match": { "n": { "$gt": 5 } } }];
     for command in [
@@ -270,7 +270,7 @@ async fn a_fuzzy_copy_and_the_oplog_lead_to_what_the_server_had() -> Result<()> 
     tokio::task::block_in_place(|| wait_until("the tail", LIMIT, || copying.has_reached(last)))?;
     let (entries, _) = copying.stop().await?;
     let mut state = replayed(&entries)?.state();
-    // A field is unset and set again: over a newer copy its position may be another one.
+    // A field is unset and set again: if the copy is newer, the position of the field may differ.
     state.remove("wl_b_3.fo");
     scenario.without("wl_b_3.fo").expect(&state)
 }

@@ -136,7 +136,7 @@ async fn a_unique_index_built_meanwhile_comes_after_the_copy() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_is_broken_off_goes_on_with_what_is_open() -> Result<()> {
+async fn an_interrupted_copy_resumes_with_the_unfinished_ranges() -> Result<()> {
     let (server, copying) = reading(1).await?;
     {
         let mut model = server.model();
@@ -168,7 +168,7 @@ async fn a_copy_that_is_broken_off_goes_on_with_what_is_open() -> Result<()> {
 
 /// An idle source sends nothing that would wake the copy, so the copy must check for the stop by itself.
 #[test]
-fn a_copy_stops_while_the_source_rests() -> Result<()> {
+fn a_copy_stops_while_the_source_is_idle() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let stopped = runtime.block_on(async {
         let (server, copying) = reading(1).await?;

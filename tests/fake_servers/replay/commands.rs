@@ -38,14 +38,14 @@ async fn a_command_that_no_majority_acknowledged_is_sent_again() -> Result<()> {
     let scene = Scene::new("count").await?;
     scene.server.leave_unkept_next("create", STEPPING_DOWN);
     scene.done(&[CREATE]).await?;
-    let mut told = false;
+    let mut is_reported = false;
     for family in scene.metrics.registry.gather() {
         for metric in family.get_metric() {
             let mut labels = metric.get_label().iter();
-            told |= labels.any(|label| label.value() == "write_concern");
+            is_reported |= labels.any(|label| label.value() == "write_concern");
         }
     }
-    assert!(told, "it was taken for good");
+    assert!(is_reported, "the failure was treated as success");
     Ok(())
 }
 
@@ -75,13 +75,13 @@ async fn beside_a_faster_member(before: &str, name: &str, log: &[(&str, i32, &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drop_that_comes_late_leaves_the_next_collection_of_the_name() -> Result<()> {
+async fn a_late_drop_keeps_the_next_collection_of_the_name() -> Result<()> {
     let there = r#"{"insert":"c","documents":[{"_id":1}]}"#;
     beside_a_faster_member(there, "drop", &[("c", 0, r#"{"drop":"c"}"#)]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rename_that_comes_late_leaves_the_next_collection_of_the_name() -> Result<()> {
+async fn a_late_rename_keeps_the_next_collection_of_the_name() -> Result<()> {
     let there = r#"{"insert":"c","documents":[{"_id":1}]}"#;
     let rename = r#"{"renameCollection":"db.c","to":"db.d","dropTarget":true}"#;
     beside_a_faster_member(there, "renameCollection", &[("c", 0, rename)]).await
@@ -89,7 +89,7 @@ async fn a_rename_that_comes_late_leaves_the_next_collection_of_the_name() -> Re
 
 /// A member dies after its rename and before its note; a write under the old name arrives late.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rename_that_ran_before_a_crash_does_not_move_what_came_after_it() -> Result<()> {
+async fn a_rename_that_ran_before_a_crash_does_not_move_later_documents() -> Result<()> {
     let rename = r#"{"renameCollection":"db.c","to":"db.d","dropTarget":true}"#;
     let log = [("c", 0, rename)];
     let first = Scene::new("count").await?;
@@ -109,7 +109,7 @@ async fn a_rename_that_ran_before_a_crash_does_not_move_what_came_after_it() -> 
     let read = |bytes: &Vec<u8>| bson::Document::from_reader(bytes.as_slice());
     let moved: Vec<_> = moved.map(read).collect::<Result<_, _>>()?;
     assert_eq!(moved, [bson::doc! { "_id": 1 }]);
-    assert!(!state.contains_key(NS), "what came late is left: {state:?}");
+    assert!(!state.contains_key(NS), "a late write remains: {state:?}");
     Ok(())
 }
 
@@ -276,7 +276,8 @@ fn command_of(ui: u8, ts: Timestamp, o: &str) -> Result<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_create_can_be_passed_over_and_what_ends_a_collection_cannot() -> Result<()> {
+async fn a_refused_create_can_be_skipped_and_a_command_that_ends_a_collection_cannot() -> Result<()>
+{
     const ILLEGAL: i32 = 20;
     let scene = Scene::with(Model::default(), &["--dead-letter=command"]).await?;
     scene.on_target(r#"{"create":"c"}"#)?;
@@ -318,11 +319,12 @@ async fn a_refused_create_can_be_passed_over_and_what_ends_a_collection_cannot()
         }
         ensure!(scene.sink.has_run("rs0", id).await? == left_out, "{name}");
     }
-    // The incarnation of the collection has begun nevertheless: entries of another one are foreign.
-    let lives = scene.sink.lives("rs0");
-    ensure!(lives.is_owned(NS, [7; 16]));
+    // The incarnation of the collection has begun nevertheless: entries with another UUID do not
+    // belong to it.
+    let incarnations = scene.sink.lives("rs0");
+    ensure!(incarnations.is_owned(NS, [7; 16]));
     let ts = Timestamp::new(6, 1);
-    let other = lives.resolve(NS, EntryId { ts, ord: 0 }, Some([8; 16]));
+    let other = incarnations.resolve(NS, EntryId { ts, ord: 0 }, Some([8; 16]));
     ensure!(other == Resolved::Foreign, "{other:?}");
     Ok(())
 }

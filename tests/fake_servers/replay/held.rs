@@ -28,8 +28,8 @@ async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> 
     Ok(())
 }
 
-/// A held document belongs to the partition's next owner. If the old owner kept it, it would
-/// swallow each later write of the document.
+/// A held document belongs to the partition's next owner. If the old owner kept it, every later
+/// write of the document would only change the held document.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<()> {
     let mut scene = Scene::new("count").await?;
@@ -65,7 +65,7 @@ async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<
 
 /// Three documents, of which each receives the next one's value: the target is ahead.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_was_set_aside_is_taken_up_by_the_next_owner() -> Result<()> {
+async fn a_parked_document_is_taken_over_by_the_next_owner() -> Result<()> {
     let scene = Scene::new("stop").await?;
     scene.on_target(UNIQUE)?;
     let documents = r#"[{"_id":1,"k":1,"x":1},{"_id":2,"k":2,"x":2},{"_id":3,"k":3,"x":3}]"#;
@@ -73,12 +73,13 @@ async fn a_document_that_was_set_aside_is_taken_up_by_the_next_owner() -> Result
     let first = ("u", 1, r#"{"$v":1,"$set":{"k":2}}"#);
     let second = ("u", 2, r#"{"$v":1,"$set":{"k":3}}"#);
     scene.done(&[first, second]).await?;
-    // The second document made room for the first, and waits for the third.
+    // The second document was parked to free its value for the first, and waits for the value of
+    // the third.
     let left = [r#"{"_id":1,"k":2,"x":1}"#, r#"{"_id":3,"k":3,"x":3}"#];
     assert_eq!(scene.held()?, left);
     assert_eq!(scene.sink.held_since("t", 0), Some(1));
 
-    // Its owner is killed; the next one begins at the first entry that waits.
+    // The owner is killed; the next one starts at the entry of the first held document.
     let Scene { server, .. } = scene;
     let scene = Scene::on(server, &["--unmatched", "stop"]).await?;
     scene.sink.recall_held("t", 1).await?;
@@ -100,6 +101,6 @@ async fn a_document_that_was_set_aside_is_taken_up_by_the_next_owner() -> Result
     assert_eq!(scene.sink.held_since("t", 0), None);
     let state = scene.server.model().state();
     let notes = state.get(&format!("{CATALOG_DB}.held"));
-    assert!(notes.is_none_or(Vec::is_empty), "a note is left");
+    assert!(notes.is_none_or(Vec::is_empty), "a note remains");
     Ok(())
 }

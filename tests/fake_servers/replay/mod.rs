@@ -1,4 +1,4 @@
-//! The sink of a replay against the model on a port: statements, rewrites, and what is redone.
+//! The sink of a replay against the model server: statements, rewrites and retries.
 
 mod codes;
 mod commands;
@@ -308,7 +308,7 @@ async fn failed_reads_are_repeated_and_refused_ones_stop() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_so_already_is_not_written_and_nothing_without_the_token() -> Result<()> {
+async fn unchanged_documents_are_not_written_and_nothing_without_the_token() -> Result<()> {
     let scene = Scene::new("count").await?;
     scene.done(&[("i", 1, r#"{"_id":1,"b":1}"#)]).await?;
     scene.server.fail_next("update", UNAUTHORIZED);
@@ -325,7 +325,7 @@ async fn what_is_so_already_is_not_written_and_nothing_without_the_token() -> Re
 }
 
 #[tokio::test]
-async fn documents_that_are_not_there_follow_the_policy() -> Result<()> {
+async fn missing_documents_follow_the_policy() -> Result<()> {
     let log = [
         ("u", 1, r#"{"$v":2,"diff":{"i":{"b":1}}}"#),
         ("u", 1, r#"{"$v":2,"diff":{"u":{"b":2}}}"#),
@@ -347,7 +347,7 @@ async fn documents_that_are_not_there_follow_the_policy() -> Result<()> {
 
 /// Each update of a missing document is a dead letter, whichever way it would have been applied.
 #[tokio::test(flavor = "multi_thread")]
-async fn updates_of_documents_that_are_not_there_become_dead_letters() -> Result<()> {
+async fn updates_of_missing_documents_become_dead_letters() -> Result<()> {
     let scene = Scene::new("dead-letter").await?;
     let whole = r#"{"_id":3,"a":{"b":0},"r":[1,2]}"#;
     scene.done(&[("i", 3, whole)]).await?;
@@ -372,7 +372,7 @@ async fn updates_of_documents_that_are_not_there_become_dead_letters() -> Result
         found.iter().copied().collect::<BTreeSet<_>>(),
         [unmatched(2), unmatched(4), unmatched(5)].into()
     );
-    assert_eq!(found.len(), 3, "each is told once");
+    assert_eq!(found.len(), 3, "each update is reported once");
     assert_eq!(scene.held()?, [r#"{"_id":3,"a":{"b":0},"r":[1],"n":1}"#]);
     assert_eq!(scene.metrics.unmatched_updates.get(), 3);
     Ok(())

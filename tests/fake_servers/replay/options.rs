@@ -71,8 +71,7 @@ async fn options_of_old_servers_are_understood_or_left_out() -> Result<()> {
 const SPEC: &str = r#"{"createIndexes":"c","v":2,"key":{"k":1},"name":"k_1","ofTheFuture":true}"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_option_that_may_have_a_meaning_is_left_out_only_where_that_was_asked_for() -> Result<()>
-{
+async fn an_option_that_may_have_a_meaning_is_left_out_only_on_request() -> Result<()> {
     let scene = Scene::of(Model::of(Version::V5_0), "count").await?;
     let refused = scene.refused(&[("c", 0, SPEC)]).await?;
     for part in ["ofTheFuture", "--refused-options leave-out"] {

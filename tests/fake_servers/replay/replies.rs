@@ -82,7 +82,7 @@ async fn a_unique_value_of_raw_bytes_is_held_until_it_is_free() -> Result<()> {
 
 /// The target is ahead: it has the document that the source inserted after deleting this one.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_that_is_equal_under_the_collation_makes_room() -> Result<()> {
+async fn an_id_that_is_equal_under_the_collation_is_removed_first() -> Result<()> {
     for version in VERSIONS {
         let scene = Scene::with(Model::of(version), &["--dead-letter=write"]).await?;
         scene.on_target(COLLATED)?;

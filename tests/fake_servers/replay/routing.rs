@@ -32,7 +32,7 @@ fn indexes(scene: &Scene) -> Vec<(String, bool, bool)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_that_is_spread_has_plain_indexes_from_then_on() -> Result<()> {
+async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Result<()> {
     let scene = Scene::new("count").await?;
     scene.on_target(UNIQUE)?;
     let at = Position {

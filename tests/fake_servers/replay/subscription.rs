@@ -79,10 +79,10 @@ async fn a_member_with_other_namespaces_stops_until_the_group_is_changed() -> Re
     ] {
         let refused = join(&target, "g", others).await?;
         let error = refused.err().context("it joined")?;
-        let told = error.text();
-        ensure!(error.exit_code() == ExitCode::Usage, "{told}");
+        let text = error.text();
+        ensure!(error.exit_code() == ExitCode::Usage, "{text}");
         for part in ["bank,shop", "--change-subscription", "full sync"] {
-            ensure!(told.contains(part), "{part}: {told}");
+            ensure!(text.contains(part), "{part}: {text}");
         }
     }
     // Another group has its own subscription.
@@ -91,7 +91,7 @@ async fn a_member_with_other_namespaces_stops_until_the_group_is_changed() -> Re
     join(&target, "g", all).await??;
     ensure!(
         join(&target, "g", shop).await?.is_err(),
-        "the old set joined"
+        "a member with the old namespaces joined"
     );
     Ok(())
 }
@@ -130,7 +130,7 @@ async fn a_member_that_runs_ends_when_the_namespaces_are_changed() -> Result<()>
     let other = join(&target, "h", &[]).await??;
     let new = join(&target, "g", &["--change-subscription"]).await??;
     let ended = tokio::time::timeout(LIMIT, old.watch()).await?;
-    let error = ended.err().context("it goes on")?;
+    let error = ended.err().context("the member continues")?;
     ensure!(error.exit_code() == ExitCode::Usage, "{error}");
     ensure!(error.text().contains("all namespaces"), "{error}");
     for member in [new, other] {

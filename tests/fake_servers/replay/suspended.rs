@@ -1,4 +1,4 @@
-//! Indexes that refuse documents of a stretch that is applied again.
+//! Indexes that refuse documents while entries are applied again after a rewind.
 
 use anyhow::{Result, ensure};
 use oplog_consumer::replay::suspended_indexes;
@@ -55,7 +55,7 @@ async fn one_by_one(scene: &Scene, log: &[(&str, i32, &str)]) -> Result<()> {
 
 /// When the index is created, one document has the value that another one receives later.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_is_built_again_when_the_stretch_is_over() -> Result<()> {
+async fn a_suspended_index_is_built_again_after_the_rewound_entries() -> Result<()> {
     let scene = Scene::new("stop").await?;
     let log = [
         ("i", 1, r#"{"_id":1,"k":1}"#),
@@ -73,8 +73,8 @@ async fn an_index_is_built_again_when_the_stretch_is_over() -> Result<()> {
     ensure!(scene.held()? == [r#"{"_id":3,"k":1}"#]);
     ensure!(indexes(&scene).is_empty() && notes(&scene) == 1);
     ensure!(scene.sink.has_suspended("t", 0) && !scene.sink.has_suspended("t", 1));
-    let told = suspended_indexes(scene.sink.client(), "g").await?;
-    ensure!(told == ["db.c index k_1"], "{told:?}");
+    let suspended = suspended_indexes(scene.sink.client(), "g").await?;
+    ensure!(suspended == ["db.c index k_1"], "{suspended:?}");
     // The owner is killed; the next one has nothing to apply.
     let Scene { server, .. } = scene;
     let scene = Scene::on(server, &["--unmatched", "stop"]).await?;
@@ -115,9 +115,10 @@ async fn a_note_whose_index_was_never_dropped_is_harmless() -> Result<()> {
     Ok(())
 }
 
-/// The index is older than the stretch, and the value is used again after a command that ran.
+/// The index is older than the entries that are applied again, and the value is used again after a
+/// command that ran.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_held_passes_a_command_that_ran_and_a_new_one_finds_the_index() -> Result<()> {
+async fn held_documents_pass_a_command_that_ran_and_the_next_one_finds_the_index() -> Result<()> {
     let scene = Scene::new("stop").await?;
     let create = ("b", 0, r#"{"create":"c"}"#);
     let change = ("b", 0, r#"{"collMod":"c","validationLevel":"off"}"#);
@@ -133,7 +134,10 @@ async fn what_is_held_passes_a_command_that_ran_and_a_new_one_finds_the_index() 
     scene.rewind(2);
     scene.done(&log[2..3]).await?;
     ensure!(scene.sink.held_since("t", 0) == Some(0));
-    ensure!(indexes(&scene) == ["k_1"], "it is older: it stays for now");
+    ensure!(
+        indexes(&scene) == ["k_1"],
+        "the index is older and stays for now"
+    );
     // The worker reaches the command.
     let released = scene
         .sink
@@ -153,7 +157,7 @@ async fn what_is_held_passes_a_command_that_ran_and_a_new_one_finds_the_index() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_cannot_be_built_again_stops_at_the_end_and_names_the_way_on() -> Result<()> {
+async fn an_index_that_cannot_be_built_again_stops_at_the_end_and_names_the_remedy() -> Result<()> {
     let scene = Scene::new("stop").await?;
     let log = [
         ("i", 1, r#"{"_id":1,"k":1}"#),
@@ -231,7 +235,7 @@ async fn a_document_that_an_index_cannot_take_waits_for_its_correction() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_makes_way_for_a_document_that_is_older_than_it() -> Result<()> {
+async fn an_index_is_suspended_for_a_document_that_is_older_than_it() -> Result<()> {
     let scene = Scene::new("stop").await?;
     let corrected = format!(r#"{{"$v":1,"$set":{{"place":{HERE}}}}}"#);
     let log = [
@@ -322,7 +326,7 @@ async fn a_whole_batch_may_be_refused() -> Result<()> {
 
 /// A document of another partition, or one that was written to since it was read, is not parked.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_document_of_the_same_partition_is_set_aside() -> Result<()> {
+async fn only_a_document_of_the_same_partition_is_parked() -> Result<()> {
     let scene = Scene::new("stop").await?;
     scene.on_target(
         r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,

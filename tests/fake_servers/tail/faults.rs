@@ -1,4 +1,4 @@
-//! A tail over the failures of its source.
+//! A tail whose source fails.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +22,7 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     let client = Client::with_uri_str(server.uri()).await?;
     let (shutdown, (events, mut given)) = (Shutdown::manual(), mpsc::channel(4));
     let tail = Tail::begin(Source::new(&client), StartAt::Oldest).await?;
-    let told = shutdown.clone();
+    let signal = shutdown.clone();
     let mut running = JoinSet::new();
     let fails = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&fails);
@@ -31,15 +31,18 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
             noted.push(reason.is_some());
         }
     };
-    running.spawn(async move { tail.run(&events, &told, note).await });
+    running.spawn(async move { tail.run(&events, &signal, note).await });
     let mut next = 0;
     while let Some(event) = given.recv().await {
         let SourceEvent::Batch(batch) = event else {
             continue;
         };
         for entry in batch.documents()? {
-            let expected = server.oplog().entry(next).context("an entry too many")?;
-            ensure!(entry?.as_bytes() == expected, "entry {next} is another one");
+            let expected = server
+                .oplog()
+                .entry(next)
+                .context("more entries than the oplog has")?;
+            ensure!(entry?.as_bytes() == expected, "entry {next} differs");
             next += 1;
         }
         if next == ENTRIES {
@@ -47,7 +50,7 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
         }
     }
     let ended = running.join_next().await.context("the tail")??;
-    ensure!(server.has_failed(), "a failure is left");
+    ensure!(server.has_failed(), "a failure has not occurred");
     ensure!(ended.is_err() || next == ENTRIES, "{next} entries");
     // The health state must show the failure, and then the recovery.
     let fails = fails.lock().map_err(|_| anyhow!("a panic"))?;
@@ -98,7 +101,7 @@ async fn a_tail_that_a_truncation_overtook_goes_on_while_its_position_is_there()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_whose_position_is_truncated_ends_with_three() -> Result<()> {
     let ended = tail(&[(700, Fault::Truncated(136, 900))]).await?;
-    let error = ended.err().context("it went on")?;
+    let error = ended.err().context("the tail continued")?;
     ensure!(matches!(error, ProducerError::PositionLost(_)), "{error}");
     let stop = Directive::Stop(ExitCode::SourcePositionLost);
     ensure!(error.directive() == stop, "{error}");
@@ -106,15 +109,14 @@ async fn a_tail_whose_position_is_truncated_ends_with_three() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_stops_at_an_error_that_no_time_mends() -> Result<()> {
+async fn a_tail_stops_at_a_permanent_error() -> Result<()> {
     let ended = tail(&[(700, Fault::Code(13))]).await?;
     ensure!(matches!(ended, Err(ProducerError::Source(_))), "{ended:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_oldest_entry_is_asked_for_again_when_a_truncation_overtook_the_question() -> Result<()>
-{
+async fn the_oldest_entry_is_queried_again_after_a_truncation() -> Result<()> {
     let server = Server::start(Oplog::generate(ENTRIES, Shape::Mixed))?;
     let client = Client::with_uri_str(server.uri()).await?;
     let source = Source::new(&client);

@@ -51,7 +51,7 @@ async fn tail_from(first: u64, batch_size: u32) -> Result<Duration> {
         .await?;
     let mut next = first;
     loop {
-        let asked = Instant::now();
+        let began = Instant::now();
         let batch = cursor.next().await.context("an open cursor")??;
         let before = next;
         for entry in batch.doc_slices()? {
@@ -61,7 +61,7 @@ async fn tail_from(first: u64, batch_size: u32) -> Result<Duration> {
         }
         if next == before {
             assert_eq!(next, ENTRIES);
-            return Ok(asked.elapsed());
+            return Ok(began.elapsed());
         }
     }
 }
@@ -81,7 +81,7 @@ async fn a_tail_begins_in_the_middle() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_ends_and_the_majoritys_position_are_told() -> Result<()> {
+async fn the_ends_and_the_majoritys_position_are_returned() -> Result<()> {
     let server = serve()?;
     let oplog = oplog_of(&server).await?;
     for (direction, number) in [(1, 0), (-1, ENTRIES - 1)] {

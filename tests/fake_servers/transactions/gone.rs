@@ -36,7 +36,7 @@ fn failed(stream: Result<Stream>) -> Result<ProducerError> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn txn_chain_left_oplog_217_before_start_oldest_is_passed_over() -> Result<()> {
+async fn txn_chain_left_oplog_217_before_start_oldest_is_skipped() -> Result<()> {
     let made = history();
     let oplog = made.without(|seconds| seconds < 8);
     let server = made.serve_without(|seconds| seconds < 8)?;

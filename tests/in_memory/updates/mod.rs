@@ -173,7 +173,7 @@ proptest! {
     }
 
     /// A log of inserts, diffs, replacements and deletes is applied. Then any tail of it is applied
-    /// again in other batches, and again from wherever that stops.
+    /// again in other batches, and again from the point at which that ends.
     #[test]
     fn a_log_of_diffs_applied_again_leads_to_the_same_bytes(
         steps in vec((0..3_i32, step(false)), 1..20),

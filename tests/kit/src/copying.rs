@@ -115,8 +115,8 @@ impl Copying {
     /// Returns true if everything was copied.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        let told = self.metrics.full_sync.status();
-        told.is_some_and(|told| told["running"] == false)
+        let status = self.metrics.full_sync.status();
+        status.is_some_and(|status| status["running"] == false)
     }
 
     /// Returns true if everything up to that time was produced.

@@ -11,7 +11,7 @@ use crate::model::Model;
 
 /// The database of all collections.
 const DB: &str = "ddl";
-/// The interval of rounds that do not drop their collection.
+/// One round in this many does not drop its collection.
 const KEPT_EACH: u32 = 10;
 const PER_ROUND: u32 = 4;
 
@@ -156,7 +156,7 @@ mod tests {
     use oplog_relay_core::position::EntryId;
 
     #[test]
-    fn rounds_lead_to_what_is_expected() -> Result<()> {
+    fn rounds_result_in_the_expected_collections() -> Result<()> {
         let rounds = Rounds {
             rounds: 40,
             names: 7,

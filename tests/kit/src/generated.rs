@@ -1,8 +1,8 @@
-//! A server of one collection, `app.made`, with any number of documents. It generates them when
+//! A server with one collection, `app.made`, with any number of documents. It generates them when
 //! they are read and stores none of them, so that a test measures the client's memory.
 //!
 //! Documents are `{_id: <n>, n: <n>, text: …}` for n from 0 on. Some may be missing, changed or
-//! added; writes by `_id` reverse that or add to it. The indexes are `n_1` and the one of `_id`.
+//! added; writes by `_id` change these exceptions. The indexes are `n_1` and the one of `_id`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;

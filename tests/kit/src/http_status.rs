@@ -12,7 +12,7 @@ pub fn status(port: u16) -> Option<Value> {
     serde_json::from_str(&get(port, "/status")?).ok()
 }
 
-/// Returns the present value of a metric without labels.
+/// Returns the current value of a metric without labels.
 #[must_use]
 pub fn metric(port: u16, name: &str) -> Option<f64> {
     let all = get(port, "/metrics")?;

@@ -1,6 +1,6 @@
 //! The servers, generators and readers that the tests, the demo and the bench share.
 //!
-//! # The map
+//! # Modules
 //!
 //! - [`services`] real servers and this workspace's programs as processes
 //! - [`stub`] a fake mongod that serves an oplog and fails on request; [`model`] one that stores

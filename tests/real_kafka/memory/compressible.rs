@@ -78,7 +78,7 @@ fn highly_compressed_records_do_not_fill_the_memory() -> Result<()> {
     target.hold("insert", "a");
     let mut member = topics.start(&target, "compressible", &["--log-level=debug"])?;
     wait_until("a full queue", LIMIT, || {
-        has_logged(&member, "the sink is slower than kafka")
+        has_logged(&member, "the sink is slower than Kafka")
     })?;
     let peak = member.peak_mib()?;
     member.kill_9()?;

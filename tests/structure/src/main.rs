@@ -9,7 +9,7 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a report on the terminal is what this program is for"
+    reason = "this program reports to the terminal"
 )]
 
 mod circles;
@@ -106,7 +106,8 @@ fn definition_of(
     modules: &[Module],
     by_path: &BTreeMap<&[String], usize>,
 ) -> Option<usize> {
-    // Each turn follows one re-export. No item is re-exported more often than there are modules.
+    // Each iteration follows one re-export. No item is re-exported more often than there are
+    // modules.
     for _ in 0..modules.len() {
         let (length, index) = (0..=path.len())
             .rev()

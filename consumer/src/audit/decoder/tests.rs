@@ -64,7 +64,7 @@ fn topic(format: Format, earlier: &[Format]) -> Topic {
 }
 
 #[test]
-fn fragments_are_put_together_and_each_record_that_is_not_whole_is_told_once() {
+fn fragments_are_reassembled_and_each_incomplete_record_is_reported_once() {
     let topic = topic(Format::Bson, &[]);
     let (first, second) = (fragments(1), fragments(2));
     let count = first.len();
@@ -80,7 +80,7 @@ fn fragments_are_put_together_and_each_record_that_is_not_whole_is_told_once() {
     // The first fragment is missing.
     let headless = [&first[1..], &second].concat();
     assert_eq!(read(&topic, &headless), (vec![2], vec![0]));
-    // A transaction that was aborted, and the same records again.
+    // An aborted transaction is followed by the same records.
     let again = [&first[..2], &first].concat();
     assert_eq!(read(&topic, &again), (vec![1], vec![0]));
     let unreadable = (vec![1], String::new(), Some("x".to_owned()));
@@ -108,7 +108,7 @@ fn a_record_is_read_in_the_format_that_it_was_written_in() {
 }
 
 #[test]
-fn what_a_full_sync_read_has_the_key_of_its_document() {
+fn a_snapshot_record_has_the_key_of_its_document() {
     let (read, inserted) = (entry("r", 5), entry("i", 5));
     let id = EntryId {
         ts: Timestamp::new(1, 5),

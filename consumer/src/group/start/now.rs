@@ -1,9 +1,10 @@
 //! The start "now": the positions that the producers have saved.
 //!
-//! The ends of partitions are not a cut, because they are read one after the other, and a barrier may
-//! be written between two reads. A saved position is a cut: it is read first, so everything up to it is
-//! in the topics. A group then starts at the first records of its second, and skips the entries up to
-//! the position, which is recorded in the metadata of its first commit.
+//! The end offsets of the partitions are not a consistent cut, because they are read one after the
+//! other, and a barrier may be written between two reads. A saved position is a consistent cut: it is
+//! read before the end offsets, so all entries up to it are in the topics. The group starts at the first
+//! records of the position's second and skips the entries up to the position, which is recorded in the
+//! metadata of its first commit.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,7 @@ pub(crate) fn cut<C: ConsumerContext>(
         .collect())
 }
 
-/// Returns the last entry that the producer of each topic has saved as done.
+/// Returns the last entry that the producer of each topic has saved as complete.
 fn positions<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -75,20 +76,20 @@ fn positions<C: ConsumerContext>(
     Ok(found)
 }
 
-/// Returns the end of everything that is done at a position. The part of a transaction that is done is
-/// applied again, which is harmless.
+/// Returns the end of all entries that are complete at a saved position. If the position is inside a
+/// transaction, the part before it is applied again, which is harmless.
 fn position(record: &[u8]) -> Option<EntryId> {
     let record: PositionRecord = serde_json::from_slice(record).ok()?;
     record.done().ok().map(end_of)
 }
 
-/// Returns an identity after all entries with this time.
+/// Returns an id that follows those of all entries with this timestamp.
 const fn end_of(ts: Timestamp) -> EntryId {
     let ord = BARRIER_ORD - 1;
     EntryId { ts, ord }
 }
 
-/// Returns true if an identity was made by `end_of`. An entry never has such an identity.
+/// Returns true if an id was created by `end_of`. No entry has such an id.
 pub(crate) fn is_end(id: EntryId) -> bool {
     id == end_of(id.ts)
 }
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_inside_a_transaction_begins_with_the_transaction() {
+    fn a_position_inside_a_transaction_ends_before_the_transaction() {
         let whole = br#"{"v":1,"ts":"7:3","term":2,"ord":0,"routing":1}"#;
         let inside = br#"{"v":1,"ts":"7:3","term":2,"ord":5,"routing":1}"#;
         let first = br#"{"v":1,"ts":"7:0","term":2,"ord":5,"routing":1}"#;

@@ -1,14 +1,14 @@
-//! The check that a group without committed offsets is new. Kafka removes the offsets of a group some
-//! time after its last member left, so missing offsets do not prove that it is new. A group that ran
-//! before and starts as a new one leaves a gap, or applies everything again from another point.
+//! Checks that a group without committed offsets is new. Kafka removes the offsets of a group some time
+//! after its last member left, so missing offsets do not prove that the group is new. If a group that
+//! has run before starts as a new one, it skips entries or applies entries again.
 
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 
-/// The group's past, as its destination shows it.
+/// What the destination shows about earlier runs of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Past {
-    /// The destination does not keep anything, for example standard output.
+    /// The destination has no record of earlier runs, for example standard output.
     Unknown,
     /// The group has not written to the destination.
     Nothing,
@@ -45,8 +45,8 @@ impl Past {
                 tracing::warn!(
                     group,
                     %start,
-                    "the committed offsets of this group are missing; it starts again at --start, by \
-                     --start-again"
+                    "the committed offsets of this group are missing; it starts again at --start, \
+                     because of --start-again"
                 );
                 Ok(())
             }
@@ -55,10 +55,9 @@ impl Past {
                  not new: {traces}. Kafka removes the offsets of a group some time after its last \
                  member left (offsets.retention.minutes, 7 days by default), or they were deleted \
                  by a user. Starting at --start {start} could skip entries. To continue where the group \
-                 was: set its offsets to a time shortly before it stopped (`kafka-consumer-groups \
-                 --reset-offsets --to-datetime` for all topics of the prefix; a stretch that is \
-                 applied again changes nothing). To start at --start anyway: give --start-again \
-                 once"
+                 stopped, set its offsets to a time shortly before that (`kafka-consumer-groups \
+                 --reset-offsets --to-datetime` for all topics of the prefix; applying entries again \
+                 is harmless). To start at --start anyway, use --start-again once"
             ))),
         }
     }
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_ran_before_begins_anew_only_when_asked_to() {
+    fn a_group_that_ran_before_starts_again_only_with_start_again() {
         let ran = Past::Traces("the catalog has it".to_owned());
         for past in [Past::Nothing, Past::Unknown] {
             assert!(past.check(&config(&[])).is_ok(), "{past:?}");

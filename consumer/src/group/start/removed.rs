@@ -1,9 +1,9 @@
-//! Records that Kafka removed before a new group could read them: by retention, by a size limit, or
-//! because they were deleted.
+//! Records that Kafka removed before a new group could read them: by a time or size limit of the
+//! retention, or because they were deleted.
 //!
-//! An emitting group reads the rest of each partition. A replay needs one cut in time through all
-//! partitions, and its target would stay incomplete without the removed records. So it refuses, or it
-//! starts at the first second for which every partition still holds every record.
+//! An emitting group reads the remaining records of each partition. A replay must start at the same time
+//! in all partitions, and without the removed records its target would be incomplete. So it refuses to
+//! start, or it starts at the first second from which on every partition still has all records.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use super::{Held, REQUEST};
 use crate::error::ConsumerError;
 use crate::topic_partition::TopicPartition;
 
-/// Number of partitions that a message names at most.
+/// Maximum number of partitions that are named in a message.
 const NAMED: usize = 8;
 
-/// The rest of a partition that no longer holds its first records.
+/// A partition that no longer has its first records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Remainder {
     name: TopicPartition,
@@ -51,14 +51,14 @@ impl Remainder {
     }
 }
 
-/// Returns a source second as text for people.
+/// Returns a source second in RFC 3339 format, for messages.
 fn shown(second: i64) -> String {
     let time = bson::DateTime::from_millis(second.saturating_mul(1000));
     time.try_to_rfc3339_string()
         .unwrap_or_else(|_| format!("{second}:0"))
 }
 
-/// Returns the first source second for which all of these partitions hold every record.
+/// Returns the first source second from which on all of these partitions have every record.
 pub(crate) fn whole_since(remainders: &[Remainder]) -> i64 {
     let seconds = remainders.iter().filter_map(|remainder| remainder.second);
     seconds.max().map_or(0, |second| second + 1)
@@ -76,12 +76,12 @@ fn describe(missing: &[&Remainder]) -> String {
     places.join("; ")
 }
 
-/// Warns that an emitting group starts with the rest of each partition.
+/// Warns that an emitting group starts with the remaining records of each partition.
 pub(crate) fn warn_of_rest(group: &str, missing: &[&Remainder]) {
     tracing::warn!(
         group,
-        "Kafka no longer has all records from --start on; this new group emits what is left of each \
-         partition: {}",
+        "Kafka no longer has all records from --start on; this new group emits the remaining records \
+         of each partition: {}",
         describe(missing)
     );
 }
@@ -90,8 +90,8 @@ pub(crate) fn warn_of_rest(group: &str, missing: &[&Remainder]) {
 pub(crate) fn warn_of_later(group: &str, second: i64, missing: &[&Remainder]) {
     tracing::warn!(
         group,
-        "Kafka no longer has all records from --start on: {}. By --allow-missing-records all \
-         partitions begin at {}; what was written before is not replayed",
+        "Kafka no longer has all records from --start on: {}. Because of --allow-missing-records, \
+         all partitions begin at {}; what was written before is not replayed",
         describe(missing),
         shown(second)
     );
@@ -102,16 +102,17 @@ pub(crate) fn refused(group: &str, second: i64, missing: &[&Remainder]) -> Consu
     let second = shown(second);
     ConsumerError::OffsetsLost(format!(
         "group {group} is new, but Kafka no longer has all records from --start on (retention, a \
-         size limit, or deleted records): {}. A target that is filled from the rest would be \
-         incomplete. To continue: copy the collections again with `oplog-producer full-sync` and begin \
-         with --start now before it; or restore a copy of the source of {second} or later into the \
-         target and begin with --start at its time; or, where the missing documents do not matter, \
-         give --allow-missing-records, with which all partitions begin at {second}",
+         size limit, or deleted records): {}. A target that is filled from the remaining records \
+         would be incomplete. To continue, do one of the following: begin with --start now, and then \
+         copy the collections again with `oplog-producer full-sync`; or restore a backup of the \
+         source that was taken at {second} or later into the target, and begin with --start at the \
+         time of the backup; or, if the missing documents do not matter, use --allow-missing-records, \
+         with which all partitions begin at {second}",
         describe(missing)
     ))
 }
 
-/// Returns the partitions that no longer hold their first records, with the rest of each.
+/// Returns the partitions that no longer have their first records.
 pub(crate) fn remainders<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     held: &[Held],
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_missing_from_the_second_of_the_first_one_that_is_left() {
+    fn records_are_missing_up_to_the_second_of_the_first_remaining_record() {
         let left = remainder(0, Some(100));
         let table = [(None, true), (Some(99), true), (Some(100), true)];
         for (asked, missing) in table.into_iter().chain([(Some(101), false)]) {
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_places_and_times_and_the_ways_on() {
+    fn a_refusal_names_partitions_times_and_remedies() {
         let all: Vec<Remainder> = (0..10)
             .map(|it| remainder(it, Some(1_700_000_000)))
             .collect();

@@ -1,14 +1,13 @@
-//! A record of the groups that have committed offsets. Kafka removes committed offsets some time
-//! after the last member of a group has left.
+//! Records that a group has committed offsets. Kafka deletes the committed offsets of a group some
+//! time after its last member has left, and the record shows that they existed.
 
 use bson::doc;
 
 use super::Catalog;
 
 impl Catalog {
-    /// Returns true if the group has committed offsets of the prefix's topics before. Targets
-    /// written by earlier versions have no such note; for them, the commands that ran are the
-    /// evidence.
+    /// Returns true if the group has committed offsets for topics with this prefix before. Earlier
+    /// versions did not write this note; on their targets, any command that the group ran proves it.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -22,7 +21,7 @@ impl Catalog {
         Ok(!is_noted && self.has_commands())
     }
 
-    /// Notes that the group has committed offsets of the prefix's topics.
+    /// Records that the group has committed offsets for topics with this prefix.
     ///
     /// # Errors
     /// Returns the driver's error.

@@ -1,6 +1,6 @@
 //! The part of the catalog that a member holds in memory: the current names of collections, and the
-//! commands from the oldest entry that it still applies. The rest stays in the target, and is read
-//! again when an older entry arrives, for example after a rewind.
+//! commands since the oldest entry that it may still apply. The rest stays on the target, and is
+//! read when an older entry arrives, for example after the offsets of the group were reset.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,11 @@ use oplog_relay_core::position::{EntryId, Timestamp};
 use super::{Catalog, Incarnations, Ran, read, unreadable};
 use crate::replay::catalog::incarnations::{AFTER_ALL, Reading};
 
-/// Interval between two prunings. Commands older than every entry of the interval are released.
+/// Interval between two prunings. A pruning releases the commands that are older than every entry
+/// that was looked up since the previous one.
 const PRUNED_EVERY: Duration = Duration::from_secs(600);
-/// Seconds by which the commands read reach back before an entry, because other partitions may lag
-/// more.
+/// A lookup also reads the commands of this many seconds before its entry, because other partitions
+/// may lag further behind.
 const MARGIN_SECONDS: u32 = 86_400;
 
 /// The catalog in memory, by source.
@@ -24,9 +25,9 @@ const MARGIN_SECONDS: u32 = 86_400;
 pub(crate) struct Held {
     sources: Mutex<BTreeMap<String, Source>>,
     /// Lock that is held while the catalog is read from the target.
-    turn: tokio::sync::Mutex<()>,
+    read_lock: tokio::sync::Mutex<()>,
     /// Commands that ran while the catalog was being read; `None` at other times.
-    meanwhile: Mutex<Option<Vec<Noted>>>,
+    ran_during_read: Mutex<Option<Vec<Noted>>>,
 }
 
 #[derive(Debug)]
@@ -38,16 +39,16 @@ struct Noted {
 /// The catalog of one source in memory.
 #[derive(Debug)]
 struct Source {
-    lives: Arc<Incarnations>,
+    incarnations: Arc<Incarnations>,
     /// The oldest entry that was looked up since the last pruning.
     oldest: Option<EntryId>,
     pruned: Instant,
 }
 
 impl Source {
-    fn new(lives: Incarnations) -> Self {
+    fn new(incarnations: Incarnations) -> Self {
         Self {
-            lives: Arc::new(lives),
+            incarnations: Arc::new(incarnations),
             oldest: None,
             pruned: Instant::now(),
         }
@@ -58,13 +59,15 @@ impl Source {
         let oldest = self.oldest.map_or(id, |oldest| oldest.min(id));
         self.oldest = Some(oldest);
         if now.saturating_duration_since(self.pruned) >= PRUNED_EVERY {
-            if self.lives.reaches(oldest) {
-                self.lives = Arc::new(self.lives.pruned(oldest));
+            if self.incarnations.reaches(oldest) {
+                self.incarnations = Arc::new(self.incarnations.pruned(oldest));
             }
             self.oldest = Some(id);
             self.pruned = now;
         }
-        self.lives.reaches(id).then(|| Arc::clone(&self.lives))
+        self.incarnations
+            .reaches(id)
+            .then(|| Arc::clone(&self.incarnations))
     }
 }
 
@@ -73,15 +76,17 @@ impl Held {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn meanwhile(&self) -> MutexGuard<'_, Option<Vec<Noted>>> {
-        self.meanwhile
+    fn ran_during_read(&self) -> MutexGuard<'_, Option<Vec<Noted>>> {
+        self.ran_during_read
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn lives(&self, source: &str) -> Arc<Incarnations> {
+    pub(crate) fn incarnations(&self, source: &str) -> Arc<Incarnations> {
         let sources = self.sources();
-        let held = sources.get(source).map(|held| Arc::clone(&held.lives));
+        let held = sources
+            .get(source)
+            .map(|held| Arc::clone(&held.incarnations));
         held.unwrap_or_default()
     }
 
@@ -90,12 +95,15 @@ impl Held {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.sources().values().map(|held| held.lives.held()).sum()
+        self.sources()
+            .values()
+            .map(|held| held.incarnations.held())
+            .sum()
     }
 
     pub(crate) fn forget(&self, source: &str, id: EntryId) {
         if let Some(held) = self.sources().get_mut(source) {
-            Arc::make_mut(&mut held.lives).forget(id);
+            Arc::make_mut(&mut held.incarnations).forget(id);
         }
     }
 
@@ -109,7 +117,7 @@ impl Held {
 
     /// Records a command that ran. Returns false if it is older than the commands that are held.
     pub(crate) fn take(&self, source: &str, ran: Ran) -> bool {
-        if let Some(noted) = self.meanwhile().as_mut() {
+        if let Some(noted) = self.ran_during_read().as_mut() {
             noted.push(Noted {
                 source: source.to_owned(),
                 ran: ran.clone(),
@@ -118,20 +126,20 @@ impl Held {
         let mut sources = self.sources();
         let held = sources.entry(source.to_owned());
         let held = held.or_insert_with(|| Source::new(Incarnations::default()));
-        Arc::make_mut(&mut held.lives).take(ran)
+        Arc::make_mut(&mut held.incarnations).take(ran)
     }
 
-    /// Returns, for each source, the entry from which on commands are held.
-    fn begins(&self) -> BTreeMap<String, EntryId> {
+    /// Returns, for each source, the position from which commands are held.
+    fn held_from(&self) -> BTreeMap<String, EntryId> {
         let sources = self.sources();
         let begins = sources
             .iter()
-            .filter_map(|(source, held)| Some((source.clone(), held.lives.from()?)));
+            .filter_map(|(source, held)| Some((source.clone(), held.incarnations.from()?)));
         begins.collect()
     }
 
-    /// Replaces the catalog in memory by what was read. Returns a command that ran during the read
-    /// and that is older than the commands that were read.
+    /// Replaces the catalog in memory with the one that was read. Returns a command that ran during
+    /// the read, if it is older than the commands that were read.
     fn replace(&self, read: BTreeMap<String, Reading>) -> Option<Noted> {
         let mut sources = self.sources();
         let mut older = None;
@@ -139,23 +147,23 @@ impl Held {
             .into_iter()
             .map(|(source, reading)| (source, reading.finish()))
             .collect();
-        for noted in self.meanwhile().take().unwrap_or_default() {
-            let lives = read.entry(noted.source.clone()).or_default();
-            if !lives.take(noted.ran.clone()) {
+        for noted in self.ran_during_read().take().unwrap_or_default() {
+            let incarnations = read.entry(noted.source.clone()).or_default();
+            if !incarnations.take(noted.ran.clone()) {
                 older = Some(noted);
             }
         }
-        for (source, lives) in read {
+        for (source, incarnations) in read {
             match sources.get_mut(&source) {
-                Some(held) => held.lives = Arc::new(lives),
-                None => drop(sources.insert(source, Source::new(lives))),
+                Some(held) => held.incarnations = Arc::new(incarnations),
+                None => drop(sources.insert(source, Source::new(incarnations))),
             }
         }
         older
     }
 }
 
-/// Returns the entry from which on commands are read, for a lookup of `id`.
+/// Returns the position from which commands are read for a lookup of `id`.
 const fn before(id: EntryId) -> EntryId {
     let seconds = id.ts.seconds.saturating_sub(MARGIN_SECONDS);
     EntryId {
@@ -176,15 +184,15 @@ impl Catalog {
         id: EntryId,
     ) -> mongodb::error::Result<Arc<Incarnations>> {
         loop {
-            if let Some(lives) = self.held.look_up(source, id) {
-                return Ok(lives);
+            if let Some(incarnations) = self.held.look_up(source, id) {
+                return Ok(incarnations);
             }
-            let turn = self.held.turn.lock().await;
+            let guard = self.held.read_lock.lock().await;
             // Another task may have read the catalog while this one waited for the lock.
             if self.held.look_up(source, id).is_none() {
                 self.read(Some((source, id))).await?;
             }
-            drop(turn);
+            drop(guard);
         }
     }
 
@@ -193,25 +201,23 @@ impl Catalog {
     /// # Errors
     /// Returns the driver's error.
     pub async fn reload(&self) -> mongodb::error::Result<()> {
-        let _turn = self.held.turn.lock().await;
+        let _guard = self.held.read_lock.lock().await;
         self.read(None).await
     }
 
-    /// Reads the catalog again for a command that ran and that is older than the commands that are
-    /// held.
+    /// Reads the catalog again, because a command that ran is older than the commands that are held.
     pub(crate) async fn reload_from(
         &self,
         source: &str,
         id: EntryId,
     ) -> mongodb::error::Result<()> {
-        let _turn = self.held.turn.lock().await;
+        let _guard = self.held.read_lock.lock().await;
         self.read(Some((source, id))).await
     }
 
-    /// Reads the catalog, back to the given entry if there is one. The caller holds the lock
-    /// `turn`.
+    /// Reads the catalog, back to the given entry if there is one. The caller holds `read_lock`.
     async fn read(&self, reaching: Option<(&str, EntryId)>) -> mongodb::error::Result<()> {
-        let mut begins = self.held.begins();
+        let mut begins = self.held.held_from();
         let mut reach = |source: String, id: EntryId| {
             let begin = begins.entry(source).or_insert(AFTER_ALL);
             *begin = before(id).min(*begin);
@@ -219,7 +225,7 @@ impl Catalog {
         };
         let mut wanted = match reaching {
             Some((source, id)) => reach(source.to_owned(), id),
-            None => self.held.begins(),
+            None => self.held.held_from(),
         };
         while let Some(older) = self.read_from(&wanted).await? {
             wanted = reach(older.source, older.ran.id);
@@ -227,13 +233,13 @@ impl Catalog {
         Ok(())
     }
 
-    /// Reads the catalog and holds the commands of each source from the given entries on. Returns a
-    /// command that ran during the read and that is older.
+    /// Reads the catalog, and holds the commands of each source from the given position. Returns a
+    /// command that ran during the read, if it is older than that position.
     async fn read_from(
         &self,
         begins: &BTreeMap<String, EntryId>,
     ) -> mongodb::error::Result<Option<Noted>> {
-        *self.held.meanwhile() = Some(Vec::new());
+        *self.held.ran_during_read() = Some(Vec::new());
         let begins = begins.iter();
         let mut readings: BTreeMap<String, Reading> = begins
             .map(|(source, from)| (source.clone(), Reading::new(*from)))
@@ -267,13 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn commands_before_every_entry_of_a_while_are_let_go() {
+    fn pruning_releases_commands_older_than_every_looked_up_entry() {
         let begun = Instant::now();
         let mut source = Source::new(Incarnations::default());
         source.pruned = begun;
-        let held = |source: &Source| source.lives.held();
+        let held = |source: &Source| source.incarnations.held();
         for seconds in 1..=100 {
-            assert!(Arc::make_mut(&mut source.lives).take(dropped(seconds)));
+            assert!(Arc::make_mut(&mut source.incarnations).take(dropped(seconds)));
         }
         // Each command is held once by identity and once as the end of a name.
         assert!(source.look_up(at(40), begun).is_some());
@@ -284,7 +290,7 @@ mod tests {
         assert!(source.look_up(at(95), later).is_some());
         assert_eq!(held(&source), 122);
         assert!(source.look_up(at(40), later).is_some());
-        // No entry that old was looked up since.
+        // No entry that old was looked up since then.
         let last = later + PRUNED_EVERY;
         source.oldest = Some(at(95));
         assert!(source.look_up(at(101), last).is_some());
@@ -299,19 +305,26 @@ mod tests {
     fn commands_that_run_while_the_catalog_is_read_are_not_lost() {
         let held = Held::default();
         assert!(held.take("rs0", dropped(5)));
-        *held.meanwhile() = Some(Vec::new());
+        *held.ran_during_read() = Some(Vec::new());
         assert!(held.take("rs0", dropped(7)));
         let mut reading = Reading::new(at(6));
         reading.take(dropped(5));
         let read = |reading| BTreeMap::from([("rs0".to_owned(), reading)]);
         assert!(held.replace(read(reading)).is_none());
-        let lives = held.lives("rs0");
-        assert!(lives.is_done(at(7)) && lives.has_ended("s.7") && !lives.is_done(at(5)));
+        let incarnations = held.incarnations("rs0");
+        assert!(
+            incarnations.is_done(at(7))
+                && incarnations.has_ended("s.7")
+                && !incarnations.is_done(at(5))
+        );
         // A command older than what was read is reported, so that the catalog is read again.
-        *held.meanwhile() = Some(Vec::new());
+        *held.ran_during_read() = Some(Vec::new());
         assert!(!held.take("rs0", dropped(4)));
         let older = held.replace(read(Reading::new(at(6)))).unwrap();
         assert_eq!(older.ran, dropped(4));
-        assert_eq!(held.begins(), BTreeMap::from([("rs0".to_owned(), at(6))]));
+        assert_eq!(
+            held.held_from(),
+            BTreeMap::from([("rs0".to_owned(), at(6))])
+        );
     }
 }

@@ -1,33 +1,34 @@
-//! The catalog: the commands that ran on the target, stored in the target as `oplog_relay.catalog`,
-//! one document per command. Only the catalog decides whether a command ran; committed offsets do
-//! not.
+//! The catalog: the commands that ran on the target, stored on the target in `oplog_relay.catalog`,
+//! one document (a note) per command. Only the catalog determines whether a command ran; committed
+//! offsets do not.
 //!
 //! ```text
 //! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
-//!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed, life?, done,
-//!  withheld?: [{index?, seconds?}], limiting?: [index]}
+//!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed,
+//!  life?, done, withheld?: [{index?, seconds?}], limiting?: [index]}
 //! ```
 //!
-//! `withheld` lists each `expireAfterSeconds` that the target did not get, of an index or of the
-//! collection. An item without `seconds` ends one.
+//! `withheld` lists each `expireAfterSeconds`, of an index or of the collection, that is not set on
+//! the target. An item without `seconds` means that the source removed the expiry.
 //!
-//! `limiting` names the indexes that the command created and that can refuse a document. Entries
-//! from before the command that are applied again may need such an index removed. Earlier versions
-//! noted only unique indexes, as `unique`.
+//! `limiting` names the indexes that the command created and that can refuse a document. Such an
+//! index may have to be dropped when entries from before the command are applied again. Earlier
+//! versions recorded only unique indexes, as `unique`.
 //!
 //! One document per group stores its namespaces: `{_id: "<group>/subscription", group, include:
 //! [pattern], exclude: [pattern]}`.
 //!
-//! Another document records that the group has committed offsets of a prefix's topics: `{_id:
+//! Another document records that the group has committed offsets for topics with a prefix: `{_id:
 //! "<group>/begun/<prefix>", group, prefix, begun: true}`. If Kafka then has no offsets of the
 //! group, they expired or were deleted.
 //!
-//! A rename is noted before it runs, with the existence (`existed`) and the UUID (`life`) of its
-//! collection at the target. If the collection is missing or has another UUID after a crash, the
-//! rename has run. All other commands may run twice.
+//! A rename is recorded before it runs. Its note contains whether the collection existed on the
+//! target (`existed`) and the collection's UUID there (`life`). If the collection is missing or has
+//! another UUID after a crash, the rename has run. All other commands may run twice.
 //!
-//! A note is kept for as long as its command may be read again, which is indefinitely if topics
-//! keep all of their records. A member holds only a part of the notes in memory: see `held`.
+//! A note is kept for as long as its command may be read again, which is indefinitely if the
+//! retention of the topics is unlimited. A member holds only a part of the notes in memory: see
+//! `held`.
 
 mod begun;
 mod held;
@@ -63,10 +64,10 @@ pub struct Note {
     pub ran: Ran,
     /// True if the collection existed before the command.
     pub existed: bool,
-    /// The collection's UUID at the target, if the command moves it and the target supports UUIDs
+    /// The collection's UUID on the target, if the command renames it and the target supports UUIDs
     /// in commands.
-    pub life: Option<Uuid>,
-    /// Expiries that are withheld from the target, and ends of earlier ones.
+    pub target_uuid: Option<Uuid>,
+    /// Changes of `expireAfterSeconds` that are withheld from the target.
     pub withheld: Vec<Withheld>,
     /// Names of the indexes that the command creates and that can refuse a document.
     pub limiting: Vec<String>,
@@ -79,13 +80,13 @@ impl Note {
         Self {
             ran,
             existed: false,
-            life: None,
+            target_uuid: None,
             withheld: Vec::new(),
             limiting: Vec::new(),
         }
     }
 
-    /// Creates the note of a command whose collection no longer exists: done, without an effect on
+    /// Creates the note of a command that counts as done without running, and that has no effect on
     /// names.
     #[must_use]
     pub const fn passed_over(id: EntryId, ns: String, ui: Option<[u8; 16]>) -> Self {
@@ -123,11 +124,11 @@ impl Catalog {
         &self.group
     }
 
-    /// Returns the catalog of a source in memory: the current owners of names, and the latest
-    /// commands.
+    /// Returns the part of a source's catalog that is held in memory: the current owners of names,
+    /// and the latest commands.
     #[must_use]
-    pub fn lives(&self, source: &str) -> Arc<Incarnations> {
-        self.held.lives(source)
+    pub fn incarnations(&self, source: &str) -> Arc<Incarnations> {
+        self.held.incarnations(source)
     }
 
     /// Returns true if any command of the group ran.
@@ -135,8 +136,8 @@ impl Catalog {
         !self.held.is_empty()
     }
 
-    /// Returns true if a command has run, according to the target. The memory is not consulted,
-    /// because a member of an earlier version may have removed its note.
+    /// Returns true if the target has the note of a command that has run. What is held in memory is
+    /// ignored, because a member of an earlier version may have removed the note.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -145,8 +146,8 @@ impl Catalog {
         self.learn(source, id).await
     }
 
-    /// Returns the source and identity of the command that created an index of a collection, after
-    /// an entry if one is given.
+    /// Returns the source and identity of the command that created an index of a collection. If
+    /// `after` is given, commands up to that entry are ignored.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -164,8 +165,8 @@ impl Catalog {
             if after.is_some_and(|after| ran.id <= after) {
                 continue;
             }
-            let lives = self.incarnations_at(&source, ran.id).await?;
-            if lives.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
+            let incarnations = self.incarnations_at(&source, ran.id).await?;
+            if incarnations.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
                 return Ok(Some((source, ran.id)));
             }
         }
@@ -184,7 +185,7 @@ impl Catalog {
     /// # Errors
     /// Returns the driver's error.
     pub async fn learn(&self, source: &str, id: EntryId) -> mongodb::error::Result<bool> {
-        if self.lives(source).is_done(id) {
+        if self.incarnations(source).is_done(id) {
             return Ok(true);
         }
         let name = self.id(source, id);
@@ -224,8 +225,8 @@ impl Catalog {
         Ok(None)
     }
 
-    /// Notes a rename before it runs. Returns whether its collection existed when the rename was
-    /// first noted, and its UUID.
+    /// Records a rename before it runs. Returns whether its collection existed when the rename was
+    /// first recorded, and the collection's UUID.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -244,7 +245,7 @@ impl Catalog {
         // A faster member may have run the command already, so its note is never overwritten.
         let document = self.document(source, note, false);
         let Err(error) = self.notes.insert_one(document).await else {
-            return Ok((note.existed, note.life));
+            return Ok((note.existed, note.target_uuid));
         };
         let noted = match error_code(&error) {
             Some(DUPLICATE_KEY) => self.notes.find_one(doc! { "_id": id }).await?,
@@ -253,7 +254,7 @@ impl Catalog {
         noted.as_ref().map(read).ok_or(error)
     }
 
-    /// Notes that a command ran.
+    /// Records that a command ran.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -303,7 +304,8 @@ pub fn collection(client: &Client, name: &str) -> Collection<Document> {
         .collection_with_options(name, options)
 }
 
-/// The commands of a source with the expiries that each withheld, ordered by entry.
+/// The commands of a source, ordered by entry, each with the changes of `expireAfterSeconds` that it
+/// withheld.
 pub type History = BTreeMap<EntryId, (Ran, Vec<Withheld>)>;
 
 /// Returns the commands that ran on a target, by group and source.
@@ -331,8 +333,8 @@ pub async fn histories(
 fn unreadable(note: &Document) -> mongodb::error::Error {
     let id = note.get("_id").map(ToString::to_string).unwrap_or_default();
     mongodb::error::Error::custom(format!(
-        "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({id}): use the \
-         consumer that wrote it, or a newer one"
+        "{CATALOG_DB}.{COLLECTION} has a document that this version of the consumer cannot read (_id \
+         {id}): use the version that wrote it, or a newer one"
     ))
 }
 
@@ -354,8 +356,8 @@ fn written(note: &Note) -> Document {
         document.insert("ui", Uuid::from_bytes(ui));
     }
     document.insert("existed", note.existed);
-    if let Some(life) = note.life {
-        document.insert("life", life);
+    if let Some(uuid) = note.target_uuid {
+        document.insert("life", uuid);
     }
     if !note.limiting.is_empty() {
         document.insert("limiting", note.limiting.clone());
@@ -385,7 +387,7 @@ fn uuid(note: &Document, field: &str) -> Option<Uuid> {
     }
 }
 
-/// Reads a note; `None` if a newer version wrote it.
+/// Reads a note; `None` if a newer version wrote it in a form that this version does not know.
 fn read(note: &Document) -> Option<(String, Ran)> {
     let change = match note.get_str("change").ok()? {
         "created" => Change::Created,
@@ -410,7 +412,8 @@ fn read(note: &Document) -> Option<(String, Ran)> {
     Some((note.get_str("source").ok()?.to_owned(), ran))
 }
 
-/// Reads the expiries that a note's command withheld; `None` if a newer version wrote it.
+/// Reads the changes of `expireAfterSeconds` that a note's command withheld; `None` if a newer version
+/// wrote the note.
 fn read_withheld(note: &Document) -> Option<Vec<Withheld>> {
     let Some(list) = note.get("withheld") else {
         return Some(Vec::new());
@@ -460,7 +463,7 @@ mod tests {
         let note = Note {
             ran: ran.clone(),
             existed: true,
-            life: Some(Uuid::from_bytes([6; 16])),
+            target_uuid: Some(Uuid::from_bytes([6; 16])),
             limiting: vec!["k_1".to_owned()],
             withheld: vec![
                 Withheld {
@@ -476,7 +479,7 @@ mod tests {
         let mut document = written(&note);
         document.insert("source", "rs0");
         assert_eq!(read(&document), Some(("rs0".to_owned(), ran)));
-        assert_eq!(uuid(&document, "life"), note.life);
+        assert_eq!(uuid(&document, "life"), note.target_uuid);
         assert_eq!(read_withheld(&document), Some(note.withheld));
         document.insert("change", "split");
         assert_eq!(read(&document), None);

@@ -1,5 +1,5 @@
 //! The namespaces of a group, which must be the same for all of its members. A member that excludes
-//! a collection would skip its commands and writes, and commit them as done.
+//! a collection would skip its commands and writes, and commit their offsets.
 
 use std::collections::BTreeSet;
 
@@ -62,7 +62,7 @@ impl std::fmt::Display for Subscription {
             f.write_str(&list(&self.include))?;
         }
         if !self.exclude.is_empty() {
-            write!(f, " but {}", list(&self.exclude))?;
+            write!(f, " except {}", list(&self.exclude))?;
         }
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Catalog {
         format!("{}/subscription", self.group)
     }
 
-    /// Returns the namespaces that are noted for the group.
+    /// Returns the namespaces that are recorded for the group.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -86,8 +86,8 @@ impl Catalog {
         Ok(Some(noted))
     }
 
-    /// Notes the group's namespaces if they are not noted yet, or if `change` is set. Returns the
-    /// noted namespaces if they differ from the member's own.
+    /// Records the group's namespaces if they are not recorded yet, or if `change` is set. Returns the
+    /// recorded namespaces if they differ from the member's own.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -110,7 +110,7 @@ impl Catalog {
         if noted.is_none() {
             match self.notes.insert_one(note).await {
                 Ok(_) => return Ok(None),
-                // Another member that started at the same time was faster; its namespaces count.
+                // Another member that started at the same time was faster; its namespaces apply.
                 Err(error) if error_code(&error) == Some(DUPLICATE_KEY) => {
                     noted = self.subscription().await?;
                 }
@@ -125,11 +125,12 @@ impl Catalog {
 #[must_use]
 pub fn other_subscription(group: &str, noted: &Subscription, own: &Subscription) -> ConsumerError {
     ConsumerError::Usage(format!(
-        "group {group} replays {noted} into this target, but this member is to replay {own}: all \
-         members of a group must have the same --include-namespaces and --exclude-namespaces. Start it \
-         with those of the group; or, to change them, stop all members and start one with \
-         --change-subscription. What was left out until then is not on the target and needs a \
-         full sync, or a replay from the start into an empty target"
+        "group {group} replays {noted} into this target, but this member is configured to replay \
+         {own}: all members of a group must have the same --include-namespaces and \
+         --exclude-namespaces. Start this member with those of the group; or, to change them, stop \
+         all members and start one with --change-subscription. Namespaces that were excluded until \
+         then are not on the target: they need a full sync, or a replay from the start into an empty \
+         target"
     ))
 }
 
@@ -146,13 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_read_as_it_was_written_and_told_whole() {
-        for (set, told) in [
+    fn a_subscription_is_read_as_it_was_written_and_displayed() {
+        for (set, displayed) in [
             (of(&[], &[]), "all namespaces"),
-            (of(&["b", "a.*"], &["a.x"]), "a.*,b but a.x"),
+            (of(&["b", "a.*"], &["a.x"]), "a.*,b except a.x"),
         ] {
             assert_eq!(Subscription::read(&set.written()), Some(set.clone()));
-            assert_eq!(set.to_string(), told);
+            assert_eq!(set.to_string(), displayed);
         }
         assert_eq!(of(&["a", " b"], &[]), of(&["b", "a", "a"], &[]));
         assert_eq!(Subscription::read(&doc! { "include": [1] }), None);

@@ -1,11 +1,12 @@
-//! Commands that drop or move a collection, which must be the collection that the command means.
+//! Commands that drop or rename a collection, and must not affect a later collection of that name.
 //!
-//! A leader that was suspended between its last check and its command may send the command long
-//! after another member has run it, when the name belongs to a later collection. A command whose
-//! answer was lost is also sent again. Therefore the collection's UUID on the target is sent with
-//! `drop` and `renameCollection` (`collectionUUID`, since MongoDB 6.0), and the server refuses with
-//! code 361 if the name belongs to another collection. Older targets get the name only. So do
-//! views, which have no UUID, and time series of servers that list them as views.
+//! The member that runs a command may be suspended between its last check and the command. It then
+//! sends the command long after another member has run it, when the name may belong to a later
+//! collection. A command is also sent again if its reply was lost. Therefore the collection's UUID on
+//! the target is sent with `drop` and `renameCollection` (`collectionUUID`, since MongoDB 6.0), and
+//! the server refuses with code 361 if the name belongs to another collection. Only the name is sent
+//! to older targets, for views, which have no UUID, and for time series on servers that list them as
+//! views.
 
 use mongodb::bson::{Bson, Document, Uuid, doc};
 use oplog_relay_core::time_series;
@@ -29,8 +30,8 @@ const ATTEMPTS: u32 = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NameHolder {
     Nothing,
-    /// A view, or a collection of a target without UUIDs.
-    Unnamed,
+    /// A view, or a collection on a target without UUIDs.
+    WithoutUuid,
     Collection(Uuid),
 }
 
@@ -59,7 +60,7 @@ impl MongoSink {
     }
 
     /// Looks up the object that has a name on the target.
-    async fn standing(&self, db: &str, collection: &str) -> Result<NameHolder, ConsumerError> {
+    async fn name_holder(&self, db: &str, collection: &str) -> Result<NameHolder, ConsumerError> {
         let Some(found) = self.listed(db, collection).await? else {
             return Ok(NameHolder::Nothing);
         };
@@ -67,14 +68,14 @@ impl MongoSink {
         Ok(match info.and_then(|info| info.get("uuid")) {
             Some(Bson::Binary(uuid)) => {
                 let uuid = uuid.to_uuid();
-                uuid.map_or(NameHolder::Unnamed, NameHolder::Collection)
+                uuid.map_or(NameHolder::WithoutUuid, NameHolder::Collection)
             }
-            _ => NameHolder::Unnamed,
+            _ => NameHolder::WithoutUuid,
         })
     }
 
-    /// Runs a `drop`.
-    pub(crate) async fn drop_life(
+    /// Drops the collection, view or time series that has a name, unless the command has run already.
+    pub(crate) async fn drop_collection(
         &self,
         (db, collection): (&str, &str),
         (source, ran): (&str, &Ran),
@@ -82,7 +83,7 @@ impl MongoSink {
     ) -> Result<Applied, ConsumerError> {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            let standing = self.standing(db, collection).await?;
+            let holder = self.name_holder(db, collection).await?;
             // This check must follow the lookup: after another member has run the command, the name
             // may belong to a later collection.
             if self.has_run(source, ran.id).await? {
@@ -90,13 +91,13 @@ impl MongoSink {
             }
             let ns = format!("{db}.{collection}");
             self.end_suspensions_of(&ns).await?;
-            if standing == NameHolder::Nothing {
+            if holder == NameHolder::Nothing {
                 return Ok(done_with(token));
             }
             // Servers refuse the UUID of a buckets collection.
             let is_plain = time_series::of_buckets(collection).is_none();
-            let uuid = standing.uuid().filter(|_| is_plain);
-            let command = self.naming(doc! { "drop": collection }, uuid);
+            let uuid = holder.uuid().filter(|_| is_plain);
+            let command = self.with_uuid(doc! { "drop": collection }, uuid);
             let sent = self.run_unless_mismatched(db, &command, ran, token);
             if let Some(applied) = sent.await? {
                 return Ok(applied);
@@ -117,11 +118,13 @@ impl MongoSink {
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        let mut standing = self.standing(from.0, from.1).await?;
-        note.existed = standing != NameHolder::Nothing;
-        note.life = standing.uuid();
-        let begun = self.persist("noting a rename", || self.catalog.begin(source, note));
-        let (existed, mut life) = begun.await?;
+        let mut holder = self.name_holder(from.0, from.1).await?;
+        note.existed = holder != NameHolder::Nothing;
+        note.target_uuid = holder.uuid();
+        let begun = self.persist("recording a rename in the catalog", || {
+            self.catalog.begin(source, note)
+        });
+        let (existed, mut uuid) = begun.await?;
         let ran = &note.ran;
         let target = to.split_once('.').unwrap_or((to, ""));
         loop {
@@ -130,31 +133,31 @@ impl MongoSink {
             if self.has_run(source, ran.id).await? {
                 return Ok(Applied::Done);
             }
-            if standing == NameHolder::Nothing && (existed || !drop_target) {
-                // It was moved before a crash, or it never existed.
+            if holder == NameHolder::Nothing && (existed || !drop_target) {
+                // It was renamed before a crash, or it never existed.
                 return Ok(done_with(token));
             }
-            if standing == NameHolder::Nothing {
-                return self.drop_life(target, (source, ran), token).await;
+            if holder == NameHolder::Nothing {
+                return self.drop_collection(target, (source, ran), token).await;
             }
-            if life.is_some() && standing.uuid() != life {
-                let there = self.standing(target.0, target.1).await?;
-                if there.uuid() == life {
-                    // It was moved before a crash, and a delayed write from before the rename
-                    // created it again.
-                    return self.drop_life(from, (source, ran), token).await;
+            if uuid.is_some() && holder.uuid() != uuid {
+                let new_holder = self.name_holder(target.0, target.1).await?;
+                if new_holder.uuid() == uuid {
+                    // It was renamed before a crash, and a delayed write from before the rename
+                    // created a collection with the old name again.
+                    return self.drop_collection(from, (source, ran), token).await;
                 }
                 // A rename to another database copies the collection, which then has another UUID.
-                if from.0 != target.0 && there != NameHolder::Nothing {
+                if from.0 != target.0 && new_holder != NameHolder::Nothing {
                     return Ok(done_with(token));
                 }
             }
             // The target may have created the collection again (resharding, restore): its new UUID
             // is used.
-            life = standing.uuid();
+            uuid = holder.uuid();
             let from_ns = format!("{}.{}", from.0, from.1);
             let command = doc! { "renameCollection": from_ns, "to": to, "dropTarget": drop_target };
-            let command = self.naming(command, life);
+            let command = self.with_uuid(command, uuid);
             if drop_target {
                 self.end_suspensions_of(to).await?;
             }
@@ -166,19 +169,19 @@ impl MongoSink {
                 return Ok(Applied::Abandoned);
             }
             check_attempts(&backoff, ran)?;
-            standing = self.standing(from.0, from.1).await?;
+            holder = self.name_holder(from.0, from.1).await?;
         }
     }
 
-    fn naming(&self, mut command: Document, uuid: Option<Uuid>) -> Document {
+    fn with_uuid(&self, mut command: Document, uuid: Option<Uuid>) -> Document {
         if let Some(uuid) = uuid.filter(|_| self.target.takes_uuids) {
             command.insert(NAMED_BY, uuid);
         }
         command
     }
 
-    /// Runs a command; `None` if the name belongs to another collection than the UUID in the
-    /// command.
+    /// Runs a command. Returns `None` if the name belongs to a collection with another UUID than the
+    /// one in the command.
     async fn run_unless_mismatched(
         &self,
         db: &str,
@@ -196,7 +199,7 @@ impl MongoSink {
                 Attempt::Done => Some(Applied::Done),
                 Attempt::Abandoned => Some(Applied::Abandoned),
                 Attempt::Refused(error) if error_code(&error) == Some(MISMATCH) => {
-                    tracing::info!(ns = ran.ns, entry = %ran.id, %command, "the name now belongs to another collection; checking again");
+                    tracing::info!(ns = ran.ns, entry = %ran.id, %command, "the name now belongs to another collection; looking it up again");
                     None
                 }
                 Attempt::Refused(error) => return Err(refused_by_target(ran, &error)),
@@ -205,8 +208,8 @@ impl MongoSink {
     }
 }
 
-/// Returns `Done` for a command without anything left to do, which only the partition's owner may
-/// note.
+/// Returns `Done` for a command that has nothing left to do, or `Abandoned` if the partition was
+/// revoked: only its owner may record the command as done.
 pub(crate) fn done_with(token: &Token) -> Applied {
     if token.is_valid() {
         Applied::Done
@@ -215,15 +218,15 @@ pub(crate) fn done_with(token: &Token) -> Applied {
     }
 }
 
-/// Limits the attempts: a target that lists another UUID than it accepts would be retried
-/// indefinitely.
+/// Limits the attempts. Without a limit, a target that lists another UUID than it accepts would be
+/// retried indefinitely.
 fn check_attempts(backoff: &Backoff, ran: &Ran) -> Result<(), ConsumerError> {
     if backoff.attempts() < ATTEMPTS {
         return Ok(());
     }
     Err(ConsumerError::Refused(format!(
-        "the command of entry {} for {}: the target keeps reporting that the collection has \
-         another UUID than the one that it lists (code {MISMATCH})",
+        "the command of entry {} for {} failed repeatedly: the target refuses the collection UUID \
+         that its own listCollections returns (code {MISMATCH})",
         ran.id, ran.ns
     )))
 }
@@ -232,7 +235,7 @@ impl NameHolder {
     const fn uuid(self) -> Option<Uuid> {
         match self {
             Self::Collection(uuid) => Some(uuid),
-            Self::Nothing | Self::Unnamed => None,
+            Self::Nothing | Self::WithoutUuid => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Checks of the target before a group fills it.
+//! Checks that the target has no conflicting data before a group writes to it.
 
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::CATALOG_DB;
@@ -15,9 +15,9 @@ use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
 impl MongoSink {
-    /// Runs a command. A command of a full sync (`fills`) runs after a check of the collection's
-    /// contents.
-    pub(crate) async fn execute_in_room(
+    /// Runs a command. For a command of a full sync (`fills`), first checks what the collection
+    /// contains on the target.
+    pub(crate) async fn execute_after_check(
         &self,
         place: (&str, &str),
         (translated, note): (&Translated, Note),
@@ -25,17 +25,20 @@ impl MongoSink {
         source: &str,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        if fills && self.make_room(place, &note.ran, source, token).await? == Applied::Abandoned {
+        if fills
+            && self.check_existing(place, &note.ran, source, token).await? == Applied::Abandoned
+        {
             return Ok(Applied::Abandoned);
         }
         self.execute(place, translated, note, source, token).await
     }
 
     /// Checks the collection that a full sync's `create` is about to create. It is called once,
-    /// before the command is noted. Documents on the target that this group did not write are
-    /// dropped, kept, or a reason to stop, as `--if-target-not-empty` says. The documents of this
-    /// group all follow the command, so they can exist only if the catalog knows the collection.
-    async fn make_room(
+    /// before the command is recorded. If the collection has documents that this group did not write,
+    /// `--if-target-not-empty` determines whether it is dropped, kept, or a reason to stop. This group
+    /// writes documents only after the command, so it wrote them only if the catalog has the
+    /// collection.
+    async fn check_existing(
         &self,
         (db, collection): (&str, &str),
         ran: &Ran,
@@ -45,12 +48,12 @@ impl MongoSink {
         if !ran.change.is_creation() || self.policies.if_not_empty == NotEmpty::Merge {
             return Ok(Applied::Done);
         }
-        // The documents of a time series, and its drop, are found under its own name.
+        // A time series is read and dropped by its own name, not by that of its buckets.
         let name = time_series::of_buckets(collection).unwrap_or(collection);
         let is_own = ran
             .ui
             .is_some_and(|ui| self.lives(source).is_owned(&ran.ns, ui));
-        if is_own || !self.holds_something(db, name).await? {
+        if is_own || !self.has_documents(db, name).await? {
             return Ok(Applied::Done);
         }
         if self.policies.if_not_empty == NotEmpty::Drop {
@@ -58,12 +61,12 @@ impl MongoSink {
                 ns = ran.ns,
                 "dropping the collection on the target: a full sync is about to fill it"
             );
-            return self.drop_life((db, name), (source, ran), token).await;
+            return self.drop_collection((db, name), (source, ran), token).await;
         }
         Err(ConsumerError::Refused(format!(
-            "a full sync is about to fill {db}.{name}, which has documents on the target already. \
-             Choose with --if-target-not-empty: merge (documents of the same _id are replaced, \
-             others stay) or drop (the collection is dropped first); or empty it by hand"
+            "a full sync is about to fill {db}.{name}, which already has documents on the target. \
+             Set --if-target-not-empty to merge (documents with the same _id are replaced, others \
+             stay) or to drop (the collection is dropped first), or delete its documents and restart"
         )))
     }
 
@@ -86,17 +89,16 @@ impl MongoSink {
         let Some(other) = runner else { return Ok(()) };
         Err(ConsumerError::Usage(format!(
             "group {} is new to this target, but group {other} has run command {id} of source \
-             {source:?} there already: the target has its data, and collections that were renamed \
-             or dropped since would be created again. Start with --group {other}; or replay into \
-             an empty target (the database {CATALOG_DB} is a part of it); or, if this is intended, \
-             start with \
-             --if-target-not-empty merge",
+             {source:?} there already: the target has the data of this source, and collections that \
+             were renamed or dropped since would be created again. Start with --group {other}; or \
+             replay into an empty target, which also means without the database {CATALOG_DB}; or, \
+             if this is intended, start with --if-target-not-empty merge",
             self.catalog.group()
         )))
     }
 
-    async fn holds_something(&self, db: &str, collection: &str) -> Result<bool, ConsumerError> {
-        self.persist("looking into a collection", || async {
+    async fn has_documents(&self, db: &str, collection: &str) -> Result<bool, ConsumerError> {
+        self.persist("checking whether a collection is empty", || async {
             let found = self
                 .target
                 .client

@@ -11,8 +11,8 @@ use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
 use crate::replay::plan::command::{PUT_OFF, done};
 use crate::replay::sink::MongoSink;
 
-/// Fields of an index that belong to its server, or that do not change its definition.
-const PASSING: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
+/// Fields of an index that its server adds, or that do not change its definition.
+const IGNORED_FIELDS: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
 
 /// Fields of an index that are flags: a number counts as a boolean.
 const FLAGS: [&str; 4] = ["unique", "sparse", "hidden", "prepareUnique"];
@@ -25,7 +25,7 @@ impl MongoSink {
     ///
     /// # Errors
     /// Returns an error if an index with the same name or key has another definition.
-    pub(crate) async fn lacking(
+    pub(crate) async fn missing_indexes(
         &self,
         db: &str,
         command: &[u8],
@@ -40,7 +40,7 @@ impl MongoSink {
             .unwrap_or_default()
             .to_owned();
         let there = self.indexes(db, &name).await?;
-        let mut lacking = Vec::new();
+        let mut missing = Vec::new();
         let specs = wanted
             .get_array("indexes")
             .map_err(|error| unreadable(&error))?;
@@ -49,22 +49,22 @@ impl MongoSink {
             let found = there.iter().find(same_name);
             let found = found.or_else(|| there.iter().find(|index| key(index) == key(spec)));
             let Some(index) = found else {
-                lacking.push(Bson::from(spec.clone()));
+                missing.push(Bson::from(spec.clone()));
                 continue;
             };
             if definition(index, made_non_unique) != definition(spec, made_non_unique) {
                 return Err(ConsumerError::CommandRefused(format!(
-                    "entry {} creates the index {spec} of {}, but the target has {index}: drop it \
-                     there, and start again",
+                    "entry {} creates the index {spec} on {}, but the target has the index {index}: \
+                     drop that index on the target and restart",
                     ran.id, ran.ns
                 )));
             }
-            self.put_off(db, &name, index).await?;
+            self.postpone_expiry(db, &name, index).await?;
         }
-        if lacking.is_empty() || lacking.len() == specs.len() {
+        if missing.is_empty() || missing.len() == specs.len() {
             return Ok(None);
         }
-        wanted.insert("indexes", lacking);
+        wanted.insert("indexes", missing);
         Ok(Some(wanted))
     }
 
@@ -92,9 +92,14 @@ impl MongoSink {
         Ok(all.unwrap_or_default())
     }
 
-    /// Keeps an existing index from expiring documents while a group replays. If the target cannot
-    /// change the expiry, the index is built again without one.
-    async fn put_off(&self, db: &str, name: &str, index: &Document) -> Result<(), ConsumerError> {
+    /// Prevents an existing index from expiring documents during a replay. If the target cannot
+    /// change the expiry, the index is dropped and built again without one.
+    async fn postpone_expiry(
+        &self,
+        db: &str,
+        name: &str,
+        index: &Document,
+    ) -> Result<(), ConsumerError> {
         let seconds = index.get("expireAfterSeconds").map(number);
         if seconds.is_none_or(|seconds| seconds == Bson::Double(PUT_OFF.into())) {
             return Ok(());
@@ -104,12 +109,12 @@ impl MongoSink {
             db,
             collection = name,
             index = index_name,
-            "suspending the expiry of documents by an index while replaying"
+            "postponing the expiry of documents by an existing TTL index of the target until cutover"
         );
         let change = doc! { "name": index_name, "expireAfterSeconds": PUT_OFF };
         let command = doc! { "collMod": name, "index": change };
         let refused = self
-            .persist("suspending the expiry of an index", || async {
+            .persist("postponing the expiry of an index", || async {
                 let database = self.target.client.database(db);
                 match database.run_command(command.clone()).await {
                     Err(error) if is_refusal(&error) => Ok(true),
@@ -118,24 +123,24 @@ impl MongoSink {
             })
             .await?;
         if refused {
-            self.rebuild_plain(db, name, index).await?;
+            self.rebuild_without_expiry(db, name, index).await?;
         }
         Ok(())
     }
 
-    async fn rebuild_plain(
+    async fn rebuild_without_expiry(
         &self,
         db: &str,
         name: &str,
         index: &Document,
     ) -> Result<(), ConsumerError> {
-        let mut plain = index.clone();
-        plain.remove("expireAfterSeconds");
-        plain.remove("ns");
+        let mut rebuilt = index.clone();
+        rebuilt.remove("expireAfterSeconds");
+        rebuilt.remove("ns");
         let drop_index = doc! { "dropIndexes": name, "index": index.get("name") };
-        let create = doc! { "createIndexes": name, "indexes": [plain] };
+        let create = doc! { "createIndexes": name, "indexes": [rebuilt] };
         for command in [drop_index, create] {
-            self.persist("building an index again without its expiry", || async {
+            self.persist("rebuilding an index without its expiry", || async {
                 let database = self.target.client.database(db);
                 match database.run_command(command.clone()).await {
                     Err(error) if error_code(&error) == Some(done::NO_INDEX) => Ok(()),
@@ -158,7 +163,7 @@ fn is_refusal(error: &mongodb::error::Error) -> bool {
     }
 }
 
-/// Normalizes a number: servers and drivers differ in its type.
+/// Normalizes a number, whose type differs between servers and drivers.
 fn number(value: &Bson) -> Bson {
     match value {
         Bson::Int32(number) => Bson::Double((*number).into()),
@@ -185,7 +190,7 @@ fn definition(index: &Document, made_non_unique: bool) -> std::collections::BTre
     let is_option = |name: &str, value: &Bson| {
         let withheld = made_non_unique && name == "unique";
         let is_off = FLAGS.contains(&name) && !is_set(index, name);
-        !withheld && !is_off && !PASSING.contains(&name) && *value != Bson::Boolean(false)
+        !withheld && !is_off && !IGNORED_FIELDS.contains(&name) && *value != Bson::Boolean(false)
     };
     let options = index.iter().filter(|(name, value)| is_option(name, value));
     let mut definition = std::collections::BTreeMap::new();

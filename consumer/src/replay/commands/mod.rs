@@ -1,4 +1,4 @@
-//! Runs commands on the target, each once, and notes them in the catalog.
+//! Runs commands on the target, each once, and records them in the catalog.
 
 pub(crate) mod drop_and_rename;
 pub(crate) mod empty_target;
@@ -23,7 +23,7 @@ use oplog_relay_runtime::retry::Backoff;
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Incarnations, Note, Ran, Resolved};
-use crate::replay::commands::refused_options::{WayOn, without};
+use crate::replay::commands::refused_options::{Fallback, without};
 use crate::replay::commands::views::SeriesNames;
 use crate::replay::directive::{Directive, command_reason, rule_for};
 use crate::replay::plan::command::{Action, Circumstances, Translated, done, translate};
@@ -38,12 +38,12 @@ use crate::worker::batch::Located;
 type Driver<T> = mongodb::error::Result<T>;
 
 /// The circumstances of a command that does not name a collection.
-const NOWHERE: Circumstances<'static> = Circumstances {
+const NO_COLLECTION_NAMED: Circumstances<'static> = Circumstances {
     collection: "",
     ordered: false,
 };
 
-/// The outcome of an attempt.
+/// The outcome of one attempt to run a command.
 pub(crate) enum Attempt {
     Done,
     Abandoned,
@@ -55,7 +55,7 @@ impl MongoSink {
     /// Returns the current names of a source's collections on the target.
     #[must_use]
     pub fn lives(&self, source: &str) -> Arc<Incarnations> {
-        self.catalog.lives(source)
+        self.catalog.incarnations(source)
     }
 
     /// Returns the incarnations of a source's collections, valid for an entry and all later ones.
@@ -67,12 +67,12 @@ impl MongoSink {
         source: &str,
         id: EntryId,
     ) -> Result<Arc<Incarnations>, ConsumerError> {
-        let asked = self.persist("reading the catalog", || {
+        let reading = self.persist("reading the catalog", || {
             self.catalog.incarnations_at(source, id)
         });
-        let lives = asked.await?;
+        let incarnations = reading.await?;
         self.target.metrics.held_of_catalog(self.catalog.held());
-        Ok(lives)
+        Ok(incarnations)
     }
 
     /// Reads the catalog from the target again.
@@ -103,8 +103,8 @@ impl MongoSink {
         Ok(ran)
     }
 
-    /// Returns true if the command has run, always by a query of the target: its note may have been
-    /// removed.
+    /// Returns true if the command has run. It always queries the target, because the command's note
+    /// may have been removed.
     ///
     /// # Errors
     /// Returns an error if the target refuses the query.
@@ -172,19 +172,18 @@ impl MongoSink {
         let scope = scope(&entry).map_err(|error| fault(error.into()))?;
         let Some(scope) = scope else {
             // The command needs no action, or it is unknown, which is an error.
-            translate(&entry, NOWHERE).map_err(fault)?;
+            translate(&entry, NO_COLLECTION_NAMED).map_err(fault)?;
             return Ok(Applied::Done);
         };
         self.check_first_command(source, id).await?;
         let named = scope.ns();
-        let lives = self.incarnations_at(source, id).await?;
-        // A create is resolved without its UUID: the current owner of the name is another
-        // collection, whose end follows in the log.
-        let ns = match lives.resolve(&named, id, None) {
+        let incarnations = self.incarnations_at(source, id).await?;
+        // A `create` is resolved without its UUID: the name may still belong to another collection,
+        // whose drop or rename follows in the oplog.
+        let ns = match incarnations.resolve(&named, id, None) {
             Resolved::Live(ns) => ns,
             Resolved::Dropped | Resolved::Foreign => {
-                // The command is noted nevertheless: the members that wait for it look for its
-                // note.
+                // The command is recorded nevertheless, because other members wait for its note.
                 let note = Note::passed_over(id, named.clone(), entry.ui);
                 self.note(source, &note).await?;
                 return Ok(Applied::Done);
@@ -203,17 +202,17 @@ impl MongoSink {
             return Ok(Applied::Done);
         }
         let note = note_of(&command.located, named.clone(), &translated);
-        if ends_a_stretch(waited, &note.ran.change)
+        if requires_restored_indexes(waited, &note.ran.change)
             && Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned
         {
             return Ok(Applied::Abandoned);
         }
-        // A command that drops or moves a collection cannot be skipped: see `dead_letter`.
+        // A command that drops or renames a collection cannot be skipped: see `dead_letter`.
         let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
         let is_dead_lettered = leaves_out && self.is_dead_lettered(Reason::Command);
         let fills = entry.snapshot.is_some();
         let place = (db, collection);
-        let executed = self.execute_in_room(place, (&translated, note), fills, source, token);
+        let executed = self.execute_after_check(place, (&translated, note), fills, source, token);
         executed.await.map_err(|error| match error {
             ConsumerError::CommandRefused(text) if is_dead_lettered => {
                 fault(PlanFault::Refused(text))
@@ -242,7 +241,7 @@ impl MongoSink {
         let applied = match &translated.action {
             Action::Nothing => Applied::Done,
             Action::Drop { collection } => {
-                self.drop_life((db, collection), (source, ran), token)
+                self.drop_collection((db, collection), (source, ran), token)
                     .await?
             }
             Action::DropSeries { series, buckets } => {
@@ -264,8 +263,8 @@ impl MongoSink {
                 otherwise,
             } => {
                 let otherwise = otherwise.as_deref();
-                let around = (ran, translated.made_non_unique);
-                self.run_accepted(db, (command, otherwise), accept, around, token)
+                let context = (ran, translated.made_non_unique);
+                self.run_accepted(db, (command, otherwise), accept, context, token)
                     .await?
             }
             Action::Rename { to, drop_target } => {
@@ -281,7 +280,7 @@ impl MongoSink {
     }
 
     pub(crate) async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
-        self.persist("noting a command", || {
+        self.persist("recording a command in the catalog", || {
             self.catalog.finish(source, note.clone())
         })
         .await
@@ -292,16 +291,16 @@ impl MongoSink {
         db: &str,
         (command, otherwise): (&[u8], Option<&[u8]>),
         accept: &[i32],
-        around: (&Ran, bool),
+        context: (&Ran, bool),
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        let (ran, _) = around;
+        let (ran, _) = context;
         let tries = [Some(command), otherwise].into_iter().flatten();
         let mut tries: Vec<Vec<u8>> = tries.map(<[u8]>::to_vec).collect();
         loop {
             let mut refused = None;
             for command in &tries {
-                match self.attempt(db, command, accept, around, token).await? {
+                match self.attempt(db, command, accept, context, token).await? {
                     Attempt::Done => return Ok(Applied::Done),
                     Attempt::Abandoned => return Ok(Applied::Abandoned),
                     Attempt::Refused(error) => refused = Some((command, error)),
@@ -310,10 +309,10 @@ impl MongoSink {
             let Some((command, error)) = refused else {
                 return Ok(Applied::Done);
             };
-            match self.way_on(db, command, ran, &error).await? {
-                WayOn::None => return Err(refused_by_target(ran, &error)),
-                WayOn::Done => return Ok(Applied::Done),
-                WayOn::Without(option) => tries = without_option(&tries, &option, ran)?,
+            match self.fallback_for(db, command, ran, &error).await? {
+                Fallback::None => return Err(refused_by_target(ran, &error)),
+                Fallback::Done => return Ok(Applied::Done),
+                Fallback::Without(option) => tries = without_option(&tries, &option, ran)?,
             }
         }
     }
@@ -333,8 +332,8 @@ impl MongoSink {
             if !token.is_valid() {
                 return Ok(Attempt::Abandoned);
             }
-            let error = match self.ask_to_run(db, command, ran).await? {
-                Ok(reply) if self.is_kept(&reply)? => {
+            let error = match self.send_command(db, command, ran).await? {
+                Ok(reply) if self.is_acknowledged(&reply)? => {
                     self.target.readiness.target_reached();
                     return Ok(Attempt::Done);
                 }
@@ -345,11 +344,13 @@ impl MongoSink {
             let code = error_code(&error);
             if code.is_some_and(|code| accept.contains(&code)) {
                 if code == Some(done::TAKEN) {
-                    self.check_alike(db, command, ran).await?;
+                    self.check_options(db, command, ran).await?;
                 }
                 if code.is_some_and(|code| done::INDEX_TAKEN.contains(&code)) {
-                    let lacking = self.lacking(db, command, (ran, made_non_unique)).await?;
-                    let Some(rest) = lacking else {
+                    let missing = self
+                        .missing_indexes(db, command, (ran, made_non_unique))
+                        .await?;
+                    let Some(rest) = missing else {
                         return Ok(Attempt::Done);
                     };
                     let rest = rest.to_vec().map_err(|error| unwritable(ran, &error))?;
@@ -370,15 +371,15 @@ impl MongoSink {
         }
     }
 
-    /// Sends a command with majority write concern and waits for its reply: an index build may take
-    /// hours.
-    async fn ask_to_run(
+    /// Sends a command with majority write concern and waits for its reply without a time limit,
+    /// because an index build may take hours.
+    async fn send_command(
         &self,
         db: &str,
         command: &[u8],
         ran: &Ran,
     ) -> Result<Driver<WriteReply>, ConsumerError> {
-        let command = of_majority(command)
+        let command = with_majority(command)
             .ok()
             .and_then(|command| RawDocumentBuf::from_bytes(command).ok());
         let command = command.ok_or_else(|| unwritable(ran, &"it is not a document"))?;
@@ -409,8 +410,13 @@ impl MongoSink {
         }
     }
 
-    /// Checks that an existing collection has the same options as the command would have created.
-    async fn check_alike(&self, db: &str, command: &[u8], ran: &Ran) -> Result<(), ConsumerError> {
+    /// Checks that an existing collection has the options that a `create` command specifies.
+    async fn check_options(
+        &self,
+        db: &str,
+        command: &[u8],
+        ran: &Ran,
+    ) -> Result<(), ConsumerError> {
         let wanted = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
         let name = wanted.get_str("create").unwrap_or_default();
         let found = self.listed(db, name).await?;
@@ -423,7 +429,7 @@ impl MongoSink {
             None => Ok(()),
             Some(option) => Err(ConsumerError::Refused(format!(
                 "entry {} creates {}, but the target has a collection of that name whose \
-                 {option} differs: drop it there, or replay into an empty target",
+                 {option} differs: drop it on the target, or replay into an empty target",
                 ran.id, ran.ns
             ))),
         }
@@ -442,10 +448,11 @@ fn note_of(located: &Located<'_>, ns: String, translated: &Translated) -> Note {
     note
 }
 
-/// Returns true if a command that has not run proves that the target is not ahead of it, and leaves
-/// a collection whose suspended indexes must be built again. `waited` says whether all partitions
-/// wait for the command; a command of an older producer may have no barrier.
-fn ends_a_stretch(waited: Option<bool>, change: &Change) -> bool {
+/// Returns true if the suspended indexes of a command's collection must be built again before the
+/// command runs. A barrier at which all partitions wait (`waited`) proves that the target is not ahead
+/// of the command. A command of an older producer may have no barrier. A collection that the command
+/// creates or drops has no indexes to rebuild.
+fn requires_restored_indexes(waited: Option<bool>, change: &Change) -> bool {
     waited == Some(true) && !matches!(change, Change::Created | Change::Dropped)
 }
 
@@ -474,13 +481,13 @@ fn report_left_out(translated: &Translated, ns: &str, id: EntryId) {
         ns,
         entry = %id,
         options = translated.left_out.join(", "),
-        "options of old servers have no meaning on the target: leaving them out, or writing \
-         their effective value"
+        "the target does not accept these options of old servers; omitting them, or replacing them \
+         with their effective value"
     );
 }
 
-/// Adds majority write concern to a command, in place of its own.
-fn of_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
+/// Sets the write concern of a command to majority.
+fn with_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut bytes = Vec::with_capacity(command.len() + 64);
     let mut whole = DocumentBuilder::start(&mut bytes);
     for element in document::Document::new(command)?.elements() {
@@ -496,8 +503,8 @@ fn of_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(bytes)
 }
 
-/// Returns the first option in which the kind of the collection differs. Options that only limit or
-/// describe documents are ignored.
+/// Returns the first option that makes an existing collection one of a different kind. Options that
+/// only restrict or describe documents are ignored.
 fn difference(wanted: &Document, found: &Document, kind: Option<&str>) -> Option<&'static str> {
     let locale = |options: &Document| {
         let collation = options.get_document("collation").ok();
@@ -542,9 +549,9 @@ fn change(located: &Located<'_>, action: &Action) -> Change {
 
 pub(crate) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> ConsumerError {
     ConsumerError::CommandRefused(format!(
-        "the command of entry {} for {} was refused by the target: {}: {}. Where it is an \
-         option that the target does not know and that may be left out, start with \
-         --refused-options leave-out; --dead-letter command passes over the whole command",
+        "the command of entry {} for {} was refused by the target: {}: {}. If the cause is an option \
+         that the target does not support and that may be omitted, start with --refused-options \
+         leave-out; --dead-letter command skips the whole command",
         ran.id,
         ran.ns,
         error_text(error),
@@ -565,7 +572,7 @@ mod tests {
     use mongodb::bson::doc;
 
     #[test]
-    fn a_collection_of_another_kind_is_not_taken_for_the_one_to_create() {
+    fn a_collection_of_another_kind_differs_from_the_one_to_create() {
         let plain = doc! { "create": "c", "validator": {} };
         let capped = doc! { "create": "c", "capped": true, "size": 4096 };
         let german = doc! { "create": "c", "collation": { "locale": "de" } };

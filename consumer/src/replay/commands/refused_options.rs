@@ -46,7 +46,7 @@ const ESSENTIAL: [&str; 12] = [
 
 /// How to continue with a command that the target refused.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum WayOn {
+pub(crate) enum Fallback {
     /// The command cannot continue.
     None,
     /// The command has nothing left to do.
@@ -60,36 +60,36 @@ impl MongoSink {
     ///
     /// # Errors
     /// Returns an error if the target refuses the alternative.
-    pub(crate) async fn way_on(
+    pub(crate) async fn fallback_for(
         &self,
         db: &str,
         command: &[u8],
         ran: &Ran,
         refused: &mongodb::error::Error,
-    ) -> Result<WayOn, ConsumerError> {
+    ) -> Result<Fallback, ConsumerError> {
         let ErrorKind::Command(reply) = refused.kind.as_ref() else {
-            return Ok(WayOn::None);
+            return Ok(Fallback::None);
         };
         if !error_code(refused).is_some_and(|code| REFUSED.contains(&code)) {
-            return Ok(WayOn::None);
+            return Ok(Fallback::None);
         }
         let command = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
         let Some(option) = refused_option(&reply.message, &command) else {
-            return Ok(WayOn::None);
+            return Ok(Fallback::None);
         };
         let is_conversion = matches!(option.as_str(), "unique" | "forceNonUnique");
         if is_conversion {
             let (Ok(collection), Ok(change)) =
                 (command.get_str("collMod"), command.get_document("index"))
             else {
-                return Ok(WayOn::None);
+                return Ok(Fallback::None);
             };
             self.convert_index(db, collection, change, option == "unique", ran)
                 .await?;
-            return Ok(WayOn::Done);
+            return Ok(Fallback::Done);
         }
         if !(self.policies.leaves_out_options || WITHOUT_EFFECT.contains(&option.as_str())) {
-            return Ok(WayOn::None);
+            return Ok(Fallback::None);
         }
         tracing::warn!(
             ns = ran.ns,
@@ -99,9 +99,9 @@ impl MongoSink {
             "the target does not support an option of a command; running the command without it"
         );
         match without(&command, &option) {
-            Some(rest) if rest == command => Ok(WayOn::None),
-            Some(_) => Ok(WayOn::Without(option)),
-            None => Ok(WayOn::Done),
+            Some(rest) if rest == command => Ok(Fallback::None),
+            Some(_) => Ok(Fallback::Without(option)),
+            None => Ok(Fallback::Done),
         }
     }
 
@@ -139,7 +139,7 @@ impl MongoSink {
         if unique {
             definition.insert("unique", true);
         }
-        self.make_again(db, collection, definition).await
+        self.rebuild_index(db, collection, definition).await
     }
 }
 

@@ -1,5 +1,5 @@
-//! A change of the routing table, applied to the target. A collection whose entries are spread over
-//! all partitions from here on loses the features that depend on their order.
+//! Applies a change of the routing table to the target. A collection whose entries are spread over all
+//! partitions from then on loses the features that depend on their order.
 
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::NamespaceFilter;
@@ -18,11 +18,11 @@ use crate::worker::batch::Located;
 
 const EXPIRES: &str = "expireAfterSeconds";
 /// Fields that are removed to make an index non-unique.
-const NOT_PLAIN: [&str; 3] = ["unique", "prepareUnique", "ns"];
+const UNIQUE_FIELDS: [&str; 3] = ["unique", "prepareUnique", "ns"];
 
 impl MongoSink {
     /// Makes the unique indexes of each spread collection non-unique, unless that was done before,
-    /// and notes the entry for the members that wait for it.
+    /// and records the entry for the members that wait for it.
     ///
     /// # Errors
     /// Returns an error if the target refuses the change, or if the entry is damaged.
@@ -40,15 +40,15 @@ impl MongoSink {
         let change = RoutingChange::read(&entry).ok().flatten().ok_or_else(|| {
             ConsumerError::Refused(format!(
                 "entry {id} is a change of the routing that this version cannot read: use the \
-                 consumer that came with its producer"
+                 consumer of the same version as the producer"
             ))
         })?;
-        let lives = self.incarnations_at(source, id).await?;
+        let incarnations = self.incarnations_at(source, id).await?;
         for (ns, ui) in change.spread.iter().filter(|(ns, _)| filter.passes(ns)) {
             if !token.is_valid() {
                 return Ok(Applied::Abandoned);
             }
-            if let Resolved::Live(ns) = lives.resolve(ns, id, *ui) {
+            if let Resolved::Live(ns) = incarnations.resolve(ns, id, *ui) {
                 if Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
@@ -74,19 +74,19 @@ impl MongoSink {
                 index = %index,
                 entry = %id,
                 "making the unique index non-unique on the target, because the collection is \
-                 partitioned by _id from here on (--order id)"
+                 partitioned by _id from now on (--order id)"
             );
-            let mut plain = index.clone();
-            for field in NOT_PLAIN {
-                plain.remove(field);
+            let mut rebuilt = index.clone();
+            for field in UNIQUE_FIELDS {
+                rebuilt.remove(field);
             }
-            self.make_again(db, collection, plain).await?;
+            self.rebuild_index(db, collection, rebuilt).await?;
         }
         Ok(())
     }
 
-    /// Drops an index by its name and builds it as the given one.
-    pub(crate) async fn make_again(
+    /// Drops the index that has the name of the given one, and builds the given one.
+    pub(crate) async fn rebuild_index(
         &self,
         db: &str,
         collection: &str,
@@ -107,7 +107,7 @@ impl MongoSink {
     }
 
     async fn change_index(&self, db: &str, command: &Document) -> Result<(), ConsumerError> {
-        self.persist("making an index again", || async {
+        self.persist("rebuilding an index", || async {
             match self
                 .target
                 .client

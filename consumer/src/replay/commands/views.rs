@@ -5,8 +5,8 @@
 //! checks the type of the existing object, and drops only its own type.
 //!
 //! A change of granularity is two entries: first the view over the buckets gets another span, then
-//! a `collMod` changes the buckets. The target's own `collMod` does both. A server may fail between
-//! the two, and then they differ at the source permanently, which no command can reproduce.
+//! a `collMod` changes the buckets. The target's own `collMod` does both. If the source fails between
+//! the two, the view and the buckets differ permanently; no command can reproduce that state.
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
@@ -34,7 +34,7 @@ pub(crate) struct SeriesNames<'n> {
 }
 
 impl MongoSink {
-    /// Drops a view. A time series of that name stays: it is dropped with its buckets.
+    /// Drops a view. A time series of that name is kept, because it is dropped with its buckets.
     pub(crate) async fn drop_view(
         &self,
         db: &str,
@@ -45,7 +45,7 @@ impl MongoSink {
         if self.kind_of(db, view).await?.as_deref() != Some("view") {
             return Ok(done_with(token));
         }
-        self.drop_life((db, view), ran, token).await
+        self.drop_collection((db, view), ran, token).await
     }
 
     /// Drops a time series with its buckets.
@@ -61,12 +61,12 @@ impl MongoSink {
             buckets,
         } = names;
         if self.kind_of(db, series).await?.as_deref() == Some("timeseries")
-            && self.drop_life((db, series), ran, token).await? == Applied::Abandoned
+            && self.drop_collection((db, series), ran, token).await? == Applied::Abandoned
         {
             return Ok(Applied::Abandoned);
         }
         // The buckets still exist if the view over them was dropped first.
-        if self.drop_life((db, buckets), ran, token).await? == Applied::Abandoned {
+        if self.drop_collection((db, buckets), ran, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
         let (source, _) = ran;
@@ -76,9 +76,9 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
-    /// Drops all views of a database, and `system.views` with the last of them. Time series stay:
-    /// servers drop `system.views` beside them only while they drop the whole database, and each
-    /// series is dropped with its buckets.
+    /// Drops all views of a database, and then `system.views`. Time series are kept: while they exist,
+    /// a server drops `system.views` only as a part of `dropDatabase`, in which each series is dropped
+    /// with its buckets.
     pub(crate) async fn drop_views(
         &self,
         db: &str,
@@ -88,7 +88,8 @@ impl MongoSink {
         for listed in self.views_of(db).await? {
             let name = listed.get_str("name").unwrap_or_default();
             let is_view = listed.get_str("type").is_ok_and(|kind| kind == "view");
-            if is_view && self.drop_life((db, name), ran, token).await? == Applied::Abandoned {
+            if is_view && self.drop_collection((db, name), ran, token).await? == Applied::Abandoned
+            {
                 return Ok(Applied::Abandoned);
             }
         }
@@ -103,14 +104,14 @@ impl MongoSink {
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         if self.views_of(db).await?.is_empty() {
-            return self.drop_life((db, VIEWS), ran, token).await;
+            return self.drop_collection((db, VIEWS), ran, token).await;
         }
         Ok(done_with(token))
     }
 
-    /// Gives the view over a time series the span that it has at the source. A target that refuses
-    /// the change keeps its own span, which follows from the granularity of the buckets; queries
-    /// return the same documents.
+    /// Sets the maximum bucket span of a time series' view to the value on the source. If the target
+    /// refuses the change, the view keeps the span that follows from the granularity of the buckets;
+    /// queries return the same documents.
     pub(crate) async fn change_series_view(
         &self,
         db: &str,
@@ -129,15 +130,15 @@ impl MongoSink {
             views.find_one(doc! { "_id": &id }).await
         });
         let allowed = match found.await {
-            // Other differences may stem from another server version, so only a different span is
-            // written.
+            // Other differences may be due to a different server version, so the view is written only
+            // if nothing but the span differs.
             Ok(Some(found)) if found != wanted && without_span(&found) == without_span(&wanted) => {
                 let ns = format!("{db}.{VIEWS}");
                 let update = doc! { "op": "u", "ns": ns, "o2": { "_id": id }, "o": wanted };
                 let command = doc! { "applyOps": [update], "alwaysUpsert": false };
                 let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
-                let around = (ran, false);
-                match self.attempt(db, &command, &[], around, token).await? {
+                let context = (ran, false);
+                match self.attempt(db, &command, &[], context, token).await? {
                     Attempt::Done => true,
                     Attempt::Abandoned => return Ok(Applied::Abandoned),
                     Attempt::Refused(_) => false,
@@ -150,8 +151,8 @@ impl MongoSink {
         if !allowed {
             tracing::info!(
                 ns = ran.ns,
-                "the view of the time series keeps the span that follows from its granularity: \
-                 the target does not allow a change of system.views"
+                "the target does not allow changes of system.views; the view of the time series keeps \
+                 the bucket span that follows from its granularity"
             );
         }
         Ok(done_with(token))

@@ -16,10 +16,10 @@ pub(crate) const GONE: [i32; 2] = [26, 27];
 /// Maximum number of bytes of held documents.
 pub(crate) const MOST_BYTES: usize = 64 << 20;
 /// Advice for documents that are still held at a barrier.
-pub const UNRESOLVED: &str = "another document of the target has the value of a unique index, or \
-    the index cannot take what the document has. If a reset is being replayed, drop that index on \
-    the target until the replay has caught up; otherwise the target has documents or indexes of \
-    its own: run verify";
+pub const UNRESOLVED: &str = "another document on the target has the same value in a unique index, \
+    or the index does not accept a value of the document. If entries are being replayed again after \
+    a reset, drop that index on the target until the replay has caught up; otherwise the target has \
+    documents or indexes that the source does not have: run verify";
 
 /// A document that the target refuses for now.
 #[derive(Debug, Clone)]
@@ -30,13 +30,13 @@ pub(crate) struct HeldDocument {
     pub(crate) document: Arc<[u8]>,
     /// The first entry that was held.
     pub(crate) since: EntryId,
-    /// Topic, partition and offset of that entry, once known.
+    /// Topic, partition and offset of that entry, once they are known.
     pub(crate) place: Option<(String, i32, i64)>,
-    /// Name of the note of the parked stored form, if it was parked. The next owner of the
-    /// partition holds that form.
-    pub(crate) aside: Option<String>,
+    /// The `_id` of the note with the stored form, if it was parked. The next owner of the partition
+    /// then holds that form.
+    pub(crate) parked_note: Option<String>,
     /// Number of bytes of the parked stored form.
-    pub(crate) aside_bytes: usize,
+    pub(crate) parked_bytes: usize,
     /// The server's error code and the start of its text, from the first refusal.
     pub(crate) code: i32,
     pub(crate) text: String,
@@ -46,7 +46,7 @@ pub(crate) struct HeldDocument {
 pub(crate) type Key = (String, Vec<u8>);
 pub(crate) type Held = FxHashMap<Key, HeldDocument>;
 
-/// Documents and indexes that a replay defers while a stretch is applied again.
+/// The documents that are held, and the indexes that are suspended, while entries are applied again.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
     pub(crate) held: Mutex<Held>,

@@ -124,8 +124,8 @@ impl MongoSink {
         let before = held.get(&key);
         let since = before.map_or(write.id, |before| before.since);
         let place = before.and_then(|before| before.place.clone());
-        let aside = before.and_then(|before| before.aside.clone());
-        let aside_bytes = before.map_or(0, |before| before.aside_bytes);
+        let parked_note = before.and_then(|before| before.parked_note.clone());
+        let parked_bytes = before.map_or(0, |before| before.parked_bytes);
         held.insert(
             key,
             HeldDocument {
@@ -133,8 +133,8 @@ impl MongoSink {
                 document: document.into(),
                 since,
                 place,
-                aside,
-                aside_bytes,
+                parked_note,
+                parked_bytes,
                 code: error.code,
                 text: error.text.chars().take(MOST_TEXT).collect(),
             },
@@ -162,7 +162,7 @@ impl MongoSink {
     pub(crate) fn held_bytes(&self) -> usize {
         let held = self.held();
         held.values()
-            .map(|held| held.document.len().max(held.aside_bytes))
+            .map(|held| held.document.len().max(held.parked_bytes))
             .sum()
     }
 
@@ -218,7 +218,7 @@ impl MongoSink {
             match write.action {
                 Action::Delete => {
                     self.held().remove(&key);
-                    self.forget_aside(held.aside.as_deref()).await?;
+                    self.delete_parked_note(held.parked_note.as_deref()).await?;
                     others.push(*write);
                 }
                 Action::Insert(document)
@@ -270,7 +270,7 @@ impl MongoSink {
                 match self.try_one(&key.0, held, token).await? {
                     Tried::Released => {
                         self.held().remove(key);
-                        self.forget_aside(held.aside.as_deref()).await?;
+                        self.delete_parked_note(held.parked_note.as_deref()).await?;
                         self.target.metrics.released_documents.inc();
                         progress = true;
                     }
@@ -291,7 +291,7 @@ impl MongoSink {
                     break;
                 }
                 if let Some(taken) = error.key {
-                    progress = self.set_aside(ns, taken, batch).await?;
+                    progress = self.park_stored_form(ns, taken, batch).await?;
                 }
             }
             if !progress {

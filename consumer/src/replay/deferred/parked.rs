@@ -1,9 +1,9 @@
-//! Parked documents: stored in `oplog_relay.held` and removed from their collection until their
-//! held form is written. After a crash in between, the next owner of their partition takes them
-//! over.
+//! Parked documents: the stored forms of held documents that were copied to `oplog_relay.held` and
+//! removed from their collection, until their held form is written. After a crash in between, the
+//! next owner of their partition takes them over.
 //!
-//! Only the stored form of a document that this partition holds is parked, and it is removed only
-//! if it is still as it was read: another partition's write must not be lost.
+//! Only the stored form of a document that this partition holds is parked. It is removed only if it
+//! has not changed since it was read, so that a write of another partition is not lost.
 
 use std::future::IntoFuture;
 
@@ -25,20 +25,20 @@ use crate::replay::writes::reply::WriteReply;
 use crate::worker::batch::Batch;
 
 const COLLECTION: &str = "held";
-/// Maximum number of bytes of field values in the filter of the removal: a command has room for one
-/// document.
+/// Maximum number of bytes of the fields in the filter of the removal, which keeps the command below
+/// the size limit of a server.
 const MOST_COMPARED: usize = 8 << 20;
 
 impl MongoSink {
     /// Parks the stored form of the document that has these values, if the batch's partition holds
     /// that document. Returns true if it was parked.
-    pub(crate) async fn set_aside(
+    pub(crate) async fn park_stored_form(
         &self,
         ns: &str,
-        taken: Vec<u8>,
+        values: Vec<u8>,
         batch: &Batch<'_>,
     ) -> Result<bool, ConsumerError> {
-        let Some(blocking) = self.holder_of(ns, &taken).await? else {
+        let Some(blocking) = self.document_with(ns, &values).await? else {
             return Ok(false);
         };
         let (stored, document_id) = read_document(ns, &blocking)?;
@@ -47,7 +47,7 @@ impl MongoSink {
         let Some(held) = held.filter(|held| held.is_of(batch.topic, batch.partition)) else {
             return Ok(false);
         };
-        let Some(place) = held.place.filter(|_| held.aside.is_none()) else {
+        let Some(place) = held.place.filter(|_| held.parked_note.is_none()) else {
             return Ok(false);
         };
         // The next owner of the partition would hold the parked form as well.
@@ -56,26 +56,30 @@ impl MongoSink {
         }
         // The note is written before the removal, so that a crash in between does not lose the
         // document.
-        let note = self.note_aside(ns, held.since, &place, &blocking).await?;
+        let note = self.note_parked(ns, held.since, &place, &blocking).await?;
         if !self.remove_as_read(ns, stored).await? {
-            self.forget_aside(Some(&note)).await?;
+            self.delete_parked_note(Some(&note)).await?;
             return Ok(false);
         }
         if let Some(held) = self.held().get_mut(&key) {
-            (held.aside, held.aside_bytes) = (Some(note), blocking.len());
+            (held.parked_note, held.parked_bytes) = (Some(note), blocking.len());
         }
         Ok(true)
     }
 
     /// Returns the document that has these values, read from the primary.
-    async fn holder_of(&self, ns: &str, taken: &[u8]) -> Result<Option<Vec<u8>>, ConsumerError> {
+    async fn document_with(
+        &self,
+        ns: &str,
+        values: &[u8],
+    ) -> Result<Option<Vec<u8>>, ConsumerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
-        let filter = document::Document::new(taken).map_err(|error| damaged(ns, &error))?;
+        let filter = document::Document::new(values).map_err(|error| damaged(ns, &error))?;
         self.first_document(db, find_one_command(collection, filter))
             .await
     }
 
-    /// Removes a document if it is still as it was read. Returns true if it was removed.
+    /// Removes a document if it has not changed since it was read. Returns true if it was removed.
     async fn remove_as_read(
         &self,
         ns: &str,
@@ -96,7 +100,7 @@ impl MongoSink {
             .await?;
         let unreadable = |error: &dyn std::fmt::Display| {
             ConsumerError::Refused(format!(
-                "the target's answer to a delete cannot be read: {error}"
+                "the target's reply to a delete command is malformed: {error}"
             ))
         };
         let reply = reply.to_vec().map_err(|error| unreadable(&error))?;
@@ -104,20 +108,20 @@ impl MongoSink {
         let reply = reply.map_err(|error| unreadable(&error))?;
         match reply.errors.first() {
             Some(error) => Err(ConsumerError::Refused(format!(
-                "a document of {ns} cannot be parked to make room for another one (code {}): \
-                 {}",
+                "a document of {ns} has a value of a unique index that another document needs, but \
+                 the target refused to delete it temporarily (code {}): {}",
                 error.code, error.text
             ))),
             None => Ok(reply.n > 0),
         }
     }
 
-    fn asides(&self) -> Collection<Document> {
+    fn parked_notes(&self) -> Collection<Document> {
         collection(&self.target.client, COLLECTION)
     }
 
-    /// Notes a stored document before it is removed. Returns the note's name.
-    pub(crate) async fn note_aside(
+    /// Writes the note with a stored document before the document is removed. Returns the note's `_id`.
+    pub(crate) async fn note_parked(
         &self,
         ns: &str,
         since: EntryId,
@@ -135,8 +139,8 @@ impl MongoSink {
             "offset": offset, "ns": ns, "ts": since.ts.to_string(), "ord": i64::from(since.ord),
             "document": bytes,
         };
-        let notes = self.asides();
-        self.persist("noting a parked document", || {
+        let notes = self.parked_notes();
+        self.persist("saving a parked document", || {
             let filter = doc! { "_id": &name };
             notes
                 .replace_one(filter, note.clone())
@@ -148,9 +152,9 @@ impl MongoSink {
     }
 
     /// Deletes the note of a parked document after its held form was written or deleted.
-    pub(crate) async fn forget_aside(&self, name: Option<&str>) -> Result<(), ConsumerError> {
+    pub(crate) async fn delete_parked_note(&self, name: Option<&str>) -> Result<(), ConsumerError> {
         let Some(name) = name else { return Ok(()) };
-        let notes = self.asides();
+        let notes = self.parked_notes();
         self.persist("deleting the note of a parked document", || {
             notes.delete_one(doc! { "_id": name }).into_future()
         })
@@ -158,20 +162,20 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Takes over the documents that an earlier owner of a partition parked, and the indexes that
-    /// it suspended.
+    /// Takes over the documents that an earlier owner of a partition parked, and the indexes that it
+    /// suspended.
     ///
     /// # Errors
     /// Returns an error if the target refuses the query.
     pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         self.recall_suspended(topic, partition).await?;
-        let notes = self.asides();
+        let notes = self.parked_notes();
         let filter = doc! { "group": self.catalog.group(), "topic": topic, "partition": partition };
         self.persist("reading parked documents", || async {
             let mut found = notes.find(filter.clone()).await?;
             let mut held = Ok(());
             while let Some(note) = found.try_next().await? {
-                held = held.and_then(|()| self.take_up(&note, (topic, partition)));
+                held = held.and_then(|()| self.hold_parked(&note, (topic, partition)));
             }
             Ok(held)
         })
@@ -179,11 +183,12 @@ impl MongoSink {
     }
 
     /// Holds the document of a note.
-    fn take_up(&self, note: &Document, place: (&str, i32)) -> Result<(), ConsumerError> {
+    fn hold_parked(&self, note: &Document, place: (&str, i32)) -> Result<(), ConsumerError> {
         let Some((ns, held)) = read(note, place) else {
             let name = note.get_str("_id").unwrap_or_default();
             return Err(ConsumerError::Refused(format!(
-                "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({name})"
+                "{CATALOG_DB}.{COLLECTION} has a document that this version of the consumer cannot \
+                 read (_id {name}): use the version that wrote it, or a newer one"
             )));
         };
         self.hold_again(&ns, held)
@@ -199,16 +204,16 @@ fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, 
         let field = field?;
         compared += field.name.len() + field.value.len();
         let is_id = field.name == b"_id";
-        // A query treats such a name as an operator or a path, and servers do not compare
-        // undefined.
-        let is_askable = !field.name.is_empty()
+        // A query treats a name with `$` or a dot as an operator or a path, and servers refuse to
+        // compare undefined.
+        let is_comparable = !field.name.is_empty()
             && !field.name.starts_with(b"$")
             && !field.name.contains(&b'.')
             && field.kind != kind::UNDEFINED;
-        if is_id || (is_askable && compared <= MOST_COMPARED) {
+        if is_id || (is_comparable && compared <= MOST_COMPARED) {
             let name = std::str::from_utf8(field.name).unwrap_or_default();
             if !name.is_empty() {
-                // Without `$eq`, a regular expression would be a pattern.
+                // Without `$eq`, a regular expression would be matched as a pattern.
                 fields.nested(name, kind::DOCUMENT, |equal| {
                     equal.raw("$eq", field.kind, field.value);
                 });
@@ -242,8 +247,8 @@ fn read(note: &Document, (topic, partition): (&str, i32)) -> Option<(String, Hel
         document: note.get_binary_generic("document").ok()?.as_slice().into(),
         since,
         place: Some((topic.to_owned(), partition, note.get_i64("offset").ok()?)),
-        aside: Some(note.get_str("_id").ok()?.to_owned()),
-        aside_bytes: 0,
+        parked_note: Some(note.get_str("_id").ok()?.to_owned()),
+        parked_bytes: 0,
         code: DUPLICATE_KEY,
         text: "the stored form was parked for another document".to_owned(),
     };
@@ -255,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_is_removed_as_it_was_read_and_a_pattern_is_a_value() {
+    fn a_removal_matches_the_stored_values_and_regular_expressions_literally() {
         let mut stored = Vec::new();
         let mut document = DocumentBuilder::start(&mut stored);
         document.int32("_id", 7).int32("$x", 1).int32("a.b", 1);
@@ -268,17 +273,17 @@ mod tests {
         let statement = deletes.document().unwrap().first().unwrap().unwrap();
         let query = statement.document().unwrap().get("q").unwrap().unwrap();
         let query = query.document().unwrap();
-        let mut asked = Vec::new();
+        let mut compared_fields = Vec::new();
         for field in query.elements() {
             let field = field.unwrap();
             let equal = field.document().unwrap().get("$eq").unwrap().unwrap();
-            asked.push((field.name, equal.kind, equal.value));
+            compared_fields.push((field.name, equal.kind, equal.value));
         }
         let expected: [(&[u8], u8, &[u8]); 3] = [
             (b"_id", kind::INT32, &[7, 0, 0, 0]),
             (b"like", kind::REGEX, b"a\0\0"),
             (b"k", kind::INT32, &[2, 0, 0, 0]),
         ];
-        assert_eq!(asked, expected);
+        assert_eq!(compared_fields, expected);
     }
 }

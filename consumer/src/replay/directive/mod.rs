@@ -25,8 +25,8 @@ pub enum Directive {
     /// server does when it applies its own oplog, and replace it. The update is never applied in
     /// part.
     Rewrite,
-    /// The object to change does not exist. A write that creates its document is sent again
-    /// instead: see [`directive_for`].
+    /// The document or collection to change does not exist. A write that creates its document is
+    /// sent again instead: see [`directive_for`].
     Skip,
     /// The target refuses this one document: stop, or make it a dead letter.
     Refuse,
@@ -64,12 +64,12 @@ pub const UNAUTHORIZED: i32 = 13;
 pub const IMMUTABLE_FIELD: i32 = 66;
 
 /// The reason for a code that is not in the table.
-const UNKNOWN: &str = "the code is not known to concern one document only, so nothing is left out; \
-                       resolve what the target reports, then start again";
+const UNKNOWN: &str = "the code may concern more than one document, so no write is skipped; correct \
+                       the cause that the target reports, then restart";
 /// The reason for a command that the target refuses with any code.
-const COMMAND: &str = "the target does not take the command";
+const COMMAND: &str = "the target does not accept the command";
 
-/// The table of codes that are not transient, and of a write concern error that may be.
+/// The table of codes that are not transient, and of a write concern error (100) that may be.
 pub const RULES: &[Rule] = &[
     rule(
         26,
@@ -84,7 +84,7 @@ pub const RULES: &[Rule] = &[
     rule(
         100,
         Directive::Retry,
-        "too few members for the write concern, for now",
+        "the replica set has too few members for the write concern",
     ),
     rule(
         DUPLICATE_KEY,
@@ -94,89 +94,122 @@ pub const RULES: &[Rule] = &[
     rule(
         2,
         Directive::Rewrite,
-        "a value that the target does not take in an update",
+        "the target does not accept a value of the update",
     ),
-    rule(
-        9,
-        Directive::Rewrite,
-        "an update that the target cannot parse",
-    ),
+    rule(9, Directive::Rewrite, "the target cannot parse the update"),
     rule(
         14,
         Directive::Rewrite,
-        "a value of another type than the update needs",
+        "a value has another type than the update requires",
     ),
     rule(
         28,
         Directive::Rewrite,
-        "a path leads through a value that is not a document: the stored one is ahead of the update",
+        "a path leads through a value that is not a document: the stored document is newer than \
+         the update",
     ),
     rule(
         34,
         Directive::Rewrite,
-        "too large a gap before an index of an array",
+        "an array index of the update is too far beyond the end of the array",
     ),
     rule(40, Directive::Rewrite, "two paths of the update conflict"),
     rule(
         52,
         Directive::Rewrite,
-        "a field's name begins with a dollar sign: targets from 5.0 on can hold it",
+        "a field name begins with a dollar sign: MongoDB 5.0 and later can store it",
     ),
-    rule(56, Directive::Rewrite, "a field's name is empty"),
-    rule(57, Directive::Rewrite, "a field's name has a dot"),
+    rule(56, Directive::Rewrite, "a field name is empty"),
+    rule(57, Directive::Rewrite, "a field name contains a dot"),
     rule(
         13026,
         Directive::Hold,
-        "no pair of coordinates for a 2d index",
+        "the value is not a pair of coordinates, which a 2d index requires",
     ),
     rule(
         13027,
         Directive::Hold,
-        "a point outside the bounds of a 2d index",
+        "the point is outside the bounds of a 2d index",
     ),
-    rule(13067, Directive::Hold, "no coordinates for a 2d index"),
-    rule(13068, Directive::Hold, "one coordinate only for a 2d index"),
-    rule(16804, Directive::Hold, "no list of points for a 2d index"),
+    rule(
+        13067,
+        Directive::Hold,
+        "the value has no coordinates, which a 2d index requires",
+    ),
+    rule(
+        13068,
+        Directive::Hold,
+        "the value has one coordinate, but a 2d index requires two",
+    ),
+    rule(
+        16804,
+        Directive::Hold,
+        "the value is not a list of points, which a 2d index requires",
+    ),
     rule(
         16755,
         Directive::Hold,
-        "no valid geometry for a 2dsphere index",
+        "the value is not a valid geometry, which a 2dsphere index requires",
     ),
     rule(
         16756,
         Directive::Hold,
-        "no valid geometry for a 2dsphere index",
+        "the value is not a valid geometry, which a 2dsphere index requires",
     ),
-    rule(16766, Directive::Hold, "an array under a hashed index"),
+    rule(
+        16766,
+        Directive::Hold,
+        "a hashed index does not support arrays",
+    ),
     rule(
         16775,
         Directive::Hold,
-        "no coordinates for a geoHaystack index",
+        "the value has no coordinates, which a geoHaystack index requires",
     ),
-    rule(16776, Directive::Hold, "no number for a geoHaystack index"),
+    rule(
+        16776,
+        Directive::Hold,
+        "the value is not a number, which a geoHaystack index requires",
+    ),
     rule(
         16746,
         Directive::Hold,
-        "a field named as a position in an indexed array",
+        "a field in an indexed array is named like an array position",
     ),
-    rule(171, Directive::Hold, "two arrays under one index"),
-    rule(201, Directive::Hold, "a key that an index cannot build"),
+    rule(
+        171,
+        Directive::Hold,
+        "an index cannot contain the values of two arrays",
+    ),
+    rule(
+        201,
+        Directive::Hold,
+        "the target cannot build a key of an index",
+    ),
     rule(
         16675,
         Directive::Hold,
-        "an array in the prefix of a text index",
+        "a prefix field of a text index is an array",
     ),
-    rule(16732, Directive::Hold, "too many words for a text index"),
-    rule(16733, Directive::Hold, "too many words for a text index"),
+    rule(
+        16732,
+        Directive::Hold,
+        "the document has too many words for a text index",
+    ),
+    rule(
+        16733,
+        Directive::Hold,
+        "the document has too many words for a text index",
+    ),
     rule(
         17261,
         Directive::Hold,
-        "a language that is not a string, for a text index",
+        "the language of a text index is not a string",
     ),
     rule(
         17262,
         Directive::Hold,
-        "a language that a text index does not know",
+        "a text index does not support the language",
     ),
     rule(
         17280,
@@ -186,7 +219,8 @@ pub const RULES: &[Rule] = &[
     rule(
         UNAUTHORIZED,
         Directive::Stop,
-        "the target's user does not have the privilege: grant it readWrite on the databases replayed",
+        "the target's user does not have the privilege: grant it readWrite on the replayed \
+         databases",
     ),
     rule(18, Directive::Stop, "the target refuses the credentials"),
     rule(
@@ -202,22 +236,22 @@ pub const RULES: &[Rule] = &[
     rule(
         15,
         Directive::Refuse,
-        "a number is beyond what the target takes",
+        "a number is outside the range that the target supports",
     ),
     rule(
         22,
         Directive::Refuse,
-        "the target does not take the document's BSON",
+        "the target does not accept the document's BSON",
     ),
     rule(
         53,
         Directive::Refuse,
-        "the target does not take a value of this kind as _id",
+        "the target does not accept a value of this type as _id",
     ),
     rule(
         IMMUTABLE_FIELD,
         Directive::Refuse,
-        "the update would change _id or a shard key that the target holds immutable",
+        "the update would change _id or a shard key, which is immutable on the target",
     ),
     rule(
         116,
@@ -227,38 +261,39 @@ pub const RULES: &[Rule] = &[
     rule(
         121,
         Directive::Refuse,
-        "a validator of the target refuses the document, and its user may not bypass validation: \
+        "a validator on the target refuses the document, and the user may not bypass validation: \
          grant bypassDocumentValidation, or drop the validator",
     ),
     rule(
         357,
         Directive::Refuse,
-        "the target does not take the document's BSON",
+        "the target does not accept the document's BSON",
     ),
     rule(
         378,
         Directive::Refuse,
-        "the target does not take the document's BSON",
+        "the target does not accept the document's BSON",
     ),
     rule(
         10003,
         Directive::Refuse,
-        "the target does not let a document of a capped collection change its size",
+        "the target does not allow an update to change the size of a document in a capped \
+         collection",
     ),
     rule(
         10334,
         Directive::Refuse,
-        "the document is larger than the target takes",
+        "the document is larger than the target accepts",
     ),
     rule(
         17419,
         Directive::Refuse,
-        "the updated document is larger than the target takes",
+        "the updated document is larger than the target accepts",
     ),
     rule(
         17420,
         Directive::Refuse,
-        "the document to insert is larger than the target takes",
+        "the document to insert is larger than the target accepts",
     ),
 ];
 
@@ -274,7 +309,7 @@ pub fn rule_for(code: i32) -> Rule {
 }
 
 /// Returns the directive for the code of a write. A write that creates its document is never
-/// skipped: the document would be missing from then on.
+/// skipped, because the document would then be missing.
 #[must_use]
 pub fn directive_for(code: i32, creates: bool) -> Directive {
     match rule_for(code).directive {
@@ -283,14 +318,14 @@ pub fn directive_for(code: i32, creates: bool) -> Directive {
     }
 }
 
-/// Returns the reason a command is refused, with advice to the operator. The reasons in the table
-/// are about documents and updates, so they do not apply to commands.
+/// Returns the reason why a command is refused, with advice to the operator. The reasons in the
+/// table are about documents and updates, so they do not apply to commands.
 #[must_use]
 pub fn command_reason(code: Option<i32>) -> &'static str {
     match code {
         Some(UNAUTHORIZED) => {
-            "the target's user does not have the privilege: grant it readWrite and dbAdmin on the databases \
-             replayed"
+            "the target's user does not have the privilege: grant it readWrite and dbAdmin on the \
+             replayed databases"
         }
         Some(code) if rule_for(code).directive == Directive::Retry => rule_for(code).reason,
         _ => COMMAND,
@@ -326,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_is_frozen() {
+    fn directives_of_important_codes_are_frozen() {
         let table = [
             (10107, Directive::Retry),
             (11000, Directive::Replace),
@@ -349,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_write_that_creates_nothing_is_skipped() {
+    fn a_write_that_creates_its_document_is_not_skipped() {
         for code in [26, NAMESPACE_EXISTS] {
             assert_eq!(directive_for(code, false), Directive::Skip);
             assert_eq!(directive_for(code, true), Directive::Retry);
@@ -358,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_command_is_not_explained_by_updates() {
+    fn the_reason_of_a_refused_command_does_not_mention_updates() {
         let codes = RULES.iter().map(|rule| rule.code).chain([999_999]);
         for code in codes {
             let reason = command_reason(Some(code));

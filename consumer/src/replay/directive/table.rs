@@ -41,22 +41,24 @@ impl Directive {
             Self::Retry => "the write is sent again after a back-off, until it succeeds",
             Self::Replace => "the document of the insert replaces the existing one",
             Self::Hold => {
-                "the document is held with its later entries, until the index accepts it; if it is \
-                 still held at a command or the end, as refuse"
+                "the document is held, and its later entries are applied to it, until the index \
+                 accepts it; if it is still held at a command or at the end, it is refused"
             }
             Self::Rewrite => {
-                "the document is read, the update is applied to it here as the source's server \
-                 did, and it is replaced"
+                "the document is read, the consumer applies the update to it as the source's \
+                 server did, and the document is replaced"
             }
             Self::Skip => {
-                "nothing is left to do for an update or a delete; a write that creates its document \
-                 is sent again"
+                "an update or a delete has nothing left to do; a write that creates its document is \
+                 sent again"
             }
             Self::Refuse => {
                 "the replay ends with exit code 6, or, with --dead-letter write, the entry goes to \
                  the dead-letter topic and the replay continues"
             }
-            Self::Stop => "the replay ends with exit code 6; its offset stays before the write",
+            Self::Stop => {
+                "the replay ends with exit code 6; the committed offset stays before the write"
+            }
         }
     }
 }
@@ -65,11 +67,11 @@ impl Directive {
 /// code.
 #[must_use]
 pub fn table() -> String {
-    let mut out = String::from("What a replay does when its target answers with an error:\n\n");
+    let mut out = String::from("What a replay does when the target returns an error:\n\n");
     for directive in ALL {
         push(&mut out, "", directive, directive.meaning());
     }
-    out.push_str("\n  code  what     why\n");
+    out.push_str("\n  code  action   reason\n");
     let transient = TRANSIENT_CODES.iter().map(|known| rule_for(known.code));
     let mut rules: Vec<Rule> = RULES.iter().copied().chain(transient).collect();
     rules.sort_by_key(|rule| rule.code);

@@ -21,19 +21,20 @@
 //!
 //! A rewrite is an update that no command can express: the document is read, its entries are
 //! applied to it, and it is replaced. If a document has one such entry in a step, all of its
-//! updates in that step are rewrites. Its whole states go before them, in commands as usual.
+//! updates in that step are rewrites. Inserts, replacements and deletes of the document precede them,
+//! and are sent in commands as usual.
 //!
 //! In some collections the documents depend on each other (unique indexes, capped collections).
 //! Their writes are neither folded nor reordered.
 //!
-//! A server replaces a zero timestamp in a top-level field of an inserted or replaced document by
-//! its own time. Such a write is followed by a `$set` of the field. If the field's name is not a
-//! path, or if a top-level name begins with a dollar sign, the document is sent as `[{$replaceWith:
-//! {$literal: <document>}}]`, which servers from 5.0 on store byte for byte.
+//! A server replaces a zero timestamp in a top-level field of an inserted or replaced document with
+//! its own time. Such a write is followed by a `$set` of the field. If the field's name cannot be
+//! used as a path, or if a top-level name begins with a dollar sign, the document is sent as
+//! `[{$replaceWith: {$literal: <document>}}]`, which MongoDB 5.0 and later store byte for byte.
 //!
 //! The operations of a user's own `applyOps` are in the oplog as the user wrote them. An upsert
-//! (`b`) is sent as an upsert. Operators that are not idempotent are sent only if the operator
-//! chose so. Such a write is a step of its own.
+//! (`b`) is sent as an upsert. Update operators that are not idempotent are sent only with
+//! `--unrepeatable apply`. Such a write is a step of its own.
 //!
 //! A replacement is sent with upsert, because the entry holds the whole document. An update is not:
 //! it would create a document of only the fields that it sets.
@@ -61,13 +62,13 @@ pub use rewrite::{RewriteError, loses_zeros, rewritten, zero_timestamps};
 use rewrite::{ZeroTimestamps, zero_timestamps_of};
 pub use statement::{CommandOptions, statement_bytes, write_command};
 
-/// Number of entries that justify another lane: fewer are faster in one command.
+/// Number of entries that justify another lane. Fewer entries are faster in one command.
 const ENTRIES_PER_LANE: usize = 64;
 
 /// The steps of a batch, to be run one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct Plan<'a> {
-    /// The steps; each begins after the previous one is done.
+    /// The steps; each starts after the previous one is done.
     pub steps: Vec<Step<'a>>,
     /// Number of entries that a later one superseded.
     pub folded: u64,
@@ -94,7 +95,7 @@ pub struct Command<'a> {
 /// Bulks that are sent one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct Lane<'a> {
-    /// Inserts, deletes, updates and rewrites of one collection, then those of the next.
+    /// The inserts, deletes, updates and rewrites of one collection, then those of the next.
     pub bulks: Vec<Bulk<'a>>,
 }
 
@@ -189,8 +190,8 @@ impl Action<'_> {
     }
 }
 
-/// Returns the effect of zero timestamps on the insert or replacement of a document; other actions
-/// have none.
+/// Returns the effect of zero timestamps on an insert or replacement. They have no effect on other
+/// actions.
 fn zeros_of(action: &Action<'_>) -> Result<ZeroTimestamps, Malformed> {
     Ok(match action {
         Action::Insert(document) => zero_timestamps_of(*document)?,
@@ -236,8 +237,8 @@ impl Planner {
     /// in order, in one lane.
     ///
     /// # Errors
-    /// [`PlanError`] names the first entry that cannot be applied; the entries before it can be
-    /// planned without it.
+    /// [`PlanError`] names the first entry that cannot be applied. The entries before it can be
+    /// planned as a batch of their own.
     pub fn plan_ordered<'a>(
         &self,
         entries: &[Located<'a>],
@@ -262,12 +263,12 @@ impl Planner {
                 if let (ZeroTimestamps::Hidden, Action::Insert(document)) = (zeros, action) {
                     action = Action::Replace(document);
                 }
-                let alone = matches!(action, Action::AsIs { .. });
-                if alone {
+                let is_own_step = matches!(action, Action::AsIs { .. });
+                if is_own_step {
                     self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
                 }
                 segment.push(located, action).map_err(fault)?;
-                if alone {
+                if is_own_step {
                     self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
                 }
                 if zeros == ZeroTimestamps::Settable
@@ -283,7 +284,7 @@ impl Planner {
         Ok(plan)
     }
 
-    /// Returns the change of an entry to its document; `None` if it has none.
+    /// Returns the change that an entry makes to its document; `None` if it makes none.
     fn action_of<'a>(&self, located: &Located<'a>) -> Result<Option<Action<'a>>, PlanFault> {
         let entry = &located.entry;
         if entry.is_timeseries {
@@ -423,7 +424,7 @@ impl<'a> Segment<'a> {
         (lanes, folded)
     }
 
-    /// Returns the collections of this segment whose order is kept.
+    /// Returns the collections of this segment whose writes must keep their order.
     fn ordered(&self, is_ordered: &dyn Fn(&str) -> bool) -> FxHashSet<&'a str> {
         let all: FxHashSet<&str> = self.writes.iter().map(|(ns, _)| *ns).collect();
         all.into_iter().filter(|ns| is_ordered(ns)).collect()

@@ -13,10 +13,10 @@ const STATEMENT_OVERHEAD: usize = 128;
 /// Options of every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandOptions {
-    /// True if the target must accept documents that its validators refuse: the source has accepted
-    /// them.
+    /// True if the validators of the target are bypassed, because the source has accepted the
+    /// documents.
     pub bypass_validation: bool,
-    /// True if an update creates the document that it does not find, with the fields that it sets.
+    /// True if an update that finds no document creates one with the fields that it sets.
     pub upsert_unmatched: bool,
     /// Time limit for the server, in milliseconds. It prevents a write of a member that was removed
     /// from the group from taking effect late.
@@ -150,7 +150,7 @@ fn write_statement(
                 statement.boolean("upsert", true);
             }
         }
-        // This is the logged form, which servers refuse from clients, so that a diff is never
+        // Servers refuse this form, which is that of the oplog, from clients, so that a diff is never
         // applied in part.
         Action::Diff(diff) => statement.nested("u", kind::DOCUMENT, |update| {
             update.int32("$v", 2).document("diff", diff);

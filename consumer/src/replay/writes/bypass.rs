@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn collections_that_are_gone_are_not_remembered() {
+    fn refusals_of_dropped_collections_are_removed() {
         let bypass = Bypass::default();
         let begun = Instant::now();
         for round in 0..1_000 {

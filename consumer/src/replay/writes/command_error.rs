@@ -18,15 +18,15 @@ use crate::worker::assignment::Token;
 const TIME_LIMIT: i32 = 50;
 /// Number of failures of one command after which it is bisected, to find the write that causes
 /// them.
-const FAILURES_BEFORE_CUT: u32 = 3;
-/// Number of failures of a single write, while the server answers other commands, after which the
+const FAILURES_BEFORE_BISECTION: u32 = 3;
+/// Number of failures of a single write, while the server replies to other commands, after which the
 /// write is refused.
-const FAILURES_OF_ONE: u32 = 8;
+const FAILURES_BEFORE_REFUSAL: u32 = 8;
 
 impl MongoSink {
-    /// Handles a command's failure. `failures` counts the failures while the target answered other
+    /// Handles a command's failure. `failures` counts the failures while the target replied to other
     /// commands. A command with an error that is not transient is bisected until one write is left,
-    /// which is then handled as if it had been refused alone.
+    /// which is then handled as if it had been refused individually.
     pub(crate) async fn after_error<'a>(
         &self,
         bulk: &Bulk<'a>,
@@ -63,7 +63,7 @@ impl MongoSink {
                 Box::pin(self.after_reply(bulk, reply, token)).await
             }
             None => {
-                let text = unexplained(bulk.ns, write, error);
+                let text = repeated_failure(bulk.ns, write, error);
                 self.refuse(bulk.ns, write, (Reason::Write, None), text)?;
                 Ok(Next::Go(Vec::new()))
             }
@@ -80,15 +80,15 @@ impl MongoSink {
         let code = error_code(error);
         self.target.metrics.count_error("target");
         self.target.readiness.target_failed(&error_text(error));
-        // A target that is down fails every command, so only failures of a target that answers
-        // count.
+        // Every command fails while a target is down, so a failure counts only if the target replies
+        // to other commands.
         let was_sent = matches!(error.kind.as_ref(), ErrorKind::Io(_)) || code == Some(TIME_LIMIT);
         if was_sent && self.answers().await {
             *failures += 1;
         } else {
             *failures = 0;
         }
-        if *failures > FAILURES_BEFORE_CUT {
+        if *failures > FAILURES_BEFORE_BISECTION {
             if writes.len() > 1 {
                 let reason = error_text(error);
                 let writes = writes.len();
@@ -96,10 +96,10 @@ impl MongoSink {
                 return Ok(Next::Halve);
             }
             if let Some(write) = writes.first()
-                && *failures > FAILURES_OF_ONE
+                && *failures > FAILURES_BEFORE_REFUSAL
                 && code.is_none()
             {
-                let text = unexplained(ns, write, error);
+                let text = repeated_failure(ns, write, error);
                 self.refuse(ns, write, (Reason::Write, None), text)?;
                 return Ok(Next::Go(Vec::new()));
             }
@@ -107,7 +107,7 @@ impl MongoSink {
         Ok(Next::Pause(writes.to_vec()))
     }
 
-    /// Returns true if the target answers a ping.
+    /// Returns true if the target replies to a ping.
     async fn answers(&self) -> bool {
         let admin = self.target.client.database("admin");
         let ping = admin.run_command(doc! { "ping": 1 });
@@ -115,10 +115,10 @@ impl MongoSink {
     }
 }
 
-fn unexplained(ns: &str, write: &Write<'_>, error: &Error) -> String {
+fn repeated_failure(ns: &str, write: &Write<'_>, error: &Error) -> String {
     format!(
-        "the target answers, but fails each time at entry {} for the document of {ns} with _id {}: \
-         {}. The target cannot hold this document",
+        "the target replies to other commands, but fails repeatedly on entry {} for the document of \
+         {ns} with _id {}: {}. The target apparently cannot store this document",
         write.id,
         document_id(write),
         error_text(error)

@@ -1,9 +1,9 @@
 //! Documents whose `_id`s differ but are equal under the collation of their collection.
 //!
-//! The target may have "ABC" while a stretch that is applied again inserts "abc": the source had
+//! When entries are applied again, the target may have "ABC" while an entry inserts "abc": the source
 //! deleted one before it inserted the other. The replacement then matches the other document and is
-//! refused, because it would change its `_id`. The other document is removed; if it is still valid,
-//! the stretch inserts it again.
+//! refused, because it would change its `_id`. The other document is removed. If it is still valid, a
+//! later entry inserts it again.
 
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::Document;
@@ -43,7 +43,7 @@ impl MongoSink {
             ..*write
         };
         let reply = self.run(ns, BulkKind::Delete, &[delete]).await?;
-        // If it was not removed, the next attempt finds it again.
+        // If the document was not removed, the next attempt finds it again.
         Ok(reply.is_ok_and(|reply| reply.errors.is_empty() && reply.n == 1))
     }
 }

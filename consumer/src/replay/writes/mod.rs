@@ -2,14 +2,15 @@
 //!
 //! # Modules
 //!
-//! - `bulk` sends one bulk until it is acknowledged, within the `limits` of the target; `reply` reads the
-//!   answer
-//! - `outcome` handles writes that were refused one by one, and updates that found no document;
-//!   `command_error` a command that failed as a whole
-//! - `unchanged` finds inserts whose document exists already; `equal_id` documents with `_id`s that are equal
-//!   under a collation
-//! - `rewrite` reads, changes and replaces documents; `find` reads them, in `turn`
-//! - `bypass` remembers where validators cannot be bypassed
+//! - `bulk` sends one bulk until it is acknowledged, within the `limits` of the target; `reply` parses
+//!   the replies
+//! - `outcome` handles writes that were refused individually, and updates that found no document;
+//!   `command_error` handles commands that failed as a whole
+//! - `unchanged` finds inserts whose document already exists; `equal_id` handles documents whose `_id`s
+//!   are equal under a collation
+//! - `rewrite` reads, changes and replaces documents; `find` reads documents by their `_id`; `turn`
+//!   limits the number of concurrent reads
+//! - `bypass` tracks the collections whose validators cannot be bypassed
 
 pub(crate) mod bulk;
 pub(crate) mod bypass;

@@ -17,14 +17,14 @@ use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
 impl MongoSink {
-    /// Handles a reply.
+    /// Handles the reply to a bulk.
     pub(crate) async fn after_reply<'a>(
         &self,
         bulk: &Bulk<'a>,
         reply: WriteReply,
         token: &Token,
     ) -> Result<Next<'a>, ConsumerError> {
-        if !self.is_kept(&reply)? {
+        if !self.is_acknowledged(&reply)? {
             return Ok(Next::Pause(bulk.writes.clone()));
         }
         match bulk.kind {
@@ -52,7 +52,7 @@ impl MongoSink {
     ) -> Result<Next<'a>, ConsumerError> {
         let (ns, writes) = (bulk.ns, bulk.writes.as_slice());
         let refused = reply.errors.first();
-        // A server stops at the first refusal, so the writes after it were not tried.
+        // A server stops at the first refusal, so the writes after it were not attempted.
         let executed = refused.map_or(writes.len(), |error| error.index.min(writes.len()));
         self.count_executed(ns, writes.get(..executed).unwrap_or_default(), reply.n)
             .await?;
@@ -77,7 +77,9 @@ impl MongoSink {
                     Applied::Abandoned => Next::Abandon,
                 }
             }
-            (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
+            (Directive::Replace | Directive::Hold, _)
+                if self.may_be_accepted_later(ns, error).await? =>
+            {
                 self.hold(ns, write, error).await?;
                 Next::GoBesideHeld(after())
             }
@@ -114,7 +116,9 @@ impl MongoSink {
                         ..*write
                     });
                 }
-                (Directive::Replace | Directive::Hold, _) if self.may_pass(ns, error).await? => {
+                (Directive::Replace | Directive::Hold, _)
+                    if self.may_be_accepted_later(ns, error).await? =>
+                {
                     self.hold(ns, write, error).await?;
                 }
                 (Directive::Retry, _) => {
@@ -137,7 +141,7 @@ impl MongoSink {
             .metrics
             .duplicate_inserts
             .inc_by(count(replacements.len()));
-        let writes = self.without_present(ns, replacements, token).await;
+        let writes = self.without_unchanged(ns, replacements, token).await;
         let kind = BulkKind::Update;
         let replaced = Box::pin(self.send_bulk(&Bulk { ns, kind, writes }, token)).await?;
         Ok(match (replaced, busy) {
@@ -150,10 +154,14 @@ impl MongoSink {
         })
     }
 
-    /// Returns true if a document that an index refused may be accepted later. For a duplicate key
-    /// this requires that the collection has a unique index, so that its order is kept, or had one
-    /// until recently.
-    async fn may_pass(&self, ns: &str, error: &WriteError) -> Result<bool, ConsumerError> {
+    /// Returns true if an index may later accept a document that it refused. For a duplicate key, this
+    /// is possible only if the collection's writes keep their order because of a unique index, or if
+    /// its unique index is suspended.
+    async fn may_be_accepted_later(
+        &self,
+        ns: &str,
+        error: &WriteError,
+    ) -> Result<bool, ConsumerError> {
         let is_unique = error.code == DUPLICATE_KEY;
         Ok(!is_unique || self.is_ordered_now(ns).await? || self.has_suspended_of(ns).await?)
     }
@@ -177,7 +185,7 @@ impl MongoSink {
         self.refuse(ns, write, reason, refusal(ns, write, error))
     }
 
-    /// Counts the executed updates that did not find a document.
+    /// Counts the executed updates that found no document.
     async fn count_executed(
         &self,
         ns: &str,
@@ -188,7 +196,7 @@ impl MongoSink {
         if unmatched > 0 {
             self.count_unmatched(ns, executed, unmatched)?;
             if self.is_dead_lettered(Reason::Unmatched) {
-                self.bury_unmatched(ns, executed).await?;
+                self.dead_letter_unmatched(ns, executed).await?;
             }
         }
         Ok(())
@@ -224,12 +232,12 @@ impl MongoSink {
 
     /// Returns true if the writes are acknowledged by a majority. Otherwise a failover may roll
     /// them back, so they must be sent again.
-    pub(crate) fn is_kept(&self, reply: &WriteReply) -> Result<bool, ConsumerError> {
+    pub(crate) fn is_acknowledged(&self, reply: &WriteReply) -> Result<bool, ConsumerError> {
         let Some((code, text)) = reply.concern.as_ref() else {
             return Ok(true);
         };
         if rule_for(*code).directive != Directive::Retry {
-            let reason = format!("the target's write concern failed ({code}): {text}");
+            let reason = format!("the target reported a write concern error (code {code}): {text}");
             return Err(ConsumerError::Refused(reason));
         }
         self.target.readiness.target_failed(text);
@@ -256,9 +264,9 @@ pub(crate) fn document_id(write: &Write<'_>) -> String {
 
 fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> String {
     let reason = if error.code == DUPLICATE_KEY {
-        "another document of the target has the same value under a unique index. Either the \
-         target is ahead of the entries replayed, or it has documents of its own: drop that index \
-         on the target until the replay has caught up, or replay into an empty target"
+        "another document on the target has the same value in a unique index. Either the target is \
+         ahead of the replayed entries, or it has documents that the source does not have: drop that \
+         index on the target until the replay has caught up, or replay into an empty target"
     } else {
         rule_for(error.code).reason
     };

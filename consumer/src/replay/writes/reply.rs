@@ -83,7 +83,7 @@ impl WriteError {
         };
         let key = match (pattern, part(error, "keyValue")?) {
             (Some(pattern), Some(value)) if is_of_documents(error, &text)? => {
-                Some(taken(pattern, value)?)
+                Some(key_document(pattern, value)?)
             }
             _ => None,
         };
@@ -97,7 +97,8 @@ impl WriteError {
     }
 }
 
-/// Returns true if the key has the values of the document: neither hexadecimal nor sort keys.
+/// Returns true if the key has the values of the document, which are neither in hexadecimal form nor
+/// sort keys.
 fn is_of_documents(error: Document<'_>, text: &str) -> Result<bool, Malformed> {
     let encoded = error.get("hexEncoded")?.is_some() || error.get("collation")?.is_some();
     Ok(!encoded && !text.contains(COLLATION))
@@ -108,7 +109,7 @@ pub(crate) const COLLATION: &str = " collation: {";
 
 /// Combines the names of `pattern` with the values of `value`: servers of 4.2 report the values
 /// without their field names.
-fn taken(pattern: Document<'_>, value: Document<'_>) -> Result<Vec<u8>, Malformed> {
+fn key_document(pattern: Document<'_>, value: Document<'_>) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::new();
     let mut key = oplog_relay_core::document::DocumentBuilder::start(&mut out);
     for (field, value) in pattern.elements().zip(value.elements()) {
@@ -127,7 +128,7 @@ fn part<'a>(reply: Document<'a>, name: &str) -> Result<Option<Document<'a>>, Mal
     found.map(Element::document).transpose()
 }
 
-/// Reads a number of any type: MongoDB and compatible servers differ in it.
+/// Reads a number, whose type differs between MongoDB and compatible servers.
 fn count(reply: Document<'_>, name: &str) -> Result<usize, Malformed> {
     let number = reply.get(name)?.and_then(|number| number.integer().ok());
     Ok(number
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_come_in_order_and_say_which_index() {
+    fn errors_are_sorted_and_identify_the_id_index() {
         let reply = read(&doc! {
             "ok": 1.0,
             "n": 3_i64,
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_counts_only_in_the_form_that_documents_have() {
+    fn an_encoded_key_is_ignored() {
         let error = doc! {
             "index": 0, "code": 11000, "errmsg": "E11000 … index: a_1 dup key: { a: 7 }",
             "keyPattern": { "a": 1 }, "keyValue": { "": 7 },

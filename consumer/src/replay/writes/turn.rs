@@ -1,4 +1,4 @@
-//! Permits that limit how many workers do the same thing concurrently.
+//! Permits that limit the number of workers that run the same operation concurrently.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::worker::assignment::Token;
 
-/// Maximum number of concurrent lookups over all partitions: each holds a reply of up to 16 MB.
+/// Maximum number of concurrent lookups of all partitions. Each holds a reply of up to 16 MB.
 pub(crate) const LOOKUPS_AT_ONCE: usize = 4;
-/// Maximum number of concurrent bulks of rewrites: a small diff may need a large document, and a
-/// reply holds up to 16 MB.
+/// Maximum number of concurrent bulks of rewrites. Even a small diff requires reading a document that
+/// may be large, and a reply has up to 16 MB.
 pub(crate) const BULKS_AT_ONCE: usize = 4;
 
 /// Interval at which a waiting worker checks that it still owns the partition.
 const TOKEN_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The turns of all partitions.
+/// The permits that the workers of all partitions share.
 #[derive(Debug)]
 pub(crate) struct Turns {
-    /// Turns for bulks of rewrites.
+    /// Permits for bulks of rewrites.
     pub(crate) rewrites: Semaphore,
-    /// Turns for lookups of documents that are inserted again.
+    /// Permits for lookups of documents that are inserted again.
     pub(crate) lookups: Semaphore,
 }
 
@@ -34,10 +34,13 @@ impl Default for Turns {
 }
 
 /// Waits for a permit; `None` if the partition was revoked.
-pub(crate) async fn turn<'s>(turns: &'s Semaphore, token: &Token) -> Option<SemaphorePermit<'s>> {
+pub(crate) async fn acquire<'s>(
+    semaphore: &'s Semaphore,
+    token: &Token,
+) -> Option<SemaphorePermit<'s>> {
     while token.is_valid() {
-        if let Ok(turn) = tokio::time::timeout(TOKEN_INTERVAL, turns.acquire()).await {
-            return turn.ok();
+        if let Ok(permit) = tokio::time::timeout(TOKEN_INTERVAL, semaphore.acquire()).await {
+            return permit.ok();
         }
     }
     None

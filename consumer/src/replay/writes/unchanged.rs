@@ -1,7 +1,7 @@
 //! Documents that the target already has, byte for byte.
 //!
-//! After a restart or a reset, many inserts find the document that they inserted before. One read
-//! for a whole bulk determines which of them need no write.
+//! After a restart or an offset reset, many inserts find the document that they inserted before. One
+//! read for a whole bulk determines which of them need no write.
 //!
 //! **Memory.** A stored document may have grown much larger than the inserted one. Documents are
 //! compared as each reply arrives and are not kept, so a lookup holds one reply.
@@ -18,7 +18,7 @@ use oplog_relay_runtime::mongo::{ANSWER, error_text, in_time};
 use crate::replay::plan::{Action, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
-use crate::replay::writes::turn::turn;
+use crate::replay::writes::turn::acquire;
 use crate::worker::assignment::Token;
 
 /// Number of documents that are looked up with one query.
@@ -28,9 +28,9 @@ const AT_ONCE: usize = 1_000;
 const BYTES_AT_ONCE: usize = 8 << 20;
 
 impl MongoSink {
-    /// Returns the replacements that change something. Documents that cannot be read count as
+    /// Returns the replacements that would change a document. Documents that cannot be read count as
     /// different.
-    pub(crate) async fn without_present<'a>(
+    pub(crate) async fn without_unchanged<'a>(
         &self,
         ns: &str,
         replacements: Vec<Write<'a>>,
@@ -49,17 +49,20 @@ impl MongoSink {
                 })
                 .count();
             let (part, after) = rest.split_at(count.clamp(1, rest.len()));
-            let present = self.present(ns, part, token).await.unwrap_or_else(|error| {
-                let reason = error_text(&error);
-                tracing::debug!(
-                    reason,
-                    ns,
-                    "documents cannot be looked up; replacing all of them"
-                );
-                HashSet::new()
-            });
+            let unchanged = self
+                .unchanged(ns, part, token)
+                .await
+                .unwrap_or_else(|error| {
+                    let reason = error_text(&error);
+                    tracing::debug!(
+                        reason,
+                        ns,
+                        "documents cannot be looked up; replacing all of them"
+                    );
+                    HashSet::new()
+                });
             let differs = |write: &&Write<'a>| {
-                replacement(write).is_none_or(|document| !present.contains(document.as_bytes()))
+                replacement(write).is_none_or(|document| !unchanged.contains(document.as_bytes()))
             };
             left.extend(part.iter().filter(differs).copied());
             rest = after;
@@ -67,8 +70,8 @@ impl MongoSink {
         left
     }
 
-    /// Returns the replacements that the target has stored unchanged.
-    async fn present<'a>(
+    /// Returns the replacements whose documents the target already has in the same form.
+    async fn unchanged<'a>(
         &self,
         ns: &str,
         writes: &[Write<'a>],
@@ -81,7 +84,7 @@ impl MongoSink {
         let command = RawDocumentBuf::from_bytes(command)?;
         let replacements = writes.iter().filter_map(replacement);
         let wanted: HashSet<&'a [u8]> = replacements.map(Document::as_bytes).collect();
-        let Some(_turn) = turn(&self.turns.lookups, token).await else {
+        let Some(_permit) = acquire(&self.turns.lookups, token).await else {
             // The write that follows detects that the partition was revoked.
             return Ok(HashSet::new());
         };

@@ -54,7 +54,7 @@ fn diff_index_beyond_l_rejected() {
 }
 
 #[test]
-fn other_damage_is_named() {
+fn other_damage_is_reported() {
     let section = |name: &str| DiffFault::UnknownSection(name.into());
     for (diff, expected) in [
         (r#"{"a":true,"u0":1}"#, DiffFault::ArrayAtRoot),
@@ -94,7 +94,7 @@ fn other_damage_is_named() {
 }
 
 #[test]
-fn another_id_is_refused_and_the_same_one_is_not() {
+fn only_a_different_id_is_refused() {
     let document = bson(r#"{"_id":1,"a":1}"#);
     let document = Document::new(&document).unwrap();
     let id = document.get("_id").unwrap().unwrap();
@@ -121,7 +121,7 @@ fn an_error_names_its_place() {
 }
 
 #[test]
-fn nesting_without_end_is_refused() {
+fn excessive_nesting_is_refused() {
     let diff = nested(20_000, "sf", &bson(r#"{"u":{"x":2}}"#));
     let error = Diff::parse(Document::new(&diff).unwrap()).unwrap_err();
     assert_eq!(error.fault, DiffFault::Malformed(Malformed::TooDeep));
@@ -139,7 +139,7 @@ fn nesting_without_end_is_refused() {
 }
 
 #[test]
-fn gaps_without_end_are_refused() {
+fn excessive_gaps_are_refused() {
     let document = bson(r#"{"_id":1,"r":[1],"q":[1]}"#);
     let document = Document::new(&document).unwrap();
     let once = bson(r#"{"sr":{"a":true,"u4000000000":1}}"#);

@@ -50,7 +50,7 @@ fn numeric_path_on_missing_array() {
 }
 
 #[test]
-fn modifiers_lead_where_a_server_takes_them() {
+fn modifiers_have_the_same_result_as_on_a_server() {
     let before = r#"{"_id":1,"a":[1,{"x":2}],"d":{"0":3}}"#;
     for (modifiers, after) in [
         (

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
 
-use super::order::ask;
+use super::order::query_order;
 use super::{RouteChange, Router, uuid_bytes};
 use crate::error::ProducerError;
 
@@ -15,12 +15,12 @@ pub struct Rerouted {
     pub changes: Vec<RouteChange>,
     /// Topics whose entries are routed to other partitions from now on.
     pub topics: BTreeSet<String>,
-    /// Collections that were in one partition and are now spread: `db.collection`, UUID.
+    /// Collections that were in one partition and are now spread over all: `db.collection`, UUID.
     pub spread: Vec<(String, Option<[u8; 16]>)>,
 }
 
 impl Router {
-    /// Keeps the rule of the saved routes until [`Router::reroute`].
+    /// Uses the rule of the saved routes until [`Router::reroute`] is called.
     #[must_use]
     pub fn as_saved(mut self) -> Self {
         let saved = self.saved.routes.values().next();
@@ -34,7 +34,7 @@ impl Router {
         self.saved.routes.values().all(|route| route.rule == rule)
     }
 
-    /// Continues under another rule. The caller saves the changes, and sends barriers to the topics.
+    /// Switches to another rule. The caller saves the changes, and sends barriers to the topics.
     ///
     /// # Errors
     /// The error of a live source that is queried about a collection.
@@ -77,7 +77,9 @@ impl Router {
         ui: Option<[u8; 16]>,
     ) -> Result<Order, ProducerError> {
         match (rule, &self.collections) {
-            (OrderRule::Auto, Some(collections)) => ask(collections.as_ref(), &route.ns, ui),
+            (OrderRule::Auto, Some(collections)) => {
+                query_order(collections.as_ref(), &route.ns, ui)
+            }
             (OrderRule::Auto, None) => Ok(route.order),
             (OrderRule::Id | OrderRule::Collection, _) => Ok(rule.order()),
         }

@@ -25,10 +25,10 @@ pub struct RouteChange {
 /// The route of a command that waits for barriers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandRoute {
-    /// The topics of the command, each once; the first one leads.
+    /// The topics of the command, each once. The command itself is sent to the first one.
     pub topics: Vec<String>,
-    /// The name of this collection if the command is sent as a drop of it: it renames the collection to
-    /// a namespace that is not read.
+    /// The name of the collection, if the command is sent as a drop because it renames the collection to
+    /// a namespace that is not streamed.
     pub as_drop_of: Option<String>,
     /// Changes of the table of routes.
     pub changes: Vec<RouteChange>,
@@ -44,8 +44,8 @@ impl Router {
         let damaged = |error: EntryError| ProducerError::damaged(entry, &error);
         let treatment = treatment(entry).map_err(damaged)?;
         if treatment.is_none() && is_internal(entry.ns) && self.filter.passes(entry.ns) {
-            // The effect of an unknown command is unknown in a server's own databases too, so it is
-            // sent.
+            // An unknown command is sent even if it concerns an internal database, because its effect is
+            // unknown.
             return Ok(self.without_barrier(entry, None));
         }
         let Some(scope) = scope(entry).map_err(damaged)? else {
@@ -57,24 +57,24 @@ impl Router {
                 _ => self.without_barrier(entry, None),
             });
         };
-        let leaves = match (
+        let leaves_stream = match (
             self.passes(&scope.ns()),
             scope.to_ns().map(|to| self.passes(&to)),
         ) {
             (true, None | Some(true)) => false,
             (true, Some(false)) => {
-                self.forget_left_out(entry, &scope).map_err(damaged)?;
+                self.forget_excluded(entry, &scope).map_err(damaged)?;
                 true
             }
             (false, None | Some(false)) => {
-                self.forget_left_out(entry, &scope).map_err(damaged)?;
+                self.forget_excluded(entry, &scope).map_err(damaged)?;
                 return Ok(Decision::Known(Target::Dropped));
             }
-            (false, Some(true)) => return Err(brought_in(entry, &scope)),
+            (false, Some(true)) => return Err(renamed_into_stream(entry, &scope)),
         };
         match treatment {
             Some(Treatment::Barrier | Treatment::Build) => {
-                let mut route = self.with_barrier(entry, &scope, leaves)?;
+                let mut route = self.with_barrier(entry, &scope, leaves_stream)?;
                 route.passable = treatment == Some(Treatment::Build);
                 Ok(Decision::Command(route))
             }
@@ -117,8 +117,8 @@ impl Router {
         !is_internal(ns) && self.filter.passes(ns)
     }
 
-    /// Returns the decision for partition 0 of the collection's topic, or of the database's command
-    /// topic.
+    /// Returns the decision for a command that does not wait for barriers: it goes to partition 0 of the
+    /// collection's topic, or of the database's command topic.
     fn without_barrier(&self, entry: &Entry<'_>, scope: Option<&Scope<'_>>) -> Decision {
         let topic = match scope {
             Some(scope) => collection_topic(&self.prefix, scope.db, scope.collection),
@@ -138,14 +138,14 @@ impl Router {
         &self,
         entry: &Entry<'_>,
         scope: &Scope<'_>,
-        leaves: bool,
+        leaves_stream: bool,
     ) -> Result<CommandRoute, ProducerError> {
-        let topics = self.topics_of(entry, scope, leaves);
-        let order = self.order_after(entry, scope, leaves)?;
-        let changes = self.changes(entry, scope, leaves, order)?;
+        let topics = self.topics_of(entry, scope, leaves_stream);
+        let order = self.order_after(entry, scope, leaves_stream)?;
+        let changes = self.changes(entry, scope, leaves_stream, order)?;
         Ok(CommandRoute {
             topics,
-            as_drop_of: leaves.then(|| scope.collection.to_owned()),
+            as_drop_of: leaves_stream.then(|| scope.collection.to_owned()),
             changes,
             ordered: order == Order::Collection,
             passable: false,
@@ -171,7 +171,7 @@ impl Router {
 
     /// Returns the topics that a command belongs to, each once. Two commands with a common topic run in
     /// the order of the source.
-    fn topics_of(&self, entry: &Entry<'_>, scope: &Scope<'_>, leaves: bool) -> Vec<String> {
+    fn topics_of(&self, entry: &Entry<'_>, scope: &Scope<'_>, leaves_stream: bool) -> Vec<String> {
         let mut names = vec![(scope.db, scope.collection)];
         if let Some(series) = time_series::of_buckets(scope.collection) {
             names.push((scope.db, series));
@@ -181,7 +181,7 @@ impl Router {
             // Dropping system.views drops all views of the database.
             names.push((scope.db, VIEWS));
         }
-        names.extend(scope.to.filter(|_| !leaves));
+        names.extend(scope.to.filter(|_| !leaves_stream));
         let mut topics = Vec::with_capacity(names.len());
         for (db, collection) in names {
             let topic = collection_topic(&self.prefix, db, collection);
@@ -201,7 +201,7 @@ impl Router {
         &self,
         entry: &Entry<'_>,
         scope: &Scope<'_>,
-        leaves: bool,
+        leaves_stream: bool,
     ) -> Result<Order, ProducerError> {
         let ns = scope.ns();
         let name = self.name_of(entry, &ns);
@@ -214,8 +214,8 @@ impl Router {
             return Ok(Order::Collection);
         }
         // A collection that the command creates or drops has no earlier properties to query.
-        let told = leaves || matches!(entry.command()?.name, b"create" | b"drop");
-        if told || self.saved.routes.contains_key(&name) {
+        let needs_no_query = leaves_stream || matches!(entry.command()?.name, b"create" | b"drop");
+        if needs_no_query || self.saved.routes.contains_key(&name) {
             return Ok(self.order_of(&name));
         }
         self.learn_order(entry, &scope.to_ns().unwrap_or(ns))
@@ -227,14 +227,14 @@ impl Router {
         &self,
         entry: &Entry<'_>,
         scope: &Scope<'_>,
-        leaves: bool,
+        leaves_stream: bool,
         order: Order,
     ) -> Result<Vec<RouteChange>, ProducerError> {
         if is_view_entry(entry) {
             return Ok(Vec::new());
         }
         let old = self.name_of(entry, &scope.ns());
-        let ends = leaves || entry.command()?.name == b"drop";
+        let ends = leaves_stream || entry.command()?.name == b"drop";
         let has_route = |name: &String| self.saved.routes.contains_key(name);
         let gone = |name: String| RouteChange { name, record: None };
         if ends {
@@ -265,9 +265,9 @@ impl Router {
         Ok([new].into_iter().chain(renamed).chain(replaced).collect())
     }
 
-    /// Forgets a collection that is not read and ends with this entry: no later entry has its UUID, and
-    /// the filter decides again about a later collection of the same name.
-    fn forget_left_out(&mut self, entry: &Entry<'_>, scope: &Scope<'_>) -> Result<(), EntryError> {
+    /// Forgets a collection that is not streamed and that this command drops or renames: no later entry
+    /// has its UUID, and the filter is applied again to a later collection of the same name.
+    fn forget_excluded(&mut self, entry: &Entry<'_>, scope: &Scope<'_>) -> Result<(), EntryError> {
         let is_renamed = scope.to.is_some();
         if !is_renamed && entry.command()?.name != b"drop" {
             return Ok(());
@@ -333,12 +333,14 @@ fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
     })
 }
 
-fn brought_in(entry: &Entry<'_>, scope: &Scope<'_>) -> ProducerError {
+/// Returns the error for a rename of a collection that is not streamed to a namespace that is.
+fn renamed_into_stream(entry: &Entry<'_>, scope: &Scope<'_>) -> ProducerError {
     let (from, to) = (scope.ns(), scope.to_ns().unwrap_or_default());
     debug_assert_eq!(entry.operation, Operation::Command);
     ProducerError::Undecodable(format!(
-        "entry {}: {from}, which is not read, was renamed to {to}, which is: its documents were \
-         never sent. Include {from} and start under another --topic-prefix, or exclude {to}",
+        "entry {}: collection {from}, which is not streamed, was renamed to {to}, which is \
+         streamed: its documents were never sent. Include {from} and start under another \
+         --topic-prefix, or exclude {to}",
         entry.ts
     ))
 }

@@ -26,9 +26,9 @@ pub const RULES: u32 = 1;
 /// The destination of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// The filter drops the entry. Its position still counts.
+    /// The filter drops the entry. Only its position is saved.
     Dropped,
-    /// A partition of a topic that the key chooses.
+    /// The partition of a topic that is determined by the key.
     Keyed {
         /// The topic.
         topic: TopicIndex,
@@ -53,9 +53,10 @@ pub struct NewRoute {
 pub enum Decision {
     /// The destination is known.
     Known(Target),
-    /// The topic has to exist first. [`Router::add`] follows.
+    /// The route is not in the table. The caller makes sure that its topic exists, then calls
+    /// [`Router::add`].
     Unknown(NewRoute),
-    /// A command that waits for barriers. [`Router::apply`] follows once it is encoded.
+    /// A command that waits for barriers. The caller encodes it, then calls [`Router::apply`].
     Command(CommandRoute),
 }
 
@@ -69,7 +70,7 @@ pub struct Router {
     saved: State,
     by_ui: FxHashMap<[u8; 16], Target>,
     by_ns: FxHashMap<String, Target>,
-    /// Targets of commands that wait for no barrier.
+    /// Targets of commands that do not wait for barriers.
     by_topic: FxHashMap<String, Target>,
     last: Option<([u8; 16], Target)>,
 }
@@ -97,7 +98,7 @@ impl Router {
         &self.saved
     }
 
-    /// Returns the saved state, for claims of topics.
+    /// Returns the saved state, to which claims of topics are added.
     pub const fn state_mut(&mut self) -> &mut State {
         &mut self.saved
     }
@@ -123,7 +124,8 @@ impl Router {
         self.decide_new(entry)
     }
 
-    /// Returns true if a namespace is not read: it belongs to the server or is filtered.
+    /// Returns true if a namespace is not streamed, because it is internal to the server or excluded by
+    /// the filter.
     #[must_use]
     pub fn leaves_out(&self, ns: &str) -> bool {
         !self.passes(ns)
@@ -191,8 +193,8 @@ impl Router {
         vec![collection_topic(&self.prefix, db, collection)]
     }
 
-    /// Adds a route whose topic exists now. Returns true if it has to be saved because the table did
-    /// not contain it. The route of a command is determined each time.
+    /// Adds a route whose topic exists now. Returns true if the route has to be saved, because the table
+    /// did not contain it. The route of a command is not saved, but determined each time.
     pub fn add(&mut self, entry: &Entry<'_>, new: &NewRoute, target: Target) -> bool {
         if entry.operation == Operation::Command {
             self.by_topic.insert(new.record.topic.clone(), target);

@@ -11,8 +11,9 @@ use crate::error::ProducerError;
 
 /// The current properties of a source's collections.
 pub trait Collections: fmt::Debug + Send {
-    /// Returns true if the documents of a collection depend on each other, false if the collection no
-    /// longer exists. `ui` finds it under its current name.
+    /// Returns true if the documents of a collection depend on each other, and false if the
+    /// collection no longer exists. If `ui` is given, the collection is found under any current
+    /// name.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -20,8 +21,8 @@ pub trait Collections: fmt::Debug + Send {
 }
 
 impl Router {
-    /// Sets the live source to query about collections that have no route yet. Without it only commands
-    /// reveal their properties.
+    /// Sets the live source to query about collections that have no route yet. Without it, their
+    /// properties are known only from commands.
     #[must_use]
     pub fn asking(mut self, collections: Option<Box<dyn Collections>>) -> Self {
         self.collections = collections;
@@ -45,17 +46,17 @@ impl Router {
     }
 
     /// Returns the order of a collection without a route, currently named `ns`, by the rule and the
-    /// properties at the source. These may be newer than the entry: then the order is stricter than
+    /// properties at the source. These may be newer than the entry. If so, the order is stricter than
     /// needed, or the command that ended the dependence follows later and waits for barriers.
     pub(crate) fn learn_order(&self, entry: &Entry<'_>, ns: &str) -> Result<Order, ProducerError> {
         let (OrderRule::Auto, Some(collections)) = (self.rule, &self.collections) else {
             return Ok(self.rule.order());
         };
-        ask(collections.as_ref(), ns, entry.ui)
+        query_order(collections.as_ref(), ns, entry.ui)
     }
 }
 
-pub(crate) fn ask(
+pub(crate) fn query_order(
     collections: &dyn Collections,
     ns: &str,
     ui: Option<[u8; 16]>,
@@ -72,8 +73,8 @@ pub(crate) fn ask(
 }
 
 /// Checks that the saved routes were made by this rule. The rule is part of the saved table: under
-/// another one the entries of a document would continue in another partition, unordered with the
-/// earlier ones.
+/// another rule, the later entries of a document would go to another partition and lose their order with
+/// the earlier ones.
 ///
 /// # Errors
 /// [`ProducerError::Usage`] if a saved route was made by another rule.
@@ -82,7 +83,7 @@ pub fn check_rule(rule: OrderRule, saved: &State) -> Result<(), ProducerError> {
         return Ok(());
     };
     Err(ProducerError::Usage(format!(
-        "the saved routes of this source were made with --order {}, among them that of {} to topic \
+        "the saved routes of this source were made with --order {}, for example that of {} to topic \
          {}; with --order {rule} later entries would overtake earlier ones in other partitions. \
          Give --order {}, or change to --order {rule} behind barriers with --change-routing, or \
          start under another --topic-prefix",

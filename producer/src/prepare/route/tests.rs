@@ -121,7 +121,7 @@ fn command_route(router: &mut Router, bytes: &[u8]) -> CommandRoute {
 }
 
 #[test]
-fn commands_pass_with_the_collections_they_name() {
+fn commands_are_filtered_by_the_collections_they_name() {
     let mut router = router(&["shop"]);
     let cases = [
         ("shop.$cmd", "create", "a", "barrier"),
@@ -145,7 +145,7 @@ fn commands_pass_with_the_collections_they_name() {
 }
 
 #[test]
-fn unknown_commands_of_a_servers_own_databases_are_carried_too() {
+fn unknown_commands_on_internal_databases_are_sent_too() {
     let fly = entry("c", "config.$cmd", None, &[("fly", "a")]);
     let decision = decide(&mut router(&[]), &fly);
     assert!(matches!(decision, Decision::Unknown(new) if new.record.topic == "cdc.config.-cmd"));
@@ -180,7 +180,7 @@ fn rename(from: &str, to: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_rename_waits_in_both_topics_and_takes_its_route_along() {
+fn a_rename_waits_in_both_topics_and_moves_its_route() {
     let mut router = router(&[]);
     let route = command_route(&mut router, &rename("shop.a", "shop.b"));
     assert_eq!(route.topics, ["cdc.shop.a", "cdc.shop.b"]);
@@ -201,14 +201,14 @@ fn rename_source_filtered_and_rename_target_filtered() {
     let bytes = rename("shop.b", "shop.a");
     let parsed = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
     let error = router.decide(&parsed).unwrap_err().to_string();
-    assert!(error.contains("shop.b, which is not read"), "{error}");
-    // The temporary collection that `$out` writes becomes a collection that is read.
+    assert!(error.contains("shop.b, which is not streamed"), "{error}");
+    // The temporary collection that `$out` writes is renamed to an included collection.
     let staged = command_route(&mut router, &rename("shop.tmp.agg_out.1", "shop.a"));
     assert_eq!(staged.topics, ["cdc.shop.-tmp", "cdc.shop.a"]);
 }
 
 #[test]
-fn an_index_that_can_refuse_documents_waits_for_earlier_writes_and_holds_no_later_ones() {
+fn an_index_that_can_refuse_documents_waits_for_earlier_writes_and_does_not_delay_later_ones() {
     let create_index = |field: &str, kind_of_index: Option<&str>| {
         let mut out = Vec::new();
         let mut bytes = DocumentBuilder::start(&mut out);
@@ -279,12 +279,12 @@ fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
 
 /// A source in which the documents of some namespaces and UUIDs depend on each other.
 #[derive(Debug, Clone, Default)]
-struct Told {
+struct FakeCollections {
     dependent: Vec<(&'static str, Option<u8>)>,
-    asked: Arc<Mutex<Vec<String>>>,
+    queried: Arc<Mutex<Vec<String>>>,
 }
 
-impl Told {
+impl FakeCollections {
     fn new(dependent: &[(&'static str, Option<u8>)]) -> Self {
         Self {
             dependent: dependent.to_vec(),
@@ -297,21 +297,21 @@ impl Told {
         router.asking(Some(Box::new(self.clone())))
     }
 
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+    fn queried(&self) -> Vec<String> {
+        self.queried.lock().unwrap().clone()
     }
 }
 
-impl Collections for Told {
+impl Collections for FakeCollections {
     fn depend(&self, ns: &str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
-        self.asked.lock().unwrap().push(ns.to_owned());
+        self.queried.lock().unwrap().push(ns.to_owned());
         let dependent = self.dependent.iter();
         let mut dependent = dependent.map(|(ns, ui)| (*ns, ui.map(|ui| [ui; 16])));
         Ok(dependent.any(|dependent| dependent == (ns, ui)))
     }
 }
 
-fn learnt(router: &mut Router, bytes: &[u8]) -> Order {
+fn learned_order(router: &mut Router, bytes: &[u8]) -> Order {
     let Decision::Unknown(new) = decide(router, bytes) else {
         panic!("known")
     };
@@ -321,9 +321,9 @@ fn learnt(router: &mut Router, bytes: &[u8]) -> Order {
 }
 
 #[test]
-fn a_collection_without_a_route_is_asked_about_once() {
-    let told = Told::new(&[("shop.a", Some(1)), ("shop.b", None)]);
-    let mut auto = told.router(OrderRule::Auto);
+fn a_collection_without_a_route_is_queried_once() {
+    let source = FakeCollections::new(&[("shop.a", Some(1)), ("shop.b", None)]);
+    let mut auto = source.router(OrderRule::Auto);
     for (ns, ui, expected) in [
         ("shop.a", Some(1), Order::Collection),
         ("shop.a", Some(2), Order::Id),
@@ -331,47 +331,47 @@ fn a_collection_without_a_route_is_asked_about_once() {
         ("shop.c", None, Order::Id),
     ] {
         let insert = entry("i", ns, ui, &[("_id", "x")]);
-        assert_eq!(learnt(&mut auto, &insert), expected, "{ns} {ui:?}");
+        assert_eq!(learned_order(&mut auto, &insert), expected, "{ns} {ui:?}");
         assert!(matches!(decide(&mut auto, &insert), Decision::Known(_)));
     }
-    assert_eq!(told.asked(), ["shop.a", "shop.a", "shop.b", "shop.c"]);
+    assert_eq!(source.queried(), ["shop.a", "shop.a", "shop.b", "shop.c"]);
 
     // Only commands change saved routes: the properties at the source may be newer.
     let saved = auto.state().clone();
-    let told = Told::new(&[("shop.c", None)]);
+    let source = FakeCollections::new(&[("shop.c", None)]);
     let restarted = Router::new("cdc", NamespaceFilter::default(), saved);
-    let mut restarted = restarted.asking(Some(Box::new(told.clone())));
+    let mut restarted = restarted.asking(Some(Box::new(source.clone())));
     let insert = entry("i", "shop.c", None, &[("_id", "x")]);
-    assert_eq!(learnt(&mut restarted, &insert), Order::Id);
-    assert!(told.asked().is_empty());
+    assert_eq!(learned_order(&mut restarted, &insert), Order::Id);
+    assert!(source.queried().is_empty());
 
     for (rule, expected) in [
         (OrderRule::Id, Order::Id),
         (OrderRule::Collection, Order::Collection),
     ] {
-        let mut fixed = told.router(rule);
-        assert_eq!(learnt(&mut fixed, &insert), expected);
-        assert!(told.asked().is_empty());
+        let mut fixed = source.router(rule);
+        assert_eq!(learned_order(&mut fixed, &insert), expected);
+        assert!(source.queried().is_empty());
     }
 }
 
 #[test]
-fn a_command_asks_about_a_collection_without_a_route_under_its_present_name() {
-    let told = Told::new(&[("shop.b", Some(1))]);
-    let mut auto = told.router(OrderRule::Auto);
+fn a_command_queries_a_collection_without_a_route_by_its_current_name() {
+    let source = FakeCollections::new(&[("shop.b", Some(1))]);
+    let mut auto = source.router(OrderRule::Auto);
     let route = command_route(&mut auto, &rename("shop.a", "shop.b"));
     assert!(route.ordered);
     auto.apply(route.changes);
     let insert = entry("i", "shop.b", Some(1), &[("_id", "x")]);
-    assert_eq!(learnt(&mut auto, &insert), Order::Collection);
-    assert_eq!(told.asked(), ["shop.b"]);
+    assert_eq!(learned_order(&mut auto, &insert), Order::Collection);
+    assert_eq!(source.queried(), ["shop.b"]);
 
     // The properties of a collection that the command creates or drops are not queried.
     for name in ["create", "drop"] {
         let command = entry("c", "shop.$cmd", Some(3), &[(name, "a")]);
         assert!(!command_route(&mut auto, &command).ordered);
     }
-    assert_eq!(told.asked(), ["shop.b"]);
+    assert_eq!(source.queried(), ["shop.b"]);
 }
 
 #[test]
@@ -380,14 +380,14 @@ fn a_table_made_under_another_rule_is_refused() {
     let rules = [OrderRule::Auto, OrderRule::Id, OrderRule::Collection];
     for made in rules {
         let mut router = router(&[]).ordered(made).unwrap();
-        learnt(&mut router, &insert);
-        for asked in rules {
+        learned_order(&mut router, &insert);
+        for wanted in rules {
             let again = Router::new("cdc", NamespaceFilter::default(), router.state().clone());
-            match again.ordered(asked) {
-                Ok(_) => assert_eq!(made, asked),
+            match again.ordered(wanted) {
+                Ok(_) => assert_eq!(made, wanted),
                 Err(error) => {
                     let text = error.to_string();
-                    assert!(made != asked && text.contains("shop.a"), "{text}");
+                    assert!(made != wanted && text.contains("shop.a"), "{text}");
                     assert!(text.contains(&format!("Give --order {made}")), "{text}");
                     let stop = Directive::Stop(ExitCode::Usage);
                     assert_eq!(error.directive(), stop);
@@ -398,14 +398,14 @@ fn a_table_made_under_another_rule_is_refused() {
 }
 
 #[test]
-fn a_view_waits_with_what_drops_all_views() {
+fn a_view_waits_with_commands_that_drop_all_views() {
     let view = entry("i", "shop.system.views", Some(1), &[("_id", "shop.v")]);
     let route = command_route(&mut router(&[]), &view);
     assert_eq!(route.topics, ["cdc.shop.v", "cdc.shop.system-2Eviews"]);
 }
 
 #[test]
-fn a_time_series_waits_as_buckets_as_a_name_and_as_a_view() {
+fn a_time_series_waits_in_the_topics_of_its_buckets_its_name_and_the_views() {
     let topics = [
         "cdc.shop.system-2Ebuckets-2Ew",
         "cdc.shop.w",
@@ -495,7 +495,7 @@ fn take(router: &mut Router, entries: &[Vec<u8>], saved: &mut State) {
 }
 
 #[test]
-fn months_of_out_leave_one_route_for_each_collection_that_is_there() {
+fn months_of_out_leave_one_route_for_each_existing_collection() {
     const ROUNDS: u32 = 10_000;
     let (mut router, mut saved) = (router(&[]), State::default());
     let mut largest = 0;
@@ -521,12 +521,12 @@ fn months_of_out_leave_one_route_for_each_collection_that_is_there() {
 }
 
 #[test]
-fn collections_that_are_left_out_are_forgotten_when_they_end() {
+fn excluded_collections_are_forgotten_when_they_are_dropped_or_renamed() {
     let mut saved = State::default();
-    // Writes are read until the collection is renamed to a namespace that is not read.
+    // Writes are streamed until the collection is renamed to an excluded namespace.
     let mut leaving = router(&["shop.a"]);
-    // No namespace of the collection is read.
-    let mut left_out = router(&["web"]);
+    // Every namespace of the collection is excluded.
+    let mut excluded = router(&["web"]);
     for round in 0..100 {
         let mut entries = out_round("shop.b", round).to_vec();
         entries.push(entry("i", "shop.b", None, &[("_id", "x")]));
@@ -538,15 +538,15 @@ fn collections_that_are_left_out_are_forgotten_when_they_end() {
         let length = u32::try_from(after.len()).unwrap();
         after.splice(..4, length.to_le_bytes());
         take(&mut leaving, &entries, &mut saved);
-        take(&mut left_out, &entries, &mut saved);
-        assert!(leaving.by_ui.len() <= 1 && left_out.by_ui.len() <= 1);
+        take(&mut excluded, &entries, &mut saved);
+        assert!(leaving.by_ui.len() <= 1 && excluded.by_ui.len() <= 1);
         assert!(saved.routes.is_empty());
-        assert_eq!(left_out.by_ui.get(&ui), Some(&Target::Dropped));
+        assert_eq!(excluded.by_ui.get(&ui), Some(&Target::Dropped));
     }
     let ended = [
         entry("i", "shop.b", Some(9), &[("_id", "x")]),
         entry("c", "shop.$cmd", Some(9), &[("drop", "b")]),
     ];
-    take(&mut left_out, &ended, &mut saved);
-    assert_eq!(left_out.by_ui.len(), 1);
+    take(&mut excluded, &ended, &mut saved);
+    assert_eq!(excluded.by_ui.len(), 1);
 }

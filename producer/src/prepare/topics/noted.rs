@@ -2,8 +2,8 @@
 //! created again.
 //!
 //! Kafka gives each topic an id, but this version of the client library does not expose it to safe
-//! code. The end offsets serve instead: an end never goes back, and the first record of a topic is
-//! committed together with its claim.
+//! code. The end offsets serve instead: an end offset never decreases, and the first record of a
+//! topic is committed together with its claim.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,8 @@ pub fn warn_of_retention(state: &State, existing: &BTreeMap<String, TopicSetting
     }
 }
 
-/// Compares the ends of the partitions of saved topics with those that were saved before. Returns the
-/// records that have to be saved again.
+/// Compares the current end offsets of the saved topics with those that were saved before. Returns the
+/// topic records whose offsets have changed and have to be saved.
 ///
 /// # Errors
 /// [`ProducerError::Usage`] for a topic that cannot be the one that this source wrote to.
@@ -57,15 +57,15 @@ pub fn note_ends(
 }
 
 fn check_ends(name: &str, saved: &TopicRecord, ends: &[i64]) -> Result<(), ProducerError> {
-    const WAY_ON: &str = "Entries are missing that a restart cannot restore. Start again under \
+    const REMEDY: &str = "Entries are missing that a restart cannot restore. Start again under \
          another --topic-prefix with a new copy of the data";
     let went_back = |(_, (before, now)): &(usize, (&i64, &i64))| now < before;
     let mut compared = saved.ends.iter().zip(ends).enumerate();
     if let Some((partition, (before, now))) = compared.find(went_back) {
         return Err(ProducerError::Usage(format!(
-            "partition {partition} of topic {name} ends at offset {now} and ended at {before} when \
-             a session last began: the topic was deleted and created again, or records that Kafka \
-             had acknowledged were lost. {WAY_ON}"
+            "partition {partition} of topic {name} ends at offset {now}, but ended at {before} at \
+             the start of the last session: the topic was deleted and created again, or records \
+             that Kafka had acknowledged were lost. {REMEDY}"
         )));
     }
     // The first record of a topic is in one Kafka transaction with its claim, so a claimed topic is not
@@ -73,7 +73,7 @@ fn check_ends(name: &str, saved: &TopicRecord, ends: &[i64]) -> Result<(), Produ
     if ends.iter().all(|end| *end == 0) {
         return Err(ProducerError::Usage(format!(
             "topic {name} never held a record, although this source has written to it: it was \
-             deleted and created again. {WAY_ON}"
+             deleted and created again. {REMEDY}"
         )));
     }
     Ok(())
@@ -87,7 +87,7 @@ mod tests {
     use crate::prepare::topics::record;
 
     #[test]
-    fn a_topic_that_was_created_again_is_noticed_by_its_ends() {
+    fn a_topic_that_was_created_again_is_detected_by_its_end_offsets() {
         let state = |ends: &[i64]| {
             let mut saved = record(Format::Bson, 2);
             saved.ends = ends.to_vec();
@@ -105,8 +105,8 @@ mod tests {
         assert_eq!(note(&[7, 0], &[9, 0]).unwrap().unwrap().ends, [9, 0]);
         assert_eq!(note(&[7, 0], &[7, 0]).unwrap(), None);
         for (saved, ends) in [([7, 3], [9, 2]), ([7, 0], [0, 0])] {
-            let told = note(&saved, &ends).unwrap_err().to_string();
-            assert!(told.contains("created again"), "{told}");
+            let message = note(&saved, &ends).unwrap_err().to_string();
+            assert!(message.contains("created again"), "{message}");
         }
         assert!(note(&[], &[0, 0]).is_err());
     }

@@ -11,7 +11,7 @@ const OWNED: &[(&str, &str)] = &[
     ("cleanup.policy", "compaction would delete updates"),
     (
         "message.timestamp.type",
-        "records carry the time of the source, by which offsets are reset",
+        "record timestamps are the times of the source, which resets of offsets by time need",
     ),
 ];
 /// Limits that managed clusters allow for one batch if they do not allow [`MAX_RECORD_BYTES`].

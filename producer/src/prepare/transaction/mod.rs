@@ -2,16 +2,16 @@
 //! chain.
 //!
 //! MongoDB logs a transaction as one `applyOps`, or as a chain of them linked by `prevOpTime`; it takes
-//! effect at its commit point, the last `applyOps` or a `commitTransaction`. There it is taken apart:
-//! each operation becomes an entry with the commit's `ts`, `t`, `wall`, `lsid` and `txnNumber`. Entries
+//! effect at its commit point, the last `applyOps` or a `commitTransaction`. There it is split: each
+//! operation becomes an entry with the commit's `ts`, `t`, `wall`, `lsid` and `txnNumber`. Entries
 //! before the commit point, and aborts, only move the position.
 //!
 //! | file | contents |
 //! | --- | --- |
 //! | `shape` | the role of an entry: part, commit, abort or other |
 //! | `operation` | the operations in an `applyOps`, and the entries built from them |
-//! | `oplog_history` | a live source: earlier entries are read back, only their optimes are kept |
-//! | `spooled` | a dump: earlier entries are kept, in a temporary file beyond a budget |
+//! | `oplog_history` | a live source: earlier entries are read from the oplog again at the commit |
+//! | `spooled` | a dump: earlier entries are stored, in a temporary file beyond a memory budget |
 //!
 //! # Ordinals and places
 //!
@@ -25,7 +25,7 @@
 //!
 //! Going back from a commit point, a step is taken only to an entry with `partialTxn` or, from a
 //! `commitTransaction`, to one with `prepare`: `prevOpTime` links the statements of retryable writes
-//! too. A missing entry of the chain ends the stream as a lost position, with two exceptions. A stream
+//! too. A missing entry of the chain ends the stream with a lost position, with two exceptions. A stream
 //! that started with the oldest entry of the oplog skips a transaction with earlier entries as a whole,
 //! with a warning and a count. And an `applyOps` without the number of operations of its chain is a
 //! separate chain, because a server writes the number into the last entry of a chain of several.
@@ -51,7 +51,7 @@ pub use shape::{Commit, Shape};
 /// The store of the earlier entries of a chain.
 #[derive(Debug)]
 pub enum Parts {
-    /// The oplog, from which they are read back.
+    /// The oplog, from which they are read again.
     Live(Walk),
     /// A local store, because a dump is read once.
     Kept(Kept),
@@ -65,8 +65,9 @@ impl Parts {
         }
     }
 
-    /// Returns true if an entry that was not found is known not to be part of a transaction whose
-    /// commit names it: all parts since the start of the stream are here, or the entry is older.
+    /// Returns true if an entry that was not found is certainly not a part of the transaction whose
+    /// commit names it. The store of a dump contains every part since the start of the stream. In
+    /// the oplog, only an entry from before that start is ruled out.
     fn rules_out(&self, at: OpTime, begin: Option<Timestamp>) -> bool {
         match self {
             Self::Live(_) => begin.is_some_and(|begin| at.ts < begin),
@@ -155,7 +156,7 @@ impl Transactions {
         }
     }
 
-    /// Determines the role of an entry, and remembers what later entries need of it.
+    /// Determines the role of an entry, and stores what later entries of its chain need.
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] for a damaged entry, [`ProducerError::Dump`] if the temporary
@@ -206,8 +207,8 @@ impl Transactions {
         Ok(())
     }
 
-    /// Finds the entries of a commit's chain. Returns `None` if the chain starts before the stream,
-    /// which is then logged.
+    /// Finds the entries of a commit's chain. Logs a warning and returns `None` if the chain starts
+    /// before the stream.
     ///
     /// # Errors
     /// [`ProducerError::PositionLost`] if an entry is gone; the error of a live source.
@@ -223,7 +224,10 @@ impl Transactions {
         let (mut next, mut last) = (commit.previous, entry.ts);
         while let Some(at) = next {
             if at.ts >= last {
-                return Err(broken(entry, "its prevOpTime does not lead back"));
+                return Err(broken(
+                    entry,
+                    "its prevOpTime does not name an earlier entry",
+                ));
             }
             if self.shutdown.triggered() {
                 return Err(ProducerError::Interrupted);
@@ -262,8 +266,7 @@ impl Transactions {
         tracing::warn!(
             commit = %entry.ts,
             missing = %part.ts,
-            "a transaction has entries from before the start of the stream (--start oldest): it is \
-             skipped"
+            "skipping a transaction with entries from before the start of the stream (--start oldest)"
         );
         self.forget(chain);
         Ok(None)

@@ -1,4 +1,5 @@
-//! The earlier entries of a live source's transactions, read back at the commit.
+//! The earlier entries of a live source's transactions, which are read from the oplog again at the
+//! commit.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +10,8 @@ use crate::error::ProducerError;
 use crate::source::oplog::Oplog;
 use crate::source::oplog::link::{Link, OpTime};
 
-/// Maximum number of remembered links of open transactions; the oldest are dropped first. Other links
-/// are read from the server again.
+/// Maximum number of remembered links of open transactions; the oldest are dropped first. A link that
+/// is not remembered is read from the server again.
 const LINKS: usize = 1 << 16;
 
 /// A reader of the oplog by time, for a thread that may block.

@@ -11,8 +11,8 @@ use crate::source::oplog::link::{Link, OpTime, previous};
 /// A point at which operations take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
-    /// The entry that `prevOpTime` names, which may or may not be of the same chain; `None` without
-    /// one.
+    /// The entry that `prevOpTime` names, which is not always part of the same chain; `None` if the
+    /// field is missing or null.
     pub previous: Option<OpTime>,
     /// True for a `commitTransaction`: the operations are in the prepared entry and those before it.
     pub prepared: bool,
@@ -74,8 +74,8 @@ impl Shape {
     }
 
     fn of_apply_ops(entry: &Entry<'_>) -> Result<Self, Malformed> {
-        let alone = entry.raw.get("multiOpType")?.map(Element::integer);
-        if alone.transpose()? == Some(1) {
+        let multi_op_type = entry.raw.get("multiOpType")?.map(Element::integer);
+        if multi_op_type.transpose()? == Some(1) {
             return Ok(Self::Commit(Commit {
                 previous: None,
                 prepared: false,

@@ -1,4 +1,4 @@
-//! The entries of open transactions of a dump, which cannot be read back.
+//! The entries of open transactions of a dump. They are stored, because a dump is read only once.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -47,7 +47,7 @@ struct Open {
     parts: Vec<Timestamp>,
 }
 
-/// A temporary file without a name: it is removed with the process, however that ends.
+/// A temporary file without a name, which the operating system removes however the process ends.
 #[derive(Debug, Default)]
 struct Spill {
     file: Option<File>,
@@ -159,7 +159,7 @@ impl Kept {
                 term = self.term,
                 entries = ended.len(),
                 %first,
-                "an election ended transactions that were not prepared: their entries are dropped"
+                "an election aborted transactions that were not prepared; their entries are dropped"
             );
         }
         for ts in ended {

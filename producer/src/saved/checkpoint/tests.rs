@@ -33,7 +33,7 @@ fn another_replica_set_under_the_same_name_is_refused() {
 }
 
 #[test]
-fn positions_are_read_back_and_damage_is_told() {
+fn saved_positions_are_read_and_damage_is_reported() {
     let stored = |value: &str| Stored {
         offset: 0,
         timestamp_ms: None,
@@ -64,7 +64,7 @@ fn positions_are_read_back_and_damage_is_told() {
 }
 
 #[test]
-fn what_was_committed_must_still_be_there() {
+fn committed_positions_and_state_must_still_exist() {
     let check = |checkpoint: &Checkpoint, committed| checkpoint.check_kept("cdc", "rs0", committed);
     let first = Checkpoint::default();
     assert!(check(&first, None).is_ok());
@@ -79,7 +79,7 @@ fn what_was_committed_must_still_be_there() {
         "__cdc.position.rs0",
         "__cdc.state.rs0",
         "--start",
-        "Ways on",
+        "To recover",
     ] {
         assert!(forgotten.contains(part), "{forgotten}");
     }
@@ -101,7 +101,7 @@ fn what_was_committed_must_still_be_there() {
 }
 
 #[test]
-fn a_request_alone_is_no_sign_that_the_source_was_running() {
+fn a_request_alone_does_not_show_that_the_source_was_running() {
     let mut checkpoint = Checkpoint::default();
     let request = br#"{"v":1,"namespaces":["a.*"]}"#;
     checkpoint.state.apply("request/1", Some(request)).unwrap();
@@ -109,7 +109,7 @@ fn a_request_alone_is_no_sign_that_the_source_was_running() {
 }
 
 #[test]
-fn namespaces_that_were_left_out_until_now_are_refused() {
+fn namespaces_that_were_excluded_so_far_are_refused() {
     let filter = |include: &[&str], exclude: &[&str]| {
         NamespaceFilter::new(include.iter().copied(), exclude.iter().copied()).unwrap()
     };
@@ -135,8 +135,8 @@ fn namespaces_that_were_left_out_until_now_are_refused() {
         (&["shop", "crm"], &["shop.tmp"]),
         (&[], &["shop.tmp"]),
     ] {
-        let told = check(include, exclude).unwrap();
-        assert!(told.contains("--change-namespaces"), "{told}");
-        assert!(told.contains("shop.* except shop.tmp"), "{told}");
+        let message = check(include, exclude).unwrap();
+        assert!(message.contains("--change-namespaces"), "{message}");
+        assert!(message.contains("shop.* except shop.tmp"), "{message}");
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct ClaimCheck {
 }
 
 impl ClaimCheck {
-    /// Takes the claims of a chunk that was sent.
+    /// Adds the claims of a chunk that was sent.
     pub(super) fn take(&mut self, chunk: &Chunk) {
         let claimed = chunk
             .new_topics
@@ -38,7 +38,7 @@ impl ClaimCheck {
 }
 
 impl PublishLoop<'_> {
-    /// Checks claims against those of the other sources of the prefix.
+    /// Sets the reader of the claims of other sources, against which claims are checked.
     #[must_use]
     pub fn among(mut self, others: OtherClaims) -> Self {
         self.claims.others = Some(others);
@@ -58,18 +58,19 @@ impl PublishLoop<'_> {
         let Some((topic, owner)) = contested.first_key_value() else {
             return Ok(());
         };
-        let mut given_up = Chunk::default();
+        let mut withdrawn = Chunk::default();
         for topic in contested.keys() {
             let key = format!("topic/{topic}");
-            write_state(&key, &[], 0, &mut given_up);
+            write_state(&key, &[], 0, &mut withdrawn);
         }
-        self.publisher.send(&given_up)?;
+        self.publisher.send(&withdrawn)?;
         self.publisher.commit(&self.progress.record(position))?;
         Err(ProducerError::Usage(format!(
             "topic {topic} was claimed by source {owner:?} at the same time as by this one: two \
-             sources never share a topic. This one stops and has taken its claim back; it has sent \
-             entries up to {position}, and those of its last Kafka transaction are in the topic. \
-             Give this one its own --topic-prefix, or exclude the namespace from one of the two"
+             sources cannot share a topic. This source has withdrawn its claim and stops. It has \
+             sent entries up to {position}, and those of its last Kafka transaction are in the \
+             topic. Give this source its own --topic-prefix, or exclude the namespace from one of \
+             the two"
         )))
     }
 }

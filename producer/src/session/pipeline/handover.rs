@@ -17,10 +17,10 @@ const QUEUE_BYTES: usize = 48 << 20;
 pub struct Handover {
     full: SyncSender<Chunk>,
     empty: Receiver<Returned>,
-    /// Empty chunks to be filled again.
+    /// Empty chunks for reuse.
     spare: Vec<Chunk>,
     /// Number of bytes in chunks that the publisher has not returned.
-    under_way: usize,
+    unreturned_bytes: usize,
 }
 
 /// The publisher's end of the queues.
@@ -48,7 +48,7 @@ pub fn queues() -> (Handover, Intake) {
         full,
         empty,
         spare: Vec::new(),
-        under_way: 0,
+        unreturned_bytes: 0,
     };
     let intake = Intake {
         full: full_end,
@@ -64,7 +64,7 @@ impl Handover {
     /// # Errors
     /// [`ProducerError::Ended`] if the publisher has ended.
     pub fn hand_over(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
-        let gone = || ProducerError::Ended("publisher");
+        let gone = || ProducerError::Ended("the publisher ended");
         while let Ok(returned) = self.empty.try_recv() {
             self.take_back(returned);
         }
@@ -72,8 +72,8 @@ impl Handover {
         let bytes = chunk.arena.len();
         let sent = self.full.send(std::mem::replace(chunk, next));
         sent.map_err(|_| gone())?;
-        self.under_way += bytes;
-        while self.under_way > QUEUE_BYTES {
+        self.unreturned_bytes += bytes;
+        while self.unreturned_bytes > QUEUE_BYTES {
             let returned = self.empty.recv().map_err(|_| gone())?;
             self.take_back(returned);
         }
@@ -81,7 +81,7 @@ impl Handover {
     }
 
     fn take_back(&mut self, Returned { chunk, bytes }: Returned) {
-        self.under_way = self.under_way.saturating_sub(bytes);
+        self.unreturned_bytes = self.unreturned_bytes.saturating_sub(bytes);
         self.spare.push(chunk);
     }
 }

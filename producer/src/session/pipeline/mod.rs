@@ -1,4 +1,5 @@
-//! The pipeline of source, encoder and publisher: each runs in its own thread, joined by short queues.
+//! The pipeline of source, encoder and publisher. Each runs in its own thread; short queues connect
+//! them.
 
 mod claimed;
 mod handover;
@@ -79,7 +80,7 @@ pub fn encode(
     };
     match result {
         // The publisher reports its own error, and an interruption was requested.
-        Err(ProducerError::Ended("publisher") | ProducerError::Interrupted) => Ok(()),
+        Err(ProducerError::Ended("the publisher ended") | ProducerError::Interrupted) => Ok(()),
         result => result,
     }
 }
@@ -95,7 +96,8 @@ pub enum Until {
 
 impl Until {
     /// Returns the condition that the newest entry is committed; `None` if the saved position has
-    /// reached it. A position with an ordinal has not: a part of its entry is still to be sent.
+    /// reached it. A position with an ordinal has not reached it, because a part of its entry is
+    /// still to be sent.
     #[must_use]
     pub fn newest(newest: Position, saved: Option<Position>) -> Option<Self> {
         let until = Self::Reached(newest.ts);
@@ -120,7 +122,7 @@ impl Until {
 pub enum Outcome {
     /// Everything that was requested is committed.
     Done,
-    /// The queue was closed earlier. The chunks that came through it are committed.
+    /// The queue was closed before that. All chunks that were received from it are committed.
     Stopped,
 }
 
@@ -131,7 +133,7 @@ pub struct PublishLoop<'p> {
     pub publisher: Publisher,
     /// Metrics of the process.
     pub metrics: &'p Metrics,
-    /// Health, which the loop beats on every turn.
+    /// Health, to which the loop reports liveness in each iteration.
     pub health: &'p Health,
     /// The condition under which the loop ends.
     pub until: Until,
@@ -185,20 +187,20 @@ impl<'p> PublishLoop<'p> {
     /// # Errors
     /// The errors of [`Publisher::send`] and [`Publisher::commit`].
     pub fn run(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
-        self.turn(intake).map_err(|error| {
+        self.publish(intake).map_err(|error| {
             let error = self.publisher.explain(error);
             self.publisher.abort();
             error
         })
     }
 
-    fn turn(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
+    fn publish(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
         loop {
             self.health.beat();
             match intake.full.recv_timeout(self.patience()) {
                 Ok(chunk) => {
                     if let Some(silence) = &mut self.silence {
-                        silence.heard(self.metrics);
+                        silence.end(self.metrics);
                     }
                     self.take(&chunk)?;
                     intake.give_back(chunk);
@@ -206,7 +208,7 @@ impl<'p> PublishLoop<'p> {
                 Err(RecvTimeoutError::Timeout) => {
                     self.publisher.poll(Duration::ZERO)?;
                     if let Some(silence) = &mut self.silence {
-                        silence.goes_on(self.metrics, self.health);
+                        silence.check(self.metrics, self.health);
                     }
                     self.metrics.refresh();
                 }
@@ -244,7 +246,7 @@ impl<'p> PublishLoop<'p> {
         }
         if self.signal == Signal::CaughtUp && self.progress.unsaved().is_none() {
             self.metrics.caught_up();
-            self.works();
+            self.set_ready();
         }
         Ok(())
     }
@@ -282,12 +284,14 @@ impl<'p> PublishLoop<'p> {
         let is_caught_up = self.signal.is_caught_up();
         self.metrics
             .committed(position, self.progress.wall(), is_caught_up, took);
-        // Not before: what Kafka refuses, it refuses in each session.
-        self.works();
+        // The program is ready only after a commit, because a transaction that Kafka refuses fails
+        // in each session.
+        self.set_ready();
         self.check_claims(position)
     }
 
-    fn works(&self) {
+    /// Reports the program as ready, unless reads of the source fail.
+    fn set_ready(&self) {
         if self.metrics.source_answers() {
             self.health.set_ready(true, "");
         }

@@ -15,17 +15,17 @@ pub struct BeginsAt {
     pub unsaved: Option<Position>,
 }
 
-/// The place that the sent chunks reach, and the position that the last commit saved.
+/// The position that the sent chunks reach, and the position that the last commit saved.
 #[derive(Debug)]
 pub(super) struct Progress {
     saved: Option<Position>,
     /// The position that the next commit saves; `None` if the saved one is up to date.
     unsaved: Option<Position>,
-    /// The place in the source, with everything that is saved with its position.
+    /// The position that the sent chunks reach, with everything that is saved with it.
     reached: Reached,
-    /// The source is not done before the routing table has that version.
+    /// The version that the routing table must have before the stream is done.
     wanted_routing: u32,
-    /// The state topic holds the source's record, or the open transaction does.
+    /// True if the state topic or the open transaction contains the source's record.
     has_state: bool,
 }
 
@@ -43,23 +43,23 @@ impl Progress {
         }
     }
 
-    /// Sets the saved version of the routing table, and the one that is to come.
+    /// Sets the saved version of the routing table, and the wanted one.
     pub(super) fn set_routing(&mut self, saved: u32, wanted: u32) {
         self.reached.routing = saved;
         self.wanted_routing = wanted;
     }
 
-    /// Sets whether the state topic holds the source's record already.
+    /// Sets whether the state topic already contains the source's record.
     pub(super) const fn set_has_state(&mut self, has_state: bool) {
         self.has_state = has_state;
     }
 
-    /// Takes a chunk that was sent.
+    /// Advances to the end of a chunk that was sent.
     pub(super) fn take(&mut self, chunk: &Chunk) {
-        // The state topic is the first of all, and the source's record its first.
+        // The first new topic is the state topic, and its first record is the source's record.
         self.has_state |= !chunk.new_topics.is_empty();
         let reached = &chunk.reached;
-        // A full sync and a change of the routing send records, and the position stays.
+        // A full sync and a change of the routing send records without advancing the position.
         let moved = reached.position != self.unsaved.or(self.saved)
             || reached.routing != self.reached.routing
             || !chunk.is_without_records();
@@ -75,22 +75,22 @@ impl Progress {
         self.reached = Reached { wall, ..*reached };
     }
 
-    /// The position that the next commit saves.
+    /// Returns the position that the next commit saves.
     pub(super) const fn unsaved(&self) -> Option<Position> {
         self.unsaved
     }
 
-    /// The saved position.
+    /// Returns the saved position.
     pub(super) const fn saved(&self) -> Option<Position> {
         self.saved
     }
 
-    /// The source's clock at the position, milliseconds since 1970; 0 if unknown.
+    /// Returns the source's wall clock at the position, in milliseconds since 1970; 0 if unknown.
     pub(super) const fn wall(&self) -> i64 {
         self.reached.wall
     }
 
-    /// Returns true if the routing table has the version that is wanted.
+    /// Returns true if the routing table has the wanted version.
     pub(super) const fn has_routing(&self) -> bool {
         self.reached.routing >= self.wanted_routing
     }
@@ -101,7 +101,7 @@ impl Progress {
         self.unsaved = None;
     }
 
-    /// The record that saves a position.
+    /// Returns the record that saves a position.
     pub(super) fn record(&self, position: Position) -> PositionRecord {
         PositionRecord {
             reads: self.reached.reads,

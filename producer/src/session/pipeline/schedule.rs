@@ -1,8 +1,9 @@
-//! When a Kafka transaction is committed. Pure: the caller hands in the time.
+//! Decides when a Kafka transaction is committed. The caller passes the current time, so the
+//! decision is a pure function.
 //!
-//! Caught up, records are committed as soon as the source has nothing more, but not more often than each
-//! [`COMMIT_GAP`]. While catching up a transaction stays open longer, because a commit costs the broker
-//! time for each partition that the transaction touches.
+//! When the stream is caught up, records are committed as soon as the source has nothing more, but
+//! at most once per [`COMMIT_GAP`]. While the stream is catching up, a transaction stays open
+//! longer, because a commit costs the broker time for each partition that the transaction writes to.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,17 @@ use std::time::{Duration, Instant};
 const COMMIT_GAP: Duration = Duration::from_millis(10);
 /// Minimum duration of a transaction while catching up.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum duration for each partition that a transaction may write to: in each transaction the broker
-/// adds each partition again.
+/// Minimum duration for each partition that a transaction may write to, because each partition has to be
+/// added to each transaction again.
 const COMMIT_INTERVAL_EACH: Duration = Duration::from_millis(5);
-/// A transaction lasts at least this many times as long as the last commit took.
+/// Minimum duration of a transaction while catching up, as a multiple of the duration of the last
+/// commit.
 const COMMIT_COST_FACTOR: u32 = 10;
-/// No transaction is meant to last longer than this part of its timeout.
+/// Maximum duration of a transaction while catching up, as a part of its timeout: one in this many.
 const COMMIT_INTERVAL_PART: u32 = 4;
-/// Interval at which a position is saved that moved without records (no-ops, filtered entries).
+/// Interval at which a position is saved if it advances without records (no-ops, filtered entries).
 const POSITION_INTERVAL: Duration = Duration::from_secs(5);
-/// Interval at which the publisher serves deliveries and health while it waits.
+/// Interval at which the publisher serves delivery reports and reports liveness while it waits.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The open Kafka transaction.
@@ -29,17 +31,17 @@ pub(super) enum TransactionState {
     Closed,
     /// Records have been sent.
     Open {
-        /// When the first chunk with records was sent.
+        /// Time at which the first chunk with records was sent.
         since: Instant,
     },
 }
 
-/// The circumstances, beside the clock, that a commit depends on.
+/// The circumstances, other than the time, that a commit depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances {
-    /// The source has nothing more to give at the moment.
+    /// True if the source has nothing more at the moment.
     pub(super) is_idle: bool,
-    /// The end that was asked for is reached, or the source has ended.
+    /// True if the requested end is reached, or if the source has ended.
     pub(super) is_at_end: bool,
     /// Number of partitions that the transaction may write to.
     pub(super) partitions: u64,
@@ -47,7 +49,7 @@ pub(super) struct Circumstances {
     pub(super) timeout: Duration,
 }
 
-/// Decides when to commit.
+/// The schedule of commits.
 #[derive(Debug)]
 pub(super) struct Schedule {
     transaction: TransactionState,
@@ -57,7 +59,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of a session that has committed nothing yet.
+    /// Creates the schedule of a session that has committed nothing yet.
     pub(super) const fn new() -> Self {
         Self {
             transaction: TransactionState::Closed,
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_is_committed_when_the_source_has_nothing_more() {
+    fn an_open_transaction_is_committed_when_the_source_has_nothing_more() {
         let (mut schedule, begin) = (Schedule::new(), Instant::now());
         let idle = Circumstances {
             is_idle: true,
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_without_records_is_saved_now_and_then_and_at_the_end() {
+    fn a_position_without_records_is_saved_at_intervals_and_at_the_end() {
         let (mut schedule, begin) = (Schedule::new(), Instant::now());
         assert!(schedule.is_due(begin, &catching_up()), "nothing saved yet");
         schedule.committed(begin, millis(5));

@@ -18,7 +18,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Silence {
     limit: Duration,
-    heard: Instant,
+    last_event: Instant,
     is_reported: bool,
 }
 
@@ -26,28 +26,29 @@ impl Silence {
     pub(crate) fn new(limit: Duration) -> Self {
         Self {
             limit,
-            heard: Instant::now(),
+            last_event: Instant::now(),
             is_reported: false,
         }
     }
 
     /// Notes that an event arrived.
-    pub(crate) fn heard(&mut self, metrics: &Metrics) {
-        self.heard = Instant::now();
+    pub(crate) fn end(&mut self, metrics: &Metrics) {
+        self.last_event = Instant::now();
         if std::mem::take(&mut self.is_reported) {
             metrics.source_fails(false);
         }
     }
 
-    /// Notes that no event arrived. After the limit the program is not ready and its lag is unknown.
-    pub(crate) fn goes_on(&mut self, metrics: &Metrics, health: &Health) {
-        let since = self.heard.elapsed();
+    /// Checks the time since the last event. After the limit the program is not ready and its lag is
+    /// unknown.
+    pub(crate) fn check(&mut self, metrics: &Metrics, health: &Health) {
+        let since = self.last_event.elapsed();
         if since < self.limit || std::mem::replace(&mut self.is_reported, true) {
             return;
         }
         let reason = format!(
-            "nothing has come from the source for {} s, not even that it has nothing new: a read of \
-             the source gets no answer",
+            "no event from the source for {} s, not even a report that it has nothing new: a read \
+             of the source gets no answer",
             since.as_secs()
         );
         tracing::warn!("{reason}");
@@ -57,7 +58,7 @@ impl Silence {
 }
 
 impl PublishLoop<'_> {
-    /// Reports a live source that is silent. A dump on standard input may be silent at any time.
+    /// Enables the detection for a live source. A dump on standard input may be silent at any time.
     #[must_use]
     pub fn listening(mut self, is_live: bool) -> Self {
         self.silence = is_live.then(|| Silence::new(SILENT_AFTER));
@@ -70,19 +71,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silence_makes_the_program_unready_until_something_comes() {
+    fn a_silent_source_makes_the_program_unready_until_the_next_event() {
         let (metrics, health) = (Metrics::new().unwrap(), Health::default());
         health.set_ready(true, "");
         metrics.caught_up();
         let mut silence = Silence::new(Duration::from_secs(3600));
-        silence.goes_on(&metrics, &health);
+        silence.check(&metrics, &health);
         assert_eq!(health.ready(), Ok(()));
         silence.limit = Duration::ZERO;
-        silence.goes_on(&metrics, &health);
+        silence.check(&metrics, &health);
         assert!(health.ready().unwrap_err().contains("no answer"));
         assert!(!metrics.source_answers());
         assert_eq!(metrics.status("rs0")["caught_up"], false);
-        silence.heard(&metrics);
+        silence.end(&metrics);
         assert!(metrics.source_answers());
     }
 }

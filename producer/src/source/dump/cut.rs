@@ -73,8 +73,8 @@ impl Cut {
                 %open,
                 %first,
                 "the dump starts after the first entry of a transaction that was open at the end \
-                 of the last one. If it is committed in this dump, the stream stops there; then \
-                 give a dump that starts at or before that entry"
+                 of the previous dump. If the transaction is committed in this dump, the stream \
+                 stops at the commit; in that case, give a dump that starts at or before that entry"
             );
         }
     }
@@ -133,7 +133,7 @@ impl Cut {
         let (oldest, newest) = (text(self.first), text(self.last));
         tracing::info!(
             entries = self.entries,
-            from_the_start_on = self.wanted,
+            after_start = self.wanted,
             repeated = overlap.repeated,
             oldest,
             newest,
@@ -142,7 +142,7 @@ impl Cut {
         if overlap.rolled_back > 0 {
             tracing::warn!(
                 entries = overlap.rolled_back,
-                "entries were left out: a segment of a higher term proves that they were rolled back"
+                "entries were skipped: a segment of a higher term proves that they were rolled back"
             );
         }
         if let Some(oddity) = self.oddity() {

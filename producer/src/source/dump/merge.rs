@@ -1,11 +1,11 @@
 //! The entries of all segments of a dump, in the order of the oplog.
 //!
-//! Segments that were taken at different times, or from different members, may overlap. Their common
-//! entries are identical to the byte and are taken once. After a failover an older segment may also
-//! contain entries that were rolled back: entries of a lower term at and after the point where the
-//! histories diverge. A segment that contains this point and continues in a higher term proves it, and
-//! the entries are left out. Without such a proof it is unknown which entries were kept, and the dump
-//! is refused.
+//! Segments that were dumped at different times, or from different members, may overlap. Their
+//! common entries are identical to the byte, and only one copy is used. After a failover an older
+//! segment may also contain entries that were rolled back: entries of a lower term at and after the
+//! point where the histories diverge. A segment that contains this point and continues in a higher
+//! term proves this, and the entries are skipped. Without such a proof it is unknown which entries
+//! were kept, and the dump is refused.
 
 use std::collections::VecDeque;
 
@@ -35,7 +35,7 @@ pub(super) struct Waiting<'d> {
     pub(super) first: Option<Timestamp>,
 }
 
-/// Entries that were left out.
+/// Entries that were skipped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Overlap {
     /// Number of entries that several segments contain.
@@ -60,7 +60,7 @@ pub(super) struct Merge<'d> {
     newest: OpTime,
     newest_in: usize,
     overlap: Overlap,
-    /// The error that follows the entries already read.
+    /// The error to return after the entries that were read before it.
     failed: Option<ProducerError>,
 }
 
@@ -90,7 +90,7 @@ impl<'d> Merge<'d> {
         }
     }
 
-    /// Returns the number of entries left out so far.
+    /// Returns the number of entries skipped so far.
     pub(super) const fn overlap(&self) -> Overlap {
         self.overlap
     }
@@ -163,8 +163,8 @@ impl<'d> Merge<'d> {
             }
             if own.bytes != other.bytes {
                 return Err(ProducerError::Usage(format!(
-                    "the segments {} and {} have different entries at {}: they are not of one \
-                     replica set, or one of them was changed. Give the segments of one oplog",
+                    "the segments {} and {} have different entries at {}: they are not from one \
+                     replica set, or one of them was modified. Give the segments of one oplog",
                     own.reader.name(),
                     other.reader.name(),
                     own.next.at.ts
@@ -187,9 +187,9 @@ impl<'d> Merge<'d> {
             return Ok(false);
         };
         let mut proven = false;
-        let lacks_it =
+        let is_without =
             |other: &&Cursor| other.number != own.number && !shared_with.contains(&other.number);
-        for other in self.open.iter().filter(lacks_it) {
+        for other in self.open.iter().filter(is_without) {
             let shares = own.has_begun && other.has_begun;
             if other.next.at.term > own.next.at.term && other.has_begun {
                 proven = true;
@@ -200,15 +200,15 @@ impl<'d> Merge<'d> {
             let is_older_behind =
                 other.next.at.term < own.next.at.term && other.next.at.term != NO_TERM && !shares;
             if is_newer_at_once || is_older_behind {
-                return Err(parted(own, other));
+                return Err(diverged(own, other));
             }
         }
         let is_behind = own.next.at.term < self.newest.term && own.number != self.newest_in;
         if is_behind && !proven && own.first >= self.newest.ts {
             return Err(ProducerError::Usage(format!(
                 "the segment {} continues at {} in term {}, but the entries before it reach term \
-                 {} at {}: they are not of one replica set, or it was initiated again in between. \
-                 Send such segments one after the other, as separate sources",
+                 {} at {}: they are not from one replica set, or the set was initiated again in \
+                 between. Send such segments one after the other, as separate sources",
                 own.reader.name(),
                 own.next.at.ts,
                 own.next.at.term,
@@ -278,11 +278,11 @@ impl Cursor {
 }
 
 /// Returns the error for two segments that diverge before the point where both are readable.
-fn parted(own: &Cursor, other: &Cursor) -> ProducerError {
+fn diverged(own: &Cursor, other: &Cursor) -> ProducerError {
     ProducerError::Usage(format!(
         "the segments {} and {} have different histories at {} (terms {} and {}), and no segment \
-         begins before the point where they diverge: which entries were rolled back cannot be \
-         determined. Add a segment that begins earlier, or remove the one of the lower term",
+         starts before the point where they diverge, so it cannot be determined which entries were \
+         rolled back. Add a segment that starts earlier, or remove the one of the lower term",
         own.reader.name(),
         other.reader.name(),
         own.next.at.ts,

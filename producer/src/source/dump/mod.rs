@@ -2,13 +2,13 @@
 //! segments, or standard input.
 //!
 //! A dump is read once, from its start. If transactions may be open among the entries before the start,
-//! these entries are sent separately: the encoder keeps the parts of those transactions.
+//! these entries are sent separately: the encoder stores the parts of those transactions.
 //!
 //! | file | contents |
 //! | --- | --- |
 //! | `segment` | one file: plain or gzip, its documents |
 //! | `merge` | the entries of all files in order, each once, without those that were rolled back |
-//! | `cut` | the entries before the start, and the check of the saved position |
+//! | `cut` | the start of the stream within the dump, and the check of the saved position |
 
 mod cut;
 mod merge;

@@ -11,8 +11,8 @@ use oplog_relay_core::entry::Entry;
 
 use crate::error::ProducerError;
 
-/// Maximum size of an entry. The server's limit is 16 MiB and 16 KiB; the rest is margin for hand-made
-/// ones.
+/// Maximum size of an entry. The server's limit is 16 MiB and 16 KiB; the rest is a margin for handmade
+/// entries.
 const MAX_ENTRY: usize = 64 << 20;
 /// Magic number of gzip, and its only compression method.
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
@@ -90,7 +90,7 @@ impl SegmentReader {
         let length = usize::try_from(i32::from_le_bytes(prefix)).unwrap_or(0);
         if !(5..=MAX_ENTRY).contains(&length) {
             return Err(ProducerError::Undecodable(format!(
-                "{} has a document of {} bytes where 5 to {MAX_ENTRY} are possible",
+                "{} has a document of {} bytes; the valid range is 5 to {MAX_ENTRY}",
                 self.name,
                 i32::from_le_bytes(prefix)
             )));

@@ -7,11 +7,11 @@ use oplog_relay_runtime::mongo::{READ, in_time};
 
 use super::copies::Copy;
 use crate::error::ProducerError;
-use crate::source::full_sync::interleave::{Seam, now_ms, stretch_of};
+use crate::source::full_sync::interleave::{Seam, contents_of, now_ms};
 use crate::source::{Batch, Copied, SourceEvent, Work};
 
 impl Seam {
-    /// Reads each capped collection whole and in natural order, while the tail is held.
+    /// Reads each capped collection completely and in natural order, while the tail waits.
     pub(super) async fn read_capped(&mut self) -> Result<(), ProducerError> {
         let wanted = |copy: &Copy| {
             copy.is_named
@@ -57,12 +57,12 @@ impl Seam {
                 return Ok(());
             };
             let batch = batch.map(Batch::Reply);
-            let stretch = batch
+            let contents = batch
                 .as_ref()
-                .map(stretch_of)
+                .map(contents_of)
                 .transpose()?
                 .unwrap_or_default();
-            copy.count(stretch.documents, stretch.bytes);
+            copy.count(contents.documents, contents.bytes);
             if ended {
                 copy.record.stage = CopyStage::Reading;
             }

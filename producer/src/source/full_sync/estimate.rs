@@ -15,7 +15,7 @@ use super::{Options, window};
 use crate::error::{Gap, ProducerError};
 use crate::source::Batch;
 
-/// An oplog that is filled less than this, in percent, does not lose entries yet.
+/// An oplog whose size is below this percentage of its maximum does not drop entries yet.
 const FULL_PERCENT: u64 = 90;
 
 /// The size of what is copied, and the expected throughput.
@@ -75,7 +75,7 @@ impl Estimate {
         })
     }
 
-    /// Returns true if the oplog will have lost its current entries by the end of the copy.
+    /// Returns true if the oplog will have dropped its current entries before the copy ends.
     fn outlives_window(self) -> bool {
         let is_full = self.filled.is_none_or(|percent| percent >= FULL_PERCENT);
         let takes = self.takes().map_or(0, |takes| takes.seconds);
@@ -83,7 +83,7 @@ impl Estimate {
     }
 
     /// Logs the estimate, and warns if the copy takes longer than the oplog window.
-    pub(super) fn tell(self, collections: usize, position: Position) {
+    pub(super) fn log(self, collections: usize, position: Position) {
         let takes = self.takes();
         let takes = takes.map_or_else(|| "unknown".to_owned(), |takes| takes.to_string());
         tracing::info!(
@@ -94,16 +94,16 @@ impl Estimate {
             estimated_duration = takes,
             megabytes_per_second = self.rate.map_or(0, |rate| rate / 1_000_000),
             oplog_window = %self.window,
-            "full sync planned; the tail runs beside it"
+            "full sync planned; the tail runs at the same time"
         );
         if self.outlives_window() {
             tracing::warn!(
                 estimated_duration = takes,
                 oplog_window = %self.window,
-                "the full sync takes longer than the oplog window: nothing is lost while the tail \
-                 beside it keeps up (the log warns if it does not), but a stop of more than the \
-                 window before the end loses the position. Enlarge the oplog, or read faster \
-                 (--full-sync-readers, --full-sync-rate)"
+                "the full sync will take longer than the oplog window. Nothing is lost while the \
+                 tail keeps up (a warning is logged if it does not), but if the producer is down for \
+                 longer than the window before the full sync ends, the position is lost. Enlarge the \
+                 oplog, or read faster (--full-sync-readers, --full-sync-rate)"
             );
         }
     }
@@ -132,7 +132,7 @@ async fn measured(
     }
     let mut bytes = 0;
     while let Some(read) = reads.join_next().await {
-        let read = read.map_err(|_| ProducerError::Ended("a read"))??;
+        let read = read.map_err(|_| ProducerError::Ended("a task of the full sync ended"))??;
         bytes += read.map_or(0, |reply| Batch::Reply(reply).size());
     }
     Ok(rate_of(bytes, begun.elapsed()))
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_outlives_a_full_oplog_is_told() {
+    fn a_copy_that_takes_longer_than_the_oplog_window_is_reported() {
         let takes = |rate| estimate(rate, 0, None).takes().map(|takes| takes.seconds);
         assert_eq!(
             [takes(Some(10_000)), takes(Some(u64::MAX)), takes(None)],
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_bytes_a_second() {
+    fn a_rate_is_in_bytes_per_second() {
         assert_eq!(
             rate_of(5_000_000, Duration::from_millis(250)),
             Some(20_000_000)

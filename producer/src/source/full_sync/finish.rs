@@ -26,9 +26,9 @@ impl Seam {
         if ready.is_empty() {
             return Ok(());
         }
-        let before = self.see(&ready).await?;
+        let before = self.list_with_indexes(&ready).await?;
         self.tail_past_now().await?;
-        let after = self.see(&ready).await?;
+        let after = self.list_with_indexes(&ready).await?;
         for (key, seen) in after {
             if before.get(&key) == Some(&seen) {
                 match seen {
@@ -40,7 +40,10 @@ impl Seam {
         Ok(())
     }
 
-    async fn see(&self, keys: &[String]) -> Result<BTreeMap<String, Seen>, ProducerError> {
+    async fn list_with_indexes(
+        &self,
+        keys: &[String],
+    ) -> Result<BTreeMap<String, Seen>, ProducerError> {
         let mut all = BTreeMap::new();
         for copy in self
             .sync
@@ -73,14 +76,17 @@ impl Seam {
         };
         let work = last_work(&copy, &listed, indexes);
         let work = work.map_err(|error| {
-            ProducerError::Undecodable(format!("the definition of {}: {error}", listed.ns))
+            ProducerError::Undecodable(format!(
+                "the definition of {} is invalid: {error}",
+                listed.ns
+            ))
         })?;
         let record = &copy.record;
         tracing::info!(
             ns = listed.ns,
             documents = record.documents,
             bytes = record.bytes,
-            "copied"
+            "collection copied"
         );
         self.sync.metrics.full_sync.finished(record);
         let copied = Copied {

@@ -24,7 +24,7 @@ const TAIL_TURN: Duration = Duration::from_secs(3);
 /// Maximum duration of a turn of reads while the tail waits.
 const READ_TURN: Duration = Duration::from_secs(1);
 /// Interval between two checks for requests and of the oplog window.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Approximate number of bytes of a range.
 const RANGE_BYTES: u64 = 64 << 20;
 /// Maximum number of ranges of a collection.
@@ -47,9 +47,9 @@ pub struct Seam {
     is_idle: bool,
     /// The earliest time of the next read that the rate limit allows.
     next_read: Instant,
-    pub(crate) looked: Instant,
-    /// Requests that are planned.
-    pub(crate) taken: BTreeSet<String>,
+    pub(crate) last_check: Instant,
+    /// Requests whose copies are planned.
+    pub(crate) planned: BTreeSet<String>,
 }
 
 /// A read to be made.
@@ -89,8 +89,8 @@ impl Seam {
             next: None,
             is_idle: false,
             next_read: Instant::now(),
-            looked: Instant::now(),
-            taken: BTreeSet::new(),
+            last_check: Instant::now(),
+            planned: BTreeSet::new(),
         }
     }
 
@@ -107,16 +107,16 @@ impl Seam {
 
     async fn work(&mut self) -> Result<(), ProducerError> {
         self.begin().await?;
-        let mut told_end = false;
+        let mut is_end_sent = false;
         loop {
             if self.sync.copies.is_empty() {
                 self.sync.metrics.full_sync.done();
-                if self.sync.options.ends && !std::mem::replace(&mut told_end, true) {
+                if self.sync.options.ends && !std::mem::replace(&mut is_end_sent, true) {
                     self.send(SourceEvent::End).await?;
                 }
                 self.follow().await?;
             }
-            self.look().await?;
+            self.check_requests().await?;
             self.tail_turn(None).await?;
             self.name().await?;
             self.create().await?;
@@ -160,7 +160,7 @@ impl Seam {
         // The remaining operations of the entry at the position come first.
         while self.sync.position.ord > 0 {
             let event = next_event(&mut self.next, &mut self.tail).await;
-            self.hand_on(event.ok_or(ProducerError::Interrupted)?)
+            self.pass_on(event.ok_or(ProducerError::Interrupted)?)
                 .await?;
         }
         Ok(())
@@ -170,23 +170,23 @@ impl Seam {
         self.next.is_some() || !self.tail.is_empty()
     }
 
-    /// Passes on the tail until a copy is requested.
+    /// Passes on the events of the tail until a copy is requested.
     async fn follow(&mut self) -> Result<(), ProducerError> {
         while self.sync.copies.is_empty() {
             tokio::select! {
                 event = next_event(&mut self.next, &mut self.tail) => {
-                    self.hand_on(event.ok_or(ProducerError::Interrupted)?).await?;
+                    self.pass_on(event.ok_or(ProducerError::Interrupted)?).await?;
                 }
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 () = self.shutdown.wait() => return Err(ProducerError::Interrupted),
             }
-            self.look().await?;
+            self.check_requests().await?;
         }
         Ok(())
     }
 
-    /// Passes on the tail until it has nothing more, for a limited time; with a goal, until that is
-    /// reached.
+    /// Passes on the events of the tail until it has nothing more, for a limited time; with a goal,
+    /// until the goal is reached.
     pub(crate) async fn tail_turn(&mut self, goal: Option<Timestamp>) -> Result<(), ProducerError> {
         let end = tokio::time::Instant::now() + TAIL_TURN;
         loop {
@@ -203,12 +203,12 @@ impl Seam {
                 () = tokio::time::sleep_until(end), if goal.is_none() => return Ok(()),
                 event = next_event(&mut self.next, &mut self.tail) => event,
             };
-            self.hand_on(event.ok_or(ProducerError::Interrupted)?)
+            self.pass_on(event.ok_or(ProducerError::Interrupted)?)
                 .await?;
         }
     }
 
-    /// Passes on the tail up to the newest entry that the source has now.
+    /// Passes on the events of the tail up to the newest entry that the source has now.
     pub(crate) async fn tail_past_now(&mut self) -> Result<(), ProducerError> {
         let newest = self.sync.source.newest().await?;
         match newest {
@@ -217,7 +217,7 @@ impl Seam {
         }
     }
 
-    async fn hand_on(&mut self, event: SourceEvent) -> Result<(), ProducerError> {
+    async fn pass_on(&mut self, event: SourceEvent) -> Result<(), ProducerError> {
         match &event {
             SourceEvent::Batch(batch) => {
                 self.is_idle = false;
@@ -248,14 +248,14 @@ impl Seam {
         self.send(SourceEvent::Copied(Box::new(copied))).await
     }
 
-    /// Ends the copy of a collection that is gone: the tail contains its drop.
+    /// Ends the copy of a collection that no longer exists: the tail contains its drop.
     pub(crate) async fn close(&mut self, key: &str) -> Result<(), ProducerError> {
         let Some(copy) = self.sync.copies.remove(key) else {
             return Ok(());
         };
         tracing::info!(
             ns = copy.record.ns,
-            "the collection is gone: nothing is left to copy"
+            "the collection no longer exists, so nothing is left to copy"
         );
         self.sync.metrics.full_sync.finished(&copy.record);
         let copied = Copied {
@@ -269,7 +269,7 @@ impl Seam {
         self.send(SourceEvent::Copied(Box::new(copied))).await
     }
 
-    /// Reads documents while the tail is held.
+    /// Reads documents while the tail waits.
     async fn read_turn(&mut self) -> Result<(), ProducerError> {
         let begun = Instant::now();
         let from = self.sync.position.ts;
@@ -289,9 +289,14 @@ impl Seam {
                 open.spawn(read.make(source, from));
             }
             let Some(found) = self.next_found(&mut open).await? else {
-                return if waits { self.rest().await } else { Ok(()) };
+                return if waits {
+                    self.wait_for_rate().await
+                } else {
+                    Ok(())
+                };
             };
-            let found = found.map_err(|_| ProducerError::Ended("a read"))??;
+            let found =
+                found.map_err(|_| ProducerError::Ended("a task of the full sync ended"))??;
             self.take(found).await?;
         }
     }
@@ -316,12 +321,12 @@ impl Seam {
     }
 
     /// Waits until the rate limit allows the next read, or the tail has an event.
-    async fn rest(&mut self) -> Result<(), ProducerError> {
+    async fn wait_for_rate(&mut self) -> Result<(), ProducerError> {
         tokio::select! {
             () = tokio::time::sleep_until(self.next_read.into()) => Ok(()),
             () = self.shutdown.wait() => Err(ProducerError::Interrupted),
             event = next_event(&mut self.next, &mut self.tail) => {
-                self.hand_on(event.ok_or(ProducerError::Interrupted)?).await
+                self.pass_on(event.ok_or(ProducerError::Interrupted)?).await
             }
         }
     }
@@ -379,7 +384,11 @@ impl Seam {
             parts => self.sync.source.sample(&ns, from, parts * SAMPLES).await?,
         };
         let ranges = split(&smallest, samples, usize::try_from(parts).unwrap_or(1));
-        tracing::debug!(ns, ranges = ranges.len(), "the collection is split");
+        tracing::debug!(
+            ns,
+            ranges = ranges.len(),
+            "the collection was split into ranges"
+        );
         let Some(copy) = self.sync.copies.get_mut(key) else {
             return Ok(());
         };
@@ -406,24 +415,24 @@ impl Seam {
             Some(_) => {}
         }
         let batch = batch.map(Batch::Reply);
-        let stretch = batch
+        let contents = batch
             .as_ref()
-            .map(stretch_of)
+            .map(contents_of)
             .transpose()?
             .unwrap_or_default();
-        copy.count(stretch.documents, stretch.bytes);
-        let cut = stretch.documents >= u64::from(read.limit) || stretch.is_cut;
+        copy.count(contents.documents, contents.bytes);
+        let cut = contents.documents >= u64::from(read.limit) || contents.is_cut;
         let range = copy.ranges.get_mut(&read.number);
-        let goes_on = match (range, stretch.last) {
+        let continues = match (range, contents.last) {
             (Some(range), Some(last)) => range.advance(last) && cut,
             _ => false,
         };
-        if !goes_on {
+        if !continues {
             copy.ranges.remove(&read.number);
         }
         let saves = vec![copy.save_range(read.number), copy.save()];
         self.sync.metrics.full_sync.update(&copy.record);
-        self.pace(stretch.bytes);
+        self.pace(contents.bytes);
         let copied = Copied {
             ns: read.ns,
             ui: read.ui,
@@ -473,7 +482,7 @@ impl Read {
 
 /// The contents of a reply.
 #[derive(Debug, Default)]
-pub(crate) struct Stretch {
+pub(crate) struct Contents {
     pub(crate) documents: u64,
     pub(crate) bytes: u64,
     /// True if the reply had no room for more documents.
@@ -481,23 +490,23 @@ pub(crate) struct Stretch {
     last: Option<Id>,
 }
 
-pub(crate) fn stretch_of(batch: &Batch) -> Result<Stretch, ProducerError> {
-    let mut stretch = Stretch {
+pub(crate) fn contents_of(batch: &Batch) -> Result<Contents, ProducerError> {
+    let mut contents = Contents {
         is_cut: batch.is_cut()?,
-        ..Stretch::default()
+        ..Contents::default()
     };
     let mut last: Option<Document<'_>> = None;
     for document in batch.documents()? {
         let document = document.map_err(ProducerError::undecodable)?;
-        stretch.documents += 1;
-        stretch.bytes += u64::try_from(document.as_bytes().len()).unwrap_or_default();
+        contents.documents += 1;
+        contents.bytes += u64::try_from(document.as_bytes().len()).unwrap_or_default();
         last = Some(document);
     }
-    stretch.last = last
+    contents.last = last
         .map(Id::of)
         .transpose()
         .map_err(ProducerError::undecodable)?;
-    Ok(stretch)
+    Ok(contents)
 }
 
 fn last_of(batch: &Batch) -> Result<Option<Position>, ProducerError> {

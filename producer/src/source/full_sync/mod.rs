@@ -11,19 +11,19 @@
 //! # Names
 //!
 //! A collection is read by its name and identified by its UUID. The name that counts is the one at the
-//! position of the tail. A start position is taken between two equal lists of collections. Later, a
+//! position of the tail. A start position is read between two equal lists of collections. Later, a
 //! name is known if the source reported it both before and after the tail passed one point. After each
 //! read the collection is looked up again: if it was renamed, the read is discarded and the tail passes
 //! the rename first; if it is gone, its ranges are closed, because the tail contains the drop.
 //!
 //! # Order
 //!
-//! All collections are created (at the start position, before the tail), then read, the largest first,
-//! in ranges of `_id` by several readers. Each read is one query of some megabytes, so no cursor can be
-//! lost. Indexes follow the documents: when a collection is read, the tail moves past that time, and
-//! the indexes that the source reports both before and after it are sent. The tail's own index builds
-//! of a collection are left out until then. Views come last. A capped collection is read in natural
-//! order by one cursor in one turn; a time series as its buckets.
+//! All collections are created (at the start position, before the tail), then read, the largest
+//! first, in ranges of `_id` by several readers. Each read is one query of some megabytes, so no
+//! cursor can be lost. Indexes follow the documents: when a collection is read, the tail moves past
+//! that time, and the indexes that the source reports both before and after it are sent. Until then,
+//! the index builds in the tail are skipped for this collection. Views come last. A capped
+//! collection is read in natural order by one cursor in one turn; a time series as its buckets.
 //!
 //! # Saved state
 //!
@@ -61,8 +61,8 @@ use estimate::Estimate;
 
 /// Pause between two lists of collections that change while the start is determined.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Maximum number of such attempts.
-const LOOKS: u32 = 50;
+/// Maximum number of attempts to determine the start.
+const ATTEMPTS: u32 = 50;
 
 /// The options of a full sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +96,8 @@ pub struct FullSync {
     pub metrics: Arc<Metrics>,
 }
 
-/// Determines the start position of the tail, and the collections that exist at that position: it lies
-/// between two equal lists.
+/// Determines the start position of the tail, and the collections that exist at that position. The
+/// position is read between two equal lists of collections.
 ///
 /// # Errors
 /// [`ProducerError::Usage`] for a source without an entry, or whose collections change continuously.
@@ -112,7 +112,7 @@ pub async fn note_start(
             .map(|listed| (listed.ns.clone(), listed.ui))
             .collect()
     };
-    for _ in 0..LOOKS {
+    for _ in 0..ATTEMPTS {
         let before = source.list(filter).await?;
         let newest = newest_of_majority(client).await?.ok_or_else(|| {
             ProducerError::Usage(
@@ -154,7 +154,7 @@ impl FullSync {
             copies.add(Copy::planned(&listed, size));
         }
         let estimate = Estimate::make(&source, copies.iter(), position, options).await?;
-        estimate.tell(copies.len(), position);
+        estimate.log(copies.len(), position);
         Ok(Self {
             source,
             copies,

@@ -55,7 +55,7 @@ impl Seam {
         Ok(names)
     }
 
-    /// Sends the commands that create collections which were requested since the start.
+    /// Sends the commands that create the collections that were requested since the start.
     pub(super) async fn create(&mut self) -> Result<(), ProducerError> {
         let planned = |copy: &Copy| copy.is_named && copy.record.stage == CopyStage::Planned;
         for key in self.sync.copies.keys_of(planned) {
@@ -84,9 +84,9 @@ impl Seam {
         let (_, name) = split_ns(&ns);
         let mut command = bson::doc! { "create": name };
         command.extend(listed.options);
-        let command = command
-            .to_vec()
-            .map_err(|error| ProducerError::Undecodable(format!("the options of {ns}: {error}")))?;
+        let command = command.to_vec().map_err(|error| {
+            ProducerError::Undecodable(format!("the options of {ns} are invalid: {error}"))
+        })?;
         let copied = Copied {
             ns,
             ui,

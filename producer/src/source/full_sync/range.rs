@@ -1,8 +1,8 @@
 //! Ranges of `_id`, each read by one query on an interval of one type.
 //!
-//! A server compares by `$gt` and similar operators only values of the type of the operand (all numbers
-//! are one type, as are strings and symbols). So a collection with `_id`s of several types has ranges
-//! of each: a range starts at the smallest `_id` of a type, and the last one of a type has no end.
+//! `$gt` and similar operators match only values of the operand's type (all numbers are one type, as are
+//! strings and symbols). So a collection with `_id`s of several types has ranges of each type: a range
+//! starts at the smallest `_id` of a type, and the last one of a type has no end.
 //! Documents that are added below a type's smallest `_id`, or with a new type, are in the oplog.
 //!
 //! Some types have a single value (MinKey, null, MaxKey), and NaN is a number that no comparison finds:
@@ -179,8 +179,8 @@ impl Range {
     }
 }
 
-/// Splits a collection. `smallest` contains the smallest `_id` of each of its types, `samples` some of
-/// its `_id`s; each type is split into at most `parts` ranges.
+/// Splits a collection into ranges. `smallest` contains the smallest `_id` of each type in the
+/// collection, and `samples` some of its `_id`s. Each type is split into at most `parts` ranges.
 #[must_use]
 pub(super) fn split(smallest: &[Id], mut samples: Vec<Id>, parts: usize) -> Vec<Range> {
     samples.sort_unstable();

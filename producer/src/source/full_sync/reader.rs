@@ -27,7 +27,8 @@ const NO_COLLECTION: i32 = 26;
 const UNKNOWN: [i32; 4] = [2, 59, 238, 40324];
 /// Number of attempts of a query before the session fails.
 const ATTEMPTS: u32 = 5;
-/// Types in their order, with their names in queries; those of one line compare by value.
+/// Names of the BSON types in queries, in the sort order of the types. Types on one line are compared by
+/// value.
 const TYPES: &[&[&str]] = &[
     &["minKey"],
     &["undefined"],
@@ -63,8 +64,8 @@ pub struct Listed {
 #[derive(Debug, Clone)]
 pub struct SourceReader {
     client: Client,
-    /// True if the server orders reads after writes (`afterClusterTime`), as every `mongod` of a set
-    /// does.
+    /// True if the server supports causally consistent reads (`afterClusterTime`), as every `mongod`
+    /// of a replica set does.
     causal: bool,
 }
 
@@ -153,7 +154,7 @@ impl SourceReader {
         }
         for filter in filters {
             let found = self
-                .persist(ANSWER, || self.list_database(db, filter.clone()))
+                .retry(ANSWER, || self.list_database(db, filter.clone()))
                 .await?;
             for described in &found {
                 // A server that does not support the second filter may return everything.
@@ -176,28 +177,30 @@ impl SourceReader {
     /// [`ProducerError::Source`].
     pub async fn indexes(&self, ns: &str) -> Result<Vec<Typed>, ProducerError> {
         let (db, name) = split_ns(ns);
-        let ask = || async {
+        let query = || async {
             match self.rows(db, doc! { "listIndexes": name }).await {
                 Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(Vec::new()),
                 found => found,
             }
         };
-        let found = self.persist(ANSWER, ask).await?;
-        let is_own = |index: &Typed| {
+        let found = self.retry(ANSWER, query).await?;
+        let is_copied = |index: &Typed| {
             // An index that is being built is sent at the commit of its build.
             !index.contains_key("buildUUID")
                 && index.get_str("name").ok() != Some("_id_")
                 && !is_set(index, "clustered")
         };
         // Every server uses version 2 if none is given.
-        let said =
+        let is_needed =
             |name: &str, value: &Bson| name != "ns" && (name != "v" || value != &Bson::Int32(2));
-        let own = found.into_iter().filter(is_own);
-        let own = own.map(|index| {
+        let copied = found.into_iter().filter(is_copied);
+        let copied = copied.map(|index| {
             let fields = index.into_iter();
-            fields.filter(|(name, value)| said(name, value)).collect()
+            fields
+                .filter(|(name, value)| is_needed(name, value))
+                .collect()
         });
-        Ok(own.collect())
+        Ok(copied.collect())
     }
 
     /// Returns the number of documents and bytes of a collection, 0 if the server does not report them.
@@ -270,7 +273,7 @@ impl SourceReader {
         };
         let mut command = Vec::new();
         self.write(&find, from, &mut command)?;
-        let asked = self.persist(READ, || self.first_batch(db, &command));
+        let asked = self.retry(READ, || self.first_batch(db, &command));
         let Some(batch) = asked.await? else {
             return Ok(None);
         };
@@ -305,7 +308,7 @@ impl SourceReader {
         };
         let mut command = Vec::new();
         self.write(&aggregate, from, &mut command)?;
-        let asked = self.persist(READ, || self.first_batch(db, &command));
+        let asked = self.retry(READ, || self.first_batch(db, &command));
         let batch = match asked.await {
             Ok(batch) => batch,
             Err(ProducerError::Source(error))
@@ -314,7 +317,7 @@ impl SourceReader {
                 tracing::debug!(
                     reason = mongo::error_text(&error),
                     ns,
-                    "the server does not support $sample: one range"
+                    "the server does not support $sample, so the collection is one range"
                 );
                 None
             }
@@ -359,13 +362,13 @@ impl SourceReader {
         find.nested("sort", kind::DOCUMENT, |sort| {
             sort.int32("_id", 1);
         });
-        // With one more than the limit the server knows that nothing follows, and keeps no cursor. With
-        // `singleBatch` it would not report whether it left something out.
+        // With a batch size above the limit, the server detects that nothing follows and keeps no
+        // cursor. With `singleBatch` it would not report whether it omitted documents.
         find.int64("limit", limit.into())
             .int64("batchSize", i64::from(limit) + 1);
         self.write_concern(&mut find, from);
         find.finish();
-        self.persist(READ, || self.first_batch(db, &command)).await
+        self.retry(READ, || self.first_batch(db, &command)).await
     }
 
     /// Opens a cursor on all documents of a collection in natural order.
@@ -392,7 +395,7 @@ impl SourceReader {
         find.int64("batchSize", limit.into());
         self.write_concern(&mut find, from);
         find.finish();
-        self.persist(READ, || self.cursor(db, &command, Some(limit)))
+        self.retry(READ, || self.cursor(db, &command, Some(limit)))
             .await
     }
 
@@ -403,7 +406,7 @@ impl SourceReader {
         out: &mut Vec<u8>,
     ) -> Result<(), ProducerError> {
         let typed = typed.to_vec().map_err(|error| {
-            ProducerError::Undecodable(format!("a query to the source: {error}"))
+            ProducerError::Undecodable(format!("a query to the source cannot be encoded: {error}"))
         })?;
         let typed = Document::new(&typed).map_err(ProducerError::undecodable)?;
         let mut command = DocumentBuilder::start(out);
@@ -448,18 +451,18 @@ impl SourceReader {
     }
 
     /// Retries a few times while the source cannot be reached, but not after `limit`.
-    async fn persist<T, F>(&self, limit: Duration, ask: impl Fn() -> F) -> Result<T, ProducerError>
+    async fn retry<T, F>(&self, limit: Duration, query: impl Fn() -> F) -> Result<T, ProducerError>
     where
         F: Future<Output = Driver<T>>,
     {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let asked = async {
             loop {
-                match ask().await {
+                match query().await {
                     Err(error) if mongo::is_transient(&error) && backoff.attempts() < ATTEMPTS => {
                         tracing::debug!(
                             reason = mongo::error_text(&error),
-                            "the query is sent to the source again"
+                            "a query to the source failed, retrying"
                         );
                         tokio::time::sleep(backoff.next_delay()).await;
                     }
@@ -495,8 +498,8 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
         "timeseries" if is_there(&format!("system.buckets.{name}")) => return Ok(None),
         "timeseries" => {
             return Err(ProducerError::Usage(format!(
-                "{ns} is a time series that does not show its buckets; a full sync cannot copy \
-                 it. Exclude it with --exclude-namespaces"
+                "{ns} is a time series collection whose buckets the server does not list; a full \
+                 sync cannot copy it. Exclude it with --exclude-namespaces"
             )));
         }
         _ if is_set(&options, "capped") => CopyKind::Capped,

@@ -13,20 +13,20 @@ use super::reader::Listed;
 use super::window;
 use crate::error::ProducerError;
 use crate::source::Save;
-use crate::source::full_sync::interleave::{LOOK_EVERY, Seam};
+use crate::source::full_sync::interleave::{CHECK_INTERVAL, Seam};
 
 /// A query, and the collections that it applies to.
 type Wanted = (Option<Vec<u8>>, Vec<Listed>);
 
 impl Seam {
-    /// Checks for requests, and the oplog window.
-    pub(super) async fn look(&mut self) -> Result<(), ProducerError> {
-        if self.looked.elapsed() < LOOK_EVERY {
+    /// Checks for requests, and checks the oplog window.
+    pub(super) async fn check_requests(&mut self) -> Result<(), ProducerError> {
+        if self.last_check.elapsed() < CHECK_INTERVAL {
             return Ok(());
         }
-        self.looked = Instant::now();
+        self.last_check = Instant::now();
         if !self.sync.copies.is_empty() {
-            self.look_at_window().await?;
+            self.check_window().await?;
         }
         let Some(mut requests) = self.sync.requests.take() else {
             return Ok(());
@@ -41,10 +41,10 @@ impl Seam {
 
     async fn plan_all(&mut self, state: &State) -> Result<(), ProducerError> {
         // The deletion of a request that was accepted may not be committed yet.
-        self.taken
+        self.planned
             .retain(|number| state.requests.contains_key(number));
         let open = state.requests.iter();
-        let open = open.filter(|(number, _)| !self.taken.contains(*number));
+        let open = open.filter(|(number, _)| !self.planned.contains(*number));
         for (number, request) in open.collect::<Vec<_>>() {
             self.plan(number, request, state).await?;
         }
@@ -52,7 +52,7 @@ impl Seam {
     }
 
     /// Warns if the oplog could lose the tail's position.
-    async fn look_at_window(&self) -> Result<(), ProducerError> {
+    async fn check_window(&self) -> Result<(), ProducerError> {
         let source = &self.sync.source;
         let left = window(source.client(), self.sync.position).await?;
         let whole = match source.newest().await? {
@@ -63,15 +63,15 @@ impl Seam {
             tracing::warn!(
                 %left,
                 oplog_window = %whole,
-                "the tail falls behind beside the full sync: limit it (--full-sync-rate), or \
-                 enlarge the oplog"
+                "the tail falls behind during the full sync: limit the full sync \
+                 (--full-sync-rate), or enlarge the oplog"
             );
         }
         Ok(())
     }
 
-    /// Plans a requested copy. The request is deleted with the plan; it waits while one of its
-    /// collections is being copied for another one.
+    /// Plans a requested copy. The request is deleted when the plan is saved. It waits while one of its
+    /// collections is being copied for another request.
     async fn plan(
         &mut self,
         number: &str,
@@ -85,7 +85,7 @@ impl Seam {
         let (query, wanted) = match self.wanted(request).await {
             Err(ProducerError::Usage(reason)) => {
                 tracing::error!(number, reason, "a requested full sync is rejected");
-                self.taken.insert(number.to_owned());
+                self.planned.insert(number.to_owned());
                 return self.send_saves(saves).await;
             }
             wanted => wanted?,
@@ -95,7 +95,11 @@ impl Seam {
             let size = self.sync.source.size(&listed.ns).await;
             let mut copy = Copy::planned(&listed, size);
             if self.sync.copies.get_mut(&copy.key).is_some() {
-                tracing::debug!(number, ns = listed.ns, "waits for the end of another copy");
+                tracing::debug!(
+                    number,
+                    ns = listed.ns,
+                    "a full sync request waits until another copy of the collection ends"
+                );
                 return Ok(());
             }
             let routes = &state.routes;
@@ -111,13 +115,13 @@ impl Seam {
         let (source, position) = (&self.sync.source, self.sync.position);
         let options = self.sync.options;
         let estimate = Estimate::make(source, planned.iter(), position, options).await?;
-        estimate.tell(planned.len(), position);
+        estimate.log(planned.len(), position);
         for copy in planned {
             self.sync.metrics.full_sync.update(&copy.record);
             saves.push(copy.save());
             self.sync.copies.add(copy);
         }
-        self.taken.insert(number.to_owned());
+        self.planned.insert(number.to_owned());
         self.send_saves(saves).await
     }
 
@@ -131,7 +135,7 @@ impl Seam {
         listed.retain(|listed| wanted.passes(&listed.ns));
         if listed.is_empty() {
             return Err(ProducerError::Usage(format!(
-                "the source has no collection that matches {} and that this stream reads",
+                "no collection of the source matches both {} and the namespaces of this stream",
                 request.namespaces.join(", ")
             )));
         }
@@ -139,7 +143,8 @@ impl Seam {
         Ok((query, listed))
     }
 
-    /// Checks that the source accepts a filter: one that it refuses would end every later session.
+    /// Checks that the source accepts a filter. A filter that the source rejects would end every later
+    /// session.
     async fn check_filter(
         &self,
         filter: Option<&[u8]>,
@@ -157,14 +162,14 @@ impl Seam {
         query.finish();
         let (source, from) = (&self.sync.source, self.sync.position.ts);
         for Listed { ns, .. } in listed.iter().filter(|it| it.kind != CopyKind::View) {
-            let asked = source.documents(ns, filter, Some(&nothing), 1, from);
-            match asked.await {
+            let read = source.documents(ns, filter, Some(&nothing), 1, from);
+            match read.await {
                 Err(ProducerError::Source(error)) if !is_transient(&error) => {
                     return Err(ProducerError::Usage(format!(
                         "the source rejects the filter for {ns}: {error}"
                     )));
                 }
-                asked => drop(asked?),
+                read => drop(read?),
             }
         }
         Ok(())

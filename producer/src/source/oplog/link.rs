@@ -12,7 +12,7 @@ pub struct OpTime {
     pub term: i64,
 }
 
-/// The fields of an entry that going back along a chain needs.
+/// The fields of an entry that are needed to follow its chain backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
     /// Optime of the entry.

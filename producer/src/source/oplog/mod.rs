@@ -1,8 +1,8 @@
 //! Reads `local.oplog.rs` of a replica-set member, also through a port-forward.
 //!
-//! The source only receives reads: one `find` and its `getMore`s on the oplog ([`Tail`]), single
-//! entries of transactions by their time, `hello`, and at start a few reads in `local`. Managed
-//! services allow all of these, and nothing is written.
+//! The producer only reads from the source: one `find` and its `getMore`s on the oplog ([`Tail`]),
+//! single entries of transactions by their time, `hello`, and at start a few reads in `local`.
+//! Managed services allow all of these reads.
 
 pub mod link;
 mod tail;
@@ -141,8 +141,8 @@ impl Oplog {
         found.map(|raw| position_of(raw.as_bytes())).transpose()
     }
 
-    /// Reads the link of the entry at an optime: its operations stay at the server. `None` if the entry
-    /// is gone, or another one is in its place.
+    /// Reads the link of the entry at an optime, without its operations. Returns `None` if the entry no
+    /// longer exists, or if another entry has its time.
     ///
     /// # Errors
     /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog starts before it.
@@ -157,7 +157,7 @@ impl Oplog {
         Ok((link.at == at).then_some(link))
     }
 
-    /// Returns the bytes of the entry at an optime. `None` as with [`Oplog::link`].
+    /// Returns the bytes of the entry at an optime, or `None` as for [`Oplog::link`].
     ///
     /// # Errors
     /// The errors of [`Oplog::link`].
@@ -189,12 +189,13 @@ impl Oplog {
             match in_time(limit, look_up()).await {
                 Err(error) if mongo::is_late(&error) && limit < SCAN => {
                     let reason = mongo::error_text(&error);
-                    tracing::warn!(reason, ts = %at.ts, "the entry is requested from the source again");
+                    tracing::warn!(reason, ts = %at.ts, "reading an entry timed out, retrying");
                 }
                 found => break found.map_err(ProducerError::Source)?,
             }
         };
-        // The query may have been sent to another member than the tail's, which lags behind it.
+        // The query may have been sent to another member than the one of the tail, and that member
+        // may lag behind.
         if found.is_none() && self.oldest().await?.is_none_or(|oldest| oldest.ts <= at.ts) {
             return Err(ProducerError::Behind(at.ts));
         }

@@ -17,10 +17,10 @@ use crate::source::{Batch, SourceEvent, StartAt};
 
 /// Time without a reply after which a new cursor counts as idle.
 const IDLE_AFTER: Duration = Duration::from_millis(5);
-/// Size at which a reply counts as full, as does one of `BATCH_ENTRIES` entries: another one follows,
-/// however slowly. A smaller reply contained everything.
+/// Size at which a reply counts as full, as does a reply of `BATCH_ENTRIES` entries: another reply
+/// follows, however slowly. A smaller reply contained everything.
 const FULL_REPLY: usize = 4 << 20;
-/// Time without a reply, not even an empty batch, after which a server counts as gone.
+/// Time without a reply, not even an empty batch, after which a server counts as unreachable.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
 /// Interval at which the set is queried for its majority commit point, while the tail has no entries.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ enum Member {
 }
 
 /// The result of waiting for a cursor.
-enum Said {
+enum Waited {
     /// A reply, which may be empty.
     Reply(Batch),
     /// No reply for too long, or the receiver is gone: the cursor is closed.
@@ -50,7 +50,7 @@ enum Said {
 enum Reply {
     /// No entries.
     Nothing,
-    /// None, because another member is read from now on and the cursor is closed.
+    /// No entries, because another member is read from now on and the cursor is closed.
     OtherMember,
     /// Entries that follow those that were sent.
     Entries {
@@ -81,13 +81,13 @@ pub struct Tail {
     /// True if the source has not replied since it failed.
     failed: bool,
     behind: Behind,
-    /// The meaning of an empty reply; `None` until the server was queried for it.
-    rest: Option<Rest>,
+    /// The meaning of an empty reply; `None` until the server has been queried about it.
+    empty_reply: Option<EmptyReply>,
 }
 
 /// The meaning of an empty reply of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
+enum EmptyReply {
     /// The set may have more entries; the empty reply is compared with its majority commit point.
     OfMember,
     /// The server reports no majority to compare with, and its cursors end where those of other servers
@@ -95,7 +95,7 @@ enum Rest {
     OfAll,
 }
 
-impl Rest {
+impl EmptyReply {
     const fn of(majority: Option<Timestamp>) -> Self {
         match majority {
             Some(_) => Self::OfMember,
@@ -132,7 +132,7 @@ impl Tail {
             inclusive,
             failed: false,
             behind: Behind::default(),
-            rest: None,
+            empty_reply: None,
         };
         if let StartAt::After(_) | StartAt::At(_) = start {
             tail.check_not_rolled_over().await?;
@@ -158,7 +158,7 @@ impl Tail {
             tracing::warn!(
                 from = %self.from,
                 oldest = %oldest.ts,
-                "the oplog of the member that was read starts after the position, that of the \
+                "the oplog of the member that was read starts after the position, but that of the \
                  primary does not: the primary is read from now on"
             );
             self.oplog = primary;
@@ -199,7 +199,7 @@ impl Tail {
                         return Err(ProducerError::Source(error));
                     }
                     let reason = mongo::error_text(&error);
-                    tracing::warn!(reason, from = %self.from, "the source failed, the tail is reopened");
+                    tracing::warn!(reason, from = %self.from, "the source failed; the tail is reopened");
                     self.failed = true;
                     failing(Some(&reason));
                     if !backoff.sleep(shutdown).await {
@@ -212,6 +212,14 @@ impl Tail {
         Ok(())
     }
 
+    async fn meaning_of_empty_reply(&mut self) -> Result<EmptyReply, ProducerError> {
+        if let Some(known) = self.empty_reply {
+            return Ok(known);
+        }
+        let majority = self.oplog.majority().await?;
+        Ok(*self.empty_reply.insert(EmptyReply::of(majority)))
+    }
+
     /// Follows one cursor, from opening to its end.
     async fn follow(
         &mut self,
@@ -221,26 +229,23 @@ impl Tail {
         failing: &impl Fn(Option<&str>),
     ) -> Result<(), ProducerError> {
         let mut cursor = self.oplog.open(self.from).await?;
-        let rest = match self.rest {
-            Some(rest) => rest,
-            None => *self.rest.insert(Rest::of(self.oplog.majority().await?)),
-        };
+        let empty_reply = self.meaning_of_empty_reply().await?;
         let mut first = true;
-        let mut told_idle = false;
+        let mut is_idle_sent = false;
         let mut is_caught_up = false;
         loop {
             let idle_after = if first { IDLE_AFTER } else { AWAIT };
-            let said = self.wait(&mut cursor, idle_after, &mut told_idle, events, failing);
-            let said = tokio::select! {
+            let waited = self.wait(&mut cursor, idle_after, &mut is_idle_sent, events, failing);
+            let waited = tokio::select! {
                 biased;
-                said = said => said?,
+                waited = waited => waited?,
                 () = shutdown.wait() => return Ok(()),
             };
-            let batch = match said {
-                Said::Reply(batch) => batch,
-                Said::Nothing => return Ok(()),
+            let batch = match waited {
+                Waited::Reply(batch) => batch,
+                Waited::Nothing => return Ok(()),
                 // The server closed the cursor: the oplog is empty or was dropped.
-                Said::End => return self.reopen(backoff, shutdown).await,
+                Waited::End => return self.reopen(backoff, shutdown).await,
             };
             if std::mem::replace(&mut self.failed, false) {
                 failing(None);
@@ -269,7 +274,7 @@ impl Tail {
             };
             first = false;
             // Under a steady load every reply has entries, so a cursor is never idle.
-            told_idle = !is_full;
+            is_idle_sent = !is_full;
             is_caught_up = false;
             self.behind = Behind::default();
             backoff.reset();
@@ -277,22 +282,22 @@ impl Tail {
             self.from = last.ts;
             self.inclusive = false;
             if events.send(SourceEvent::Batch(batch)).await.is_err()
-                || (told_idle && events.send(rest.event()).await.is_err())
+                || (is_idle_sent && events.send(empty_reply.event()).await.is_err())
             {
                 return Ok(());
             }
         }
     }
 
-    /// Waits for the next reply of a cursor. Idleness is passed on once.
+    /// Waits for the next reply of a cursor, and sends [`SourceEvent::Idle`] once if it takes long.
     async fn wait(
         &mut self,
         cursor: &mut RawBatchCursor,
         idle_after: Duration,
-        told_idle: &mut bool,
+        is_idle_sent: &mut bool,
         events: &Sender<SourceEvent>,
         failing: &impl Fn(Option<&str>),
-    ) -> Result<Said, ProducerError> {
+    ) -> Result<Waited, ProducerError> {
         let next = cursor.next();
         tokio::pin!(next);
         loop {
@@ -300,21 +305,21 @@ impl Tail {
                 biased;
                 batch = &mut next => {
                     let Some(batch) = batch else {
-                        return Ok(Said::End);
+                        return Ok(Waited::End);
                     };
-                    return Ok(Said::Reply(Batch::Reply(batch.map_err(ProducerError::Source)?)));
+                    return Ok(Waited::Reply(Batch::Reply(batch.map_err(ProducerError::Source)?)));
                 }
-                () = tokio::time::sleep(SILENT_AFTER), if *told_idle => {
-                    let reason = "the source does not respond, the tail is reopened";
+                () = tokio::time::sleep(SILENT_AFTER), if *is_idle_sent => {
+                    let reason = "the source does not respond; the tail is reopened";
                     tracing::warn!(reason);
                     self.failed = true;
                     failing(Some(reason));
-                    return Ok(Said::Nothing);
+                    return Ok(Waited::Nothing);
                 }
-                () = tokio::time::sleep(idle_after), if !*told_idle => {
-                    *told_idle = true;
+                () = tokio::time::sleep(idle_after), if !*is_idle_sent => {
+                    *is_idle_sent = true;
                     if events.send(SourceEvent::Idle).await.is_err() {
-                        return Ok(Said::Nothing);
+                        return Ok(Waited::Nothing);
                     }
                 }
             }
@@ -343,9 +348,9 @@ impl Tail {
         let since = *behind.since.get_or_insert_with(Instant::now);
         if since.elapsed() >= LAGGING_AFTER && !std::mem::replace(&mut behind.is_reported, true) {
             let reason = format!(
-                "the member of the source that is read has returned nothing after {} for {} s, \
-                 although its set has later entries: it is delayed, stopped, or cut off from the \
-                 others",
+                "the member of the source that is read has returned no entries after {} for {} s, \
+                 although its replica set has later ones: it is a delayed member, no longer \
+                 replicates, or is disconnected from the other members",
                 self.from,
                 LAGGING_AFTER.as_secs()
             );

@@ -86,7 +86,7 @@ impl Drop for File {
 }
 
 #[test]
-fn defaults_hold_where_nothing_is_given() {
+fn defaults_apply_where_nothing_is_given() {
     let replay = replay("replay --target t", &[("HOME", "/root")]);
     assert_eq!(
         (replay.partitions, replay.wait),
@@ -146,7 +146,7 @@ fn flag_over_environment_over_file_over_default() {
 }
 
 #[test]
-fn the_command_line_can_undo_a_switch_of_the_file() {
+fn the_command_line_can_unset_a_switch_of_the_file() {
     let file = File::new("switch", "dry_run = true\ntarget = \"t\"");
     assert!(!replay(&format!("replay {} --dry-run=false", file.flag()), &[]).dry_run);
     assert!(replay("replay --target t --dry-run", &[]).dry_run);
@@ -196,7 +196,7 @@ fn every_fault_is_reported_with_its_place_and_without_its_value() {
 }
 
 #[test]
-fn a_key_of_another_subcommand_is_left_alone() {
+fn a_key_of_another_subcommand_is_ignored() {
     let file = File::new("other", "target = \"t\"\ngroup = \"g\"\nwait = \"never\"");
     match parse(&format!("status {}", file.flag()), &[])
         .unwrap()
@@ -208,7 +208,7 @@ fn a_key_of_another_subcommand_is_left_alone() {
 }
 
 #[test]
-fn a_broken_file_is_named_with_the_line_and_not_shown() {
+fn an_invalid_file_is_reported_with_the_line_but_without_its_content() {
     let file = File::new("broken", "target = \"t\"\nwait = hunter2\n");
     let text = parse(&format!("replay {}", file.flag()), &[])
         .unwrap_err()
@@ -225,7 +225,7 @@ fn a_broken_file_is_named_with_the_line_and_not_shown() {
 }
 
 #[test]
-fn help_comes_in_spite_of_faults_names_variables_and_shows_no_values() {
+fn help_is_shown_despite_faults_with_variable_names_and_without_values() {
     let env = [("OPLOG_TARGET", "hunter2"), ("OPLOG_NONE", "x")];
     let error = parse("replay --help", &env).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Done);
@@ -236,7 +236,7 @@ fn help_comes_in_spite_of_faults_names_variables_and_shows_no_values() {
 }
 
 #[test]
-fn mistakes_on_the_command_line_are_claps() {
+fn mistakes_on_the_command_line_are_reported_by_clap() {
     let error = parse("replay --target t --no-such-flag", &[]).unwrap_err();
     assert!(matches!(error, ConfigError::Usage(_)));
     assert_eq!(error.exit_code(), ExitCode::Usage);

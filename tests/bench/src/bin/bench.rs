@@ -1,4 +1,4 @@
-//! Measures the producer against its client libraries used directly; see the library's `bench`.
+//! Compares both programs with loops of the plain client libraries; see the module `comparison`.
 
 use anyhow::Result;
 

@@ -1,9 +1,10 @@
-//! Performs every piece of work a given number of times, for callgrind to count: `pieces [PASSES]`.
+//! Performs every piece of work a given number of times, so that callgrind can count its
+//! instructions: `pieces [PASSES]`.
 //!
-//! Prints the names in the order of the work.
+//! Prints the name of each piece, in the order in which they run.
 #![allow(
     clippy::print_stdout,
-    reason = "what it prints is read by the test that runs it"
+    reason = "the test that runs this program reads its output"
 )]
 
 use anyhow::{Context, Result};

@@ -136,7 +136,7 @@ impl Case {
         }
     }
 
-    /// Returns the case that its ratio is computed against.
+    /// Returns the baseline to which its ratio is relative.
     pub(super) const fn against(self) -> Case {
         match self {
             Case::Ranges | Case::RangesLoop | Case::Copy => Case::RangesLoop,
@@ -153,7 +153,7 @@ impl Case {
         }
     }
 
-    /// Returns the minimum ratio that is aimed at; `None` for a baseline.
+    /// Returns the ratio that the case should reach; `None` for a baseline.
     pub(super) const fn least(self) -> Option<f64> {
         match self {
             Case::Raw | Case::Bson | Case::Copy => Some(0.80),
@@ -170,7 +170,7 @@ impl Case {
         }
     }
 
-    /// Returns true if the bench itself is the program.
+    /// Returns true if the bench runs the case itself, without the producer or the consumer.
     pub(super) const fn is_baseline(self) -> bool {
         self.least().is_none()
     }
@@ -219,7 +219,7 @@ impl Case {
         }
     }
 
-    /// Starts its program.
+    /// Starts the program of the case.
     pub(super) fn start(self, place: &Place<'_>) -> Result<Program> {
         let (entries, partitions) = (place.entries.to_string(), place.partitions.to_string());
         if self.is_baseline() {
@@ -266,7 +266,8 @@ impl Case {
         Program::consumer(args)
     }
 }
-/// Returns the flag that turns HTTP off unless `more` sets it, because programs run side by side.
+/// Returns the flag that turns HTTP off unless `more` sets it, because several programs run at
+/// once.
 fn without_http(more: &[&str]) -> &'static [&'static str] {
     match more.iter().any(|flag| flag.starts_with("--http")) {
         true => &[],

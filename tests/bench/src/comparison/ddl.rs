@@ -73,15 +73,15 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     }
     scene.remove(PREFIX)?;
     let first = format!(
-        "{} times create, insert, createIndexes, drop in {:.0} s, {partitions} partitions; \
+        "{} rounds of create, insert, createIndexes, drop in {:.0} s, {partitions} partitions; \
          {assignments} assignments to the consumer",
         rounds.rounds,
         rounds.span.as_secs_f64()
     );
-    Ok(told(first, sent, applied))
+    Ok(report(first, sent, applied))
 }
 
-fn told(first: String, sent: Duration, applied: Duration) -> String {
+fn report(first: String, sent: Duration, applied: Duration) -> String {
     let line = |what, took: Duration| at_most(what, took.as_secs_f64(), MOST_SECONDS, "s");
     let lines = [
         first,

@@ -1,12 +1,12 @@
-//! Speed and memory as the work grows: over partitions, over collections and over entries, from one
-//! point that all three axes share.
+//! Speed and memory with a growing number of partitions, of collections and of entries. All three
+//! axes start from a common point.
 //!
 //! At each point `oplog-producer` carries the entries into Kafka (`bson`), and `oplog-consumer
-//! emit` reads them from there. Beside them are the results of the plain clients at the same point,
-//! `loop` and `consume`, because more partitions cost the broker and librdkafka time in those as
-//! well. All topics are created before a measurement, because creating a topic costs the same
-//! whatever is written to it. The reported value is the median of as many rounds as the cases have.
-//! Points with more entries than the common one have one round.
+//! emit` reads them from there. The plain clients, `loop` and `consume`, are measured at the same
+//! points, because more partitions slow down the broker and librdkafka there as well. All topics
+//! are created before a measurement, because the cost of creating a topic does not depend on what
+//! is written to it. The reported value is the median of as many rounds as the cases have. Points
+//! with more entries than the common one have one round.
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
@@ -39,7 +39,7 @@ struct Point {
 /// One direction of growth.
 struct Axis {
     name: &'static str,
-    /// The minimum share of the common point's speed that is kept at the largest amount.
+    /// The minimum speed at the largest amount, relative to the speed at the common point.
     least: f64,
     points: Vec<Point>,
     amount: fn(&Point) -> f64,

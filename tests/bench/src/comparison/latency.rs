@@ -41,8 +41,8 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     topic::create(&place)?;
     let mut producer = Case::Bson.start_producer(&place, &[])?;
     wait_until("a session of the producer", STARTED_WITHIN, || {
-        let told = producer.stderr_text();
-        told.is_ok_and(|told| told.contains(Case::Bson.mark()))
+        let log = producer.stderr_text();
+        log.is_ok_and(|log| log.contains(Case::Bson.mark()))
     })?;
     let topics = [(topic::name(&place), i32::try_from(partitions)?)];
     let taken = read(place.brokers, &topics, options.latency)?;
@@ -50,7 +50,7 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     producer.terminate()?;
     producer.wait(STARTED_WITHIN)?;
     scene.remove(PREFIX)?;
-    Ok(told(taken, peak))
+    Ok(report(taken, peak))
 }
 
 /// Returns the latencies, in milliseconds, of the entries that were committed after the settling
@@ -88,7 +88,7 @@ fn millis() -> Result<f64> {
     Ok(now.as_secs_f64() * 1000.0)
 }
 
-fn told(mut taken: Vec<f64>, peak: f64) -> String {
+fn report(mut taken: Vec<f64>, peak: f64) -> String {
     taken.sort_by(f64::total_cmp);
     let lines = [
         format!(

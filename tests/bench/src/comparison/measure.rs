@@ -34,7 +34,7 @@ pub(super) struct Measured {
 
 impl Measured {
     /// Returns the number of entries a second from the moment at which it was connected. The start
-    /// is excluded, because it costs the same however many entries follow.
+    /// is excluded, because its cost does not depend on the number of entries.
     pub(super) fn rate(&self) -> f64 {
         self.entries as f64 / self.steady.as_secs_f64().max(1e-9)
     }
@@ -64,9 +64,9 @@ pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Meas
         let now = begin.elapsed();
         ensure!(now < LIMIT, "{} still runs after {LIMIT:?}", case.name());
         // The ended process remains visible until it is waited for, below.
-        let looked = sample(id).context("the case is gone")?;
-        if looked.ended {
-            break (now, looked.cpu);
+        let sampled = sample(id).context("the case is gone")?;
+        if sampled.ended {
+            break (now, sampled.cpu);
         }
         peak = peak.max(peak_kib(id).unwrap_or_default());
         if connected.is_none() && program.stderr_text()?.contains(case.mark()) {
@@ -74,11 +74,11 @@ pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Meas
         }
     };
     let code = program.wait(GONE_WITHIN)?;
-    let told = program.stderr_text()?;
-    ensure!(code == 0, "{} ended with {code}:\n{told}", case.name());
+    let log = program.stderr_text()?;
+    ensure!(code == 0, "{} ended with {code}:\n{log}", case.name());
     // A short process may end between two samples.
-    let is_connected = connected.is_some() || told.contains(case.mark());
-    ensure!(is_connected, "{:?} was never said", case.mark());
+    let is_connected = connected.is_some() || log.contains(case.mark());
+    ensure!(is_connected, "{:?} was never logged", case.mark());
     Ok(Measured {
         entries: place.entries,
         bytes: place.bytes,

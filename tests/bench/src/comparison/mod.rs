@@ -8,12 +8,12 @@
 //!
 //! | case | what runs | its ratio is against |
 //! | --- | --- | --- |
-//! | `cursor` | the driver's raw batch cursor, tailable; every batch is walked, nothing more | |
+//! | `cursor` | the driver's raw batch cursor, tailable; it iterates over every batch, nothing else | |
 //! | `producer` | librdkafka with lz4; payloads and keys are prepared | |
-//! | `loop` | the two in a straight line: cursor, key, librdkafka; no transactions, no headers | |
+//! | `loop` | a loop of both: cursor, key, librdkafka; no transactions, no headers | |
 //! | `raw`, `bson`, `json` | `oplog-producer run --until-caught-up` in that format, exactly once | `loop` |
-//! | `ranges` | four of the driver's cursors at once, each over a range of `_id` of one collection; every batch is walked, nothing more | `ranges-loop` |
-//! | `ranges-loop` | the same, with key and librdkafka behind them; no transactions, no headers | |
+//! | `ranges` | four of the driver's cursors at once, each over a range of `_id` of one collection; they iterate over every batch, nothing else | `ranges-loop` |
+//! | `ranges-loop` | the same, sent by librdkafka with keys; no transactions, no headers | |
 //! | `copy` | `oplog-producer run --sync full` of that collection, bson, exactly once | `ranges-loop`, and `ranges` below the table |
 //! | `consume` | librdkafka's consumer reads the bson topic | |
 //! | `emit-raw`, `emit-bson` | `oplog-consumer emit` of the same entries to `/dev/null` | `consume` |
@@ -47,7 +47,7 @@
 //! | `sample` | processor time and memory of a process |
 //! | `measure` | one case, from start to end |
 //! | `topic`, `target` | topics: created, counted, removed; the writes that reached a target |
-//! | `table`, `verdict`, `svg` | the result: as text, beside its aim, as a picture |
+//! | `table`, `verdict`, `svg` | the results: as text, beside their aims, as a picture |
 
 mod baseline;
 mod case;
@@ -95,7 +95,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let options = Options::parse(args)?;
     ensure!(
         !cfg!(debug_assertions) || options.allow_debug,
-        "the figures of a debug build mean nothing: use cargo run --release"
+        "the figures of a debug build are meaningless: use cargo run --release"
     );
     println!("{}", table::machine());
     let scene = Scene::start()?;

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_read_and_faults_told() {
+    fn flags_are_parsed_and_faults_reported() {
         let options = parse("--entries 7 --partitions 4,16 --cases loop,emit,idle --quick");
         let options = options.expect("options");
         assert_eq!((options.entries, options.partitions), (7, vec![4, 16]));

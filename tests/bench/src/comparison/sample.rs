@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_can_look_at_itself() {
+    fn a_process_can_sample_itself() {
         let me = std::process::id();
         let sample = sample(me).expect("a sample");
         assert!(!sample.ended);

@@ -118,7 +118,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Returns the round of median length.
+/// Returns the round with the median duration.
 pub(super) fn middle(rounds: &[Measured]) -> Measured {
     let mut rounds = rounds.to_vec();
     rounds.sort_by_key(|round| round.steady);

@@ -1,4 +1,4 @@
-//! Topics: created before a case, counted after it, removed.
+//! Creates topics before a case, counts their entries after it, and removes them.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(super) fn create(place: &Place<'_>) -> Result<()> {
     })?;
     ensure!(
         found == 0,
-        "{found} entries are in topics that were just made"
+        "{found} entries are in topics that were just created"
     );
     Ok(())
 }

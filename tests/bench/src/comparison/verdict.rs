@@ -1,4 +1,4 @@
-//! The aims, and whether they were met.
+//! Formats figures beside their aims, with a note that says whether the aims were met.
 
 /// The largest permitted memory of a program with its default settings, in MiB.
 pub(super) const MOST_MIB: f64 = 256.0;
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missed_is_named() {
+    fn missed_aims_are_named() {
         assert_eq!(verdict(&[("ratio", true), ("memory", true)]), "met");
         assert_eq!(
             verdict(&[("ratio", true), ("memory", false)]),

@@ -44,8 +44,8 @@ fn main() -> Result<()> {
         recipe.first_second = now;
         Server::start_live(Oplog::make(recipe))?
     } else {
-        // Kafka rolls a segment when a timestamp is a week after the segment's first one. The
-        // commit of entries of years ago would be such a timestamp.
+        // Kafka rolls a segment when a timestamp is more than a week after the segment's first one.
+        // After entries that are years old, the timestamp of every commit would be.
         recipe.end_at(now);
         Server::start_with(Oplog::make(recipe), contents)?
     };

@@ -80,7 +80,7 @@ pub(super) fn compare(
     let mut differences = Vec::new();
     let (one, other) = (names(found), names(expected));
     for ns in one.keys().filter(|ns| !other.contains_key(*ns)) {
-        differences.push(format!("{ns} is there"));
+        differences.push(format!("{ns} is unexpected"));
     }
     for (ns, expected) in other {
         match one.get(&ns) {
@@ -128,7 +128,7 @@ fn compare_collection(
     );
     let (found, expected) = (indexes(found)?, indexes(expected)?);
     for name in found.keys().filter(|name| !expected.contains_key(*name)) {
-        differences.push(format!("{ns}, index {name} is there"));
+        differences.push(format!("{ns}, index {name} is unexpected"));
     }
     for (name, expected) in expected {
         let what = format!("{ns}, index {name}");

@@ -52,8 +52,8 @@ impl Scenario {
         }
     }
 
-    /// Expects nothing of the collections for which the scenario says that the server's own oplog
-    /// application differs from its primary.
+    /// Excludes from the comparison the collections on which, according to the scenario, the
+    /// server's own oplog application ends in a different state than the primary.
     ///
     /// # Errors
     /// The scenario cannot be read.
@@ -76,7 +76,7 @@ impl Scenario {
         self.version
     }
 
-    /// Expects nothing of that collection.
+    /// Excludes a collection from the comparison.
     #[must_use]
     pub fn without(mut self, ns: &str) -> Scenario {
         self.left_out.push(ns.to_owned());
@@ -211,7 +211,7 @@ impl Scenario {
     /// They differ.
     pub fn expect_as(&self, state: &State, agreement: Agreement) -> Result<()> {
         let expected = self.expected()?;
-        ensure!(!expected.is_empty(), "nothing is expected");
+        ensure!(!expected.is_empty(), "the scenario expects no documents");
         let found = state.keys().filter(|ns| !self.left_out.contains(ns));
         let (one, other): (Vec<_>, Vec<_>) = (found.collect(), expected.keys().collect());
         ensure!(one == other, "collections {one:?}, expected {other:?}");

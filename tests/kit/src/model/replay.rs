@@ -204,7 +204,7 @@ impl Model {
                 let index = usize::try_from(error.get_i32("index")?)?;
                 let code = error.get_i32("code")?;
                 if kind == BulkKind::Update && code == PATH_NOT_VIABLE {
-                    // The sink repeats this write in its own way, then continues with the others.
+                    // The sink applies this write by a rewrite, then continues with the others.
                     self.rewrite(ns, &writes[index])?;
                     return self.send_writes(ns, kind, &writes[index + 1..]);
                 }

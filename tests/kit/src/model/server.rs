@@ -13,7 +13,7 @@ use crate::wire::{Listener, Reply, Request, Service};
 
 /// The time that a `getMore` on a tail waits.
 const AWAIT: Duration = Duration::from_millis(20);
-/// Commands by which drivers monitor a server; a pause does not hold them.
+/// Commands by which drivers monitor a server; a pause does not delay them.
 const WATCHING: [&[u8]; 3] = [b"hello", b"isMaster", b"ismaster"];
 
 /// A model that is served on a free port of 127.0.0.1, to any number of connections; it ends when
@@ -83,8 +83,8 @@ impl ModelServer {
         lock(&self.shared.refusing).push_back((command.to_owned(), code));
     }
 
-    /// Lets the next command of that name be executed without a majority in time: its answer has
-    /// this code of a write concern.
+    /// Lets the next command of that name be executed, but answers it with a write concern error of
+    /// this code.
     pub fn leave_unkept_next(&self, command: &str, code: i32) {
         lock(&self.shared.unkept).push_back((command.to_owned(), code));
     }
@@ -132,14 +132,14 @@ impl Shared {
     /// Returns the answer to a command whose writes are refused on request: the first write if they
     /// are ordered, otherwise all of them.
     fn refused(&self, name: &[u8], command: Document<'_>) -> Option<io::Result<Vec<u8>>> {
-        let (told, code) = take(&self.refusing, name)?;
+        let (command_name, code) = take(&self.refusing, name)?;
         let version = lock(&self.model).version;
         let mut lists = ["documents", "updates", "deletes"].into_iter();
         let list = lists.find_map(|list| command.get(list).ok()??.document().ok());
         let count = list.map_or(0, |list| list.elements().count());
         let ordered = command.get("ordered").ok().flatten();
         let ordered = ordered.is_none_or(|ordered| ordered.boolean() != Ok(false));
-        let failure = Failure::new(code, format!("{told} refuses on request"));
+        let failure = Failure::new(code, format!("{command_name} refuses on request"));
         let count = if ordered { count.min(1) } else { count };
         let errors = (0..count).map(|index| failure.write_error(index, version));
         let errors: Result<Vec<_>, _> = errors.collect();
@@ -232,7 +232,7 @@ impl Service for Shared {
 
 /// Returns true if a reply to `getMore` has no documents and its cursor stays open.
 fn is_empty_batch(reply: &[u8]) -> bool {
-    let look = || {
+    let is_empty = || {
         let cursor = Document::new(reply)
             .ok()?
             .get("cursor")
@@ -243,7 +243,7 @@ fn is_empty_batch(reply: &[u8]) -> bool {
         let open = cursor.get("id").ok()??.integer().ok()? != 0;
         Some(open && batch.first().ok()?.is_none())
     };
-    look().unwrap_or_default()
+    is_empty().unwrap_or_default()
 }
 
 /// Returns the command as one document: the document sequences become its arrays.
@@ -270,19 +270,18 @@ fn whole(request: &Request<'_>) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Returns the database. Requests of the legacy kind name it elsewhere, but they are only
-/// handshakes.
+/// Returns the database. `OP_QUERY` requests name it elsewhere, but they are only handshakes.
 fn database(command: Document<'_>) -> &str {
     let db = command.get("$db").ok().flatten();
     db.and_then(|db| db.str().ok()).unwrap_or("admin")
 }
 
 /// Removes the first request for a command of that name from the queue.
-fn take(told: &Mutex<VecDeque<(String, i32)>>, name: &[u8]) -> Option<(String, i32)> {
-    let mut told = lock(told);
-    let mut commands = told.iter();
+fn take(requests: &Mutex<VecDeque<(String, i32)>>, name: &[u8]) -> Option<(String, i32)> {
+    let mut requests = lock(requests);
+    let mut commands = requests.iter();
     let place = commands.position(|(command, _)| command.as_bytes() == name)?;
-    told.remove(place)
+    requests.remove(place)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

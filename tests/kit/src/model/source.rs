@@ -1,5 +1,4 @@
-//! The producer's other queries of its source beside `find`: an oplog that is tailed, samples and
-//! sizes.
+//! The producer's queries other than plain `find`s: an oplog that is tailed, samples and sizes.
 
 use bson::{Document as Bson, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element};

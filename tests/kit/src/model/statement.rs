@@ -122,11 +122,11 @@ impl<'a> Update<'a> {
         }
         builder.finish();
         let base = Document::new(&base)?;
-        let asked = base.get("_id")?;
+        let selected = base.get("_id")?;
         let is_whole = self.form != Form::Modifiers;
         let own = self.change.get("_id")?.filter(|_| is_whole);
-        if let (Some(asked), Some(own)) = (asked, own)
-            && compare_values(asked, own).is_ne()
+        if let (Some(selected), Some(own)) = (selected, own)
+            && compare_values(selected, own).is_ne()
         {
             return Err(altered_id());
         }
@@ -136,7 +136,7 @@ impl<'a> Update<'a> {
             apply(base, self.change, at.version)?
         };
         let new = Document::new(&new)?;
-        let id = match new.get("_id")?.or(asked) {
+        let id = match new.get("_id")?.or(selected) {
             Some(id) => id,
             None => Document::new(&made)?.first()?.unwrap_or(NO_ID),
         };

@@ -1,9 +1,9 @@
-//! Failures of a server, configured by a test, while it is tailed.
+//! Failures of a tailed server, configured by a test.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// A failure that a `getMore` meets instead of entries, once.
+/// A failure that one `getMore` returns instead of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// An error of that code, which closes the cursor.
@@ -24,7 +24,7 @@ pub(super) struct Faults {
     secondary_first: AtomicU64,
     /// Number of seconds by which a majority of the set is ahead of this member.
     behind: AtomicU32,
-    /// The codes with which the next queries for an end of the oplog fail.
+    /// The codes with which the next queries for the oldest or newest entry fail.
     ends: Mutex<Vec<i32>>,
 }
 
@@ -39,13 +39,13 @@ impl Faults {
         }
     }
 
-    /// Lets the next queries for an end of the oplog fail with these codes.
+    /// Lets the next queries for the oldest or newest entry fail with these codes.
     pub(super) fn fail_ends(&self, codes: &[i32]) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.extend(codes.iter().rev());
     }
 
-    /// Returns the code with which a query for an end of the oplog fails.
+    /// Returns the code with which a query for the oldest or newest entry fails.
     pub(super) fn take_end(&self) -> Option<i32> {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.pop()

@@ -8,7 +8,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `entry` | the entries, generated from their number |
-//! | `oplog` | all of them as one stretch of array elements, with the start of each |
+//! | `oplog` | all entries as consecutive array elements, with the start of each |
 //! | `point` | reads of single entries, some fields of them or all |
 //! | `documents` | the collection: documents generated when they are read |
 //! | `command`, `collection` | the answer to each command |

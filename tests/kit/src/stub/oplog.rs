@@ -1,5 +1,5 @@
-//! The prepared oplog, generated or given: the elements of a reply's array, consecutively in one
-//! stretch of memory, so that any batch is a slice of it.
+//! The prepared oplog, generated or given: the elements of a reply's array, in one contiguous block
+//! of memory, so that any batch is a slice of it.
 //!
 //! The elements' names count within blocks of 100,000 rather than within a reply. Drivers iterate
 //! over a batch without reading the names; the length of a name is that of a real reply.

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_projection_leaves_what_it_names() {
+    fn a_projection_keeps_the_named_fields() {
         let entry = || doc! { "ts": 1, "o": { "applyOps": [1], "count": 2 }, "o2": { "x": 1 } };
         let projection = doc! { "_id": 0, "ts": 1, "o.count": 1 };
         let expected = doc! { "ts": 1, "o": { "count": 2 } };

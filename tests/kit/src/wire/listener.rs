@@ -48,7 +48,7 @@ pub(crate) struct Closing {
 
 #[derive(Debug, Default)]
 struct State {
-    asked: bool,
+    is_requested: bool,
     connections: Vec<TcpStream>,
 }
 
@@ -57,7 +57,7 @@ impl Closing {
     pub(crate) fn wait(&self, limit: Duration) {
         let waited = self
             .closed
-            .wait_timeout_while(self.lock(), limit, |state| !state.asked);
+            .wait_timeout_while(self.lock(), limit, |state| !state.is_requested);
         drop(waited);
     }
 
@@ -104,7 +104,7 @@ impl Drop for Listener {
             return;
         };
         let mut state = self.closing.lock();
-        state.asked = true;
+        state.is_requested = true;
         for connection in state.connections.drain(..) {
             // The peer may have closed it already.
             drop(connection.shutdown(Shutdown::Both));
@@ -122,7 +122,7 @@ fn listen(listener: &TcpListener, service: &impl Service, closing: &Closing) {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { continue };
             let mut state = closing.lock();
-            if state.asked {
+            if state.is_requested {
                 return;
             }
             if let Ok(handle) = stream.try_clone() {

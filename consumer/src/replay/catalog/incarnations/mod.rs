@@ -1,9 +1,9 @@
-//! Incarnations: the collection that a name denoted at a point of the source's time. Pure code,
+//! Incarnations: which collection a name referred to at a given time on the source. Pure code,
 //! without I/O.
 //!
 //! An incarnation of a name ends when its collection is dropped or renamed. An entry belongs to the
-//! incarnation in which it was written. After a reset, entries of an earlier incarnation must not
-//! reach the collection that has the name now.
+//! incarnation in which it was written. After the offsets of a group were reset, entries of an
+//! earlier incarnation must not be applied to the collection that has the name now.
 
 mod reading;
 
@@ -29,12 +29,12 @@ pub enum Change {
     Created,
     /// The collection is dropped.
     Dropped,
-    /// The collection continues as `to`; a collection that had that name is dropped.
+    /// The collection is renamed to `to`; an existing collection of that name is dropped.
     Renamed {
         /// `db.collection`
         to: String,
     },
-    /// The collection continues without its documents.
+    /// All documents of the collection are removed; the collection itself stays.
     Emptied,
     /// Names do not change.
     Other,
@@ -68,25 +68,24 @@ pub enum Resolved<'l> {
     Live(&'l str),
     /// The collection was dropped; its entries are not applied.
     Dropped,
-    /// The name belongs to another collection than the entry's.
+    /// The name now belongs to a different collection than the entry's.
     Foreign,
 }
 
 /// The commands of one source that ran on a target, and the incarnations that follow from them.
 ///
-/// Only the ends after an entry matter to it. Commands and ends older than the oldest entry that is
-/// still applied need not be held; [`Incarnations::reaches`] returns true for the entries whose
-/// answers are complete. The current owner of a name is always held, once for each existing
-/// collection.
+/// An entry is affected only by incarnations that end after it. Commands and ends that are older than
+/// the oldest entry that may still be applied need not be held; [`Incarnations::reaches`] returns
+/// true for the entries that can be resolved. The current owner of each existing name is always held.
 #[derive(Debug, Clone, Default)]
 pub struct Incarnations {
-    /// The entry from which on commands are held; `None` if all of them are.
+    /// The position from which commands are held; `None` if all of them are.
     from: Option<EntryId>,
     has_commands: bool,
     done: FxHashSet<EntryId>,
     /// Ends of incarnations by name, ordered by time.
     ends: FxHashMap<String, Vec<(EntryId, Fate)>>,
-    /// UUID of the collection that has a name now, where a command has recorded it.
+    /// UUID of the collection that has a name now, if a command has recorded it.
     owners: FxHashMap<String, (EntryId, [u8; 16])>,
 }
 
@@ -109,7 +108,7 @@ impl Incarnations {
         match change {
             Change::Created => self.own(ns, id, ui),
             Change::Dropped => self.end(ns, id, Fate::Dropped),
-            // The documents end here and must not be applied again; the name and its UUID stay.
+            // Writes from before the command must not be applied again; the name and its UUID stay.
             Change::Emptied => {
                 self.end(ns.clone(), id, Fate::Dropped);
                 self.own(ns, id, ui);
@@ -123,26 +122,26 @@ impl Incarnations {
         }
     }
 
-    /// Returns true if the commands that may matter to an entry are held.
+    /// Returns true if all commands that may affect an entry are held.
     #[must_use]
     pub fn reaches(&self, id: EntryId) -> bool {
         self.from.is_none_or(|from| from <= id)
     }
 
-    /// Returns the entry from which on commands are held.
+    /// Returns the position from which commands are held.
     #[must_use]
     pub const fn from(&self) -> Option<EntryId> {
         self.from
     }
 
-    /// Returns a copy without the commands from before an entry.
+    /// Returns a copy without the commands before an entry.
     #[must_use]
     pub fn pruned(&self, from: EntryId) -> Self {
         let from = self.from.map_or(from, |held| held.max(from));
         let mut ends = FxHashMap::default();
         for (ns, all) in &self.ends {
             let mut first = all.partition_point(|(end, _)| *end < from);
-            if is_kept(ns) {
+            if keeps_last_end(ns) {
                 first = first.min(all.len().saturating_sub(1));
             }
             if let Some(kept) = all.get(first..).filter(|kept| !kept.is_empty()) {
@@ -204,7 +203,8 @@ impl Incarnations {
         self.owners.get(ns).is_some_and(|(_, owner)| *owner == ui)
     }
 
-    /// Returns true if the last collection of that name that a command has recorded was dropped.
+    /// Returns true if, according to the recorded commands, the last collection of that name was
+    /// dropped.
     #[must_use]
     pub fn has_ended(&self, ns: &str) -> bool {
         let last = self.ends.get(ns).and_then(|ends| ends.last());
@@ -218,8 +218,8 @@ impl Incarnations {
         !self.has_commands
     }
 
-    /// Returns the current collection of the entry at `id`, which named it `ns`. The entry must be
-    /// [reached](Self::reaches).
+    /// Returns the current collection of the entry at `id`, whose namespace in the entry is `ns`. The
+    /// entry must be [reached](Self::reaches).
     #[must_use]
     pub fn resolve<'l>(&'l self, ns: &'l str, id: EntryId, ui: Option<[u8; 16]>) -> Resolved<'l> {
         let (mut ns, mut since) = (ns, id);
@@ -239,9 +239,9 @@ impl Incarnations {
     }
 }
 
-/// Returns true if the last end of a name is held for as long as no collection has the name.
-/// [`Incarnations::has_ended`] is called for `system.views` only, of which a database has one.
-fn is_kept(ns: &str) -> bool {
+/// Returns true if the last end of a name is held until a collection has the name again. Only
+/// `system.views` needs it, because [`Incarnations::has_ended`] is not called for other names.
+fn keeps_last_end(ns: &str) -> bool {
     ns.split_once('.').is_some_and(|(_, name)| name == VIEWS)
 }
 
@@ -250,17 +250,17 @@ mod tests {
     use super::*;
     use crate::replay::catalog::at;
 
-    fn lives(history: &[(u32, &str, u8, Change)]) -> Incarnations {
-        let mut lives = Incarnations::default();
+    fn incarnations(history: &[(u32, &str, u8, Change)]) -> Incarnations {
+        let mut incarnations = Incarnations::default();
         for (seconds, ns, ui, change) in history {
-            lives.take(Ran {
+            incarnations.take(Ran {
                 id: at(*seconds),
                 ns: (*ns).to_owned(),
                 ui: Some([*ui; 16]),
                 change: change.clone(),
             });
         }
-        lives
+        incarnations
     }
 
     fn renamed(to: &str) -> Change {
@@ -269,7 +269,7 @@ mod tests {
 
     /// A full reset over create, rename, create again and drop.
     #[test]
-    fn entries_find_the_life_in_which_they_were_written() {
+    fn entries_resolve_to_the_incarnation_in_which_they_were_written() {
         let history = [
             (10, "s.a", 1, Change::Created),
             (20, "s.a", 1, renamed("s.b")),
@@ -279,83 +279,89 @@ mod tests {
         ];
         let mut backwards = history.clone();
         backwards.reverse();
-        for lives in [lives(&history), lives(&backwards)] {
+        for incarnations in [incarnations(&history), incarnations(&backwards)] {
             for (seconds, ui, expected) in [
                 (15, 1, Resolved::Live("s.b")),
                 (35, 2, Resolved::Dropped),
                 (55, 3, Resolved::Live("s.a")),
                 (55, 9, Resolved::Foreign),
             ] {
-                assert_eq!(lives.resolve("s.a", at(seconds), Some([ui; 16])), expected);
+                assert_eq!(
+                    incarnations.resolve("s.a", at(seconds), Some([ui; 16])),
+                    expected
+                );
                 let without = match expected {
                     Resolved::Foreign => Resolved::Live("s.a"),
                     other => other,
                 };
-                assert_eq!(lives.resolve("s.a", at(seconds), None), without);
+                assert_eq!(incarnations.resolve("s.a", at(seconds), None), without);
             }
             assert_eq!(
-                lives.resolve("s.b", at(25), Some([1; 16])),
+                incarnations.resolve("s.b", at(25), Some([1; 16])),
                 Resolved::Live("s.b")
             );
-            assert!(lives.is_done(at(20)) && !lives.is_done(at(21)));
-            assert!(!lives.has_ended("s.a") && !lives.has_ended("s.b"));
+            assert!(incarnations.is_done(at(20)) && !incarnations.is_done(at(21)));
+            assert!(!incarnations.has_ended("s.a") && !incarnations.has_ended("s.b"));
         }
     }
 
     #[test]
     fn a_name_has_ended_until_a_collection_takes_it_again() {
-        let mut lives = lives(&[
+        let mut incarnations = incarnations(&[
             (10, "s.a", 1, Change::Created),
             (20, "s.a", 1, Change::Dropped),
         ]);
-        assert!(lives.has_ended("s.a") && !lives.has_ended("s.b"));
-        lives.take(Ran {
+        assert!(incarnations.has_ended("s.a") && !incarnations.has_ended("s.b"));
+        incarnations.take(Ran {
             id: at(30),
             ns: "s.a".to_owned(),
             ui: Some([2; 16]),
             change: Change::Created,
         });
-        assert!(!lives.has_ended("s.a"));
+        assert!(!incarnations.has_ended("s.a"));
     }
 
     #[test]
-    fn what_was_emptied_stays_empty_and_keeps_its_name() {
-        let lives = lives(&[
+    fn an_emptied_collection_keeps_its_name_and_not_its_earlier_entries() {
+        let incarnations = incarnations(&[
             (10, "s.a", 1, Change::Created),
             (20, "s.a", 1, Change::Emptied),
         ]);
         let ui = Some([1; 16]);
-        assert_eq!(lives.resolve("s.a", at(15), ui), Resolved::Dropped);
-        assert_eq!(lives.resolve("s.a", at(25), ui), Resolved::Live("s.a"));
+        assert_eq!(incarnations.resolve("s.a", at(15), ui), Resolved::Dropped);
         assert_eq!(
-            lives.resolve("s.a", at(25), Some([2; 16])),
+            incarnations.resolve("s.a", at(25), ui),
+            Resolved::Live("s.a")
+        );
+        assert_eq!(
+            incarnations.resolve("s.a", at(25), Some([2; 16])),
             Resolved::Foreign
         );
     }
 
     #[test]
     fn a_rename_ends_the_collection_whose_name_it_takes() {
-        let lives = lives(&[
+        let incarnations = incarnations(&[
             (10, "s.a", 1, Change::Created),
             (11, "s.b", 2, Change::Created),
             (20, "s.a", 1, renamed("s.b")),
             (30, "s.b", 1, renamed("s.c")),
         ]);
         assert_eq!(
-            lives.resolve("s.b", at(15), Some([2; 16])),
+            incarnations.resolve("s.b", at(15), Some([2; 16])),
             Resolved::Dropped
         );
         assert_eq!(
-            lives.resolve("s.a", at(15), Some([1; 16])),
+            incarnations.resolve("s.a", at(15), Some([1; 16])),
             Resolved::Live("s.c")
         );
         assert_eq!(
-            lives.resolve("s.b", at(25), Some([1; 16])),
+            incarnations.resolve("s.b", at(25), Some([1; 16])),
             Resolved::Live("s.c")
         );
         // A new incarnation of a name that no recorded command has created.
         assert_eq!(
-            lives.resolve("s.b", at(35), Some([7; 16])),
+            incarnations.resolve("s.b", at(35), Some([7; 16])),
             Resolved::Live("s.b")
         );
     }

@@ -1,27 +1,27 @@
-//! Builds incarnations from the target's notes, which are not read in order of time. Pure code,
-//! without I/O.
+//! Builds incarnations from the target's notes, which are not read in chronological order. Pure
+//! code, without I/O.
 
 use oplog_relay_core::position::{EntryId, Timestamp};
 use rustc_hash::FxHashMap;
 
-use super::{Change, Fate, Incarnations, Ran, is_kept};
+use super::{Change, Fate, Incarnations, Ran, keeps_last_end};
 
 /// Incarnations under construction, from commands in any order.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    lives: Incarnations,
+    incarnations: Incarnations,
     last: Option<EntryId>,
-    /// The last end of each name among the commands older than those to be held.
+    /// The last end of each name, among the commands that are too old to be held.
     ended: FxHashMap<String, EntryId>,
 }
 
 impl Reading {
-    /// Starts a reading that holds the commands from `from` on.
+    /// Starts a reading that holds the commands since `from`.
     #[must_use]
     pub(crate) fn new(from: EntryId) -> Self {
         let from = Some(from);
         Self {
-            lives: Incarnations {
+            incarnations: Incarnations {
                 from,
                 ..Incarnations::default()
             },
@@ -34,11 +34,11 @@ impl Reading {
     pub(crate) fn take(&mut self, ran: Ran) {
         let id = ran.id;
         self.last = self.last.max(Some(id));
-        if self.lives.reaches(id) {
-            self.lives.take(ran);
+        if self.incarnations.reaches(id) {
+            self.incarnations.take(ran);
             return;
         }
-        self.lives.has_commands = true;
+        self.incarnations.has_commands = true;
         let Ran { ns, ui, change, .. } = ran;
         match change {
             Change::Created => self.own(ns, id, ui),
@@ -58,12 +58,12 @@ impl Reading {
 
     fn own(&mut self, ns: String, id: EntryId, ui: Option<[u8; 16]>) {
         if self.ended.get(&ns).is_none_or(|end| *end <= id) {
-            self.lives.own(ns, id, ui);
+            self.incarnations.own(ns, id, ui);
         }
     }
 
     fn end(&mut self, ns: String, id: EntryId) {
-        let owners = &mut self.lives.owners;
+        let owners = &mut self.incarnations.owners;
         if owners.get(&ns).is_some_and(|(since, _)| *since <= id) {
             owners.remove(&ns);
         }
@@ -74,24 +74,24 @@ impl Reading {
     /// Returns the incarnations that were read.
     #[must_use]
     pub(crate) fn finish(self) -> Incarnations {
-        let mut lives = self.lives;
-        if lives.from == Some(AFTER_ALL) {
-            lives.from = self.last.map(next);
+        let mut incarnations = self.incarnations;
+        if incarnations.from == Some(AFTER_ALL) {
+            incarnations.from = self.last.map(next);
         }
         for (ns, id) in self.ended {
-            if is_kept(&ns) {
-                lives
+            if keeps_last_end(&ns) {
+                incarnations
                     .ends
                     .entry(ns)
                     .or_default()
                     .insert(0, (id, Fate::Dropped));
             }
         }
-        lives
+        incarnations
     }
 }
 
-/// An identity later than every entry. A reading from here on holds only the final owner of each
+/// An identity later than every entry. A reading that starts here holds only the final owner of each
 /// name.
 pub(crate) const AFTER_ALL: EntryId = EntryId {
     ts: Timestamp::new(u32::MAX, u32::MAX),
@@ -126,7 +126,7 @@ mod tests {
 
     fn read(from: EntryId, history: &[Ran]) -> Incarnations {
         let mut reading = Reading::new(from);
-        // The commands are read neither in order of time nor in reverse.
+        // The commands are read neither in chronological nor in reverse order.
         for step in [2, 0, 1] {
             history
                 .iter()
@@ -166,13 +166,13 @@ mod tests {
         all
     }
 
-    /// Fails unless both give the same answers for every entry from `from` on.
+    /// Fails unless both resolve every entry since `from` to the same collection.
     fn expect_same(part: &Incarnations, whole: &Incarnations, from: EntryId, history: &[Ran]) {
         assert!(part.reaches(from));
         for entry in history {
             let (ns, ui) = (entry.ns.as_str(), entry.ui.unwrap());
             assert_eq!(part.is_owned(ns, ui), whole.is_owned(ns, ui));
-            if is_kept(ns) {
+            if keeps_last_end(ns) {
                 assert_eq!(part.has_ended(ns), whole.has_ended(ns));
             }
             for other in history.iter().filter(|other| other.id >= from).step_by(7) {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_lives_answers_as_the_whole_does() {
+    fn pruned_incarnations_resolve_entries_like_complete_ones() {
         let history = history();
         let whole = read(at(0), &history);
         assert!(history.iter().all(|ran| whole.is_done(ran.id)));
@@ -212,9 +212,9 @@ mod tests {
 
     /// `$out` creates a temporary collection and renames it over the result of the previous round.
     #[test]
-    fn months_of_out_leave_what_is_there() {
+    fn repeated_out_stages_do_not_accumulate_incarnations() {
         const ROUNDS: u32 = 10_000;
-        let mut lives = Incarnations::default();
+        let mut incarnations = Incarnations::default();
         let mut history = vec![ran(1, "s.other", 1, Change::Created)];
         for round in 1..=ROUNDS {
             let staged = format!("s.tmp.agg_out.{round}");
@@ -224,21 +224,21 @@ mod tests {
             history.push(ran(renamed, &staged, made, Change::Renamed { to }));
         }
         for (count, ran) in history.iter().enumerate() {
-            assert!(lives.take(ran.clone()));
+            assert!(incarnations.take(ran.clone()));
             if count % 100 == 0 {
-                lives = lives.pruned(ran.id);
-                assert!(lives.held() <= 6, "{} are held", lives.held());
+                incarnations = incarnations.pruned(ran.id);
+                assert!(incarnations.held() <= 6, "{} are held", incarnations.held());
             }
         }
         let end = at(2 * ROUNDS + 2);
-        let lives = lives.pruned(end);
+        let incarnations = incarnations.pruned(end);
         let restarted = read(AFTER_ALL, &history);
-        for lives in [lives, restarted] {
-            assert_eq!(lives.held(), 2);
+        for incarnations in [incarnations, restarted] {
+            assert_eq!(incarnations.held(), 2);
             let made = history.last().and_then(|ran| ran.ui);
-            assert!(lives.is_owned("s.report", made.unwrap()));
+            assert!(incarnations.is_owned("s.report", made.unwrap()));
             assert_eq!(
-                lives.resolve("s.report", end, made),
+                incarnations.resolve("s.report", end, made),
                 Resolved::Live("s.report")
             );
         }

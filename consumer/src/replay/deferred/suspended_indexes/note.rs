@@ -12,7 +12,7 @@ use crate::error::ConsumerError;
 /// The collection of the notes, in the catalog's database.
 pub(super) const COLLECTION: &str = "suspended_indexes";
 
-/// An index that was dropped and is to be built again.
+/// An index that was dropped and will be built again.
 #[derive(Debug, Clone)]
 pub(crate) struct SuspendedIndex {
     pub(crate) note: String,
@@ -22,8 +22,8 @@ pub(crate) struct SuspendedIndex {
     pub(crate) partition: i32,
     /// The entry whose document the index refused.
     pub(crate) entry: EntryId,
-    /// Time of the suspension in seconds since the Unix epoch. Entries that are newer were not
-    /// applied before it.
+    /// Time of the suspension in seconds since the Unix epoch. Newer entries were applied for the first
+    /// time after it.
     pub(crate) since: u64,
     pub(crate) failures: u32,
     /// Earliest time of the next build.
@@ -76,10 +76,10 @@ impl SuspendedIndex {
 
     pub(crate) fn refusal(&self, error: &mongodb::error::Error) -> ConsumerError {
         ConsumerError::Refused(format!(
-            "the index {} of {} was dropped while a stretch of the log was applied again (entry \
-             {}), and the target refuses to build it again: {}. The target has documents of its \
-             own: run verify, correct them and start again. To continue without the index, remove \
-             the document {:?} from {CATALOG_DB}.{COLLECTION}",
+            "the index {} of {} was dropped while entries were applied again (entry {}), and the \
+             target refuses to build it again: {}. The target has documents that the source does not \
+             have: run verify, correct them and restart. To continue without the index, delete the \
+             document with _id {:?} from {CATALOG_DB}.{COLLECTION}",
             self.definition, self.ns, self.entry, error.kind, self.note
         ))
     }
@@ -91,14 +91,14 @@ pub(crate) fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-/// The indexes that are suspended for a held document.
+/// The indexes that may be suspended so that a held document can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MakingWay {
-    /// Indexes that a command after the document's last entry created.
+    /// Indexes that were created by a command after the document's last entry.
     Younger,
-    /// Also unique indexes that an earlier command created, because the target is known to be
-    /// ahead. Other kinds of indexes refuse a document for its own values, so they refused it on
-    /// the first pass as well.
+    /// Also unique indexes that were created by an earlier command, because the target is known to be
+    /// ahead. Other kinds of indexes refuse a document because of its own values, so they refused it
+    /// when the entry was first applied as well.
     AlsoOlder,
 }
 

@@ -27,8 +27,8 @@ pub(crate) fn create_indexes(
     if written.is_empty() {
         return Ok(translated);
     }
-    // Without the option, an index inherits its collection's collation; the oplog would have named
-    // that.
+    // On the target, an index without the option would inherit its collection's collation. If it had
+    // one on the source, the oplog entry would contain it.
     let explicit = written
         .iter()
         .map(|spec| with_collation(spec))
@@ -124,7 +124,7 @@ fn index_spec(
             }
             b"unique" if !ordered && is_truthy(field) => translated.made_non_unique = true,
             b"unique" | b"sparse" | b"hidden" | b"prepareUnique" => {
-                // Targets from 5.0 on may refuse a flag that is not a boolean.
+                // MongoDB 5.0 and later may refuse a flag that is not a boolean.
                 kept.element(Element {
                     kind: kind::BOOLEAN,
                     value: &[is_truthy(field).into()],
@@ -157,7 +157,7 @@ pub(crate) fn drop_index(entry: &Entry<'_>, collection: &str) -> Result<Translat
     })
 }
 
-/// Returns the remaining change of an index; `None` if nothing is left.
+/// Returns the change of an index without its withheld parts; `None` if nothing is left.
 pub(crate) fn index_change(
     index: Document<'_>,
     ordered: bool,

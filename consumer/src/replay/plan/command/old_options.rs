@@ -1,14 +1,14 @@
-//! Options that old servers accepted without a meaning, and that later servers refuse.
+//! Options that old servers accepted and ignored, and that later servers refuse.
 //!
 //! Servers up to 3.2 accepted any field of an index and any value of its key, and stored both.
 //! Unknown fields had no effect, and every key value that is neither a negative number nor an index
 //! type meant "ascending". Indexes of those servers have version 0, version 1 or no version; later
-//! servers validated the indexes. Servers still accept such a key for an index of version 1; other
-//! targets get the key with its effective meaning.
+//! servers validated the indexes. Servers still accept such a key for an index of version 1. For other
+//! indexes, and on targets that refuse it, each value is replaced by the value that it meant.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
-/// The index fields that have a meaning in any server version.
+/// The index fields that have a meaning in at least one server version.
 const INDEX_FIELDS: [&[u8]; 24] = [
     b"2dsphereIndexVersion",
     b"background",
@@ -44,8 +44,8 @@ const KINDS: [&[u8]; 6] = [
     b"hashed",
     b"text",
 ];
-/// Options of `create` and `collMod` that concern the files of a removed storage engine (MMAPv1),
-/// or that no server ever read.
+/// Options of `create` and `collMod` that concern the files of a removed storage engine (MMAPv1), or
+/// that every server ignores.
 const WITHOUT_MEANING: [&[u8]; 6] = [
     b"$nExtents",
     b"flags",
@@ -67,7 +67,7 @@ pub(crate) fn is_version_1(index: Document<'_>) -> Result<bool, Malformed> {
     Ok(version.is_some_and(|version| version.integer() == Ok(1)))
 }
 
-/// Returns the index with its key in effective form.
+/// Returns the index with every invalid value of its key replaced by the `1` that it meant.
 pub(crate) fn with_plain_key(index: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::new();
     let mut plain = DocumentBuilder::start(&mut out);

@@ -197,7 +197,7 @@ fn ttl_never_fires_on_the_target_and_its_true_value_is_kept() {
 }
 
 #[test]
-fn a_unique_index_is_a_plain_one_where_its_collection_is_spread() {
+fn a_unique_index_of_a_spread_collection_is_made_non_unique() {
     let o = doc! { "createIndexes": "c", "key": { "x": 1 }, "name": "x_1", "unique": true };
     let spread = Circumstances {
         ordered: false,
@@ -242,7 +242,7 @@ fn rename_drop_target_uuid_and_bool() {
 }
 
 #[test]
-fn commands_become_what_a_target_takes() {
+fn commands_are_translated_to_those_of_a_target() {
     let table = [
         (doc! { "drop": "x" }, doc! { "drop": "c" }),
         (
@@ -295,7 +295,7 @@ fn view_create_modify_drop_via_system_views() {
 }
 
 #[test]
-fn what_is_passed_over_does_nothing_and_what_is_unknown_is_refused() {
+fn ignored_commands_do_nothing_and_unknown_commands_are_refused() {
     for o in [
         doc! { "dropDatabase": 1 },
         doc! { "startIndexBuild": "c", "indexes": [] },
@@ -337,13 +337,13 @@ fn index(spec: Bdoc) -> (Bdoc, Vec<String>) {
 }
 
 #[test]
-fn index_options_that_old_servers_kept_without_a_meaning_are_left_out() {
+fn index_options_that_old_servers_ignored_are_left_out() {
     let odd = doc! { "k": true, "l": "", "m": 0, "n": -1 };
     let old = doc! { "v": 1, "key": odd.clone(), "name": "i", "backgroud": true, "safe": 1 };
     let expected = doc! { "v": 1, "key": odd.clone(), "name": "i" };
     let left_out = ["backgroud", "safe"].map(str::to_owned).to_vec();
     assert_eq!(index(old), (expected, left_out));
-    // Other versions than 1 get the key in effective form.
+    // In versions other than 1, each value of the key is replaced by the value that it meant.
     let plain = doc! { "k": 1, "l": 1, "m": 1, "n": -1 };
     for old in [
         doc! { "key": odd.clone(), "name": "i" },
@@ -353,7 +353,7 @@ fn index_options_that_old_servers_kept_without_a_meaning_are_left_out() {
         assert_eq!(spec.get_document("key").unwrap(), &plain);
         assert!(!spec.contains_key("v") && left_out.contains(&"key".to_owned()));
     }
-    // A later server has validated it, so the option is merely unknown to this program.
+    // A later server has validated the index, so the option is valid although it is not known here.
     let new = doc! { "v": 2, "key": { "a": 1 }, "name": "i", "future": true };
     let (spec, left_out) = index(new);
     assert!(spec.contains_key("future") && left_out.is_empty());
@@ -364,7 +364,7 @@ fn index_options_that_old_servers_kept_without_a_meaning_are_left_out() {
 }
 
 #[test]
-fn collection_options_of_storage_engines_that_are_gone_are_left_out() {
+fn collection_options_of_removed_storage_engines_are_left_out() {
     let old = doc! { "create": "c", "size": 4096, "max": 5, "flags": 1, "$nExtents": 3 };
     assert_eq!(becomes(old.clone()), doc! { "create": "c" });
     let left_out = translated(command(old), AT).unwrap().left_out;
@@ -400,7 +400,7 @@ fn every_command_that_a_replay_runs_is_translated() {
             Err(PlanFault::Command(name)) => Some(name),
             _ => None,
         };
-        assert_eq!(refused, None, "{} has no arm of its own", known.name);
+        assert_eq!(refused, None, "{} is not translated", known.name);
         count += 1;
     }
     assert!(count > 8, "{count} commands");

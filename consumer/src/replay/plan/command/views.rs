@@ -9,7 +9,7 @@ use crate::replay::plan::PlanFault;
 /// Translates a write to `system.views`. The view over a time series is created with the series.
 pub(crate) fn view(entry: &Entry<'_>, name: &str) -> Result<Action, PlanFault> {
     if entry.operation == Operation::Delete {
-        // The entry does not contain the type of the view; the target knows it.
+        // The entry does not distinguish a view from a time series, so the target is queried later.
         let view = name.to_owned();
         return Ok(Action::DropView { view });
     }

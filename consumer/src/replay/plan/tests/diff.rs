@@ -25,7 +25,7 @@ fn sent(diff: &str) -> String {
 }
 
 #[test]
-fn diffs_are_statements_only_where_those_do_the_same() {
+fn diffs_are_sent_as_statements_only_if_the_result_is_the_same() {
     for (diff, update) in [
         (r#"{"u":{"a":1}}"#, r#"{"$set":{"a":1}}"#),
         (r#"{"u":{"a":"$y"}}"#, r#"{"$set":{"a":"$y"}}"#),

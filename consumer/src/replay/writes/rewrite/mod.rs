@@ -25,16 +25,16 @@ use crate::replay::plan::{Action, Bulk, BulkKind, RewriteError, Write, loses_zer
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
-use crate::replay::writes::turn::turn;
+use crate::replay::writes::turn::acquire;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
 /// Number of documents that are read with one query.
 const AT_ONCE: usize = 1_000;
 
-/// Bytes of rewritten documents that are sent together. Memory holds them twice (here and in the
-/// command), in addition to the reply that they are made from.
-const TOGETHER: usize = 4 << 20;
+/// Number of bytes of rewritten documents that are sent together. They are in memory twice (here and
+/// in the command), in addition to the reply with the original documents.
+const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// Documents to rewrite: their writes in order, by canonical `_id`.
 type Pending<'w, 'a> = FxHashMap<Vec<u8>, Vec<&'w Write<'a>>>;
@@ -49,7 +49,7 @@ struct Outcome<'a> {
     has_zeros: bool,
 }
 
-/// The reason why documents cannot be rewritten.
+/// The reason why documents were not rewritten.
 enum Failure {
     /// The target failed to return them; the read may be retried.
     Read(mongodb::error::Error),
@@ -76,8 +76,8 @@ impl MongoSink {
         bulk: &Bulk<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        match turn(&self.turns.rewrites, token).await {
-            Some(_turn) => self.rewrite(bulk.ns, &bulk.writes, token).await,
+        match acquire(&self.turns.rewrites, token).await {
+            Some(_permit) => self.rewrite(bulk.ns, &bulk.writes, token).await,
             None => Ok(Applied::Abandoned),
         }
     }
@@ -157,7 +157,7 @@ impl MongoSink {
                     bytes += made.document.len();
                     outcomes.push(made);
                 }
-                if bytes < TOGETHER {
+                if bytes < BYTES_AT_ONCE {
                     continue;
                 }
                 bytes = 0;
@@ -184,8 +184,9 @@ impl MongoSink {
         let retry = rule.is_some_and(|rule| rule.directive == Directive::Retry);
         if !retry && !is_transient(error) && !is_cursor_gone(error) {
             return Err(ConsumerError::Refused(format!(
-                "documents of {ns} cannot be read on the target, which their updates need: {}. \
-                 The target's user must be granted readWrite on the databases replayed",
+                "documents of {ns} cannot be read on the target, but their updates must be applied \
+                 to the stored documents: {}. Grant the target's user readWrite on the replayed \
+                 databases",
                 error_text(error)
             )));
         }
@@ -245,7 +246,7 @@ impl MongoSink {
         let mut made = Vec::new();
         for writes in pending.values() {
             if let Some(first) = writes.first() {
-                made.push((**first, made_up(ns, first.document_id, writes)?));
+                made.push((**first, from_updates(ns, first.document_id, writes)?));
             }
         }
         let mut writes = Vec::new();
@@ -303,10 +304,10 @@ fn outcome<'a>(
             Ok(document) => break document,
             Err(error) => error,
         };
-        let unfitting = writes.iter().position(|write| write.id == error.id);
-        let write = unfitting.map(|index| writes.remove(index));
-        let write = write.ok_or_else(|| ConsumerError::Refused(unfit(ns, &error)))?;
-        refuse(write, unfit(ns, &error))?;
+        let position = writes.iter().position(|write| write.id == error.id);
+        let write = position.map(|index| writes.remove(index));
+        let write = write.ok_or_else(|| ConsumerError::Refused(rewrite_refusal(ns, &error)))?;
+        refuse(write, rewrite_refusal(ns, &error))?;
     };
     let Some(last) = writes.last() else {
         return Ok(None);
@@ -325,8 +326,8 @@ fn outcome<'a>(
     }))
 }
 
-/// Creates a document with only the fields that its updates set.
-fn made_up(
+/// Creates a document that has only the fields that its updates set.
+fn from_updates(
     ns: &str,
     document_id: Element<'_>,
     writes: &[&Write<'_>],
@@ -337,13 +338,13 @@ fn made_up(
     builder.finish();
     let empty = Document::new(&bytes).map_err(|error| damaged(ns, &error))?;
     rewritten(empty, writes.iter().copied())
-        .map_err(|error| ConsumerError::Refused(unfit(ns, &error)))
+        .map_err(|error| ConsumerError::Refused(rewrite_refusal(ns, &error)))
 }
 
-fn unfit(ns: &str, error: &RewriteError) -> String {
+fn rewrite_refusal(ns: &str, error: &RewriteError) -> String {
     format!(
-        "in {ns}: {error}: {}. The entry or the document is damaged: run verify, and replay from the \
-         start into an empty target",
+        "in {ns}: {error}: {}. The entry or the document is damaged: run verify, and replay from \
+         the start into an empty target",
         error.error
     )
 }

@@ -35,7 +35,7 @@ fn found_outcome<'a>(
 }
 
 #[test]
-fn an_update_that_does_not_fit_is_refused_and_the_next_applied() {
+fn an_inapplicable_update_is_refused_and_the_next_one_applied() {
     let (damaged, next) = (
         bson(r#"{"sa":{"a":true,"sx":{}}}"#),
         bson(r#"{"u":{"b":2}}"#),
@@ -114,7 +114,7 @@ fn a_documents_writes_become_one_replacement_in_their_order() {
 }
 
 #[test]
-fn parts_end_before_the_first_document_too_many() {
+fn a_part_ends_at_the_maximum_number_of_documents() {
     let diff = bson(r#"{"i":{"z":1}}"#);
     let ids: Vec<[u8; 4]> = (0..1_100_i32).map(i32::to_le_bytes).collect();
     let action = Action::Diff(Document::new(&diff).unwrap());
@@ -152,19 +152,19 @@ fn timestamp_zero_top_level_preserved() {
         &[1, 0, 0, 0],
         Action::Zeros(Document::new(&after).unwrap()),
     );
-    let aside = bson(r#"{"_id":1,"t":1,"z":1}"#);
-    let set = rewritten(Document::new(&aside).unwrap(), [&write]).unwrap();
+    let stored = bson(r#"{"_id":1,"t":1,"z":1}"#);
+    let set = rewritten(Document::new(&stored).unwrap(), [&write]).unwrap();
     assert_eq!(set, bson(&format!(r#"{{"_id":1,"t":{zero},"z":1}}"#)));
 }
 
 #[test]
-fn a_document_is_made_up_of_what_its_updates_set() {
+fn a_missing_document_is_created_from_its_updates() {
     let diff = bson(r#"{"u":{"a":1},"i":{"b":2}}"#);
     let write = write(
         1,
         &[1, 0, 0, 0],
         Action::Diff(Document::new(&diff).unwrap()),
     );
-    let made = made_up("db.c", write.document_id, &[&write]).unwrap();
+    let made = from_updates("db.c", write.document_id, &[&write]).unwrap();
     assert_eq!(made, bson(r#"{"_id":1,"a":1,"b":2}"#));
 }

@@ -136,7 +136,7 @@ fn retryable_write_with_prev_op_time_is_not_txn() {
 }
 
 #[test]
-fn partial_entries_never_committed_go_with_the_sessions_next_number() {
+fn parts_that_are_never_committed_are_dropped_at_the_next_txn_number_of_their_session() {
     let open = partial(1, 0, 1..3, session(1, 4));
     let outcome = run(&[open.clone(), plain(2, 9, &[session(2, 7)])]);
     assert_eq!(outcome.open(), Some(1));
@@ -177,7 +177,7 @@ fn txn_larger_than_memory_goes_through_a_file() {
 }
 
 #[test]
-fn what_ended_leaves_neither_memory_nor_file() {
+fn ended_transactions_use_neither_memory_nor_file() {
     let mut kept = Kept::with_budget(300);
     let mut links = Vec::new();
     for seconds in 1..20 {
@@ -198,7 +198,7 @@ fn what_ended_leaves_neither_memory_nor_file() {
 }
 
 #[test]
-fn txn_chain_left_oplog_before_the_oldest_entry_is_passed_over() {
+fn a_chain_from_before_the_oldest_entry_is_skipped() {
     let entries = [
         plain(2, 1, &[]),
         partial(3, 1, 12..14, session(1, 1)),
@@ -231,7 +231,7 @@ fn txn_chain_left_oplog_before_the_oldest_entry_is_passed_over() {
         (outcome.documents(), outcome.counts.incomplete),
         (vec![2], 1)
     );
-    // A stream with another start must have had the entry.
+    // A stream with another start should have read the entry, so the position is lost.
     let start = Start {
         end: Some(end(2)),
         from_oldest: false,
@@ -247,7 +247,7 @@ fn txn_chain_left_oplog_before_the_oldest_entry_is_passed_over() {
 }
 
 #[test]
-fn a_missing_entry_after_the_beginning_stops_even_then() {
+fn a_missing_entry_after_the_start_stops_a_stream_from_the_oldest_entry() {
     let error = run_from(
         Start::default(),
         &[
@@ -273,13 +273,13 @@ fn an_entry_of_another_term_is_not_of_the_chain() {
 }
 
 #[test]
-fn a_chain_that_leads_in_a_circle_is_refused() {
+fn a_circular_chain_is_refused() {
     let text = refusal(&[
         partial(1, 2, 1..3, session(1, 1)),
         partial(2, 1, 1..3, session(1, 1)),
         last(3, 2, 3..4, 9, session(1, 1)),
     ]);
-    assert!(text.contains("does not lead back"), "{text}");
+    assert!(text.contains("does not name an earlier entry"), "{text}");
 }
 
 /// Returns the same entry in another term.
@@ -312,14 +312,14 @@ fn an_election_ends_open_transactions_that_are_not_prepared() {
 
 #[test]
 fn an_apply_ops_whose_previous_entry_is_no_part_stands_alone() {
-    let alone = |seconds, previous| {
+    let single = |seconds, previous| {
         let o = doc! { "applyOps": inserts(10..12) };
         command(seconds, o, &[session(1, 4), after(previous)])
     };
     // One dump contains a statement of a retryable write, the other starts after it.
     for entries in [
-        vec![plain(2, 1, &[session(1, 4)]), alone(5, 2)],
-        vec![plain(2, 1, &[]), alone(5, 1)],
+        vec![plain(2, 1, &[session(1, 4)]), single(5, 2)],
+        vec![plain(2, 1, &[]), single(5, 1)],
     ] {
         let outcome = run(&entries);
         assert_eq!(outcome.documents(), [1, 10, 11]);

@@ -35,12 +35,12 @@ fn uuid(byte: u8) -> Bson {
     })
 }
 
-/// Returns the fields of session 1, 2, … with its transaction number.
+/// Returns the fields `lsid` and `txnNumber` of a session.
 fn session(session: u8, number: i64) -> Doc {
     doc! { "lsid": { "id": uuid(session) }, "txnNumber": number }
 }
 
-/// Returns `prevOpTime`; 0 for the null one.
+/// Returns the field `prevOpTime` with the given time; 0 returns the null optime.
 fn after(seconds: u32) -> Doc {
     let none = BsonTimestamp {
         time: 0,

@@ -140,7 +140,7 @@ fn txn_filtered_namespaces_inside() {
 }
 
 #[test]
-fn operations_travel_in_every_format() {
+fn operations_are_encoded_in_every_format() {
     let entries = [command(
         5,
         doc! { "applyOps": inserts(1..40) },
@@ -182,7 +182,7 @@ fn operations_travel_in_every_format() {
 }
 
 #[test]
-fn damage_inside_is_told_with_the_commits_time() {
+fn damage_inside_is_reported_with_the_time_of_the_commit() {
     let session = [session(1, 8)];
     for (o, reason) in [
         (doc! { "applyOps": 1 }, "field \"applyOps\""),

@@ -106,7 +106,7 @@ fn ranges_cover_every_type_and_every_id_once() {
 }
 
 #[test]
-fn a_range_goes_on_after_what_was_read_and_ends() {
+fn a_range_continues_after_the_last_id_that_was_read_and_ends() {
     let ids = every_type();
     for mut range in split(&smallest(&ids), ids.clone(), 5) {
         let all: Vec<Id> = ids
@@ -128,10 +128,10 @@ fn a_range_goes_on_after_what_was_read_and_ends() {
                 break;
             };
             read.extend(found);
-            let goes_on = range.advance(last);
+            let continues = range.advance(last);
             let saved = Range::read(&range.record()).unwrap();
             assert_eq!(saved, range);
-            if !goes_on {
+            if !continues {
                 break;
             }
         }

@@ -1,4 +1,4 @@
-//! librdkafka's consumer, which only reads topics.
+//! The baseline of the consumer: librdkafka's consumer, which only reads topics.
 
 use anyhow::{Result, ensure};
 
@@ -20,7 +20,7 @@ pub(super) fn run(brokers: &str, topics: Vec<String>, partitions: u32, entries: 
         bytes += rdkafka::Message::payload(message).map_or(0, <[u8]>::len);
         Ok(())
     })?;
-    ensure!(count == entries, "{count} of {entries} records came");
+    ensure!(count == entries, "{count} of {entries} records arrived");
     println!("{bytes} bytes");
     Ok(())
 }

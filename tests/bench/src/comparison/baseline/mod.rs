@@ -1,4 +1,4 @@
-//! The baseline cases, which use the client libraries alone, as the child process runs them.
+//! The baseline cases, which use only the client libraries. Each case runs in a child process.
 //!
 //! | file | cases |
 //! | --- | --- |
@@ -39,7 +39,7 @@ pub(super) fn run(args: &[String]) -> Result<()> {
     };
     let (partitions, entries) = (partitions.parse()?, entries.parse()?);
     let Some(case) = Case::from_name(name).filter(|case| case.is_baseline()) else {
-        bail!("{name} is no baseline");
+        bail!("{name} is not a baseline case");
     };
     let sink = || Sink::open(brokers, topic, partitions);
     match (case, case.group()) {

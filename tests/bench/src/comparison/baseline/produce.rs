@@ -1,4 +1,4 @@
-//! The driver's cursor, librdkafka, and the two in a straight line.
+//! The baselines of the producer: the driver's cursor, librdkafka's producer, and a loop of both.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn tail(
             seen += 1;
         }
     }
-    ensure!(seen == entries, "{seen} of {entries} entries came");
+    ensure!(seen == entries, "{seen} of {entries} entries arrived");
     Ok(())
 }
 
@@ -118,7 +118,7 @@ pub(super) fn read_and_write(source: &str, sink: &Sink, entries: u64) -> Result<
     sink.finish()
 }
 
-/// librdkafka in its plainest use, with the batch sizes of `oplog-producer`.
+/// A plain librdkafka producer with the batch sizes of `oplog-producer`.
 pub(super) struct Sink {
     producer: BaseProducer,
     /// The topic of the first collection.

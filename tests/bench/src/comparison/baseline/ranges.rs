@@ -59,7 +59,7 @@ where
         while let Some(range) = ranges.join_next().await {
             seen += range.context("a range")??;
         }
-        ensure!(seen == entries, "{seen} of {entries} documents came");
+        ensure!(seen == entries, "{seen} of {entries} documents arrived");
         Ok(())
     })
 }

@@ -18,7 +18,7 @@ fn updated(document: &str, update: &str, version: Version) -> Result<String, i32
 }
 
 #[test]
-fn paths_lead_where_a_server_takes_them() {
+fn paths_are_resolved_as_by_a_server() {
     let document = r#"{"_id":1,"a":[1,{"x":2}],"d":{"0":3}}"#;
     for (update, result) in [
         (r#"{"$set":{"a.1.x":9}}"#, r#""a":[1,{"x":9}],"d":{"0":3}"#),
