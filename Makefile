@@ -19,9 +19,12 @@ help:
 	@echo "make deny           licenses and origins of dependencies; needs cargo-deny"
 	@echo "make services-up    Kafka, a source and a target on this host; make services-down stops them"
 
-# The profile is quick to build; make bench measures the release profile.
+# The profile is quick to build; make bench measures the release profile. The servers are downloaded while
+# cargo compiles.
 demo:
-	cargo build --profile demo --locked -p oplog-producer -p oplog-consumer -p oplog-relay-demo --bins
+	tests/kit/services/download.sh & \
+	cargo build --profile demo --locked -p oplog-producer -p oplog-consumer -p oplog-relay-demo --bins; \
+	built=$$?; wait; exit $$built
 	target/demo/demo
 
 test: lint unit e2e
@@ -44,9 +47,10 @@ unit:
 programs:
 	cargo build --locked --workspace --bins --test end_to_end
 
-# Servers and programs are processes of their own: two tests at a time keep two cores busy.
+# Servers and programs are processes of their own, which mostly wait for each other: three tests at a time
+# keep two cores busy.
 e2e: programs
-	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=2
+	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=3
 
 bench:
 	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-bench -p oplog-relay-kit --bins

@@ -16,7 +16,8 @@ const MONGO_SINK: &str = "com.mongodb.kafka.connect.MongoSinkConnector";
 const FILE_SINK: &str = "org.apache.kafka.connect.file.FileStreamSinkConnector";
 const CHANGE_STREAM_HANDLER: &str =
     "com.mongodb.kafka.connect.sink.cdc.mongodb.ChangeStreamHandler";
-const DEBEZIUM_HANDLER: &str = "com.mongodb.kafka.connect.sink.cdc.debezium.mongodb.MongoDbHandler";
+const DEBEZIUM_HANDLER: &str =
+    "com.mongodb.kafka.connect.sink.cdc.debezium.mongodb.ChangeStreamHandler";
 const UNWRAP: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
 const JSON: &str = "org.apache.kafka.connect.json.JsonConverter";
 
