@@ -54,6 +54,19 @@ impl LinesFile {
         })
     }
 
+    /// Returns a written file that cannot be synced: the device does not support it.
+    #[cfg(test)]
+    pub(crate) fn unsyncable() -> Self {
+        let file = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        Self {
+            name: "/dev/null".into(),
+            file: Arc::new(file),
+            is_regular: true,
+            had_lines: false,
+            is_dirty: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
     /// Returns whether the file had lines when it was opened; `None` if it is not a regular file.
     #[must_use]
     pub const fn has_lines(&self) -> Option<bool> {

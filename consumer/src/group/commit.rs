@@ -100,3 +100,54 @@ pub(super) fn commit(consumer: &BaseConsumer<GroupContext>, list: &TopicPartitio
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+
+    use crate::emit::lines_file::LinesFile;
+    use crate::error::ConsumerError;
+    use crate::group::context::tests::context_with;
+    use crate::worker::applied::Durability;
+
+    /// Commits offset 5 of a partition. Returns the outcome, the failure of the context, and the offset
+    /// that Kafka has then.
+    fn commit_with(durability: Durability) -> (bool, Option<ConsumerError>, Offset) {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("group.id", "g");
+        let context = context_with(durability);
+        let consumer: BaseConsumer<GroupContext> = config.create_with_context(context).unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("t", 0, Offset::Offset(5))
+            .unwrap();
+        let committed = commit(&consumer, &list);
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition("t", 0);
+        let found = consumer.committed_offsets(asked, Duration::from_secs(30));
+        let offset = found.unwrap().elements()[0].offset();
+        (committed, consumer.context().take_failure(), offset)
+    }
+
+    /// If the machine crashed after the commit, the lines would be lost.
+    #[test]
+    fn nothing_is_committed_that_could_not_be_synced() {
+        let (committed, failure, offset) = commit_with(Durability::Immediate);
+        assert!(committed && failure.is_none());
+        assert_eq!(offset, Offset::Offset(5));
+
+        let file = LinesFile::unsyncable();
+        let (committed, failure, offset) = commit_with(Durability::OnRequest(file));
+        assert!(!committed);
+        assert!(
+            matches!(failure, Some(ConsumerError::Output(..))),
+            "{failure:?}"
+        );
+        assert_eq!(offset, Offset::Invalid);
+    }
+}

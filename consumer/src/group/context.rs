@@ -318,7 +318,7 @@ impl ConsumerContext for GroupContext {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use rdkafka::consumer::Consumer;
     use tokio::sync::{mpsc, watch};
@@ -337,11 +337,15 @@ mod tests {
     use std::sync::Arc;
 
     fn context() -> GroupContext {
+        context_with(Durability::Immediate)
+    }
+
+    pub(in crate::group) fn context_with(durability: Durability) -> GroupContext {
         let health = Health::default();
         let parts = GroupContextParts {
             past: Past::Nothing,
             committed: watch::Sender::default(),
-            durability: Durability::Immediate,
+            durability,
             starts: mpsc::channel(1).0,
             reports: Arc::new(Reports::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
