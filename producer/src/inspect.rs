@@ -55,7 +55,8 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
         None,
         None,
         transactions,
-    );
+    )
+    .with_router_headers(stream.headers);
     let printer = Printer {
         source: origin.name().to_owned(),
         topics: Vec::new(),
@@ -129,14 +130,10 @@ impl Printer {
             let ends: Vec<Vec<i64>> = barrier
                 .topics
                 .iter()
-                .map(|(_, partitions)| (0..*partitions).map(|_| 0).collect())
+                .map(|at| (0..at.partitions).map(|_| 0).collect())
                 .collect();
             let name = |topic: &TopicIndex| self.topics.get(topic.0).map_or("", String::as_str);
-            let names: Vec<&str> = barrier
-                .topics
-                .iter()
-                .map(|(topic, _)| name(topic))
-                .collect();
+            let names: Vec<&str> = barrier.topics.iter().map(|at| name(&at.topic)).collect();
             let mut records = Chunk::default();
             let entry = chunk.bytes(&barrier.entry);
             barrier.write(entry, &self.source, &names, &ends, &mut records)?;
@@ -165,16 +162,16 @@ impl Printer {
 
     fn line<'p>(&'p self, chunk: &Chunk, record: &EncodedRecord) -> Line<'p> {
         let text = |range| String::from_utf8_lossy(chunk.bytes(range)).into_owned();
-        let header = record.header.as_ref();
+        let for_routers = chunk.router_headers.get(record.router_headers.clone());
+        let headers = record.header.iter().chain(for_routers.unwrap_or_default());
         let value = chunk.bytes(&record.value);
         Line {
             topic: self.topics.get(record.topic.0).map(String::as_str),
             partition: record.partition,
             timestamp: record.timestamp,
             key: record.key.as_ref().map(text),
-            headers: header
-                .map(|(name, value)| (*name, text(value)))
-                .into_iter()
+            headers: headers
+                .map(|header| (header.name, text(&header.value)))
                 .collect(),
             value_bytes: value.len(),
             value: show(self.format, value),

@@ -85,6 +85,7 @@ fn chunk(first: bool) -> Chunk {
         timestamp: 1_700_000_000_000,
         key: Some(0..3),
         header: None,
+        router_headers: 0..0,
         value: 3..8,
     };
     Chunk {
@@ -209,6 +210,7 @@ fn claiming(claim: &[u8]) -> Chunk {
         timestamp: 1_700_000_000_000,
         key: Some(key),
         header: None,
+        router_headers: 0..0,
         value,
     };
     let arena = [key.as_bytes(), claim].concat();

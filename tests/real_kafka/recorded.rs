@@ -1,8 +1,8 @@
 //! Every recorded set through Kafka: to its end by one consumer and by three, again from the start,
 //! and again from its middle. Each time the result must be the server's state.
 //!
-//! There is a test for each set, in one format. All formats with all numbers of consumers take an
-//! hour: `cargo test --workspace --test real_kafka -- --ignored combination`.
+//! There is a test for each set, in one format. All formats with all numbers of consumers take
+//! half an hour: `cargo test --workspace --test real_kafka -- --ignored combination`.
 
 use anyhow::Result;
 use oplog_relay_kit::model::{Agreement, Scenario, Version};
@@ -235,7 +235,7 @@ fn workload_b_of_5_0() -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes an hour; the tests of the sets cover every format and number of consumers"]
+#[ignore = "takes half an hour; the tests of the sets cover every format and number of consumers"]
 fn every_combination() -> Result<()> {
     let mut failures = Vec::new();
     for set in SETS {

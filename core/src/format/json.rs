@@ -318,7 +318,12 @@ impl EventWriter<'_> {
     }
 }
 
-fn operation_type<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
+/// Returns the `operationType` of an entry's change event: `insert`, `update`, `replace`, `delete`, `read`,
+/// `noop`, or the name of a command.
+///
+/// # Errors
+/// [`EntryError`] if the entry is damaged.
+pub fn operation_type<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
     Ok(match entry.operation {
         Operation::Insert if entry.snapshot.is_some() => b"read",
         Operation::Insert => b"insert",

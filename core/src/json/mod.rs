@@ -46,6 +46,12 @@ pub(crate) use encode::write_key_value;
 pub use encode::{write_document, write_value};
 pub use text::write_string;
 
+/// Appends milliseconds since 1970 as an RFC 3339 time in UTC, such as `2012-12-24T12:15:30.501Z`.
+/// Returns false, and appends nothing, outside the years 1970 to 9999.
+pub fn write_time(millis: i64, out: &mut Vec<u8>) -> bool {
+    date::write(millis, out)
+}
+
 /// The form of Extended JSON v2 to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {

@@ -76,6 +76,10 @@ pub struct StreamArguments {
     /// only a replay needs. The default is true, except for --envelope debezium.
     #[arg(long, value_name = "true|false")]
     pub replayable: Option<bool>,
+    /// Headers for programs that route records: none, full (op, ns, ts, ui, txn and content-type) or
+    /// cloudevents (CloudEvents 1.0 in binary mode). They cost throughput; not with --format raw.
+    #[arg(long, value_name = "HEADERS", default_value = "none")]
+    pub headers: String,
     /// Number of partitions of the topics that the program creates.
     #[arg(long, value_name = "N", default_value = "4")]
     pub partitions: String,

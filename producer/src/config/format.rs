@@ -6,6 +6,7 @@ use oplog_relay_core::format::envelope::Envelope;
 use oplog_relay_runtime::config::Faults;
 
 use crate::config::arguments::StreamArguments;
+use crate::encode::router_headers::RouterHeaders;
 
 /// Returns the format, or adds the faults of its arguments.
 pub(super) fn check_format(arguments: &StreamArguments, faults: &mut Faults) -> Option<Format> {
@@ -31,6 +32,21 @@ pub(super) fn check_format(arguments: &StreamArguments, faults: &mut Faults) -> 
             with_schema: arguments.envelope_schema,
         }),
     }))
+}
+
+/// Returns the headers for routers, or adds the faults of their argument.
+pub(super) fn check_headers(
+    arguments: &StreamArguments,
+    faults: &mut Faults,
+) -> Option<RouterHeaders> {
+    let headers = faults.take_or("--headers", arguments.headers.parse())?;
+    if headers != RouterHeaders::None && arguments.format == "raw" {
+        faults.add(
+            "--headers",
+            "cannot be used with --format raw, whose records have several entries",
+        );
+    }
+    Some(headers)
 }
 
 fn check_combination(

@@ -18,6 +18,7 @@ use oplog_relay_runtime::telemetry::LogOptions;
 use crate::config::arguments::{
     FullSyncArguments, InspectArguments, RunArguments, StreamArguments,
 };
+use crate::encode::router_headers::RouterHeaders;
 use crate::prepare::topics::parse_topic_setting;
 use crate::publish::{Oversize, TRANSACTION_TIMEOUT_OPTION};
 use crate::source::full_sync::parse_filter;
@@ -42,6 +43,8 @@ pub struct StreamConfig {
     pub topic_prefix: String,
     /// Format of record values.
     pub format: Format,
+    /// Headers for routers.
+    pub headers: RouterHeaders,
     /// Number of partitions of new topics.
     pub partitions: u32,
     /// Rule by which collections are spread over partitions.
@@ -362,6 +365,7 @@ fn check_stream(
     });
     let source_name = check_name(arguments.source_name.as_deref(), origin.as_ref(), faults);
     let format = format::check_format(arguments, faults);
+    let headers = format::check_headers(arguments, faults);
     let partitions = faults.take_or(
         "--partitions",
         match arguments.partitions.parse() {
@@ -382,6 +386,7 @@ fn check_stream(
         source_name,
         topic_prefix: topic_prefix?,
         format: format?,
+        headers: headers?,
         partitions: partitions?,
         order: order?,
         start,

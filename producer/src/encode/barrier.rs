@@ -10,8 +10,9 @@ use oplog_relay_core::format::Format;
 use oplog_relay_core::format::debezium::Origin;
 use oplog_relay_core::position::EntryId;
 
-use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
-use crate::encode::record::write_single;
+use crate::encode::chunk::{Chunk, Destination, EncodedRecord, TopicIndex};
+use crate::encode::record::{Written, write_single};
+use crate::encode::router_headers::{About, RouterHeaders};
 use crate::error::ProducerError;
 
 /// A command that is published with its barriers.
@@ -23,8 +24,8 @@ pub struct BarrierRequest {
     pub entry: Range<usize>,
     /// True if the entry was built from a transaction's operation.
     pub built: bool,
-    /// The topics of the command and their numbers of partitions; partition 0 of the first one leads.
-    pub topics: Vec<(TopicIndex, u32)>,
+    /// The topics of the command; partition 0 of the first one leads.
+    pub topics: Vec<BarrierTopic>,
     /// True if later writes of the collection all go to one partition; not set for a change of the
     /// routing table, which affects many collections.
     pub ordered: bool,
@@ -34,6 +35,17 @@ pub struct BarrierRequest {
     pub timestamp: i64,
     /// Format of the values.
     pub format: Format,
+    /// The headers for routers.
+    pub router_headers: RouterHeaders,
+}
+
+/// A topic of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BarrierTopic {
+    /// The topic.
+    pub topic: TopicIndex,
+    /// Its number of partitions.
+    pub partitions: u32,
 }
 
 impl BarrierRequest {
@@ -86,36 +98,53 @@ impl BarrierRequest {
             source,
             processed_at: 0,
         };
-        for (topic, partitions) in &self.topics {
+        for BarrierTopic { topic, partitions } in &self.topics {
             for partition in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
-                self.push(*topic, partition, (&noop, barrier_id), &origin, out)?;
+                let to = Destination {
+                    topic: *topic,
+                    partition,
+                };
+                self.push(to, &noop, barrier_id, &origin, out)?;
             }
         }
         // The command comes last: in a new topic it waits for the delivery of the barriers.
         let leader = self.topics.first();
-        leader.map_or(Ok(()), |(topic, _)| {
-            self.push(*topic, 0, (&command, self.id), &origin, out)
+        leader.map_or(Ok(()), |leader| {
+            let to = Destination {
+                topic: leader.topic,
+                partition: 0,
+            };
+            self.push(to, &command, self.id, &origin, out)
         })
     }
 
     fn push(
         &self,
-        topic: TopicIndex,
-        partition: i32,
-        (entry, id): (&[u8], EntryId),
+        to: Destination,
+        entry: &[u8],
+        id: EntryId,
         origin: &Origin<'_>,
         out: &mut Chunk,
     ) -> Result<(), ProducerError> {
         let entry = Document::new(entry).map_err(ProducerError::undecodable)?;
         let entry = Entry::parse(entry)?;
-        let (header, value) =
+        let Written { header, value } =
             write_single(self.format, &entry, id, self.built, origin, &mut out.arena)?;
+        let about = About {
+            entry: &entry,
+            id,
+            key: None,
+            format: self.format,
+            source: origin.source,
+        };
+        let router_headers = self.router_headers.write(&about, out)?;
         out.records.push(EncodedRecord {
-            topic,
-            partition,
+            topic: to.topic,
+            partition: to.partition,
             timestamp: self.timestamp,
             key: None,
             header,
+            router_headers,
             value,
         });
         Ok(())

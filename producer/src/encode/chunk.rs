@@ -43,10 +43,30 @@ pub struct EncodedRecord {
     pub timestamp: i64,
     /// The key; `None` for raw frames.
     pub key: Option<Range<usize>>,
-    /// Name and value of the header, if the format has one.
-    pub header: Option<(&'static str, Range<usize>)>,
+    /// The header that the format needs, if it has one.
+    pub header: Option<RecordHeader>,
+    /// The headers for routers, as a range of [`Chunk::router_headers`].
+    pub router_headers: Range<usize>,
     /// The value; empty for a tombstone.
     pub value: Range<usize>,
+}
+
+/// A header of a record, its value as a range of the chunk's arena.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// The name.
+    pub name: &'static str,
+    /// The value.
+    pub value: Range<usize>,
+}
+
+/// The place of a record: a partition of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    /// The topic.
+    pub topic: TopicIndex,
+    /// The partition.
+    pub partition: i32,
 }
 
 /// Consecutive records of the source, and the position that they reach. Reused.
@@ -56,6 +76,8 @@ pub struct Chunk {
     pub arena: Vec<u8>,
     /// The records in order.
     pub records: Vec<EncodedRecord>,
+    /// The headers for routers of all records.
+    pub router_headers: Vec<RecordHeader>,
     /// A command that follows the records, with its barriers.
     pub barrier: Option<BarrierRequest>,
     /// Topics that are first used here, in the order of their index.
@@ -155,12 +177,14 @@ impl Chunk {
         let Self {
             arena,
             records,
+            router_headers,
             new_topics,
             ..
         } = std::mem::take(self);
         *self = Self {
             arena,
             records,
+            router_headers,
             new_topics,
             ..Self::default()
         };
@@ -168,6 +192,8 @@ impl Chunk {
         self.arena.shrink_to(kept);
         self.records.clear();
         self.records.shrink_to(KEPT_RECORDS);
+        self.router_headers.clear();
+        self.router_headers.shrink_to(KEPT_RECORDS);
         self.new_topics.clear();
     }
 

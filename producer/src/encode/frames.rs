@@ -10,8 +10,8 @@ use oplog_relay_core::format::raw::{DOCUMENT_HEADER_BYTES, Frame, HEADER_BYTES};
 use oplog_relay_core::position::EntryId;
 
 use super::FRAMES_BYTES;
-use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
-use crate::encode::record::write_frame;
+use crate::encode::chunk::{Chunk, Destination, EncodedRecord, TopicIndex};
+use crate::encode::record::{Written, write_frame};
 use crate::publish::RECORD_OVERHEAD;
 
 /// Number of bytes of a frame's header without the name of the source: two times, a count, its own
@@ -80,21 +80,21 @@ impl Frames {
     pub(crate) fn add(
         &mut self,
         framed: FramedEntry<'_>,
-        (topic, partition): (TopicIndex, i32),
+        to: Destination,
         timestamp: i64,
         chunk: &mut Chunk,
     ) {
-        let Some(frames) = self.topics.get_mut(topic.0) else {
+        let Some(frames) = self.topics.get_mut(to.topic.0) else {
             return;
         };
-        let index = usize::try_from(partition).unwrap_or(0);
+        let index = usize::try_from(to.partition).unwrap_or(0);
         let Some(frame) = frames.partitions.get_mut(index) else {
             return;
         };
         let bytes = DOCUMENT_HEADER_BYTES + framed.entry.as_bytes().len();
         if !frame.is_empty() && frame.len() + bytes > frames.most_bytes {
             self.bytes = self.bytes.saturating_sub(frame.len() - HEADER_BYTES);
-            close_frame(frame, &self.source, (topic, partition), timestamp, chunk);
+            close_frame(frame, &self.source, to, timestamp, chunk);
         }
         frame.push(framed.id, framed.entry, framed.built);
         self.bytes += bytes;
@@ -108,8 +108,11 @@ impl Frames {
             for (partition, frame) in (0..).zip(&mut frames.partitions) {
                 let filled = frame.len();
                 if filled > 0 {
-                    let place = (TopicIndex(topic), partition);
-                    close_frame(frame, &self.source, place, timestamp, chunk);
+                    let to = Destination {
+                        topic: TopicIndex(topic),
+                        partition,
+                    };
+                    close_frame(frame, &self.source, to, timestamp, chunk);
                 }
                 if keeps_too_much && frame.capacity() / 2 > filled {
                     *frame = Frame::default();
@@ -131,17 +134,18 @@ impl Frames {
 fn close_frame(
     frame: &mut Frame,
     source: &str,
-    (topic, partition): (TopicIndex, i32),
+    to: Destination,
     timestamp: i64,
     chunk: &mut Chunk,
 ) {
-    let (header, value) = write_frame(frame, source, &mut chunk.arena);
+    let Written { header, value } = write_frame(frame, source, &mut chunk.arena);
     chunk.records.push(EncodedRecord {
-        topic,
-        partition,
+        topic: to.topic,
+        partition: to.partition,
         timestamp,
         key: None,
         header,
+        router_headers: 0..0,
         value,
     });
 }

@@ -7,7 +7,8 @@
 //!   the raw frames that are being filled
 //! - [`barrier`] a command with its barriers; `database` the end of a database
 //! - `state_records` what is saved of routes, topics and the source, ahead of what depends on it
-//! - `for_readers` what topics without replay are given instead; `keys` the keys of records
+//! - `for_readers` what topics without replay are given instead; `keys` the keys of records;
+//!   [`router_headers`] headers for programs that route records
 //! - `transaction` the operations of a commit; `copy` the documents of a full sync; `routing` a change of
 //!   the rules of routing
 
@@ -19,6 +20,7 @@ mod for_readers;
 mod frames;
 mod keys;
 pub mod record;
+pub mod router_headers;
 mod routing;
 mod state_records;
 mod transaction;
@@ -37,10 +39,11 @@ use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::state::{SourceRecord, TopicRecord};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::encode::barrier::BarrierRequest;
-use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
+use crate::encode::barrier::{BarrierRequest, BarrierTopic};
+use crate::encode::chunk::{Chunk, Destination, EncodedRecord, TopicIndex};
 use crate::encode::frames::{FramedEntry, Frames};
-use crate::encode::record::write_entry;
+use crate::encode::record::{Written, write_entry};
+use crate::encode::router_headers::{About, RouterHeaders};
 use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
 use crate::prepare::route::{CommandRoute, Decision, Router, Target};
@@ -60,11 +63,21 @@ const FRAMES_BYTES: usize = 16 << 20;
 /// A function that takes a full chunk and leaves an empty one.
 type HandOn<'h> = dyn FnMut(&mut Chunk) -> Result<(), ProducerError> + 'h;
 
+/// An entry that is sent.
+#[derive(Debug, Clone, Copy)]
+struct Outgoing<'e> {
+    entry: &'e Entry<'e>,
+    id: EntryId,
+    /// True if it was built from an operation of a transaction, or by the producer.
+    built: bool,
+}
+
 /// The encoder of the entries of one source.
 #[derive(Debug)]
 pub struct Encoder {
     source: String,
     format: Format,
+    router_headers: RouterHeaders,
     router: Router,
     topics: Topics,
     /// Topics by name; the state topic is the first.
@@ -124,6 +137,7 @@ impl Encoder {
         Self {
             source: source.to_owned(),
             format,
+            router_headers: RouterHeaders::None,
             router,
             topics,
             indexes: FxHashMap::default(),
@@ -145,6 +159,13 @@ impl Encoder {
             held: FxHashSet::default(),
             pace: Pace::new(TRANSACTION_TIMEOUT),
         }
+    }
+
+    /// Adds headers for routers to the records.
+    #[must_use]
+    pub const fn with_router_headers(mut self, headers: RouterHeaders) -> Self {
+        self.router_headers = headers;
+        self
     }
 
     /// Limits the size of chunks to the bytes that may be in flight at a time.
@@ -375,12 +396,19 @@ impl Encoder {
                 chunk.counts.filtered += 1;
                 Ok(())
             }
-            Target::First(topic) => self.write_record(entry, (id, built), (topic, 0), None, chunk),
+            Target::First(topic) => {
+                let to = Destination {
+                    topic,
+                    partition: 0,
+                };
+                self.write_record(Outgoing { entry, id, built }, to, None, chunk)
+            }
             Target::Keyed { topic, partitions } => {
                 let key = self.write_key(entry, topic, chunk)?;
                 let partition = partition_for(chunk.bytes(&key), partitions);
                 let partition = i32::try_from(partition).unwrap_or(0);
-                self.write_record(entry, (id, built), (topic, partition), Some(key), chunk)
+                let to = Destination { topic, partition };
+                self.write_record(Outgoing { entry, id, built }, to, Some(key), chunk)
             }
         }
     }
@@ -388,12 +416,12 @@ impl Encoder {
     #[inline]
     fn write_record(
         &mut self,
-        entry: &Entry<'_>,
-        (id, built): (EntryId, bool),
-        (topic, partition): (TopicIndex, i32),
+        outgoing: Outgoing<'_>,
+        to: Destination,
         key: Option<std::ops::Range<usize>>,
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
+        let Outgoing { entry, id, built } = outgoing;
         if self.format == Format::Raw {
             // The key was only needed to choose the partition.
             if let Some(key) = key {
@@ -404,19 +432,28 @@ impl Encoder {
                 entry: entry.raw,
                 built,
             };
-            self.frames
-                .add(framed, (topic, partition), self.place.stamp, chunk);
+            self.frames.add(framed, to, self.place.stamp, chunk);
             return Ok(());
         }
-        let origin = self.origin(topic);
+        let damaged = |error| ProducerError::damaged(entry, &error);
+        let origin = self.origin(to.topic);
         let written = write_entry(self.format, entry, id, &origin, &mut chunk.arena);
-        let (header, value) = written.map_err(|error| ProducerError::damaged(entry, &error))?;
+        let Written { header, value } = written.map_err(damaged)?;
+        let about = About {
+            entry,
+            id,
+            key: key.clone(),
+            format: self.format,
+            source: &self.source,
+        };
+        let router_headers = self.router_headers.write(&about, chunk).map_err(damaged)?;
         let record = EncodedRecord {
-            topic,
-            partition,
+            topic: to.topic,
+            partition: to.partition,
             timestamp: self.place.stamp,
             key,
             header,
+            router_headers,
             value,
         };
         if entry.operation == Operation::Delete && matches!(self.format, Format::Debezium(_)) {
@@ -457,7 +494,8 @@ impl Encoder {
     ) -> Result<(), ProducerError> {
         let mut topics = Vec::with_capacity(route.topics.len());
         for name in &route.topics {
-            topics.push(self.topic(name, chunk)?);
+            let (topic, partitions) = self.topic(name, chunk)?;
+            topics.push(BarrierTopic { topic, partitions });
         }
         self.save_routes(&route.changes, chunk)?;
         let start = chunk.arena.len();
@@ -475,6 +513,7 @@ impl Encoder {
             passable: route.passable,
             timestamp: self.place.stamp,
             format: self.format,
+            router_headers: self.router_headers,
         };
         self.put_barrier(barrier, route.topics.first(), chunk)?;
         self.router.apply(route.changes);

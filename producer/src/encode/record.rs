@@ -10,9 +10,31 @@ use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{Format, ID_HEADER, RANGE_HEADER};
 use oplog_relay_core::position::EntryId;
 
-/// Name and value of the header, if the format has one, and the value; both as ranges of the buffer
-/// that they were appended to.
-pub type Written = (Option<(&'static str, Range<usize>)>, Range<usize>);
+use crate::encode::chunk::RecordHeader;
+
+/// What was written of an entry, as ranges of the buffer that it was appended to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The header, if the format has one.
+    pub header: Option<RecordHeader>,
+    /// The value.
+    pub value: Range<usize>,
+}
+
+impl Written {
+    /// Returns the ranges of a header that starts at `start`, and of a value that starts at `value` and
+    /// ends at `end`.
+    const fn with_header(name: &'static str, start: usize, value: usize, end: usize) -> Self {
+        let header = RecordHeader {
+            name,
+            value: start..value,
+        };
+        Self {
+            header: Some(header),
+            value: value..end,
+        }
+    }
+}
 
 /// Appends an entry as a separate record: in `raw` that is a frame of one entry.
 ///
@@ -55,16 +77,19 @@ pub fn write_entry(
             id.write_header(source, out);
             let value = out.len();
             write_oplog_entry(entry.raw, mode, out)?;
-            return Ok((Some((ID_HEADER, start..value)), value..out.len()));
+            return Ok(Written::with_header(ID_HEADER, start, value, out.len()));
         }
         Format::Raw | Format::Bson => {
             id.write_header(source, out);
             let value = out.len();
             out.extend_from_slice(entry.raw.as_bytes());
-            return Ok((Some((ID_HEADER, start..value)), value..out.len()));
+            return Ok(Written::with_header(ID_HEADER, start, value, out.len()));
         }
     }
-    Ok((None, start..out.len()))
+    Ok(Written {
+        header: None,
+        value: start..out.len(),
+    })
 }
 
 /// Closes a frame and appends it.
@@ -74,5 +99,5 @@ pub fn write_frame(frame: &mut Frame, source: &str, out: &mut Vec<u8>) -> Writte
     out.extend_from_slice(format!("{source}/{first}/{last}/{count}").as_bytes());
     let value = out.len();
     frame.finish(out);
-    (Some((RANGE_HEADER, start..value)), value..out.len())
+    Written::with_header(RANGE_HEADER, start, value, out.len())
 }

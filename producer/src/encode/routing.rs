@@ -16,7 +16,7 @@ use oplog_relay_core::routing::RoutingChange;
 use oplog_relay_core::state::{OrderRule, TopicRecord};
 
 use super::{Encoder, HandOn};
-use crate::encode::barrier::BarrierRequest;
+use crate::encode::barrier::{BarrierRequest, BarrierTopic};
 use crate::encode::chunk::Chunk;
 use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
@@ -144,7 +144,8 @@ impl Encoder {
         }
         let mut topics = Vec::with_capacity(rerouted.topics.len());
         for name in &rerouted.topics {
-            topics.push(self.topic(name, chunk)?);
+            let (topic, partitions) = self.topic(name, chunk)?;
+            topics.push(BarrierTopic { topic, partitions });
         }
         let change = RoutingChange {
             version: self.place.routing,
@@ -161,6 +162,7 @@ impl Encoder {
             passable: false,
             timestamp: self.place.stamp,
             format: self.format,
+            router_headers: self.router_headers,
         };
         self.put_barrier(barrier, rerouted.topics.iter().next(), chunk)
     }

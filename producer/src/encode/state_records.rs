@@ -149,6 +149,7 @@ pub(crate) fn write_state(key: &str, value: &[u8], timestamp: i64, chunk: &mut C
         timestamp,
         key: Some(start..middle),
         header: None,
+        router_headers: 0..0,
         value: middle..end,
     });
 }

@@ -14,7 +14,7 @@
 use rustc_hash::FxHashMap;
 
 use super::{Publisher, unknown_topic};
-use crate::encode::barrier::BarrierRequest;
+use crate::encode::barrier::{BarrierRequest, BarrierTopic};
 use crate::encode::chunk::{Chunk, TopicIndex};
 use crate::error::ProducerError;
 
@@ -59,14 +59,12 @@ impl Publisher {
     ) -> Result<(), ProducerError> {
         self.read_missing(request)?;
         let mut names = Vec::with_capacity(request.topics.len());
-        for (topic, _) in &request.topics {
+        for BarrierTopic { topic, .. } in &request.topics {
             names.push(self.topic_name(*topic)?.to_owned());
         }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let topics = request.topics.iter();
-        let offsets: Vec<Vec<i64>> = topics
-            .map(|(topic, _)| self.next_offsets.of(*topic))
-            .collect();
+        let offsets: Vec<Vec<i64>> = topics.map(|at| self.next_offsets.of(at.topic)).collect();
         let mut records = Chunk::default();
         request.write(entry, &self.source, &names, &offsets, &mut records)?;
         self.send_records(&records)
@@ -76,7 +74,7 @@ impl Publisher {
     /// that this session has created, and to which it has sent nothing, are 0 and need no request.
     fn read_missing(&mut self, request: &BarrierRequest) -> Result<(), ProducerError> {
         let mut missing = Vec::new();
-        for (topic, partitions) in &request.topics {
+        for BarrierTopic { topic, partitions } in &request.topics {
             if self.next_offsets.0.contains_key(topic) {
                 continue;
             }

@@ -43,7 +43,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic};
+use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, RecordHeader};
 use crate::error::ProducerError;
 use crate::publish::log_end_offsets::Ends;
 
@@ -276,11 +276,11 @@ impl Publisher {
         let found = self.topics.get(record.topic.0);
         let topic = found.ok_or_else(unknown_topic)?;
         let key = record.key.as_ref().map_or(0, Range::len);
-        let header = record.header.as_ref();
-        let header = header.map_or(0, |(name, value)| name.len() + value.len());
+        let headers =
+            headers_of(chunk, record).map(|header| header.name.len() + header.value.len());
         let room = topic
             .max_bytes
-            .saturating_sub(key + header + RECORD_OVERHEAD);
+            .saturating_sub(key + headers.sum::<usize>() + RECORD_OVERHEAD);
         if room >= LEAST_ROOM || record.value.len() <= room {
             return Ok(room);
         }
@@ -507,27 +507,40 @@ pub fn transaction_timeout(options: &KafkaOptions) -> Duration {
     given.map_or(TRANSACTION_TIMEOUT, Duration::from_millis)
 }
 
+/// Returns all headers of a record but that of a fragment.
+fn headers_of<'c>(
+    chunk: &'c Chunk,
+    record: &'c EncodedRecord,
+) -> impl Iterator<Item = &'c RecordHeader> + Clone {
+    let for_routers = chunk.router_headers.get(record.router_headers.clone());
+    record.header.iter().chain(for_routers.unwrap_or_default())
+}
+
 fn headers(
     chunk: &Chunk,
     record: &EncodedRecord,
     fragment: Option<Fragment>,
 ) -> Option<OwnedHeaders> {
-    let (name, value) = record.header.as_ref()?;
-    let header = Header {
-        key: name,
-        value: Some(chunk.bytes(value)),
-    };
+    let all = headers_of(chunk, record);
+    let count = all.clone().count() + usize::from(fragment.is_some());
+    if count == 0 {
+        return None;
+    }
+    let headers = all.fold(OwnedHeaders::new_with_capacity(count), |headers, header| {
+        headers.insert(Header {
+            key: header.name,
+            value: Some(chunk.bytes(&header.value)),
+        })
+    });
     let Some(fragment) = fragment else {
-        return Some(OwnedHeaders::new_with_capacity(1).insert(header));
+        return Some(headers);
     };
     let mut place = Vec::new();
     fragment.write(&mut place);
-    let place = Header {
+    Some(headers.insert(Header {
         key: FRAGMENT_HEADER,
         value: Some(&place),
-    };
-    let headers = OwnedHeaders::new_with_capacity(2).insert(header);
-    Some(headers.insert(place))
+    }))
 }
 
 /// Returns the error for a record whose topic no chunk has announced, which is a bug in the encoder.

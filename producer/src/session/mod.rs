@@ -305,6 +305,7 @@ impl Supervisor {
             self.origin
                 .transactions(start, checkpoint.history, shutdown),
         )
+        .with_router_headers(stream.headers)
         .paced(self.pace.clone()))
     }
 

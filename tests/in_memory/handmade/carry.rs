@@ -102,10 +102,10 @@ impl Carried {
     }
 
     fn take_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<()> {
-        let Some((_, header)) = &record.header else {
+        let Some(header) = &record.header else {
             bail!("a record without a header");
         };
-        let header = String::from_utf8_lossy(chunk.bytes(header));
+        let header = String::from_utf8_lossy(chunk.bytes(&header.value));
         let Ok((_, id)) = EntryId::parse_header(&header) else {
             bail!("{header} is no id");
         };
@@ -132,8 +132,8 @@ impl Carried {
         let mut described = Vec::new();
         let mut out = DocumentBuilder::start(&mut described);
         out.nested("topics", kind::ARRAY, |list| {
-            for (index, (topic, _)) in request.topics.iter().enumerate() {
-                list.str(&index.to_string(), self.topic(*topic));
+            for (index, at) in request.topics.iter().enumerate() {
+                list.str(&index.to_string(), self.topic(at.topic));
             }
         });
         out.boolean("ordered", request.ordered);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use oplog_producer::config;
 use oplog_producer::encode::Encoder;
-use oplog_producer::encode::chunk::Chunk;
+use oplog_producer::encode::chunk::{Chunk, RecordHeader};
 use oplog_producer::error::ProducerError;
 use oplog_producer::prepare::route::Router;
 use oplog_producer::prepare::topics::Topics;
@@ -180,7 +180,7 @@ impl Out {
         for record in &chunk.records {
             let value = chunk.bytes(&record.value);
             match &record.header {
-                Some((_, id)) => {
+                Some(RecordHeader { value: id, .. }) => {
                     let id = String::from_utf8_lossy(chunk.bytes(id));
                     let (_, id) = EntryId::parse_header(&id).expect("an id");
                     self.entries.push((id, value.to_vec()));

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::{Context as _, Result};
 use oplog_producer::config;
 use oplog_producer::encode::Encoder;
-use oplog_producer::encode::chunk::{Chunk, TransactionCounts};
+use oplog_producer::encode::chunk::{Chunk, RecordHeader, TransactionCounts};
 use oplog_producer::error::ProducerError;
 use oplog_producer::prepare::route::Router;
 use oplog_producer::prepare::topics::Topics;
@@ -154,7 +154,7 @@ impl Stream {
                 let value = Some(chunk.bytes(&record.value)).filter(|value| !value.is_empty());
                 self.state.apply(&key, value).expect("a state record");
             }
-            if let Some((_, id)) = &record.header {
+            if let Some(RecordHeader { value: id, .. }) = &record.header {
                 let topic = self.topics[record.topic.0].clone();
                 let id = String::from_utf8_lossy(chunk.bytes(id));
                 let (_, id) = EntryId::parse_header(&id).expect("an id");

@@ -1,6 +1,7 @@
 mod for_readers;
 mod frames;
 mod old_servers;
+mod router_headers;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::document::{DocumentBuilder, kind};
@@ -90,9 +91,9 @@ fn state_goes_ahead_of_the_first_record_and_the_position_counts_everything() {
         ]
     );
     let record = &chunk.records[2];
-    let (name, header) = record.header.as_ref().unwrap();
+    let header = record.header.as_ref().unwrap();
     assert_eq!(
-        (*name, text(&chunk, header)),
+        (header.name, text(&chunk, &header.value)),
         (ID_HEADER, "rs0/1:1/0".to_owned())
     );
     assert_eq!(chunk.bytes(&record.value), entries[0]);
@@ -208,7 +209,7 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
         let mut arena = out.arena.clone();
         for record in &out.records {
             let header = record.header.as_ref();
-            let header = header.map(|(_, header)| out.bytes(header).to_vec());
+            let header = header.map(|header| out.bytes(&header.value).to_vec());
             let value = record.value.clone();
             oplog_relay_core::format::decode(
                 format,
@@ -430,7 +431,7 @@ fn a_change_waits_for_the_end_of_a_transaction_that_was_sent_in_part() {
     let names = |chunks: &[Chunk]| -> Vec<&str> {
         let records = chunks.iter().flat_map(|chunk| &chunk.records);
         let data = records.filter(|record| record.topic.0 == 1);
-        data.filter_map(|record| Some(record.header.as_ref()?.0))
+        data.filter_map(|record| Some(record.header.as_ref()?.name))
             .collect()
     };
     assert_eq!(names(before), [ID_HEADER, ID_HEADER]);

@@ -2,7 +2,7 @@
 
 use oplog_consumer::replay::plan::{BulkKind, CommandOptions, Plan, Planner, Step, write_command};
 use oplog_consumer::worker::batch::Located;
-use oplog_producer::encode::record::{write_entry, write_frame};
+use oplog_producer::encode::record::{Written, write_entry, write_frame};
 use oplog_relay_core::diff::{Diff, apply_modifiers};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Update};
@@ -94,8 +94,8 @@ fn decode_each(name: &'static str, format: Format, entries: &[Vec<u8>]) -> Piece
     for bytes in entries {
         let entry = parse(bytes);
         let written = write_entry(format, &entry, id(&entry), &ORIGIN, &mut arena);
-        let (header, value) = written.unwrap();
-        let header = header.map(|(_, range)| arena[range].to_vec());
+        let Written { header, value } = written.unwrap();
+        let header = header.map(|header| arena[header.value].to_vec());
         records.push((value, header));
     }
     decode_all(name, format, arena, records)
@@ -107,7 +107,7 @@ fn decode_frame(name: &'static str, entries: &[Vec<u8>]) -> Piece {
         let entry = parse(bytes);
         frame.push(id(&entry), entry.raw, false);
     }
-    let (_, value) = write_frame(&mut frame, SOURCE, &mut arena);
+    let Written { value, .. } = write_frame(&mut frame, SOURCE, &mut arena);
     decode_all(name, Format::Raw, arena, vec![(value, None)])
 }
 

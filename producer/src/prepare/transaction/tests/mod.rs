@@ -142,17 +142,17 @@ impl Outcome {
         self.topics.extend(new.map(|topic| topic.name));
         for record in &chunk.records {
             let topic = self.topics[record.topic.0].clone();
-            let Some((_, id)) = &record.header else {
+            let Some(header) = &record.header else {
                 continue;
             };
-            let id = String::from_utf8(chunk.bytes(id).to_vec()).unwrap();
+            let id = String::from_utf8(chunk.bytes(&header.value).to_vec()).unwrap();
             let id = id.replace("rs0/", "").replace(":1/", "/");
             let entry = Doc::from_reader(chunk.bytes(&record.value)).unwrap();
             self.records.push(Record { id, topic, entry });
         }
         if let Some(barrier) = &chunk.barrier {
             let EntryId { ts, ord } = barrier.id;
-            let (leader, _) = barrier.topics[0];
+            let leader = barrier.topics[0].topic;
             self.records.push(Record {
                 id: format!("{}/{ord}", ts.seconds),
                 topic: self.topics[leader.0].clone(),

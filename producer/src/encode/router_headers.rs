@@ -1,0 +1,158 @@
+//! Headers from which programs route records without reading the values (`--headers`).
+//!
+//! They are off by default, because a record with ten headers costs the client half as much again.
+
+use std::ops::Range;
+use std::str::FromStr;
+
+use oplog_relay_core::entry::{Entry, EntryError, Operation};
+use oplog_relay_core::format::Format;
+use oplog_relay_core::format::json::operation_type;
+use oplog_relay_core::json::write_time;
+use oplog_relay_core::position::EntryId;
+
+use crate::encode::chunk::{Chunk, RecordHeader};
+
+/// The headers for routers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RouterHeaders {
+    /// None.
+    #[default]
+    None,
+    /// `op`, `ns`, `ts`, `ui`, `txn` and `content-type`.
+    Full,
+    /// Those of CloudEvents 1.0 in the binary mode of its Kafka binding.
+    CloudEvents,
+}
+
+impl FromStr for RouterHeaders {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "none" => Ok(Self::None),
+            "full" => Ok(Self::Full),
+            "cloudevents" => Ok(Self::CloudEvents),
+            _ => Err("must be none, full or cloudevents"),
+        }
+    }
+}
+
+/// What the headers of a record are about.
+#[derive(Debug)]
+pub(crate) struct About<'a> {
+    pub(crate) entry: &'a Entry<'a>,
+    pub(crate) id: EntryId,
+    /// The key of the record in the arena, if it has one.
+    pub(crate) key: Option<Range<usize>>,
+    pub(crate) format: Format,
+    pub(crate) source: &'a str,
+}
+
+impl RouterHeaders {
+    /// Appends the headers of a record to the chunk. Returns their range of [`Chunk::router_headers`].
+    #[inline]
+    pub(crate) fn write(
+        self,
+        about: &About<'_>,
+        chunk: &mut Chunk,
+    ) -> Result<Range<usize>, EntryError> {
+        let start = chunk.router_headers.len();
+        let mut writer = Writer { chunk };
+        match self {
+            Self::None => return Ok(0..0),
+            Self::Full => writer.full(about)?,
+            Self::CloudEvents => writer.cloud_events(about)?,
+        }
+        Ok(start..chunk.router_headers.len())
+    }
+}
+
+struct Writer<'c> {
+    chunk: &'c mut Chunk,
+}
+
+impl Writer<'_> {
+    fn full(&mut self, about: &About<'_>) -> Result<(), EntryError> {
+        let entry = about.entry;
+        self.add("op", operation_type(entry)?);
+        self.add("ns", &namespace(entry)?);
+        self.add("ts", entry.ts.to_string().as_bytes());
+        if let Some(ui) = entry.ui {
+            self.add("ui", uuid(&ui).as_bytes());
+        }
+        if let Some(place) = entry.txn {
+            let number = entry.txn_number.unwrap_or_default();
+            let text = format!("{number}/{}/{}", place.index, place.count);
+            self.add("txn", text.as_bytes());
+        }
+        self.add("content-type", content_type(about.format).as_bytes());
+        Ok(())
+    }
+
+    fn cloud_events(&mut self, about: &About<'_>) -> Result<(), EntryError> {
+        let entry = about.entry;
+        self.add("ce_specversion", b"1.0");
+        let mut id = Vec::new();
+        about.id.write_header(about.source, &mut id);
+        self.add("ce_id", &id);
+        self.add(
+            "ce_source",
+            format!("/oplog-relay/{}", about.source).as_bytes(),
+        );
+        self.add("ce_type", &[b"mongodb.", operation_type(entry)?].concat());
+        self.add("ce_subject", &namespace(entry)?);
+        let seconds = i64::from(entry.ts.seconds) * 1000;
+        let mut time = Vec::new();
+        if write_time(entry.wall.unwrap_or(seconds), &mut time) {
+            self.add("ce_time", &time);
+        }
+        if let Some(key) = &about.key {
+            // The binding requires the attribute that the key of the record was made of.
+            let value = key.clone();
+            let name = "ce_partitionkey";
+            self.chunk.router_headers.push(RecordHeader { name, value });
+        }
+        self.add("content-type", content_type(about.format).as_bytes());
+        Ok(())
+    }
+
+    fn add(&mut self, name: &'static str, value: &[u8]) {
+        let start = self.chunk.arena.len();
+        self.chunk.arena.extend_from_slice(value);
+        let value = start..self.chunk.arena.len();
+        self.chunk.router_headers.push(RecordHeader { name, value });
+    }
+}
+
+/// Returns `db.collection` of an entry, also of a command on a collection.
+fn namespace(entry: &Entry<'_>) -> Result<Vec<u8>, EntryError> {
+    if entry.operation == Operation::Command
+        && let Ok(collection) = entry.command()?.str()
+        && !collection.contains('.')
+    {
+        let (db, _) = entry.namespace();
+        return Ok(format!("{db}.{collection}").into_bytes());
+    }
+    Ok(entry.ns.as_bytes().to_vec())
+}
+
+fn uuid(bytes: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+const fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Raw | Format::Bson => "application/bson",
+        Format::Json(_) | Format::ReaderJson(_) | Format::Oplog(_) | Format::Debezium(_) => {
+            "application/json"
+        }
+    }
+}
