@@ -97,6 +97,15 @@ fn plain(text: &str) -> Option<u32> {
         .flatten()
 }
 
+/// The place of an entry in the history of a replica set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OpTime {
+    /// The entry's timestamp.
+    pub ts: Timestamp,
+    /// The election term; -1 if the server reports none.
+    pub term: i64,
+}
+
 /// The progress in a source: everything up to `ts` in election term `term` has been read.
 ///
 /// With `ord` = 0 the entry at `ts` is complete. With `ord` = n > 0 the entry is the commit point

@@ -1,5 +1,7 @@
 //! The envelopes of JSON, and topics for readers only.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use bson::doc;
 use oplog_relay_kit::model::{Model, ModelServer};
@@ -122,6 +124,36 @@ fn a_topic_for_readers_has_no_command_no_barrier_and_no_copy_of_bytes() -> Resul
     let other = ["--format=json", "--change-routing"];
     let refusal = (2, "one of them is for readers only");
     topics.produce_to_code(&made()?.oplog()?, &other, refusal)
+}
+
+#[test]
+fn records_have_the_headers_of_cloud_events() -> Result<()> {
+    let topics = Topics::none("cloudevents")?;
+    let flags = [
+        "--format=json",
+        "--replayable=false",
+        "--headers=cloudevents",
+    ];
+    topics.produce(&made()?.oplog()?, &flags)?;
+    let mut ids = BTreeSet::new();
+    for record in records(&topics)? {
+        let header = |name: &str| -> Result<String> {
+            let value = record.header(name).with_context(|| format!("no {name}"))?;
+            Ok(String::from_utf8(value.to_vec())?)
+        };
+        let event = parse(&record.value)?;
+        let operation = event["operationType"]
+            .as_str()
+            .context("no operationType")?;
+        ensure!(header("ce_specversion")? == "1.0");
+        ensure!(header("ce_type")? == format!("mongodb.{operation}"));
+        ensure!(header("ce_subject")? == "s.a");
+        ensure!(header("content-type")? == "application/json");
+        ensure!(Some(header("ce_partitionkey")?.as_bytes()) == record.key.as_deref());
+        ensure!(ids.insert(header("ce_id")?), "an id occurs twice");
+    }
+    ensure!(ids.len() == 45, "{} records", ids.len());
+    Ok(())
 }
 
 #[test]

@@ -197,8 +197,8 @@ impl Replay {
 /// the newest oplog entry is used.
 async fn moment(source: &Client) -> Result<Timestamp, ConsumerError> {
     let hello = from_source(hello(source).await)?;
-    if let Some((seconds, increment, _)) = hello.last_write.or(hello.last_majority_write) {
-        return Ok(Timestamp::new(seconds, increment));
+    if let Some(written) = hello.last_write.or(hello.last_majority_write) {
+        return Ok(written.ts);
     }
     let oplog = source.database("local").collection::<Bson>("oplog.rs");
     let newest = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 });

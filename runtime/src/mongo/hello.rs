@@ -3,6 +3,7 @@
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::{ReadPreference, SelectionCriteria};
+use oplog_relay_core::position::{OpTime, Timestamp};
 
 use super::{ANSWER, error_code, in_time};
 
@@ -31,12 +32,12 @@ pub struct Hello {
     pub hosts: Vec<String>,
     /// The highest wire version that the server supports; 9 is MongoDB 4.4.
     pub max_wire_version: i32,
-    /// The newest entry that a majority of the set has: seconds, increment and term.
-    pub last_majority_write: Option<(u32, u32, i64)>,
+    /// The newest entry that a majority of the set has.
+    pub last_majority_write: Option<OpTime>,
     /// The newest entry of the server that answered.
-    pub last_write: Option<(u32, u32, i64)>,
-    /// The newest cluster time that the server knows (`$clusterTime`): seconds and increment.
-    pub cluster_time: Option<(u32, u32)>,
+    pub last_write: Option<OpTime>,
+    /// The newest cluster time that the server knows (`$clusterTime`).
+    pub cluster_time: Option<Timestamp>,
     /// The size limit of a document.
     pub max_bson_object_size: Option<i64>,
     /// The size limit of a message.
@@ -71,15 +72,14 @@ async fn run(client: &Client, command: Document) -> Result<Document, mongodb::er
 
 impl Hello {
     /// Returns the time up to which a majority of the set has entries, as far as the server that
-    /// answered knows: seconds and increment. A secondary that has stopped replicating still learns
+    /// answered knows. A secondary that has stopped replicating still learns
     /// the cluster time, which distinguishes it from a secondary that has all entries.
     #[must_use]
-    pub fn majority_known(&self) -> Option<(u32, u32)> {
-        let (seconds, increment, _) = self.last_majority_write?;
-        let own = (seconds, increment);
+    pub fn majority_known(&self) -> Option<Timestamp> {
+        let own = self.last_majority_write?.ts;
         let learned = self.cluster_time.filter(|_| !self.is_writable_primary);
-        let learned =
-            learned.map(|(seconds, _)| (seconds.saturating_sub(SECONDARY_GRACE_SECONDS), 0));
+        let learned = learned
+            .map(|time| Timestamp::new(time.seconds.saturating_sub(SECONDARY_GRACE_SECONDS), 0));
         Some(learned.map_or(own, |learned| learned.max(own)))
     }
 
@@ -119,7 +119,7 @@ impl Hello {
                 .get_document("$clusterTime")
                 .and_then(|time| time.get_timestamp("clusterTime"))
                 .ok()
-                .map(|time| (time.time, time.increment)),
+                .map(|time| Timestamp::new(time.time, time.increment)),
             max_bson_object_size: number("maxBsonObjectSize"),
             max_message_size_bytes: number("maxMessageSizeBytes"),
             max_write_batch_size: number("maxWriteBatchSize"),
@@ -142,29 +142,26 @@ fn integer(value: Option<&Bson>) -> Option<i64> {
 }
 
 /// Reads `{ts, t}`. A bare timestamp comes from a set with protocol version 0, and its term is −1.
-fn optime(value: Option<&Bson>) -> Option<(u32, u32, i64)> {
-    match value? {
-        Bson::Timestamp(ts) => Some((ts.time, ts.increment, -1)),
-        Bson::Document(optime) => {
-            let ts = optime.get_timestamp("ts").ok()?;
-            Some((
-                ts.time,
-                ts.increment,
-                integer(optime.get("t")).unwrap_or(-1),
-            ))
-        }
-        _ => None,
-    }
+fn optime(value: Option<&Bson>) -> Option<OpTime> {
+    let (ts, term) = match value? {
+        Bson::Timestamp(ts) => (*ts, None),
+        Bson::Document(optime) => (optime.get_timestamp("ts").ok()?, integer(optime.get("t"))),
+        _ => return None,
+    };
+    Some(OpTime {
+        ts: Timestamp::new(ts.time, ts.increment),
+        term: term.unwrap_or(-1),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mongodb::bson::Timestamp;
+    use mongodb::bson::Timestamp as BsonTimestamp;
 
     #[test]
     fn a_member_of_a_set() {
-        let optime = |increment| doc! { "ts": Timestamp { time: 7, increment }, "t": 3_i64 };
+        let optime = |increment| doc! { "ts": BsonTimestamp { time: 7, increment }, "t": 3_i64 };
         let hello = Hello::from_reply(&doc! {
             "isWritablePrimary": true, "setName": "rs0", "me": "a:1", "primary": "a:1",
             "hosts": ["a:1", "b:1"], "maxWireVersion": 21, "maxWriteBatchSize": 100_000,
@@ -173,26 +170,31 @@ mod tests {
         });
         assert_eq!(hello.set_name.as_deref(), Some("rs0"));
         assert_eq!(hello.hosts, ["a:1", "b:1"]);
-        assert_eq!(hello.last_majority_write, Some((7, 8, 3)));
-        assert_eq!(hello.last_write, Some((7, 9, 3)));
+        let at = |increment| OpTime {
+            ts: Timestamp::new(7, increment),
+            term: 3,
+        };
+        assert_eq!(hello.last_majority_write, Some(at(8)));
+        assert_eq!(hello.last_write, Some(at(9)));
         assert_eq!(hello.max_message_size_bytes, Some(48_000_000));
         assert!(hello.is_writable_primary && !hello.is_mongos);
     }
 
     #[test]
     fn a_secondary_behind_the_cluster_time_is_not_up_to_date() {
-        let optime = doc! { "ts": Timestamp { time: 1000, increment: 2 }, "t": 3_i64 };
+        let optime = doc! { "ts": BsonTimestamp { time: 1000, increment: 2 }, "t": 3_i64 };
         let member = |is_primary: bool, cluster_time: u32| {
             Hello::from_reply(&doc! {
                 "isWritablePrimary": is_primary,
                 "lastWrite": { "opTime": optime.clone(), "majorityOpTime": optime.clone() },
-                "$clusterTime": { "clusterTime": Timestamp { time: cluster_time, increment: 1 } },
+                "$clusterTime": { "clusterTime": BsonTimestamp { time: cluster_time, increment: 1 } },
             })
         };
-        assert_eq!(member(true, 2000).majority_known(), Some((1000, 2)));
-        assert_eq!(member(false, 1010).majority_known(), Some((1000, 2)));
+        let own = Timestamp::new(1000, 2);
+        assert_eq!(member(true, 2000).majority_known(), Some(own));
+        assert_eq!(member(false, 1010).majority_known(), Some(own));
         let known = member(false, 2000).majority_known().unwrap();
-        assert!(known > (1000, 2), "{known:?}");
+        assert!(known > own, "{known:?}");
         assert_eq!(Hello::default().majority_known(), None);
     }
 

@@ -36,12 +36,12 @@ mod shape;
 pub(crate) mod spooled;
 
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::position::{OpTime, Timestamp};
 use oplog_relay_core::state::History;
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::error::{PositionLost, ProducerError};
-use crate::source::oplog::link::{Link, OpTime};
+use crate::source::oplog::link::Link;
 
 pub use crate::prepare::transaction::oplog_history::Walk;
 pub use crate::prepare::transaction::spooled::Kept;

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::position::{OpTime, Timestamp};
 use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
 use crate::source::oplog::Oplog;
-use crate::source::oplog::link::{Link, OpTime};
+use crate::source::oplog::link::Link;
 
 /// Maximum number of remembered links of open transactions; the oldest are dropped first. A link that
 /// is not remembered is read from the server again.

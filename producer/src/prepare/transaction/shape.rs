@@ -4,9 +4,11 @@
 use oplog_relay_core::document::{Element, Malformed};
 use oplog_relay_core::entry::Entry;
 
+use oplog_relay_core::position::OpTime;
+
 use crate::error::ProducerError;
 use crate::prepare::transaction::broken;
-use crate::source::oplog::link::{Link, OpTime, previous};
+use crate::source::oplog::link::{Link, previous};
 
 /// A point at which operations take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 
 use oplog_relay_core::entry::Entry;
-use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::position::{OpTime, Timestamp};
 use rustc_hash::FxHashMap;
 
 use crate::error::ProducerError;
-use crate::prepare::transaction::{Link, OpTime};
+use crate::prepare::transaction::Link;
 
 /// Number of bytes of entries that are kept in memory; the excess goes to a file.
 const MEMORY_BYTES: usize = 64 << 20;

@@ -10,11 +10,10 @@
 use std::collections::VecDeque;
 
 use oplog_relay_core::entry::Operation;
-use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::position::{OpTime, Timestamp};
 
 use super::segment::{Segment, SegmentReader};
 use crate::error::ProducerError;
-use crate::source::oplog::link::OpTime;
 
 /// Term of an entry without one: the first entries of a replica set, and old servers.
 const NO_TERM: i64 = -1;

@@ -1,16 +1,7 @@
 //! Links between the entries of a chain.
 
 use oplog_relay_core::document::{Document, Element, Malformed};
-use oplog_relay_core::position::Timestamp;
-
-/// Identity of an entry: its time and its election term.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpTime {
-    /// Field `ts`.
-    pub ts: Timestamp,
-    /// Field `t`; -1 if it is missing.
-    pub term: i64,
-}
+use oplog_relay_core::position::{OpTime, Timestamp};
 
 /// The fields of an entry that are needed to follow its chain backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

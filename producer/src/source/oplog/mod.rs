@@ -19,13 +19,13 @@ use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
-use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::position::{OpTime, Position, Timestamp};
 use oplog_relay_runtime::mongo::{self, ANSWER, in_time};
 use oplog_relay_runtime::retry::Backoff;
 
 pub use self::tail::Tail;
 use crate::error::ProducerError;
-use crate::source::oplog::link::{Link, OpTime};
+use crate::source::oplog::link::Link;
 
 /// Time that a `getMore` waits at the server for the next entry.
 const AWAIT: Duration = Duration::from_secs(1);
@@ -73,8 +73,7 @@ impl Oplog {
     /// [`ProducerError::Source`].
     async fn majority(&self) -> Result<Option<Timestamp>, ProducerError> {
         let hello = mongo::hello(self.entries.client()).await;
-        let known = hello.map_err(ProducerError::Source)?.majority_known();
-        Ok(known.map(|(seconds, increment)| Timestamp::new(seconds, increment)))
+        Ok(hello.map_err(ProducerError::Source)?.majority_known())
     }
 
     /// Checks that the source has an oplog.
@@ -227,10 +226,7 @@ impl Oplog {
 pub async fn newest_of_majority(client: &Client) -> Result<Option<Position>, ProducerError> {
     let hello = mongo::hello(client).await.map_err(ProducerError::Source)?;
     match hello.last_majority_write {
-        Some((seconds, increment, term)) => {
-            let ts = Timestamp::new(seconds, increment);
-            Ok(Some(Position { ts, term, ord: 0 }))
-        }
+        Some(OpTime { ts, term }) => Ok(Some(Position { ts, term, ord: 0 })),
         None => {
             WARNED.call_once(|| {
                 tracing::warn!(
