@@ -15,6 +15,8 @@ pub(super) enum Case {
     Raw,
     Bson,
     Json,
+    JsonOplog,
+    JsonDebezium,
     Ranges,
     RangesLoop,
     Copy,
@@ -63,13 +65,15 @@ pub(super) struct Place<'p> {
 }
 
 /// All cases, in the order of the tables, with their names on the command line.
-const NAMES: [(Case, &str); 23] = [
+const NAMES: [(Case, &str); 25] = [
     (Case::Cursor, "cursor"),
     (Case::Producer, "producer"),
     (Case::Loop, "loop"),
     (Case::Raw, "raw"),
     (Case::Bson, "bson"),
     (Case::Json, "json"),
+    (Case::JsonOplog, "json-oplog"),
+    (Case::JsonDebezium, "json-debezium"),
     (Case::Ranges, "ranges"),
     (Case::RangesLoop, "ranges-loop"),
     (Case::Copy, "copy"),
@@ -126,9 +130,14 @@ impl Case {
     /// Returns the group of cases that it is compared with.
     pub(super) const fn group(self) -> Group {
         match self {
-            Case::Cursor | Case::Producer | Case::Loop | Case::Raw | Case::Bson | Case::Json => {
-                Group::Produce
-            }
+            Case::Cursor
+            | Case::Producer
+            | Case::Loop
+            | Case::Raw
+            | Case::Bson
+            | Case::Json
+            | Case::JsonOplog
+            | Case::JsonDebezium => Group::Produce,
             Case::Ranges | Case::RangesLoop | Case::Copy => Group::FullSync,
             Case::Consume | Case::EmitRaw | Case::EmitBson => Group::Emit,
             Case::CommandsFerretdb | Case::ReplayFerretdb => Group::Ferretdb,
@@ -158,13 +167,14 @@ impl Case {
         match self {
             Case::Raw | Case::Bson | Case::Copy => Some(0.80),
             Case::Json
+            | Case::JsonOplog
             | Case::ReplayRawInserts
             | Case::ReplayInserts
             | Case::ReplayRawUpdates
             | Case::ReplayUpdates
             | Case::ReplayRawMixed
             | Case::ReplayMixed => Some(0.60),
-            Case::EmitRaw | Case::EmitBson => Some(0.50),
+            Case::JsonDebezium | Case::EmitRaw | Case::EmitBson => Some(0.50),
             Case::ReplayFerretdb => Some(0.90),
             _ => None,
         }
@@ -247,8 +257,14 @@ impl Case {
         args.extend(without_http(more));
         args.extend(match self {
             Case::Copy => ["--format", "bson", "--sync", "full"],
+            Case::JsonOplog | Case::JsonDebezium => ["--format", "json", "--start", "oldest"],
             _ => ["--format", self.name(), "--start", "oldest"],
         });
+        match self {
+            Case::JsonOplog => args.extend(["--envelope", "oplog"]),
+            Case::JsonDebezium => args.extend(["--envelope", "debezium"]),
+            _ => {}
+        }
         args.extend(more);
         Program::producer(args)
     }
