@@ -44,29 +44,28 @@ fn parse(bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).with_context(|| String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// Checks that replay and, where wanted, emit refuse the topics, and name one of them.
-fn expect_refused(topics: &Topics, with_emit: bool) -> Result<()> {
+/// Checks that a replay refuses the topics; emit and audit as well, if wanted.
+fn expect_refused(topics: &Topics, by_all: bool) -> Result<()> {
     let target = ModelServer::start(Model::default())?;
     let group = format!("{}-group", topics.prefix());
     let allowed = ["--allow-lossy"];
     topics.refused(&target, &group, &allowed, (2, "is for readers only"))?;
-    if !with_emit {
+    if !by_all {
         return Ok(());
     }
-    let mut emit = Program::consumer([
-        "emit",
-        "--http=off",
-        "--until-caught-up",
-        &format!("--brokers={}", topics.brokers()),
-        &format!("--topic-prefix={}", topics.prefix()),
-        &format!("--group={group}"),
-    ])?;
-    let code = emit.wait(LIMIT)?;
-    let log = emit.stderr_text()?;
-    ensure!(
-        code == 2 && log.contains("is for readers only"),
-        "emit ended with {code}: {log}"
-    );
+    let group = format!("--group={group}");
+    for command in [&["emit", "--http=off", &group][..], &["audit"]] {
+        let brokers = format!("--brokers={}", topics.brokers());
+        let prefix = format!("--topic-prefix={}", topics.prefix());
+        let place = [brokers.as_str(), prefix.as_str()];
+        let mut program = Program::consumer(command.iter().chain(&place))?;
+        let code = program.wait(LIMIT)?;
+        let log = program.stderr_text()?;
+        ensure!(
+            code == 2 && log.contains("is for readers only"),
+            "{command:?} ended with {code}: {log}"
+        );
+    }
     Ok(())
 }
 

@@ -74,10 +74,12 @@ fn a_history_over_changes_of_order_and_format_leads_to_the_sources_state() -> Re
     let follower = ModelServer::start(Model::default())?;
     topics.replay(&follower, "follower", 2, &[])?;
 
-    let steps: [&[&str]; 5] = [
+    let of_oplog = ["--format=json", "--json=canonical", "--envelope=oplog"];
+    let steps: [&[&str]; 6] = [
         &["--order=collection"],
         &["--order=id", "--format=raw"],
         &["--order=collection", "--format=json", "--json=canonical"],
+        &of_oplog,
         &["--order=auto", "--format=bson"],
         &["--order=id"],
     ];

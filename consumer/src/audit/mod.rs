@@ -43,6 +43,25 @@ use tally::{Fault, Tally};
 /// Maximum number of suspected entries of one partition.
 const SUSPECTS: usize = 100_000;
 
+/// Returns the claims of the topics that have records.
+async fn claimed_topics(
+    topics: &Topics,
+    partitions: &[Held],
+) -> Result<BTreeMap<String, Arc<Topic>>, ConsumerError> {
+    let mut claimed = BTreeMap::new();
+    for held in partitions.iter().filter(|held| held.low < held.end) {
+        let name = &held.name.topic;
+        if !claimed.contains_key(name) {
+            let topic = topics.get(name).await?;
+            if !topic.format.is_decodable() {
+                return Err(ConsumerError::for_readers(name, topic.format));
+            }
+            claimed.insert(name.clone(), topic);
+        }
+    }
+    Ok(claimed)
+}
+
 /// Reads the topics of a prefix and writes the findings to standard output and to the report.
 ///
 /// # Errors
@@ -74,13 +93,7 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     // The topic table is read after the end offsets, so that it lists the formats of all records before
     // them.
     let topics = Topics::open(&config.kafka, &config.prefix, shutdown.clone()).await?;
-    let mut claimed = BTreeMap::new();
-    for held in partitions.iter().filter(|held| held.low < held.end) {
-        if !claimed.contains_key(&held.name.topic) {
-            let topic = topics.get(&held.name.topic).await?;
-            claimed.insert(held.name.topic.clone(), topic);
-        }
-    }
+    let claimed = claimed_topics(&topics, &partitions).await?;
     let mut tally = Tally::open(config.report.as_deref())?;
     for (topic, claimed) in topics.missing().await? {
         if config.topics.is_empty() {

@@ -74,7 +74,7 @@ impl Sink {
             Self::Replay(target) if !format.is_exact() && !target.takes_lossy() => {
                 Err(ConsumerError::lossy(topic, format))
             }
-            Self::Emit(_) if matches!(format, Format::Debezium(_)) => {
+            Self::Emit(_) if !format.is_decodable() => {
                 Err(ConsumerError::for_readers(topic, format))
             }
             Self::Replay(_) | Self::Emit(_) => Ok(()),

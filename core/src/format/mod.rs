@@ -79,6 +79,12 @@ impl Format {
         !matches!(self, Self::ReaderJson(_) | Self::Debezium(_))
     }
 
+    /// Returns true if [`decode`] knows the entries of a record.
+    #[must_use]
+    pub const fn is_decodable(self) -> bool {
+        !matches!(self, Self::Debezium(_))
+    }
+
     /// Returns true if a record may be of this format, judged by its first bytes and its
     /// [`ID_HEADER`]. No record fits two formats, except that the two modes of `json` cannot be
     /// distinguished.
