@@ -1,6 +1,7 @@
 //! An oplog entry: the header fields that routing and replay need, read in one pass, and the raw
 //! document, which is carried unchanged.
 
+use crate::collection_uuid::CollectionUuid;
 use crate::document::{Document, Element, Malformed, kind};
 use crate::position::Timestamp;
 
@@ -117,7 +118,7 @@ pub struct Entry<'a> {
     /// `ns`: `db.collection`, `db.$cmd`, or empty for most noops.
     pub ns: &'a str,
     /// `ui`: the collection's UUID.
-    pub ui: Option<[u8; 16]>,
+    pub ui: Option<CollectionUuid>,
     /// `o`; empty if it is missing, as it may be in a noop.
     pub o: Document<'a>,
     /// `o2`
@@ -365,7 +366,7 @@ struct Fields<'a> {
     version: Option<i64>,
     op: Option<&'a [u8]>,
     ns: Option<&'a str>,
-    ui: Option<[u8; 16]>,
+    ui: Option<CollectionUuid>,
     o: Option<Document<'a>>,
     o2: Option<Document<'a>>,
     wall: Option<i64>,
@@ -388,7 +389,8 @@ impl<'a> Fields<'a> {
             b"ns" => self.ns = Some(element.str()?),
             b"ui" => {
                 let (_, bytes) = element.binary()?;
-                self.ui = Some(bytes.try_into().map_err(|_| element.wrong_type())?);
+                let bytes = bytes.try_into().map_err(|_| element.wrong_type())?;
+                self.ui = Some(CollectionUuid(bytes));
             }
             b"o" => self.o = Some(element.document()?),
             // Old servers write `o2: true` on some commands and `null` on noops; only documents

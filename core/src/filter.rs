@@ -4,7 +4,7 @@
 //!
 //! | namespace | carried | because |
 //! | --- | --- | --- |
-//! | `admin.*`, `config.*`, `local.*`, `system.profile` | never | [`INTERNAL`] |
+//! | `admin.*`, `config.*`, `local.*`, `system.profile` | never | see [`INTERNAL`] |
 //! | `<db>.system.views` | as commands | `i` creates a view, `u` changes it, `d` drops it; a target creates the collection itself |
 //! | `<db>.system.indexes` | as `createIndexes` | servers before 4.2 may log an index this way; a target refuses writes to it |
 //! | `<db>.system.js` | as documents | functions of the database's users |
@@ -12,7 +12,7 @@
 //! | `<db>.enxcol_.<name>.*` | as documents | Queryable Encryption needs them together with `<name>`: include or exclude both |
 //! | `<db>.tmp…` | as documents | becomes a collection through a rename |
 //! | `<db>.system.resharding.<uuid>` | as documents | becomes a collection through a rename; only on shards, whose oplogs are not followed |
-//! | `<db>.fs.files`, `<db>.fs.chunks` | as documents | `GridFS` is two plain collections; a unique index keeps the chunks in order |
+//! | `<db>.fs.files`, `<db>.fs.chunks` | as documents | `GridFS` is two plain collections; a unique index keeps the chunks in one partition |
 
 use std::fmt;
 
@@ -75,8 +75,9 @@ impl NamespaceFilter {
     }
 
     /// Returns true if the patterns show that every namespace that passes this filter also passes
-    /// `other`. Each include pattern must be covered by one of `other`. A namespace that `other`
-    /// excludes must be excluded by this filter, unless none of its include patterns matches it.
+    /// `other`. Each include pattern must be covered by an include pattern of `other`. Each exclude
+    /// pattern of `other` must be covered by an exclude pattern of this filter, or must have no
+    /// namespace in common with its include patterns.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         let every = ["*".to_owned()];
@@ -142,7 +143,7 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "config",
         "transactions",
-        "the last writes of sessions; the oplog has only deletes from it, the rest is derived",
+        "last write of each session; members derive it, and the oplog has only deletes from it",
     ),
     (
         "config",
@@ -233,7 +234,8 @@ fn are_disjoint(one: &str, other: &str) -> bool {
     }
 }
 
-/// Matches a pattern with `*` as the only wildcard, and backtracks only to the last `*`.
+/// Matches a pattern with `*` as the only wildcard. Each part between two `*` is matched at its first
+/// occurrence, so no backtracking is needed.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
         return pattern == text;

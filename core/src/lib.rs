@@ -42,7 +42,7 @@
 //! No module does I/O, reads a clock or needs an async runtime:
 //!
 //! - [`document`]: raw BSON without decoding; [`entry`]: the header of an oplog entry;
-//!   [`position`]: timestamps and identities
+//!   [`position`]: timestamps and identities; [`collection_uuid`]: the UUID of a collection
 //! - [`command`]: the table of commands; [`time_series`]: collections that the oplog logs as
 //!   buckets and a view; [`barrier`]: the records that keep commands in order; [`routing`]: an
 //!   operator's change of the routing table, which barriers order too
@@ -57,6 +57,7 @@
 //! which this crate does not depend.
 
 pub mod barrier;
+pub mod collection_uuid;
 pub mod command;
 pub mod compare;
 pub mod diff;

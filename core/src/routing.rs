@@ -9,6 +9,7 @@
 //! `ts` and `t` are those of the last entry before it. Its ordinal is greater than that of any
 //! operation at that time, and each change has a different one.
 
+use crate::collection_uuid::CollectionUuid;
 use crate::document::{Document, DocumentBuilder, Malformed, kind};
 use crate::entry::{Entry, Operation};
 use crate::filter::CATALOG_DB;
@@ -30,7 +31,7 @@ pub struct RoutingChange {
     pub version: u32,
     /// The collections that move from one partition to all partitions: `db.collection`, and the
     /// UUID if the source provides one.
-    pub spread: Vec<(String, Option<[u8; 16]>)>,
+    pub spread: Vec<(String, Option<CollectionUuid>)>,
 }
 
 impl RoutingChange {
@@ -65,7 +66,7 @@ impl RoutingChange {
                 item.str("ns", ns);
                 if let Some(ui) = ui {
                     let mut binary = vec![16, 0, 0, 0, 4];
-                    binary.extend_from_slice(ui);
+                    binary.extend_from_slice(&ui.0);
                     item.raw("ui", kind::BINARY, &binary);
                 }
             });
@@ -99,10 +100,10 @@ impl RoutingChange {
     }
 }
 
-fn read_spread(item: Document<'_>) -> Result<(String, Option<[u8; 16]>), Malformed> {
+fn read_spread(item: Document<'_>) -> Result<(String, Option<CollectionUuid>), Malformed> {
     let ns = item.get("ns")?.ok_or(Malformed::Missing("ns"))?;
     let ui = item.get("ui")?;
-    let ui = ui.and_then(|ui| ui.value.get(5..)?.try_into().ok());
+    let ui = ui.and_then(|ui| ui.value.get(5..)?.try_into().ok().map(CollectionUuid));
     Ok((ns.str()?.to_owned(), ui))
 }
 
@@ -116,7 +117,7 @@ mod tests {
         let change = RoutingChange {
             version: 3,
             spread: vec![
-                ("shop.a".to_owned(), Some([7; 16])),
+                ("shop.a".to_owned(), Some(CollectionUuid([7; 16]))),
                 ("shop.b".to_owned(), None),
             ],
         };

@@ -13,6 +13,7 @@
 //! wall-clock time at which the source was read. A `read` is applied as an insert: the document
 //! gets the content that was read, whether it existed or not.
 
+use crate::collection_uuid::CollectionUuid;
 use crate::document::{Document, DocumentBuilder, kind};
 use crate::position::Position;
 
@@ -27,7 +28,7 @@ pub struct Captured<'a> {
     /// `db.collection`
     pub ns: &'a str,
     /// The collection's UUID.
-    pub ui: Option<[u8; 16]>,
+    pub ui: Option<CollectionUuid>,
     /// The wall-clock time in milliseconds since 1970.
     pub millis: i64,
 }
@@ -59,7 +60,7 @@ impl Captured<'_> {
             let mut binary = [0; 21];
             if let Some((head, tail)) = binary.split_first_chunk_mut::<5>() {
                 *head = [16, 0, 0, 0, 4];
-                tail.copy_from_slice(&ui);
+                tail.copy_from_slice(&ui.0);
             }
             entry.raw("ui", kind::BINARY, &binary);
         }
@@ -90,7 +91,7 @@ mod tests {
                 ord: 0,
             },
             ns: "shop.orders",
-            ui: Some([0x5f; 16]),
+            ui: Some(CollectionUuid([0x5f; 16])),
             millis: 1_700_000_009_250,
         }
     }

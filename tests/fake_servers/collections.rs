@@ -1,6 +1,7 @@
 //! What the producer learns about the collections of its source from queries; the source is the
 //! model server.
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -50,13 +51,17 @@ impl Scene {
     }
 
     /// Queries as the encoder does, from a thread that may block.
-    async fn depends(&self, ns: &'static str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
+    async fn depends(
+        &self,
+        ns: &'static str,
+        ui: Option<CollectionUuid>,
+    ) -> Result<bool, ProducerError> {
         let collections = Arc::clone(&self.collections);
         let query = tokio::task::spawn_blocking(move || collections.depend(ns, ui));
         query.await.expect("it ends")
     }
 
-    async fn uuid(&self, name: &str) -> Result<[u8; 16]> {
+    async fn uuid(&self, name: &str) -> Result<CollectionUuid> {
         let list = doc! { "listCollections": 1, "filter": { "name": name } };
         let reply = self.shop.run_command(list).await?;
         let found = reply.get_document("cursor")?.get_array("firstBatch")?;
@@ -65,7 +70,7 @@ impl Scene {
         let Some(Bson::Binary(uuid)) = uuid else {
             anyhow::bail!("{uuid:?}");
         };
-        Ok(uuid.bytes.as_slice().try_into()?)
+        Ok(CollectionUuid(uuid.bytes.as_slice().try_into()?))
     }
 }
 
@@ -92,7 +97,9 @@ async fn a_collection_is_found_by_its_uuid_under_another_name() -> Result<()> {
     let ui = Some(scene.uuid("named").await?);
     ensure!(scene.depends("shop.old_name", ui).await?);
     ensure!(
-        !scene.depends("shop.named", Some([9; 16])).await?,
+        !scene
+            .depends("shop.named", Some(CollectionUuid([9; 16])))
+            .await?,
         "an earlier incarnation"
     );
     Ok(())

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, DateTime, Document, Timestamp, doc};
 use oplog_consumer::replay::plan::Planner;
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_kit::model::Model;
@@ -11,18 +12,18 @@ use oplog_relay_kit::model::Model;
 /// Source time of the first entry; every entry has its own second.
 pub(crate) const BEGIN: u32 = 1_700_000_000;
 
-fn uuid(bytes: &[u8; 16]) -> Bson {
+fn uuid(uuid: &CollectionUuid) -> Bson {
     Bson::Binary(Binary {
         subtype: BinarySubtype::Uuid,
-        bytes: bytes.to_vec(),
+        bytes: uuid.0.to_vec(),
     })
 }
 
 /// Returns the UUID of the collection that a round of `$out` creates.
-fn made_in(round: u32) -> [u8; 16] {
+fn made_in(round: u32) -> CollectionUuid {
     let mut bytes = [0xee; 16];
     bytes[..4].copy_from_slice(&round.to_be_bytes());
-    bytes
+    CollectionUuid(bytes)
 }
 
 /// Entries one after the other.
@@ -38,10 +39,10 @@ impl Made {
     }
 
     fn push(&mut self, op: &str, ns: &str, ui: u8, more: Document) -> Result<()> {
-        self.push_of(op, ns, &[ui; 16], more)
+        self.push_of(op, ns, &CollectionUuid([ui; 16]), more)
     }
 
-    fn push_of(&mut self, op: &str, ns: &str, ui: &[u8; 16], more: Document) -> Result<()> {
+    fn push_of(&mut self, op: &str, ns: &str, ui: &CollectionUuid, more: Document) -> Result<()> {
         let time = self.next_second()?;
         let ts = Timestamp { time, increment: 1 };
         let wall = DateTime::from_millis(i64::from(time) * 1000);

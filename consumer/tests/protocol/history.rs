@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use oplog_consumer::topic_partition::TopicPartition;
 use oplog_consumer::worker::barrier::Side;
 use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{EntryId, Timestamp};
 
@@ -54,7 +55,7 @@ pub(crate) struct Entry {
     pub(crate) id: EntryId,
     /// The index in the history, which is also the value that it writes.
     pub(crate) number: u32,
-    pub(crate) ui: Option<[u8; 16]>,
+    pub(crate) ui: Option<CollectionUuid>,
     pub(crate) event: Event,
 }
 
@@ -88,7 +89,7 @@ pub(crate) struct Log {
 #[derive(Debug)]
 struct Source {
     /// The UUID of each collection, and true if its writes all go to one partition.
-    collections: BTreeMap<usize, ([u8; 16], bool)>,
+    collections: BTreeMap<usize, (CollectionUuid, bool)>,
     created: u8,
 }
 
@@ -130,7 +131,7 @@ impl Log {
         log
     }
 
-    fn push(&mut self, event: Event, ui: Option<[u8; 16]>, ordered: bool, spread: &[usize]) {
+    fn push(&mut self, event: Event, ui: Option<CollectionUuid>, ordered: bool, spread: &[usize]) {
         let number = self.entries.len();
         let entry = Entry {
             id: EntryId {
@@ -313,7 +314,7 @@ impl Log {
 
 impl Source {
     /// Applies an event, if it is possible. Returns the collection's UUID and order.
-    fn takes(&mut self, event: Event, topics: usize) -> Option<([u8; 16], bool)> {
+    fn takes(&mut self, event: Event, topics: usize) -> Option<(CollectionUuid, bool)> {
         let concerned = match event {
             Event::Write(ns, ..) => vec![ns],
             Event::Run(command) => self::topics(command),
@@ -325,7 +326,7 @@ impl Source {
         match event {
             Event::Run(Command::Create(ns)) if !self.collections.contains_key(&ns) => {
                 self.created += 1;
-                let collection = ([self.created; 16], false);
+                let collection = (CollectionUuid([self.created; 16]), false);
                 self.collections.insert(ns, collection);
                 Some(collection)
             }

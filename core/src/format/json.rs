@@ -126,7 +126,7 @@ impl EventWriter<'_> {
             let mut binary = [0; 21];
             if let Some((head, tail)) = binary.split_first_chunk_mut::<5>() {
                 *head = [16, 0, 0, 0, 4];
-                tail.copy_from_slice(&ui);
+                tail.copy_from_slice(&ui.0);
             }
             self.name("collectionUUID");
             self.value(kind::BINARY, &binary)?;

@@ -1,5 +1,6 @@
 //! Records of documents that a full sync reads, between the entries of the tail.
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::position::{EntryId, Position};
@@ -17,7 +18,7 @@ impl Encoder {
     /// Continues after `reads` entries that a full sync has sent at the position. The full sync sends
     /// the index builds of `held` collections.
     #[must_use]
-    pub fn copying(mut self, reads: u32, held: impl IntoIterator<Item = [u8; 16]>) -> Self {
+    pub fn copying(mut self, reads: u32, held: impl IntoIterator<Item = CollectionUuid>) -> Self {
         self.place.reads = reads;
         self.held.extend(held);
         self

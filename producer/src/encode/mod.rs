@@ -30,6 +30,7 @@ pub(crate) use state_records::write_state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::command::{ends_database, is_index_entry, write_create_indexes, write_drop};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
@@ -92,7 +93,7 @@ pub struct Encoder {
     rules: Option<Rules>,
     unsaved: Unsaved,
     /// Collections whose index builds a full sync sends at its end.
-    held: FxHashSet<[u8; 16]>,
+    held: FxHashSet<CollectionUuid>,
     /// Limit of the size of chunks if Kafka is slow.
     pace: Pace,
 }

@@ -79,7 +79,7 @@ impl Writer<'_> {
         self.add("ns", &namespace(entry)?);
         self.add("ts", entry.ts.to_string().as_bytes());
         if let Some(ui) = entry.ui {
-            self.add("ui", uuid(&ui).as_bytes());
+            self.add("ui", ui.to_string().as_bytes());
         }
         if let Some(place) = entry.txn {
             let number = entry.txn_number.unwrap_or_default();
@@ -135,17 +135,6 @@ fn namespace(entry: &Entry<'_>) -> Result<Vec<u8>, EntryError> {
         return Ok(format!("{db}.{collection}").into_bytes());
     }
     Ok(entry.ns.as_bytes().to_vec())
-}
-
-fn uuid(bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
 }
 
 const fn content_type(format: Format) -> &'static str {

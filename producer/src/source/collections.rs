@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
 use crate::prepare::route::Collections;
+use oplog_relay_core::collection_uuid::CollectionUuid;
 
 /// Error code Unauthorized: a privilege is missing.
 const UNAUTHORIZED: i32 = 13;
@@ -28,12 +29,12 @@ impl LiveCollections {
 }
 
 impl Collections for LiveCollections {
-    fn depend(&self, ns: &str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
+    fn depend(&self, ns: &str, ui: Option<CollectionUuid>) -> Result<bool, ProducerError> {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
         let which = match ui {
             Some(ui) => {
                 let subtype = BinarySubtype::Uuid;
-                let bytes = ui.to_vec();
+                let bytes = ui.0.to_vec();
                 doc! { "info.uuid": Binary { subtype, bytes } }
             }
             None => doc! { "name": collection },

@@ -10,6 +10,7 @@ pub mod oplog;
 pub mod origin;
 
 use mongodb::raw_batch_cursor::RawBatch;
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::position::{Position, Timestamp};
 
@@ -57,7 +58,7 @@ pub struct Copied {
     /// Name of the collection at the position of the tail.
     pub ns: String,
     /// UUID of the collection.
-    pub ui: Option<[u8; 16]>,
+    pub ui: Option<CollectionUuid>,
     /// Wall clock of the read, in milliseconds since 1970.
     pub captured_at: i64,
     /// The records to send.

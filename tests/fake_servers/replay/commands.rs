@@ -8,6 +8,7 @@ use oplog_consumer::replay::catalog::Resolved;
 use oplog_consumer::replay::plan::PlanFault;
 use oplog_consumer::worker::applied::SinkError;
 use oplog_consumer::worker::batch::{Batch, Located};
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
@@ -322,9 +323,9 @@ async fn a_refused_create_can_be_skipped_and_a_command_that_ends_a_collection_ca
     // The incarnation of the collection has begun nevertheless: entries with another UUID do not
     // belong to it.
     let incarnations = scene.sink.lives("rs0");
-    ensure!(incarnations.is_owned(NS, [7; 16]));
+    ensure!(incarnations.is_owned(NS, CollectionUuid([7; 16])));
     let ts = Timestamp::new(6, 1);
-    let other = incarnations.resolve(NS, EntryId { ts, ord: 0 }, Some([8; 16]));
+    let other = incarnations.resolve(NS, EntryId { ts, ord: 0 }, Some(CollectionUuid([8; 16])));
     ensure!(other == Resolved::Foreign, "{other:?}");
     Ok(())
 }

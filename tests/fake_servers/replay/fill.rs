@@ -4,6 +4,7 @@ use anyhow::{Result, anyhow};
 use bson::doc;
 use oplog_consumer::worker::applied::SinkError;
 use oplog_consumer::worker::batch::{Batch, Located};
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};
@@ -23,7 +24,7 @@ async fn fill(scene: &Scene, ui: u8, ord: u32) -> Result<()> {
     let captured = Captured {
         at,
         ns: "db.c",
-        ui: Some([ui; 16]),
+        ui: Some(CollectionUuid([ui; 16])),
         millis: 7,
     };
     let (mut create, mut read) = (Vec::new(), Vec::new());

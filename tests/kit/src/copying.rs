@@ -14,6 +14,7 @@ use oplog_producer::source::full_sync::{FullSync, Options};
 use oplog_producer::source::origin::{Origin, feed_full_sync};
 use oplog_producer::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 use oplog_producer::telemetry::metrics::Metrics;
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};
@@ -81,7 +82,7 @@ impl Copying {
         };
         let router = Router::new("cdc", filter, saved.state.clone()).asking(origin.collections());
         let transactions = origin.transactions(start, History::default(), shutdown.clone());
-        let held: Vec<[u8; 16]> = sync.copies.held().collect();
+        let held: Vec<CollectionUuid> = sync.copies.held().collect();
         let end = Some(sync.position);
         let encoder = Encoder::new("rs0", Format::Bson, router, topics, end, None, transactions)
             .copying(saved.reads, held);

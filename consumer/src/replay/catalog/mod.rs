@@ -44,6 +44,7 @@ use mongodb::options::{
     Acknowledgment, CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
 use mongodb::{Client, Collection};
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::mongo::error_code;
@@ -89,7 +90,7 @@ impl Note {
     /// Creates the note of a command that counts as done without running, and that has no effect on
     /// names.
     #[must_use]
-    pub const fn passed_over(id: EntryId, ns: String, ui: Option<[u8; 16]>) -> Self {
+    pub const fn passed_over(id: EntryId, ns: String, ui: Option<CollectionUuid>) -> Self {
         let change = Change::Other;
         Self::new(Ran { id, ns, ui, change })
     }
@@ -353,7 +354,7 @@ fn written(note: &Note) -> Document {
         document.insert("to", to);
     }
     if let Some(ui) = note.ran.ui {
-        document.insert("ui", Uuid::from_bytes(ui));
+        document.insert("ui", Uuid::from_bytes(ui.0));
     }
     document.insert("existed", note.existed);
     if let Some(uuid) = note.target_uuid {
@@ -399,7 +400,7 @@ fn read(note: &Document) -> Option<(String, Ran)> {
         "other" => Change::Other,
         _ => return None,
     };
-    let ui = uuid(note, "ui").map(Uuid::bytes);
+    let ui = uuid(note, "ui").map(|ui| CollectionUuid(ui.bytes()));
     let ran = Ran {
         id: EntryId {
             ts: note.get_str("ts").ok()?.parse().ok()?,
@@ -455,7 +456,7 @@ mod tests {
                 ord: 2,
             },
             ns: "shop.a".to_owned(),
-            ui: Some([5; 16]),
+            ui: Some(CollectionUuid([5; 16])),
             change: Change::Renamed {
                 to: "shop.b".to_owned(),
             },

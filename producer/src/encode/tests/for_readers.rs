@@ -51,7 +51,7 @@ fn a_debezium_topic_has_its_keys_and_a_tombstone_after_each_delete() {
         .map(|r| (r.topic, r.partition))
         .collect();
     assert_eq!(places, [places[0]; 3]);
-    // The time is that of the processing, which is long after 1970.
+    // `ts_ms` is the time of processing, so it is never 0.
     assert!(!found[0].2.contains(r#""ts_ms":0"#), "{}", found[0].2);
 }
 

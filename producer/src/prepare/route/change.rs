@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
 
 use super::order::query_order;
-use super::{RouteChange, Router, uuid_bytes};
+use super::{RouteChange, Router};
 use crate::error::ProducerError;
 
 /// The changes that new rules make to the table.
@@ -16,7 +17,7 @@ pub struct Rerouted {
     /// Topics whose entries are routed to other partitions from now on.
     pub topics: BTreeSet<String>,
     /// Collections that were in one partition and are now spread over all: `db.collection`, UUID.
-    pub spread: Vec<(String, Option<[u8; 16]>)>,
+    pub spread: Vec<(String, Option<CollectionUuid>)>,
 }
 
 impl Router {
@@ -44,7 +45,10 @@ impl Router {
             if route.rule == rule {
                 continue;
             }
-            let ui = route.ui.as_deref().and_then(uuid_bytes);
+            let ui = route
+                .ui
+                .as_deref()
+                .and_then(|text| text.parse::<CollectionUuid>().ok());
             let order = self.order_under(rule, route, ui)?;
             if order != route.order {
                 rerouted.topics.insert(route.topic.clone());
@@ -74,7 +78,7 @@ impl Router {
         &self,
         rule: OrderRule,
         route: &RouteRecord,
-        ui: Option<[u8; 16]>,
+        ui: Option<CollectionUuid>,
     ) -> Result<Order, ProducerError> {
         match (rule, &self.collections) {
             (OrderRule::Auto, Some(collections)) => {

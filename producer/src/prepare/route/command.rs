@@ -1,5 +1,6 @@
 //! Routes of commands, and their changes to the table of routes.
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::command::{
     Scope, Treatment, index_specs, is_set, is_view_entry, scope, treatment,
 };
@@ -10,7 +11,7 @@ use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
 use oplog_relay_core::time_series::{self, VIEWS};
 use oplog_relay_core::topic::{collection_topic, command_topic};
 
-use super::{Decision, NewRoute, Router, Target, uuid_bytes, uuid_text};
+use super::{Decision, NewRoute, Router, Target};
 use crate::error::ProducerError;
 
 /// A change of the saved table.
@@ -193,7 +194,7 @@ impl Router {
     }
 
     fn name_of(&self, entry: &Entry<'_>, ns: &str) -> String {
-        entry.ui.map_or_else(|| ns.to_owned(), |ui| uuid_text(&ui))
+        entry.ui.map_or_else(|| ns.to_owned(), |ui| ui.to_string())
     }
 
     /// Returns the order of a command's collection after the command.
@@ -240,7 +241,7 @@ impl Router {
         if ends {
             return Ok(Some(old).filter(has_route).map(gone).into_iter().collect());
         }
-        let replaced = replaced_by_rename(entry)?.map(|ui| uuid_text(&ui));
+        let replaced = replaced_by_rename(entry)?.map(|ui| ui.to_string());
         let replaced = replaced.filter(|name| *name != old && has_route(name));
         let ns = scope.to_ns().unwrap_or_else(|| scope.ns());
         // A `dropDatabase` of a server up to 3.4 does not name the collections, so their routes must be
@@ -253,7 +254,7 @@ impl Router {
         }
         let (db, collection) = scope.to.unwrap_or((scope.db, scope.collection));
         let topic = collection_topic(&self.prefix, db, collection);
-        let ui = entry.ui.map(|ui| uuid_text(&ui));
+        let ui = entry.ui.map(|ui| ui.to_string());
         let name = self.name_of(entry, &ns);
         let record = self.route(&ns, ui, topic, order);
         let renamed = (name != old && self.saved.routes.contains_key(&old)).then(|| gone(old));
@@ -285,7 +286,7 @@ impl Router {
     pub fn apply(&mut self, changes: Vec<RouteChange>) {
         for RouteChange { name, record } in changes {
             self.last = None;
-            match uuid_bytes(&name) {
+            match name.parse::<CollectionUuid>().ok() {
                 Some(ui) => drop(self.by_ui.remove(&ui)),
                 None => drop(self.by_ns.remove(&name)),
             }
@@ -299,9 +300,11 @@ impl Router {
 
 /// Returns the UUID of the collection that a rename replaces and drops. A source without UUIDs names
 /// its routes by namespace: there the renamed collection takes over that route.
-fn replaced_by_rename(entry: &Entry<'_>) -> Result<Option<[u8; 16]>, EntryError> {
+fn replaced_by_rename(entry: &Entry<'_>) -> Result<Option<CollectionUuid>, EntryError> {
     match entry.o.get("dropTarget")? {
-        Some(target) if target.kind == kind::BINARY => Ok(target.binary()?.1.try_into().ok()),
+        Some(target) if target.kind == kind::BINARY => {
+            Ok(target.binary()?.1.try_into().ok().map(CollectionUuid))
+        }
         _ => Ok(None),
     }
 }

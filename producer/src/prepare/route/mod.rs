@@ -6,6 +6,7 @@ mod change;
 mod command;
 mod order;
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::filter::NamespaceFilter;
@@ -68,11 +69,11 @@ pub struct Router {
     rule: OrderRule,
     collections: Option<Box<dyn Collections>>,
     saved: State,
-    by_ui: FxHashMap<[u8; 16], Target>,
+    by_ui: FxHashMap<CollectionUuid, Target>,
     by_ns: FxHashMap<String, Target>,
     /// Targets of commands that do not wait for barriers.
     by_topic: FxHashMap<String, Target>,
-    last: Option<([u8; 16], Target)>,
+    last: Option<(CollectionUuid, Target)>,
 }
 
 impl Router {
@@ -153,7 +154,7 @@ impl Router {
             self.remember(entry, Target::Dropped);
             return Ok(Decision::Known(Target::Dropped));
         }
-        let ui = entry.ui.map(|ui| uuid_text(&ui));
+        let ui = entry.ui.map(|ui| ui.to_string());
         let name = ui.clone().unwrap_or_else(|| entry.ns.to_owned());
         if let Some(record) = self.saved.routes.get(&name) {
             return Ok(Decision::Unknown(NewRoute {
@@ -182,7 +183,7 @@ impl Router {
         }
         let is_known = match entry.ui {
             Some(ui) => {
-                self.by_ui.contains_key(&ui) || self.saved.routes.contains_key(&uuid_text(&ui))
+                self.by_ui.contains_key(&ui) || self.saved.routes.contains_key(&ui.to_string())
             }
             None => self.by_ns.contains_key(entry.ns) || self.saved.routes.contains_key(entry.ns),
         };
@@ -225,32 +226,6 @@ impl Router {
             None => drop(self.by_ns.insert(entry.ns.to_owned(), target)),
         }
     }
-}
-
-/// Returns a UUID in its textual form.
-#[must_use]
-pub fn uuid_text(bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
-
-/// Parses the textual form of a UUID.
-fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
-    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
-    let mut bytes = [0; 16];
-    if digits.len() != 2 * bytes.len() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

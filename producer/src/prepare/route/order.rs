@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::state::{Order, OrderRule, State};
 
@@ -17,7 +18,7 @@ pub trait Collections: fmt::Debug + Send {
     ///
     /// # Errors
     /// [`ProducerError::Source`].
-    fn depend(&self, ns: &str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError>;
+    fn depend(&self, ns: &str, ui: Option<CollectionUuid>) -> Result<bool, ProducerError>;
 }
 
 impl Router {
@@ -59,7 +60,7 @@ impl Router {
 pub(crate) fn query_order(
     collections: &dyn Collections,
     ns: &str,
-    ui: Option<[u8; 16]>,
+    ui: Option<CollectionUuid>,
 ) -> Result<Order, ProducerError> {
     if !collections.depend(ns, ui)? {
         return Ok(Order::Id);

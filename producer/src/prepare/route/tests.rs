@@ -1,5 +1,6 @@
 use std::sync::{Arc, Mutex};
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_runtime::exit::ExitCode;
 
@@ -303,10 +304,10 @@ impl FakeCollections {
 }
 
 impl Collections for FakeCollections {
-    fn depend(&self, ns: &str, ui: Option<[u8; 16]>) -> Result<bool, ProducerError> {
+    fn depend(&self, ns: &str, ui: Option<CollectionUuid>) -> Result<bool, ProducerError> {
         self.queried.lock().unwrap().push(ns.to_owned());
         let dependent = self.dependent.iter();
-        let mut dependent = dependent.map(|(ns, ui)| (*ns, ui.map(|ui| [ui; 16])));
+        let mut dependent = dependent.map(|(ns, ui)| (*ns, ui.map(|ui| CollectionUuid([ui; 16]))));
         Ok(dependent.any(|dependent| dependent == (ns, ui)))
     }
 }
@@ -428,16 +429,16 @@ fn a_time_series_waits_in_the_topics_of_its_buckets_its_name_and_the_views() {
 }
 
 /// Returns the UUID of the collection that a round of `$out` creates.
-fn made_in(round: u32) -> [u8; 16] {
+fn made_in(round: u32) -> CollectionUuid {
     let mut ui = [7; 16];
     ui[..4].copy_from_slice(&round.to_be_bytes());
-    ui
+    CollectionUuid(ui)
 }
 
 /// Returns the entries of `$out` into `to`: a temporary collection is created, filled and renamed over
 /// the one that the previous round created.
 fn out_round(to: &str, round: u32) -> [Vec<u8>; 3] {
-    let binary = |ui: [u8; 16]| [&[16, 0, 0, 0, 4], &ui[..]].concat();
+    let binary = |ui: CollectionUuid| [&[16, 0, 0, 0, 4], &ui.0[..]].concat();
     let staged = format!("tmp.agg_out.{round}");
     let write = |op: &str, ns: &str, o: &dyn Fn(&mut DocumentBuilder<'_>)| {
         let mut out = Vec::new();
@@ -503,7 +504,7 @@ fn months_of_out_leave_one_route_for_each_existing_collection() {
         take(&mut router, &out_round("shop.report", round), &mut saved);
         largest = largest.max(router.by_ui.len()).max(saved.routes.len());
     }
-    let last = uuid_text(&made_in(ROUNDS - 1));
+    let last = made_in(ROUNDS - 1).to_string();
     assert_eq!(saved.routes.keys().collect::<Vec<_>>(), [&last]);
     assert_eq!(saved.routes.get(&last).unwrap().ns, "shop.report");
     // After each round the collection of the previous round is gone.
@@ -515,7 +516,7 @@ fn months_of_out_leave_one_route_for_each_existing_collection() {
     for router in [&mut router, &mut again] {
         let mut saved = saved.clone();
         take(router, &out_round("shop.report", ROUNDS), &mut saved);
-        let made = uuid_text(&made_in(ROUNDS));
+        let made = made_in(ROUNDS).to_string();
         assert_eq!(saved.routes.keys().collect::<Vec<_>>(), [&made]);
     }
 }
@@ -533,7 +534,7 @@ fn excluded_collections_are_forgotten_when_they_are_dropped_or_renamed() {
         let ui = made_in(round);
         let after = entries.last_mut().unwrap();
         let place = after.len() - 1;
-        let field = [&b"\x05ui\0"[..], &[16, 0, 0, 0, 4], &ui[..]].concat();
+        let field = [&b"\x05ui\0"[..], &[16, 0, 0, 0, 4], &ui.0[..]].concat();
         after.splice(place..place, field);
         let length = u32::try_from(after.len()).unwrap();
         after.splice(..4, length.to_le_bytes());

@@ -17,7 +17,7 @@ const COMMIT_INTERVAL_EACH: Duration = Duration::from_millis(5);
 /// Minimum duration of a transaction while catching up, as a multiple of the duration of the last
 /// commit.
 const COMMIT_COST_FACTOR: u32 = 10;
-/// Maximum duration of a transaction while catching up, as a part of its timeout: one in this many.
+/// The transaction timeout divided by this is the maximum duration of a transaction while catching up.
 const COMMIT_INTERVAL_PART: u32 = 4;
 /// Interval at which a position is saved if it advances without records (no-ops, filtered entries).
 const POSITION_INTERVAL: Duration = Duration::from_secs(5);

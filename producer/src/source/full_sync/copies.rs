@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use oplog_relay_core::collection_uuid::{CollectionUuid, UuidError};
 use oplog_relay_core::json::parse_document;
 use oplog_relay_core::state::{CopyKind, CopyRecord, CopyStage, STATE_VERSION, State};
 use serde::Serialize;
 
 use super::range::Range;
 use super::reader::Listed;
-use crate::prepare::route::uuid_text;
 use crate::source::Save;
 
 /// Approximate number of bytes of documents per read.
@@ -24,7 +24,7 @@ pub struct Copy {
     /// Its key in the state topic: UUID or namespace.
     pub key: String,
     /// UUID of the collection.
-    pub ui: Option<[u8; 16]>,
+    pub ui: Option<CollectionUuid>,
     /// The saved record.
     pub record: CopyRecord,
     /// The query that its documents must match.
@@ -46,7 +46,7 @@ impl Copy {
         let record = CopyRecord {
             v: STATE_VERSION,
             ns: listed.ns.clone(),
-            ui: listed.ui.map(|ui| uuid_text(&ui)),
+            ui: listed.ui.map(|ui| ui.to_string()),
             kind: listed.kind,
             stage: CopyStage::Planned,
             requested: false,
@@ -70,7 +70,8 @@ impl Copy {
     }
 
     fn read(key: &str, record: &CopyRecord) -> Result<Self, String> {
-        let ui = record.ui.as_deref().map(parse_uuid).transpose()?;
+        let ui = record.ui.as_deref().map(str::parse).transpose();
+        let ui = ui.map_err(|error: UuidError| error.to_string())?;
         Ok(Self {
             key: key.to_owned(),
             ui,
@@ -154,13 +155,6 @@ pub fn parse_filter(text: &str) -> Result<Vec<u8>, String> {
     Ok(query)
 }
 
-fn parse_uuid(text: &str) -> Result<[u8; 16], String> {
-    let digits: String = text.chars().filter(|c| *c != '-').collect();
-    u128::from_str_radix(&digits, 16)
-        .map(u128::to_be_bytes)
-        .map_err(|_| format!("{text:?} is not a UUID"))
-}
-
 /// All copies, the largest first.
 #[derive(Debug, Clone, Default)]
 pub struct Copies(Vec<Copy>);
@@ -235,7 +229,7 @@ impl Copies {
     }
 
     /// Returns the collections whose index builds the full sync sends.
-    pub fn held(&self) -> impl Iterator<Item = [u8; 16]> + '_ {
+    pub fn held(&self) -> impl Iterator<Item = CollectionUuid> + '_ {
         let held = self.0.iter().filter(|copy| !copy.record.only_documents);
         held.filter_map(|copy| copy.ui)
     }

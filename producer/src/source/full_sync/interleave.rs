@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mongodb::raw_batch_cursor::RawBatch;
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::{CopyKind, CopyStage};
@@ -57,7 +58,7 @@ struct Read {
     key: String,
     number: u32,
     ns: String,
-    ui: Option<[u8; 16]>,
+    ui: Option<CollectionUuid>,
     query: Vec<u8>,
     filter: Option<Vec<u8>>,
     limit: u32,

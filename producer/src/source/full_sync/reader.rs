@@ -7,6 +7,7 @@ use bson::{Binary, Bson, Document as Typed, RawDocumentBuf, doc};
 use futures_util::{StreamExt, TryStreamExt};
 use mongodb::Client;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::position::{Position, Timestamp};
@@ -53,7 +54,7 @@ pub struct Listed {
     /// Namespace: `db.collection`.
     pub ns: String,
     /// UUID of the collection.
-    pub ui: Option<[u8; 16]>,
+    pub ui: Option<CollectionUuid>,
     /// Kind of copy that it needs.
     pub kind: CopyKind,
     /// Options with which it was created.
@@ -143,13 +144,13 @@ impl SourceReader {
     pub async fn find(
         &self,
         ns: &str,
-        ui: Option<[u8; 16]>,
+        ui: Option<CollectionUuid>,
     ) -> Result<Option<Listed>, ProducerError> {
         let (db, name) = split_ns(ns);
         let mut filters = vec![doc! { "name": name }];
         if let Some(ui) = ui {
             let subtype = BinarySubtype::Uuid;
-            let bytes = ui.to_vec();
+            let bytes = ui.0.to_vec();
             filters.push(doc! { "info.uuid": Binary { subtype, bytes } });
         }
         for filter in filters {
@@ -515,7 +516,7 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
         .ok()
         .and_then(|info| info.get("uuid"))
     {
-        Some(Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok(),
+        Some(Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok().map(CollectionUuid),
         _ => None,
     };
     Ok(Some(Listed {

@@ -93,7 +93,7 @@ impl Model {
             return Ok(());
         };
         let (_, wanted) = wanted.binary()?;
-        if self.uuid(db, name).is_some_and(|uuid| uuid == wanted) {
+        if self.uuid(db, name).is_some_and(|uuid| uuid.0 == wanted) {
             return Ok(());
         }
         let message = format!("Collection UUID does not match that specified for {db}.{name}");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use bson::{Bson as Value, Document as Bson};
 use flate2::read::GzDecoder;
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 use oplog_relay_core::json::parse_document;
 
@@ -179,7 +180,8 @@ impl Scenario {
                     bail!("{uuid} is no UUID");
                 };
                 let options = described.get_document("options")?.clone();
-                let mut collection = Collection::new(uuid.bytes.as_slice().try_into()?, options)?;
+                let mut collection =
+                    Collection::new(CollectionUuid(uuid.bytes.as_slice().try_into()?), options)?;
                 let ns = format!("{db}.{name}");
                 for document in documents.remove(&ns).context(ns.clone())? {
                     collection.insert(&ns, document)?;

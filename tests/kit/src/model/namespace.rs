@@ -1,5 +1,6 @@
 //! The collections and views of each database.
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bson::{Document as Bson, doc};
@@ -92,16 +93,16 @@ impl Model {
 
     /// Returns the UUID of a collection.
     #[must_use]
-    pub fn uuid(&self, db: &str, name: &str) -> Option<[u8; 16]> {
+    pub fn uuid(&self, db: &str, name: &str) -> Option<CollectionUuid> {
         Some(self.collection(db, name)?.uuid)
     }
 
     /// Returns a UUID that is unique within a model.
-    pub(super) fn new_uuid(&mut self) -> [u8; 16] {
+    pub(super) fn new_uuid(&mut self) -> CollectionUuid {
         self.uuids += 1;
         let mut uuid = *b"model\0\x40\0\x80\0\0\0\0\0\0\0";
         uuid[9..].copy_from_slice(&self.uuids.to_be_bytes()[1..]);
-        uuid
+        CollectionUuid(uuid)
     }
 
     /// Returns the time as the bytes of a timestamp.

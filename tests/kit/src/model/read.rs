@@ -232,7 +232,7 @@ impl Model {
 fn shown(name: &str, collection: &Collection) -> Bson {
     let uuid = Binary {
         subtype: BinarySubtype::Uuid,
-        bytes: collection.uuid.to_vec(),
+        bytes: collection.uuid.0.to_vec(),
     };
     let mut shown = doc! {
         "name": name,

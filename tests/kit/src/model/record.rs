@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bson::{Document as Bson, doc};
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, Element};
 
 use super::collation::Collation;
@@ -17,7 +18,7 @@ pub(super) type RecordId = u64;
 /// A collection.
 #[derive(Debug, Clone)]
 pub(super) struct Collection {
-    pub(super) uuid: [u8; 16],
+    pub(super) uuid: CollectionUuid,
     /// The options, as `listCollections` shows them.
     pub(super) options: Bson,
     pub(super) collation: Collation,
@@ -31,7 +32,7 @@ pub(super) struct Collection {
 
 impl Collection {
     /// Returns an empty collection with options that were checked and completed.
-    pub(super) fn new(uuid: [u8; 16], options: Bson) -> Result<Collection, Failure> {
+    pub(super) fn new(uuid: CollectionUuid, options: Bson) -> Result<Collection, Failure> {
         let collation = Collation::of(&options)?;
         let spec = match options.get_document("clusteredIndex") {
             Ok(clustered) => {

@@ -1,6 +1,7 @@
 //! The producer's queries other than plain `find`s: an oplog that is tailed, samples and sizes.
 
 use bson::{Document as Bson, doc};
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element};
 
 use super::Model;
@@ -30,7 +31,11 @@ impl Model {
         let (db, name) = OPLOG;
         if self.collection(db, name).is_none() {
             let options = doc! { "capped": true, "size": i64::MAX };
-            self.put(db, name, Collection::new([0x10; 16], options)?);
+            self.put(
+                db,
+                name,
+                Collection::new(CollectionUuid([0x10; 16]), options)?,
+            );
         }
         let oplog = self.existing(db, name)?;
         let oplog = oplog.ok_or_else(|| Failure::new(26, "no oplog"))?;
@@ -101,8 +106,8 @@ impl Model {
         Ok(cursor_reply(batch, id, &ns, &found))
     }
 
-    /// Runs `$sample`, which here returns evenly spread documents from the first one on, and
-    /// `$project`.
+    /// Runs `$sample`, which here returns evenly spaced documents, beginning with the first.
+    /// `$project` is accepted, but has no effect.
     pub(super) fn aggregate(&mut self, call: Call<'_>) -> Answer {
         let (name, ns) = (call.collection()?, call.ns()?);
         let mut size = None;

@@ -21,7 +21,7 @@ pub struct Server {
     listener: Listener,
 }
 
-/// The pace of a slow server: a few entries at a time, each after a pause.
+/// The pace of a slow server: replies with few entries, each after a pause.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// The largest number of entries in a reply.
@@ -86,7 +86,7 @@ impl Shared {
         self.oplog.batch(next, limit.min(there))
     }
 
-    /// Waits like a tailable cursor at the end: for that long, or until entry `next` exists.
+    /// Waits like a tailable cursor at the end: until entry `next` exists, but at most for `limit`.
     pub(super) fn wait_for(&self, next: u64, limit: Duration) {
         if next >= self.oplog.len() {
             return self.wait(limit);
@@ -150,7 +150,8 @@ impl Server {
         Server::open(oplog, Contents::default(), (Some(pace), false), &[])
     }
 
-    /// Serves an oplog with failures of `getMore`, each before the entry of that number, in order.
+    /// Serves an oplog, and lets `getMore` fail. Each fault occurs before the entry whose number is
+    /// given with it; the faults are in the order of these numbers.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -163,13 +164,13 @@ impl Server {
         self.shared.faults.fail_ends(codes);
     }
 
-    /// Lets reads from secondaries find an oplog that starts at that entry, as after an initial
-    /// sync.
+    /// Shortens the oplog that reads from secondaries see: it starts at entry `first`, as after an
+    /// initial sync.
     pub fn shorten_secondaries(&self, first: u64) {
         self.shared.faults.shorten_secondaries(first);
     }
 
-    /// Lets a majority of the set be that many seconds ahead of this member.
+    /// Makes this member fall behind: a majority of the set is `seconds` ahead of it.
     pub fn fall_behind(&self, seconds: u32) {
         self.shared.faults.fall_behind(seconds);
     }

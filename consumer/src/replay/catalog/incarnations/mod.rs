@@ -7,6 +7,7 @@
 
 mod reading;
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::time_series::VIEWS;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -56,7 +57,7 @@ pub struct Ran {
     /// The command's `db.collection`, as the source named it.
     pub ns: String,
     /// The collection's UUID at the source.
-    pub ui: Option<[u8; 16]>,
+    pub ui: Option<CollectionUuid>,
     /// The effect of the command on names.
     pub change: Change,
 }
@@ -86,7 +87,7 @@ pub struct Incarnations {
     /// Ends of incarnations by name, ordered by time.
     ends: FxHashMap<String, Vec<(EntryId, Fate)>>,
     /// UUID of the collection that has a name now, if a command has recorded it.
-    owners: FxHashMap<String, (EntryId, [u8; 16])>,
+    owners: FxHashMap<String, (EntryId, CollectionUuid)>,
 }
 
 impl Incarnations {
@@ -164,7 +165,7 @@ impl Incarnations {
         self.done.len() + self.ends.len() + self.owners.len()
     }
 
-    fn own(&mut self, ns: String, id: EntryId, ui: Option<[u8; 16]>) {
+    fn own(&mut self, ns: String, id: EntryId, ui: Option<CollectionUuid>) {
         let newer = self.owners.get(&ns).is_none_or(|(since, _)| *since < id);
         let ended = self.ends.get(&ns).and_then(|ends| ends.last());
         if newer
@@ -199,7 +200,7 @@ impl Incarnations {
 
     /// Returns true if a command has recorded that the name belongs to this collection now.
     #[must_use]
-    pub fn is_owned(&self, ns: &str, ui: [u8; 16]) -> bool {
+    pub fn is_owned(&self, ns: &str, ui: CollectionUuid) -> bool {
         self.owners.get(ns).is_some_and(|(_, owner)| *owner == ui)
     }
 
@@ -221,7 +222,12 @@ impl Incarnations {
     /// Returns the current collection of the entry at `id`, whose namespace in the entry is `ns`. The
     /// entry must be [reached](Self::reaches).
     #[must_use]
-    pub fn resolve<'l>(&'l self, ns: &'l str, id: EntryId, ui: Option<[u8; 16]>) -> Resolved<'l> {
+    pub fn resolve<'l>(
+        &'l self,
+        ns: &'l str,
+        id: EntryId,
+        ui: Option<CollectionUuid>,
+    ) -> Resolved<'l> {
         let (mut ns, mut since) = (ns, id);
         // Each iteration moves forward in time, so the loop terminates.
         while let Some(ends) = self.ends.get(ns) {
@@ -256,7 +262,7 @@ mod tests {
             incarnations.take(Ran {
                 id: at(*seconds),
                 ns: (*ns).to_owned(),
-                ui: Some([*ui; 16]),
+                ui: Some(CollectionUuid([*ui; 16])),
                 change: change.clone(),
             });
         }
@@ -287,7 +293,7 @@ mod tests {
                 (55, 9, Resolved::Foreign),
             ] {
                 assert_eq!(
-                    incarnations.resolve("s.a", at(seconds), Some([ui; 16])),
+                    incarnations.resolve("s.a", at(seconds), Some(CollectionUuid([ui; 16]))),
                     expected
                 );
                 let without = match expected {
@@ -297,7 +303,7 @@ mod tests {
                 assert_eq!(incarnations.resolve("s.a", at(seconds), None), without);
             }
             assert_eq!(
-                incarnations.resolve("s.b", at(25), Some([1; 16])),
+                incarnations.resolve("s.b", at(25), Some(CollectionUuid([1; 16]))),
                 Resolved::Live("s.b")
             );
             assert!(incarnations.is_done(at(20)) && !incarnations.is_done(at(21)));
@@ -315,7 +321,7 @@ mod tests {
         incarnations.take(Ran {
             id: at(30),
             ns: "s.a".to_owned(),
-            ui: Some([2; 16]),
+            ui: Some(CollectionUuid([2; 16])),
             change: Change::Created,
         });
         assert!(!incarnations.has_ended("s.a"));
@@ -327,14 +333,14 @@ mod tests {
             (10, "s.a", 1, Change::Created),
             (20, "s.a", 1, Change::Emptied),
         ]);
-        let ui = Some([1; 16]);
+        let ui = Some(CollectionUuid([1; 16]));
         assert_eq!(incarnations.resolve("s.a", at(15), ui), Resolved::Dropped);
         assert_eq!(
             incarnations.resolve("s.a", at(25), ui),
             Resolved::Live("s.a")
         );
         assert_eq!(
-            incarnations.resolve("s.a", at(25), Some([2; 16])),
+            incarnations.resolve("s.a", at(25), Some(CollectionUuid([2; 16]))),
             Resolved::Foreign
         );
     }
@@ -348,20 +354,20 @@ mod tests {
             (30, "s.b", 1, renamed("s.c")),
         ]);
         assert_eq!(
-            incarnations.resolve("s.b", at(15), Some([2; 16])),
+            incarnations.resolve("s.b", at(15), Some(CollectionUuid([2; 16]))),
             Resolved::Dropped
         );
         assert_eq!(
-            incarnations.resolve("s.a", at(15), Some([1; 16])),
+            incarnations.resolve("s.a", at(15), Some(CollectionUuid([1; 16]))),
             Resolved::Live("s.c")
         );
         assert_eq!(
-            incarnations.resolve("s.b", at(25), Some([1; 16])),
+            incarnations.resolve("s.b", at(25), Some(CollectionUuid([1; 16]))),
             Resolved::Live("s.c")
         );
         // A new incarnation of a name that no recorded command has created.
         assert_eq!(
-            incarnations.resolve("s.b", at(35), Some([7; 16])),
+            incarnations.resolve("s.b", at(35), Some(CollectionUuid([7; 16]))),
             Resolved::Live("s.b")
         );
     }

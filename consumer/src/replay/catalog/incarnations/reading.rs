@@ -1,6 +1,7 @@
 //! Builds incarnations from the target's notes, which are not read in chronological order. Pure
 //! code, without I/O.
 
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use rustc_hash::FxHashMap;
 
@@ -56,7 +57,7 @@ impl Reading {
         }
     }
 
-    fn own(&mut self, ns: String, id: EntryId, ui: Option<[u8; 16]>) {
+    fn own(&mut self, ns: String, id: EntryId, ui: Option<CollectionUuid>) {
         if self.ended.get(&ns).is_none_or(|end| *end <= id) {
             self.incarnations.own(ns, id, ui);
         }
@@ -119,7 +120,7 @@ mod tests {
         Ran {
             id: at(seconds),
             ns: ns.to_owned(),
-            ui: Some(bytes),
+            ui: Some(CollectionUuid(bytes)),
             change,
         }
     }
