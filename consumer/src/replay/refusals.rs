@@ -59,7 +59,7 @@ impl MongoSink {
                 reason,
                 code,
                 text,
-                place: None,
+                position: None,
                 whole: None,
             });
         }
@@ -73,8 +73,8 @@ impl MongoSink {
         if refused.is_empty() {
             return Vec::new();
         }
-        let is_of = |refusal: &Refusal| match &refusal.place {
-            Some((topic, partition, _)) => topic == batch.topic && *partition == batch.partition,
+        let is_of = |refusal: &Refusal| match &refusal.position {
+            Some(position) => position.name.is(batch.topic, batch.partition),
             None => {
                 let mut entries = batch.entries.iter();
                 entries.any(|it| it.id == refusal.id && it.entry.ns == refusal.ns)
@@ -87,7 +87,7 @@ impl MongoSink {
 
     /// Adds the position and the state of a held document to its refusal, because the batch of its
     /// entry may already be done. Returns true if the document was refused.
-    pub(crate) fn place_refused(
+    pub(crate) fn complete_refusal(
         &self,
         ns: &str,
         held: &HeldDocument,
@@ -97,7 +97,7 @@ impl MongoSink {
         let Some(refusal) = all.find(|it| it.id == held.id && it.ns == ns) else {
             return Ok(false);
         };
-        refusal.place.clone_from(&held.place);
+        refusal.position.clone_from(&held.position);
         refusal.whole = Some(held.entry(ns)?);
         Ok(true)
     }
@@ -125,7 +125,7 @@ impl MongoSink {
                 code: Some(held.code),
                 text,
                 whole: Some(held.entry(&ns)?),
-                place: held.place,
+                position: held.position,
                 ns,
             })
         })

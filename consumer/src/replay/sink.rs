@@ -235,7 +235,7 @@ impl MongoSink {
         if applied == Applied::Abandoned {
             // The next owner of the partition reads these entries again. The offsets of held documents
             // are recorded, so that the documents are discarded together with the partition.
-            self.note_places(batch);
+            self.note_positions(batch);
             drop(self.take_refused(batch));
         }
         Ok(applied)

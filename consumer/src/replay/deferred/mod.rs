@@ -27,6 +27,7 @@ use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
+use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
 use crate::replay::deferred::held_document::{HeldDocument, Key, MOST_BYTES, UNRESOLVED, read};
 use crate::replay::deferred::suspended_indexes::note::MakingWay;
@@ -35,6 +36,7 @@ use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::reply::WriteError;
+use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 use crate::worker::batch::Batch;
@@ -56,10 +58,10 @@ impl MongoSink {
     #[must_use]
     pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
         let held = self.held();
-        let places = held.values().filter_map(|held| held.place.as_ref());
-        places
-            .filter(|(name, number, _)| name == topic && *number == partition)
-            .map(|(_, _, offset)| *offset)
+        let positions = held.values().filter_map(|held| held.position.as_ref());
+        positions
+            .filter(|position| position.name.is(topic, partition))
+            .map(|position| position.offset)
             .min()
     }
 
@@ -123,7 +125,7 @@ impl MongoSink {
         let mut held = self.held();
         let before = held.get(&key);
         let since = before.map_or(write.id, |before| before.since);
-        let place = before.and_then(|before| before.place.clone());
+        let position = before.and_then(|before| before.position.clone());
         let parked_note = before.and_then(|before| before.parked_note.clone());
         let parked_bytes = before.map_or(0, |before| before.parked_bytes);
         held.insert(
@@ -132,7 +134,7 @@ impl MongoSink {
                 id: write.id,
                 document: document.into(),
                 since,
-                place,
+                position,
                 parked_note,
                 parked_bytes,
                 code: error.code,
@@ -258,7 +260,7 @@ impl MongoSink {
         making_way: MakingWay,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        self.note_places(batch);
+        self.note_positions(batch);
         loop {
             let waiting = self.held_of(batch.topic, batch.partition);
             let mut progress = false;
@@ -330,7 +332,7 @@ impl MongoSink {
             if sent == Applied::Abandoned {
                 return Ok(Tried::Abandoned);
             }
-            if self.place_refused(ns, held)? {
+            if self.complete_refusal(ns, held)? {
                 return Ok(Tried::Released);
             }
         }
@@ -347,14 +349,18 @@ impl MongoSink {
         }
     }
 
-    /// Records topic, partition and offset for the documents that a batch has added to the held ones.
-    pub(crate) fn note_places(&self, batch: &Batch<'_>) {
-        for held in self.held().values_mut().filter(|held| held.place.is_none()) {
+    /// Records the positions of the documents that a batch has added to the held ones.
+    pub(crate) fn note_positions(&self, batch: &Batch<'_>) {
+        let mut held = self.held();
+        for held in held.values_mut().filter(|held| held.position.is_none()) {
             let since = held.since;
             let found = batch.entries.iter().find(|located| located.id == since);
-            held.place = found.map(|located| {
-                let topic = batch.topic.to_owned();
-                (topic, batch.partition, located.offset)
+            held.position = found.map(|located| RecordPosition {
+                name: TopicPartition {
+                    topic: batch.topic.to_owned(),
+                    partition: batch.partition,
+                },
+                offset: located.offset,
             });
         }
     }

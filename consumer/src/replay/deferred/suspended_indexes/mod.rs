@@ -46,6 +46,7 @@ use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::plan::command::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::reply::WriteError;
+use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -85,9 +86,10 @@ impl MongoSink {
         error: &WriteError,
         making_way: MakingWay,
     ) -> Result<bool, ConsumerError> {
-        let Some((topic, partition, _)) = held.place.clone() else {
+        let Some(position) = &held.position else {
             return Ok(false);
         };
+        let TopicPartition { topic, partition } = &position.name;
         let mut is_any_suspended = false;
         for definition in self.indexes_of(ns).await? {
             let name = definition.get_str("name").unwrap_or_default();
@@ -107,7 +109,7 @@ impl MongoSink {
                 note: format!("{}/{ns}/{name}", self.catalog.group()),
                 ns: ns.to_owned(),
                 topic: topic.clone(),
-                partition,
+                partition: *partition,
                 entry: held.id,
                 since: now(),
                 failures: 0,
