@@ -9,6 +9,7 @@ use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::command::scope;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::namespace::Namespace;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
@@ -189,7 +190,7 @@ impl MongoSink {
         ns: &str,
         writes: &[Write<'_>],
     ) -> mongodb::error::Result<HashSet<Vec<u8>>> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let ids = writes.iter().map(|write| write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::Id));
         let command = RawDocumentBuf::from_bytes(command)?;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oplog_relay_core::document::Document;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 
@@ -168,7 +169,10 @@ impl Comparison<'_> {
     /// Returns true if each side that has the time series also has its buckets collection, which is
     /// compared instead. MongoDB 8.3 and later store both under one name.
     async fn has_buckets(&self, ns: &str) -> Result<bool, Stop> {
-        let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let buckets = format!("{db}.system.buckets.{name}");
         for server in [&self.source, &self.target] {
             let exists = namespaces::one(server, ns).await?.is_some();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use mongodb::bson::{Bson as Value, Document as Bson, RawDocumentBuf, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_core::state::Order;
 use oplog_relay_runtime::http::Health;
@@ -166,7 +167,7 @@ impl Repair {
         source: &Definition,
         expected: &Expected,
     ) -> Result<bool, ConsumerError> {
-        let (_, name) = ns.split_once('.').unwrap_or((ns, ""));
+        let name = Namespace::split(ns).collection;
         let seconds = source.options.get("expireAfterSeconds");
         if seconds.is_some() && !expected.withheld.contains_key(&None) {
             tracing::warn!(
@@ -186,7 +187,7 @@ impl Repair {
         index: &Bson,
         expected: &Expected,
     ) -> Result<bool, ConsumerError> {
-        let (_, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let collection = Namespace::split(ns).collection;
         let name = index.get_str("name").unwrap_or_default();
         let known = expected.withheld.contains_key(&Some(name.to_owned()));
         if index.contains_key("expireAfterSeconds") && !known {
@@ -219,7 +220,7 @@ impl Repair {
         command: Bson,
         expected: &Expected,
     ) -> Result<bool, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let entry = doc! {
             "ts": Value::Timestamp(mongodb::bson::Timestamp { time: 0, increment: 0 }),
             "v": 2_i64, "op": "c", "ns": format!("{db}.$cmd"), "o": command,

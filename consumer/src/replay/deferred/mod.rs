@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering;
 
 use oplog_relay_core::document::{Document, Element};
 use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
@@ -198,7 +199,7 @@ impl MongoSink {
         ns: &str,
         write: &Write<'_>,
     ) -> Result<Option<Vec<u8>>, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let ids = std::iter::once(write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
         self.first_document(db, command).await

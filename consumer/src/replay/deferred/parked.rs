@@ -12,6 +12,7 @@ use mongodb::Collection;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 
 use crate::error::ConsumerError;
@@ -77,7 +78,7 @@ impl MongoSink {
         ns: &str,
         values: &[u8],
     ) -> Result<Option<Vec<u8>>, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let filter = document::Document::new(values).map_err(|error| damaged(ns, &error))?;
         self.first_document(db, find_one_command(collection, filter))
             .await
@@ -89,7 +90,7 @@ impl MongoSink {
         ns: &str,
         stored: document::Document<'_>,
     ) -> Result<bool, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let failed = |error: Malformed| damaged(ns, &error);
         let command = removal(collection, stored).map_err(failed)?;
         let reply = self

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::mongo::{
     ANSWER, error_code, error_text, in_time, is_cursor_gone, is_transient,
@@ -137,7 +138,7 @@ impl MongoSink {
         pending: &mut Pending<'_, '_>,
         token: &Token,
     ) -> Result<Applied, Failure> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let ids = pending.values().filter_map(|writes| writes.first());
         let ids = ids.map(|write| write.document_id);
         let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
