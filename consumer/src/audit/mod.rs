@@ -262,8 +262,10 @@ impl Audit<'_> {
     fn twice(&mut self, runs: Runs) -> Result<(), ConsumerError> {
         let mut failure = None;
         let (partitions, tally) = (self.partitions, &mut self.tally);
-        let at =
-            |(number, offset): Place| partitions.get(number).map(|held| position(held, offset));
+        let at = |place: Place| {
+            let held = partitions.get(place.partition)?;
+            Some(position(held, place.offset))
+        };
         let merged = runs.merge(|id, one, other| {
             if failure.is_none()
                 && let (Some(one), Some(other)) = (at(one), at(other))

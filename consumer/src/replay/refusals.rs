@@ -45,7 +45,8 @@ impl MongoSink {
         &self,
         ns: &str,
         write: &Write<'_>,
-        (reason, code): (Reason, Option<i32>),
+        reason: Reason,
+        code: Option<i32>,
         text: String,
     ) -> Result<(), ConsumerError> {
         if !self.is_dead_lettered(reason) {
@@ -181,7 +182,7 @@ impl MongoSink {
         if matches!(write.action, Action::Zeros(_)) {
             return Ok(());
         }
-        self.refuse(ns, write, (Reason::Unmatched, None), text)
+        self.refuse(ns, write, Reason::Unmatched, None, text)
     }
 
     /// Returns the canonical `_id`s of the documents that exist.
@@ -192,7 +193,7 @@ impl MongoSink {
     ) -> mongodb::error::Result<HashSet<Vec<u8>>> {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = writes.iter().map(|write| write.document_id);
-        let command = find_command(collection, ids, (ReadLevel::Local, Fields::Id));
+        let command = find_command(collection, ids, ReadLevel::Local, Fields::Id);
         let command = RawDocumentBuf::from_bytes(command)?;
         let database = self.target.client.database(db);
         let mut cursor = database.run_raw_cursor_command(command).batch().await?;

@@ -10,11 +10,11 @@ use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::cursor::CursorError;
 use super::definition::{Definition, Discrepancy, Expected, compare};
-use super::difference::differences;
+use super::difference::{DifferingPaths, differences};
 use super::digest::Digester;
 use super::namespaces;
 use super::range::OwnedId;
-use super::recheck::{AGREEING, MAX_CHECKS, PAUSES};
+use super::recheck::{AGREEING, Differing, MAX_CHECKS, PAUSES};
 use super::repair::Repair;
 use super::report::{Counts, Found, Kind, Report};
 use super::saved::Saved;
@@ -256,10 +256,10 @@ impl Comparison<'_> {
         counts.equal += settled.equal;
         if let Some(repair) = &self.repair {
             settled.found = self
-                .repair_documents(repair, (ns, range), settled.found, counts)
+                .repair_documents(repair, ns, range, settled.found, counts)
                 .await?;
         }
-        for (id, kind) in settled.found {
+        for Differing { id, kind } in settled.found {
             let found = self.found(ns, id, kind).await?;
             counts.take(found.kind);
             self.report().difference(range, &found)?;
@@ -268,7 +268,7 @@ impl Comparison<'_> {
     }
 
     async fn found(&self, ns: &str, id: OwnedId, kind: Kind) -> Result<Found, Stop> {
-        let mut paths = (Vec::new(), false);
+        let mut paths = DifferingPaths::default();
         let reported = self.with_paths.load(Ordering::Relaxed);
         if kind == Kind::Different && reported < WITH_PATHS {
             self.with_paths.fetch_add(1, Ordering::Relaxed);

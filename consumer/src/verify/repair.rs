@@ -22,6 +22,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use super::comparison::{Comparison, Stop};
 use super::definition::{Definition, Discrepancy, Expected, Part};
 use super::range::OwnedId;
+use super::recheck::Differing;
 use super::report::{Counts, Kind};
 use super::side::Server;
 use crate::config::{NotEmpty, RefusedOptions, Unmatched};
@@ -281,21 +282,22 @@ impl Comparison<'_> {
     pub(super) async fn repair_documents(
         &self,
         repair: &Repair,
-        (ns, range): (&str, u64),
-        found: Vec<(OwnedId, Kind)>,
+        ns: &str,
+        range: u64,
+        found: Vec<Differing>,
         counts: &mut Counts,
-    ) -> Result<Vec<(OwnedId, Kind)>, Stop> {
+    ) -> Result<Vec<Differing>, Stop> {
         let mut remaining = found;
         for _ in 0..ROUNDS {
             let (differing, unsettled): (Vec<_>, Vec<_>) = remaining
                 .into_iter()
-                .partition(|(_, kind)| *kind != Kind::Unsettled);
+                .partition(|document| document.kind != Kind::Unsettled);
             remaining = unsettled;
             if differing.is_empty() {
                 break;
             }
-            let outcome = self.send_all(repair, (ns, range), &differing).await?;
-            let ids = differing.iter().map(|(id, _)| id.clone()).collect();
+            let outcome = self.send_all(repair, ns, range, &differing).await?;
+            let ids = differing.into_iter().map(|document| document.id).collect();
             let settled = self.settle(ns, ids).await?;
             counts.equal += settled.equal;
             counts.repaired += settled.equal;
@@ -313,11 +315,12 @@ impl Comparison<'_> {
     async fn send_all(
         &self,
         repair: &Repair,
-        (ns, range): (&str, u64),
-        differing: &[(OwnedId, Kind)],
+        ns: &str,
+        range: u64,
+        differing: &[Differing],
     ) -> Result<Result<(), String>, Stop> {
         let (mut deletes, mut others) = (Vec::new(), Vec::new());
-        for (id, kind) in differing {
+        for Differing { id, kind } in differing {
             match kind {
                 Kind::Extra => deletes.push(id),
                 Kind::Missing | Kind::Different | Kind::Unsettled => others.push(id),

@@ -201,7 +201,7 @@ impl MongoSink {
     ) -> Result<Option<Vec<u8>>, ConsumerError> {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = std::iter::once(write.document_id);
-        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
+        let command = find_command(collection, ids, ReadLevel::Local, Fields::All);
         self.first_document(db, command).await
     }
 
@@ -241,7 +241,7 @@ impl MongoSink {
         Ok(others)
     }
 
-    fn put(&self, key: &(String, Vec<u8>), id: EntryId, document: &[u8]) {
+    fn put(&self, key: &Key, id: EntryId, document: &[u8]) {
         if let Some(held) = self.held().get_mut(key) {
             (held.id, held.document) = (id, document.into());
         }
@@ -373,7 +373,7 @@ fn is_index_refusal(error: &WriteError) -> bool {
     matches!(directive, Directive::Replace | Directive::Hold)
 }
 
-pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<(String, Vec<u8>), ConsumerError> {
+pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<Key, ConsumerError> {
     let mut identity = Vec::new();
     write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
     Ok((ns.to_owned(), identity))

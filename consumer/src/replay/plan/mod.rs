@@ -337,10 +337,16 @@ impl Planner {
     }
 }
 
+/// A write of a collection.
+struct PlannedWrite<'a> {
+    ns: &'a str,
+    write: Write<'a>,
+}
+
 /// The writes between two commands.
 #[derive(Default)]
 struct Segment<'a> {
-    writes: Vec<(&'a str, Write<'a>)>,
+    writes: Vec<PlannedWrite<'a>>,
     /// The canonical `_id` of each write's document, as a range of `identities`.
     ranges: Vec<Range<usize>>,
     identities: Vec<u8>,
@@ -372,14 +378,14 @@ impl<'a> Segment<'a> {
         let start = self.identities.len();
         write_id_identity(document_id, &mut self.identities)?;
         self.ranges.push(start..self.identities.len());
-        self.writes.push((
-            located.entry.ns,
-            Write {
+        self.writes.push(PlannedWrite {
+            ns: located.entry.ns,
+            write: Write {
                 id: located.id,
                 document_id,
                 action,
             },
-        ));
+        });
         Ok(())
     }
 
@@ -395,7 +401,7 @@ impl<'a> Segment<'a> {
         // Index of a collection's first bulk in its lane, by lane and namespace.
         let mut bulks: FxHashMap<(usize, &str), usize> = FxHashMap::default();
         let mut folded = 0;
-        for (index, (ns, write)) in self.writes.iter().enumerate() {
+        for (index, PlannedWrite { ns, write }) in self.writes.iter().enumerate() {
             let kind = match fates.get(index) {
                 Some(Fate::Folded) => {
                     folded += 1;
@@ -426,7 +432,7 @@ impl<'a> Segment<'a> {
 
     /// Returns the collections of this segment whose writes must keep their order.
     fn ordered(&self, is_ordered: &dyn Fn(&str) -> bool) -> FxHashSet<&'a str> {
-        let all: FxHashSet<&str> = self.writes.iter().map(|(ns, _)| *ns).collect();
+        let all: FxHashSet<&str> = self.writes.iter().map(|planned| planned.ns).collect();
         all.into_iter().filter(|ns| is_ordered(ns)).collect()
     }
 
@@ -438,7 +444,7 @@ impl<'a> Segment<'a> {
         let mut rewrites = false;
         let mut folds: FxHashMap<(&str, &[u8]), Fold> = FxHashMap::default();
         folds.reserve(self.writes.len());
-        for (index, (ns, write)) in self.writes.iter().enumerate().rev() {
+        for (index, PlannedWrite { ns, write }) in self.writes.iter().enumerate().rev() {
             if ordered.contains(ns) {
                 if matches!(write.action, Action::Diff(_))
                     && let Some(fate) = fates.get_mut(index)
@@ -461,7 +467,7 @@ impl<'a> Segment<'a> {
             rewrites |= fold.rewrite;
         }
         if rewrites {
-            for (index, (ns, write)) in self.writes.iter().enumerate() {
+            for (index, PlannedWrite { ns, write }) in self.writes.iter().enumerate() {
                 let fold = folds.get(&(*ns, self.identity(index)));
                 let rewrite = fold.is_some_and(|fold| fold.rewrite) && !write.action.is_whole();
                 if let Some(fate) = fates.get_mut(index).filter(|fate| **fate == Fate::Sent)
@@ -472,10 +478,10 @@ impl<'a> Segment<'a> {
             }
         }
         for index in replaced {
-            if let Some((_, write)) = self.writes.get_mut(index)
-                && let Action::Insert(document) = write.action
+            if let Some(planned) = self.writes.get_mut(index)
+                && let Action::Insert(document) = planned.write.action
             {
-                write.action = Action::Replace(document);
+                planned.write.action = Action::Replace(document);
             }
         }
         fates

@@ -81,7 +81,7 @@ impl MongoSink {
         let Namespace { db, collection } = Namespace::split(ns);
         // A document that could still be rolled back is written again.
         let ids = writes.iter().map(|write| write.document_id);
-        let command = find_command(collection, ids, (ReadLevel::Majority, Fields::All));
+        let command = find_command(collection, ids, ReadLevel::Majority, Fields::All);
         let command = RawDocumentBuf::from_bytes(command)?;
         let replacements = writes.iter().filter_map(replacement);
         let wanted: HashSet<&'a [u8]> = replacements.map(Document::as_bytes).collect();

@@ -141,12 +141,12 @@ impl MongoSink {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = pending.values().filter_map(|writes| writes.first());
         let ids = ids.map(|write| write.document_id);
-        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
+        let command = find_command(collection, ids, ReadLevel::Local, Fields::All);
         let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
         let database = self.target.client.database(db);
         let cursor = database.run_raw_cursor_command(command).batch();
         let mut cursor = in_time(ANSWER, cursor).await?;
-        let refuse = |write: &Write<'_>, text| self.refuse(ns, write, (Reason::Write, None), text);
+        let refuse = |write: &Write<'_>, text| self.refuse(ns, write, Reason::Write, None, text);
         while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
             self.target.readiness.target_reached();
             let (mut outcomes, mut bytes) = (Vec::new(), 0);
