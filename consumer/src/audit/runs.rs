@@ -134,7 +134,7 @@ impl Run {
         let count = left.min(BUFFER);
         let mut bytes = vec![0; count * ITEM];
         file.read_exact_at(&mut bytes, self.next * 20)?;
-        self.next += u64::try_from(count).unwrap_or_default();
+        self.next += u64::try_from(count).expect("a count has at most 64 bits");
         let items = bytes.as_chunks::<ITEM>().0.iter().rev();
         self.buffer.extend(items.map(|item| {
             let [a, b, c, d, e, f, g, h, i, j, k, l, offset @ ..] = *item;

@@ -112,7 +112,7 @@ impl Intake {
         let bytes = incoming.value.map_or(0, <[u8]>::len);
         metrics
             .bytes
-            .inc_by(u64::try_from(bytes).unwrap_or_default());
+            .inc_by(u64::try_from(bytes).expect("a length has at most 64 bits"));
         let mut partitions = consumer.context().partitions();
         let share = self.budget / (SHARES * partitions.len().max(1));
         let full = share.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);

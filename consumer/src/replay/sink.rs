@@ -79,7 +79,7 @@ pub struct Settings<'s> {
 }
 
 pub(super) fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
+    u64::try_from(number).expect("a count has at most 64 bits")
 }
 
 pub(super) fn catalog_unreadable(error: &mongodb::error::Error) -> mongo::MongoError {

@@ -283,5 +283,5 @@ impl Comparison<'_> {
 }
 
 pub(super) fn number(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+    u64::try_from(count).expect("a count has at most 64 bits")
 }

@@ -477,7 +477,7 @@ impl PartitionWorker {
             .iter()
             .take_while(|located| located.offset < offset)
             .count();
-        let entries = batch.entries.get(..before).unwrap_or_default();
+        let (entries, _) = batch.entries.split_at(before);
         match self.apply_batch(&Batch { entries, ..*batch }, topic).await {
             Ok(Applied::Done) => {
                 let last = entries.last().map(|located| located.id);

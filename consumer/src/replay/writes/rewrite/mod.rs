@@ -103,7 +103,7 @@ impl MongoSink {
             if self.rewrite_pending(ns, pending, token).await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
-            rest = rest.get(taken..).unwrap_or_default();
+            (_, rest) = rest.split_at(taken);
         }
         Ok(Applied::Done)
     }
@@ -216,7 +216,7 @@ impl MongoSink {
                 writes.push(write(Action::Zeros(document)));
             }
         }
-        let count = u64::try_from(outcomes.len()).unwrap_or(u64::MAX);
+        let count = u64::try_from(outcomes.len()).expect("a count has at most 64 bits");
         self.target.metrics.rewritten_documents.inc_by(count);
         let kind = BulkKind::Update;
         let bulk = Bulk { ns, kind, writes };
