@@ -1,7 +1,5 @@
 //! The errors of the program and their exit codes.
 
-use std::fmt;
-
 use oplog_relay_core::format::{Format, FormatError};
 use oplog_relay_runtime::config::ConfigError;
 use oplog_relay_runtime::exit::ExitCode;
@@ -10,28 +8,8 @@ use oplog_relay_runtime::mongo::MongoError;
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
+use crate::record_position::RecordPosition;
 use crate::replay::plan::PlanError;
-
-/// The position of a record in Kafka, for messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordPlace {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The offset.
-    pub offset: i64,
-}
-
-impl fmt::Display for RecordPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "topic {}, partition {}, offset {}",
-            self.topic, self.partition, self.offset
-        )
-    }
-}
 
 /// The reason why the program stopped with an error.
 #[derive(Debug, thiserror::Error)]
@@ -47,25 +25,25 @@ pub enum ConsumerError {
     OffsetsLost(String),
     /// A record that cannot be decoded.
     #[error(
-        "{place}: the record cannot be decoded; everything before it is applied and committed, \
+        "{position}: the record cannot be decoded; everything before it is applied and committed, \
          the group's offset is at this record (--dead-letter undecodable writes it to the \
          dead-letter topic and continues)"
     )]
     Undecodable {
-        /// The record.
-        place: RecordPlace,
+        /// The position of the record.
+        position: RecordPosition,
         /// The reason.
         #[source]
         source: Box<FormatError>,
     },
     /// An entry that cannot be replayed.
     #[error(
-        "{place}: the record cannot be replayed; everything before it is applied and committed, \
+        "{position}: the record cannot be replayed; everything before it is applied and committed, \
          the group's offset is at this record"
     )]
     Unplayable {
-        /// The record.
-        place: RecordPlace,
+        /// The position of the record.
+        position: RecordPosition,
         /// The entry and the reason.
         #[source]
         source: Box<PlanError>,

@@ -48,6 +48,7 @@ pub mod error;
 pub mod failure;
 pub mod group;
 pub mod json_line;
+pub mod record_position;
 pub mod replay;
 pub mod stdout;
 pub mod supervisor;

@@ -146,7 +146,8 @@ impl Supervisor {
         ));
         around.spawn(lag::follow(
             Arc::clone(&context),
-            (kafka.clone(), prefix.clone()),
+            kafka.clone(),
+            prefix.clone(),
             self.board.clone(),
             self.shutdown.clone(),
         ));

@@ -11,6 +11,13 @@ pub struct TopicPartition {
     pub partition: i32,
 }
 
+impl TopicPartition {
+    /// Returns true if this is the partition of this topic with this number.
+    pub(crate) fn is(&self, topic: &str, partition: i32) -> bool {
+        self.topic == topic && self.partition == partition
+    }
+}
+
 /// Makes the list of partitions for a request.
 pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n TopicPartition>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();

@@ -16,6 +16,7 @@
 
 use std::fmt;
 
+use crate::namespace::Namespace;
 use crate::topic::is_temporary;
 
 /// A filter by namespace. Without include patterns, every namespace passes that is not excluded.
@@ -55,7 +56,7 @@ impl NamespaceFilter {
     #[must_use]
     pub fn passes(&self, ns: &str) -> bool {
         let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, ns));
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let included = self.include.is_empty()
             || any(&self.include)
             || (is_temporary(collection) && self.may_include_some_of(db));
@@ -179,7 +180,7 @@ pub const CATALOG_DB: &str = "oplog_relay";
 /// Returns true if a namespace is never carried ([`INTERNAL`]).
 #[must_use]
 pub fn is_internal(ns: &str) -> bool {
-    let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+    let Namespace { db, collection } = Namespace::split(ns);
     let is = |pattern: &str, name: &str| pattern == "*" || pattern == name;
     INTERNAL
         .iter()

@@ -50,7 +50,7 @@
 //! - [`index`]: indexes that can refuse a document
 //! - [`key`]: the record key and its partition; [`compare`]: MongoDB's order of values
 //! - [`json`]: raw BSON ↔ Extended JSON; [`mod@format`]: the encoding of records
-//! - [`snapshot`]: the entries of a full sync; [`topic`]: names in Kafka; [`state`]: the saved
+//! - [`snapshot`]: the entries of a full sync; [`namespace`]: the two parts of a namespace; [`topic`]: names in Kafka; [`state`]: the saved
 //!   state of a source; [`filter`]: the namespace filter
 //!
 //! Clients, configuration, logs, HTTP and exit codes are in the crate `oplog-relay-runtime`, on
@@ -68,6 +68,7 @@ pub mod format;
 pub mod index;
 pub mod json;
 pub mod key;
+pub mod namespace;
 pub mod position;
 pub mod routing;
 pub mod snapshot;

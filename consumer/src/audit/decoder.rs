@@ -103,6 +103,14 @@ impl<'e> Seen<'e> {
     }
 }
 
+/// An incomplete fragmented record.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    run: Run,
+    /// The offset of its first fragment.
+    first: i64,
+}
+
 /// Decodes the records of one partition of a topic, one after the other.
 #[derive(Debug)]
 pub(super) struct Decoder<'t> {
@@ -110,8 +118,7 @@ pub(super) struct Decoder<'t> {
     /// The value of a record, or those of its fragments that have been read.
     arena: Vec<u8>,
     found: Vec<Decoded>,
-    /// The state of an incomplete fragmented record, and the offset of its first fragment.
-    begun: Option<(Run, i64)>,
+    begun: Option<Begun>,
     /// True while the next fragments may belong to a record that was already reported.
     reported: bool,
 }
@@ -136,12 +143,12 @@ impl<'t> Decoder<'t> {
         each: impl FnMut(Seen<'_>),
     ) -> Vec<(i64, FormatError)> {
         let mut faults = Vec::new();
-        let mut part = record.part(self.begun.map(|(run, _)| run));
+        let mut part = record.part(self.begun.map(|begun| begun.run));
         if matches!(part, Ok(Part::Again) | Err(_)) {
             faults.extend(self.finish());
             part = record.part(None);
         }
-        let first = self.begun.map_or(record.offset, |(_, first)| first);
+        let first = self.begun.map_or(record.offset, |begun| begun.first);
         if self.begun.is_none() {
             self.arena.clear();
         }
@@ -149,7 +156,7 @@ impl<'t> Decoder<'t> {
             .extend_from_slice(record.value.unwrap_or_default());
         let already_reported = self.reported && matches!(part, Err(FormatError::Headless(_)));
         self.begun = match part {
-            Ok(Part::Begins(run) | Part::Continues(run)) => Some((run, first)),
+            Ok(Part::Begins(run) | Part::Continues(run)) => Some(Begun { run, first }),
             Ok(Part::Whole | Part::Ends | Part::Again) | Err(_) => None,
         };
         let outcome = match part {
@@ -168,7 +175,7 @@ impl<'t> Decoder<'t> {
 
     /// Returns the fault and the offset of a record that is incomplete at the end of the partition.
     pub(super) fn finish(&mut self) -> Option<(i64, FormatError)> {
-        let (_, first) = self.begun.take()?;
+        let Begun { first, .. } = self.begun.take()?;
         self.reported = true;
         let fault = FormatError::Fragment("the rest of it is missing");
         Some((first, fault))

@@ -27,8 +27,9 @@ use oplog_relay_core::format::FormatError;
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::config::AuditConfig;
-use crate::error::{ConsumerError, RecordPlace};
+use crate::error::ConsumerError;
 use crate::group::start::{Held, held};
+use crate::record_position::RecordPosition;
 use crate::verify::Verdict;
 use crate::worker::topics::{Topic, Topics};
 
@@ -250,15 +251,15 @@ impl Audit<'_> {
                 }
             }));
             for (id, disorder) in faults {
-                let place = place(held, record.offset);
+                let position = position(held, record.offset);
                 match disorder {
                     Disorder::After(later) => {
                         let reason = format!("entry {id} comes after {later} of the same key");
-                        tally.fault(Fault::OutOfOrder, &place, &reason)?;
+                        tally.fault(Fault::OutOfOrder, &position, &reason)?;
                     }
                     Disorder::Twice => {
                         let reason = format!("command {id} occurs twice");
-                        tally.fault(Fault::Twice, &place, &reason)?;
+                        tally.fault(Fault::Twice, &position, &reason)?;
                     }
                 }
             }
@@ -274,7 +275,10 @@ impl Audit<'_> {
     fn twice(&mut self, runs: Runs) -> Result<(), ConsumerError> {
         let mut failure = None;
         let (partitions, tally) = (self.partitions, &mut self.tally);
-        let at = |(number, offset): Place| partitions.get(number).map(|held| place(held, offset));
+        let at = |place: Place| {
+            let held = partitions.get(place.partition)?;
+            Some(position(held, place.offset))
+        };
         let merged = runs.merge(|id, one, other| {
             if failure.is_none()
                 && let (Some(one), Some(other)) = (at(one), at(other))
@@ -297,7 +301,7 @@ fn undecodable(
     for (offset, error) in faults {
         tally.fault(
             Fault::Undecodable,
-            &place(held, offset),
+            &position(held, offset),
             &with_causes(&error),
         )?;
     }
@@ -308,12 +312,9 @@ fn named(held: &Held) -> String {
     format!("{}, partition {}", held.name.topic, held.name.partition)
 }
 
-fn place(held: &Held, offset: i64) -> RecordPlace {
-    RecordPlace {
-        topic: held.name.topic.clone(),
-        partition: held.name.partition,
-        offset,
-    }
+fn position(held: &Held, offset: i64) -> RecordPosition {
+    let name = held.name.clone();
+    RecordPosition { name, offset }
 }
 
 fn spilling(error: std::io::Error) -> ConsumerError {

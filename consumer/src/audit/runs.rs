@@ -18,8 +18,14 @@ const ITEM: usize = 20;
 /// Number of items in a buffer.
 const BUFFER: usize = 256;
 
-/// The place of an entry: the number of its partition, and its offset.
-pub(super) type Place = (usize, i64);
+/// The place of an entry in the topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The number of its partition among those that are audited.
+    pub(super) partition: usize,
+    /// The offset of its record.
+    pub(super) offset: i64,
+}
 
 /// A writer of ids, partition by partition.
 #[derive(Debug)]
@@ -37,7 +43,14 @@ struct Run {
     next: u64,
     end: u64,
     /// Items that were read ahead, the next one last.
-    buffer: Vec<(EntryId, i64)>,
+    buffer: Vec<Item>,
+}
+
+/// An id and the offset at which it occurs.
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    id: EntryId,
+    offset: i64,
 }
 
 impl Runs {
@@ -87,18 +100,19 @@ impl Runs {
         self.writer.flush()?;
         let mut heads = BinaryHeap::new();
         for (index, run) in self.runs.iter_mut().enumerate() {
-            if let Some((id, offset)) = run.next(&self.file)? {
+            if let Some(Item { id, offset }) = run.next(&self.file)? {
                 heads.push(Reverse((id, run.partition, offset, index)));
             }
         }
         let mut last: Option<(EntryId, Place)> = None;
         while let Some(Reverse((id, partition, offset, index))) = heads.pop() {
+            let place = Place { partition, offset };
             match last {
-                Some((before, place)) if before == id => each(id, place, (partition, offset))?,
-                _ => last = Some((id, (partition, offset))),
+                Some((before, first)) if before == id => each(id, first, place)?,
+                _ => last = Some((id, place)),
             }
             if let Some(run) = self.runs.get_mut(index)
-                && let Some((id, offset)) = run.next(&self.file)?
+                && let Some(Item { id, offset }) = run.next(&self.file)?
             {
                 heads.push(Reverse((id, run.partition, offset, index)));
             }
@@ -108,7 +122,7 @@ impl Runs {
 }
 
 impl Run {
-    fn next(&mut self, file: &File) -> io::Result<Option<(EntryId, i64)>> {
+    fn next(&mut self, file: &File) -> io::Result<Option<Item>> {
         if self.buffer.is_empty() {
             self.fill(file)?;
         }
@@ -120,14 +134,17 @@ impl Run {
         let count = left.min(BUFFER);
         let mut bytes = vec![0; count * ITEM];
         file.read_exact_at(&mut bytes, self.next * 20)?;
-        self.next += u64::try_from(count).unwrap_or_default();
+        self.next += u64::try_from(count).expect("a count has at most 64 bits");
         let items = bytes.as_chunks::<ITEM>().0.iter().rev();
         self.buffer.extend(items.map(|item| {
             let [a, b, c, d, e, f, g, h, i, j, k, l, offset @ ..] = *item;
             let part = u32::from_le_bytes;
             let ts = Timestamp::new(part([a, b, c, d]), part([e, f, g, h]));
             let ord = part([i, j, k, l]);
-            (EntryId { ts, ord }, i64::from_le_bytes(offset))
+            Item {
+                id: EntryId { ts, ord },
+                offset: i64::from_le_bytes(offset),
+            }
         }));
         Ok(())
     }
@@ -159,6 +176,7 @@ mod tests {
             Ok(())
         });
         merged.unwrap();
-        assert_eq!(found, [(1501, (1, 500), (7, 9))]);
+        let place = |partition, offset| Place { partition, offset };
+        assert_eq!(found, [(1501, place(1, 500), place(7, 9))]);
     }
 }

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-use crate::error::{ConsumerError, RecordPlace};
+use crate::error::ConsumerError;
 use crate::group::start::Held;
 use crate::json_line::JsonLine;
+use crate::record_position::RecordPosition;
 use crate::stdout::tell;
 use crate::verify::Verdict;
 
@@ -96,17 +97,17 @@ impl Tally {
     pub(super) fn fault(
         &mut self,
         fault: Fault,
-        place: &RecordPlace,
+        position: &RecordPosition,
         reason: &str,
     ) -> Result<(), ConsumerError> {
         self.faults += 1;
-        self.topic(&place.topic).faults += 1;
+        self.topic(&position.name.topic).faults += 1;
         if self.faults <= SHOWN {
-            tell(&format!("{}: {place}: {reason}", fault.name()))?;
+            tell(&format!("{}: {position}: {reason}", fault.name()))?;
         }
-        let line = JsonLine::new(fault.name()).text("topic", &place.topic);
-        let line = line.number("partition", place.partition);
-        let line = line.number("offset", place.offset);
+        let line = JsonLine::new(fault.name()).text("topic", &position.name.topic);
+        let line = line.number("partition", position.name.partition);
+        let line = line.number("offset", position.offset);
         self.write(line.text("reason", reason))
     }
 

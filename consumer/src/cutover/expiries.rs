@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::time_series;
 
 use crate::replay::catalog::{Change, History, Ran};
@@ -56,7 +57,7 @@ impl Expiries {
 /// Returns the namespace of the time series if `ns` is its buckets collection, which is the name in the
 /// oplog. Returns other namespaces unchanged.
 fn shown(ns: &str) -> String {
-    let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+    let Namespace { db, collection } = Namespace::split(ns);
     format!(
         "{db}.{}",
         time_series::of_buckets(collection).unwrap_or(collection)

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use bson::{Document, doc};
 use mongodb::Client;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{self, MongoError, error_code, error_text, is_transient};
 
 use crate::config::CutoverConfig;
@@ -115,8 +116,8 @@ struct Withheld<'a> {
 }
 
 impl Withheld<'_> {
-    fn place(&self) -> (&str, &str) {
-        self.ns.split_once('.').unwrap_or((self.ns, ""))
+    fn namespace(&self) -> Namespace<'_> {
+        Namespace::split(self.ns)
     }
 
     /// Returns the name of the collection or the index, for messages.
@@ -128,7 +129,7 @@ impl Withheld<'_> {
     }
 
     fn refused(&self, error: &mongodb::error::Error) -> Restored {
-        let (db, _) = self.place();
+        let db = self.namespace().db;
         let advice = match error_code(error) {
             Some(UNAUTHORIZED) => format!(": its user needs dbAdmin on {db}"),
             _ => String::new(),
@@ -143,7 +144,7 @@ impl Withheld<'_> {
 }
 
 async fn restore(target: &Client, withheld: Withheld<'_>) -> Result<Restored, ConsumerError> {
-    let (db, collection) = withheld.place();
+    let Namespace { db, collection } = withheld.namespace();
     let command = change(collection, withheld.index, withheld.seconds);
     let Err(error) = target.database(db).run_command(command).await else {
         return report(withheld, Restored::Done);

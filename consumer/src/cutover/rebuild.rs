@@ -11,6 +11,7 @@ use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
 use mongodb::{Client, Collection};
 use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{error_code, error_text};
 
 use super::{Restored, Withheld, failed};
@@ -54,7 +55,7 @@ pub(super) async fn rebuild(
         .upsert(true)
         .await
         .map_err(failed)?;
-    let (db, collection) = withheld.place();
+    let Namespace { db, collection } = withheld.namespace();
     let drop_index = doc! { "dropIndexes": collection, "index": index, "writeConcern": majority() };
     match target.database(db).run_command(drop_index).await {
         Err(error) if error_code(&error) != Some(done::NO_INDEX) => {
@@ -96,8 +97,8 @@ async fn build(
     withheld: Withheld<'_>,
     old: &Document,
 ) -> Result<Restored, ConsumerError> {
-    let (db, collection) = withheld.place();
-    let Err(error) = create(target, (db, collection), expiring(old, withheld.seconds)).await else {
+    let namespace = withheld.namespace();
+    let Err(error) = create(target, namespace, expiring(old, withheld.seconds)).await else {
         delete_note(target, withheld).await?;
         return Ok(Restored::Done);
     };
@@ -107,7 +108,7 @@ async fn build(
         delete_note(target, withheld).await?;
         return Ok(Restored::Gone);
     }
-    match create(target, (db, collection), old.clone()).await {
+    match create(target, namespace, old.clone()).await {
         Ok(()) => {
             delete_note(target, withheld).await?;
             Ok(outcome)
@@ -137,7 +138,11 @@ fn refused_or_failed(
 
 /// Creates an index on an empty collection, which shows whether the target accepts it.
 async fn try_out(target: &Client, index: Document) -> Driver<()> {
-    let created = create(target, (CATALOG_DB, TRIAL), index).await;
+    let trial = Namespace {
+        db: CATALOG_DB,
+        collection: TRIAL,
+    };
+    let created = create(target, trial, index).await;
     let database = target.database(CATALOG_DB);
     match database.run_command(doc! { "drop": TRIAL }).await {
         Err(error) if error_code(&error) != Some(done::NO_COLLECTION) => created.and(Err(error)),
@@ -145,14 +150,15 @@ async fn try_out(target: &Client, index: Document) -> Driver<()> {
     }
 }
 
-async fn create(target: &Client, (db, collection): (&str, &str), index: Document) -> Driver<()> {
+async fn create(target: &Client, namespace: Namespace<'_>, index: Document) -> Driver<()> {
+    let Namespace { db, collection } = namespace;
     let command =
         doc! { "createIndexes": collection, "indexes": [index], "writeConcern": majority() };
     target.database(db).run_command(command).await.map(drop)
 }
 
 async fn find(target: &Client, withheld: Withheld<'_>, index: &str) -> Driver<Option<Document>> {
-    let (db, collection) = withheld.place();
+    let Namespace { db, collection } = withheld.namespace();
     let list = doc! { "listIndexes": collection };
     let database = target.database(db);
     let all: Vec<Document> = match database.run_cursor_command(list).await {

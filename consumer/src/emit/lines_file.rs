@@ -145,7 +145,7 @@ fn cut_unfinished_line(file: &mut File, path: &Path) -> io::Result<u64> {
             .take(end - start)
             .read_to_end(&mut block)?;
         if let Some(newline) = block.iter().rposition(|byte| *byte == b'\n') {
-            end = start + u64::try_from(newline).unwrap_or_default() + 1;
+            end = start + u64::try_from(newline).expect("an index has at most 64 bits") + 1;
             break;
         }
         end = start;

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use super::context::GroupContext;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, REQUEST, offsets_of};
-use crate::topic_partition::{TopicPartition, list};
+use crate::topic_partition::list;
 use oplog_relay_runtime::kafka::is_transient;
 
 /// Interval between two requests for the group's offsets while other members commit them.
@@ -20,8 +20,8 @@ const AFTER_COMMIT: Duration = Duration::from_millis(20);
 /// The end offsets that the group has to commit.
 #[derive(Debug)]
 pub(super) struct Goal {
-    /// Partitions whose end offsets the group has not committed yet, with these offsets.
-    left: Vec<(TopicPartition, i64)>,
+    /// The partitions whose end offsets the group has not committed yet.
+    left: Vec<Held>,
     requested: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl Goal {
     pub(super) fn new(held: Vec<Held>) -> Self {
         let left = held.into_iter().filter(|held| held.low < held.end);
         Self {
-            left: left.map(|held| (held.name, held.end)).collect(),
+            left: left.collect(),
             requested: None,
         }
     }
@@ -54,14 +54,14 @@ impl Goal {
             return Ok(false);
         }
         self.requested = Some(Instant::now());
-        let names = list(self.left.iter().map(|(name, _)| name));
+        let names = list(self.left.iter().map(|held| &held.name));
         let committed = match consumer.committed_offsets(names, REQUEST) {
             Ok(committed) => committed,
             Err(error) if is_transient(&error) => return Ok(false),
             Err(error) => return Err(ConsumerError::kafka("reading committed offsets", error)),
         };
         let committed = offsets_of(&committed);
-        self.left.retain(|(name, end)| {
+        self.left.retain(|Held { name, end, .. }| {
             !matches!(committed.get(name), Some(Offset::Offset(offset)) if offset >= end)
         });
         self.mark(consumer);
@@ -77,7 +77,7 @@ impl Goal {
         let positions = offsets_of(&positions);
         let mut partitions = consumer.context().partitions();
         let mut read = Vec::with_capacity(self.left.len());
-        for (name, end) in &self.left {
+        for Held { name, end, .. } in &self.left {
             let Some(partition) = partitions.find(&name.topic, name.partition) else {
                 continue;
             };

@@ -27,6 +27,14 @@ use crate::worker::chunk::Chunk;
 /// Bytes of records within a second from which on their compression ratio is evaluated.
 const TELLING: u64 = 4 << 20;
 
+/// The counts of what the client has received.
+#[derive(Debug, Default)]
+struct Counted {
+    received: Received,
+    /// Number of times that the counts were updated.
+    updates: u64,
+}
+
 /// The context of the group's client.
 #[derive(Debug)]
 pub(super) struct GroupContext {
@@ -35,8 +43,7 @@ pub(super) struct GroupContext {
     pub(super) parts: GroupContextParts,
     partitions: Mutex<Partitions>,
     standstill: Mutex<Standstill>,
-    /// The counts of what the client has received, and the number of times they were updated.
-    received: Mutex<(Received, u64)>,
+    received: Mutex<Counted>,
     /// The highest compression ratio of the records of a second since it was last taken.
     ratio: Mutex<Option<u64>>,
     failure: Mutex<Option<ConsumerError>>,
@@ -81,12 +88,12 @@ impl GroupContext {
 
     /// Returns the counts of what the client has received, as last updated.
     pub(super) fn received(&self) -> Received {
-        lock(&self.received).0
+        lock(&self.received).received
     }
 
     /// Returns the number of times that the counts were updated.
     pub(super) fn counts(&self) -> u64 {
-        lock(&self.received).1
+        lock(&self.received).updates
     }
 
     /// Takes the highest compression ratio of the records of a second since the last call.
@@ -99,8 +106,9 @@ impl GroupContext {
         let mut counted = lock(&self.received);
         // One poll may serve the statistics of several seconds, if the loop waited for its sink before.
         let mut ratio = lock(&self.ratio);
-        *ratio = (*ratio).max(received.ratio_since(counted.0, TELLING));
-        *counted = (received, counted.1 + 1);
+        *ratio = (*ratio).max(received.ratio_since(counted.received, TELLING));
+        counted.received = received;
+        counted.updates += 1;
     }
 
     /// Returns true if the last commit is at least `interval` ago, and then takes the current time as

@@ -112,7 +112,7 @@ impl Intake {
         let bytes = incoming.value.map_or(0, <[u8]>::len);
         metrics
             .bytes
-            .inc_by(u64::try_from(bytes).unwrap_or_default());
+            .inc_by(u64::try_from(bytes).expect("a length has at most 64 bits"));
         let mut partitions = consumer.context().partitions();
         let share = self.budget / (SHARES * partitions.len().max(1));
         let full = share.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);
@@ -259,14 +259,39 @@ mod tests {
         )
     }
 
+    /// A record that was sent, or a fragment of it.
+    #[derive(Clone, Copy)]
+    struct Sent<'s> {
+        offset: i64,
+        value: &'s [u8],
+        /// The seconds of the timestamp of its entry.
+        seconds: u32,
+        /// The header of a fragment; empty for a whole record.
+        fragment: &'s str,
+    }
+
+    fn sent<'s>(offset: i64, value: &'s [u8], seconds: u32, fragment: &'s str) -> Sent<'s> {
+        Sent {
+            offset,
+            value,
+            seconds,
+            fragment,
+        }
+    }
+
     fn put(
         intake: &mut Intake,
         partition: &mut Partition,
         metrics: &Metrics,
         full: usize,
-        of: (i64, &[u8], u32, &str),
+        record: Sent<'_>,
     ) {
-        let (offset, value, seconds, fragment) = of;
+        let Sent {
+            offset,
+            value,
+            seconds,
+            fragment,
+        } = record;
         let id = format!("rs0/{seconds}:1/0");
         let incoming = Incoming {
             offset,
@@ -302,21 +327,21 @@ mod tests {
             &mut partition,
             &metrics,
             100,
-            (0, b"whole", 1, ""),
+            sent(0, b"whole", 1, ""),
         );
         put(
             &mut intake,
             &mut partition,
             &metrics,
             100,
-            (1, b"be", 2, "0/3"),
+            sent(1, b"be", 2, "0/3"),
         );
         put(
             &mut intake,
             &mut partition,
             &metrics,
             100,
-            (2, b"gu", 2, "1/3"),
+            sent(2, b"gu", 2, "1/3"),
         );
         partition.hand_on();
         // The records before an incomplete record are not held back.
@@ -327,7 +352,7 @@ mod tests {
             &mut partition,
             &metrics,
             100,
-            (3, b"n", 2, "2/3"),
+            sent(3, b"n", 2, "2/3"),
         );
         partition.hand_on();
         assert_eq!(handed(&mut chunks), [(1, 3, b"begun".to_vec())]);
@@ -339,7 +364,7 @@ mod tests {
             &mut partition,
             &metrics,
             100,
-            (4, b"be", 3, "0/2"),
+            sent(4, b"be", 3, "0/2"),
         );
         assert_eq!(partition.evict().map(|(_, again)| again), Some(4));
         assert!(partition.run.is_none() && !partition.takes(5) && partition.takes(4));
@@ -351,7 +376,7 @@ mod tests {
         let mut intake = Intake::new(BUDGET);
         let (mut partition, mut chunks) = partition_with_room(1);
         for offset in [0, 1, 2] {
-            let record = (offset, &b"full"[..], 2, "");
+            let record = sent(offset, &b"full"[..], 2, "");
             put(&mut intake, &mut partition, &metrics, 1, record);
         }
         assert!(partition.hand_on());
@@ -371,12 +396,12 @@ mod tests {
         let (mut partition, mut chunks) = partition();
         let part = [7; 900];
         for (offset, fragment) in (0..).zip(["0/3", "1/3"]) {
-            let record = (offset, &part[..], 1, fragment);
+            let record = sent(offset, &part[..], 1, fragment);
             put(&mut intake, &mut partition, &metrics, 100, record);
         }
         intake.leave_open(partition.open_bytes());
         assert!(intake.used() > 1000 && !intake.is_over());
-        let record = (2, &part[..], 1, "2/3");
+        let record = sent(2, &part[..], 1, "2/3");
         put(&mut intake, &mut partition, &metrics, 100, record);
         intake.leave_open(partition.open_bytes());
         assert!(intake.is_over(), "it counts from here on");
@@ -394,21 +419,21 @@ mod tests {
             &mut partition,
             &metrics,
             100,
-            (0, b"be", 2, "0/2"),
+            sent(0, b"be", 2, "0/2"),
         );
         put(
             &mut intake,
             &mut partition,
             &metrics,
             100,
-            (3, b"be", 2, "0/2"),
+            sent(3, b"be", 2, "0/2"),
         );
         put(
             &mut intake,
             &mut partition,
             &metrics,
             100,
-            (4, b"gun", 2, "1/2"),
+            sent(4, b"gun", 2, "1/2"),
         );
         partition.hand_on();
         assert_eq!(handed(&mut chunks), [(3, 4, b"begun".to_vec())]);
@@ -417,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_record_with_a_missing_fragment_is_reported() {
-        let faults = |records: &[(i64, &[u8], u32, &str)]| -> Vec<Option<FormatError>> {
+        let faults = |records: &[Sent<'_>]| -> Vec<Option<FormatError>> {
             let metrics = Metrics::new().unwrap();
             let mut intake = Intake::new(BUDGET);
             let (mut partition, mut chunks) = partition();
@@ -436,20 +461,20 @@ mod tests {
             }
             all
         };
-        let missing = faults(&[(0, b"be", 2, "0/3"), (1, b"gun", 2, "2/3")]);
+        let missing = faults(&[sent(0, b"be", 2, "0/3"), sent(1, b"gun", 2, "2/3")]);
         assert!(
             matches!(missing[0], Some(FormatError::Fragment(_))),
             "{missing:?}"
         );
-        let cut = faults(&[(0, b"be", 2, "0/3"), (1, b"next", 3, "")]);
+        let cut = faults(&[sent(0, b"be", 2, "0/3"), sent(1, b"next", 3, "")]);
         assert!(matches!(cut[0], Some(FormatError::Fragment(_))), "{cut:?}");
-        let inside = faults(&[(7, b"gun", 2, "1/2"), (8, b"next", 3, "")]);
+        let inside = faults(&[sent(7, b"gun", 2, "1/2"), sent(8, b"next", 3, "")]);
         assert!(
             matches!(inside[0], Some(FormatError::Headless(_))),
             "{inside:?}"
         );
         assert_eq!(inside.len(), 2);
-        let unreadable = faults(&[(0, b"a", 2, "x")]);
+        let unreadable = faults(&[sent(0, b"a", 2, "x")]);
         assert!(matches!(unreadable[0], Some(FormatError::Fragment(_))));
     }
 
@@ -473,7 +498,7 @@ mod tests {
                 for (fragment, range) in oplog_relay_core::format::fragment::cut(0..*length, *room) {
                     let text = fragment.to_string();
                     let text = if fragment.count == 1 { "" } else { text.as_str() };
-                    let record = (offset, &value[range], seconds, text);
+                    let record = sent(offset, &value[range], seconds, text);
                     put(&mut intake, &mut partition, &metrics, full, record);
                     offset += 1;
                     if *hand_on.next().unwrap() {

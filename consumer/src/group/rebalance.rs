@@ -14,6 +14,7 @@ use super::context::{GroupContext, commit_list};
 use crate::error::ConsumerError;
 use crate::group::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
 use crate::group::start::{First, REQUEST, first_offset, is_end, lost, offsets_of, persist};
+use crate::record_position::RecordPosition;
 use crate::topic_partition::{TopicPartition, list};
 use crate::worker::Assignment;
 use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
@@ -298,22 +299,20 @@ fn commit_acknowledged(
 /// Returns the error for the partition whose next records were removed.
 pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerError {
     let context = consumer.context();
-    let positions: Vec<(TopicPartition, i64)> = context
+    let next_records: Vec<RecordPosition> = context
         .partitions()
         .iter()
-        .map(|partition| {
-            (
-                partition.name.clone(),
-                partition.tracker.acknowledged().get(),
-            )
+        .map(|partition| RecordPosition {
+            name: partition.name.clone(),
+            offset: partition.tracker.acknowledged().get(),
         })
         .collect();
-    for (name, next) in positions {
+    for RecordPosition { name, offset } in next_records {
         let watermarks = consumer.fetch_watermarks(&name.topic, name.partition, REQUEST);
         if let Ok((low, end)) = watermarks
-            && !(low..=end).contains(&next)
+            && !(low..=end).contains(&offset)
         {
-            return ConsumerError::OffsetsLost(lost(&context.group, &name, Some(next), low));
+            return ConsumerError::OffsetsLost(lost(&context.group, &name, Some(offset), low));
         }
     }
     ConsumerError::OffsetsLost(format!(

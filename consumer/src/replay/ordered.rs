@@ -3,6 +3,7 @@
 //! with their own collation.
 
 use mongodb::bson::doc;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::documents_depend;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -52,7 +53,7 @@ impl MongoSink {
     }
 
     async fn find_order(&self, ns: &str) -> mongodb::error::Result<bool> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         documents_depend(
             &self.target.client.database(db),
             doc! { "name": collection },

@@ -9,6 +9,7 @@ use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::command::scope;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::namespace::Namespace;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
@@ -44,7 +45,8 @@ impl MongoSink {
         &self,
         ns: &str,
         write: &Write<'_>,
-        (reason, code): (Reason, Option<i32>),
+        reason: Reason,
+        code: Option<i32>,
         text: String,
     ) -> Result<(), ConsumerError> {
         if !self.is_dead_lettered(reason) {
@@ -59,7 +61,7 @@ impl MongoSink {
                 reason,
                 code,
                 text,
-                place: None,
+                position: None,
                 whole: None,
             });
         }
@@ -73,8 +75,8 @@ impl MongoSink {
         if refused.is_empty() {
             return Vec::new();
         }
-        let is_of = |refusal: &Refusal| match &refusal.place {
-            Some((topic, partition, _)) => topic == batch.topic && *partition == batch.partition,
+        let is_of = |refusal: &Refusal| match &refusal.position {
+            Some(position) => position.name.is(batch.topic, batch.partition),
             None => {
                 let mut entries = batch.entries.iter();
                 entries.any(|it| it.id == refusal.id && it.entry.ns == refusal.ns)
@@ -87,7 +89,7 @@ impl MongoSink {
 
     /// Adds the position and the state of a held document to its refusal, because the batch of its
     /// entry may already be done. Returns true if the document was refused.
-    pub(crate) fn place_refused(
+    pub(crate) fn complete_refusal(
         &self,
         ns: &str,
         held: &HeldDocument,
@@ -97,7 +99,7 @@ impl MongoSink {
         let Some(refusal) = all.find(|it| it.id == held.id && it.ns == ns) else {
             return Ok(false);
         };
-        refusal.place.clone_from(&held.place);
+        refusal.position.clone_from(&held.position);
         refusal.whole = Some(held.entry(ns)?);
         Ok(true)
     }
@@ -125,7 +127,7 @@ impl MongoSink {
                 code: Some(held.code),
                 text,
                 whole: Some(held.entry(&ns)?),
-                place: held.place,
+                position: held.position,
                 ns,
             })
         })
@@ -180,7 +182,7 @@ impl MongoSink {
         if matches!(write.action, Action::Zeros(_)) {
             return Ok(());
         }
-        self.refuse(ns, write, (Reason::Unmatched, None), text)
+        self.refuse(ns, write, Reason::Unmatched, None, text)
     }
 
     /// Returns the canonical `_id`s of the documents that exist.
@@ -189,9 +191,9 @@ impl MongoSink {
         ns: &str,
         writes: &[Write<'_>],
     ) -> mongodb::error::Result<HashSet<Vec<u8>>> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let ids = writes.iter().map(|write| write.document_id);
-        let command = find_command(collection, ids, (ReadLevel::Local, Fields::Id));
+        let command = find_command(collection, ids, ReadLevel::Local, Fields::Id);
         let command = RawDocumentBuf::from_bytes(command)?;
         let database = self.target.client.database(db);
         let mut cursor = database.run_raw_cursor_command(command).batch().await?;

@@ -79,7 +79,7 @@ pub struct Settings<'s> {
 }
 
 pub(super) fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
+    u64::try_from(number).expect("a count has at most 64 bits")
 }
 
 pub(super) fn catalog_unreadable(error: &mongodb::error::Error) -> mongo::MongoError {
@@ -235,7 +235,7 @@ impl MongoSink {
         if applied == Applied::Abandoned {
             // The next owner of the partition reads these entries again. The offsets of held documents
             // are recorded, so that the documents are discarded together with the partition.
-            self.note_places(batch);
+            self.note_positions(batch);
             drop(self.take_refused(batch));
         }
         Ok(applied)

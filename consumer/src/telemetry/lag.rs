@@ -101,7 +101,8 @@ impl Progress {
 /// Reads the saved positions periodically and publishes them on the status board, until shutdown.
 pub async fn follow(
     context: Arc<WorkerContext>,
-    (kafka, prefix): (KafkaOptions, String),
+    kafka: KafkaOptions,
+    prefix: String,
     board: Board,
     shutdown: Shutdown,
 ) {

@@ -4,16 +4,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oplog_relay_core::document::Document;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::cursor::CursorError;
 use super::definition::{Definition, Discrepancy, Expected, compare};
-use super::difference::differences;
+use super::difference::{DifferingPaths, differences};
 use super::digest::Digester;
 use super::namespaces;
 use super::range::OwnedId;
-use super::recheck::{AGREEING, MAX_CHECKS, PAUSES};
+use super::recheck::{AGREEING, Differing, MAX_CHECKS, PAUSES};
 use super::repair::Repair;
 use super::report::{Counts, Found, Kind, Report};
 use super::saved::Saved;
@@ -168,7 +169,10 @@ impl Comparison<'_> {
     /// Returns true if each side that has the time series also has its buckets collection, which is
     /// compared instead. MongoDB 8.3 and later store both under one name.
     async fn has_buckets(&self, ns: &str) -> Result<bool, Stop> {
-        let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let buckets = format!("{db}.system.buckets.{name}");
         for server in [&self.source, &self.target] {
             let exists = namespaces::one(server, ns).await?.is_some();
@@ -252,10 +256,10 @@ impl Comparison<'_> {
         counts.equal += settled.equal;
         if let Some(repair) = &self.repair {
             settled.found = self
-                .repair_documents(repair, (ns, range), settled.found, counts)
+                .repair_documents(repair, ns, range, settled.found, counts)
                 .await?;
         }
-        for (id, kind) in settled.found {
+        for Differing { id, kind } in settled.found {
             let found = self.found(ns, id, kind).await?;
             counts.take(found.kind);
             self.report().difference(range, &found)?;
@@ -264,7 +268,7 @@ impl Comparison<'_> {
     }
 
     async fn found(&self, ns: &str, id: OwnedId, kind: Kind) -> Result<Found, Stop> {
-        let mut paths = (Vec::new(), false);
+        let mut paths = DifferingPaths::default();
         let reported = self.with_paths.load(Ordering::Relaxed);
         if kind == Kind::Different && reported < WITH_PATHS {
             self.with_paths.fetch_add(1, Ordering::Relaxed);
@@ -279,5 +283,5 @@ impl Comparison<'_> {
 }
 
 pub(super) fn number(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
+    u64::try_from(count).expect("a count has at most 64 bits")
 }

@@ -155,7 +155,7 @@ pub(super) fn compare(
     for name in one.keys().chain(other.keys()).collect::<BTreeSet<_>>() {
         match (one.get(name), other.get(name)) {
             (Some(one), Some(other)) => {
-                compare_index(name, (one, other), expected, &mut found, &mut notes);
+                compare_index(name, one, other, expected, &mut found, &mut notes);
             }
             (one, other) => found.push(Discrepancy {
                 part: Part::Index((*name).clone()),
@@ -197,7 +197,8 @@ fn compare_options(
 
 fn compare_index(
     index: &str,
-    (one, other): (&Bson, &Bson),
+    one: &Bson,
+    other: &Bson,
     expected: &Expected,
     found: &mut Vec<Discrepancy>,
     notes: &mut Vec<String>,

@@ -3,8 +3,16 @@
 use oplog_relay_core::document::{Document, Element, MAX_DEPTH, Malformed, kind};
 use rustc_hash::FxHashMap;
 
-/// Returns the dotted paths of the fields that differ, at most `most` of them, and true if there are
-/// more.
+/// The fields in which two documents differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DifferingPaths {
+    /// The dotted paths of the fields, up to a limit.
+    pub(super) paths: Vec<String>,
+    /// True if there are more of them.
+    pub(super) more: bool,
+}
+
+/// Returns the paths of the fields that differ, at most `most` of them.
 ///
 /// Fields are matched by their names. If only their order differs, and the order counts, the first
 /// field that is out of place is returned.
@@ -13,7 +21,7 @@ pub(super) fn differences(
     right: Document<'_>,
     ignore_field_order: bool,
     most: usize,
-) -> (Vec<String>, bool) {
+) -> DifferingPaths {
     let mut found = Paths {
         names: Vec::new(),
         paths: Vec::new(),
@@ -26,7 +34,10 @@ pub(super) fn differences(
     }
     let more = found.paths.len() > most;
     found.paths.truncate(most);
-    (found.paths, more)
+    DifferingPaths {
+        paths: found.paths,
+        more,
+    }
 }
 
 /// A collector of paths.
@@ -240,12 +251,16 @@ mod tests {
                 Document::new(&right).unwrap(),
             );
             let all = differences(left, right, false, 10);
+            let expected = DifferingPaths {
+                paths: paths.iter().map(ToString::to_string).collect(),
+                more: false,
+            };
+            assert_eq!(all, expected);
+            let some = differences(left, right, false, 2);
             assert_eq!(
-                all,
-                (paths.iter().map(ToString::to_string).collect(), false)
+                (some.paths.len(), some.more),
+                (paths.len().min(2), paths.len() > 2)
             );
-            let (some, more) = differences(left, right, false, 2);
-            assert_eq!((some.len(), more), (paths.len().min(2), paths.len() > 2));
         }
     }
 

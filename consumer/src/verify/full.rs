@@ -142,7 +142,7 @@ impl Comparison<'_> {
 
     /// Compares a range.
     async fn range(&self, ns: &str, numbered: Numbered, collated: bool) -> Result<(), Stop> {
-        let Numbered { number, range } = numbered;
+        let number = numbered.number;
         if let Some(counts) = self.saved.range(number) {
             self.report().known(&counts);
             let done = counts.equal + counts.different + counts.missing;
@@ -150,7 +150,7 @@ impl Comparison<'_> {
             return Ok(());
         }
         let mut counts = Counts::default();
-        if let Some(documents) = self.is_equal(ns, &range).await? {
+        if let Some(documents) = self.is_equal(ns, &numbered.range).await? {
             counts.equal = documents;
             return Ok(self.report().range(number, &counts)?);
         }
@@ -164,7 +164,7 @@ impl Comparison<'_> {
                 small,
             };
             let merged = self
-                .merge(ns, (number, &range), manner, &mut floor, &mut counts)
+                .merge(ns, &numbered, manner, &mut floor, &mut counts)
                 .await;
             match merged {
                 Ok(()) => return Ok(self.report().range(number, &counts)?),
@@ -218,11 +218,12 @@ impl Comparison<'_> {
     async fn merge(
         &self,
         ns: &str,
-        (number, range): (u64, &Range),
+        numbered: &Numbered,
         manner: Manner,
         floor: &mut Option<OwnedId>,
         counts: &mut Counts,
     ) -> Result<(), Stop> {
+        let Numbered { number, range } = numbered;
         let read = |server: &Server| {
             let server = server.clone();
             async move { server.read(ns, range, manner).await }
@@ -237,7 +238,7 @@ impl Comparison<'_> {
             if full || matches!(pair, Pair::Done) {
                 let last: Option<OwnedId> = again.last().cloned();
                 bytes = 0;
-                self.judge(ns, number, std::mem::take(&mut again), counts)
+                self.judge(ns, *number, std::mem::take(&mut again), counts)
                     .await?;
                 counts.equal += std::mem::take(&mut equal);
                 *floor = last.or_else(|| floor.take());

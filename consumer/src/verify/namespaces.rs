@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::TryStreamExt as _;
 use mongodb::bson::{Document as Bson, doc};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::time_series;
 use oplog_relay_core::topic::is_temporary;
 use oplog_relay_runtime::mongo::{ANSWER, MongoError, error_code, in_time};
@@ -60,7 +61,10 @@ fn is_compared(name: &str) -> bool {
 
 /// Returns the current definition of a collection or view, with its indexes.
 pub(super) async fn one(server: &Server, ns: &str) -> Result<Option<Definition>, ConsumerError> {
-    let (db, name) = ns.split_once('.').unwrap_or((ns, ""));
+    let Namespace {
+        db,
+        collection: name,
+    } = Namespace::split(ns);
     let Some((_, mut found)) = listed(server, db, Some(name)).await?.pop() else {
         return Ok(None);
     };

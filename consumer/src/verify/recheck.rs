@@ -34,7 +34,14 @@ pub(super) struct Settled {
     /// Number of documents that turned out to be equal.
     pub(super) equal: u64,
     /// The documents that differ or have no certain result.
-    pub(super) found: Vec<(OwnedId, Kind)>,
+    pub(super) found: Vec<Differing>,
+}
+
+/// A document that differs or has no certain result.
+#[derive(Debug)]
+pub(super) struct Differing {
+    pub(super) id: OwnedId,
+    pub(super) kind: Kind,
 }
 
 /// A document that is being checked.
@@ -124,12 +131,18 @@ impl Comparison<'_> {
                 match open.evaluate([&before, &target, &after], replay_known) {
                     None => return true,
                     Some(None) => settled.equal += 1,
-                    Some(Some(kind)) => settled.found.push((open.id.clone(), kind)),
+                    Some(Some(kind)) => settled.found.push(Differing {
+                        id: open.id.clone(),
+                        kind,
+                    }),
                 }
                 false
             });
         }
-        let unsettled = open.into_iter().map(|open| (open.id, Kind::Unsettled));
+        let unsettled = open.into_iter().map(|open| Differing {
+            id: open.id,
+            kind: Kind::Unsettled,
+        });
         settled.found.extend(unsettled);
         Ok(settled)
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use mongodb::bson::{Bson as Value, Document as Bson, RawDocumentBuf, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_core::state::Order;
 use oplog_relay_runtime::http::Health;
@@ -21,6 +22,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use super::comparison::{Comparison, Stop};
 use super::definition::{Definition, Discrepancy, Expected, Part};
 use super::range::OwnedId;
+use super::recheck::Differing;
 use super::report::{Counts, Kind};
 use super::side::Server;
 use crate::config::{NotEmpty, RefusedOptions, Unmatched};
@@ -166,7 +168,7 @@ impl Repair {
         source: &Definition,
         expected: &Expected,
     ) -> Result<bool, ConsumerError> {
-        let (_, name) = ns.split_once('.').unwrap_or((ns, ""));
+        let name = Namespace::split(ns).collection;
         let seconds = source.options.get("expireAfterSeconds");
         if seconds.is_some() && !expected.withheld.contains_key(&None) {
             tracing::warn!(
@@ -186,7 +188,7 @@ impl Repair {
         index: &Bson,
         expected: &Expected,
     ) -> Result<bool, ConsumerError> {
-        let (_, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let collection = Namespace::split(ns).collection;
         let name = index.get_str("name").unwrap_or_default();
         let known = expected.withheld.contains_key(&Some(name.to_owned()));
         if index.contains_key("expireAfterSeconds") && !known {
@@ -219,7 +221,7 @@ impl Repair {
         command: Bson,
         expected: &Expected,
     ) -> Result<bool, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let entry = doc! {
             "ts": Value::Timestamp(mongodb::bson::Timestamp { time: 0, increment: 0 }),
             "v": 2_i64, "op": "c", "ns": format!("{db}.$cmd"), "o": command,
@@ -280,21 +282,22 @@ impl Comparison<'_> {
     pub(super) async fn repair_documents(
         &self,
         repair: &Repair,
-        (ns, range): (&str, u64),
-        found: Vec<(OwnedId, Kind)>,
+        ns: &str,
+        range: u64,
+        found: Vec<Differing>,
         counts: &mut Counts,
-    ) -> Result<Vec<(OwnedId, Kind)>, Stop> {
+    ) -> Result<Vec<Differing>, Stop> {
         let mut remaining = found;
         for _ in 0..ROUNDS {
             let (differing, unsettled): (Vec<_>, Vec<_>) = remaining
                 .into_iter()
-                .partition(|(_, kind)| *kind != Kind::Unsettled);
+                .partition(|document| document.kind != Kind::Unsettled);
             remaining = unsettled;
             if differing.is_empty() {
                 break;
             }
-            let outcome = self.send_all(repair, (ns, range), &differing).await?;
-            let ids = differing.iter().map(|(id, _)| id.clone()).collect();
+            let outcome = self.send_all(repair, ns, range, &differing).await?;
+            let ids = differing.into_iter().map(|document| document.id).collect();
             let settled = self.settle(ns, ids).await?;
             counts.equal += settled.equal;
             counts.repaired += settled.equal;
@@ -312,11 +315,12 @@ impl Comparison<'_> {
     async fn send_all(
         &self,
         repair: &Repair,
-        (ns, range): (&str, u64),
-        differing: &[(OwnedId, Kind)],
+        ns: &str,
+        range: u64,
+        differing: &[Differing],
     ) -> Result<Result<(), String>, Stop> {
         let (mut deletes, mut others) = (Vec::new(), Vec::new());
-        for (id, kind) in differing {
+        for Differing { id, kind } in differing {
             match kind {
                 Kind::Extra => deletes.push(id),
                 Kind::Missing | Kind::Different | Kind::Unsettled => others.push(id),

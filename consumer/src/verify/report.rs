@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::Verdict;
 use super::definition::Discrepancy;
+use super::difference::DifferingPaths;
 use super::range::{OwnedId, Range};
 use super::saved::Saved;
 use super::side::id_text;
@@ -48,8 +49,8 @@ impl Kind {
 pub(super) struct Found {
     pub(super) kind: Kind,
     pub(super) id: OwnedId,
-    /// Paths of the fields that differ, and true if there are more of them.
-    pub(super) paths: (Vec<String>, bool),
+    /// The fields that differ.
+    pub(super) paths: DifferingPaths,
 }
 
 /// Numbers of documents by result.
@@ -232,7 +233,7 @@ impl Report {
 
     /// Reports a document that differs.
     pub(super) fn difference(&mut self, range: u64, found: &Found) -> Result<(), ConsumerError> {
-        let (paths, more) = &found.paths;
+        let DifferingPaths { paths, more } = &found.paths;
         let mut place = String::new();
         if !paths.is_empty() {
             let dots = if *more { " …" } else { "" };

@@ -8,6 +8,7 @@ use mongodb::raw_batch_cursor::RawBatchCursor;
 use mongodb::{Client, Collection};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{ANSWER, READ, error_text, in_time, is_transient};
 use rustc_hash::FxHashMap;
 
@@ -159,7 +160,7 @@ impl Server {
     }
 
     fn collection(&self, ns: &str) -> Collection<Bson> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         self.client.database(db).collection(collection)
     }
 
@@ -171,7 +172,7 @@ impl Server {
         find: Find<'_>,
         reading: Reading,
     ) -> Result<RawBatchCursor, CursorError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let database = self.client.database(db);
         let primary = || SelectionCriteria::ReadPreference(ReadPreference::Primary);
         let (criteria, concern) = match reading {

@@ -5,6 +5,7 @@ use oplog_relay_core::position::EntryId;
 use crate::dead_letter::Reason;
 use crate::emit::lines_file::LinesFile;
 use crate::error::ConsumerError;
+use crate::record_position::RecordPosition;
 use crate::replay::plan::PlanError;
 
 /// The result of a batch.
@@ -65,8 +66,8 @@ pub struct Refusal {
     pub code: Option<i32>,
     /// The error text.
     pub text: String,
-    /// Topic, partition and offset of the first held entry, if the document was held.
-    pub place: Option<(String, i32, i64)>,
+    /// The position of the record with the first held entry, if the document was held.
+    pub position: Option<RecordPosition>,
     /// An insert of the document as several entries left it. The dead letter then has this insert
     /// instead of the refused entry.
     pub whole: Option<Vec<u8>>,

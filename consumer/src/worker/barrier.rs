@@ -72,11 +72,25 @@ pub enum Waited {
     Reached,
     /// All partitions have reached their barriers, and this one is past it. If the command did not run,
     /// the group did not start at one point in time.
-    Beyond(TopicPartition, i64),
+    Beyond {
+        /// The partition.
+        name: TopicPartition,
+        /// The offset at which it is committed.
+        committed: i64,
+    },
     /// A partition that has not reached its barrier is of a topic that is not in the cluster.
     Absent(TopicPartition, Absence),
     /// The partition was revoked, or the program ends.
     Abandoned,
+}
+
+/// The offset at which a partition must be committed for a barrier to be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Station {
+    /// The topic and partition.
+    pub name: TopicPartition,
+    /// The offset.
+    pub offset: i64,
 }
 
 /// The effect of a namespace filter on a command.
@@ -132,7 +146,7 @@ pub fn leader(barrier: &Barrier) -> TopicPartition {
 
 /// Returns the barrier offsets of the other partitions.
 #[must_use]
-pub fn followers(barrier: &Barrier) -> Vec<(TopicPartition, i64)> {
+pub fn followers(barrier: &Barrier) -> Vec<Station> {
     let leader = leader(barrier);
     barrier
         .partitions
@@ -140,10 +154,13 @@ pub fn followers(barrier: &Barrier) -> Vec<(TopicPartition, i64)> {
         .flat_map(|(topic, offsets)| {
             (0..).zip(offsets).map(|(partition, offset)| {
                 let topic = topic.clone();
-                (TopicPartition { topic, partition }, *offset)
+                Station {
+                    name: TopicPartition { topic, partition },
+                    offset: *offset,
+                }
             })
         })
-        .filter(|(name, _)| *name != leader)
+        .filter(|station| station.name != leader)
         .collect()
 }
 
@@ -153,24 +170,30 @@ pub fn followers(barrier: &Barrier) -> Vec<(TopicPartition, i64)> {
 /// next owner after a crash. An index build, whose barrier is passable, tolerates that entries before
 /// it are applied again.
 #[must_use]
-pub fn stations(barrier: &Barrier) -> Vec<(TopicPartition, i64)> {
+pub fn stations(barrier: &Barrier) -> Vec<Station> {
     let mut stations = followers(barrier);
     if barrier.passable {
         return stations;
     }
-    stations.push((leader(barrier), barrier.leader_offset + 1));
+    stations.push(Station {
+        name: leader(barrier),
+        offset: barrier.leader_offset + 1,
+    });
     stations
 }
 
 /// Returns the state of the [`stations`]; `None` while a partition has not reached its one.
 #[must_use]
-pub fn gathered(stations: &[(TopicPartition, i64)], committed: &Offsets) -> Option<Waited> {
+pub fn gathered(stations: &[Station], committed: &Offsets) -> Option<Waited> {
     let mut beyond = None;
-    for (name, barrier) in stations {
+    for Station { name, offset } in stations {
         match committed.get(name) {
-            Some(committed) if committed == barrier => {}
-            Some(committed) if committed > barrier => {
-                beyond.get_or_insert_with(|| Waited::Beyond(name.clone(), *committed));
+            Some(committed) if committed == offset => {}
+            Some(committed) if committed > offset => {
+                beyond.get_or_insert_with(|| Waited::Beyond {
+                    name: name.clone(),
+                    committed: *committed,
+                });
             }
             _ => return None,
         }
@@ -184,9 +207,12 @@ pub fn is_past(barrier: &Barrier, committed: &Offsets) -> bool {
     gathered(&[past_command(barrier)], committed).is_some()
 }
 
-/// Returns the offset of the leader's partition after the command.
-fn past_command(barrier: &Barrier) -> (TopicPartition, i64) {
-    (leader(barrier), barrier.leader_offset + 2)
+/// Returns the station of the leader's partition after the command.
+fn past_command(barrier: &Barrier) -> Station {
+    Station {
+        name: leader(barrier),
+        offset: barrier.leader_offset + 2,
+    }
 }
 
 /// The policy for a topic that is waited for and is not in the cluster.
@@ -219,7 +245,7 @@ pub fn assembled(barrier: &Barrier, committed: &Offsets) -> Option<Waited> {
 
 fn freed(barrier: &Barrier, waited: Waited) -> Waited {
     match waited {
-        Waited::Beyond(..) if barrier.passable => Waited::Reached,
+        Waited::Beyond { .. } if barrier.passable => Waited::Reached,
         waited => waited,
     }
 }
@@ -241,12 +267,12 @@ pub async fn gather(
 
 async fn wait(
     committed: &Committed,
-    mut stations: Vec<(TopicPartition, i64)>,
+    mut stations: Vec<Station>,
     barrier: &Barrier,
     token: &Token,
     absent: AbsentTopics,
 ) -> Waited {
-    let names = stations.iter().map(|(name, _)| name.clone());
+    let names = stations.iter().map(|station| station.name.clone());
     let mut question = committed.ask(names.collect());
     let mut told = Instant::now();
     while token.is_valid() {
@@ -255,12 +281,13 @@ async fn wait(
         if let Some(waited) = gathered(&stations, &found) {
             return waited;
         }
-        let on_its_way = |(name, offset): &(TopicPartition, i64)| {
-            found.get(name).is_none_or(|committed| committed < offset)
+        let on_its_way = |station: &Station| {
+            let committed = found.get(&station.name);
+            committed.is_none_or(|committed| *committed < station.offset)
         };
         let lost = stations.iter().find_map(|station| {
-            let absence = committed.absence(&station.0.topic)?;
-            on_its_way(station).then(|| (station.0.clone(), absence))
+            let absence = committed.absence(&station.name.topic)?;
+            on_its_way(station).then(|| (station.name.clone(), absence))
         });
         match (lost, absent) {
             (Some((name, absence)), AbsentTopics::Report) => return Waited::Absent(name, absence),
@@ -270,7 +297,7 @@ async fn wait(
                     topic = name.topic,
                     "topic does not exist; passing over its partitions at a barrier"
                 );
-                stations.retain(|station| station.0.topic != name.topic);
+                stations.retain(|station| station.name.topic != name.topic);
                 continue;
             }
             (None, _) => {}
@@ -383,11 +410,16 @@ mod tests {
         TopicPartition { topic, partition }
     }
 
+    fn station(topic: &str, partition: i32, offset: i64) -> Station {
+        let name = name(topic, partition);
+        Station { name, offset }
+    }
+
     #[test]
     fn a_leader_waits_for_all_and_tells_who_is_beyond() {
         let followers = followers(&barrier());
-        assert_eq!(followers, [(name("a", 1), 7), (name("b", 0), 3)]);
-        let own = (name("a", 0), 6);
+        assert_eq!(followers, [station("a", 1, 7), station("b", 0, 3)]);
+        let own = station("a", 0, 6);
         assert_eq!(stations(&barrier()), [&followers[..], &[own]].concat());
         let table = [
             (vec![], None),
@@ -400,7 +432,10 @@ mod tests {
             ),
             (
                 vec![(name("a", 1), 7), (name("b", 0), 4)],
-                Some(Waited::Beyond(name("b", 0), 4)),
+                Some(Waited::Beyond {
+                    name: name("b", 0),
+                    committed: 4,
+                }),
             ),
         ];
         for (committed, expected) in table {
@@ -415,7 +450,7 @@ mod tests {
             passable: true,
             ..barrier()
         };
-        assert_eq!(stations(&barrier), [(name("a", 1), 7), (name("b", 0), 3)]);
+        assert_eq!(stations(&barrier), [station("a", 1, 7), station("b", 0, 3)]);
         for (at, expected) in [
             ((6, 3), None),
             ((7, 3), Some(Waited::Reached)),

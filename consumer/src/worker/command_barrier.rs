@@ -59,7 +59,7 @@ impl CommandBarrier<'_> {
         let waited = follow(committed, barrier, token, self.absent_topics()).await;
         self.holding(false);
         match waited {
-            Waited::Reached | Waited::Beyond(..) => {}
+            Waited::Reached | Waited::Beyond { .. } => {}
             Waited::Absent(name, why) => return Err(absent_topic(barrier, &name, why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
@@ -90,7 +90,7 @@ impl CommandBarrier<'_> {
             Some(offset) => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because an index of the target \
                  refuses it ({}), and now comes a command: {UNRESOLVED}",
-                self.assignment.place(offset),
+                self.assignment.position(offset),
                 self.target.held_reason(topic, *partition)
             ))),
         }
@@ -128,7 +128,7 @@ impl CommandBarrier<'_> {
         let waited = gather(committed, barrier, token, self.absent_topics()).await;
         self.holding(false);
         match &waited {
-            Waited::Reached | Waited::Beyond(..) => {}
+            Waited::Reached | Waited::Beyond { .. } => {}
             Waited::Absent(name, why) => return Err(absent_topic(barrier, name, *why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
@@ -140,7 +140,7 @@ impl CommandBarrier<'_> {
         }
         match waited {
             Waited::Reached | Waited::Absent(..) | Waited::Abandoned => {}
-            Waited::Beyond(name, committed) if self.context.allow_partial_reset => {
+            Waited::Beyond { name, committed } if self.context.allow_partial_reset => {
                 tracing::warn!(
                     command = %barrier.command,
                     topic = name.topic,
@@ -149,7 +149,7 @@ impl CommandBarrier<'_> {
                     "running a command although a partition is past its barrier"
                 );
             }
-            Waited::Beyond(name, committed) => return Err(no_cut(barrier, &name, committed)),
+            Waited::Beyond { name, committed } => return Err(no_cut(barrier, &name, committed)),
         }
         if side == Side::Leaves {
             return self.run_as_drop(located).await;
@@ -219,7 +219,7 @@ impl CommandBarrier<'_> {
                 "{}: {from} was renamed to {to}, but only the new name is replayed: the target does \
                  not have its documents. Include both names and replay from the beginning into an \
                  empty target",
-                self.assignment.place(located.offset),
+                self.assignment.position(located.offset),
             ))),
             _ => Ok(side),
         }

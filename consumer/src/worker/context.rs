@@ -7,11 +7,13 @@ use oplog_relay_core::position::EntryId;
 use tokio::sync::mpsc;
 
 use crate::dead_letter::DeadLetters;
-use crate::error::{ConsumerError, RecordPlace};
+use crate::error::ConsumerError;
 use crate::group::committed::Committed;
+use crate::record_position::RecordPosition;
 use crate::replay::MongoSink;
 use crate::replay::plan::PlanError;
 use crate::telemetry::metrics::Metrics;
+use crate::topic_partition::TopicPartition;
 use crate::worker::assignment::{AssignmentNumber, PartitionLocks, Reports, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 use crate::worker::sink::Sink;
@@ -67,17 +69,17 @@ impl WorkerContext {
 }
 
 impl Assignment {
-    pub(super) fn place(&self, offset: i64) -> RecordPlace {
-        RecordPlace {
+    pub(super) fn position(&self, offset: i64) -> RecordPosition {
+        let name = TopicPartition {
             topic: self.topic.clone(),
             partition: self.partition,
-            offset,
-        }
+        };
+        RecordPosition { name, offset }
     }
 
     pub(super) fn unplayable(&self, offset: i64, source: PlanError) -> ConsumerError {
         ConsumerError::Unplayable {
-            place: self.place(offset),
+            position: self.position(offset),
             source: Box::new(source),
         }
     }

@@ -6,7 +6,8 @@ use oplog_relay_core::format::{Format, FormatError};
 
 use super::{Assignment, WorkerContext};
 use crate::dead_letter::{Letter, LetterEntry, Reason};
-use crate::error::{ConsumerError, RecordPlace, text_of};
+use crate::error::{ConsumerError, text_of};
+use crate::record_position::RecordPosition;
 use crate::replay::MongoSink;
 use crate::replay::plan::PlanError;
 use crate::worker::applied::{Applied, Refusal};
@@ -25,12 +26,12 @@ impl WorkerContext {
         fault: FormatError,
     ) -> Result<Applied, ConsumerError> {
         if let FormatError::Headless(fragment) = fault {
-            return Err(headless(&assignment.place(offset), fragment));
+            return Err(headless(&assignment.position(offset), fragment));
         }
         if !self.dead_letters.takes(Reason::Undecodable) {
-            let place = assignment.place(offset);
+            let position = assignment.position(offset);
             let source = Box::new(fault);
-            return Err(ConsumerError::Undecodable { place, source });
+            return Err(ConsumerError::Undecodable { position, source });
         }
         let letter = Letter {
             offset,
@@ -139,7 +140,7 @@ impl WorkerContext {
 }
 
 fn letter_of(refusal: Refusal, located: Option<&Located<'_>>, topic: &Topic) -> Letter {
-    let held = refusal.place.map(|(_, _, offset)| offset);
+    let held = refusal.position.map(|position| position.offset);
     let entry = match located.filter(|_| refusal.whole.is_none()) {
         Some(located) => entry_of(located, topic),
         None => LetterEntry {
@@ -167,13 +168,13 @@ fn entry_of(located: &Located<'_>, topic: &Topic) -> LetterEntry {
 
 /// Returns the error for a start inside an entry. The earlier fragments of the entry are never read, so
 /// it cannot be applied, and it must not be skipped silently.
-fn headless(place: &RecordPlace, fragment: Fragment) -> ConsumerError {
+fn headless(position: &RecordPosition, fragment: Fragment) -> ConsumerError {
     let rest = i64::from(fragment.count - fragment.index);
     ConsumerError::OffsetsLost(format!(
-        "{place}: fragment {fragment} of an entry that begins before the offset at which this group \
+        "{position}: fragment {fragment} of an entry that begins before the offset at which this group \
          starts here: oplog-consumer never commits such an offset. Reset the group to one time \
          (`kafka-consumer-groups --reset-offsets --to-datetime`), which is never inside an entry; \
          offset {} is the first one after it, with which the entry is skipped",
-        place.offset + rest
+        position.offset + rest
     ))
 }

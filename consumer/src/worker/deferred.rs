@@ -116,13 +116,13 @@ impl PartitionWorker {
         reached: Option<NextOffset>,
     ) -> Result<Applied, ConsumerError> {
         let is_last = reached.is_some_and(|reached| self.assignment.goal.is_behind(reached));
-        let place = self.assignment.place(since);
+        let position = self.assignment.position(since);
         let waiting = self
             .waiting
             .get_or_insert_with(|| DeferredDocuments::new(since));
         if waiting.look(is_last) {
             tracing::warn!(
-                since = %place,
+                since = %position,
                 "an index of the target refuses a document; offsets stay before it: \
                  {UNRESOLVED}"
             );
@@ -173,7 +173,7 @@ impl PartitionWorker {
             Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
                 "{}: a document waits since this record because an index of the target \
                  refuses it ({}), and nothing more comes: {UNRESOLVED}",
-                self.assignment.place(since),
+                self.assignment.position(since),
                 target.held_reason(topic, partition)
             ))),
             _ => Ok(posted),

@@ -477,7 +477,7 @@ impl PartitionWorker {
             .iter()
             .take_while(|located| located.offset < offset)
             .count();
-        let entries = batch.entries.get(..before).unwrap_or_default();
+        let (entries, _) = batch.entries.split_at(before);
         match self.apply_batch(&Batch { entries, ..*batch }, topic).await {
             Ok(Applied::Done) => {
                 let last = entries.last().map(|located| located.id);
@@ -516,7 +516,7 @@ impl PartitionWorker {
 
     fn damaged(&self, offset: i64, source: Malformed) -> ConsumerError {
         ConsumerError::Undecodable {
-            place: self.assignment.place(offset),
+            position: self.assignment.position(offset),
             source: Box::new(source.into()),
         }
     }
@@ -527,7 +527,7 @@ impl PartitionWorker {
              this name in the target's catalog: a command between the two is missing, because of a \
              start in the middle or a filter that excluded it. Replay from the beginning into an empty \
              target",
-            self.assignment.place(located.offset),
+            self.assignment.position(located.offset),
             located.id,
             located.entry.ns
         ))

@@ -261,15 +261,15 @@ fn decide(
         world.known[seat.member].insert(entry.id);
     }
     if world.fault == Some(Fault::TrustsOffsets) {
-        ran = matches!(waited, Waited::Beyond(..));
+        ran = matches!(waited, Waited::Beyond { .. });
     }
     if ran {
         seat.worker.pass(&barrier);
         return;
     }
     match waited {
-        Waited::Beyond(name, offset) if !world.allow_partial_reset => {
-            world.refused = Some(format!("{name:?} is at {offset}, beyond {barrier:?}"));
+        Waited::Beyond { name, committed } if !world.allow_partial_reset => {
+            world.refused = Some(format!("{name:?} is at {committed}, beyond {barrier:?}"));
         }
         _ => seat.worker.stage = Stage::Running(barrier, entry),
     }

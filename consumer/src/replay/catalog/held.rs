@@ -172,6 +172,13 @@ const fn before(id: EntryId) -> EntryId {
     }
 }
 
+/// An entry of a source, back to which the catalog is read.
+#[derive(Debug, Clone, Copy)]
+struct Reach<'r> {
+    source: &'r str,
+    id: EntryId,
+}
+
 impl Catalog {
     /// Returns the incarnations of a source's collections, valid for an entry and all later ones.
     /// Reads them from the target if the entry is older than the commands that are held.
@@ -190,7 +197,7 @@ impl Catalog {
             let guard = self.held.read_lock.lock().await;
             // Another task may have read the catalog while this one waited for the lock.
             if self.held.look_up(source, id).is_none() {
-                self.read(Some((source, id))).await?;
+                self.read(Some(Reach { source, id })).await?;
             }
             drop(guard);
         }
@@ -212,11 +219,11 @@ impl Catalog {
         id: EntryId,
     ) -> mongodb::error::Result<()> {
         let _guard = self.held.read_lock.lock().await;
-        self.read(Some((source, id))).await
+        self.read(Some(Reach { source, id })).await
     }
 
     /// Reads the catalog, back to the given entry if there is one. The caller holds `read_lock`.
-    async fn read(&self, reaching: Option<(&str, EntryId)>) -> mongodb::error::Result<()> {
+    async fn read(&self, reaching: Option<Reach<'_>>) -> mongodb::error::Result<()> {
         let mut begins = self.held.held_from();
         let mut reach = |source: String, id: EntryId| {
             let begin = begins.entry(source).or_insert(AFTER_ALL);
@@ -224,7 +231,7 @@ impl Catalog {
             begins.clone()
         };
         let mut wanted = match reaching {
-            Some((source, id)) => reach(source.to_owned(), id),
+            Some(Reach { source, id }) => reach(source.to_owned(), id),
             None => self.held.held_from(),
         };
         while let Some(older) = self.read_from(&wanted).await? {

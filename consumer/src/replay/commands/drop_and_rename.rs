@@ -9,6 +9,7 @@
 //! views.
 
 use mongodb::bson::{Bson, Document, Uuid, doc};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::time_series;
 use oplog_relay_runtime::mongo::error_code;
 use oplog_relay_runtime::retry::Backoff;
@@ -16,7 +17,7 @@ use oplog_relay_runtime::retry::Backoff;
 use crate::error::ConsumerError;
 use crate::replay::capabilities::{MISMATCH, NAMED_BY};
 use crate::replay::catalog::{Note, Ran};
-use crate::replay::commands::{Attempt, refused_by_target, unwritable};
+use crate::replay::commands::{Attempt, Execution, Running, refused_by_target, unwritable};
 use crate::replay::plan::command::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
@@ -35,13 +36,24 @@ pub(crate) enum NameHolder {
     Collection(Uuid),
 }
 
+/// A rename of a collection on the target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rename<'r> {
+    /// The old name.
+    pub(crate) from: Namespace<'r>,
+    /// The new name, `db.collection`.
+    pub(crate) to: &'r str,
+    /// True if the collection that has the new name is dropped.
+    pub(crate) drop_target: bool,
+}
+
 impl MongoSink {
     /// Returns the `listCollections` entry of a name, if it exists.
     pub(crate) async fn listed(
         &self,
-        db: &str,
-        collection: &str,
+        namespace: Namespace<'_>,
     ) -> Result<Option<Document>, ConsumerError> {
+        let Namespace { db, collection } = namespace;
         let list = doc! { "listCollections": 1, "filter": { "name": collection } };
         let reply = self
             .persist("listing collections", || async {
@@ -60,8 +72,8 @@ impl MongoSink {
     }
 
     /// Looks up the object that has a name on the target.
-    async fn name_holder(&self, db: &str, collection: &str) -> Result<NameHolder, ConsumerError> {
-        let Some(found) = self.listed(db, collection).await? else {
+    async fn name_holder(&self, namespace: Namespace<'_>) -> Result<NameHolder, ConsumerError> {
+        let Some(found) = self.listed(namespace).await? else {
             return Ok(NameHolder::Nothing);
         };
         let info = found.get_document("info").ok();
@@ -77,20 +89,21 @@ impl MongoSink {
     /// Drops the collection, view or time series that has a name, unless the command has run already.
     pub(crate) async fn drop_collection(
         &self,
-        (db, collection): (&str, &str),
-        (source, ran): (&str, &Ran),
+        namespace: Namespace<'_>,
+        running: Running<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
+        let Namespace { db, collection } = namespace;
+        let Running { source, ran } = running;
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            let holder = self.name_holder(db, collection).await?;
+            let holder = self.name_holder(namespace).await?;
             // This check must follow the lookup: after another member has run the command, the name
             // may belong to a later collection.
             if self.has_run(source, ran.id).await? {
                 return Ok(Applied::Done);
             }
-            let ns = format!("{db}.{collection}");
-            self.end_suspensions_of(&ns).await?;
+            self.end_suspensions_of(&namespace.to_string()).await?;
             if holder == NameHolder::Nothing {
                 return Ok(done_with(token));
             }
@@ -112,13 +125,18 @@ impl MongoSink {
     /// Renames a collection, unless the rename has run already.
     pub(crate) async fn rename(
         &self,
-        (from, to, drop_target): ((&str, &str), &str, bool),
+        rename: Rename<'_>,
         note: &mut Note,
         source: &str,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
+        let Rename {
+            from,
+            to,
+            drop_target,
+        } = rename;
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        let mut holder = self.name_holder(from.0, from.1).await?;
+        let mut holder = self.name_holder(from).await?;
         note.existed = holder != NameHolder::Nothing;
         note.target_uuid = holder.uuid();
         let begun = self.persist("recording a rename in the catalog", || {
@@ -126,7 +144,8 @@ impl MongoSink {
         });
         let (existed, mut uuid) = begun.await?;
         let ran = &note.ran;
-        let target = to.split_once('.').unwrap_or((to, ""));
+        let running = Running { source, ran };
+        let target = Namespace::split(to);
         loop {
             // This check must follow the lookup: after another member has run the command, the name
             // may belong to a later collection.
@@ -138,24 +157,24 @@ impl MongoSink {
                 return Ok(done_with(token));
             }
             if holder == NameHolder::Nothing {
-                return self.drop_collection(target, (source, ran), token).await;
+                return self.drop_collection(target, running, token).await;
             }
             if uuid.is_some() && holder.uuid() != uuid {
-                let new_holder = self.name_holder(target.0, target.1).await?;
+                let new_holder = self.name_holder(target).await?;
                 if new_holder.uuid() == uuid {
                     // It was renamed before a crash, and a delayed write from before the rename
                     // created a collection with the old name again.
-                    return self.drop_collection(from, (source, ran), token).await;
+                    return self.drop_collection(from, running, token).await;
                 }
                 // A rename to another database copies the collection, which then has another UUID.
-                if from.0 != target.0 && new_holder != NameHolder::Nothing {
+                if from.db != target.db && new_holder != NameHolder::Nothing {
                     return Ok(done_with(token));
                 }
             }
             // The target may have created the collection again (resharding, restore): its new UUID
             // is used.
             uuid = holder.uuid();
-            let from_ns = format!("{}.{}", from.0, from.1);
+            let from_ns = from.to_string();
             let command = doc! { "renameCollection": from_ns, "to": to, "dropTarget": drop_target };
             let command = self.with_uuid(command, uuid);
             if drop_target {
@@ -169,7 +188,7 @@ impl MongoSink {
                 return Ok(Applied::Abandoned);
             }
             check_attempts(&backoff, ran)?;
-            holder = self.name_holder(from.0, from.1).await?;
+            holder = self.name_holder(from).await?;
         }
     }
 
@@ -190,21 +209,21 @@ impl MongoSink {
         token: &Token,
     ) -> Result<Option<Applied>, ConsumerError> {
         let bytes = command.to_vec().map_err(|error| unwritable(ran, &error))?;
-        let accept = &[done::NO_COLLECTION];
-        Ok(
-            match self
-                .attempt(db, &bytes, accept, (ran, false), token)
-                .await?
-            {
-                Attempt::Done => Some(Applied::Done),
-                Attempt::Abandoned => Some(Applied::Abandoned),
-                Attempt::Refused(error) if error_code(&error) == Some(MISMATCH) => {
-                    tracing::info!(ns = ran.ns, entry = %ran.id, %command, "the name now belongs to another collection; looking it up again");
-                    None
-                }
-                Attempt::Refused(error) => return Err(refused_by_target(ran, &error)),
-            },
-        )
+        let execution = Execution {
+            db,
+            accept: &[done::NO_COLLECTION],
+            ran,
+            made_non_unique: false,
+        };
+        Ok(match self.attempt(&bytes, execution, token).await? {
+            Attempt::Done => Some(Applied::Done),
+            Attempt::Abandoned => Some(Applied::Abandoned),
+            Attempt::Refused(error) if error_code(&error) == Some(MISMATCH) => {
+                tracing::info!(ns = ran.ns, entry = %ran.id, %command, "the name now belongs to another collection; looking it up again");
+                None
+            }
+            Attempt::Refused(error) => return Err(refused_by_target(ran, &error)),
+        })
     }
 }
 

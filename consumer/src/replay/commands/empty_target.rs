@@ -2,13 +2,15 @@
 
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::time_series;
 use oplog_relay_runtime::mongo::error_code;
 
 use crate::config::NotEmpty;
 use crate::error::ConsumerError;
-use crate::replay::catalog::{Note, Ran};
+use crate::replay::catalog::Note;
+use crate::replay::commands::Running;
 use crate::replay::plan::command::{Translated, done};
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
@@ -19,18 +21,22 @@ impl MongoSink {
     /// contains on the target.
     pub(crate) async fn execute_after_check(
         &self,
-        place: (&str, &str),
-        (translated, note): (&Translated, Note),
+        namespace: Namespace<'_>,
+        translated: &Translated,
+        note: Note,
         fills: bool,
         source: &str,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        if fills
-            && self.check_existing(place, &note.ran, source, token).await? == Applied::Abandoned
-        {
+        let running = Running {
+            source,
+            ran: &note.ran,
+        };
+        if fills && self.check_existing(namespace, running, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
-        self.execute(place, translated, note, source, token).await
+        self.execute(namespace, translated, note, source, token)
+            .await
     }
 
     /// Checks the collection that a full sync's `create` is about to create. It is called once,
@@ -40,20 +46,24 @@ impl MongoSink {
     /// collection.
     async fn check_existing(
         &self,
-        (db, collection): (&str, &str),
-        ran: &Ran,
-        source: &str,
+        namespace: Namespace<'_>,
+        running: Running<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
+        let Running { source, ran } = running;
         if !ran.change.is_creation() || self.policies.if_not_empty == NotEmpty::Merge {
             return Ok(Applied::Done);
         }
         // A time series is read and dropped by its own name, not by that of its buckets.
-        let name = time_series::of_buckets(collection).unwrap_or(collection);
+        let buckets = namespace.collection;
+        let name = Namespace {
+            collection: time_series::of_buckets(buckets).unwrap_or(buckets),
+            ..namespace
+        };
         let is_own = ran
             .ui
             .is_some_and(|ui| self.lives(source).is_owned(&ran.ns, ui));
-        if is_own || !self.has_documents(db, name).await? {
+        if is_own || !self.has_documents(name).await? {
             return Ok(Applied::Done);
         }
         if self.policies.if_not_empty == NotEmpty::Drop {
@@ -61,10 +71,10 @@ impl MongoSink {
                 ns = ran.ns,
                 "dropping the collection on the target: a full sync is about to fill it"
             );
-            return self.drop_collection((db, name), (source, ran), token).await;
+            return self.drop_collection(name, running, token).await;
         }
         Err(ConsumerError::Refused(format!(
-            "a full sync is about to fill {db}.{name}, which already has documents on the target. \
+            "a full sync is about to fill {name}, which already has documents on the target. \
              Set --if-target-not-empty to merge (documents with the same _id are replaced, others \
              stay) or to drop (the collection is dropped first), or delete its documents and restart"
         )))
@@ -97,7 +107,8 @@ impl MongoSink {
         )))
     }
 
-    async fn has_documents(&self, db: &str, collection: &str) -> Result<bool, ConsumerError> {
+    async fn has_documents(&self, namespace: Namespace<'_>) -> Result<bool, ConsumerError> {
+        let Namespace { db, collection } = namespace;
         self.persist("checking whether a collection is empty", || async {
             let found = self
                 .target

@@ -6,7 +6,7 @@ use oplog_relay_runtime::mongo::{error_code, is_transient};
 use oplog_relay_runtime::mongo::is_set;
 
 use crate::error::ConsumerError;
-use crate::replay::catalog::Ran;
+use crate::replay::commands::Execution;
 use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
 use crate::replay::plan::command::{PUT_OFF, done};
 use crate::replay::sink::MongoSink;
@@ -27,10 +27,15 @@ impl MongoSink {
     /// Returns an error if an index with the same name or key has another definition.
     pub(crate) async fn missing_indexes(
         &self,
-        db: &str,
         command: &[u8],
-        (ran, made_non_unique): (&Ran, bool),
+        execution: Execution<'_>,
     ) -> Result<Option<Document>, ConsumerError> {
+        let Execution {
+            db,
+            ran,
+            made_non_unique,
+            ..
+        } = execution;
         let unreadable = |error: &dyn std::fmt::Display| {
             ConsumerError::Refused(format!("the command of entry {}: {error}", ran.id))
         };

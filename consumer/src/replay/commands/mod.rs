@@ -14,6 +14,7 @@ use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::scope;
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::entry::Operation;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::mongo::{
     ANSWER, error_code, error_text, in_time, is_set, is_transient, undecoded_reply,
@@ -23,6 +24,7 @@ use oplog_relay_runtime::retry::Backoff;
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Incarnations, Note, Ran, Resolved};
+use crate::replay::commands::drop_and_rename::Rename;
 use crate::replay::commands::refused_options::{Fallback, without};
 use crate::replay::commands::views::SeriesNames;
 use crate::replay::directive::{Directive, command_reason, rule_for};
@@ -42,6 +44,26 @@ const NO_COLLECTION_NAMED: Circumstances<'static> = Circumstances {
     collection: "",
     ordered: false,
 };
+
+/// A command that is run, and its source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Running<'r> {
+    pub(crate) source: &'r str,
+    pub(crate) ran: &'r Ran,
+}
+
+/// The way in which a command is run on the target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Execution<'e> {
+    /// The database on which it is run.
+    pub(crate) db: &'e str,
+    /// The error codes that mean that the command has nothing left to do.
+    pub(crate) accept: &'e [i32],
+    /// The command of the source, for messages.
+    pub(crate) ran: &'e Ran,
+    /// True if the command creates a unique index as non-unique.
+    pub(crate) made_non_unique: bool,
+}
 
 /// The outcome of one attempt to run a command.
 pub(crate) enum Attempt {
@@ -189,11 +211,11 @@ impl MongoSink {
                 return Ok(Applied::Done);
             }
         };
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let namespace = Namespace::split(ns);
         let barrier = Barrier::read(&entry).map_err(|error| fault(PlanFault::Malformed(error)))?;
         let waited = barrier.as_ref().map(|barrier| !barrier.passable);
         let at = Circumstances {
-            collection,
+            collection: namespace.collection,
             ordered: barrier.is_some_and(|barrier| barrier.ordered),
         };
         let translated = translate(&entry, at).map_err(fault)?;
@@ -211,8 +233,7 @@ impl MongoSink {
         let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
         let is_dead_lettered = leaves_out && self.is_dead_lettered(Reason::Command);
         let fills = entry.snapshot.is_some();
-        let place = (db, collection);
-        let executed = self.execute_after_check(place, (&translated, note), fills, source, token);
+        let executed = self.execute_after_check(namespace, &translated, note, fills, source, token);
         executed.await.map_err(|error| match error {
             ConsumerError::CommandRefused(text) if is_dead_lettered => {
                 fault(PlanFault::Refused(text))
@@ -223,26 +244,23 @@ impl MongoSink {
 
     pub(crate) async fn execute(
         &self,
-        (db, collection): (&str, &str),
+        namespace: Namespace<'_>,
         translated: &Translated,
         mut note: Note,
         source: &str,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
+        let db = namespace.db;
         let ran = &note.ran;
+        let running = Running { source, ran };
         if translated.made_non_unique {
-            tracing::warn!(
-                ns = ran.ns,
-                entry = %ran.id,
-                "creating the unique index as non-unique on the target, because the collection is \
-                 partitioned by _id (--order id)"
-            );
+            report_non_unique(ran);
         }
         let applied = match &translated.action {
             Action::Nothing => Applied::Done,
             Action::Drop { collection } => {
-                self.drop_collection((db, collection), (source, ran), token)
-                    .await?
+                let dropped = Namespace { db, collection };
+                self.drop_collection(dropped, running, token).await?
             }
             Action::DropSeries { series, buckets } => {
                 let names = SeriesNames {
@@ -250,10 +268,10 @@ impl MongoSink {
                     series,
                     buckets,
                 };
-                self.drop_series(names, (source, ran), token).await?
+                self.drop_series(names, running, token).await?
             }
-            Action::DropView { view } => self.drop_view(db, view, (source, ran), token).await?,
-            Action::DropViews => self.drop_views(db, (source, ran), token).await?,
+            Action::DropView { view } => self.drop_view(db, view, running, token).await?,
+            Action::DropViews => self.drop_views(db, running, token).await?,
             Action::ChangeSeriesView { definition } => {
                 self.change_series_view(db, definition, ran, token).await?
             }
@@ -263,13 +281,22 @@ impl MongoSink {
                 otherwise,
             } => {
                 let otherwise = otherwise.as_deref();
-                let context = (ran, translated.made_non_unique);
-                self.run_accepted(db, (command, otherwise), accept, context, token)
+                let execution = Execution {
+                    db,
+                    accept,
+                    ran,
+                    made_non_unique: translated.made_non_unique,
+                };
+                self.run_accepted(command, otherwise, execution, token)
                     .await?
             }
             Action::Rename { to, drop_target } => {
-                let moved = ((db, collection), to.as_str(), *drop_target);
-                self.rename(moved, &mut note, source, token).await?
+                let rename = Rename {
+                    from: namespace,
+                    to,
+                    drop_target: *drop_target,
+                };
+                self.rename(rename, &mut note, source, token).await?
             }
         };
         self.forget_order();
@@ -286,21 +313,21 @@ impl MongoSink {
         .await
     }
 
+    /// Runs a command, or `otherwise` if the target refuses it.
     pub(crate) async fn run_accepted(
         &self,
-        db: &str,
-        (command, otherwise): (&[u8], Option<&[u8]>),
-        accept: &[i32],
-        context: (&Ran, bool),
+        command: &[u8],
+        otherwise: Option<&[u8]>,
+        execution: Execution<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        let (ran, _) = context;
+        let Execution { db, ran, .. } = execution;
         let tries = [Some(command), otherwise].into_iter().flatten();
         let mut tries: Vec<Vec<u8>> = tries.map(<[u8]>::to_vec).collect();
         loop {
             let mut refused = None;
             for command in &tries {
-                match self.attempt(db, command, accept, context, token).await? {
+                match self.attempt(command, execution, token).await? {
                     Attempt::Done => return Ok(Applied::Done),
                     Attempt::Abandoned => return Ok(Applied::Abandoned),
                     Attempt::Refused(error) => refused = Some((command, error)),
@@ -317,16 +344,16 @@ impl MongoSink {
         }
     }
 
-    /// Runs a command until the target accepts or refuses it. `made_non_unique` says whether the
-    /// command creates a unique index as non-unique.
+    /// Runs a command until the target accepts or refuses it.
     pub(crate) async fn attempt(
         &self,
-        db: &str,
         command: &[u8],
-        accept: &[i32],
-        (ran, made_non_unique): (&Ran, bool),
+        execution: Execution<'_>,
         token: &Token,
     ) -> Result<Attempt, ConsumerError> {
+        let Execution {
+            db, accept, ran, ..
+        } = execution;
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             if !token.is_valid() {
@@ -347,15 +374,15 @@ impl MongoSink {
                     self.check_options(db, command, ran).await?;
                 }
                 if code.is_some_and(|code| done::INDEX_TAKEN.contains(&code)) {
-                    let missing = self
-                        .missing_indexes(db, command, (ran, made_non_unique))
-                        .await?;
-                    let Some(rest) = missing else {
+                    let Some(rest) = self.missing_indexes(command, execution).await? else {
                         return Ok(Attempt::Done);
                     };
                     let rest = rest.to_vec().map_err(|error| unwritable(ran, &error))?;
-                    let again = self.attempt(db, &rest, &[], (ran, made_non_unique), token);
-                    return Box::pin(again).await;
+                    let strict = Execution {
+                        accept: &[],
+                        ..execution
+                    };
+                    return Box::pin(self.attempt(&rest, strict, token)).await;
                 }
                 return Ok(Attempt::Done);
             }
@@ -418,8 +445,8 @@ impl MongoSink {
         ran: &Ran,
     ) -> Result<(), ConsumerError> {
         let wanted = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
-        let name = wanted.get_str("create").unwrap_or_default();
-        let found = self.listed(db, name).await?;
+        let collection = wanted.get_str("create").unwrap_or_default();
+        let found = self.listed(Namespace { db, collection }).await?;
         let found = found.as_ref();
         let options = found.and_then(|found| found.get_document("options").ok());
         let kind = found.and_then(|found| found.get_str("type").ok());
@@ -470,6 +497,16 @@ fn without_option(
         }
     }
     Ok(left)
+}
+
+/// Logs that a unique index is created as non-unique.
+fn report_non_unique(ran: &Ran) {
+    tracing::warn!(
+        ns = ran.ns,
+        entry = %ran.id,
+        "creating the unique index as non-unique on the target, because the collection is \
+         partitioned by _id (--order id)"
+    );
 }
 
 /// Logs the options of old servers that a command is run without.

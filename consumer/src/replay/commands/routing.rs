@@ -3,6 +3,7 @@
 
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::routing::RoutingChange;
 use oplog_relay_runtime::mongo::{error_code, is_set};
@@ -63,7 +64,7 @@ impl MongoSink {
 
     /// Makes the unique indexes of a collection non-unique.
     async fn make_non_unique(&self, ns: &str, id: EntryId) -> Result<(), ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         for index in self.indexes_of(ns).await? {
             let name = index.get_str("name").unwrap_or_default();
             if name == "_id_" || !is_set(&index, "unique") {

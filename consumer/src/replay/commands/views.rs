@@ -10,12 +10,13 @@
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::time_series::VIEWS;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::Ran;
 use crate::replay::commands::drop_and_rename::done_with;
-use crate::replay::commands::{Attempt, unwritable};
+use crate::replay::commands::{Attempt, Execution, Running, unwritable};
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -39,20 +40,24 @@ impl MongoSink {
         &self,
         db: &str,
         view: &str,
-        ran: (&str, &Ran),
+        running: Running<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        if self.kind_of(db, view).await?.as_deref() != Some("view") {
+        let name = Namespace {
+            db,
+            collection: view,
+        };
+        if self.kind_of(name).await?.as_deref() != Some("view") {
             return Ok(done_with(token));
         }
-        self.drop_collection((db, view), ran, token).await
+        self.drop_collection(name, running, token).await
     }
 
     /// Drops a time series with its buckets.
     pub(crate) async fn drop_series(
         &self,
         names: SeriesNames<'_>,
-        ran: (&str, &Ran),
+        running: Running<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         let SeriesNames {
@@ -60,18 +65,21 @@ impl MongoSink {
             series,
             buckets,
         } = names;
-        if self.kind_of(db, series).await?.as_deref() == Some("timeseries")
-            && self.drop_collection((db, series), ran, token).await? == Applied::Abandoned
+        let [series, buckets] = [series, buckets].map(|collection| Namespace { db, collection });
+        if self.kind_of(series).await?.as_deref() == Some("timeseries")
+            && self.drop_collection(series, running, token).await? == Applied::Abandoned
         {
             return Ok(Applied::Abandoned);
         }
         // The buckets still exist if the view over them was dropped first.
-        if self.drop_collection((db, buckets), ran, token).await? == Applied::Abandoned {
+        if self.drop_collection(buckets, running, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
-        let (source, _) = ran;
-        if self.lives(source).has_ended(&format!("{db}.{VIEWS}")) {
-            return self.drop_empty_views(db, ran, token).await;
+        if self
+            .lives(running.source)
+            .has_ended(&format!("{db}.{VIEWS}"))
+        {
+            return self.drop_empty_views(db, running, token).await;
         }
         Ok(Applied::Done)
     }
@@ -82,29 +90,36 @@ impl MongoSink {
     pub(crate) async fn drop_views(
         &self,
         db: &str,
-        ran: (&str, &Ran),
+        running: Running<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         for listed in self.views_of(db).await? {
             let name = listed.get_str("name").unwrap_or_default();
             let is_view = listed.get_str("type").is_ok_and(|kind| kind == "view");
-            if is_view && self.drop_collection((db, name), ran, token).await? == Applied::Abandoned
-            {
+            let name = Namespace {
+                db,
+                collection: name,
+            };
+            if is_view && self.drop_collection(name, running, token).await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
         }
-        self.drop_empty_views(db, ran, token).await
+        self.drop_empty_views(db, running, token).await
     }
 
     /// Drops `system.views` if it is empty. Servers refuse to drop it while a time series exists.
     async fn drop_empty_views(
         &self,
         db: &str,
-        ran: (&str, &Ran),
+        running: Running<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
         if self.views_of(db).await?.is_empty() {
-            return self.drop_collection((db, VIEWS), ran, token).await;
+            let views = Namespace {
+                db,
+                collection: VIEWS,
+            };
+            return self.drop_collection(views, running, token).await;
         }
         Ok(done_with(token))
     }
@@ -137,8 +152,13 @@ impl MongoSink {
                 let update = doc! { "op": "u", "ns": ns, "o2": { "_id": id }, "o": wanted };
                 let command = doc! { "applyOps": [update], "alwaysUpsert": false };
                 let command = command.to_vec().map_err(|error| unwritable(ran, &error))?;
-                let context = (ran, false);
-                match self.attempt(db, &command, &[], context, token).await? {
+                let execution = Execution {
+                    db,
+                    accept: &[],
+                    ran,
+                    made_non_unique: false,
+                };
+                match self.attempt(&command, execution, token).await? {
                     Attempt::Done => true,
                     Attempt::Abandoned => return Ok(Applied::Abandoned),
                     Attempt::Refused(_) => false,
@@ -158,8 +178,8 @@ impl MongoSink {
         Ok(done_with(token))
     }
 
-    async fn kind_of(&self, db: &str, name: &str) -> Result<Option<String>, ConsumerError> {
-        let listed = self.listed(db, name).await?;
+    async fn kind_of(&self, name: Namespace<'_>) -> Result<Option<String>, ConsumerError> {
+        let listed = self.listed(name).await?;
         Ok(listed.and_then(|listed| listed.get_str("type").ok().map(str::to_owned)))
     }
 

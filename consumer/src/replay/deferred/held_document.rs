@@ -8,6 +8,7 @@ use oplog_relay_core::position::EntryId;
 use rustc_hash::FxHashMap;
 
 use crate::error::ConsumerError;
+use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
 use crate::replay::deferred::suspended_indexes::note::SuspendedIndex;
 
@@ -30,8 +31,8 @@ pub(crate) struct HeldDocument {
     pub(crate) document: Arc<[u8]>,
     /// The first entry that was held.
     pub(crate) since: EntryId,
-    /// Topic, partition and offset of that entry, once they are known.
-    pub(crate) place: Option<(String, i32, i64)>,
+    /// The position of the record with that entry, once it is known.
+    pub(crate) position: Option<RecordPosition>,
     /// The `_id` of the note with the stored form, if it was parked. The next owner of the partition
     /// then holds that form.
     pub(crate) parked_note: Option<String>,
@@ -57,7 +58,8 @@ pub(crate) struct Deferred {
 
 impl HeldDocument {
     pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
-        matches!(&self.place, Some((name, number, _)) if name == topic && *number == partition)
+        let position = self.position.as_ref();
+        position.is_some_and(|position| position.name.is(topic, partition))
     }
 
     /// Returns an entry that inserts the document in its current state.

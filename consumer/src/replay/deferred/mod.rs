@@ -23,10 +23,12 @@ use std::sync::atomic::Ordering;
 
 use oplog_relay_core::document::{Document, Element};
 use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
+use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
 use crate::replay::deferred::held_document::{HeldDocument, Key, MOST_BYTES, UNRESOLVED, read};
 use crate::replay::deferred::suspended_indexes::note::MakingWay;
@@ -35,6 +37,7 @@ use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::reply::WriteError;
+use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 use crate::worker::batch::Batch;
@@ -56,10 +59,10 @@ impl MongoSink {
     #[must_use]
     pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
         let held = self.held();
-        let places = held.values().filter_map(|held| held.place.as_ref());
-        places
-            .filter(|(name, number, _)| name == topic && *number == partition)
-            .map(|(_, _, offset)| *offset)
+        let positions = held.values().filter_map(|held| held.position.as_ref());
+        positions
+            .filter(|position| position.name.is(topic, partition))
+            .map(|position| position.offset)
             .min()
     }
 
@@ -123,7 +126,7 @@ impl MongoSink {
         let mut held = self.held();
         let before = held.get(&key);
         let since = before.map_or(write.id, |before| before.since);
-        let place = before.and_then(|before| before.place.clone());
+        let position = before.and_then(|before| before.position.clone());
         let parked_note = before.and_then(|before| before.parked_note.clone());
         let parked_bytes = before.map_or(0, |before| before.parked_bytes);
         held.insert(
@@ -132,7 +135,7 @@ impl MongoSink {
                 id: write.id,
                 document: document.into(),
                 since,
-                place,
+                position,
                 parked_note,
                 parked_bytes,
                 code: error.code,
@@ -196,9 +199,9 @@ impl MongoSink {
         ns: &str,
         write: &Write<'_>,
     ) -> Result<Option<Vec<u8>>, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let ids = std::iter::once(write.document_id);
-        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
+        let command = find_command(collection, ids, ReadLevel::Local, Fields::All);
         self.first_document(db, command).await
     }
 
@@ -238,7 +241,7 @@ impl MongoSink {
         Ok(others)
     }
 
-    fn put(&self, key: &(String, Vec<u8>), id: EntryId, document: &[u8]) {
+    fn put(&self, key: &Key, id: EntryId, document: &[u8]) {
         if let Some(held) = self.held().get_mut(key) {
             (held.id, held.document) = (id, document.into());
         }
@@ -258,7 +261,7 @@ impl MongoSink {
         making_way: MakingWay,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        self.note_places(batch);
+        self.note_positions(batch);
         loop {
             let waiting = self.held_of(batch.topic, batch.partition);
             let mut progress = false;
@@ -330,7 +333,7 @@ impl MongoSink {
             if sent == Applied::Abandoned {
                 return Ok(Tried::Abandoned);
             }
-            if self.place_refused(ns, held)? {
+            if self.complete_refusal(ns, held)? {
                 return Ok(Tried::Released);
             }
         }
@@ -347,14 +350,18 @@ impl MongoSink {
         }
     }
 
-    /// Records topic, partition and offset for the documents that a batch has added to the held ones.
-    pub(crate) fn note_places(&self, batch: &Batch<'_>) {
-        for held in self.held().values_mut().filter(|held| held.place.is_none()) {
+    /// Records the positions of the documents that a batch has added to the held ones.
+    pub(crate) fn note_positions(&self, batch: &Batch<'_>) {
+        let mut held = self.held();
+        for held in held.values_mut().filter(|held| held.position.is_none()) {
             let since = held.since;
             let found = batch.entries.iter().find(|located| located.id == since);
-            held.place = found.map(|located| {
-                let topic = batch.topic.to_owned();
-                (topic, batch.partition, located.offset)
+            held.position = found.map(|located| RecordPosition {
+                name: TopicPartition {
+                    topic: batch.topic.to_owned(),
+                    partition: batch.partition,
+                },
+                offset: located.offset,
             });
         }
     }
@@ -366,7 +373,7 @@ fn is_index_refusal(error: &WriteError) -> bool {
     matches!(directive, Directive::Replace | Directive::Hold)
 }
 
-pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<(String, Vec<u8>), ConsumerError> {
+pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<Key, ConsumerError> {
     let mut identity = Vec::new();
     write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
     Ok((ns.to_owned(), identity))

@@ -12,9 +12,11 @@ use mongodb::Collection;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 
 use crate::error::ConsumerError;
+use crate::record_position::RecordPosition;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
 use crate::replay::deferred::{HeldDocument, MOST_BYTES, key, read as read_document};
@@ -22,6 +24,7 @@ use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::find_one_command;
 use crate::replay::writes::reply::WriteReply;
+use crate::topic_partition::TopicPartition;
 use crate::worker::batch::Batch;
 
 const COLLECTION: &str = "held";
@@ -47,7 +50,7 @@ impl MongoSink {
         let Some(held) = held.filter(|held| held.is_of(batch.topic, batch.partition)) else {
             return Ok(false);
         };
-        let Some(place) = held.place.filter(|_| held.parked_note.is_none()) else {
+        let Some(position) = held.position.filter(|_| held.parked_note.is_none()) else {
             return Ok(false);
         };
         // The next owner of the partition would hold the parked form as well.
@@ -56,7 +59,9 @@ impl MongoSink {
         }
         // The note is written before the removal, so that a crash in between does not lose the
         // document.
-        let note = self.note_parked(ns, held.since, &place, &blocking).await?;
+        let note = self
+            .note_parked(ns, held.since, &position, &blocking)
+            .await?;
         if !self.remove_as_read(ns, stored).await? {
             self.delete_parked_note(Some(&note)).await?;
             return Ok(false);
@@ -73,7 +78,7 @@ impl MongoSink {
         ns: &str,
         values: &[u8],
     ) -> Result<Option<Vec<u8>>, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let filter = document::Document::new(values).map_err(|error| damaged(ns, &error))?;
         self.first_document(db, find_one_command(collection, filter))
             .await
@@ -85,7 +90,7 @@ impl MongoSink {
         ns: &str,
         stored: document::Document<'_>,
     ) -> Result<bool, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let failed = |error: Malformed| damaged(ns, &error);
         let command = removal(collection, stored).map_err(failed)?;
         let reply = self
@@ -125,30 +130,31 @@ impl MongoSink {
         &self,
         ns: &str,
         since: EntryId,
-        (topic, partition, offset): &(String, i32, i64),
+        RecordPosition { name, offset }: &RecordPosition,
         stored: &[u8],
     ) -> Result<String, ConsumerError> {
+        let TopicPartition { topic, partition } = name;
         let group = self.catalog.group();
-        let name = format!("{group}/{topic}/{partition}/{since}");
+        let note_id = format!("{group}/{topic}/{partition}/{since}");
         let bytes = mongodb::bson::Binary {
             subtype: mongodb::bson::spec::BinarySubtype::Generic,
             bytes: stored.to_vec(),
         };
         let note = doc! {
-            "_id": &name, "group": group, "topic": topic, "partition": partition,
+            "_id": &note_id, "group": group, "topic": topic, "partition": partition,
             "offset": offset, "ns": ns, "ts": since.ts.to_string(), "ord": i64::from(since.ord),
             "document": bytes,
         };
         let notes = self.parked_notes();
         self.persist("saving a parked document", || {
-            let filter = doc! { "_id": &name };
+            let filter = doc! { "_id": &note_id };
             notes
                 .replace_one(filter, note.clone())
                 .upsert(true)
                 .into_future()
         })
         .await?;
-        Ok(name)
+        Ok(note_id)
     }
 
     /// Deletes the note of a parked document after its held form was written or deleted.
@@ -169,13 +175,17 @@ impl MongoSink {
     /// Returns an error if the target refuses the query.
     pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         self.recall_suspended(topic, partition).await?;
+        let name = TopicPartition {
+            topic: topic.to_owned(),
+            partition,
+        };
         let notes = self.parked_notes();
         let filter = doc! { "group": self.catalog.group(), "topic": topic, "partition": partition };
         self.persist("reading parked documents", || async {
             let mut found = notes.find(filter.clone()).await?;
             let mut held = Ok(());
             while let Some(note) = found.try_next().await? {
-                held = held.and_then(|()| self.hold_parked(&note, (topic, partition)));
+                held = held.and_then(|()| self.hold_parked(&note, &name));
             }
             Ok(held)
         })
@@ -183,8 +193,8 @@ impl MongoSink {
     }
 
     /// Holds the document of a note.
-    fn hold_parked(&self, note: &Document, place: (&str, i32)) -> Result<(), ConsumerError> {
-        let Some((ns, held)) = read(note, place) else {
+    fn hold_parked(&self, note: &Document, of: &TopicPartition) -> Result<(), ConsumerError> {
+        let Some((ns, held)) = read(note, of) else {
             let name = note.get_str("_id").unwrap_or_default();
             return Err(ConsumerError::Refused(format!(
                 "{CATALOG_DB}.{COLLECTION} has a document that this version of the consumer cannot \
@@ -237,16 +247,20 @@ fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, 
     Ok(out)
 }
 
-fn read(note: &Document, (topic, partition): (&str, i32)) -> Option<(String, HeldDocument)> {
+fn read(note: &Document, of: &TopicPartition) -> Option<(String, HeldDocument)> {
     let since = EntryId {
         ts: note.get_str("ts").ok()?.parse().ok()?,
         ord: u32::try_from(note.get_i64("ord").ok()?).ok()?,
+    };
+    let position = RecordPosition {
+        name: of.clone(),
+        offset: note.get_i64("offset").ok()?,
     };
     let held = HeldDocument {
         id: since,
         document: note.get_binary_generic("document").ok()?.as_slice().into(),
         since,
-        place: Some((topic.to_owned(), partition, note.get_i64("offset").ok()?)),
+        position: Some(position),
         parked_note: Some(note.get_str("_id").ok()?.to_owned()),
         parked_bytes: 0,
         code: DUPLICATE_KEY,

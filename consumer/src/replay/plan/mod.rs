@@ -337,12 +337,19 @@ impl Planner {
     }
 }
 
+/// A write of a collection.
+struct PlannedWrite<'a> {
+    ns: &'a str,
+    write: Write<'a>,
+    /// The canonical `_id` of the document, as a range of [`Segment::identities`].
+    identity: Range<usize>,
+}
+
 /// The writes between two commands.
 #[derive(Default)]
 struct Segment<'a> {
-    writes: Vec<(&'a str, Write<'a>)>,
-    /// The canonical `_id` of each write's document, as a range of `identities`.
-    ranges: Vec<Range<usize>>,
+    writes: Vec<PlannedWrite<'a>>,
+    /// The canonical `_id`s of the documents, one after the other.
     identities: Vec<u8>,
 }
 
@@ -371,15 +378,15 @@ impl<'a> Segment<'a> {
         let document_id = located.entry.document_id()?;
         let start = self.identities.len();
         write_id_identity(document_id, &mut self.identities)?;
-        self.ranges.push(start..self.identities.len());
-        self.writes.push((
-            located.entry.ns,
-            Write {
+        self.writes.push(PlannedWrite {
+            ns: located.entry.ns,
+            write: Write {
                 id: located.id,
                 document_id,
                 action,
             },
-        ));
+            identity: start..self.identities.len(),
+        });
         Ok(())
     }
 
@@ -395,7 +402,8 @@ impl<'a> Segment<'a> {
         // Index of a collection's first bulk in its lane, by lane and namespace.
         let mut bulks: FxHashMap<(usize, &str), usize> = FxHashMap::default();
         let mut folded = 0;
-        for (index, (ns, write)) in self.writes.iter().enumerate() {
+        for (index, planned) in self.writes.iter().enumerate() {
+            let PlannedWrite { ns, write, .. } = planned;
             let kind = match fates.get(index) {
                 Some(Fate::Folded) => {
                     folded += 1;
@@ -410,7 +418,7 @@ impl<'a> Segment<'a> {
                 }
                 continue;
             }
-            let number = lane_of(ns, self.identity(index), count);
+            let number = lane_of(ns, self.identity(planned), count);
             let Some(lane) = lanes.get_mut(number) else {
                 continue;
             };
@@ -426,7 +434,7 @@ impl<'a> Segment<'a> {
 
     /// Returns the collections of this segment whose writes must keep their order.
     fn ordered(&self, is_ordered: &dyn Fn(&str) -> bool) -> FxHashSet<&'a str> {
-        let all: FxHashSet<&str> = self.writes.iter().map(|(ns, _)| *ns).collect();
+        let all: FxHashSet<&str> = self.writes.iter().map(|planned| planned.ns).collect();
         all.into_iter().filter(|ns| is_ordered(ns)).collect()
     }
 
@@ -438,7 +446,8 @@ impl<'a> Segment<'a> {
         let mut rewrites = false;
         let mut folds: FxHashMap<(&str, &[u8]), Fold> = FxHashMap::default();
         folds.reserve(self.writes.len());
-        for (index, (ns, write)) in self.writes.iter().enumerate().rev() {
+        for (index, planned) in self.writes.iter().enumerate().rev() {
+            let PlannedWrite { ns, write, .. } = planned;
             if ordered.contains(ns) {
                 if matches!(write.action, Action::Diff(_))
                     && let Some(fate) = fates.get_mut(index)
@@ -447,7 +456,7 @@ impl<'a> Segment<'a> {
                 }
                 continue;
             }
-            let fold = folds.entry((ns, self.identity(index))).or_default();
+            let fold = folds.entry((ns, self.identity(planned))).or_default();
             match fold.whole {
                 Some(later) => {
                     if let Some(fate) = fates.get_mut(index) {
@@ -461,8 +470,9 @@ impl<'a> Segment<'a> {
             rewrites |= fold.rewrite;
         }
         if rewrites {
-            for (index, (ns, write)) in self.writes.iter().enumerate() {
-                let fold = folds.get(&(*ns, self.identity(index)));
+            for (index, planned) in self.writes.iter().enumerate() {
+                let PlannedWrite { ns, write, .. } = planned;
+                let fold = folds.get(&(*ns, self.identity(planned)));
                 let rewrite = fold.is_some_and(|fold| fold.rewrite) && !write.action.is_whole();
                 if let Some(fate) = fates.get_mut(index).filter(|fate| **fate == Fate::Sent)
                     && rewrite
@@ -472,18 +482,18 @@ impl<'a> Segment<'a> {
             }
         }
         for index in replaced {
-            if let Some((_, write)) = self.writes.get_mut(index)
-                && let Action::Insert(document) = write.action
+            if let Some(planned) = self.writes.get_mut(index)
+                && let Action::Insert(document) = planned.write.action
             {
-                write.action = Action::Replace(document);
+                planned.write.action = Action::Replace(document);
             }
         }
         fates
     }
 
-    fn identity(&self, index: usize) -> &[u8] {
-        let range = self.ranges.get(index).cloned().unwrap_or_default();
-        self.identities.get(range).unwrap_or_default()
+    fn identity(&self, planned: &PlannedWrite<'_>) -> &[u8] {
+        let identity = self.identities.get(planned.identity.clone());
+        identity.expect("it was appended when the write was planned")
     }
 }
 
@@ -492,8 +502,8 @@ fn lane_of(ns: &str, identity: &[u8], count: usize) -> usize {
         return 0;
     }
     let hash = FxBuildHasher.hash_one((ns, identity));
-    // The remainder is smaller than `count`.
-    usize::try_from(hash % u64::try_from(count).unwrap_or(u64::MAX)).unwrap_or_default()
+    let count = u64::try_from(count).expect("a count has at most 64 bits");
+    usize::try_from(hash % count).expect("the remainder is smaller than the count")
 }
 
 impl<'a> Lane<'a> {

@@ -3,6 +3,7 @@
 
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{ANSWER, error_code, in_time, undecoded_reply};
 use oplog_relay_runtime::retry::Backoff;
 
@@ -152,7 +153,7 @@ impl MongoSink {
         writes: &[Write<'_>],
         bypass_validation: bool,
     ) -> Result<mongodb::error::Result<WriteReply>, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let options = CommandOptions {
             bypass_validation,
             upsert_unmatched: self.policies.unmatched == Unmatched::Upsert,

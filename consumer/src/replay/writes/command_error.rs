@@ -64,7 +64,7 @@ impl MongoSink {
             }
             None => {
                 let text = repeated_failure(bulk.ns, write, error);
-                self.refuse(bulk.ns, write, (Reason::Write, None), text)?;
+                self.refuse(bulk.ns, write, Reason::Write, None, text)?;
                 Ok(Next::Go(Vec::new()))
             }
         }
@@ -100,7 +100,7 @@ impl MongoSink {
                 && code.is_none()
             {
                 let text = repeated_failure(ns, write, error);
-                self.refuse(ns, write, (Reason::Write, None), text)?;
+                self.refuse(ns, write, Reason::Write, None, text)?;
                 return Ok(Next::Go(Vec::new()));
             }
         }

@@ -58,7 +58,8 @@ impl MongoSink {
 pub(crate) fn find_command<'e>(
     collection: &str,
     document_ids: impl Iterator<Item = Element<'e>>,
-    (level, fields): (ReadLevel, Fields),
+    level: ReadLevel,
+    fields: Fields,
 ) -> Vec<u8> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);
@@ -129,7 +130,7 @@ mod tests {
             (ReadLevel::Local, "local"),
             (ReadLevel::Majority, "majority"),
         ] {
-            let bytes = find_command("c", ids.into_iter(), (level, Fields::All));
+            let bytes = find_command("c", ids.into_iter(), level, Fields::All);
             let command = mongodb::bson::Document::from_reader(bytes.as_slice()).unwrap();
             let expected = mongodb::bson::doc! {
                 "find": "c",

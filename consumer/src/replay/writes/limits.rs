@@ -21,9 +21,17 @@ const FERRETDB_UPDATES: usize = 2;
 pub(crate) struct Limits {
     bytes: usize,
     writes: usize,
-    /// Maximum number of statements in an `update`, and the permits to send one, if the target
-    /// needs this limit.
-    updates: Option<(usize, Semaphore)>,
+    /// The limit of updates, if the target needs one.
+    updates: Option<UpdateLimit>,
+}
+
+/// The limit of the `update` commands that a target runs at a time.
+#[derive(Debug)]
+struct UpdateLimit {
+    /// Maximum number of statements in a command.
+    statements: usize,
+    /// The permits to send a command.
+    permits: Semaphore,
 }
 
 impl Limits {
@@ -43,7 +51,10 @@ impl Limits {
         Self {
             bytes,
             writes: limit(hello.max_write_batch_size, 100_000).min(100_000),
-            updates: is_ferretdb.then(|| (FERRETDB_STATEMENTS, Semaphore::new(FERRETDB_UPDATES))),
+            updates: is_ferretdb.then(|| UpdateLimit {
+                statements: FERRETDB_STATEMENTS,
+                permits: Semaphore::new(FERRETDB_UPDATES),
+            }),
         }
     }
 
@@ -54,7 +65,7 @@ impl Limits {
         writes: &'w [Write<'a>],
     ) -> (&'w [Write<'a>], &'w [Write<'a>]) {
         let most = match &self.updates {
-            Some((statements, _)) if kind == BulkKind::Update => *statements,
+            Some(limit) if kind == BulkKind::Update => limit.statements,
             _ => self.writes,
         };
         let mut bytes = 0;
@@ -74,7 +85,7 @@ impl Limits {
     pub(crate) async fn turn(&self, kind: BulkKind) -> Option<SemaphorePermit<'_>> {
         match &self.updates {
             // The semaphore is never closed.
-            Some((_, permits)) if kind == BulkKind::Update => permits.acquire().await.ok(),
+            Some(limit) if kind == BulkKind::Update => limit.permits.acquire().await.ok(),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@ use crate::replay::directive::{
 use crate::replay::plan::{Action, Bulk, BulkKind, Write};
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::writes::bulk::Next;
-use crate::replay::writes::reply::{WriteError, WriteReply};
+use crate::replay::writes::reply::{ConcernError, WriteError, WriteReply};
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -181,8 +181,8 @@ impl MongoSink {
         write: &Write<'_>,
         error: &WriteError,
     ) -> Result<(), ConsumerError> {
-        let reason = (Reason::Write, Some(error.code));
-        self.refuse(ns, write, reason, refusal(ns, write, error))
+        let text = refusal(ns, write, error);
+        self.refuse(ns, write, Reason::Write, Some(error.code), text)
     }
 
     /// Counts the executed updates that found no document.
@@ -233,7 +233,7 @@ impl MongoSink {
     /// Returns true if the writes are acknowledged by a majority. Otherwise a failover may roll
     /// them back, so they must be sent again.
     pub(crate) fn is_acknowledged(&self, reply: &WriteReply) -> Result<bool, ConsumerError> {
-        let Some((code, text)) = reply.concern.as_ref() else {
+        let Some(ConcernError { code, text }) = &reply.concern else {
             return Ok(true);
         };
         if rule_for(*code).directive != Directive::Retry {

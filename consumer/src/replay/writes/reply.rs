@@ -13,8 +13,16 @@ pub(crate) struct WriteReply {
     pub(crate) n: usize,
     /// Refused writes, in order of their index.
     pub(crate) errors: Vec<WriteError>,
-    /// The write concern error: code and text.
-    pub(crate) concern: Option<(i32, String)>,
+    pub(crate) concern: Option<ConcernError>,
+}
+
+/// A write concern error.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ConcernError {
+    /// The server's error code.
+    pub(crate) code: i32,
+    /// The server's error text.
+    pub(crate) text: String,
 }
 
 /// A refused write.
@@ -44,11 +52,10 @@ impl WriteReply {
         }
         errors.sort_by_key(|error| error.index);
         let concern = part(reply, "writeConcernError")?;
-        let concern = concern.map(|concern| Ok::<_, Malformed>((code(concern)?, text(concern)?)));
         Ok(Self {
             n: count(reply, "n")?,
             errors,
-            concern: concern.transpose()?,
+            concern: concern.map(ConcernError::read).transpose()?,
         })
     }
 
@@ -63,6 +70,15 @@ impl WriteReply {
             errors: vec![error],
             ..Self::default()
         }
+    }
+}
+
+impl ConcernError {
+    fn read(error: Document<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            code: code(error)?,
+            text: text(error)?,
+        })
     }
 }
 
@@ -182,7 +198,7 @@ mod tests {
                 (4, Some(false))
             ]
         );
-        assert_eq!(reply.concern.unwrap().0, 64);
+        assert_eq!(reply.concern.unwrap().code, 64);
         assert_eq!(read(&doc! { "ok": 1, "n": 2 }).n, 2);
     }
 

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{ANSWER, error_text, in_time};
 
 use crate::replay::plan::{Action, Write};
@@ -77,10 +78,10 @@ impl MongoSink {
         writes: &[Write<'a>],
         token: &Token,
     ) -> Result<HashSet<&'a [u8]>, mongodb::error::Error> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         // A document that could still be rolled back is written again.
         let ids = writes.iter().map(|write| write.document_id);
-        let command = find_command(collection, ids, (ReadLevel::Majority, Fields::All));
+        let command = find_command(collection, ids, ReadLevel::Majority, Fields::All);
         let command = RawDocumentBuf::from_bytes(command)?;
         let replacements = writes.iter().filter_map(replacement);
         let wanted: HashSet<&'a [u8]> = replacements.map(Document::as_bytes).collect();

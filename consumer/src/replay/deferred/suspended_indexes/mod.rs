@@ -36,16 +36,18 @@ use mongodb::{Client, Collection};
 use oplog_relay_core::document;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::index::may_refuse;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::error_code;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Ran, collection};
-use crate::replay::commands::Attempt;
+use crate::replay::commands::{Attempt, Execution};
 use crate::replay::deferred::held_document::{GONE, HeldDocument};
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::plan::command::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::reply::WriteError;
+use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -85,9 +87,10 @@ impl MongoSink {
         error: &WriteError,
         making_way: MakingWay,
     ) -> Result<bool, ConsumerError> {
-        let Some((topic, partition, _)) = held.place.clone() else {
+        let Some(position) = &held.position else {
             return Ok(false);
         };
+        let TopicPartition { topic, partition } = &position.name;
         let mut is_any_suspended = false;
         for definition in self.indexes_of(ns).await? {
             let name = definition.get_str("name").unwrap_or_default();
@@ -107,7 +110,7 @@ impl MongoSink {
                 note: format!("{}/{ns}/{name}", self.catalog.group()),
                 ns: ns.to_owned(),
                 topic: topic.clone(),
-                partition,
+                partition: *partition,
                 entry: held.id,
                 since: now(),
                 failures: 0,
@@ -138,7 +141,7 @@ impl MongoSink {
             notes.replace_one(filter, note).upsert(true).await.map(drop)
         })
         .await?;
-        let (db, collection) = index.ns.split_once('.').unwrap_or((&index.ns, ""));
+        let Namespace { db, collection } = Namespace::split(&index.ns);
         let command = doc! { "dropIndexes": collection, "index": index.name() };
         self.persist("dropping an index", || async {
             match self
@@ -164,7 +167,7 @@ impl MongoSink {
     /// Returns the definitions of a collection's indexes; an empty list if the collection does not
     /// exist.
     pub(crate) async fn indexes_of(&self, ns: &str) -> Result<Vec<Document>, ConsumerError> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         // A collection has at most 64 indexes, which fit in the first batch.
         let list = doc! { "listIndexes": collection };
         let reply = self
@@ -336,13 +339,13 @@ impl MongoSink {
                 notes.find_one(doc! { "_id": &index.note }).await
             })
             .await?;
-        let (db, collection) = index.ns.split_once('.').unwrap_or((&index.ns, ""));
+        let namespace = Namespace::split(&index.ns);
         // If the note is gone, a command has handled the index. If the collection is gone, building the
         // index would create the collection again.
-        if note.is_some() && self.listed(db, collection).await?.is_some() {
+        if note.is_some() && self.listed(namespace).await?.is_some() {
             let mut definition = index.definition.clone();
             definition.remove("ns");
-            let command = doc! { "createIndexes": collection, "indexes": [definition] };
+            let command = doc! { "createIndexes": namespace.collection, "indexes": [definition] };
             let ran = Ran {
                 id: index.entry,
                 ns: index.ns.clone(),
@@ -353,8 +356,13 @@ impl MongoSink {
                 ConsumerError::Refused(format!("{CATALOG_DB}.{COLLECTION}: {error}"))
             };
             let command = command.to_vec().map_err(failed)?;
-            let built = self.attempt(db, &command, &done::INDEX_TAKEN, (&ran, false), token);
-            match built.await? {
+            let execution = Execution {
+                db: namespace.db,
+                accept: &done::INDEX_TAKEN,
+                ran: &ran,
+                made_non_unique: false,
+            };
+            match self.attempt(&command, execution, token).await? {
                 Attempt::Done => {
                     tracing::info!(
                         ns = index.ns,

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::mongo::{
     ANSWER, error_code, error_text, in_time, is_cursor_gone, is_transient,
@@ -102,7 +103,7 @@ impl MongoSink {
             if self.rewrite_pending(ns, pending, token).await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
-            rest = rest.get(taken..).unwrap_or_default();
+            (_, rest) = rest.split_at(taken);
         }
         Ok(Applied::Done)
     }
@@ -137,15 +138,15 @@ impl MongoSink {
         pending: &mut Pending<'_, '_>,
         token: &Token,
     ) -> Result<Applied, Failure> {
-        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        let Namespace { db, collection } = Namespace::split(ns);
         let ids = pending.values().filter_map(|writes| writes.first());
         let ids = ids.map(|write| write.document_id);
-        let command = find_command(collection, ids, (ReadLevel::Local, Fields::All));
+        let command = find_command(collection, ids, ReadLevel::Local, Fields::All);
         let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
         let database = self.target.client.database(db);
         let cursor = database.run_raw_cursor_command(command).batch();
         let mut cursor = in_time(ANSWER, cursor).await?;
-        let refuse = |write: &Write<'_>, text| self.refuse(ns, write, (Reason::Write, None), text);
+        let refuse = |write: &Write<'_>, text| self.refuse(ns, write, Reason::Write, None, text);
         while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
             self.target.readiness.target_reached();
             let (mut outcomes, mut bytes) = (Vec::new(), 0);
@@ -215,7 +216,7 @@ impl MongoSink {
                 writes.push(write(Action::Zeros(document)));
             }
         }
-        let count = u64::try_from(outcomes.len()).unwrap_or(u64::MAX);
+        let count = u64::try_from(outcomes.len()).expect("a count has at most 64 bits");
         self.target.metrics.rewritten_documents.inc_by(count);
         let kind = BulkKind::Update;
         let bulk = Bulk { ns, kind, writes };

@@ -1,0 +1,47 @@
+//! The two parts of a namespace.
+
+use std::fmt;
+
+/// A collection by its database and its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace<'a> {
+    /// The database.
+    pub db: &'a str,
+    /// The collection. It may contain dots.
+    pub collection: &'a str,
+}
+
+impl<'a> Namespace<'a> {
+    /// Splits `db.collection` at the first dot, because collection names may contain dots. The
+    /// collection is empty if there is no dot.
+    #[must_use]
+    pub fn split(ns: &'a str) -> Self {
+        let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));
+        Self { db, collection }
+    }
+}
+
+impl fmt::Display for Namespace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.db, self.collection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_split_at_its_first_dot_and_joined_again() {
+        for (ns, db, collection) in [("d.c", "d", "c"), ("d.c.e", "d", "c.e"), ("d.", "d", "")] {
+            let namespace = Namespace::split(ns);
+            assert_eq!(namespace, Namespace { db, collection });
+            assert_eq!(namespace.to_string(), ns);
+        }
+        let alone = Namespace {
+            db: "d",
+            collection: "",
+        };
+        assert_eq!(Namespace::split("d"), alone);
+    }
+}
