@@ -1,9 +1,14 @@
 //! The programs as processes, without a broker: exit codes, signals and logs.
 
+use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use oplog_relay_kit::services::Program;
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use oplog_relay_kit::model::{Model, ModelServer};
+use oplog_relay_kit::services::{Program, wait_for};
+use oplog_relay_runtime::shutdown::GRACE;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const NO_BROKER: &str = "--brokers=127.0.0.1:1";
@@ -35,4 +40,57 @@ fn a_connection_string_or_an_option_that_cannot_be_used_ends_the_consumer_with_2
     ];
     let emit = run("emit", &[&["--to=stdout"], &options[..]].concat())?;
     ended(emit, LIMIT, (2, "ssl.ca.location"))
+}
+
+/// The broker accepts connections and never answers. A program that has not reached Kafka ends as
+/// requested, and not with the error of the broker.
+#[test]
+fn sigterm_while_kafka_is_away_ends_both_programs_with_143() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let dump = write_dump(folder.path(), 1)?;
+    let target = ModelServer::start(Model::default())?;
+    let target = format!("--target={}", target.uri());
+    let producer = [
+        "run",
+        "--start=oldest",
+        "--source-name=s",
+        "--source",
+        &dump,
+    ];
+    let replay = ["replay", "--group=g", &target];
+    let emit = ["emit", "--group=g", "--to=stdout"];
+    for words in [&producer[..], &replay, &emit] {
+        let broker = TcpListener::bind("127.0.0.1:0")?;
+        broker.set_nonblocking(true)?;
+        let brokers = format!("--brokers={}", broker.local_addr()?);
+        let common = ["--http=off", &brokers, "--topic-prefix=p"];
+        let start = if words[0] == "run" {
+            Program::producer
+        } else {
+            Program::consumer
+        };
+        let mut program = start([words, &common].concat())?;
+        let connection = wait_for("a connection to Kafka", LIMIT, || Ok(broker.accept().ok()));
+        let _open = connection.with_context(|| program.stderr_text().unwrap_or_default())?;
+        program.terminate()?;
+        ended(program, GRACE, (143, ""))?;
+    }
+    Ok(())
+}
+
+/// Writes a dump of that many entries; returns its path.
+fn write_dump(folder: &Path, entries: u32) -> Result<String> {
+    let mut dump = Vec::new();
+    for second in 1..=entries {
+        let time = bson::Timestamp {
+            time: second,
+            increment: 1,
+        };
+        let o = doc! { "_id": second };
+        let entry = doc! { "ts": time, "t": 1_i64, "v": 2, "op": "i", "ns": "s.a", "o": o };
+        dump.extend(entry.to_vec()?);
+    }
+    let path = folder.join("oplog.bson");
+    std::fs::write(&path, dump)?;
+    Ok(path.to_str().context("a path in text")?.to_owned())
 }
