@@ -94,3 +94,35 @@ fn write_dump(folder: &Path, entries: u32) -> Result<String> {
     std::fs::write(&path, dump)?;
     Ok(path.to_str().context("a path in text")?.to_owned())
 }
+
+#[test]
+fn a_dump_is_counted_and_one_without_entries_after_the_start_is_warned_of() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (entries, start, parts) in [
+        (3, "2:1", &["entries=3", "after_start=2"][..]),
+        (
+            3,
+            "9:1",
+            &["after_start=0", "ends before the start", "nothing was sent"],
+        ),
+        (0, "oldest", &["entries=0", "the dump has no entries"]),
+    ] {
+        let dump = write_dump(folder.path(), entries)?;
+        let words = [
+            "inspect",
+            "--topic-prefix=p",
+            "--source-name=s",
+            "--start",
+            start,
+        ];
+        let mut program = Program::producer(words.into_iter().chain(["--source", &dump]))?;
+        let code = program.wait(LIMIT)?;
+        let log = program.stderr_text()?;
+        for part in parts {
+            ensure!(code == 0 && log.contains(part), "{code}, {part}: {log}");
+        }
+        let is_warned = log.contains("nothing was sent");
+        ensure!(is_warned == (start != "2:1"), "{log}");
+    }
+    Ok(())
+}
