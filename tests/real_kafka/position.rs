@@ -117,6 +117,21 @@ fn excluded_namespaces_are_not_included_by_accident() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_topic_from_which_kafka_deletes_entries_by_size_is_warned_of() -> Result<()> {
+    let topics = Topics::none("shrinking")?;
+    let oplog = inserts(20)?.oplog()?;
+    topics.produce(&oplog, &[])?;
+    let alter = ["--alter", "--entity-type=topics"];
+    let limit = [
+        "--entity-name=shrinking.s.a",
+        "--add-config=retention.bytes=1000000",
+    ];
+    topics.tool("kafka-configs", &[alter, limit].concat())?;
+    let warning = "beyond retention.bytes, whether a consumer has read them or not";
+    topics.produce_to_code(&oplog, &[], (0, warning))
+}
+
 /// A monitor must not take a producer that has just started for one without any lag.
 #[test]
 fn a_new_process_shows_the_lag_and_position_of_the_checkpoint_until_it_commits() -> Result<()> {
