@@ -5,6 +5,7 @@ mod collections;
 mod cutover;
 mod fake_mongod;
 mod full_sync;
+mod programs;
 mod publisher;
 mod replay;
 mod tail;

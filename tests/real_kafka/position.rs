@@ -1,11 +1,14 @@
 //! The saved position of a producer: its loss is detected, and it is checked before it is used.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use oplog_relay_core::format::Format;
+use oplog_relay_kit::http_status::status;
+use oplog_relay_kit::services::{Port, Program, wait_for};
+use oplog_relay_kit::stub::{Oplog, Server, Shape};
 use oplog_relay_kit::topic_reader::{entries, read_topics};
 
 use crate::made::Made;
-use crate::topics::Topics;
+use crate::topics::{LIMIT, Topics};
 
 fn inserts(count: i32) -> Result<Made> {
     let mut made = Made::default();
@@ -111,5 +114,54 @@ fn excluded_namespaces_are_not_included_by_accident() -> Result<()> {
     let contents = read_topics(&topics.brokers(), "widened", Format::Bson)?;
     let of_b = entries(&contents).filter(|(place, _, _)| place.0 == "widened.s.b");
     ensure!(of_b.count() == 1, "{contents:?}");
+    Ok(())
+}
+
+#[test]
+fn a_topic_from_which_kafka_deletes_entries_by_size_is_warned_of() -> Result<()> {
+    let topics = Topics::none("shrinking")?;
+    let oplog = inserts(20)?.oplog()?;
+    topics.produce(&oplog, &[])?;
+    let alter = ["--alter", "--entity-type=topics"];
+    let limit = [
+        "--entity-name=shrinking.s.a",
+        "--add-config=retention.bytes=1000000",
+    ];
+    topics.tool("kafka-configs", &[alter, limit].concat())?;
+    let warning = "beyond retention.bytes, whether a consumer has read them or not";
+    topics.produce_to_code(&oplog, &[], (0, warning))
+}
+
+/// A monitor must not take a producer that has just started for one without any lag.
+#[test]
+fn a_new_process_shows_the_lag_and_position_of_the_checkpoint_until_it_commits() -> Result<()> {
+    let topics = Topics::none("restarted-status")?;
+    let server = Server::start(Oplog::generate(500, Shape::Inserts))?;
+    let (brokers, port) = (topics.brokers(), Port::lease()?);
+    let (uri, http) = (server.uri(), format!("127.0.0.1:{}", port.number()));
+    let words = ["run", "--start=oldest", "--topic-prefix", topics.prefix()];
+    let words = [
+        &words[..],
+        &["--source", &uri, "--brokers", &brokers, "--http", &http],
+    ]
+    .concat();
+    // The second run saves the end offsets that the first one reached, so a third has no reason to
+    // commit.
+    for _ in 0..2 {
+        let mut first = Program::producer(words.iter().chain(&["--until-caught-up"]))?;
+        let code = first.wait(LIMIT)?;
+        ensure!(code == 0, "{}", first.stderr_text()?);
+    }
+    // This member never catches up with its replica set, so the lag is known from the checkpoint only.
+    server.fall_behind(10);
+    let program = Program::producer(&words)?;
+    let shown = wait_for("a session", LIMIT, || {
+        Ok(status(port.number()).filter(|status| status["sessions"] == 1))
+    })
+    .with_context(|| program.stderr_text().unwrap_or_default())?;
+    let newest = server.oplog().time(server.oplog().len() - 1);
+    ensure!(shown["commits"] == 0, "{shown}");
+    ensure!(shown["position"]["ts"] == newest.to_string(), "{shown}");
+    ensure!(shown["lag_seconds"].as_f64() > Some(1.0), "{shown}");
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use bson::{Bson, Document, doc};
 use oplog_consumer::replay::plan::Planner;
+use oplog_producer::error::Directive;
 use oplog_relay_core::document::Document as Raw;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{EntryId, Timestamp};
@@ -182,6 +183,31 @@ async fn every_kind_of_collection_is_made_with_options_and_indexes() -> Result<(
     let grow = entries.windows(2).all(|pair| pair[0].0 < pair[1].0);
     ensure!(grow, "identities");
     Ok(())
+}
+
+/// Natural order has no place to continue from: a new session reads the collection again from the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capped_collection_whose_cursor_is_gone_is_read_again_by_another_session() -> Result<()> {
+    const CURSOR_NOT_FOUND: i32 = 43;
+    let mut model = source()?;
+    let create = doc! { "create": "capped", "capped": true, "size": 1 << 26 };
+    run(&mut model, "shop", &create)?;
+    // They do not fit into the first reply.
+    let text = "x".repeat(6_000_000);
+    for number in 0..6 {
+        let document = doc! { "_id": number, "text": &text };
+        insert(&mut model, "shop", "capped", &[document])?;
+    }
+    let server = ModelServer::start(model)?;
+    server.fail_next_batch("capped", CURSOR_NOT_FOUND);
+    let copying = Copying::start(&server.uri(), Saved::default(), 1).await?;
+    let failure = tokio::time::timeout(LIMIT, copying.failure()).await?;
+    let (error, mut entries, saved) = failure?;
+    ensure!(error.directive() == Directive::Retry, "{error}");
+    let copying = Copying::start(&server.uri(), saved, 1).await?;
+    tokio::task::block_in_place(|| wait_until("the copy", LIMIT, || copying.is_done()))?;
+    entries.extend(copying.stop().await?.0);
+    expect_equal(&server.model(), &replayed(&entries)?)
 }
 
 #[tokio::test(flavor = "multi_thread")]

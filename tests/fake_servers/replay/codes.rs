@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;
-use oplog_relay_kit::model::Model;
+use oplog_relay_kit::model::{Model, NO_CODE};
 
 use super::{Scene, UNAUTHORIZED};
 
@@ -78,6 +78,17 @@ async fn an_unknown_code_stops_and_one_of_a_document_is_a_dead_letter() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_is_refused_as_a_whole_is_bisected() -> Result<()> {
     const TOO_LARGE: i32 = 10334;
+    expect_bisection(TOO_LARGE, Some(TOO_LARGE)).await
+}
+
+/// Compatible servers may report a failure without a code.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_fails_without_a_code_is_bisected() -> Result<()> {
+    expect_bisection(NO_CODE, None).await
+}
+
+/// Lets whole commands fail, and checks that the refusal of one document is all that is left.
+async fn expect_bisection(failure: i32, code: Option<i32>) -> Result<()> {
     let scene = scene().await?;
     let documents: Vec<String> = (0..8).map(|id| format!(r#"{{"_id":{id}}}"#)).collect();
     let log: Vec<_> = (0..)
@@ -86,11 +97,11 @@ async fn a_command_that_is_refused_as_a_whole_is_bisected() -> Result<()> {
         .collect();
     // All eight are refused, then the first four, two and one; the others are written.
     for _ in 0..4 {
-        scene.server.fail_next("insert", TOO_LARGE);
+        scene.server.fail_next("insert", failure);
     }
     let (applied, refused) = scene.apply_all(&log).await?;
     assert_eq!((applied, refused.len()), (Applied::Done, 1));
-    assert_eq!(refused[0].code, Some(TOO_LARGE));
+    assert_eq!(refused[0].code, code);
     assert_eq!(scene.held()?, documents[1..]);
     Ok(())
 }

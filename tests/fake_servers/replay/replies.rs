@@ -80,6 +80,25 @@ async fn a_unique_value_of_raw_bytes_is_held_until_it_is_free() -> Result<()> {
     Ok(())
 }
 
+/// The driver cannot decode such a reply.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_refusal_quotes_raw_bytes_ends_with_the_text_of_the_server() -> Result<()> {
+    let index = r#"{"createIndexes":"c","v":2,"key":{"k":1},"name":"k_1","unique":true}"#;
+    for version in VERSIONS {
+        let scene = Scene::of(Model::of(version), "stop").await?;
+        let log = [insert(1, b"a", b"\xff"), insert(2, b"b", b"\xff")];
+        let (applied, _) = scene.apply_entries(&log).await?;
+        assert_eq!(applied, Applied::Done);
+        let reason = scene.refused(&[("b", 0, index)]).await?;
+        assert!(
+            reason.contains("was refused by the target: ")
+                && reason.contains("E11000 duplicate key error"),
+            "{reason}"
+        );
+    }
+    Ok(())
+}
+
 /// The target is ahead: it has the document that the source inserted after deleting this one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_is_equal_under_the_collation_is_removed_first() -> Result<()> {

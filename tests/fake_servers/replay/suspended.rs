@@ -6,8 +6,9 @@ use oplog_consumer::worker::applied::Applied;
 use oplog_consumer::worker::batch::Batch;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_kit::model::{Model, Version};
+use oplog_relay_kit::services::wait_until_async;
 
-use super::{NS, Scene};
+use super::{LIMIT, NS, Scene};
 
 const UNIQUE: (&str, i32, &str) = (
     "b",
@@ -353,5 +354,41 @@ async fn only_a_document_of_the_same_partition_is_parked() -> Result<()> {
         .await?;
     let left = [r#"{"_id":1,"k":2}"#, r#"{"_id":3,"k":3}"#];
     ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    Ok(())
+}
+
+/// The document changes between its read and its removal: its new form must not be lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_changes_before_its_removal_is_not_parked() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+    )?;
+    let documents = r#"[{"_id":1,"k":1},{"_id":2,"k":2,"v":1},{"_id":3,"k":3}]"#;
+    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
+    scene
+        .done(&[("u", 2, r#"{"$v":1,"$set":{"k":3}}"#)])
+        .await?;
+    ensure!(scene.sink.held_since("t", 0) == Some(0));
+    // The note about the parked document is written between the two.
+    scene.server.hold("update", "held");
+    let parking = async { scene.done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)]).await };
+    let changing = async {
+        wait_until_async("the note", LIMIT, async || scene.server.held() > 0).await?;
+        scene.on_target(r#"{"update":"c","updates":[{"q":{"_id":2},"u":{"$set":{"v":2}}}]}"#)?;
+        scene.server.resume();
+        anyhow::Ok(())
+    };
+    let (parked, changed) = tokio::join!(parking, changing);
+    parked.and(changed)?;
+    let left = [
+        r#"{"_id":1,"k":1}"#,
+        r#"{"_id":2,"k":2,"v":2}"#,
+        r#"{"_id":3,"k":3}"#,
+    ];
+    ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    let state = scene.server.model().state();
+    let notes = state.get(&format!("{CATALOG_DB}.held"));
+    ensure!(notes.is_none_or(Vec::is_empty), "a note is left");
     Ok(())
 }

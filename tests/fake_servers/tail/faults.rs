@@ -86,6 +86,13 @@ async fn a_tail_goes_on_over_elections_and_shutdowns() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tail_goes_on_after_an_operator_interrupted_it() -> Result<()> {
+    const INTERRUPTED: i32 = 11601;
+    tail(&faults(Fault::Code(INTERRUPTED))).await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tail_goes_on_over_lost_connections() -> Result<()> {
     tail(&faults(Fault::Hangup)).await?.map_err(Into::into)
 }

@@ -142,8 +142,29 @@ impl Copying {
         while let Some(ended) = self.parts.join_next().await {
             ended??;
         }
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok((std::mem::take(&mut out.entries), out.saved.clone()))
+        Ok(self.take())
+    }
+
+    /// Waits for the error that ends it, and returns it with what [`Copying::stop`] returns.
+    ///
+    /// # Errors
+    /// It ended without an error.
+    pub async fn failure(mut self) -> Result<(ProducerError, Vec<(EntryId, Vec<u8>)>, Saved)> {
+        let mut failure = None;
+        while let Some(ended) = self.parts.join_next().await {
+            failure = ended?.err().or(failure);
+        }
+        let (entries, saved) = self.take();
+        Ok((
+            failure.context("it ended without an error")?,
+            entries,
+            saved,
+        ))
+    }
+
+    fn take(&self) -> (Vec<(EntryId, Vec<u8>)>, Saved) {
+        let mut out = self.out();
+        (std::mem::take(&mut out.entries), out.saved.clone())
     }
 }
 

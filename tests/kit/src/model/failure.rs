@@ -54,6 +54,9 @@ const NAMES: &[(i32, &str)] = &[
     (14031, "OutOfDiskSpace"),
 ];
 
+/// The code of a failure that is reported without a code.
+pub const NO_CODE: i32 = 0;
+
 /// The reason for which a command, or one of its writes, was refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
@@ -108,7 +111,9 @@ impl Failure {
         let mut reply = DocumentBuilder::start(&mut out);
         reply.raw("ok", kind::DOUBLE, &0_f64.to_le_bytes());
         reply.str("errmsg", &self.message);
-        reply.int32("code", self.code).str("codeName", &name);
+        if self.code != NO_CODE {
+            reply.int32("code", self.code).str("codeName", &name);
+        }
         self.write_key(version, &mut reply)?;
         reply.finish();
         Ok(out)

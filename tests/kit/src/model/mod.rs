@@ -65,7 +65,7 @@ use read::Cursors;
 use record::Collection;
 
 pub use contents::{Collections, State};
-pub use failure::Failure;
+pub use failure::{Failure, NO_CODE};
 pub use golden::{Agreement, Scenario};
 pub use server::ModelServer;
 pub use version::Version;

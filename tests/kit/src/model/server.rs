@@ -77,6 +77,11 @@ impl ModelServer {
         lock(&self.shared.failing).push_back((command.to_owned(), code));
     }
 
+    /// Lets the next `getMore` on that collection fail with this code, without being executed.
+    pub fn fail_next_batch(&self, collection: &str, code: i32) {
+        self.fail_next(&format!("getMore {collection}"), code);
+    }
+
     /// Lets the next command of that name succeed as a command, while each of its writes that is
     /// tried fails with this code and is not executed. Several requests are queued.
     pub fn refuse_next(&self, command: &str, code: i32) {
@@ -124,8 +129,12 @@ impl Drop for ModelServer {
 
 impl Shared {
     /// Returns the requested failure of the command, if any.
-    fn failure(&self, name: &[u8]) -> Option<Failure> {
-        let (command, code) = take(&self.failing, name)?;
+    fn failure(&self, name: &[u8], command: Document<'_>) -> Option<Failure> {
+        let of_collection = || {
+            let collection = command.get("collection").ok()??.str().ok()?;
+            take(&self.failing, &[name, b" ", collection.as_bytes()].concat())
+        };
+        let (command, code) = take(&self.failing, name).or_else(of_collection)?;
         Some(Failure::new(code, format!("{command} fails on request")))
     }
 
@@ -204,7 +213,7 @@ impl Service for Shared {
         let command = Document::new(&command).map_err(io::Error::other)?;
         let name = command.first().map_err(io::Error::other)?;
         let name = name.map_or(&b""[..], |name| name.name);
-        let answer = match self.failure(name) {
+        let answer = match self.failure(name, command) {
             Some(failure) => {
                 let version = lock(&self.model).version;
                 failure.reply(version).map_err(io::Error::other)
