@@ -92,6 +92,16 @@ pub enum EntryError {
         /// The missing field.
         field: &'static str,
     },
+    /// An update with a part that an envelope for readers cannot describe.
+    #[error("update {ts} of {ns:?}: {part} cannot be described in Debezium's envelope")]
+    Indescribable {
+        /// The entry's time.
+        ts: Timestamp,
+        /// The entry's namespace.
+        ns: String,
+        /// The operator or the diff.
+        part: String,
+    },
     /// An update whose `$v` is neither 1 nor 2.
     #[error("update {ts} of {ns:?} has $v {version}; only 1 and 2 are supported")]
     UnknownUpdate {

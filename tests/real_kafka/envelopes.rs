@@ -120,9 +120,12 @@ fn a_topic_for_readers_has_no_command_no_barrier_and_no_copy_of_bytes() -> Resul
     ensure!(topics.emit("readers-emit")?.lines().count() == 45);
     expect_refused(&topics, false)?;
 
-    let other = ["--format=json", "--change-routing"];
-    let refusal = (2, "one of them is for readers only");
-    topics.produce_to_code(&made()?.oplog()?, &other, refusal)
+    let refusal = (2, "at least one of them is for readers only");
+    for other in ["--replayable=true", "--envelope=debezium"] {
+        let flags = ["--format=json", "--change-routing", other];
+        topics.produce_to_code(&made()?.oplog()?, &flags, refusal)?;
+    }
+    Ok(())
 }
 
 #[test]

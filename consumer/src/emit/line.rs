@@ -5,9 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use oplog_relay_core::barrier::strip;
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::document::Document;
-use oplog_relay_core::entry::{Entry, EntryError, Operation};
+use oplog_relay_core::entry::{Entry, EntryError};
 use oplog_relay_core::format::debezium::{Debezium, Origin, write_debezium, write_debezium_key};
 use oplog_relay_core::format::envelope::Envelope;
+use oplog_relay_core::format::is_for_readers;
 use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::format::oplog::write_oplog_entry;
 use oplog_relay_core::key::write_key;
@@ -70,18 +71,14 @@ impl<'b> LineWriter<'b> {
                 id.write_header(self.origin.source, lines);
                 lines.extend_from_slice(b"\"}");
             }
-            Envelope::Debezium
-                if matches!(entry.operation, Operation::Command | Operation::Noop) =>
-            {
-                return Ok(());
-            }
+            Envelope::Debezium if !is_for_readers(entry) => return Ok(()),
             Envelope::Debezium => {
                 let with_schema = false;
                 let form = Debezium { mode, with_schema };
-                let mut key = Vec::new();
-                write_key(entry.document_id()?, &mut key)?;
+                let (document_id, mut key) = (entry.document_id()?, Vec::new());
+                write_key(document_id, &mut key)?;
                 lines.extend_from_slice(b"{\"key\":");
-                write_debezium_key(&key, form, self.origin.topic, lines);
+                write_debezium_key(document_id, &key, form, self.origin.topic, lines)?;
                 lines.extend_from_slice(b",\"value\":");
                 write_debezium(entry, id, form, &self.origin, lines)?;
                 lines.push(b'}');

@@ -10,12 +10,14 @@
 //! - `source.sequence` is the identity of the entry, `["<seconds>:<increment>","<ord>"]`: with it a
 //!   reader recognises an entry that it has processed before. Debezium writes null.
 //! - The number in a key has one form for equal numbers, like all keys ([`crate::key`]): `1.0` and `1`
-//!   are one `_id` in MongoDB, and all its records must be in one partition.
+//!   are one `_id` in MongoDB, and all its records must be in one partition. A decimal that no double
+//!   equals is a `$numberDecimal`, because a delete has its `_id` only in the key.
 
 use crate::diff::Diff;
-use crate::document::Document;
+use crate::document::{Document, Element, Malformed};
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::format::description::{Lists, Truncated};
+use crate::json::number::{Number, write_double};
 use crate::json::{self, Mode, write_string};
 use crate::position::EntryId;
 
@@ -80,12 +82,23 @@ pub fn write_debezium(
 }
 
 /// Appends the key of a record: `{"id":"<_id as JSON>"}`. `key` is the document's own key, as
-/// [`crate::key::write_key`] writes it.
-pub fn write_debezium_key(key: &[u8], form: Debezium, topic: &str, out: &mut Vec<u8>) {
-    let id = key
+/// [`crate::key::write_key`] writes it for this `_id`.
+///
+/// # Errors
+/// [`Malformed`] if the `_id` is damaged.
+pub fn write_debezium_key(
+    id: Element<'_>,
+    key: &[u8],
+    form: Debezium,
+    topic: &str,
+    out: &mut Vec<u8>,
+) -> Result<(), Malformed> {
+    let own = key
         .strip_prefix(b"{\"_id\":")
         .and_then(|rest| rest.strip_suffix(b"}"))
         .unwrap_or(key);
+    let number = number(id, own)?;
+    let id = number.as_deref().unwrap_or(own);
     if form.with_schema {
         out.extend_from_slice(KEY_SCHEMA.as_bytes());
         write_string(format!("{topic}.Key").as_bytes(), out);
@@ -97,6 +110,23 @@ pub fn write_debezium_key(key: &[u8], form: Debezium, topic: &str, out: &mut Vec
     if form.with_schema {
         out.push(b'}');
     }
+    Ok(())
+}
+
+/// Returns the text of a number where Debezium's readers need another one than the document's own key
+/// has: they read digits as a 64-bit integer, and a fraction as a double.
+fn number(id: Element<'_>, own: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
+    let mut text = Vec::new();
+    match Number::of(id)? {
+        Some(Number::Double(value)) if value.is_finite() => write_double(value, &mut text),
+        Some(Number::Decimal(_)) if !own.starts_with(b"{") => {
+            text.extend_from_slice(b"{\"$numberDecimal\":");
+            write_string(own, &mut text);
+            text.push(b'}');
+        }
+        _ => return Ok(None),
+    }
+    Ok(Some(text))
 }
 
 /// Inserts the space that MongoDB's Java driver writes after each colon of a document. Readers compare
@@ -126,6 +156,15 @@ const fn operation(entry: &Entry<'_>) -> &'static str {
     }
 }
 
+/// Returns the error for an update of which the event would say nothing or too little.
+fn indescribable(entry: &Entry<'_>, part: &str) -> EntryError {
+    EntryError::Indescribable {
+        ts: entry.ts,
+        ns: entry.ns.to_owned(),
+        part: part.to_owned(),
+    }
+}
+
 struct Writer<'o> {
     form: Debezium,
     /// A text before it becomes a string.
@@ -151,11 +190,10 @@ impl Writer<'_> {
         }
         let lists = match entry.update()? {
             Update::Replacement(_) => return self.null(),
-            Update::Modifiers(modifiers) => self.modifiers(modifiers)?,
-            // A damaged diff has no description, as in a change event.
+            Update::Modifiers(modifiers) => self.modifiers(entry, modifiers)?,
             Update::Diff(diff) => match Diff::parse(diff) {
                 Ok(diff) => Lists::of(&diff, self.form.mode, Truncated::Size)?,
-                Err(_) => return self.null(),
+                Err(_) => return Err(indescribable(entry, "its diff")),
             },
         };
         self.put("{\"removedFields\":");
@@ -172,14 +210,16 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Returns the lists of the fields of `$set` and `$unset`.
-    fn modifiers(&self, modifiers: Document<'_>) -> Result<Lists, EntryError> {
+    /// Returns the lists of the fields of `$set` and `$unset`. A user's own `applyOps` may have other
+    /// operators.
+    fn modifiers(&self, entry: &Entry<'_>, modifiers: Document<'_>) -> Result<Lists, EntryError> {
         let mut lists = Lists::empty(self.form.mode, Truncated::Size);
         for operator in modifiers.elements() {
             let operator = operator?;
             for field in match operator.name {
                 b"$set" | b"$unset" => operator.document()?.elements(),
-                _ => continue,
+                b"$v" => continue,
+                other => return Err(indescribable(entry, &String::from_utf8_lossy(other))),
             } {
                 let field = field?;
                 match operator.name {

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::debezium::{Debezium, Origin, write_debezium, write_debezium_key};
 use super::json::write_reader_event;
 use super::oplog::write_oplog_entry;
@@ -84,6 +86,53 @@ fn debezium_has_each_kind_of_change() {
     );
 }
 
+/// Otherwise the event would say that nothing changed, and the position would pass the update.
+#[test]
+fn an_update_that_debezium_cannot_describe_is_an_error() {
+    for update in [r#"{"$v":2,"diff":{"x":{"a":1}}}"#, r#"{"$inc":{"a":1}}"#] {
+        let mut o = Vec::new();
+        crate::json::parse_document(update.as_bytes(), &mut o).unwrap();
+        let bytes = entry(3, "u", &o, Some(&key()));
+        let entry = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
+        let id = EntryId {
+            ts: entry.ts,
+            ord: 0,
+        };
+        let origin = Origin {
+            topic: "t",
+            source: "rs0",
+            processed_at: 1,
+        };
+        let written = write_debezium(&entry, id, RELAXED, &origin, &mut Vec::new());
+        assert!(
+            matches!(written, Err(EntryError::Indescribable { .. })),
+            "{update}"
+        );
+    }
+}
+
+#[test]
+fn a_topic_changes_neither_its_barriers_nor_its_keys() {
+    let form = |with_schema| {
+        let mode = Mode::Relaxed;
+        Format::Debezium(Debezium { mode, with_schema })
+    };
+    let readers = Format::ReaderJson(Mode::Relaxed);
+    for (one, other, may) in [
+        (Format::Raw, Format::Oplog(Mode::Canonical), true),
+        (readers, Format::ReaderJson(Mode::Canonical), true),
+        (Format::Bson, readers, false),
+        (readers, form(false), false),
+        (form(false), form(true), false),
+    ] {
+        assert_eq!(
+            (one.may_become(other), other.may_become(one)),
+            (may, may),
+            "{one} {other}"
+        );
+    }
+}
+
 #[test]
 fn debezium_with_schema_describes_every_field_of_the_payload() {
     let with_schema = Debezium {
@@ -126,13 +175,34 @@ fn a_debezium_key_is_the_id_as_debezium_writes_it() {
         let id = Document::new(&bytes).unwrap().get("_id").unwrap().unwrap();
         let (mut own, mut out) = (Vec::new(), Vec::new());
         write_key(id, &mut own).unwrap();
-        write_debezium_key(&own, form, "cdc.a.b", &mut out);
+        write_debezium_key(id, &own, form, "cdc.a.b", &mut out).unwrap();
         String::from_utf8(out).unwrap()
     };
     let int = |o: &mut crate::document::DocumentBuilder<'_>| {
         o.int32("_id", 1004);
     };
     assert_eq!(key_of(RELAXED, &int), r#"{"id":"1004"}"#);
+    // The readers of a key take digits for a 64-bit integer, and a fraction for a double.
+    for (number, expected) in [
+        (r#"{"$numberDouble":"1e300"}"#, "1e+300"),
+        (r#"{"$numberDouble":"1.0"}"#, "1"),
+        (r#"{"$numberDecimal":"0.5"}"#, "0.5"),
+        (
+            r#"{"$numberDecimal":"0.1"}"#,
+            r#"{\"$numberDecimal\": \"0.1\"}"#,
+        ),
+    ] {
+        let mut id = Vec::new();
+        crate::json::parse_document(format!("{{\"_id\":{number}}}").as_bytes(), &mut id).unwrap();
+        let id = Document::new(&id).unwrap().get("_id").unwrap().unwrap();
+        let of_number = |o: &mut crate::document::DocumentBuilder<'_>| {
+            o.raw("_id", id.kind, id.value);
+        };
+        assert_eq!(
+            key_of(RELAXED, &of_number),
+            format!(r#"{{"id":"{expected}"}}"#)
+        );
+    }
     let text = |o: &mut crate::document::DocumentBuilder<'_>| {
         o.str("_id", "a:\"b");
     };
@@ -277,10 +347,13 @@ fn every_format_is_saved_and_read_back() {
             r#"{"format":"debezium-json","json":"canonical","schema":true}"#,
         ),
     ];
-    for (format, text) in table {
-        assert_eq!(serde_json::to_string(&format).unwrap(), text);
-        assert_eq!(serde_json::from_str::<Format>(text).unwrap(), format);
+    for (format, text) in &table {
+        assert_eq!(serde_json::to_string(format).unwrap(), *text);
+        assert_eq!(serde_json::from_str::<Format>(text).unwrap(), *format);
     }
+    // The name in messages tells apart what may not be mixed.
+    let names: BTreeSet<String> = table.iter().map(|(format, _)| format.to_string()).collect();
+    assert_eq!(names.len(), table.len());
     for unknown in [
         r#"{"format":"avro"}"#,
         r#"{"format":"json","json":"x"}"#,
@@ -291,4 +364,30 @@ fn every_format_is_saved_and_read_back() {
             "{unknown}"
         );
     }
+}
+
+/// Readers of MongoDB's change events do not know the operation `read`, and would leave the document out.
+#[test]
+fn a_document_of_a_full_sync_is_an_insert_for_readers_and_a_read_for_us() {
+    let bytes = document(|entry| {
+        entry.raw("ts", kind::TIMESTAMP, &Timestamp::new(7, 1).to_le_bytes());
+        entry.int32("v", 2).str("op", "r").str("ns", "a.b");
+        entry.nested("o", kind::DOCUMENT, |o| {
+            o.int32("_id", 1);
+        });
+        entry.nested("snapshot", kind::DOCUMENT, |snapshot| {
+            snapshot.date("capturedAt", 5);
+        });
+    });
+    let entry = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
+    let mut event = Vec::new();
+    write_reader_event(&entry, "rs0", 0, Mode::Relaxed, &mut event).unwrap();
+    let text = String::from_utf8(event.clone()).unwrap();
+    assert!(text.contains(r#""operationType":"insert""#), "{text}");
+    let (value, mut found) = (0..event.len(), Vec::new());
+    let format = Format::ReaderJson(Mode::Relaxed);
+    decode(format, value, None, &mut event, &mut found).unwrap();
+    let decoded = found[0].document(&event).unwrap();
+    assert_eq!(decoded.get("op").unwrap().unwrap().str(), Ok("r"));
+    assert!(Entry::parse(decoded).unwrap().snapshot.is_some());
 }

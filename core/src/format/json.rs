@@ -39,7 +39,7 @@ pub fn write_change_event(
         || entry.is_upsert
         || entry.is_timeseries);
     let mut event = EventWriter { mode, out, exact };
-    event.write(entry, source, ord)?;
+    event.write(entry, source, ord, operation_type(entry)?)?;
     if !event.exact {
         event.name("rawEntry");
         event.out.push(b'"');
@@ -50,7 +50,8 @@ pub fn write_change_event(
     Ok(())
 }
 
-/// Appends the change event of an entry without `rawEntry`, for readers who do not replay it.
+/// Appends the change event of an entry without `rawEntry`, for readers who do not replay it. A document
+/// of a full sync is an `insert`, because they know only the operations of MongoDB's change streams.
 ///
 /// # Errors
 /// [`EntryError`] if the entry is damaged. `out` then holds a part of the event.
@@ -62,8 +63,12 @@ pub fn write_reader_event(
     out: &mut Vec<u8>,
 ) -> Result<(), EntryError> {
     let exact = true;
+    let operation = match operation_type(entry)? {
+        b"read" => b"insert",
+        operation => operation,
+    };
     let mut event = EventWriter { mode, out, exact };
-    event.write(entry, source, ord)?;
+    event.write(entry, source, ord, operation)?;
     event.end();
     Ok(())
 }
@@ -87,8 +92,14 @@ struct EventWriter<'o> {
 
 impl EventWriter<'_> {
     /// Writes all fields but the last ones.
-    fn write(&mut self, entry: &Entry<'_>, source: &str, ord: u32) -> Result<(), EntryError> {
-        self.identity(entry, source, ord)?;
+    fn write(
+        &mut self,
+        entry: &Entry<'_>,
+        source: &str,
+        ord: u32,
+        operation: &[u8],
+    ) -> Result<(), EntryError> {
+        self.identity(entry, source, ord, operation)?;
         self.payload(entry)?;
         self.transaction(entry)?;
         if let Some(captured) = entry.snapshot {
@@ -105,7 +116,13 @@ impl EventWriter<'_> {
         self.out.push(b'}');
     }
 
-    fn identity(&mut self, entry: &Entry<'_>, source: &str, ord: u32) -> Result<(), EntryError> {
+    fn identity(
+        &mut self,
+        entry: &Entry<'_>,
+        source: &str,
+        ord: u32,
+        operation: &[u8],
+    ) -> Result<(), EntryError> {
         let id = EntryId { ts: entry.ts, ord };
         self.text("{\"_id\":{\"source\":");
         json::write_string(source.as_bytes(), self.out);
@@ -114,7 +131,7 @@ impl EventWriter<'_> {
         self.text("\",\"ord\":");
         self.number(ord);
         self.text("},\"operationType\":");
-        json::write_string(operation_type(entry)?, self.out);
+        json::write_string(operation, self.out);
         self.name("clusterTime");
         self.value(kind::TIMESTAMP, &entry.ts.to_le_bytes())?;
         if let Some(wall) = entry.wall {
@@ -420,6 +437,8 @@ impl<'e> Event<'e> {
 
     fn write_entry(&self, arena: &mut Vec<u8>) -> Result<(), FormatError> {
         let (op, o) = match self.operation {
+            // Topics for readers have documents of a full sync as inserts.
+            "insert" if self.fields.get("snapshot")?.is_some() => ("r", "fullDocument"),
             "insert" => ("i", "fullDocument"),
             "read" => ("r", "fullDocument"),
             "replace" => ("u", "fullDocument"),

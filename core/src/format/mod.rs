@@ -25,10 +25,12 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::is_command;
 use crate::document::{Document, Malformed};
-use crate::entry::EntryError;
+use crate::entry::{Entry, EntryError, Operation};
 use crate::json::{JsonError, Mode};
 use crate::position::{EntryId, PositionError};
+use crate::topic::is_temporary;
 
 use debezium::Debezium;
 use fragment::Fragment;
@@ -79,6 +81,17 @@ impl Format {
         !matches!(self, Self::ReaderJson(_) | Self::Debezium(_))
     }
 
+    /// Returns true if a topic may change between the two formats. It may not lose or gain barriers,
+    /// and the keys of its records must stay the same, because they determine the partitions.
+    #[must_use]
+    pub fn may_become(self, other: Self) -> bool {
+        let keys = |format| match format {
+            Self::Debezium(form) => Some(form.with_schema),
+            _ => None,
+        };
+        self.is_replayable() == other.is_replayable() && keys(self) == keys(other)
+    }
+
     /// Returns true if [`decode`] knows the entries of a record.
     #[must_use]
     pub const fn is_decodable(self) -> bool {
@@ -114,16 +127,17 @@ fn is_of_debezium(value: &[u8]) -> bool {
 
 impl std::fmt::Display for Format {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Raw => "raw",
-            Self::Bson => "bson",
-            Self::Json(Mode::Relaxed) => "json (relaxed)",
-            Self::Json(Mode::Canonical) => "json (canonical)",
-            Self::ReaderJson(_) => "json (for readers)",
-            Self::Oplog(Mode::Relaxed) => "json (oplog, relaxed)",
-            Self::Oplog(Mode::Canonical) => "json (oplog, canonical)",
-            Self::Debezium(_) => "json (debezium)",
-        })
+        match self {
+            Self::Raw => f.write_str("raw"),
+            Self::Bson => f.write_str("bson"),
+            Self::Json(mode) => write!(f, "json ({})", mode.name()),
+            Self::ReaderJson(mode) => write!(f, "json (for readers, {})", mode.name()),
+            Self::Oplog(mode) => write!(f, "json (oplog, {})", mode.name()),
+            Self::Debezium(Debezium { mode, with_schema }) => {
+                let schema = if *with_schema { ", with schema" } else { "" };
+                write!(f, "json (debezium, {}{schema})", mode.name())
+            }
+        }
     }
 }
 
@@ -191,6 +205,19 @@ impl TryFrom<FormatFields> for Format {
             _ => Err(unknown()),
         }
     }
+}
+
+/// Returns true if an entry is a change of a document that readers know. Commands, noops, and the documents
+/// of collections that the server keeps for itself or that exist during one operation are for replays
+/// only, and so are the compressed documents of a time series.
+#[must_use]
+pub fn is_for_readers(entry: &Entry<'_>) -> bool {
+    let (_, collection) = entry.namespace();
+    !(is_command(entry)
+        || entry.operation == Operation::Noop
+        || entry.is_timeseries
+        || collection.starts_with("system.")
+        || is_temporary(collection))
 }
 
 /// The reason why a record's value cannot be decoded.

@@ -21,7 +21,7 @@ pub(crate) fn write_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
 }
 
 /// Writes a double in the shortest form that reads back, always with a fraction or an exponent.
-pub(super) fn write_double(value: f64, out: &mut Vec<u8>) {
+pub(crate) fn write_double(value: f64, out: &mut Vec<u8>) {
     let text: &[u8] = if value.is_nan() {
         b"NaN"
     } else if value.is_infinite() {

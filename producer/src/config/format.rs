@@ -3,6 +3,7 @@
 use oplog_relay_core::format::Format;
 use oplog_relay_core::format::debezium::Debezium;
 use oplog_relay_core::format::envelope::Envelope;
+use oplog_relay_core::state::OrderRule;
 use oplog_relay_runtime::config::Faults;
 
 use crate::config::arguments::StreamArguments;
@@ -47,6 +48,26 @@ pub(super) fn check_headers(
         );
     }
     Some(headers)
+}
+
+/// Returns the rule by which collections are spread. Without barriers, a document must never move to
+/// another partition, so topics for readers are spread by `_id` alone.
+pub(super) fn check_order(
+    order: OrderRule,
+    format: Format,
+    faults: &mut Faults,
+) -> Option<OrderRule> {
+    match order {
+        _ if format.is_replayable() => Some(order),
+        OrderRule::Auto | OrderRule::Id => Some(OrderRule::Id),
+        OrderRule::Collection => {
+            faults.add(
+                "--order",
+                "cannot be collection for topics that are for readers only, which have no barriers",
+            );
+            None
+        }
+    }
 }
 
 fn check_combination(

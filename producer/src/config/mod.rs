@@ -374,6 +374,9 @@ fn check_stream(
         },
     );
     let order = faults.take_or("--order", arguments.order.parse());
+    let order = order
+        .zip(format)
+        .and_then(|(order, format)| format::check_order(order, format, faults));
     let start = check_start(arguments.start.as_deref(), origin.as_ref(), faults);
     let include = arguments.include_namespaces.iter().map(String::as_str);
     let exclude = arguments.exclude_namespaces.iter().map(String::as_str);

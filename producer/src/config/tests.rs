@@ -141,6 +141,24 @@ fn each_envelope_is_a_format_and_impossible_ones_are_refused() {
 }
 
 #[test]
+fn topics_for_readers_are_spread_by_id() {
+    let order_of = |flags: &[&str]| {
+        let common = [
+            "--source=mongodb://h",
+            "--brokers=k:1",
+            "--topic-prefix=cdc",
+        ];
+        let config = run(&[&common[..], &["--format=json"], flags].concat());
+        config.map(|config| config.stream.order)
+    };
+    let readers = "--replayable=false";
+    assert_eq!(order_of(&[]).unwrap(), OrderRule::Auto);
+    assert_eq!(order_of(&[readers]).unwrap(), OrderRule::Id);
+    let error = order_of(&[readers, "--order=collection"]).unwrap_err();
+    assert!(error.to_string().contains("--order: "), "{error}");
+}
+
+#[test]
 fn a_dump_needs_a_name_and_has_no_now() {
     let common = ["--brokers=b", "--topic-prefix=cdc", "--source=-"];
     let error = run(&[&common[..], &["--start=now"]].concat())

@@ -4,8 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::format::Format;
-use oplog_relay_core::topic::is_temporary;
+use oplog_relay_core::format::{Format, is_for_readers};
 
 use super::Encoder;
 use crate::encode::chunk::Chunk;
@@ -13,18 +12,10 @@ use crate::error::ProducerError;
 use crate::prepare::route::Decision;
 
 impl Encoder {
-    /// Returns true if an entry has no record in the topics because they are for readers only:
-    /// commands, noops, and the documents of collections that the server keeps for itself or that exist
-    /// during one operation.
+    /// Returns true if an entry has no record in the topics because they are for readers only.
     #[inline]
     pub(super) fn is_for_replays_only(&self, entry: &Entry<'_>) -> bool {
-        if self.format.is_replayable() {
-            return false;
-        }
-        let (_, collection) = entry.namespace();
-        matches!(entry.operation, Operation::Command | Operation::Noop)
-            || collection.starts_with("system.")
-            || is_temporary(collection)
+        !self.format.is_replayable() && !is_for_readers(entry)
     }
 
     /// Passes an entry over. The table of routes follows a command, whose collection may have another
@@ -35,7 +26,9 @@ impl Encoder {
         entry: &Entry<'_>,
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
-        chunk.counts.filtered += 1;
+        if entry.operation != Operation::Noop {
+            chunk.counts.filtered += 1;
+        }
         if entry.operation == Operation::Command
             && let Decision::Command(route) = self.router.decide(entry)?
             && !route.changes.is_empty()

@@ -26,7 +26,8 @@ impl Encoder {
         write_key(id, &mut chunk.arena).map_err(|error| damaged(entry, &error))?;
         if let Format::Debezium(form) = self.format {
             let key = chunk.arena.split_off(start);
-            write_debezium_key(&key, form, self.name(topic), &mut chunk.arena);
+            write_debezium_key(id, &key, form, self.name(topic), &mut chunk.arena)
+                .map_err(|error| damaged(entry, &error))?;
         }
         Ok(start..chunk.arena.len())
     }

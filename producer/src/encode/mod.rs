@@ -459,7 +459,9 @@ impl Encoder {
         };
         if entry.operation == Operation::Delete && matches!(self.format, Format::Debezium(_)) {
             let value = record.value.end..record.value.end;
+            // Its headers would give it the identity of the delete.
             let tombstone = EncodedRecord {
+                router_headers: 0..0,
                 value,
                 ..record.clone()
             };

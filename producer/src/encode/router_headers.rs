@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::str::FromStr;
 
+use oplog_relay_core::command::scope;
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
 use oplog_relay_core::format::json::operation_type;
@@ -76,7 +77,7 @@ impl Writer<'_> {
     fn full(&mut self, about: &About<'_>) -> Result<(), EntryError> {
         let entry = about.entry;
         self.add("op", operation_type(entry)?);
-        self.add("ns", &namespace(entry)?);
+        self.add("ns", namespace(entry)?.as_bytes());
         self.add("ts", entry.ts.to_string().as_bytes());
         if let Some(ui) = entry.ui {
             self.add("ui", ui.to_string().as_bytes());
@@ -101,7 +102,7 @@ impl Writer<'_> {
             format!("/oplog-relay/{}", about.source).as_bytes(),
         );
         self.add("ce_type", &[b"mongodb.", operation_type(entry)?].concat());
-        self.add("ce_subject", &namespace(entry)?);
+        self.add("ce_subject", namespace(entry)?.as_bytes());
         let seconds = i64::from(entry.ts.seconds) * 1000;
         let mut time = Vec::new();
         if write_time(entry.wall.unwrap_or(seconds), &mut time) {
@@ -126,15 +127,12 @@ impl Writer<'_> {
 }
 
 /// Returns `db.collection` of an entry, also of a command on a collection.
-fn namespace(entry: &Entry<'_>) -> Result<Vec<u8>, EntryError> {
-    if entry.operation == Operation::Command
-        && let Ok(collection) = entry.command()?.str()
-        && !collection.contains('.')
-    {
-        let (db, _) = entry.namespace();
-        return Ok(format!("{db}.{collection}").into_bytes());
-    }
-    Ok(entry.ns.as_bytes().to_vec())
+fn namespace(entry: &Entry<'_>) -> Result<String, EntryError> {
+    let scope = match entry.operation {
+        Operation::Command => scope(entry)?,
+        _ => None,
+    };
+    Ok(scope.map_or_else(|| entry.ns.to_owned(), |scope| scope.ns()))
 }
 
 const fn content_type(format: Format) -> &'static str {

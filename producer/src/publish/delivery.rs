@@ -39,10 +39,16 @@ impl DeliveryFailure {
             Some(String::from_utf8_lossy(id?.value?).into_owned())
         });
         let id = id.map(|id| format!(" (entry {id})"));
+        let headers = message.headers().map_or(0, |headers| {
+            let sizes = headers
+                .iter()
+                .map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len));
+            sizes.sum::<usize>()
+        });
         Self {
             topic: topic.to_owned(),
             place: format!("{topic}[{partition}]{}", id.unwrap_or_default()),
-            bytes: message.payload_len() + message.key_len() + RECORD_OVERHEAD,
+            bytes: message.payload_len() + message.key_len() + headers + RECORD_OVERHEAD,
             error: error.clone(),
         }
     }

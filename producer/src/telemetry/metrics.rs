@@ -81,7 +81,7 @@ impl Metrics {
                 .map(|operation| by_operation.with_label_values(&[operation.name()])),
             filtered: counter(
                 "filtered_total",
-                "Entries that the namespace filter dropped.",
+                "Entries without a record: filtered, or not for readers.",
             )?,
             transactions: TransactionCounters::register(&registry)?,
             source_bytes: counter("source_bytes_total", "Bytes of the entries read.")?,

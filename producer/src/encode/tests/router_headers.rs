@@ -66,6 +66,36 @@ fn cloud_events_have_the_attributes_of_their_kafka_binding() {
 }
 
 #[test]
+fn a_tombstone_has_not_the_identity_of_its_delete() {
+    let debezium = Format::Debezium(oplog_relay_core::format::debezium::Debezium {
+        mode: Mode::Relaxed,
+        with_schema: false,
+    });
+    let mut encoder = encoder_of(debezium, RouterHeaders::CloudEvents);
+    let chunk = encode(&mut encoder, &[entry(1, "d", "shop.a", 7)]).unwrap();
+    let [.., delete, tombstone] = chunk.records.as_slice() else {
+        panic!("fewer than two records");
+    };
+    assert!(!delete.router_headers.is_empty() && tombstone.router_headers.is_empty());
+}
+
+#[test]
+fn a_command_on_a_collection_with_a_dot_in_its_name_has_its_namespace() {
+    let mut bytes = Vec::new();
+    let mut command = DocumentBuilder::start(&mut bytes);
+    command.raw("ts", kind::TIMESTAMP, &Timestamp::new(1, 1).to_le_bytes());
+    command.str("op", "c").str("ns", "shop.$cmd");
+    command.nested("o", kind::DOCUMENT, |o| {
+        o.str("startIndexBuild", "fs.files");
+    });
+    command.finish();
+    let mut encoder = encoder_of(Format::Bson, RouterHeaders::Full);
+    let chunk = encode(&mut encoder, &[bytes]).unwrap();
+    let headers = shown(&chunk, chunk.records.last().unwrap());
+    assert_eq!(headers[1], "ns=shop.fs.files");
+}
+
+#[test]
 fn commands_and_their_barriers_have_headers() {
     let mut encoder = encoder_of(Format::Bson, RouterHeaders::Full);
     let chunk = encode(&mut encoder, &[command(2, "drop")]).unwrap();

@@ -131,18 +131,18 @@ impl Topics {
     }
 }
 
-/// Checks that no topic would have both entries for replays and events for readers only.
+/// Checks that no topic would lose its barriers, or have its documents under other keys.
 ///
 /// # Errors
 /// [`ProducerError::Usage`].
 pub fn check_audience(state: &State, format: Format) -> Result<(), ProducerError> {
-    let other = |saved: &TopicRecord| saved.format.is_replayable() != format.is_replayable();
+    let other = |saved: &TopicRecord| !saved.format.may_become(format);
     match state.topics.iter().find(|(_, saved)| other(saved)) {
         None => Ok(()),
         Some((name, saved)) => Err(ProducerError::Usage(format!(
-            "topic {name} contains {}, but --format is {format}: one of them is for readers only and \
-             has neither barriers nor commands, so a topic cannot change between them. Start under \
-             another --topic-prefix",
+            "topic {name} contains {}, but --format is {format}: at least one of them is for readers \
+             only, and a topic cannot lose its barriers or change its keys. Start under another \
+             --topic-prefix",
             saved.format
         ))),
     }
