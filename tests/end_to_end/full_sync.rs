@@ -134,7 +134,7 @@ async fn full_syncs_are_requested_while_the_stream_runs() -> Result<()> {
         .produce_all()?;
     request.with("--namespaces", "shop.nothing").produce_all()?;
     let refused = [
-        "no collection that matches shop.nothing",
+        "no collection of the source matches both shop.nothing",
         "rejects the filter",
     ];
     wait_until("both full syncs, and two refusals", COPIED_WITHIN, || {

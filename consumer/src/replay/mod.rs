@@ -19,7 +19,7 @@
 //! - `writes` sends bulk writes, retries and bisects them, and rewrites documents
 //! - `commands` runs commands and records them in the [`catalog`]
 //! - `deferred` holds documents that an index refuses temporarily, and suspends such indexes
-//! - `refusals` handles writes that the target refuses permanently
+//! - `note` writes the notes of these two; `refusals` handles writes that the target refuses permanently
 //! - [`directive`] is the table of the target's error codes
 
 mod capabilities;
@@ -28,6 +28,7 @@ pub(crate) mod commands;
 mod damage;
 pub(crate) mod deferred;
 pub mod directive;
+mod note;
 mod ordered;
 pub mod plan;
 pub(crate) mod refusals;

@@ -96,6 +96,23 @@ async fn a_member_with_other_namespaces_stops_until_the_group_is_changed() -> Re
     Ok(())
 }
 
+/// Members write the note after their first commits, which may be at the same time. The target then
+/// refuses one of the two inserts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_another_member_inserts_at_the_same_time_is_not_a_failure() -> Result<()> {
+    const DUPLICATE_KEY: i32 = 11000;
+    let target = ModelServer::start(Model::default())?;
+    let member = join(&target, "g", &[]).await??;
+    target.refuse_next("update", DUPLICATE_KEY);
+    member.sink.note_begun("p").await?;
+    let state = target.model().state();
+    let notes = state.get("oplog_relay.catalog").context("no notes")?;
+    let begun = b"g/begun/p";
+    let is_noted = |note: &Vec<u8>| note.windows(begun.len()).any(|part| part == begun);
+    ensure!(notes.iter().any(is_noted), "the note is missing");
+    Ok(())
+}
+
 /// The target has renamed the collection since: if the create ran again, its collection would be
 /// left over.
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 use bson::doc;
 
 use super::Catalog;
+use crate::replay::note::write_note;
 
 impl Catalog {
     /// Returns true if the group has committed offsets for topics with this prefix before. Earlier
@@ -28,8 +29,7 @@ impl Catalog {
     pub async fn note_begun(&self, prefix: &str) -> mongodb::error::Result<()> {
         let id = self.begun_id(prefix);
         let note = doc! { "_id": &id, "group": &self.group, "prefix": prefix, "begun": true };
-        let noted = self.notes.replace_one(doc! { "_id": id }, note);
-        noted.upsert(true).await.map(drop)
+        write_note(&self.notes, &id, note).await
     }
 
     fn begun_id(&self, prefix: &str) -> String {

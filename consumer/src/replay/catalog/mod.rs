@@ -50,6 +50,7 @@ use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::mongo::error_code;
 
 use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::note::write_note;
 use crate::replay::plan::command::Withheld;
 
 pub use crate::replay::catalog::incarnations::{Change, Incarnations, Ran, Resolved};
@@ -270,11 +271,7 @@ impl Catalog {
 
     async fn write(&self, source: &str, note: &Note, done: bool) -> mongodb::error::Result<()> {
         let id = self.id(source, note.ran.id);
-        self.notes
-            .replace_one(doc! { "_id": id }, self.document(source, note, done))
-            .upsert(true)
-            .await?;
-        Ok(())
+        write_note(&self.notes, &id, self.document(source, note, done)).await
     }
 
     fn document(&self, source: &str, note: &Note, done: bool) -> Document {

@@ -21,6 +21,7 @@ use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
 use crate::replay::deferred::{HeldDocument, MOST_BYTES, key, read as read_document};
 use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::note::write_note;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::find_one_command;
 use crate::replay::writes::reply::WriteReply;
@@ -147,11 +148,7 @@ impl MongoSink {
         };
         let notes = self.parked_notes();
         self.persist("saving a parked document", || {
-            let filter = doc! { "_id": &note_id };
-            notes
-                .replace_one(filter, note.clone())
-                .upsert(true)
-                .into_future()
+            write_note(&notes, &note_id, note.clone())
         })
         .await?;
         Ok(note_id)

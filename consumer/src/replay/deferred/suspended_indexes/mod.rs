@@ -44,6 +44,7 @@ use crate::replay::catalog::{Change, Ran, collection};
 use crate::replay::commands::{Attempt, Execution};
 use crate::replay::deferred::held_document::{GONE, HeldDocument};
 use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::note::write_note;
 use crate::replay::plan::command::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::reply::WriteError;
@@ -137,8 +138,7 @@ impl MongoSink {
         // builds the index again.
         self.persist("recording a suspended index", || async {
             let note = index.document(self.catalog.group())?;
-            let filter = doc! { "_id": &index.note };
-            notes.replace_one(filter, note).upsert(true).await.map(drop)
+            write_note(&notes, &index.note, note).await
         })
         .await?;
         let Namespace { db, collection } = Namespace::split(&index.ns);
