@@ -23,7 +23,8 @@ const STEP: Duration = Duration::from_millis(200);
 /// Maximum time without a record or an end-of-partition event from Kafka.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Writes one line for each dead letter of a group: columns of text on a terminal, otherwise JSON.
+/// Writes the dead letters of a group, one on each line. A terminal gets columns of text; a file or a pipe
+/// gets JSON.
 ///
 /// # Errors
 /// Returns an error if the topic cannot be read, or if standard output cannot be written or is

@@ -64,10 +64,17 @@ pub fn write_debezium(
         write_string(format!("{}.Envelope", origin.topic).as_bytes(), writer.out);
         writer.put(VALUE_SCHEMA_2);
     }
+    let is_update = entry.operation == Operation::Update;
+    let update = is_update.then(|| entry.update()).transpose()?;
+    let after = match (entry.operation, update) {
+        (Operation::Insert, _) => Some(entry.o),
+        (_, Some(Update::Replacement(document))) => Some(document),
+        _ => None,
+    };
     writer.put("{\"before\":null,\"after\":");
-    writer.after(entry)?;
+    writer.document(after)?;
     writer.put(",\"updateDescription\":");
-    writer.update_description(entry)?;
+    writer.update_description(entry, update)?;
     writer.put(",\"source\":");
     writer.source(entry, id, origin)?;
     writer.put(",\"op\":\"");
@@ -173,25 +180,18 @@ struct Writer<'o> {
 }
 
 impl Writer<'_> {
-    fn after(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
-        match entry.operation {
-            Operation::Insert => self.document(entry.o),
-            Operation::Update => match entry.update()? {
-                Update::Replacement(document) => self.document(document),
-                Update::Modifiers(_) | Update::Diff(_) => self.null(),
-            },
-            Operation::Delete | Operation::Command | Operation::Noop => self.null(),
-        }
-    }
-
-    fn update_description(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
-        if entry.operation != Operation::Update {
-            return self.null();
-        }
-        let lists = match entry.update()? {
-            Update::Replacement(_) => return self.null(),
-            Update::Modifiers(modifiers) => self.modifiers(entry, modifiers)?,
-            Update::Diff(diff) => match Diff::parse(diff) {
+    fn update_description(
+        &mut self,
+        entry: &Entry<'_>,
+        update: Option<Update<'_>>,
+    ) -> Result<(), EntryError> {
+        let lists = match update {
+            None | Some(Update::Replacement(_)) => {
+                self.put("null");
+                return Ok(());
+            }
+            Some(Update::Modifiers(modifiers)) => self.modifiers(entry, modifiers)?,
+            Some(Update::Diff(diff)) => match Diff::parse(diff) {
                 Ok(diff) => Lists::of(&diff, self.form.mode, Truncated::Size)?,
                 Err(_) => return Err(indescribable(entry, "its diff")),
             },
@@ -262,10 +262,7 @@ impl Writer<'_> {
         self.put(",\"ord\":");
         self.integer(entry.ts.increment);
         self.put(",\"lsid\":");
-        match entry.lsid {
-            Some(lsid) => self.document(lsid)?,
-            None => self.null()?,
-        }
+        self.document(entry.lsid)?;
         self.put(",\"txnNumber\":");
         self.optional(entry.txn_number);
         self.put(",\"wallTime\":");
@@ -284,8 +281,12 @@ impl Writer<'_> {
         self.integer(millis.saturating_mul(1_000_000));
     }
 
-    /// Writes a document as a string.
-    fn document(&mut self, document: Document<'_>) -> Result<(), EntryError> {
+    /// Writes a document as a string, or null.
+    fn document(&mut self, document: Option<Document<'_>>) -> Result<(), EntryError> {
+        let Some(document) = document else {
+            self.put("null");
+            return Ok(());
+        };
         self.text.clear();
         // The string is for readers, so a loss in it needs no exact copy beside it.
         json::write_document(document, self.form.mode, &mut self.text).map(drop)?;
@@ -308,15 +309,6 @@ impl Writer<'_> {
             Some(number) => self.integer(number),
             None => self.put("null"),
         }
-    }
-
-    #[expect(
-        clippy::unnecessary_wraps,
-        reason = "the arms beside it can fail, and read alike"
-    )]
-    fn null(&mut self) -> Result<(), EntryError> {
-        self.put("null");
-        Ok(())
     }
 
     fn integer(&mut self, number: impl itoa::Integer) {

@@ -15,7 +15,8 @@ const RELAXED: Debezium = Debezium {
     with_schema: false,
 };
 
-fn debezium_of(bytes: &[u8], form: Debezium) -> String {
+/// Writes an entry as an event, whose ordinal is 4.
+fn write(bytes: &[u8], form: Debezium) -> Result<String, EntryError> {
     let entry = Entry::parse(Document::new(bytes).unwrap()).unwrap();
     let id = EntryId {
         ts: entry.ts,
@@ -27,8 +28,12 @@ fn debezium_of(bytes: &[u8], form: Debezium) -> String {
         processed_at: 1_700_000_001_000,
     };
     let mut out = Vec::new();
-    write_debezium(&entry, id, form, &origin, &mut out).unwrap();
-    String::from_utf8(out).unwrap()
+    write_debezium(&entry, id, form, &origin, &mut out)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+fn debezium_of(bytes: &[u8], form: Debezium) -> String {
+    write(bytes, form).unwrap()
 }
 
 /// Returns the fields of an envelope before `source`, and `op`.
@@ -92,18 +97,7 @@ fn an_update_that_debezium_cannot_describe_is_an_error() {
     for update in [r#"{"$v":2,"diff":{"x":{"a":1}}}"#, r#"{"$inc":{"a":1}}"#] {
         let mut o = Vec::new();
         crate::json::parse_document(update.as_bytes(), &mut o).unwrap();
-        let bytes = entry(3, "u", &o, Some(&key()));
-        let entry = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
-        let id = EntryId {
-            ts: entry.ts,
-            ord: 0,
-        };
-        let origin = Origin {
-            topic: "t",
-            source: "rs0",
-            processed_at: 1,
-        };
-        let written = write_debezium(&entry, id, RELAXED, &origin, &mut Vec::new());
+        let written = write(&entry(3, "u", &o, Some(&key())), RELAXED);
         assert!(
             matches!(written, Err(EntryError::Indescribable { .. })),
             "{update}"

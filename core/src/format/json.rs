@@ -34,11 +34,7 @@ pub fn write_change_event(
     mode: Mode,
     out: &mut Vec<u8>,
 ) -> Result<(), EntryError> {
-    let exact = !(is_command(entry)
-        || entry.operation == Operation::Noop
-        || entry.is_upsert
-        || entry.is_timeseries);
-    let mut event = EventWriter { mode, out, exact };
+    let mut event = EventWriter::new(entry, mode, out);
     event.write(entry, source, ord, operation_type(entry)?)?;
     if !event.exact {
         event.name("rawEntry");
@@ -62,12 +58,11 @@ pub fn write_reader_event(
     mode: Mode,
     out: &mut Vec<u8>,
 ) -> Result<(), EntryError> {
-    let exact = true;
     let operation = match operation_type(entry)? {
         b"read" => b"insert",
         operation => operation,
     };
-    let mut event = EventWriter { mode, out, exact };
+    let mut event = EventWriter::new(entry, mode, out);
     event.write(entry, source, ord, operation)?;
     event.end();
     Ok(())
@@ -90,7 +85,15 @@ struct EventWriter<'o> {
     exact: bool,
 }
 
-impl EventWriter<'_> {
+impl<'o> EventWriter<'o> {
+    fn new(entry: &Entry<'_>, mode: Mode, out: &'o mut Vec<u8>) -> Self {
+        let exact = !(is_command(entry)
+            || entry.operation == Operation::Noop
+            || entry.is_upsert
+            || entry.is_timeseries);
+        Self { mode, out, exact }
+    }
+
     /// Writes all fields but the last ones.
     fn write(
         &mut self,
