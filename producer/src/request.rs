@@ -1,8 +1,7 @@
 //! `oplog-producer full-sync`: requests a copy of collections from a running producer.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use oplog_relay_core::topic::state_topic;
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::kafka::Admin;
 
 use crate::config::RequestConfig;
@@ -22,8 +21,7 @@ pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerErr
             config.source_name, config.topic_prefix
         )));
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let key = format!("request/{}", now.unwrap_or_default().as_millis());
+    let key = format!("request/{}", now_ms());
     let value = serde_json::to_vec(&config.request)
         .map_err(|error| ProducerError::Usage(format!("{key}: {error}")))?;
     let options = config.kafka.clone();

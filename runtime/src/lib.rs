@@ -11,8 +11,9 @@
 //! - [`mongo`]: connections to MongoDB, its `hello` reply and its error codes
 //! - [`http`]: the pages `/livez`, `/readyz`, `/status` and `/metrics`; [`metrics`]: the registry
 //! - [`telemetry`]: logs; [`status_line`]: the progress line on a terminal
-//! - [`retry`]: back-off with a cap; [`shutdown`]: the orderly shutdown
+//! - [`retry`]: back-off with a cap; [`shutdown`]: the orderly shutdown; [`clock`]: the wall clock
 
+pub mod clock;
 pub mod command_line;
 pub mod config;
 pub mod exit;

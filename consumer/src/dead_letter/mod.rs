@@ -28,6 +28,7 @@ mod reason;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::kafka::{
     Admin, KafkaOptions, MAX_MESSAGE_BYTES, NewTopicShape, TopicSettings, WantedSetting, borrowed,
     is_transient, with_right,
@@ -38,7 +39,7 @@ use rdkafka::error::KafkaError;
 
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
-use crate::telemetry::metrics::{Metrics, now_ms};
+use crate::telemetry::metrics::Metrics;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 

@@ -1,7 +1,5 @@
 //! The line of one entry.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use oplog_relay_core::barrier::strip;
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::document::Document;
@@ -13,6 +11,7 @@ use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::format::oplog::write_oplog_entry;
 use oplog_relay_core::key::write_key;
 use oplog_relay_core::position::EntryId;
+use oplog_relay_runtime::clock::now_ms;
 
 use crate::config::LineForm;
 use crate::worker::batch::{Batch, Located};
@@ -26,12 +25,10 @@ pub(super) struct LineWriter<'b> {
 
 impl<'b> LineWriter<'b> {
     pub(super) fn new(batch: &Batch<'b>, form: LineForm) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let millis = since.unwrap_or_default().as_millis();
         let origin = Origin {
             topic: batch.topic,
             source: batch.source,
-            processed_at: i64::try_from(millis).unwrap_or(i64::MAX),
+            processed_at: now_ms(),
         };
         Self { origin, form }
     }

@@ -1,9 +1,9 @@
 //! The metrics of the consumer. Dashboards depend on the names, which are constants here.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oplog_relay_core::entry::Operation;
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::metrics::{register_build_info, registered};
 use prometheus::core::Collector;
 use prometheus::{
@@ -219,15 +219,6 @@ impl Metrics {
         self.lag.set(lag.unwrap_or_default());
         lag
     }
-}
-
-/// Returns the current time in milliseconds since 1970.
-#[must_use]
-pub fn now_ms() -> i64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[expect(

@@ -1,10 +1,9 @@
 //! Topics that are for readers only: they have the changes of documents, and nothing of what only a
 //! replay needs.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::format::{Format, is_for_readers};
+use oplog_relay_runtime::clock::now_ms;
 
 use super::Encoder;
 use crate::encode::chunk::Chunk;
@@ -43,9 +42,7 @@ impl Encoder {
     /// Notes the current time for the records of a batch, if the format has it.
     pub(super) fn note_time(&mut self) {
         if let Format::Debezium(_) = self.format {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH);
-            let millis = since.unwrap_or_default().as_millis();
-            self.place.processed_at = i64::try_from(millis).unwrap_or(i64::MAX);
+            self.place.processed_at = now_ms();
         }
     }
 }

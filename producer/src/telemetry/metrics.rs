@@ -2,10 +2,11 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::position::Position;
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::metrics::{register_build_info, registered};
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
@@ -334,13 +335,6 @@ impl TransactionCounters {
         }
         self.operations.inc_by(counts.operations);
     }
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn opts(name: &str, help: &str) -> Opts {

@@ -5,12 +5,13 @@ mod noted;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
 use oplog_relay_core::topic::is_data_topic;
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::kafka::{Admin, Creation, TopicSetting, TopicSettings, borrowed};
 use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
@@ -439,13 +440,6 @@ fn check_settings(
         ));
     }
     Ok(())
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

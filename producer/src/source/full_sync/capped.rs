@@ -3,11 +3,12 @@
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use oplog_relay_core::state::{CopyKind, CopyStage};
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::mongo::{READ, in_time};
 
 use super::copies::Copy;
 use crate::error::ProducerError;
-use crate::source::full_sync::interleave::{Seam, contents_of, now_ms};
+use crate::source::full_sync::interleave::{Seam, contents_of};
 use crate::source::{Batch, Copied, SourceEvent, Work};
 
 impl Seam {

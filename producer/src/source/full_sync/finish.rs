@@ -8,8 +8,9 @@ use oplog_relay_core::state::CopyKind;
 use super::copies::Copy;
 use super::reader::Listed;
 use crate::error::ProducerError;
-use crate::source::full_sync::interleave::{Seam, now_ms};
+use crate::source::full_sync::interleave::Seam;
 use crate::source::{Copied, SourceEvent, Work};
+use oplog_relay_runtime::clock::now_ms;
 
 /// A collection at the source with its indexes; `None` if it does not exist.
 type Seen = Option<(Listed, Vec<Typed>)>;

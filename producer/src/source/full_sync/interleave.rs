@@ -1,13 +1,14 @@
 //! The interleaving of the tail and the reads of a full sync into one order.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use mongodb::raw_batch_cursor::RawBatch;
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::{CopyKind, CopyStage};
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::{JoinError, JoinSet};
@@ -516,10 +517,4 @@ fn last_of(batch: &Batch) -> Result<Option<Position>, ProducerError> {
         last = Some(document.map_err(ProducerError::undecodable)?);
     }
     last.map(|last| position_of(last.as_bytes())).transpose()
-}
-
-/// Returns the wall clock in milliseconds since 1970.
-pub(crate) fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }

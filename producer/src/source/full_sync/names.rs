@@ -7,8 +7,9 @@ use oplog_relay_core::state::{CopyKind, CopyStage};
 use super::copies::Copy;
 use super::reader::split_ns;
 use crate::error::ProducerError;
-use crate::source::full_sync::interleave::{Seam, now_ms};
+use crate::source::full_sync::interleave::Seam;
 use crate::source::{Copied, SourceEvent, Work};
+use oplog_relay_runtime::clock::now_ms;
 
 impl Seam {
     /// Determines the names of collections at the tail's position, if they are unknown.
