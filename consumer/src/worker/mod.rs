@@ -180,13 +180,13 @@ impl PartitionWorker {
             // The incarnations are kept until the segment is applied, because its entries borrow names
             // from them.
             let oldest = entries.iter().map(|located| located.id).min();
-            let lives = match (self.context.target(), oldest) {
+            let incarnations = match (self.context.target(), oldest) {
                 (Some(target), Some(oldest)) => {
                     Some(target.incarnations_at(&topic.source, oldest).await?)
                 }
                 _ => None,
             };
-            let (segment, rest) = self.segment(chunk, entries, lives.as_deref())?;
+            let (segment, rest) = self.segment(chunk, entries, incarnations.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
@@ -313,13 +313,13 @@ impl PartitionWorker {
         &self,
         chunk: &Chunk,
         mut all: Vec<Located<'c>>,
-        lives: Option<&'s Incarnations>,
+        incarnations: Option<&'s Incarnations>,
     ) -> Result<(Segment<'s>, Vec<Located<'c>>), ConsumerError> {
         let (mut kept, mut next) = (0, all.len());
         let (mut stop, mut renamed) = (None, false);
         for index in 0..all.len() {
             let Some(located) = all.get(index) else { break };
-            match self.judge(located, lives)? {
+            match self.judge(located, incarnations)? {
                 Judged::Apply { under_another } => {
                     renamed |= under_another;
                     all.swap(kept, index);
@@ -344,7 +344,7 @@ impl PartitionWorker {
         let mut entries: Vec<Located<'s>> = all;
         // This is not done in the loop above, because the rest outlives these names.
         for located in entries.iter_mut().filter(|_| renamed) {
-            if let Found::Here(ns) = find(located, lives) {
+            if let Found::Here(ns) = find(located, incarnations) {
                 located.entry.ns = ns;
             }
         }
@@ -355,7 +355,7 @@ impl PartitionWorker {
     fn judge(
         &self,
         located: &Located<'_>,
-        lives: Option<&Incarnations>,
+        incarnations: Option<&Incarnations>,
     ) -> Result<Judged, ConsumerError> {
         let entry = &located.entry;
         let barrier =
@@ -376,7 +376,7 @@ impl PartitionWorker {
             self.context.metrics.filtered.inc();
             return Ok(Judged::Pass);
         }
-        Ok(match find(located, lives) {
+        Ok(match find(located, incarnations) {
             Found::Here(ns) => Judged::Apply {
                 under_another: ns != entry.ns,
             },
@@ -571,15 +571,15 @@ enum Found<'n> {
     Foreign,
 }
 
-fn find<'n>(located: &Located<'n>, lives: Option<&'n Incarnations>) -> Found<'n> {
+fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Found<'n> {
     let Entry { ns, ui, .. } = located.entry;
-    let Some(lives) = lives else {
+    let Some(incarnations) = incarnations else {
         return Found::Here(ns);
     };
-    if lives.is_empty() || is_command(&located.entry) {
+    if incarnations.is_empty() || is_command(&located.entry) {
         return Found::Here(ns);
     }
-    match lives.resolve(ns, located.id, ui) {
+    match incarnations.resolve(ns, located.id, ui) {
         Resolved::Live(ns) => Found::Here(ns),
         Resolved::Dropped => Found::Gone,
         Resolved::Foreign => Found::Foreign,

@@ -322,7 +322,7 @@ async fn a_refused_create_can_be_skipped_and_a_command_that_ends_a_collection_ca
     }
     // The incarnation of the collection has begun nevertheless: entries with another UUID do not
     // belong to it.
-    let incarnations = scene.sink.lives("rs0");
+    let incarnations = scene.sink.incarnations("rs0");
     ensure!(incarnations.is_owned(NS, CollectionUuid([7; 16])));
     let ts = Timestamp::new(6, 1);
     let other = incarnations.resolve(NS, EntryId { ts, ord: 0 }, Some(CollectionUuid([8; 16])));

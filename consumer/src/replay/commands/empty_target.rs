@@ -62,7 +62,7 @@ impl MongoSink {
         };
         let is_own = ran
             .ui
-            .is_some_and(|ui| self.lives(source).is_owned(&ran.ns, ui));
+            .is_some_and(|ui| self.incarnations(source).is_owned(&ran.ns, ui));
         if is_own || !self.has_documents(name).await? {
             return Ok(Applied::Done);
         }
@@ -88,7 +88,7 @@ impl MongoSink {
         source: &str,
         id: EntryId,
     ) -> Result<(), ConsumerError> {
-        if self.policies.if_not_empty != NotEmpty::Fail || !self.lives(source).is_empty() {
+        if self.policies.if_not_empty != NotEmpty::Fail || !self.incarnations(source).is_empty() {
             return Ok(());
         }
         let runner = self

@@ -1,38 +1,33 @@
 //! Runs commands on the target, each once, and records them in the catalog.
 
+pub(crate) mod attempt;
 pub(crate) mod drop_and_rename;
 pub(crate) mod empty_target;
 pub(crate) mod index_definition;
+mod ran;
 pub(crate) mod refused_options;
 pub(crate) mod routing;
 pub(crate) mod views;
 
-use std::sync::Arc;
-
-use mongodb::bson::{Bson, Document, RawDocumentBuf};
+use mongodb::bson::{Bson, Document};
 use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::scope;
-use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_runtime::mongo::{
-    ANSWER, error_code, error_text, in_time, is_set, is_transient, undecoded_reply,
-};
+use oplog_relay_runtime::mongo::{ANSWER, error_code, error_text, in_time, is_set, is_transient};
 use oplog_relay_runtime::retry::Backoff;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
-use crate::replay::catalog::{Change, Incarnations, Note, Ran, Resolved};
+use crate::replay::catalog::{Change, Note, Ran, Resolved};
 use crate::replay::commands::drop_and_rename::Rename;
-use crate::replay::commands::refused_options::{Fallback, without};
 use crate::replay::commands::views::SeriesNames;
 use crate::replay::directive::{Directive, command_reason, rule_for};
-use crate::replay::plan::command::{Action, Circumstances, Translated, done, translate};
+use crate::replay::plan::command::{Action, Circumstances, Translated, translate};
 use crate::replay::plan::{Command, PlanError, PlanFault};
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::replay::writes::reply::WriteReply;
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::Located;
@@ -65,78 +60,7 @@ pub(crate) struct Execution<'e> {
     pub(crate) made_non_unique: bool,
 }
 
-/// The outcome of one attempt to run a command.
-pub(crate) enum Attempt {
-    Done,
-    Abandoned,
-    /// The target refuses the command with this error.
-    Refused(mongodb::error::Error),
-}
-
 impl MongoSink {
-    /// Returns the current names of a source's collections on the target.
-    #[must_use]
-    pub fn lives(&self, source: &str) -> Arc<Incarnations> {
-        self.catalog.incarnations(source)
-    }
-
-    /// Returns the incarnations of a source's collections, valid for an entry and all later ones.
-    ///
-    /// # Errors
-    /// Returns an error if the target refuses to return commands older than those that are held.
-    pub async fn incarnations_at(
-        &self,
-        source: &str,
-        id: EntryId,
-    ) -> Result<Arc<Incarnations>, ConsumerError> {
-        let reading = self.persist("reading the catalog", || {
-            self.catalog.incarnations_at(source, id)
-        });
-        let incarnations = reading.await?;
-        self.target.metrics.held_of_catalog(self.catalog.held());
-        Ok(incarnations)
-    }
-
-    /// Reads the catalog from the target again.
-    ///
-    /// # Errors
-    /// Returns an error if the target refuses the read.
-    pub async fn reload(&self) -> Result<(), ConsumerError> {
-        self.persist("reading the catalog", || self.catalog.reload())
-            .await
-    }
-
-    /// Returns true if any member of the group ran the command.
-    ///
-    /// # Errors
-    /// Returns an error if the target refuses the query.
-    pub async fn has_run(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
-        if self.lives(source).is_done(id) {
-            return Ok(true);
-        }
-        let ran = self
-            .persist("reading the catalog", || self.catalog.learn(source, id))
-            .await?;
-        if ran {
-            // Another member ran it, so cached assumptions about the order of entries no longer
-            // hold.
-            self.forget_order();
-        }
-        Ok(ran)
-    }
-
-    /// Returns true if the command has run. It always queries the target, because the command's note
-    /// may have been removed.
-    ///
-    /// # Errors
-    /// Returns an error if the target refuses the query.
-    pub async fn has_run_now(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
-        self.persist("reading the catalog", || {
-            self.catalog.learn_again(source, id)
-        })
-        .await
-    }
-
     /// Runs an operation, and retries it while the target cannot be reached.
     pub(crate) async fn persist<T, F>(
         &self,
@@ -306,137 +230,6 @@ impl MongoSink {
         Ok(applied)
     }
 
-    pub(crate) async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
-        self.persist("recording a command in the catalog", || {
-            self.catalog.finish(source, note.clone())
-        })
-        .await
-    }
-
-    /// Runs a command, or `otherwise` if the target refuses it.
-    pub(crate) async fn run_accepted(
-        &self,
-        command: &[u8],
-        otherwise: Option<&[u8]>,
-        execution: Execution<'_>,
-        token: &Token,
-    ) -> Result<Applied, ConsumerError> {
-        let Execution { db, ran, .. } = execution;
-        let tries = [Some(command), otherwise].into_iter().flatten();
-        let mut tries: Vec<Vec<u8>> = tries.map(<[u8]>::to_vec).collect();
-        loop {
-            let mut refused = None;
-            for command in &tries {
-                match self.attempt(command, execution, token).await? {
-                    Attempt::Done => return Ok(Applied::Done),
-                    Attempt::Abandoned => return Ok(Applied::Abandoned),
-                    Attempt::Refused(error) => refused = Some((command, error)),
-                }
-            }
-            let Some((command, error)) = refused else {
-                return Ok(Applied::Done);
-            };
-            match self.fallback_for(db, command, ran, &error).await? {
-                Fallback::None => return Err(refused_by_target(ran, &error)),
-                Fallback::Done => return Ok(Applied::Done),
-                Fallback::Without(option) => tries = without_option(&tries, &option, ran)?,
-            }
-        }
-    }
-
-    /// Runs a command until the target accepts or refuses it.
-    pub(crate) async fn attempt(
-        &self,
-        command: &[u8],
-        execution: Execution<'_>,
-        token: &Token,
-    ) -> Result<Attempt, ConsumerError> {
-        let Execution {
-            db, accept, ran, ..
-        } = execution;
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        loop {
-            if !token.is_valid() {
-                return Ok(Attempt::Abandoned);
-            }
-            let error = match self.send_command(db, command, ran).await? {
-                Ok(reply) if self.is_acknowledged(&reply)? => {
-                    self.target.readiness.target_reached();
-                    return Ok(Attempt::Done);
-                }
-                Ok(_) if backoff.sleep(&self.target.shutdown).await => continue,
-                Ok(_) => return Ok(Attempt::Abandoned),
-                Err(error) => error,
-            };
-            let code = error_code(&error);
-            if code.is_some_and(|code| accept.contains(&code)) {
-                if code == Some(done::TAKEN) {
-                    self.check_options(db, command, ran).await?;
-                }
-                if code.is_some_and(|code| done::INDEX_TAKEN.contains(&code)) {
-                    let Some(rest) = self.missing_indexes(command, execution).await? else {
-                        return Ok(Attempt::Done);
-                    };
-                    let rest = rest.to_vec().map_err(|error| unwritable(ran, &error))?;
-                    let strict = Execution {
-                        accept: &[],
-                        ..execution
-                    };
-                    return Box::pin(self.attempt(&rest, strict, token)).await;
-                }
-                return Ok(Attempt::Done);
-            }
-            let directive = code.map(|code| rule_for(code).directive);
-            if directive != Some(Directive::Retry) && !is_transient(&error) {
-                return Ok(Attempt::Refused(error));
-            }
-            self.target.readiness.target_failed(&error_text(&error));
-            self.target.metrics.count_error("target");
-            if !backoff.sleep(&self.target.shutdown).await {
-                return Ok(Attempt::Abandoned);
-            }
-        }
-    }
-
-    /// Sends a command with majority write concern and waits for its reply without a time limit,
-    /// because an index build may take hours.
-    async fn send_command(
-        &self,
-        db: &str,
-        command: &[u8],
-        ran: &Ran,
-    ) -> Result<Driver<WriteReply>, ConsumerError> {
-        let command = with_majority(command)
-            .ok()
-            .and_then(|command| RawDocumentBuf::from_bytes(command).ok());
-        let command = command.ok_or_else(|| unwritable(ran, &"it is not a document"))?;
-        let database = self.target.client.database(db);
-        let running = database.run_raw_command(command).into_future();
-        tokio::pin!(running);
-        loop {
-            match tokio::time::timeout(ANSWER, &mut running).await {
-                Ok(Err(error)) => {
-                    let reply = undecoded_reply(&error).map(document::Document::new);
-                    let reply = reply.map(|reply| reply.and_then(WriteReply::read));
-                    return Ok(match reply {
-                        Some(Ok(reply)) => Ok(reply),
-                        Some(Err(_)) | None => Err(error),
-                    });
-                }
-                Ok(Ok(answer)) => {
-                    let bytes = answer.to_vec().map_err(|error| unwritable(ran, &error))?;
-                    let reply = document::Document::new(&bytes).and_then(WriteReply::read);
-                    return reply.map(Ok).map_err(|error| unwritable(ran, &error));
-                }
-                Err(_) => {
-                    let reason = format!("the command of entry {} is still running", ran.id);
-                    tracing::warn!(ns = ran.ns, reason);
-                    self.target.readiness.target_failed(&reason);
-                }
-            }
-        }
-    }
-
     /// Checks that an existing collection has the options that a `create` command specifies.
     async fn check_options(
         &self,
@@ -483,22 +276,6 @@ fn requires_restored_indexes(waited: Option<bool>, change: &Change) -> bool {
     waited == Some(true) && !matches!(change, Change::Created | Change::Dropped)
 }
 
-fn without_option(
-    commands: &[Vec<u8>],
-    option: &str,
-    ran: &Ran,
-) -> Result<Vec<Vec<u8>>, ConsumerError> {
-    let mut left = Vec::new();
-    for command in commands {
-        let command =
-            Document::from_reader(command.as_slice()).map_err(|error| unwritable(ran, &error))?;
-        if let Some(rest) = without(&command, option) {
-            left.push(rest.to_vec().map_err(|error| unwritable(ran, &error))?);
-        }
-    }
-    Ok(left)
-}
-
 /// Logs that a unique index is created as non-unique.
 fn report_non_unique(ran: &Ran) {
     tracing::warn!(
@@ -521,23 +298,6 @@ fn report_left_out(translated: &Translated, ns: &str, id: EntryId) {
         "the target does not accept these options of old servers; omitting them, or replacing them \
          with their effective value"
     );
-}
-
-/// Sets the write concern of a command to majority.
-fn with_majority(command: &[u8]) -> Result<Vec<u8>, Malformed> {
-    let mut bytes = Vec::with_capacity(command.len() + 64);
-    let mut whole = DocumentBuilder::start(&mut bytes);
-    for element in document::Document::new(command)?.elements() {
-        let element = element?;
-        if element.name != b"writeConcern" {
-            whole.element(element);
-        }
-    }
-    whole.nested("writeConcern", kind::DOCUMENT, |concern| {
-        concern.str("w", "majority");
-    });
-    whole.finish();
-    Ok(bytes)
 }
 
 /// Returns the first option that makes an existing collection one of a different kind. Options that

@@ -15,8 +15,9 @@ use oplog_relay_core::time_series::VIEWS;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::Ran;
+use crate::replay::commands::attempt::Attempt;
 use crate::replay::commands::drop_and_rename::done_with;
-use crate::replay::commands::{Attempt, Execution, Running, unwritable};
+use crate::replay::commands::{Execution, Running, unwritable};
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -76,7 +77,7 @@ impl MongoSink {
             return Ok(Applied::Abandoned);
         }
         if self
-            .lives(running.source)
+            .incarnations(running.source)
             .has_ended(&format!("{db}.{VIEWS}"))
         {
             return self.drop_empty_views(db, running, token).await;

@@ -41,7 +41,8 @@ use oplog_relay_runtime::mongo::error_code;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Ran, collection};
-use crate::replay::commands::{Attempt, Execution};
+use crate::replay::commands::Execution;
+use crate::replay::commands::attempt::Attempt;
 use crate::replay::deferred::held_document::{GONE, HeldDocument};
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::note::write_note;

@@ -1,0 +1,81 @@
+//! The commands that have run, and the incarnations of collections that they result in, from the catalog.
+
+use std::sync::Arc;
+
+use oplog_relay_core::position::EntryId;
+
+use crate::error::ConsumerError;
+use crate::replay::catalog::{Incarnations, Note};
+use crate::replay::sink::MongoSink;
+
+impl MongoSink {
+    /// Returns the current names of a source's collections on the target.
+    #[must_use]
+    pub fn incarnations(&self, source: &str) -> Arc<Incarnations> {
+        self.catalog.incarnations(source)
+    }
+
+    /// Returns the incarnations of a source's collections, valid for an entry and all later ones.
+    ///
+    /// # Errors
+    /// Returns an error if the target refuses to return commands older than those that are held.
+    pub async fn incarnations_at(
+        &self,
+        source: &str,
+        id: EntryId,
+    ) -> Result<Arc<Incarnations>, ConsumerError> {
+        let reading = self.persist("reading the catalog", || {
+            self.catalog.incarnations_at(source, id)
+        });
+        let incarnations = reading.await?;
+        self.target.metrics.held_of_catalog(self.catalog.held());
+        Ok(incarnations)
+    }
+
+    /// Reads the catalog from the target again.
+    ///
+    /// # Errors
+    /// Returns an error if the target refuses the read.
+    pub async fn reload(&self) -> Result<(), ConsumerError> {
+        self.persist("reading the catalog", || self.catalog.reload())
+            .await
+    }
+
+    /// Returns true if any member of the group ran the command.
+    ///
+    /// # Errors
+    /// Returns an error if the target refuses the query.
+    pub async fn has_run(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
+        if self.incarnations(source).is_done(id) {
+            return Ok(true);
+        }
+        let ran = self
+            .persist("reading the catalog", || self.catalog.learn(source, id))
+            .await?;
+        if ran {
+            // Another member ran it, so cached assumptions about the order of entries no longer
+            // hold.
+            self.forget_order();
+        }
+        Ok(ran)
+    }
+
+    /// Returns true if the command has run. It always queries the target, because the command's note
+    /// may have been removed.
+    ///
+    /// # Errors
+    /// Returns an error if the target refuses the query.
+    pub async fn has_run_now(&self, source: &str, id: EntryId) -> Result<bool, ConsumerError> {
+        self.persist("reading the catalog", || {
+            self.catalog.learn_again(source, id)
+        })
+        .await
+    }
+
+    pub(crate) async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
+        self.persist("recording a command in the catalog", || {
+            self.catalog.finish(source, note.clone())
+        })
+        .await
+    }
+}
