@@ -49,7 +49,8 @@ pub enum Command {
     /// delete documents that later entries change. The user needs dbAdmin on the target. The
     /// command may be run again.
     Cutover(CutoverArguments),
-    /// List the dead letters of a group: as a table on a terminal, otherwise as one line of JSON each.
+    /// List the dead letters of a group, one on each line: a terminal gets a table, a file or a pipe gets
+    /// JSON.
     ///
     /// Each has its position in the topic `__<group>.dead-letters`, the time and the reason, and
     /// the topic, partition and offset of the record. The topic keeps dead letters until it is
