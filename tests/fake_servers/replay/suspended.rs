@@ -357,9 +357,21 @@ async fn only_a_document_of_the_same_partition_is_parked() -> Result<()> {
     Ok(())
 }
 
-/// The document changes between its read and its removal: its new form must not be lost.
+/// Another client changes the document between its read and its removal: its new form must not be
+/// lost, whether a field has another value or is new.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_changes_before_its_removal_is_not_parked() -> Result<()> {
+    let changes = [
+        (r#"{"v":2}"#, r#"{"_id":2,"k":2,"v":2}"#),
+        (r#"{"added":1}"#, r#"{"_id":2,"k":2,"v":1,"added":1}"#),
+    ];
+    for (change, changed) in changes {
+        change_while_parking(change, changed).await?;
+    }
+    Ok(())
+}
+
+async fn change_while_parking(change: &str, changed: &str) -> Result<()> {
     let scene = Scene::new("stop").await?;
     scene.on_target(
         r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
@@ -375,17 +387,14 @@ async fn a_document_that_changes_before_its_removal_is_not_parked() -> Result<()
     let parking = async { scene.done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)]).await };
     let changing = async {
         wait_until_async("the note", LIMIT, async || scene.server.held() > 0).await?;
-        scene.on_target(r#"{"update":"c","updates":[{"q":{"_id":2},"u":{"$set":{"v":2}}}]}"#)?;
+        let update = format!(r#"[{{"q":{{"_id":2}},"u":{{"$set":{change}}}}}]"#);
+        scene.on_target(&format!(r#"{{"update":"c","updates":{update}}}"#))?;
         scene.server.resume();
         anyhow::Ok(())
     };
-    let (parked, changed) = tokio::join!(parking, changing);
-    parked.and(changed)?;
-    let left = [
-        r#"{"_id":1,"k":1}"#,
-        r#"{"_id":2,"k":2,"v":2}"#,
-        r#"{"_id":3,"k":3}"#,
-    ];
+    let (parked, done) = tokio::join!(parking, changing);
+    parked.and(done)?;
+    let left = [r#"{"_id":1,"k":1}"#, changed, r#"{"_id":3,"k":3}"#];
     ensure!(scene.held()? == left, "{:?}", scene.held()?);
     let state = scene.server.model().state();
     let notes = state.get(&format!("{CATALOG_DB}.held"));

@@ -29,9 +29,9 @@ use crate::topic_partition::TopicPartition;
 use crate::worker::batch::Batch;
 
 const COLLECTION: &str = "held";
-/// Maximum number of bytes of the fields in the filter of the removal, which keeps the command below
-/// the size limit of a server.
-const MOST_COMPARED: usize = 8 << 20;
+/// Maximum number of bytes of a document and its `_id` in the filter of the removal. A server takes
+/// commands of 16 MiB and 16 KiB (`BSONObjMaxInternalSize`), so that the rest of the command fits.
+const MOST_COMPARED: usize = 16 << 20;
 
 impl MongoSink {
     /// Parks the stored form of the document that has these values, if the batch's partition holds
@@ -55,7 +55,9 @@ impl MongoSink {
             return Ok(false);
         };
         // The next owner of the partition would hold the parked form as well.
-        if self.held_bytes() + blocking.len() > MOST_BYTES {
+        if self.held_bytes() + blocking.len() > MOST_BYTES
+            || blocking.len() + document_id.value.len() > MOST_COMPARED
+        {
             return Ok(false);
         }
         // The note is written before the removal, so that a crash in between does not lose the
@@ -63,7 +65,7 @@ impl MongoSink {
         let note = self
             .note_parked(ns, held.since, &position, &blocking)
             .await?;
-        if !self.remove_as_read(ns, stored).await? {
+        if !self.remove_as_read(ns, stored, document_id).await? {
             self.delete_parked_note(Some(&note)).await?;
             return Ok(false);
         }
@@ -90,10 +92,11 @@ impl MongoSink {
         &self,
         ns: &str,
         stored: document::Document<'_>,
+        document_id: document::Element<'_>,
     ) -> Result<bool, ConsumerError> {
         let Namespace { db, collection } = Namespace::split(ns);
         let failed = |error: Malformed| damaged(ns, &error);
-        let command = removal(collection, stored).map_err(failed)?;
+        let command = removal(collection, stored, document_id).map_err(failed)?;
         let reply = self
             .persist("parking a document", || async {
                 let command = RawDocumentBuf::from_bytes(command.clone())?;
@@ -202,31 +205,31 @@ impl MongoSink {
     }
 }
 
-/// Returns a `delete` of the document that has this `_id` and these values in its top-level fields.
-fn removal(collection: &str, stored: document::Document<'_>) -> Result<Vec<u8>, Malformed> {
+/// Returns a `delete` of this document that deletes nothing if the document has changed.
+///
+/// The whole document is compared, by value: a field that another client has added or moved counts
+/// as a change, an integer that became an equal double does not.
+fn removal(
+    collection: &str,
+    stored: document::Document<'_>,
+    document_id: document::Element<'_>,
+) -> Result<Vec<u8>, Malformed> {
     let mut filter = Vec::new();
     let mut fields = DocumentBuilder::start(&mut filter);
-    let mut compared = 0;
-    for field in stored.elements() {
-        let field = field?;
-        compared += field.name.len() + field.value.len();
-        let is_id = field.name == b"_id";
-        // A query treats a name with `$` or a dot as an operator or a path, and servers refuse to
-        // compare undefined.
-        let is_comparable = !field.name.is_empty()
-            && !field.name.starts_with(b"$")
-            && !field.name.contains(&b'.')
-            && field.kind != kind::UNDEFINED;
-        if is_id || (is_comparable && compared <= MOST_COMPARED) {
-            let name = std::str::from_utf8(field.name).unwrap_or_default();
-            if !name.is_empty() {
-                // Without `$eq`, a regular expression would be matched as a pattern.
-                fields.nested(name, kind::DOCUMENT, |equal| {
-                    equal.raw("$eq", field.kind, field.value);
-                });
-            }
-        }
-    }
+    // Without `$eq`, a regular expression would be matched as a pattern.
+    fields.nested("_id", kind::DOCUMENT, |equal| {
+        equal.raw("$eq", document_id.kind, document_id.value);
+    });
+    // A filter by fields would not see an added field, and takes names with `$` or a dot for
+    // operators and paths.
+    fields.nested("$expr", kind::DOCUMENT, |expression| {
+        expression.nested("$eq", kind::ARRAY, |sides| {
+            sides.str("0", "$$ROOT");
+            sides.nested("1", kind::DOCUMENT, |literal| {
+                literal.document("$literal", stored);
+            });
+        });
+    });
     fields.finish();
     let filter = document::Document::new(&filter)?;
     let mut out = Vec::new();
@@ -270,31 +273,27 @@ fn read(note: &Document, of: &TopicPartition) -> Option<(String, HeldDocument)> 
 mod tests {
     use super::*;
 
+    fn nested<'d>(document: document::Document<'d>, name: &str) -> document::Document<'d> {
+        document.get(name).unwrap().unwrap().document().unwrap()
+    }
+
     #[test]
-    fn a_removal_matches_the_stored_values_and_regular_expressions_literally() {
+    fn a_removal_compares_the_id_as_a_value_and_the_whole_document() {
         let mut stored = Vec::new();
         let mut document = DocumentBuilder::start(&mut stored);
-        document.int32("_id", 7).int32("$x", 1).int32("a.b", 1);
+        document.raw("_id", kind::REGEX, b"a\0\0").int32("$x", 1);
         document.int32("", 1).raw("gone", kind::UNDEFINED, &[]);
-        document.raw("like", kind::REGEX, b"a\0\0").int32("k", 2);
         document.finish();
-        let command = removal("c", document::Document::new(&stored).unwrap()).unwrap();
+        let stored = document::Document::new(&stored).unwrap();
+        let id = stored.get("_id").unwrap().unwrap();
+        let command = removal("c", stored, id).unwrap();
         let command = document::Document::new(&command).unwrap();
-        let deletes = command.get("deletes").unwrap().unwrap();
-        let statement = deletes.document().unwrap().first().unwrap().unwrap();
-        let query = statement.document().unwrap().get("q").unwrap().unwrap();
-        let query = query.document().unwrap();
-        let mut compared_fields = Vec::new();
-        for field in query.elements() {
-            let field = field.unwrap();
-            let equal = field.document().unwrap().get("$eq").unwrap().unwrap();
-            compared_fields.push((field.name, equal.kind, equal.value));
-        }
-        let expected: [(&[u8], u8, &[u8]); 3] = [
-            (b"_id", kind::INT32, &[7, 0, 0, 0]),
-            (b"like", kind::REGEX, b"a\0\0"),
-            (b"k", kind::INT32, &[2, 0, 0, 0]),
-        ];
-        assert_eq!(compared_fields, expected);
+        let query = nested(nested(nested(command, "deletes"), "0"), "q");
+        let equal = nested(query, "_id").get("$eq").unwrap().unwrap();
+        assert_eq!((equal.kind, equal.value), (kind::REGEX, &b"a\0\0"[..]));
+        let sides = nested(nested(query, "$expr"), "$eq");
+        assert_eq!(sides.get("0").unwrap().unwrap().str(), Ok("$$ROOT"));
+        let whole = nested(nested(sides, "1"), "$literal");
+        assert_eq!(whole.as_bytes(), stored.as_bytes());
     }
 }

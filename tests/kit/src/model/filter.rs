@@ -52,6 +52,7 @@ pub(super) fn matches(
             b"$or" => count(document, element, collation)?.1,
             b"$nor" => !count(document, element, collation)?.1,
             b"$comment" => true,
+            b"$expr" => is_literally(document, element)?,
             name if name.starts_with(b"$") => {
                 return Err(unknown("top level operator", element.name));
             }
@@ -76,6 +77,26 @@ fn count(
         (all, any) = (all && fits, any || fits);
     }
     Ok((all, any))
+}
+
+/// Evaluates `{$eq: ["$$ROOT", {$literal: …}]}`, which compares the whole document, its fields in
+/// order; the model knows no other expression.
+fn is_literally(document: Document<'_>, expression: Element<'_>) -> Result<bool, Failure> {
+    let other = || unknown("expression in", expression.name);
+    let sides = expression.document()?.get("$eq")?.ok_or_else(other)?;
+    let sides = sides.document()?;
+    let root = sides.get("0")?.ok_or_else(other)?;
+    let literal = sides.get("1")?.ok_or_else(other)?;
+    let literal = literal.document()?.get("$literal")?.ok_or_else(other)?;
+    if root.str()? != "$$ROOT" {
+        return Err(other());
+    }
+    let whole = Element {
+        name: literal.name,
+        kind: kind::DOCUMENT,
+        value: document.as_bytes(),
+    };
+    Ok(compare_values(whole, literal).is_eq())
 }
 
 /// Returns the operators of an expression such as `{$gt: 1}`; `None` if it is a value.
