@@ -79,7 +79,7 @@ impl Supervisor {
     /// Returns an error if the metrics cannot be registered.
     pub fn new(config: GroupConfig, shutdown: Shutdown) -> Result<Self, ConsumerError> {
         let metrics = Metrics::new().map_err(|error| ConsumerError::Usage(error.to_string()))?;
-        let health = Health::default();
+        let health = Health::new(config.serve.stalled_after);
         Ok(Self {
             config,
             metrics: Arc::new(metrics),
@@ -97,7 +97,7 @@ impl Supervisor {
     /// Returns an error if the address cannot be bound.
     pub async fn serve(&self) -> Result<BackgroundTasks, ConsumerError> {
         let mut around = BackgroundTasks::new();
-        let listener = http::bind(&self.config.http)
+        let listener = http::bind(&self.config.serve.address)
             .await
             .map_err(|error| ConsumerError::Usage(error.to_string()))?;
         let Some(listener) = listener else {

@@ -60,7 +60,7 @@ pub mod source;
 pub mod telemetry;
 
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::{self, Health};
@@ -74,6 +74,7 @@ use crate::error::{Directive, ProducerError};
 use crate::publish::{Pace, transaction_timeout};
 use crate::request::request_full_sync;
 use crate::session::Supervisor;
+use crate::session::liveness::{BEAT, beating};
 use crate::session::pipeline::Outcome;
 use crate::source::origin::Origin;
 use crate::telemetry::metrics::Metrics;
@@ -164,24 +165,27 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     let shutdown = on_signals()?;
     let metrics = Metrics::new().map_err(|error| ProducerError::Usage(error.to_string()))?;
     let metrics = Arc::new(metrics);
-    let health = Health::default();
-    let listener = http::bind(&config.http)
+    let health = Health::new(config.serve.stalled_after);
+    let listener = http::bind(&config.serve.address)
         .await
         .map_err(|error| ProducerError::Usage(error.to_string()))?;
-    let origin = Origin::open(&config.stream.origin, config.stream.source_name.as_deref());
-    let Some(origin) = shutdown.unless(origin).await else {
-        return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed));
-    };
-    let origin = origin?;
-    let name = origin.name().to_owned();
     let mut background = JoinSet::new();
+    // The name of the source may be known only when the source has answered.
+    let name = Arc::new(OnceLock::<String>::new());
     if let Some(listener) = listener {
-        let (counted, name) = (Arc::clone(&metrics), name.clone());
-        let status: http::Status = Arc::new(move || counted.status(&name));
+        let (counted, name) = (Arc::clone(&metrics), Arc::clone(&name));
+        let status: http::Status =
+            Arc::new(move || counted.status(name.get().map_or("", String::as_str)));
         let registry = metrics.registry.clone();
         let served = http::serve(listener, registry, health.clone(), status, shutdown.clone());
         background.spawn(log_failure(served));
     }
+    let origin = Origin::open(&config.stream.origin, config.stream.source_name.as_deref());
+    let Some(origin) = beating(&health, BEAT, shutdown.unless(origin)).await else {
+        return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed));
+    };
+    let origin = origin?;
+    let name = name.get_or_init(|| origin.name().to_owned()).clone();
     background.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
     let pace = Pace::new(transaction_timeout(&config.kafka));
     let producer = Supervisor {

@@ -1,11 +1,13 @@
 //! The command-line arguments that both programs share, and the start of a program.
 
+use std::time::Duration;
 use std::{io, process};
 
 use clap::{Args, Parser};
 
-use super::config::{Faults, parse_layered};
+use super::config::{Faults, parse_duration, parse_layered};
 use super::exit::ExitCode;
+use super::http::{HttpAddress, ServeOptions};
 use super::telemetry::{LogFormat, LogOptions};
 
 /// The logging options. Logs go to standard error.
@@ -26,6 +28,41 @@ impl LogArguments {
         Some(LogOptions {
             format,
             level: self.log_level.clone(),
+        })
+    }
+}
+
+/// What a running program serves over HTTP, and when it reports a stall.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArguments {
+    /// Address at which to serve /metrics, /livez, /readyz and /status, or off.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
+    pub http: String,
+    /// Time after which a stall is reported. /readyz answers 503 when nothing has moved for this
+    /// long although work is pending, or when a source has not even reported that it has nothing
+    /// new; /livez answers 503 when the main loop has not run for this long. At least 5s.
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub stalled_after: String,
+}
+
+/// The shortest time after which a stall may be reported: a source reports every second, and librdkafka's
+/// statistics arrive every second.
+const LEAST_STALLED: Duration = Duration::from_secs(5);
+
+impl ServeArguments {
+    /// Checks the values.
+    pub fn check(&self, faults: &mut Faults) -> Option<ServeOptions> {
+        let address = faults.take_or("--http", self.http.parse::<HttpAddress>());
+        let stalled_after = parse_duration(&self.stalled_after).and_then(|given| {
+            let is_enough = given >= LEAST_STALLED;
+            is_enough
+                .then_some(given)
+                .ok_or_else(|| "must be at least 5s".to_owned())
+        });
+        let stalled_after = faults.take_or("--stalled-after", stalled_after);
+        Some(ServeOptions {
+            address: address?,
+            stalled_after: stalled_after?,
         })
     }
 }

@@ -24,6 +24,7 @@ mod recorded;
 mod resets;
 mod rights;
 mod routing;
+mod stalls;
 mod starts;
 mod subscription;
 mod topics;

@@ -1,7 +1,9 @@
 //! Commands and flags. [`crate::config`] checks their values and reports all faults at once.
 
 use clap::{Args, Parser, Subcommand};
-use oplog_relay_runtime::command_line::{HealthArguments, LogArguments, after_help};
+use oplog_relay_runtime::command_line::{
+    HealthArguments, LogArguments, ServeArguments, after_help,
+};
 
 /// Reads the topics that oplog-producer writes: replays them into a MongoDB, emits them as JSON,
 /// and verifies that source and target are equal.
@@ -113,9 +115,9 @@ pub struct GroupArguments {
     /// Options on which the committed offsets depend are refused.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
     pub kafka_option: Vec<String>,
-    /// Address at which to serve /metrics, /livez, /readyz and /status, or off.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
-    pub http: String,
+    /// HTTP and stalls.
+    #[command(flatten)]
+    pub serve: ServeArguments,
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,

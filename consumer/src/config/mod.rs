@@ -9,7 +9,6 @@ use oplog_relay_core::filter::{NamespaceFilter, with_commas};
 use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, parse_bytes, parse_start, resolve_secret,
 };
-use oplog_relay_runtime::http::HttpAddress;
 use oplog_relay_runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
 
 use crate::config::arguments::{
@@ -225,7 +224,7 @@ fn check_group(
     let dead_letter = faults.take_or("--dead-letter", dead_letter);
     let queue_bytes = faults.take_or("--queue-bytes", check_queue_bytes(&arguments.queue_bytes));
     let options = parse_options(&arguments.kafka_option, &[CONSUMER_OWNED, OWNED], faults);
-    let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
+    let serve = arguments.serve.check(faults);
     let log = arguments.log.check(faults);
     Some(GroupConfig {
         kafka: KafkaOptions {
@@ -246,7 +245,7 @@ fn check_group(
         allow_partial_reset: false,
         dead_letter: dead_letter?,
         queue_bytes: queue_bytes?,
-        http: http?,
+        serve: serve?,
         log: log?,
     })
 }

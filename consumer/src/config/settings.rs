@@ -6,7 +6,7 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::envelope::Envelope;
 use oplog_relay_core::json::Mode;
 use oplog_relay_runtime::config::{Secret, Start};
-use oplog_relay_runtime::http::HttpAddress;
+use oplog_relay_runtime::http::ServeOptions;
 use oplog_relay_runtime::kafka::KafkaOptions;
 use oplog_relay_runtime::telemetry::LogOptions;
 
@@ -41,8 +41,8 @@ pub struct GroupConfig {
     pub dead_letter: Reasons,
     /// Bytes between Kafka and the sink. Half of them are the Kafka client's own queue.
     pub queue_bytes: usize,
-    /// The address of the HTTP server.
-    pub http: HttpAddress,
+    /// HTTP and stalls.
+    pub serve: ServeOptions,
     /// Logging.
     pub log: LogOptions,
 }

@@ -66,12 +66,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl GroupContext {
     pub(super) fn new(group: String, parts: GroupContextParts) -> Self {
+        let standstill = Standstill::new(parts.health.limit(), Instant::now());
         Self {
             kafka: Context::new(),
             group,
             parts,
             partitions: Mutex::default(),
-            standstill: Mutex::new(Standstill::new(Instant::now())),
+            standstill: Mutex::new(standstill),
             received: Mutex::default(),
             ratio: Mutex::default(),
             failure: Mutex::default(),

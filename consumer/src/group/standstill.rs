@@ -12,9 +12,6 @@ use crate::group::offsets::NextOffset;
 use crate::topic_partition::TopicPartition;
 use crate::worker::assignment::AssignmentNumber;
 
-/// Time after which a stall is reported.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The state of the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connection {
@@ -59,6 +56,8 @@ struct FailingCommits {
 /// The state of the member at the last check.
 #[derive(Debug)]
 pub(super) struct Standstill {
+    /// Time after which a stall is reported.
+    limit: Duration,
     commits: Option<FailingCommits>,
     connection: Connection,
     connected: Instant,
@@ -71,8 +70,9 @@ pub(super) struct Standstill {
 }
 
 impl Standstill {
-    pub(super) const fn new(now: Instant) -> Self {
+    pub(super) const fn new(limit: Duration, now: Instant) -> Self {
         Self {
+            limit,
             commits: None,
             connection: Connection::Joined,
             connected: now,
@@ -154,7 +154,7 @@ impl Standstill {
                 "this member has been outside the group (rebalance in progress, or no coordinator)"
             }
         };
-        (since >= PATIENCE).then(|| format!("{what} for {} s", since.as_secs()))
+        (since >= self.limit).then(|| format!("{what} for {} s", since.as_secs()))
     }
 
     fn uncommitted(&self, partitions: &[Partition], now: Instant) -> Option<String> {
@@ -164,7 +164,7 @@ impl Standstill {
         let is_needed = partitions
             .iter()
             .any(|partition| partition.tracker.to_commit(None).is_some());
-        (is_needed && seconds >= PATIENCE.as_secs()).then(|| {
+        (is_needed && seconds >= self.limit.as_secs()).then(|| {
             format!(
                 "Kafka has accepted no offset commit for {seconds} s ({reason}): entries applied in \
                  this time will be applied again after a restart"
@@ -173,7 +173,7 @@ impl Standstill {
     }
 
     fn reason(&self, partition: &Partition, place: Place, now: Instant) -> Option<&'static str> {
-        let is_long = |since: Instant| now.saturating_duration_since(since) >= PATIENCE;
+        let is_long = |since: Instant| now.saturating_duration_since(since) >= self.limit;
         if !is_long(place.since) || !is_behind(partition) {
             return None;
         }
@@ -201,6 +201,8 @@ mod tests {
     use crate::worker::assignment::Token;
     use tokio::sync::mpsc;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     fn partition(assignment: AssignmentNumber) -> Partition {
         let name = TopicPartition {
             topic: "cdc.a.b".to_owned(),
@@ -214,7 +216,7 @@ mod tests {
     /// Returns the reason that is reported this many seconds after the first check.
     fn after(seconds: u64, connection: Connection, partitions: &[Partition]) -> Option<String> {
         let begin = Instant::now();
-        let mut standstill = Standstill::new(begin);
+        let mut standstill = Standstill::new(MINUTE, begin);
         assert_eq!(standstill.look(connection, partitions, begin), None);
         let now = begin + Duration::from_secs(seconds);
         standstill.look(connection, partitions, now)
@@ -249,7 +251,7 @@ mod tests {
     #[test]
     fn an_unread_partition_is_reported_only_when_no_partition_makes_progress() {
         let begin = Instant::now();
-        let mut standstill = Standstill::new(begin);
+        let mut standstill = Standstill::new(MINUTE, begin);
         let mut all = [partition(1), partition(2)];
         all[0].end = Some(9);
         for second in 0..100 {
@@ -271,7 +273,7 @@ mod tests {
             standstill.look(Connection::Joined, all, at(seconds))
         };
         let refused = || Err("NotCoordinator".to_owned());
-        let mut standstill = Standstill::new(begin);
+        let mut standstill = Standstill::new(MINUTE, begin);
         let mut all = [partition(1)];
         all[0].tracker.hand(4);
         all[0].tracker.acknowledge(NextOffset::after(4), None);

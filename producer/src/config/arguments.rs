@@ -1,7 +1,9 @@
 //! Commands and flags. [`crate::config`] checks their values and reports all faults at once.
 
 use clap::{Args, Parser, Subcommand};
-use oplog_relay_runtime::command_line::{HealthArguments, LogArguments, after_help};
+use oplog_relay_runtime::command_line::{
+    HealthArguments, LogArguments, ServeArguments, after_help,
+};
 
 /// Streams a MongoDB oplog into Kafka: every entry exactly once, in order per document.
 ///
@@ -167,9 +169,9 @@ pub struct RunArguments {
     /// Options on which exactly-once delivery depends are refused.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
     pub kafka_option: Vec<String>,
-    /// Address at which to serve /metrics, /livez, /readyz and /status, or off.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
-    pub http: String,
+    /// HTTP and stalls.
+    #[command(flatten)]
+    pub serve: ServeArguments,
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,

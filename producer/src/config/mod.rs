@@ -11,7 +11,7 @@ use oplog_relay_core::topic::{check_prefix, check_source_name};
 use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
 };
-use oplog_relay_runtime::http::HttpAddress;
+use oplog_relay_runtime::http::ServeOptions;
 use oplog_relay_runtime::kafka::{KafkaOptions, PRODUCER_OWNED, TopicSetting, parse_options};
 use oplog_relay_runtime::telemetry::LogOptions;
 
@@ -76,8 +76,8 @@ pub struct RunConfig {
     pub until_caught_up: bool,
     /// Settings of full syncs.
     pub full_sync: FullSyncConfig,
-    /// Address of the HTTP server.
-    pub http: HttpAddress,
+    /// HTTP and stalls.
+    pub serve: ServeOptions,
     /// Settings of the log.
     pub log: LogOptions,
 }
@@ -151,7 +151,7 @@ impl RunConfig {
         let mut faults = Faults::new();
         let stream = check_stream(&arguments.stream, true, &mut faults);
         let log = arguments.log.check(&mut faults);
-        let http = faults.take_or("--http", arguments.http.parse::<HttpAddress>());
+        let serve = arguments.serve.check(&mut faults);
         let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
         let options = parse_options(
             &arguments.kafka_option,
@@ -171,8 +171,8 @@ impl RunConfig {
         let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
         faults.finish()?;
         let numbers = replication_factor.zip(full_sync);
-        let (Some(stream), Some(log), Some(http), Some(brokers), Some(numbers)) =
-            (stream, log, http, brokers, numbers)
+        let (Some(stream), Some(log), Some(serve), Some(brokers), Some(numbers)) =
+            (stream, log, serve, brokers, numbers)
         else {
             return Err(ConfigError::Faults(Vec::new()));
         };
@@ -186,7 +186,7 @@ impl RunConfig {
             change_routing: arguments.change_routing,
             change_namespaces: arguments.change_namespaces,
             until_caught_up: arguments.until_caught_up,
-            http,
+            serve,
             log,
         })
     }

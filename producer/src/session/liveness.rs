@@ -7,11 +7,11 @@ use oplog_relay_runtime::http::Health;
 /// Interval between two reports.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
-/// Waits for a step of a session's start, and reports liveness while it waits.
+/// Waits until the source or a session is open, and reports liveness while it waits.
 ///
 /// The publisher's loop, which normally reports liveness, runs only once the session is open.
-/// Planning a full sync of many collections may take minutes, and each of its queries has its own
-/// time limit.
+/// Planning a full sync of many collections may take minutes; each request to Kafka and each query
+/// of the source has its own time limit.
 pub(crate) async fn beating<T>(
     health: &Health,
     every: Duration,

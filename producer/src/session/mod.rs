@@ -125,6 +125,14 @@ pub struct Supervisor {
     pub shutdown: Shutdown,
 }
 
+/// A session whose checkpoint was read, and whose publisher has fenced older instances.
+struct OpenSession {
+    publisher: Publisher,
+    encoder: Encoder,
+    begin: Begin,
+    until: Until,
+}
+
 /// The starting point of a session.
 struct Begin {
     start: StartAt,
@@ -210,10 +218,18 @@ impl Supervisor {
     }
 
     async fn session(&self) -> Result<Outcome, ProducerError> {
+        match beating(&self.health, BEAT, self.open()).await? {
+            Some(session) => self.stream(session).await,
+            None => Ok(Outcome::Stopped),
+        }
+    }
+
+    /// Opens a session. Returns `None` if a shutdown is requested before Kafka has answered.
+    async fn open(&self) -> Result<Option<OpenSession>, ProducerError> {
         let source = self.origin.name();
         // A broker that does not answer must not delay a shutdown.
         let Some(cluster) = self.shutdown.unless(self.find_cluster()).await else {
-            return Ok(Outcome::Stopped);
+            return Ok(None);
         };
         let cluster = cluster?;
         // Opening the producer fences the running instance, so an error that must end this instance
@@ -230,8 +246,7 @@ impl Supervisor {
             self.log_ignored_flags(&checkpoint);
         }
         self.metrics.resumed(checkpoint.position);
-        let plan = self.plan(&checkpoint, &cluster);
-        let (start, sync) = beating(&self.health, BEAT, plan).await?;
+        let (start, sync) = self.plan(&checkpoint, &cluster).await?;
         let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
         let until = match ends {
             true => Until::End,
@@ -266,7 +281,12 @@ impl Supervisor {
             has_state,
             claims: self.claims(&cluster),
         };
-        self.stream(publisher, encoder, begin, until).await
+        Ok(Some(OpenSession {
+            publisher,
+            encoder,
+            begin,
+            until,
+        }))
     }
 
     /// Returns the configured rules if they differ from the saved ones and may be changed.
@@ -349,10 +369,12 @@ impl Supervisor {
 
     async fn stream(
         &self,
-        publisher: Publisher,
-        encoder: Encoder,
-        begin: Begin,
-        until: Until,
+        OpenSession {
+            publisher,
+            encoder,
+            begin,
+            until,
+        }: OpenSession,
     ) -> Result<Outcome, ProducerError> {
         let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
         let (mut handover, intake) = pipeline::queues();

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest time that the main loop may take between two beats.
-pub const DEFAULT_BEAT_LIMIT: Duration = Duration::from_secs(60);
+/// The default time after which a stall is reported.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The state behind `/livez` and `/readyz`. Clones share it.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ struct State {
 
 impl Default for Health {
     fn default() -> Self {
-        Self::new(DEFAULT_BEAT_LIMIT)
+        Self::new(DEFAULT_LIMIT)
     }
 }
 
@@ -43,6 +43,12 @@ impl Health {
         Self {
             state: Arc::new(state),
         }
+    }
+
+    /// Returns the time after which a stall is reported.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.state.limit
     }
 
     /// Records that the main loop has made progress. It is cheap enough for every iteration.

@@ -3,7 +3,7 @@
 mod health;
 mod probe;
 
-pub use health::{DEFAULT_BEAT_LIMIT, Health};
+pub use health::Health;
 pub use probe::probe;
 
 use std::fmt;
@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -25,6 +26,15 @@ use crate::shutdown::Shutdown;
 
 /// The function that builds the reply of `/status`. It runs for each request, so it must not block.
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// What a running program serves over HTTP, and when it reports a stall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// The address to listen on.
+    pub address: HttpAddress,
+    /// The time without progress after which `/livez` and `/readyz` report a stall.
+    pub stalled_after: Duration,
+}
 
 /// The address to listen on: the value of `--http`.
 #[derive(Debug, Clone, PartialEq, Eq)]

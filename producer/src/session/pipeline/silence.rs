@@ -11,9 +11,6 @@ use oplog_relay_runtime::http::Health;
 use super::PublishLoop;
 use crate::telemetry::metrics::Metrics;
 
-/// Time without an event after which the silence is reported.
-const SILENT_AFTER: Duration = Duration::from_secs(60);
-
 /// The time since the last event of the source or the encoder.
 #[derive(Debug)]
 pub(crate) struct Silence {
@@ -61,7 +58,7 @@ impl PublishLoop<'_> {
     /// Enables the detection for a live source. A dump on standard input may be silent at any time.
     #[must_use]
     pub fn listening(mut self, is_live: bool) -> Self {
-        self.silence = is_live.then(|| Silence::new(SILENT_AFTER));
+        self.silence = is_live.then(|| Silence::new(self.health.limit()));
         self
     }
 }

@@ -1,7 +1,7 @@
 //! Failures of a tailed server, configured by a test.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A failure that one `getMore` returns instead of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,14 @@ pub(super) struct Faults {
     behind: AtomicU32,
     /// The codes with which the next queries for the oldest or newest entry fail.
     ends: Mutex<Vec<i32>>,
+    /// The commands that are not answered for now, and the number of those that wait.
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    commands: Vec<String>,
+    waiting: usize,
 }
 
 impl Faults {
@@ -36,6 +44,7 @@ impl Faults {
             secondary_first: AtomicU64::new(0),
             behind: AtomicU32::new(0),
             ends: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
@@ -49,6 +58,40 @@ impl Faults {
     pub(super) fn take_end(&self) -> Option<i32> {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.pop()
+    }
+
+    /// Withholds the answers to commands of that name.
+    pub(super) fn hold(&self, command: &str) {
+        self.held().commands.push(command.to_owned());
+    }
+
+    /// Returns the number of commands that wait for their answers.
+    pub(super) fn waiting(&self) -> usize {
+        self.held().waiting
+    }
+
+    /// Releases the answers.
+    pub(super) fn resume(&self) {
+        self.held().commands.clear();
+    }
+
+    /// Calls `wait` again and again while the answers to this command are withheld, until it returns
+    /// false.
+    pub(super) fn wait_while_held(&self, command: &[u8], wait: impl Fn() -> bool) {
+        let is_held = || {
+            let held = self.held();
+            held.commands.iter().any(|name| name.as_bytes() == command)
+        };
+        if !is_held() {
+            return;
+        }
+        self.held().waiting += 1;
+        while is_held() && wait() {}
+        self.held().waiting -= 1;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the failure that occurs before an entry. A reply must end before the next one.

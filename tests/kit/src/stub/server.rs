@@ -112,6 +112,13 @@ impl Shared {
 
 impl Service for Shared {
     fn answer(&self, request: &Request<'_>, reply: Reply<'_>) -> io::Result<()> {
+        let command = request.body.first();
+        if let Ok(Some(command)) = command {
+            self.faults.wait_while_held(command.name, || {
+                self.wait(Duration::from_millis(5));
+                !self.closing.is_requested()
+            });
+        }
         reply.send(&command::answer(self, request)?.parts())
     }
 }
@@ -173,6 +180,22 @@ impl Server {
     /// Makes this member fall behind: a majority of the set is `seconds` ahead of it.
     pub fn fall_behind(&self, seconds: u32) {
         self.shared.faults.fall_behind(seconds);
+    }
+
+    /// Withholds the answers to commands of that name until [`Server::resume`].
+    pub fn hold(&self, command: &str) {
+        self.shared.faults.hold(command);
+    }
+
+    /// Returns the number of commands that wait for their answers.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.shared.faults.waiting()
+    }
+
+    /// Answers the commands that wait, and all later ones.
+    pub fn resume(&self) {
+        self.shared.faults.resume();
     }
 
     /// Returns true if all the failures have occurred.

@@ -61,6 +61,11 @@ impl Closing {
         drop(waited);
     }
 
+    /// Returns true if the listener is closing.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.lock().is_requested
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
