@@ -1,21 +1,34 @@
 //! The UUID of a collection, which stays the same when the collection is renamed.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 /// The UUID of a collection (`ui` of an entry). Its text has the usual form with hyphens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CollectionUuid(pub [u8; 16]);
 
+impl CollectionUuid {
+    /// Returns the text.
+    #[must_use]
+    pub fn hyphenated(&self) -> [u8; 36] {
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let digit = |bits: u8| DIGITS.get(usize::from(bits)).copied().unwrap_or_default();
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let mut text = [b'-'; 36];
+        let places = text.iter_mut().enumerate();
+        let places = places.filter(|(index, _)| !matches!(index, 8 | 13 | 18 | 23));
+        for ((_, place), bits) in places.zip(digits) {
+            *place = digit(bits);
+        }
+        text
+    }
+}
+
 impl fmt::Display for CollectionUuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, byte) in self.0.iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
+        self.hyphenated()
+            .iter()
+            .try_for_each(|digit| f.write_char(char::from(*digit)))
     }
 }
 

@@ -8,6 +8,8 @@ use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::kafka::KafkaFailure;
 use oplog_relay_runtime::mongo::{self, MongoError};
 
+use crate::registry::RegistryError;
+
 /// An error that ends a session or the program.
 #[derive(Debug, thiserror::Error)]
 pub enum ProducerError {
@@ -58,6 +60,9 @@ pub enum ProducerError {
         /// The error text of Kafka or its client.
         reason: String,
     },
+    /// The schema registry gives no id.
+    #[error(transparent)]
+    Registry(#[from] Box<RegistryError>),
     /// A broker rejects the credentials.
     #[error("{0}")]
     Credentials(String),
@@ -134,7 +139,10 @@ impl ProducerError {
     #[must_use]
     pub fn directive(&self) -> Directive {
         match self {
-            Self::Config(_) | Self::Usage(_) => Directive::Stop(ExitCode::Usage),
+            Self::Registry(error) if error.is_transient() => Directive::Retry,
+            Self::Config(_) | Self::Usage(_) | Self::Registry(_) => {
+                Directive::Stop(ExitCode::Usage)
+            }
             Self::PositionLost(_) => Directive::Stop(ExitCode::SourcePositionLost),
             Self::Fenced(_) => Directive::Stop(ExitCode::Fenced),
             Self::Undecodable(_) => Directive::Stop(ExitCode::StoppedByPolicy),
@@ -155,6 +163,7 @@ impl ProducerError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Config(_) | Self::Usage(_) => "usage",
+            Self::Registry(_) => "registry",
             Self::PositionLost(_) => "position_lost",
             Self::Fenced(_) => "fenced",
             Self::Undecodable(_) => "undecodable",

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 
+use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::format::Format;
+use oplog_relay_core::format::avro::{VALUE_SCHEMA, id_in_key};
 use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::{History, State};
@@ -169,7 +172,13 @@ impl Printer {
             topic: self.topics.get(record.topic.0).map(String::as_str),
             partition: record.partition,
             timestamp: record.timestamp,
-            key: record.key.as_ref().map(text),
+            key: record
+                .key
+                .as_ref()
+                .map(|key| match self.format.has_schemas() {
+                    true => id_in_key(chunk.bytes(key)).unwrap_or_default().to_owned(),
+                    false => text(key),
+                }),
             headers: headers
                 .map(|header| (header.name, text(&header.value)))
                 .collect(),
@@ -191,6 +200,17 @@ struct Line<'l> {
     value: Option<Box<RawValue>>,
 }
 
+/// Returns an Avro record as JSON, as Avro's own tools print it.
+fn event_as_json(value: &[u8]) -> Option<Vec<u8>> {
+    let schema = Schema::parse_str(VALUE_SCHEMA).ok()?;
+    let reader = GenericDatumReader::builder(&schema).build().ok()?;
+    // The wire format has five bytes before the record.
+    let mut record = value.get(5..)?;
+    let event = reader.read_value(&mut record).ok()?;
+    let event = serde_json::Value::try_from(event).ok()?;
+    serde_json::to_vec(&event).ok()
+}
+
 /// Returns JSON as it is and BSON as canonical Extended JSON; a frame has no textual form.
 fn show(format: Format, value: &[u8]) -> Option<Box<RawValue>> {
     let text = match format {
@@ -202,6 +222,7 @@ fn show(format: Format, value: &[u8]) -> Option<Box<RawValue>> {
             let written = write_document(Document::new(value).ok()?, Mode::Canonical, &mut text);
             written.is_ok().then_some(text)?
         }
+        Format::Avro(_) | Format::ReaderAvro(_) => event_as_json(value)?,
         Format::Raw => return None,
     };
     RawValue::from_string(String::from_utf8(text).ok()?).ok()

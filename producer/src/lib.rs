@@ -13,6 +13,7 @@
 //! - [`session`] runs the stages until an error ends it: the plan, the checks, and the threads of the
 //!   stages
 //! - [`saved`] holds the state of a source that is saved in Kafka
+//! - [`registry`] asks a schema registry for the ids of the schemas of Avro topics
 //! - [`config`] checks the arguments and reports all faults at once
 //! - [`inspect`] and [`request`] are the other commands
 //! - [`telemetry`] holds metrics, `/status` and progress; [`error`] the errors and how each is handled
@@ -53,6 +54,7 @@ pub mod error;
 pub mod inspect;
 pub mod prepare;
 pub mod publish;
+pub mod registry;
 pub mod request;
 pub mod saved;
 pub mod session;
@@ -72,6 +74,7 @@ use crate::config::arguments::{Arguments, Command};
 use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
 use crate::publish::{Pace, transaction_timeout};
+use crate::registry::SchemaRegistry;
 use crate::request::request_full_sync;
 use crate::session::Supervisor;
 use crate::session::liveness::{BEAT, beating};
@@ -166,6 +169,8 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     let metrics = Metrics::new().map_err(|error| ProducerError::Usage(error.to_string()))?;
     let metrics = Arc::new(metrics);
     let health = Health::new(config.serve.stalled_after);
+    let registry = config.registry.as_ref().map(SchemaRegistry::new);
+    let registry = registry.transpose().map_err(Box::new)?.map(Arc::new);
     let listener = http::bind(&config.serve.address)
         .await
         .map_err(|error| ProducerError::Usage(error.to_string()))?;
@@ -194,18 +199,11 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         origin: Arc::new(origin),
         metrics,
         health,
+        registry,
         shutdown,
     };
     let shutdown = producer.shutdown.clone();
-    let outcome = tokio::select! {
-        outcome = producer.run() => outcome,
-        () = shutdown.forced() => {
-            tracing::warn!(
-                "stopped before the shutdown was complete; the next start continues from the checkpoint"
-            );
-            Ok(Outcome::Stopped)
-        }
-    };
+    let outcome = run_until_forced(producer, &shutdown).await;
     let signalled = shutdown.exit_code();
     shutdown.trigger();
     background.shutdown().await;
@@ -216,6 +214,22 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         }
         Outcome::Stopped => {
             signalled.ok_or(ProducerError::Ended("the stream ended without a request"))
+        }
+    }
+}
+
+/// Runs sessions until the work is done or a shutdown takes too long.
+async fn run_until_forced(
+    producer: Supervisor,
+    shutdown: &Shutdown,
+) -> Result<Outcome, ProducerError> {
+    tokio::select! {
+        outcome = producer.run() => outcome,
+        () = shutdown.forced() => {
+            tracing::warn!(
+                "stopped before the shutdown was complete; the next start continues from the checkpoint"
+            );
+            Ok(Outcome::Stopped)
         }
     }
 }

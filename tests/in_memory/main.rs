@@ -1,6 +1,7 @@
 //! Recorded and handmade oplogs through the producer's encoder and the consumer's plan into the
 //! model of a server, all in this process: no ports, no programs.
 
+mod avro_events;
 mod handmade;
 mod recorded;
 mod updates;

@@ -8,9 +8,11 @@ use oplog_consumer::replay::plan::Planner;
 use oplog_relay_core::diff::Diff;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation, Update};
-use oplog_relay_core::format::debezium::{Debezium, Origin, write_debezium};
+use oplog_relay_core::format::avro::{SchemaIds, write_avro_event};
+use oplog_relay_core::format::debezium::{Debezium, write_debezium};
 use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::format::oplog::write_oplog_entry;
+use oplog_relay_core::format::origin::Origin;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{self, Format};
 use oplog_relay_core::json::Mode;
@@ -59,7 +61,7 @@ const DIFFS: usize = 28_191;
 const DIFFS_WITH_ID: usize = 27;
 
 /// The entries of each partition, in order.
-type Partitions = BTreeMap<(String, i32), Vec<(EntryId, Vec<u8>)>>;
+pub(crate) type Partitions = BTreeMap<(String, i32), Vec<(EntryId, Vec<u8>)>>;
 
 /// A collection that a user's own `applyOps` updates in forms that a server never logs: whole
 /// documents without `_id`, `$inc`, `$push`, upserts. A replay stops at them.
@@ -67,7 +69,7 @@ const BY_A_USER: &str = "transactions_a.plain";
 
 /// Distributes the entries over partitions as the producer does with a dump, without the commands
 /// that the model does not know.
-fn spread(scenario: &Scenario) -> Result<Partitions> {
+pub(crate) fn spread(scenario: &Scenario) -> Result<Partitions> {
     let runtime = tokio::runtime::Runtime::new()?;
     let dump = runtime.block_on(Stream::dump(&scenario.oplog()?, Begin::oldest()))?;
     let mut partitions = Partitions::new();
@@ -114,7 +116,13 @@ fn carried(format: Format, entries: &[(EntryId, Vec<u8>)]) -> Result<Vec<(EntryI
                 id.write_header("rs0", &mut header);
                 write_oplog_entry(document, mode, &mut arena)?;
             }
-            Format::ReaderJson(_) | Format::Debezium(_) => bail!("{format} is for readers only"),
+            Format::Avro(mode) => {
+                let entry = Entry::parse(document)?;
+                write_avro_event(&entry, *id, "rs0", mode, 1, &mut arena)?;
+            }
+            Format::ReaderJson(_) | Format::Debezium(_) | Format::ReaderAvro(_) => {
+                bail!("{format} is for readers only")
+            }
         }
         let value = start..arena.len();
         format::decode(format, value, Some(&header), &mut arena, &mut found)?;
@@ -140,7 +148,7 @@ fn replay(model: &mut Model, format: Format, partitions: &Partitions, batch: usi
     Ok(())
 }
 
-fn scenarios() -> Result<Vec<Scenario>> {
+pub(crate) fn scenarios() -> Result<Vec<Scenario>> {
     let all = SCENARIOS.into_iter();
     all.map(|(version, name)| {
         let scenario = Scenario::recorded_by(version, name).without(BY_A_USER);
@@ -207,6 +215,7 @@ fn golden_oplogs_lead_to_the_servers_state_through_every_exact_format() -> Resul
             Format::Bson,
             Format::Json(Mode::Canonical),
             Format::Oplog(Mode::Canonical),
+            Format::Avro(Mode::Canonical),
         ] {
             for batch in [1, 7, 1000] {
                 let mut model = Model::default();
@@ -269,6 +278,7 @@ fn every_golden_event_in_debeziums_envelope_fits_the_schema() -> Result<()> {
                     topic: "cdc.a.b",
                     source: "rs0",
                     processed_at: 1,
+                    schemas: SchemaIds::default(),
                 };
                 let mut event = Vec::new();
                 write_debezium(&entry, *id, form, &origin, &mut event)?;

@@ -2,6 +2,7 @@
 //! target.
 
 mod absent_topics;
+mod avro;
 mod carry;
 mod ddl;
 mod dead_letters;

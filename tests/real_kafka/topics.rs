@@ -66,13 +66,24 @@ impl Topics {
         oplog: &[u8],
         more: &[&str],
     ) -> Result<Program> {
+        self.start_producer_serving(folder, oplog, "--http=off", more)
+    }
+
+    /// Starts the same, with another value of `--http`.
+    pub(crate) fn start_producer_serving(
+        &self,
+        folder: &Path,
+        oplog: &[u8],
+        http: &str,
+        more: &[&str],
+    ) -> Result<Program> {
         let path = folder.join("oplog.bson");
         std::fs::write(&path, oplog)?;
         let path = path.to_str().context("a path in text")?;
         let brokers = self.brokers();
         let common = [
             "run",
-            "--http=off",
+            http,
             "--start=oldest",
             "--partitions=8",
             "--source-name=golden",

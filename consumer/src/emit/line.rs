@@ -4,11 +4,13 @@ use oplog_relay_core::barrier::strip;
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, EntryError};
-use oplog_relay_core::format::debezium::{Debezium, Origin, write_debezium, write_debezium_key};
+use oplog_relay_core::format::avro::SchemaIds;
+use oplog_relay_core::format::debezium::{Debezium, write_debezium, write_debezium_key};
 use oplog_relay_core::format::envelope::Envelope;
 use oplog_relay_core::format::is_for_readers;
 use oplog_relay_core::format::json::write_change_event;
 use oplog_relay_core::format::oplog::write_oplog_entry;
+use oplog_relay_core::format::origin::Origin;
 use oplog_relay_core::key::write_key;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::clock::now_ms;
@@ -29,6 +31,7 @@ impl<'b> LineWriter<'b> {
             topic: batch.topic,
             source: batch.source,
             processed_at: now_ms(),
+            schemas: SchemaIds::default(),
         };
         Self { origin, form }
     }

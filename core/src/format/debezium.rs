@@ -17,6 +17,7 @@ use crate::diff::Diff;
 use crate::document::{Document, Element, Malformed};
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::format::description::{Lists, Truncated};
+use crate::format::origin::Origin;
 use crate::json::number::{Number, write_double};
 use crate::json::{self, Mode, write_string};
 use crate::position::EntryId;
@@ -29,17 +30,6 @@ pub struct Debezium {
     /// Whether each key and value has its schema beside it, as with `schemas.enable=true` of Kafka
     /// Connect's `JsonConverter`.
     pub with_schema: bool,
-}
-
-/// Where and when an event is written.
-#[derive(Debug, Clone, Copy)]
-pub struct Origin<'o> {
-    /// The topic, from which the names of the schemas are made.
-    pub topic: &'o str,
-    /// The name of the source, which Debezium calls the logical name.
-    pub source: &'o str,
-    /// Time at which the entry is processed, in milliseconds since 1970.
-    pub processed_at: i64,
 }
 
 /// Appends the envelope of an insert, update or delete.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::diff::{Described, Diff, Part};
-use crate::document::{Element, Malformed, kind};
+use crate::document::{Document, Element, Malformed, kind};
 use crate::json::names::Names;
 use crate::json::{self, Exactness, Mode};
 
@@ -16,7 +16,7 @@ use crate::json::{self, Exactness, Mode};
 ///
 /// # Errors
 /// [`Malformed`] if a value is damaged. `out` then holds a part of the text.
-pub(super) fn write_description(
+fn write_description(
     diff: &Diff<'_>,
     mode: Mode,
     out: &mut Vec<u8>,
@@ -39,6 +39,69 @@ pub(super) fn write_description(
         return Ok(Exactness::Lossy);
     }
     Ok(Exactness::Exact)
+}
+
+/// Appends the description of a diff. A damaged diff has none, and `None` is returned.
+///
+/// # Errors
+/// [`Malformed`] if a value is damaged. `out` then holds a part of the text.
+pub(super) fn write_diff(
+    diff: Document<'_>,
+    mode: Mode,
+    out: &mut Vec<u8>,
+) -> Result<Option<Exactness>, Malformed> {
+    match Diff::parse(diff) {
+        Ok(diff) => write_description(&diff, mode, out).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Appends the description of `$set` and `$unset`, with the paths of the entry.
+///
+/// # Errors
+/// [`Malformed`] if a value is damaged. `out` then holds a part of the text.
+pub(super) fn write_modifiers(
+    modifiers: Document<'_>,
+    mode: Mode,
+    out: &mut Vec<u8>,
+) -> Result<(), Malformed> {
+    out.extend_from_slice(b"{\"updatedFields\":{");
+    write_fields(modifiers, b"$set", out, |field, out| {
+        json::write_string(field.name, out);
+        out.push(b':');
+        json::write_value(field, mode, out).map(drop)
+    })?;
+    out.extend_from_slice(b"},\"removedFields\":[");
+    write_fields(modifiers, b"$unset", out, |field, out| {
+        json::write_string(field.name, out);
+        Ok(())
+    })?;
+    out.extend_from_slice(b"],\"truncatedArrays\":[]}");
+    Ok(())
+}
+
+/// Writes every field of every operator with this name (old oplogs may hold two `$set`).
+fn write_fields(
+    modifiers: Document<'_>,
+    operator: &[u8],
+    out: &mut Vec<u8>,
+    mut write: impl FnMut(Element<'_>, &mut Vec<u8>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    let mut first = true;
+    for element in modifiers.elements() {
+        let element = element?;
+        if element.name != operator {
+            continue;
+        }
+        for field in element.document()?.elements() {
+            if !first {
+                out.push(b',');
+            }
+            first = false;
+            write(field?, out)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns true if two places of the diff have the same path.

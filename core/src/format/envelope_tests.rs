@@ -1,8 +1,10 @@
 use std::collections::BTreeSet;
 
-use super::debezium::{Debezium, Origin, write_debezium, write_debezium_key};
+use super::avro::SchemaIds;
+use super::debezium::{Debezium, write_debezium, write_debezium_key};
 use super::json::write_reader_event;
 use super::oplog::write_oplog_entry;
+use super::origin::Origin;
 use super::tests::{document, entry, insert, update};
 use super::*;
 use crate::document::kind;
@@ -26,6 +28,7 @@ fn write(bytes: &[u8], form: Debezium) -> Result<String, EntryError> {
         topic: "cdc.shop.orders",
         source: "rs0",
         processed_at: 1_700_000_001_000,
+        schemas: SchemaIds::default(),
     };
     let mut out = Vec::new();
     write_debezium(&entry, id, form, &origin, &mut out)?;

@@ -15,12 +15,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::command::is_command;
-use crate::diff::Diff;
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation, Update};
-use crate::format::description::write_description;
+use crate::format::description::{write_diff, write_modifiers};
 use crate::format::{FORMAT_VERSION, FormatError, LARGE_TEXT};
 use crate::json::{self, Exactness, Mode};
+use crate::namespace::Namespace;
 use crate::position::{EntryId, Timestamp};
 
 /// Appends the change event of an entry.
@@ -58,12 +58,8 @@ pub fn write_reader_event(
     mode: Mode,
     out: &mut Vec<u8>,
 ) -> Result<(), EntryError> {
-    let operation = match operation_type(entry)? {
-        b"read" => b"insert",
-        operation => operation,
-    };
     let mut event = EventWriter::new(entry, mode, out);
-    event.write(entry, source, ord, operation)?;
+    event.write(entry, source, ord, operation_for_readers(entry)?)?;
     event.end();
     Ok(())
 }
@@ -87,11 +83,11 @@ struct EventWriter<'o> {
 
 impl<'o> EventWriter<'o> {
     fn new(entry: &Entry<'_>, mode: Mode, out: &'o mut Vec<u8>) -> Self {
-        let exact = !(is_command(entry)
-            || entry.operation == Operation::Noop
-            || entry.is_upsert
-            || entry.is_timeseries);
-        Self { mode, out, exact }
+        Self {
+            mode,
+            out,
+            exact: restores_from_text(entry),
+        }
     }
 
     /// Writes all fields but the last ones.
@@ -155,29 +151,17 @@ impl<'o> EventWriter<'o> {
     }
 
     fn namespace(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
-        let (db, mut collection) = entry.namespace();
-        let mut to = None;
-        if entry.operation == Operation::Command {
-            let command = entry.command()?;
-            collection = command.str().unwrap_or_default();
-            if command.name == b"renameCollection" {
-                collection = collection.split_once('.').unwrap_or_default().1;
-                to = entry
-                    .o
-                    .get("to")?
-                    .and_then(|to| to.str().ok()?.split_once('.'));
-            }
-        }
+        let EventNamespace { ns, to } = EventNamespace::of(entry)?;
         self.name("ns");
-        self.namespace_value(db, collection);
-        if let Some((db, collection)) = to {
+        self.namespace_value(ns);
+        if let Some(to) = to {
             self.name("to");
-            self.namespace_value(db, collection);
+            self.namespace_value(to);
         }
         Ok(())
     }
 
-    fn namespace_value(&mut self, db: &str, collection: &str) {
+    fn namespace_value(&mut self, Namespace { db, collection }: Namespace<'_>) {
         self.text("{\"db\":");
         json::write_string(db.as_bytes(), self.out);
         if !collection.is_empty() {
@@ -213,70 +197,27 @@ impl<'o> EventWriter<'o> {
         }
     }
 
-    /// Writes `o2` if the entry has it, because it includes the shard key, otherwise only `_id`:
-    /// the `o` of a delete may be the whole old document.
     fn document_key(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
-        let id = entry.document_id()?;
-        if let Some(o2) = entry.o2.filter(|_| entry.operation != Operation::Delete) {
-            return self.document("documentKey", o2);
-        }
         self.name("documentKey");
-        self.text("{\"_id\":");
-        let exactness = json::write_value(id, self.mode, self.out)?;
-        self.out.push(b'}');
+        let exactness = write_document_key(entry, self.mode, self.out)?;
         self.note(exactness);
         Ok(())
     }
 
-    /// Writes the `updateDescription` of `$set` and `$unset`, with the paths of the entry.
     fn modifiers(&mut self, modifiers: Document<'_>) -> Result<(), EntryError> {
         self.name("updateDescription");
-        self.text("{\"updatedFields\":{");
-        self.fields(modifiers, b"$set", |event, field| {
-            json::write_string(field.name, event.out);
-            event.out.push(b':');
-            json::write_value(field, event.mode, event.out).map(drop)
-        })?;
-        self.text("},\"removedFields\":[");
-        self.fields(modifiers, b"$unset", |event, field| {
-            json::write_string(field.name, event.out);
-            Ok(())
-        })?;
-        self.text("],\"truncatedArrays\":[]}");
+        write_modifiers(modifiers, self.mode, self.out)?;
         Ok(())
     }
 
     /// Writes the `updateDescription` of a diff. A damaged diff has none: a reader that applies the
     /// event finds the fault in `rawUpdateDescription`.
     fn diff(&mut self, diff: Document<'_>) -> Result<(), EntryError> {
-        if let Ok(diff) = Diff::parse(diff) {
-            self.name("updateDescription");
-            let exactness = write_description(&diff, self.mode, self.out)?;
-            self.note(exactness);
-        }
-        Ok(())
-    }
-
-    /// Writes every field of every operator with this name (old oplogs may hold two `$set`).
-    fn fields(
-        &mut self,
-        modifiers: Document<'_>,
-        operator: &[u8],
-        mut write: impl FnMut(&mut Self, Element<'_>) -> Result<(), Malformed>,
-    ) -> Result<(), EntryError> {
-        let mut first = true;
-        for element in modifiers.elements() {
-            let element = element?;
-            if element.name != operator {
-                continue;
-            }
-            for field in element.document()?.elements() {
-                if !first {
-                    self.out.push(b',');
-                }
-                first = false;
-                write(self, field?)?;
-            }
+        let start = self.out.len();
+        self.name("updateDescription");
+        match write_diff(diff, self.mode, self.out)? {
+            Some(exactness) => self.note(exactness),
+            None => self.out.truncate(start),
         }
         Ok(())
     }
@@ -338,6 +279,65 @@ impl<'o> EventWriter<'o> {
     }
 }
 
+/// The namespaces of an entry's change event.
+pub(super) struct EventNamespace<'e> {
+    pub(super) ns: Namespace<'e>,
+    /// The new name in a rename.
+    pub(super) to: Option<Namespace<'e>>,
+}
+
+impl<'e> EventNamespace<'e> {
+    pub(super) fn of(entry: &Entry<'e>) -> Result<Self, EntryError> {
+        let (db, mut collection) = entry.namespace();
+        let mut to = None;
+        if entry.operation == Operation::Command {
+            let command = entry.command()?;
+            collection = command.str().unwrap_or_default();
+            if command.name == b"renameCollection" {
+                collection = collection.split_once('.').unwrap_or_default().1;
+                let new_name = entry.o.get("to")?.and_then(|to| to.str().ok());
+                to = new_name.filter(|to| to.contains('.')).map(Namespace::split);
+            }
+        }
+        let ns = Namespace { db, collection };
+        Ok(Self { ns, to })
+    }
+}
+
+/// Returns true if the texts of an event may restore the entry. The others need `rawEntry` in any case.
+pub(super) fn restores_from_text(entry: &Entry<'_>) -> bool {
+    !(is_command(entry)
+        || entry.operation == Operation::Noop
+        || entry.is_upsert
+        || entry.is_timeseries)
+}
+
+/// Appends the `documentKey`: `o2` if the entry has it, because it includes the shard key, otherwise only
+/// `_id`: the `o` of a delete may be the whole old document.
+pub(super) fn write_document_key(
+    entry: &Entry<'_>,
+    mode: Mode,
+    out: &mut Vec<u8>,
+) -> Result<Exactness, EntryError> {
+    let id = entry.document_id()?;
+    if let Some(o2) = entry.o2.filter(|_| entry.operation != Operation::Delete) {
+        return Ok(json::write_document(o2, mode, out)?);
+    }
+    out.extend_from_slice(b"{\"_id\":");
+    let exactness = json::write_value(id, mode, out)?;
+    out.push(b'}');
+    Ok(exactness)
+}
+
+/// Returns the `operationType` for readers, who know only the operations of MongoDB's change streams: a
+/// document of a full sync is an insert.
+pub(super) fn operation_for_readers<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
+    Ok(match operation_type(entry)? {
+        b"read" => b"insert",
+        operation => operation,
+    })
+}
+
 /// Returns the `operationType` of an entry's change event: `insert`, `update`, `replace`, `delete`, `read`,
 /// `noop`, or the name of a command.
 ///
@@ -390,8 +390,8 @@ pub(super) fn decode(
 }
 
 /// The fields of a change event from which an entry is built.
-struct Event<'e> {
-    id: EntryId,
+pub(super) struct Event<'e> {
+    pub(super) id: EntryId,
     operation: &'e str,
     ns: (&'e str, &'e str),
     raw_entry: Option<&'e [u8]>,
@@ -399,7 +399,7 @@ struct Event<'e> {
 }
 
 impl<'e> Event<'e> {
-    fn read(fields: Document<'e>) -> Result<Self, FormatError> {
+    pub(super) fn read(fields: Document<'e>) -> Result<Self, FormatError> {
         let missing = FormatError::Event;
         let id = fields
             .get("_id")?
@@ -438,7 +438,8 @@ impl<'e> Event<'e> {
         })
     }
 
-    fn write_entry(&self, arena: &mut Vec<u8>) -> Result<(), FormatError> {
+    /// Appends the entry. `rawEntry` has to be preferred.
+    pub(super) fn write_entry(&self, arena: &mut Vec<u8>) -> Result<(), FormatError> {
         let (op, o) = match self.operation {
             // Topics for readers have documents of a full sync as inserts.
             "insert" if self.fields.get("snapshot")?.is_some() => ("r", "fullDocument"),

@@ -10,15 +10,18 @@
 //! | `json` | one change event ([`json`]) | the event's `_id` |
 //! | `json`, envelope `oplog` | one entry ([`oplog`]) | header `oplog-id` |
 //! | `json`, envelope `debezium` | one event of Debezium ([`debezium`]), for readers only | the event's `source.sequence` |
+//! | `avro` | one change event as an Avro record ([`avro`]) | the event's `_id` |
 //!
 //! A record that is too large for its topic is stored as [`fragment`]s.
 
+pub mod avro;
 pub mod debezium;
 mod description;
 pub mod envelope;
 pub mod fragment;
 pub mod json;
 pub mod oplog;
+pub mod origin;
 pub mod raw;
 
 use std::ops::Range;
@@ -61,6 +64,10 @@ pub enum Format {
     Oplog(Mode),
     /// One event in Debezium's envelope.
     Debezium(Debezium),
+    /// One change event as an Avro record, with documents as Extended JSON.
+    Avro(Mode),
+    /// One change event of a document as an Avro record, without what only a replay needs.
+    ReaderAvro(Mode),
 }
 
 impl Format {
@@ -69,8 +76,10 @@ impl Format {
     pub const fn is_exact(self) -> bool {
         match self {
             Self::Raw | Self::Bson => true,
-            Self::Json(mode) | Self::Oplog(mode) => matches!(mode, Mode::Canonical),
-            Self::ReaderJson(_) | Self::Debezium(_) => false,
+            Self::Json(mode) | Self::Oplog(mode) | Self::Avro(mode) => {
+                matches!(mode, Mode::Canonical)
+            }
+            Self::ReaderJson(_) | Self::Debezium(_) | Self::ReaderAvro(_) => false,
         }
     }
 
@@ -78,11 +87,21 @@ impl Format {
     /// Otherwise it is for readers only.
     #[must_use]
     pub const fn is_replayable(self) -> bool {
-        !matches!(self, Self::ReaderJson(_) | Self::Debezium(_))
+        !matches!(
+            self,
+            Self::ReaderJson(_) | Self::Debezium(_) | Self::ReaderAvro(_)
+        )
+    }
+
+    /// Returns true if the schemas of the records are in a registry.
+    #[must_use]
+    pub const fn has_schemas(self) -> bool {
+        matches!(self, Self::Avro(_) | Self::ReaderAvro(_))
     }
 
     /// Returns true if a topic may change between the two formats. It may not lose or gain barriers,
-    /// and the keys of its records must stay the same, because they determine the partitions.
+    /// and each document must stay in its partition. The keys of Debezium's envelope determine the
+    /// partitions; in every other format the document's own key does.
     #[must_use]
     pub fn may_become(self, other: Self) -> bool {
         let keys = |format| match format {
@@ -111,6 +130,7 @@ impl Format {
             }
             Self::Oplog(_) => has_id && is_text_of_entry(value),
             Self::Debezium(_) => !has_id && is_of_debezium(value),
+            Self::Avro(_) | Self::ReaderAvro(_) => !has_id && avro::schema_id(value).is_some(),
         }
     }
 }
@@ -137,6 +157,8 @@ impl std::fmt::Display for Format {
                 let schema = if *with_schema { ", with schema" } else { "" };
                 write!(f, "json (debezium, {}{schema})", mode.name())
             }
+            Self::Avro(mode) => write!(f, "avro ({})", mode.name()),
+            Self::ReaderAvro(mode) => write!(f, "avro (for readers, {})", mode.name()),
         }
     }
 }
@@ -179,6 +201,8 @@ impl From<Format> for FormatFields {
                 schema: with_schema,
                 ..Self::text("debezium-json", mode)
             },
+            Format::Avro(mode) => Self::text("avro", mode),
+            Format::ReaderAvro(mode) => Self::text("reader-avro", mode),
         }
     }
 }
@@ -201,6 +225,8 @@ impl TryFrom<FormatFields> for Format {
             ("json", mode) => Ok(Self::Json(mode.unwrap_or(Mode::Relaxed))),
             ("reader-json", Some(mode)) => Ok(Self::ReaderJson(mode)),
             ("oplog-json", Some(mode)) => Ok(Self::Oplog(mode)),
+            ("avro", Some(mode)) => Ok(Self::Avro(mode)),
+            ("reader-avro", Some(mode)) => Ok(Self::ReaderAvro(mode)),
             ("debezium-json", Some(mode)) => Ok(Self::Debezium(Debezium { mode, with_schema })),
             _ => Err(unknown()),
         }
@@ -244,6 +270,9 @@ pub enum FormatError {
     /// The JSON is not a change event.
     #[error("the value is not a change event: {0}")]
     Event(&'static str),
+    /// The value is not an Avro record of the change event.
+    #[error("the value is not an Avro record of a change event: {0}")]
+    Avro(&'static str),
     /// The record is of a topic that is for readers only.
     #[error("the record is in Debezium's envelope, which is for readers only")]
     ForReaders,
@@ -302,7 +331,7 @@ pub fn first_entry(value: &[u8], oplog_id: Option<&[u8]>) -> Option<EntryId> {
 }
 
 /// Decodes the value of a record, which is at `value` in `arena`. Entries of `raw` and `bson` stay
-/// in place; those of `json` are appended to the arena. `oplog_id` is the value of the
+/// in place; those of `json` and `avro` are appended to the arena. `oplog_id` is the value of the
 /// [`ID_HEADER`].
 ///
 /// # Errors
@@ -334,6 +363,11 @@ pub fn decode(
             Ok(())
         }
         Format::Debezium(_) => Err(FormatError::ForReaders),
+        Format::Avro(_) | Format::ReaderAvro(_) => {
+            let (id, range) = avro::decode(value, arena)?;
+            found.push(Decoded { id, range });
+            Ok(())
+        }
     }
 }
 

@@ -57,10 +57,11 @@ pub struct StreamArguments {
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
     /// Format of the record values: raw (batches of unchanged entries; the fastest; only
-    /// oplog-consumer reads it), bson (one unchanged entry per record) or json (change events).
+    /// oplog-consumer reads it), bson (one unchanged entry per record), json (change events) or avro (change events as Avro
+    /// records, with their schema in a schema registry).
     #[arg(long, value_name = "FORMAT", default_value = "bson")]
     pub format: String,
-    /// Extended JSON mode of --format json: relaxed (for people and other programs) or canonical
+    /// Extended JSON mode of --format json and avro: relaxed (for people and other programs) or canonical
     /// (keeps every type, and can be replayed exactly).
     #[arg(long, value_name = "MODE", default_value = "relaxed")]
     pub json: String,
@@ -107,6 +108,43 @@ pub struct StreamArguments {
     /// Do not read these namespaces. Takes precedence over --include-namespaces.
     #[arg(long, value_name = "NS", value_delimiter = ',')]
     pub exclude_namespaces: Vec<String>,
+}
+
+/// The schema registry of `--format avro`.
+#[derive(Debug, Clone, Args)]
+pub struct RegistryArguments {
+    /// Address of the schema registry of --format avro, for example http://registry:8081. Any registry
+    /// with Confluent's REST interface will do. Repeat the flag or separate addresses by commas; they
+    /// are tried in order.
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub registry_url: Vec<String>,
+    /// User and password for the registry, as user:password. May be read from a file:
+    /// file:/run/secrets/registry.
+    #[arg(long, value_name = "USER:PASSWORD")]
+    pub registry_login: Option<String>,
+    /// Bearer token for the registry. May be read from a file.
+    #[arg(long, value_name = "TOKEN")]
+    pub registry_token: Option<String>,
+    /// File with certificates in PEM that are trusted for https, besides those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub registry_ca: Option<String>,
+    /// How the subjects of the schemas are named: topic (`<topic>-key` and `<topic>-value`), record (the
+    /// name of the schema, the same for all topics) or topic-record (`<topic>-<name of the schema>`).
+    #[arg(
+        long,
+        value_name = "topic|record|topic-record",
+        default_value = "topic"
+    )]
+    pub registry_subjects: String,
+    /// Whether the program registers its schemas. With false they must be in the registry already, under
+    /// the same subjects; otherwise the program ends with exit code 2 and names the file to register.
+    #[arg(
+        long,
+        value_name = "true|false",
+        default_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    pub registry_auto_register: bool,
 }
 
 /// `oplog-producer run`
@@ -165,6 +203,9 @@ pub struct RunArguments {
     /// Maximum number of bytes of documents that a full sync reads per second, for example 50MiB.
     #[arg(long, value_name = "BYTES")]
     pub full_sync_rate: Option<String>,
+    /// The registry of the schemas of --format avro.
+    #[command(flatten)]
+    pub registry: RegistryArguments,
     /// An option for the Kafka client (librdkafka), as name=value. Repeat the flag for more.
     /// Options on which exactly-once delivery depends are refused.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]

@@ -17,13 +17,17 @@ pub(super) fn check_format(arguments: &StreamArguments, faults: &mut Faults) -> 
     let binary = match arguments.format.as_str() {
         "raw" => Some(Format::Raw),
         "bson" => Some(Format::Bson),
+        "avro" => Some(match arguments.replayable {
+            Some(false) => Format::ReaderAvro(mode),
+            _ => Format::Avro(mode),
+        }),
         "json" => None,
         _ => {
-            faults.add("--format", "must be raw, bson or json");
+            faults.add("--format", "must be raw, bson, json or avro");
             return None;
         }
     };
-    check_combination(arguments, binary.is_none(), envelope, faults);
+    check_combination(arguments, binary, envelope, faults);
     Some(binary.unwrap_or(match (envelope, arguments.replayable) {
         (Envelope::ChangeEvent, Some(false)) => Format::ReaderJson(mode),
         (Envelope::ChangeEvent, _) => Format::Json(mode),
@@ -72,10 +76,12 @@ pub(super) fn check_order(
 
 fn check_combination(
     arguments: &StreamArguments,
-    is_json: bool,
+    binary: Option<Format>,
     envelope: Envelope,
     faults: &mut Faults,
 ) {
+    let is_json = binary.is_none();
+    let has_events = is_json || binary.is_some_and(Format::has_schemas);
     if !is_json && envelope != Envelope::ChangeEvent {
         faults.add("--envelope", "is a shape of --format json");
     }
@@ -91,8 +97,11 @@ fn check_combination(
             "--replayable",
             "cannot be false with --envelope oplog, which carries every entry as it is",
         ),
-        (Some(false), Envelope::ChangeEvent) if !is_json => {
-            faults.add("--replayable", "can only be false with --format json");
+        (Some(false), Envelope::ChangeEvent) if !has_events => {
+            faults.add(
+                "--replayable",
+                "can only be false with --format json or avro",
+            );
         }
         _ => {}
     }

@@ -3,6 +3,7 @@
 
 pub mod arguments;
 mod format;
+mod registry;
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
@@ -18,9 +19,11 @@ use oplog_relay_runtime::telemetry::LogOptions;
 use crate::config::arguments::{
     FullSyncArguments, InspectArguments, RunArguments, StreamArguments,
 };
+use crate::config::registry::check_registry;
 use crate::encode::router_headers::RouterHeaders;
 use crate::prepare::topics::parse_topic_setting;
 use crate::publish::{Oversize, TRANSACTION_TIMEOUT_OPTION};
+use crate::registry::RegistryConfig;
 use crate::source::full_sync::parse_filter;
 
 /// The source of entries.
@@ -76,6 +79,8 @@ pub struct RunConfig {
     pub until_caught_up: bool,
     /// Settings of full syncs.
     pub full_sync: FullSyncConfig,
+    /// The schema registry, if the format has schemas.
+    pub registry: Option<RegistryConfig>,
     /// HTTP and stalls.
     pub serve: ServeOptions,
     /// Settings of the log.
@@ -169,6 +174,8 @@ impl RunConfig {
         let topic_config = check_topic_config(&arguments.topic_config, &mut faults);
         let oversize = check_oversize(arguments, &mut faults);
         let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
+        let format = stream.as_ref().map(|stream| stream.format);
+        let registry = check_registry(&arguments.registry, format, &mut faults);
         faults.finish()?;
         let numbers = replication_factor.zip(full_sync);
         let (Some(stream), Some(log), Some(serve), Some(brokers), Some(numbers)) =
@@ -186,6 +193,7 @@ impl RunConfig {
             change_routing: arguments.change_routing,
             change_namespaces: arguments.change_namespaces,
             until_caught_up: arguments.until_caught_up,
+            registry,
             serve,
             log,
         })
@@ -339,7 +347,7 @@ fn check_topic_config(given: &[String], faults: &mut Faults) -> Vec<TopicSetting
 fn check_oversize(arguments: &RunArguments, faults: &mut Faults) -> Option<Oversize> {
     let oversize = match arguments.oversize.as_str() {
         "stop" => Ok(Oversize::Stop),
-        "split" if arguments.stream.format == "json" => {
+        "split" if matches!(arguments.stream.format.as_str(), "json" | "avro") => {
             Err("split needs --format raw or bson; give stop, and raise max.message.bytes")
         }
         "split" => Ok(Oversize::Split),

@@ -7,7 +7,8 @@ use oplog_relay_core::command::namespaces;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::Format;
-use oplog_relay_core::format::debezium::Origin;
+use oplog_relay_core::format::avro::SchemaIds;
+use oplog_relay_core::format::origin::Origin;
 use oplog_relay_core::position::EntryId;
 
 use crate::encode::chunk::{Chunk, Destination, EncodedRecord, TopicIndex};
@@ -46,6 +47,8 @@ pub struct BarrierTopic {
     pub topic: TopicIndex,
     /// Its number of partitions.
     pub partitions: u32,
+    /// The ids of its schemas.
+    pub schemas: SchemaIds,
 }
 
 impl BarrierRequest {
@@ -93,12 +96,19 @@ impl BarrierRequest {
             ..self.id
         };
         // No format with barriers records when it was written.
-        let origin = Origin {
+        let origin = |schemas| Origin {
             topic: "",
             source,
             processed_at: 0,
+            schemas,
         };
-        for BarrierTopic { topic, partitions } in &self.topics {
+        for BarrierTopic {
+            topic,
+            partitions,
+            schemas,
+        } in &self.topics
+        {
+            let origin = origin(*schemas);
             for partition in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
                 let to = Destination {
                     topic: *topic,
@@ -114,7 +124,7 @@ impl BarrierRequest {
                 topic: leader.topic,
                 partition: 0,
             };
-            self.push(to, &command, self.id, &origin, out)
+            self.push(to, &command, self.id, &origin(leader.schemas), out)
         })
     }
 

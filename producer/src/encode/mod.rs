@@ -35,14 +35,15 @@ use oplog_relay_core::command::{ends_database, is_index_entry, write_create_inde
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
-use oplog_relay_core::key::partition_for;
+use oplog_relay_core::format::avro::SchemaIds;
 use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::state::{SourceRecord, TopicRecord};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::encode::barrier::{BarrierRequest, BarrierTopic};
+use crate::encode::barrier::BarrierRequest;
 use crate::encode::chunk::{Chunk, Destination, EncodedRecord, TopicIndex};
 use crate::encode::frames::{FramedEntry, Frames};
+use crate::encode::keys::KeyedRecord;
 use crate::encode::record::{Written, write_entry};
 use crate::encode::router_headers::{About, RouterHeaders};
 use crate::encode::state_records::write_topic;
@@ -82,9 +83,9 @@ pub struct Encoder {
     router: Router,
     topics: Topics,
     /// Topics by name; the state topic is the first.
-    indexes: FxHashMap<String, (TopicIndex, u32)>,
-    /// The names of the topics, by index.
-    names: Vec<String>,
+    indexes: FxHashMap<String, KnownTopic>,
+    /// The names and schemas of the topics, by index.
+    described: Vec<DescribedTopic>,
     /// Frames being filled.
     frames: Frames,
     transactions: Transactions,
@@ -96,6 +97,20 @@ pub struct Encoder {
     held: FxHashSet<CollectionUuid>,
     /// Limit of the size of chunks if Kafka is slow.
     pace: Pace,
+}
+
+/// A topic that the encoder writes to.
+#[derive(Debug, Clone, Copy)]
+struct KnownTopic {
+    index: TopicIndex,
+    partitions: u32,
+}
+
+/// What the records of a topic need of it.
+#[derive(Debug)]
+struct DescribedTopic {
+    name: String,
+    schemas: SchemaIds,
 }
 
 /// The place that the encoder has reached in the source.
@@ -142,7 +157,7 @@ impl Encoder {
             router,
             topics,
             indexes: FxHashMap::default(),
-            names: Vec::new(),
+            described: Vec::new(),
             frames: Frames::new(source),
             transactions,
             place: Place {
@@ -405,9 +420,8 @@ impl Encoder {
                 self.write_record(Outgoing { entry, id, built }, to, None, chunk)
             }
             Target::Keyed { topic, partitions } => {
-                let key = self.write_key(entry, topic, chunk)?;
-                let partition = partition_for(chunk.bytes(&key), partitions);
-                let partition = i32::try_from(partition).unwrap_or(0);
+                let KeyedRecord { key, partition } =
+                    self.write_key(entry, topic, partitions, chunk)?;
                 let to = Destination { topic, partition };
                 self.write_record(Outgoing { entry, id, built }, to, Some(key), chunk)
             }
@@ -497,8 +511,7 @@ impl Encoder {
     ) -> Result<(), ProducerError> {
         let mut topics = Vec::with_capacity(route.topics.len());
         for name in &route.topics {
-            let (topic, partitions) = self.topic(name, chunk)?;
-            topics.push(BarrierTopic { topic, partitions });
+            topics.push(self.barrier_topic(name, chunk)?);
         }
         self.save_routes(&route.changes, chunk)?;
         let start = chunk.arena.len();

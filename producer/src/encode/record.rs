@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use oplog_relay_core::entry::{Entry, EntryError};
-use oplog_relay_core::format::debezium::{Origin, write_debezium};
+use oplog_relay_core::format::avro::{write_avro_event, write_avro_reader_event};
+use oplog_relay_core::format::debezium::write_debezium;
 use oplog_relay_core::format::json::{write_change_event, write_reader_event};
 use oplog_relay_core::format::oplog::write_oplog_entry;
+use oplog_relay_core::format::origin::Origin;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{Format, ID_HEADER, RANGE_HEADER};
 use oplog_relay_core::position::EntryId;
@@ -73,6 +75,12 @@ pub fn write_entry(
         Format::Json(mode) => write_change_event(entry, source, id.ord, mode, out)?,
         Format::ReaderJson(mode) => write_reader_event(entry, source, id.ord, mode, out)?,
         Format::Debezium(form) => write_debezium(entry, id, form, origin, out)?,
+        Format::Avro(mode) => {
+            write_avro_event(entry, id, source, mode, origin.schemas.value, out)?;
+        }
+        Format::ReaderAvro(mode) => {
+            write_avro_reader_event(entry, id, source, mode, origin.schemas.value, out)?;
+        }
         Format::Oplog(mode) => {
             id.write_header(source, out);
             let value = out.len();

@@ -138,6 +138,7 @@ fn namespace(entry: &Entry<'_>) -> Result<String, EntryError> {
 const fn content_type(format: Format) -> &'static str {
     match format {
         Format::Raw | Format::Bson => "application/bson",
+        Format::Avro(_) | Format::ReaderAvro(_) => "application/vnd.apache.avro+binary",
         Format::Json(_) | Format::ReaderJson(_) | Format::Oplog(_) | Format::Debezium(_) => {
             "application/json"
         }

@@ -16,7 +16,7 @@ use oplog_relay_core::routing::RoutingChange;
 use oplog_relay_core::state::{OrderRule, TopicRecord};
 
 use super::{Encoder, HandOn};
-use crate::encode::barrier::{BarrierRequest, BarrierTopic};
+use crate::encode::barrier::BarrierRequest;
 use crate::encode::chunk::Chunk;
 use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
@@ -144,8 +144,7 @@ impl Encoder {
         }
         let mut topics = Vec::with_capacity(rerouted.topics.len());
         for name in &rerouted.topics {
-            let (topic, partitions) = self.topic(name, chunk)?;
-            topics.push(BarrierTopic { topic, partitions });
+            topics.push(self.barrier_topic(name, chunk)?);
         }
         let change = RoutingChange {
             version: self.place.routing,

@@ -2,11 +2,13 @@
 //! depends on them.
 
 use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::format::avro::SchemaIds;
 use oplog_relay_core::state::{Order, TopicRecord};
 use serde::Serialize;
 
-use crate::encode::Encoder;
+use crate::encode::barrier::BarrierTopic;
 use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
+use crate::encode::{DescribedTopic, Encoder, KnownTopic};
 use crate::error::ProducerError;
 use crate::prepare::route::{NewRoute, RouteChange, Target};
 
@@ -38,7 +40,10 @@ impl Encoder {
         new: &NewRoute,
         chunk: &mut Chunk,
     ) -> Result<Target, ProducerError> {
-        let (topic, partitions) = self.topic(&new.record.topic, chunk)?;
+        let KnownTopic {
+            index: topic,
+            partitions,
+        } = self.topic(&new.record.topic, chunk)?;
         let target = match (entry.operation, new.record.order) {
             (Operation::Command, _) => Target::First(topic),
             (_, Order::Id) => Target::Keyed { topic, partitions },
@@ -61,14 +66,19 @@ impl Encoder {
         &mut self,
         name: &str,
         chunk: &mut Chunk,
-    ) -> Result<(TopicIndex, u32), ProducerError> {
+    ) -> Result<KnownTopic, ProducerError> {
         if let Some(known) = self.indexes.get(name) {
             return Ok(*known);
         }
         self.open_state(chunk)?;
         let saved = self.router.state().topics.get(name).cloned();
         let record = self.topics.ensure(name, saved.as_ref(), self.format)?;
-        let known = self.index(name, record.partitions, saved.is_none(), chunk);
+        let schemas = self.topics.schemas(name)?;
+        let topic = DescribedTopic {
+            name: name.to_owned(),
+            schemas,
+        };
+        let known = self.index(topic, record.partitions, saved.is_none(), chunk);
         if saved.as_ref() != Some(&record) {
             self.router
                 .state_mut()
@@ -79,11 +89,30 @@ impl Encoder {
         Ok(known)
     }
 
+    /// Returns a topic with the barriers of a command.
+    pub(super) fn barrier_topic(
+        &mut self,
+        name: &str,
+        chunk: &mut Chunk,
+    ) -> Result<BarrierTopic, ProducerError> {
+        let KnownTopic { index, partitions } = self.topic(name, chunk)?;
+        let described = self.described.get(index.0);
+        Ok(BarrierTopic {
+            topic: index,
+            partitions,
+            schemas: described.map_or_else(SchemaIds::default, |topic| topic.schemas),
+        })
+    }
+
     /// Adds the state topic as the first topic, and the source's record as its first record.
     pub(super) fn open_state(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
         if self.indexes.is_empty() {
             let state_topic = self.topics.state_topic().to_owned();
-            self.index(&state_topic, 1, false, chunk);
+            let topic = DescribedTopic {
+                name: state_topic,
+                schemas: SchemaIds::default(),
+            };
+            self.index(topic, 1, false, chunk);
         }
         match self.unsaved.identity.take() {
             Some(identity) => write_state_record("source", &identity, self.place.stamp, chunk),
@@ -94,21 +123,25 @@ impl Encoder {
     /// Gives a topic the next index.
     fn index(
         &mut self,
-        name: &str,
+        topic: DescribedTopic,
         partitions: u32,
         is_claimed_here: bool,
         chunk: &mut Chunk,
-    ) -> (TopicIndex, u32) {
-        let known = (TopicIndex(self.indexes.len()), partitions);
-        self.indexes.insert(name.to_owned(), known);
-        self.names.push(name.to_owned());
-        let max_bytes = self.topics.max_bytes(name);
+    ) -> KnownTopic {
+        let known = KnownTopic {
+            index: TopicIndex(self.indexes.len()),
+            partitions,
+        };
+        let name = topic.name.clone();
+        self.indexes.insert(name.clone(), known);
+        self.described.push(topic);
+        let max_bytes = self.topics.max_bytes(&name);
         self.frames.add_topic(partitions, max_bytes);
         chunk.new_topics.push(NewTopic {
-            name: name.to_owned(),
             max_bytes,
             is_claimed_here,
-            existed: self.topics.existed(name),
+            existed: self.topics.existed(&name),
+            name,
         });
         known
     }

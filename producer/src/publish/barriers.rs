@@ -74,7 +74,10 @@ impl Publisher {
     /// that this session has created, and to which it has sent nothing, are 0 and need no request.
     fn read_missing(&mut self, request: &BarrierRequest) -> Result<(), ProducerError> {
         let mut missing = Vec::new();
-        for BarrierTopic { topic, partitions } in &request.topics {
+        for BarrierTopic {
+            topic, partitions, ..
+        } in &request.topics
+        {
             if self.next_offsets.0.contains_key(topic) {
                 continue;
             }

@@ -170,6 +170,7 @@ impl Supervisor {
             oldest,
             existing: cluster.existing.clone(),
             prepared: BTreeMap::new(),
+            registry: self.registry.clone(),
             shutdown: self.shutdown.clone(),
         }))
     }

@@ -27,6 +27,7 @@ use crate::prepare::claims::Claims;
 use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
 use crate::publish::{Pace, Publisher};
+use crate::registry::SchemaRegistry;
 use crate::saved::checkpoint::Checkpoint;
 use crate::session::check::{Checked, FoundCluster};
 use crate::session::liveness::{BEAT, beating};
@@ -121,6 +122,8 @@ pub struct Supervisor {
     pub health: Health,
     /// Limit of the bytes in flight to Kafka.
     pub pace: Pace,
+    /// The registry of the topics' schemas, if the format has schemas.
+    pub registry: Option<Arc<SchemaRegistry>>,
     /// The shutdown signal.
     pub shutdown: Shutdown,
 }

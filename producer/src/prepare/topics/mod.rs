@@ -5,8 +5,10 @@ mod noted;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oplog_relay_core::format::avro::SchemaIds;
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
@@ -20,6 +22,7 @@ use tokio::runtime::Handle;
 use crate::error::ProducerError;
 use crate::prepare::claims::{Claims, OtherSources};
 use crate::publish::MAX_RECORD_BYTES;
+use crate::registry::SchemaRegistry;
 
 pub use noted::{note_ends, warn_of_retention};
 pub use settings::{DataTopicSettings, internal_settings, parse_topic_setting};
@@ -93,6 +96,18 @@ impl Topics {
                 name == cluster.state_topic || cluster.existing.contains_key(name)
             }
             Self::Nowhere { .. } => true,
+        }
+    }
+
+    /// Returns the ids of a topic's schemas, which are registered if that is wanted; zeros if the format
+    /// has none.
+    ///
+    /// # Errors
+    /// [`ProducerError::Registry`].
+    pub fn schemas(&self, name: &str) -> Result<SchemaIds, ProducerError> {
+        match self {
+            Self::Cluster(cluster) => cluster.schemas(name),
+            Self::Nowhere { .. } => Ok(SchemaIds::default()),
         }
     }
 
@@ -196,6 +211,8 @@ pub struct Cluster {
     pub existing: BTreeMap<String, TopicSettings>,
     /// Topics that were created or read ahead of their first entry.
     pub prepared: BTreeMap<String, TopicSettings>,
+    /// The registry of the topics' schemas, if the format has schemas.
+    pub registry: Option<Arc<SchemaRegistry>>,
     /// The shutdown signal.
     pub shutdown: Shutdown,
 }
@@ -237,6 +254,15 @@ impl Cluster {
     fn max_bytes(&self, name: &str) -> usize {
         let created = self.new_settings.max_bytes;
         self.existing.get(name).map_or(created, limit)
+    }
+
+    fn schemas(&self, name: &str) -> Result<SchemaIds, ProducerError> {
+        let Some(registry) = &self.registry else {
+            return Ok(SchemaIds::default());
+        };
+        let ids = self.shutdown.unless(registry.ids_of(name));
+        let ids = self.runtime.block_on(ids);
+        Ok(ids.ok_or(ProducerError::Interrupted)?.map_err(Box::new)?)
     }
 
     fn ensure(&self, name: &str, format: Format) -> Result<TopicRecord, ProducerError> {

@@ -1,8 +1,11 @@
 //! The cases whose ratio is reported, and how each is started.
 
+use std::sync::OnceLock;
+
 use anyhow::{Context, Result};
 
 use super::{CASE, baseline, topic};
+use oplog_relay_kit::fake_registry::FakeRegistry;
 use oplog_relay_kit::services::Program;
 use oplog_relay_kit::stub::Shape;
 
@@ -17,6 +20,7 @@ pub(super) enum Case {
     Json,
     JsonOplog,
     JsonDebezium,
+    Avro,
     Ranges,
     RangesLoop,
     Copy,
@@ -65,7 +69,7 @@ pub(super) struct Place<'p> {
 }
 
 /// All cases, in the order of the tables, with their names on the command line.
-const NAMES: [(Case, &str); 25] = [
+const NAMES: [(Case, &str); 26] = [
     (Case::Cursor, "cursor"),
     (Case::Producer, "producer"),
     (Case::Loop, "loop"),
@@ -74,6 +78,7 @@ const NAMES: [(Case, &str); 25] = [
     (Case::Json, "json"),
     (Case::JsonOplog, "json-oplog"),
     (Case::JsonDebezium, "json-debezium"),
+    (Case::Avro, "avro"),
     (Case::Ranges, "ranges"),
     (Case::RangesLoop, "ranges-loop"),
     (Case::Copy, "copy"),
@@ -137,7 +142,8 @@ impl Case {
             | Case::Bson
             | Case::Json
             | Case::JsonOplog
-            | Case::JsonDebezium => Group::Produce,
+            | Case::JsonDebezium
+            | Case::Avro => Group::Produce,
             Case::Ranges | Case::RangesLoop | Case::Copy => Group::FullSync,
             Case::Consume | Case::EmitRaw | Case::EmitBson => Group::Emit,
             Case::CommandsFerretdb | Case::ReplayFerretdb => Group::Ferretdb,
@@ -174,7 +180,7 @@ impl Case {
             | Case::ReplayUpdates
             | Case::ReplayRawMixed
             | Case::ReplayMixed => Some(0.60),
-            Case::JsonDebezium | Case::EmitRaw | Case::EmitBson => Some(0.50),
+            Case::JsonDebezium | Case::Avro | Case::EmitRaw | Case::EmitBson => Some(0.50),
             Case::ReplayFerretdb => Some(0.90),
             _ => None,
         }
@@ -265,6 +271,11 @@ impl Case {
             Case::JsonDebezium => args.extend(["--envelope", "debezium"]),
             _ => {}
         }
+        let registry = match self {
+            Case::Avro => Some(format!("--registry-url={}", registry()?.url())),
+            _ => None,
+        };
+        args.extend(registry.as_deref());
         args.extend(more);
         Program::producer(args)
     }
@@ -282,6 +293,17 @@ impl Case {
         Program::consumer(args)
     }
 }
+
+/// Returns the registry of all runs. A producer asks it twice, before its first record.
+fn registry() -> Result<&'static FakeRegistry> {
+    static REGISTRY: OnceLock<FakeRegistry> = OnceLock::new();
+    if let Some(registry) = REGISTRY.get() {
+        return Ok(registry);
+    }
+    let started = FakeRegistry::start("200 OK", r#"{"id":1}"#)?;
+    Ok(REGISTRY.get_or_init(|| started))
+}
+
 /// Returns the flag that turns HTTP off unless `more` sets it, because several programs run at
 /// once.
 fn without_http(more: &[&str]) -> &'static [&'static str] {

@@ -6,7 +6,8 @@ use oplog_producer::encode::record::{Written, write_entry, write_frame};
 use oplog_relay_core::diff::{Diff, apply_modifiers};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Update};
-use oplog_relay_core::format::debezium::Origin;
+use oplog_relay_core::format::avro::SchemaIds;
+use oplog_relay_core::format::origin::Origin;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::format::{Decoded, Format, decode};
 use oplog_relay_core::json::Mode;
@@ -20,6 +21,7 @@ const ORIGIN: Origin<'_> = Origin {
     topic: "p.d.c",
     source: SOURCE,
     processed_at: 0,
+    schemas: SchemaIds { key: 1, value: 2 },
 };
 const CANONICAL: Format = Format::Json(Mode::Canonical);
 const LANES: usize = 4;

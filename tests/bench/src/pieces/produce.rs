@@ -3,7 +3,8 @@
 use oplog_producer::encode::record::{write_entry, write_frame};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::Format;
-use oplog_relay_core::format::debezium::Origin;
+use oplog_relay_core::format::avro::SchemaIds;
+use oplog_relay_core::format::origin::Origin;
 use oplog_relay_core::format::raw::Frame;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::key::{partition_for, write_key};
@@ -17,10 +18,12 @@ const ORIGIN: Origin<'_> = Origin {
     topic: "p.d.c",
     source: SOURCE,
     processed_at: 0,
+    schemas: SchemaIds { key: 1, value: 2 },
 };
 const PARTITIONS: u32 = 16;
 const RELAXED: Format = Format::Json(Mode::Relaxed);
 const CANONICAL: Format = Format::Json(Mode::Canonical);
+const AVRO: Format = Format::Avro(Mode::Relaxed);
 
 pub(super) fn pieces() -> Vec<Piece> {
     let inserts = || input::stub(Shape::Inserts);
@@ -38,6 +41,8 @@ pub(super) fn pieces() -> Vec<Piece> {
         encode("encode-relaxed/modifiers", RELAXED, input::modifiers()),
         encode("encode-relaxed/nested-diff", RELAXED, input::nested_diffs()),
         encode("encode-relaxed/delete", RELAXED, input::deletes()),
+        encode("encode-avro/insert", AVRO, inserts()),
+        encode("encode-avro/update", AVRO, updates()),
         encode("encode-canonical/insert", CANONICAL, inserts()),
         encode("encode-canonical/update", CANONICAL, updates()),
     ]

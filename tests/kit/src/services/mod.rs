@@ -3,6 +3,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `apicurio` | a schema registry, and its deserializer for Java |
 //! | `cache` | the folder that servers are installed into once, and its lock |
 //! | `port` | TCP ports that no other test on this machine holds |
 //! | `process` | a child process that dies with the test process |
@@ -20,6 +21,7 @@
 //! keeps the working directories (a panicking test always keeps them), `OPLOG_RELAY_BIN_DIR` names
 //! the folder of the programs.
 
+mod apicurio;
 mod cache;
 mod compose;
 mod connect;
@@ -33,6 +35,7 @@ mod standing;
 mod wait;
 mod workdir;
 
+pub use apicurio::{Apicurio, url_at as registry_url};
 pub use compose::compose_services;
 pub use connect::{Connect, Connector};
 pub use ferretdb::{FerretDb, FerretDbOptions};

@@ -1,0 +1,16 @@
+//! Where and when a record is written.
+
+use crate::format::avro::SchemaIds;
+
+/// Where and when a record is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'o> {
+    /// The topic. Debezium's envelope makes the names of its schemas from it.
+    pub topic: &'o str,
+    /// The name of the source, which Debezium calls the logical name.
+    pub source: &'o str,
+    /// Time at which the entry is processed, in milliseconds since 1970.
+    pub processed_at: i64,
+    /// The ids of the topic's schemas, if they are in a registry.
+    pub schemas: SchemaIds,
+}
