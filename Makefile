@@ -17,7 +17,7 @@ help:
 	@echo "make pieces         times of the work that every entry costs, piece by piece"
 	@echo "make instructions   writes the table of instruction counts that make test compares with; needs valgrind"
 	@echo "make deny           licenses and origins of dependencies; needs cargo-deny"
-	@echo "make services-up    Kafka, a source and a target on this host; make services-down stops them"
+	@echo "make services-up    Kafka, a source, a target and a schema registry on this host; make services-down stops them"
 
 # The profile is quick to build; make bench measures the release profile. The servers are downloaded while
 # cargo compiles.
@@ -65,7 +65,8 @@ instructions:
 deny:
 	cargo deny check bans licenses sources
 
-# Kafka, a source and a target on this host's loopback: KAFKA_PORT, SOURCE_PORT, TARGET_PORT.
+# Kafka, a source, a target and a schema registry on this host's loopback: KAFKA_PORT, SOURCE_PORT,
+# TARGET_PORT, REGISTRY_PORT.
 services-up:
 	cargo run -q --locked -p oplog-relay-kit --bin services -- up
 

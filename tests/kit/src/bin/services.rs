@@ -1,8 +1,9 @@
 //! Starts and stops the standing servers for the demo and for manual work: `services up|down|status
-//! [--kafka-port N] [--source-port N] [--target-port N]`.
+//! [--kafka-port N] [--source-port N] [--target-port N] [--registry-port N]`.
 //!
-//! The ports also come from `KAFKA_PORT`, `SOURCE_PORT` and `TARGET_PORT`. Data and logs are in
-//! `.cache/services/`; `down` keeps them.
+//! The ports also come from `KAFKA_PORT`, `SOURCE_PORT`, `TARGET_PORT` and `REGISTRY_PORT`. Data and
+//! logs are in `.cache/services/`; `down` keeps them, except for the schemas of the registry, which
+//! keeps them in memory.
 #![allow(
     clippy::print_stdout,
     reason = "a command for a terminal: what it prints is its work"
@@ -11,8 +12,8 @@
 use anyhow::{Context, Result, bail};
 use oplog_relay_kit::services::{Standing, StandingPorts, StandingState};
 
-const USAGE: &str =
-    "usage: services up|down|status [--kafka-port N] [--source-port N] [--target-port N]";
+const USAGE: &str = "usage: services up|down|status [--kafka-port N] [--source-port N] [--target-port N] \
+                     [--registry-port N]";
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -25,6 +26,7 @@ fn main() -> Result<()> {
             "--kafka-port" => ports.kafka = port,
             "--source-port" => ports.source = port,
             "--target-port" => ports.target = port,
+            "--registry-port" => ports.registry = port,
             _ => bail!("unknown option {flag}; {USAGE}"),
         }
     }
@@ -37,7 +39,7 @@ fn main() -> Result<()> {
         "down" => {
             for state in Standing::open(ports)?.down()? {
                 let was = state.id.map_or("was not running", |_| "stopped");
-                println!("{:7} {was}", state.name);
+                println!("{:8} {was}", state.name);
             }
         }
         "status" => print_states(&Standing::open(ports)?.state()?),
@@ -52,6 +54,7 @@ fn ports_from_env() -> Result<StandingPorts> {
         ("KAFKA_PORT", &mut ports.kafka),
         ("SOURCE_PORT", &mut ports.source),
         ("TARGET_PORT", &mut ports.target),
+        ("REGISTRY_PORT", &mut ports.registry),
     ] {
         if let Ok(value) = std::env::var(variable) {
             *port = port_number(variable, &value)?;
@@ -73,15 +76,16 @@ fn print_states(states: &[StandingState]) {
             (Some(id), false) => format!("does not answer, process {id}"),
             (None, _) => "stopped".to_owned(),
         };
-        println!("{:7} {:50} {condition}", state.name, state.address);
+        println!("{:8} {:50} {condition}", state.name, state.address);
     }
 }
 
 fn print_examples(states: &[StandingState]) {
-    let [kafka, source, target] = states else {
+    let [kafka, source, target, registry] = states else {
         return;
     };
     let (kafka, source, target) = (&kafka.address, &source.address, &target.address);
+    let registry = &registry.address;
     println!(
         "
 Copy the source's oplog into Kafka, and Kafka into the target:
@@ -90,6 +94,11 @@ Copy the source's oplog into Kafka, and Kafka into the target:
     --topic-prefix cdc --start oldest
   oplog-consumer replay --brokers {kafka} --topic-prefix cdc --group replay \\
     --target '{target}'
-  oplog-consumer emit --brokers {kafka} --topic-prefix cdc --group emit --to stdout"
+  oplog-consumer emit --brokers {kafka} --topic-prefix cdc --group emit --to stdout
+
+Topics in Avro, with their schemas in the registry:
+
+  oplog-producer run --source '{source}' --brokers {kafka} \\
+    --topic-prefix avro --start oldest --format avro --registry-url {registry}"
     );
 }

@@ -45,17 +45,9 @@ impl Apicurio {
     /// # Errors
     /// As [`Apicurio::start`].
     pub fn start_on(port: Port) -> Result<Apicurio> {
-        let home = install()?;
         let workdir = Workdir::create("apicurio")?;
-        let mut command = process::tied(java_program("java"));
-        command
-            .current_dir(workdir.path())
-            .args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .arg("-Dquarkus.http.host=127.0.0.1")
-            .arg(format!("-Dquarkus.http.port={}", port.number()))
-            .arg("-jar")
-            .arg(runner(&home)?);
-        let process = Process::spawn("apicurio", command, workdir.path())?;
+        let server = Server::new(&install()?, workdir.path(), port.number());
+        let process = Process::spawn("apicurio", server.prepare(true)?, workdir.path())?;
         let mut registry = Apicurio {
             process,
             _workdir: workdir,
@@ -127,7 +119,64 @@ impl Apicurio {
 /// Returns the address of Confluent's REST interface of a registry on this port.
 #[must_use]
 pub fn url_at(port: &Port) -> String {
-    format!("http://127.0.0.1:{}/apis/ccompat/v7", port.number())
+    url(port.number())
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}/apis/ccompat/v7")
+}
+
+/// A server that may run or not.
+pub(crate) struct Server {
+    home: PathBuf,
+    directory: PathBuf,
+    port: u16,
+}
+
+impl Server {
+    pub(crate) fn new(home: &Path, directory: &Path, port: u16) -> Server {
+        Server {
+            home: home.to_owned(),
+            directory: directory.to_owned(),
+            port,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        url(self.port)
+    }
+
+    /// Returns the command that starts it. Its command line names the directory, by which a standing
+    /// server is recognized. A tied one ends with this process.
+    pub(crate) fn prepare(&self, tied: bool) -> Result<Command> {
+        let temporary = self.directory.join("tmp");
+        fs::create_dir_all(&temporary)?;
+        let java = java_program("java");
+        let mut command = match tied {
+            true => process::tied(java),
+            false => Command::new(java),
+        };
+        command
+            .current_dir(&self.directory)
+            .args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .arg(format!("-Djava.io.tmpdir={}", temporary.display()))
+            .arg("-Dquarkus.http.host=127.0.0.1")
+            .arg(format!("-Dquarkus.http.port={}", self.port))
+            .arg("-jar")
+            .arg(runner(&self.home)?);
+        Ok(command)
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+    }
+
+    pub(crate) fn wait_until_ready(&self, still_alive: impl Fn() -> Result<()>) -> Result<()> {
+        wait_until("the registry", READY_WITHIN, || {
+            still_alive().is_err() || self.is_ready()
+        })?;
+        still_alive()
+    }
 }
 
 fn runner(home: &Path) -> Result<PathBuf> {
@@ -137,7 +186,7 @@ fn runner(home: &Path) -> Result<PathBuf> {
     files.find(is_runner).context("the registry's jar")
 }
 
-fn install() -> Result<PathBuf> {
+pub(crate) fn install() -> Result<PathBuf> {
     cache::installed("apicurio", &[POM, SERVER, RECIPE], |folder| {
         fs::write(folder.join("pom.xml"), POM)?;
         let libraries = format!("-DoutputDirectory={}", folder.join("libs").display());

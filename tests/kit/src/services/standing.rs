@@ -1,5 +1,5 @@
-//! The standing servers of `make services-up`: one Kafka, one source with an oplog and one target,
-//! on fixed ports. They outlive the process that starts them. Linux only: `/proc` shows which
+//! The standing servers of `make services-up`: one Kafka, one source with an oplog, one target and
+//! one schema registry, on fixed ports. They outlive the process that starts them. Linux only: `/proc` shows which
 //! server a process belongs to.
 
 use std::fs::{self, File};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::services::apicurio;
 use crate::services::cache;
 use crate::services::ferretdb::{self, FerretDbOptions, Server};
 use crate::services::kafka::{self, Broker, KafkaLine, KafkaOptions};
@@ -27,6 +28,8 @@ pub struct StandingPorts {
     pub source: u16,
     /// The port of the MongoDB server that is written to.
     pub target: u16,
+    /// The port of the schema registry.
+    pub registry: u16,
 }
 
 impl Default for StandingPorts {
@@ -35,6 +38,7 @@ impl Default for StandingPorts {
             kafka: 19_092,
             source: 27_117,
             target: 27_118,
+            registry: 18_081,
         }
     }
 }
@@ -42,7 +46,7 @@ impl Default for StandingPorts {
 /// The state of one standing server.
 #[derive(Clone, Debug)]
 pub struct StandingState {
-    /// The name: `kafka`, `source` or `target`.
+    /// The name: `kafka`, `source`, `target` or `registry`.
     pub name: &'static str,
     /// The address for clients.
     pub address: String,
@@ -55,6 +59,7 @@ pub struct StandingState {
 enum Kind {
     Kafka(Broker),
     FerretDb(Server),
+    Apicurio(apicurio::Server),
 }
 
 struct Member {
@@ -68,9 +73,9 @@ struct Running {
     address: String,
 }
 
-/// The three standing servers, running or not; one process at a time holds them.
+/// The standing servers, running or not; one process at a time holds them.
 pub struct Standing {
-    members: [Member; 3],
+    members: [Member; 4],
     _lock: File,
 }
 
@@ -89,6 +94,7 @@ impl Standing {
         lock.lock()?;
         let home = kafka::Home::install(KafkaLine::Current)?;
         let program = ferretdb::install()?;
+        let registry = apicurio::install()?;
         let kafka = Broker::new(
             home,
             &root.join("kafka"),
@@ -113,6 +119,15 @@ impl Standing {
             },
             server("source", ports.source, FerretDbOptions::source()),
             server("target", ports.target, FerretDbOptions::target()),
+            Member {
+                name: "registry",
+                directory: root.join("registry"),
+                kind: Kind::Apicurio(apicurio::Server::new(
+                    &registry,
+                    &root.join("registry"),
+                    ports.registry,
+                )),
+            },
         ];
         Ok(Standing {
             members,
@@ -162,6 +177,7 @@ impl Member {
         match &self.kind {
             Kind::Kafka(broker) => broker.address(),
             Kind::FerretDb(server) => server.uri(),
+            Kind::Apicurio(server) => server.url(),
         }
     }
 
@@ -200,6 +216,7 @@ impl Member {
         let mut command: Command = match &self.kind {
             Kind::Kafka(broker) => broker.prepare(false)?,
             Kind::FerretDb(server) => server.prepare(false)?,
+            Kind::Apicurio(server) => server.prepare(false)?,
         };
         fs::create_dir_all(self.directory.join("logs"))?;
         let log = append(&self.log_file())?;
@@ -229,6 +246,7 @@ impl Member {
         let ready = match &self.kind {
             Kind::Kafka(broker) => broker.wait_until_ready(READY_WITHIN, still_alive),
             Kind::FerretDb(server) => server.wait_until_ready(still_alive),
+            Kind::Apicurio(server) => server.wait_until_ready(still_alive),
         };
         ready.with_context(|| {
             let log = self.log_file();
@@ -265,6 +283,7 @@ impl Member {
             && match &self.kind {
                 Kind::Kafka(broker) => broker.is_ready()?,
                 Kind::FerretDb(server) => server.is_ready()?,
+                Kind::Apicurio(server) => server.is_ready(),
             };
         Ok(StandingState {
             name: self.name,
