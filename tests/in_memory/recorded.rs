@@ -114,7 +114,9 @@ fn carried(format: Format, entries: &[(EntryId, Vec<u8>)]) -> Result<Vec<(EntryI
                 id.write_header("rs0", &mut header);
                 write_oplog_entry(document, mode, &mut arena)?;
             }
-            Format::ReaderJson(_) | Format::Debezium(_) => bail!("{format} is for readers only"),
+            Format::ReaderJson(_) | Format::Debezium(_) | Format::Snapshot(_) => {
+                bail!("{format} is for readers only")
+            }
         }
         let value = start..arena.len();
         format::decode(format, value, Some(&header), &mut arena, &mut found)?;

@@ -3,6 +3,7 @@
 
 pub mod arguments;
 mod format;
+mod lookup;
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
@@ -43,6 +44,8 @@ pub struct StreamConfig {
     pub topic_prefix: String,
     /// Format of record values.
     pub format: Format,
+    /// True if the documents of updates are looked up on the source.
+    pub looks_up: bool,
     /// Headers for routers.
     pub headers: RouterHeaders,
     /// Number of partitions of new topics.
@@ -365,6 +368,7 @@ fn check_stream(
     });
     let source_name = check_name(arguments.source_name.as_deref(), origin.as_ref(), faults);
     let format = format::check_format(arguments, faults);
+    let looks_up = lookup::check_lookup(arguments, format, origin.as_ref(), faults);
     let headers = format::check_headers(arguments, faults);
     let partitions = faults.take_or(
         "--partitions",
@@ -389,6 +393,7 @@ fn check_stream(
         source_name,
         topic_prefix: topic_prefix?,
         format: format?,
+        looks_up: looks_up?,
         headers: headers?,
         partitions: partitions?,
         order: order?,

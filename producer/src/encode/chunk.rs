@@ -148,6 +148,10 @@ pub struct Counts {
     pub copied_documents: u64,
     /// Number of bytes of these documents.
     pub copied_bytes: u64,
+    /// Number of updates whose document was looked up and found.
+    pub looked_up: u64,
+    /// Number of updates whose document was looked up and was gone.
+    pub gone: u64,
 }
 
 /// Number of transactions by outcome, in a part of the source.

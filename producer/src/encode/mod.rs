@@ -7,7 +7,8 @@
 //!   the raw frames that are being filled
 //! - [`barrier`] a command with its barriers; `database` the end of a database
 //! - `state_records` what is saved of routes, topics and the source, ahead of what depends on it
-//! - `for_readers` what topics without replay are given instead; `keys` the keys of records;
+//! - `for_readers` what topics without replay are given instead; `keys` the keys of records; `lookup` the
+//!   current documents of updates;
 //!   [`router_headers`] headers for programs that route records
 //! - `transaction` the operations of a commit; `copy` the documents of a full sync; `routing` a change of
 //!   the rules of routing
@@ -19,6 +20,7 @@ mod database;
 mod for_readers;
 mod frames;
 mod keys;
+mod lookup;
 pub mod record;
 pub mod router_headers;
 mod routing;
@@ -47,6 +49,7 @@ use crate::encode::record::{Written, write_entry};
 use crate::encode::router_headers::{About, RouterHeaders};
 use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
+use crate::prepare::lookup::Lookup;
 use crate::prepare::route::{CommandRoute, Decision, Router, Target};
 use crate::prepare::topics::Topics;
 use crate::prepare::transaction::{Seen, Transactions};
@@ -96,6 +99,8 @@ pub struct Encoder {
     held: FxHashSet<CollectionUuid>,
     /// Limit of the size of chunks if Kafka is slow.
     pace: Pace,
+    /// The documents of updates, if they are looked up.
+    lookup: Option<Lookup>,
 }
 
 /// The place that the encoder has reached in the source.
@@ -159,6 +164,7 @@ impl Encoder {
             },
             held: FxHashSet::default(),
             pace: Pace::new(TRANSACTION_TIMEOUT),
+            lookup: None,
         }
     }
 
@@ -198,6 +204,9 @@ impl Encoder {
                 break;
             };
             let entry = self.read_entry(document.map_err(ProducerError::undecodable)?)?;
+            if self.lookup.is_some() {
+                self.look_up_ahead(&entry, &rest)?;
+            }
             // Several collections are often new at once, as all of them are at the start.
             if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
                 looked = true;
@@ -437,6 +446,20 @@ impl Encoder {
             return Ok(());
         }
         let damaged = |error| ProducerError::damaged(entry, &error);
+        self.look_up(entry, chunk)?;
+        let looked_up = self.looked_up();
+        let with_document;
+        let entry = match &looked_up {
+            None => entry,
+            looked_up => {
+                let looked_up = looked_up.as_ref();
+                with_document = Entry {
+                    looked_up,
+                    ..*entry
+                };
+                &with_document
+            }
+        };
         let origin = self.origin(to.topic);
         let written = write_entry(self.format, entry, id, &origin, &mut chunk.arena);
         let Written { header, value } = written.map_err(damaged)?;
@@ -448,6 +471,7 @@ impl Encoder {
             source: &self.source,
         };
         let router_headers = self.router_headers.write(&about, chunk).map_err(damaged)?;
+        let router_headers = self.with_lookup_header(entry, router_headers, chunk);
         let record = EncodedRecord {
             topic: to.topic,
             partition: to.partition,

@@ -138,8 +138,10 @@ fn namespace(entry: &Entry<'_>) -> Result<String, EntryError> {
 const fn content_type(format: Format) -> &'static str {
     match format {
         Format::Raw | Format::Bson => "application/bson",
-        Format::Json(_) | Format::ReaderJson(_) | Format::Oplog(_) | Format::Debezium(_) => {
-            "application/json"
-        }
+        Format::Json(_)
+        | Format::ReaderJson(_)
+        | Format::Oplog(_)
+        | Format::Debezium(_)
+        | Format::Snapshot(_) => "application/json",
     }
 }

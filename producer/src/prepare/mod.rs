@@ -3,6 +3,7 @@
 
 pub mod claims;
 pub mod internal_topics;
+pub mod lookup;
 pub mod route;
 pub mod topics;
 pub mod transaction;

@@ -41,6 +41,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     sessions: IntCounter,
     copied: CopyCounters,
+    lookups: IntCounterVec,
     /// Progress of a full sync.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
@@ -72,6 +73,11 @@ impl Metrics {
         };
         let by_operation = by("op", "entries_total", "Entries read from the source.")?;
         let errors = by("kind", "errors_total", "Failures, by kind.")?;
+        let lookups = by(
+            "result",
+            "lookups_total",
+            "Updates whose document was looked up on the source, by result: found or gone.",
+        )?;
         let seconds = HistogramOpts::new(
             "oplog_producer_commit_seconds",
             "Time from the flush to the commit of a Kafka transaction.",
@@ -107,6 +113,7 @@ impl Metrics {
             )?,
             errors,
             copied: CopyCounters::register(&registry)?,
+            lookups,
             full_sync: Progress::default(),
             committed: Mutex::new(None),
             known_until: AtomicI64::new(0),
@@ -128,6 +135,13 @@ impl Metrics {
         self.source_bytes.inc_by(chunk.counts.source_bytes);
         self.copied.documents.inc_by(chunk.counts.copied_documents);
         self.copied.bytes.inc_by(chunk.counts.copied_bytes);
+        let looked_up = [
+            ("found", chunk.counts.looked_up),
+            ("gone", chunk.counts.gone),
+        ];
+        for (result, count) in looked_up.into_iter().filter(|(_, count)| *count > 0) {
+            self.lookups.with_label_values(&[result]).inc_by(count);
+        }
         self.records.inc_by(chunk.records.len() as u64);
         self.record_bytes.inc_by(chunk.arena.len() as u64);
         self.queue_records.set(in_flight.into());

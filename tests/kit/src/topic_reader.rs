@@ -308,7 +308,7 @@ fn source_of(record: &TopicRecord, format: Format) -> Result<String> {
     let header = match format {
         Format::Raw => RANGE_HEADER,
         Format::Bson | Format::Oplog(_) => ID_HEADER,
-        Format::Debezium(_) => bail!("Debezium's envelope has no place for the source"),
+        Format::Debezium(_) | Format::Snapshot(_) => bail!("{format} is for readers only"),
         Format::Json(_) | Format::ReaderJson(_) => {
             let mut event = Vec::new();
             parse_document(&record.value, &mut event)?;
