@@ -87,11 +87,15 @@ impl Lookup {
         Wanted::new(self.at_once)
     }
 
-    /// Asks for the documents of entries up to the time `through`, and forgets those of earlier entries.
+    /// Asks for the documents of entries up to the time `through`, and forgets those of earlier entries,
+    /// unless nothing is wanted.
     ///
     /// # Errors
     /// The errors of [`CurrentDocuments::read`].
     pub fn ask(&mut self, wanted: &Wanted, through: Timestamp) -> Result<(), ProducerError> {
+        if wanted.requests().is_empty() {
+            return Ok(());
+        }
         self.window.clear(through);
         self.read(wanted)
     }
@@ -137,9 +141,6 @@ impl Lookup {
 
     fn read(&mut self, wanted: &Wanted) -> Result<(), ProducerError> {
         let requests = wanted.requests();
-        if requests.is_empty() {
-            return Ok(());
-        }
         let replies = self.source.read(requests, self.window.through())?;
         let (mut documents, mut bytes) = (0, 0);
         for (request, reply) in requests.iter().zip(replies) {
@@ -156,5 +157,7 @@ impl Lookup {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;

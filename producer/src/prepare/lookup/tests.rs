@@ -1,60 +1,9 @@
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use bson::{Document as Doc, Timestamp as BsonTimestamp, doc};
-use oplog_relay_core::document::DocumentBuilder;
+use bson::{Timestamp as BsonTimestamp, doc};
 
+use super::fake::Documents;
 use super::*;
-
-/// A source with a collection, which notes what it was asked for.
-#[derive(Debug, Default)]
-struct Documents {
-    by_id: BTreeMap<i32, Doc>,
-    /// Number of documents that a reply has room for.
-    room: Option<usize>,
-    asked: Arc<Mutex<Vec<(Timestamp, usize)>>>,
-}
-
-impl CurrentDocuments for Documents {
-    fn read(
-        &mut self,
-        requests: &[Request],
-        after: Timestamp,
-    ) -> Result<Vec<Reply>, ProducerError> {
-        let reply = |request: &Request| {
-            self.asked.lock().unwrap().push((after, request.count()));
-            let mut command = Vec::new();
-            let mut find = DocumentBuilder::start(&mut command);
-            request.write_filter(&mut find);
-            find.finish();
-            let command = Doc::from_reader(command.as_slice()).unwrap();
-            let ids = command.get_document("filter").unwrap();
-            let ids = ids.get_document("_id").unwrap().get_array("$in").unwrap();
-            let found = ids.iter().filter_map(|id| self.by_id.get(&id.as_i32()?));
-            let room = self.room.unwrap_or(usize::MAX);
-            // A server returns the documents in the order of its index.
-            let mut found: Vec<_> = found.collect();
-            found.sort_by_key(|document| document.get_i32("_id").unwrap());
-            let sent = found.iter().take(room);
-            Reply {
-                documents: sent.flat_map(|found| found.to_vec().unwrap()).collect(),
-                is_cut: found.len() > room,
-                at: Some(Timestamp::new(after.seconds, 7)),
-            }
-        };
-        Ok(requests.iter().map(reply).collect())
-    }
-}
-
-impl Documents {
-    fn of(ids: std::ops::Range<i32>) -> Self {
-        let document = |id| (id, doc! { "_id": id, "n": id });
-        Self {
-            by_id: ids.map(document).collect(),
-            ..Self::default()
-        }
-    }
-}
 
 fn update(seconds: u32, ns: &str, id: impl Into<bson::Bson>) -> Vec<u8> {
     let ts = BsonTimestamp {
