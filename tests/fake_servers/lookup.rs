@@ -160,7 +160,8 @@ async fn large_documents_are_read_in_several_replies() -> Result<()> {
         wanted.add(&Entry::parse(Raw::new(entry)?)?)?;
     }
     tokio::task::block_in_place(|| scene.lookup.ask(&wanted, at(1)))?;
-    let last = Entry::parse(Raw::new(&entries[0])?)?;
+    let last = entries.last().context("no entries")?;
+    let last = Entry::parse(Raw::new(last)?)?;
     ensure!(!scene.lookup.covers(&last)?, "a reply holds 16 MB");
     for id in (10..16).rev() {
         let (found, _) = scene.look_up(id, Some(&ui))?;
