@@ -100,6 +100,14 @@ async fn a_document_is_found_with_the_time_of_the_reply() -> Result<()> {
         ensure!(found.context("gone")?.get_i32("n")? == n);
         ensure!(read_at == Some(at(1)), "{read_at:?}");
     }
+    // The server waits until it has the entry, and returns nothing that could be rolled back.
+    let concern = scene.server.model().last_read_concern();
+    let time = bson::Timestamp {
+        time: at(1).seconds,
+        increment: 1,
+    };
+    let expected = doc! { "level": "majority", "afterClusterTime": time };
+    ensure!(concern.as_ref() == Some(&expected), "{concern:?}");
     // Old servers log no UUID.
     ensure!(scene.look_up("two", None)?.0.is_some());
     ensure!(scene.look_up(3, Some(&ui))?.0.is_none());

@@ -23,7 +23,7 @@ pub enum Command {
     /// Tail the source and write its entries to Kafka until the program is stopped.
     Run(Box<RunArguments>),
     /// Print what `run` would produce, as JSON lines. Kafka is not needed.
-    Inspect(InspectArguments),
+    Inspect(Box<InspectArguments>),
     /// Ask the running producer of a source to copy collections, or a part of them, into its
     /// topics.
     ///

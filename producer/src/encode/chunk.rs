@@ -51,6 +51,18 @@ pub struct EncodedRecord {
     pub value: Range<usize>,
 }
 
+impl EncodedRecord {
+    /// Returns the tombstone of the same key, which follows the record. Its headers for routers would give it
+    /// the identity of the record.
+    pub(crate) fn tombstone(&self) -> Self {
+        Self {
+            router_headers: 0..0,
+            value: self.value.end..self.value.end,
+            ..self.clone()
+        }
+    }
+}
+
 /// A header of a record, its value as a range of the chunk's arena.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordHeader {

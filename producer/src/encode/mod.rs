@@ -481,18 +481,11 @@ impl Encoder {
             router_headers,
             value,
         };
-        if entry.operation == Operation::Delete && matches!(self.format, Format::Debezium(_)) {
-            let value = record.value.end..record.value.end;
-            // Its headers would give it the identity of the delete.
-            let tombstone = EncodedRecord {
-                router_headers: 0..0,
-                value,
-                ..record.clone()
-            };
-            chunk.records.extend([record, tombstone]);
-            return Ok(());
-        }
+        let ends =
+            entry.operation == Operation::Delete && matches!(self.format, Format::Debezium(_));
+        let tombstone = ends.then(|| record.tombstone());
         chunk.records.push(record);
+        chunk.records.extend(tombstone);
         Ok(())
     }
 

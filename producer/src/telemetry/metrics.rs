@@ -41,7 +41,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     sessions: IntCounter,
     copied: CopyCounters,
-    lookups: IntCounterVec,
+    lookups: LookupCounters,
     /// Progress of a full sync.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
@@ -73,11 +73,6 @@ impl Metrics {
         };
         let by_operation = by("op", "entries_total", "Entries read from the source.")?;
         let errors = by("kind", "errors_total", "Failures, by kind.")?;
-        let lookups = by(
-            "result",
-            "lookups_total",
-            "Updates whose document was looked up on the source, by result: found or gone.",
-        )?;
         let seconds = HistogramOpts::new(
             "oplog_producer_commit_seconds",
             "Time from the flush to the commit of a Kafka transaction.",
@@ -113,7 +108,7 @@ impl Metrics {
             )?,
             errors,
             copied: CopyCounters::register(&registry)?,
-            lookups,
+            lookups: LookupCounters::register(&registry)?,
             full_sync: Progress::default(),
             committed: Mutex::new(None),
             known_until: AtomicI64::new(0),
@@ -135,13 +130,8 @@ impl Metrics {
         self.source_bytes.inc_by(chunk.counts.source_bytes);
         self.copied.documents.inc_by(chunk.counts.copied_documents);
         self.copied.bytes.inc_by(chunk.counts.copied_bytes);
-        let looked_up = [
-            ("found", chunk.counts.looked_up),
-            ("gone", chunk.counts.gone),
-        ];
-        for (result, count) in looked_up.into_iter().filter(|(_, count)| *count > 0) {
-            self.lookups.with_label_values(&[result]).inc_by(count);
-        }
+        self.lookups.found.inc_by(chunk.counts.looked_up);
+        self.lookups.gone.inc_by(chunk.counts.gone);
         self.records.inc_by(chunk.records.len() as u64);
         self.record_bytes.inc_by(chunk.arena.len() as u64);
         self.queue_records.set(in_flight.into());
@@ -310,6 +300,27 @@ impl CopyCounters {
         Ok(Self {
             documents: registered(registry, IntCounter::with_opts(documents)?)?,
             bytes: registered(registry, IntCounter::with_opts(bytes)?)?,
+        })
+    }
+}
+
+/// Counters of the updates whose document was looked up.
+#[derive(Debug)]
+struct LookupCounters {
+    found: IntCounter,
+    gone: IntCounter,
+}
+
+impl LookupCounters {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let lookups = opts(
+            "lookups_total",
+            "Updates whose document was looked up on the source, by result.",
+        );
+        let lookups = registered(registry, IntCounterVec::new(lookups, &["result"])?)?;
+        Ok(Self {
+            found: lookups.with_label_values(&["found"]),
+            gone: lookups.with_label_values(&["gone"]),
         })
     }
 }

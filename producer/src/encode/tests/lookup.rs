@@ -1,17 +1,17 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bson::{Document as Doc, Timestamp as BsonTimestamp, doc};
 use oplog_relay_core::format::LOOKUP_HEADER;
 use oplog_relay_core::format::debezium::Debezium;
 
 use super::*;
-use crate::prepare::lookup::fake::Documents;
+use crate::prepare::lookup::fake::{Asked, Documents};
 
 const LATEST: Format = Format::Snapshot(Mode::Relaxed);
 const EVENTS: Format = Format::ReaderJson(Mode::Relaxed);
 
 /// Returns the encoder of a format, and what it asks its source for.
-fn looking_up(format: Format, source: Documents) -> (Encoder, Arc<Mutex<Vec<(Timestamp, usize)>>>) {
+fn looking_up(format: Format, source: Documents) -> (Encoder, Asked) {
     let asked = Arc::clone(&source.asked);
     let lookup = Lookup::new(Box::new(source));
     (encoder(format).looking_up(Some(lookup)), asked)

@@ -10,14 +10,16 @@ use oplog_relay_core::position::Timestamp;
 use super::{CurrentDocuments, Reply, Request};
 use crate::error::ProducerError;
 
+/// The time and the number of documents of each request.
+pub(crate) type Asked = Arc<Mutex<Vec<(Timestamp, usize)>>>;
+
 /// A source with a collection, which notes what it was asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
     pub(crate) by_id: BTreeMap<i32, Doc>,
     /// Number of documents that a reply has room for.
     pub(crate) room: Option<usize>,
-    /// The time and the number of documents of each request.
-    pub(crate) asked: Arc<Mutex<Vec<(Timestamp, usize)>>>,
+    pub(crate) asked: Asked,
 }
 
 impl CurrentDocuments for Documents {

@@ -3,7 +3,7 @@
 //!
 //! The encoder looks ahead in what it has read from the source and asks for the documents of many updates
 //! at once. All entries that it looked at were in the oplog before the read, and the read waits until the
-//! server has them, so the documents contain their changes. A [`window`] holds these documents, and is
+//! server has them, so the documents contain their changes. A `window` holds these documents, and is
 //! used for entries up to the last one that was looked at.
 
 mod request;
