@@ -18,19 +18,19 @@ use serde_json::Value;
 use crate::envelopes::expect_refused;
 use crate::topics::{LIMIT, Topics};
 
-const SNAPSHOT: [&str; 2] = ["--format=json", "--topic-mode=snapshot"];
+pub(crate) const SNAPSHOT: [&str; 2] = ["--format=json", "--topic-mode=snapshot"];
 const BEGIN: u32 = 1_700_000_000;
 
 /// A live source whose documents and entries are made by hand.
-struct Source {
-    server: ModelServer,
+pub(crate) struct Source {
+    pub(crate) server: ModelServer,
     ui: Bson,
     /// Second of the last entry.
     second: u32,
 }
 
 impl Source {
-    fn new() -> Result<Source> {
+    pub(crate) fn new() -> Result<Source> {
         let server = ModelServer::start(Model::default())?;
         let mut source = Source {
             server,
@@ -83,19 +83,19 @@ impl Source {
         self.log(entry)
     }
 
-    fn insert(&mut self, id: i32) -> Result<()> {
+    pub(crate) fn insert(&mut self, id: i32) -> Result<()> {
         self.store(std::iter::once(id))?;
         self.log_change("i", doc! { "o": { "_id": id, "n": id } })
     }
 
-    fn update(&mut self, id: i32, n: i32) -> Result<()> {
+    pub(crate) fn update(&mut self, id: i32, n: i32) -> Result<()> {
         let update = doc! { "q": { "_id": id }, "u": { "$set": { "n": n } } };
         self.run("s", &doc! { "update": "a", "updates": [update] })?;
         let o = doc! { "$v": 2, "diff": { "u": { "n": n } } };
         self.log_change("u", doc! { "o": o, "o2": { "_id": id } })
     }
 
-    fn delete(&mut self, id: i32) -> Result<()> {
+    pub(crate) fn delete(&mut self, id: i32) -> Result<()> {
         let delete = doc! { "q": { "_id": id }, "limit": 1 };
         self.run("s", &doc! { "delete": "a", "deletes": [delete] })?;
         self.log_change("d", doc! { "o": { "_id": id } })
@@ -137,7 +137,12 @@ impl Source {
     }
 
     /// Carries everything up to now into the topics, and checks exit code and log.
-    fn carry(&self, topics: &Topics, flags: &[&str], (code, part): (i32, &str)) -> Result<()> {
+    pub(crate) fn carry(
+        &self,
+        topics: &Topics,
+        flags: &[&str],
+        (code, part): (i32, &str),
+    ) -> Result<()> {
         let flags = [flags, &["--until-caught-up"]].concat();
         let mut producer = self.start(topics, &flags)?;
         let ended = producer.wait(LIMIT)?;

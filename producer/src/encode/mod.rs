@@ -1,5 +1,5 @@
 //! Turns batches of entries into chunks of encoded records. Its only I/O is the creation of topics, the
-//! reading of earlier entries of transactions, and queries about collections.
+//! reading of earlier entries of transactions, queries about collections, and lookups of documents.
 //!
 //! # Modules
 //!
