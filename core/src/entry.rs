@@ -3,6 +3,7 @@
 
 use crate::collection_uuid::CollectionUuid;
 use crate::document::{Document, Element, Malformed, kind};
+use crate::format::looked_up::LookedUp;
 use crate::position::Timestamp;
 
 /// The `op` of a document that a full sync read. It is applied as an insert.
@@ -150,6 +151,9 @@ pub struct Entry<'a> {
     /// `snapshot.capturedAt`, milliseconds since 1970: only in entries of a full sync, which do not
     /// come from an oplog ([`crate::snapshot`]).
     pub snapshot: Option<i64>,
+    /// The document of an update as the source has it now. It is not a part of the entry: a producer
+    /// that looks documents up sets it before the entry is encoded.
+    pub looked_up: Option<&'a LookedUp<'a>>,
 }
 
 /// The place of an operation in its transaction.
@@ -267,6 +271,7 @@ impl<'a> Entry<'a> {
             is_upsert: fields.is_upsert,
             is_timeseries: fields.is_timeseries,
             snapshot: fields.snapshot,
+            looked_up: None,
         })
     }
 

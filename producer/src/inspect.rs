@@ -48,6 +48,10 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     )
     .ordered(stream.order)?
     .asking(origin.collections());
+    let lookup = match stream.looks_up {
+        true => Some(origin.lookup(shutdown.clone()).await?),
+        false => None,
+    };
     let transactions = origin.transactions(start, History::default(), shutdown.clone());
     let name = origin.name();
     let encoder = Encoder::new(
@@ -59,7 +63,8 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
         None,
         transactions,
     )
-    .with_router_headers(stream.headers);
+    .with_router_headers(stream.headers)
+    .looking_up(lookup);
     let printer = Printer {
         source: origin.name().to_owned(),
         topics: Vec::new(),
@@ -214,9 +219,11 @@ fn event_as_json(value: &[u8]) -> Option<Vec<u8>> {
 /// Returns JSON as it is and BSON as canonical Extended JSON; a frame has no textual form.
 fn show(format: Format, value: &[u8]) -> Option<Box<RawValue>> {
     let text = match format {
-        Format::Json(_) | Format::ReaderJson(_) | Format::Oplog(_) | Format::Debezium(_) => {
-            value.to_vec()
-        }
+        Format::Json(_)
+        | Format::ReaderJson(_)
+        | Format::Oplog(_)
+        | Format::Debezium(_)
+        | Format::Snapshot(_) => value.to_vec(),
         Format::Bson => {
             let mut text = Vec::new();
             let written = write_document(Document::new(value).ok()?, Mode::Canonical, &mut text);

@@ -5,6 +5,7 @@ mod collections;
 mod cutover;
 mod fake_mongod;
 mod full_sync;
+mod lookup;
 mod programs;
 mod publisher;
 mod replay;

@@ -120,7 +120,10 @@ fn carried(format: Format, entries: &[(EntryId, Vec<u8>)]) -> Result<Vec<(EntryI
                 let entry = Entry::parse(document)?;
                 write_avro_event(&entry, *id, "rs0", mode, 1, &mut arena)?;
             }
-            Format::ReaderJson(_) | Format::Debezium(_) | Format::ReaderAvro(_) => {
+            Format::ReaderJson(_)
+            | Format::Debezium(_)
+            | Format::ReaderAvro(_)
+            | Format::Snapshot(_) => {
                 bail!("{format} is for readers only")
             }
         }

@@ -45,7 +45,7 @@ fn parse(bytes: &[u8]) -> Result<Value> {
 }
 
 /// Checks that a replay refuses the topics; emit and audit as well, if wanted.
-fn expect_refused(topics: &Topics, by_all: bool) -> Result<()> {
+pub(crate) fn expect_refused(topics: &Topics, by_all: bool) -> Result<()> {
     let target = ModelServer::start(Model::default())?;
     let group = format!("{}-group", topics.prefix());
     let allowed = ["--allow-lossy"];

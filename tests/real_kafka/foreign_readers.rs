@@ -9,6 +9,7 @@ use futures_util::TryStreamExt;
 use mongodb::Client;
 use oplog_relay_kit::services::{Connect, Connector, FerretDb, FerretDbOptions, wait_for};
 
+use crate::full_documents::{SNAPSHOT, Source};
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
@@ -18,6 +19,11 @@ const CHANGE_STREAM_HANDLER: &str =
     "com.mongodb.kafka.connect.sink.cdc.mongodb.ChangeStreamHandler";
 const DEBEZIUM_HANDLER: &str =
     "com.mongodb.kafka.connect.sink.cdc.debezium.mongodb.ChangeStreamHandler";
+/// Both handlers refuse an update whose document is null, as MongoDB and Debezium may have it as well. Its
+/// delete follows, so it can be left out.
+const TOLERANCE: &str = "errors.tolerance";
+const KEY_HAS_ID: &str =
+    "com.mongodb.kafka.connect.sink.processor.id.strategy.ProvidedInKeyStrategy";
 const UNWRAP: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
 const JSON: &str = "org.apache.kafka.connect.json.JsonConverter";
 
@@ -146,4 +152,68 @@ fn kafka_connect_replays_our_topics_into_mongodb_and_debezium_unwraps_its_envelo
         Ok((unwrapped(file)?.len() == 60).then_some(()))
     })
     .with_context(|| connect.log().unwrap_or_default())
+}
+
+/// Carries a source whose updates of single fields are looked up, into topics of each form.
+fn looked_up() -> Result<(Source, Topics)> {
+    let mut source = Source::new()?;
+    for id in 0..60 {
+        source.insert(id)?;
+        match id % 4 {
+            0 => source.update(id, 1_000 + id)?,
+            1 => source.delete(id)?,
+            // The document is gone when its update is looked up.
+            2 => {
+                source.update(id, 2_000 + id)?;
+                source.delete(id)?;
+            }
+            _ => {}
+        }
+    }
+    let lookup = ["--format=json", "--full-document=lookup", "--start=oldest"];
+    let events = Topics::none("connect-lookup")?;
+    let readers = [&lookup[..], &["--replayable=false"]].concat();
+    source.carry(&events, &readers, (0, ""))?;
+    let debezium = Topics::none("connect-after")?;
+    let envelope = [&lookup[..], &["--envelope=debezium"]].concat();
+    source.carry(&debezium, &envelope, (0, ""))?;
+    let latest = Topics::none("connect-latest")?;
+    let snapshot = [&SNAPSHOT[..], &["--start=oldest"]].concat();
+    source.carry(&latest, &snapshot, (0, ""))?;
+    Ok((source, events))
+}
+
+/// Without a lookup the handler of Debezium's envelope refuses an update of single fields.
+#[test]
+fn kafka_connect_writes_the_documents_that_were_looked_up() -> Result<()> {
+    let (source, topics) = looked_up()?;
+    let target = FerretDb::start(&FerretDbOptions::target())?;
+    let connectors = [
+        sink(
+            "lookup",
+            "connect-lookup.s.a",
+            &target,
+            CHANGE_STREAM_HANDLER,
+        )
+        .with(TOLERANCE, "all"),
+        sink("after", "connect-after.s.a", &target, DEBEZIUM_HANDLER).with(TOLERANCE, "all"),
+        Connector::new("latest", MONGO_SINK, "connect-latest.s.a")
+            .with("connection.uri", &target.uri())
+            .with("database", "latest")
+            .with("collection", "a")
+            .with("document.id.strategy", KEY_HAS_ID)
+            .with("delete.on.null.values", "true"),
+    ];
+    let mut connect = Connect::start(&topics.brokers(), &connectors)?;
+    let state = source.server.model().state();
+    let documents = state.get("s.a").context("no documents")?.iter();
+    let documents: Result<Vec<Document>, _> = documents
+        .map(|bytes| Document::from_reader(bytes.as_slice()))
+        .collect();
+    let expected = sorted(documents?);
+    ensure!(expected.len() == 30, "{} documents", expected.len());
+    for database in ["latest", "lookup", "after"] {
+        wait_for_documents(&mut connect, &target, database, &expected)?;
+    }
+    Ok(())
 }

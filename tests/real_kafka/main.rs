@@ -10,6 +10,7 @@ mod disk;
 mod envelopes;
 mod examples;
 mod foreign_readers;
+mod full_documents;
 mod idle;
 mod kills;
 mod large_documents;

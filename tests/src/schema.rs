@@ -7,6 +7,8 @@ use serde_json::Value;
 const CHANGE_EVENT: &str = include_str!("../../schemas/change-event.schema.json");
 const DEBEZIUM: &str = include_str!("../../schemas/debezium.schema.json");
 
+const LATEST_STATE: &str = include_str!("../../schemas/latest-state.schema.json");
+
 /// A compiled schema.
 #[derive(Debug)]
 pub struct EventSchema(Validator);
@@ -26,6 +28,14 @@ impl EventSchema {
     /// The schema is not valid.
     pub fn of_debezium() -> Result<EventSchema> {
         EventSchema::compile(DEBEZIUM)
+    }
+
+    /// Compiles the schema of the latest state of a document.
+    ///
+    /// # Errors
+    /// The schema is not valid.
+    pub fn of_latest_states() -> Result<EventSchema> {
+        EventSchema::compile(LATEST_STATE)
     }
 
     fn compile(text: &str) -> Result<EventSchema> {

@@ -115,12 +115,17 @@ fn a_topic_changes_neither_its_barriers_nor_its_keys() {
         Format::Debezium(Debezium { mode, with_schema })
     };
     let readers = Format::ReaderJson(Mode::Relaxed);
+    let latest = Format::Snapshot(Mode::Relaxed);
     for (one, other, may) in [
         (Format::Raw, Format::Oplog(Mode::Canonical), true),
         (readers, Format::ReaderJson(Mode::Canonical), true),
         (Format::Bson, readers, false),
         (readers, form(false), false),
         (form(false), form(true), false),
+        (latest, Format::Snapshot(Mode::Canonical), true),
+        (latest, readers, false),
+        (latest, form(false), false),
+        (latest, Format::Bson, false),
     ] {
         assert_eq!(
             (one.may_become(other), other.may_become(one)),
@@ -334,6 +339,10 @@ fn every_format_is_saved_and_read_back() {
         (
             Format::Oplog(Mode::Canonical),
             r#"{"format":"oplog-json","json":"canonical"}"#,
+        ),
+        (
+            Format::Snapshot(Mode::Relaxed),
+            r#"{"format":"snapshot-json","json":"relaxed"}"#,
         ),
         (
             form(Mode::Relaxed, false),

@@ -8,6 +8,9 @@
 //! the same bytes; an object has the same name twice (most JSON readers keep one of the two); the
 //! entry is a command; the entry writes a bucket of a time series (`isTimeseries`) or has `b`, as
 //! an upsert does. A replay prefers `rawEntry`.
+//!
+//! An update whose document was looked up on the source ([`super::looked_up`]) also has `fullDocument`
+//! and `fullDocumentLookup`. Both are for readers, and a replay ignores them.
 
 use std::ops::Range;
 
@@ -18,6 +21,7 @@ use crate::command::is_command;
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::format::description::{write_diff, write_modifiers};
+use crate::format::looked_up::LookedUp;
 use crate::format::{FORMAT_VERSION, FormatError, LARGE_TEXT};
 use crate::json::{self, Exactness, Mode};
 use crate::namespace::Namespace;
@@ -183,10 +187,12 @@ impl<'o> EventWriter<'o> {
                 match entry.update()? {
                     Update::Replacement(document) => self.document("fullDocument", document),
                     Update::Modifiers(modifiers) => {
+                        self.looked_up(entry)?;
                         self.modifiers(modifiers)?;
                         self.document("rawUpdateDescription", modifiers)
                     }
                     Update::Diff(diff) => {
+                        self.looked_up(entry)?;
                         self.diff(diff)?;
                         self.document("rawUpdateDescription", entry.o)
                     }
@@ -195,6 +201,25 @@ impl<'o> EventWriter<'o> {
             Operation::Command => self.document("operationDescription", entry.o),
             Operation::Noop => Ok(()),
         }
+    }
+
+    /// Writes the document of an update as the source has it now, if it was looked up. A replay does not
+    /// read it, so a loss in its text needs no `rawEntry`.
+    fn looked_up(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
+        let Some(LookedUp { document, at }) = entry.looked_up else {
+            return Ok(());
+        };
+        self.name("fullDocument");
+        match document {
+            Some(document) => drop(json::write_document(*document, self.mode, self.out)?),
+            None => self.text("null"),
+        }
+        if let Some(at) = at {
+            self.text(",\"fullDocumentLookup\":{\"operationTime\":");
+            self.value(kind::TIMESTAMP, &at.to_le_bytes())?;
+            self.out.push(b'}');
+        }
+        Ok(())
     }
 
     fn document_key(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {

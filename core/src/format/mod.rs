@@ -11,6 +11,7 @@
 //! | `json`, envelope `oplog` | one entry ([`oplog`]) | header `oplog-id` |
 //! | `json`, envelope `debezium` | one event of Debezium ([`debezium`]), for readers only | the event's `source.sequence` |
 //! | `avro` | one change event as an Avro record ([`avro`]) | the event's `_id` |
+//! | `json`, topic mode `snapshot` | one document ([`latest_state`]), for readers only | header `oplog-id` |
 //!
 //! A record that is too large for its topic is stored as [`fragment`]s.
 
@@ -20,6 +21,8 @@ mod description;
 pub mod envelope;
 pub mod fragment;
 pub mod json;
+pub mod latest_state;
+pub mod looked_up;
 pub mod oplog;
 pub mod origin;
 pub mod raw;
@@ -45,6 +48,10 @@ pub const ID_HEADER: &str = "oplog-id";
 /// The name of the header with the range of entries in a `raw` record.
 pub const RANGE_HEADER: &str = "oplog-range";
 
+/// The name of the header with the time of the source at which the document of an update was looked up,
+/// in formats whose value has no place for it.
+pub const LOOKUP_HEADER: &str = "oplog-lookup";
+
 /// The size above which a decoder reserves exactly the room that the entry in a text needs.
 const LARGE_TEXT: usize = 1 << 20;
 
@@ -68,6 +75,8 @@ pub enum Format {
     Avro(Mode),
     /// One change event of a document as an Avro record, without what only a replay needs.
     ReaderAvro(Mode),
+    /// One document, the latest state of its key, or a tombstone.
+    Snapshot(Mode),
 }
 
 impl Format {
@@ -79,7 +88,9 @@ impl Format {
             Self::Json(mode) | Self::Oplog(mode) | Self::Avro(mode) => {
                 matches!(mode, Mode::Canonical)
             }
-            Self::ReaderJson(_) | Self::Debezium(_) | Self::ReaderAvro(_) => false,
+            Self::ReaderJson(_) | Self::Debezium(_) | Self::ReaderAvro(_) | Self::Snapshot(_) => {
+                false
+            }
         }
     }
 
@@ -89,7 +100,7 @@ impl Format {
     pub const fn is_replayable(self) -> bool {
         !matches!(
             self,
-            Self::ReaderJson(_) | Self::Debezium(_) | Self::ReaderAvro(_)
+            Self::ReaderJson(_) | Self::Debezium(_) | Self::ReaderAvro(_) | Self::Snapshot(_)
         )
     }
 
@@ -100,26 +111,35 @@ impl Format {
     }
 
     /// Returns true if a topic may change between the two formats. It may not lose or gain barriers,
-    /// and each document must stay in its partition. The keys of Debezium's envelope determine the
-    /// partitions; in every other format the document's own key does.
+    /// each document must stay in its partition, and a topic of documents is compacted, which would
+    /// delete changes. The keys of Debezium's envelope determine the partitions; in every other format
+    /// the document's own key does.
     #[must_use]
     pub fn may_become(self, other: Self) -> bool {
         let keys = |format| match format {
             Self::Debezium(form) => Some(form.with_schema),
             _ => None,
         };
-        self.is_replayable() == other.is_replayable() && keys(self) == keys(other)
+        self.is_replayable() == other.is_replayable()
+            && keys(self) == keys(other)
+            && self.is_latest_state() == other.is_latest_state()
+    }
+
+    /// Returns true if a record replaces the earlier ones of its key, so that the topic is compacted.
+    #[must_use]
+    pub const fn is_latest_state(self) -> bool {
+        matches!(self, Self::Snapshot(_))
     }
 
     /// Returns true if [`decode`] knows the entries of a record.
     #[must_use]
     pub const fn is_decodable(self) -> bool {
-        !matches!(self, Self::Debezium(_))
+        !matches!(self, Self::Debezium(_) | Self::Snapshot(_))
     }
 
     /// Returns true if a record may be of this format, judged by its first bytes and its
-    /// [`ID_HEADER`]. No record fits two formats, except that the two modes of `json` cannot be
-    /// distinguished.
+    /// [`ID_HEADER`]. No record fits two formats that one topic may have, except that the two modes of
+    /// `json` cannot be distinguished.
     #[must_use]
     pub fn fits(self, value: &[u8], has_id: bool) -> bool {
         match self {
@@ -131,6 +151,8 @@ impl Format {
             Self::Oplog(_) => has_id && is_text_of_entry(value),
             Self::Debezium(_) => !has_id && is_of_debezium(value),
             Self::Avro(_) | Self::ReaderAvro(_) => !has_id && avro::schema_id(value).is_some(),
+            // No record of a topic of documents is decoded, and the topic has no other ones.
+            Self::Snapshot(_) => has_id && value.starts_with(b"{"),
         }
     }
 }
@@ -153,6 +175,7 @@ impl std::fmt::Display for Format {
             Self::Json(mode) => write!(f, "json ({})", mode.name()),
             Self::ReaderJson(mode) => write!(f, "json (for readers, {})", mode.name()),
             Self::Oplog(mode) => write!(f, "json (oplog, {})", mode.name()),
+            Self::Snapshot(mode) => write!(f, "json (latest documents, {})", mode.name()),
             Self::Debezium(Debezium { mode, with_schema }) => {
                 let schema = if *with_schema { ", with schema" } else { "" };
                 write!(f, "json (debezium, {}{schema})", mode.name())
@@ -197,6 +220,7 @@ impl From<Format> for FormatFields {
             Format::Json(mode) => Self::text("json", mode),
             Format::ReaderJson(mode) => Self::text("reader-json", mode),
             Format::Oplog(mode) => Self::text("oplog-json", mode),
+            Format::Snapshot(mode) => Self::text("snapshot-json", mode),
             Format::Debezium(Debezium { mode, with_schema }) => Self {
                 schema: with_schema,
                 ..Self::text("debezium-json", mode)
@@ -227,6 +251,7 @@ impl TryFrom<FormatFields> for Format {
             ("oplog-json", Some(mode)) => Ok(Self::Oplog(mode)),
             ("avro", Some(mode)) => Ok(Self::Avro(mode)),
             ("reader-avro", Some(mode)) => Ok(Self::ReaderAvro(mode)),
+            ("snapshot-json", Some(mode)) => Ok(Self::Snapshot(mode)),
             ("debezium-json", Some(mode)) => Ok(Self::Debezium(Debezium { mode, with_schema })),
             _ => Err(unknown()),
         }
@@ -274,7 +299,7 @@ pub enum FormatError {
     #[error("the value is not an Avro record of a change event: {0}")]
     Avro(&'static str),
     /// The record is of a topic that is for readers only.
-    #[error("the record is in Debezium's envelope, which is for readers only")]
+    #[error("the record is of a format that is for readers only")]
     ForReaders,
     /// A fragment without the other fragments of its record.
     #[error("the record is a fragment: {0}")]
@@ -362,7 +387,7 @@ pub fn decode(
             found.push(Decoded { id, range });
             Ok(())
         }
-        Format::Debezium(_) => Err(FormatError::ForReaders),
+        Format::Debezium(_) | Format::Snapshot(_) => Err(FormatError::ForReaders),
         Format::Avro(_) | Format::ReaderAvro(_) => {
             let (id, range) = avro::decode(value, arena)?;
             found.push(Decoded { id, range });
@@ -380,5 +405,7 @@ fn id_in_header(oplog_id: Option<&[u8]>) -> Result<EntryId, FormatError> {
 
 #[cfg(test)]
 mod envelope_tests;
+#[cfg(test)]
+mod full_document_tests;
 #[cfg(test)]
 mod tests;

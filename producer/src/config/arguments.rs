@@ -25,7 +25,7 @@ pub enum Command {
     /// Tail the source and write its entries to Kafka until the program is stopped.
     Run(Box<RunArguments>),
     /// Print what `run` would produce, as JSON lines. Kafka is not needed.
-    Inspect(InspectArguments),
+    Inspect(Box<InspectArguments>),
     /// Ask the running producer of a source to copy collections, or a part of them, into its
     /// topics.
     ///
@@ -79,6 +79,19 @@ pub struct StreamArguments {
     /// only a replay needs. The default is true, except for --envelope debezium.
     #[arg(long, value_name = "true|false")]
     pub replayable: Option<bool>,
+    /// Documents of updates in topics of change events and of Debezium's envelope: none (an update has only
+    /// what it changed) or lookup (each update also has the whole document as the source has it now, like
+    /// fullDocument: "updateLookup" of MongoDB's change streams; null if it is gone). Lookup reads every
+    /// updated document from the live source (the user needs `read` on the databases), which costs
+    /// throughput.
+    #[arg(long, value_name = "none|lookup", default_value = "none")]
+    pub full_document: String,
+    /// Content of the topics: changes (one record per change) or snapshot (the latest state of each
+    /// document: compacted topics whose records are documents in Extended JSON, keyed by _id, with a
+    /// tombstone for each delete). snapshot needs --format json and a live source, looks up the
+    /// documents of updates, and is for readers only.
+    #[arg(long, value_name = "changes|snapshot", default_value = "changes")]
+    pub topic_mode: String,
     /// Headers for programs that route records: none, full (op, ns, ts, ui, txn and content-type) or
     /// cloudevents (CloudEvents 1.0 in binary mode). They cost throughput; not with --format raw.
     #[arg(long, value_name = "HEADERS", default_value = "none")]

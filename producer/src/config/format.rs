@@ -7,6 +7,7 @@ use oplog_relay_core::state::OrderRule;
 use oplog_relay_runtime::config::Faults;
 
 use crate::config::arguments::StreamArguments;
+use crate::config::lookup::{self, TopicMode};
 use crate::encode::router_headers::RouterHeaders;
 
 /// Returns the format, or adds the faults of its arguments.
@@ -28,6 +29,11 @@ pub(super) fn check_format(arguments: &StreamArguments, faults: &mut Faults) -> 
         }
     };
     check_combination(arguments, binary, envelope, faults);
+    let topic_mode: TopicMode = faults.take_or("--topic-mode", arguments.topic_mode.parse())?;
+    if topic_mode == TopicMode::Snapshot {
+        lookup::check_snapshot(arguments, binary.is_none(), envelope, faults);
+        return Some(Format::Snapshot(mode));
+    }
     Some(binary.unwrap_or(match (envelope, arguments.replayable) {
         (Envelope::ChangeEvent, Some(false)) => Format::ReaderJson(mode),
         (Envelope::ChangeEvent, _) => Format::Json(mode),

@@ -3,6 +3,7 @@
 
 pub mod arguments;
 mod format;
+mod lookup;
 mod registry;
 
 use oplog_relay_core::filter::NamespaceFilter;
@@ -46,6 +47,8 @@ pub struct StreamConfig {
     pub topic_prefix: String,
     /// Format of record values.
     pub format: Format,
+    /// True if the documents of updates are looked up on the source.
+    pub looks_up: bool,
     /// Headers for routers.
     pub headers: RouterHeaders,
     /// Number of partitions of new topics.
@@ -373,6 +376,7 @@ fn check_stream(
     });
     let source_name = check_name(arguments.source_name.as_deref(), origin.as_ref(), faults);
     let format = format::check_format(arguments, faults);
+    let looks_up = lookup::check_lookup(arguments, format, origin.as_ref(), faults);
     let headers = format::check_headers(arguments, faults);
     let partitions = faults.take_or(
         "--partitions",
@@ -397,6 +401,7 @@ fn check_stream(
         source_name,
         topic_prefix: topic_prefix?,
         format: format?,
+        looks_up: looks_up?,
         headers: headers?,
         partitions: partitions?,
         order: order?,

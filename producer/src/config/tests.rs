@@ -141,6 +141,64 @@ fn each_envelope_is_a_format_and_impossible_ones_are_refused() {
 }
 
 #[test]
+fn documents_are_looked_up_on_a_live_source_where_an_envelope_has_a_place_for_them() {
+    let snapshot = "--topic-mode=snapshot";
+    let lookup = "--full-document=lookup";
+    let debezium = "--envelope=debezium";
+    let live = |flags: &[&str]| {
+        let common = [
+            "--source=mongodb://h",
+            "--brokers=k:1",
+            "--topic-prefix=cdc",
+        ];
+        let config = run(&[&common[..], flags].concat());
+        let stream = config.map(|config| config.stream);
+        stream.map_err(|error| error.to_string())
+    };
+    let json = "--format=json";
+    for (flags, looks_up) in [
+        (&[json][..], false),
+        (&[json, lookup], true),
+        (&[json, lookup, "--replayable=false"], true),
+        (&[json, lookup, debezium], true),
+        (&[json, snapshot], true),
+        (&[json, snapshot, "--replayable=false", lookup], true),
+    ] {
+        assert_eq!(live(flags).unwrap().looks_up, looks_up, "{flags:?}");
+    }
+    let stream = live(&[json, snapshot, "--json=canonical"]).unwrap();
+    assert_eq!(stream.format, Format::Snapshot(Mode::Canonical));
+    assert_eq!(stream.order, OrderRule::Id);
+    for (flags, fault) in [
+        (&[json, "--full-document=x"][..], "none or lookup"),
+        (&[json, "--topic-mode=x"], "changes or snapshot"),
+        (&[lookup], "--full-document: lookup needs --format json"),
+        (
+            &[json, lookup, "--envelope=oplog"],
+            "--full-document: lookup needs",
+        ),
+        (&[snapshot], "--topic-mode: snapshot needs --format json"),
+        (&[json, snapshot, debezium], "--envelope: "),
+        (&[json, snapshot, "--replayable=true"], "--replayable: "),
+        (&[json, snapshot, "--order=collection"], "--order: "),
+    ] {
+        let faults = live(flags).unwrap_err();
+        assert!(faults.contains(fault), "{flags:?}: {faults}");
+    }
+    let dump = [
+        "--source=.",
+        "--source-name=d",
+        "--brokers=k:1",
+        "--topic-prefix=cdc",
+        json,
+    ];
+    for flag in [lookup, snapshot] {
+        let faults = run(&[&dump[..], &[flag]].concat()).unwrap_err().to_string();
+        assert!(faults.contains("needs a live source"), "{flag}: {faults}");
+    }
+}
+
+#[test]
 fn topics_for_readers_are_spread_by_id() {
     let order_of = |flags: &[&str]| {
         let common = [

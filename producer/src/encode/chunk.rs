@@ -51,6 +51,18 @@ pub struct EncodedRecord {
     pub value: Range<usize>,
 }
 
+impl EncodedRecord {
+    /// Returns the tombstone of the same key, which follows the record. Its headers for routers would give it
+    /// the identity of the record.
+    pub(crate) fn tombstone(&self) -> Self {
+        Self {
+            router_headers: 0..0,
+            value: self.value.end..self.value.end,
+            ..self.clone()
+        }
+    }
+}
+
 /// A header of a record, its value as a range of the chunk's arena.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordHeader {
@@ -148,6 +160,10 @@ pub struct Counts {
     pub copied_documents: u64,
     /// Number of bytes of these documents.
     pub copied_bytes: u64,
+    /// Number of updates whose document was looked up and found.
+    pub looked_up: u64,
+    /// Number of updates whose document was looked up and was gone.
+    pub gone: u64,
 }
 
 /// Number of transactions by outcome, in a part of the source.

@@ -1,6 +1,7 @@
 //! Topics that are for readers only: they have the changes of documents, and nothing of what only a
 //! replay needs.
 
+use oplog_relay_core::command::scope;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::format::{Format, is_for_readers};
 use oplog_relay_runtime::clock::now_ms;
@@ -32,6 +33,9 @@ impl Encoder {
             && let Decision::Command(route) = self.router.decide(entry)?
             && !route.changes.is_empty()
         {
+            if self.format.is_latest_state() {
+                warn_of_stale_documents(entry)?;
+            }
             self.open_state(chunk)?;
             self.save_routes(&route.changes, chunk)?;
             self.router.apply(route.changes);
@@ -45,4 +49,34 @@ impl Encoder {
             self.place.processed_at = now_ms();
         }
     }
+}
+
+/// Warns of a command after which a topic of latest states no longer has exactly the documents of its
+/// collection. The keys of the documents are not in the oplog, so there can be no tombstones.
+#[cold]
+fn warn_of_stale_documents(entry: &Entry<'_>) -> Result<(), ProducerError> {
+    let damaged = |error| ProducerError::damaged(entry, &error);
+    let Some(scope) = scope(entry).map_err(damaged)? else {
+        return Ok(());
+    };
+    let (ns, at) = (scope.ns(), entry.ts);
+    match (scope.to_ns(), entry.command().map_err(damaged)?.name) {
+        (Some(to), _) => tracing::warn!(
+            ns,
+            to,
+            %at,
+            "the collection was renamed: its old topic keeps its documents, and its new topic has only \
+             documents that change from now on, until oplog-producer full-sync --namespaces {to} has \
+             copied the others. Documents of a collection that it replaced stay in the new topic"
+        ),
+        (None, b"drop") => tracing::warn!(
+            ns,
+            %at,
+            "the collection was dropped: its topic keeps the last state of its documents, because their \
+             keys are not in the oplog. To be rid of them, start again under another --topic-prefix with \
+             a new copy of the data"
+        ),
+        _ => {}
+    }
+    Ok(())
 }

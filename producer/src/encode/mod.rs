@@ -1,5 +1,5 @@
 //! Turns batches of entries into chunks of encoded records. Its only I/O is the creation of topics, the
-//! reading of earlier entries of transactions, and queries about collections.
+//! reading of earlier entries of transactions, queries about collections, and lookups of documents.
 //!
 //! # Modules
 //!
@@ -7,7 +7,8 @@
 //!   the raw frames that are being filled
 //! - [`barrier`] a command with its barriers; `database` the end of a database
 //! - `state_records` what is saved of routes, topics and the source, ahead of what depends on it
-//! - `for_readers` what topics without replay are given instead; `keys` the keys of records;
+//! - `for_readers` what topics without replay are given instead; `keys` the keys of records; `lookup` the
+//!   current documents of updates;
 //!   [`router_headers`] headers for programs that route records
 //! - `transaction` the operations of a commit; `copy` the documents of a full sync; `routing` a change of
 //!   the rules of routing
@@ -19,6 +20,7 @@ mod database;
 mod for_readers;
 mod frames;
 mod keys;
+mod lookup;
 pub mod record;
 pub mod router_headers;
 mod routing;
@@ -48,6 +50,7 @@ use crate::encode::record::{Written, write_entry};
 use crate::encode::router_headers::{About, RouterHeaders};
 use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
+use crate::prepare::lookup::Lookup;
 use crate::prepare::route::{CommandRoute, Decision, Router, Target};
 use crate::prepare::topics::Topics;
 use crate::prepare::transaction::{Seen, Transactions};
@@ -97,6 +100,8 @@ pub struct Encoder {
     held: FxHashSet<CollectionUuid>,
     /// Limit of the size of chunks if Kafka is slow.
     pace: Pace,
+    /// The documents of updates, if they are looked up.
+    lookup: Option<Lookup>,
 }
 
 /// A topic that the encoder writes to.
@@ -174,6 +179,7 @@ impl Encoder {
             },
             held: FxHashSet::default(),
             pace: Pace::new(TRANSACTION_TIMEOUT),
+            lookup: None,
         }
     }
 
@@ -213,6 +219,9 @@ impl Encoder {
                 break;
             };
             let entry = self.read_entry(document.map_err(ProducerError::undecodable)?)?;
+            if self.lookup.is_some() {
+                self.look_up_ahead(&entry, &rest)?;
+            }
             // Several collections are often new at once, as all of them are at the start.
             if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
                 looked = true;
@@ -451,6 +460,20 @@ impl Encoder {
             return Ok(());
         }
         let damaged = |error| ProducerError::damaged(entry, &error);
+        self.look_up(entry, chunk)?;
+        let looked_up = self.looked_up();
+        let with_document;
+        let entry = match &looked_up {
+            None => entry,
+            looked_up => {
+                let looked_up = looked_up.as_ref();
+                with_document = Entry {
+                    looked_up,
+                    ..*entry
+                };
+                &with_document
+            }
+        };
         let origin = self.origin(to.topic);
         let written = write_entry(self.format, entry, id, &origin, &mut chunk.arena);
         let Written { header, value } = written.map_err(damaged)?;
@@ -462,6 +485,7 @@ impl Encoder {
             source: &self.source,
         };
         let router_headers = self.router_headers.write(&about, chunk).map_err(damaged)?;
+        let router_headers = self.with_lookup_header(entry, router_headers, chunk);
         let record = EncodedRecord {
             topic: to.topic,
             partition: to.partition,
@@ -471,18 +495,11 @@ impl Encoder {
             router_headers,
             value,
         };
-        if entry.operation == Operation::Delete && matches!(self.format, Format::Debezium(_)) {
-            let value = record.value.end..record.value.end;
-            // Its headers would give it the identity of the delete.
-            let tombstone = EncodedRecord {
-                router_headers: 0..0,
-                value,
-                ..record.clone()
-            };
-            chunk.records.extend([record, tombstone]);
-            return Ok(());
-        }
+        let ends =
+            entry.operation == Operation::Delete && matches!(self.format, Format::Debezium(_));
+        let tombstone = ends.then(|| record.tombstone());
         chunk.records.push(record);
+        chunk.records.extend(tombstone);
         Ok(())
     }
 

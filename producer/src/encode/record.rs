@@ -6,6 +6,7 @@ use oplog_relay_core::entry::{Entry, EntryError};
 use oplog_relay_core::format::avro::{write_avro_event, write_avro_reader_event};
 use oplog_relay_core::format::debezium::write_debezium;
 use oplog_relay_core::format::json::{write_change_event, write_reader_event};
+use oplog_relay_core::format::latest_state::write_latest_state;
 use oplog_relay_core::format::oplog::write_oplog_entry;
 use oplog_relay_core::format::origin::Origin;
 use oplog_relay_core::format::raw::Frame;
@@ -85,6 +86,12 @@ pub fn write_entry(
             id.write_header(source, out);
             let value = out.len();
             write_oplog_entry(entry.raw, mode, out)?;
+            return Ok(Written::with_header(ID_HEADER, start, value, out.len()));
+        }
+        Format::Snapshot(mode) => {
+            id.write_header(source, out);
+            let value = out.len();
+            write_latest_state(entry, mode, out)?;
             return Ok(Written::with_header(ID_HEADER, start, value, out.len()));
         }
         Format::Raw | Format::Bson => {

@@ -139,8 +139,10 @@ const fn content_type(format: Format) -> &'static str {
     match format {
         Format::Raw | Format::Bson => "application/bson",
         Format::Avro(_) | Format::ReaderAvro(_) => "application/vnd.apache.avro+binary",
-        Format::Json(_) | Format::ReaderJson(_) | Format::Oplog(_) | Format::Debezium(_) => {
-            "application/json"
-        }
+        Format::Json(_)
+        | Format::ReaderJson(_)
+        | Format::Oplog(_)
+        | Format::Debezium(_)
+        | Format::Snapshot(_) => "application/json",
     }
 }

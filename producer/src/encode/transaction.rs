@@ -100,7 +100,14 @@ impl Encoder {
     ) -> Result<(), ProducerError> {
         let commit = apart.commit;
         let damaged = |error: Malformed| broken(commit, &error.to_string());
-        for operation in Operations::of(part).map_err(damaged)? {
+        let mut operations = Operations::of(part).map_err(damaged)?;
+        loop {
+            if self.lookup.is_some() {
+                self.look_up_operations(commit, &operations)?;
+            }
+            let Some(operation) = operations.next() else {
+                return Ok(());
+            };
             let operation = operation.map_err(damaged)?;
             let ord = apart.ord;
             let next = ord.checked_add(1);
@@ -121,7 +128,6 @@ impl Encoder {
                 hand_on(chunk)?;
             }
         }
-        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
-//! Work that must precede the encoding of entries: taking transactions apart, finding routes, and
-//! managing topics and their owners.
+//! Work that must precede the encoding of entries: taking transactions apart, finding routes, looking up
+//! the documents of updates, and managing topics and their owners.
 
 pub mod claims;
 pub mod internal_topics;
+pub mod lookup;
 pub mod route;
 pub mod topics;
 pub mod transaction;

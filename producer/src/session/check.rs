@@ -83,7 +83,8 @@ impl Supervisor {
             replication_factor: self.config.replication_factor,
         };
         let given = &self.config.topic_config;
-        Ok(DataTopicSettings::accepted(admin, shape, given, default_limit).await?)
+        let format = self.config.stream.format;
+        Ok(DataTopicSettings::accepted(admin, shape, given, format, default_limit).await?)
     }
 
     /// Runs the checks while another instance may be running. A commit of that instance becomes

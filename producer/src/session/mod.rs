@@ -24,6 +24,7 @@ use crate::config::RunConfig;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
 use crate::error::{Directive, PositionLost, ProducerError};
 use crate::prepare::claims::Claims;
+use crate::prepare::lookup::Lookup;
 use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
 use crate::publish::{Pace, Publisher};
@@ -270,7 +271,8 @@ impl Supervisor {
             .encoder(checkpoint, start, topics)?
             .changing(routing, rules)
             .noting(noted)
-            .copying(reads, held);
+            .copying(reads, held)
+            .looking_up(self.lookup().await?);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
         let unsaved = unsaved(start, saved, self.config.stream.start);
@@ -330,6 +332,14 @@ impl Supervisor {
         )
         .with_router_headers(stream.headers)
         .paced(self.pace.clone()))
+    }
+
+    /// Returns the lookup of the documents of updates, if they are looked up.
+    async fn lookup(&self) -> Result<Option<Lookup>, ProducerError> {
+        match self.config.stream.looks_up {
+            true => self.origin.lookup(self.shutdown.clone()).await.map(Some),
+            false => Ok(None),
+        }
     }
 
     async fn open_publisher(&self, cluster: &FoundCluster) -> Result<Publisher, ProducerError> {

@@ -6,6 +6,7 @@
 pub mod collections;
 pub mod dump;
 pub mod full_sync;
+pub mod lookup;
 pub mod oplog;
 pub mod origin;
 

@@ -15,12 +15,14 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::config;
 use crate::error::ProducerError;
+use crate::prepare::lookup::Lookup;
 use crate::prepare::route::Collections;
 use crate::prepare::transaction::{Kept, Parts, Transactions, Walk};
 use crate::session::pipeline::Until;
 use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
-use crate::source::full_sync::{FullSync, Seam};
+use crate::source::full_sync::{FullSync, Seam, SourceReader};
+use crate::source::lookup::LiveDocuments;
 use crate::source::oplog::{Oplog, Tail, newest_of_majority};
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 
@@ -180,6 +182,22 @@ impl Origin {
             }
             Kind::Dump(_) => None,
         }
+    }
+
+    /// Returns the lookup of the documents of updates. It must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] for a dump, which has no documents; [`ProducerError::Source`].
+    pub async fn lookup(&self, shutdown: Shutdown) -> Result<Lookup, ProducerError> {
+        let Some(client) = self.client() else {
+            return Err(ProducerError::Usage(
+                "the documents of updates are looked up on a live source: a dump has none"
+                    .to_owned(),
+            ));
+        };
+        let reader = SourceReader::new(client.clone()).await?;
+        let documents = LiveDocuments::new(reader, Handle::current(), shutdown);
+        Ok(Lookup::new(Box::new(documents)))
     }
 
     /// Sends entries from `start` on until the queue is closed or a shutdown is requested. The result is

@@ -41,6 +41,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     sessions: IntCounter,
     copied: CopyCounters,
+    lookups: LookupCounters,
     /// Progress of a full sync.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
@@ -107,6 +108,7 @@ impl Metrics {
             )?,
             errors,
             copied: CopyCounters::register(&registry)?,
+            lookups: LookupCounters::register(&registry)?,
             full_sync: Progress::default(),
             committed: Mutex::new(None),
             known_until: AtomicI64::new(0),
@@ -128,6 +130,8 @@ impl Metrics {
         self.source_bytes.inc_by(chunk.counts.source_bytes);
         self.copied.documents.inc_by(chunk.counts.copied_documents);
         self.copied.bytes.inc_by(chunk.counts.copied_bytes);
+        self.lookups.found.inc_by(chunk.counts.looked_up);
+        self.lookups.gone.inc_by(chunk.counts.gone);
         self.records.inc_by(chunk.records.len() as u64);
         self.record_bytes.inc_by(chunk.arena.len() as u64);
         self.queue_records.set(in_flight.into());
@@ -296,6 +300,27 @@ impl CopyCounters {
         Ok(Self {
             documents: registered(registry, IntCounter::with_opts(documents)?)?,
             bytes: registered(registry, IntCounter::with_opts(bytes)?)?,
+        })
+    }
+}
+
+/// Counters of the updates whose document was looked up.
+#[derive(Debug)]
+struct LookupCounters {
+    found: IntCounter,
+    gone: IntCounter,
+}
+
+impl LookupCounters {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let lookups = opts(
+            "lookups_total",
+            "Updates whose document was looked up on the source, by result.",
+        );
+        let lookups = registered(registry, IntCounterVec::new(lookups, &["result"])?)?;
+        Ok(Self {
+            found: lookups.with_label_values(&["found"]),
+            gone: lookups.with_label_values(&["gone"]),
         })
     }
 }

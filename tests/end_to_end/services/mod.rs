@@ -248,6 +248,7 @@ fn the_compose_file_is_valid_and_complete() -> Result<()> {
             "kafka",
             "mongo",
             "producer",
+            "registry",
             "target"
         ],
     );

@@ -315,7 +315,7 @@ fn source_of(record: &TopicRecord, format: Format) -> Result<String> {
             let source = record.value.get(6..6 + length).context("a source")?;
             return Ok(std::str::from_utf8(source)?.to_owned());
         }
-        Format::Debezium(_) => bail!("Debezium's envelope has no place for the source"),
+        Format::Debezium(_) | Format::Snapshot(_) => bail!("{format} is for readers only"),
         Format::Json(_) | Format::ReaderJson(_) => {
             let mut event = Vec::new();
             parse_document(&record.value, &mut event)?;

@@ -1,5 +1,6 @@
 mod for_readers;
 mod frames;
+mod lookup;
 mod old_servers;
 mod router_headers;
 

@@ -157,8 +157,8 @@ pub fn check_audience(state: &State, format: Format) -> Result<(), ProducerError
         None => Ok(()),
         Some((name, saved)) => Err(ProducerError::Usage(format!(
             "topic {name} contains {}, but --format is {format}: at least one of them is for readers \
-             only, and a topic cannot lose its barriers or change its keys. Start under another \
-             --topic-prefix",
+             only, and a topic cannot lose its barriers, change its keys, or change between the changes \
+             and the latest state of documents. Start under another --topic-prefix",
             saved.format
         ))),
     }
@@ -246,7 +246,8 @@ impl Cluster {
         for (name, saved) in &state.topics {
             self.others.check_owner(name)?;
             let settings = self.existing.get(name).ok_or_else(|| deleted(name))?;
-            check_settings(name, settings, Some(saved), self.oldest, now_ms())?;
+            check_settings(name, settings, saved.format, self.oldest, now_ms())?;
+            check_partitions(name, settings, saved)?;
         }
         Ok(())
     }
@@ -271,7 +272,7 @@ impl Cluster {
             Some(settings) => settings.clone(),
             None => self.runtime.block_on(self.create(name))?,
         };
-        check_settings(name, &settings, None, self.oldest, now_ms())?;
+        check_settings(name, &settings, format, self.oldest, now_ms())?;
         self.check_limit(name, &settings)?;
         Ok(record(
             format,
@@ -412,33 +413,56 @@ pub async fn create(
     Ok(creation)
 }
 
+fn refused(name: &str, reason: &str) -> ProducerError {
+    ProducerError::Usage(format!("topic {name} {reason}"))
+}
+
+fn check_partitions(
+    name: &str,
+    settings: &TopicSettings,
+    saved: &TopicRecord,
+) -> Result<(), ProducerError> {
+    if i64::from(saved.partitions) == i64::from(settings.partitions) {
+        return Ok(());
+    }
+    let reason = format!(
+        "had {} partitions and has {} now: entries of one document would lose their order. Start under \
+         another --topic-prefix",
+        saved.partitions, settings.partitions
+    );
+    Err(refused(name, &reason))
+}
+
+/// Checks that changes are not compacted, and that the latest states of documents are only compacted.
+fn check_cleanup(name: &str, policy: &str, format: Format) -> Result<(), ProducerError> {
+    match format.is_latest_state() {
+        true if policy.trim() == "compact" => Ok(()),
+        true => {
+            let reason = format!(
+                "has cleanup.policy={policy}: the topics of --topic-mode snapshot must keep the last \
+                 record of each document. Set cleanup.policy=compact"
+            );
+            Err(refused(name, &reason))
+        }
+        false if !policy.contains("compact") => Ok(()),
+        false => Err(refused(
+            name,
+            "has cleanup.policy=compact: compaction would delete updates. Set cleanup.policy=delete, or \
+             give --topic-mode snapshot under another --topic-prefix",
+        )),
+    }
+}
+
 fn check_settings(
     name: &str,
     settings: &TopicSettings,
-    saved: Option<&TopicRecord>,
+    format: Format,
     oldest: Timestamp,
     now_ms: i64,
 ) -> Result<(), ProducerError> {
-    let refuse = |reason: String| Err(ProducerError::Usage(format!("topic {name} {reason}")));
-    if let Some(saved) = saved
-        && i64::from(saved.partitions) != i64::from(settings.partitions)
-    {
-        return refuse(format!(
-            "had {} partitions and has {} now: entries of one document would lose their order. \
-             Start under another --topic-prefix",
-            saved.partitions, settings.partitions
-        ));
-    }
-    if settings
-        .cleanup_policy
-        .as_deref()
-        .is_some_and(|policy| policy.contains("compact"))
-    {
-        return refuse(
-            "has cleanup.policy=compact: compaction would delete updates. Set \
-             cleanup.policy=delete"
-                .to_owned(),
-        );
+    let refuse = |reason: String| Err(refused(name, &reason));
+    if let Some(policy) = &settings.cleanup_policy {
+        check_cleanup(name, policy, format)?;
     }
     if settings.timestamp_type.as_deref() == Some("LogAppendTime") {
         return refuse(
@@ -457,6 +481,8 @@ fn check_settings(
     }
     let age = now_ms.saturating_sub(i64::from(oldest.seconds) * 1000);
     if let Some(retention) = settings.retention_ms
+        // Retention does not apply to a topic that is only compacted.
+        && !format.is_latest_state()
         && retention >= 0
         && retention < age.saturating_add(RETENTION_MARGIN_MS)
     {
@@ -470,6 +496,8 @@ fn check_settings(
 
 #[cfg(test)]
 mod tests {
+    use oplog_relay_core::json::Mode;
+
     use super::*;
 
     fn settings() -> TopicSettings {
@@ -487,12 +515,33 @@ mod tests {
     }
 
     fn refusal(settings: &TopicSettings) -> Option<String> {
-        let saved = record(Format::Bson, 4);
+        refusal_of(settings, Format::Bson)
+    }
+
+    fn refusal_of(settings: &TopicSettings, format: Format) -> Option<String> {
         let oldest = Timestamp::new(1_000_000, 0);
         let now = 1_000_000_000 + 7_200_000;
-        check_settings("t", settings, Some(&saved), oldest, now)
+        check_settings("t", settings, format, oldest, now)
+            .and_then(|()| check_partitions("t", settings, &record(format, 4)))
             .err()
             .map(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_latest_states_of_documents_are_compacted_and_nothing_else() {
+        let latest = Format::Snapshot(Mode::Relaxed);
+        let with = |policy: Option<&str>| TopicSettings {
+            cleanup_policy: policy.map(str::to_owned),
+            // It does not apply to such a topic.
+            retention_ms: Some(7_200_000),
+            ..settings()
+        };
+        assert_eq!(refusal_of(&with(Some("compact")), latest), None);
+        assert_eq!(refusal_of(&with(None), latest), None);
+        for policy in ["delete", "compact,delete", "delete,compact"] {
+            let refused = refusal_of(&with(Some(policy)), latest).unwrap_or_default();
+            assert!(refused.contains("cleanup.policy=compact"), "{refused}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The settings of the topics that the producer creates.
 
+use oplog_relay_core::format::Format;
 use oplog_relay_runtime::kafka::{
     Admin, KafkaFailure, MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting,
 };
@@ -8,7 +9,10 @@ use crate::publish::MAX_RECORD_BYTES;
 
 /// Settings that `--topic-config` cannot change, with the reasons.
 const OWNED: &[(&str, &str)] = &[
-    ("cleanup.policy", "compaction would delete updates"),
+    (
+        "cleanup.policy",
+        "it follows from --topic-mode, and another one would delete records that are needed",
+    ),
     (
         "message.timestamp.type",
         "record timestamps are the times of the source, which resets of offsets by time need",
@@ -39,9 +43,10 @@ impl DataTopicSettings {
         admin: &Admin,
         shape: NewTopicShape<'_>,
         given: &[TopicSetting],
+        format: Format,
         default_limit: usize,
     ) -> Result<Self, KafkaFailure> {
-        let wanted = WantedSetting::with_given(data_settings(), given);
+        let wanted = WantedSetting::with_given(data_settings(format), given);
         let settings = admin.accepted_settings(shape, &wanted).await?;
         let own_limit = settings
             .iter()
@@ -56,10 +61,14 @@ impl DataTopicSettings {
 
 /// Returns the settings of topics that contain entries. Retention by time uses the timestamp of a
 /// record, which is the time of the source: a limit would delete old entries on arrival.
-fn data_settings() -> Vec<WantedSetting> {
+fn data_settings(format: Format) -> Vec<WantedSetting> {
+    let policy = match format.is_latest_state() {
+        true => "compact",
+        false => "delete",
+    };
     let limits = [MAX_RECORD_BYTES].into_iter().chain(SMALLER_LIMITS);
     vec![
-        WantedSetting::needed("cleanup.policy", "delete"),
+        WantedSetting::needed("cleanup.policy", policy),
         WantedSetting::needed("retention.ms", "-1"),
         // A cluster's log.retention.bytes would delete entries that no consumer has read.
         WantedSetting::preferred("retention.bytes", [-1]),

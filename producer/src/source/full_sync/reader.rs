@@ -419,7 +419,11 @@ impl SourceReader {
         Ok(())
     }
 
-    fn write_concern(&self, command: &mut DocumentBuilder<'_>, from: Timestamp) {
+    pub(in crate::source) fn write_concern(
+        &self,
+        command: &mut DocumentBuilder<'_>,
+        from: Timestamp,
+    ) {
         command.nested("readConcern", kind::DOCUMENT, |concern| {
             concern.str("level", "majority");
             if self.causal {
@@ -446,13 +450,21 @@ impl SourceReader {
         run.batch().await
     }
 
-    async fn first_batch(&self, db: &str, command: &[u8]) -> Driver<Option<RawBatch>> {
+    pub(in crate::source) async fn first_batch(
+        &self,
+        db: &str,
+        command: &[u8],
+    ) -> Driver<Option<RawBatch>> {
         let mut cursor = self.cursor(db, command, None).await?;
         cursor.next().await.transpose()
     }
 
     /// Retries a few times while the source cannot be reached, but not after `limit`.
-    async fn retry<T, F>(&self, limit: Duration, query: impl Fn() -> F) -> Result<T, ProducerError>
+    pub(in crate::source) async fn retry<T, F>(
+        &self,
+        limit: Duration,
+        query: impl Fn() -> F,
+    ) -> Result<T, ProducerError>
     where
         F: Future<Output = Driver<T>>,
     {
@@ -477,7 +489,7 @@ impl SourceReader {
 
 /// Splits a namespace into database and collection.
 #[must_use]
-pub(super) fn split_ns(ns: &str) -> (&str, &str) {
+pub(in crate::source) fn split_ns(ns: &str) -> (&str, &str) {
     ns.split_once('.').unwrap_or((ns, ""))
 }
 

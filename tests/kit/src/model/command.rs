@@ -1,7 +1,7 @@
 //! The table of commands, their arguments, and the functions that run them.
 
 use bson::{Document as Bson, doc};
-use oplog_relay_core::document::{Document, Element};
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
 use super::Model;
 use super::failure::Failure;
@@ -253,7 +253,31 @@ impl Model {
             });
             call.check(&known.collect::<Vec<_>>())?;
         }
-        run(self, call)
+        let reply = run(self, call)?;
+        match name.as_ref() {
+            "find" | "listCollections" => self.with_operation_time(reply),
+            _ => Ok(reply),
+        }
+    }
+
+    /// Adds the time of the newest entry to a reply, as a member of a replica set does.
+    fn with_operation_time(&self, reply: Vec<u8>) -> Answer {
+        let Some(newest) = self.newest() else {
+            return Ok(reply);
+        };
+        let mut whole = Vec::new();
+        let mut timed = DocumentBuilder::start(&mut whole);
+        for element in Document::new(&reply)?.elements() {
+            timed.element(element?);
+        }
+        let [seconds, increment] = [newest.time, newest.increment].map(u32::to_le_bytes);
+        timed.raw(
+            "operationTime",
+            kind::TIMESTAMP,
+            &[increment, seconds].concat(),
+        );
+        timed.finish();
+        Ok(whole)
     }
 
     fn hello(&mut self, _: Call<'_>) -> Answer {

@@ -32,6 +32,8 @@ pub(super) struct Cursors {
     open: BTreeMap<i64, VecDeque<Vec<u8>>>,
     /// The tailable cursors that wait for more entries.
     pub(super) tailing: BTreeMap<i64, Tailing>,
+    /// The read concern of the last `find` that is not a tail.
+    concern: Option<Bson>,
 }
 
 impl Cursors {
@@ -102,6 +104,8 @@ impl Model {
         if call.flag("tailable")? {
             return self.tail(call);
         }
+        let concern = Bson::from_reader(call.document("readConcern")?.as_bytes());
+        self.cursors.concern = concern.ok();
         let mut found: Vec<Document<'_>> = Vec::new();
         if let Some(collection) = self.collection(call.db, name) {
             let records = collection.select(call.document("filter")?)?;
@@ -122,6 +126,12 @@ impl Model {
             return Ok(cursor_reply("firstBatch", 0, &ns, &batch));
         }
         Ok(cursor_reply("firstBatch", id, &ns, &batch))
+    }
+
+    /// Returns the read concern of the last `find` that is not a tail.
+    #[must_use]
+    pub fn last_read_concern(&self) -> Option<Bson> {
+        self.cursors.concern.clone()
     }
 
     /// Counts all documents; the model does not support a filter.

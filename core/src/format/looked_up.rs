@@ -1,0 +1,18 @@
+//! The document of an update, as it was looked up on the source.
+//!
+//! An update in the oplog has only what it changed. Readers that need the whole document get the one that
+//! the source has when the entry is encoded, as MongoDB's change streams do with
+//! `fullDocument: "updateLookup"`. It contains every change up to the update, and may contain later ones.
+
+use crate::document::Document;
+use crate::position::Timestamp;
+
+/// A document that was looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct LookedUp<'d> {
+    /// The document; `None` if the source no longer has it, or no longer has its collection.
+    pub document: Option<Document<'d>>,
+    /// The `operationTime` of the source's reply: no later change is in the document. `None` if the
+    /// server does not report it.
+    pub at: Option<Timestamp>,
+}

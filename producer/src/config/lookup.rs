@@ -1,0 +1,99 @@
+//! The arguments that determine whether documents are looked up on the source: `--full-document` and
+//! `--topic-mode`.
+
+use std::str::FromStr;
+
+use oplog_relay_core::format::Format;
+use oplog_relay_core::format::envelope::Envelope;
+use oplog_relay_runtime::config::Faults;
+
+use crate::config::Origin;
+use crate::config::arguments::StreamArguments;
+
+/// The content of the topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TopicMode {
+    /// One record per change.
+    Changes,
+    /// The latest state of each document.
+    Snapshot,
+}
+
+impl FromStr for TopicMode {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "changes" => Ok(Self::Changes),
+            "snapshot" => Ok(Self::Snapshot),
+            _ => Err("must be changes or snapshot"),
+        }
+    }
+}
+
+/// Adds the faults of arguments that do not fit `--topic-mode snapshot`.
+pub(super) fn check_snapshot(
+    arguments: &StreamArguments,
+    is_json: bool,
+    envelope: Envelope,
+    faults: &mut Faults,
+) {
+    if !is_json {
+        faults.add("--topic-mode", "snapshot needs --format json");
+    }
+    if envelope != Envelope::ChangeEvent {
+        faults.add(
+            "--envelope",
+            "cannot be used with --topic-mode snapshot, whose records are documents without an envelope",
+        );
+    }
+    if arguments.replayable == Some(true) {
+        faults.add(
+            "--replayable",
+            "cannot be true with --topic-mode snapshot, whose topics have no changes to replay",
+        );
+    }
+}
+
+/// Returns true if the documents of updates are looked up, or adds the faults of the arguments.
+pub(super) fn check_lookup(
+    arguments: &StreamArguments,
+    format: Option<Format>,
+    origin: Option<&Origin>,
+    faults: &mut Faults,
+) -> Option<bool> {
+    let wanted = match arguments.full_document.as_str() {
+        "none" => Ok(false),
+        "lookup" => Ok(true),
+        _ => Err("must be none or lookup"),
+    };
+    let wanted = faults.take_or("--full-document", wanted)?;
+    let format = format?;
+    let is_dump = matches!(origin, Some(Origin::Dump(_)));
+    if format.is_latest_state() {
+        if is_dump {
+            faults.add(
+                "--topic-mode",
+                "snapshot needs a live source: a dump of an oplog holds no documents to look up",
+            );
+        }
+        return Some(true);
+    }
+    if wanted && is_dump {
+        faults.add(
+            "--full-document",
+            "lookup needs a live source: a dump of an oplog holds no documents to look up",
+        );
+    }
+    let has_place = matches!(
+        format,
+        Format::Json(_) | Format::ReaderJson(_) | Format::Debezium(_)
+    );
+    if wanted && !has_place {
+        faults.add(
+            "--full-document",
+            "lookup needs --format json with --envelope change-event or debezium",
+        );
+    }
+    Some(wanted)
+}

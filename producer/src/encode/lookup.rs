@@ -1,0 +1,229 @@
+//! The current documents of updates: which of them are looked up, and when.
+//!
+//! The documents are asked for ahead of their updates, many at a time. An update whose document is not known
+//! when it is encoded asks for that document alone, so what is asked for ahead only saves time.
+
+use std::ops::Range;
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, Operation, Update};
+use oplog_relay_core::format::looked_up::LookedUp;
+use oplog_relay_core::format::{Format, LOOKUP_HEADER, is_for_readers};
+use oplog_relay_core::position::Timestamp;
+
+use super::Encoder;
+use crate::encode::chunk::{Chunk, RecordHeader};
+use crate::error::ProducerError;
+use crate::prepare::lookup::{Lookup, Wanted};
+use crate::prepare::transaction::{Operations, build};
+use crate::source::Documents;
+
+impl Encoder {
+    /// Adds the current document to each update.
+    #[must_use]
+    pub fn looking_up(mut self, lookup: Option<Lookup>) -> Self {
+        self.lookup = lookup;
+        self
+    }
+
+    /// Looks up the document of an update, unless it has it itself.
+    #[inline]
+    pub(super) fn look_up(
+        &mut self,
+        entry: &Entry<'_>,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
+        let Some(lookup) = &mut self.lookup else {
+            return Ok(());
+        };
+        if !has_other_document(entry) {
+            lookup.leave();
+            return Ok(());
+        }
+        lookup.look_up(entry)?;
+        let found = lookup.current();
+        match found.is_some_and(|found| found.document.is_some()) {
+            true => chunk.counts.looked_up += 1,
+            false => chunk.counts.gone += 1,
+        }
+        Ok(())
+    }
+
+    /// Returns the document that was looked up for the entry that is being encoded.
+    #[inline]
+    pub(super) fn looked_up(&self) -> Option<LookedUp<'_>> {
+        self.lookup.as_ref()?.current()
+    }
+
+    /// Adds a header with the time of the lookup to the headers for routers, which were written last, if the
+    /// value has no place for it.
+    pub(super) fn with_lookup_header(
+        &self,
+        entry: &Entry<'_>,
+        router_headers: Range<usize>,
+        chunk: &mut Chunk,
+    ) -> Range<usize> {
+        let has_place = !matches!(self.format, Format::Debezium(_) | Format::Snapshot(_));
+        let Some(at) = entry.looked_up.and_then(|found| found.at) else {
+            return router_headers;
+        };
+        if has_place {
+            return router_headers;
+        }
+        let start = chunk.arena.len();
+        chunk.arena.extend_from_slice(at.to_string().as_bytes());
+        let header = RecordHeader {
+            name: LOOKUP_HEADER,
+            value: start..chunk.arena.len(),
+        };
+        chunk.router_headers.push(header);
+        let end = chunk.router_headers.len();
+        end - 1 - router_headers.len()..end
+    }
+
+    /// Asks for the documents of the following entries, if that of this one is not known. `rest` begins with
+    /// this entry.
+    pub(super) fn look_up_ahead(
+        &mut self,
+        entry: &Entry<'_>,
+        rest: &Documents<'_>,
+    ) -> Result<(), ProducerError> {
+        if self.is_covered(entry) {
+            return Ok(());
+        }
+        let Some(lookup) = &self.lookup else {
+            return Ok(());
+        };
+        let (mut wanted, mut through) = (lookup.wanted(), entry.ts);
+        // A damaged entry is reported when it is encoded.
+        for document in rest.clone().map_while(Result::ok) {
+            let Ok(entry) = Entry::parse(document) else {
+                break;
+            };
+            through = through.max(entry.ts);
+            self.want(&entry, &mut wanted);
+            if wanted.is_full() {
+                break;
+            }
+        }
+        self.ask(&wanted, through)
+    }
+
+    /// Asks for the documents of the following operations of a transaction, if that of the first one is not
+    /// known.
+    pub(super) fn look_up_operations(
+        &mut self,
+        commit: &Entry<'_>,
+        operations: &Operations<'_>,
+    ) -> Result<(), ProducerError> {
+        let mut is_first = true;
+        let mut is_known = false;
+        let mut wanted = self.lookup.as_ref().map(Lookup::wanted);
+        for_each_operation(commit, operations.clone(), |entry| {
+            if std::mem::take(&mut is_first) && self.is_covered(entry) {
+                is_known = true;
+                return false;
+            }
+            match &mut wanted {
+                Some(wanted) => {
+                    self.want(entry, wanted);
+                    !wanted.is_full()
+                }
+                None => false,
+            }
+        });
+        match wanted.filter(|_| !is_known) {
+            Some(wanted) => self.ask(&wanted, commit.ts),
+            None => Ok(()),
+        }
+    }
+
+    fn ask(&mut self, wanted: &Wanted, through: Timestamp) -> Result<(), ProducerError> {
+        match &mut self.lookup {
+            Some(lookup) => lookup.ask(wanted, through),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns true if an entry needs no document, or its document is known; for an entry with operations,
+    /// if that is so for the first of them that needs one.
+    fn is_covered(&mut self, entry: &Entry<'_>) -> bool {
+        if entry.operation != Operation::Command {
+            return !self.wants(entry) || self.knows(entry);
+        }
+        let mut is_covered = true;
+        if let Some(operations) = operations_of(entry) {
+            for_each_operation(entry, operations, |operation| {
+                let wants = self.wants(operation);
+                is_covered = !wants || self.knows(operation);
+                !wants
+            });
+        }
+        is_covered
+    }
+
+    /// Returns true if the document of an update is known. A damaged entry is reported when it is encoded.
+    fn knows(&mut self, entry: &Entry<'_>) -> bool {
+        let lookup = self.lookup.as_mut();
+        lookup.is_none_or(|lookup| lookup.covers(entry).unwrap_or(true))
+    }
+
+    /// Returns true if the document of an entry is looked up.
+    fn wants(&self, entry: &Entry<'_>) -> bool {
+        has_other_document(entry) && !self.router.leaves_out(entry.ns)
+    }
+
+    /// Adds the documents that an entry or its operations need. Damage is reported when the entry is
+    /// encoded.
+    fn want(&self, entry: &Entry<'_>, wanted: &mut Wanted) {
+        if self.wants(entry) {
+            drop(wanted.add(entry));
+        }
+        if let Some(operations) = operations_of(entry) {
+            for_each_operation(entry, operations, |operation| {
+                if self.wants(operation) {
+                    drop(wanted.add(operation));
+                }
+                !wanted.is_full()
+            });
+        }
+    }
+}
+
+/// Returns true for an update that does not have the whole document itself. Updates of collections that
+/// only replays need have no document in any format.
+#[inline]
+fn has_other_document(entry: &Entry<'_>) -> bool {
+    entry.operation == Operation::Update
+        && is_for_readers(entry)
+        && matches!(entry.update(), Ok(Update::Modifiers(_) | Update::Diff(_)))
+}
+
+/// Returns the operations of an entry that commits them itself.
+fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
+    let is_open = |name| matches!(entry.o.get(name), Ok(Some(_)));
+    if entry.operation != Operation::Command || is_open("partialTxn") || is_open("prepare") {
+        return None;
+    }
+    Operations::of(entry.raw).ok()
+}
+
+/// Calls `each` with the entry of each operation until it returns false, or until a damaged operation.
+fn for_each_operation(
+    commit: &Entry<'_>,
+    operations: Operations<'_>,
+    mut each: impl FnMut(&Entry<'_>) -> bool,
+) {
+    let mut built = Vec::new();
+    for operation in operations.map_while(Result::ok) {
+        built.clear();
+        if build(commit, operation, None, &mut built).is_err() {
+            return;
+        }
+        let entry = Document::new(&built).ok();
+        match entry.and_then(|entry| Entry::parse(entry).ok()) {
+            Some(entry) if each(&entry) => {}
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A source of documents in memory, for tests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bson::{Document as Doc, doc};
+use oplog_relay_core::document::DocumentBuilder;
+use oplog_relay_core::position::Timestamp;
+
+use super::{CurrentDocuments, Reply, Request};
+use crate::error::ProducerError;
+
+/// The time and the number of documents of each request.
+pub(crate) type Asked = Arc<Mutex<Vec<(Timestamp, usize)>>>;
+
+/// A source with a collection, which notes what it was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Documents {
+    pub(crate) by_id: BTreeMap<i32, Doc>,
+    /// Number of documents that a reply has room for.
+    pub(crate) room: Option<usize>,
+    pub(crate) asked: Asked,
+}
+
+impl CurrentDocuments for Documents {
+    fn read(
+        &mut self,
+        requests: &[Request],
+        after: Timestamp,
+    ) -> Result<Vec<Reply>, ProducerError> {
+        let reply = |request: &Request| {
+            self.asked.lock().unwrap().push((after, request.count()));
+            let mut command = Vec::new();
+            let mut find = DocumentBuilder::start(&mut command);
+            request.write_filter(&mut find);
+            find.finish();
+            let command = Doc::from_reader(command.as_slice()).unwrap();
+            let ids = command.get_document("filter").unwrap();
+            let ids = ids.get_document("_id").unwrap().get_array("$in").unwrap();
+            let found = ids.iter().filter_map(|id| self.by_id.get(&id.as_i32()?));
+            let room = self.room.unwrap_or(usize::MAX);
+            // A server returns the documents in the order of its index.
+            let mut found: Vec<_> = found.collect();
+            found.sort_by_key(|document| document.get_i32("_id").unwrap());
+            let sent = found.iter().take(room);
+            Reply {
+                documents: sent.flat_map(|found| found.to_vec().unwrap()).collect(),
+                is_cut: found.len() > room,
+                at: Some(Timestamp::new(after.seconds, 7)),
+            }
+        };
+        Ok(requests.iter().map(reply).collect())
+    }
+}
+
+impl Documents {
+    /// Returns a source of the documents `{_id, n}` with these `_id`s.
+    pub(crate) fn of(ids: std::ops::Range<i32>) -> Self {
+        let document = |id| (id, doc! { "_id": id, "n": id });
+        Self {
+            by_id: ids.map(document).collect(),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The documents of updates, as the source has them now (`--full-document lookup` and topics of the latest
+//! state).
+//!
+//! The encoder looks ahead in what it has read from the source and asks for the documents of many updates
+//! at once. All entries that it looked at were in the oplog before the read, and the read waits until the
+//! server has them, so the documents contain their changes. A `window` holds these documents, and is
+//! used for entries up to the last one that was looked at.
+
+mod request;
+mod window;
+
+use std::fmt;
+
+use oplog_relay_core::document::Document;
+use oplog_relay_core::entry::{Entry, EntryError};
+use oplog_relay_core::format::looked_up::LookedUp;
+use oplog_relay_core::position::Timestamp;
+
+use crate::error::ProducerError;
+
+pub use request::{Request, Wanted};
+use window::{Found, Window};
+
+/// Maximum number of documents that are asked for at a time.
+const MOST_DOCUMENTS: usize = 1000;
+/// Number of bytes of documents that are asked for at a time, by the size of the documents found before.
+const WANTED_BYTES: usize = 8 << 20;
+
+/// Reads documents as a live source has them now.
+pub trait CurrentDocuments: fmt::Debug + Send {
+    /// Reads documents by `_id`, after the source has reached the time `after`. Returns the replies to the
+    /// first requests, at least to one: the rest is left out if the replies have many bytes.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`]; [`ProducerError::Usage`] if the documents may not be read;
+    /// [`ProducerError::Interrupted`]. A collection that is gone is not an error.
+    fn read(&mut self, requests: &[Request], after: Timestamp)
+    -> Result<Vec<Reply>, ProducerError>;
+}
+
+/// The reply to one request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// The documents that were found, one after the other.
+    pub documents: Vec<u8>,
+    /// True if the reply had no room for all documents, so that a missing one may exist.
+    pub is_cut: bool,
+    /// The `operationTime` of the server's reply, if the server reports it.
+    pub at: Option<Timestamp>,
+}
+
+/// The documents that were looked up for the following entries.
+#[derive(Debug)]
+pub struct Lookup {
+    source: Box<dyn CurrentDocuments>,
+    window: Window,
+    /// Number of documents to ask for at a time.
+    at_once: usize,
+    /// The document of the entry that is being encoded.
+    current: Option<Found>,
+}
+
+impl Lookup {
+    /// Creates a lookup that has asked for nothing.
+    #[must_use]
+    pub fn new(source: Box<dyn CurrentDocuments>) -> Self {
+        Self {
+            source,
+            window: Window::default(),
+            at_once: MOST_DOCUMENTS,
+            current: None,
+        }
+    }
+
+    /// Returns true if the document of an update is known.
+    ///
+    /// # Errors
+    /// [`EntryError`] if the entry has no `_id`, or a damaged one.
+    #[inline]
+    pub fn covers(&mut self, entry: &Entry<'_>) -> Result<bool, EntryError> {
+        Ok(self.window.find(entry)?.is_some())
+    }
+
+    /// Returns an empty list of the documents to ask for next.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted::new(self.at_once)
+    }
+
+    /// Asks for the documents of entries up to the time `through`, and forgets those of earlier entries,
+    /// unless nothing is wanted.
+    ///
+    /// # Errors
+    /// The errors of [`CurrentDocuments::read`].
+    pub fn ask(&mut self, wanted: &Wanted, through: Timestamp) -> Result<(), ProducerError> {
+        if wanted.requests().is_empty() {
+            return Ok(());
+        }
+        self.window.clear(through);
+        self.read(wanted)
+    }
+
+    /// Makes the document of an entry the current one, and asks for it alone if it is not known.
+    ///
+    /// # Errors
+    /// The errors of [`CurrentDocuments::read`]; [`ProducerError::Undecodable`] for a damaged entry.
+    pub fn look_up(&mut self, entry: &Entry<'_>) -> Result<(), ProducerError> {
+        let damaged = |error| ProducerError::damaged(entry, &error);
+        self.current = self.window.find(entry).map_err(damaged)?;
+        if self.current.is_none() {
+            if entry.ts > self.window.through() || self.window.is_full() {
+                self.window.clear(entry.ts);
+            }
+            let mut alone = Wanted::new(1);
+            alone.add(entry).map_err(damaged)?;
+            self.read(&alone)?;
+            self.current = self.window.find(entry).map_err(damaged)?;
+        }
+        match self.current {
+            Some(_) => Ok(()),
+            None => Err(ProducerError::Ended(
+                "a lookup of one document is incomplete",
+            )),
+        }
+    }
+
+    /// Leaves the current document: the next entry has none.
+    pub fn leave(&mut self) {
+        self.current = None;
+    }
+
+    /// Returns the document that was made the current one.
+    #[must_use]
+    pub fn current(&self) -> Option<LookedUp<'_>> {
+        let Found { document, at } = self.current.as_ref()?;
+        let bytes = document.clone().map(|range| self.window.bytes(range));
+        // The bounds of the document were checked when it was found.
+        let document = bytes.and_then(|bytes| Document::new(bytes).ok());
+        Some(LookedUp { document, at: *at })
+    }
+
+    fn read(&mut self, wanted: &Wanted) -> Result<(), ProducerError> {
+        let requests = wanted.requests();
+        let replies = self.source.read(requests, self.window.through())?;
+        let (mut documents, mut bytes) = (0, 0);
+        for (request, reply) in requests.iter().zip(replies) {
+            bytes += reply.documents.len();
+            documents += self
+                .window
+                .take(request, &reply)
+                .map_err(ProducerError::undecodable)?;
+        }
+        if let Some(average) = bytes.checked_div(documents) {
+            self.at_once = (WANTED_BYTES / average.max(1)).clamp(1, MOST_DOCUMENTS);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

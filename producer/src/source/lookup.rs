@@ -1,0 +1,205 @@
+//! Documents of updates, read from a live source by `_id`.
+//!
+//! A collection is read by its name, as MongoDB's change streams do. After each read the name is looked up:
+//! if it is no longer the collection of the entries, all its documents count as gone.
+
+use futures_util::{StreamExt, stream};
+use mongodb::raw_batch_cursor::RawBatch;
+use oplog_relay_core::collection_uuid::CollectionUuid;
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_runtime::mongo::{ANSWER, error_code};
+use oplog_relay_runtime::shutdown::Shutdown;
+use tokio::runtime::Handle;
+
+use crate::error::ProducerError;
+use crate::prepare::lookup::{CurrentDocuments, Reply, Request};
+use crate::source::Batch;
+use crate::source::full_sync::{SourceReader, split_ns};
+
+/// Error code Unauthorized: a privilege is missing.
+const UNAUTHORIZED: i32 = 13;
+/// Number of collections that are read at a time.
+const READS: usize = 2;
+/// Number of bytes of replies at which the rest is left out.
+const MOST_BYTES: usize = 16 << 20;
+
+/// Reads documents from a thread that may block.
+#[derive(Debug)]
+pub struct LiveDocuments {
+    reader: SourceReader,
+    runtime: Handle,
+    shutdown: Shutdown,
+}
+
+/// A collection's name, as the source has it now.
+struct Named {
+    /// True if the name is that of the collection.
+    is_its: bool,
+    /// The `operationTime` of the reply.
+    at: Option<Timestamp>,
+}
+
+impl LiveDocuments {
+    /// Creates a reader that runs its queries on a runtime.
+    #[must_use]
+    pub const fn new(reader: SourceReader, runtime: Handle, shutdown: Shutdown) -> Self {
+        Self {
+            reader,
+            runtime,
+            shutdown,
+        }
+    }
+
+    async fn read_all(
+        &self,
+        requests: &[Request],
+        after: Timestamp,
+    ) -> Result<Vec<Reply>, ProducerError> {
+        let reads = requests.iter().map(|request| self.read_one(request, after));
+        let mut reads = stream::iter(reads).buffered(READS);
+        let (mut replies, mut bytes) = (Vec::new(), 0);
+        while let Some(reply) = reads.next().await {
+            let reply = reply?;
+            bytes += reply.documents.len();
+            replies.push(reply);
+            if bytes >= MOST_BYTES {
+                break;
+            }
+        }
+        Ok(replies)
+    }
+
+    async fn read_one(&self, request: &Request, after: Timestamp) -> Result<Reply, ProducerError> {
+        let found = self.find(request, after).await;
+        let Some(ui) = request.ui else {
+            return found;
+        };
+        // Another collection, or a view that cannot be read, may have the name by now.
+        match self.named(&request.ns, ui).await? {
+            Named { is_its: true, .. } => found,
+            Named { is_its: false, at } => Ok(Reply {
+                at,
+                ..Reply::default()
+            }),
+        }
+    }
+
+    /// Reads the documents of a request in the collection that has its name.
+    async fn find(&self, request: &Request, after: Timestamp) -> Result<Reply, ProducerError> {
+        let (db, name) = split_ns(&request.ns);
+        let mut command = Vec::new();
+        let mut find = DocumentBuilder::start(&mut command);
+        find.str("find", name);
+        request.write_filter(&mut find);
+        // With a batch size above the number of documents, the server detects that nothing follows and
+        // keeps no cursor.
+        let most = i64::try_from(request.count()).unwrap_or(i64::MAX);
+        find.int64("batchSize", most.saturating_add(1));
+        self.reader.write_concern(&mut find, after);
+        find.finish();
+        let found = self
+            .reader
+            .retry(ANSWER, || self.reader.first_batch(db, &command));
+        let found = found.await.map_err(|error| explained(error, &request.ns))?;
+        found.map_or_else(|| Ok(Reply::default()), reply)
+    }
+
+    /// Looks up which collection has a name.
+    async fn named(&self, ns: &str, ui: CollectionUuid) -> Result<Named, ProducerError> {
+        let (db, name) = split_ns(ns);
+        let mut command = Vec::new();
+        let mut list = DocumentBuilder::start(&mut command);
+        list.int32("listCollections", 1);
+        list.nested("filter", kind::DOCUMENT, |filter| {
+            filter.str("name", name);
+        });
+        list.finish();
+        let listed = self
+            .reader
+            .retry(ANSWER, || self.reader.first_batch(db, &command));
+        let listed = listed.await.map_err(|error| explained(error, ns))?;
+        let Some(listed) = listed else {
+            return Ok(Named {
+                is_its: false,
+                at: None,
+            });
+        };
+        let at = operation_time(&listed).map_err(ProducerError::undecodable)?;
+        let listed = Batch::Reply(listed);
+        let mut is_its = false;
+        for described in listed.documents()? {
+            let described = described.and_then(|described| is_described(described, name, ui));
+            is_its |= described.map_err(ProducerError::undecodable)?;
+        }
+        Ok(Named { is_its, at })
+    }
+}
+
+impl CurrentDocuments for LiveDocuments {
+    fn read(
+        &mut self,
+        requests: &[Request],
+        after: Timestamp,
+    ) -> Result<Vec<Reply>, ProducerError> {
+        let reading = self.shutdown.unless(self.read_all(requests, after));
+        let replies = self.runtime.block_on(reading);
+        replies.ok_or(ProducerError::Interrupted)?
+    }
+}
+
+/// Returns true if an element of the reply to `listCollections` describes this collection.
+fn is_described(
+    described: Document<'_>,
+    name: &str,
+    ui: CollectionUuid,
+) -> Result<bool, Malformed> {
+    let its_name = described.get("name")?.map(Element::string_bytes);
+    if its_name.transpose()? != Some(name.as_bytes()) {
+        return Ok(false);
+    }
+    let Some(info) = described.get("info")? else {
+        return Ok(false);
+    };
+    match info.document()?.get("uuid")? {
+        Some(uuid) => Ok(uuid.binary()?.1 == ui.0),
+        None => Ok(false),
+    }
+}
+
+fn reply(batch: RawBatch) -> Result<Reply, ProducerError> {
+    let at = operation_time(&batch).map_err(ProducerError::undecodable)?;
+    let batch = Batch::Reply(batch);
+    let mut documents = Vec::with_capacity(batch.size());
+    for document in batch.documents()? {
+        let document = document.map_err(ProducerError::undecodable)?;
+        documents.extend_from_slice(document.as_bytes());
+    }
+    Ok(Reply {
+        documents,
+        is_cut: batch.is_cut()?,
+        at,
+    })
+}
+
+/// Returns the logical time of the server at its reply.
+fn operation_time(reply: &RawBatch) -> Result<Option<Timestamp>, Malformed> {
+    let reply = Document::new(reply.as_raw_document().as_bytes())?;
+    let at = reply.get("operationTime")?;
+    at.map(Element::timestamp).transpose()
+}
+
+/// Names the privilege that is missing.
+fn explained(error: ProducerError, ns: &str) -> ProducerError {
+    match error {
+        ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {
+            let (db, _) = split_ns(ns);
+            ProducerError::Usage(format!(
+                "the source's user is not permitted to look up documents of {ns}: grant it the role \
+                 read on {db}, exclude the namespace, or omit --full-document lookup and --topic-mode \
+                 snapshot"
+            ))
+        }
+        error => error,
+    }
+}

@@ -1,0 +1,221 @@
+//! The documents of updates, read from the model server as the encoder reads them.
+
+use anyhow::{Context, Result, ensure};
+use bson::{Bson, Document, doc};
+use mongodb::{Client, Database};
+use oplog_producer::config;
+use oplog_producer::error::{Directive, ProducerError};
+use oplog_producer::prepare::lookup::Lookup;
+use oplog_producer::source::origin::Origin;
+use oplog_relay_core::document::Document as Raw;
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_kit::model::ModelServer;
+use oplog_relay_runtime::config::Secret;
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::shutdown::Shutdown;
+
+use crate::full_sync::{at, source};
+
+const UNAUTHORIZED: i32 = 13;
+const NOT_PRIMARY: i32 = 10107;
+const NOT_UNDERSTOOD: i32 = 9;
+
+struct Scene {
+    server: ModelServer,
+    shop: Database,
+    lookup: Lookup,
+    shutdown: Shutdown,
+}
+
+/// A document as it was found; `None` if it is gone.
+type Found = Option<Document>;
+
+impl Scene {
+    async fn new() -> Result<Scene> {
+        let server = ModelServer::start(source()?)?;
+        let client = Client::with_uri_str(server.uri()).await?;
+        let shop = client.database("shop");
+        shop.run_command(doc! { "create": "orders" }).await?;
+        let documents = [doc! { "_id": 1, "n": 10 }, doc! { "_id": "two", "n": 20 }];
+        let insert = doc! { "insert": "orders", "documents": documents.to_vec() };
+        shop.run_command(insert).await?;
+        let live = config::Origin::Live(Secret::new(server.uri()));
+        let origin = Origin::open(&live, Some("rs0")).await?;
+        let shutdown = Shutdown::manual();
+        Ok(Scene {
+            lookup: origin.lookup(shutdown.clone()).await?,
+            server,
+            shop,
+            shutdown,
+        })
+    }
+
+    async fn uuid(&self, name: &str) -> Result<Bson> {
+        let list = doc! { "listCollections": 1, "filter": { "name": name } };
+        let reply = self.shop.run_command(list).await?;
+        let found = reply.get_document("cursor")?.get_array("firstBatch")?;
+        let found = found.first().and_then(Bson::as_document).context("none")?;
+        let uuid = found.get_document("info")?.get("uuid");
+        uuid.cloned().context("no UUID")
+    }
+
+    /// Looks up the document of an update, as the encoder does, from a thread that may block.
+    fn look_up(
+        &mut self,
+        id: impl Into<Bson>,
+        ui: Option<&Bson>,
+    ) -> Result<(Found, Option<Timestamp>), ProducerError> {
+        let entry = update("shop.orders", id.into(), ui).to_vec().expect("BSON");
+        let entry = Entry::parse(Raw::new(&entry).expect("a document"))?;
+        tokio::task::block_in_place(|| self.lookup.look_up(&entry))?;
+        let found = self
+            .lookup
+            .current()
+            .expect("a document that was looked up");
+        let document = found.document.map(|document| {
+            Document::from_reader(document.as_bytes()).expect("a document of the source")
+        });
+        Ok((document, found.at))
+    }
+}
+
+fn update(ns: &str, id: Bson, ui: Option<&Bson>) -> Document {
+    let ts = bson::Timestamp {
+        time: at(1).seconds,
+        increment: 1,
+    };
+    let o = doc! { "$v": 2, "diff": { "u": { "n": 1 } } };
+    let mut entry = doc! { "ts": ts, "v": 2, "op": "u", "ns": ns, "o": o, "o2": { "_id": id } };
+    entry.extend(ui.map(|ui| ("ui".to_owned(), ui.clone())));
+    entry
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_is_found_with_the_time_of_the_reply() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    let ui = scene.uuid("orders").await?;
+    for (id, n) in [(Bson::Double(1.0), 10), ("two".into(), 20)] {
+        let (found, read_at) = scene.look_up(id, Some(&ui))?;
+        ensure!(found.context("gone")?.get_i32("n")? == n);
+        ensure!(read_at == Some(at(1)), "{read_at:?}");
+    }
+    // The server waits until it has the entry, and returns nothing that could be rolled back.
+    let concern = scene.server.model().last_read_concern();
+    let time = bson::Timestamp {
+        time: at(1).seconds,
+        increment: 1,
+    };
+    let expected = doc! { "level": "majority", "afterClusterTime": time };
+    ensure!(concern.as_ref() == Some(&expected), "{concern:?}");
+    // Old servers log no UUID.
+    ensure!(scene.look_up("two", None)?.0.is_some());
+    ensure!(scene.look_up(3, Some(&ui))?.0.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_of_another_collection_of_the_name_is_not_taken() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    let ui = scene.uuid("orders").await?;
+    let rename = doc! { "renameCollection": "shop.orders", "to": "shop.old" };
+    let admin = scene.shop.client().database("admin");
+    admin.run_command(rename).await?;
+    ensure!(scene.look_up(1, Some(&ui))?.0.is_none(), "renamed");
+    let insert = doc! { "insert": "orders", "documents": [{ "_id": 1, "n": 99 }] };
+    scene.shop.run_command(insert).await?;
+    ensure!(scene.look_up(1.5, Some(&ui))?.0.is_none());
+    let mut again = Scene {
+        lookup: fresh(&scene).await?,
+        ..scene
+    };
+    ensure!(again.look_up(1, Some(&ui))?.0.is_none(), "another one");
+    again.shop.run_command(doc! { "drop": "orders" }).await?;
+    again
+        .shop
+        .run_command(doc! { "create": "orders", "viewOn": "old", "pipeline": [] })
+        .await?;
+    // The model refuses to read a view, as a server refuses one that it cannot run.
+    again.lookup = fresh(&again).await?;
+    ensure!(again.look_up(1, Some(&ui))?.0.is_none(), "a view");
+    again.shop.run_command(doc! { "drop": "orders" }).await?;
+    again.lookup = fresh(&again).await?;
+    ensure!(again.look_up(1, Some(&ui))?.0.is_none(), "nothing");
+    Ok(())
+}
+
+/// Returns a lookup that has read nothing.
+async fn fresh(scene: &Scene) -> Result<Lookup> {
+    let live = config::Origin::Live(Secret::new(scene.server.uri()));
+    let origin = Origin::open(&live, Some("rs0")).await?;
+    Ok(origin.lookup(scene.shutdown.clone()).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_documents_are_read_in_several_replies() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    let ui = scene.uuid("orders").await?;
+    let text = "x".repeat(6_000_000);
+    let mut entries = Vec::new();
+    for id in (10..16).rev() {
+        let document = doc! { "_id": id, "n": id, "text": &text };
+        let insert = doc! { "insert": "orders", "documents": [document] };
+        scene.shop.run_command(insert).await?;
+        entries.push(update("shop.orders", id.into(), Some(&ui)).to_vec()?);
+    }
+    let mut wanted = scene.lookup.wanted();
+    for entry in &entries {
+        wanted.add(&Entry::parse(Raw::new(entry)?)?)?;
+    }
+    tokio::task::block_in_place(|| scene.lookup.ask(&wanted, at(1)))?;
+    let last = entries.last().context("no entries")?;
+    let last = Entry::parse(Raw::new(last)?)?;
+    ensure!(!scene.lookup.covers(&last)?, "a reply holds 16 MB");
+    for id in (10..16).rev() {
+        let (found, _) = scene.look_up(id, Some(&ui))?;
+        ensure!(found.context("gone")?.get_i32("n")? == id);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_the_source_are_retried_and_a_missing_privilege_is_named() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    let ui = scene.uuid("orders").await?;
+    for command in ["find", "listCollections"] {
+        scene.server.fail_next(command, NOT_PRIMARY);
+        ensure!(scene.look_up(1, Some(&ui))?.0.is_some(), "{command}");
+        scene.lookup = fresh(&scene).await?;
+        scene.server.fail_next(command, UNAUTHORIZED);
+        let error = scene.look_up(1, Some(&ui)).err().context("no error")?;
+        ensure!(
+            error.directive() == Directive::Stop(ExitCode::Usage),
+            "{error}"
+        );
+        let text = error.to_string();
+        ensure!(
+            text.contains("read on shop") && text.contains("shop.orders"),
+            "{text}"
+        );
+    }
+    scene.server.fail_next("find", NOT_UNDERSTOOD);
+    let error = scene.look_up(1, Some(&ui)).err().context("no error")?;
+    ensure!(
+        error.directive() == Directive::Stop(ExitCode::Failed),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_ends_a_lookup() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.server.pause();
+    scene.shutdown.trigger();
+    let ended = scene.look_up(1, None);
+    ensure!(
+        matches!(ended, Err(ProducerError::Interrupted)),
+        "{ended:?}"
+    );
+    Ok(())
+}
