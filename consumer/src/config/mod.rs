@@ -2,10 +2,12 @@
 //! once.
 
 pub mod arguments;
+mod input;
 mod proof;
 mod settings;
 
 use oplog_relay_core::filter::{NamespaceFilter, with_commas};
+use oplog_relay_core::foreign::Updates;
 use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, parse_bytes, parse_start, resolve_secret,
 };
@@ -17,6 +19,7 @@ use crate::config::arguments::{
 };
 use crate::dead_letter::{Reason, parse_reasons};
 use crate::replay::catalog::Subscription;
+use input::Consent;
 
 pub use proof::{AuditConfig, ReplayPlace, VerifyConfig, VerifyMode};
 pub use settings::{
@@ -56,7 +59,15 @@ impl ReplayConfig {
     /// Returns all faults at once.
     pub fn check(arguments: &ReplayArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let group = check_group(&arguments.group, &OF_REPLAY, &mut faults);
+        let consent = Consent {
+            lossy: arguments.allow_lossy,
+            unordered: arguments.allow_unordered,
+            updates: Updates::Documents,
+        };
+        let group = check_group(&arguments.group, consent, &OF_REPLAY, &mut faults);
+        if arguments.allow_unordered && arguments.group.input == input::RELAY {
+            faults.add("--allow-unordered", "needs --input with another program");
+        }
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
         let unmatched = match arguments.unmatched.as_str() {
             "count" => Ok(Unmatched::Count),
@@ -125,7 +136,14 @@ impl EmitConfig {
     /// Returns all faults at once.
     pub fn check(arguments: &EmitArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let group = check_group(&arguments.group, &[Reason::Undecodable], &mut faults);
+        // Lines are for readers, who see the types and the partition of each record themselves.
+        let consent = Consent {
+            lossy: true,
+            unordered: true,
+            updates: Updates::Changes,
+        };
+        let reasons = [Reason::Undecodable];
+        let group = check_group(&arguments.group, consent, &reasons, &mut faults);
         let to = match arguments.to.strip_prefix("file:") {
             Some(path) if !path.is_empty() => Ok(Destination::File(path.into())),
             None if arguments.to == "stdout" => Ok(Destination::Stdout),
@@ -209,11 +227,12 @@ fn check_uri(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Sec
 
 fn check_group(
     arguments: &GroupArguments,
+    consent: Consent,
     reasons: &[Reason],
     faults: &mut Faults,
 ) -> Option<GroupConfig> {
     let brokers = required("--brokers", arguments.brokers.as_deref(), faults);
-    let prefix = proof::check_topic_prefix(arguments.topic_prefix.as_deref(), faults);
+    let input = input::check(arguments, consent, faults);
     let group = required("--group", arguments.group.as_deref(), faults);
     let start = faults.take_or("--start", parse_start(&arguments.start));
     let filter = NamespaceFilter::new(
@@ -232,7 +251,7 @@ fn check_group(
             brokers: brokers?,
             options,
         },
-        prefix: prefix?,
+        input: input?,
         group: group?,
         start: start?,
         start_again: arguments.start_again,

@@ -11,18 +11,23 @@ mod context;
 pub(crate) mod dead_letters;
 mod decoder;
 pub(crate) mod deferred;
+mod foreign_command;
+pub(crate) mod foreign_notes;
 pub mod sink;
 pub mod topics;
 
 pub use context::{Assignment, WorkerContext};
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::command::{is_command, namespaces, scope};
 use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::format::FormatError;
+use oplog_relay_core::foreign::{Program, recognize};
 use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
@@ -39,6 +44,7 @@ use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::command_barrier::CommandBarrier;
 use crate::worker::decoder::{Decoder, formats};
 use crate::worker::deferred::DeferredDocuments;
+use crate::worker::foreign_command::{Handling, handling};
 use crate::worker::topics::Topic;
 
 /// The worker of one partition.
@@ -50,17 +56,24 @@ pub struct PartitionWorker {
     decoder: Decoder,
     /// Set while documents are held.
     waiting: Option<DeferredDocuments>,
+    /// True if another program writes the topic.
+    reads_foreign: bool,
+    /// The timestamp of the newest entry of another program that was applied, in the bytes of BSON.
+    newest: AtomicU64,
 }
 
 impl PartitionWorker {
     /// Creates a worker that has not started.
     #[must_use]
     pub fn new(assignment: Assignment, context: Arc<WorkerContext>) -> Self {
+        let reads_foreign = context.topics.input().foreign().is_some();
         Self {
             assignment,
             context,
             decoder: Decoder::default(),
             waiting: None,
+            reads_foreign,
+            newest: AtomicU64::new(0),
         }
     }
 
@@ -149,8 +162,17 @@ impl PartitionWorker {
     /// Returns the description of the topic. It is read again if a record does not fit any of its known
     /// formats, which happens after a change of the routing.
     async fn topic_of(&self, chunk: &Chunk) -> Result<Arc<Topic>, ConsumerError> {
-        let name = &self.assignment.topic;
-        let mut topic = self.context.topics.get(name).await?;
+        let Assignment {
+            topic: name,
+            partition,
+            ..
+        } = &self.assignment;
+        let topics = &self.context.topics;
+        if self.reads_foreign {
+            return topics.get_with_partition(name, *partition).await;
+        }
+        let found = topics.get(name).await;
+        let mut topic = found.map_err(|error| naming_the_writer(error, chunk))?;
         let knows_all = |topic: &Topic| {
             let mut records = chunk.records.iter().filter(|slot| is_record(slot));
             records.all(|slot| formats(topic, chunk, slot).next().is_some())
@@ -191,12 +213,13 @@ impl PartitionWorker {
             if applied == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
+            self.note_newest(&segment.entries);
             let last = segment.entries.last().map(|located| located.id);
             match segment.stop {
                 None => {
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
                     // Entries that a filter excluded also advance the position.
-                    if let Some(id) = last {
+                    if let Some(id) = last.filter(|id| has_time(*id)) {
                         self.context
                             .metrics
                             .applied(i64::from(id.ts.seconds) * 1000);
@@ -221,6 +244,26 @@ impl PartitionWorker {
                     let urgent = located.id.ord != BARRIER_ORD || barrier.passable;
                     let last = Some(barrier.command);
                     self.acknowledge(NextOffset::after(end), last, urgent);
+                }
+                Some(Stop::Command(located, end)) => {
+                    let ran = match self.context.target() {
+                        Some(target) => {
+                            self.run_foreign_command(target, topic, &located, last)
+                                .await?
+                        }
+                        None => self.emit_command(&located, topic).await?,
+                    };
+                    if ran == Applied::Abandoned {
+                        return Ok(Applied::Abandoned);
+                    }
+                    self.note_newest(std::slice::from_ref(&located));
+                    // The record may have more entries, which are not applied yet.
+                    let has_more = rest.first().is_some_and(|next| next.offset == located.offset);
+                    let next = match has_more {
+                        true => NextOffset::at(located.offset),
+                        false => NextOffset::after(end),
+                    };
+                    self.acknowledge(next, Some(located.id), false);
                 }
                 Some(Stop::Foreign(located)) => {
                     if reloaded.replace(located.id) == Some(located.id) {
@@ -332,6 +375,12 @@ impl PartitionWorker {
                     next = index + 1;
                     break;
                 }
+                Judged::Command => {
+                    let end = chunk.last_offset(located.offset);
+                    stop = Some(Stop::Command(*located, end));
+                    next = index + 1;
+                    break;
+                }
                 Judged::Foreign => {
                     stop = Some(Stop::Foreign(*located));
                     next = index;
@@ -358,6 +407,13 @@ impl PartitionWorker {
         incarnations: Option<&Incarnations>,
     ) -> Result<Judged, ConsumerError> {
         let entry = &located.entry;
+        if self.reads_foreign && is_command(entry) {
+            match self.context.target().map(|_| handling(entry)) {
+                Some(Handling::Skip) => return Ok(Judged::Pass),
+                Some(Handling::InOrder) | None => return Ok(Judged::Command),
+                Some(Handling::AnyTime) => {}
+            }
+        }
         let barrier =
             Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?;
         let id = barrier
@@ -499,6 +555,7 @@ impl PartitionWorker {
         let held = target.and_then(|target| target.held_since(topic, *partition));
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
         // A start within a second stays in the metadata until an entry after it is acknowledged.
+        let last = last.filter(|id| has_time(*id));
         let last = last.max(self.assignment.after.filter(|_| last.is_some()));
         let event = ReportEvent::Acknowledged { next, last, urgent };
         self.context.reports.send(self.assignment.number, event);
@@ -517,7 +574,7 @@ impl PartitionWorker {
     fn damaged(&self, offset: i64, source: Malformed) -> ConsumerError {
         ConsumerError::Undecodable {
             position: self.assignment.position(offset),
-            source: Box::new(source.into()),
+            source: Box::new(FormatError::from(source).into()),
         }
     }
 
@@ -544,6 +601,8 @@ struct Segment<'c> {
 enum Stop<'c> {
     /// A barrier, or the command after one, and the last offset of its record.
     Barrier(Located<'c>, Barrier, i64),
+    /// A command of another program, and the last offset of its record.
+    Command(Located<'c>, i64),
     /// An entry of a collection whose name another collection has now.
     Foreign(Located<'c>),
 }
@@ -557,6 +616,8 @@ enum Judged {
     /// The entry is skipped: it is before the start, a noop, filtered, or of a dropped collection.
     Pass,
     Barrier(Barrier),
+    /// A command of another program.
+    Command,
     /// The name of the entry's collection belongs to another collection.
     Foreign,
 }
@@ -583,6 +644,28 @@ fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Fo
         Resolved::Live(ns) => Found::Here(ns),
         Resolved::Dropped => Found::Gone,
         Resolved::Foreign => Found::Foreign,
+    }
+}
+
+/// Returns true if the time of an entry is known. Only entries of other programs may have no time.
+fn has_time(id: EntryId) -> bool {
+    id.ts.seconds > 0
+}
+
+/// Adds to the error for an unknown topic which program its first record looks like.
+fn naming_the_writer(error: ConsumerError, chunk: &Chunk) -> ConsumerError {
+    let mut records = chunk.records.iter().filter(|slot| is_record(slot));
+    let value = records
+        .next()
+        .and_then(|slot| chunk.arena.get(slot.value.clone()));
+    match (error, value.and_then(recognize)) {
+        (ConsumerError::Refused(text), Some(Program::Other(writer))) => {
+            ConsumerError::Refused(format!(
+                "{text}. The record at its beginning looks like one of another program: read the topic with \
+                 --input {writer} --topics"
+            ))
+        }
+        (error, _) => error,
     }
 }
 
