@@ -8,6 +8,7 @@ mod dead_letters;
 mod disk;
 mod envelopes;
 mod examples;
+mod foreign_input;
 mod foreign_readers;
 mod idle;
 mod kills;

@@ -28,8 +28,8 @@ use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::config::AuditConfig;
 use crate::error::ConsumerError;
-use crate::input::Input;
 use crate::group::start::{Held, held};
+use crate::input::Input;
 use crate::record_position::RecordPosition;
 use crate::verify::Verdict;
 use crate::worker::topics::{Topic, Topics};

@@ -4,7 +4,7 @@ use oplog_relay_core::foreign::{Updates, Writer};
 use oplog_relay_runtime::config::Faults;
 
 use super::proof::check_topic_prefix;
-use crate::config::arguments::GroupArguments;
+use crate::config::arguments::{GroupArguments, ReplayArguments};
 use crate::input::{ForeignInput, Input, TopicPatterns};
 
 /// The `--input` of oplog-producer's topics.
@@ -19,6 +19,32 @@ pub(super) struct Consent {
     pub(super) unordered: bool,
     /// The part of an update that is used.
     pub(super) updates: Updates,
+}
+
+/// Returns what a replay accepts. A document that an event has is complete, whatever the target has, so it
+/// is preferred to the changed fields.
+pub(super) fn consent_of_replay(arguments: &ReplayArguments, faults: &mut Faults) -> Consent {
+    if arguments.allow_unordered && arguments.group.input == RELAY {
+        faults.add(
+            "--allow-unordered",
+            "needs --input with another program; the topics of oplog-producer are in order per document",
+        );
+    }
+    Consent {
+        lossy: arguments.allow_lossy,
+        unordered: arguments.allow_unordered,
+        updates: Updates::Documents,
+    }
+}
+
+/// Returns what `emit` accepts. Lines are for readers, who see the types and the partitions themselves, and
+/// who want to know what has changed.
+pub(super) const fn consent_of_emit() -> Consent {
+    Consent {
+        lossy: true,
+        unordered: true,
+        updates: Updates::Changes,
+    }
 }
 
 /// Checks the options that select the input.

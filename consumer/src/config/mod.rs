@@ -7,7 +7,6 @@ mod proof;
 mod settings;
 
 use oplog_relay_core::filter::{NamespaceFilter, with_commas};
-use oplog_relay_core::foreign::Updates;
 use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, parse_bytes, parse_start, resolve_secret,
 };
@@ -59,15 +58,8 @@ impl ReplayConfig {
     /// Returns all faults at once.
     pub fn check(arguments: &ReplayArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let consent = Consent {
-            lossy: arguments.allow_lossy,
-            unordered: arguments.allow_unordered,
-            updates: Updates::Documents,
-        };
+        let consent = input::consent_of_replay(arguments, &mut faults);
         let group = check_group(&arguments.group, consent, &OF_REPLAY, &mut faults);
-        if arguments.allow_unordered && arguments.group.input == input::RELAY {
-            faults.add("--allow-unordered", "needs --input with another program");
-        }
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
         let unmatched = match arguments.unmatched.as_str() {
             "count" => Ok(Unmatched::Count),
@@ -136,12 +128,7 @@ impl EmitConfig {
     /// Returns all faults at once.
     pub fn check(arguments: &EmitArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        // Lines are for readers, who see the types and the partition of each record themselves.
-        let consent = Consent {
-            lossy: true,
-            unordered: true,
-            updates: Updates::Changes,
-        };
+        let consent = input::consent_of_emit();
         let reasons = [Reason::Undecodable];
         let group = check_group(&arguments.group, consent, &reasons, &mut faults);
         let to = match arguments.to.strip_prefix("file:") {

@@ -23,8 +23,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::config::ReplayPlace;
 use crate::error::ConsumerError;
-use crate::input::Input;
 use crate::group::start::{Held, REQUEST, held, persist};
+use crate::input::Input;
 use crate::topic_partition::{TopicPartition, list};
 
 /// First and longest pause between two requests to Kafka.

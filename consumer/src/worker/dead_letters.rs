@@ -1,8 +1,8 @@
 //! Dead letters of a worker: records, entries and writes that cannot be applied.
 
 use oplog_relay_core::command::is_command;
-use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::foreign::Writer;
+use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::format::{Format, FormatError};
 
 use super::{Assignment, WorkerContext};

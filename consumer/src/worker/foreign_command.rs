@@ -21,13 +21,13 @@ use oplog_relay_core::position::{EntryId, Timestamp};
 
 use super::PartitionWorker;
 use crate::error::ConsumerError;
+use crate::group::offsets::NextOffset;
 use crate::replay::MongoSink;
 use crate::replay::plan::{PlanError, PlanFault};
 use crate::worker::applied::Applied;
 use crate::worker::barrier::Side;
 use crate::worker::batch::Located;
 use crate::worker::topics::Topic;
-use crate::group::offsets::NextOffset;
 
 /// The handling of a command of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +63,23 @@ impl PartitionWorker {
         }
     }
 
-    /// Runs a command with everything before it applied. `last` is the entry before it.
-    pub(super) async fn run_foreign_command(
+    /// Passes a command with everything before it applied. `last` is the entry before it.
+    pub(super) async fn pass_foreign_command(
+        &self,
+        topic: &Topic,
+        located: &Located<'_>,
+        last: Option<EntryId>,
+    ) -> Result<Applied, ConsumerError> {
+        let passed = match self.context.target() {
+            Some(target) => self.run_foreign_command(target, topic, located, last).await,
+            None => self.emit_command(located, topic).await,
+        };
+        self.note_newest(std::slice::from_ref(located));
+        passed
+    }
+
+    /// Runs a command on the target, unless it ran already.
+    async fn run_foreign_command(
         &self,
         target: &MongoSink,
         topic: &Topic,

@@ -26,8 +26,8 @@ use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::command::{is_command, namespaces, scope};
 use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::format::FormatError;
 use oplog_relay_core::foreign::{Program, recognize};
+use oplog_relay_core::format::FormatError;
 use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
@@ -246,24 +246,15 @@ impl PartitionWorker {
                     self.acknowledge(NextOffset::after(end), last, urgent);
                 }
                 Some(Stop::Command(located, end)) => {
-                    let ran = match self.context.target() {
-                        Some(target) => {
-                            self.run_foreign_command(target, topic, &located, last)
-                                .await?
-                        }
-                        None => self.emit_command(&located, topic).await?,
-                    };
-                    if ran == Applied::Abandoned {
+                    let passed = self.pass_foreign_command(topic, &located, last).await?;
+                    if passed == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
                     }
-                    self.note_newest(std::slice::from_ref(&located));
                     // The record may have more entries, which are not applied yet.
-                    let has_more = rest.first().is_some_and(|next| next.offset == located.offset);
-                    let next = match has_more {
-                        true => NextOffset::at(located.offset),
-                        false => NextOffset::after(end),
-                    };
-                    self.acknowledge(next, Some(located.id), false);
+                    let has_more = rest.first().is_some_and(|it| it.offset == located.offset);
+                    if !has_more {
+                        self.acknowledge(NextOffset::after(end), Some(located.id), false);
+                    }
                 }
                 Some(Stop::Foreign(located)) => {
                     if reloaded.replace(located.id) == Some(located.id) {
@@ -414,8 +405,11 @@ impl PartitionWorker {
                 Some(Handling::AnyTime) => {}
             }
         }
-        let barrier =
-            Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?;
+        let barrier = match self.reads_foreign {
+            // Only oplog-producer writes barriers.
+            true => None,
+            false => Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?,
+        };
         let id = barrier
             .as_ref()
             .map_or(located.id, |barrier| barrier.command);

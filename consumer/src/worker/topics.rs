@@ -112,7 +112,8 @@ impl Topics {
             return Ok(Vec::new());
         };
         let names = self.admin.topics().await?.into_keys();
-        let sources = names.filter_map(|name| source_of_state_topic(prefix, &name).map(str::to_owned));
+        let sources =
+            names.filter_map(|name| source_of_state_topic(prefix, &name).map(str::to_owned));
         Ok(sources.collect())
     }
 

@@ -1,6 +1,6 @@
 //! The change events of MongoDB, as mongo-kafka writes them.
 
-use crate::document::{Document, DocumentBuilder, Element, kind};
+use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::foreign::entry::{Header, Output, embedded, present};
 use crate::foreign::update::Description;
 use crate::foreign::{ForeignError, Record, Rules, Updates, connect};
@@ -49,6 +49,10 @@ fn decode(
                       not tell a change from another)";
         return Err(ForeignError::NotOf { expected, reason });
     };
+    if is_ours(fields)? {
+        let reason = "it is an event of oplog-producer";
+        return Err(ForeignError::NotOf { expected, reason });
+    }
     if present(fields, "splitEvent")?.is_some() {
         return Err(ForeignError::Event(
             "the event is a fragment ($changeStreamSplitLargeEvent), which cannot be read: copy this \
@@ -70,6 +74,15 @@ fn decode(
     }
 }
 
+/// Returns true for a change event of oplog-producer, whose `_id` is the identity of an entry.
+pub(super) fn is_ours(fields: Document<'_>) -> Result<bool, Malformed> {
+    let id = present(fields, "_id")?.filter(|id| id.kind == kind::DOCUMENT);
+    let Some(id) = id.map(Element::document).transpose()? else {
+        return Ok(false);
+    };
+    Ok(id.get("source")?.is_some() && id.get("ord")?.is_some())
+}
+
 fn header(rules: Rules, fields: Document<'_>) -> Result<Header<'_>, ForeignError> {
     let wall = present(fields, "wallTime")?;
     if wall.is_some_and(|wall| wall.kind == kind::STRING) && !rules.accepts_lossy {
@@ -88,7 +101,10 @@ fn header(rules: Rules, fields: Document<'_>) -> Result<Header<'_>, ForeignError
     let txn_number = present(fields, "txnNumber")?;
     let ui = present(fields, "collectionUUID")?;
     Ok(Header {
-        ts: time.map(Element::timestamp).transpose()?.unwrap_or_default(),
+        ts: time
+            .map(Element::timestamp)
+            .transpose()?
+            .unwrap_or_default(),
         op: "n",
         db: part("db")?,
         collection: part("coll")?,
@@ -108,7 +124,9 @@ impl<'e> Event<'e> {
         let key = self.document("documentKey")?;
         let key = key.ok_or(ForeignError::Event("the event has no documentKey"))?;
         let id = key.get("_id")?;
-        let id = id.ok_or(ForeignError::Event("the documentKey of the event has no _id"))?;
+        let id = id.ok_or(ForeignError::Event(
+            "the documentKey of the event has no _id",
+        ))?;
         if self.rules.checks_keys {
             self.check_key(id)?;
         }
@@ -136,7 +154,9 @@ impl<'e> Event<'e> {
             }
             ("update", _, Some(described)) => {
                 let list = |name| -> Result<Option<Document<'_>>, ForeignError> {
-                    Ok(present(described, name)?.map(Element::document).transpose()?)
+                    Ok(present(described, name)?
+                        .map(Element::document)
+                        .transpose()?)
                 };
                 let description = Description {
                     updated: list("updatedFields")?,
@@ -234,7 +254,9 @@ impl<'e> Event<'e> {
                 let indexes = indexes.ok_or(ForeignError::Event("the event has no indexes"))?;
                 for index in indexes.document()?.elements() {
                     let name = index?.document()?.get("name")?;
-                    let name = name.ok_or(ForeignError::Event("an index has no name"))?.str()?;
+                    let name = name
+                        .ok_or(ForeignError::Event("an index has no name"))?
+                        .str()?;
                     output.write(&header, |entry| {
                         entry.nested("o", kind::DOCUMENT, |o| {
                             o.str("dropIndexes", collection).str("index", name);

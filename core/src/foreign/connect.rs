@@ -42,7 +42,11 @@ fn unwrapped(payload: Option<Element<'_>>) -> Result<Vec<u8>, ForeignError> {
         Some(payload) if payload.kind == kind::STRING => {
             json::parse_old_document(payload.string_bytes()?, &mut parsed)?;
         }
-        _ => return Err(ForeignError::Event("the payload is neither an object nor a text")),
+        _ => {
+            return Err(ForeignError::Event(
+                "the payload is neither an object nor a text",
+            ));
+        }
     }
     Ok(parsed)
 }

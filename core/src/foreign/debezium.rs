@@ -142,7 +142,9 @@ impl Event<'_> {
             ));
         }
         let list = |name| -> Result<Option<Document<'_>>, ForeignError> {
-            Ok(present(described, name)?.map(Element::document).transpose()?)
+            Ok(present(described, name)?
+                .map(Element::document)
+                .transpose()?)
         };
         let description = Description {
             updated,
@@ -231,9 +233,6 @@ fn key_of(id: Element<'_>) -> Vec<u8> {
 
 /// Returns true if a document has a 32-bit integer at any level, which may have been a 64-bit one.
 fn has_small_integer(document: Document<'_>) -> Result<bool, ForeignError> {
-    if !document.may_have(kind::INT32) {
-        return Ok(false);
-    }
     for field in document.elements() {
         let field = field?;
         let found = match field.kind {

@@ -60,7 +60,8 @@ fn timestamp(value: Document<'_>) -> Result<Option<Timestamp>, ForeignError> {
         return Ok(None);
     };
     let part = |part: Element<'_>| -> Result<u32, ForeignError> {
-        u32::try_from(part.integer()?).map_err(|_| ForeignError::Event("a timestamp is out of range"))
+        u32::try_from(part.integer()?)
+            .map_err(|_| ForeignError::Event("a timestamp is out of range"))
     };
     Ok(Some(Timestamp::new(part(seconds)?, part(increment)?)))
 }
@@ -134,10 +135,14 @@ fn field(item: Document<'_>) -> Result<Option<Field<'_>>, ForeignError> {
 fn write_fields(list: Document<'_>, out: &mut DocumentBuilder<'_>) -> Result<(), ForeignError> {
     for item in list.elements() {
         let Some(Field { name, value }) = field(item?.document()?)? else {
-            return Err(ForeignError::Event("a document is not a list of Key and Value"));
+            return Err(ForeignError::Event(
+                "a document is not a list of Key and Value",
+            ));
         };
         if name.contains(&0) {
-            return Err(ForeignError::Event("the name of a field has a NUL character"));
+            return Err(ForeignError::Event(
+                "the name of a field has a NUL character",
+            ));
         }
         write(name, value, out)?;
     }

@@ -110,11 +110,7 @@ fn cleaned(element: Element<'_>) -> Cleaned {
 }
 
 /// Appends an entry without the fields that are null.
-fn write(
-    entry: Document<'_>,
-    writer: Writer,
-    output: &mut Output<'_>,
-) -> Result<(), ForeignError> {
+fn write(entry: Document<'_>, writer: Writer, output: &mut Output<'_>) -> Result<(), ForeignError> {
     let identity = Identity::of(entry, writer)?;
     let start = output.arena.len();
     let mut out = DocumentBuilder::start(output.arena);

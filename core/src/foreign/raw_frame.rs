@@ -60,7 +60,14 @@ impl Frame {
         };
         let short = ForeignError::Frame("it is shorter than its header");
         let header = [number(), number(), number(), number(), number()];
-        let [Some(checksum), Some(_), Some(_), Some(compress), Some(count)] = header else {
+        let [
+            Some(checksum),
+            Some(_),
+            Some(_),
+            Some(compress),
+            Some(count),
+        ] = header
+        else {
             return Err(short);
         };
         let compression = match compress {
@@ -102,7 +109,9 @@ impl Frame {
         });
         match sums.fold(0, |all, sum| all ^ sum) {
             sum if sum == self.checksum => Ok(()),
-            _ => Err(ForeignError::Frame("its checksum does not match its entries")),
+            _ => Err(ForeignError::Frame(
+                "its checksum does not match its entries",
+            )),
         }
     }
 }
@@ -142,9 +151,15 @@ fn inflate(
     let mut plain = Vec::new();
     let read = match compression {
         Compression::None => return Err(ForeignError::Frame("it is not compressed")),
-        Compression::Gzip => GzDecoder::new(bytes).take(MAX_ENTRY).read_to_end(&mut plain),
-        Compression::Zlib => ZlibDecoder::new(bytes).take(MAX_ENTRY).read_to_end(&mut plain),
-        Compression::Deflate => DeflateDecoder::new(bytes).take(MAX_ENTRY).read_to_end(&mut plain),
+        Compression::Gzip => GzDecoder::new(bytes)
+            .take(MAX_ENTRY)
+            .read_to_end(&mut plain),
+        Compression::Zlib => ZlibDecoder::new(bytes)
+            .take(MAX_ENTRY)
+            .read_to_end(&mut plain),
+        Compression::Deflate => DeflateDecoder::new(bytes)
+            .take(MAX_ENTRY)
+            .read_to_end(&mut plain),
     };
     read.map_err(|_| ForeignError::Frame("an entry cannot be decompressed"))?;
     let start = arena.len();

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::document::{Document, kind};
+use crate::document::Document;
+use crate::foreign::{Writer, change_event, connect, raw_frame};
 use crate::format::Format;
-use crate::foreign::{Writer, connect, raw_frame};
 
 /// The program that a value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +57,7 @@ fn of_fields(document: Document<'_>, encoding: Encoding) -> Option<Program> {
         }))
     };
     if has("operationType") {
-        let id = document.get("_id").ok().flatten();
-        let id = id.filter(|id| id.kind == kind::DOCUMENT);
-        let id = id.and_then(|id| id.document().ok());
-        if id.is_some_and(|id| id.get("ord").is_ok_and(|ord| ord.is_some())) {
+        if change_event::is_ours(document) == Ok(true) {
             return Some(Program::Relay);
         }
         return one_of(Writer::MongoKafkaJson, Writer::MongoKafkaBson);

@@ -169,10 +169,13 @@ impl<'e> Description<'e> {
                     return Ok(Part::Field(part.string_bytes()?));
                 }
                 let index = u32::try_from(part.integer()?);
-                let wrong = |_| ForeignError::Event("an index in disambiguatedPaths is out of range");
+                let wrong =
+                    |_| ForeignError::Event("an index in disambiguatedPaths is out of range");
                 index.map(Part::Index).map_err(wrong)
             });
-            return parts.collect::<Result<Vec<Part<'e>>, ForeignError>>().map(Some);
+            return parts
+                .collect::<Result<Vec<Part<'e>>, ForeignError>>()
+                .map(Some);
         }
         Ok(None)
     }
@@ -196,12 +199,15 @@ fn split<'e>(
         let parent = path.get(..at.saturating_sub(1)).unwrap_or_default();
         at += text.len() + 1;
         let index = std::str::from_utf8(text).ok();
-        let index = index.filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
+        let index =
+            index.filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
         parts.push(match index {
-            Some(index) if !parts.is_empty() => match (arrays.contains_key(parent), index.parse()) {
-                (true, Ok(index)) => Part::Index(index),
-                _ => return Err(ambiguous(path)),
-            },
+            Some(index) if !parts.is_empty() => {
+                match (arrays.contains_key(parent), index.parse()) {
+                    (true, Ok(index)) => Part::Index(index),
+                    _ => return Err(ambiguous(path)),
+                }
+            }
             _ => Part::Field(text),
         });
     }

@@ -255,7 +255,12 @@ fn resolve<C: ConsumerContext>(
                 requested
             }
             RemovedRecords::Refuse => {
-                return Err(removed::refused(&config.group, &config.input, later, &missing));
+                return Err(removed::refused(
+                    &config.group,
+                    &config.input,
+                    later,
+                    &missing,
+                ));
             }
             RemovedRecords::BeginLater => {
                 removed::warn_of_later(&config.group, later, &missing);
