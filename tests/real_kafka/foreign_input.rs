@@ -12,7 +12,10 @@ use oplog_relay_core::json::parse_old_document;
 use oplog_relay_kit::model::{Model, ModelServer};
 use oplog_relay_kit::services::{Kafka, Program};
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::util::Timeout;
 use serde_json::Value;
 
 use crate::carry::CATALOG;
@@ -85,15 +88,22 @@ fn converted(
     records.collect()
 }
 
-/// Returns a frame of MongoShake with one entry.
-fn frame(entry: &[u8]) -> Result<Vec<u8>> {
-    let mut crc = flate2::Crc::new();
-    crc.update(entry);
+/// Returns a frame of MongoShake with these entries.
+fn frame(entries: &[&[u8]]) -> Result<Vec<u8>> {
+    let sums = entries.iter().map(|entry| {
+        let mut crc = flate2::Crc::new();
+        crc.update(entry);
+        crc.sum()
+    });
+    let sum = sums.fold(0, |all, sum| all ^ sum);
     let mut frame = Vec::new();
-    for number in [crc.sum(), 0x1000, 0, 0, 1, u32::try_from(entry.len())?] {
+    for number in [sum, 0x1000, 0, 0, u32::try_from(entries.len())?] {
         frame.extend_from_slice(&number.to_be_bytes());
     }
-    frame.extend_from_slice(entry);
+    for entry in entries {
+        frame.extend_from_slice(&u32::try_from(entry.len())?.to_be_bytes());
+        frame.extend_from_slice(entry);
+    }
     Ok(frame)
 }
 
@@ -101,7 +111,7 @@ fn frame(entry: &[u8]) -> Result<Vec<u8>> {
 fn histories() -> Result<Vec<(&'static str, Vec<Written>)>> {
     let mongoshake = fixture("mongoshake.txt")?;
     let in_bson = converted(mongoshake.clone(), false, bson_of)?;
-    let in_frames = converted(in_bson.clone(), false, frame)?;
+    let in_frames = converted(in_bson.clone(), false, |entry| frame(&[entry]))?;
     let mongo_kafka = fixture("mongo-kafka.txt")?;
     let events_in_bson = converted(mongo_kafka.clone(), true, bson_of)?;
     let debezium = fixture("debezium.txt")?;
@@ -149,11 +159,15 @@ impl Foreign {
 
     /// Creates a topic and writes records to it, those of one document to one partition.
     fn write(&self, topic: &str, partitions: usize, records: &[Written]) -> Result<()> {
-        let count = format!("--partitions={partitions}");
-        let created = self
-            .kafka
-            .tool("kafka-topics", &["--create", "--topic", topic, &count])?;
-        ensure!(created.status.success(), "{created:?}");
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.kafka.brokers());
+        let admin: AdminClient<DefaultClientContext> = client.create()?;
+        let count = i32::try_from(partitions)?;
+        let new = NewTopic::new(topic, count, TopicReplication::Fixed(1));
+        let options = AdminOptions::new().operation_timeout(Some(Timeout::After(LIMIT)));
+        let created =
+            tokio::runtime::Runtime::new()?.block_on(admin.create_topics([&new], &options))?;
+        ensure!(created.iter().all(Result::is_ok), "{created:?}");
         self.append(topic, partitions, records)
     }
 
@@ -249,14 +263,14 @@ fn every_program_leads_to_the_same_documents() -> Result<()> {
             let found = sorted(documents(&target)?);
             ensure!(found == expected()?, "{input} {partitions}: {found:?}");
             // From the beginning again, into the target that is ahead of it.
-            let reset = ["--reset-offsets", "--execute", "--to-earliest"];
-            let of = ["--group", &topic, "--topic", &topic];
-            let reset = [&reset[..], &of].concat();
-            let reset = foreign.kafka.tool("kafka-consumer-groups", &reset)?;
-            ensure!(reset.status.success(), "{reset:?}");
-            foreign
-                .replay(&target, input, &topic, &[])?
-                .expect(0, &[])?;
+            let again = format!("again-{topic}");
+            let flags = [
+                format!("--target={}", target.uri()),
+                format!("--input={input}"),
+                format!("--topics={topic}"),
+            ];
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            foreign.run("replay", &again, &flags)?.expect(0, &[])?;
             let found = sorted(documents(&target)?);
             ensure!(found == expected()?, "{input} {partitions}: {found:?}");
         }
@@ -404,6 +418,20 @@ fn commands_run_in_their_place_in_a_topic_of_one_partition() -> Result<()> {
             .success()
     );
     let ended = foreign.replay(&target, "mongoshake-bson", "ordered", &[])?;
+    ended.expect(0, &[])?;
+    expect_commands(&target)
+}
+
+#[test]
+fn commands_run_in_their_place_within_a_frame() -> Result<()> {
+    let foreign = Foreign::new()?;
+    let records = commands()?;
+    let entries = records.iter().filter_map(|record| record.value.as_deref());
+    let entries: Vec<&[u8]> = entries.collect();
+    let frame = Written::new("17d", frame(&entries)?);
+    foreign.write("framed", 1, &[frame])?;
+    let target = target()?;
+    let ended = foreign.replay(&target, "mongoshake-raw", "framed", &[])?;
     ended.expect(0, &[])?;
     expect_commands(&target)
 }

@@ -85,11 +85,7 @@ impl ReplayConfig {
         let if_not_empty = faults.take_or("--if-target-not-empty", if_not_empty);
         let refused_options = RefusedOptions::read(&arguments.refused_options);
         let refused_options = faults.take_or("--refused-options", refused_options);
-        let lanes = match arguments.lanes.parse() {
-            Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
-            _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
-        };
-        let lanes = faults.take_or("--lanes", lanes);
+        let lanes = faults.take_or("--lanes", check_lanes(&arguments.lanes));
         let policies = unmatched.zip(unrepeatable).zip(if_not_empty);
         let checked = group
             .zip(target)
@@ -257,6 +253,13 @@ fn check_group(
     })
 }
 
+fn check_lanes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
+        _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
+    }
+}
+
 fn check_queue_bytes(text: &str) -> Result<usize, String> {
     let bytes = parse_bytes(text)?;
     if bytes < LEAST_QUEUE_BYTES {
@@ -339,6 +342,37 @@ mod tests {
         assert_eq!(config.group.start, Start::Oldest);
         assert_eq!(config.group.queue_bytes, 64 << 20);
         assert_eq!((config.lanes, config.unmatched), (4, Unmatched::Count));
+    }
+
+    #[test]
+    fn the_topics_of_another_program_are_named() {
+        let common = ["--brokers=k:9092", "--group=g", "--target=mongodb://t/"];
+        let check = |flags: &[&str]| replay(&[&common, flags].concat());
+        let fits = ["--input=debezium", "--topics=a,b.*", "--allow-unordered"];
+        let input = check(&fits).unwrap().group.input;
+        let foreign = input.foreign().unwrap();
+        assert_eq!(foreign.topics.text(), "a,b.*");
+        assert!(foreign.accepts_any_order && !foreign.accepts_lossy);
+        assert!(foreign.rules(1).writer.name() == "debezium" && !foreign.rules(3).checks_keys);
+        for (flags, faults) in [
+            (&["--input=kafka"][..], &["--input", "--topics"][..]),
+            (&["--input=debezium"], &["--topics"]),
+            (&["--input=debezium", "--topics=__a"], &["--topics"]),
+            (
+                &["--input=debezium", "--topics=a", "--topic-prefix=cdc"],
+                &["--topic-prefix"],
+            ),
+            (&["--topics=a", "--topic-prefix=cdc"], &["--topics"]),
+            (
+                &["--topic-prefix=cdc", "--allow-unordered"],
+                &["--allow-unordered"],
+            ),
+        ] {
+            let text = check(flags).unwrap_err().to_string();
+            for fault in faults {
+                assert!(text.contains(&format!("{fault}:")), "{flags:?}: {text}");
+            }
+        }
     }
 
     #[test]

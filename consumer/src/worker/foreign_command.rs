@@ -78,6 +78,19 @@ impl PartitionWorker {
         passed
     }
 
+    /// Acknowledges the record of a command that was passed, up to `end`, its last offset. `next` is the
+    /// entry after the command. The record may have more entries, which are not applied yet.
+    pub(super) fn acknowledge_command(
+        &self,
+        located: &Located<'_>,
+        next: Option<&Located<'_>>,
+        end: i64,
+    ) {
+        if next.is_none_or(|next| next.offset != located.offset) {
+            self.acknowledge(NextOffset::after(end), Some(located.id), false);
+        }
+    }
+
     /// Runs a command on the target, unless it ran already.
     async fn run_foreign_command(
         &self,

@@ -1,8 +1,8 @@
-//! What cannot be known from the topics of another program, said when the program starts.
+//! What the log says about the topics of another program: at start, what cannot be known from them.
 
 use std::collections::BTreeMap;
 
-use oplog_relay_core::foreign::Writer;
+use oplog_relay_core::foreign::{Program, Writer, recognize};
 
 use crate::error::ConsumerError;
 use crate::input::ForeignInput;
@@ -102,5 +102,18 @@ fn tell_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<S
             "--allow-unordered: the keys of the records are not checked. An older change may overwrite a \
              newer one; compare both ends with verify"
         );
+    }
+}
+
+/// Adds to the error for an unknown topic which program its first record looks like.
+pub(super) fn naming_the_writer(error: ConsumerError, value: Option<&[u8]>) -> ConsumerError {
+    match (error, value.and_then(recognize)) {
+        (ConsumerError::Refused(text), Some(Program::Other(writer))) => {
+            ConsumerError::Refused(format!(
+                "{text}. Its record looks like one of another program: read the topic with \
+                 --input {writer} --topics"
+            ))
+        }
+        (error, _) => error,
     }
 }

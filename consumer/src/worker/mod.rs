@@ -26,7 +26,6 @@ use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::command::{is_command, namespaces, scope};
 use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::foreign::{Program, recognize};
 use oplog_relay_core::format::FormatError;
 use oplog_relay_core::position::EntryId;
 
@@ -172,7 +171,8 @@ impl PartitionWorker {
             return topics.get_with_partition(name, *partition).await;
         }
         let found = topics.get(name).await;
-        let mut topic = found.map_err(|error| naming_the_writer(error, chunk))?;
+        let mut topic =
+            found.map_err(|error| foreign_notes::naming_the_writer(error, first_value(chunk)))?;
         let knows_all = |topic: &Topic| {
             let mut records = chunk.records.iter().filter(|slot| is_record(slot));
             records.all(|slot| formats(topic, chunk, slot).next().is_some())
@@ -201,13 +201,7 @@ impl PartitionWorker {
         loop {
             // The incarnations are kept until the segment is applied, because its entries borrow names
             // from them.
-            let oldest = entries.iter().map(|located| located.id).min();
-            let incarnations = match (self.context.target(), oldest) {
-                (Some(target), Some(oldest)) => {
-                    Some(target.incarnations_at(&topic.source, oldest).await?)
-                }
-                _ => None,
-            };
+            let incarnations = self.incarnations_of(&entries, topic).await?;
             let (segment, rest) = self.segment(chunk, entries, incarnations.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
@@ -220,9 +214,8 @@ impl PartitionWorker {
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
                     // Entries that a filter excluded also advance the position.
                     if let Some(id) = last.filter(|id| has_time(*id)) {
-                        self.context
-                            .metrics
-                            .applied(i64::from(id.ts.seconds) * 1000);
+                        let applied = i64::from(id.ts.seconds) * 1000;
+                        self.context.metrics.applied(applied);
                     }
                     if let Some(slot) = end {
                         self.acknowledge(NextOffset::after(slot.last), last, false);
@@ -250,11 +243,7 @@ impl PartitionWorker {
                     if passed == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
                     }
-                    // The record may have more entries, which are not applied yet.
-                    let has_more = rest.first().is_some_and(|it| it.offset == located.offset);
-                    if !has_more {
-                        self.acknowledge(NextOffset::after(end), Some(located.id), false);
-                    }
+                    self.acknowledge_command(&located, rest.first(), end);
                 }
                 Some(Stop::Foreign(located)) => {
                     if reloaded.replace(located.id) == Some(located.id) {
@@ -267,6 +256,20 @@ impl PartitionWorker {
             }
             entries = rest;
         }
+    }
+
+    /// Returns the incarnations that the entries may belong to; `None` without a target or entries.
+    async fn incarnations_of(
+        &self,
+        entries: &[Located<'_>],
+        topic: &Topic,
+    ) -> Result<Option<Arc<Incarnations>>, ConsumerError> {
+        let oldest = entries.iter().map(|located| located.id).min();
+        let (Some(target), Some(oldest)) = (self.context.target(), oldest) else {
+            return Ok(None);
+        };
+        let found = target.incarnations_at(&topic.source, oldest).await?;
+        Ok(Some(found))
     }
 
     /// Waits at a barrier, with everything before it applied, and passes it. `last` is the entry before
@@ -646,21 +649,10 @@ fn has_time(id: EntryId) -> bool {
     id.ts.seconds > 0
 }
 
-/// Adds to the error for an unknown topic which program its first record looks like.
-fn naming_the_writer(error: ConsumerError, chunk: &Chunk) -> ConsumerError {
-    let mut records = chunk.records.iter().filter(|slot| is_record(slot));
-    let value = records
-        .next()
-        .and_then(|slot| chunk.arena.get(slot.value.clone()));
-    match (error, value.and_then(recognize)) {
-        (ConsumerError::Refused(text), Some(Program::Other(writer))) => {
-            ConsumerError::Refused(format!(
-                "{text}. The record at its beginning looks like one of another program: read the topic with \
-                 --input {writer} --topics"
-            ))
-        }
-        (error, _) => error,
-    }
+/// Returns the value of the first record of a chunk that can be decoded.
+fn first_value(chunk: &Chunk) -> Option<&[u8]> {
+    let first = chunk.records.iter().find(|slot| is_record(slot))?;
+    chunk.arena.get(first.value.clone())
 }
 
 /// Returns true if a record can be decoded.
