@@ -354,6 +354,12 @@ mod tests {
         assert_eq!(foreign.topics.text(), "a,b.*");
         assert!(foreign.accepts_any_order && !foreign.accepts_lossy);
         assert!(foreign.rules(1).writer.name() == "debezium" && !foreign.rules(3).checks_keys);
+        let input = check(&["--input=debezium", "--topics=a"])
+            .unwrap()
+            .group
+            .input;
+        let foreign = input.foreign().unwrap();
+        assert!(foreign.rules(3).checks_keys && !foreign.rules(1).checks_keys);
         for (flags, faults) in [
             (&["--input=kafka"][..], &["--input", "--topics"][..]),
             (&["--input=debezium"], &["--topics"]),
