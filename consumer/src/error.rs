@@ -1,6 +1,6 @@
 //! The errors of the program and their exit codes.
 
-use oplog_relay_core::format::{Format, FormatError};
+use oplog_relay_core::format::Format;
 use oplog_relay_runtime::config::ConfigError;
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::kafka::KafkaFailure;
@@ -8,6 +8,7 @@ use oplog_relay_runtime::mongo::MongoError;
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
+use crate::record_fault::RecordFault;
 use crate::record_position::RecordPosition;
 use crate::replay::plan::PlanError;
 
@@ -34,7 +35,7 @@ pub enum ConsumerError {
         position: RecordPosition,
         /// The reason.
         #[source]
-        source: Box<FormatError>,
+        source: Box<RecordFault>,
     },
     /// An entry that cannot be replayed.
     #[error(

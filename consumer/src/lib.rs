@@ -16,7 +16,8 @@
 //!
 //! The other modules:
 //!
-//! - [`config`] defines the arguments and checks them; all faults are reported at once.
+//! - [`config`] defines the arguments and checks them; all faults are reported at once. [`input`] tells
+//!   which topics are read, and which program writes them.
 //! - [`verify`] compares two MongoDBs and repairs the target; [`audit`] reads the topics back;
 //!   [`cutover`] sets on the target what the replay withheld from it.
 //! - [`telemetry`] has metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] write
@@ -47,7 +48,9 @@ pub mod emit;
 pub mod error;
 pub mod failure;
 pub mod group;
+pub mod input;
 pub mod json_line;
+pub mod record_fault;
 pub mod record_position;
 pub mod replay;
 pub mod stdout;

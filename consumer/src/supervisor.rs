@@ -24,6 +24,7 @@ use crate::telemetry::readiness::Readiness;
 use crate::telemetry::status::{self, Board};
 use crate::unless_ended;
 use crate::worker::assignment::{PartitionLocks, Reports};
+use crate::worker::foreign_notes;
 use crate::worker::sink::Sink;
 use crate::worker::topics::Topics;
 use crate::worker::{Assignment, PartitionWorker, WorkerContext};
@@ -133,8 +134,8 @@ impl Supervisor {
         mut around: BackgroundTasks,
         visible: bool,
     ) -> Result<ExitCode, ConsumerError> {
-        let GroupConfig { kafka, prefix, .. } = &self.config;
-        let past = unless_ended(&self.shutdown, sink.past(prefix)).await?;
+        let GroupConfig { kafka, input, .. } = &self.config;
+        let past = unless_ended(&self.shutdown, sink.past(input.name())).await?;
         let reports = Arc::new(Reports::default());
         let context = self.share(sink, Arc::clone(&reports)).await?;
         self.check_formats(&context)?;
@@ -147,7 +148,7 @@ impl Supervisor {
         around.spawn(lag::follow(
             Arc::clone(&context),
             kafka.clone(),
-            prefix.clone(),
+            input.name().to_owned(),
             self.board.clone(),
             self.shutdown.clone(),
         ));
@@ -193,10 +194,13 @@ impl Supervisor {
         sink: Sink,
         reports: Arc<Reports>,
     ) -> Result<Arc<WorkerContext>, ConsumerError> {
-        let GroupConfig { kafka, prefix, .. } = &self.config;
+        let GroupConfig { kafka, input, .. } = &self.config;
         let opened = unless_ended(&self.shutdown, async {
-            let topics = Topics::open(kafka, prefix, self.shutdown.clone()).await?;
-            topics.warn_of_missing().await?;
+            let topics = Topics::open(kafka, input, self.shutdown.clone()).await?;
+            match input.foreign() {
+                None => topics.warn_of_missing().await?,
+                Some(foreign) => foreign_notes::tell(foreign, &sink, &topics.partitions().await?)?,
+            }
             let metrics = Arc::clone(&self.metrics);
             let letters = DeadLetters::open(&self.config, metrics, self.shutdown.clone()).await?;
             Ok((topics, letters))
@@ -227,7 +231,7 @@ impl Supervisor {
     /// confirmed a commit.
     fn note_begun(&self, parts: &GroupContextParts, context: &Arc<WorkerContext>) -> BegunNote {
         let (committed, mut waiting) = (parts.committed.clone(), parts.committed.subscribe());
-        let (context, prefix) = (Arc::clone(context), self.config.prefix.clone());
+        let (context, prefix) = (Arc::clone(context), self.config.input.name().to_owned());
         let (failure, shutdown) = (self.failure.clone(), self.shutdown.clone());
         let mut writing = JoinSet::new();
         writing.spawn(async move {

@@ -9,6 +9,7 @@ mod dead_letters;
 mod disk;
 mod envelopes;
 mod examples;
+mod foreign_input;
 mod foreign_readers;
 mod full_documents;
 mod idle;

@@ -29,6 +29,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use crate::config::AuditConfig;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, held};
+use crate::input::Input;
 use crate::record_position::RecordPosition;
 use crate::verify::Verdict;
 use crate::worker::topics::{Topic, Topics};
@@ -69,9 +70,12 @@ async fn claimed_topics(
 /// Returns an error if Kafka cannot be read, or the report cannot be written.
 pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict, ConsumerError> {
     let consumer = Arc::new(reading::open(&config.kafka)?);
-    let (asked, prefix) = (Arc::clone(&consumer), config.prefix.clone());
+    let input = Input::Relay {
+        prefix: config.prefix.clone(),
+    };
+    let (asked, searched) = (Arc::clone(&consumer), input.clone());
     let ending = shutdown.clone();
-    let mut partitions = blocking(move || held(&asked, &prefix, &ending)).await?;
+    let mut partitions = blocking(move || held(&asked, &searched, &ending)).await?;
     let exists = |topic: &&String| partitions.iter().any(|held| held.name.topic == **topic);
     if let Some(missing) = config.topics.iter().find(|topic| !exists(topic)) {
         return Err(ConsumerError::Usage(format!(
@@ -93,7 +97,7 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     .await?;
     // The topic table is read after the end offsets, so that it lists the formats of all records before
     // them.
-    let topics = Topics::open(&config.kafka, &config.prefix, shutdown.clone()).await?;
+    let topics = Topics::open(&config.kafka, &input, shutdown.clone()).await?;
     let claimed = claimed_topics(&topics, &partitions).await?;
     let mut tally = Tally::open(config.report.as_deref())?;
     for (topic, claimed) in topics.missing().await? {

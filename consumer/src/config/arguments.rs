@@ -72,6 +72,16 @@ pub struct GroupArguments {
     /// First part of the topic names, as given to the producer.
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
+    /// The program that writes the topics, and the format of its records: oplog-relay, or
+    /// mongoshake-bson, mongoshake-json, mongoshake-raw (tunnel.message of MongoShake),
+    /// mongo-kafka-json, mongo-kafka-bson (output.format.value of MongoDB's Kafka source connector),
+    /// debezium (its MongoDB connector with JSON converters). Other programs need --topics.
+    #[arg(long, value_name = "PROGRAM", default_value = "oplog-relay")]
+    pub input: String,
+    /// The topics of another program (--input): names, or patterns with *. Repeat the flag or separate
+    /// them by commas. Internal topics, which begin with __, are never read.
+    #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
+    pub topics: Vec<String>,
     /// Name of the Kafka consumer group. Use one for each target or purpose.
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
@@ -135,6 +145,11 @@ pub struct ReplayArguments {
     /// Replay formats that lose types (relaxed JSON). Numbers may be stored with another type.
     #[arg(long)]
     pub allow_lossy: bool,
+    /// Replay topics of another program (--input) with several partitions although the keys of their
+    /// records show that the changes of one document may be in several of them. An older change may
+    /// then overwrite a newer one; compare both ends afterwards.
+    #[arg(long)]
+    pub allow_unordered: bool,
     /// Run a command (drop, rename, …) that has not run on this target yet although a partition of
     /// the group is committed past its place, for example after the offsets of some partitions were
     /// reset. The command then also affects writes that came after it.

@@ -2,6 +2,7 @@
 //! once.
 
 pub mod arguments;
+mod input;
 mod proof;
 mod settings;
 
@@ -16,6 +17,7 @@ use crate::config::arguments::{
 };
 use crate::dead_letter::{Reason, parse_reasons};
 use crate::replay::catalog::Subscription;
+use input::Consent;
 
 pub use proof::{AuditConfig, ReplayPlace, VerifyConfig, VerifyMode};
 pub use settings::{
@@ -55,7 +57,8 @@ impl ReplayConfig {
     /// Returns all faults at once.
     pub fn check(arguments: &ReplayArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let group = check_group(&arguments.group, &OF_REPLAY, &mut faults);
+        let consent = input::consent_of_replay(arguments, &mut faults);
+        let group = check_group(&arguments.group, consent, &OF_REPLAY, &mut faults);
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
         let unmatched = match arguments.unmatched.as_str() {
             "count" => Ok(Unmatched::Count),
@@ -81,11 +84,7 @@ impl ReplayConfig {
         let if_not_empty = faults.take_or("--if-target-not-empty", if_not_empty);
         let refused_options = RefusedOptions::read(&arguments.refused_options);
         let refused_options = faults.take_or("--refused-options", refused_options);
-        let lanes = match arguments.lanes.parse() {
-            Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
-            _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
-        };
-        let lanes = faults.take_or("--lanes", lanes);
+        let lanes = faults.take_or("--lanes", check_lanes(&arguments.lanes));
         let policies = unmatched.zip(unrepeatable).zip(if_not_empty);
         let checked = group
             .zip(target)
@@ -124,7 +123,9 @@ impl EmitConfig {
     /// Returns all faults at once.
     pub fn check(arguments: &EmitArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let group = check_group(&arguments.group, &[Reason::Undecodable], &mut faults);
+        let consent = input::consent_of_emit();
+        let reasons = [Reason::Undecodable];
+        let group = check_group(&arguments.group, consent, &reasons, &mut faults);
         let to = match arguments.to.strip_prefix("file:") {
             Some(path) if !path.is_empty() => Ok(Destination::File(path.into())),
             None if arguments.to == "stdout" => Ok(Destination::Stdout),
@@ -208,11 +209,12 @@ fn check_uri(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Sec
 
 fn check_group(
     arguments: &GroupArguments,
+    consent: Consent,
     reasons: &[Reason],
     faults: &mut Faults,
 ) -> Option<GroupConfig> {
     let brokers = required("--brokers", arguments.brokers.as_deref(), faults);
-    let prefix = proof::check_topic_prefix(arguments.topic_prefix.as_deref(), faults);
+    let input = input::check(arguments, consent, faults);
     let group = required("--group", arguments.group.as_deref(), faults);
     let start = faults.take_or("--start", parse_start(&arguments.start));
     let filter = NamespaceFilter::new(
@@ -231,7 +233,7 @@ fn check_group(
             brokers: brokers?,
             options,
         },
-        prefix: prefix?,
+        input: input?,
         group: group?,
         start: start?,
         start_again: arguments.start_again,
@@ -248,6 +250,13 @@ fn check_group(
         serve: serve?,
         log: log?,
     })
+}
+
+fn check_lanes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
+        _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
+    }
 }
 
 fn check_queue_bytes(text: &str) -> Result<usize, String> {
@@ -332,6 +341,43 @@ mod tests {
         assert_eq!(config.group.start, Start::Oldest);
         assert_eq!(config.group.queue_bytes, 64 << 20);
         assert_eq!((config.lanes, config.unmatched), (4, Unmatched::Count));
+    }
+
+    #[test]
+    fn the_topics_of_another_program_are_named() {
+        let common = ["--brokers=k:9092", "--group=g", "--target=mongodb://t/"];
+        let check = |flags: &[&str]| replay(&[&common, flags].concat());
+        let fits = ["--input=debezium", "--topics=a,b.*", "--allow-unordered"];
+        let input = check(&fits).unwrap().group.input;
+        let foreign = input.foreign().unwrap();
+        assert_eq!(foreign.topics.text(), "a,b.*");
+        assert!(foreign.accepts_any_order && !foreign.accepts_lossy);
+        assert!(foreign.rules(1).writer.name() == "debezium" && !foreign.rules(3).checks_keys);
+        let input = check(&["--input=debezium", "--topics=a"])
+            .unwrap()
+            .group
+            .input;
+        let foreign = input.foreign().unwrap();
+        assert!(foreign.rules(3).checks_keys && !foreign.rules(1).checks_keys);
+        for (flags, faults) in [
+            (&["--input=kafka"][..], &["--input", "--topics"][..]),
+            (&["--input=debezium"], &["--topics"]),
+            (&["--input=debezium", "--topics=__a"], &["--topics"]),
+            (
+                &["--input=debezium", "--topics=a", "--topic-prefix=cdc"],
+                &["--topic-prefix"],
+            ),
+            (&["--topics=a", "--topic-prefix=cdc"], &["--topics"]),
+            (
+                &["--topic-prefix=cdc", "--allow-unordered"],
+                &["--allow-unordered"],
+            ),
+        ] {
+            let text = check(flags).unwrap_err().to_string();
+            for fault in faults {
+                assert!(text.contains(&format!("{fault}:")), "{flags:?}: {text}");
+            }
+        }
     }
 
     #[test]

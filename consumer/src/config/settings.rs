@@ -11,6 +11,7 @@ use oplog_relay_runtime::kafka::KafkaOptions;
 use oplog_relay_runtime::telemetry::LogOptions;
 
 use crate::dead_letter::Reasons;
+use crate::input::Input;
 use crate::replay::catalog::Subscription;
 use crate::replay::plan::Planner;
 
@@ -19,8 +20,8 @@ use crate::replay::plan::Planner;
 pub struct GroupConfig {
     /// Connection to Kafka.
     pub kafka: KafkaOptions,
-    /// The topic prefix.
-    pub prefix: String,
+    /// The topics, and the program that writes them.
+    pub input: Input,
     /// The name of the consumer group.
     pub group: String,
     /// The point at which a new group starts.

@@ -45,7 +45,9 @@ impl Reason {
 impl From<&PlanFault> for Reason {
     fn from(fault: &PlanFault) -> Self {
         match fault {
-            PlanFault::Command(_) | PlanFault::Refused(_) => Self::Command,
+            PlanFault::Command(_) | PlanFault::Unordered(_) | PlanFault::Refused(_) => {
+                Self::Command
+            }
             PlanFault::Operator(_) => Self::Unrepeatable,
             PlanFault::TimeSeries => Self::Write,
             PlanFault::Diff(_) | PlanFault::Entry(_) | PlanFault::Malformed(_) => Self::Undecodable,

@@ -421,7 +421,7 @@ pub(super) mod tests {
         report(ReportEvent::Holding(true));
         context.take_reports_later();
         assert_eq!(context.partitions().held_bytes(), 40);
-        let mut intake = Intake::new(1000);
+        let mut intake = Intake::new(1000, crate::group::Identity::Header);
         assert!(context.take_reports(&mut intake).is_empty());
         assert_eq!(context.released.load(Ordering::Relaxed), 0);
         report(ReportEvent::Holding(false));

@@ -10,6 +10,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 
 use super::assigned::Partition;
 use super::context::GroupContext;
+use crate::input::Input;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::chunk::Chunk;
 
@@ -26,9 +27,28 @@ const MOVING: Duration = Duration::from_millis(50);
 /// Number of chunks that a waiting worker may hold.
 const SHARES: usize = 2;
 
+/// The part of a record that identifies its entry, beside the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// The header `oplog-id` of oplog-producer.
+    Header,
+    /// The key, in the topics of other programs. Their records are never fragments.
+    Key,
+}
+
+impl Identity {
+    pub(super) const fn of(input: &Input) -> Self {
+        match input {
+            Input::Relay { .. } => Self::Header,
+            Input::Foreign(_) => Self::Key,
+        }
+    }
+}
+
 /// The bytes in flight and the empty chunks.
 #[derive(Debug)]
 pub(super) struct Intake {
+    identity: Identity,
     budget: usize,
     used: usize,
     /// Bytes held by workers blocked at barriers. Not counted against the budget, or the partitions
@@ -45,8 +65,9 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(budget: usize) -> Self {
+    pub(super) fn new(budget: usize, identity: Identity) -> Self {
         Self {
+            identity,
             budget,
             used: 0,
             held: 0,
@@ -108,7 +129,7 @@ impl Intake {
         record: &BorrowedMessage<'_>,
         metrics: &Metrics,
     ) {
-        let incoming = Incoming::of(record);
+        let incoming = Incoming::of(record, self.identity);
         let bytes = incoming.value.map_or(0, <[u8]>::len);
         metrics
             .bytes
@@ -202,7 +223,7 @@ struct Incoming<'m> {
 }
 
 impl<'m> Incoming<'m> {
-    fn of(record: &'m BorrowedMessage<'_>) -> Self {
+    fn of(record: &'m BorrowedMessage<'_>, identity: Identity) -> Self {
         let mut incoming = Self {
             offset: record.offset(),
             timestamp: record.timestamp().to_millis().unwrap_or_default(),
@@ -210,6 +231,10 @@ impl<'m> Incoming<'m> {
             oplog_id: None,
             fragment: None,
         };
+        if identity == Identity::Key {
+            incoming.oplog_id = record.key();
+            return incoming;
+        }
         if let Some(headers) = record.headers() {
             for header in headers.iter() {
                 match header.key {
@@ -320,7 +345,7 @@ mod tests {
     #[test]
     fn a_worker_receives_only_complete_records() {
         let metrics = Metrics::new().unwrap();
-        let mut intake = Intake::new(BUDGET);
+        let mut intake = Intake::new(BUDGET, Identity::Header);
         let (mut partition, mut chunks) = partition();
         put(
             &mut intake,
@@ -373,7 +398,7 @@ mod tests {
     #[test]
     fn chunks_wait_for_a_worker_without_room_and_are_not_urgent_at_a_barrier() {
         let metrics = Metrics::new().unwrap();
-        let mut intake = Intake::new(BUDGET);
+        let mut intake = Intake::new(BUDGET, Identity::Header);
         let (mut partition, mut chunks) = partition_with_room(1);
         for offset in [0, 1, 2] {
             let record = sent(offset, &b"full"[..], 2, "");
@@ -392,7 +417,7 @@ mod tests {
     #[test]
     fn a_record_larger_than_the_budget_is_completed() {
         let metrics = Metrics::new().unwrap();
-        let mut intake = Intake::new(1000);
+        let mut intake = Intake::new(1000, Identity::Header);
         let (mut partition, mut chunks) = partition();
         let part = [7; 900];
         for (offset, fragment) in (0..).zip(["0/3", "1/3"]) {
@@ -412,7 +437,7 @@ mod tests {
     #[test]
     fn fragments_of_an_aborted_transaction_are_discarded() {
         let metrics = Metrics::new().unwrap();
-        let mut intake = Intake::new(BUDGET);
+        let mut intake = Intake::new(BUDGET, Identity::Header);
         let (mut partition, mut chunks) = partition();
         put(
             &mut intake,
@@ -444,7 +469,7 @@ mod tests {
     fn a_record_with_a_missing_fragment_is_reported() {
         let faults = |records: &[Sent<'_>]| -> Vec<Option<FormatError>> {
             let metrics = Metrics::new().unwrap();
-            let mut intake = Intake::new(BUDGET);
+            let mut intake = Intake::new(BUDGET, Identity::Header);
             let (mut partition, mut chunks) = partition();
             for record in records {
                 put(&mut intake, &mut partition, &metrics, 100, *record);
@@ -488,7 +513,7 @@ mod tests {
             hand_on in prop::collection::vec(any::<bool>(), 1..60),
         ) {
             let metrics = Metrics::new().unwrap();
-            let mut intake = Intake::new(BUDGET);
+            let mut intake = Intake::new(BUDGET, Identity::Header);
             let (mut partition, mut chunks) = partition();
             let (mut offset, mut expected, mut got) = (0, Vec::new(), Vec::new());
             let mut hand_on = hand_on.iter().cycle();

@@ -60,6 +60,7 @@ use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 use crate::failure::Failure;
 use crate::group::start::Past;
+use crate::input::HIDDEN;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 use crate::telemetry::status::Board;
@@ -70,7 +71,7 @@ use crate::worker::assignment::Reports;
 use caught_up::Goal;
 use context::GroupContext;
 use fetch::FetchSize;
-use intake::Intake;
+use intake::{Identity, Intake};
 
 /// Timeout of a poll while nothing is pending.
 const IDLE_POLL: Duration = Duration::from_millis(100);
@@ -157,11 +158,14 @@ fn begin(
         .set("statistics.interval.ms", COUNTED_EVERY_MS);
     let consumer = connect(&client, config, parts)?;
     let shutdown = &parts.shutdown;
-    let held = start::held(&consumer, &config.prefix, shutdown)?;
+    let held = start::held(&consumer, &config.input, shutdown)?;
     start::settle(&consumer, config, &held, &parts.past, shutdown)?;
     let ratio = probe::ratio(&consumer, &held, shutdown).unwrap_or_default();
     if held.is_empty() {
-        tracing::info!("no topic with this prefix exists yet; topics are read as they appear");
+        tracing::info!(
+            topics = config.input.shown(),
+            "none of the topics exists yet; topics are read as they appear"
+        );
         parts.readiness.joined();
     }
     let goal = if config.until_caught_up {
@@ -186,10 +190,11 @@ fn join(
     fetch: FetchSize,
 ) -> Result<Joined, ConsumerError> {
     let consumer = connect(&consumer_config(config, fetch), config, parts)?;
-    // The prefix needs no escaping, and neither do dots in brackets.
-    let pattern = format!("^{}\\.[^.]+\\.[^.]+$", config.prefix);
+    let patterns = config.input.subscription();
+    let expressions: Vec<&str> = patterns.iter().map(String::as_str).collect();
+    let pattern = patterns.join(", ");
     consumer
-        .subscribe(&[&pattern])
+        .subscribe(&expressions)
         .map_err(|error| ConsumerError::kafka(format!("subscribing to {pattern}"), error))?;
     let bytes = fetch.bytes();
     tracing::info!(
@@ -200,7 +205,7 @@ fn join(
     );
     let mut poller = Poller {
         topics: pattern,
-        intake: Intake::new(config.queue_bytes / 2),
+        intake: Intake::new(config.queue_bytes / 2, Identity::of(&config.input)),
         consumer,
         parts: parts.clone(),
         goal,
@@ -256,6 +261,10 @@ fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
         )
         .set("queued.min.messages", "100000")
         .set("receive.message.max.bytes", LARGEST_REPLY.to_string());
+    if config.input.foreign().is_some() {
+        // A pattern may match internal topics, which would be assigned to the group.
+        client.set("topic.blacklist", HIDDEN);
+    }
     // The client has one fetch in flight. A fetch for partitions without new records delays the
     // partitions that it does not include because their queue was full, and it delays the detection of
     // a partition's end. With a short wait, replies arrive sooner, but each reply costs the broker and

@@ -24,6 +24,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use crate::config::ReplayPlace;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, REQUEST, held, persist};
+use crate::input::Input;
 use crate::topic_partition::{TopicPartition, list};
 
 /// First and longest pause between two requests to Kafka.
@@ -131,9 +132,11 @@ impl Replay {
                 return Ok(false);
             }
         }
-        let prefix = self.place.prefix.clone();
+        let input = Input::Relay {
+            prefix: self.place.prefix.clone(),
+        };
         let ends = self
-            .blocking(move |replay| held(&replay.client, &prefix, &replay.shutdown))
+            .blocking(move |replay| held(&replay.client, &input, &replay.shutdown))
             .await?;
         backoff.reset();
         loop {

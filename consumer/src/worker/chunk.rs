@@ -16,7 +16,8 @@ pub struct RecordSlot {
     pub timestamp: i64,
     /// The place of the value in [`Chunk::arena`]; empty for a tombstone, which has no entry.
     pub value: Range<usize>,
-    /// The place of the `oplog-id` header in [`Chunk::headers`], if the record has one.
+    /// The place of the `oplog-id` header in [`Chunk::headers`], if the record has one; in a topic of another
+    /// program, the place of the key.
     pub oplog_id: Option<Range<usize>>,
     /// The fault of a record that cannot be an entry: a fragment without the others.
     pub fault: Option<Box<FormatError>>,
@@ -27,7 +28,7 @@ pub struct RecordSlot {
 pub struct Chunk {
     /// The values, one after the other. Decoding may append to it.
     pub arena: Vec<u8>,
-    /// The header values, one after the other.
+    /// The header values, or the keys, one after the other.
     pub headers: Vec<u8>,
     /// The records in order.
     pub records: Vec<RecordSlot>,

@@ -1,12 +1,14 @@
 //! Dead letters of a worker: records, entries and writes that cannot be applied.
 
 use oplog_relay_core::command::is_command;
+use oplog_relay_core::foreign::Writer;
 use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::format::{Format, FormatError};
 
 use super::{Assignment, WorkerContext};
 use crate::dead_letter::{Letter, LetterEntry, Reason};
 use crate::error::{ConsumerError, text_of};
+use crate::record_fault::RecordFault;
 use crate::record_position::RecordPosition;
 use crate::replay::MongoSink;
 use crate::replay::plan::PlanError;
@@ -23,10 +25,16 @@ impl WorkerContext {
         &self,
         assignment: &Assignment,
         offset: i64,
-        fault: FormatError,
+        fault: RecordFault,
     ) -> Result<Applied, ConsumerError> {
-        if let FormatError::Headless(fragment) = fault {
+        if let RecordFault::Format(FormatError::Headless(fragment)) = fault {
             return Err(headless(&assignment.position(offset), fragment));
+        }
+        if let RecordFault::Foreign(refusal) = &fault
+            && refusal.needs_consent()
+        {
+            let position = assignment.position(offset);
+            return Err(ConsumerError::Refused(format!("{position}: {refusal}")));
         }
         if !self.dead_letters.takes(Reason::Undecodable) {
             let position = assignment.position(offset);
@@ -160,9 +168,10 @@ fn letter_of(refusal: Refusal, located: Option<&Located<'_>>, topic: &Topic) -> 
 fn entry_of(located: &Located<'_>, topic: &Topic) -> LetterEntry {
     let bytes = located.entry.raw.as_bytes();
     let mut formats = topic.earlier.iter().chain([&topic.format]);
-    let alone = formats
-        .any(|format| *format == Format::Raw)
-        .then_some(bytes);
+    let foreign = topic.foreign.as_ref();
+    let is_foreign_frame =
+        foreign.is_some_and(|foreign| foreign.rules.writer == Writer::MongoshakeRaw);
+    let alone = (is_foreign_frame || formats.any(|format| *format == Format::Raw)).then_some(bytes);
     LetterEntry::new(&topic.source, located.id, located.entry.ns, alone)
 }
 

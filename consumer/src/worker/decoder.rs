@@ -3,8 +3,10 @@
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::command::scope;
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
+use oplog_relay_core::foreign::{self, Record};
 use oplog_relay_core::format::{Decoded, Format, FormatError, decode};
 
+use crate::record_fault::RecordFault;
 use crate::worker::batch::Located;
 use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::topics::Topic;
@@ -15,7 +17,7 @@ pub(crate) struct Usable {
     /// The index after the last of these records.
     pub(crate) end: usize,
     /// The fault of the record at `end`, if it is damaged.
-    pub(crate) fault: Option<FormatError>,
+    pub(crate) fault: Option<RecordFault>,
 }
 
 /// Decodes chunks. Its buffers are reused.
@@ -54,21 +56,29 @@ impl Decoder {
         chunk: &mut Chunk,
         index: usize,
         topic: &Topic,
-    ) -> Result<(), FormatError> {
+    ) -> Result<(), RecordFault> {
         let Some(slot) = chunk.records.get(index) else {
             return Ok(());
         };
         if let Some(fault) = &slot.fault {
-            return Err((**fault).clone());
+            return Err((**fault).clone().into());
         }
         if slot.value.is_empty() {
             return Ok(());
         }
         let format = formats(topic, chunk, slot).next().unwrap_or(topic.format);
         let (value, oplog_id) = (slot.value.clone(), slot.oplog_id.clone());
+        let offset = slot.offset;
         let Chunk { arena, headers, .. } = chunk;
         let oplog_id = oplog_id.and_then(|range| headers.get(range));
-        decode(format, value, oplog_id, arena, &mut self.found)
+        if let Some(foreign) = &topic.foreign {
+            let key = oplog_id;
+            let record = Record { value, key, offset };
+            foreign::decode(foreign.rules, &record, arena, &mut self.found)?;
+            return Ok(());
+        }
+        decode(format, value, oplog_id, arena, &mut self.found)?;
+        Ok(())
     }
 
     /// Returns the command in a damaged record, as far as it can be read; `None` if it has no command.
@@ -107,7 +117,7 @@ impl Decoder {
                 Err(fault) => {
                     let whole = self.records.partition_point(|other| other < record);
                     entries.truncate(whole.saturating_sub(first));
-                    let fault = Some(fault);
+                    let fault = Some(fault.into());
                     return (
                         entries,
                         Usable {
@@ -182,6 +192,7 @@ mod tests {
             source: "rs0".to_owned(),
             format,
             earlier: Vec::new(),
+            foreign: None,
         }
     }
 

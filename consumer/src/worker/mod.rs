@@ -11,18 +11,22 @@ mod context;
 pub(crate) mod dead_letters;
 mod decoder;
 pub(crate) mod deferred;
+mod foreign_command;
+pub(crate) mod foreign_notes;
 pub mod sink;
 pub mod topics;
 
 pub use context::{Assignment, WorkerContext};
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
 use oplog_relay_core::command::{is_command, namespaces, scope};
 use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::format::FormatError;
 use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
@@ -39,6 +43,7 @@ use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::command_barrier::CommandBarrier;
 use crate::worker::decoder::{Decoder, formats};
 use crate::worker::deferred::DeferredDocuments;
+use crate::worker::foreign_command::{Handling, handling};
 use crate::worker::topics::Topic;
 
 /// The worker of one partition.
@@ -50,17 +55,24 @@ pub struct PartitionWorker {
     decoder: Decoder,
     /// Set while documents are held.
     waiting: Option<DeferredDocuments>,
+    /// True if another program writes the topic.
+    reads_foreign: bool,
+    /// The timestamp of the newest entry of another program that was applied, in the bytes of BSON.
+    newest: AtomicU64,
 }
 
 impl PartitionWorker {
     /// Creates a worker that has not started.
     #[must_use]
     pub fn new(assignment: Assignment, context: Arc<WorkerContext>) -> Self {
+        let reads_foreign = context.topics.input().foreign().is_some();
         Self {
             assignment,
             context,
             decoder: Decoder::default(),
             waiting: None,
+            reads_foreign,
+            newest: AtomicU64::new(0),
         }
     }
 
@@ -149,8 +161,18 @@ impl PartitionWorker {
     /// Returns the description of the topic. It is read again if a record does not fit any of its known
     /// formats, which happens after a change of the routing.
     async fn topic_of(&self, chunk: &Chunk) -> Result<Arc<Topic>, ConsumerError> {
-        let name = &self.assignment.topic;
-        let mut topic = self.context.topics.get(name).await?;
+        let Assignment {
+            topic: name,
+            partition,
+            ..
+        } = &self.assignment;
+        let topics = &self.context.topics;
+        if self.reads_foreign {
+            return topics.get_with_partition(name, *partition).await;
+        }
+        let found = topics.get(name).await;
+        let mut topic =
+            found.map_err(|error| foreign_notes::naming_the_writer(error, first_value(chunk)))?;
         let knows_all = |topic: &Topic| {
             let mut records = chunk.records.iter().filter(|slot| is_record(slot));
             records.all(|slot| formats(topic, chunk, slot).next().is_some())
@@ -179,27 +201,21 @@ impl PartitionWorker {
         loop {
             // The incarnations are kept until the segment is applied, because its entries borrow names
             // from them.
-            let oldest = entries.iter().map(|located| located.id).min();
-            let incarnations = match (self.context.target(), oldest) {
-                (Some(target), Some(oldest)) => {
-                    Some(target.incarnations_at(&topic.source, oldest).await?)
-                }
-                _ => None,
-            };
+            let incarnations = self.incarnations_of(&entries, topic).await?;
             let (segment, rest) = self.segment(chunk, entries, incarnations.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
+            self.note_newest(&segment.entries);
             let last = segment.entries.last().map(|located| located.id);
             match segment.stop {
                 None => {
                     let last = all.filter(|id| id.ord != BARRIER_ORD).or(last);
                     // Entries that a filter excluded also advance the position.
-                    if let Some(id) = last {
-                        self.context
-                            .metrics
-                            .applied(i64::from(id.ts.seconds) * 1000);
+                    if let Some(id) = last.filter(|id| has_time(*id)) {
+                        let applied = i64::from(id.ts.seconds) * 1000;
+                        self.context.metrics.applied(applied);
                     }
                     if let Some(slot) = end {
                         self.acknowledge(NextOffset::after(slot.last), last, false);
@@ -222,6 +238,13 @@ impl PartitionWorker {
                     let last = Some(barrier.command);
                     self.acknowledge(NextOffset::after(end), last, urgent);
                 }
+                Some(Stop::Command(located, end)) => {
+                    let passed = self.pass_foreign_command(topic, &located, last).await?;
+                    if passed == Applied::Abandoned {
+                        return Ok(Applied::Abandoned);
+                    }
+                    self.acknowledge_command(&located, rest.first(), end);
+                }
                 Some(Stop::Foreign(located)) => {
                     if reloaded.replace(located.id) == Some(located.id) {
                         return Err(self.foreign(&located));
@@ -233,6 +256,20 @@ impl PartitionWorker {
             }
             entries = rest;
         }
+    }
+
+    /// Returns the incarnations that the entries may belong to; `None` without a target or entries.
+    async fn incarnations_of(
+        &self,
+        entries: &[Located<'_>],
+        topic: &Topic,
+    ) -> Result<Option<Arc<Incarnations>>, ConsumerError> {
+        let oldest = entries.iter().map(|located| located.id).min();
+        let (Some(target), Some(oldest)) = (self.context.target(), oldest) else {
+            return Ok(None);
+        };
+        let found = target.incarnations_at(&topic.source, oldest).await?;
+        Ok(Some(found))
     }
 
     /// Waits at a barrier, with everything before it applied, and passes it. `last` is the entry before
@@ -332,6 +369,12 @@ impl PartitionWorker {
                     next = index + 1;
                     break;
                 }
+                Judged::Command => {
+                    let end = chunk.last_offset(located.offset);
+                    stop = Some(Stop::Command(*located, end));
+                    next = index + 1;
+                    break;
+                }
                 Judged::Foreign => {
                     stop = Some(Stop::Foreign(*located));
                     next = index;
@@ -358,8 +401,18 @@ impl PartitionWorker {
         incarnations: Option<&Incarnations>,
     ) -> Result<Judged, ConsumerError> {
         let entry = &located.entry;
-        let barrier =
-            Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?;
+        if self.reads_foreign && is_command(entry) {
+            match self.context.target().map(|_| handling(entry)) {
+                Some(Handling::Skip) => return Ok(Judged::Pass),
+                Some(Handling::InOrder) | None => return Ok(Judged::Command),
+                Some(Handling::AnyTime) => {}
+            }
+        }
+        let barrier = match self.reads_foreign {
+            // Only oplog-producer writes barriers.
+            true => None,
+            false => Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?,
+        };
         let id = barrier
             .as_ref()
             .map_or(located.id, |barrier| barrier.command);
@@ -499,6 +552,7 @@ impl PartitionWorker {
         let held = target.and_then(|target| target.held_since(topic, *partition));
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
         // A start within a second stays in the metadata until an entry after it is acknowledged.
+        let last = last.filter(|id| has_time(*id));
         let last = last.max(self.assignment.after.filter(|_| last.is_some()));
         let event = ReportEvent::Acknowledged { next, last, urgent };
         self.context.reports.send(self.assignment.number, event);
@@ -517,7 +571,7 @@ impl PartitionWorker {
     fn damaged(&self, offset: i64, source: Malformed) -> ConsumerError {
         ConsumerError::Undecodable {
             position: self.assignment.position(offset),
-            source: Box::new(source.into()),
+            source: Box::new(FormatError::from(source).into()),
         }
     }
 
@@ -544,6 +598,8 @@ struct Segment<'c> {
 enum Stop<'c> {
     /// A barrier, or the command after one, and the last offset of its record.
     Barrier(Located<'c>, Barrier, i64),
+    /// A command of another program, and the last offset of its record.
+    Command(Located<'c>, i64),
     /// An entry of a collection whose name another collection has now.
     Foreign(Located<'c>),
 }
@@ -557,6 +613,8 @@ enum Judged {
     /// The entry is skipped: it is before the start, a noop, filtered, or of a dropped collection.
     Pass,
     Barrier(Barrier),
+    /// A command of another program.
+    Command,
     /// The name of the entry's collection belongs to another collection.
     Foreign,
 }
@@ -584,6 +642,17 @@ fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Fo
         Resolved::Dropped => Found::Gone,
         Resolved::Foreign => Found::Foreign,
     }
+}
+
+/// Returns true if the time of an entry is known. Only entries of other programs may have no time.
+fn has_time(id: EntryId) -> bool {
+    id.ts.seconds > 0
+}
+
+/// Returns the value of the first record of a chunk that can be decoded.
+fn first_value(chunk: &Chunk) -> Option<&[u8]> {
+    let first = chunk.records.iter().find(|slot| is_record(slot))?;
+    chunk.arena.get(first.value.clone())
 }
 
 /// Returns true if a record can be decoded.

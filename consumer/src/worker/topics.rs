@@ -1,9 +1,11 @@
-//! The topics, with their sources and formats, from the producers' state topics.
+//! The topics, with their sources and formats. Those of oplog-producer are in the producers' state topics;
+//! those of other programs are the topics that the operator named.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use oplog_relay_core::foreign::Rules;
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
 use oplog_relay_core::state::{State, StateError, TopicRecord};
 use oplog_relay_core::topic::{source_of_state_topic, state_topic};
@@ -13,16 +15,28 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use rustc_hash::FxHashMap;
 
 use crate::error::ConsumerError;
+use crate::input::{ForeignInput, Input};
 
-/// A topic, as claimed by its producer.
+/// A topic, as claimed by its producer, or of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// The source whose entries are in the topic.
+    /// The source whose entries are in the topic. A topic of another program is a source of its own.
     pub source: String,
-    /// The format of its values.
+    /// The format of its values. It is BSON for a topic of another program, whose values are converted to it.
     pub format: Format,
     /// The formats of older values, from before changes of the routing.
     pub earlier: Vec<Format>,
+    /// How the records of another program are converted; `None` in a topic of oplog-producer.
+    pub foreign: Option<ForeignTopic>,
+}
+
+/// A topic of another program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForeignTopic {
+    /// How its records are decoded.
+    pub rules: Rules,
+    /// The number of its partitions when it was last looked at.
+    pub partitions: i32,
 }
 
 impl Topic {
@@ -44,12 +58,12 @@ const LOOKS: u32 = 2;
 /// The claimed topics by source and name.
 type Known = BTreeMap<String, FxHashMap<String, Arc<Topic>>>;
 
-/// The topics of a prefix. They are read at start, and again when an unknown topic appears.
+/// The topics of an input. They are read at start, and again when an unknown topic appears.
 #[derive(Debug)]
 pub struct Topics {
     admin: Admin,
     reader: Reader,
-    prefix: String,
+    input: Input,
     known: Mutex<Known>,
     /// The readers of the state topics, by source. The lock is held while they are read, so that they
     /// are read once for all waiting workers.
@@ -64,13 +78,13 @@ impl Topics {
     /// Returns an error if Kafka cannot be reached, or a state topic cannot be read.
     pub async fn open(
         kafka: &KafkaOptions,
-        prefix: &str,
+        input: &Input,
         shutdown: Shutdown,
     ) -> Result<Self, ConsumerError> {
         let topics = Self {
             admin: Admin::connect(kafka).await?,
             reader: Reader::new(kafka),
-            prefix: prefix.to_owned(),
+            input: input.clone(),
             known: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             shutdown,
@@ -88,15 +102,55 @@ impl Topics {
         all.collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 
-    /// Returns the sources whose topics have the prefix.
+    /// Returns the sources whose topics have the prefix. Other programs save nothing about their sources in
+    /// Kafka.
     ///
     /// # Errors
     /// Returns an error if the request to Kafka fails.
     pub async fn sources(&self) -> Result<Vec<String>, KafkaFailure> {
+        let Some(prefix) = self.input.prefix() else {
+            return Ok(Vec::new());
+        };
         let names = self.admin.topics().await?.into_keys();
         let sources =
-            names.filter_map(|name| source_of_state_topic(&self.prefix, &name).map(str::to_owned));
+            names.filter_map(|name| source_of_state_topic(prefix, &name).map(str::to_owned));
         Ok(sources.collect())
+    }
+
+    /// Returns the input whose topics these are.
+    #[must_use]
+    pub const fn input(&self) -> &Input {
+        &self.input
+    }
+
+    /// Returns the description of a topic of another program, which must have this partition. Partitions
+    /// may have been added since the topic was last looked at.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Topics::get`].
+    pub async fn get_with_partition(
+        &self,
+        name: &str,
+        partition: i32,
+    ) -> Result<Arc<Topic>, ConsumerError> {
+        let topic = self.get(name).await?;
+        match topic.foreign {
+            Some(foreign) if foreign.partitions <= partition => {
+                self.read(&mut *self.reading.lock().await).await?;
+                self.get(name).await
+            }
+            _ => Ok(topic),
+        }
+    }
+
+    /// Returns the current number of partitions of each topic of the input.
+    ///
+    /// # Errors
+    /// Returns an error if the request to Kafka fails.
+    pub async fn partitions(&self) -> Result<BTreeMap<String, i32>, KafkaFailure> {
+        let mut topics = self.admin.topics().await?;
+        topics.retain(|name, _| self.input.includes(name));
+        Ok(topics)
     }
 
     /// Returns the description of a topic.
@@ -189,18 +243,25 @@ impl Topics {
     }
 
     fn unclaimed(&self, name: &str) -> ConsumerError {
+        let prefix = self.input.name();
         ConsumerError::Refused(format!(
-            "topic {name} has records, but no state topic __{}.state.* has a claim for it, so their \
-             source and format are unknown. Only oplog-producer may write to topics of the prefix {}; \
-             remove the topic, or consume with the prefix that its producer has",
-            self.prefix, self.prefix
+            "topic {name} has records, but no state topic __{prefix}.state.* has a claim for it, so their \
+             source and format are unknown. Only oplog-producer may write to topics of the prefix {prefix}; \
+             remove the topic, or consume with the prefix that its producer has"
         ))
     }
 
     async fn read(&self, followers: &mut BTreeMap<String, Follower>) -> Result<(), ConsumerError> {
+        let prefix = match &self.input {
+            Input::Relay { prefix } => prefix,
+            Input::Foreign(foreign) => {
+                self.take_foreign(foreign, self.partitions().await?);
+                return Ok(());
+            }
+        };
         for source in self.sources().await? {
             let follower = followers.entry(source.clone()).or_insert_with(|| {
-                Follower::new(self.reader.clone(), state_topic(&self.prefix, &source))
+                Follower::new(self.reader.clone(), state_topic(prefix, &source))
             });
             let newer = match follower.read().await {
                 Ok(newer) => newer,
@@ -217,6 +278,24 @@ impl Topics {
             claims.take_into(topics);
         }
         Ok(())
+    }
+
+    /// Takes over the topics of another program that exist now.
+    fn take_foreign(&self, foreign: &ForeignInput, partitions: BTreeMap<String, i32>) {
+        let mut known = self.lock();
+        for (name, partitions) in partitions {
+            let topic = Topic {
+                source: name.clone(),
+                format: Format::Bson,
+                earlier: Vec::new(),
+                foreign: Some(ForeignTopic {
+                    rules: foreign.rules(partitions),
+                    partitions,
+                }),
+            };
+            let of_source = known.entry(name.clone()).or_default();
+            of_source.insert(name, Arc::new(topic));
+        }
     }
 
     fn find(&self, name: &str) -> Option<Arc<Topic>> {
@@ -254,6 +333,7 @@ impl Claims {
                         source: source.to_owned(),
                         format: claim.format,
                         earlier: claim.earlier,
+                        foreign: None,
                     })
                 });
                 claims.0.insert(name.to_owned(), claim);
@@ -324,6 +404,7 @@ mod tests {
             source: "rs0".to_owned(),
             format: Format::Bson,
             earlier: vec![Format::Json(Mode::Canonical), Format::Json(Mode::Relaxed)],
+            foreign: None,
         };
         let formats =
             |value: &[u8], has_id| -> Vec<Format> { topic.formats_of(value, has_id).collect() };

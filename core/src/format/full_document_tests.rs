@@ -1,8 +1,9 @@
+use super::avro::SchemaIds;
 use super::debezium::{Debezium, write_debezium};
-use super::origin::Origin;
 use super::json::{write_change_event, write_reader_event};
 use super::latest_state::write_latest_state;
 use super::looked_up::LookedUp;
+use super::origin::Origin;
 use super::tests::{document, entry, insert, update};
 use super::*;
 use crate::document::kind;
@@ -120,6 +121,7 @@ fn debezium_has_the_looked_up_document_as_after() {
                 topic: "cdc.shop.orders",
                 source: "rs0",
                 processed_at: 0,
+                schemas: SchemaIds::default(),
             };
             let id = EntryId {
                 ts: entry.ts,

@@ -68,6 +68,30 @@ impl fmt::Display for JsonFault {
 /// # Errors
 /// [`JsonError`] if the text is invalid. `out` is then unchanged.
 pub fn parse_document(text: &[u8], out: &mut Vec<u8>) -> Result<(), JsonError> {
+    parse(text, Dialect::Current, out)
+}
+
+/// Reads one Extended JSON object like [`parse_document`], and also what MongoDB's Java driver writes
+/// in its `STRICT` mode, which is Extended JSON v1: `{"$binary": "…", "$type": "00"}`,
+/// `{"$regex": "…", "$options": "…"}`, and the numbers `NaN`, `Infinity` and `-Infinity` without
+/// quotation marks.
+///
+/// # Errors
+/// [`JsonError`] if the text is invalid. `out` is then unchanged.
+pub fn parse_old_document(text: &[u8], out: &mut Vec<u8>) -> Result<(), JsonError> {
+    parse(text, Dialect::WithOld, out)
+}
+
+/// The wrappers that the parser reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Those of Extended JSON v2.
+    Current,
+    /// Those of Extended JSON v2 and v1.
+    WithOld,
+}
+
+fn parse(text: &[u8], dialect: Dialect, out: &mut Vec<u8>) -> Result<(), JsonError> {
     if let Err(error) = std::str::from_utf8(text) {
         return Err(JsonError {
             position: error.valid_up_to(),
@@ -78,6 +102,7 @@ pub fn parse_document(text: &[u8], out: &mut Vec<u8>) -> Result<(), JsonError> {
     let mut parser = Parser {
         text,
         rest: text,
+        dialect,
         out,
         typed: Vec::new(),
     };
@@ -92,6 +117,7 @@ struct Parser<'t, 'o> {
     text: &'t [u8],
     /// The text that has not been read yet.
     rest: &'t [u8],
+    dialect: Dialect,
     out: &'o mut Vec<u8>,
     /// The buffer for a typed value before it is copied to `out`.
     typed: Vec<u8>,
@@ -235,7 +261,7 @@ impl<'t> Parser<'t, '_> {
                 self.array(depth + 1)?;
                 kind::ARRAY
             }
-            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(b'-' | b'0'..=b'9') if !self.rest.starts_with(b"-I") => self.number()?,
             _ => self.literal()?,
         };
         if let Some(byte) = self.out.get_mut(kind_at) {
@@ -257,7 +283,7 @@ impl<'t> Parser<'t, '_> {
             return kind::DOCUMENT;
         };
         self.typed.clear();
-        let Some(kind) = wrapper::read(document, &mut self.typed) else {
+        let Some(kind) = wrapper::read(document, self.dialect, &mut self.typed) else {
             return kind::DOCUMENT;
         };
         self.out.truncate(start);
@@ -270,11 +296,27 @@ impl<'t> Parser<'t, '_> {
             [b't', b'r', b'u', b'e', rest @ ..] => (rest, kind::BOOLEAN, &[1]),
             [b'f', b'a', b'l', b's', b'e', rest @ ..] => (rest, kind::BOOLEAN, &[0]),
             [b'n', b'u', b'l', b'l', rest @ ..] => (rest, kind::NULL, &[]),
+            _ if self.dialect == Dialect::WithOld => return self.special_number(),
             _ => return Err(self.expected("a value")),
         };
         self.rest = rest;
         self.out.extend_from_slice(value);
         Ok(kind)
+    }
+
+    /// Reads a double that JSON has no number for.
+    fn special_number(&mut self) -> Result<u8, JsonError> {
+        let specials = [
+            (&b"NaN"[..], f64::NAN),
+            (b"Infinity", f64::INFINITY),
+            (b"-Infinity", f64::NEG_INFINITY),
+        ];
+        let mut found = specials.into_iter();
+        let found = found.find_map(|(name, value)| Some((self.rest.strip_prefix(name)?, value)));
+        let (rest, value) = found.ok_or_else(|| self.expected("a value"))?;
+        self.rest = rest;
+        self.out.extend_from_slice(&value.to_le_bytes());
+        Ok(kind::DOUBLE)
     }
 
     fn name(&mut self) -> Result<(), JsonError> {

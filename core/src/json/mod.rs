@@ -22,7 +22,7 @@
 //!
 //! DBRefs (`{"$ref": …, "$id": …}`) and query operators (`$regex`, `$type`, …) are plain documents
 //! in both directions, and so are the wrappers of Extended JSON v1
-//! (`{"$binary": "…", "$type": "00"}`).
+//! (`{"$binary": "…", "$type": "00"}`), except for [`parse_old_document`].
 //!
 //! The reader is lenient in two cases. A bare integer in `$date` counts as milliseconds. An object
 //! that has the name of a type wrapper but not its form (`{"$oid": 42}`) is a plain document. The
@@ -41,7 +41,7 @@ mod wrapper;
 
 use std::str::FromStr;
 
-pub use decode::{JsonError, JsonFault, parse_document};
+pub use decode::{JsonError, JsonFault, parse_document, parse_old_document};
 pub(crate) use encode::write_key_value;
 pub use encode::{write_document, write_value};
 pub use text::write_string;

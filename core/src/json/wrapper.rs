@@ -1,6 +1,7 @@
 //! Type wrappers: objects that represent a typed value, such as `{"$oid": "…"}`.
 
 use super::decimal::Decimal;
+use super::decode::Dialect;
 use super::text::{hex_value, parse_base64, parse_hex};
 use super::{date, number};
 use crate::document::{Document, Element, kind};
@@ -49,10 +50,13 @@ pub(super) fn has_wrapper_names(document: Document<'_>) -> bool {
 ///
 /// The reader has already converted the values inside: in `{"$date": {"$numberLong": "0"}}` the
 /// inner object is an int64.
-pub(super) fn read(document: Document<'_>, out: &mut Vec<u8>) -> Option<u8> {
+pub(super) fn read(document: Document<'_>, dialect: Dialect, out: &mut Vec<u8>) -> Option<u8> {
     let start = out.len();
     let kind = match fields(document)? {
         (only, None) => read_single(only, out),
+        (one, Some(two)) if dialect == Dialect::WithOld && one.name != b"$code" => {
+            read_old_pair(one, two, out)
+        }
         (one, Some(two)) => code_with_scope(one, two, out),
     };
     if kind.is_none() {
@@ -170,9 +174,27 @@ fn text(element: Element<'_>, kind: u8, out: &mut Vec<u8>) -> Option<u8> {
 
 fn binary(element: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     let (base64, subtype) = pair(element, b"base64", b"subType")?;
+    binary_of(base64, subtype, out)
+}
+
+/// Appends a wrapper of Extended JSON v1 that has two fields.
+fn read_old_pair(one: Element<'_>, two: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
+    if let Some((base64, subtype)) = in_order(one, two, b"$binary", b"$type") {
+        return binary_of(base64, subtype, out);
+    }
+    if let Some((pattern, options)) = in_order(one, two, b"$regex", b"$options") {
+        return regex_of(pattern, options, out);
+    }
+    code_with_scope(one, two, out)
+}
+
+fn binary_of(base64: Element<'_>, subtype: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     let subtype = match string(subtype)? {
         [low] => hex_value(*low)?,
-        [high, low] => (hex_value(*high)? << 4) | hex_value(*low)?,
+        // Old drivers write the subtypes from 80 on as negative 32-bit numbers.
+        [b'f', b'f', b'f', b'f', b'f', b'f', high, low] | [high, low] => {
+            (hex_value(*high)? << 4) | hex_value(*low)?
+        }
         _ => return None,
     };
     let start = out.len();
@@ -217,6 +239,10 @@ fn timestamp(element: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
 
 fn regex(element: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     let (pattern, options) = pair(element, b"pattern", b"options")?;
+    regex_of(pattern, options, out)
+}
+
+fn regex_of(pattern: Element<'_>, options: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     for part in [string(pattern)?, string(options)?] {
         if part.contains(&0) {
             return None;

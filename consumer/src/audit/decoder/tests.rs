@@ -60,6 +60,7 @@ fn topic(format: Format, earlier: &[Format]) -> Topic {
         source: "made".to_owned(),
         format,
         earlier: earlier.to_vec(),
+        foreign: None,
     }
 }
 

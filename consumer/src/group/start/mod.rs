@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::topic::is_data_topic;
 use oplog_relay_runtime::config::Start;
 use oplog_relay_runtime::kafka::{
     KafkaOptions, client_config, is_transient, is_unauthorized, with_right,
@@ -29,6 +28,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::config::{GroupConfig, RemovedRecords};
 use crate::error::ConsumerError;
 use crate::group::offsets::CommitMetadata;
+use crate::input::Input;
 use crate::topic_partition::{TopicPartition, list};
 
 /// Time limit of one request.
@@ -73,10 +73,10 @@ pub(crate) fn persist<T>(
     }
 }
 
-/// Returns all partitions of the prefix's data topics, with the range of offsets in their logs.
+/// Returns all partitions of the input's topics, with the range of offsets in their logs.
 pub(crate) fn held<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    prefix: &str,
+    input: &Input,
     shutdown: &Shutdown,
 ) -> Result<Vec<Held>, ConsumerError> {
     let metadata = persist("listing topics", shutdown, || {
@@ -86,7 +86,7 @@ pub(crate) fn held<C: ConsumerContext>(
     for topic in metadata
         .topics()
         .iter()
-        .filter(|topic| is_data_topic(prefix, topic.name()))
+        .filter(|topic| input.includes(topic.name()))
     {
         for partition in topic.partitions() {
             let name = TopicPartition {
@@ -255,7 +255,12 @@ fn resolve<C: ConsumerContext>(
                 requested
             }
             RemovedRecords::Refuse => {
-                return Err(removed::refused(&config.group, later, &missing));
+                return Err(removed::refused(
+                    &config.group,
+                    &config.input,
+                    later,
+                    &missing,
+                ));
             }
             RemovedRecords::BeginLater => {
                 removed::warn_of_later(&config.group, later, &missing);

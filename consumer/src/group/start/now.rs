@@ -29,7 +29,7 @@ pub(crate) fn cut<C: ConsumerContext>(
 ) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
     let positions = positions(consumer, config, shutdown)?;
     // The ends are read after the positions.
-    let ends = held_now(consumer, &config.prefix, shutdown)?;
+    let ends = held_now(consumer, &config.input, shutdown)?;
     let end = |of: &Held| {
         let now = ends.iter().find(|end| end.name == of.name);
         now.map_or(of.end, |end| end.end)
@@ -51,22 +51,26 @@ fn positions<C: ConsumerContext>(
     config: &GroupConfig,
     shutdown: &Shutdown,
 ) -> Result<BTreeMap<String, EntryId>, ConsumerError> {
+    let mut found = BTreeMap::new();
+    // Other programs save no positions: their topics begin at their ends.
+    let Some(prefix) = config.input.prefix() else {
+        return Ok(found);
+    };
     let metadata = persist("listing topics", shutdown, || {
         consumer.fetch_metadata(None, REQUEST)
     })?;
     let reader = Reader::new(&config.kafka);
-    let mut found = BTreeMap::new();
     let names = metadata
         .topics()
         .iter()
         .map(rdkafka::metadata::MetadataTopic::name);
-    for source in names.filter_map(|name| source_of_state_topic(&config.prefix, name)) {
-        let last = reader.read_last_committed_blocking(&position_topic(&config.prefix, source))?;
+    for source in names.filter_map(|name| source_of_state_topic(prefix, name)) {
+        let last = reader.read_last_committed_blocking(&position_topic(prefix, source))?;
         let Some(position) = last.and_then(|stored| position(stored.value.as_deref()?)) else {
             continue;
         };
         let mut state = State::default();
-        for record in reader.read_all_blocking(&state_topic(&config.prefix, source))? {
+        for record in reader.read_all_blocking(&state_topic(prefix, source))? {
             let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
             let applied = state.apply(&key, record.value.as_deref());
             applied.map_err(|error| ConsumerError::Refused(error.to_string()))?;

@@ -25,7 +25,7 @@ impl Past {
     pub(crate) fn check(&self, config: &GroupConfig) -> Result<(), ConsumerError> {
         let GroupConfig {
             group,
-            prefix,
+            input,
             start,
             ..
         } = config;
@@ -51,13 +51,14 @@ impl Past {
                 Ok(())
             }
             Self::Traces(traces) => Err(ConsumerError::OffsetsLost(format!(
-                "group {group} has no committed offsets for the topics of prefix {prefix}, but it is \
+                "group {group} has no committed offsets for the topics {topics}, but it is \
                  not new: {traces}. Kafka removes the offsets of a group some time after its last \
                  member left (offsets.retention.minutes, 7 days by default), or they were deleted \
                  by a user. Starting at --start {start} could skip entries. To continue where the group \
                  stopped, set its offsets to a time shortly before that (`kafka-consumer-groups \
-                 --reset-offsets --to-datetime` for all topics of the prefix; applying entries again \
-                 is harmless). To start at --start anyway, use --start-again once"
+                 --reset-offsets --to-datetime` for all of these topics; applying entries again \
+                 is harmless). To start at --start anyway, use --start-again once",
+                topics = input.shown()
             ))),
         }
     }

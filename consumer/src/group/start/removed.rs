@@ -14,6 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Held, REQUEST};
 use crate::error::ConsumerError;
+use crate::input::Input;
 use crate::topic_partition::TopicPartition;
 
 /// Maximum number of partitions that are named in a message.
@@ -98,8 +99,24 @@ pub(crate) fn warn_of_later(group: &str, second: i64, missing: &[&Remainder]) {
 }
 
 /// Returns the error of a replay that would miss removed records.
-pub(crate) fn refused(group: &str, second: i64, missing: &[&Remainder]) -> ConsumerError {
+pub(crate) fn refused(
+    group: &str,
+    input: &Input,
+    second: i64,
+    missing: &[&Remainder],
+) -> ConsumerError {
     let second = shown(second);
+    if input.foreign().is_some() {
+        return ConsumerError::OffsetsLost(format!(
+            "group {group} is new, but Kafka no longer has all records from --start on (retention, a size \
+             limit, or deleted records): {}. A target that is filled from the remaining records would be \
+             incomplete, unless it already has the documents. To continue, copy the source into the target \
+             with another program (mongodump and mongorestore) and begin with --start at a time before \
+             the copy; or, if the target has the documents or they do not matter, use \
+             --allow-missing-records, with which all partitions begin at {second}",
+            describe(missing)
+        ));
+    }
     ConsumerError::OffsetsLost(format!(
         "group {group} is new, but Kafka no longer has all records from --start on (retention, a \
          size limit, or deleted records): {}. A target that is filled from the remaining records \
@@ -217,7 +234,10 @@ mod tests {
             .map(|it| remainder(it, Some(1_700_000_000)))
             .collect();
         let missing: Vec<&Remainder> = all.iter().collect();
-        let text = refused("g", 1_700_000_001, &missing).text();
+        let input = Input::Relay {
+            prefix: "cdc".to_owned(),
+        };
+        let text = refused("g", &input, 1_700_000_001, &missing).text();
         for part in [
             "group g",
             "topic cdc.shop.a, partition 7 begins at offset 350, 2023-11-14T22:13:20Z",

@@ -32,6 +32,13 @@ pub enum PlanFault {
          manually, then continue with --dead-letter command, which stores the command and skips it"
     )]
     Command(String),
+    /// A command of another program whose order among the writes is unknown.
+    #[error(
+        "it is a command whose order among the writes of its collections is unknown: {0}. Apply its effect \
+         to the target manually, if it is still to be applied, then continue with --dead-letter command, \
+         which stores the command and skips it"
+    )]
+    Unordered(String),
     /// A command that the target refuses.
     #[error("{0}")]
     Refused(String),

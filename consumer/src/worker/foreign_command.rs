@@ -1,0 +1,194 @@
+//! Commands in the topics of another program.
+//!
+//! These topics have no barriers. A command runs at its place if all writes before and after it are in the
+//! same partition: if its topic has only one, and for a rename, whose later writes may go to another topic,
+//! if the whole input has only one. It then gets a barrier that consists of this partition, so that it runs
+//! once, with everything before it committed, as the commands of oplog-producer do. Elsewhere its order among
+//! the writes is unknown, and it is refused. The creation of an index that cannot refuse a document is not
+//! bound to an order.
+//!
+//! MongoShake with several workers may write a command to the partition after writes that followed it. Such
+//! a command is recognized by its timestamp and refused, too. Writes that preceded it and come later are
+//! skipped because of the catalog.
+
+use std::sync::atomic::Ordering;
+
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::command::{Treatment, namespaces, treatment};
+use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::position::{EntryId, Timestamp};
+
+use super::PartitionWorker;
+use crate::error::ConsumerError;
+use crate::group::offsets::NextOffset;
+use crate::replay::MongoSink;
+use crate::replay::plan::{PlanError, PlanFault};
+use crate::worker::applied::Applied;
+use crate::worker::barrier::Side;
+use crate::worker::batch::Located;
+use crate::worker::topics::Topic;
+
+/// The handling of a command of another program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handling {
+    /// It has no effect on a target.
+    Skip,
+    /// It may run at any time.
+    AnyTime,
+    /// It runs at its place, or is refused.
+    InOrder,
+}
+
+/// Returns the handling of a command by a replay. A damaged command is found again when it runs.
+pub(super) fn handling(entry: &Entry<'_>) -> Handling {
+    match treatment(entry) {
+        Ok(Some(Treatment::PassOver)) => Handling::Skip,
+        Ok(Some(Treatment::Inline)) => Handling::AnyTime,
+        Ok(Some(Treatment::Barrier | Treatment::Build | Treatment::Stop) | None) | Err(_) => {
+            Handling::InOrder
+        }
+    }
+}
+
+impl PartitionWorker {
+    /// Notes the time of the newest entry of another program that was applied.
+    pub(super) fn note_newest(&self, entries: &[Located<'_>]) {
+        if !self.reads_foreign {
+            return;
+        }
+        if let Some(newest) = entries.iter().map(|located| located.id.ts).max() {
+            let newest = u64::from_le_bytes(newest.to_le_bytes());
+            self.newest.fetch_max(newest, Ordering::Relaxed);
+        }
+    }
+
+    /// Passes a command with everything before it applied. `last` is the entry before it.
+    pub(super) async fn pass_foreign_command(
+        &self,
+        topic: &Topic,
+        located: &Located<'_>,
+        last: Option<EntryId>,
+    ) -> Result<Applied, ConsumerError> {
+        let passed = match self.context.target() {
+            Some(target) => self.run_foreign_command(target, topic, located, last).await,
+            None => self.emit_command(located, topic).await,
+        };
+        self.note_newest(std::slice::from_ref(located));
+        passed
+    }
+
+    /// Acknowledges the record of a command that was passed, up to `end`, its last offset. `next` is the
+    /// entry after the command. The record may have more entries, which are not applied yet.
+    pub(super) fn acknowledge_command(
+        &self,
+        located: &Located<'_>,
+        next: Option<&Located<'_>>,
+        end: i64,
+    ) {
+        if next.is_none_or(|next| next.offset != located.offset) {
+            self.acknowledge(NextOffset::after(end), Some(located.id), false);
+        }
+    }
+
+    /// Runs a command on the target, unless it ran already.
+    async fn run_foreign_command(
+        &self,
+        target: &MongoSink,
+        topic: &Topic,
+        located: &Located<'_>,
+        last: Option<EntryId>,
+    ) -> Result<Applied, ConsumerError> {
+        let names = namespaces(&located.entry).unwrap_or_default();
+        if Side::of(&names, &self.context.filter) == Side::Outside {
+            self.context.metrics.filtered.inc();
+            return Ok(Applied::Done);
+        }
+        self.acknowledge(NextOffset::at(located.offset), last, true);
+        if target.has_run(&topic.source, located.id).await? {
+            return Ok(Applied::Done);
+        }
+        if let Some(reason) = self.reason_of_unknown_order(&names, located.id).await? {
+            let error = PlanError {
+                index: 0,
+                id: located.id,
+                ns: located.entry.ns.to_owned(),
+                fault: PlanFault::Unordered(reason),
+            };
+            let posted = self
+                .context
+                .post_entry(&self.assignment, topic, located, error);
+            return posted.await;
+        }
+        let barrier = self.barrier_of(located, names);
+        let mut bytes = Vec::new();
+        let entry = with_barrier(&located.entry, &barrier, &mut bytes)
+            .map_err(|source| self.damaged(located.offset, source))?;
+        let located = Located { entry, ..*located };
+        self.pass_barrier(target, topic, &located, &barrier, last)
+            .await
+    }
+
+    /// Returns why the order of a command among the writes of its collections is unknown; `None` if it is
+    /// known.
+    async fn reason_of_unknown_order(
+        &self,
+        names: &[String],
+        id: EntryId,
+    ) -> Result<Option<String>, ConsumerError> {
+        let topic = &self.assignment.topic;
+        let partitions = self.context.topics.partitions().await?;
+        let own = partitions.get(topic).copied().unwrap_or_default();
+        if own != 1 {
+            return Ok(Some(format!(
+                "topic {topic} has {own} partitions, and its writes may be in any of them"
+            )));
+        }
+        let all: i32 = partitions.values().sum();
+        if names.len() > 1 && all != 1 {
+            return Ok(Some(format!(
+                "it concerns {}, whose writes may be in different ones of the {} topics that are read",
+                names.join(" and "),
+                partitions.len()
+            )));
+        }
+        let newest = self.newest.load(Ordering::Relaxed);
+        let newest = Timestamp::from_le_bytes(newest.to_le_bytes());
+        if id.ts < newest {
+            return Ok(Some(format!(
+                "later entries, up to {newest}, come before it in the partition (MongoShake with more than \
+                 one incr_sync.worker does not keep the order)"
+            )));
+        }
+        Ok(None)
+    }
+
+    /// Returns the barrier of a command whose collections are in this partition only.
+    fn barrier_of(&self, located: &Located<'_>, names: Vec<String>) -> Barrier {
+        let topic = self.assignment.topic.clone();
+        // The command is the record after the barrier of its partition. There is none, and no worker waits
+        // for it.
+        let leader_offset = located.offset - 1;
+        Barrier {
+            command: located.id,
+            leader_topic: topic.clone(),
+            leader_offset,
+            ordered: true,
+            passable: false,
+            namespaces: Some(names),
+            partitions: vec![(topic, vec![leader_offset])],
+        }
+    }
+}
+
+/// Appends the entry with its barrier, from which the replay of the command learns that its collections are
+/// in one partition.
+fn with_barrier<'b>(
+    entry: &Entry<'_>,
+    barrier: &Barrier,
+    bytes: &'b mut Vec<u8>,
+) -> Result<Entry<'b>, Malformed> {
+    barrier.write_command(entry, bytes)?;
+    let document = Document::new(bytes)?;
+    Entry::parse(document).map_err(|_| Malformed::Missing("op"))
+}

@@ -1,0 +1,135 @@
+//! Entries that are made of the records of other programs.
+
+use std::ops::Range;
+
+use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use crate::format::Decoded;
+use crate::position::{EntryId, Timestamp};
+
+/// The offsets of records count the ordinals of entries up to this number, and then again from 0.
+/// Ordinals at the end of their range have a meaning of their own ([`crate::barrier::BARRIER_ORD`]).
+const ORDINALS: i64 = 1 << 31;
+
+/// The entries of one record.
+pub(super) struct Output<'o> {
+    /// The buffer that holds the record, to which entries are appended.
+    pub(super) arena: &'o mut Vec<u8>,
+    found: &'o mut Vec<Decoded>,
+    offset: i64,
+    /// Number of entries that the record has so far.
+    count: u32,
+}
+
+impl<'o> Output<'o> {
+    pub(super) fn new(arena: &'o mut Vec<u8>, found: &'o mut Vec<Decoded>, offset: i64) -> Self {
+        Self {
+            arena,
+            found,
+            offset,
+            count: 0,
+        }
+    }
+
+    /// Adds the entry at a place in the arena.
+    pub(super) fn add(&mut self, ts: Timestamp, is_command: bool, range: Range<usize>) {
+        let base = match is_command {
+            true => 0,
+            false => u32::try_from(self.offset.rem_euclid(ORDINALS))
+                .expect("a number below 2^31 has at most 32 bits"),
+        };
+        let ord = base + self.count;
+        let id = EntryId { ts, ord };
+        self.found.push(Decoded { id, range });
+        self.count += 1;
+    }
+
+    /// Appends an entry and adds it.
+    pub(super) fn write(
+        &mut self,
+        header: &Header<'_>,
+        write: impl FnOnce(&mut DocumentBuilder<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        let start = self.arena.len();
+        let mut entry = DocumentBuilder::start(self.arena);
+        header.write(&mut entry);
+        write(&mut entry)?;
+        entry.finish();
+        let range = start..self.arena.len();
+        self.add(header.ts, header.op == "c", range);
+        Ok(())
+    }
+}
+
+/// The fields of an entry before `o`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header<'e> {
+    /// The timestamp; 0:0 if it is not known.
+    pub(super) ts: Timestamp,
+    pub(super) op: &'static str,
+    pub(super) db: &'e str,
+    pub(super) collection: &'e str,
+    /// The UUID of the collection, if the event has it.
+    pub(super) ui: Option<Element<'e>>,
+    /// The wall clock of the source in milliseconds since 1970.
+    pub(super) wall: Option<i64>,
+    pub(super) lsid: Option<Document<'e>>,
+    pub(super) txn_number: Option<i64>,
+}
+
+impl<'e> Header<'e> {
+    /// Returns the header of another operation on the same collection.
+    pub(super) fn of(self, op: &'static str) -> Self {
+        Self { op, ..self }
+    }
+
+    /// Returns the header of a command on the database.
+    pub(super) fn of_command(self) -> Self {
+        Self {
+            op: "c",
+            collection: "$cmd",
+            ..self
+        }
+    }
+
+    fn write(&self, entry: &mut DocumentBuilder<'_>) {
+        entry
+            .raw("ts", kind::TIMESTAMP, &self.ts.to_le_bytes())
+            .int32("v", 2)
+            .str("op", self.op)
+            .str("ns", &format!("{}.{}", self.db, self.collection));
+        if let Some(ui) = self.ui {
+            entry.raw("ui", ui.kind, ui.value);
+        }
+        if let Some(wall) = self.wall {
+            entry.date("wall", wall);
+        }
+        if let Some(lsid) = self.lsid {
+            entry.document("lsid", lsid);
+        }
+        if let Some(number) = self.txn_number {
+            entry.int64("txnNumber", number);
+        }
+    }
+}
+
+/// Returns a field unless it is missing or null.
+pub(super) fn present<'e>(
+    document: Document<'e>,
+    name: &str,
+) -> Result<Option<Element<'e>>, Malformed> {
+    let found = document.get(name)?;
+    Ok(found.filter(|element| element.kind != kind::NULL))
+}
+
+/// Returns an embedded document unless it is missing or null.
+pub(super) fn embedded<'e>(
+    document: Document<'e>,
+    name: &str,
+) -> Result<Option<Document<'e>>, Malformed> {
+    present(document, name)?
+        .map(|element| match element.kind {
+            kind::DOCUMENT => element.document(),
+            _ => Err(element.wrong_type()),
+        })
+        .transpose()
+}
