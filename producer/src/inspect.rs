@@ -5,6 +5,9 @@ use std::io::{self, BufWriter, Write};
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::types::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::format::avro::{VALUE_SCHEMA, id_in_key};
@@ -205,13 +208,22 @@ struct Line<'l> {
     value: Option<Box<RawValue>>,
 }
 
-/// Returns an Avro record as JSON, as Avro's own tools print it.
+/// Returns an Avro record as JSON, `rawEntry` as base64.
 fn event_as_json(value: &[u8]) -> Option<Vec<u8>> {
     let schema = Schema::parse_str(VALUE_SCHEMA).ok()?;
     let reader = GenericDatumReader::builder(&schema).build().ok()?;
     // The wire format has five bytes before the record.
     let mut record = value.get(5..)?;
-    let event = reader.read_value(&mut record).ok()?;
+    let mut event = reader.read_value(&mut record).ok()?;
+    if let Value::Record(fields) = &mut event {
+        for (_, field) in fields {
+            if let Value::Union(_, value) = field
+                && let Value::Bytes(bytes) = &**value
+            {
+                *field = Value::String(STANDARD.encode(bytes));
+            }
+        }
+    }
     let event = serde_json::Value::try_from(event).ok()?;
     serde_json::to_vec(&event).ok()
 }

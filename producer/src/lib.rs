@@ -176,8 +176,11 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         .await
         .map_err(|error| ProducerError::Usage(error.to_string()))?;
     let mut background = JoinSet::new();
-    // The name of the source may be known only when the source has answered.
+    // The name of a source that was given none is known when the source has answered.
     let name = Arc::new(OnceLock::<String>::new());
+    if let Some(given) = &config.stream.source_name {
+        name.get_or_init(|| given.clone());
+    }
     if let Some(listener) = listener {
         let (counted, name) = (Arc::clone(&metrics), Arc::clone(&name));
         let status: http::Status =

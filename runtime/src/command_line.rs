@@ -32,7 +32,7 @@ impl LogArguments {
     }
 }
 
-/// What a running program serves over HTTP, and when it reports a stall.
+/// The options of HTTP and of the report of stalls.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArguments {
     /// Address at which to serve /metrics, /livez, /readyz and /status, or off.
@@ -40,13 +40,14 @@ pub struct ServeArguments {
     pub http: String,
     /// Time after which a stall is reported. /readyz answers 503 when nothing has moved for this
     /// long although work is pending, or when a source has not even reported that it has nothing
-    /// new; /livez answers 503 when the main loop has not run for this long. At least 5s.
+    /// new; /livez answers 503 when the main loop has not run for this long. At least 5s; below 60s
+    /// a request that Kafka answers late may be reported as a stall.
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub stalled_after: String,
 }
 
-/// The shortest time after which a stall may be reported: a source reports every second, and librdkafka's
-/// statistics arrive every second.
+/// The shortest time after which a stall may be reported. A source reports every second, and the
+/// statistics of librdkafka arrive every second.
 const LEAST_STALLED: Duration = Duration::from_secs(5);
 
 impl ServeArguments {

@@ -119,7 +119,7 @@ fn a_producer_waits_for_its_registry_and_says_so() -> Result<()> {
     wait_until("the reason", LIMIT, || {
         last = probe(of_status.number(), "/readyz");
         let unready = last.as_ref().filter(|ready| !ready.passes);
-        unready.is_some_and(|unready| unready.text.contains("the schema registry gave no id"))
+        unready.is_some_and(|unready| unready.text.contains("the schema registry does not answer"))
     })
     .with_context(|| format!("{last:?}"))?;
     let registry = Apicurio::start_on(of_registry)?;
@@ -212,15 +212,22 @@ fn answers_that_are_not_those_of_a_registry_stop_the_producer_and_show_no_secret
             "is not that of a schema registry",
         ),
         ("200 OK", "{}", "is not that of a schema registry"),
-        ("401 Unauthorized", "{}", "refuses access to subject"),
+        ("401 Unauthorized", "{}", "refuses access for subject"),
         ("400 Bad Request", "{}", "is not that of a schema registry"),
+        ("404 Not Found", "{}", "is not that of a schema registry"),
+        ("409 Conflict", "{}", "refuses this version's schema"),
     ]
     .into_iter()
     .enumerate()
     {
         let registry = FakeRegistry::start(status, body)?;
         let topics = Topics::none(&format!("avro-nonsense-{number}"))?;
-        let url = format!("--registry-url={}", registry.url());
+        // An answer counts; the second address is for a registry that does not answer.
+        let unused = Port::lease()?.number();
+        let url = format!(
+            "--registry-url={},http://127.0.0.1:{unused}",
+            registry.url()
+        );
         let flags = ["--format=avro", &url, "--registry-token=hidden-token"];
         topics.produce_to_code(&oplog, &flags, (2, reason))?;
         let folder = tempfile::tempdir()?;

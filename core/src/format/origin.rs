@@ -1,8 +1,8 @@
-//! Where and when a record is written.
+//! The place and the time at which a record is written.
 
 use crate::format::avro::SchemaIds;
 
-/// Where and when a record is written.
+/// The place and the time at which a record is written.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'o> {
     /// The topic. Debezium's envelope makes the names of its schemas from it.

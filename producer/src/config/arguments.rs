@@ -126,9 +126,9 @@ pub struct StreamArguments {
 /// The schema registry of `--format avro`.
 #[derive(Debug, Clone, Args)]
 pub struct RegistryArguments {
-    /// Address of the schema registry of --format avro, for example http://registry:8081. Any registry
-    /// with Confluent's REST interface will do. Repeat the flag or separate addresses by commas; they
-    /// are tried in order.
+    /// Address of the schema registry of --format avro, for example http://registry:8081. Every
+    /// registry with Confluent's REST interface is supported. Repeat the flag or separate addresses by
+    /// commas: the next one is asked only if one does not answer.
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub registry_url: Vec<String>,
     /// User and password for the registry, as user:password. May be read from a file:

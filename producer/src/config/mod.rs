@@ -178,7 +178,12 @@ impl RunConfig {
         let oversize = check_oversize(arguments, &mut faults);
         let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
         let format = stream.as_ref().map(|stream| stream.format);
-        let registry = check_registry(&arguments.registry, format, &mut faults);
+        let registry = check_registry(
+            &arguments.registry,
+            format,
+            arguments.change_routing,
+            &mut faults,
+        );
         faults.finish()?;
         let numbers = replication_factor.zip(full_sync);
         let (Some(stream), Some(log), Some(serve), Some(brokers), Some(numbers)) =

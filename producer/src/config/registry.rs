@@ -2,64 +2,98 @@
 
 use oplog_relay_core::format::Format;
 use oplog_relay_runtime::config::{Faults, Secret, resolve_secret};
+use reqwest::Url;
+use reqwest::header::HeaderValue;
 
 use crate::config::arguments::RegistryArguments;
 use crate::registry::{RegistryConfig, RegistryLogin};
 
-/// Returns the settings if the format has schemas, or adds the faults of the arguments.
+/// Returns the settings of the registry, or adds the faults of the arguments. A registry may also be given
+/// for a stream that is about to leave `--format avro`: it may have to finish a transaction in Avro.
 pub(super) fn check_registry(
     arguments: &RegistryArguments,
     format: Option<Format>,
+    changes_routing: bool,
     faults: &mut Faults,
 ) -> Option<RegistryConfig> {
     let has_schemas = format.is_some_and(Format::has_schemas);
-    if arguments.registry_url.is_empty() {
-        if has_schemas {
-            faults.add("--registry-url", "is required with --format avro");
-        }
-        return None;
+    let urls = &arguments.registry_url;
+    if urls.is_empty() && has_schemas {
+        faults.add("--registry-url", "is required with --format avro");
     }
-    if format.is_some() && !has_schemas {
+    if !urls.is_empty() && format.is_some() && !has_schemas && !changes_routing {
         faults.add("--registry-url", "can only be used with --format avro");
     }
-    for url in &arguments.registry_url {
-        check_url(url, faults);
+    for url in urls {
+        if let Err(fault) = check_url(url) {
+            faults.add("--registry-url", fault);
+        }
     }
     let login = check_login(arguments, faults);
-    let authorities = arguments.registry_ca.as_deref().map(|path| {
-        let read = std::fs::read(path);
-        faults.take_or(
-            "--registry-ca",
-            read.map_err(|error| format!("{path} cannot be read: {}", error.kind())),
-        )
-    });
+    let authorities = check_authorities(arguments, faults);
     let subjects = faults.take_or("--registry-subjects", arguments.registry_subjects.parse());
+    if urls.is_empty() {
+        add_needless(arguments, has_schemas, faults);
+        return None;
+    }
     Some(RegistryConfig {
-        urls: arguments.registry_url.clone(),
+        urls: urls.clone(),
         login: login?,
-        authorities: match authorities {
-            Some(read) => Some(read?),
-            None => None,
-        },
+        authorities: authorities?,
         subjects: subjects?,
         registers: arguments.registry_auto_register,
     })
 }
 
-fn check_url(url: &str, faults: &mut Faults) {
-    let rest = url.strip_prefix("http://");
-    let rest = rest.or_else(|| url.strip_prefix("https://"));
-    match rest {
-        None | Some("") => faults.add(
-            "--registry-url",
-            "must begin with http:// or https:// and name a host",
-        ),
-        // Addresses appear in logs and errors.
-        Some(rest) if rest.contains('@') => faults.add(
-            "--registry-url",
-            "must not contain a user and a password; give them with --registry-login",
-        ),
-        Some(_) => {}
+/// Adds the arguments that have no effect without the address of a registry.
+fn add_needless(arguments: &RegistryArguments, is_told: bool, faults: &mut Faults) {
+    let given = [
+        ("--registry-login", arguments.registry_login.is_some()),
+        ("--registry-token", arguments.registry_token.is_some()),
+        ("--registry-ca", arguments.registry_ca.is_some()),
+    ];
+    for (flag, is_given) in given {
+        if is_given && !is_told {
+            faults.add(flag, "needs --registry-url");
+        }
+    }
+}
+
+/// Addresses appear in logs and errors, so they must not contain secrets.
+fn check_url(text: &str) -> Result<(), &'static str> {
+    let url = Url::parse(text).map_err(|_| "must be an address such as http://registry:8081")?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err("must begin with http:// or https:// and name a host");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not contain a user and a password; give them with --registry-login");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must not contain ? or #");
+    }
+    Ok(())
+}
+
+/// Returns the certificates, `Some(None)` if there are none.
+#[expect(
+    clippy::option_option,
+    reason = "the outer one means that a fault was added"
+)]
+fn check_authorities(
+    arguments: &RegistryArguments,
+    faults: &mut Faults,
+) -> Option<Option<Vec<u8>>> {
+    let Some(path) = &arguments.registry_ca else {
+        return Some(None);
+    };
+    let read = std::fs::read(path).map_err(|error| format!("{path}: {}", error.kind()));
+    let read = faults.take_or("--registry-ca", read)?;
+    match reqwest::Certificate::from_pem_bundle(&read) {
+        Ok(certificates) if !certificates.is_empty() => Some(Some(read)),
+        _ => {
+            faults.add("--registry-ca", format!("{path} has no certificate in PEM"));
+            None
+        }
     }
 }
 
@@ -84,6 +118,10 @@ fn check_login(arguments: &RegistryArguments, faults: &mut Faults) -> Option<Reg
         }
         (None, Some(token)) => {
             let token = faults.take_or("--registry-token", resolve_secret(token))?;
+            if token.expose().is_empty() || HeaderValue::from_str(token.expose()).is_err() {
+                faults.add("--registry-token", "must be visible characters");
+                return None;
+            }
             Some(RegistryLogin::Bearer(token))
         }
         (None, None) => Some(RegistryLogin::None),

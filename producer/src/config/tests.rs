@@ -4,6 +4,7 @@ use oplog_relay_core::json::Mode;
 
 use super::*;
 use crate::config::arguments::{Arguments, Command};
+use crate::registry::RegistryLogin;
 
 fn run(flags: &[&str]) -> Result<RunConfig, ConfigError> {
     let flags = ["oplog-producer", "run"].iter().chain(flags);
@@ -306,9 +307,75 @@ fn what_is_too_large_is_split_in_raw_and_bson_alone() {
     for format in ["raw", "bson"] {
         assert_eq!(with(format).unwrap().oversize, Oversize::Split, "{format}");
     }
-    let told = with("json").unwrap_err().to_string();
-    assert!(
-        told.contains("--oversize: split needs --format raw or bson"),
-        "{told}"
-    );
+    for format in ["json", "avro"] {
+        let told = with(format).unwrap_err().to_string();
+        assert!(
+            told.contains("--oversize: split needs --format raw or bson"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn the_registry_is_that_of_avro_and_its_faults_are_told_without_secrets() {
+    let with = |flags: &[&str]| {
+        let common = ["--source=mongodb://a/", "--brokers=k", "--topic-prefix=cdc"];
+        run(&[&common[..], flags].concat())
+    };
+    let url = "--registry-url=https://one:8081/api,http://two";
+    let registry = with(&["--format=avro", url]).unwrap().registry.unwrap();
+    assert_eq!(registry.urls, ["https://one:8081/api", "http://two"]);
+    assert!(registry.registers && registry.login == RegistryLogin::None);
+    // The rest of a transaction may have to be written in Avro.
+    assert!(with(&["--change-routing", url]).unwrap().registry.is_some());
+    for (flags, fault) in [
+        (&["--format=avro"][..], "--registry-url: is required"),
+        (
+            &[url],
+            "--registry-url: can only be used with --format avro",
+        ),
+        (
+            &["--registry-token=hidden"],
+            "--registry-token: needs --registry-url",
+        ),
+        (
+            &["--format=avro", "--registry-url=http://u:hidden@h"],
+            "give them with --registry-login",
+        ),
+        (
+            &["--format=avro", "--registry-url=http://h?key=hidden"],
+            "must not contain ? or #",
+        ),
+        (
+            &["--format=avro", "--registry-url=registry:8081"],
+            "must begin with http://",
+        ),
+        (
+            &["--format=avro", "--registry-url=http://h:99999"],
+            "must be an address",
+        ),
+        (
+            &["--format=avro", url, "--registry-login=hidden"],
+            "must be user:password",
+        ),
+        (
+            &["--format=avro", url, "--registry-token=hid\nden"],
+            "must be visible characters",
+        ),
+        (
+            &["--format=avro", url, "--registry-ca=Cargo.toml"],
+            "has no certificate in PEM",
+        ),
+        (
+            &["--format=avro", url, "--registry-subjects=all"],
+            "must be topic, record",
+        ),
+    ] {
+        let told = with(flags).unwrap_err().to_string();
+        assert!(told.contains(fault), "{fault} is not in:\n{told}");
+        assert!(
+            !told.contains("hidden") && !told.contains("hid\n"),
+            "{told}"
+        );
+    }
 }

@@ -55,7 +55,8 @@ impl Encoder {
             | Format::Bson
             | Format::Json(_)
             | Format::ReaderJson(_)
-            | Format::Oplog(_) => {}
+            | Format::Oplog(_)
+            | Format::Snapshot(_) => {}
         }
         let key = start..chunk.arena.len();
         let partition = choose(chunk.bytes(&key), partitions);

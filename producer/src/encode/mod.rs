@@ -111,7 +111,7 @@ struct KnownTopic {
     partitions: u32,
 }
 
-/// What the records of a topic need of it.
+/// The name and the schemas of a topic.
 #[derive(Debug)]
 struct DescribedTopic {
     name: String,

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use oplog_relay_core::command::scope;
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
+use oplog_relay_core::format::avro::id_in_key;
 use oplog_relay_core::format::json::operation_type;
 use oplog_relay_core::json::write_time;
 use oplog_relay_core::position::EntryId;
@@ -110,9 +111,15 @@ impl Writer<'_> {
         }
         if let Some(key) = &about.key {
             // The binding requires the attribute that the key of the record was made of.
-            let value = key.clone();
             let name = "ce_partitionkey";
-            self.chunk.router_headers.push(RecordHeader { name, value });
+            if about.format.has_schemas() {
+                let id = id_in_key(self.chunk.bytes(key)).unwrap_or_default();
+                let value = format!("{{\"_id\":{id}}}");
+                self.add(name, value.as_bytes());
+            } else {
+                let value = key.clone();
+                self.chunk.router_headers.push(RecordHeader { name, value });
+            }
         }
         self.add("content-type", content_type(about.format).as_bytes());
         Ok(())

@@ -1,8 +1,11 @@
-//! The reasons why a registry gives no id.
+//! The reasons why a registry does not give the id of a schema.
+
+use std::error::Error;
 
 use schema_registry_converter::error::SRCError;
+use schema_registry_converter::schema_registry_common::RawError;
 
-/// A registry that gives no id of a schema.
+/// A registry that does not give the id of a schema.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The client cannot be created.
@@ -10,172 +13,173 @@ pub enum RegistryError {
     Client(String),
     /// The registry does not answer, or has a fault of its own. A later attempt may succeed.
     #[error(
-        "the schema registry gave no id for subject {subject} of topic {topic}: {reason}. Nothing is \
-         written to the topic until it does"
+        "the schema registry does not answer for {0}. No entry of this topic or after it is written \
+         until it does"
     )]
-    Unavailable {
-        /// The subject.
-        subject: String,
-        /// The topic.
-        topic: String,
-        /// The text of the registry or its client.
-        reason: String,
-    },
+    Unavailable(Box<Refusal>),
     /// The registry refuses the credentials.
     #[error(
-        "the schema registry refuses access to subject {subject} of topic {topic}: {reason}. Check \
-         --registry-login and --registry-token, and what the account may do"
+        "the schema registry refuses access for {refusal}. Check --registry-login or --registry-token, \
+         and the rights of the account"
     )]
     Credentials {
-        /// The subject.
-        subject: String,
-        /// The topic.
-        topic: String,
-        /// The text of the registry or its client.
-        reason: String,
+        /// The answer.
+        refusal: Box<Refusal>,
+        /// True if this process had access before. The credentials may then be accepted again, for
+        /// example after a rotation.
+        had_access: bool,
     },
-    /// The subject has no such schema, and schemas are not registered.
+    /// The subject does not have the schema, and schemas are not registered.
     #[error(
-        "the schema registry has no subject {subject} with this version's schema for topic {topic} \
-         ({reason}). Register schemas/{file}, or start with --registry-auto-register true"
+        "the schema registry does not have this version's schema: {refusal}. Register schemas/{file}, or \
+         start with --registry-auto-register true"
     )]
     Missing {
-        /// The subject.
-        subject: String,
-        /// The topic.
-        topic: String,
+        /// The answer.
+        refusal: Box<Refusal>,
         /// The file with the schema.
         file: &'static str,
-        /// The text of the registry, and how the latest schema differs.
-        reason: String,
     },
-    /// The schema breaks the compatibility rule of its subject.
+    /// The schema breaks a rule of its subject.
     #[error(
-        "the schema registry refuses this version's schema as subject {subject} of topic {topic}: \
-         {reason}. Change the compatibility rule of the subject, delete the subject, or start under \
-         another --topic-prefix or with other --registry-subjects"
+        "the schema registry refuses this version's schema: {0}. Change the compatibility rule or the \
+         mode of the subject, delete the subject, or start under another --topic-prefix or with other \
+         --registry-subjects"
     )]
-    Incompatible {
-        /// The subject.
-        subject: String,
-        /// The topic.
-        topic: String,
-        /// The text of the registry, and how the latest schema differs.
-        reason: String,
-    },
+    Incompatible(Box<Refusal>),
     /// The answer is not that of a registry.
-    #[error(
-        "the answer to a request for subject {subject} of topic {topic} is not that of a schema \
-         registry: {reason}. Check --registry-url"
-    )]
-    Nonsense {
-        /// The subject.
-        subject: String,
-        /// The topic.
-        topic: String,
-        /// The text of the client.
-        reason: String,
-    },
+    #[error("the answer is not that of a schema registry: {0}. Check --registry-url")]
+    NotARegistry(Box<Refusal>),
+}
+
+/// An answer without the id of a schema.
+#[derive(Debug, thiserror::Error)]
+#[error("subject {subject} of topic {topic} at {url}: {reason}")]
+pub struct Refusal {
+    /// The subject.
+    pub subject: String,
+    /// The topic.
+    pub topic: String,
+    /// The address of the registry.
+    pub url: String,
+    /// The text of the registry or its client.
+    pub reason: String,
+}
+
+/// What was asked of a registry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'q> {
+    pub(super) subject: &'q str,
+    pub(super) topic: &'q str,
+    pub(super) url: &'q str,
+    /// The file with the schema.
+    pub(super) file: &'static str,
+    /// True if the schema should have been registered.
+    pub(super) registers: bool,
+    /// True if this process had access before.
+    pub(super) had_access: bool,
 }
 
 impl RegistryError {
-    pub(super) fn client(error: &dyn std::error::Error) -> Self {
-        Self::Client(with_causes(error))
+    pub(super) fn client(error: &SRCError) -> Self {
+        Self::Client(describe(error))
     }
 
-    /// Classifies the error of a request by the HTTP status, which the client gives in its text only.
-    pub(super) fn refused(subject: &str, topic: &str, error: &SRCError) -> Self {
-        let (subject, topic) = (subject.to_owned(), topic.to_owned());
-        let reason = describe(error);
-        let status = error.error.split_once("failed with status ");
-        let status = status.and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
-        match status {
-            None if error.retriable => Self::Unavailable {
-                subject,
-                topic,
-                reason,
-            },
-            None => Self::Nonsense {
-                subject,
-                topic,
-                reason,
-            },
+    /// Classifies the error of a request.
+    pub(super) fn of(question: Question<'_>, error: &SRCError) -> Self {
+        let refusal = Box::new(Refusal {
+            subject: question.subject.to_owned(),
+            topic: question.topic.to_owned(),
+            url: question.url.to_owned(),
+            reason: describe(error),
+        });
+        match status_of(error) {
+            None if is_passing(error) => Self::Unavailable(refusal),
+            None => Self::NotARegistry(refusal),
             Some(401 | 403) => Self::Credentials {
-                subject,
-                topic,
-                reason,
+                refusal,
+                had_access: question.had_access,
             },
-            Some(404) => Self::Missing {
-                file: file_of(&subject),
-                subject,
-                topic,
-                reason,
+            Some(404) if !question.registers && is_of_a_registry(error) => Self::Missing {
+                refusal,
+                file: question.file,
             },
-            Some(409 | 422) => Self::Incompatible {
-                subject,
-                topic,
-                reason,
-            },
-            Some(408 | 429 | 500..) => Self::Unavailable {
-                subject,
-                topic,
-                reason,
-            },
-            Some(_) => Self::Nonsense {
-                subject,
-                topic,
-                reason,
-            },
+            Some(409 | 422) => Self::Incompatible(refusal),
+            Some(408 | 429 | 500..) => Self::Unavailable(refusal),
+            Some(_) => Self::NotARegistry(refusal),
         }
     }
 
-    pub(super) const fn is_incompatible(&self) -> bool {
-        matches!(self, Self::Incompatible { .. })
-    }
-
-    pub(super) const fn is_missing(&self) -> bool {
-        matches!(self, Self::Missing { .. })
-    }
-
-    /// Returns true if a later attempt may succeed without a change of the configuration. A refusal of
-    /// the credentials may pass as well: they may be changed on the registry's side.
+    /// Returns true if a later attempt may succeed with the same configuration.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
-    }
-
-    /// Adds what is known of the latest schema of the subject.
-    pub(super) fn with_reason(mut self, more: Option<String>) -> Self {
-        if let (Self::Missing { reason, .. } | Self::Incompatible { reason, .. }, Some(more)) =
-            (&mut self, more)
-        {
-            reason.push_str("; ");
-            reason.push_str(&more);
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Credentials { had_access, .. } => *had_access,
+            Self::Client(_)
+            | Self::Missing { .. }
+            | Self::Incompatible(_)
+            | Self::NotARegistry(_) => false,
         }
-        self
+    }
+
+    /// Returns the refusal of a schema, to which a comparison with the latest schema may be added.
+    pub(super) fn refused_schema(&mut self) -> Option<&mut Refusal> {
+        match self {
+            Self::Missing { refusal, .. } | Self::Incompatible(refusal) => Some(refusal),
+            Self::Client(_)
+            | Self::Unavailable(_)
+            | Self::Credentials { .. }
+            | Self::NotARegistry(_) => None,
+        }
     }
 }
 
-fn file_of(subject: &str) -> &'static str {
-    match subject.ends_with("key") || subject.ends_with("DocumentKey") {
-        true => "document-key.avsc",
-        false => "change-event.avsc",
-    }
+/// Returns the HTTP status of an answer, which the client gives in its text only.
+fn status_of(error: &SRCError) -> Option<u16> {
+    let (_, rest) = error.error.split_once("failed with status ")?;
+    rest.get(..3)?.parse().ok()
 }
 
+/// Returns true if the error body of an answer has a code of a schema registry.
+fn is_of_a_registry(error: &SRCError) -> bool {
+    let raw = error
+        .source()
+        .and_then(|source| source.downcast_ref::<RawError>());
+    raw.is_some_and(|raw| raw.error_code != 0)
+}
+
+/// Returns true for a fault of the network. A text that is not JSON is no such fault.
+fn is_passing(error: &SRCError) -> bool {
+    let http = error
+        .source()
+        .and_then(|source| source.downcast_ref::<reqwest::Error>());
+    let is_text = causes(error).any(<dyn Error>::is::<serde_json::Error>);
+    http.is_some_and(|http| !http.is_builder()) && !is_text
+}
+
+/// Returns the text of an error with its causes.
 fn describe(error: &SRCError) -> String {
-    match &error.cause {
-        Some(cause) => format!("{}: {cause}", error.error),
-        None => error.error.clone(),
+    if error.source().is_none() {
+        // The other errors without a cause contain the whole request.
+        return match error.error.starts_with("Could not get id") {
+            true => "the answer has no id of a schema".to_owned(),
+            false => error.error.clone(),
+        };
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
+    let mut text = error.error.clone();
+    for cause in causes(error) {
         text = format!("{text}: {cause}");
-        next = cause.source();
     }
     text
+}
+
+/// Returns the causes of an error, from the outermost to the innermost.
+fn causes(error: &SRCError) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let mut next = error.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
 }

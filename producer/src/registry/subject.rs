@@ -2,13 +2,30 @@
 
 use std::str::FromStr;
 
-use oplog_relay_core::format::avro::{KEY_RECORD, VALUE_RECORD};
+use oplog_relay_core::format::avro::{KEY_RECORD, KEY_SCHEMA, VALUE_RECORD, VALUE_SCHEMA};
 
 /// The part of a record that a schema describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Key,
     Value,
+}
+
+impl Part {
+    pub(super) const fn schema(self) -> &'static str {
+        match self {
+            Self::Key => KEY_SCHEMA,
+            Self::Value => VALUE_SCHEMA,
+        }
+    }
+
+    /// Returns the file of the schema in `schemas/`.
+    pub(super) const fn file(self) -> &'static str {
+        match self {
+            Self::Key => "document-key.avsc",
+            Self::Value => "change-event.avsc",
+        }
+    }
 }
 
 /// How subjects are named: Confluent's strategies.
@@ -53,7 +70,6 @@ impl FromStr for Subjects {
 #[cfg(test)]
 mod tests {
     use apache_avro::Schema;
-    use oplog_relay_core::format::avro::{KEY_SCHEMA, VALUE_SCHEMA};
 
     use super::*;
 

@@ -128,6 +128,7 @@ impl Supervisor {
         let others = self.claims(cluster).read().await?;
         // Topics are saved only together with a position, so without one there is nothing to compare.
         let oldest = checkpoint.position.map(|position| position.ts);
+        check_registry(&checkpoint, self.registry.is_some())?;
         topics::check_audience(&checkpoint.state, stream.format)?;
         let rules = self.other_rules(&checkpoint.state);
         let format = rules.is_none().then_some(stream.format);
@@ -223,4 +224,18 @@ impl Supervisor {
             .await
             .map_err(|_| ProducerError::Ended("the thread that reads end offsets ended"))?
     }
+}
+
+/// Checks that the rest of a transaction, which is sent in the saved format, can be written.
+fn check_registry(checkpoint: &Checkpoint, has_registry: bool) -> Result<(), ProducerError> {
+    let is_inside = checkpoint.position.is_some_and(|position| position.ord > 0);
+    let mut topics = checkpoint.state.topics.values();
+    if !is_inside || has_registry || !topics.any(|topic| topic.format.has_schemas()) {
+        return Ok(());
+    }
+    Err(ProducerError::Usage(
+        "the saved position is inside a transaction whose records are written as avro, also the rest of \
+         them: give --registry-url for this start as well"
+            .to_owned(),
+    ))
 }

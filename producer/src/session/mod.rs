@@ -251,19 +251,16 @@ impl Supervisor {
         }
         self.metrics.resumed(checkpoint.position);
         let (start, sync) = self.plan(&checkpoint, &cluster).await?;
-        let ends = sync.as_ref().is_some_and(|sync| sync.options.ends);
-        let until = match ends {
-            true => Until::End,
-            false => self.until(checkpoint.position).await?,
+        let until = match &sync {
+            Some(sync) if sync.options.ends => Until::End,
+            _ => self.until(checkpoint.position).await?,
         };
         let oldest = self.oldest(start).await?;
         let topics = self.topics(&cluster, others, oldest);
         let rules = checkpoint.position.and(self.other_rules(&checkpoint.state));
         let saved = checkpoint.position;
-        let (routing, history) = (
-            checkpoint.routing.unwrap_or(FIRST_ROUTING),
-            checkpoint.history,
-        );
+        let routing = checkpoint.routing.unwrap_or(FIRST_ROUTING);
+        let history = checkpoint.history;
         let held = sync.iter().flat_map(|sync| sync.copies.held());
         let reads = checkpoint.reads;
         let has_state = checkpoint.state.source.is_some();

@@ -27,7 +27,7 @@ use crate::shutdown::Shutdown;
 /// The function that builds the reply of `/status`. It runs for each request, so it must not block.
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// What a running program serves over HTTP, and when it reports a stall.
+/// The options of HTTP and of the report of stalls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeOptions {
     /// The address to listen on.

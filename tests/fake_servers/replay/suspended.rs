@@ -401,3 +401,28 @@ async fn change_while_parking(change: &str, changed: &str) -> Result<()> {
     ensure!(notes.is_none_or(Vec::is_empty), "a note is left");
     Ok(())
 }
+
+/// The removal is applied, but its reply is lost, and the repeated command finds nothing: the note is then
+/// the only copy of the document, which the next owner of the partition takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_whose_removal_has_no_reply_stays_parked() -> Result<()> {
+    let scene = Scene::new("stop").await?;
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+    )?;
+    let documents = r#"[{"_id":1,"k":1},{"_id":2,"k":2,"v":1},{"_id":3,"k":3}]"#;
+    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
+    scene
+        .done(&[("u", 2, r#"{"$v":1,"$set":{"k":3}}"#)])
+        .await?;
+    scene.server.lose_reply_next("delete");
+    scene
+        .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
+        .await?;
+    let left = [r#"{"_id":1,"k":2}"#, r#"{"_id":3,"k":3}"#];
+    ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    let state = scene.server.model().state();
+    let notes = state.get(&format!("{CATALOG_DB}.held"));
+    ensure!(notes.map_or(0, Vec::len) == 1, "the note is gone");
+    Ok(())
+}

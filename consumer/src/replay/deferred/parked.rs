@@ -30,8 +30,8 @@ use crate::worker::batch::Batch;
 
 const COLLECTION: &str = "held";
 /// Maximum number of bytes of a document and its `_id` in the filter of the removal. A server takes
-/// commands of 16 MiB and 16 KiB (`BSONObjMaxInternalSize`), so that the rest of the command fits.
-const MOST_COMPARED: usize = 16 << 20;
+/// documents of 16 MiB, and the note has the document and its position.
+const MOST_COMPARED: usize = 15 << 20;
 
 impl MongoSink {
     /// Parks the stored form of the document that has these values, if the batch's partition holds
@@ -65,7 +65,11 @@ impl MongoSink {
         let note = self
             .note_parked(ns, held.since, &position, &blocking)
             .await?;
-        if !self.remove_as_read(ns, stored, document_id).await? {
+        // If the reply to a removal is lost, the repeated command finds nothing: the note is then the only
+        // copy of the document.
+        if !self.remove_as_read(ns, stored, document_id).await?
+            && self.document_with_id(ns, document_id).await?.is_some()
+        {
             self.delete_parked_note(Some(&note)).await?;
             return Ok(false);
         }
@@ -85,6 +89,21 @@ impl MongoSink {
         let filter = document::Document::new(values).map_err(|error| damaged(ns, &error))?;
         self.first_document(db, find_one_command(collection, filter))
             .await
+    }
+
+    /// Returns the document that has this `_id`, read from the primary.
+    async fn document_with_id(
+        &self,
+        ns: &str,
+        document_id: document::Element<'_>,
+    ) -> Result<Option<Vec<u8>>, ConsumerError> {
+        let mut filter = Vec::new();
+        let mut fields = DocumentBuilder::start(&mut filter);
+        fields.nested("_id", kind::DOCUMENT, |equal| {
+            equal.raw("$eq", document_id.kind, document_id.value);
+        });
+        fields.finish();
+        self.document_with(ns, &filter).await
     }
 
     /// Removes a document if it has not changed since it was read. Returns true if it was removed.
@@ -207,8 +226,9 @@ impl MongoSink {
 
 /// Returns a `delete` of this document that deletes nothing if the document has changed.
 ///
-/// The whole document is compared, by value: a field that another client has added or moved counts
-/// as a change, an integer that became an equal double does not.
+/// The whole document is compared, as the collection compares values: a field that another client has
+/// added or moved counts as a change; an integer that became an equal double does not, nor does a string
+/// that is equal under the collation of the collection.
 fn removal(
     collection: &str,
     stored: document::Document<'_>,

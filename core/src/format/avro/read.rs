@@ -201,17 +201,21 @@ impl<'b> AvroReader<'b> {
 
     fn long(&mut self) -> Result<i64, FormatError> {
         let mut bits = 0_u64;
-        for shift in (0..64).step_by(7) {
+        for shift in (0..64_u32).step_by(7) {
             let (byte, rest) = self
                 .rest
                 .split_first()
                 .ok_or(FormatError::Avro("it ends within a field"))?;
             self.rest = rest;
+            // Only one bit is left for the tenth byte.
+            if shift == 63 && *byte > 1 {
+                break;
+            }
             bits |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok((bits >> 1).cast_signed() ^ -((bits & 1).cast_signed()));
             }
         }
-        Err(FormatError::Avro("a number has more than ten bytes"))
+        Err(FormatError::Avro("a number has more than 64 bits"))
     }
 }

@@ -99,8 +99,7 @@ impl Topics {
         }
     }
 
-    /// Returns the ids of a topic's schemas, which are registered if that is wanted; zeros if the format
-    /// has none.
+    /// Returns the ids of a topic's schemas, which may be registered for it; zeros if the format has none.
     ///
     /// # Errors
     /// [`ProducerError::Registry`].

@@ -33,6 +33,8 @@ struct Shared {
     refusing: Mutex<VecDeque<(String, i32)>>,
     /// Commands that fail their write concern on request, with the code.
     unkept: Mutex<VecDeque<(String, i32)>>,
+    /// Commands whose answers are lost on request.
+    losing: Mutex<VecDeque<(String, i32)>>,
     paused: Mutex<bool>,
     resumed: Condvar,
     /// Commands and collections whose answers are held, and the number of answers that wait.
@@ -52,6 +54,7 @@ impl ModelServer {
                 failing: Mutex::default(),
                 refusing: Mutex::default(),
                 unkept: Mutex::default(),
+                losing: Mutex::default(),
                 paused: Mutex::default(),
                 resumed: Condvar::new(),
                 held: Mutex::default(),
@@ -92,6 +95,11 @@ impl ModelServer {
     /// this code.
     pub fn leave_unkept_next(&self, command: &str, code: i32) {
         lock(&self.shared.unkept).push_back((command.to_owned(), code));
+    }
+
+    /// Lets the next command of that name be executed, but ends its connection without an answer.
+    pub fn lose_reply_next(&self, command: &str) {
+        lock(&self.shared.losing).push_back((command.to_owned(), 0));
     }
 
     /// Holds the answers to all commands from now on. The commands are executed.
@@ -223,6 +231,9 @@ impl Service for Shared {
                 reply.map_err(io::Error::other)
             }),
         };
+        if take(&self.losing, name).is_some() {
+            return Err(io::Error::other("the answer is lost on request"));
+        }
         self.hold(name, command);
         if is_empty_batch(answer.as_deref().unwrap_or_default()) {
             // A tailing client waits at the server for more entries.
