@@ -154,7 +154,7 @@ fn schemas_that_are_missing_or_incompatible_stop_the_producer_before_the_first_r
     send(&registry, "PUT", "/config/avro-strict.s.a-value", rule)?;
     let refusal = (
         2,
-        "refuses this version's schema as subject avro-strict.s.a-value",
+        "refuses this version's schema: subject avro-strict.s.a-value",
     );
     topics.produce_to_code(&oplog, &flags, refusal)?;
     ensure!(records(&topics)?.is_empty(), "records were written");
