@@ -16,8 +16,8 @@
 //!
 //! The other modules:
 //!
-//! - [`config`] defines the arguments and checks them; all faults are reported at once. [`input`] tells
-//!   which topics are read, and which program writes them.
+//! - [`config`] defines the arguments and checks them; all faults are reported at once. [`input`]
+//!   has the topics that are read, and the program that writes them.
 //! - [`verify`] compares two MongoDBs and repairs the target; [`audit`] reads the topics back;
 //!   [`cutover`] sets on the target what the replay withheld from it.
 //! - [`telemetry`] has metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] write

@@ -151,8 +151,8 @@ pub struct Entry<'a> {
     /// `snapshot.capturedAt`, milliseconds since 1970: only in entries of a full sync, which do not
     /// come from an oplog ([`crate::snapshot`]).
     pub snapshot: Option<i64>,
-    /// The document of an update as the source has it now. It is not a part of the entry: a producer
-    /// that looks documents up sets it before the entry is encoded.
+    /// The document of an update as the source has it now. It is not part of the entry: a producer
+    /// that looks up documents sets it before it encodes the entry.
     pub looked_up: Option<&'a LookedUp<'a>>,
 }
 

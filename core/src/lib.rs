@@ -49,8 +49,8 @@
 //! - [`diff`]: the application of `$v: 2` diffs and `$v: 1` modifiers to a document
 //! - [`index`]: indexes that can refuse a document
 //! - [`key`]: the record key and its partition; [`compare`]: MongoDB's order of values
-//! - [`json`]: raw BSON ↔ Extended JSON; [`mod@format`]: the encoding of records; [`foreign`]: records of
-//!   other programs
+//! - [`json`]: raw BSON ↔ Extended JSON; [`mod@format`]: the encoding of records; [`foreign`]:
+//!   records of other programs
 //! - [`snapshot`]: the entries of a full sync; [`namespace`]: the two parts of a namespace; [`topic`]: names in Kafka; [`state`]: the saved
 //!   state of a source; [`filter`]: the namespace filter
 //!

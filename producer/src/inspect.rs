@@ -208,7 +208,7 @@ struct Line<'l> {
     value: Option<Box<RawValue>>,
 }
 
-/// Returns an Avro record as JSON, `rawEntry` as base64.
+/// Returns an Avro record as JSON, in which `rawEntry` is base64.
 fn event_as_json(value: &[u8]) -> Option<Vec<u8>> {
     let schema = Schema::parse_str(VALUE_SCHEMA).ok()?;
     let reader = GenericDatumReader::builder(&schema).build().ok()?;

@@ -6,8 +6,8 @@
 //!
 //! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
 //! 2. [`prepare`] does the work that must precede encoding: it splits transactions into operations,
-//!    finds the route of each entry, looks up the documents of updates if that is wanted, and makes sure
-//!    that topics exist and belong to this source
+//!    finds the route of each entry, looks up the documents of updates if this is configured, and
+//!    makes sure that topics exist and belong to this source
 //! 3. [`encode`] turns entries into chunks of records
 //! 4. [`publish`] sends chunks in Kafka transactions, each with the position that it reaches
 //!
@@ -176,7 +176,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         .await
         .map_err(|error| ProducerError::Usage(error.to_string()))?;
     let mut background = JoinSet::new();
-    // The name of a source that was given none is known when the source has answered.
+    // Without --source-name, the name is known only after the source has answered.
     let name = Arc::new(OnceLock::<String>::new());
     if let Some(given) = &config.stream.source_name {
         name.get_or_init(|| given.clone());

@@ -30,7 +30,7 @@ fn every_golden_event_in_avro_can_be_read_with_its_schema() -> Result<()> {
                 let event = reader.read_value(&mut rest)?;
                 ensure!(rest.is_empty(), "{id}: bytes after the event");
                 let event = serde_json::Value::try_from(event)?;
-                // Documents that are nested deeply are more than this parser permits.
+                // This parser does not read deeply nested documents.
                 let Ok(json) = serde_json::from_slice::<serde_json::Value>(&json) else {
                     continue;
                 };
@@ -54,7 +54,8 @@ fn every_golden_event_in_avro_can_be_read_with_its_schema() -> Result<()> {
     Ok(())
 }
 
-/// Compares an event in Avro with that in JSON, and counts the documents by field.
+/// Compares an event in Avro with the same event in JSON, and counts the compared documents by
+/// field.
 fn compare(
     avro: &serde_json::Value,
     json: &serde_json::Value,

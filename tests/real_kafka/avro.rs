@@ -222,7 +222,7 @@ fn answers_that_are_not_those_of_a_registry_stop_the_producer_and_show_no_secret
     {
         let registry = FakeRegistry::start(status, body)?;
         let topics = Topics::none(&format!("avro-nonsense-{number}"))?;
-        // An answer counts; the second address is for a registry that does not answer.
+        // Any answer is final: the second address is used only if the first one does not answer.
         let unused = Port::lease()?.number();
         let url = format!(
             "--registry-url={},http://127.0.0.1:{unused}",

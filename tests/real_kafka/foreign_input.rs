@@ -44,8 +44,9 @@ impl Written {
     }
 }
 
-/// Returns the records of a fixture: a line has a key, a tab and a value, which is empty for a tombstone.
-/// The three documents are changed in turn, and a last record is about the third one, too.
+/// Returns the records of a fixture. Each line has a key, a tab and a value, which is empty for a
+/// tombstone. The records change three documents in turn; the seventh one belongs to the third
+/// document.
 fn fixture(name: &str) -> Result<Vec<Written>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/foreign");
     let text = std::fs::read_to_string(folder.join(name))?;
@@ -66,7 +67,7 @@ fn bson_of(json: &[u8]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Returns the records with their values converted, and their keys as well if wanted.
+/// Returns the records with converted values, and with converted keys if `with_keys` is set.
 fn converted(
     records: Vec<Written>,
     with_keys: bool,
@@ -134,7 +135,7 @@ struct Foreign {
     kafka: Arc<Kafka>,
 }
 
-/// The end of a program.
+/// The exit code and the output of a program.
 struct Ended {
     code: i32,
     stdout: String,
@@ -262,7 +263,7 @@ fn every_program_leads_to_the_same_documents() -> Result<()> {
             ended.expect(0, &["reading the topics of another program"])?;
             let found = sorted(documents(&target)?);
             ensure!(found == expected()?, "{input} {partitions}: {found:?}");
-            // From the beginning again, into the target that is ahead of it.
+            // The topic is replayed again from the beginning, into the target that is ahead of it.
             let again = format!("again-{topic}");
             let flags = [
                 format!("--target={}", target.uri()),
@@ -337,7 +338,7 @@ fn debeziums_envelope_is_emitted_from_a_change_event() -> Result<()> {
     Ok(())
 }
 
-/// Entries of MongoShake with commands, which share one timestamp with nothing else.
+/// Returns entries of MongoShake with commands, each with its own timestamp.
 fn commands() -> Result<Vec<Written>> {
     let command = |o: Document| ("c", "s.$cmd", o, Document::new());
     let insert = |ns, o: Document| ("i", ns, o, Document::new());
@@ -558,7 +559,7 @@ fn a_record_of_another_kind_is_an_error_or_a_dead_letter() -> Result<()> {
     let target = target()?;
     let ended = foreign.replay(&target, "debezium", "mixed", &[])?;
     ended.expect(6, &["topic mixed, partition 0, offset 2", "not JSON"])?;
-    // The other inputs name the one that fits.
+    // With the other inputs, the error names the one that fits.
     for other in ["mongo-kafka-json", "mongoshake-bson", "mongoshake-raw"] {
         let input = format!("--input={other}");
         let flags = [input.as_str(), "--topics=mixed"];
@@ -591,8 +592,8 @@ fn the_default_input_names_the_one_that_fits() -> Result<()> {
 
 #[test]
 fn a_document_before_a_drop_does_not_come_back() -> Result<()> {
-    // The connector copies a document, and the source drops the collection before the copy ends. The
-    // copied document has no time, so it counts as older than the drop when it is read again.
+    // The connector copies a document, and the source drops the collection before the copy ends.
+    // The copied document has no time, so it counts as older than the drop when it is read again.
     let foreign = Foreign::new()?;
     let copied = r#"{"_id":{"_id":1,"copyingData":true},"operationType":"insert","ns":{"db":"s","coll":"a"},"documentKey":{"_id":1},"fullDocument":{"_id":1}}"#;
     let dropped = r#"{"_id":{"_data":"82"},"operationType":"drop","clusterTime":{"$timestamp":{"t":7,"i":1}},"ns":{"db":"s","coll":"a"}}"#;

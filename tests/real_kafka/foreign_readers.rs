@@ -19,8 +19,8 @@ const CHANGE_STREAM_HANDLER: &str =
     "com.mongodb.kafka.connect.sink.cdc.mongodb.ChangeStreamHandler";
 const DEBEZIUM_HANDLER: &str =
     "com.mongodb.kafka.connect.sink.cdc.debezium.mongodb.ChangeStreamHandler";
-/// Both handlers refuse an update whose document is null, as MongoDB and Debezium may have it as well. Its
-/// delete follows, so it can be left out.
+/// Both handlers refuse an update whose document is null, even one of MongoDB or Debezium itself.
+/// The delete of the document follows, so the update can be skipped.
 const TOLERANCE: &str = "errors.tolerance";
 const KEY_HAS_ID: &str =
     "com.mongodb.kafka.connect.sink.processor.id.strategy.ProvidedInKeyStrategy";
@@ -154,7 +154,7 @@ fn kafka_connect_replays_our_topics_into_mongodb_and_debezium_unwraps_its_envelo
     .with_context(|| connect.log().unwrap_or_default())
 }
 
-/// Carries a source whose updates of single fields are looked up, into topics of each form.
+/// Produces topics of each form from a source, with the documents of its updates looked up.
 fn looked_up() -> Result<(Source, Topics)> {
     let mut source = Source::new()?;
     for id in 0..60 {

@@ -1,5 +1,5 @@
-//! Topics with whole documents of a live source: compacted topics of the latest states, and updates whose
-//! documents were looked up.
+//! Topics with whole documents of a live source: compacted topics of the latest states, and updates
+//! whose documents were looked up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -70,7 +70,7 @@ impl Source {
         logged.map_err(|failure| anyhow::anyhow!("{failure:?}"))
     }
 
-    /// Stores documents without entries, as those that are older than the oplog.
+    /// Stores documents without entries, like documents that are older than the oplog.
     fn store(&self, ids: impl Iterator<Item = i32>) -> Result<()> {
         let documents: Vec<Document> = ids.map(|id| doc! { "_id": id, "n": id }).collect();
         self.run("s", &doc! { "insert": "a", "documents": documents })?;
@@ -122,7 +122,7 @@ impl Source {
         Ok(())
     }
 
-    /// Starts a producer of it.
+    /// Starts a producer that reads this source.
     fn start(&self, topics: &Topics, flags: &[&str]) -> Result<Program> {
         let flags = flags.iter().map(|flag| (*flag).to_owned());
         let own = [
@@ -154,7 +154,7 @@ impl Source {
         Ok(())
     }
 
-    /// Returns the documents as values by key, as they must be in a topic of latest states.
+    /// Returns the values that a topic of latest states must have, by key.
     fn documents(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let state = self.server.model().state();
         let mut documents = BTreeMap::new();
@@ -178,7 +178,7 @@ fn records(topics: &Topics) -> Result<Vec<TopicRecord>> {
     Ok(contents.into_values().flatten().collect())
 }
 
-/// Returns the last value of each key; none for tombstones.
+/// Returns the last value of each key that does not end with a tombstone.
 fn latest(records: &[TopicRecord]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut latest = BTreeMap::new();
     for record in records {
@@ -197,7 +197,7 @@ fn parse(record: &TopicRecord) -> Result<Value> {
     serde_json::from_slice(&record.value).with_context(|| text.into_owned())
 }
 
-/// Checks that each value is a document, and that each record is of another entry.
+/// Checks that each value is a document, and that no two records belong to the same entry.
 fn check_identities(records: &[TopicRecord]) -> Result<()> {
     let schema = EventSchema::of_latest_states()?;
     let mut ids = BTreeSet::new();
@@ -240,7 +240,8 @@ fn topics_of_latest_states_are_compacted_and_end_as_the_source() -> Result<()> {
     let records = records(&topics)?;
     ensure!(latest(&records)? == source.documents()?, "after the tail");
     check_identities(&records)?;
-    // The copy, 100 inserts, 40 deletes, 40 times two updates, 40 updates with deletes, 80 updates, 20 more.
+    // The copy, 100 inserts, 40 deletes, 40 times two updates, 40 updates with deletes, 80 updates,
+    // 20 more.
     ensure!(
         records.len() == 200 + 100 + 40 + 80 + 80 + 80 + 20,
         "{}",

@@ -1,4 +1,4 @@
-//! Programs for which a server stops answering: `/readyz` reports it, and `/livez` does not.
+//! Servers that stop answering: `/readyz` of the programs reports it, and `/livez` does not.
 
 use std::time::{Duration, Instant};
 

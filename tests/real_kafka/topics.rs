@@ -69,7 +69,7 @@ impl Topics {
         self.start_producer_serving(folder, oplog, "--http=off", more)
     }
 
-    /// Starts the same, with another value of `--http`.
+    /// Starts the same producer with another value of `--http`.
     pub(crate) fn start_producer_serving(
         &self,
         folder: &Path,

@@ -10,10 +10,10 @@ use crate::input::{ForeignInput, Input, TopicPatterns};
 /// The `--input` of oplog-producer's topics.
 pub(super) const RELAY: &str = "oplog-relay";
 
-/// What a command accepts of the records of other programs.
+/// The consent of `replay` or `emit` to deficiencies of other programs' records.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Consent {
-    /// True if records that lost types are accepted.
+    /// True if records that have lost types are accepted.
     pub(super) lossy: bool,
     /// True if the order of the records in different partitions does not matter.
     pub(super) unordered: bool,
@@ -21,8 +21,8 @@ pub(super) struct Consent {
     pub(super) updates: Updates,
 }
 
-/// Returns what a replay accepts. A document that an event has is complete, whatever the target has, so it
-/// is preferred to the changed fields.
+/// Returns what a replay accepts. If an event has the whole document, the replay uses it rather
+/// than the changed fields, because the result does not depend on the target's document.
 pub(super) fn consent_of_replay(arguments: &ReplayArguments, faults: &mut Faults) -> Consent {
     if arguments.allow_unordered && arguments.group.input == RELAY {
         faults.add(
@@ -37,8 +37,8 @@ pub(super) fn consent_of_replay(arguments: &ReplayArguments, faults: &mut Faults
     }
 }
 
-/// Returns what `emit` accepts. Lines are for readers, who see the types and the partitions themselves, and
-/// who want to know what has changed.
+/// Returns what `emit` accepts. Its lines are for readers. They can see the types and partitions,
+/// and want to know what has changed.
 pub(super) const fn consent_of_emit() -> Consent {
     Consent {
         lossy: true,

@@ -27,7 +27,7 @@ const MOVING: Duration = Duration::from_millis(50);
 /// Number of chunks that a waiting worker may hold.
 const SHARES: usize = 2;
 
-/// The part of a record that identifies its entry, beside the value.
+/// The part of a record, besides the value, that identifies its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Identity {
     /// The header `oplog-id` of oplog-producer.

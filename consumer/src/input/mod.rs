@@ -20,7 +20,7 @@ pub enum Input {
     Foreign(ForeignInput),
 }
 
-/// The topics of another program, and how they are read.
+/// The topics of another program, and the way in which they are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignInput {
     /// The program and the format of its records.
@@ -29,10 +29,10 @@ pub struct ForeignInput {
     pub topics: TopicPatterns,
     /// The part of an update that is used.
     pub updates: Updates,
-    /// True if records that lost types are accepted.
+    /// True if records that have lost types are accepted.
     pub accepts_lossy: bool,
-    /// True if the order of the records in different partitions does not matter, or if the operator accepts
-    /// that it is unknown.
+    /// True if the order of records in different partitions does not matter, or if the operator has
+    /// accepted that it is unknown.
     pub accepts_any_order: bool,
 }
 
@@ -69,7 +69,8 @@ impl Input {
         }
     }
 
-    /// Returns the name under which the target's catalog keeps that the group has read this input.
+    /// Returns the name under which the target's catalog records that the group has read this
+    /// input.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -78,7 +79,7 @@ impl Input {
         }
     }
 
-    /// Returns the topics for messages, after "topics".
+    /// Returns a description of the topics for messages, to follow the word "topics".
     #[must_use]
     pub fn shown(&self) -> String {
         match self {
@@ -96,7 +97,7 @@ impl Input {
         }
     }
 
-    /// Returns the input of another program; `None` for oplog-producer.
+    /// Returns the input if another program writes it; `None` for oplog-producer.
     #[must_use]
     pub const fn foreign(&self) -> Option<&ForeignInput> {
         match self {

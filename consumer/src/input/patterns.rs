@@ -1,9 +1,9 @@
 //! The value of `--topics`: names of topics, and patterns with `*`.
 
-/// The start of the names of internal topics: Kafka's own, and those of oplog-producer and oplog-consumer.
+/// The prefix of internal topics: those of Kafka, oplog-producer and oplog-consumer.
 const INTERNAL: &str = "__";
 
-/// Names of topics, and patterns with `*` for any characters. At least one.
+/// Names of topics, and patterns in which `*` stands for any characters. There is at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicPatterns {
     patterns: Vec<String>,
@@ -14,7 +14,8 @@ impl TopicPatterns {
     /// Checks names and patterns.
     ///
     /// # Errors
-    /// Returns a sentence for the operator if one of them cannot be the name of a topic that is read.
+    /// Returns a message for the operator if one of them cannot be the name of a topic that is
+    /// read.
     pub fn new(patterns: &[String]) -> Result<Self, String> {
         let mut checked = Vec::new();
         for pattern in patterns.iter().map(|pattern| pattern.trim()) {
@@ -46,7 +47,7 @@ impl TopicPatterns {
         !topic.starts_with(INTERNAL) && patterns.any(|pattern| matches(pattern, topic))
     }
 
-    /// Returns the names and patterns that none of these topics matches.
+    /// Returns the names and patterns that match none of these topics.
     #[must_use]
     pub fn without<'p>(&'p self, topics: &[&str]) -> Vec<&'p str> {
         let is_missing = |pattern: &&str| !topics.iter().any(|topic| matches(pattern, topic));
@@ -70,7 +71,7 @@ impl TopicPatterns {
     }
 }
 
-/// The topics that a client with this list does not see, as librdkafka's `topic.blacklist`.
+/// The topics that a subscription does not include: the value of librdkafka's `topic.blacklist`.
 pub(crate) const HIDDEN: &str = "^__.*";
 
 fn matches(pattern: &str, name: &str) -> bool {

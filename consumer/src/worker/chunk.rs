@@ -16,8 +16,8 @@ pub struct RecordSlot {
     pub timestamp: i64,
     /// The place of the value in [`Chunk::arena`]; empty for a tombstone, which has no entry.
     pub value: Range<usize>,
-    /// The place of the `oplog-id` header in [`Chunk::headers`], if the record has one; in a topic of another
-    /// program, the place of the key.
+    /// The place of the `oplog-id` header in [`Chunk::headers`], if the record has one. In a topic
+    /// of another program it is the place of the key.
     pub oplog_id: Option<Range<usize>>,
     /// The fault of a record that cannot be an entry: a fragment without the others.
     pub fault: Option<Box<FormatError>>,

@@ -1,15 +1,16 @@
 //! Commands in the topics of another program.
 //!
-//! These topics have no barriers. A command runs at its place if all writes before and after it are in the
-//! same partition: if its topic has only one, and for a rename, whose later writes may go to another topic,
-//! if the whole input has only one. It then gets a barrier that consists of this partition, so that it runs
-//! once, with everything before it committed, as the commands of oplog-producer do. Elsewhere its order among
-//! the writes is unknown, and it is refused. The creation of an index that cannot refuse a document is not
-//! bound to an order.
+//! These topics have no barriers. A command runs in order if all writes of its collections are in
+//! its partition. This is so if its topic has only one partition. For a rename, after which the
+//! writes may go to another topic, the whole input must have only one partition. The worker then
+//! makes a barrier that consists of this partition alone, so that the command runs once, after
+//! everything before it is committed, as the commands of oplog-producer do. Otherwise its order
+//! among the writes is unknown, and it is refused. The creation of an index that cannot refuse a
+//! document may run at any time.
 //!
-//! MongoShake with several workers may write a command to the partition after writes that followed it. Such
-//! a command is recognized by its timestamp and refused, too. Writes that preceded it and come later are
-//! skipped because of the catalog.
+//! MongoShake with several workers may write a command to the partition after later writes. Such a
+//! command is recognized by its timestamp and refused, too. If earlier writes of a dropped
+//! collection come after the command, they are skipped because of the catalog.
 
 use std::sync::atomic::Ordering;
 
@@ -36,11 +37,11 @@ pub(super) enum Handling {
     Skip,
     /// It may run at any time.
     AnyTime,
-    /// It runs at its place, or is refused.
+    /// It runs in order, or is refused.
     InOrder,
 }
 
-/// Returns the handling of a command by a replay. A damaged command is found again when it runs.
+/// Returns the handling of a command by a replay. A damaged command is reported when it runs.
 pub(super) fn handling(entry: &Entry<'_>) -> Handling {
     match treatment(entry) {
         Ok(Some(Treatment::PassOver)) => Handling::Skip,
@@ -52,7 +53,7 @@ pub(super) fn handling(entry: &Entry<'_>) -> Handling {
 }
 
 impl PartitionWorker {
-    /// Notes the time of the newest entry of another program that was applied.
+    /// Records the timestamp of the newest entry of another program that was applied.
     pub(super) fn note_newest(&self, entries: &[Located<'_>]) {
         if !self.reads_foreign {
             return;
@@ -63,7 +64,8 @@ impl PartitionWorker {
         }
     }
 
-    /// Passes a command with everything before it applied. `last` is the entry before it.
+    /// Runs or emits a command after everything before it was applied. `last` is the entry before
+    /// it.
     pub(super) async fn pass_foreign_command(
         &self,
         topic: &Topic,
@@ -78,8 +80,8 @@ impl PartitionWorker {
         passed
     }
 
-    /// Acknowledges the record of a command that was passed, up to `end`, its last offset. `next` is the
-    /// entry after the command. The record may have more entries, which are not applied yet.
+    /// Acknowledges the record of a command up to `end`, the last offset of the record, unless it
+    /// has more entries, which are not applied yet. `next` is the entry after the command.
     pub(super) fn acknowledge_command(
         &self,
         located: &Located<'_>,
@@ -91,7 +93,7 @@ impl PartitionWorker {
         }
     }
 
-    /// Runs a command on the target, unless it ran already.
+    /// Runs a command on the target, unless it has already run there.
     async fn run_foreign_command(
         &self,
         target: &MongoSink,
@@ -129,8 +131,8 @@ impl PartitionWorker {
             .await
     }
 
-    /// Returns why the order of a command among the writes of its collections is unknown; `None` if it is
-    /// known.
+    /// Returns why the order of a command among the writes of its collections is unknown; `None` if
+    /// it is known.
     async fn reason_of_unknown_order(
         &self,
         names: &[String],
@@ -166,8 +168,8 @@ impl PartitionWorker {
     /// Returns the barrier of a command whose collections are in this partition only.
     fn barrier_of(&self, located: &Located<'_>, names: Vec<String>) -> Barrier {
         let topic = self.assignment.topic.clone();
-        // The command is the record after the barrier of its partition. There is none, and no worker waits
-        // for it.
+        // A command follows the barrier of its partition. Here no barrier was written, and no other
+        // worker waits for one.
         let leader_offset = located.offset - 1;
         Barrier {
             command: located.id,
@@ -181,8 +183,8 @@ impl PartitionWorker {
     }
 }
 
-/// Appends the entry with its barrier, from which the replay of the command learns that its collections are
-/// in one partition.
+/// Appends the entry with its barrier, which tells the replay that the collections of the command
+/// are in one partition.
 fn with_barrier<'b>(
     entry: &Entry<'_>,
     barrier: &Barrier,

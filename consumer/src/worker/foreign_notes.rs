@@ -1,4 +1,4 @@
-//! What the log says about the topics of another program: at start, what cannot be known from them.
+//! Log messages about the topics of another program, mainly about what cannot be known from them.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,12 @@ use crate::error::ConsumerError;
 use crate::input::ForeignInput;
 use crate::worker::sink::Sink;
 
-/// Checks that the topics exist, and logs what cannot be known from them. `partitions` has the topics of the
-/// input and the numbers of their partitions.
+/// Checks that the topics exist, and logs what cannot be known from them. `partitions` has the
+/// topics of the input with their numbers of partitions.
 ///
 /// # Errors
-/// Returns [`ConsumerError::Usage`] if a topic that is named does not exist, or no pattern matches one.
+/// Returns [`ConsumerError::Usage`] if a named topic does not exist, or if there is no topic at
+/// all.
 pub(crate) fn tell(
     input: &ForeignInput,
     sink: &Sink,
@@ -45,7 +46,7 @@ pub(crate) fn tell(
     Ok(())
 }
 
-/// Returns what is known of the commands of the source.
+/// Returns which commands of the source the records contain.
 const fn commands_of(writer: Writer) -> &'static str {
     match writer {
         Writer::MongoshakeBson | Writer::MongoshakeJson | Writer::MongoshakeRaw => {
@@ -105,7 +106,7 @@ fn tell_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<S
     }
 }
 
-/// Adds to the error for an unknown topic which program its first record looks like.
+/// Adds the program that the first record looks like to the error for an unknown topic.
 pub(super) fn naming_the_writer(error: ConsumerError, value: Option<&[u8]>) -> ConsumerError {
     match (error, value.and_then(recognize)) {
         (ConsumerError::Refused(text), Some(Program::Other(writer))) => {

@@ -644,7 +644,8 @@ fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Fo
     }
 }
 
-/// Returns true if the time of an entry is known. Only entries of other programs may have no time.
+/// Returns true if the time of an entry is known. It is unknown only in some entries of other
+/// programs.
 fn has_time(id: EntryId) -> bool {
     id.ts.seconds > 0
 }

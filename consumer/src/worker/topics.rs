@@ -1,5 +1,5 @@
-//! The topics, with their sources and formats. Those of oplog-producer are in the producers' state topics;
-//! those of other programs are the topics that the operator named.
+//! The topics, with their sources and formats. The topics of oplog-producer are listed in the
+//! producers' state topics; those of other programs are named by the operator.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,25 +17,27 @@ use rustc_hash::FxHashMap;
 use crate::error::ConsumerError;
 use crate::input::{ForeignInput, Input};
 
-/// A topic, as claimed by its producer, or of another program.
+/// A topic that a producer has claimed, or a topic of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// The source whose entries are in the topic. A topic of another program is a source of its own.
+    /// The source whose entries are in the topic. A topic of another program is a source of its
+    /// own.
     pub source: String,
-    /// The format of its values. It is BSON for a topic of another program, whose values are converted to it.
+    /// The format of its values. It is BSON for a topic of another program, whose values are
+    /// converted to BSON.
     pub format: Format,
     /// The formats of older values, from before changes of the routing.
     pub earlier: Vec<Format>,
-    /// How the records of another program are converted; `None` in a topic of oplog-producer.
+    /// The conversion of another program's records; `None` in a topic of oplog-producer.
     pub foreign: Option<ForeignTopic>,
 }
 
 /// A topic of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ForeignTopic {
-    /// How its records are decoded.
+    /// The rules for decoding its records.
     pub rules: Rules,
-    /// The number of its partitions when it was last looked at.
+    /// Its number of partitions when this was last read.
     pub partitions: i32,
 }
 
@@ -102,8 +104,8 @@ impl Topics {
         all.collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 
-    /// Returns the sources whose topics have the prefix. Other programs save nothing about their sources in
-    /// Kafka.
+    /// Returns the sources whose topics have the prefix. There are none for other programs, which
+    /// save nothing about their sources in Kafka.
     ///
     /// # Errors
     /// Returns an error if the request to Kafka fails.
@@ -123,8 +125,8 @@ impl Topics {
         &self.input
     }
 
-    /// Returns the description of a topic of another program, which must have this partition. Partitions
-    /// may have been added since the topic was last looked at.
+    /// Returns the description of a topic of another program. It is read again if it lacks this
+    /// partition, which may have been added since the last time.
     ///
     /// # Errors
     /// Returns the errors of [`Topics::get`].
@@ -280,7 +282,7 @@ impl Topics {
         Ok(())
     }
 
-    /// Takes over the topics of another program that exist now.
+    /// Adds the topics of another program that exist now, or updates their numbers of partitions.
     fn take_foreign(&self, foreign: &ForeignInput, partitions: BTreeMap<String, i32>) {
         let mut known = self.lock();
         for (name, partitions) in partitions {

@@ -24,7 +24,7 @@ pub(super) fn decode_bson(
     output: &mut Output<'_>,
 ) -> Result<(), ForeignError> {
     let value = output.arena.get(record.value.clone()).unwrap_or_default();
-    // The entry is appended to the buffer that has the event.
+    // The entry will be appended to the buffer that contains the event.
     let copy = value.to_vec();
     decode(rules, record.key, Document::new(&copy)?, output)
 }
@@ -68,7 +68,7 @@ fn decode(
     };
     match operation {
         "insert" | "replace" | "update" | "delete" => event.change(operation, output),
-        // The stream of a collection ends: its drop or rename is an event of its own.
+        // The change stream of a collection ends; its drop or rename is a separate event.
         "invalidate" => Ok(()),
         _ => event.command(operation, output),
     }
@@ -190,8 +190,9 @@ impl<'e> Event<'e> {
         Ok(Some(found.document()?))
     }
 
-    /// Checks that the records of one document are in one partition: that the key is the document key.
-    /// The default key up to version 1.8 is the resume token, which is another one in each record.
+    /// Checks that the key of the record is the document key, so that all records of a document are
+    /// in one partition. The default key up to version 1.8 is the resume token, which differs in
+    /// each record.
     fn check_key(&self, id: Element<'_>) -> Result<(), ForeignError> {
         let Some(key) = self.key else {
             return Err(ForeignError::Unordered("the record has no key"));
@@ -212,8 +213,8 @@ impl<'e> Event<'e> {
         }
     }
 
-    /// Writes the entry of a command. The documents of an event that no entry corresponds to, such as the
-    /// sharding of a collection, become commands that a replay does not know.
+    /// Writes the entry of a command. An event that corresponds to no command of an oplog, such as
+    /// the sharding of a collection, becomes a command that a replay does not know.
     fn command(&self, operation: &str, output: &mut Output<'_>) -> Result<(), ForeignError> {
         let Header { db, collection, .. } = self.header;
         if db.is_empty() {
@@ -234,7 +235,8 @@ impl<'e> Event<'e> {
                     entry.nested("o", kind::DOCUMENT, |o| {
                         o.str("renameCollection", &format!("{db}.{collection}"))
                             .str("to", &format!("{to_db}.{to_collection}"))
-                            // The source has renamed it, so it dropped a collection of that name.
+                            // The rename succeeded, so the source dropped any collection of that
+                            // name.
                             .boolean("dropTarget", true);
                     });
                     Ok(())
@@ -325,7 +327,7 @@ pub(super) fn write_update(
     Ok(())
 }
 
-/// The time of an event whose seconds and increment are separate.
+/// Returns the time of an event whose seconds and increment are separate fields.
 pub(super) fn timestamp(seconds: i64, increment: i64) -> Timestamp {
     match (u32::try_from(seconds), u32::try_from(increment)) {
         (Ok(seconds), Ok(increment)) => Timestamp::new(seconds, increment),

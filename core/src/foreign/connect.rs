@@ -1,4 +1,4 @@
-//! The forms in which Kafka Connect's converters write JSON.
+//! The JSON that Kafka Connect's converters write.
 //!
 //! | converter | the value |
 //! | --- | --- |
@@ -10,11 +10,11 @@ use crate::document::{Document, Element, kind};
 use crate::foreign::ForeignError;
 use crate::json;
 
-/// Parses a key or a value and returns the object in it as BSON. A text that is in a JSON string is
-/// parsed, too.
+/// Parses a key or a value and returns its object as BSON. If the value is a JSON string, the text
+/// in the string is parsed.
 ///
 /// # Errors
-/// [`ForeignError::Json`] if the text is not JSON, [`ForeignError::Event`] if it is no object.
+/// [`ForeignError::Json`] if the text is not JSON, [`ForeignError::Event`] if it is not an object.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<u8>, ForeignError> {
     let mut parsed = Vec::new();
     if text.trim_ascii_start().starts_with(b"\"") {

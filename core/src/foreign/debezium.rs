@@ -1,8 +1,9 @@
 //! Debezium's envelope.
 //!
-//! `before` and `after` are strings of Extended JSON, v1 by default. `updateDescription.updatedFields` is by
-//! default in relaxed JSON, in which a 64-bit integer looks like a 32-bit one. The `_id` is in the key, in
-//! relaxed JSON, and a deleted document has it only there.
+//! `before` and `after` are strings of Extended JSON, v1 by default.
+//! `updateDescription.updatedFields` is in relaxed JSON by default, in which a 64-bit integer looks
+//! like a 32-bit one. The key contains the `_id` in relaxed JSON. The event of a delete has the
+//! `_id` only there, unless it has `before`.
 
 use crate::document::{Document, DocumentBuilder, Element, kind};
 use crate::foreign::change_event::{timestamp, write_replacement, write_update};
@@ -47,8 +48,8 @@ pub(super) fn decode(
     }
 }
 
-/// Returns true for a record of the topic `<prefix>.transaction`, which says where a transaction begins
-/// and ends.
+/// Returns true for a record of the topic `<prefix>.transaction`, which says where a transaction
+/// begins and ends.
 fn is_about_transactions(fields: Document<'_>) -> Result<bool, ForeignError> {
     let status = present(fields, "status")?.filter(|status| status.kind == kind::STRING);
     let status = status.map(Element::string_bytes).transpose()?;
@@ -167,7 +168,7 @@ impl Event<'_> {
         Ok(())
     }
 
-    /// Returns a document that is a string in the event.
+    /// Parses a document that the event contains as a string.
     fn document(&self, name: &str) -> Result<Option<Vec<u8>>, ForeignError> {
         let Some(text) = present(self.fields, name)? else {
             return Ok(None);
@@ -190,7 +191,7 @@ impl Event<'_> {
     /// Returns `{_id: …}` from the document before the change, or from the key.
     fn id(&self) -> Result<Vec<u8>, ForeignError> {
         self.check_key()?;
-        // The types in the document are those of the source.
+        // The documents keep the type of the `_id`; the key may not.
         for name in ["before", "after"] {
             if let Some(document) = self.document(name)?
                 && let Some(id) = Document::new(&document)?.get("_id")?

@@ -1,4 +1,4 @@
-//! Entries that are made of the records of other programs.
+//! Entries that are made from the records of other programs.
 
 use std::ops::Range;
 
@@ -6,8 +6,8 @@ use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::format::Decoded;
 use crate::position::{EntryId, Timestamp};
 
-/// The offsets of records count the ordinals of entries up to this number, and then again from 0.
-/// Ordinals at the end of their range have a meaning of their own ([`crate::barrier::BARRIER_ORD`]).
+/// The ordinals of a record's changes begin at its offset modulo this number, because the highest
+/// ordinals have a special meaning ([`crate::barrier::BARRIER_ORD`]).
 const ORDINALS: i64 = 1 << 31;
 
 /// The entries of one record.
@@ -16,7 +16,7 @@ pub(super) struct Output<'o> {
     pub(super) arena: &'o mut Vec<u8>,
     found: &'o mut Vec<Decoded>,
     offset: i64,
-    /// Number of entries that the record has so far.
+    /// Number of entries of the record so far.
     count: u32,
 }
 
@@ -30,7 +30,7 @@ impl<'o> Output<'o> {
         }
     }
 
-    /// Adds the entry at a place in the arena.
+    /// Adds the entry that is at this place in the arena.
     pub(super) fn add(&mut self, ts: Timestamp, is_command: bool, range: Range<usize>) {
         let base = match is_command {
             true => 0,
@@ -63,14 +63,14 @@ impl<'o> Output<'o> {
 /// The fields of an entry before `o`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header<'e> {
-    /// The timestamp; 0:0 if it is not known.
+    /// The timestamp; 0:0 if it is unknown.
     pub(super) ts: Timestamp,
     pub(super) op: &'static str,
     pub(super) db: &'e str,
     pub(super) collection: &'e str,
     /// The UUID of the collection, if the event has it.
     pub(super) ui: Option<Element<'e>>,
-    /// The wall clock of the source in milliseconds since 1970.
+    /// The source's wall-clock time in milliseconds since 1970.
     pub(super) wall: Option<i64>,
     pub(super) lsid: Option<Document<'e>>,
     pub(super) txn_number: Option<i64>,

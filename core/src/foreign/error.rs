@@ -13,7 +13,7 @@ pub enum ForeignError {
     /// The value is not BSON, or a field of it has another type than the writer's.
     #[error("the value is not of the expected form")]
     Malformed(#[from] Malformed),
-    /// The value is of another program, or in another of its formats.
+    /// The value was written by another program, or in another format.
     #[error("the value is not {expected}; it looks like a record of {found}")]
     Other {
         /// The `--input` of the run.
@@ -29,13 +29,13 @@ pub enum ForeignError {
         /// What is missing or unexpected.
         reason: &'static str,
     },
-    /// The value lacks something, or has something that cannot be applied.
+    /// Something in the value is missing or cannot be applied.
     #[error("{0}")]
     Event(&'static str),
     /// The frame is damaged.
     #[error("the frame of MongoShake is damaged: {0}")]
     Frame(&'static str),
-    /// An update whose path has two meanings, of which the target cannot find the right one.
+    /// An update with an ambiguous path, which cannot be left to the target's own update operators.
     #[error(
         "the update of {0:?} is ambiguous: a part of the path may be the index of an array or the name \
          of a field, and the event truncates an array or has an unusual name, so that the paths cannot \
@@ -44,10 +44,10 @@ pub enum ForeignError {
          (change.stream.show.expanded.events=true), and copy this document again"
     )]
     Ambiguous(String),
-    /// A record that lost types, without the operator's consent.
+    /// A record that has lost types, which the operator has not permitted.
     #[error("{0}; --allow-lossy replays it nevertheless")]
     Lossy(&'static str),
-    /// A record that may be out of order, without the operator's consent.
+    /// A record that may be out of order, which the operator has not permitted.
     #[error(
         "the topic has several partitions, and {0}: the changes of one document may be in several \
          partitions, in an unknown order, so that an older change could overwrite a newer one. Produce \
@@ -58,14 +58,14 @@ pub enum ForeignError {
 }
 
 impl ForeignError {
-    /// Returns true if the record could be applied, but the operator has not accepted the consequences.
-    /// It is no dead letter then: all records of the topic would be.
+    /// Returns true if the record could be applied, but the operator has not permitted it. Such a
+    /// record does not become a dead letter, because all records of the topic would.
     #[must_use]
     pub const fn needs_consent(&self) -> bool {
         matches!(self, Self::Lossy(_) | Self::Unordered(_))
     }
 
-    /// Returns the error that names the writer that the value is probably of.
+    /// Returns the error with the program that probably wrote the value.
     pub(super) fn naming_the_writer(self, expected: Writer, value: &[u8]) -> Self {
         let unexpected = match &self {
             Self::Json(_) | Self::Malformed(_) | Self::NotOf { .. } | Self::Frame(_) => true,

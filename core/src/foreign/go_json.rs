@@ -12,8 +12,8 @@
 //! | an ObjectId, a date, a decimal, a symbol, code | a string |
 //! | minKey, maxKey, undefined | `{}` |
 //!
-//! What was a string cannot be told from what became one, so it stays a string. `[]` is an empty array,
-//! except where an entry has a document.
+//! A value that was a string cannot be distinguished from one that became a string, so both stay
+//! strings. `[]` is an empty array, except in the fields of an entry that contain a document.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +25,7 @@ use crate::position::Timestamp;
 /// Returns the entry that a parsed text describes.
 ///
 /// # Errors
-/// [`ForeignError`] if a value has no BSON type.
+/// [`ForeignError`] if the BSON type of a value cannot be determined.
 pub(super) fn entry(text: Document<'_>) -> Result<Vec<u8>, ForeignError> {
     let mut bytes = Vec::new();
     let mut entry = DocumentBuilder::start(&mut bytes);
@@ -38,7 +38,8 @@ pub(super) fn entry(text: Document<'_>) -> Result<Vec<u8>, ForeignError> {
                 write_fields(field.document()?, &mut document)?;
                 document.finish();
             }
-            // A session and a position, as the base64 of their BSON.
+            // MongoShake writes sessions and positions as the base64 of their BSON. Replays do not
+            // need them.
             b"lsid" | b"PrevOpTime" | b"uk" => {}
             _ => write(field.name, field, &mut entry)?,
         }
@@ -101,8 +102,8 @@ fn write_list(
     Ok(())
 }
 
-/// Returns true if every item is a field. Documents in an array are lists themselves, so no item of an
-/// array looks like a field.
+/// Returns true if every item is a field. An item of an array never looks like a field, because
+/// documents in an array are lists themselves.
 fn is_document(list: Document<'_>) -> Result<bool, ForeignError> {
     for item in list.elements() {
         let item = item?;

@@ -1,34 +1,35 @@
-//! Records of other programs that read MongoDB into Kafka: MongoShake, MongoDB's Kafka source connector
-//! (mongo-kafka) and Debezium.
+//! Records of other programs that read MongoDB into Kafka: MongoShake, MongoDB's Kafka source
+//! connector (mongo-kafka) and Debezium.
 //!
-//! Like the formats of oplog-producer ([`crate::format`]), every record decodes to entries in the oplog's
-//! own shape. These topics have neither barriers nor a state topic, and most of their records have less
-//! than an entry:
+//! As in the formats of oplog-producer ([`crate::format`]), each record is decoded to entries in
+//! the form of the oplog. These topics have neither barriers nor a state topic, and most of their
+//! records contain less than an entry of the oplog does:
 //!
-//! | writer | a record has | what is missing |
+//! | writer | a record contains | what is missing |
 //! | --- | --- | --- |
 //! | MongoShake, `tunnel.message = bson` or `raw` | the entry | the place in a transaction |
 //! | MongoShake, `json` in canonical Extended JSON | the entry's main fields | other fields, the place in a transaction |
 //! | MongoShake, `json` in its default format | the values as Go prints them | most types |
 //! | mongo-kafka | a change event | the entry of an update, commands without an event |
-//! | Debezium | before, after, the changed fields | commands, types of the changed fields |
+//! | Debezium | `before`, `after`, the changed fields | commands, types of the changed fields |
 //!
 //! # Identity
 //!
-//! The timestamp of an entry is the one in the record. Debezium's is made of `source.ts_ms`, which is the
-//! wall clock of the server, and `source.ord`. A record without a time, as the copied documents of
-//! mongo-kafka, has the timestamp 0:0. The ordinal of a change of a document is made of the offset of its
-//! record, so that it is the same whenever the record is read again, and unique in its partition. The
-//! ordinal of a command is its index in the record: a command that the writer repeats after a failover is
-//! the same command.
+//! The timestamp of an entry is the one in the record. For Debezium it consists of the seconds of
+//! `source.ts_ms` and of `source.ord`. A record without a time, such as a document that mongo-kafka
+//! copied, has the timestamp 0:0. The ordinal of a change of a document is made from the offset of
+//! its record, so it is the same whenever the record is read again, and differs from that of other
+//! records in the partition. The ordinal of a command is its index in the record, so a command that
+//! the writer repeats after a failover keeps its identity.
 //!
 //! # Updates
 //!
-//! An update in a change event names the changed fields by paths, which are ambiguous: `a.0` may be an
-//! element of an array or a field named `0`, and `a.b` may be one field. [`Updates`] tells which part of an
-//! event is used if it has both the paths and the whole document. Paths become `$set` and `$unset`, which
-//! the target applies to its own document, where it sees whether `a` is an array. A change that these two
-//! cannot express becomes a diff, and a path that is then ambiguous is an error.
+//! An update in a change event names the changed fields by paths, which are ambiguous: `a.0` may be
+//! an element of an array or a field named `0`, and `a.b` may be a single field. [`Updates`]
+//! selects the part of an event that is used if it has both the paths and the whole document. Paths
+//! become `$set` and `$unset`. The target applies them to its own document, so it knows whether `a`
+//! is an array. A change that these operators cannot express becomes a diff, in which an ambiguous
+//! path is an error.
 
 mod change_event;
 mod connect;
@@ -119,11 +120,13 @@ impl FromStr for Writer {
     }
 }
 
-/// The part of an update that is used if an event has both the changed fields and the whole document.
+/// The part of an update that is used if an event has both the changed fields and the whole
+/// document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Updates {
-    /// The whole document, as a replacement. It may be a later state of the document, whose later events
-    /// follow. No path can be ambiguous, and records that were removed before do not matter.
+    /// The whole document, as a replacement. It may be newer than the event, in which case the
+    /// events of the later changes follow. No path can be ambiguous, and it does not matter if
+    /// Kafka has removed earlier records.
     Documents,
     /// The changed fields.
     Changes,
@@ -136,10 +139,11 @@ pub struct Rules {
     pub writer: Writer,
     /// The part of an update that is used.
     pub updates: Updates,
-    /// True if records that lost types are accepted.
+    /// True if records that have lost types are accepted.
     pub accepts_lossy: bool,
-    /// True if the records of one document may be in several partitions, because the topic has more than
-    /// one and the reader depends on their order. Their keys are then checked.
+    /// True if the key of each record is checked, because the topic has several partitions and the
+    /// reader depends on the order of the changes of a document. MongoShake's keys are never
+    /// checked.
     pub checks_keys: bool,
 }
 
@@ -154,8 +158,8 @@ pub struct Record<'r> {
     pub offset: i64,
 }
 
-/// Decodes a record, and appends its entries to `found`. An entry that is BSON in the record stays in
-/// place, others are appended to the arena. Some records have no entry, such as heartbeats.
+/// Decodes a record, and appends its entries to `found`. An entry that is BSON in the record stays
+/// in place; others are appended to the arena. Some records, such as heartbeats, have no entry.
 ///
 /// # Errors
 /// [`ForeignError`] if the record cannot be decoded. `found` may then hold some of its entries.

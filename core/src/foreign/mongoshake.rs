@@ -1,8 +1,8 @@
-//! MongoShake's entries as BSON and JSON.
+//! MongoShake's entries in BSON and JSON.
 //!
-//! MongoShake sends an entry as it read it. It splits transactions and `applyOps` into their operations
-//! and sends these as it holds them itself: all fields, null if the operation does not have them, the
-//! version 0, and in BSON one level deeper, in `parsedlog`.
+//! MongoShake sends an entry as it read it. It splits transactions and `applyOps` into operations,
+//! and sends each operation as its own struct: with all fields, which are null if the operation
+//! does not have them, with the version 0, and in BSON within the field `parsedlog`.
 
 use std::ops::Range;
 
@@ -59,7 +59,7 @@ pub(super) fn decode_json(
     write(Document::new(&entry)?, writer, output)
 }
 
-/// The fields that tell an entry from other documents.
+/// The fields that distinguish an entry from other documents.
 struct Identity {
     ts: Timestamp,
     is_command: bool,
@@ -79,7 +79,7 @@ impl Identity {
     }
 }
 
-/// Returns true if the entry is as a server writes it.
+/// Returns true if the entry has the form in which a server writes it.
 fn is_plain(entry: Document<'_>) -> Result<bool, Malformed> {
     for element in entry.elements() {
         if cleaned(element?) != Cleaned::Same {
@@ -89,7 +89,7 @@ fn is_plain(entry: Document<'_>) -> Result<bool, Malformed> {
     Ok(true)
 }
 
-/// What becomes of a field of MongoShake's own struct.
+/// What happens to a field of MongoShake's struct.
 #[derive(Debug, PartialEq, Eq)]
 enum Cleaned {
     Same,
@@ -101,8 +101,8 @@ enum Cleaned {
 fn cleaned(element: Element<'_>) -> Cleaned {
     match (element.name, element.kind) {
         (b"v", kind::INT32 | kind::INT64) if element.integer() == Ok(0) => Cleaned::Version,
-        // Of the fields that a server writes, only `o2` and `ui` can be null, which means the same as
-        // their absence.
+        // Of the fields that a server writes, only `o2` and `ui` can be null, which means the same
+        // as their absence.
         (_, kind::NULL) | (b"uk", _) => Cleaned::Removed,
         (b"lsid" | b"o2", kind) if kind != kind::DOCUMENT => Cleaned::Removed,
         _ => Cleaned::Same,

@@ -3,18 +3,18 @@
 //! ```text
 //! checksum   XOR of the CRC32 (IEEE) of the entries as they are in the frame
 //! tag        flags of the transport
-//! shard      number of MongoShake's worker
-//! compress   0 none, 1 gzip, 2 snappy, 3 zlib, 4 deflate; each entry separately
+//! shard      number of the MongoShake worker
+//! compress   0 none, 1 gzip, 2 snappy, 3 zlib, 4 deflate; entries are compressed separately
 //! count      number of entries
 //! count ×    length, entry
 //! ```
 //!
-//! `snappy` is a name only: MongoShake writes such entries uncompressed.
+//! With `snappy`, MongoShake writes uncompressed entries.
 //!
-//! MongoShake 2.4.20 and later write a frame once for each of its entries, each time up to that entry. So
-//! a frame may end after any of its entries. Such a frame repeats those of the frames before it, and only
-//! its last entry is new. The frame with all entries follows, and is read as a whole: entries may be
-//! applied again, and a frame of an older version is not preceded by others.
+//! MongoShake 2.4.20 and later write a frame once for each of its entries, and each time up to that
+//! entry, so a frame may have fewer entries than it declares. Only the last entry of such a frame
+//! is new. The frame with all entries is read as a whole: it is harmless to apply entries again,
+//! and older versions write only this frame.
 
 use std::io::Read as _;
 use std::ops::Range;
@@ -25,7 +25,7 @@ use flate2::read::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use crate::foreign::entry::Output;
 use crate::foreign::{ForeignError, mongoshake};
 
-/// Maximum size of an entry. The largest entry of a server has 16 MiB and a little more.
+/// Maximum size of an entry. The largest entries of a server have slightly more than 16 MiB.
 const MAX_ENTRY: u64 = 64 << 20;
 
 /// The compression of entries.

@@ -24,8 +24,8 @@ impl fmt::Display for Program {
     }
 }
 
-/// Returns the program that a value looks like. It is meant for error messages: a value is only read this
-/// way after it could not be decoded as expected.
+/// Returns the program that a value looks like. It is for error messages about values that could
+/// not be decoded as expected.
 #[must_use]
 pub fn recognize(value: &[u8]) -> Option<Program> {
     if Format::Raw.fits(value, false) {

@@ -1,15 +1,17 @@
-//! The update of a change event, as the update of an entry.
+//! Conversion of the update in a change event to the update of an entry.
 //!
-//! An event names the changes by paths, with dots between the names of fields and the indexes of arrays.
-//! Most updates become `$set` and `$unset` with the same paths. The target's document has the same shape as
-//! the source's, so a number in a path means the same there. An update becomes a diff in these cases:
+//! An event names the changes by paths, with dots between the names of fields and the indexes of
+//! arrays. Most updates become `$set` and `$unset` with the same paths. The target's document has
+//! the same structure as the source's, so a number in a path means the same there. An update
+//! becomes a diff in these cases:
 //!
-//! - It truncates arrays, for which there is no operator that may be applied again.
+//! - It truncates arrays. No update operator for this can be applied twice with the same result.
 //! - A name is empty or begins with a dollar sign. Servers do not accept such a path.
-//! - The event has `disambiguatedPaths`, in which the parts of ambiguous paths are listed.
+//! - The event has `disambiguatedPaths`, which lists the parts of ambiguous paths.
 //!
-//! A diff has to say which part of a path is an index. A number that no list explains is an index only if it
-//! is directly below an array that the event truncates; otherwise the update is ambiguous.
+//! A diff must state which parts of a path are indexes. A number in a path that is not in
+//! `disambiguatedPaths` is an index only if it is directly below an array that the event truncates;
+//! otherwise the update is ambiguous.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +27,7 @@ pub(super) struct Description<'e> {
     pub(super) removed: Option<Document<'e>>,
     /// The list of truncated arrays.
     pub(super) truncated: Option<Document<'e>>,
-    /// The name of the new length in this list.
+    /// The name of the field with the new length in this list.
     pub(super) length: &'static str,
     /// The parts of ambiguous paths.
     pub(super) disambiguated: Option<Document<'e>>,
@@ -188,7 +190,7 @@ enum Part<'e> {
     Index(u32),
 }
 
-/// Splits a path that the event does not explain.
+/// Splits a path that is not in `disambiguatedPaths`.
 fn split<'e>(
     path: &'e [u8],
     arrays: &BTreeMap<&'e [u8], i32>,
@@ -228,7 +230,8 @@ enum Leaf<'e> {
 /// The changes below a place of the document.
 #[derive(Debug, Default)]
 struct Node<'e> {
-    /// The changed fields in the order of the event, in which missing ones are appended.
+    /// The changed fields in the order of the event. Fields that the document lacks are appended to
+    /// it in this order.
     fields: Vec<(&'e [u8], Leaf<'e>)>,
     items: BTreeMap<u32, Leaf<'e>>,
     nested_fields: BTreeMap<&'e [u8], Node<'e>>,
@@ -271,7 +274,7 @@ impl<'e> Node<'e> {
         self.check(path)
     }
 
-    /// Returns the node of a place, which it creates.
+    /// Returns the node of a place, and creates it if necessary.
     fn descend(&mut self, parts: &[Part<'e>], path: &'e [u8]) -> Result<&mut Self, ForeignError> {
         let mut node = self;
         for part in parts {
@@ -297,7 +300,7 @@ impl<'e> Node<'e> {
         self.length.is_some() || !self.items.is_empty() || !self.nested_items.is_empty()
     }
 
-    /// Checks that the paths agree whether the place is an array.
+    /// Checks that all paths agree on whether the place is an array.
     fn check(&self, path: &[u8]) -> Result<(), ForeignError> {
         let is_document = !self.fields.is_empty() || !self.nested_fields.is_empty();
         match self.is_array() && is_document {
@@ -361,7 +364,7 @@ impl<'e> Node<'e> {
             }
             let value = match self.items.get(&index) {
                 Some(Leaf::Updated(value)) => *value,
-                // A removed element of an array is null.
+                // An element of an array is removed by setting it to null.
                 Some(Leaf::Removed) | None => Element {
                     name: b"",
                     kind: kind::NULL,

@@ -1,9 +1,9 @@
 //! Debezium's envelope, as its MongoDB connector 3.x writes it: `before`, `after`, `updateDescription`,
 //! `source`, `op`, `ts_ms` and `transaction`, with documents as strings of Extended JSON.
 //!
-//! The envelope has no place for commands and barriers, and an update whose document was not looked up
-//! ([`super::looked_up`]) has no `after`. Therefore a topic in this envelope is for readers only. These fields are used in a way
-//! that Debezium leaves open:
+//! The envelope has no place for commands and barriers, and an update whose document was not looked
+//! up ([`super::looked_up`]) has no `after`. Therefore a topic in this envelope is for readers
+//! only. These fields are used in a way that Debezium leaves open:
 //!
 //! - The strings are Extended JSON v2 in the topic's [`Mode`], where Debezium writes v1. Its own
 //!   transforms read both.

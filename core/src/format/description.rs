@@ -41,7 +41,7 @@ fn write_description(
     Ok(Exactness::Exact)
 }
 
-/// Appends the description of a diff. A damaged diff has none, and `None` is returned.
+/// Appends the description of a diff. Returns `None` for a damaged diff, which has no description.
 ///
 /// # Errors
 /// [`Malformed`] if a value is damaged. `out` then holds a part of the text.

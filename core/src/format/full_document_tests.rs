@@ -16,7 +16,8 @@ fn now() -> Vec<u8> {
     })
 }
 
-/// Calls `write` with an entry whose document was looked up; an empty `found` is a document that is gone.
+/// Calls `write` with an entry whose document was looked up; an empty `found` is a document that is
+/// gone.
 fn written(
     bytes: &[u8],
     found: &[u8],

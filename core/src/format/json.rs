@@ -9,8 +9,8 @@
 //! entry is a command; the entry writes a bucket of a time series (`isTimeseries`) or has `b`, as
 //! an upsert does. A replay prefers `rawEntry`.
 //!
-//! An update whose document was looked up on the source ([`super::looked_up`]) also has `fullDocument`
-//! and `fullDocumentLookup`. Both are for readers, and a replay ignores them.
+//! An update whose document was looked up on the source ([`super::looked_up`]) also has
+//! `fullDocument` and `fullDocumentLookup`. Both are for readers; a replay ignores them.
 
 use std::ops::Range;
 
@@ -203,8 +203,8 @@ impl<'o> EventWriter<'o> {
         }
     }
 
-    /// Writes the document of an update as the source has it now, if it was looked up. A replay does not
-    /// read it, so a loss in its text needs no `rawEntry`.
+    /// Writes the document of an update as the source has it now, if it was looked up. A replay
+    /// does not read it, so it does not need `rawEntry` if the text loses something.
     fn looked_up(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
         let Some(LookedUp { document, at }) = entry.looked_up else {
             return Ok(());
@@ -304,7 +304,7 @@ impl<'o> EventWriter<'o> {
     }
 }
 
-/// The namespaces of an entry's change event.
+/// The namespaces in the change event of an entry.
 pub(super) struct EventNamespace<'e> {
     pub(super) ns: Namespace<'e>,
     /// The new name in a rename.
@@ -329,7 +329,8 @@ impl<'e> EventNamespace<'e> {
     }
 }
 
-/// Returns true if the texts of an event may restore the entry. The others need `rawEntry` in any case.
+/// Returns true if the entry may be restorable from the texts of its event. Otherwise the event
+/// needs `rawEntry` in any case.
 pub(super) fn restores_from_text(entry: &Entry<'_>) -> bool {
     !(is_command(entry)
         || entry.operation == Operation::Noop
@@ -337,8 +338,8 @@ pub(super) fn restores_from_text(entry: &Entry<'_>) -> bool {
         || entry.is_timeseries)
 }
 
-/// Appends the `documentKey`: `o2` if the entry has it, because it includes the shard key, otherwise only
-/// `_id`: the `o` of a delete may be the whole old document.
+/// Appends the `documentKey`. It is `o2` if the entry has it, because `o2` includes the shard key;
+/// otherwise only the `_id`, because the `o` of a delete may be the whole old document.
 pub(super) fn write_document_key(
     entry: &Entry<'_>,
     mode: Mode,
@@ -354,8 +355,8 @@ pub(super) fn write_document_key(
     Ok(exactness)
 }
 
-/// Returns the `operationType` for readers, who know only the operations of MongoDB's change streams: a
-/// document of a full sync is an insert.
+/// Returns the `operationType` for readers. They know only the operations of MongoDB's change
+/// streams, so a document of a full sync is an insert.
 pub(super) fn operation_for_readers<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
     Ok(match operation_type(entry)? {
         b"read" => b"insert",
@@ -463,7 +464,8 @@ impl<'e> Event<'e> {
         })
     }
 
-    /// Appends the entry. `rawEntry` has to be preferred.
+    /// Appends the entry that the fields describe. The caller must prefer `rawEntry` if the event
+    /// has it.
     pub(super) fn write_entry(&self, arena: &mut Vec<u8>) -> Result<(), FormatError> {
         let (op, o) = match self.operation {
             // Topics for readers have documents of a full sync as inserts.

@@ -1,14 +1,15 @@
 //! The records of topics that have the latest state of each document (`--topic-mode snapshot`).
 //!
-//! The value of a record is the document as Extended JSON, without any envelope, and the last record of a
-//! key is the state of its document. A document that is gone has a tombstone. The identity of the entry is
-//! in the [`ID_HEADER`](super::ID_HEADER).
+//! The value of a record is the document as Extended JSON, without an envelope. The last record of
+//! a key is the latest state of its document, and a tombstone means that the document is gone. The
+//! identity of the entry is in the [`ID_HEADER`](super::ID_HEADER).
 
 use crate::document::Document;
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::json::{self, Mode};
 
-/// Appends the document that an entry leaves behind; nothing, which is a tombstone, if there is none.
+/// Appends the document as it is after an entry. Appends nothing if the document is gone, because
+/// the value of a tombstone is empty.
 ///
 /// # Errors
 /// [`EntryError`] if the entry is damaged, or if it is an update whose document was not looked up.
@@ -18,7 +19,7 @@ pub fn write_latest_state(
     out: &mut Vec<u8>,
 ) -> Result<(), EntryError> {
     if let Some(document) = document_after(entry)? {
-        // The value is for readers, so a loss in it needs no exact copy beside it.
+        // The value is for readers, so it needs no exact copy if the text loses something.
         json::write_document(document, mode, out).map(drop)?;
     }
     Ok(())

@@ -48,8 +48,8 @@ pub const ID_HEADER: &str = "oplog-id";
 /// The name of the header with the range of entries in a `raw` record.
 pub const RANGE_HEADER: &str = "oplog-range";
 
-/// The name of the header with the time of the source at which the document of an update was looked up,
-/// in formats whose value has no place for it.
+/// The name of the header with the source's time at the lookup of an update's document, for formats
+/// whose value has no field for it.
 pub const LOOKUP_HEADER: &str = "oplog-lookup";
 
 /// The size above which a decoder reserves exactly the room that the entry in a text needs.
@@ -110,10 +110,10 @@ impl Format {
         matches!(self, Self::Avro(_) | Self::ReaderAvro(_))
     }
 
-    /// Returns true if a topic may change between the two formats. It may not lose or gain barriers,
-    /// each document must stay in its partition, and a topic of documents is compacted, which would
-    /// delete changes. The keys of Debezium's envelope determine the partitions; in every other format
-    /// the document's own key does.
+    /// Returns true if a topic may change between the two formats. A topic must not lose or gain
+    /// barriers, each document must stay in its partition, and a topic of latest states is
+    /// compacted, which would delete changes. The partition is determined by Debezium's key in
+    /// Debezium's envelope, and by the document's own key in all other formats.
     #[must_use]
     pub fn may_become(self, other: Self) -> bool {
         let keys = |format| match format {
@@ -125,7 +125,8 @@ impl Format {
             && self.is_latest_state() == other.is_latest_state()
     }
 
-    /// Returns true if a record replaces the earlier ones of its key, so that the topic is compacted.
+    /// Returns true if a record replaces the earlier ones of its key, so that the topic is
+    /// compacted.
     #[must_use]
     pub const fn is_latest_state(self) -> bool {
         matches!(self, Self::Snapshot(_))
@@ -138,8 +139,8 @@ impl Format {
     }
 
     /// Returns true if a record may be of this format, judged by its first bytes and its
-    /// [`ID_HEADER`]. No record fits two formats that one topic may have, except that the two modes of
-    /// `json` cannot be distinguished.
+    /// [`ID_HEADER`]. No record fits two formats that one topic may have, except that the two modes
+    /// of `json` cannot be distinguished.
     #[must_use]
     pub fn fits(self, value: &[u8], has_id: bool) -> bool {
         match self {
@@ -151,7 +152,7 @@ impl Format {
             Self::Oplog(_) => has_id && is_text_of_entry(value),
             Self::Debezium(_) => !has_id && is_of_debezium(value),
             Self::Avro(_) | Self::ReaderAvro(_) => !has_id && avro::schema_id(value).is_some(),
-            // No record of a topic of documents is decoded, and the topic has no other ones.
+            // A topic of latest states has records of this format only, and they are never decoded.
             Self::Snapshot(_) => has_id && value.starts_with(b"{"),
         }
     }

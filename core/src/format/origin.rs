@@ -5,12 +5,12 @@ use crate::format::avro::SchemaIds;
 /// The place and the time at which a record is written.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'o> {
-    /// The topic. Debezium's envelope makes the names of its schemas from it.
+    /// The topic, from which the names of the schemas of Debezium's envelope are made.
     pub topic: &'o str,
     /// The name of the source, which Debezium calls the logical name.
     pub source: &'o str,
     /// Time at which the entry is processed, in milliseconds since 1970.
     pub processed_at: i64,
-    /// The ids of the topic's schemas, if they are in a registry.
+    /// The ids of the topic's schemas in a registry; zeros if the format has none.
     pub schemas: SchemaIds,
 }

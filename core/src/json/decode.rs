@@ -71,8 +71,8 @@ pub fn parse_document(text: &[u8], out: &mut Vec<u8>) -> Result<(), JsonError> {
     parse(text, Dialect::Current, out)
 }
 
-/// Reads one Extended JSON object like [`parse_document`], and also what MongoDB's Java driver writes
-/// in its `STRICT` mode, which is Extended JSON v1: `{"$binary": "…", "$type": "00"}`,
+/// Reads one Extended JSON object like [`parse_document`], and also what MongoDB's Java driver
+/// writes in its `STRICT` mode, which is Extended JSON v1: `{"$binary": "…", "$type": "00"}`,
 /// `{"$regex": "…", "$options": "…"}`, and the numbers `NaN`, `Infinity` and `-Infinity` without
 /// quotation marks.
 ///

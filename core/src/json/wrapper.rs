@@ -191,7 +191,7 @@ fn read_old_pair(one: Element<'_>, two: Element<'_>, out: &mut Vec<u8>) -> Optio
 fn binary_of(base64: Element<'_>, subtype: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     let subtype = match string(subtype)? {
         [low] => hex_value(*low)?,
-        // Old drivers write the subtypes from 80 on as negative 32-bit numbers.
+        // Old drivers write subtypes from 80 (hexadecimal) on as negative 32-bit numbers.
         [b'f', b'f', b'f', b'f', b'f', b'f', high, low] | [high, low] => {
             (hex_value(*high)? << 4) | hex_value(*low)?
         }

@@ -1,5 +1,5 @@
-//! The arguments that determine whether documents are looked up on the source: `--full-document` and
-//! `--topic-mode`.
+//! The arguments that determine whether documents are looked up on the source: `--full-document`
+//! and `--topic-mode`.
 
 use std::str::FromStr;
 

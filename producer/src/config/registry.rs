@@ -8,8 +8,9 @@ use reqwest::header::HeaderValue;
 use crate::config::arguments::RegistryArguments;
 use crate::registry::{RegistryConfig, RegistryLogin};
 
-/// Returns the settings of the registry, or adds the faults of the arguments. A registry may also be given
-/// for a stream that is about to leave `--format avro`: it may have to finish a transaction in Avro.
+/// Returns the settings of the registry, or adds the faults of the arguments. A registry is also
+/// accepted when a stream changes from `--format avro` to another format, because the producer may
+/// have to finish a transaction in Avro.
 pub(super) fn check_registry(
     arguments: &RegistryArguments,
     format: Option<Format>,
@@ -45,7 +46,7 @@ pub(super) fn check_registry(
     })
 }
 
-/// Adds the arguments that have no effect without the address of a registry.
+/// Adds faults for arguments that have no effect without the address of a registry.
 fn add_needless(arguments: &RegistryArguments, is_told: bool, faults: &mut Faults) {
     let given = [
         ("--registry-login", arguments.registry_login.is_some()),
@@ -74,7 +75,7 @@ fn check_url(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Returns the certificates, `Some(None)` if there are none.
+/// Returns the certificates. The result is `Some(None)` if no file is given.
 #[expect(
     clippy::option_option,
     reason = "the outer one means that a fault was added"

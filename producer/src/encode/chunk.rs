@@ -52,8 +52,8 @@ pub struct EncodedRecord {
 }
 
 impl EncodedRecord {
-    /// Returns the tombstone of the same key, which follows the record. Its headers for routers would give it
-    /// the identity of the record.
+    /// Returns the tombstone of the same key, which follows the record. It has no headers for
+    /// routers, because they would give it the identity of the record.
     pub(crate) fn tombstone(&self) -> Self {
         Self {
             router_headers: 0..0,

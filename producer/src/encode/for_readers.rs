@@ -51,8 +51,8 @@ impl Encoder {
     }
 }
 
-/// Warns of a command after which a topic of latest states no longer has exactly the documents of its
-/// collection. The keys of the documents are not in the oplog, so there can be no tombstones.
+/// Warns of a command after which a topic of latest states differs from its collection. No
+/// tombstones can be written, because the keys of the documents are not in the oplog.
 #[cold]
 fn warn_of_stale_documents(entry: &Entry<'_>) -> Result<(), ProducerError> {
     let damaged = |error| ProducerError::damaged(entry, &error);

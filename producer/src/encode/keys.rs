@@ -21,8 +21,8 @@ pub(super) struct KeyedRecord {
 }
 
 impl Encoder {
-    /// Appends the key of an entry's document, which is the same for all entries of the document, and
-    /// chooses their partition.
+    /// Appends the key of an entry's document and selects its partition. Both are the same for all
+    /// entries of the document.
     #[inline]
     pub(super) fn write_key(
         &self,
@@ -42,8 +42,9 @@ impl Encoder {
                 write_debezium_key(id, &key, form, self.name(topic), &mut chunk.arena)
                     .map_err(|error| damaged(entry, &error))?;
             }
-            // The id of the schema is part of this key. Another registry may give another one, and the
-            // document must stay in its partition.
+            // This key contains the id of the schema, which may differ between registries. The
+            // partition is selected by the document's own key, so that the document stays in its
+            // partition.
             Format::Avro(_) | Format::ReaderAvro(_) => {
                 let partition = choose(chunk.bytes(&(start..own_end)), partitions);
                 let key = chunk.arena.split_off(start);

@@ -1,7 +1,8 @@
-//! The current documents of updates: which of them are looked up, and when.
+//! Lookups of the current documents of updates: which documents are looked up, and when.
 //!
-//! The documents are asked for ahead of their updates, many at a time. An update whose document is not known
-//! when it is encoded asks for that document alone, so what is asked for ahead only saves time.
+//! The encoder asks for many documents at a time, ahead of their updates. If the document of an
+//! update is not known when the update is encoded, the encoder asks for this document alone, so
+//! asking ahead only saves time.
 
 use std::ops::Range;
 
@@ -26,7 +27,7 @@ impl Encoder {
         self
     }
 
-    /// Looks up the document of an update, unless it has it itself.
+    /// Looks up the document of an update, unless the update contains the whole document.
     #[inline]
     pub(super) fn look_up(
         &mut self,
@@ -55,8 +56,8 @@ impl Encoder {
         self.lookup.as_ref()?.current()
     }
 
-    /// Adds a header with the time of the lookup to the headers for routers, which were written last, if the
-    /// value has no place for it.
+    /// Adds a header with the time of the lookup to the headers for routers, if the value has no
+    /// field for it. The headers for routers must be the last ones that were written.
     pub(super) fn with_lookup_header(
         &self,
         entry: &Entry<'_>,
@@ -81,8 +82,8 @@ impl Encoder {
         end - 1 - router_headers.len()..end
     }
 
-    /// Asks for the documents of the following entries, if that of this one is not known. `rest` begins with
-    /// this entry.
+    /// Asks for the documents of this entry and the following ones, unless the document of this
+    /// entry is known. `rest` begins with this entry.
     pub(super) fn look_up_ahead(
         &mut self,
         entry: &Entry<'_>,
@@ -109,8 +110,8 @@ impl Encoder {
         self.ask(&wanted, through)
     }
 
-    /// Asks for the documents of the following operations of a transaction, if that of the first one is not
-    /// known.
+    /// Asks for the documents of the following operations of a transaction, unless the document of
+    /// the first one is known.
     pub(super) fn look_up_operations(
         &mut self,
         commit: &Entry<'_>,
@@ -145,8 +146,8 @@ impl Encoder {
         }
     }
 
-    /// Returns true if an entry needs no document, or its document is known; for an entry with operations,
-    /// if that is so for the first of them that needs one.
+    /// Returns true if an entry needs no document, or if its document is known. For an entry with
+    /// operations, the first operation that needs a document decides.
     fn is_covered(&mut self, entry: &Entry<'_>) -> bool {
         if entry.operation != Operation::Command {
             return !self.wants(entry) || self.knows(entry);
@@ -162,7 +163,8 @@ impl Encoder {
         is_covered
     }
 
-    /// Returns true if the document of an update is known. A damaged entry is reported when it is encoded.
+    /// Returns true if the document of an update is known. A damaged entry is reported when it is
+    /// encoded.
     fn knows(&mut self, entry: &Entry<'_>) -> bool {
         let lookup = self.lookup.as_mut();
         lookup.is_none_or(|lookup| lookup.covers(entry).unwrap_or(true))
@@ -173,8 +175,8 @@ impl Encoder {
         has_other_document(entry) && !self.router.leaves_out(entry.ns)
     }
 
-    /// Adds the documents that an entry or its operations need. Damage is reported when the entry is
-    /// encoded.
+    /// Adds the documents that an entry or its operations need. Damage is reported when the entry
+    /// is encoded.
     fn want(&self, entry: &Entry<'_>, wanted: &mut Wanted) {
         if self.wants(entry) {
             drop(wanted.add(entry));
@@ -190,8 +192,8 @@ impl Encoder {
     }
 }
 
-/// Returns true for an update that does not have the whole document itself. Updates of collections that
-/// only replays need have no document in any format.
+/// Returns true for an update that does not contain the whole document. Documents of collections
+/// that only replays need are not looked up.
 #[inline]
 fn has_other_document(entry: &Entry<'_>) -> bool {
     entry.operation == Operation::Update
@@ -199,7 +201,7 @@ fn has_other_document(entry: &Entry<'_>) -> bool {
         && matches!(entry.update(), Ok(Update::Modifiers(_) | Update::Diff(_)))
 }
 
-/// Returns the operations of an entry that commits them itself.
+/// Returns the operations of an entry that also commits them.
 fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
     let is_open = |name| matches!(entry.o.get(name), Ok(Some(_)));
     if entry.operation != Operation::Command || is_open("partialTxn") || is_open("prepare") {
@@ -208,7 +210,8 @@ fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
     Operations::of(entry.raw).ok()
 }
 
-/// Calls `each` with the entry of each operation until it returns false, or until a damaged operation.
+/// Calls `each` with the entry of each operation until it returns false, or until a damaged
+/// operation.
 fn for_each_operation(
     commit: &Entry<'_>,
     operations: Operations<'_>,

@@ -1,5 +1,6 @@
-//! Turns batches of entries into chunks of encoded records. Its only I/O is the creation of topics, the
-//! reading of earlier entries of transactions, queries about collections, and lookups of documents.
+//! Turns batches of entries into chunks of encoded records. Its only I/O is the creation of topics,
+//! the reading of earlier entries of transactions, queries about collections, and lookups of
+//! documents.
 //!
 //! # Modules
 //!
@@ -7,9 +8,9 @@
 //!   the raw frames that are being filled
 //! - [`barrier`] a command with its barriers; `database` the end of a database
 //! - `state_records` what is saved of routes, topics and the source, ahead of what depends on it
-//! - `for_readers` what topics without replay are given instead; `keys` the keys of records; `lookup` the
-//!   current documents of updates;
-//!   [`router_headers`] headers for programs that route records
+//! - `for_readers` what topics without replay are given instead; `keys` the keys of records;
+//!   `lookup` the current documents of updates; [`router_headers`] headers for programs that route
+//!   records
 //! - `transaction` the operations of a commit; `copy` the documents of a full sync; `routing` a change of
 //!   the rules of routing
 

@@ -11,7 +11,7 @@ pub enum RegistryError {
     /// The client cannot be created.
     #[error("the client of the schema registry cannot be created: {0}")]
     Client(String),
-    /// The registry does not answer, or has a fault of its own. A later attempt may succeed.
+    /// The registry does not answer, or has an internal error. A later attempt may succeed.
     #[error(
         "the schema registry does not answer for {0}. No entry of this topic or after it is written \
          until it does"
@@ -29,7 +29,7 @@ pub enum RegistryError {
         /// example after a rotation.
         had_access: bool,
     },
-    /// The subject does not have the schema, and schemas are not registered.
+    /// The subject does not have the schema, and registration is switched off.
     #[error(
         "the schema registry does not have this version's schema: {refusal}. Register schemas/{file}, or \
          start with --registry-auto-register true"
@@ -47,7 +47,7 @@ pub enum RegistryError {
          --registry-subjects"
     )]
     Incompatible(Box<Refusal>),
-    /// The answer is not that of a registry.
+    /// The answer does not come from a schema registry.
     #[error("the answer is not that of a schema registry: {0}. Check --registry-url")]
     NotARegistry(Box<Refusal>),
 }
@@ -135,13 +135,14 @@ impl RegistryError {
     }
 }
 
-/// Returns the HTTP status of an answer, which the client gives in its text only.
+/// Returns the HTTP status of an answer. The client's error has it only in its text.
 fn status_of(error: &SRCError) -> Option<u16> {
     let (_, rest) = error.error.split_once("failed with status ")?;
     rest.get(..3)?.parse().ok()
 }
 
-/// Returns true if the error body of an answer has a code of a schema registry.
+/// Returns true if the body of an error response has an error code, as those of a schema registry
+/// do.
 fn is_of_a_registry(error: &SRCError) -> bool {
     let raw = error
         .source()
@@ -149,7 +150,7 @@ fn is_of_a_registry(error: &SRCError) -> bool {
     raw.is_some_and(|raw| raw.error_code != 0)
 }
 
-/// Returns true for a fault of the network. A text that is not JSON is no such fault.
+/// Returns true for a network error. A response that is not JSON is not a network error.
 fn is_passing(error: &SRCError) -> bool {
     let http = error
         .source()
@@ -161,7 +162,7 @@ fn is_passing(error: &SRCError) -> bool {
 /// Returns the text of an error with its causes.
 fn describe(error: &SRCError) -> String {
     if error.source().is_none() {
-        // The other errors without a cause contain the whole request.
+        // The text of this error contains the whole request.
         return match error.error.starts_with("Could not get id") {
             true => "the answer has no id of a schema".to_owned(),
             false => error.error.clone(),

@@ -1,7 +1,7 @@
 //! The schema registry: the ids of the schemas of Avro topics.
 //!
-//! The registry is asked once for each subject and process. Every registry with the REST interface of
-//! Confluent's Schema Registry is supported.
+//! The registry is asked once for each subject and process. Every registry with the REST interface
+//! of Confluent's Schema Registry is supported.
 
 mod error;
 mod subject;
@@ -31,7 +31,7 @@ use crate::registry::subject::Part;
 /// Maximum time of a request, including the connection.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How the program identifies itself to a registry.
+/// The credentials for a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistryLogin {
     /// No login.
@@ -119,7 +119,7 @@ impl Address {
         Ok(registered.id)
     }
 
-    /// Returns the id of a schema that a subject has.
+    /// Returns the id of a schema that is registered under a subject.
     async fn find(&self, subject: &str, schema: &str) -> Result<u32, SRCError> {
         let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
         let call = SrCall::PostForVersion(subject, &body);
@@ -129,7 +129,7 @@ impl Address {
         })
     }
 
-    /// Compares the latest schema of a subject with this version's, for the operator.
+    /// Describes to the operator how the latest schema of a subject differs from this version's.
     async fn compare_latest(&self, subject: &str, schema: &str) -> Option<String> {
         let latest = get_schema_by_subject_and_version(&self.client, subject, None).await;
         let latest = latest.ok()?;
@@ -176,12 +176,12 @@ impl SchemaRegistry {
         })
     }
 
-    /// Returns the ids of a topic's schemas. Schemas that are missing are registered, unless that is
+    /// Returns the ids of a topic's schemas. Missing schemas are registered, unless registration is
     /// switched off.
     ///
     /// # Errors
-    /// [`RegistryError`] if the registry does not answer, refuses a schema, or does not have it and
-    /// schemas are not registered.
+    /// [`RegistryError`] if the registry does not answer, if it refuses a schema, or if it lacks a
+    /// schema and registration is switched off.
     pub async fn ids_of(&self, topic: &str) -> Result<SchemaIds, RegistryError> {
         Ok(SchemaIds {
             key: self.id(topic, Part::Key).await?,
@@ -196,7 +196,7 @@ impl SchemaRegistry {
             return Ok(id);
         }
         let mut last = None;
-        // The next address is tried only if this one does not answer: an answer counts.
+        // The next address is tried only after a transient error. Any other answer is final.
         for address in &self.addresses {
             match self.ask(address, topic, &subject, part).await {
                 Err(error) if error.is_transient() => last = Some(error),

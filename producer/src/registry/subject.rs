@@ -28,7 +28,7 @@ impl Part {
     }
 }
 
-/// How subjects are named: Confluent's strategies.
+/// The naming of subjects, by the strategies of Confluent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Subjects {
     /// `<topic>-key` and `<topic>-value` (`TopicNameStrategy`).

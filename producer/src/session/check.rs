@@ -226,7 +226,8 @@ impl Supervisor {
     }
 }
 
-/// Checks that the rest of a transaction, which is sent in the saved format, can be written.
+/// Checks that the rest of a transaction that was interrupted can be written. Its format is the
+/// saved one, which may need a registry.
 fn check_registry(checkpoint: &Checkpoint, has_registry: bool) -> Result<(), ProducerError> {
     let is_inside = checkpoint.position.is_some_and(|position| position.ord > 0);
     let mut topics = checkpoint.state.topics.values();

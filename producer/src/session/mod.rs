@@ -129,7 +129,7 @@ pub struct Supervisor {
     pub shutdown: Shutdown,
 }
 
-/// A session whose checkpoint was read, and whose publisher has fenced older instances.
+/// A session after its checkpoint was read and its publisher has fenced older instances.
 struct OpenSession {
     publisher: Publisher,
     encoder: Encoder,
@@ -331,7 +331,7 @@ impl Supervisor {
         .paced(self.pace.clone()))
     }
 
-    /// Returns the lookup of the documents of updates, if they are looked up.
+    /// Returns the lookup of documents if it is configured.
     async fn lookup(&self) -> Result<Option<Lookup>, ProducerError> {
         match self.config.stream.looks_up {
             true => self.origin.lookup(self.shutdown.clone()).await.map(Some),

@@ -1,7 +1,8 @@
-//! Documents of updates, read from a live source by `_id`.
+//! Reads the documents of updates from a live source by `_id`.
 //!
-//! A collection is read by its name, as MongoDB's change streams do. After each read the name is looked up:
-//! if it is no longer the collection of the entries, all its documents count as gone.
+//! A collection is read by its name, as MongoDB's change streams do. After each read its UUID is
+//! checked: if the name no longer belongs to the collection of the entries, all its documents count
+//! as gone.
 
 use futures_util::{StreamExt, stream};
 use mongodb::raw_batch_cursor::RawBatch;
@@ -21,7 +22,7 @@ use crate::source::full_sync::{SourceReader, split_ns};
 const UNAUTHORIZED: i32 = 13;
 /// Number of collections that are read at a time.
 const READS: usize = 2;
-/// Number of bytes of replies at which the rest is left out.
+/// Number of bytes of replies after which the remaining requests are left out.
 const MOST_BYTES: usize = 16 << 20;
 
 /// Reads documents from a thread that may block.
@@ -32,9 +33,9 @@ pub struct LiveDocuments {
     shutdown: Shutdown,
 }
 
-/// A collection's name, as the source has it now.
+/// The result of checking the name of a collection on the source.
 struct Named {
-    /// True if the name is that of the collection.
+    /// True if the name belongs to the collection.
     is_its: bool,
     /// The `operationTime` of the reply.
     at: Option<Timestamp>,
@@ -85,15 +86,15 @@ impl LiveDocuments {
         }
     }
 
-    /// Reads the documents of a request in the collection that has its name.
+    /// Reads the documents of a request from the collection that has its name now.
     async fn find(&self, request: &Request, after: Timestamp) -> Result<Reply, ProducerError> {
         let (db, name) = split_ns(&request.ns);
         let mut command = Vec::new();
         let mut find = DocumentBuilder::start(&mut command);
         find.str("find", name);
         request.write_filter(&mut find);
-        // With a batch size above the number of documents, the server detects that nothing follows and
-        // keeps no cursor.
+        // With a batch size above the number of documents, the server detects that nothing follows
+        // and keeps no cursor.
         let most = i64::try_from(request.count()).unwrap_or(i64::MAX);
         find.int64("batchSize", most.saturating_add(1));
         self.reader.write_concern(&mut find, after);
@@ -105,7 +106,7 @@ impl LiveDocuments {
         found.map_or_else(|| Ok(Reply::default()), reply)
     }
 
-    /// Looks up which collection has a name.
+    /// Checks whether a name belongs to the collection with this UUID.
     async fn named(&self, ns: &str, ui: CollectionUuid) -> Result<Named, ProducerError> {
         let (db, name) = split_ns(ns);
         let mut command = Vec::new();
@@ -189,7 +190,7 @@ fn operation_time(reply: &RawBatch) -> Result<Option<Timestamp>, Malformed> {
     at.map(Element::timestamp).transpose()
 }
 
-/// Names the privilege that is missing.
+/// Returns an error that names the missing privilege, if that is the cause.
 fn explained(error: ProducerError, ns: &str) -> ProducerError {
     match error {
         ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {

@@ -184,7 +184,7 @@ impl Origin {
         }
     }
 
-    /// Returns the lookup of the documents of updates. It must be called within a tokio runtime.
+    /// Returns the lookup for the documents of updates. It must be called within a tokio runtime.
     ///
     /// # Errors
     /// [`ProducerError::Usage`] for a dump, which has no documents; [`ProducerError::Source`].

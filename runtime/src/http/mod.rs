@@ -27,7 +27,7 @@ use crate::shutdown::Shutdown;
 /// The function that builds the reply of `/status`. It runs for each request, so it must not block.
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// The options of HTTP and of the report of stalls.
+/// The options of the HTTP server and of the detection of stalls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeOptions {
     /// The address to listen on.

@@ -357,8 +357,8 @@ async fn only_a_document_of_the_same_partition_is_parked() -> Result<()> {
     Ok(())
 }
 
-/// Another client changes the document between its read and its removal: its new form must not be
-/// lost, whether a field has another value or is new.
+/// Another client changes the document between its read and its removal. The changed document must
+/// not be lost, whether a field was changed or added.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_changes_before_its_removal_is_not_parked() -> Result<()> {
     let changes = [
@@ -402,8 +402,8 @@ async fn change_while_parking(change: &str, changed: &str) -> Result<()> {
     Ok(())
 }
 
-/// The removal is applied, but its reply is lost, and the repeated command finds nothing: the note is then
-/// the only copy of the document, which the next owner of the partition takes over.
+/// The removal is applied, but its reply is lost, and the repeated command finds nothing: the note
+/// is then the only copy of the document, which the next owner of the partition takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_whose_removal_has_no_reply_stays_parked() -> Result<()> {
     let scene = Scene::new("stop").await?;

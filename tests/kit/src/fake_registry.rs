@@ -1,4 +1,4 @@
-//! A server in the place of a schema registry, which gives the same answer to every request.
+//! A stand-in for a schema registry, which gives the same answer to every request.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -25,7 +25,7 @@ impl FakeRegistry {
         let heard = Arc::clone(&requests);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                // A client that goes away without a request is not heard.
+                // A client that disconnects without a request is ignored.
                 if let Ok(head) = answer(&stream, status, body) {
                     lock(&heard).push(head);
                 }
@@ -34,13 +34,13 @@ impl FakeRegistry {
         Ok(FakeRegistry { address, requests })
     }
 
-    /// Returns the address, which has a path.
+    /// Returns the address, including a path.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/registry", self.address)
     }
 
-    /// Returns the first lines and headers of the requests so far.
+    /// Returns the request lines and headers of all requests so far.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         lock(&self.requests).clone()

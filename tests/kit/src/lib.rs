@@ -5,7 +5,7 @@
 //! - [`services`] real servers and this workspace's programs as processes
 //! - [`stub`] a fake mongod that serves an oplog and fails on request; [`model`] one that stores
 //!   data, as the source or the target of a test; both speak the wire protocol on a port;
-//!   [`fake_registry`] a server in the place of a schema registry
+//!   [`fake_registry`] a stand-in for a schema registry
 //! - [`generated`], [`load`], [`ddl`] and [`stream`] make entries; [`copying`] runs full syncs in process
 //! - [`topic_reader`] reads topics back; [`http_status`] the HTTP endpoints of a program
 #![allow(

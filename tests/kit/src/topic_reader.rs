@@ -309,8 +309,8 @@ fn source_of(record: &TopicRecord, format: Format) -> Result<String> {
         Format::Raw => RANGE_HEADER,
         Format::Bson | Format::Oplog(_) => ID_HEADER,
         Format::Avro(_) | Format::ReaderAvro(_) => {
-            // Five bytes of the wire format, then the length of the first text: the source's name, which
-            // is shorter than 64 bytes.
+            // Five bytes of the wire format, then the length of the first text: the source's name,
+            // which is shorter than 64 bytes.
             let length = usize::from(record.value.get(5).context("a length")? / 2);
             let source = record.value.get(6..6 + length).context("a source")?;
             return Ok(std::str::from_utf8(source)?.to_owned());

@@ -52,7 +52,7 @@ fn positions<C: ConsumerContext>(
     shutdown: &Shutdown,
 ) -> Result<BTreeMap<String, EntryId>, ConsumerError> {
     let mut found = BTreeMap::new();
-    // Other programs save no positions: their topics begin at their ends.
+    // Other programs save no positions, so the group starts at the ends of their topics.
     let Some(prefix) = config.input.prefix() else {
         return Ok(found);
     };

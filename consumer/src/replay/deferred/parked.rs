@@ -29,8 +29,8 @@ use crate::topic_partition::TopicPartition;
 use crate::worker::batch::Batch;
 
 const COLLECTION: &str = "held";
-/// Maximum number of bytes of a document and its `_id` in the filter of the removal. A server takes
-/// documents of 16 MiB, and the note has the document and its position.
+/// Maximum number of bytes of a document and its `_id` in the filter of the removal. A server
+/// accepts documents of up to 16 MiB, and the note contains the document and its position.
 const MOST_COMPARED: usize = 15 << 20;
 
 impl MongoSink {
@@ -65,8 +65,8 @@ impl MongoSink {
         let note = self
             .note_parked(ns, held.since, &position, &blocking)
             .await?;
-        // If the reply to a removal is lost, the repeated command finds nothing: the note is then the only
-        // copy of the document.
+        // If the reply to a removal is lost, the repeated command finds nothing: the note is then
+        // the only copy of the document.
         if !self.remove_as_read(ns, stored, document_id).await?
             && self.document_with_id(ns, document_id).await?.is_some()
         {
@@ -226,9 +226,10 @@ impl MongoSink {
 
 /// Returns a `delete` of this document that deletes nothing if the document has changed.
 ///
-/// The whole document is compared, as the collection compares values: a field that another client has
-/// added or moved counts as a change; an integer that became an equal double does not, nor does a string
-/// that is equal under the collation of the collection.
+/// The whole document is compared, and values are compared as the collection does. A field that
+/// another client has added or moved counts as a change. An integer that became an equal double
+/// does not, nor does a string that became another one that is equal under the collection's
+/// collation.
 fn removal(
     collection: &str,
     stored: document::Document<'_>,
@@ -240,8 +241,8 @@ fn removal(
     fields.nested("_id", kind::DOCUMENT, |equal| {
         equal.raw("$eq", document_id.kind, document_id.value);
     });
-    // A filter by fields would not see an added field, and takes names with `$` or a dot for
-    // operators and paths.
+    // A filter on single fields would not notice an added field, and would treat names with `$` or
+    // a dot as operators or paths.
     fields.nested("$expr", kind::DOCUMENT, |expression| {
         expression.nested("$eq", kind::ARRAY, |sides| {
             sides.str("0", "$$ROOT");

@@ -32,7 +32,7 @@ pub enum PlanFault {
          manually, then continue with --dead-letter command, which stores the command and skips it"
     )]
     Command(String),
-    /// A command of another program whose order among the writes is unknown.
+    /// A command in a topic of another program whose order among the writes is unknown.
     #[error(
         "it is a command whose order among the writes of its collections is unknown: {0}. Apply its effect \
          to the target manually, if it is still to be applied, then continue with --dead-letter command, \

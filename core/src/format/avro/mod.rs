@@ -1,10 +1,10 @@
-//! The change event as an Avro record in Confluent's wire format: a zero byte, the id of the schema in the
-//! registry as four bytes (big-endian), and the record in Avro's binary encoding (Avro specification
-//! 1.11, "Binary encoding").
+//! The change event as an Avro record in Confluent's wire format: a zero byte, the id of the schema
+//! in the registry as four bytes (big-endian), and the record in Avro's binary encoding (Avro
+//! specification 1.11, "Binary encoding").
 //!
-//! The fields are those of the JSON change event ([`super::json`]); documents are strings of Extended
-//! JSON. The schemas are in `schemas/`. The id of a schema may differ between registries, so it has no
-//! influence on the partition of a record.
+//! The fields are those of the JSON change event ([`super::json`]) without the lookup; documents
+//! are strings of Extended JSON. The schemas are in `schemas/`. The id of a schema may differ
+//! between registries, so the partition of a record does not depend on it.
 
 mod read;
 mod write;

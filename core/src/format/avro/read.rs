@@ -20,8 +20,8 @@ pub fn schema_id(value: &[u8]) -> Option<u32> {
     (*magic == WIRE_MAGIC).then(|| u32::from_be_bytes(*id))
 }
 
-/// Returns the `_id` in a key that was written with [`super::KEY_SCHEMA`], as Extended JSON; `None` if
-/// the key is in another format.
+/// Returns the `_id` in a key that was written with [`super::KEY_SCHEMA`], as Extended JSON; `None`
+/// if the key is in another format.
 #[must_use]
 pub fn id_in_key(key: &[u8]) -> Option<&str> {
     schema_id(key)?;
@@ -31,7 +31,8 @@ pub fn id_in_key(key: &[u8]) -> Option<&str> {
     reader.text().ok()
 }
 
-/// Decodes an event that was written with [`super::VALUE_SCHEMA`], and appends its entry to the arena.
+/// Decodes an event that was written with [`super::VALUE_SCHEMA`], and appends its entry to the
+/// arena.
 pub(in crate::format) fn decode(
     value: Range<usize>,
     arena: &mut Vec<u8>,
@@ -67,8 +68,8 @@ struct AvroReader<'b> {
 }
 
 impl<'b> AvroReader<'b> {
-    /// Reads all fields in the order of the schema, and appends them as a BSON document that has the
-    /// fields of the JSON event, with the documents parsed.
+    /// Reads all fields in the order of the schema. Appends them as a BSON document with the fields
+    /// of the JSON event, in which the strings of Extended JSON are parsed.
     fn event(mut self, out: &mut Vec<u8>) -> Result<Option<RawEntry>, FormatError> {
         let mut event = DocumentBuilder::start(out);
         self.identity(&mut event)?;
@@ -155,7 +156,7 @@ impl<'b> AvroReader<'b> {
 
     /// Reads an optional text and appends the document that it holds.
     fn document(&mut self, name: &str, event: &mut DocumentBuilder<'_>) -> Result<(), FormatError> {
-        // `updateDescription` is for people and programs; it does not restore the update.
+        // `updateDescription` is for readers; the update cannot be restored from it.
         let Some(text) = self
             .optional(Self::bytes)?
             .filter(|_| name != "updateDescription")

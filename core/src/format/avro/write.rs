@@ -13,7 +13,7 @@ use crate::position::EntryId;
 
 use super::{WIRE_HEADER, WIRE_MAGIC};
 
-/// Number of bytes of most texts' lengths: those of 64 to 8191 bytes.
+/// Number of bytes that the length of most texts takes: of those with 64 to 8191 bytes.
 const USUAL_LENGTH_BYTES: usize = 2;
 /// The index of the type after `null` in a union, in Avro's encoding.
 const PRESENT: u8 = 2;
@@ -44,8 +44,8 @@ pub fn write_avro_event(
     Ok(())
 }
 
-/// Appends the change event of an entry for readers who do not replay it: without `rawEntry`, and with a
-/// document of a full sync as an insert.
+/// Appends the change event of an entry for readers that do not replay it: without `rawEntry`, and
+/// with a document of a full sync as an insert.
 ///
 /// # Errors
 /// [`EntryError`] if the entry is damaged. `out` then holds a part of the event.
@@ -64,8 +64,8 @@ pub fn write_avro_reader_event(
     Ok(())
 }
 
-/// Appends the key of a record; `schema` is the id of [`super::KEY_SCHEMA`]. `key` is the document's own
-/// key, as [`crate::key::write_key`] writes it.
+/// Appends the key of a record; `schema` is the id of [`super::KEY_SCHEMA`]. `key` is the
+/// document's own key, as [`crate::key::write_key`] writes it.
 pub fn write_avro_key(key: &[u8], schema: u32, out: &mut Vec<u8>) {
     let id = key
         .strip_prefix(b"{\"_id\":")
@@ -82,8 +82,8 @@ fn write_wire_header(schema: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&header);
 }
 
-/// A number in Avro's encoding, which is that of `int` as well: zigzag, seven bits a byte, the lowest
-/// ones first.
+/// A `long` in Avro's encoding, which is the same for an `int`: zigzag, seven bits per byte, the
+/// lowest bits first.
 struct Varint {
     bytes: [u8; 10],
     length: usize,
@@ -221,8 +221,8 @@ impl<'o> AvroWriter<'o> {
         self.document(command)
     }
 
-    /// Writes the description of an update. A damaged diff has none: a reader that applies the event
-    /// finds the fault in `rawUpdateDescription`.
+    /// Writes the description of an update. A damaged diff has none: a reader that applies the
+    /// event finds the fault in `rawUpdateDescription`.
     fn description(&mut self, update: Option<Update<'_>>) -> Result<(), EntryError> {
         let place = self.out.len();
         self.present();
@@ -273,7 +273,7 @@ impl<'o> AvroWriter<'o> {
         let text = start + USUAL_LENGTH_BYTES;
         let end = self.out.len();
         let length = length(end - text);
-        // Short texts move down by a byte, long ones up.
+        // A text whose length takes another number of bytes is moved.
         let moved = start + length.length;
         if moved > text {
             self.out.resize(end + (moved - text), 0);

@@ -162,7 +162,7 @@ fn the_documents_of_many_updates_are_asked_for_at_once() {
     assert_eq!(counts, [1000; 5]);
 }
 
-/// Otherwise an update could have an older document than its own.
+/// Otherwise the document of an update could be older than the update.
 #[test]
 fn the_updates_of_another_batch_are_looked_up_again() {
     let (mut encoder, asked) = looking_up(EVENTS, Documents::of(0..5));
@@ -190,7 +190,7 @@ fn operations_of_transactions_are_looked_up_with_the_entries_around_them() {
     assert_eq!(asked, [(Timestamp::new(3, 1), 4)]);
 }
 
-/// They are in earlier entries than the one that is being encoded.
+/// The operations are in earlier entries than the commit that is being encoded.
 #[test]
 fn operations_of_a_long_transaction_are_looked_up_at_its_commit() {
     let (mut encoder, asked) = looking_up(LATEST, Documents::of(0..3000));

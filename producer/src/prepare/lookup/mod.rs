@@ -1,10 +1,10 @@
-//! The documents of updates, as the source has them now (`--full-document lookup` and topics of the latest
-//! state).
+//! The documents of updates, as the source has them now (`--full-document lookup` and topics of
+//! latest states).
 //!
-//! The encoder looks ahead in what it has read from the source and asks for the documents of many updates
-//! at once. All entries that it looked at were in the oplog before the read, and the read waits until the
-//! server has them, so the documents contain their changes. A `window` holds these documents, and is
-//! used for entries up to the last one that was looked at.
+//! The encoder looks ahead in the entries that it has received and asks for the documents of many
+//! updates at once. All these entries were in the oplog before the read, and the read waits until
+//! the server has them, so the documents contain their changes. A `window` holds the documents. It
+//! is valid for entries up to the last one of these.
 
 mod request;
 mod window;
@@ -23,16 +23,18 @@ use window::{Found, Window};
 
 /// Maximum number of documents that are asked for at a time.
 const MOST_DOCUMENTS: usize = 1000;
-/// Number of bytes of documents that are asked for at a time, by the size of the documents found before.
+/// Target number of bytes of the documents in one read, estimated from the size of earlier
+/// documents.
 const WANTED_BYTES: usize = 8 << 20;
 
 /// Reads documents as a live source has them now.
 pub trait CurrentDocuments: fmt::Debug + Send {
-    /// Reads documents by `_id`, after the source has reached the time `after`. Returns the replies to the
-    /// first requests, at least to one: the rest is left out if the replies have many bytes.
+    /// Reads documents by `_id`, after the source has reached the time `after`. Returns the replies
+    /// to the requests in order. If the replies become too large, those to the last requests are
+    /// left out, but never the first one.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; [`ProducerError::Usage`] if the documents may not be read;
+    /// [`ProducerError::Source`]; [`ProducerError::Usage`] if a privilege is missing;
     /// [`ProducerError::Interrupted`]. A collection that is gone is not an error.
     fn read(&mut self, requests: &[Request], after: Timestamp)
     -> Result<Vec<Reply>, ProducerError>;
@@ -49,7 +51,7 @@ pub struct Reply {
     pub at: Option<Timestamp>,
 }
 
-/// The documents that were looked up for the following entries.
+/// The lookup of documents, with those that were read for the entries that follow.
 #[derive(Debug)]
 pub struct Lookup {
     source: Box<dyn CurrentDocuments>,
@@ -61,7 +63,7 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Creates a lookup that has asked for nothing.
+    /// Creates a lookup that has read nothing yet.
     #[must_use]
     pub fn new(source: Box<dyn CurrentDocuments>) -> Self {
         Self {
@@ -87,8 +89,8 @@ impl Lookup {
         Wanted::new(self.at_once)
     }
 
-    /// Asks for the documents of entries up to the time `through`, and forgets those of earlier entries,
-    /// unless nothing is wanted.
+    /// Asks for the documents of entries up to the time `through`, and discards the documents that
+    /// were read before. Does nothing if the list is empty.
     ///
     /// # Errors
     /// The errors of [`CurrentDocuments::read`].
@@ -103,7 +105,8 @@ impl Lookup {
     /// Makes the document of an entry the current one, and asks for it alone if it is not known.
     ///
     /// # Errors
-    /// The errors of [`CurrentDocuments::read`]; [`ProducerError::Undecodable`] for a damaged entry.
+    /// The errors of [`CurrentDocuments::read`]; [`ProducerError::Undecodable`] for a damaged
+    /// entry.
     pub fn look_up(&mut self, entry: &Entry<'_>) -> Result<(), ProducerError> {
         let damaged = |error| ProducerError::damaged(entry, &error);
         self.current = self.window.find(entry).map_err(damaged)?;
@@ -124,7 +127,7 @@ impl Lookup {
         }
     }
 
-    /// Leaves the current document: the next entry has none.
+    /// Clears the current document, because the next entry has none.
     pub fn leave(&mut self) {
         self.current = None;
     }

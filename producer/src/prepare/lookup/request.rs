@@ -1,4 +1,4 @@
-//! The documents to ask a source for, by collection.
+//! The documents to read from a source, by collection.
 
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{DocumentBuilder, Element, kind};
@@ -51,8 +51,8 @@ impl Request {
 
     fn push(&mut self, id: Element<'_>, key: Vec<u8>) {
         self.keys.push(key);
-        // Servers store neither of these as an `_id`, and `$in` takes the former for a pattern and refuses
-        // the latter.
+        // Servers do not store a regular expression or undefined as an `_id`, and `$in` treats the
+        // former as a pattern and refuses the latter.
         if matches!(id.kind, kind::REGEX | kind::UNDEFINED) {
             return;
         }
@@ -66,7 +66,7 @@ impl Request {
     }
 }
 
-/// A list of documents to ask for, each once.
+/// A list of documents to ask for. It contains each document once.
 #[derive(Debug)]
 pub struct Wanted {
     requests: Vec<Request>,
@@ -91,7 +91,7 @@ impl Wanted {
         self.keys.len() >= self.most || self.id_bytes >= MOST_ID_BYTES
     }
 
-    /// Adds the document of an update, unless the list has it.
+    /// Adds the document of an update, unless the list already has it.
     ///
     /// # Errors
     /// [`EntryError`] if the entry has no `_id`, or a damaged one.
@@ -113,8 +113,8 @@ impl Wanted {
         &self.requests
     }
 
-    /// Returns the request of an entry's collection. Consecutive entries are often of one collection, so
-    /// the last one is examined first.
+    /// Returns the request for an entry's collection. Consecutive entries are often of the same
+    /// collection, so the last request is examined first.
     fn request(&mut self, entry: &Entry<'_>) -> &mut Request {
         let is_its = |request: &Request| request.ui == entry.ui && request.ns == entry.ns;
         let known = self.requests.iter().rposition(is_its);

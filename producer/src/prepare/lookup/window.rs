@@ -1,4 +1,4 @@
-//! Documents that were looked up, until the entries for which they were read are encoded.
+//! The documents that were looked up. They are kept until their entries are encoded.
 
 use std::ops::Range;
 
@@ -10,9 +10,9 @@ use rustc_hash::FxHashMap;
 
 use super::{Reply, Request};
 
-/// Number of bytes of documents at which a window takes no more.
+/// Number of bytes of documents at which a window counts as full.
 const FULL_BYTES: usize = 16 << 20;
-/// Number of bytes that a window keeps when it is cleared.
+/// Capacity in bytes that a window keeps when it is cleared.
 const KEPT_BYTES: usize = 4 << 20;
 
 /// A document that was asked for.
@@ -27,8 +27,8 @@ pub(super) struct Found {
 /// The documents that were found, by collection and `_id`.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// Time of the last entry that the source had before the reads. A later entry may have changed a
-    /// document since.
+    /// Time that the source had reached before the reads. A later entry may have changed a document
+    /// since then.
     through: Timestamp,
     found: FxHashMap<Vec<u8>, Found>,
     bytes: Vec<u8>,
@@ -46,7 +46,7 @@ impl Window {
         self.bytes.len() >= FULL_BYTES
     }
 
-    /// Removes all documents. The next ones are read when the source has reached `through`.
+    /// Removes all documents. The next ones are read after the source has reached `through`.
     pub(super) fn clear(&mut self, through: Timestamp) {
         self.through = through;
         self.found.clear();
@@ -59,7 +59,8 @@ impl Window {
         self.bytes.get(range).unwrap_or_default()
     }
 
-    /// Finds the document of an entry; `None` if it was not read, or before the entry was logged.
+    /// Finds the document of an entry. Returns `None` if it was not read, or if it may have been
+    /// read before the entry was logged.
     pub(super) fn find(&mut self, entry: &Entry<'_>) -> Result<Option<Found>, EntryError> {
         if entry.ts > self.through {
             return Ok(None);
@@ -69,8 +70,8 @@ impl Window {
         Ok(self.found.get(&self.key).cloned())
     }
 
-    /// Adds the reply to a request, and returns its number of documents. A document that the reply does
-    /// not have is gone, unless the reply had no room for all.
+    /// Adds the reply to a request, and returns its number of documents. A document that is missing
+    /// in the reply is gone, unless the reply had no room for all documents.
     pub(super) fn take(&mut self, request: &Request, reply: &Reply) -> Result<usize, Malformed> {
         let (start, mut count) = (self.bytes.len(), 0);
         self.bytes.extend_from_slice(&reply.documents);
@@ -99,7 +100,7 @@ impl Window {
     }
 }
 
-/// Appends the key of a document in a window: its collection and the identity of its `_id`.
+/// Appends the key of a document in a window: the collection and the identity of the `_id`.
 pub(super) fn write_document_key(
     entry: &Entry<'_>,
     id: Element<'_>,
@@ -112,7 +113,7 @@ pub(super) fn write_document_key(
     write_id_identity(id, out)
 }
 
-/// Returns the number of bytes of a key ahead of the identity.
+/// Returns the number of bytes of a key before the identity of the `_id`.
 const fn collection_length(ns: &str) -> usize {
     16 + ns.len() + 1
 }

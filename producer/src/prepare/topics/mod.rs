@@ -99,7 +99,8 @@ impl Topics {
         }
     }
 
-    /// Returns the ids of a topic's schemas, which may be registered for it; zeros if the format has none.
+    /// Returns the ids of a topic's schemas, and registers the schemas if this is configured. The
+    /// ids are zeros if the format has no schemas.
     ///
     /// # Errors
     /// [`ProducerError::Registry`].
@@ -432,7 +433,8 @@ fn check_partitions(
     Err(refused(name, &reason))
 }
 
-/// Checks that changes are not compacted, and that the latest states of documents are only compacted.
+/// Checks that a topic of changes is not compacted, and that a topic of latest states has no other
+/// cleanup policy than compaction.
 fn check_cleanup(name: &str, policy: &str, format: Format) -> Result<(), ProducerError> {
     match format.is_latest_state() {
         true if policy.trim() == "compact" => Ok(()),

@@ -294,7 +294,7 @@ impl Case {
     }
 }
 
-/// Returns the registry of all runs. A producer asks it twice, before its first record.
+/// Returns the registry for all runs. A producer sends it two requests before its first record.
 fn registry() -> Result<&'static FakeRegistry> {
     static REGISTRY: OnceLock<FakeRegistry> = OnceLock::new();
     if let Some(registry) = REGISTRY.get() {

@@ -1,9 +1,9 @@
 //! Starts and stops the standing servers for the demo and for manual work: `services up|down|status
 //! [--kafka-port N] [--source-port N] [--target-port N] [--registry-port N]`.
 //!
-//! The ports also come from `KAFKA_PORT`, `SOURCE_PORT`, `TARGET_PORT` and `REGISTRY_PORT`. Data and
-//! logs are in `.cache/services/`; `down` keeps them, except for the schemas of the registry, which
-//! keeps them in memory.
+//! The ports also come from `KAFKA_PORT`, `SOURCE_PORT`, `TARGET_PORT` and `REGISTRY_PORT`. Data
+//! and logs are in `.cache/services/`; `down` keeps them, except for the schemas of the registry,
+//! which keeps them in memory.
 #![allow(
     clippy::print_stdout,
     reason = "a command for a terminal: what it prints is its work"

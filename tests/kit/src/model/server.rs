@@ -33,7 +33,7 @@ struct Shared {
     refusing: Mutex<VecDeque<(String, i32)>>,
     /// Commands that fail their write concern on request, with the code.
     unkept: Mutex<VecDeque<(String, i32)>>,
-    /// Commands whose answers are lost on request.
+    /// Commands whose next answer is to be lost.
     losing: Mutex<VecDeque<(String, i32)>>,
     paused: Mutex<bool>,
     resumed: Condvar,
@@ -97,7 +97,7 @@ impl ModelServer {
         lock(&self.shared.unkept).push_back((command.to_owned(), code));
     }
 
-    /// Lets the next command of that name be executed, but ends its connection without an answer.
+    /// Executes the next command of this name, but closes its connection without an answer.
     pub fn lose_reply_next(&self, command: &str) {
         lock(&self.shared.losing).push_back((command.to_owned(), 0));
     }

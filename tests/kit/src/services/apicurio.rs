@@ -85,8 +85,8 @@ impl Apicurio {
         url_at(&self.port)
     }
 
-    /// Prints the committed records of topics by Apicurio's own deserializer for Kafka's Java client:
-    /// key, tab, value, both as Avro prints them.
+    /// Prints the committed records of topics with Apicurio's own deserializer for Kafka's Java
+    /// client: key, tab, value, both as Avro prints them.
     ///
     /// # Errors
     /// The program fails.
@@ -146,8 +146,8 @@ impl Server {
         url(self.port)
     }
 
-    /// Returns the command that starts it. Its command line names the directory, by which a standing
-    /// server is recognized. A tied one ends with this process.
+    /// Returns the command that starts the registry. A standing server is recognized by the
+    /// directory in its command line. A `tied` server ends with this process.
     pub(crate) fn prepare(&self, tied: bool) -> Result<Command> {
         let temporary = self.directory.join("tmp");
         fs::create_dir_all(&temporary)?;

@@ -1,6 +1,6 @@
 //! The standing servers of `make services-up`: one Kafka, one source with an oplog, one target and
-//! one schema registry, on fixed ports. They outlive the process that starts them. Linux only: `/proc` shows which
-//! server a process belongs to.
+//! one schema registry, on fixed ports. They outlive the process that starts them. Linux only:
+//! `/proc` shows which server a process belongs to.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

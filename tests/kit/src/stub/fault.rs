@@ -75,7 +75,7 @@ impl Faults {
         self.held().commands.clear();
     }
 
-    /// Calls `wait` again and again while the answers to this command are withheld, until it returns
+    /// Calls `wait` repeatedly while the answers to this command are withheld, until `wait` returns
     /// false.
     pub(super) fn wait_while_held(&self, command: &[u8], wait: impl Fn() -> bool) {
         let is_held = || {
