@@ -39,8 +39,8 @@ pub struct ServeArguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
     pub http: String,
     /// Time after which a stall is reported. /readyz answers 503 when nothing has moved for this
-    /// long although work is pending, or when a source has not even reported that it has nothing
-    /// new; /livez answers 503 when the main loop has not run for this long. At least 5s; below 60s
+    /// long although work is pending, or when the source has not answered, not even with an
+    /// empty batch; /livez answers 503 when the main loop has not run for this long. At least 5s; below 60s
     /// a request that Kafka answers late may be reported as a stall.
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub stalled_after: String,

@@ -22,8 +22,8 @@ impl TopicPatterns {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-*".contains(&byte);
             if pattern.is_empty() || !pattern.bytes().all(is_plain) {
                 return Err(format!(
-                    "{pattern:?} is not the name of a topic: letters, digits, '.', '_' and '-', and '*' for \
-                     any of them"
+                    "{pattern:?} is not a topic name or pattern: use letters, digits, '.', '_' and '-', and \
+                     '*' for any characters"
                 ));
             }
             if pattern.starts_with(INTERNAL) {

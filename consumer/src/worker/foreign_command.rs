@@ -147,6 +147,19 @@ impl PartitionWorker {
             )));
         }
         let all: i32 = partitions.values().sum();
+        let is_of_mongoshake = self
+            .context
+            .topics
+            .input()
+            .foreign()
+            .is_some_and(|input| input.writer.is_mongoshake());
+        if is_of_mongoshake && all != 1 {
+            return Ok(Some(format!(
+                "{} topics are read, and MongoShake does not bind a collection to a topic: others may have \
+                 earlier or later writes",
+                partitions.len()
+            )));
+        }
         if names.len() > 1 && all != 1 {
             return Ok(Some(format!(
                 "it concerns {}, whose writes may be in different ones of the {} topics that are read",

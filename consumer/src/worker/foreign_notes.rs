@@ -26,8 +26,8 @@ pub(crate) fn tell(
     if topics.is_empty() || !names.is_empty() {
         let names = if names.is_empty() { patterns } else { names };
         return Err(ConsumerError::Usage(format!(
-            "--topics: Kafka has no topic {}, or it may not be read: give the names of the topics that the \
-             other program writes",
+            "--topics: topic {} does not exist, or this user may not read it: give the names of the topics \
+             that the other program writes",
             names.join(", ")
         )));
     }
@@ -38,8 +38,8 @@ pub(crate) fn tell(
     tracing::info!(
         input = writer.name(),
         topics = topics.join(","),
-        "reading the topics of another program. It may have written a record twice, which is applied again \
-         without effect, or lost one, which no reader can detect: compare both ends with verify"
+        "reading the topics of another program. Repeated records are harmless, but no reader can detect \
+         records that the program has lost: compare source and target with verify"
     );
     tracing::warn!(input = writer.name(), "{}", commands_of(writer));
     tell_of_partitions(input, sink, partitions);
@@ -51,16 +51,18 @@ const fn commands_of(writer: Writer) -> &'static str {
     match writer {
         Writer::MongoshakeBson | Writer::MongoshakeJson | Writer::MongoshakeRaw => {
             "MongoShake writes the commands of the source (create, drop, rename, indexes) only with \
-             filter.ddl_enable = true, and copied documents not at all"
+             filter.ddl_enable = true, and never writes copied documents to Kafka"
         }
         Writer::MongoKafkaJson | Writer::MongoKafkaBson => {
-            "these events have drop and rename, and the creation of collections and indexes only with \
-             change.stream.show.expanded.events=true: create the indexes on the target yourself. A field \
-             whose name has a dot cannot be told from a path in an update without fullDocument"
+            "these events include drop and rename, but the creation of collections and indexes only with \
+             change.stream.show.expanded.events=true; without it, create the indexes on the target \
+             yourself. In an update without fullDocument, a field whose name contains a dot cannot be \
+             distinguished from a path"
         }
         Writer::Debezium => {
-            "these events have no commands: what the source drops, renames or indexes stays as it is on the \
-             target. A field whose name has a dot cannot be told from a path in an update without after"
+            "these events include no commands, so drops, renames and index changes on the source do not \
+             reach the target. In an update without after, a field whose name contains a dot cannot be \
+             distinguished from a path"
         }
     }
 }
@@ -78,7 +80,7 @@ fn tell_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<S
             topic,
             partitions = count,
             others,
-            "lines are in order per partition only"
+            "lines are in order only within a partition"
         );
         return;
     }
@@ -87,15 +89,16 @@ fn tell_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<S
         topic,
         partitions = count,
         others,
-        "topics with several partitions have no order across them: a command other than the creation of a \
-         plain index is refused there (--dead-letter command stores it and continues)"
+        "Kafka keeps no order across the partitions of a topic, so commands in these topics are refused, \
+         except the creation of an index that cannot refuse a document (--dead-letter command stores \
+         them and continues)"
     );
     if input.writer.is_mongoshake() {
         tracing::warn!(
             input = writer,
-            "MongoShake writes the operations of large transactions to partition 0, whatever their documents: \
-             a document that such a transaction changed may be wrong for good. Compare both ends with \
-             verify"
+            "MongoShake writes the operations of large transactions to partition 0, regardless of the \
+             partitions of their documents. A document that such a transaction changed may stay wrong; \
+             compare source and target with verify"
         );
     } else if input.accepts_any_order {
         tracing::warn!(
@@ -111,8 +114,8 @@ pub(super) fn naming_the_writer(error: ConsumerError, value: Option<&[u8]>) -> C
     match (error, value.and_then(recognize)) {
         (ConsumerError::Refused(text), Some(Program::Other(writer))) => {
             ConsumerError::Refused(format!(
-                "{text}. Its record looks like one of another program: read the topic with \
-                 --input {writer} --topics"
+                "{text}. Its first record looks like one of another program; to read it, use \
+                 --input {writer} with --topics"
             ))
         }
         (error, _) => error,

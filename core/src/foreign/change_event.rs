@@ -203,12 +203,16 @@ impl<'e> Event<'e> {
         };
         let parsed = parsed.unwrap_or_default();
         let found = Document::new(&parsed).ok();
+        // With a shard key beside the _id, a document has several keys: copied documents have the _id
+        // alone, and its shard key may change.
+        let found = found.filter(|key| key.elements().count() == 1);
         let found = found.and_then(|key| key.get("_id").ok().flatten());
         match found {
             Some(found) if found.kind == id.kind && found.value == id.value => Ok(()),
             _ => Err(ForeignError::Unordered(
-                "the key of the record is not the documentKey (it is the resume token in old versions and \
-                 with change.stream.document.key.as.key=false)",
+                "the key of the record is not the _id of the document (it is the resume token in old versions \
+                 and with change.stream.document.key.as.key=false, and includes the shard key of a sharded \
+                 collection)",
             )),
         }
     }
@@ -217,6 +221,9 @@ impl<'e> Event<'e> {
     /// the sharding of a collection, becomes a command that a replay does not know.
     fn command(&self, operation: &str, output: &mut Output<'_>) -> Result<(), ForeignError> {
         let Header { db, collection, .. } = self.header;
+        if operation.contains('\0') {
+            return Err(ForeignError::Event("the operationType has a NUL character"));
+        }
         if db.is_empty() {
             return Err(ForeignError::Event("the event has no ns"));
         }

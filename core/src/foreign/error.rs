@@ -38,8 +38,8 @@ pub enum ForeignError {
     /// An update with an ambiguous path, which cannot be left to the target's own update operators.
     #[error(
         "the update of {0:?} is ambiguous: a part of the path may be the index of an array or the name \
-         of a field, and the event truncates an array or has an unusual name, so that the paths cannot \
-         be left to the target. Let the connector write whole documents (change.stream.full.document=\
+         of a field, and the target cannot resolve it, because the event truncates an array or has a field \
+         name that is empty or begins with $. Let the connector write whole documents (change.stream.full.document=\
          updateLookup, or capture.mode=change_streams_update_full) or disambiguatedPaths \
          (change.stream.show.expanded.events=true), and copy this document again"
     )]
@@ -50,9 +50,10 @@ pub enum ForeignError {
     /// A record that may be out of order, which the operator has not permitted.
     #[error(
         "the topic has several partitions, and {0}: the changes of one document may be in several \
-         partitions, in an unknown order, so that an older change could overwrite a newer one. Produce \
-         the topic with one partition or with the _id as the key and replay that, or accept wrong \
-         documents with --allow-unordered and compare both ends afterwards (oplog-consumer verify)"
+         partitions, in an unknown order, so an older change could overwrite a newer one. Let the other \
+         program write to a topic with one partition, or use the _id as the key, and replay that topic; or \
+         use --allow-unordered, which may leave wrong documents, and compare both ends afterwards \
+         (oplog-consumer verify)"
     )]
     Unordered(&'static str),
 }

@@ -27,6 +27,9 @@ use crate::foreign::{ForeignError, mongoshake};
 
 /// Maximum size of an entry. The largest entries of a server have slightly more than 16 MiB.
 const MAX_ENTRY: u64 = 64 << 20;
+/// Maximum number of bytes of the entries of a frame. MongoShake closes a frame at 16 MiB before it is
+/// compressed.
+const MOST_INFLATED: usize = 256 << 20;
 
 /// The compression of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,11 +134,18 @@ pub(super) fn decode(value: Range<usize>, output: &mut Output<'_>) -> Result<(),
         let last = frame.entries.len().saturating_sub(1);
         frame.entries.get(last..).unwrap_or_default()
     };
+    let mut inflated = 0;
     for entry in entries {
         let entry = match frame.compression {
             Compression::None => entry.clone(),
             compression => inflate(entry.clone(), compression, output.arena)?,
         };
+        inflated += entry.len();
+        if inflated > MOST_INFLATED {
+            return Err(ForeignError::Frame(
+                "its entries have more than 256 MiB when they are decompressed",
+            ));
+        }
         mongoshake::decode_bson(entry, output)?;
     }
     Ok(())

@@ -155,6 +155,11 @@ impl<'e> Description<'e> {
         if parts.len() > MAX_DEPTH {
             return Err(ForeignError::Event("a path has too many parts"));
         }
+        // A name in BSON ends at the first NUL: the rest would be read as another field.
+        let has_nul = |part: &Part<'_>| matches!(part, Part::Field(name) if name.contains(&0));
+        if parts.iter().any(has_nul) {
+            return Err(ForeignError::Event("a path has a NUL character"));
+        }
         Ok(parts)
     }
 

@@ -57,8 +57,8 @@ pub struct StreamArguments {
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
     /// Format of the record values: raw (batches of unchanged entries; the fastest; only
-    /// oplog-consumer reads it), bson (one unchanged entry per record), json (change events) or avro (change events as Avro
-    /// records, with their schema in a schema registry).
+    /// oplog-consumer reads it), bson (one unchanged entry per record), json (change events) or
+    /// avro (change events as Avro records, with their schema in a schema registry).
     #[arg(long, value_name = "FORMAT", default_value = "bson")]
     pub format: String,
     /// Extended JSON mode of --format json and avro: relaxed (for people and other programs) or canonical
@@ -79,11 +79,11 @@ pub struct StreamArguments {
     /// only a replay needs. The default is true, except for --envelope debezium.
     #[arg(long, value_name = "true|false")]
     pub replayable: Option<bool>,
-    /// Documents of updates in topics of change events and of Debezium's envelope: none (an update has only
-    /// what it changed) or lookup (each update also has the whole document as the source has it now, like
-    /// fullDocument: "updateLookup" of MongoDB's change streams; null if it is gone). Lookup reads every
-    /// updated document from the live source (the user needs `read` on the databases), which costs
-    /// throughput.
+    /// Whether an update also has the whole document, for --format json as change events or in Debezium's
+    /// envelope: none (only the changed fields) or lookup (the document as the source has it at the
+    /// lookup, like fullDocument: "updateLookup" of MongoDB's change streams; null if it is gone). A
+    /// lookup reads every updated document from the live source (the user needs `read` on the
+    /// databases), which costs throughput.
     #[arg(long, value_name = "none|lookup", default_value = "none")]
     pub full_document: String,
     /// Content of the topics: changes (one record per change) or snapshot (the latest state of each

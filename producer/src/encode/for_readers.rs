@@ -65,16 +65,16 @@ fn warn_of_stale_documents(entry: &Entry<'_>) -> Result<(), ProducerError> {
             ns,
             to,
             %at,
-            "the collection was renamed: its old topic keeps its documents, and its new topic has only \
-             documents that change from now on, until oplog-producer full-sync --namespaces {to} has \
-             copied the others. Documents of a collection that it replaced stay in the new topic"
+            "the collection was renamed: its old topic keeps its documents, and the new topic receives only \
+             documents that change from now on. Run oplog-producer full-sync --namespaces {to} to copy the \
+             others. Documents of a replaced collection stay in the new topic"
         ),
         (None, b"drop") => tracing::warn!(
             ns,
             %at,
             "the collection was dropped: its topic keeps the last state of its documents, because their \
-             keys are not in the oplog. To be rid of them, start again under another --topic-prefix with \
-             a new copy of the data"
+             keys are not in the oplog. To remove them, start again under another --topic-prefix with a \
+             new full sync"
         ),
         _ => {}
     }

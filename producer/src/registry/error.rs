@@ -13,8 +13,8 @@ pub enum RegistryError {
     Client(String),
     /// The registry does not answer, or has an internal error. A later attempt may succeed.
     #[error(
-        "the schema registry does not answer for {0}. No entry of this topic or after it is written \
-         until it does"
+        "the schema registry cannot be reached or has failed: {0}. The entries of this topic, and all \
+         later ones, wait until it answers"
     )]
     Unavailable(Box<Refusal>),
     /// The registry refuses the credentials.
@@ -48,7 +48,7 @@ pub enum RegistryError {
     )]
     Incompatible(Box<Refusal>),
     /// The answer does not come from a schema registry.
-    #[error("the answer is not that of a schema registry: {0}. Check --registry-url")]
+    #[error("the server that answered is not a schema registry: {0}. Check --registry-url")]
     NotARegistry(Box<Refusal>),
 }
 

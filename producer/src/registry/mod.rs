@@ -202,7 +202,12 @@ impl SchemaRegistry {
                 Err(error) if error.is_transient() => last = Some(error),
                 answer => {
                     let id = answer?;
-                    tracing::info!(subject, topic, id, "the schema is in the registry");
+                    tracing::info!(
+                        subject,
+                        topic,
+                        id,
+                        "found or registered the schema in the registry"
+                    );
                     self.known().insert(subject, id);
                     return Ok(id);
                 }

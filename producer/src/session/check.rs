@@ -235,8 +235,8 @@ fn check_registry(checkpoint: &Checkpoint, has_registry: bool) -> Result<(), Pro
         return Ok(());
     }
     Err(ProducerError::Usage(
-        "the saved position is inside a transaction whose records are written as avro, also the rest of \
-         them: give --registry-url for this start as well"
+        "the saved position is inside a transaction that was begun in Avro, and the rest of it must be \
+         written in Avro too: give --registry-url for this start as well"
             .to_owned(),
     ))
 }

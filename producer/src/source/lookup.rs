@@ -79,6 +79,8 @@ impl LiveDocuments {
         // Another collection, or a view that cannot be read, may have the name by now.
         match self.named(&request.ns, ui).await? {
             Named { is_its: true, .. } => found,
+            // Another member has answered, which may not have the creation of the collection yet.
+            Named { at: Some(at), .. } if at < after => found,
             Named { is_its: false, at } => Ok(Reply {
                 at,
                 ..Reply::default()

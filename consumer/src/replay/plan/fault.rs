@@ -34,9 +34,9 @@ pub enum PlanFault {
     Command(String),
     /// A command in a topic of another program whose order among the writes is unknown.
     #[error(
-        "it is a command whose order among the writes of its collections is unknown: {0}. Apply its effect \
-         to the target manually, if it is still to be applied, then continue with --dead-letter command, \
-         which stores the command and skips it"
+        "the order of this command among the writes of its collections is unknown: {0}. If its effect is \
+         still needed, apply it to the target manually; then continue with --dead-letter command, which \
+         stores the command and skips it"
     )]
     Unordered(String),
     /// A command that the target refuses.
