@@ -443,7 +443,7 @@ fn a_command_whose_order_is_unknown_is_refused() -> Result<()> {
     foreign.write("unordered", 3, &commands()?)?;
     let unordered = target()?;
     let parts = [
-        "order among the writes",
+        "among the writes of its collections is unknown",
         "topic unordered has 3 partitions",
         "offset",
     ];

@@ -115,7 +115,7 @@ pub(super) fn naming_the_writer(error: ConsumerError, value: Option<&[u8]>) -> C
         (ConsumerError::Refused(text), Some(Program::Other(writer))) => {
             ConsumerError::Refused(format!(
                 "{text}. Its first record looks like one of another program; to read it, use \
-                 --input {writer} with --topics"
+                 --input {writer} --topics with the names of its topics"
             ))
         }
         (error, _) => error,
