@@ -147,6 +147,13 @@ impl PartitionWorker {
             )));
         }
         let all: i32 = partitions.values().sum();
+        if names.len() > 1 && all != 1 {
+            return Ok(Some(format!(
+                "it concerns {}, whose writes may be in different ones of the {} topics that are read",
+                names.join(" and "),
+                partitions.len()
+            )));
+        }
         let is_of_mongoshake = self
             .context
             .topics
@@ -157,13 +164,6 @@ impl PartitionWorker {
             return Ok(Some(format!(
                 "{} topics are read, and MongoShake does not bind a collection to a topic: others may have \
                  earlier or later writes",
-                partitions.len()
-            )));
-        }
-        if names.len() > 1 && all != 1 {
-            return Ok(Some(format!(
-                "it concerns {}, whose writes may be in different ones of the {} topics that are read",
-                names.join(" and "),
                 partitions.len()
             )));
         }
