@@ -76,6 +76,8 @@ impl MongoSink {
         if self.drop_collection(buckets, running, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
+        // Another member may have run the drop of `system.views` since this one read the catalog.
+        self.reload().await?;
         if self
             .incarnations(running.source)
             .has_ended(&format!("{db}.{VIEWS}"))
