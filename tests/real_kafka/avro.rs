@@ -4,40 +4,15 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
-use bson::doc;
 use oplog_relay_kit::fake_registry::FakeRegistry;
 use oplog_relay_kit::http_status::probe;
 use oplog_relay_kit::model::{Model, ModelServer};
 use oplog_relay_kit::services::{Apicurio, Port, registry_url, wait_until};
-use oplog_relay_kit::topic_reader::{TopicRecord, read_undecoded};
 
-use crate::made::Made;
+use crate::made::mixed;
 use crate::topics::{LIMIT, Topics};
 
 const AVRO: [&str; 2] = ["--format=avro", "--json=canonical"];
-
-fn made() -> Result<Made> {
-    let mut made = Made::default();
-    made.create("s.a", 1)?;
-    for id in 0..20 {
-        made.insert("s.a", 1, id)?;
-        made.set("s.a", 1, id, doc! { "n": id })?;
-    }
-    made.command(
-        "s.a",
-        1,
-        doc! { "createIndexes": "a", "v": 2, "key": { "n": 1 }, "name": "n_1" },
-    )?;
-    for id in 0..5 {
-        made.delete("s.a", 1, id)?;
-    }
-    Ok(made)
-}
-
-fn records(topics: &Topics) -> Result<Vec<TopicRecord>> {
-    let contents = read_undecoded(&topics.brokers(), topics.prefix())?;
-    Ok(contents.into_values().flatten().collect())
-}
 
 /// Sends a request to a registry, which must accept it.
 fn send(registry: &Apicurio, method: &str, path: &str, body: &str) -> Result<()> {
@@ -62,7 +37,7 @@ fn a_topic_in_avro_is_read_by_a_foreign_deserializer_and_replayed_exactly() -> R
     let registry = Apicurio::start()?;
     let url = format!("--registry-url={}", registry.url());
     let topics = Topics::none("avro")?;
-    let made = made()?;
+    let made = mixed()?;
     topics.produce(&made.oplog()?, &[&AVRO[..], &[&url]].concat())?;
 
     let printed = registry.print_topics(&topics.brokers(), &["avro.s.a"])?;
@@ -96,8 +71,8 @@ fn an_avro_topic_for_readers_is_emitted_and_not_replayed() -> Result<()> {
     let url = format!("--registry-url={}", registry.url());
     let topics = Topics::none("avro-readers")?;
     let flags = ["--format=avro", "--replayable=false", &url];
-    topics.produce(&made()?.oplog()?, &flags)?;
-    ensure!(records(&topics)?.len() == 45);
+    topics.produce(&mixed()?.oplog()?, &flags)?;
+    ensure!(topics.records()?.len() == 45);
     ensure!(topics.emit("avro-readers-emit")?.lines().count() == 45);
     let target = ModelServer::start(Model::default())?;
     let refusal = (2, "is for readers only");
@@ -110,7 +85,7 @@ fn a_producer_waits_for_its_registry_and_says_so() -> Result<()> {
     let (of_registry, of_status) = (Port::lease()?, Port::lease()?);
     let folder = tempfile::tempdir()?;
     let url = format!("--registry-url={}", registry_url(&of_registry));
-    let made = made()?;
+    let made = mixed()?;
     let http = format!("--http=127.0.0.1:{}", of_status.number());
     let flags = [&AVRO[..], &[&url]].concat();
     let mut producer =
@@ -143,7 +118,7 @@ fn schemas_that_are_missing_or_incompatible_stop_the_producer_before_the_first_r
 {
     let registry = Apicurio::start()?;
     let url = format!("--registry-url={}", registry.url());
-    let oplog = made()?.oplog()?;
+    let oplog = mixed()?.oplog()?;
     let topics = Topics::none("avro-strict")?;
     let flags = [&AVRO[..], &[&url]].concat();
     let strict = [&flags[..], &["--registry-auto-register=false"]].concat();
@@ -161,7 +136,7 @@ fn schemas_that_are_missing_or_incompatible_stop_the_producer_before_the_first_r
         "refuses this version's schema: subject avro-strict.s.a-value",
     );
     topics.produce_to_code(&oplog, &flags, refusal)?;
-    ensure!(records(&topics)?.is_empty(), "records were written");
+    ensure!(topics.records()?.is_empty(), "records were written");
 
     let by_record = [&flags[..], &["--registry-subjects=record"]].concat();
     topics.produce(&oplog, &by_record)?;
@@ -189,7 +164,7 @@ fn a_registry_is_asked_once_for_each_subject_with_the_login_and_at_the_next_addr
         format!("--registry-login=file:{}", login.display()),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    topics.produce(&made()?.oplog()?, &flags)?;
+    topics.produce(&mixed()?.oplog()?, &flags)?;
     let requests: Vec<String> = registry.requests();
     ensure!(requests.len() == 2, "{requests:?}");
     for (request, part) in requests.iter().zip(["key", "value"]) {
@@ -198,7 +173,7 @@ fn a_registry_is_asked_once_for_each_subject_with_the_login_and_at_the_next_addr
         let basic = "authorization: basic cmvsyxk6c2vjcmv0";
         ensure!(request.to_ascii_lowercase().contains(basic), "{request}");
     }
-    for record in records(&topics)? {
+    for record in topics.records()? {
         ensure!(record.value.starts_with(&[0, 0, 0, 4, 1]), "{record:?}");
         let key = record.key.as_deref();
         ensure!(key.is_none_or(|key| key.starts_with(&[0, 0, 0, 4, 1])));
@@ -208,7 +183,7 @@ fn a_registry_is_asked_once_for_each_subject_with_the_login_and_at_the_next_addr
 
 #[test]
 fn answers_that_are_not_those_of_a_registry_stop_the_producer_and_show_no_secret() -> Result<()> {
-    let oplog = made()?.oplog()?;
+    let oplog = mixed()?.oplog()?;
     for (number, (status, body, reason)) in [
         ("200 OK", "<html>a page</html>", "is not a schema registry"),
         ("200 OK", "{}", "is not a schema registry"),

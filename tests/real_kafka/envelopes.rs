@@ -3,42 +3,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use bson::doc;
 use oplog_relay_kit::model::{Model, ModelServer};
 use oplog_relay_kit::services::Program;
-use oplog_relay_kit::topic_reader::{TopicRecord, read_topic_records, read_undecoded};
+use oplog_relay_kit::topic_reader::{TopicRecord, read_topic_records};
 use serde_json::Value;
 
-use crate::made::Made;
+use crate::made::mixed;
 use crate::topics::{LIMIT, Topics};
-
-/// A history with a command between the changes of documents.
-fn made() -> Result<Made> {
-    let mut made = Made::default();
-    made.create("s.a", 1)?;
-    for id in 0..20 {
-        made.insert("s.a", 1, id)?;
-        made.set("s.a", 1, id, doc! { "n": id })?;
-    }
-    made.command(
-        "s.a",
-        1,
-        doc! { "createIndexes": "a", "v": 2, "key": { "n": 1 }, "name": "n_1" },
-    )?;
-    for id in 0..5 {
-        made.delete("s.a", 1, id)?;
-    }
-    Ok(made)
-}
-
-/// Returns the records of all partitions of the only collection.
-fn records(topics: &Topics) -> Result<Vec<TopicRecord>> {
-    let contents = read_undecoded(&topics.brokers(), topics.prefix())?;
-    let topic = format!("{}.s.a", topics.prefix());
-    let others = contents.keys().find(|(name, _)| *name != topic);
-    ensure!(others.is_none(), "another topic: {others:?}");
-    Ok(contents.into_values().flatten().collect())
-}
 
 fn parse(bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).with_context(|| String::from_utf8_lossy(bytes).into_owned())
@@ -73,8 +44,8 @@ pub(crate) fn expect_refused(topics: &Topics, by_all: bool) -> Result<()> {
 fn a_debezium_topic_has_the_changes_of_documents_once_and_in_order() -> Result<()> {
     let topics = Topics::none("debezium")?;
     let flags = ["--format=json", "--envelope=debezium"];
-    topics.produce(&made()?.oplog()?, &flags)?;
-    let records = records(&topics)?;
+    topics.produce(&mixed()?.oplog()?, &flags)?;
+    let records = topics.records()?;
     let mut ops = String::new();
     for (index, record) in records.iter().enumerate() {
         let key = parse(record.key.as_deref().context("no key")?)?;
@@ -109,8 +80,8 @@ fn a_debezium_topic_has_the_changes_of_documents_once_and_in_order() -> Result<(
 fn a_topic_for_readers_has_no_command_no_barrier_and_no_copy_of_bytes() -> Result<()> {
     let topics = Topics::none("readers")?;
     let flags = ["--format=json", "--replayable=false"];
-    topics.produce(&made()?.oplog()?, &flags)?;
-    let records = records(&topics)?;
+    topics.produce(&mixed()?.oplog()?, &flags)?;
+    let records = topics.records()?;
     ensure!(records.len() == 45, "{} records", records.len());
     for record in &records {
         let event = parse(&record.value)?;
@@ -123,7 +94,7 @@ fn a_topic_for_readers_has_no_command_no_barrier_and_no_copy_of_bytes() -> Resul
     let refusal = (2, "at least one of them is for readers only");
     for other in ["--replayable=true", "--envelope=debezium"] {
         let flags = ["--format=json", "--change-routing", other];
-        topics.produce_to_code(&made()?.oplog()?, &flags, refusal)?;
+        topics.produce_to_code(&mixed()?.oplog()?, &flags, refusal)?;
     }
     Ok(())
 }
@@ -136,9 +107,9 @@ fn records_have_the_headers_of_cloud_events() -> Result<()> {
         "--replayable=false",
         "--headers=cloudevents",
     ];
-    topics.produce(&made()?.oplog()?, &flags)?;
+    topics.produce(&mixed()?.oplog()?, &flags)?;
     let mut ids = BTreeSet::new();
-    for record in records(&topics)? {
+    for record in topics.records()? {
         let header = |name: &str| -> Result<String> {
             let value = record.header(name).with_context(|| format!("no {name}"))?;
             Ok(String::from_utf8(value.to_vec())?)
@@ -161,7 +132,7 @@ fn records_have_the_headers_of_cloud_events() -> Result<()> {
 #[test]
 fn entries_in_the_oplog_envelope_are_replayed_exactly_and_emitted_in_each_envelope() -> Result<()> {
     let topics = Topics::none("entries")?;
-    let made = made()?;
+    let made = mixed()?;
     let flags = ["--format=json", "--envelope=oplog", "--json=canonical"];
     topics.produce(&made.oplog()?, &flags)?;
     let target = ModelServer::start(Model::default())?;

@@ -172,6 +172,17 @@ impl Foreign {
         self.append(topic, partitions, records)
     }
 
+    /// Resets the group that is named as its topic to the beginning.
+    fn rewind(&self, topic: &str) -> Result<()> {
+        let place = ["--group", topic, "--topic", topic];
+        let reset = ["--reset-offsets", "--execute", "--to-earliest"];
+        let reset = self
+            .kafka
+            .tool("kafka-consumer-groups", &[&reset[..], &place].concat())?;
+        ensure!(reset.status.success(), "{reset:?}");
+        Ok(())
+    }
+
     fn append(&self, topic: &str, partitions: usize, records: &[Written]) -> Result<()> {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", self.kafka.brokers())
@@ -409,15 +420,7 @@ fn commands_run_in_their_place_in_a_topic_of_one_partition() -> Result<()> {
     let ended = foreign.replay(&target, "mongoshake-bson", "ordered", &[])?;
     ended.expect(0, &["filter.ddl_enable"])?;
     expect_commands(&target)?;
-    let reset = ["--reset-offsets", "--execute", "--to-earliest"];
-    let reset = [&reset[..], &["--group=ordered", "--topic=ordered"]].concat();
-    ensure!(
-        foreign
-            .kafka
-            .tool("kafka-consumer-groups", &reset)?
-            .status
-            .success()
-    );
+    foreign.rewind("ordered")?;
     let ended = foreign.replay(&target, "mongoshake-bson", "ordered", &[])?;
     ended.expect(0, &[])?;
     expect_commands(&target)
@@ -604,15 +607,7 @@ fn a_document_before_a_drop_does_not_come_back() -> Result<()> {
         let ended = foreign.replay(&target, "mongo-kafka-json", "copied", &[])?;
         ended.expect(0, &[])?;
         ensure!(documents(&target)?.is_empty(), "{:?}", documents(&target)?);
-        let reset = ["--reset-offsets", "--execute", "--to-earliest"];
-        let reset = [&reset[..], &["--group=copied", "--topic=copied"]].concat();
-        ensure!(
-            foreign
-                .kafka
-                .tool("kafka-consumer-groups", &reset)?
-                .status
-                .success()
-        );
+        foreign.rewind("copied")?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::key::write_key;
 use oplog_relay_kit::model::{Model, ModelServer};
 use oplog_relay_kit::services::{Program, wait_until};
-use oplog_relay_kit::topic_reader::{TopicRecord, count_uncommitted, read_undecoded};
+use oplog_relay_kit::topic_reader::{TopicRecord, count_uncommitted};
 use oplog_relay_tests::schema::EventSchema;
 use serde_json::Value;
 
@@ -169,15 +169,6 @@ impl Source {
     }
 }
 
-/// Returns the records of the collection, each partition in order.
-fn records(topics: &Topics) -> Result<Vec<TopicRecord>> {
-    let contents = read_undecoded(&topics.brokers(), topics.prefix())?;
-    let topic = format!("{}.s.a", topics.prefix());
-    let others = contents.keys().find(|(name, _)| *name != topic);
-    ensure!(others.is_none(), "another topic: {others:?}");
-    Ok(contents.into_values().flatten().collect())
-}
-
 /// Returns the last value of each key that does not end with a tombstone.
 fn latest(records: &[TopicRecord]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut latest = BTreeMap::new();
@@ -219,7 +210,7 @@ fn topics_of_latest_states_are_compacted_and_end_as_the_source() -> Result<()> {
     let copy = [&SNAPSHOT[..], &["--sync=full-then-tail"]].concat();
     source.carry(&topics, &copy, (0, ""))?;
     ensure!(
-        latest(&records(&topics)?)? == source.documents()?,
+        latest(&topics.records()?)? == source.documents()?,
         "after the copy"
     );
 
@@ -237,7 +228,7 @@ fn topics_of_latest_states_are_compacted_and_end_as_the_source() -> Result<()> {
     }
     source.carry(&topics, &SNAPSHOT, (0, ""))?;
 
-    let records = records(&topics)?;
+    let records = topics.records()?;
     ensure!(latest(&records)? == source.documents()?, "after the tail");
     check_identities(&records)?;
     // The copy, 100 inserts, 40 deletes, 40 times two updates, 40 updates with deletes, 80 updates,
@@ -310,7 +301,7 @@ fn a_topic_with_another_cleanup_policy_is_refused() -> Result<()> {
         topics.create_topic(&format!("{prefix}.s.a"), &[&policy])?;
         let flags = [flags, &["--start=oldest"]].concat();
         source.carry(&topics, &flags, (2, part))?;
-        ensure!(records(&topics)?.is_empty(), "{prefix} has records");
+        ensure!(topics.records()?.is_empty(), "{prefix} has records");
     }
     Ok(())
 }
@@ -329,7 +320,7 @@ fn a_drop_or_rename_is_reported_where_its_documents_stay() -> Result<()> {
     source.carry(&topics, &flags, (0, "full-sync --namespaces s.b"))?;
     // The name is no longer that of the collection, so the document of the update is gone.
     ensure!(
-        latest(&records(&topics)?)?.is_empty(),
+        latest(&topics.records()?)?.is_empty(),
         "the document is elsewhere"
     );
     source.run("s", &doc! { "drop": "b" })?;
@@ -364,7 +355,7 @@ fn updates_have_the_document_that_the_source_has_now() -> Result<()> {
     source.carry(&topics, &LOOKUP, (0, ""))?;
     let schema = EventSchema::of_change_events()?;
     let mut updates = 0;
-    for record in records(&topics)? {
+    for record in topics.records()? {
         let event = parse(&record)?;
         schema.check(&event)?;
         if event["operationType"] != "update" {
@@ -401,7 +392,7 @@ fn debezium_updates_have_the_document_that_the_source_has_now() -> Result<()> {
         (0, ""),
     )?;
     let schema = EventSchema::of_debezium()?;
-    let all = records(&topics)?;
+    let all = topics.records()?;
     let mut with_after = 0;
     for record in all.iter().filter(|record| !record.value.is_empty()) {
         let event = parse(record)?;

@@ -144,3 +144,22 @@ impl Made {
         Ok(bytes)
     }
 }
+
+/// Returns a history with a command between the changes of documents.
+pub(crate) fn mixed() -> Result<Made> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    for id in 0..20 {
+        made.insert("s.a", 1, id)?;
+        made.set("s.a", 1, id, doc! { "n": id })?;
+    }
+    made.command(
+        "s.a",
+        1,
+        doc! { "createIndexes": "a", "v": 2, "key": { "n": 1 }, "name": "n_1" },
+    )?;
+    for id in 0..5 {
+        made.delete("s.a", 1, id)?;
+    }
+    Ok(made)
+}

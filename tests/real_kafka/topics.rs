@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use oplog_relay_kit::model::ModelServer;
 use oplog_relay_kit::services::{Kafka, Program};
+use oplog_relay_kit::topic_reader::{TopicRecord, read_undecoded};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
@@ -134,6 +135,15 @@ impl Topics {
     /// Returns the first part of the topics' names.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// Returns the records of the only collection, `s.a`, each partition in order.
+    pub(crate) fn records(&self) -> Result<Vec<TopicRecord>> {
+        let contents = read_undecoded(&self.brokers(), &self.prefix)?;
+        let topic = format!("{}.s.a", self.prefix);
+        let others = contents.keys().find(|(name, _)| *name != topic);
+        ensure!(others.is_none(), "another topic: {others:?}");
+        Ok(contents.into_values().flatten().collect())
     }
 
     /// Returns Kafka's address.

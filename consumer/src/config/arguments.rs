@@ -51,8 +51,8 @@ pub enum Command {
     /// delete documents that later entries change. The user needs dbAdmin on the target. The
     /// command may be run again.
     Cutover(CutoverArguments),
-    /// List the dead letters of a group, one on each line: a terminal gets a table, a file or a pipe gets
-    /// JSON.
+    /// List the dead letters of a group. A terminal gets a table; a file or a pipe gets one JSON object
+    /// per line.
     ///
     /// Each has its position in the topic `__<group>.dead-letters`, the time and the reason, and
     /// the topic, partition and offset of the record. The topic keeps dead letters until it is

@@ -13,6 +13,7 @@ mod decoder;
 pub(crate) mod deferred;
 mod foreign_command;
 pub(crate) mod foreign_notes;
+mod segment;
 pub mod sink;
 pub mod topics;
 
@@ -23,9 +24,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
-use oplog_relay_core::command::{is_command, namespaces, scope};
+use oplog_relay_core::command::namespaces;
 use oplog_relay_core::document::Malformed;
-use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::entry::Operation;
 use oplog_relay_core::format::FormatError;
 use oplog_relay_core::position::EntryId;
 
@@ -33,7 +34,7 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
 use crate::replay::MongoSink;
-use crate::replay::catalog::{Incarnations, Resolved};
+use crate::replay::catalog::Incarnations;
 use crate::replay::plan::PlanError;
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::{EndReport, ReportEvent};
@@ -43,7 +44,7 @@ use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::command_barrier::CommandBarrier;
 use crate::worker::decoder::{Decoder, formats};
 use crate::worker::deferred::DeferredDocuments;
-use crate::worker::foreign_command::{Handling, handling};
+use crate::worker::segment::{Stop, has_time};
 use crate::worker::topics::Topic;
 
 /// The worker of one partition.
@@ -344,103 +345,6 @@ impl PartitionWorker {
             .await
     }
 
-    /// Splits the entries at the first barrier, or at the first entry of a foreign collection. Returns
-    /// the entries to apply before it, and the rest after it.
-    fn segment<'s, 'c: 's>(
-        &self,
-        chunk: &Chunk,
-        mut all: Vec<Located<'c>>,
-        incarnations: Option<&'s Incarnations>,
-    ) -> Result<(Segment<'s>, Vec<Located<'c>>), ConsumerError> {
-        let (mut kept, mut next) = (0, all.len());
-        let (mut stop, mut renamed) = (None, false);
-        for index in 0..all.len() {
-            let Some(located) = all.get(index) else { break };
-            match self.judge(located, incarnations)? {
-                Judged::Apply { under_another } => {
-                    renamed |= under_another;
-                    all.swap(kept, index);
-                    kept += 1;
-                }
-                Judged::Pass => {}
-                Judged::Barrier(barrier) => {
-                    let end = chunk.last_offset(located.offset);
-                    stop = Some(Stop::Barrier(*located, barrier, end));
-                    next = index + 1;
-                    break;
-                }
-                Judged::Command => {
-                    let end = chunk.last_offset(located.offset);
-                    stop = Some(Stop::Command(*located, end));
-                    next = index + 1;
-                    break;
-                }
-                Judged::Foreign => {
-                    stop = Some(Stop::Foreign(*located));
-                    next = index;
-                    break;
-                }
-            }
-        }
-        let rest = all.split_off(next);
-        all.truncate(kept);
-        let mut entries: Vec<Located<'s>> = all;
-        // This is not done in the loop above, because the rest outlives these names.
-        for located in entries.iter_mut().filter(|_| renamed) {
-            if let Found::Here(ns) = find(located, incarnations) {
-                located.entry.ns = ns;
-            }
-        }
-        Ok((Segment { entries, stop }, rest))
-    }
-
-    /// Decides how an entry is handled.
-    fn judge(
-        &self,
-        located: &Located<'_>,
-        incarnations: Option<&Incarnations>,
-    ) -> Result<Judged, ConsumerError> {
-        let entry = &located.entry;
-        if self.reads_foreign && is_command(entry) {
-            match self.context.target().map(|_| handling(entry)) {
-                Some(Handling::Skip) => return Ok(Judged::Pass),
-                Some(Handling::InOrder) | None => return Ok(Judged::Command),
-                Some(Handling::AnyTime) => {}
-            }
-        }
-        let barrier = match self.reads_foreign {
-            // Only oplog-producer writes barriers.
-            true => None,
-            false => Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?,
-        };
-        let id = barrier
-            .as_ref()
-            .map_or(located.id, |barrier| barrier.command);
-        if self.assignment.after.is_some_and(|after| id <= after) {
-            return Ok(Judged::Pass);
-        }
-        if let Some(barrier) = barrier {
-            return Ok(Judged::Barrier(barrier));
-        }
-        if entry.operation == Operation::Noop {
-            return Ok(Judged::Pass);
-        }
-        if !self.passes(entry) {
-            self.context.metrics.filtered.inc();
-            return Ok(Judged::Pass);
-        }
-        Ok(match find(located, incarnations) {
-            Found::Here(ns) => Judged::Apply {
-                under_another: ns != entry.ns,
-            },
-            Found::Gone => {
-                self.context.metrics.dropped_entries.inc();
-                Judged::Pass
-            }
-            Found::Foreign => Judged::Foreign,
-        })
-    }
-
     /// Applies entries. An entry that cannot be applied becomes a dead letter or stops the worker.
     async fn apply_entries(
         &self,
@@ -558,16 +462,6 @@ impl PartitionWorker {
         self.context.reports.send(self.assignment.number, event);
     }
 
-    /// Returns true if the filter includes the entry. The namespace of a command is `db.$cmd`, so the
-    /// collection is taken from the command.
-    fn passes(&self, entry: &Entry<'_>) -> bool {
-        if !is_command(entry) {
-            return self.context.filter.passes(entry.ns);
-        }
-        let scope = scope(entry).ok().flatten();
-        scope.is_none_or(|scope| self.context.filter.passes(&scope.ns()))
-    }
-
     fn damaged(&self, offset: i64, source: Malformed) -> ConsumerError {
         ConsumerError::Undecodable {
             position: self.assignment.position(offset),
@@ -586,68 +480,6 @@ impl PartitionWorker {
             located.entry.ns
         ))
     }
-}
-
-/// A segment: entries that are applied together, and the stop after them.
-struct Segment<'c> {
-    entries: Vec<Located<'c>>,
-    stop: Option<Stop<'c>>,
-}
-
-/// The end of a segment.
-enum Stop<'c> {
-    /// A barrier, or the command after one, and the last offset of its record.
-    Barrier(Located<'c>, Barrier, i64),
-    /// A command of another program, and the last offset of its record.
-    Command(Located<'c>, i64),
-    /// An entry of a collection whose name another collection has now.
-    Foreign(Located<'c>),
-}
-
-/// The handling of an entry.
-enum Judged {
-    /// The entry is applied, possibly under another name than its own.
-    Apply {
-        under_another: bool,
-    },
-    /// The entry is skipped: it is before the start, a noop, filtered, or of a dropped collection.
-    Pass,
-    Barrier(Barrier),
-    /// A command of another program.
-    Command,
-    /// The name of the entry's collection belongs to another collection.
-    Foreign,
-}
-
-/// The place of an entry's collection.
-enum Found<'n> {
-    /// The collection has this name, which may differ from that of the entry.
-    Here(&'n str),
-    /// The collection was dropped.
-    Gone,
-    /// Another collection has the name.
-    Foreign,
-}
-
-fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Found<'n> {
-    let Entry { ns, ui, .. } = located.entry;
-    let Some(incarnations) = incarnations else {
-        return Found::Here(ns);
-    };
-    if incarnations.is_empty() || is_command(&located.entry) {
-        return Found::Here(ns);
-    }
-    match incarnations.resolve(ns, located.id, ui) {
-        Resolved::Live(ns) => Found::Here(ns),
-        Resolved::Dropped => Found::Gone,
-        Resolved::Foreign => Found::Foreign,
-    }
-}
-
-/// Returns true if the time of an entry is known. It is unknown only in some entries of other
-/// programs.
-fn has_time(id: EntryId) -> bool {
-    id.ts.seconds > 0
 }
 
 /// Returns the value of the first record of a chunk that can be decoded.

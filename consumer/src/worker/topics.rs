@@ -125,8 +125,8 @@ impl Topics {
         &self.input
     }
 
-    /// Returns the description of a topic of another program. It is read again if it lacks this
-    /// partition, which may have been added since the last time.
+    /// Returns the description of a topic of another program. If the
+    /// partition was added after the last read, the description is read again.
     ///
     /// # Errors
     /// Returns the errors of [`Topics::get`].

@@ -235,8 +235,8 @@ enum Leaf<'e> {
 /// The changes below a place of the document.
 #[derive(Debug, Default)]
 struct Node<'e> {
-    /// The changed fields in the order of the event. Fields that the document lacks are appended to
-    /// it in this order.
+    /// The changed fields in the order of the event. New fields are appended to the document
+    /// in this order.
     fields: Vec<(&'e [u8], Leaf<'e>)>,
     items: BTreeMap<u32, Leaf<'e>>,
     nested_fields: BTreeMap<&'e [u8], Node<'e>>,

@@ -20,6 +20,7 @@ use crate::format::description::{Lists, Truncated};
 use crate::format::origin::Origin;
 use crate::json::number::{Number, write_double};
 use crate::json::{self, Mode, write_string};
+use crate::key::id_of_key;
 use crate::position::EntryId;
 
 /// The form of the envelope.
@@ -91,10 +92,7 @@ pub fn write_debezium_key(
     topic: &str,
     out: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
-    let own = key
-        .strip_prefix(b"{\"_id\":")
-        .and_then(|rest| rest.strip_suffix(b"}"))
-        .unwrap_or(key);
+    let own = id_of_key(key);
     let number = number(id, own)?;
     let id = number.as_deref().unwrap_or(own);
     if form.with_schema {

@@ -36,6 +36,13 @@ use crate::json::number::write_integer;
 use crate::json::text::{write_base64, write_object_id};
 use crate::json::{write_key_value, write_string};
 
+/// Returns the text of the `_id` in a key that [`write_key`] has written.
+pub(crate) fn id_of_key(key: &[u8]) -> &[u8] {
+    key.strip_prefix(b"{\"_id\":")
+        .and_then(|rest| rest.strip_suffix(b"}"))
+        .unwrap_or(key)
+}
+
 /// Appends the key of the document with this `_id` to `out`.
 ///
 /// # Errors

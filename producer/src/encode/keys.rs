@@ -75,7 +75,8 @@ impl Encoder {
         }
     }
 
-    fn schemas(&self, topic: TopicIndex) -> SchemaIds {
+    /// Returns the ids of a topic's schemas.
+    pub(super) fn schemas(&self, topic: TopicIndex) -> SchemaIds {
         let described = self.described.get(topic.0);
         described.map_or_else(SchemaIds::default, |described| described.schemas)
     }

@@ -96,11 +96,10 @@ impl Encoder {
         chunk: &mut Chunk,
     ) -> Result<BarrierTopic, ProducerError> {
         let KnownTopic { index, partitions } = self.topic(name, chunk)?;
-        let described = self.described.get(index.0);
         Ok(BarrierTopic {
             topic: index,
             partitions,
-            schemas: described.map_or_else(SchemaIds::default, |topic| topic.schemas),
+            schemas: self.schemas(index),
         })
     }
 

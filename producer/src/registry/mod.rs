@@ -180,8 +180,8 @@ impl SchemaRegistry {
     /// switched off.
     ///
     /// # Errors
-    /// [`RegistryError`] if the registry does not answer, if it refuses a schema, or if it lacks a
-    /// schema and registration is switched off.
+    /// [`RegistryError`] if the registry does not answer or refuses a schema, or if a schema is missing
+    /// and registration is switched off.
     pub async fn ids_of(&self, topic: &str) -> Result<SchemaIds, RegistryError> {
         Ok(SchemaIds {
             key: self.id(topic, Part::Key).await?,

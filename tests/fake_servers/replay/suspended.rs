@@ -357,6 +357,21 @@ async fn only_a_document_of_the_same_partition_is_parked() -> Result<()> {
     Ok(())
 }
 
+/// Returns a target whose document 2 is held, because document 3 has its new value. Document 1 is
+/// about to need the value that document 2 is stored with.
+async fn holding_two() -> Result<Scene> {
+    let scene = Scene::new("stop").await?;
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+    )?;
+    let documents = r#"[{"_id":1,"k":1},{"_id":2,"k":2,"v":1},{"_id":3,"k":3}]"#;
+    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
+    scene
+        .done(&[("u", 2, r#"{"$v":1,"$set":{"k":3}}"#)])
+        .await?;
+    Ok(scene)
+}
+
 /// Another client changes the document between its read and its removal. The changed document must
 /// not be lost, whether a field was changed or added.
 #[tokio::test(flavor = "multi_thread")]
@@ -372,15 +387,7 @@ async fn a_document_that_changes_before_its_removal_is_not_parked() -> Result<()
 }
 
 async fn change_while_parking(change: &str, changed: &str) -> Result<()> {
-    let scene = Scene::new("stop").await?;
-    scene.on_target(
-        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
-    )?;
-    let documents = r#"[{"_id":1,"k":1},{"_id":2,"k":2,"v":1},{"_id":3,"k":3}]"#;
-    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
-    scene
-        .done(&[("u", 2, r#"{"$v":1,"$set":{"k":3}}"#)])
-        .await?;
+    let scene = holding_two().await?;
     ensure!(scene.sink.held_since("t", 0) == Some(0));
     // The note about the parked document is written between the two.
     scene.server.hold("update", "held");
@@ -406,15 +413,7 @@ async fn change_while_parking(change: &str, changed: &str) -> Result<()> {
 /// is then the only copy of the document, which the next owner of the partition takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_whose_removal_has_no_reply_stays_parked() -> Result<()> {
-    let scene = Scene::new("stop").await?;
-    scene.on_target(
-        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
-    )?;
-    let documents = r#"[{"_id":1,"k":1},{"_id":2,"k":2,"v":1},{"_id":3,"k":3}]"#;
-    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
-    scene
-        .done(&[("u", 2, r#"{"$v":1,"$set":{"k":3}}"#)])
-        .await?;
+    let scene = holding_two().await?;
     scene.server.lose_reply_next("delete");
     scene
         .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])

@@ -8,6 +8,7 @@ use crate::format::json::{
     EventNamespace, operation_for_readers, operation_type, restores_from_text, write_document_key,
 };
 use crate::json::{self, Exactness, Mode};
+use crate::key::id_of_key;
 use crate::namespace::Namespace;
 use crate::position::EntryId;
 
@@ -34,13 +35,8 @@ pub fn write_avro_event(
 ) -> Result<(), EntryError> {
     let mut writer = AvroWriter::new(entry, mode, schema, out);
     writer.event(entry, id, source, operation_type(entry)?)?;
-    if writer.is_exact {
-        writer.absent();
-    } else {
-        writer.present();
-        writer.bytes(entry.raw.as_bytes());
-    }
-    writer.long(i64::from(FORMAT_VERSION));
+    let raw_entry = (!writer.is_exact).then(|| entry.raw.as_bytes());
+    writer.end(raw_entry);
     Ok(())
 }
 
@@ -59,18 +55,14 @@ pub fn write_avro_reader_event(
 ) -> Result<(), EntryError> {
     let mut writer = AvroWriter::new(entry, mode, schema, out);
     writer.event(entry, id, source, operation_for_readers(entry)?)?;
-    writer.absent();
-    writer.long(i64::from(FORMAT_VERSION));
+    writer.end(None);
     Ok(())
 }
 
 /// Appends the key of a record; `schema` is the id of [`super::KEY_SCHEMA`]. `key` is the
 /// document's own key, as [`crate::key::write_key`] writes it.
 pub fn write_avro_key(key: &[u8], schema: u32, out: &mut Vec<u8>) {
-    let id = key
-        .strip_prefix(b"{\"_id\":")
-        .and_then(|rest| rest.strip_suffix(b"}"))
-        .unwrap_or(key);
+    let id = id_of_key(key);
     write_wire_header(schema, out);
     out.extend_from_slice(length(id.len()).as_bytes());
     out.extend_from_slice(id);
@@ -174,6 +166,18 @@ impl<'o> AvroWriter<'o> {
         self.transaction(entry)?;
         self.optional_long(entry.snapshot);
         Ok(())
+    }
+
+    /// Writes the last fields.
+    fn end(&mut self, raw_entry: Option<&[u8]>) {
+        match raw_entry {
+            Some(raw_entry) => {
+                self.present();
+                self.bytes(raw_entry);
+            }
+            None => self.absent(),
+        }
+        self.long(i64::from(FORMAT_VERSION));
     }
 
     fn namespace(&mut self, ns: Namespace<'_>) {

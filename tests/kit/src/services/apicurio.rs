@@ -189,13 +189,7 @@ fn runner(home: &Path) -> Result<PathBuf> {
 pub(crate) fn install() -> Result<PathBuf> {
     cache::installed("apicurio", &[POM, SERVER, RECIPE], |folder| {
         fs::write(folder.join("pom.xml"), POM)?;
-        let libraries = format!("-DoutputDirectory={}", folder.join("libs").display());
-        cache::run(
-            Command::new("mvn")
-                .current_dir(folder)
-                .args(["-q", "-B", "dependency:copy-dependencies"])
-                .arg(libraries),
-        )?;
+        cache::copy_jars(folder)?;
         let server = folder.join("server");
         fs::create_dir(&server)?;
         let get = format!("-Dartifact={SERVER}");

@@ -68,6 +68,16 @@ pub(crate) fn installed(
     Ok(folder)
 }
 
+/// Copies the jars of the folder's `pom.xml` into its subfolder `libs`.
+pub(crate) fn copy_jars(folder: &Path) -> Result<()> {
+    let libraries = format!("-DoutputDirectory={}", folder.join("libs").display());
+    run(Command::new("mvn")
+        .current_dir(folder)
+        .args(["-q", "-B", "dependency:copy-dependencies"])
+        .arg(libraries))?;
+    Ok(())
+}
+
 /// Runs a build tool to its end; its output is shown only when it fails.
 pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
     let program = command.get_program().to_string_lossy().into_owned();

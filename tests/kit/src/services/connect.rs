@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Result;
 
@@ -132,13 +131,6 @@ fn install() -> Result<PathBuf> {
     cache::installed("connect", &[POM, LOGGING, RECIPE], |folder| {
         fs::write(folder.join("pom.xml"), POM)?;
         fs::write(folder.join("log4j2.properties"), LOGGING)?;
-        let libraries = format!("-DoutputDirectory={}", folder.join("libs").display());
-        cache::run(
-            Command::new("mvn")
-                .current_dir(folder)
-                .args(["-q", "-B", "dependency:copy-dependencies"])
-                .arg(libraries),
-        )?;
-        Ok(())
+        cache::copy_jars(folder)
     })
 }

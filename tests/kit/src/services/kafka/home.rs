@@ -128,14 +128,7 @@ impl Home {
     fn fetch(&self, pom: &str, logging: &str) -> Result<()> {
         fs::write(self.folder.join("pom.xml"), pom)?;
         fs::write(self.logging(), logging)?;
-        let libs = self.folder.join("libs");
-        cache::run(
-            Command::new("mvn")
-                .current_dir(&self.folder)
-                .args(["-q", "-B", "dependency:copy-dependencies"])
-                .arg(option("-DoutputDirectory=", &libs)),
-        )?;
-        Ok(())
+        cache::copy_jars(&self.folder)
     }
 
     fn compile_old_broker(&self) -> Result<()> {

@@ -1,0 +1,184 @@
+//! Segments: the entries of a chunk up to the next barrier, and the handling of each entry.
+
+use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::command::{is_command, scope};
+use oplog_relay_core::entry::{Entry, Operation};
+use oplog_relay_core::position::EntryId;
+
+use super::PartitionWorker;
+use crate::error::ConsumerError;
+use crate::replay::catalog::{Incarnations, Resolved};
+use crate::worker::batch::Located;
+use crate::worker::chunk::Chunk;
+use crate::worker::foreign_command::{Handling, handling};
+
+/// A segment: entries that are applied together, and the stop after them.
+pub(super) struct Segment<'c> {
+    pub(super) entries: Vec<Located<'c>>,
+    pub(super) stop: Option<Stop<'c>>,
+}
+
+/// The end of a segment.
+pub(super) enum Stop<'c> {
+    /// A barrier, or the command after one, and the last offset of its record.
+    Barrier(Located<'c>, Barrier, i64),
+    /// A command of another program, and the last offset of its record.
+    Command(Located<'c>, i64),
+    /// An entry of a collection whose name another collection has now.
+    Foreign(Located<'c>),
+}
+
+/// The handling of an entry.
+enum Judged {
+    /// The entry is applied, possibly under another name than its own.
+    Apply {
+        under_another: bool,
+    },
+    /// The entry is skipped: it is before the start, a noop, filtered, or of a dropped collection.
+    Pass,
+    Barrier(Barrier),
+    /// A command of another program.
+    Command,
+    /// The name of the entry's collection belongs to another collection.
+    Foreign,
+}
+
+/// The place of an entry's collection.
+enum Found<'n> {
+    /// The collection has this name, which may differ from that of the entry.
+    Here(&'n str),
+    /// The collection was dropped.
+    Gone,
+    /// Another collection has the name.
+    Foreign,
+}
+
+impl PartitionWorker {
+    /// Splits the entries at the first barrier, or at the first entry of a foreign collection. Returns
+    /// the entries to apply before it, and the rest after it.
+    pub(super) fn segment<'s, 'c: 's>(
+        &self,
+        chunk: &Chunk,
+        mut all: Vec<Located<'c>>,
+        incarnations: Option<&'s Incarnations>,
+    ) -> Result<(Segment<'s>, Vec<Located<'c>>), ConsumerError> {
+        let (mut kept, mut next) = (0, all.len());
+        let (mut stop, mut renamed) = (None, false);
+        for index in 0..all.len() {
+            let Some(located) = all.get(index) else { break };
+            match self.judge(located, incarnations)? {
+                Judged::Apply { under_another } => {
+                    renamed |= under_another;
+                    all.swap(kept, index);
+                    kept += 1;
+                }
+                Judged::Pass => {}
+                Judged::Barrier(barrier) => {
+                    let end = chunk.last_offset(located.offset);
+                    stop = Some(Stop::Barrier(*located, barrier, end));
+                    next = index + 1;
+                    break;
+                }
+                Judged::Command => {
+                    let end = chunk.last_offset(located.offset);
+                    stop = Some(Stop::Command(*located, end));
+                    next = index + 1;
+                    break;
+                }
+                Judged::Foreign => {
+                    stop = Some(Stop::Foreign(*located));
+                    next = index;
+                    break;
+                }
+            }
+        }
+        let rest = all.split_off(next);
+        all.truncate(kept);
+        let mut entries: Vec<Located<'s>> = all;
+        // This is not done in the loop above, because the rest outlives these names.
+        for located in entries.iter_mut().filter(|_| renamed) {
+            if let Found::Here(ns) = find(located, incarnations) {
+                located.entry.ns = ns;
+            }
+        }
+        Ok((Segment { entries, stop }, rest))
+    }
+
+    /// Decides how an entry is handled.
+    fn judge(
+        &self,
+        located: &Located<'_>,
+        incarnations: Option<&Incarnations>,
+    ) -> Result<Judged, ConsumerError> {
+        let entry = &located.entry;
+        if self.reads_foreign && is_command(entry) {
+            match self.context.target().map(|_| handling(entry)) {
+                Some(Handling::Skip) => return Ok(Judged::Pass),
+                Some(Handling::InOrder) | None => return Ok(Judged::Command),
+                Some(Handling::AnyTime) => {}
+            }
+        }
+        let barrier = match self.reads_foreign {
+            // Only oplog-producer writes barriers.
+            true => None,
+            false => Barrier::read(entry).map_err(|source| self.damaged(located.offset, source))?,
+        };
+        let id = barrier
+            .as_ref()
+            .map_or(located.id, |barrier| barrier.command);
+        if self.assignment.after.is_some_and(|after| id <= after) {
+            return Ok(Judged::Pass);
+        }
+        if let Some(barrier) = barrier {
+            return Ok(Judged::Barrier(barrier));
+        }
+        if entry.operation == Operation::Noop {
+            return Ok(Judged::Pass);
+        }
+        if !self.passes(entry) {
+            self.context.metrics.filtered.inc();
+            return Ok(Judged::Pass);
+        }
+        Ok(match find(located, incarnations) {
+            Found::Here(ns) => Judged::Apply {
+                under_another: ns != entry.ns,
+            },
+            Found::Gone => {
+                self.context.metrics.dropped_entries.inc();
+                Judged::Pass
+            }
+            Found::Foreign => Judged::Foreign,
+        })
+    }
+
+    /// Returns true if the filter includes the entry. The namespace of a command is `db.$cmd`, so the
+    /// collection is taken from the command.
+    fn passes(&self, entry: &Entry<'_>) -> bool {
+        if !is_command(entry) {
+            return self.context.filter.passes(entry.ns);
+        }
+        let scope = scope(entry).ok().flatten();
+        scope.is_none_or(|scope| self.context.filter.passes(&scope.ns()))
+    }
+}
+
+fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Found<'n> {
+    let Entry { ns, ui, .. } = located.entry;
+    let Some(incarnations) = incarnations else {
+        return Found::Here(ns);
+    };
+    if incarnations.is_empty() || is_command(&located.entry) {
+        return Found::Here(ns);
+    }
+    match incarnations.resolve(ns, located.id, ui) {
+        Resolved::Live(ns) => Found::Here(ns),
+        Resolved::Dropped => Found::Gone,
+        Resolved::Foreign => Found::Foreign,
+    }
+}
+
+/// Returns true if the time of an entry is known. It is unknown only in some entries of other
+/// programs.
+pub(super) fn has_time(id: EntryId) -> bool {
+    id.ts.seconds > 0
+}
