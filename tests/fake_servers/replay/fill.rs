@@ -1,5 +1,7 @@
 //! A full sync into a target that already has the collection.
 
+use std::sync::Arc;
+
 use anyhow::{Result, anyhow};
 use bson::doc;
 use oplog_consumer::worker::applied::SinkError;
@@ -92,6 +94,21 @@ async fn an_empty_or_already_synced_collection_is_filled_under_every_policy() ->
         scene.on_target(r#"{"insert":"c","documents":[{"_id":2}]}"#)?;
         fill(&scene, 7, 10).await?;
         assert_eq!(scene.held()?.len(), 2, "{policy}");
+    }
+    Ok(())
+}
+
+/// The member that fills the collection again has read the catalog before another one created it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_another_member_created_belongs_to_the_group() -> Result<()> {
+    for policy in ["fail", "drop"] {
+        let one = scene(policy).await?;
+        let flags = ["--if-target-not-empty", policy];
+        let other = Scene::on(Arc::clone(&one.server), &flags).await?;
+        fill(&one, 7, 0).await?;
+        one.on_target(r#"{"insert":"c","documents":[{"_id":2}]}"#)?;
+        fill(&other, 7, 10).await?;
+        assert_eq!(one.held()?.len(), 2, "{policy}");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use oplog_relay_runtime::mongo::error_code;
 
 use crate::config::NotEmpty;
 use crate::error::ConsumerError;
-use crate::replay::catalog::Note;
+use crate::replay::catalog::{Incarnations, Note};
 use crate::replay::commands::Running;
 use crate::replay::plan::command::{Translated, done};
 use crate::replay::sink::MongoSink;
@@ -60,10 +60,13 @@ impl MongoSink {
             collection: time_series::of_buckets(buckets).unwrap_or(buckets),
             ..namespace
         };
-        let is_own = ran
-            .ui
-            .is_some_and(|ui| self.incarnations(source).is_owned(&ran.ns, ui));
-        if is_own || !self.has_documents(name).await? {
+        let is_own = |incarnations: &Incarnations| {
+            ran.ui.is_some_and(|ui| incarnations.is_owned(&ran.ns, ui))
+        };
+        if is_own(&self.incarnations(source)) || !self.has_documents(name).await? {
+            return Ok(Applied::Done);
+        }
+        if is_own(&*self.incarnations_now(source).await?) {
             return Ok(Applied::Done);
         }
         if self.policies.if_not_empty == NotEmpty::Drop {

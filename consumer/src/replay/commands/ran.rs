@@ -41,6 +41,19 @@ impl MongoSink {
             .await
     }
 
+    /// Returns the incarnations after reading the catalog again, because another member may have run
+    /// a command since it was read.
+    ///
+    /// # Errors
+    /// Returns an error if the target refuses the read.
+    pub(crate) async fn incarnations_now(
+        &self,
+        source: &str,
+    ) -> Result<Arc<Incarnations>, ConsumerError> {
+        self.reload().await?;
+        Ok(self.incarnations(source))
+    }
+
     /// Returns true if any member of the group ran the command.
     ///
     /// # Errors

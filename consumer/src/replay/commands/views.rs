@@ -76,10 +76,9 @@ impl MongoSink {
         if self.drop_collection(buckets, running, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
-        // Another member may have run the drop of `system.views` since this one read the catalog.
-        self.reload().await?;
         if self
-            .incarnations(running.source)
+            .incarnations_now(running.source)
+            .await?
             .has_ended(&format!("{db}.{VIEWS}"))
         {
             return self.drop_empty_views(db, running, token).await;
