@@ -87,6 +87,7 @@ mod tests {
                 ns: (*ns).to_owned(),
                 ui: None,
                 change: change.clone(),
+                offset: None,
             };
             let withheld = withheld.iter().map(|(index, seconds)| Withheld {
                 index: index.map(str::to_owned),

@@ -199,6 +199,7 @@ fn start_worker(context: &GroupContext, start_offset: StartOffset) {
         token: token.clone(),
         // Only a start offset can be in the middle of a second. Offsets committed later are exact.
         after: last.filter(|last| is_end(*last)),
+        last,
         goal: StopOffset::default(),
         chunks,
     };

@@ -55,6 +55,8 @@ pub struct Assignment {
     pub token: Token,
     /// The entry up to which entries are before the group's start and are skipped.
     pub after: Option<EntryId>,
+    /// The entry that was applied last before the assignment, if the group's commit has it.
+    pub last: Option<EntryId>,
     /// The offset at which a replay up to an end stops.
     pub goal: StopOffset,
     /// The chunks to apply. The queue is closed when the partition is given up.

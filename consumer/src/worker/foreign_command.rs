@@ -12,13 +12,13 @@
 //! command is recognized by its timestamp and refused, too. If earlier writes of a dropped
 //! collection come after the command, they are skipped because of the catalog.
 
-use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 
 use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::{Treatment, namespaces, treatment};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::Entry;
-use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_core::position::EntryId;
 
 use super::PartitionWorker;
 use crate::error::ConsumerError;
@@ -28,6 +28,7 @@ use crate::replay::plan::{PlanError, PlanFault};
 use crate::worker::applied::Applied;
 use crate::worker::barrier::Side;
 use crate::worker::batch::Located;
+use crate::worker::segment::has_time;
 use crate::worker::topics::Topic;
 
 /// The handling of a command of another program.
@@ -53,15 +54,21 @@ pub(super) fn handling(entry: &Entry<'_>) -> Handling {
 }
 
 impl PartitionWorker {
-    /// Records the timestamp of the newest entry of another program that was applied.
+    /// Records the newest entry of another program that was applied.
     pub(super) fn note_newest(&self, entries: &[Located<'_>]) {
         if !self.reads_foreign {
             return;
         }
-        if let Some(newest) = entries.iter().map(|located| located.id.ts).max() {
-            let newest = u64::from_le_bytes(newest.to_le_bytes());
-            self.newest.fetch_max(newest, Ordering::Relaxed);
-        }
+        let ids = entries.iter().map(|located| located.id);
+        let applied = ids.filter(|id| has_time(*id)).max();
+        let mut newest = self.newest();
+        *newest = applied.max(*newest);
+    }
+
+    /// Returns the newest entry of another program that was applied.
+    pub(super) fn newest(&self) -> MutexGuard<'_, Option<EntryId>> {
+        // The entry is replaced as a whole, so it is usable also after a panic.
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs or emits a command after everything before it was applied. `last` is the entry before
@@ -167,9 +174,8 @@ impl PartitionWorker {
                 partitions.len()
             )));
         }
-        let newest = self.newest.load(Ordering::Relaxed);
-        let newest = Timestamp::from_le_bytes(newest.to_le_bytes());
-        if id.ts < newest {
+        let newest = self.newest().map(|newest| newest.ts);
+        if let Some(newest) = newest.filter(|newest| id.ts < *newest) {
             return Ok(Some(format!(
                 "later entries, up to {newest}, come before it in the partition (MongoShake with more than \
                  one incr_sync.worker does not keep the order)"

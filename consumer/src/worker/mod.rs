@@ -19,8 +19,7 @@ pub mod topics;
 
 pub use context::{Assignment, WorkerContext};
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
@@ -58,8 +57,8 @@ pub struct PartitionWorker {
     waiting: Option<DeferredDocuments>,
     /// True if another program writes the topic.
     reads_foreign: bool,
-    /// The timestamp of the newest entry of another program that was applied, in the bytes of BSON.
-    newest: AtomicU64,
+    /// The newest entry of another program that was applied, in this assignment or an earlier one.
+    newest: Mutex<Option<EntryId>>,
 }
 
 impl PartitionWorker {
@@ -67,13 +66,14 @@ impl PartitionWorker {
     #[must_use]
     pub fn new(assignment: Assignment, context: Arc<WorkerContext>) -> Self {
         let reads_foreign = context.topics.input().foreign().is_some();
+        let newest = Mutex::new(assignment.last);
         Self {
             assignment,
             context,
             decoder: Decoder::default(),
             waiting: None,
             reads_foreign,
-            newest: AtomicU64::new(0),
+            newest,
         }
     }
 
@@ -456,7 +456,11 @@ impl PartitionWorker {
         let held = target.and_then(|target| target.held_since(topic, *partition));
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
         // A start within a second stays in the metadata until an entry after it is acknowledged.
-        let last = last.filter(|id| has_time(*id));
+        let last = match self.reads_foreign {
+            // The order of commands is checked against the newest entry, also after a restart.
+            true => *self.newest(),
+            false => last.filter(|id| has_time(*id)),
+        };
         let last = last.max(self.assignment.after.filter(|_| last.is_some()));
         let event = ReportEvent::Acknowledged { next, last, urgent };
         self.context.reports.send(self.assignment.number, event);

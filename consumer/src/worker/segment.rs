@@ -7,7 +7,7 @@ use oplog_relay_core::position::EntryId;
 
 use super::PartitionWorker;
 use crate::error::ConsumerError;
-use crate::replay::catalog::{Incarnations, Resolved};
+use crate::replay::catalog::{Incarnations, Moment, Resolved};
 use crate::worker::batch::Located;
 use crate::worker::chunk::Chunk;
 use crate::worker::foreign_command::{Handling, handling};
@@ -170,7 +170,11 @@ fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Fo
     if incarnations.is_empty() || is_command(&located.entry) {
         return Found::Here(ns);
     }
-    match incarnations.resolve(ns, located.id, ui) {
+    let written = match has_time(located.id) {
+        true => Moment::Time(located.id),
+        false => Moment::Offset(located.offset),
+    };
+    match incarnations.resolve(ns, written, ui) {
         Resolved::Live(ns) => Found::Here(ns),
         Resolved::Dropped => Found::Gone,
         Resolved::Foreign => Found::Foreign,

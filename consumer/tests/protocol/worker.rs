@@ -2,7 +2,7 @@
 //! Each step is one write to the target, or one read of the state of other workers.
 
 use oplog_consumer::group::offsets::NextOffset;
-use oplog_consumer::replay::catalog::{Change, Ran, Resolved};
+use oplog_consumer::replay::catalog::{Change, Moment, Ran, Resolved};
 use oplog_consumer::worker::barrier::{
     Side, Waited, assembled, followers, gathered, is_left_out, is_past, leader, needs_note,
 };
@@ -165,6 +165,7 @@ fn lead(seat: &mut Seat, barrier: Barrier, entry: Entry, world: &mut World<'_>) 
                 ns: NAMES[topics(command)[0]].to_owned(),
                 ui: entry.ui,
                 change,
+                offset: None,
             };
             seat.worker.stage = Stage::Noting(barrier, ran);
         }
@@ -189,11 +190,12 @@ fn write(entry: &Entry, member: usize, world: &mut World<'_>) {
         return;
     }
     let mut incarnations = world.target.incarnations(&world.known[member]);
-    if incarnations.resolve(named, entry.id, entry.ui) == Resolved::Foreign {
+    let written = Moment::Time(entry.id);
+    if incarnations.resolve(named, written, entry.ui) == Resolved::Foreign {
         world.known[member] = world.target.done();
         incarnations = world.target.incarnations(&world.known[member]);
     }
-    let now = match incarnations.resolve(named, entry.id, entry.ui) {
+    let now = match incarnations.resolve(named, written, entry.ui) {
         _ if world.fault == Some(Fault::IgnoresIncarnations) => Some(named),
         Resolved::Live(now) => Some(now),
         Resolved::Dropped => None,
@@ -304,9 +306,10 @@ fn run(
         ns: named.to_owned(),
         ui: entry.ui,
         change,
+        offset: None,
     };
     let incarnations = world.target.incarnations(&world.known[seat.member]);
-    let Resolved::Live(now) = incarnations.resolve(named, entry.id, None) else {
+    let Resolved::Live(now) = incarnations.resolve(named, Moment::Time(entry.id), None) else {
         ran.change = Change::Other;
         seat.worker.stage = Stage::Noting(barrier, ran);
         return Ok(());
@@ -351,6 +354,7 @@ fn rename(
         change: Change::Renamed {
             to: NAMES[to].to_owned(),
         },
+        offset: None,
     };
     seat.worker.stage = Stage::Noting(barrier, ran);
     Ok(())

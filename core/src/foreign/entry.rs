@@ -6,9 +6,13 @@ use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::format::Decoded;
 use crate::position::{EntryId, Timestamp};
 
-/// The ordinals of a record's changes begin at its offset modulo this number, because the highest
-/// ordinals have a special meaning ([`crate::barrier::BARRIER_ORD`]).
-const ORDINALS: i64 = 1 << 31;
+/// The ordinals of a record's changes begin at its offset modulo this number.
+const CHANGES: i64 = 1 << 31;
+/// The first ordinal of commands.
+const COMMANDS: u32 = 1 << 31;
+/// The bits of a command's checksum in its ordinal. The highest ordinals have a special meaning
+/// ([`crate::barrier::BARRIER_ORD`]).
+const CHECKSUM: u32 = (1 << 30) - 1;
 
 /// The entries of one record.
 pub(super) struct Output<'o> {
@@ -32,12 +36,14 @@ impl<'o> Output<'o> {
 
     /// Adds the entry that is at this place in the arena.
     pub(super) fn add(&mut self, ts: Timestamp, is_command: bool, range: Range<usize>) {
-        let base = match is_command {
-            true => 0,
-            false => u32::try_from(self.offset.rem_euclid(ORDINALS))
-                .expect("a number below 2^31 has at most 32 bits"),
+        let ord = match is_command {
+            true => ordinal_of_command(self.arena.get(range.clone()).unwrap_or_default()),
+            false => {
+                let first = u32::try_from(self.offset.rem_euclid(CHANGES))
+                    .expect("a number below 2^31 has at most 32 bits");
+                first + self.count
+            }
         };
-        let ord = base + self.count;
         let id = EntryId { ts, ord };
         self.found.push(Decoded { id, range });
         self.count += 1;
@@ -58,6 +64,19 @@ impl<'o> Output<'o> {
         self.add(header.ts, header.op == "c", range);
         Ok(())
     }
+}
+
+/// Returns the ordinal of a command, from its database and its fields. The commands of a transaction
+/// have the same timestamp, and each of them keeps its identity when it is written again. The other
+/// fields of the entry may then differ.
+fn ordinal_of_command(entry: &[u8]) -> u32 {
+    let parts = Document::new(entry).and_then(|entry| {
+        let part = |name| Ok(entry.get(name)?.map_or(&[][..], |element| element.value));
+        Ok([part("ns")?, part("o")?])
+    });
+    // A damaged entry is reported when it is parsed.
+    let [ns, o] = parts.unwrap_or([entry, &[]]);
+    COMMANDS | (crc32c::crc32c_append(crc32c::crc32c(ns), o) & CHECKSUM)
 }
 
 /// The fields of an entry before `o`.

@@ -19,8 +19,8 @@
 //! `source.ts_ms` and of `source.ord`. A record without a time, such as a document that mongo-kafka
 //! copied, has the timestamp 0:0. The ordinal of a change of a document is made from the offset of
 //! its record, so it is the same whenever the record is read again, and differs from that of other
-//! records in the partition. The ordinal of a command is its index in the record, so a command that
-//! the writer repeats after a failover keeps its identity.
+//! records in the partition. The ordinal of a command is a checksum of its fields, so a command that
+//! the writer repeats after a failover keeps its identity, and the commands of a transaction differ.
 //!
 //! # Updates
 //!

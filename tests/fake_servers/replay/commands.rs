@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use oplog_consumer::replay::catalog::Resolved;
+use oplog_consumer::replay::catalog::{Moment, Resolved};
 use oplog_consumer::replay::plan::PlanFault;
 use oplog_consumer::worker::applied::SinkError;
 use oplog_consumer::worker::batch::{Batch, Located};
@@ -325,7 +325,8 @@ async fn a_refused_create_can_be_skipped_and_a_command_that_ends_a_collection_ca
     let incarnations = scene.sink.incarnations("rs0");
     ensure!(incarnations.is_owned(NS, CollectionUuid([7; 16])));
     let ts = Timestamp::new(6, 1);
-    let other = incarnations.resolve(NS, EntryId { ts, ord: 0 }, Some(CollectionUuid([8; 16])));
+    let later = Moment::Time(EntryId { ts, ord: 0 });
+    let other = incarnations.resolve(NS, later, Some(CollectionUuid([8; 16])));
     ensure!(other == Resolved::Foreign, "{other:?}");
     Ok(())
 }

@@ -251,8 +251,9 @@ impl Catalog {
         let mut readings: BTreeMap<String, Reading> = begins
             .map(|(source, from)| (source.clone(), Reading::new(*from)))
             .collect();
-        let fields =
-            doc! { "source": 1, "ts": 1, "ord": 1, "change": 1, "ns": 1, "to": 1, "ui": 1 };
+        let fields = doc! {
+            "source": 1, "ts": 1, "ord": 1, "change": 1, "ns": 1, "to": 1, "ui": 1, "offset": 1,
+        };
         let done = doc! { "group": &self.group, "done": true };
         let mut found = self.notes.find(done).projection(fields).await?;
         while let Some(note) = found.try_next().await? {
@@ -276,6 +277,7 @@ mod tests {
             ns: format!("s.{seconds}"),
             ui: None,
             change: Change::Dropped,
+            offset: None,
         }
     }
 

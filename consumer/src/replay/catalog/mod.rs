@@ -4,9 +4,12 @@
 //!
 //! ```text
 //! {_id: "<group>/<source>/<seconds>:<increment>/<ord>", group, source, ts: "<seconds>:<increment>",
-//!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, existed,
-//!  life?, done, withheld?: [{index?, seconds?}], limiting?: [index]}
+//!  ord, change: "created" | "dropped" | "renamed" | "emptied" | "other", ns, to?, ui?, offset?,
+//!  existed, life?, done, withheld?: [{index?, seconds?}], limiting?: [index]}
 //! ```
+//!
+//! `offset` is that of the command's record in its topic. Documents that mongo-kafka copied have no
+//! time, so it tells whether they are from before the command.
 //!
 //! `withheld` lists each `expireAfterSeconds`, of an index or of the collection, that is not set on
 //! the target. An item without `seconds` means that the source removed the expiry.
@@ -53,7 +56,7 @@ use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::note::write_note;
 use crate::replay::plan::command::Withheld;
 
-pub use crate::replay::catalog::incarnations::{Change, Incarnations, Ran, Resolved};
+pub use crate::replay::catalog::incarnations::{Change, Incarnations, Moment, Ran, Resolved};
 use held::Held;
 pub use subscription::{Subscription, other_subscription};
 
@@ -93,7 +96,13 @@ impl Note {
     #[must_use]
     pub const fn passed_over(id: EntryId, ns: String, ui: Option<CollectionUuid>) -> Self {
         let change = Change::Other;
-        Self::new(Ran { id, ns, ui, change })
+        Self::new(Ran {
+            id,
+            ns,
+            ui,
+            change,
+            offset: None,
+        })
     }
 }
 
@@ -168,7 +177,7 @@ impl Catalog {
                 continue;
             }
             let incarnations = self.incarnations_at(&source, ran.id).await?;
-            if incarnations.resolve(&ran.ns, ran.id, None) == Resolved::Live(ns) {
+            if incarnations.resolve(&ran.ns, Moment::Time(ran.id), None) == Resolved::Live(ns) {
                 return Ok(Some((source, ran.id)));
             }
         }
@@ -353,6 +362,9 @@ fn written(note: &Note) -> Document {
     if let Some(ui) = note.ran.ui {
         document.insert("ui", Uuid::from_bytes(ui.0));
     }
+    if let Some(offset) = note.ran.offset {
+        document.insert("offset", offset);
+    }
     document.insert("existed", note.existed);
     if let Some(uuid) = note.target_uuid {
         document.insert("life", uuid);
@@ -406,6 +418,7 @@ fn read(note: &Document) -> Option<(String, Ran)> {
         ns: note.get_str("ns").ok()?.to_owned(),
         ui,
         change,
+        offset: note.get_i64("offset").ok(),
     };
     Some((note.get_str("source").ok()?.to_owned(), ran))
 }
@@ -457,6 +470,7 @@ mod tests {
             change: Change::Renamed {
                 to: "shop.b".to_owned(),
             },
+            offset: Some(4),
         };
         let note = Note {
             ran: ran.clone(),

@@ -20,7 +20,7 @@ use oplog_relay_runtime::retry::Backoff;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
-use crate::replay::catalog::{Change, Note, Ran, Resolved};
+use crate::replay::catalog::{Change, Moment, Note, Ran, Resolved};
 use crate::replay::commands::drop_and_rename::Rename;
 use crate::replay::commands::views::SeriesNames;
 use crate::replay::directive::{Directive, command_reason, rule_for};
@@ -126,7 +126,7 @@ impl MongoSink {
         let incarnations = self.incarnations_at(source, id).await?;
         // A `create` is resolved without its UUID: the name may still belong to another collection,
         // whose drop or rename follows in the oplog.
-        let ns = match incarnations.resolve(&named, id, None) {
+        let ns = match incarnations.resolve(&named, Moment::Time(id), None) {
             Resolved::Live(ns) => ns,
             Resolved::Dropped | Resolved::Foreign => {
                 // The command is recorded nevertheless, because other members wait for its note.
@@ -262,6 +262,7 @@ fn note_of(located: &Located<'_>, ns: String, translated: &Translated) -> Note {
         ns,
         ui: located.entry.ui,
         change: change(located, &translated.action),
+        offset: Some(located.offset),
     });
     note.withheld.clone_from(&translated.withheld);
     note.limiting.clone_from(&translated.limiting);

@@ -5,11 +5,11 @@ use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_core::routing::RoutingChange;
+use oplog_relay_core::routing::{RoutingChange, SpreadCollection};
 use oplog_relay_runtime::mongo::{error_code, is_set};
 
 use crate::error::ConsumerError;
-use crate::replay::catalog::{Note, Resolved};
+use crate::replay::catalog::{Moment, Note, Resolved};
 use crate::replay::deferred::held_document::GONE;
 use crate::replay::plan::command::PUT_OFF;
 use crate::replay::sink::MongoSink;
@@ -45,11 +45,12 @@ impl MongoSink {
             ))
         })?;
         let incarnations = self.incarnations_at(source, id).await?;
-        for (ns, ui) in change.spread.iter().filter(|(ns, _)| filter.passes(ns)) {
+        let spread = change.spread.iter();
+        for SpreadCollection { ns, ui } in spread.filter(|spread| filter.passes(&spread.ns)) {
             if !token.is_valid() {
                 return Ok(Applied::Abandoned);
             }
-            if let Resolved::Live(ns) = incarnations.resolve(ns, id, *ui) {
+            if let Resolved::Live(ns) = incarnations.resolve(ns, Moment::Time(id), *ui) {
                 if Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }

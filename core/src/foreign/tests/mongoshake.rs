@@ -56,10 +56,20 @@ fn an_operation_of_a_transaction_is_taken_out_of_its_wrapper() {
 
 #[test]
 fn a_command_that_is_sent_again_is_the_same_command() {
-    let drop =
-        doc! { "ts": timestamp(7, 3), "v": 2, "op": "c", "ns": "s.$cmd", "o": { "drop": "a" } };
-    let (id, _) = entry_of(BSON, None, &bytes(&drop));
-    assert_eq!(id, "7:3/0");
+    let id = |more: Document, o: Document| {
+        let mut entry = doc! { "ts": timestamp(7, 3), "v": 2, "op": "c", "ns": "s.$cmd", "o": o };
+        entry.extend(more);
+        entry_of(BSON, None, &bytes(&entry)).0
+    };
+    let first = id(doc! {}, doc! { "create": "a" });
+    let again = id(doc! { "t": 2_i64, "rawsize": 7 }, doc! { "create": "a" });
+    assert_eq!(first, again);
+    // The commands of a transaction have the same timestamp.
+    let other = id(doc! {}, doc! { "create": "b" });
+    assert!(
+        first.starts_with("7:3/") && first != other,
+        "{first} {other}"
+    );
 }
 
 #[test]

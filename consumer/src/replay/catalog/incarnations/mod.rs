@@ -16,6 +16,16 @@ pub(crate) use reading::{AFTER_ALL, Reading};
 
 /// The end of an incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
+struct End {
+    /// The command that ended it.
+    id: EntryId,
+    /// The offset of the record of that command, if its note has it.
+    offset: Option<i64>,
+    fate: Fate,
+}
+
+/// What became of a collection at the end of an incarnation.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
     /// The collection was dropped.
     Dropped,
@@ -60,6 +70,28 @@ pub struct Ran {
     pub ui: Option<CollectionUuid>,
     /// The effect of the command on names.
     pub change: Change,
+    /// The offset of the command's record in its topic.
+    pub offset: Option<i64>,
+}
+
+/// The moment at which an entry was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The entry's own time.
+    Time(EntryId),
+    /// The offset of the entry's record. It takes the place of the time where another program wrote an
+    /// entry without one. The commands of these topics are in the same partition.
+    Offset(i64),
+}
+
+impl Moment {
+    /// Returns true if an incarnation ended before, or by, the entry.
+    fn is_after(self, end: &End) -> bool {
+        match self {
+            Self::Time(id) => end.id <= id,
+            Self::Offset(offset) => end.offset.is_none_or(|end| end < offset),
+        }
+    }
 }
 
 /// The collection of an entry on the target.
@@ -85,7 +117,7 @@ pub struct Incarnations {
     has_commands: bool,
     done: FxHashSet<EntryId>,
     /// Ends of incarnations by name, ordered by time.
-    ends: FxHashMap<String, Vec<(EntryId, Fate)>>,
+    ends: FxHashMap<String, Vec<End>>,
     /// UUID of the collection that has a name now, if a command has recorded it.
     owners: FxHashMap<String, (EntryId, CollectionUuid)>,
 }
@@ -105,18 +137,25 @@ impl Incarnations {
     }
 
     fn apply(&mut self, ran: Ran) {
-        let Ran { id, ns, ui, change } = ran;
+        let Ran {
+            id,
+            ns,
+            ui,
+            change,
+            offset,
+        } = ran;
+        let end = |fate| End { id, offset, fate };
         match change {
             Change::Created => self.own(ns, id, ui),
-            Change::Dropped => self.end(ns, id, Fate::Dropped),
+            Change::Dropped => self.end(ns, end(Fate::Dropped)),
             // Writes from before the command must not be applied again; the name and its UUID stay.
             Change::Emptied => {
-                self.end(ns.clone(), id, Fate::Dropped);
+                self.end(ns.clone(), end(Fate::Dropped));
                 self.own(ns, id, ui);
             }
             Change::Renamed { to } => {
-                self.end(to.clone(), id, Fate::Dropped);
-                self.end(ns, id, Fate::Renamed(to.clone()));
+                self.end(to.clone(), end(Fate::Dropped));
+                self.end(ns, end(Fate::Renamed(to.clone())));
                 self.own(to, id, ui);
             }
             Change::Other => {}
@@ -141,7 +180,7 @@ impl Incarnations {
         let from = self.from.map_or(from, |held| held.max(from));
         let mut ends = FxHashMap::default();
         for (ns, all) in &self.ends {
-            let mut first = all.partition_point(|(end, _)| *end < from);
+            let mut first = all.partition_point(|end| end.id < from);
             if keeps_last_end(ns) {
                 first = first.min(all.len().saturating_sub(1));
             }
@@ -169,21 +208,25 @@ impl Incarnations {
         let newer = self.owners.get(&ns).is_none_or(|(since, _)| *since < id);
         let ended = self.ends.get(&ns).and_then(|ends| ends.last());
         if newer
-            && ended.is_none_or(|(end, _)| *end <= id)
+            && ended.is_none_or(|end| end.id <= id)
             && let Some(ui) = ui
         {
             self.owners.insert(ns, (id, ui));
         }
     }
 
-    fn end(&mut self, ns: String, id: EntryId, fate: Fate) {
-        if self.owners.get(&ns).is_some_and(|(since, _)| *since <= id) {
+    fn end(&mut self, ns: String, end: End) {
+        if self
+            .owners
+            .get(&ns)
+            .is_some_and(|(since, _)| *since <= end.id)
+        {
             self.owners.remove(&ns);
         }
         let ends = self.ends.entry(ns).or_default();
-        let place = ends.partition_point(|(end, _)| *end < id);
-        if ends.get(place).is_none_or(|(end, _)| *end != id) {
-            ends.insert(place, (id, fate));
+        let place = ends.partition_point(|other| other.id < end.id);
+        if ends.get(place).is_none_or(|other| other.id != end.id) {
+            ends.insert(place, end);
         }
     }
 
@@ -209,7 +252,7 @@ impl Incarnations {
     #[must_use]
     pub fn has_ended(&self, ns: &str) -> bool {
         let last = self.ends.get(ns).and_then(|ends| ends.last());
-        let dropped = last.is_some_and(|(_, fate)| *fate == Fate::Dropped);
+        let dropped = last.is_some_and(|end| end.fate == Fate::Dropped);
         dropped && !self.owners.contains_key(ns)
     }
 
@@ -219,23 +262,25 @@ impl Incarnations {
         !self.has_commands
     }
 
-    /// Returns the current collection of the entry at `id`, whose namespace in the entry is `ns`. The
-    /// entry must be [reached](Self::reaches).
+    /// Returns the current collection of an entry, whose namespace in the entry is `ns`. The entry must
+    /// be [reached](Self::reaches).
     #[must_use]
     pub fn resolve<'l>(
         &'l self,
         ns: &'l str,
-        id: EntryId,
+        written: Moment,
         ui: Option<CollectionUuid>,
     ) -> Resolved<'l> {
-        let (mut ns, mut since) = (ns, id);
+        let (mut ns, mut since) = (ns, written);
         // Each iteration moves forward in time, so the loop terminates.
         while let Some(ends) = self.ends.get(ns) {
-            let next = ends.partition_point(|(end, _)| *end <= since);
-            match ends.get(next) {
-                None => break,
-                Some((_, Fate::Dropped)) => return Resolved::Dropped,
-                Some((end, Fate::Renamed(to))) => (ns, since) = (to, *end),
+            let next = ends.partition_point(|end| since.is_after(end));
+            let Some(End { id, fate, .. }) = ends.get(next) else {
+                break;
+            };
+            match fate {
+                Fate::Dropped => return Resolved::Dropped,
+                Fate::Renamed(to) => (ns, since) = (to, Moment::Time(*id)),
             }
         }
         match (self.owners.get(ns), ui) {
@@ -264,9 +309,14 @@ mod tests {
                 ns: (*ns).to_owned(),
                 ui: Some(CollectionUuid([*ui; 16])),
                 change: change.clone(),
+                offset: None,
             });
         }
         incarnations
+    }
+
+    fn since(seconds: u32) -> Moment {
+        Moment::Time(at(seconds))
     }
 
     fn renamed(to: &str) -> Change {
@@ -293,17 +343,17 @@ mod tests {
                 (55, 9, Resolved::Foreign),
             ] {
                 assert_eq!(
-                    incarnations.resolve("s.a", at(seconds), Some(CollectionUuid([ui; 16]))),
+                    incarnations.resolve("s.a", since(seconds), Some(CollectionUuid([ui; 16]))),
                     expected
                 );
                 let without = match expected {
                     Resolved::Foreign => Resolved::Live("s.a"),
                     other => other,
                 };
-                assert_eq!(incarnations.resolve("s.a", at(seconds), None), without);
+                assert_eq!(incarnations.resolve("s.a", since(seconds), None), without);
             }
             assert_eq!(
-                incarnations.resolve("s.b", at(25), Some(CollectionUuid([1; 16]))),
+                incarnations.resolve("s.b", since(25), Some(CollectionUuid([1; 16]))),
                 Resolved::Live("s.b")
             );
             assert!(incarnations.is_done(at(20)) && !incarnations.is_done(at(21)));
@@ -323,6 +373,7 @@ mod tests {
             ns: "s.a".to_owned(),
             ui: Some(CollectionUuid([2; 16])),
             change: Change::Created,
+            offset: None,
         });
         assert!(!incarnations.has_ended("s.a"));
     }
@@ -334,13 +385,16 @@ mod tests {
             (20, "s.a", 1, Change::Emptied),
         ]);
         let ui = Some(CollectionUuid([1; 16]));
-        assert_eq!(incarnations.resolve("s.a", at(15), ui), Resolved::Dropped);
         assert_eq!(
-            incarnations.resolve("s.a", at(25), ui),
+            incarnations.resolve("s.a", since(15), ui),
+            Resolved::Dropped
+        );
+        assert_eq!(
+            incarnations.resolve("s.a", since(25), ui),
             Resolved::Live("s.a")
         );
         assert_eq!(
-            incarnations.resolve("s.a", at(25), Some(CollectionUuid([2; 16]))),
+            incarnations.resolve("s.a", since(25), Some(CollectionUuid([2; 16]))),
             Resolved::Foreign
         );
     }
@@ -354,21 +408,49 @@ mod tests {
             (30, "s.b", 1, renamed("s.c")),
         ]);
         assert_eq!(
-            incarnations.resolve("s.b", at(15), Some(CollectionUuid([2; 16]))),
+            incarnations.resolve("s.b", since(15), Some(CollectionUuid([2; 16]))),
             Resolved::Dropped
         );
         assert_eq!(
-            incarnations.resolve("s.a", at(15), Some(CollectionUuid([1; 16]))),
+            incarnations.resolve("s.a", since(15), Some(CollectionUuid([1; 16]))),
             Resolved::Live("s.c")
         );
         assert_eq!(
-            incarnations.resolve("s.b", at(25), Some(CollectionUuid([1; 16]))),
+            incarnations.resolve("s.b", since(25), Some(CollectionUuid([1; 16]))),
             Resolved::Live("s.c")
         );
         // A new incarnation of a name that no recorded command has created.
         assert_eq!(
-            incarnations.resolve("s.b", at(35), Some(CollectionUuid([7; 16]))),
+            incarnations.resolve("s.b", since(35), Some(CollectionUuid([7; 16]))),
             Resolved::Live("s.b")
         );
+    }
+
+    /// mongo-kafka copies the documents of a collection again after it was dropped or renamed. The
+    /// copied documents have no time.
+    #[test]
+    fn an_entry_without_time_is_placed_by_its_offset() {
+        let mut incarnations = Incarnations::default();
+        for (seconds, ns, change, offset) in [
+            (10, "s.a", renamed("s.b"), 5),
+            (20, "s.b", Change::Dropped, 8),
+        ] {
+            incarnations.take(Ran {
+                id: at(seconds),
+                ns: ns.to_owned(),
+                ui: None,
+                change,
+                offset: Some(offset),
+            });
+        }
+        for (offset, ns, expected) in [
+            (3, "s.a", Resolved::Dropped),
+            (6, "s.a", Resolved::Live("s.a")),
+            (6, "s.b", Resolved::Dropped),
+            (9, "s.b", Resolved::Live("s.b")),
+        ] {
+            let found = incarnations.resolve(ns, Moment::Offset(offset), None);
+            assert_eq!(found, expected, "{ns} at {offset}");
+        }
     }
 }

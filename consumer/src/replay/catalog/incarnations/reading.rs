@@ -5,7 +5,7 @@ use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use rustc_hash::FxHashMap;
 
-use super::{Change, Fate, Incarnations, Ran, keeps_last_end};
+use super::{Change, End, Fate, Incarnations, Ran, keeps_last_end};
 
 /// Incarnations under construction, from commands in any order.
 #[derive(Debug)]
@@ -81,11 +81,13 @@ impl Reading {
         }
         for (ns, id) in self.ended {
             if keeps_last_end(&ns) {
-                incarnations
-                    .ends
-                    .entry(ns)
-                    .or_default()
-                    .insert(0, (id, Fate::Dropped));
+                let end = End {
+                    id,
+                    offset: None,
+                    fate: Fate::Dropped,
+                };
+                let ends = incarnations.ends.entry(ns).or_default();
+                ends.insert(0, end);
             }
         }
         incarnations
@@ -110,7 +112,7 @@ const fn next(id: EntryId) -> EntryId {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Resolved;
+    use super::super::{Moment, Resolved};
     use super::*;
     use crate::replay::catalog::at;
 
@@ -122,6 +124,7 @@ mod tests {
             ns: ns.to_owned(),
             ui: Some(CollectionUuid(bytes)),
             change,
+            offset: None,
         }
     }
 
@@ -178,10 +181,10 @@ mod tests {
             }
             for other in history.iter().filter(|other| other.id >= from).step_by(7) {
                 for ui in [None, entry.ui] {
-                    let found = part.resolve(ns, other.id, ui);
+                    let found = part.resolve(ns, Moment::Time(other.id), ui);
                     assert_eq!(
                         found,
-                        whole.resolve(ns, other.id, ui),
+                        whole.resolve(ns, Moment::Time(other.id), ui),
                         "{ns} {:?}",
                         other.id
                     );
@@ -239,7 +242,7 @@ mod tests {
             let made = history.last().and_then(|ran| ran.ui);
             assert!(incarnations.is_owned("s.report", made.unwrap()));
             assert_eq!(
-                incarnations.resolve("s.report", end, made),
+                incarnations.resolve("s.report", Moment::Time(end), made),
                 Resolved::Live("s.report")
             );
         }

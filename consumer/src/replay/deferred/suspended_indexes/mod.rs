@@ -352,6 +352,7 @@ impl MongoSink {
                 ns: index.ns.clone(),
                 ui: None,
                 change: Change::Other,
+                offset: None,
             };
             let failed = |error: mongodb::bson::error::Error| {
                 ConsumerError::Refused(format!("{CATALOG_DB}.{COLLECTION}: {error}"))
