@@ -13,7 +13,7 @@
 //! `disambiguatedPaths` is an index only if it is directly below an array that the event truncates;
 //! otherwise the update is ambiguous.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::document::{Document, DocumentBuilder, Element, MAX_DEPTH, kind};
 use crate::foreign::ForeignError;
@@ -97,19 +97,23 @@ impl<'e> Description<'e> {
     fn diff(&self) -> Result<Vec<u8>, ForeignError> {
         let mut root = Node::default();
         let arrays = self.truncated_paths()?;
+        let paths = Paths {
+            listed: self.listed_paths()?,
+            arrays: &arrays,
+        };
         for (path, length) in &arrays {
-            let parts = self.parts(path, &arrays)?;
+            let parts = paths.parts(path)?;
             let node = root.descend(&parts, path)?;
             node.truncate(*length, path)?;
         }
         for field in self.updated.iter().flat_map(|updated| updated.elements()) {
             let field = field?;
-            let parts = self.parts(field.name, &arrays)?;
+            let parts = paths.parts(field.name)?;
             root.put(&parts, Leaf::Updated(field), field.name)?;
         }
         for path in self.removed.iter().flat_map(|removed| removed.elements()) {
             let path = path?.string_bytes()?;
-            let parts = self.parts(path, &arrays)?;
+            let parts = paths.parts(path)?;
             root.put(&parts, Leaf::Removed, path)?;
         }
         let mut bytes = Vec::new();
@@ -142,15 +146,32 @@ impl<'e> Description<'e> {
         Ok(arrays)
     }
 
+    /// Returns `disambiguatedPaths`: the lists of parts by path.
+    fn listed_paths(&self) -> Result<BTreeMap<&'e [u8], Document<'e>>, ForeignError> {
+        let mut listed = BTreeMap::new();
+        for item in self.disambiguated.iter().flat_map(|list| list.elements()) {
+            let item = item?;
+            listed.entry(item.name).or_insert(item.document()?);
+        }
+        Ok(listed)
+    }
+}
+
+/// What an event tells about its paths.
+#[derive(Debug)]
+struct Paths<'p, 'e> {
+    /// The lists of parts by path, from `disambiguatedPaths`.
+    listed: BTreeMap<&'e [u8], Document<'e>>,
+    /// The truncated arrays.
+    arrays: &'p BTreeMap<&'e [u8], i32>,
+}
+
+impl<'e> Paths<'_, 'e> {
     /// Returns the parts of a path.
-    fn parts(
-        &self,
-        path: &'e [u8],
-        arrays: &BTreeMap<&'e [u8], i32>,
-    ) -> Result<Vec<Part<'e>>, ForeignError> {
-        let parts = match self.listed_parts(path)? {
-            Some(parts) => parts,
-            None => split(path, arrays)?,
+    fn parts(&self, path: &'e [u8]) -> Result<Vec<Part<'e>>, ForeignError> {
+        let parts = match self.listed.get(path) {
+            Some(listed) => parts_of(*listed)?,
+            None => split(path, self.arrays)?,
         };
         if parts.len() > MAX_DEPTH {
             return Err(ForeignError::Event("a path has too many parts"));
@@ -162,30 +183,20 @@ impl<'e> Description<'e> {
         }
         Ok(parts)
     }
+}
 
-    /// Returns the parts of a path from `disambiguatedPaths`.
-    fn listed_parts(&self, path: &[u8]) -> Result<Option<Vec<Part<'e>>>, ForeignError> {
-        for listed in self.disambiguated.iter().flat_map(|list| list.elements()) {
-            let listed = listed?;
-            if listed.name != path {
-                continue;
-            }
-            let parts = listed.document()?.elements().map(|part| {
-                let part = part?;
-                if part.kind == kind::STRING {
-                    return Ok(Part::Field(part.string_bytes()?));
-                }
-                let index = u32::try_from(part.integer()?);
-                let wrong =
-                    |_| ForeignError::Event("an index in disambiguatedPaths is out of range");
-                index.map(Part::Index).map_err(wrong)
-            });
-            return parts
-                .collect::<Result<Vec<Part<'e>>, ForeignError>>()
-                .map(Some);
+/// Returns the parts in an item of `disambiguatedPaths`.
+fn parts_of(listed: Document<'_>) -> Result<Vec<Part<'_>>, ForeignError> {
+    let parts = listed.elements().map(|part| {
+        let part = part?;
+        if part.kind == kind::STRING {
+            return Ok(Part::Field(part.string_bytes()?));
         }
-        Ok(None)
-    }
+        let index = u32::try_from(part.integer()?);
+        let wrong = |_| ForeignError::Event("an index in disambiguatedPaths is out of range");
+        index.map(Part::Index).map_err(wrong)
+    });
+    parts.collect()
 }
 
 /// A part of a path.
@@ -238,6 +249,8 @@ struct Node<'e> {
     /// The changed fields in the order of the event. New fields are appended to the document
     /// in this order.
     fields: Vec<(&'e [u8], Leaf<'e>)>,
+    /// The names in `fields`.
+    names: BTreeSet<&'e [u8]>,
     items: BTreeMap<u32, Leaf<'e>>,
     nested_fields: BTreeMap<&'e [u8], Node<'e>>,
     nested_items: BTreeMap<u32, Node<'e>>,
@@ -258,8 +271,7 @@ impl<'e> Node<'e> {
         let node = self.descend(parents, path)?;
         match *last {
             Part::Field(name) => {
-                let is_taken = node.fields.iter().any(|(other, _)| *other == name);
-                if is_taken || node.nested_fields.contains_key(name) {
+                if node.nested_fields.contains_key(name) || !node.names.insert(name) {
                     return Err(ambiguous(path));
                 }
                 node.fields.push((name, leaf));
@@ -285,7 +297,7 @@ impl<'e> Node<'e> {
         for part in parts {
             node = match *part {
                 Part::Field(name) => {
-                    if node.fields.iter().any(|(other, _)| *other == name) {
+                    if node.names.contains(name) {
                         return Err(ambiguous(path));
                     }
                     node.nested_fields.entry(name).or_default()
