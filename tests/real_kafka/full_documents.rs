@@ -323,6 +323,13 @@ fn a_drop_or_rename_is_reported_where_its_documents_stay() -> Result<()> {
         latest(&topics.records()?)?.is_empty(),
         "the document is elsewhere"
     );
+    let ui = source.ui.clone();
+    source.log(doc! { "op": "c", "ns": "s.$cmd", "ui": ui, "o": { "emptycapped": "b" } })?;
+    source.carry(
+        &topics,
+        &SNAPSHOT,
+        (0, "all documents of the collection were removed"),
+    )?;
     source.run("s", &doc! { "drop": "b" })?;
     let ui = source.ui.clone();
     source.log(doc! { "op": "c", "ns": "s.$cmd", "ui": ui, "o": { "drop": "b" } })?;

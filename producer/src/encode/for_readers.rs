@@ -31,10 +31,12 @@ impl Encoder {
         }
         if entry.operation == Operation::Command
             && let Decision::Command(route) = self.router.decide(entry)?
-            && !route.changes.is_empty()
         {
             if self.format.is_latest_state() {
                 warn_of_stale_documents(entry)?;
+            }
+            if route.changes.is_empty() {
+                return Ok(());
             }
             self.open_state(chunk)?;
             self.save_routes(&route.changes, chunk)?;
@@ -73,6 +75,13 @@ fn warn_of_stale_documents(entry: &Entry<'_>) -> Result<(), ProducerError> {
             ns,
             %at,
             "the collection was dropped: its topic keeps the last state of its documents, because their \
+             keys are not in the oplog. To remove them, start again under another --topic-prefix with a \
+             new full sync"
+        ),
+        (None, b"emptycapped") => tracing::warn!(
+            ns,
+            %at,
+            "all documents of the collection were removed: its topic keeps their last state, because their \
              keys are not in the oplog. To remove them, start again under another --topic-prefix with a \
              new full sync"
         ),
