@@ -91,15 +91,23 @@ impl Home {
         if options.for_speed {
             command.arg(format!("-Xms{heap_mb}m")).arg("-XX:+UseG1GC");
         } else {
-            command
-                .args(["-Xms128m", "-Xshare:auto"])
-                .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
-            let archive = self.class_archive();
-            if archive.exists() {
-                command.arg(option("-XX:SharedArchiveFile=", &archive));
-            }
+            command.arg("-Xms128m");
+            self.quick_start_args(command);
         }
         self.common_args(command, "INFO");
+    }
+
+    /// Adds the Java options of a program that runs briefly.
+    pub(crate) fn quick_start_args(&self, command: &mut Command) {
+        command.args([
+            "-Xshare:auto",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+        ]);
+        let archive = self.class_archive();
+        if archive.exists() {
+            command.arg(option("-XX:SharedArchiveFile=", &archive));
+        }
     }
 
     /// Adds the Java options that all programs share.

@@ -76,7 +76,8 @@ fn run_once(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
     let known = TOOLS.iter().find(|(script, _)| *script == name);
     let workdir = Workdir::create("kafka-tool")?;
     let mut command = process::tied(home.java());
-    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+    command.arg("-Xmx256m");
+    home.quick_start_args(&mut command);
     home.common_args(&mut command, "WARN");
     match known {
         Some((_, class)) => command.args([class, "--bootstrap-server", brokers]),
