@@ -4,7 +4,13 @@ UNIT_TESTS = --test key_vectors --test json_round_trip --test diff_histories --t
 # The tiers of tests/README.md, the quick ones first: a fault shows early.
 E2E_TESTS = --test instructions --test in_memory --test fake_servers --test real_kafka --test end_to_end
 
-.PHONY: help demo test test-quick lint unit e2e programs bench pieces instructions deny services-up services-down
+# Building OpenSSL takes a third of a cold build. The tests and the demo use that of the machine, if it has
+# the headers; make bench builds it, as a release does.
+ifeq ($(shell pkg-config --atleast-version=3.0 openssl 2>/dev/null && echo found),found)
+demo test test-quick lint unit e2e programs interop instructions services-up services-down: export OPENSSL_NO_VENDOR = 1
+endif
+
+.PHONY: help demo test test-quick lint unit e2e interop programs bench pieces instructions deny services-up services-down
 
 help:
 	@echo "make demo           the main job on real servers, visibly; about a minute after the build"
@@ -13,6 +19,7 @@ help:
 	@echo "make lint           formatting, clippy, documentation, no import circles between folders"
 	@echo "make unit           unit and property tests, no servers"
 	@echo "make e2e            tests on real Kafka and FerretDB, which they install and start themselves"
+	@echo "make interop        only the tests in which foreign programs read our topics; part of make test"
 	@echo "make bench          speed against what the plain clients can do, latency, memory, and how they grow"
 	@echo "make pieces         times of the work that every entry costs, piece by piece"
 	@echo "make instructions   writes the table of instruction counts that make test compares with; needs valgrind"
@@ -51,6 +58,12 @@ programs:
 # keep two cores busy.
 e2e: programs
 	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=3
+
+# Kafka Connect with MongoDB's sink connector, Debezium's transform, Kafka's command-line tools, a schema
+# registry with its deserializer for Java, and the examples in Python and Java, on our topics.
+interop: programs
+	cargo test --locked --workspace --test real_kafka -- --test-threads=3 \
+		foreign_readers kafka_tools avro examples
 
 bench:
 	cargo build --release --locked -p oplog-producer -p oplog-consumer -p oplog-relay-bench -p oplog-relay-kit --bins

@@ -182,6 +182,35 @@ fn a_registry_is_asked_once_for_each_subject_with_the_login_and_at_the_next_addr
 }
 
 #[test]
+fn a_registry_with_a_certificate_of_an_own_authority_is_reached_by_tls() -> Result<()> {
+    let (registry, authority) = FakeRegistry::start_with_tls("200 OK", r#"{"id":1025}"#)?;
+    let topics = Topics::none("avro-tls")?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("authority.pem");
+    std::fs::write(&path, authority)?;
+    let url = format!("--registry-url={}", registry.url());
+    let trust = format!("--registry-ca={}", path.display());
+    let oplog = mixed()?.oplog()?;
+
+    // Without the authority, the certificate is refused, and the reason is in the log.
+    let flags = ["--format=avro", &url];
+    let mut producer = topics.start_producer(folder.path(), &oplog, &flags)?;
+    wait_until("the reason", LIMIT, || {
+        let log = producer.stderr_text().unwrap_or_default();
+        log.contains("the schema registry cannot be reached") && log.contains("UnknownIssuer")
+    })
+    .with_context(|| producer.stderr_text().unwrap_or_default())?;
+    producer.kill_9()?;
+    ensure!(registry.requests().is_empty());
+    ensure!(topics.records()?.is_empty());
+
+    topics.produce(&oplog, &["--format=avro", &url, &trust])?;
+    ensure!(registry.requests().len() == 2);
+    ensure!(topics.emit("avro-tls")?.lines().count() == 47);
+    Ok(())
+}
+
+#[test]
 fn answers_that_are_not_those_of_a_registry_stop_the_producer_and_show_no_secret() -> Result<()> {
     let oplog = mixed()?.oplog()?;
     for (number, (status, body, reason)) in [

@@ -13,6 +13,7 @@ mod foreign_input;
 mod foreign_readers;
 mod full_documents;
 mod idle;
+mod kafka_tools;
 mod kills;
 mod large_documents;
 mod lives;
