@@ -9,6 +9,7 @@ use crate::compare::is_truthy;
 use crate::document::{Document, DocumentBuilder, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation};
 use crate::index::{Demand, demand};
+use crate::namespace::Namespace;
 use crate::time_series::VIEWS;
 
 /// The way in which a command is carried and replayed.
@@ -164,8 +165,8 @@ pub struct Scope<'a> {
     pub db: &'a str,
     /// The collection; for a rename, its old name.
     pub collection: &'a str,
-    /// The database and collection of the new name. Only a rename has it.
-    pub to: Option<(&'a str, &'a str)>,
+    /// The new name. Only a rename has it.
+    pub to: Option<Namespace<'a>>,
 }
 
 impl Scope<'_> {
@@ -178,7 +179,7 @@ impl Scope<'_> {
     /// Returns `db.collection` of the new name of a rename.
     #[must_use]
     pub fn to_ns(&self) -> Option<String> {
-        self.to.map(|(db, collection)| format!("{db}.{collection}"))
+        self.to.map(|to| to.to_string())
     }
 }
 
@@ -187,7 +188,7 @@ impl Scope<'_> {
 pub fn is_view_entry(entry: &Entry<'_>) -> bool {
     // This runs for every entry, and the end of the namespace rules out most of them.
     entry.ns.ends_with(".system.views")
-        && entry.namespace().1 == VIEWS
+        && entry.namespace().collection == VIEWS
         && matches!(
             entry.operation,
             Operation::Insert | Operation::Update | Operation::Delete
@@ -296,10 +297,10 @@ pub fn ends_database(entry: &Entry<'_>) -> bool {
 /// # Errors
 /// [`EntryError`] if the command has no name, or a collection's name is not a string.
 pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
-    let db = entry.namespace().0;
+    let db = entry.namespace().db;
     if is_view_entry(entry) {
         let id = entry.document_id()?.str()?;
-        let (db, collection) = split(id);
+        let Namespace { db, collection } = Namespace::split(id);
         return Ok(Some(Scope {
             db,
             collection,
@@ -309,16 +310,16 @@ pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
     let command = entry.command()?;
     Ok(match command.name {
         b"renameCollection" => {
-            let (db, collection) = split(command.str()?);
+            let Namespace { db, collection } = Namespace::split(command.str()?);
             let to = entry.o.get("to")?.ok_or(Malformed::Missing("to"))?;
             Some(Scope {
                 db,
                 collection,
-                to: Some(split(to.str()?)),
+                to: Some(Namespace::split(to.str()?)),
             })
         }
         b"dbCheck" | b"importCollection" | b"truncateRange" => command.str().ok().map(|ns| {
-            let (db, collection) = split(ns);
+            let Namespace { db, collection } = Namespace::split(ns);
             Scope {
                 db,
                 collection,
@@ -378,7 +379,7 @@ pub fn write_create_indexes(entry: &Entry<'_>, out: &mut Vec<u8>) -> Result<(), 
         .get("ns")?
         .ok_or(Malformed::Missing("o.ns"))?
         .str()?;
-    let (db, collection) = split(ns);
+    let Namespace { db, collection } = Namespace::split(ns);
     let mut command = DocumentBuilder::start(out);
     for element in entry.raw.elements() {
         let element = element?;
@@ -402,10 +403,6 @@ pub fn write_create_indexes(entry: &Entry<'_>, out: &mut Vec<u8>) -> Result<(), 
     });
     command.finish();
     outcome
-}
-
-fn split(ns: &str) -> (&str, &str) {
-    ns.split_once('.').unwrap_or((ns, ""))
 }
 
 #[cfg(test)]
@@ -503,7 +500,7 @@ mod tests {
         with(&rename, |entry| {
             let scope = scope(entry).unwrap().unwrap();
             assert_eq!(scope.ns(), "a.b.c");
-            assert_eq!(scope.to, Some(("d", "e.f")));
+            assert_eq!(scope.to, Some(Namespace::split("d.e.f")));
         });
         let database = command(doc! { "dropDatabase": 1 });
         with(&database, |entry| assert_eq!(scope(entry), Ok(None)));

@@ -4,6 +4,7 @@
 use crate::collection_uuid::CollectionUuid;
 use crate::document::{Document, Element, Malformed, kind};
 use crate::format::looked_up::LookedUp;
+use crate::namespace::Namespace;
 use crate::position::Timestamp;
 
 /// The `op` of a document that a full sync read. It is applied as an insert.
@@ -275,11 +276,11 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Returns the database and the collection. The namespace is split at the first dot, because
-    /// collection names may contain dots.
+    /// Returns the database and the collection.
+    #[inline]
     #[must_use]
-    pub fn namespace(&self) -> (&'a str, &'a str) {
-        self.ns.split_once('.').unwrap_or((self.ns, ""))
+    pub fn namespace(&self) -> Namespace<'a> {
+        Namespace::split(self.ns)
     }
 
     /// Returns the `_id` of the document that the entry writes: from `o` for inserts and deletes,

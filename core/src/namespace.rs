@@ -14,6 +14,7 @@ pub struct Namespace<'a> {
 impl<'a> Namespace<'a> {
     /// Splits `db.collection` at the first dot, because collection names may contain dots. The
     /// collection is empty if there is no dot.
+    #[inline]
     #[must_use]
     pub fn split(ns: &'a str) -> Self {
         let (db, collection) = ns.split_once('.').unwrap_or((ns, ""));

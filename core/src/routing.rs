@@ -29,9 +29,17 @@ const FIRST_ORD: u32 = u32::MAX - 1 - ORDINALS;
 pub struct RoutingChange {
     /// The version of the table after the change.
     pub version: u32,
-    /// The collections that move from one partition to all partitions: `db.collection`, and the
-    /// UUID if the source provides one.
-    pub spread: Vec<(String, Option<CollectionUuid>)>,
+    /// The collections that move from one partition to all partitions.
+    pub spread: Vec<SpreadCollection>,
+}
+
+/// A collection that moves from one partition to all partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpreadCollection {
+    /// `db.collection`
+    pub ns: String,
+    /// The UUID, if the source provides one.
+    pub ui: Option<CollectionUuid>,
 }
 
 impl RoutingChange {
@@ -61,7 +69,7 @@ impl RoutingChange {
     }
 
     fn write_spread(&self, list: &mut DocumentBuilder<'_>) {
-        for (index, (ns, ui)) in self.spread.iter().enumerate() {
+        for (index, SpreadCollection { ns, ui }) in self.spread.iter().enumerate() {
             list.nested(&index.to_string(), kind::DOCUMENT, |item| {
                 item.str("ns", ns);
                 if let Some(ui) = ui {
@@ -100,11 +108,14 @@ impl RoutingChange {
     }
 }
 
-fn read_spread(item: Document<'_>) -> Result<(String, Option<CollectionUuid>), Malformed> {
+fn read_spread(item: Document<'_>) -> Result<SpreadCollection, Malformed> {
     let ns = item.get("ns")?.ok_or(Malformed::Missing("ns"))?;
     let ui = item.get("ui")?;
     let ui = ui.and_then(|ui| ui.value.get(5..)?.try_into().ok().map(CollectionUuid));
-    Ok((ns.str()?.to_owned(), ui))
+    Ok(SpreadCollection {
+        ns: ns.str()?.to_owned(),
+        ui,
+    })
 }
 
 #[cfg(test)]
@@ -117,8 +128,14 @@ mod tests {
         let change = RoutingChange {
             version: 3,
             spread: vec![
-                ("shop.a".to_owned(), Some(CollectionUuid([7; 16]))),
-                ("shop.b".to_owned(), None),
+                SpreadCollection {
+                    ns: "shop.a".to_owned(),
+                    ui: Some(CollectionUuid([7; 16])),
+                },
+                SpreadCollection {
+                    ns: "shop.b".to_owned(),
+                    ui: None,
+                },
             ],
         };
         let after = Position {

@@ -11,6 +11,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::format::Format;
 use oplog_relay_core::key::{partition_for, write_key};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::topic::{collection_topic, command_topic};
 use oplog_relay_kit::topic_reader::{Contents, Place, TopicRecord, entries};
@@ -159,7 +160,7 @@ fn home(
     prefix: &str,
     key: &mut Vec<u8>,
 ) -> Result<(String, u32)> {
-    let (db, collection) = entry.namespace();
+    let Namespace { db, collection } = entry.namespace();
     let topic = if entry.operation == Operation::Command {
         match scope(entry)? {
             Some(scope) if treatment(entry)? != Some(Treatment::PassOver) => {

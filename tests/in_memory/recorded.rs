@@ -77,7 +77,7 @@ pub(crate) fn spread(scenario: &Scenario) -> Result<Partitions> {
         let entry = Entry::parse(Document::new(&bytes)?)?;
         let known = match entry.operation {
             Operation::Command => {
-                let (db, _) = entry.namespace();
+                let db = entry.namespace().db;
                 let command = entry.command()?;
                 let ns = format!("{db}.{}", command.str()?);
                 command.name == b"create" && ns != BY_A_USER

@@ -31,7 +31,7 @@ fn header_fields_are_read_and_unknown_ones_kept() {
     let bytes = update(&o, &o);
     let entry = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
     assert_eq!((entry.ts, entry.term), (Timestamp::new(9, 2), 4));
-    assert_eq!(entry.namespace(), ("db", "c.d"));
+    assert_eq!(entry.namespace(), Namespace::split("db.c.d"));
     assert_eq!(entry.document_id().unwrap().integer(), Ok(1));
     assert!(entry.raw.get("somethingNew").unwrap().is_some());
 }

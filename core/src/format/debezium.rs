@@ -21,6 +21,7 @@ use crate::format::origin::Origin;
 use crate::json::number::{Number, write_double};
 use crate::json::{self, Mode, write_string};
 use crate::key::id_of_key;
+use crate::namespace::Namespace;
 use crate::position::EntryId;
 
 /// The form of the envelope.
@@ -229,7 +230,7 @@ impl Writer<'_> {
         let millis = entry
             .wall
             .unwrap_or_else(|| i64::from(entry.ts.seconds) * 1000);
-        let (db, collection) = entry.namespace();
+        let Namespace { db, collection } = entry.namespace();
         self.put("{\"version\":\"");
         self.put(env!("CARGO_PKG_VERSION"));
         self.put("\",\"connector\":\"mongodb\",\"name\":");

@@ -313,7 +313,7 @@ pub(super) struct EventNamespace<'e> {
 
 impl<'e> EventNamespace<'e> {
     pub(super) fn of(entry: &Entry<'e>) -> Result<Self, EntryError> {
-        let (db, mut collection) = entry.namespace();
+        let Namespace { db, mut collection } = entry.namespace();
         let mut to = None;
         if entry.operation == Operation::Command {
             let command = entry.command()?;

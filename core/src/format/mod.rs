@@ -264,7 +264,7 @@ impl TryFrom<FormatFields> for Format {
 /// only, and so are the compressed documents of a time series.
 #[must_use]
 pub fn is_for_readers(entry: &Entry<'_>) -> bool {
-    let (_, collection) = entry.namespace();
+    let collection = entry.namespace().collection;
     !(is_command(entry)
         || entry.operation == Operation::Noop
         || entry.is_timeseries

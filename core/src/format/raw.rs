@@ -76,10 +76,22 @@ impl Frame {
         self.bytes.capacity()
     }
 
-    /// Returns the timestamps of the first and the last entry, and the number of entries.
+    /// Returns the timestamp of the first entry.
     #[must_use]
-    pub const fn span(&self) -> (Timestamp, Timestamp, u32) {
-        (self.first, self.last, self.count)
+    pub const fn first(&self) -> Timestamp {
+        self.first
+    }
+
+    /// Returns the timestamp of the last entry.
+    #[must_use]
+    pub const fn last(&self) -> Timestamp {
+        self.last
+    }
+
+    /// Returns the number of entries.
+    #[must_use]
+    pub const fn count(&self) -> u32 {
+        self.count
     }
 
     /// Completes the header, appends the frame to `out` and empties it.

@@ -25,7 +25,7 @@ impl Encoder {
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
-        let (db, _) = entry.namespace();
+        let db = entry.namespace().db;
         let collections = self.router.collections_without_uuid(db);
         let mut id = EntryId {
             ts: entry.ts,

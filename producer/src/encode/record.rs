@@ -109,7 +109,7 @@ pub fn write_entry(
 
 /// Closes a frame and appends it.
 pub fn write_frame(frame: &mut Frame, source: &str, out: &mut Vec<u8>) -> Written {
-    let (first, last, count) = frame.span();
+    let (first, last, count) = (frame.first(), frame.last(), frame.count());
     let start = out.len();
     out.extend_from_slice(format!("{source}/{first}/{last}/{count}").as_bytes());
     let value = out.len();

@@ -91,8 +91,7 @@ impl Publisher {
         if missing.is_empty() {
             return Ok(());
         }
-        let (records, _) = self.sent;
-        if records == 0 {
+        if self.sent.records == 0 {
             return Err(ProducerError::Ended("no record precedes a barrier"));
         }
         self.drain()?;

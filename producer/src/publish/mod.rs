@@ -63,6 +63,13 @@ pub enum Oversize {
     Split,
 }
 
+/// The records of a transaction.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    records: u64,
+    bytes: u64,
+}
+
 /// Default time that a Kafka transaction may stay open at the broker.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The client option that overrides the default.
@@ -100,8 +107,8 @@ pub struct Publisher {
     begun: Option<Instant>,
     unpolled: u32,
     unpolled_bytes: usize,
-    /// Number of records and bytes sent in the open transaction.
-    sent: (u64, u64),
+    /// What was sent in the open transaction.
+    sent: Sent,
     known: KnownPartitions,
     ends: Ends,
     next_offsets: NextOffsets,
@@ -170,7 +177,7 @@ impl Publisher {
             begun: None,
             unpolled: 0,
             unpolled_bytes: 0,
-            sent: (0, 0),
+            sent: Sent::default(),
             known: KnownPartitions::default(),
             ends: Ends::new(options),
             next_offsets: NextOffsets::default(),
@@ -252,7 +259,7 @@ impl Publisher {
                 .begin_transaction()
                 .map_err(|error| self.failed("beginning a transaction", &error))?;
             self.begun = Some(Instant::now());
-            self.sent = (0, 0);
+            self.sent = Sent::default();
             self.next_offsets.clear();
         }
         Ok(())
@@ -359,8 +366,8 @@ impl Publisher {
     fn count_sent(&mut self, bytes: usize) {
         self.unpolled += 1;
         self.unpolled_bytes += bytes;
-        self.sent.0 += 1;
-        self.sent.1 += u64::try_from(bytes).unwrap_or_default();
+        self.sent.records += 1;
+        self.sent.bytes += u64::try_from(bytes).unwrap_or_default();
     }
 
     fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Publisher, REQUEST_TIMEOUT};
+use super::{Publisher, REQUEST_TIMEOUT, Sent};
 use crate::error::ProducerError;
 
 /// Pause between two checks of outstanding deliveries.
@@ -22,7 +22,7 @@ impl Publisher {
         let handed = u64::try_from(self.unpolled_bytes).unwrap_or_default();
         (self.unpolled, self.unpolled_bytes) = (0, 0);
         self.poll(Duration::ZERO)?;
-        let (records, bytes) = self.sent;
+        let Sent { records, bytes } = self.sent;
         let each = bytes / records.max(1);
         let most = (self.known.partitions() * OUTSTANDING_EACH)
             .clamp(*OUTSTANDING_BYTES.start(), *OUTSTANDING_BYTES.end())

@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use mongodb::raw_batch_cursor::RawBatch;
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_runtime::mongo::{ANSWER, error_code};
 use oplog_relay_runtime::shutdown::Shutdown;
@@ -16,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::error::ProducerError;
 use crate::prepare::lookup::{CurrentDocuments, Reply, Request};
 use crate::source::Batch;
-use crate::source::full_sync::{SourceReader, split_ns};
+use crate::source::full_sync::SourceReader;
 
 /// Error code Unauthorized: a privilege is missing.
 const UNAUTHORIZED: i32 = 13;
@@ -90,7 +91,10 @@ impl LiveDocuments {
 
     /// Reads the documents of a request from the collection that has its name now.
     async fn find(&self, request: &Request, after: Timestamp) -> Result<Reply, ProducerError> {
-        let (db, name) = split_ns(&request.ns);
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(&request.ns);
         let mut command = Vec::new();
         let mut find = DocumentBuilder::start(&mut command);
         find.str("find", name);
@@ -110,7 +114,10 @@ impl LiveDocuments {
 
     /// Checks whether a name belongs to the collection with this UUID.
     async fn named(&self, ns: &str, ui: CollectionUuid) -> Result<Named, ProducerError> {
-        let (db, name) = split_ns(ns);
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let mut command = Vec::new();
         let mut list = DocumentBuilder::start(&mut command);
         list.int32("listCollections", 1);
@@ -196,7 +203,7 @@ fn operation_time(reply: &RawBatch) -> Result<Option<Timestamp>, Malformed> {
 fn explained(error: ProducerError, ns: &str) -> ProducerError {
     match error {
         ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {
-            let (db, _) = split_ns(ns);
+            let db = Namespace::split(ns).db;
             ProducerError::Usage(format!(
                 "the source's user is not permitted to look up documents of {ns}: grant it the role \
                  read on {db}, exclude the namespace, or omit --full-document lookup and --topic-mode \

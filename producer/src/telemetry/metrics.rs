@@ -53,6 +53,15 @@ pub struct Metrics {
     source_fails: AtomicBool,
 }
 
+/// What was read from the source since the program started.
+#[derive(Debug, Clone, Copy)]
+pub struct Totals {
+    /// Number of entries.
+    pub entries: u64,
+    /// Bytes of the entries.
+    pub bytes: u64,
+}
+
 impl Metrics {
     /// Registers all metrics.
     ///
@@ -231,13 +240,13 @@ impl Metrics {
         self.errors.with_label_values(&[kind]).inc();
     }
 
-    /// Returns the number of entries and bytes read so far.
+    /// Returns what was read so far.
     #[must_use]
-    pub fn totals(&self) -> (u64, u64) {
-        (
-            self.entries.iter().map(IntCounter::get).sum(),
-            self.source_bytes.get(),
-        )
+    pub fn totals(&self) -> Totals {
+        Totals {
+            entries: self.entries.iter().map(IntCounter::get).sum(),
+            bytes: self.source_bytes.get(),
+        }
     }
 
     /// Returns the saved position.
@@ -261,7 +270,7 @@ impl Metrics {
     /// Returns the body of `/status`.
     #[must_use]
     pub fn status(&self, source: &str) -> Value {
-        let (entries, bytes) = self.totals();
+        let Totals { entries, bytes } = self.totals();
         json!({
             "program": "oplog-producer",
             "version": env!("CARGO_PKG_VERSION"),

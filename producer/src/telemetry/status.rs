@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use oplog_relay_runtime::shutdown::Shutdown;
 use oplog_relay_runtime::status_line::StatusLine;
 
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Totals};
 
 /// Interval between two updates of the live line.
 const LIVE: Duration = Duration::from_millis(250);
@@ -17,13 +17,13 @@ const LOGGED: Duration = Duration::from_secs(5);
 pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
     let line = StatusLine::new(true);
     let every = if line.is_visible() { LIVE } else { LOGGED };
-    let mut before = (metrics.totals(), Instant::now());
+    let mut before = Reading::of(&metrics);
     loop {
         tokio::select! {
             () = shutdown.wait() => break,
             () = tokio::time::sleep(every) => {}
         }
-        let now = (metrics.totals(), Instant::now());
+        let now = Reading::of(&metrics);
         let rate = Rate::between(before, now);
         before = now;
         let position = metrics
@@ -41,7 +41,7 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
                     rate.entries,
                     rate.bytes / 1e6,
                     lag.map_or_else(|| "unknown".to_owned(), |lag| format!("{lag:.1} s")),
-                    now.0.0
+                    now.totals.entries
                 ),
             );
         } else {
@@ -50,7 +50,7 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
             }
             tracing::info!(
                 source,
-                entries = now.0.0,
+                entries = now.totals.entries,
                 entries_per_second = rate.entries.round(),
                 megabytes_per_second = (rate.bytes / 1e5).round() / 10.0,
                 lag_seconds = lag.map(|lag| (lag * 10.0).round() / 10.0),
@@ -62,6 +62,23 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
     line.finish();
 }
 
+/// What was read from the source up to a moment.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    totals: Totals,
+    at: Instant,
+}
+
+impl Reading {
+    fn of(metrics: &Metrics) -> Self {
+        Self {
+            totals: metrics.totals(),
+            at: Instant::now(),
+        }
+    }
+}
+
+/// Entries and bytes per second.
 struct Rate {
     entries: f64,
     bytes: f64,
@@ -69,14 +86,12 @@ struct Rate {
 
 impl Rate {
     #[expect(clippy::cast_precision_loss, reason = "counts of a second")]
-    fn between(
-        ((entries, bytes), then): ((u64, u64), Instant),
-        ((more_entries, more_bytes), now): ((u64, u64), Instant),
-    ) -> Self {
-        let seconds = now.duration_since(then).as_secs_f64().max(0.001);
+    fn between(before: Reading, now: Reading) -> Self {
+        let seconds = now.at.duration_since(before.at).as_secs_f64().max(0.001);
+        let per_second = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds;
         Self {
-            entries: more_entries.saturating_sub(entries) as f64 / seconds,
-            bytes: more_bytes.saturating_sub(bytes) as f64 / seconds,
+            entries: per_second(before.totals.entries, now.totals.entries),
+            bytes: per_second(before.totals.bytes, now.totals.bytes),
         }
     }
 }

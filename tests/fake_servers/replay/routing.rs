@@ -7,7 +7,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};
-use oplog_relay_core::routing::RoutingChange;
+use oplog_relay_core::routing::{RoutingChange, SpreadCollection};
 
 use super::{NS, Scene};
 
@@ -40,9 +40,13 @@ async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Re
         term: 1,
         ord: 0,
     };
+    let spread = |ns: &str| SpreadCollection {
+        ns: ns.to_owned(),
+        ui: None,
+    };
     let change = RoutingChange {
         version: 2,
-        spread: vec![(NS.to_owned(), None), ("db.gone".to_owned(), None)],
+        spread: vec![spread(NS), spread("db.gone")],
     };
     let mut entry = Vec::new();
     change.write(at, &mut entry);

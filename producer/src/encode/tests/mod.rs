@@ -10,7 +10,7 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::ID_HEADER;
 use oplog_relay_core::json::Mode;
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::routing::RoutingChange;
+use oplog_relay_core::routing::{RoutingChange, SpreadCollection};
 use oplog_relay_core::state::{History, Order, OrderRule, State};
 use oplog_relay_runtime::shutdown::Shutdown;
 
@@ -363,7 +363,11 @@ fn other_rules_begin_behind_a_barrier_that_is_saved_with_them() {
     let bytes = change.bytes(&change.barrier.as_ref().unwrap().entry);
     let noop = Entry::parse(Document::new(bytes).unwrap()).unwrap();
     let told = RoutingChange::read(&noop).unwrap().unwrap();
-    assert_eq!(told.spread, [("shop.a".to_owned(), None)]);
+    let spread = SpreadCollection {
+        ns: "shop.a".to_owned(),
+        ui: None,
+    };
+    assert_eq!(told.spread, [spread]);
 }
 
 #[test]

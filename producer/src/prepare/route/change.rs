@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use oplog_relay_core::collection_uuid::CollectionUuid;
+use oplog_relay_core::routing::SpreadCollection;
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
 
 use super::order::query_order;
@@ -16,8 +17,8 @@ pub struct Rerouted {
     pub changes: Vec<RouteChange>,
     /// Topics whose entries are routed to other partitions from now on.
     pub topics: BTreeSet<String>,
-    /// Collections that were in one partition and are now spread over all: `db.collection`, UUID.
-    pub spread: Vec<(String, Option<CollectionUuid>)>,
+    /// The collections that were in one partition and are now spread over all.
+    pub spread: Vec<SpreadCollection>,
 }
 
 impl Router {
@@ -53,7 +54,10 @@ impl Router {
             if order != route.order {
                 rerouted.topics.insert(route.topic.clone());
                 if order == Order::Id {
-                    rerouted.spread.push((route.ns.clone(), ui));
+                    rerouted.spread.push(SpreadCollection {
+                        ns: route.ns.clone(),
+                        ui,
+                    });
                 }
             }
             let record = RouteRecord {

@@ -7,6 +7,7 @@ use oplog_relay_core::command::{
 use oplog_relay_core::document::kind;
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
 use oplog_relay_core::time_series::{self, VIEWS};
 use oplog_relay_core::topic::{collection_topic, command_topic};
@@ -106,10 +107,10 @@ impl Router {
         if is_view_entry(entry) {
             topics.push(collection_topic(&self.prefix, scope.db, "system.views"));
         }
-        if let (Some((db, collection)), Some(to)) = (scope.to, scope.to_ns())
-            && self.passes(&to)
+        if let Some(to) = scope.to
+            && self.passes(&to.to_string())
         {
-            topics.push(collection_topic(&self.prefix, db, collection));
+            topics.push(collection_topic(&self.prefix, to.db, to.collection));
         }
         topics
     }
@@ -123,7 +124,7 @@ impl Router {
     fn without_barrier(&self, entry: &Entry<'_>, scope: Option<&Scope<'_>>) -> Decision {
         let topic = match scope {
             Some(scope) => collection_topic(&self.prefix, scope.db, scope.collection),
-            None => command_topic(&self.prefix, entry.namespace().0),
+            None => command_topic(&self.prefix, entry.namespace().db),
         };
         if let Some(target) = self.by_topic.get(&topic) {
             return Decision::Known(*target);
@@ -173,18 +174,22 @@ impl Router {
     /// Returns the topics that a command belongs to, each once. Two commands with a common topic run in
     /// the order of the source.
     fn topics_of(&self, entry: &Entry<'_>, scope: &Scope<'_>, leaves_stream: bool) -> Vec<String> {
-        let mut names = vec![(scope.db, scope.collection)];
+        let name = |collection| Namespace {
+            db: scope.db,
+            collection,
+        };
+        let mut names = vec![name(scope.collection)];
         if let Some(series) = time_series::of_buckets(scope.collection) {
-            names.push((scope.db, series));
-            names.push((scope.db, VIEWS));
+            names.push(name(series));
+            names.push(name(VIEWS));
         }
         if is_view_entry(entry) {
             // Dropping system.views drops all views of the database.
-            names.push((scope.db, VIEWS));
+            names.push(name(VIEWS));
         }
         names.extend(scope.to.filter(|_| !leaves_stream));
         let mut topics = Vec::with_capacity(names.len());
-        for (db, collection) in names {
+        for Namespace { db, collection } in names {
             let topic = collection_topic(&self.prefix, db, collection);
             if !topics.contains(&topic) {
                 topics.push(topic);
@@ -252,7 +257,10 @@ impl Router {
         if scope.to.is_none() && order == self.order_of(&old) && !is_new {
             return Ok(Vec::new());
         }
-        let (db, collection) = scope.to.unwrap_or((scope.db, scope.collection));
+        let Namespace { db, collection } = scope.to.unwrap_or(Namespace {
+            db: scope.db,
+            collection: scope.collection,
+        });
         let topic = collection_topic(&self.prefix, db, collection);
         let ui = entry.ui.map(|ui| ui.to_string());
         let name = self.name_of(entry, &ns);

@@ -10,6 +10,7 @@ use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord, STATE_VERSION, State};
 use oplog_relay_core::topic::collection_topic;
 use rustc_hash::FxHashMap;
@@ -163,7 +164,7 @@ impl Router {
             }));
         }
         let order = self.learn_order(entry, entry.ns)?;
-        let (db, collection) = entry.namespace();
+        let Namespace { db, collection } = entry.namespace();
         let topic = collection_topic(&self.prefix, db, collection);
         Ok(Decision::Unknown(NewRoute {
             name,
@@ -190,7 +191,7 @@ impl Router {
         if is_known || !self.passes(entry.ns) {
             return Vec::new();
         }
-        let (db, collection) = entry.namespace();
+        let Namespace { db, collection } = entry.namespace();
         vec![collection_topic(&self.prefix, db, collection)]
     }
 

@@ -8,7 +8,7 @@ use oplog_relay_core::state::{CopyKind, CopyRecord, CopyStage, STATE_VERSION, St
 use serde::Serialize;
 
 use super::range::Range;
-use super::reader::Listed;
+use super::reader::{CollectionSize, Listed};
 use crate::source::Save;
 
 /// Approximate number of bytes of documents per read.
@@ -42,7 +42,8 @@ pub struct Copy {
 impl Copy {
     /// Creates the copy of a collection that starts at the saved position.
     #[must_use]
-    pub fn planned(listed: &Listed, (documents, bytes): (u64, u64)) -> Self {
+    pub fn planned(listed: &Listed, size: CollectionSize) -> Self {
+        let CollectionSize { documents, bytes } = size;
         let record = CopyRecord {
             v: STATE_VERSION,
             ns: listed.ns.clone(),

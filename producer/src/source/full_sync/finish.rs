@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bson::{Document as Typed, doc};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::state::CopyKind;
 
 use super::copies::Copy;
@@ -104,7 +105,7 @@ impl Seam {
 
 /// Returns the last step of a copy.
 fn last_work(copy: &Copy, listed: &Listed, indexes: Vec<Typed>) -> bson::error::Result<Work> {
-    let (_, name) = super::reader::split_ns(&listed.ns);
+    let name = Namespace::split(&listed.ns).collection;
     if copy.record.kind == CopyKind::View {
         let mut view = doc! { "_id": &listed.ns };
         view.extend(listed.options.clone());

@@ -55,7 +55,6 @@ use crate::telemetry::metrics::Metrics;
 
 pub use crate::source::full_sync::interleave::Seam;
 pub use copies::{Copies, Copy, parse_filter};
-pub(in crate::source) use reader::split_ns;
 pub use reader::{Listed, SourceReader};
 
 use estimate::Estimate;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::state::{CopyKind, CopyStage};
 
 use super::copies::Copy;
-use super::reader::split_ns;
 use crate::error::ProducerError;
 use crate::source::full_sync::interleave::Seam;
 use crate::source::{Copied, SourceEvent, Work};
@@ -82,7 +82,7 @@ impl Seam {
         let Some(listed) = self.sync.source.find(&ns, ui).await? else {
             return self.close(key).await;
         };
-        let (_, name) = split_ns(&ns);
+        let name = Namespace::split(&ns).collection;
         let mut command = bson::doc! { "create": name };
         command.extend(listed.options);
         let command = command.to_vec().map_err(|error| {

@@ -10,6 +10,7 @@ use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::CopyKind;
 use oplog_relay_runtime::mongo::{self, ANSWER, READ, error_code, in_time, is_set};
@@ -68,6 +69,15 @@ pub struct SourceReader {
     /// True if the server supports causally consistent reads (`afterClusterTime`), as every `mongod`
     /// of a replica set does.
     causal: bool,
+}
+
+/// The size of a collection, as the server estimates it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CollectionSize {
+    /// Number of documents.
+    pub documents: u64,
+    /// Bytes of the documents.
+    pub bytes: u64,
 }
 
 impl SourceReader {
@@ -146,7 +156,10 @@ impl SourceReader {
         ns: &str,
         ui: Option<CollectionUuid>,
     ) -> Result<Option<Listed>, ProducerError> {
-        let (db, name) = split_ns(ns);
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let mut filters = vec![doc! { "name": name }];
         if let Some(ui) = ui {
             let subtype = BinarySubtype::Uuid;
@@ -177,7 +190,10 @@ impl SourceReader {
     /// # Errors
     /// [`ProducerError::Source`].
     pub async fn indexes(&self, ns: &str) -> Result<Vec<Typed>, ProducerError> {
-        let (db, name) = split_ns(ns);
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let query = || async {
             match self.rows(db, doc! { "listIndexes": name }).await {
                 Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(Vec::new()),
@@ -204,9 +220,12 @@ impl SourceReader {
         Ok(copied.collect())
     }
 
-    /// Returns the number of documents and bytes of a collection, 0 if the server does not report them.
-    pub async fn size(&self, ns: &str) -> (u64, u64) {
-        let (db, name) = split_ns(ns);
+    /// Returns the size of a collection, 0 if the server does not report it.
+    pub async fn size(&self, ns: &str) -> CollectionSize {
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let database = self.client.database(db);
         let stats = database.run_command(doc! { "collStats": name });
         let stats = match in_time(ANSWER, stats).await {
@@ -217,10 +236,13 @@ impl SourceReader {
                     ns,
                     "the server does not report the size"
                 );
-                return (0, 0);
+                return CollectionSize::default();
             }
         };
-        (number(stats.get("count")), number(stats.get("size")))
+        CollectionSize {
+            documents: number(stats.get("count")),
+            bytes: number(stats.get("size")),
+        }
     }
 
     /// Returns the smallest `_id` of each type that a collection has.
@@ -267,7 +289,10 @@ impl SourceReader {
         filter: Typed,
         sort: Typed,
     ) -> Result<Option<Id>, ProducerError> {
-        let (db, name) = split_ns(ns);
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let find = doc! {
             "find": name, "filter": filter, "sort": sort, "projection": { "_id": 1 }, "limit": 1,
             "singleBatch": true,
@@ -299,7 +324,10 @@ impl SourceReader {
         from: Timestamp,
         count: u32,
     ) -> Result<Vec<Id>, ProducerError> {
-        let (db, name) = split_ns(ns);
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let pipeline = vec![
             doc! { "$sample": { "size": i64::from(count) } },
             doc! { "$project": { "_id": 1 } },
@@ -347,7 +375,10 @@ impl SourceReader {
         limit: u32,
         from: Timestamp,
     ) -> Result<Option<RawBatch>, ProducerError> {
-        let (db, name) = split_ns(ns);
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let mut command = Vec::new();
         let mut find = DocumentBuilder::start(&mut command);
         find.str("find", name);
@@ -383,7 +414,10 @@ impl SourceReader {
         limit: u32,
         from: Timestamp,
     ) -> Result<RawBatchCursor, ProducerError> {
-        let (db, name) = split_ns(ns);
+        let Namespace {
+            db,
+            collection: name,
+        } = Namespace::split(ns);
         let mut command = Vec::new();
         let mut find = DocumentBuilder::start(&mut command);
         find.str("find", name);
@@ -485,12 +519,6 @@ impl SourceReader {
         };
         in_time(limit, asked).await.map_err(ProducerError::Source)
     }
-}
-
-/// Splits a namespace into database and collection.
-#[must_use]
-pub(in crate::source) fn split_ns(ns: &str) -> (&str, &str) {
-    ns.split_once('.').unwrap_or((ns, ""))
 }
 
 /// Returns the copy data of a reply to `listCollections`; `None` if the collection is not copied.

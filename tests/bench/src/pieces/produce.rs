@@ -84,8 +84,7 @@ fn frame(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
     let (mut frame, mut out) = (Frame::default(), Vec::new());
     Piece::of_entries(name, entries, move |entry| {
         frame.push(id(entry), entry.raw, false);
-        let (_, _, count) = frame.span();
-        if u64::from(count) < ENTRIES {
+        if u64::from(frame.count()) < ENTRIES {
             return frame.len();
         }
         out.clear();
