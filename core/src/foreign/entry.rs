@@ -6,8 +6,11 @@ use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::format::Decoded;
 use crate::position::{EntryId, Timestamp};
 
-/// The ordinals of a record's changes begin at its offset modulo this number.
+/// The number of ordinals of changes of documents.
 const CHANGES: i64 = 1 << 31;
+/// The number of ordinals of a frame, which holds many entries. The operations of a transaction have
+/// the same timestamp and may be in several frames.
+const FRAME: i64 = 1 << 16;
 /// The first ordinal of commands.
 const COMMANDS: u32 = 1 << 31;
 /// The bits of a command's checksum in its ordinal. The highest ordinals have a special meaning
@@ -19,34 +22,39 @@ pub(super) struct Output<'o> {
     /// The buffer that holds the record, to which entries are appended.
     pub(super) arena: &'o mut Vec<u8>,
     found: &'o mut Vec<Decoded>,
-    offset: i64,
-    /// Number of entries of the record so far.
-    count: u32,
+    /// The ordinal of the record's next change.
+    next: u32,
 }
 
 impl<'o> Output<'o> {
     pub(super) fn new(arena: &'o mut Vec<u8>, found: &'o mut Vec<Decoded>, offset: i64) -> Self {
-        Self {
-            arena,
-            found,
-            offset,
-            count: 0,
-        }
+        Self::from(arena, found, offset)
+    }
+
+    /// Returns the output of a frame.
+    pub(super) fn of_frame(
+        arena: &'o mut Vec<u8>,
+        found: &'o mut Vec<Decoded>,
+        offset: i64,
+    ) -> Self {
+        Self::from(arena, found, offset.wrapping_mul(FRAME))
+    }
+
+    fn from(arena: &'o mut Vec<u8>, found: &'o mut Vec<Decoded>, first: i64) -> Self {
+        let next = u32::try_from(first.rem_euclid(CHANGES));
+        let next = next.expect("a number below 2^31 has at most 32 bits");
+        Self { arena, found, next }
     }
 
     /// Adds the entry that is at this place in the arena.
     pub(super) fn add(&mut self, ts: Timestamp, is_command: bool, range: Range<usize>) {
         let ord = match is_command {
             true => ordinal_of_command(self.arena.get(range.clone()).unwrap_or_default()),
-            false => {
-                let first = u32::try_from(self.offset.rem_euclid(CHANGES))
-                    .expect("a number below 2^31 has at most 32 bits");
-                first + self.count
-            }
+            false => self.next,
         };
         let id = EntryId { ts, ord };
         self.found.push(Decoded { id, range });
-        self.count += 1;
+        self.next += 1;
     }
 
     /// Appends an entry and adds it.

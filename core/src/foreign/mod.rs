@@ -169,7 +169,10 @@ pub fn decode(
     arena: &mut Vec<u8>,
     found: &mut Vec<Decoded>,
 ) -> Result<(), ForeignError> {
-    let mut output = Output::new(arena, found, record.offset);
+    let mut output = match rules.writer {
+        Writer::MongoshakeRaw => Output::of_frame(arena, found, record.offset),
+        _ => Output::new(arena, found, record.offset),
+    };
     let value = record.value.clone();
     let decoded = match rules.writer {
         Writer::MongoshakeBson => mongoshake::decode_bson(value, &mut output),
