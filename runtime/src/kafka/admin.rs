@@ -104,7 +104,7 @@ impl Admin {
         let topic = new_topic(name, partitions, replication_factor, settings);
         let options = request_options();
         let right = format!("Create on topic {name}, or on the cluster");
-        let mut attempts = Attempts::new(PATIENCE).with_right(right);
+        let mut attempts = Attempts::new(PATIENCE, right);
         loop {
             let error = match client.create_topics([&topic], &options).await {
                 Ok(outcomes) => match outcomes.into_iter().next() {
@@ -136,7 +136,8 @@ impl Admin {
         let action = format!("checking whether topic {name} can be created");
         let topic = new_topic(name, partitions, replication_factor, settings);
         let options = request_options().validate_only(true);
-        let mut attempts = Attempts::new(PATIENCE);
+        let right = format!("Create on topic {name}, or on the cluster");
+        let mut attempts = Attempts::new(PATIENCE, right);
         loop {
             let error = match client.create_topics([&topic], &options).await {
                 Ok(outcomes) => match outcomes.into_iter().next() {
@@ -170,7 +171,11 @@ impl Admin {
             .map(|name| new_topic(name, partitions, replication_factor, settings))
             .collect();
         let options = request_options();
-        let mut attempts = Attempts::new(PATIENCE);
+        let right = format!(
+            "Create on topics such as {}, or on the cluster",
+            names.first().unwrap_or(&"")
+        );
+        let mut attempts = Attempts::new(PATIENCE, right);
         loop {
             match client.create_topics(&topics, &options).await {
                 Ok(outcomes) => return Ok(outcomes.into_iter().filter_map(Result::ok).collect()),
@@ -308,7 +313,7 @@ impl Admin {
             .unwrap_or_default()
             .join(", ");
         let right = format!("DescribeConfigs on topics such as {shown}");
-        let mut attempts = Attempts::new(PATIENCE).with_right(right);
+        let mut attempts = Attempts::new(PATIENCE, right);
         let action = "reading topic settings";
         'attempt: loop {
             let outcomes = match client.describe_configs(&topics, &options).await {
@@ -505,19 +510,14 @@ struct Attempts {
 }
 
 impl Attempts {
-    fn new(patience: Duration) -> Self {
+    fn new(patience: Duration, right: String) -> Self {
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         Self {
             start: Instant::now(),
             patience,
             backoff,
-            right: String::new(),
+            right,
         }
-    }
-
-    fn with_right(mut self, right: String) -> Self {
-        self.right = right;
-        self
     }
 
     /// Waits before the next attempt. Returns an error if the request must not be retried.
