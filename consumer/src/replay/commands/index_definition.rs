@@ -66,7 +66,7 @@ impl MongoSink {
             }
             self.postpone_expiry(db, &name, index).await?;
         }
-        if missing.is_empty() || missing.len() == specs.len() {
+        if missing.is_empty() {
             return Ok(None);
         }
         wanted.insert("indexes", missing);
