@@ -22,7 +22,7 @@ const ORDINALS: u32 = 1 << 16;
 /// The first ordinal of a change. The operations of the source are below it. Above all changes are
 /// [`crate::barrier::BARRIER_ORD`] and the ordinal before that, which represents the end of a
 /// timestamp.
-const FIRST_ORD: u32 = u32::MAX - 1 - ORDINALS;
+pub const FIRST_ORD: u32 = u32::MAX - 1 - ORDINALS;
 
 /// A change of the routing table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -4,6 +4,7 @@ use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::position::{EntryId, Position};
+use oplog_relay_core::routing::FIRST_ORD as FIRST_CHANGE;
 use oplog_relay_core::snapshot::{Captured, FIRST_ORD};
 
 use super::{Encoder, HandOn, write_state};
@@ -11,8 +12,9 @@ use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
 use crate::source::{Copied, Work};
 
-/// Maximum number of entries of a full sync at one position; the ordinals above are those of barriers.
-const MOST_READS: u32 = (1 << 31) - 16;
+/// Maximum number of entries of a full sync at one position. The ordinals above are those of changes of
+/// the routing and of barriers.
+const MOST_READS: u32 = FIRST_CHANGE - FIRST_ORD;
 
 impl Encoder {
     /// Continues after `reads` entries that a full sync has sent at the position. The full sync sends
