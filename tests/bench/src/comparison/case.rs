@@ -20,6 +20,8 @@ pub(super) enum Case {
     Json,
     JsonOplog,
     JsonDebezium,
+    JsonSnapshot,
+    JsonHeaders,
     Avro,
     Ranges,
     RangesLoop,
@@ -69,7 +71,7 @@ pub(super) struct Place<'p> {
 }
 
 /// All cases, in the order of the tables, with their names on the command line.
-const NAMES: [(Case, &str); 26] = [
+const NAMES: [(Case, &str); 28] = [
     (Case::Cursor, "cursor"),
     (Case::Producer, "producer"),
     (Case::Loop, "loop"),
@@ -78,6 +80,8 @@ const NAMES: [(Case, &str); 26] = [
     (Case::Json, "json"),
     (Case::JsonOplog, "json-oplog"),
     (Case::JsonDebezium, "json-debezium"),
+    (Case::JsonSnapshot, "json-snapshot"),
+    (Case::JsonHeaders, "json-headers"),
     (Case::Avro, "avro"),
     (Case::Ranges, "ranges"),
     (Case::RangesLoop, "ranges-loop"),
@@ -143,6 +147,8 @@ impl Case {
             | Case::Json
             | Case::JsonOplog
             | Case::JsonDebezium
+            | Case::JsonSnapshot
+            | Case::JsonHeaders
             | Case::Avro => Group::Produce,
             Case::Ranges | Case::RangesLoop | Case::Copy => Group::FullSync,
             Case::Consume | Case::EmitRaw | Case::EmitBson => Group::Emit,
@@ -174,6 +180,7 @@ impl Case {
             Case::Raw | Case::Bson | Case::Copy => Some(0.80),
             Case::Json
             | Case::JsonOplog
+            | Case::JsonSnapshot
             | Case::ReplayRawInserts
             | Case::ReplayInserts
             | Case::ReplayRawUpdates
@@ -181,6 +188,7 @@ impl Case {
             | Case::ReplayRawMixed
             | Case::ReplayMixed => Some(0.60),
             Case::JsonDebezium | Case::Avro | Case::EmitRaw | Case::EmitBson => Some(0.50),
+            Case::JsonHeaders => Some(0.40),
             Case::ReplayFerretdb => Some(0.90),
             _ => None,
         }
@@ -263,12 +271,16 @@ impl Case {
         args.extend(without_http(more));
         args.extend(match self {
             Case::Copy => ["--format", "bson", "--sync", "full"],
-            Case::JsonOplog | Case::JsonDebezium => ["--format", "json", "--start", "oldest"],
+            Case::JsonOplog | Case::JsonDebezium | Case::JsonSnapshot | Case::JsonHeaders => {
+                ["--format", "json", "--start", "oldest"]
+            }
             _ => ["--format", self.name(), "--start", "oldest"],
         });
         match self {
             Case::JsonOplog => args.extend(["--envelope", "oplog"]),
             Case::JsonDebezium => args.extend(["--envelope", "debezium"]),
+            Case::JsonSnapshot => args.extend(["--topic-mode", "snapshot"]),
+            Case::JsonHeaders => args.extend(["--headers", "full"]),
             _ => {}
         }
         let registry = match self {

@@ -12,6 +12,7 @@
 //! | `producer` | librdkafka with lz4; payloads and keys are prepared | |
 //! | `loop` | a loop of both: cursor, key, librdkafka; no transactions, no headers | |
 //! | `raw`, `bson`, `json` | `oplog-producer run --until-caught-up` in that format, exactly once | `loop` |
+//! | `json-oplog`, `json-debezium`, `json-snapshot`, `json-headers`, `avro` | the same in the other envelopes, as latest states, with headers for routers, and in Avro | `loop` |
 //! | `ranges` | four of the driver's cursors at once, each over a range of `_id` of one collection; they iterate over every batch, nothing else | `ranges-loop` |
 //! | `ranges-loop` | the same, sent by librdkafka with keys; no transactions, no headers | |
 //! | `copy` | `oplog-producer run --sync full` of that collection, bson, exactly once | `ranges-loop`, and `ranges` below the table |
