@@ -3,15 +3,16 @@
 //! Everything but the stub servers is real: a Kafka broker, FerretDB, the release binaries, the
 //! client libraries. Each case runs in its own process, so that processor time and memory are
 //! comparable. The bench counts the entries that arrived: in Kafka as a `read_committed` reader
-//! sees them, in a target by the acknowledged statements. A different count is an error, not a
-//! result. Other tests check that each entry arrives exactly once.
+//! sees them, in the stub by the acknowledged statements, in FerretDB by the documents. Missing
+//! entries are an error, not a result. Other tests check that each entry arrives exactly once.
 //!
-//! | case | what runs | its ratio is against |
+//! | case | what runs | its ratio is relative to |
 //! | --- | --- | --- |
 //! | `cursor` | the driver's raw batch cursor, tailable; it iterates over every batch, nothing else | |
 //! | `producer` | librdkafka with lz4; payloads and keys are prepared | |
 //! | `loop` | a loop of both: cursor, key, librdkafka; no transactions, no headers | |
-//! | `raw`, `bson`, `json` | `oplog-producer run --until-caught-up` in that format, exactly once | `loop` |
+//! | `raw`, `bson`, `json`, `avro` | `oplog-producer run --until-caught-up` in that format, exactly once | `loop` |
+//! | `json-oplog`, `json-debezium` | the same in JSON with that envelope | `loop` |
 //! | `ranges` | four of the driver's cursors at once, each over a range of `_id` of one collection; they iterate over every batch, nothing else | `ranges-loop` |
 //! | `ranges-loop` | the same, sent by librdkafka with keys; no transactions, no headers | |
 //! | `copy` | `oplog-producer run --sync full` of that collection, bson, exactly once | `ranges-loop`, and `ranges` below the table |
